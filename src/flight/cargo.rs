@@ -1,0 +1,172 @@
+//! What a flight carries: the work and, once it has landed, its result, in the same place.
+//!
+//! This file knows nothing of callers or of the state word. It says what each access needs, and
+//! [`Caller`](super::Caller) sees to it.
+
+use super::{Failure, Landed, Panicked, waker};
+use crate::identity::Fingerprint;
+use crate::sync::UnsafeCell;
+use std::future::Future;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, RawWakerVTable};
+
+/// The fingerprint that a call carries, if it does: `()` for the many that don't, which then costs nothing.
+pub(crate) trait Proof: Send + Sync + 'static {
+    fn fingerprint(&self) -> Option<&Fingerprint>;
+}
+
+impl Proof for () {
+    fn fingerprint(&self) -> Option<&Fingerprint> {
+        None
+    }
+}
+
+impl Proof for Fingerprint {
+    fn fingerprint(&self) -> Option<&Fingerprint> {
+        Some(self)
+    }
+}
+
+/// One place for work and result: the work is dropped before the result is put in, so they never live together.
+union Slot<W, T> {
+    empty: (),
+    work: ManuallyDrop<W>,
+    landed: ManuallyDrop<Landed<T>>,
+}
+
+/// The typed end of a flight. Nothing in it is dropped of itself: who drops the flight has emptied the slot.
+pub(crate) struct Hold<P, W, T> {
+    proof: P,
+    slot: UnsafeCell<Slot<W, T>>,
+}
+
+// SAFETY: `slot` is reached only through the unsafe methods below, whose callers have it to themselves (the work is
+// `Send`: it is polled by one thread after another) or, for `peek`, share a result that is `Sync`.
+unsafe impl<P: Sync, W: Send, T: Send + Sync> Sync for Hold<P, W, T> {}
+
+impl<P, W, T> Hold<P, W, T> {
+    pub(super) fn new(proof: P) -> Self {
+        Self {
+            proof,
+            slot: UnsafeCell::new(Slot { empty: () }),
+        }
+    }
+
+    /// # Safety
+    /// The slot is empty, and the caller has it to himself.
+    pub(super) unsafe fn load(&self, work: W) {
+        // SAFETY: exclusive by contract; nothing is overwritten that would need its drop.
+        self.slot.with_mut(|slot| unsafe {
+            (*slot).work = ManuallyDrop::new(work);
+        });
+    }
+}
+
+/// [`Hold`] without its types of proof and work.
+///
+/// # Safety
+/// "To himself" below means that the caller holds `POLLING`, or is the only one left who can reach the flight.
+pub(crate) trait Cargo<K, T>: Send + Sync {
+    fn fingerprint(&self) -> Option<&Fingerprint>;
+
+    /// How to make a waker of a pointer to the flight that carries this.
+    fn waker(&self) -> &'static RawWakerVTable;
+
+    /// Polls the work and drops it when it is ready. A panic in either is the result.
+    ///
+    /// # Safety
+    /// The slot holds the work; the caller has it to himself. After `Ready` the slot is empty.
+    unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Landed<T>>;
+
+    /// Drops the work unfinished. A panic in its destructor goes no further than the panic hook.
+    ///
+    /// # Safety
+    /// The slot holds the work; the caller has it to himself. Afterwards the slot is empty.
+    unsafe fn drop_work(&self);
+
+    /// # Safety
+    /// The slot is empty; the caller has it to himself.
+    unsafe fn put(&self, landed: Landed<T>);
+
+    /// # Safety
+    /// The slot holds the result and keeps it while `look` runs.
+    unsafe fn peek(&self, look: &mut dyn FnMut(&Landed<T>));
+
+    /// # Safety
+    /// The slot holds the result; the caller has it to himself. Afterwards the slot is empty.
+    unsafe fn take(&self) -> Landed<T>;
+}
+
+impl<K, T, P, W> Cargo<K, T> for Hold<P, W, T>
+where
+    K: Send + Sync + 'static,
+    T: Send + Sync + 'static,
+    P: Proof,
+    W: Future<Output = T> + Send + 'static,
+{
+    fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.proof.fingerprint()
+    }
+
+    fn waker(&self) -> &'static RawWakerVTable {
+        waker::vtable::<K, T, Self>()
+    }
+
+    unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Landed<T>> {
+        self.slot.with_mut(|slot| {
+            // SAFETY: the slot holds the work and is ours alone. A flight never moves, and the work leaves it only by
+            // being dropped in place, so pinning it is sound.
+            let work = unsafe { Pin::new_unchecked(&mut *(*slot).work) };
+            let polled = catch_unwind(AssertUnwindSafe(|| work.poll(cx)));
+            let landed = match polled {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(value)) => Ok(value),
+                Err(panic) => Err(Failure::Panicked(Panicked::from_payload(panic))),
+            };
+            // SAFETY: the work was live and is not touched again.
+            let dropped = catch_unwind(AssertUnwindSafe(|| unsafe {
+                ManuallyDrop::drop(&mut (*slot).work);
+            }));
+            Poll::Ready(match dropped {
+                Ok(()) => landed,
+                Err(panic) => Err(Failure::Panicked(Panicked::from_payload(panic))),
+            })
+        })
+    }
+
+    unsafe fn drop_work(&self) {
+        self.slot.with_mut(|slot| {
+            // SAFETY: the work is live, ours alone, and not touched again.
+            quietly(|| unsafe { ManuallyDrop::drop(&mut (*slot).work) });
+        });
+    }
+
+    unsafe fn put(&self, landed: Landed<T>) {
+        // SAFETY: exclusive by contract; the slot is empty, so nothing is overwritten that would need its drop.
+        self.slot.with_mut(|slot| unsafe {
+            (*slot).landed = ManuallyDrop::new(landed);
+        });
+    }
+
+    unsafe fn peek(&self, look: &mut dyn FnMut(&Landed<T>)) {
+        // SAFETY: the result is there by contract, and nobody writes while it may be looked at.
+        self.slot.with(|slot| look(unsafe { &(*slot).landed }));
+    }
+
+    unsafe fn take(&self) -> Landed<T> {
+        // SAFETY: the result is there, ours alone, and counts as moved out from here on.
+        self.slot
+            .with_mut(|slot| unsafe { ManuallyDrop::take(&mut (*slot).landed) })
+    }
+}
+
+/// Runs `act` and lets no panic out: for destructors and wakers of others, whose panic the hook has told of and
+/// which must not keep us from what is still to be done.
+pub(crate) fn quietly(act: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(act)) {
+        // The payload's own destructor may panic as well; only forgetting it is certain to be quiet.
+        std::mem::forget(panic);
+    }
+}

@@ -1,0 +1,66 @@
+//! Whose work this thread is polling at the moment.
+//!
+//! A call made from inside a flight's work has that flight as its parent; so the group sees who waits for whom.
+//! Entered flights are on this thread's stack, one above the other; the innermost is kept, the outer ones are put
+//! back when it is left.
+
+use super::Flight;
+use crate::sync::per_thread;
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::task::{RawWaker, RawWakerVTable, Waker};
+
+per_thread! {
+    static CURRENT: Cell<Option<Polled>> = Cell::new(None);
+}
+
+#[derive(Clone, Copy)]
+struct Polled {
+    flight: *const (),
+    waker: &'static RawWakerVTable,
+}
+
+/// While this lives, the flight's work is what this thread polls.
+pub(super) struct Frame {
+    outer: Option<Polled>,
+}
+
+impl Frame {
+    /// # Safety
+    /// The flight is alive until the frame is dropped, on this thread and before any frame that was entered earlier.
+    pub(super) unsafe fn enter<K, T>(flight: NonNull<Flight<K, T>>) -> Self {
+        let polled = Polled {
+            flight: flight.as_ptr().cast_const().cast(),
+            // SAFETY: alive by contract.
+            waker: unsafe { flight.as_ref() }.cargo.waker(),
+        };
+        Self {
+            outer: CURRENT.with(|current| current.replace(Some(polled))),
+        }
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        CURRENT.with(|current| current.set(self.outer));
+    }
+}
+
+/// The flight whose work is being polled, kept from being freed (so that its address stays its own).
+#[derive(Debug)]
+pub(crate) struct Parent(Waker);
+
+impl Parent {
+    /// The innermost flight whose work this thread polls, if it polls any.
+    pub(crate) fn current() -> Option<Self> {
+        let polled = CURRENT.with(Cell::get)?;
+        // SAFETY: its frame has not been left, so the flight is alive; the clone, unlike the original, owns a reference.
+        let lent = std::mem::ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(polled.flight, polled.waker)) });
+        Some(Self(Waker::clone(&lent)))
+    }
+
+    /// The flight's address.
+    pub(crate) fn id(&self) -> usize {
+        self.0.data().addr()
+    }
+}

@@ -1,0 +1,454 @@
+//! One flight: an execution of work, shared by all who ask for its key meanwhile.
+//!
+//! A flight is one allocation: two counters, the list of those who wait, the key, and one place for the work and then
+//! its result. This module knows of callers and wakers, not of the map that the flight is listed in; what it needs of
+//! its owner it asks through [`Home`]. All `unsafe` of the crate is here, behind the safe [`Caller`] and [`FlightRef`].
+//!
+//! # States
+//!
+//! ```text
+//!              lead                      pending                    woken, polled by any caller
+//!   (absent) ───────▶ POLLING (leader) ───────────▶ idle ─────────────────────────────▶ POLLING (driver)
+//!                        │                           │ ▲ pending                           │  │
+//!                        │ ready, panic              │ └───────────────────────────────────┘  │ ready, panic
+//!                        ▼                           │ abort, or all callers left (cancel)    ▼
+//!                   work dropped ◀───────────────────┴──────────────────────────────▶ work dropped
+//!                        │
+//!                        ▼  entry leaves the map ─▶ result into the slot ─▶ DONE ─▶ callers woken, in batches
+//! ```
+//!
+//! * `POLLING` is the right to the slot. It is taken by compare-exchange and lost at the end of a poll, so it is held
+//!   by whoever is *being polled*, never by a caller who merely waits: an idle driver holds nobody up.
+//! * While the leader is alone, the work is polled with the leader's own waker: the flight costs what a plain future
+//!   costs. The first follower sets `SHARED` and `WOKEN`. From then on the work gets the flight's own waker, which sets
+//!   `WOKEN` and wakes the driver and a standby; whichever of them is polled first takes `POLLING`.
+//! * A wake-up is never lost. `WOKEN` is cleared only by who takes `POLLING` (before the poll). Whoever gives `POLLING`
+//!   up and finds `WOKEN`, and every caller who leaves and finds it, wakes the next two. A caller who has registered
+//!   looks at the word once more: either the waker saw him in the list, or he sees the waker's mark.
+//! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
+//!
+//! # Who frees
+//!
+//! `refs` counts the map's entry, each waker, whoever looks the flight up, and *all callers together* as one. The last
+//! caller to leave after `DONE` takes or drops the result and gives their common reference up. So the slot is empty
+//! when the memory goes, and a leader whom nobody joined frees the flight without one atomic change.
+
+mod caller;
+mod cargo;
+mod frame;
+mod list;
+mod state;
+mod waker;
+
+pub(crate) use self::caller::{Caller, Takeoff};
+pub(crate) use self::cargo::{Cargo, Proof};
+pub(crate) use self::frame::Parent;
+pub(crate) use self::state::MAX_CALLERS;
+
+pub(crate) use self::cargo::quietly;
+use self::list::List;
+use self::state::{ABORTED, CANCELLED, DONE, POLLING, Snapshot, State, TASK, WOKEN};
+use crate::identity::Fingerprint;
+use crate::sync::{AtomicU32, Mutex};
+use std::any::Any;
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+/// How a flight ends: with the work's value, or why there is none.
+pub(crate) type Landed<T> = Result<T, Failure>;
+
+/// Why a flight has no value.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    Panicked(Panicked),
+    Aborted,
+    /// Every caller had left; whoever joined after that has to try again.
+    Cancelled,
+}
+
+/// The work of a flight panicked, and with what message.
+///
+/// Every caller of the flight gets it. What the work did before it panicked has happened.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Panicked {
+    message: Arc<str>,
+}
+
+impl Panicked {
+    /// What the work said as it panicked: the panic's message, if it was text.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use oneflight::{FlightError, Group};
+    ///
+    /// let group: Group<&str, u32> = Group::new();
+    /// match group.run("key", || async { panic!("out of paper") }).await {
+    ///     Err(FlightError::Panicked(panic)) => assert_eq!(panic.message(), "out of paper"),
+    ///     other => unreachable!("{other:?}"),
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn from_payload(payload: Box<dyn Any + Send>) -> Self {
+        let message = if let Some(text) = payload.downcast_ref::<&'static str>() {
+            Arc::from(*text)
+        } else if let Some(text) = payload.downcast_ref::<String>() {
+            Arc::from(text.as_str())
+        } else {
+            Arc::from("a panic whose payload is no text")
+        };
+        quietly(|| drop(payload));
+        Self { message }
+    }
+}
+
+impl fmt::Debug for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Panicked").field(&self.message).finish()
+    }
+}
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the work panicked: {}", self.message)
+    }
+}
+
+impl std::error::Error for Panicked {}
+
+/// What becomes of the work when every caller has left before it was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnAbandon {
+    /// It is spawned onto the runtime and runs to its end: a mutation cut in half is the worst outcome. Where there is
+    /// no runtime it is dropped, as with [`Cancel`](Self::Cancel).
+    #[default]
+    Finish,
+    /// It is dropped where it stands, before its key is free again.
+    Cancel,
+}
+
+/// Who polls the work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Drive {
+    /// A caller's own task: nothing is spawned and no task is switched to. If that caller is dropped or not polled,
+    /// another one who is polled goes on.
+    #[default]
+    InPlace,
+    /// A task of its own, so that it goes on whether its callers are polled or not.
+    Spawned,
+}
+
+/// What happens to a flight that its owner may want to count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event {
+    /// The driver had left, and another caller polled the work on.
+    HandedOver,
+    /// The driver was there but not polled, and another caller polled the work on.
+    TakenOver,
+    /// Every caller had left, and the work went on as a task.
+    Abandoned,
+    /// An abandoned flight landed, and nobody had joined it again.
+    FinishedUnattended,
+    /// Every caller had left, and the work was dropped.
+    Cancelled,
+    /// The work was dropped because that was asked for.
+    Aborted,
+    /// The work panicked.
+    Panicked,
+}
+
+/// What a flight needs of the group it belongs to.
+pub(crate) trait Home<K, T> {
+    /// Whether callers of this kind are tasks of ours, which nobody is behind.
+    const TASK: bool;
+
+    /// Takes the flight's own entry out of the map, if it is still there, and says so: the map's reference is then the
+    /// asker's. Compares identity, not keys.
+    fn vacate(&self, hash: u64, flight: &FlightRef<K, T>) -> bool;
+
+    /// Something happened. Called with no lock held.
+    fn note(&self, event: Event);
+
+    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for; gives the seat back where
+    /// there is no runtime.
+    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>>;
+}
+
+/// Who leaves as the result is published.
+enum Leaver {
+    Nobody,
+    /// The caller who publishes, in the same step.
+    Publisher,
+}
+
+/// One place among the callers of a flight, not yet taken by anybody.
+#[must_use = "a place that nobody takes keeps the flight from ending"]
+pub(crate) struct Seat<K, T> {
+    flight: NonNull<Flight<K, T>>,
+    hash: u64,
+    /// The flight was being cancelled: its result is no result, and the call has to be made again.
+    pub(crate) cancelled: bool,
+}
+
+// SAFETY: a seat is a counted place in a flight that is `Send` and `Sync` itself.
+unsafe impl<K: Send + Sync, T: Send + Sync> Send for Seat<K, T> {}
+
+/// See the module's documentation.
+pub(crate) struct Flight<K, T, C: ?Sized = dyn Cargo<K, T>> {
+    refs: AtomicU32,
+    state: State,
+    waiting: Mutex<List>,
+    key: K,
+    _result: std::marker::PhantomData<fn() -> T>,
+    cargo: C,
+}
+
+impl<K, T, C: ?Sized> Flight<K, T, C> {
+    fn retain(&self) {
+        // Relaxed: whoever makes a reference has one. As in `Arc`, wrapping round would free what is in use.
+        if self.refs.fetch_add(1, Ordering::Relaxed) > u32::MAX / 2 {
+            std::process::abort();
+        }
+    }
+
+    /// The work asks to be polled.
+    fn wake(&self) {
+        // Whoever set `WOKEN` before has woken somebody; whoever is polling looks at it when he is through.
+        if !self.state.set(WOKEN).has(WOKEN | POLLING | DONE) {
+            self.wake_drivers();
+        }
+    }
+
+    /// Wakes the driver and a standby. One of them, polled, finds `WOKEN` and polls the work.
+    fn wake_drivers(&self) {
+        let (driver, standby) = {
+            let mut waiting = self.waiting.lock();
+            let driver = waiting.pop_front();
+            let standby = match &driver {
+                // A task of ours is always polled again.
+                Some(driver) if !self.state.load().has(TASK) => waiting.pop_standby(driver),
+                _ => None,
+            };
+            (driver, standby)
+        };
+        for waker in [driver, standby].into_iter().flatten() {
+            quietly(|| waker.wake());
+        }
+    }
+
+    /// Wakes everybody who waits, in batches, so that no lock is held while wakers run.
+    fn wake_all(&self) {
+        const BATCH: usize = 32;
+        let mut batch: [Option<Waker>; BATCH] = [const { None }; BATCH];
+        loop {
+            let mut taken = 0;
+            let more = {
+                let mut waiting = self.waiting.lock();
+                while taken < BATCH {
+                    let Some(waker) = waiting.pop_front() else { break };
+                    batch[taken] = Some(waker);
+                    taken += 1;
+                }
+                !waiting.is_empty()
+            };
+            for waker in batch[..taken].iter_mut().filter_map(Option::take) {
+                quietly(|| waker.wake());
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn try_poll_right(&self, now: Snapshot) -> bool {
+        self.state.change(now, (now.0 | POLLING) & !WOKEN)
+    }
+}
+
+impl<K, T> Flight<K, T> {
+    /// Gives one reference up, and frees the flight with the last.
+    ///
+    /// # Safety
+    /// The caller owns the reference. With the last one the slot is empty.
+    unsafe fn release(flight: NonNull<Self>) {
+        // SAFETY: the reference keeps the flight alive until it is given up here.
+        let refs = unsafe { &flight.as_ref().refs };
+        // Acquire: whoever frees has to see all that was done under the other references. If one is left, it is ours,
+        // and nobody can make another; no need to write.
+        if refs.load(Ordering::Acquire) == 1 || refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: no reference is left; it was made by `Box::into_raw`.
+            quietly(|| drop(unsafe { Box::from_raw(flight.as_ptr()) }));
+        }
+    }
+}
+
+/// A counted reference to a flight, as the map holds it.
+pub(crate) struct FlightRef<K, T>(NonNull<Flight<K, T>>);
+
+// SAFETY: counted atomically; a flight is `Send` and `Sync` where its key and its result are.
+unsafe impl<K: Send + Sync, T: Send + Sync> Send for FlightRef<K, T> {}
+// SAFETY: as above.
+unsafe impl<K: Send + Sync, T: Send + Sync> Sync for FlightRef<K, T> {}
+
+impl<K, T> FlightRef<K, T> {
+    pub(crate) fn key(&self) -> &K {
+        &self.flight().key
+    }
+
+    pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.flight().cargo.fingerprint()
+    }
+
+    /// The flight's address.
+    pub(crate) fn id(&self) -> usize {
+        self.0.cast::<()>().addr().get()
+    }
+
+    /// How many callers there are, tasks of ours not counted.
+    pub(crate) fn attending(&self) -> u32 {
+        self.flight().state.load().attending()
+    }
+
+    /// Whether the two are the same flight.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
+    }
+
+    /// One caller more. Only under the lock that guards the flight's entry, and while the entry is there.
+    pub(crate) fn join(&self, hash: u64) -> Seat<K, T> {
+        let flight = self.flight();
+        let before = flight.state.join();
+        if !before.has(state::SHARED) {
+            // The leader may have polled the work with his own waker; it has to be polled with ours.
+            flight.state.set(state::SHARED | WOKEN);
+        }
+        Seat {
+            flight: self.0,
+            hash,
+            cancelled: before.has(CANCELLED),
+        }
+    }
+
+    /// Ends the flight without a result, now or as soon as the poll that is under way is over; false if it has landed.
+    pub(crate) fn abort(&self, home: &impl Home<K, T>, hash: u64) -> bool {
+        if self.flight().state.set(ABORTED).has(DONE) {
+            return false;
+        }
+        self.end_if_idle(home, hash);
+        true
+    }
+
+    /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself.
+    fn end_if_idle(&self, home: &impl Home<K, T>, hash: u64) {
+        loop {
+            let now = self.flight().state.load();
+            if now.has(POLLING | DONE) {
+                return;
+            }
+            if self.flight().try_poll_right(now) {
+                // SAFETY: the right to poll was just taken; the flight is not done, so the slot holds the work.
+                unsafe {
+                    self.flight().cargo.drop_work();
+                    let owned = home.vacate(hash, self);
+                    self.publish(now.failure(home), owned, Leaver::Nobody);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Puts the result where everyone finds it, and wakes everyone. The entry has left the map; `owned` says that its
+    /// reference is ours to give up.
+    ///
+    /// # Safety
+    /// The caller holds `POLLING`; the slot is empty. `owned` is what `vacate` said.
+    unsafe fn publish(&self, landed: Landed<T>, owned: bool, leaver: Leaver) -> Snapshot {
+        // Keeps the flight until everyone is woken: those who leave may be the last.
+        let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
+        let flight = self.flight();
+        // SAFETY: by contract.
+        unsafe { flight.cargo.put(landed) };
+        let (before, left) = match leaver {
+            Leaver::Nobody => flight.state.finish(),
+            Leaver::Publisher => flight.state.finish_and_leave(),
+        };
+        flight.wake_all();
+        if left == 0 {
+            // All have left, and left the rest to us.
+            // SAFETY: nobody joins a flight that has left the map, so nobody is there to look at the result; the
+            // callers' common reference is left over.
+            unsafe {
+                let unclaimed = flight.cargo.take();
+                quietly(|| drop(unclaimed));
+                Flight::release(self.0);
+            }
+        }
+        if owned {
+            // SAFETY: the map's reference passed to us.
+            unsafe { Flight::release(self.0) };
+        }
+        drop(kept);
+        before
+    }
+
+    fn flight(&self) -> &Flight<K, T> {
+        // SAFETY: this reference is counted.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Snapshot {
+    /// Why a flight that was to be aborted or cancelled has no value; counted.
+    fn failure<K, T, V>(self, home: &impl Home<K, T>) -> Landed<V> {
+        if self.has(CANCELLED) {
+            home.note(Event::Cancelled);
+            Err(Failure::Cancelled)
+        } else {
+            home.note(Event::Aborted);
+            Err(Failure::Aborted)
+        }
+    }
+}
+
+impl<K, T> Clone for FlightRef<K, T> {
+    fn clone(&self) -> Self {
+        self.flight().retain();
+        Self(self.0)
+    }
+}
+
+impl<K, T> Drop for FlightRef<K, T> {
+    fn drop(&mut self) {
+        // SAFETY: this reference is ours; when it is the last, the callers' has gone, and the result with it.
+        unsafe { Flight::release(self.0) };
+    }
+}
+
+/// A reference that is only lent: it is not given up when it goes out of sight.
+struct Lent<K, T>(std::mem::ManuallyDrop<FlightRef<K, T>>);
+
+impl<K, T> Lent<K, T> {
+    /// # Safety
+    /// The flight outlives what is returned.
+    unsafe fn new(flight: NonNull<Flight<K, T>>) -> Self {
+        Self(std::mem::ManuallyDrop::new(FlightRef(flight)))
+    }
+}
+
+impl<K, T> Deref for Lent<K, T> {
+    type Target = FlightRef<K, T>;
+
+    fn deref(&self) -> &FlightRef<K, T> {
+        &self.0
+    }
+}

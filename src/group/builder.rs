@@ -1,0 +1,119 @@
+//! How a group is set up.
+
+use super::drain::Drainers;
+use super::map::Map;
+use super::stats::Counters;
+use super::{Group, Inner, RandomState, Settings};
+use crate::flight::{Drive, MAX_CALLERS, OnAbandon};
+use crate::sync::{AtomicBool, AtomicUsize, Handle};
+use std::fmt;
+use std::hash::BuildHasher;
+use std::marker::PhantomData;
+use std::num::NonZero;
+use std::sync::Arc;
+
+/// Builds a [`Group`]; [`Group::builder`] begins one.
+#[must_use = "a builder makes no group before `build`"]
+pub struct GroupBuilder<K, T, S = RandomState> {
+    settings: Settings,
+    hasher: S,
+    shards: Option<usize>,
+    _group: PhantomData<fn() -> (K, T)>,
+}
+
+impl<K, T> GroupBuilder<K, T> {
+    pub(super) fn new() -> Self {
+        Self {
+            settings: Settings {
+                max_flights: None,
+                max_callers: MAX_CALLERS,
+                on_abandon: OnAbandon::default(),
+                drive: Drive::default(),
+                runtime: None,
+            },
+            hasher: RandomState::default(),
+            shards: None,
+            _group: PhantomData,
+        }
+    }
+}
+
+impl<K, T, S> GroupBuilder<K, T, S> {
+    /// At most so many flights at a time; a call that would begin one more gets
+    /// [`Overloaded`](super::Error::Overloaded) at once. Unlimited unless set.
+    pub fn max_flights(mut self, flights: usize) -> Self {
+        self.settings.max_flights = Some(flights);
+        self
+    }
+
+    /// At most so many callers of one flight at a time, its leader included; one more gets
+    /// [`Overloaded`](super::Error::Overloaded) at once. 16,777,214 unless set, which is also the most.
+    pub fn max_callers(mut self, callers: u32) -> Self {
+        self.settings.max_callers = callers.clamp(1, MAX_CALLERS);
+        self
+    }
+
+    /// What becomes of work that every caller has left. [`OnAbandon::Finish`] unless set; a call may say otherwise.
+    pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
+        self.settings.on_abandon = on_abandon;
+        self
+    }
+
+    /// Who polls the work. [`Drive::InPlace`] unless set; a call may say otherwise.
+    pub fn drive(mut self, drive: Drive) -> Self {
+        self.settings.drive = drive;
+        self
+    }
+
+    /// The runtime on which work is spawned from outside any runtime: when its last caller is dropped there, or for
+    /// [`Drive::Spawned`].
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.settings.runtime = Some(runtime);
+        self
+    }
+
+    /// How keys are hashed; see [`RandomState`].
+    pub fn hasher<H: BuildHasher>(self, hasher: H) -> GroupBuilder<K, T, H> {
+        GroupBuilder {
+            settings: self.settings,
+            hasher,
+            shards: self.shards,
+            _group: PhantomData,
+        }
+    }
+
+    /// Into how many separately locked parts the map is divided: rounded up to a power of two, at most 65,536. Four for
+    /// each processor unless set.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Builds the group.
+    #[must_use]
+    pub fn build(self) -> Group<K, T, S> {
+        let shards = self
+            .shards
+            .unwrap_or_else(|| 4 * std::thread::available_parallelism().map_or(1, NonZero::get));
+        Group {
+            inner: Arc::new(Inner {
+                map: Map::new(shards),
+                hasher: self.hasher,
+                settings: self.settings,
+                closed: AtomicBool::new(false),
+                flights: AtomicUsize::new(0),
+                counters: Counters::new(),
+                drainers: Drainers::new(),
+            }),
+        }
+    }
+}
+
+impl<K, T, S> fmt::Debug for GroupBuilder<K, T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupBuilder")
+            .field("settings", &self.settings)
+            .field("shards", &self.shards)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,115 @@
+//! Joining without leading.
+
+use super::run::settle;
+use super::waits::Wait;
+use super::{Borrowed, Error, Group, Outcome, Role};
+use crate::flight::{Caller, Failure, Parent};
+use crate::identity::Fingerprint;
+use pin_project_lite::pin_project;
+use std::borrow::Borrow;
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasher, Hash};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+pin_project! {
+    /// The future of [`Group::join`]: `None` if the key was not in flight.
+    ///
+    /// # Panics
+    ///
+    /// If it is polled again after it was ready.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Join<'g, K, T, S, Q>
+    where
+        K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
+        T: Clone, T: Send, T: Sync, T: 'static,
+        S: BuildHasher, S: Send, S: Sync, S: 'static,
+        Q: ?Sized,
+    {
+        key: Option<&'g Q>,
+        fingerprint: Option<Fingerprint>,
+        wait: Option<Wait>,
+        #[pin]
+        caller: Caller<K, T, Borrowed<'g, K, T, S>>,
+    }
+}
+
+impl<'g, K, T, S, Q> Join<'g, K, T, S, Q>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+    Q: ?Sized,
+{
+    pub(super) fn new(group: &'g Group<K, T, S>, key: &'g Q) -> Self {
+        Self {
+            key: Some(key),
+            fingerprint: None,
+            wait: None,
+            caller: Caller::new(&group.inner),
+        }
+    }
+
+    /// With the fingerprint of the request that the key stands for, as [`Run::fingerprint`](super::Run::fingerprint).
+    pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.fingerprint = Some(fingerprint);
+        self
+    }
+}
+
+impl<K, T, S, Q> Future for Join<'_, K, T, S, Q>
+where
+    K: Hash + Eq + Send + Sync + 'static + Borrow<Q>,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+    Q: Hash + Eq + ?Sized,
+{
+    type Output = Option<Result<Outcome<T>, Error>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let caller = this.caller.into_ref();
+        let inner = *caller.get_ref().home();
+        if let Some(key) = this.key.take() {
+            let parent = Parent::current();
+            let hash = inner.hasher.hash_one(key);
+            let seat = {
+                let mut shard = inner.map.shard(hash).lock();
+                let seat = match shard.find(hash, |own| own.borrow() == key) {
+                    None => return Poll::Ready(None),
+                    Some(flight) => inner.join(flight, hash, this.fingerprint.as_ref(), parent, this.wait),
+                };
+                shard.joined += u64::from(seat.is_ok());
+                seat
+            };
+            match seat {
+                Ok(seat) => caller.sit(seat),
+                Err(error) => return Poll::Ready(Some(inner.refuse(error))),
+            }
+        } else {
+            assert!(caller.is_seated(), "`Join` polled after it was ready");
+        }
+        let landed = ready!(caller.poll(cx));
+        *this.wait = None;
+        Poll::Ready(match landed {
+            // It was being cancelled as we joined: as good as gone.
+            Err(Failure::Cancelled) => None,
+            landed => Some(settle(landed, Role::Follower)),
+        })
+    }
+}
+
+impl<K, T, S, Q> fmt::Debug for Join<'_, K, T, S, Q>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+    Q: ?Sized,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Join")
+            .field("joined", &self.caller.is_seated())
+            .finish_non_exhaustive()
+    }
+}

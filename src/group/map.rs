@@ -1,0 +1,122 @@
+//! The map of flights: sharded, each shard a hash table of references under a lock, the key inside the flight.
+//!
+//! It knows no policy. Four operations: join or lead, look up, remove if it is the same, go through all. Each takes one
+//! lock once, and only `Hash` and `Eq` of the key run under it. Removal compares identity, so a flight that was
+//! forgotten never removes its successor.
+
+use crate::flight::FlightRef;
+use crate::sync::Mutex;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+/// A table gives memory back once it has this many times the room that it uses.
+const SHRINK_AT: usize = 8;
+/// A table of this size is never worth shrinking.
+const SMALL: usize = 64;
+
+pub(super) struct Map<K, T> {
+    shards: Box<[Place<K, T>]>,
+}
+
+type Place<K, T> = Padded<Mutex<Shard<K, T>>>;
+
+/// A cache line of its own (two, since processors fetch them in pairs).
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// The flights of one shard, and what it counts under its lock, which costs nothing there.
+pub(super) struct Shard<K, T> {
+    table: HashTable<FlightRef<K, T>>,
+    pub(super) led: u64,
+    pub(super) joined: u64,
+    /// Flights that were taken out before they landed and have not landed yet.
+    pub(super) forgotten: usize,
+}
+
+/// What a call finds for its key.
+pub(super) enum Found<'a, K, T> {
+    Flight(&'a FlightRef<K, T>),
+    /// Nothing, and the place to put one.
+    Free(Vacancy<'a, K, T>),
+}
+
+/// A place in the table, already reserved.
+pub(super) struct Vacancy<'a, K, T>(hashbrown::hash_table::VacantEntry<'a, FlightRef<K, T>>);
+
+impl<K, T> Vacancy<'_, K, T> {
+    pub(super) fn fill(self, flight: FlightRef<K, T>) {
+        self.0.insert(flight);
+    }
+}
+
+impl<K, T> Shard<K, T> {
+    /// The flight of a key, or the place for one. `rehash` is used when the table grows.
+    pub(super) fn find_or_reserve(
+        &mut self,
+        hash: u64,
+        is_key: impl Fn(&K) -> bool,
+        rehash: impl Fn(&K) -> u64,
+    ) -> Found<'_, K, T> {
+        let entry = self
+            .table
+            .entry(hash, |flight| is_key(flight.key()), |flight| rehash(flight.key()));
+        match entry {
+            Entry::Occupied(occupied) => Found::Flight(occupied.into_mut()),
+            Entry::Vacant(vacant) => Found::Free(Vacancy(vacant)),
+        }
+    }
+
+    pub(super) fn find(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<&FlightRef<K, T>> {
+        self.table.find(hash, |flight| is_key(flight.key()))
+    }
+
+    /// Takes out the entry that `is_it` accepts. `rehash` is used when the table shrinks.
+    pub(super) fn remove(
+        &mut self,
+        hash: u64,
+        is_it: impl Fn(&FlightRef<K, T>) -> bool,
+        rehash: impl Fn(&K) -> u64,
+    ) -> Option<FlightRef<K, T>> {
+        let found = self.table.find_entry(hash, is_it).ok()?;
+        let (flight, _) = found.remove();
+        let (len, room) = (self.table.len(), self.table.capacity());
+        if room > SMALL && len < room / SHRINK_AT {
+            self.table.shrink_to(len * 2, |flight| rehash(flight.key()));
+        }
+        Some(flight)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+impl<K, T> Map<K, T> {
+    pub(super) fn new(shards: usize) -> Self {
+        let shards = shards.clamp(1, 1 << 16).next_power_of_two();
+        Self {
+            shards: (0..shards)
+                .map(|_| {
+                    Padded(Mutex::new(Shard {
+                        table: HashTable::new(),
+                        led: 0,
+                        joined: 0,
+                        forgotten: 0,
+                    }))
+                })
+                .collect(),
+        }
+    }
+
+    /// The shard of a hash, by bits that the table inside looks at neither first (the top seven) nor, while it is small,
+    /// for the place (the low ones).
+    pub(super) fn shard(&self, hash: u64) -> &Mutex<Shard<K, T>> {
+        let index = (hash >> 32) as usize & (self.shards.len() - 1);
+        &self.shards[index].0
+    }
+
+    /// All shards, one after the other.
+    pub(super) fn shards(&self) -> impl Iterator<Item = &Mutex<Shard<K, T>>> {
+        self.shards.iter().map(|shard| &shard.0)
+    }
+}

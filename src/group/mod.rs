@@ -1,0 +1,458 @@
+//! Collapse within a process: the map of in-flight futures, and the futures handed to callers.
+//!
+//! A [`Group`] is a namespace of flights. It knows keys, policies and limits; how one flight is shared is the affair of
+//! the flight module below it.
+
+mod builder;
+mod drain;
+mod error;
+mod join;
+mod key;
+mod map;
+mod run;
+mod stats;
+mod try_run;
+mod waits;
+
+pub use self::builder::GroupBuilder;
+pub use self::drain::Drain;
+pub use self::error::{Error, Limit, TryError};
+pub use self::join::Join;
+pub use self::key::{ByRef, Key, Owned};
+pub use self::run::{Outcome, Role, Run};
+pub use self::stats::Stats;
+pub use self::try_run::{ShareError, TryRun};
+
+/// The hasher of a group, unless it is given another: fast, and seeded anew for each group.
+///
+/// It resists keys that were prepared to collide. A service that must also withstand clients who search for collisions
+/// by measuring answers can take [`std::hash::RandomState`] instead.
+pub use foldhash::quality::RandomState;
+
+use self::drain::Drainers;
+use self::map::Map;
+use self::stats::Counters;
+use crate::flight::{Caller, Drive, Event, FlightRef, Home, OnAbandon, Seat};
+use crate::sync::{AtomicBool, AtomicUsize, Handle, current_runtime};
+use std::borrow::Borrow;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher, Hash};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A namespace of flights: of all callers whose key is in flight, one runs the work and all get its result.
+///
+/// ```
+/// use oneflight::{Group, Role};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), oneflight::FlightError> {
+/// let orders: Group<String, u64> = Group::new();
+///
+/// // Two clicks on the same button: one order.
+/// let place = || async { 4711 };
+/// let (first, second) = tokio::join!(
+///     orders.run("cart-9".to_owned(), place),
+///     orders.run("cart-9".to_owned(), place),
+/// );
+/// assert_eq!((first?.value, second?.value), (4711, 4711));
+/// assert_eq!(orders.stats().led, 2, "work that is ready at once is over before anyone can join it");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Clones are handles to the same group. A group collapses what is in flight *now*; it keeps no result. What must also
+/// hold for the calls that come later, from elsewhere, or after a crash is the affair of
+/// [`Idempotency`](crate::idempotency::Idempotency).
+///
+/// # Where the work runs
+///
+/// The work is polled in place, by the task of a caller, so it sees that task's locals; after a hand-over it is polled
+/// by another task, so it should not rely on them. What the work made of a runtime (timers, sockets) stays bound to
+/// that runtime: callers on several runtimes may share a group, but the work then needs the runtime that it began on.
+pub struct Group<K, T, S = RandomState> {
+    inner: Arc<Inner<K, T, S>>,
+}
+
+struct Inner<K, T, S> {
+    map: Map<K, T>,
+    hasher: S,
+    settings: Settings,
+    closed: AtomicBool,
+    /// Flights in the map; counted only where there is a limit.
+    flights: AtomicUsize,
+    counters: Counters,
+    drainers: Drainers,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    max_flights: Option<usize>,
+    max_callers: u32,
+    on_abandon: OnAbandon,
+    drive: Drive,
+    runtime: Option<Handle>,
+}
+
+impl<K, T> Group<K, T> {
+    /// A group without limits, whose abandoned work is finished.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Begins a group with limits or other policies.
+    ///
+    /// ```
+    /// use oneflight::{Group, OnAbandon};
+    ///
+    /// let group: Group<u64, String> = Group::builder()
+    ///     .max_flights(10_000)
+    ///     .max_callers(1_000)
+    ///     .on_abandon(OnAbandon::Cancel)
+    ///     .build();
+    /// # drop(group);
+    /// ```
+    pub fn builder() -> GroupBuilder<K, T> {
+        GroupBuilder::new()
+    }
+}
+
+impl<K, T> Default for Group<K, T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K, T, S> Group<K, T, S>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// Runs `work`, or, if the key is in flight, shares the result of the work that runs.
+    ///
+    /// Nothing happens before the future is first polled; that poll joins or leads. Only the leader's closure is called.
+    /// The future can be given a fingerprint, and policies of its own, before it is awaited: see [`Run`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), oneflight::FlightError> {
+    /// use oneflight::{Group, Role};
+    ///
+    /// let group: Group<u32, String> = Group::new();
+    /// let outcome = group.run(7, || async { "done".to_owned() }).await?;
+    /// assert_eq!((outcome.value.as_str(), outcome.role), ("done", Role::Leader));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The future ends with an [`Error`] if the work panics or is aborted, or if the call is refused; each variant says
+    /// when. Which of them can happen depends on the group's limits and on what else the program does; a plain
+    /// group whose work does not panic and does not wait for itself has none.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the flight. If another caller is there, he goes on with the work from where it stands;
+    /// it is never begun anew. If nobody is, [`OnAbandon`] says what happens.
+    ///
+    /// # Panics
+    ///
+    /// The future panics if it is polled again after it was ready. A panic in the key's `Hash` or `Eq` passes through
+    /// to this caller; nothing was begun then.
+    pub fn run<F, W>(&self, key: K, work: F) -> Run<'_, K, T, S, Owned<K>, F, ()>
+    where
+        F: FnOnce() -> W,
+        W: Future<Output = T> + Send + 'static,
+    {
+        Run::new(self, Owned(key), work)
+    }
+
+    /// [`run`](Self::run) with a borrowed key, which is made an owned one only to lead.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), oneflight::FlightError> {
+    /// use oneflight::Group;
+    ///
+    /// let group: Group<String, usize> = Group::new();
+    /// assert_eq!(group.run_by_ref("a key", || async { 1 }).await?.value, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run); a panic of `to_owned` passes through as well.
+    pub fn run_by_ref<'g, Q, F, W>(&'g self, key: &'g Q, work: F) -> Run<'g, K, T, S, ByRef<'g, Q>, F, ()>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        F: FnOnce() -> W,
+        W: Future<Output = T> + Send + 'static,
+    {
+        Run::new(self, ByRef(key), work)
+    }
+
+    /// Shares the result of the work that runs for this key, if any does; begins none.
+    ///
+    /// The future looks when it is first polled, and is `None` if the key is not in flight then.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use oneflight::Group;
+    ///
+    /// let group: Group<String, usize> = Group::new();
+    /// assert!(group.join("a key").await.is_none());
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run): whoever joins is a caller like any other.
+    pub fn join<'g, Q>(&'g self, key: &'g Q) -> Join<'g, K, T, S, Q>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        Join::new(self, key)
+    }
+
+    /// Takes the key's flight out of the map: later calls begin another one. The flight itself, and its callers, are
+    /// not touched. Says whether there was one.
+    pub fn forget<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let inner = &*self.inner;
+        let hash = inner.hasher.hash_one(key);
+        let forgotten = {
+            let mut shard = inner.map.shard(hash).lock();
+            let removed = shard.remove(
+                hash,
+                |flight| flight.key().borrow() == key,
+                |key| inner.hasher.hash_one(key),
+            );
+            shard.forgotten += usize::from(removed.is_some());
+            removed
+        };
+        if forgotten.is_some() {
+            inner.one_flight_less();
+        }
+        forgotten.is_some()
+    }
+
+    /// Ends the key's flight without a result: its work is dropped and its callers get [`Error::Aborted`]. Says whether
+    /// there was a flight to end.
+    ///
+    /// Work that is being polled at this moment is dropped when that poll ends; if the poll finishes the work, the
+    /// flight has its result after all.
+    pub fn abort<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let hash = self.inner.hasher.hash_one(key);
+        let found = {
+            let shard = self.inner.map.shard(hash).lock();
+            shard.find(hash, |own| own.borrow() == key).cloned()
+        };
+        found.is_some_and(|flight| flight.abort(&&self.inner, hash))
+    }
+
+    /// How many flights there are at this moment, forgotten ones that have not landed yet included.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.inner.in_flight()
+    }
+
+    /// What the group has counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.inner.counters.read();
+        for shard in self.inner.map.shards() {
+            let shard = shard.lock();
+            stats.led += shard.led;
+            stats.joined += shard.joined;
+        }
+        stats
+    }
+
+    /// Begins no new flights from now on: such calls get [`Error::Closed`]. What is in flight goes on and can be joined.
+    /// When this returns, no flight begins any more.
+    pub fn close(&self) {
+        self.inner.closed.store(true, Ordering::Relaxed);
+        for shard in self.inner.map.shards() {
+            // Whoever leads looks at the flag under this lock: so he has begun by now, or sees it.
+            drop(shard.lock());
+        }
+    }
+
+    /// Whether the group is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inner.closed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing is in flight: the work of every flight has ended and was dropped.
+    ///
+    /// On a group that is not [closed](Self::close) new flights may begin, and it ends at a moment at which there is none.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use oneflight::Group;
+    ///
+    /// let group: Group<u32, ()> = Group::new();
+    /// // … serve … then, to shut down:
+    /// group.close();
+    /// group.drain().await;
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// It only waits and can be dropped at any time. Called from inside the group's own work, it waits for itself.
+    pub fn drain(&self) -> Drain<'_, K, T, S> {
+        Drain::new(self)
+    }
+}
+
+impl<K, T, S> Inner<K, T, S> {
+    fn in_flight(&self) -> usize {
+        let count = |shard: &crate::sync::Mutex<map::Shard<K, T>>| {
+            let shard = shard.lock();
+            shard.len() + shard.forgotten
+        };
+        self.map.shards().map(count).sum()
+    }
+
+    fn one_flight_less(&self) {
+        if self.settings.max_flights.is_some() {
+            self.flights.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn runtime(&self) -> Option<Handle> {
+        current_runtime().or_else(|| self.settings.runtime.clone())
+    }
+
+    fn refuse<V>(&self, error: Error) -> Result<V, Error> {
+        self.counters.count_refused();
+        Err(error)
+    }
+}
+
+impl<K, T, S> Inner<K, T, S>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    fn vacate(&self, hash: u64, flight: &FlightRef<K, T>) -> bool {
+        let removed = {
+            let mut shard = self.map.shard(hash).lock();
+            let removed = shard.remove(hash, |other| other.is(flight), |key| self.hasher.hash_one(key));
+            if removed.is_none() {
+                shard.forgotten -= 1;
+            }
+            removed
+        };
+        let was_there = removed.is_some();
+        // The reference passes to the flight, which gives it up (or need not) itself.
+        std::mem::forget(removed);
+        if was_there {
+            self.one_flight_less();
+        }
+        if self.drainers.any() && self.in_flight() == 0 {
+            self.drainers.wake_all();
+        }
+        was_there
+    }
+
+    fn attend(self: &Arc<Self>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
+        let Some(runtime) = self.runtime() else {
+            return Err(seat);
+        };
+        let caller = Caller::new(Arc::clone(self));
+        caller.sit(seat);
+        // The result is the callers'.
+        runtime.spawn(async move {
+            let caller = pin!(caller);
+            let _ = poll_fn(move |cx| caller.as_ref().poll(cx)).await;
+        });
+        Ok(())
+    }
+}
+
+/// The group as a caller's home: he borrows it.
+type Borrowed<'g, K, T, S> = &'g Arc<Inner<K, T, S>>;
+
+impl<K, T, S> Home<K, T> for Borrowed<'_, K, T, S>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    const TASK: bool = false;
+
+    fn vacate(&self, hash: u64, flight: &FlightRef<K, T>) -> bool {
+        Inner::vacate(self, hash, flight)
+    }
+
+    fn note(&self, event: Event) {
+        self.counters.count(event);
+    }
+
+    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
+        Inner::attend(self, seat)
+    }
+}
+
+/// An attendant keeps the group alive, since his task may outlive every handle.
+impl<K, T, S> Home<K, T> for Arc<Inner<K, T, S>>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    const TASK: bool = true;
+
+    fn vacate(&self, hash: u64, flight: &FlightRef<K, T>) -> bool {
+        Inner::vacate(self, hash, flight)
+    }
+
+    fn note(&self, event: Event) {
+        self.counters.count(event);
+    }
+
+    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
+        Inner::attend(self, seat)
+    }
+}
+
+impl<K, T, S> Clone for Group<K, T, S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<K, T, S> fmt::Debug for Group<K, T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("in_flight", &self.inner.in_flight())
+            .field("settings", &self.inner.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,315 @@
+//! The futures that callers hold: lead or join at the first poll, then drive or wait.
+
+use super::map::Found;
+use super::waits::Wait;
+use super::{Borrowed, Error, Group, Inner, Key, Limit};
+use crate::flight::{Caller, Drive, Failure, FlightRef, Landed, OnAbandon, Parent, Proof, Seat, Takeoff};
+use crate::identity::Fingerprint;
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasher, Hash};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+/// What a call got, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
+pub struct Outcome<T> {
+    /// The work's value.
+    pub value: T,
+    /// Whether this call began the work or joined it.
+    pub role: Role,
+}
+
+/// A caller's part in a flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Role {
+    /// His work ran.
+    Leader,
+    /// He joined the work of another.
+    Follower,
+}
+
+pin_project! {
+    /// The future of [`Group::run`] and [`Group::run_by_ref`].
+    ///
+    /// Until it is first polled, it can be given what only some calls need:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), oneflight::FlightError> {
+    /// use oneflight::{Drive, Fingerprint, Group, OnAbandon};
+    ///
+    /// let group: Group<&str, u32> = Group::new();
+    /// let outcome = group
+    ///     .run("key", || async { 1 })
+    ///     .fingerprint(Fingerprint::from_digest([7; 32]))
+    ///     .on_abandon(OnAbandon::Cancel)
+    ///     .drive(Drive::Spawned)
+    ///     .await?;
+    /// assert_eq!(outcome.value, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Run<'g, K, T, S, Q, F, P>
+    where
+        K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
+        T: Clone, T: Send, T: Sync, T: 'static,
+        S: BuildHasher, S: Send, S: Sync, S: 'static,
+    {
+        call: Option<Call<Q, F, P>>,
+        on_abandon: OnAbandon,
+        drive: Drive,
+        role: Role,
+        wait: Option<Wait>,
+        #[pin]
+        caller: Caller<K, T, Borrowed<'g, K, T, S>>,
+    }
+}
+
+/// What a call has with it until it has joined or led.
+struct Call<Q, F, P> {
+    key: Q,
+    work: F,
+    proof: P,
+}
+
+/// What the first poll comes to.
+enum Begun<K, T, Q, F, P, W> {
+    /// The caller is seated. If the flight is being cancelled, its result is none, and the call is made again.
+    Joined(Option<Call<Q, F, P>>),
+    Led(Takeoff<K, T, P, W>, F),
+}
+
+impl<'g, K, T, S, Q, F> Run<'g, K, T, S, Q, F, ()>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    pub(super) fn new(group: &'g Group<K, T, S>, key: Q, work: F) -> Self {
+        let settings = &group.inner.settings;
+        Self {
+            call: Some(Call { key, work, proof: () }),
+            on_abandon: settings.on_abandon,
+            drive: settings.drive,
+            role: Role::Leader,
+            wait: None,
+            caller: Caller::new(&group.inner),
+        }
+    }
+
+    /// With the fingerprint of the request that the key stands for: if the key is in flight with another one, or
+    /// without, the call gets [`Error::Conflict`] and not another request's result.
+    pub fn fingerprint(self, fingerprint: Fingerprint) -> Run<'g, K, T, S, Q, F, Fingerprint> {
+        Run {
+            call: self.call.map(|call| Call {
+                key: call.key,
+                work: call.work,
+                proof: fingerprint,
+            }),
+            on_abandon: self.on_abandon,
+            drive: self.drive,
+            role: self.role,
+            wait: None,
+            caller: Caller::new(self.caller.home()),
+        }
+    }
+}
+
+impl<K, T, S, Q, F, P> Run<'_, K, T, S, Q, F, P>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// What becomes of the work if this call leads and then every caller leaves. The group's policy unless set.
+    pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
+        self.on_abandon = on_abandon;
+        self
+    }
+
+    /// Who polls the work if this call leads. The group's policy unless set.
+    pub fn drive(mut self, drive: Drive) -> Self {
+        self.drive = drive;
+        self
+    }
+}
+
+impl<K, T, S, Q, F, P, W> Future for Run<'_, K, T, S, Q, F, P>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+    Q: Key<K>,
+    F: FnOnce() -> W,
+    P: Proof,
+    W: Future<Output = T> + Send + 'static,
+{
+    type Output = Result<Outcome<T>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let caller = this.caller.into_ref();
+        loop {
+            let polled = if caller.is_seated() {
+                caller.poll(cx)
+            } else {
+                let Some(call) = this.call.take() else {
+                    panic!("`Run` polled after it was ready");
+                };
+                match begin(caller, call, *this.on_abandon, *this.drive, this.wait) {
+                    Ok(Begun::Led(takeoff, work)) => {
+                        *this.role = Role::Leader;
+                        caller.take_off(takeoff, work, cx)
+                    }
+                    Ok(Begun::Joined(call)) => {
+                        *this.role = Role::Follower;
+                        *this.call = call;
+                        caller.poll(cx)
+                    }
+                    Err(error) => return Poll::Ready(caller.get_ref().home().refuse(error)),
+                }
+            };
+            let landed = ready!(polled);
+            *this.wait = None;
+            if let (Err(Failure::Cancelled), true) = (&landed, this.call.is_some()) {
+                continue;
+            }
+            return Poll::Ready(settle(landed, *this.role));
+        }
+    }
+}
+
+/// Joins the key's flight or leads one.
+fn begin<K, T, S, Q, F, P, W>(
+    caller: Pin<&Caller<K, T, Borrowed<'_, K, T, S>>>,
+    call: Call<Q, F, P>,
+    on_abandon: OnAbandon,
+    drive: Drive,
+    wait: &mut Option<Wait>,
+) -> Result<Begun<K, T, Q, F, P, W>, Error>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+    Q: Key<K>,
+    P: Proof,
+    W: Future<Output = T> + Send + 'static,
+{
+    let inner = *caller.get_ref().home();
+    let parent = Parent::current();
+    let hash = call.key.hash(&inner.hasher);
+    let shard = inner.map.shard(hash);
+    if Q::BORROWED {
+        let mut shard = shard.lock();
+        if let Some(flight) = shard.find(hash, |own| call.key.is(own)) {
+            let seat = inner.join(flight, hash, call.proof.fingerprint(), parent, wait)?;
+            shard.joined += 1;
+            drop(shard);
+            let again = seat.cancelled.then_some(call);
+            caller.sit(seat);
+            return Ok(Begun::Joined(again));
+        }
+    }
+    if drive == Drive::Spawned && inner.runtime().is_none() {
+        return Err(Error::NoRuntime);
+    }
+    let Call { key, work, proof } = call;
+    // No user code for an owned key; for a borrowed one, the lock is not held here.
+    let (key, rest) = key.split();
+    let mut shard = shard.lock();
+    match shard.find_or_reserve(hash, |own| *own == key, |key| inner.hasher.hash_one(key)) {
+        Found::Flight(flight) => {
+            let joined = inner.join(flight, hash, proof.fingerprint(), parent, wait);
+            shard.joined += u64::from(joined.is_ok());
+            drop(shard);
+            let seat = joined?;
+            let again = seat.cancelled.then(|| Call {
+                key: Q::unsplit(key, rest),
+                work,
+                proof,
+            });
+            caller.sit(seat);
+            Ok(Begun::Joined(again))
+        }
+        Found::Free(vacancy) => {
+            if let Err(error) = inner.admit() {
+                drop(shard);
+                return Err(error);
+            }
+            let (flight, takeoff) = caller.lead(key, hash, proof, on_abandon, drive);
+            if let Some(parent) = parent {
+                // Nobody knows of the flight yet, so it waits for nobody: no circle.
+                *wait = Wait::enter(parent, flight.id()).ok();
+            }
+            vacancy.fill(flight);
+            shard.led += 1;
+            Ok(Begun::Led(takeoff, work))
+        }
+    }
+}
+
+impl<K, T, S> Inner<K, T, S> {
+    /// A place in `flight`, if the call may have one. Under the lock of the flight's shard; runs no user code.
+    pub(super) fn join(
+        &self,
+        flight: &FlightRef<K, T>,
+        hash: u64,
+        fingerprint: Option<&Fingerprint>,
+        parent: Option<Parent>,
+        wait: &mut Option<Wait>,
+    ) -> Result<Seat<K, T>, Error> {
+        if flight.fingerprint() != fingerprint {
+            return Err(Error::Conflict);
+        }
+        if flight.attending() >= self.settings.max_callers {
+            return Err(Error::Overloaded(Limit::Callers(self.settings.max_callers)));
+        }
+        if let Some(parent) = parent {
+            *wait = Some(Wait::enter(parent, flight.id()).map_err(|_circle| Error::Reentrant)?);
+        }
+        Ok(flight.join(hash))
+    }
+
+    /// Whether a flight may begin. Under the lock of its shard.
+    fn admit(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::Closed);
+        }
+        if let Some(limit) = self.settings.max_flights
+            && self.flights.fetch_add(1, Ordering::Relaxed) >= limit
+        {
+            self.flights.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::Overloaded(Limit::Flights(limit)));
+        }
+        Ok(())
+    }
+}
+
+/// What a caller is told.
+pub(super) fn settle<T>(landed: Landed<T>, role: Role) -> Result<Outcome<T>, Error> {
+    match landed {
+        Ok(value) => Ok(Outcome { value, role }),
+        Err(Failure::Panicked(panic)) => Err(Error::Panicked(panic)),
+        Err(Failure::Aborted | Failure::Cancelled) => Err(Error::Aborted),
+    }
+}
+
+impl<K, T, S, Q, F, P> fmt::Debug for Run<'_, K, T, S, Q, F, P>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("begun", &self.caller.is_seated())
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}

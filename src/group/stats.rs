@@ -1,0 +1,96 @@
+//! What a group has counted.
+
+use crate::flight::Event;
+use crate::sync::AtomicU64;
+use std::sync::atomic::Ordering;
+
+/// What a group has counted since it was made; [`Group::stats`](super::Group::stats) reads it.
+///
+/// The figures are read one after the other: while calls run, they need not belong to one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Stats {
+    /// Flights begun: executions.
+    pub led: u64,
+    /// Calls that joined a flight.
+    pub joined: u64,
+    /// Times that another caller went on with the work of a driver who had left.
+    pub handed_over: u64,
+    /// Times that another caller went on with the work of a driver who was there, but not polled.
+    pub taken_over: u64,
+    /// Flights that every caller left before they landed, and that went on as a task.
+    pub abandoned: u64,
+    /// Of those, the ones that landed with nobody there. Flights that were spawned from the start count as well.
+    pub finished_unattended: u64,
+    /// Flights whose work was dropped because every caller left: by policy, or for want of a runtime.
+    pub cancelled: u64,
+    /// Flights that were aborted.
+    pub aborted: u64,
+    /// Flights whose work panicked.
+    pub panicked: u64,
+    /// Calls that were refused: closed, overloaded, in conflict, re-entrant or without a runtime.
+    pub refused: u64,
+}
+
+/// The counters that are not kept in the shards: of things that happen rarely.
+#[derive(Debug)]
+pub(super) struct Counters {
+    handed_over: AtomicU64,
+    taken_over: AtomicU64,
+    abandoned: AtomicU64,
+    finished_unattended: AtomicU64,
+    cancelled: AtomicU64,
+    aborted: AtomicU64,
+    panicked: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn new() -> Self {
+        Self {
+            handed_over: AtomicU64::new(0),
+            taken_over: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+            finished_unattended: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            aborted: AtomicU64::new(0),
+            panicked: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn count(&self, event: Event) {
+        let counter = match event {
+            Event::HandedOver => &self.handed_over,
+            Event::TakenOver => &self.taken_over,
+            Event::Abandoned => &self.abandoned,
+            Event::FinishedUnattended => &self.finished_unattended,
+            Event::Cancelled => &self.cancelled,
+            Event::Aborted => &self.aborted,
+            Event::Panicked => &self.panicked,
+        };
+        // Relaxed: a counter guards nothing.
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> Stats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            led: 0,
+            joined: 0,
+            handed_over: read(&self.handed_over),
+            taken_over: read(&self.taken_over),
+            abandoned: read(&self.abandoned),
+            finished_unattended: read(&self.finished_unattended),
+            cancelled: read(&self.cancelled),
+            aborted: read(&self.aborted),
+            panicked: read(&self.panicked),
+            refused: read(&self.refused),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Work that can fail.
+//!
+//! A group of `Result<V, Arc<E>>` runs work of `Result<V, E>`: every caller of a flight gets the same error, shared.
+
+use super::run::{Outcome, Run};
+use super::{Error, Group, Owned, TryError};
+use crate::flight::{Drive, OnAbandon};
+use crate::identity::Fingerprint;
+use pin_project_lite::pin_project;
+use std::future::Future;
+use std::hash::{BuildHasher, Hash};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+impl<K, V, E, S> Group<K, Result<V, Arc<E>>, S>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    E: Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// [`run`](Self::run) for work that can fail: its error reaches everyone who shared the flight, as the same `Arc`.
+    ///
+    /// ```
+    /// use oneflight::{Group, TryError};
+    /// use std::io;
+    /// use std::sync::Arc;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let group: Group<String, Result<u64, Arc<io::Error>>> = Group::new();
+    /// let outcome = group
+    ///     .try_run("cart-9".to_owned(), || async { Err(io::Error::other("connection lost")) })
+    ///     .await;
+    /// assert!(matches!(outcome, Err(TryError::Work(error)) if error.to_string() == "connection lost"));
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TryError::Work`] if the work failed; otherwise as [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn try_run<F, W>(
+        &self,
+        key: K,
+        work: F,
+    ) -> TryRun<Run<'_, K, Result<V, Arc<E>>, S, Owned<K>, impl FnOnce() -> ShareError<W>, ()>>
+    where
+        F: FnOnce() -> W,
+        W: Future<Output = Result<V, E>> + Send + 'static,
+    {
+        TryRun {
+            run: self.run(key, || ShareError { work: work() }),
+        }
+    }
+}
+
+pin_project! {
+    /// Work whose error is put into an `Arc`, to be shared.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ShareError<W> {
+        #[pin]
+        work: W,
+    }
+}
+
+impl<W, V, E> Future for ShareError<W>
+where
+    W: Future<Output = Result<V, E>>,
+{
+    type Output = Result<V, Arc<E>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().work.poll(cx).map_err(Arc::new)
+    }
+}
+
+pin_project! {
+    /// The future of [`Group::try_run`]. It takes the same settings as [`Run`] before it is polled.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct TryRun<R> {
+        #[pin]
+        run: R,
+    }
+}
+
+impl<'g, K, T, S, Q, F> TryRun<Run<'g, K, T, S, Q, F, ()>>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// As [`Run::fingerprint`].
+    pub fn fingerprint(self, fingerprint: Fingerprint) -> TryRun<Run<'g, K, T, S, Q, F, Fingerprint>> {
+        TryRun {
+            run: self.run.fingerprint(fingerprint),
+        }
+    }
+}
+
+impl<K, T, S, Q, F, P> TryRun<Run<'_, K, T, S, Q, F, P>>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// As [`Run::on_abandon`].
+    pub fn on_abandon(self, on_abandon: OnAbandon) -> Self {
+        Self {
+            run: self.run.on_abandon(on_abandon),
+        }
+    }
+
+    /// As [`Run::drive`].
+    pub fn drive(self, drive: Drive) -> Self {
+        Self {
+            run: self.run.drive(drive),
+        }
+    }
+}
+
+impl<R, V, E> Future for TryRun<R>
+where
+    R: Future<Output = Result<Outcome<Result<V, Arc<E>>>, Error>>,
+{
+    type Output = Result<Outcome<V>, TryError<E>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Outcome { value, role } = ready!(self.project().run.poll(cx))?;
+        Poll::Ready(match value {
+            Ok(value) => Ok(Outcome { value, role }),
+            Err(error) => Err(TryError::Work(error)),
+        })
+    }
+}

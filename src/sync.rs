@@ -1,0 +1,146 @@
+//! The only place that knows of the model checker.
+//!
+//! Everything that decides who polls, who is woken and who frees is built from what this module gives out: the
+//! standard library's and `parking_lot`'s types in an ordinary build, loom's under `--cfg oneflight_loom`. So the
+//! models explore the code that ships. The cfg has a name of its own because `--cfg loom` would switch over
+//! dependencies (tokio among them) that are to stay as they are.
+
+#[cfg(not(oneflight_loom))]
+pub(crate) use self::shipped::*;
+
+#[cfg(oneflight_loom)]
+pub use self::modelled::join_tasks;
+#[cfg(oneflight_loom)]
+pub(crate) use self::modelled::*;
+
+#[cfg(not(oneflight_loom))]
+mod shipped {
+    pub(crate) use parking_lot::Mutex;
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+
+    /// [`std::cell::UnsafeCell`] behind loom's interface, which names each access.
+    #[derive(Debug)]
+    #[repr(transparent)]
+    pub(crate) struct UnsafeCell<T: ?Sized>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
+        }
+    }
+
+    impl<T: ?Sized> UnsafeCell<T> {
+        #[inline(always)]
+        pub(crate) fn with<R>(&self, read: impl FnOnce(*const T) -> R) -> R {
+            read(self.0.get())
+        }
+
+        #[inline(always)]
+        pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
+            write(self.0.get())
+        }
+    }
+
+    /// The process-wide value of `$init`, made when it is first asked for.
+    macro_rules! global {
+        ($(#[$meta:meta])* static $name:ident: $type:ty = $init:expr;) => {
+            $(#[$meta])*
+            static $name: std::sync::LazyLock<$type> = std::sync::LazyLock::new(|| $init);
+        };
+    }
+    pub(crate) use global;
+
+    macro_rules! per_thread {
+        (static $name:ident: $type:ty = $init:expr;) => {
+            std::thread_local! {
+                static $name: $type = const { $init };
+            }
+        };
+    }
+    pub(crate) use per_thread;
+
+    /// A runtime that work can be spawned on.
+    pub(crate) type Handle = tokio::runtime::Handle;
+
+    /// The runtime of the current context, if there is one.
+    pub(crate) fn current_runtime() -> Option<Handle> {
+        Handle::try_current().ok()
+    }
+}
+
+#[cfg(oneflight_loom)]
+mod modelled {
+    pub(crate) use loom::cell::UnsafeCell;
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+    use std::fmt;
+    use std::future::Future;
+
+    /// loom's mutex without poisoning, as `parking_lot`'s is.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+            match self.0.lock() {
+                Ok(guard) => guard,
+                Err(poisoned) => poisoned.into_inner(),
+            }
+        }
+    }
+
+    macro_rules! global {
+        ($(#[$meta:meta])* static $name:ident: $type:ty = $init:expr;) => {
+            loom::lazy_static! {
+                $(#[$meta])*
+                static ref $name: $type = $init;
+            }
+        };
+    }
+    pub(crate) use global;
+
+    macro_rules! per_thread {
+        (static $name:ident: $type:ty = $init:expr;) => {
+            loom::thread_local! {
+                static $name: $type = $init;
+            }
+        };
+    }
+    pub(crate) use per_thread;
+
+    global! {
+        static TASKS: Mutex<Vec<loom::thread::JoinHandle<()>>> = Mutex::new(Vec::new());
+    }
+
+    /// In a model, a spawned task is a thread of its own.
+    #[derive(Clone)]
+    pub(crate) struct Handle;
+
+    impl Handle {
+        pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
+            let thread = loom::thread::spawn(move || loom::future::block_on(task));
+            TASKS.lock().push(thread);
+        }
+    }
+
+    /// Waits for the tasks that were spawned in this execution of a model.
+    pub fn join_tasks() {
+        let tasks = std::mem::take(&mut *TASKS.lock());
+        for task in tasks {
+            task.join().expect("a task panicked");
+        }
+    }
+
+    impl fmt::Debug for Handle {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Handle")
+        }
+    }
+
+    pub(crate) fn current_runtime() -> Option<Handle> {
+        Some(Handle)
+    }
+}

@@ -1,0 +1,194 @@
+//! What the models of `tests/` share. They run with `bin/loom`.
+#![cfg(oneflight_loom)]
+
+use loom::future::AtomicWaker;
+use loom::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Explores `model`, and says how many executions that took.
+///
+/// `LOOM_MAX_PREEMPTIONS` bounds the search where it is set; without it, it is exhaustive.
+pub fn explore(name: &str, default_preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+    let executions = Arc::new(AtomicUsize::new(0));
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 100_000;
+    if builder.preemption_bound.is_none() {
+        builder.preemption_bound = default_preemptions;
+    }
+    let bound = builder.preemption_bound;
+    let counter = Arc::clone(&executions);
+    builder.check(move || {
+        counter.fetch_add(1, Relaxed);
+        model();
+    });
+    let executions = executions.load(Relaxed);
+    match bound {
+        Some(bound) => println!("{name}: {executions} executions, at most {bound} preemptions each"),
+        None => println!("{name}: {executions} executions, exhaustive"),
+    }
+    assert!(executions > 1, "a model with one execution explores nothing");
+}
+
+/// Something that work waits for. Loom sees both sides of it.
+#[derive(Clone)]
+pub struct Gate(Arc<(AtomicBool, AtomicWaker)>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        Self(Arc::new((AtomicBool::new(false), AtomicWaker::new())))
+    }
+
+    pub fn open(&self) {
+        self.0.0.store(true, SeqCst);
+        self.0.1.wake();
+    }
+
+    pub fn opened(&self) -> Opened {
+        Opened(self.clone())
+    }
+}
+
+pub struct Opened(Gate);
+
+impl Future for Opened {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let (open, waker) = &*self.0.0;
+        waker.register_by_ref(cx.waker());
+        if open.load(SeqCst) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// Pending once, woken at once: what a task that yields does.
+pub struct YieldOnce(bool);
+
+impl YieldOnce {
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self(false)
+    }
+}
+
+impl Future for YieldOnce {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Counts executions, drops of work, clones and drops of values. Not seen by loom: it only counts.
+#[derive(Default)]
+pub struct Ledger {
+    pub begun: AtomicUsize,
+    pub dropped: AtomicUsize,
+    pub values_made: AtomicUsize,
+    pub values_dropped: AtomicUsize,
+}
+
+impl Ledger {
+    /// Work number n gives value n.
+    pub fn begin(self: &Arc<Self>) -> Execution {
+        Execution {
+            number: self.begun.fetch_add(1, Relaxed) + 1,
+            ledger: Arc::clone(self),
+        }
+    }
+
+    pub fn begun(&self) -> usize {
+        self.begun.load(Relaxed)
+    }
+
+    /// Everything that was made has been dropped once.
+    pub fn check(&self) {
+        assert_eq!(
+            self.begun.load(Relaxed),
+            self.dropped.load(Relaxed),
+            "work dropped once each"
+        );
+        assert_eq!(
+            self.values_made.load(Relaxed),
+            self.values_dropped.load(Relaxed),
+            "values dropped once each"
+        );
+    }
+}
+
+/// Lives in the work.
+pub struct Execution {
+    number: usize,
+    ledger: Arc<Ledger>,
+}
+
+impl Execution {
+    pub fn value(&self) -> Value {
+        self.ledger.values_made.fetch_add(1, Relaxed);
+        Value {
+            number: self.number,
+            ledger: Arc::clone(&self.ledger),
+        }
+    }
+}
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        self.ledger.dropped.fetch_add(1, Relaxed);
+    }
+}
+
+/// What work gives.
+pub struct Value {
+    pub number: usize,
+    ledger: Arc<Ledger>,
+}
+
+impl Clone for Value {
+    fn clone(&self) -> Self {
+        self.ledger.values_made.fetch_add(1, Relaxed);
+        Self {
+            number: self.number,
+            ledger: Arc::clone(&self.ledger),
+        }
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        self.ledger.values_dropped.fetch_add(1, Relaxed);
+    }
+}
+
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Polls `future` once, with a waker that wakes nobody, and drops it.
+pub fn poll_once_and_drop<F: Future>(future: F) -> Option<F::Output> {
+    let future = pin!(future);
+    let waker = Waker::from(Arc::new(Nobody));
+    match future.poll(&mut Context::from_waker(&waker)) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}

@@ -1,0 +1,320 @@
+//! One model a protocol, over the code that ships; `bin/loom` runs them.
+#![cfg(oneflight_loom)]
+
+use loom::future::block_on;
+use loom::thread;
+use oneflight::model::join_tasks;
+use oneflight::{FlightError, Group, OnAbandon, Role};
+use oneflight_loom::{Gate, Ledger, Value, YieldOnce, explore, poll_once_and_drop};
+use std::sync::Arc;
+
+fn group() -> Group<u8, Value> {
+    Group::<u8, Value>::builder().shards(1).build()
+}
+
+fn group_that_cancels() -> Group<u8, Value> {
+    Group::<u8, Value>::builder()
+        .shards(1)
+        .on_abandon(OnAbandon::Cancel)
+        .build()
+}
+
+/// Two callers, each with a call of his own and then another one: the second is never given what is older than the
+/// first.
+#[test]
+fn join_complete() {
+    explore("join/complete", None, || {
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
+            let ledger = Arc::clone(ledger);
+            block_on(group.run(1, move || {
+                let execution = ledger.begin();
+                async move { execution.value() }
+            }))
+            .unwrap()
+        };
+        let other = {
+            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+            thread::spawn(move || drop(call(&group, &ledger)))
+        };
+        let first = call(&group, &ledger).value.number;
+        let begun = ledger.begun();
+        let second = call(&group, &ledger);
+        assert!(
+            second.value.number > first,
+            "a call that began after another returned joined its flight"
+        );
+        let _ = begun;
+        drop(second);
+        other.join().unwrap();
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// Work that is pending once, so that followers find it parked, woken or being polled.
+#[test]
+fn join_yielding() {
+    explore("join/complete, yielding work", Some(3), || {
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
+            let ledger = Arc::clone(ledger);
+            let outcome = block_on(group.run(1, move || {
+                let execution = ledger.begin();
+                async move {
+                    YieldOnce::new().await;
+                    execution.value()
+                }
+            }));
+            outcome.unwrap().role
+        };
+        let other = {
+            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+            thread::spawn(move || call(&group, &ledger))
+        };
+        let one = call(&group, &ledger);
+        let two = other.join().unwrap();
+        let led = [one, two].iter().filter(|role| **role == Role::Leader).count();
+        assert_eq!(ledger.begun(), led);
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// Two callers wait for what a third opens: no wake-up is lost, whoever drives.
+#[test]
+fn hand_over_wake() {
+    explore("two callers/wake of the work", Some(3), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>, gate: &Gate| {
+            let (ledger, gate) = (Arc::clone(ledger), gate.clone());
+            block_on(group.run(1, move || {
+                let execution = ledger.begin();
+                async move {
+                    gate.opened().await;
+                    execution.value()
+                }
+            }))
+            .unwrap();
+        };
+        let other = {
+            let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
+            thread::spawn(move || call(&group, &ledger, &gate))
+        };
+        let opener = {
+            let gate = gate.clone();
+            thread::spawn(move || gate.open())
+        };
+        call(&group, &ledger, &gate);
+        other.join().unwrap();
+        opener.join().unwrap();
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// The driver polls once and goes, while another joins: the work goes on where it stands, and runs once.
+#[test]
+fn driver_dropped_join() {
+    for cancels in [false, true] {
+        explore("driver dropped/join", Some(2), move || {
+            let (group, ledger, gate) = (
+                if cancels { group_that_cancels() } else { group() },
+                Arc::new(Ledger::default()),
+                Gate::new(),
+            );
+            let work = |ledger: &Arc<Ledger>, gate: &Gate| {
+                let (ledger, gate) = (Arc::clone(ledger), gate.clone());
+                move || {
+                    let execution = ledger.begin();
+                    async move {
+                        gate.opened().await;
+                        execution.value()
+                    }
+                }
+            };
+            let fickle = {
+                let (group, work) = (group.clone(), work(&ledger, &gate));
+                thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
+            };
+            let opener = {
+                let gate = gate.clone();
+                thread::spawn(move || gate.open())
+            };
+            block_on(group.run(1, work(&ledger, &gate))).unwrap();
+            fickle.join().unwrap();
+            opener.join().unwrap();
+            block_on(group.drain());
+            join_tasks();
+            ledger.check();
+        });
+    }
+}
+
+/// The only caller goes while another comes: with `Finish` the work runs on, with `Cancel` it is dropped before the
+/// next one begins.
+#[test]
+fn abandon_join() {
+    for cancels in [false, true] {
+        explore("abandon/join", Some(3), move || {
+            let (group, ledger) = (
+                if cancels { group_that_cancels() } else { group() },
+                Arc::new(Ledger::default()),
+            );
+            let work = |ledger: &Arc<Ledger>| {
+                let ledger = Arc::clone(ledger);
+                move || {
+                    let begun = ledger.begin();
+                    assert_eq!(
+                        ledger.begun() - 1,
+                        ledger.dropped.load(std::sync::atomic::Ordering::Relaxed),
+                        "a key ran beside itself"
+                    );
+                    async move {
+                        YieldOnce::new().await;
+                        begun.value()
+                    }
+                }
+            };
+            let fickle = {
+                let (group, work) = (group.clone(), work(&ledger));
+                thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
+            };
+            block_on(group.run(1, work(&ledger))).unwrap();
+            fickle.join().unwrap();
+            block_on(group.drain());
+            join_tasks();
+            ledger.check();
+            let stats = group.stats();
+            assert_eq!(stats.led as usize, ledger.begun());
+            if cancels {
+                assert_eq!(stats.abandoned, 0);
+            } else {
+                assert_eq!(stats.cancelled, 0);
+            }
+        });
+    }
+}
+
+/// A flight is forgotten while it lands, and its successor is not removed with it.
+#[test]
+fn forget_complete() {
+    explore("forget/complete", Some(3), || {
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
+            let ledger = Arc::clone(ledger);
+            block_on(group.run(1, move || {
+                let execution = ledger.begin();
+                async move {
+                    YieldOnce::new().await;
+                    execution.value()
+                }
+            }))
+            .unwrap();
+        };
+        let forgetful = {
+            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+            thread::spawn(move || {
+                group.forget(&1);
+                call(&group, &ledger);
+            })
+        };
+        call(&group, &ledger);
+        forgetful.join().unwrap();
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// A flight is aborted while it lands: its callers get one or the other, and nothing is left.
+#[test]
+fn abort_complete() {
+    explore("abort/complete", Some(3), || {
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let aborter = {
+            let group = group.clone();
+            thread::spawn(move || group.abort(&1))
+        };
+        let outcome = {
+            let ledger = Arc::clone(&ledger);
+            block_on(group.run(1, move || {
+                let execution = ledger.begin();
+                async move {
+                    YieldOnce::new().await;
+                    execution.value()
+                }
+            }))
+        };
+        let aborted = aborter.join().unwrap();
+        match outcome {
+            Ok(_) => {}
+            Err(FlightError::Aborted) => assert!(aborted),
+            Err(other) => panic!("{other}"),
+        }
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// The work panics while another joins: both are told, or the other runs his own.
+#[test]
+fn panic_join() {
+    explore("panic/join", Some(3), || {
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
+            let ledger = Arc::clone(ledger);
+            let outcome = block_on(group.run(1, move || {
+                let execution = ledger.begin();
+                async move {
+                    YieldOnce::new().await;
+                    let _execution = execution;
+                    std::panic::resume_unwind(Box::new("out of paper"))
+                }
+            }));
+            match outcome {
+                Err(FlightError::Panicked(panic)) => assert_eq!(panic.message(), "out of paper"),
+                _ => panic!("the panic was not delivered"),
+            }
+        };
+        let other = {
+            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+            thread::spawn(move || call(&group, &ledger))
+        };
+        call(&group, &ledger);
+        other.join().unwrap();
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// The group is closed and drained while a call comes: it is refused, or it is over when the drain is.
+#[test]
+fn close_join_drain() {
+    explore("close/join/drain", Some(3), || {
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let caller = {
+            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+            thread::spawn(move || {
+                let outcome = block_on(group.run(1, move || {
+                    let execution = ledger.begin();
+                    async move {
+                        YieldOnce::new().await;
+                        execution.value()
+                    }
+                }));
+                matches!(outcome, Ok(_) | Err(FlightError::Closed))
+            })
+        };
+        group.close();
+        block_on(group.drain());
+        let begun = ledger.begun();
+        assert_eq!(
+            ledger.dropped.load(std::sync::atomic::Ordering::Relaxed),
+            begun,
+            "drained too early"
+        );
+        assert!(caller.join().unwrap());
+        assert_eq!(ledger.begun(), begun, "a flight began after close");
+        ledger.check();
+    });
+}
