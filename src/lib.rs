@@ -1,4 +1,80 @@
-//! One key, one execution.
+//! One key, one execution: a mutation happens once, however often it is asked for.
+//!
+//! A double-click, a retry after a lost acknowledgement, an edge proxy that sends again, a crash half-way: each is the
+//! same request twice. This crate sees to it that the second one gets the first one's result instead of doing the work
+//! again.
+//!
+//! # In five minutes
+//!
+//! **While the work runs**, in one process, duplicates are collapsed onto it by a [`Group`]:
+//!
+//! ```
+//! use oneflight::{Group, Role};
+//! use std::time::Duration;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), oneflight::FlightError> {
+//!     let orders: Group<String, u64> = Group::new();
+//!     let place_order = || async {
+//!         tokio::time::sleep(Duration::from_millis(5)).await; // … the database …
+//!         4711
+//!     };
+//!
+//!     // A double-click.
+//!     let (first, second) = tokio::join!(
+//!         orders.run("cart-9".to_owned(), place_order),
+//!         orders.run("cart-9".to_owned(), place_order),
+//!     );
+//!     let (first, second) = (first?, second?);
+//!     assert_eq!((first.value, first.role), (4711, Role::Leader));
+//!     assert_eq!((second.value, second.role), (4711, Role::Follower));
+//!     assert_eq!(orders.stats().led, 1); // one execution
+//!     Ok(())
+//! }
+//! ```
+//!
+#![cfg_attr(feature = "sqlite", doc = include_str!("../docs/tour_durable.md"))]
+//! # What is promised
+//!
+//! Of a [`Group`]:
+//!
+//! * **Collapse.** Of all callers whose key is in flight, one runs the work; the others build no future.
+//! * **Fresh.** A call that starts after any caller has returned gets a new execution, never an old result.
+//! * **Hand-over, never re-execution.** The work is polled in place by a caller. If he is dropped, or is not polled, another
+//!   caller goes on with the same future from where it stands.
+//! * **Run to completion.** If every caller is dropped, the work is spawned and finishes; [`OnAbandon`] has the other way.
+//! * **A panic is an error** for every caller, with its message, and frees the key.
+//! * **A circle is an error**: work that, directly or through other flights, waits for itself gets
+//!   [`FlightError::Reentrant`]. What passes through a spawned task cannot be seen.
+//! * **Bounded**, closed and drained on request. **Identity is checked** by [`Fingerprint`].
+//!
+#![cfg_attr(
+    feature = "durable",
+    doc = "Of [`Idempotency`](idempotency::Idempotency): one execution among any number of processes, replay for 24 hours \
+           unless set otherwise, the record in the same commit as the mutation, and the truth about work that died with \
+           its process. See there."
+)]
+//!
+//! ## What is not
+//!
+//! * The idle-driver guarantee is whole within one task. Across tasks, the driver and *one* standby are woken for each
+//!   step (one of another task, if one is among the next eight in line); if both are alive and neither is polled, the
+//!   others wait. [`Drive::Spawned`] has no such limit.
+//! * Work that is polled in place sees the task-locals and the tracing context of whoever polls it. Under the feature
+//!   `tracing` it has a span of its own.
+//! * Without a runtime there is nobody to finish abandoned work: it is dropped, counted and logged.
+//!
+//! # Features
+//!
+//! | feature | brings | depends on |
+//! | --- | --- | --- |
+//! | (none) | [`Group`], and the vocabulary of [`identity`] | `tokio` (`rt`), `hashbrown`, `parking_lot`, `foldhash` |
+//! | `durable` | `Idempotency`, `Store`, `MemoryStore`, the conformance suite | `serde_json`, `sha2`, `tokio` (`sync`, `time`) |
+//! | `sqlite` | `SqliteStore` and `run_in_tx`; implies `durable` | `sqlx` |
+//! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
+//! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
+//! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |
+
 #[allow(unsafe_code)]
 mod flight;
 pub mod group;
@@ -12,6 +88,7 @@ pub mod record;
 #[cfg(feature = "durable")]
 pub mod store;
 mod sync;
+mod telemetry;
 
 /// For the models only.
 #[cfg(oneflight_loom)]

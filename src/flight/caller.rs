@@ -12,6 +12,7 @@ use super::state::{
 };
 use super::{Drive, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, OnAbandon, Panicked, Seat, waker};
 use crate::sync::{AtomicU32, Mutex};
+use crate::telemetry::FlightSpan;
 use std::cell::Cell;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -65,6 +66,10 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         debug_assert!(!self.is_seated());
         self.hash.set(seat.hash);
         self.flight.set(Some(seat.flight));
+        if !H::TASK {
+            // SAFETY: we are its caller.
+            unsafe { Lent::new(seat.flight) }.flight().span.link_current();
+        }
     }
 
     /// Makes a flight and becomes its leader: the map's reference, and the flight to be given its work.
@@ -100,6 +105,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             state,
             waiting: Mutex::new(waiting),
             key,
+            span: FlightSpan::default(),
             _result: PhantomData,
             cargo: Hold::new(proof),
         })));
@@ -122,6 +128,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         W: Future<Output = T> + Send + 'static,
     {
         let flight: NonNull<Flight<K, T>> = takeoff.flight;
+        // SAFETY: we are its caller.
+        let lent = unsafe { Lent::new(flight) };
+        lent.flight().span.open();
         match catch_unwind(AssertUnwindSafe(make)) {
             // SAFETY: the leader has had `POLLING` since he made the flight; the slot is still empty.
             Ok(work) => unsafe { takeoff.flight.as_ref().cargo.load(work) },
@@ -134,8 +143,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 return Poll::Ready(unsafe { self.land(flight, Err(failure)) });
             }
         }
-        // SAFETY: we are its caller.
-        let lent = unsafe { Lent::new(flight) };
         let state = &lent.flight().state;
         match takeoff.drive {
             Drive::InPlace => {
@@ -230,12 +237,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
             let polled = {
                 let _frame = Frame::enter(flight);
-                if now.has(SHARED) {
-                    let waker = waker::lend(flight);
-                    cargo.poll(&mut Context::from_waker(&waker))
-                } else {
-                    cargo.poll(cx)
-                }
+                flight.as_ref().span.enter(|| {
+                    if now.has(SHARED) {
+                        let waker = waker::lend(flight);
+                        cargo.poll(&mut Context::from_waker(&waker))
+                    } else {
+                        cargo.poll(cx)
+                    }
+                })
             };
             match polled {
                 Poll::Ready(landed) => Poll::Ready(self.land(flight, landed)),
@@ -352,8 +361,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     {
         // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
-        if let Err(Failure::Panicked(_)) = landed {
-            self.home.note(Event::Panicked);
+        if let Err(Failure::Panicked(panic)) = &landed {
+            self.home.note(Event::Panicked(panic.clone()));
         }
         if lent.flight().state.load().has(SHARED) {
             let event = {
@@ -496,6 +505,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                         return;
                     }
                     state.clear(TASK);
+                    self.home.note(Event::Unspawnable);
                     spawn = false;
                 }
             } else if state.change(now, now.0 | ABORTED | CANCELLED) {

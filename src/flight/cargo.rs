@@ -165,8 +165,10 @@ where
 /// Runs `act` and lets no panic out: for destructors and wakers of others, whose panic the hook has told of and
 /// which must not keep us from what is still to be done.
 pub(crate) fn quietly(act: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(act)) {
-        // The payload's own destructor may panic as well; only forgetting it is certain to be quiet.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(act))
+        && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
+    {
+        // Even the payload's destructor panicked: only forgetting is certain to be quiet.
         std::mem::forget(panic);
     }
 }

@@ -50,6 +50,7 @@ use self::list::List;
 use self::state::{ABORTED, CANCELLED, DONE, POLLING, Snapshot, State, TASK, WOKEN};
 use crate::identity::Fingerprint;
 use crate::sync::{AtomicU32, Mutex};
+use crate::telemetry::FlightSpan;
 use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
@@ -149,7 +150,7 @@ pub enum Drive {
 }
 
 /// What happens to a flight that its owner may want to count.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// The driver had left, and another caller polled the work on.
     HandedOver,
@@ -157,6 +158,8 @@ pub(crate) enum Event {
     TakenOver,
     /// Every caller had left, and the work went on as a task.
     Abandoned,
+    /// Every caller had left, and there was no runtime for the work to go on.
+    Unspawnable,
     /// An abandoned flight landed, and nobody had joined it again.
     FinishedUnattended,
     /// Every caller had left, and the work was dropped.
@@ -164,7 +167,7 @@ pub(crate) enum Event {
     /// The work was dropped because that was asked for.
     Aborted,
     /// The work panicked.
-    Panicked,
+    Panicked(#[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "is only told"))] Panicked),
 }
 
 /// What a flight needs of the group it belongs to.
@@ -209,6 +212,7 @@ pub(crate) struct Flight<K, T, C: ?Sized = dyn Cargo<K, T>> {
     state: State,
     waiting: Mutex<List>,
     key: K,
+    span: FlightSpan,
     _result: std::marker::PhantomData<fn() -> T>,
     cargo: C,
 }

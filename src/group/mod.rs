@@ -34,6 +34,7 @@ use self::map::Map;
 use self::stats::Counters;
 use crate::flight::{Caller, Drive, Event, FlightRef, Home, OnAbandon, Seat};
 use crate::sync::{AtomicBool, AtomicUsize, Handle, current_runtime};
+use crate::telemetry;
 use std::borrow::Borrow;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -342,6 +343,11 @@ impl<K, T, S> Inner<K, T, S> {
         }
     }
 
+    fn told(&self, event: &Event) {
+        self.counters.count(event);
+        telemetry::tell(event);
+    }
+
     fn runtime(&self) -> Option<Handle> {
         current_runtime().or_else(|| self.settings.runtime.clone())
     }
@@ -410,7 +416,7 @@ where
     }
 
     fn note(&self, event: Event) {
-        self.counters.count(event);
+        self.told(&event);
     }
 
     fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
@@ -432,7 +438,7 @@ where
     }
 
     fn note(&self, event: Event) {
-        self.counters.count(event);
+        self.told(&event);
     }
 
     fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {

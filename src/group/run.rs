@@ -16,7 +16,6 @@ use std::task::{Context, Poll, ready};
 /// What a call got, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[must_use]
 pub struct Outcome<T> {
     /// The work's value.
     pub value: T,

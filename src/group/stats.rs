@@ -60,7 +60,7 @@ impl Counters {
         }
     }
 
-    pub(super) fn count(&self, event: Event) {
+    pub(super) fn count(&self, event: &Event) {
         let counter = match event {
             Event::HandedOver => &self.handed_over,
             Event::TakenOver => &self.taken_over,
@@ -68,7 +68,8 @@ impl Counters {
             Event::FinishedUnattended => &self.finished_unattended,
             Event::Cancelled => &self.cancelled,
             Event::Aborted => &self.aborted,
-            Event::Panicked => &self.panicked,
+            Event::Panicked(_) => &self.panicked,
+            Event::Unspawnable => return,
         };
         // Relaxed: a counter guards nothing.
         counter.fetch_add(1, Ordering::Relaxed);

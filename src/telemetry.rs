@@ -1,0 +1,96 @@
+//! What the crate says of itself, with all names in one place. Without the `tracing` feature it says nothing and costs
+//! nothing.
+//!
+//! | name | kind | when |
+//! | --- | --- | --- |
+//! | `oneflight.flight` | span, debug | for each flight, a child of the leader's span; it is entered whenever the work is polled, by whichever task. A follower's span follows from it |
+//! | `oneflight` | target | of every event below |
+//! | "the work goes on with another caller" | debug | hand-over from a driver who left, or take-over from one who is not polled |
+//! | "abandoned work goes on as a task" | debug | every caller had left |
+//! | "abandoned work was dropped" | debug | the same, where the policy is to cancel |
+//! | "abandoned work cannot be finished" | warn | there is no runtime to finish it on: it is dropped |
+//! | "the work panicked" | error | with its message |
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) use self::silent::*;
+#[cfg(feature = "tracing")]
+pub(crate) use self::traced::*;
+
+#[cfg(feature = "tracing")]
+mod traced {
+    use crate::flight::Event;
+    use std::sync::OnceLock;
+    use tracing::Span;
+
+    const TARGET: &str = "oneflight";
+
+    /// The span of one flight: made by its leader where no lock is held, hence a moment after the flight.
+    #[derive(Debug, Default)]
+    pub(crate) struct FlightSpan(OnceLock<Span>);
+
+    impl FlightSpan {
+        /// Makes the span, as a child of this thread's current one.
+        pub(crate) fn open(&self) {
+            self.0
+                .get_or_init(|| tracing::debug_span!(target: TARGET, "oneflight.flight"));
+        }
+
+        /// Runs `poll` inside the span.
+        pub(crate) fn enter<R>(&self, poll: impl FnOnce() -> R) -> R {
+            match self.0.get() {
+                Some(span) => span.in_scope(poll),
+                None => poll(),
+            }
+        }
+
+        /// Says that what this thread does now follows from the flight.
+        pub(crate) fn link_current(&self) {
+            if let Some(span) = self.0.get() {
+                Span::current().follows_from(span);
+            }
+        }
+    }
+
+    /// Writes the event's line.
+    pub(crate) fn tell(event: &Event) {
+        match event {
+            Event::HandedOver | Event::TakenOver => {
+                tracing::debug!(target: TARGET, ?event, "the work goes on with another caller");
+            }
+            Event::Abandoned => tracing::debug!(target: TARGET, "abandoned work goes on as a task"),
+            Event::Unspawnable => tracing::warn!(
+                target: TARGET,
+                "abandoned work cannot be finished: there is no runtime here, and the group has no handle of one"
+            ),
+            Event::Cancelled => tracing::debug!(target: TARGET, "abandoned work was dropped"),
+            Event::Panicked(panic) => {
+                tracing::error!(target: TARGET, message_of_panic = panic.message(), "the work panicked");
+            }
+            Event::FinishedUnattended | Event::Aborted => {}
+        }
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod silent {
+    use crate::flight::Event;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct FlightSpan;
+
+    impl FlightSpan {
+        #[inline(always)]
+        pub(crate) fn open(&self) {}
+
+        #[inline(always)]
+        pub(crate) fn enter<R>(&self, poll: impl FnOnce() -> R) -> R {
+            poll()
+        }
+
+        #[inline(always)]
+        pub(crate) fn link_current(&self) {}
+    }
+
+    #[inline(always)]
+    pub(crate) fn tell(_event: &Event) {}
+}

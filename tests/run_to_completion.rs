@@ -1,0 +1,196 @@
+//! Promise 4: work that every caller has left runs to its end, or is cancelled by policy.
+
+mod common;
+
+use common::{CountsDrop, Gate, Tally, Task};
+use oneflight::{Group, OnAbandon, Role};
+use std::time::Duration;
+
+fn gated(gate: &Gate, done: &Tally) -> impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = usize> + Send>> + use<> {
+    let (gate, done) = (gate.clone(), done.clone());
+    move || {
+        Box::pin(async move {
+            gate.pass().await;
+            gate.pass().await;
+            done.add()
+        })
+    }
+}
+
+#[tokio::test]
+async fn every_caller_dropped_and_the_work_still_finishes_once() {
+    let group: Group<u8, usize> = Group::new();
+    let (gate, done) = (Gate::new(), Tally::default());
+    let mut callers: Vec<_> = (0..3).map(|_| Task::new(group.run(1, gated(&gate, &done)))).collect();
+    callers.iter_mut().for_each(Task::pending);
+    gate.open(1);
+    callers.iter_mut().for_each(Task::pending);
+    drop(callers);
+    assert_eq!(group.in_flight(), 1);
+    gate.open(1);
+    group.drain().await;
+    assert_eq!((done.get(), group.in_flight()), (1, 0));
+    let stats = group.stats();
+    assert_eq!(
+        (stats.led, stats.abandoned, stats.finished_unattended, stats.cancelled),
+        (1, 1, 1, 0)
+    );
+}
+
+#[tokio::test]
+async fn whoever_comes_while_it_finishes_joins_it() {
+    let group: Group<u8, usize> = Group::new();
+    let (gate, done) = (Gate::new(), Tally::default());
+    let mut first = Task::new(group.run(1, gated(&gate, &done)));
+    first.pending();
+    first.drop();
+    let mut late = Box::pin(group.run(1, || async { 0 }));
+    assert!(futures::poll!(&mut late).is_pending());
+    gate.open(2);
+    let outcome = late.await.unwrap();
+    assert_eq!((outcome.value, outcome.role), (1, Role::Follower));
+    assert_eq!(done.get(), 1);
+    let stats = group.stats();
+    assert_eq!((stats.abandoned, stats.finished_unattended), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_calls_that_time_out_leave_nothing_half_done() {
+    let group: Group<usize, usize> = Group::new();
+    let (begun, done) = (Tally::default(), Tally::default());
+    let tasks: Vec<_> = (0..1_000)
+        .map(|key| {
+            let (group, begun, done) = (group.clone(), begun.clone(), done.clone());
+            tokio::spawn(async move {
+                let work = move || async move {
+                    begun.add();
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                    done.add()
+                };
+                let _ = tokio::time::timeout(Duration::from_millis(1), group.run(key, work)).await;
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    group.drain().await;
+    assert_eq!(begun.get(), done.get());
+    assert!(group.stats().abandoned > 0);
+}
+
+#[tokio::test]
+async fn cancel_by_policy_drops_the_work_before_the_key_is_free() {
+    let dropped = Tally::default();
+    for per_call in [false, true] {
+        let group: Group<u8, usize> = match per_call {
+            true => Group::new(),
+            false => Group::builder().on_abandon(OnAbandon::Cancel).build(),
+        };
+        let (gate, done) = (Gate::new(), Tally::default());
+        let guard = CountsDrop(dropped.clone());
+        let work = gated(&gate, &done);
+        let call = group.run(1, move || async move {
+            let _guard = guard;
+            work().await
+        });
+        let mut caller = Task::new(match per_call {
+            true => call.on_abandon(OnAbandon::Cancel),
+            false => call,
+        });
+        caller.pending();
+        caller.drop();
+        assert_eq!((dropped.get(), group.in_flight()), (1 + usize::from(per_call), 0));
+        assert_eq!(group.run(1, || async { 5 }).await.unwrap().value, 5);
+        let stats = group.stats();
+        assert_eq!((stats.cancelled, stats.abandoned, done.get()), (1, 0, 0));
+    }
+}
+
+#[test]
+fn outside_a_runtime_it_is_cancelled_and_counted() {
+    let group: Group<u8, usize> = Group::new();
+    let (gate, done, dropped) = (Gate::new(), Tally::default(), Tally::default());
+    let guard = CountsDrop(dropped.clone());
+    let work = gated(&gate, &done);
+    let mut caller = Task::new(group.run(1, move || async move {
+        let _guard = guard;
+        work().await
+    }));
+    caller.pending();
+    caller.drop();
+    assert_eq!((dropped.get(), group.in_flight()), (1, 0));
+    let stats = group.stats();
+    assert_eq!((stats.cancelled, stats.abandoned), (1, 0));
+}
+
+#[test]
+fn outside_a_runtime_the_groups_own_handle_is_used() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let group: Group<u8, usize> = Group::builder().runtime(runtime.handle().clone()).build();
+    let (gate, done) = (Gate::new(), Tally::default());
+    let mut caller = Task::new(group.run(1, gated(&gate, &done)));
+    caller.pending();
+    caller.drop();
+    gate.open(2);
+    runtime.block_on(group.drain());
+    assert_eq!(done.get(), 1);
+}
+
+#[test]
+fn a_runtime_that_shuts_down_cancels_and_leaves_no_entry() {
+    let group: Group<u8, usize> = Group::new();
+    let (gate, done) = (Gate::new(), Tally::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let mut caller = Task::new(group.run(1, gated(&gate, &done)));
+        caller.pending();
+        caller.drop();
+        tokio::task::yield_now().await;
+        assert_eq!(group.stats().abandoned, 1);
+    });
+    drop(runtime);
+    assert_eq!((group.in_flight(), done.get()), (0, 0));
+    assert_eq!(group.stats().cancelled, 1);
+}
+
+#[test]
+fn callers_elsewhere_take_the_work_back_from_a_runtime_that_shuts_down() {
+    let group: Group<u8, usize> = Group::new();
+    let (gate, done) = (Gate::new(), Tally::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut elsewhere = runtime.block_on(async {
+        let mut caller = Task::new(group.run(1, gated(&gate, &done)));
+        caller.pending();
+        caller.drop();
+        let mut elsewhere = Task::new(group.run(1, || async { 0 }));
+        elsewhere.pending();
+        elsewhere
+    });
+    drop(runtime);
+    assert!(elsewhere.wakes() > 0, "he was not told");
+    elsewhere.pending();
+    gate.open(2);
+    assert_eq!(elsewhere.ready().unwrap().value, 1);
+    assert_eq!((done.get(), group.in_flight()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_group_may_go_while_abandoned_work_runs() {
+    let (gate, done) = (Gate::new(), Tally::default());
+    {
+        let group: Group<u8, usize> = Group::new();
+        let mut caller = Task::new(group.run(1, gated(&gate, &done)));
+        caller.pending();
+        caller.drop();
+    }
+    gate.open(2);
+    while done.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(done.get(), 1);
+}
