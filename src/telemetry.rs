@@ -25,10 +25,14 @@ mod traced {
     const TARGET: &str = "oneflight";
 
     /// The span of one flight: made by its leader where no lock is held, hence a moment after the flight.
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     pub(crate) struct FlightSpan(OnceLock<Span>);
 
     impl FlightSpan {
+        pub(crate) fn new() -> Self {
+            Self(OnceLock::new())
+        }
+
         /// Makes the span, as a child of this thread's current one.
         pub(crate) fn open(&self) {
             self.0
@@ -75,10 +79,15 @@ mod traced {
 mod silent {
     use crate::flight::Event;
 
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     pub(crate) struct FlightSpan;
 
     impl FlightSpan {
+        #[inline(always)]
+        pub(crate) fn new() -> Self {
+            Self
+        }
+
         #[inline(always)]
         pub(crate) fn open(&self) {}
 

@@ -92,6 +92,30 @@ fn a_standby_of_another_task_is_told_when_many_callers_of_the_drivers_task_stand
     assert!(stats.taken_over >= 1, "{stats:?}");
 }
 
+#[test]
+fn a_first_follower_takes_nothing_over_from_a_driver_who_is_polled() {
+    let (group, gate) = (Group::<u8, u32>::new(), Gate::new());
+    let mut driver = Task::new(group.run(1, {
+        let gate = gate.clone();
+        move || async move {
+            gate.pass().await;
+            gate.pass().await;
+            7
+        }
+    }));
+    driver.pending();
+    let mut follower = Task::new(group.run(1, || async { 0 }));
+    follower.pending();
+    gate.open(1);
+    assert!(driver.wakes() > 0, "the driver is told, although another polled last");
+    driver.pending();
+    gate.open(1);
+    assert_eq!(driver.ready().unwrap().value, 7);
+    assert_eq!(follower.ready().unwrap().value, 7);
+    let stats = group.stats();
+    assert_eq!((stats.taken_over, stats.handed_over), (0, 0));
+}
+
 #[tokio::test]
 async fn spawned_work_needs_nobody_to_be_polled() {
     let group: Group<u8, u32> = Group::builder().drive(Drive::Spawned).build();

@@ -281,6 +281,118 @@ fn bad_waker(clone: bool) -> Waker {
 }
 
 #[test]
+fn a_hash_that_panics_or_changes_its_mind_leaves_nothing_behind() {
+    for panics in [false, true] {
+        // A key that hashes as it is told, whatever it is.
+        #[derive(Clone)]
+        struct Fickle(u32, Arc<(AtomicBool, std::sync::atomic::AtomicU32)>);
+        impl std::hash::Hash for Fickle {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                assert!(!self.1.0.load(SeqCst), "no hash");
+                (self.0, self.1.1.load(SeqCst)).hash(state);
+            }
+        }
+        impl PartialEq for Fickle {
+            fn eq(&self, other: &Self) -> bool {
+                self.0 == other.0
+            }
+        }
+        impl Eq for Fickle {}
+
+        let group: Group<Fickle, String> = Group::<Fickle, String>::builder().shards(1).build();
+        let (gate, fickle) = (
+            Gate::new(),
+            Arc::<(AtomicBool, std::sync::atomic::AtomicU32)>::default(),
+        );
+        let call = |key: Fickle| {
+            let gate = gate.clone();
+            Task::new(group.run(key, move || async move {
+                gate.pass().await;
+                "a result".to_owned()
+            }))
+        };
+        let mut leader = call(Fickle(0, Arc::clone(&fickle)));
+        let mut follower = call(Fickle(0, Arc::clone(&fickle)));
+        leader.pending();
+        follower.pending();
+        fickle.0.store(panics, SeqCst);
+        fickle.1.store(1, SeqCst);
+        // The table grows, shrinks, and the first flight lands in it.
+        let idle = |key| Task::new(group.run(Fickle(key, Arc::default()), std::future::pending));
+        let mut others: Vec<_> = (1..400).map(idle).collect();
+        others.iter_mut().for_each(Task::pending);
+        others.truncate(3);
+        gate.open(1);
+        assert_eq!(leader.ready().unwrap().value, "a result");
+        assert_eq!(follower.ready().unwrap().value, "a result");
+        drop(others);
+        assert_eq!(group.in_flight(), 0);
+        fickle.0.store(false, SeqCst);
+        gate.open(1);
+        let fresh = call(Fickle(0, fickle)).ready().unwrap();
+        assert_eq!(fresh.role, oneflight::Role::Leader);
+    }
+}
+
+#[test]
+fn a_follower_whose_closure_panics_as_it_is_dropped_leaves_his_place() {
+    for by_ref in [false, true] {
+        let (group, gate) = (Group::<String, u8>::new(), Gate::new());
+        let work = || {
+            let gate = gate.clone();
+            move || async move {
+                gate.pass().await;
+                1
+            }
+        };
+        let mut leader = Task::new(group.run("key".to_owned(), work()));
+        leader.pending();
+        let bomb = Bomb(true);
+        let never = move || {
+            let _bomb = &bomb;
+            std::future::ready(0)
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| match by_ref {
+            true => Task::new(group.run_by_ref("key", never)).poll(),
+            false => Task::new(group.run("key".to_owned(), never)).poll(),
+        }));
+        assert!(polled.is_err());
+        leader.drop();
+        assert_eq!(group.in_flight(), 0, "a place was left over");
+    }
+}
+
+#[test]
+fn work_and_value_whose_destructors_both_panic() {
+    struct Work(#[allow(dead_code)] Bomb, Option<Bomb>);
+    #[derive(Clone)]
+    struct Value(#[allow(dead_code)] Arc<Bomb>);
+    impl Future for Work {
+        type Output = Value;
+        fn poll(mut self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Value> {
+            match self.1.take() {
+                Some(bomb) => Poll::Ready(Value(Arc::new(bomb))),
+                None => panic!("first"),
+            }
+        }
+    }
+    let group: Group<u8, Value> = Group::new();
+    let value_too = Task::new(group.run(1, || Work(Bomb(true), Some(Bomb(true))))).ready();
+    assert_eq!(message(value_too.map(drop_silently)), "boom");
+    let work_first = Task::new(group.run(1, || Work(Bomb(true), None))).ready();
+    assert_eq!(
+        message(work_first.map(drop_silently)),
+        "first",
+        "the first panic is what is told"
+    );
+    assert_eq!(group.in_flight(), 0);
+}
+
+fn drop_silently<T>(value: T) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+}
+
+#[test]
 fn a_panicking_waker_keeps_nobody_else_from_being_woken() {
     for clone in [false, true] {
         let (group, gate) = (Group::<u8, u8>::new(), Gate::new());

@@ -26,6 +26,18 @@ async fn work_that_asks_for_its_own_key() {
 }
 
 #[tokio::test]
+async fn a_closure_that_polls_a_call_for_its_own_key() {
+    let group: Group<u8, bool> = Group::new();
+    let inner = group.clone();
+    let outcome = soon(group.run(1, move || {
+        let mut again = Task::new(async move { inner.run(1, || async { true }).await });
+        let refused = matches!(again.poll(), std::task::Poll::Ready(Err(FlightError::Reentrant)));
+        async move { refused }
+    }));
+    assert!(outcome.await.unwrap().value);
+}
+
+#[tokio::test]
 async fn work_that_joins_its_own_key() {
     let group: Group<u8, bool> = Group::new();
     let inner = group.clone();

@@ -194,3 +194,53 @@ async fn the_group_may_go_while_abandoned_work_runs() {
     }
     assert_eq!(done.get(), 1);
 }
+
+/// The task has polled the work, is woken for nothing, and a follower stands behind it: its next wake-up is its own.
+#[test]
+fn an_attendant_that_was_woken_for_nothing_is_woken_again() {
+    let group: Group<u8, usize> = Group::new();
+    let (gate, done) = (Gate::new(), Tally::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let settle = || async {
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+    };
+    runtime.block_on(async {
+        let mut first = Task::new(group.run(1, gated(&gate, &done)));
+        first.pending();
+        first.drop();
+        settle().await;
+        let mut late = Task::new(group.run(1, || async { 0 }));
+        late.pending();
+        gate.open(1);
+        settle().await;
+        late.pending();
+        gate.open(1);
+        settle().await;
+        assert!(late.wakes() > 0);
+        assert_eq!(late.ready().unwrap().value, 1);
+    });
+    assert_eq!(done.get(), 1);
+}
+
+#[test]
+fn spawned_work_that_is_aborted_while_it_is_made_is_dropped() {
+    let group: Group<u8, usize> = Group::new();
+    let dropped = Tally::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let (inner, guard) = (group.clone(), CountsDrop(dropped.clone()));
+        let call = group.run(1, move || {
+            assert!(inner.abort(&1));
+            async move {
+                let _guard = guard;
+                std::future::pending().await
+            }
+        });
+        let mut call = Task::new(call.drive(oneflight::Drive::Spawned));
+        let _ = call.poll();
+    });
+    drop(runtime);
+    assert_eq!((group.in_flight(), dropped.get(), group.stats().aborted), (0, 1, 1));
+}

@@ -8,7 +8,7 @@ use super::cargo::{Hold, Proof, quietly};
 use super::frame::Frame;
 use super::list::{Driver, Leaves, List, Node};
 use super::state::{
-    ABORTED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, POLLING, SHARED, Snapshot, State, TASK, WOKEN,
+    ABORTED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, POLLING, REPOLL, SHARED, Snapshot, State, TASK, WOKEN,
 };
 use super::{Drive, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, OnAbandon, Panicked, Seat, waker};
 use crate::sync::{AtomicU32, Mutex};
@@ -27,7 +27,6 @@ pub(crate) struct Caller<K, T, H: Home<K, T>> {
     home: H,
     /// The flight whose caller this is; while it is there, the flight's word counts him.
     flight: Cell<Option<NonNull<Flight<K, T>>>>,
-    hash: Cell<u64>,
     node: Node,
 }
 
@@ -47,7 +46,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         Self {
             home,
             flight: Cell::new(None),
-            hash: Cell::new(0),
             node: Node::new(),
         }
     }
@@ -64,7 +62,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     /// Becomes a caller of the flight that the seat is in.
     pub(crate) fn sit(&self, seat: Seat<K, T>) {
         debug_assert!(!self.is_seated());
-        self.hash.set(seat.hash);
         self.flight.set(Some(seat.flight));
         if !H::TASK {
             // SAFETY: we are its caller.
@@ -97,19 +94,19 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             Drive::InPlace => (State::new(policy | POLLING, 1), unsafe {
                 List::of_leader(&self.get_ref().node)
             }),
-            Drive::Spawned => (State::new(policy | POLLING | SHARED | WOKEN | TASK, 2), List::empty()),
+            Drive::Spawned => (State::new(policy | POLLING | SHARED | REPOLL | TASK, 2), List::empty()),
         };
         let flight = NonNull::from(Box::leak(Box::new(Flight {
             // The map's, and the callers'.
             refs: AtomicU32::new(2),
             state,
             waiting: Mutex::new(waiting),
+            hash,
             key,
-            span: FlightSpan::default(),
+            span: FlightSpan::new(),
             _result: PhantomData,
             cargo: Hold::new(proof),
         })));
-        self.hash.set(hash);
         self.flight.set(Some(flight));
         (FlightRef(flight), Takeoff { flight, drive })
     }
@@ -131,7 +128,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
         lent.flight().span.open();
-        match catch_unwind(AssertUnwindSafe(make)) {
+        let made = {
+            // SAFETY: we are its caller, and the frame ends here.
+            let _frame = unsafe { Frame::enter(flight) };
+            catch_unwind(AssertUnwindSafe(|| lent.flight().span.enter(make)))
+        };
+        match made {
             // SAFETY: the leader has had `POLLING` since he made the flight; the slot is still empty.
             Ok(work) => unsafe { takeoff.flight.as_ref().cargo.load(work) },
             Err(panic) => {
@@ -140,27 +142,26 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     self.dismiss_task(flight);
                 }
                 // SAFETY: as above.
-                return Poll::Ready(unsafe { self.land(flight, Err(failure)) });
+                return Poll::Ready(unsafe { self.land(flight, Err(failure), Polled::Not) });
             }
         }
         let state = &lent.flight().state;
         match takeoff.drive {
             Drive::InPlace => {
                 let mut now = state.load();
-                if now.has(WOKEN) {
-                    // Somebody has joined already. His mark asks for a poll with the flight's waker: this will be one.
-                    now = state.clear(WOKEN);
+                if now.has(REPOLL) {
+                    // Somebody has joined already: this will be the poll that he asks for.
+                    now = state.clear(REPOLL);
                 }
                 // SAFETY: `POLLING` is ours, and the slot holds the work.
                 unsafe { self.drive(flight, now, cx) }
             }
             Drive::Spawned => {
-                state.clear(POLLING);
-                let seat = Seat {
-                    flight,
-                    hash: self.hash.get(),
-                    cancelled: false,
-                };
+                drop(PollRight {
+                    caller: self.get_ref(),
+                    flight: &lent,
+                });
+                let seat = Seat { flight, late: false };
                 if self.home.attend(seat).is_err() {
                     // There is no runtime any more: then the callers drive.
                     self.dismiss_task(flight);
@@ -197,7 +198,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 // SAFETY: it is done, and we are its caller.
                 return Poll::Ready(unsafe { self.take(flight) });
             }
-            if may_poll(now) && (now.has(WOKEN | ABORTED) || !now.has(SHARED)) {
+            if may_poll(now) && (now.has(WOKEN | REPOLL | ABORTED) || !now.has(SHARED)) {
                 if lent.flight().try_poll_right(now) {
                     // SAFETY: `POLLING` is ours now; the flight is not done, so the slot holds the work.
                     return unsafe { self.drive(flight, now, cx) };
@@ -205,10 +206,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 now = state.load();
                 continue;
             }
-            self.register(lent.flight(), cx.waker(), Place::Back);
+            // A task of ours stands at the front, where it is found: only it is woken for the work.
+            let place = if H::TASK { Place::Front } else { Place::Back };
+            self.register(lent.flight(), cx.waker(), place);
             // Whoever woke or finished before we were in the list did not see us; then we see his mark.
             now = state.load();
-            let polls_now = may_poll(now) && now.has(WOKEN | ABORTED);
+            let polls_now = may_poll(now) && now.has(WOKEN | REPOLL | ABORTED);
             if !now.has(DONE) && !polls_now {
                 return Poll::Pending;
             }
@@ -233,7 +236,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             let cargo = &flight.as_ref().cargo;
             if now.has(ABORTED) {
                 cargo.drop_work();
-                return Poll::Ready(self.land(flight, now.failure(&self.home)));
+                return Poll::Ready(self.land(flight, now.failure(&self.home), Polled::Not));
             }
             let polled = {
                 let _frame = Frame::enter(flight);
@@ -247,7 +250,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 })
             };
             match polled {
-                Poll::Ready(landed) => Poll::Ready(self.land(flight, landed)),
+                Poll::Ready(landed) => Poll::Ready(self.land(flight, landed, Polled::Now)),
                 Poll::Pending => self.park(flight, now, cx),
             }
         }
@@ -273,7 +276,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             flight: &lent,
         };
         if now.has(SHARED) {
-            self.register(lent.flight(), cx.waker(), Place::Front);
+            // A first follower who only brings the flight's waker in does not become the driver by that.
+            let place = if now.has(WOKEN) || H::TASK {
+                Place::Driver
+            } else {
+                Place::Helper
+            };
+            self.register(lent.flight(), cx.waker(), place);
         } else {
             // SAFETY: while the flight was not shared as we took `POLLING`, the leader's waker is the affair of who
             // has that right.
@@ -318,21 +327,24 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
 
     /// Puts the node where it belongs; says whether the work has passed to another driver with that.
     fn place(&self, waiting: &mut List, place: Place) -> Option<Event> {
+        let front = match place {
+            Place::Back => false,
+            Place::Front | Place::Driver => true,
+            Place::Helper => !waiting.has_another_driver(&self.node),
+        };
         // SAFETY: the node is pinned in the caller's future and unlinked before that is freed; it is linked in no other
         // list, since a caller has one flight at a time.
         unsafe {
-            match place {
-                Place::Back if self.node.is_linked() => {}
-                Place::Back => waiting.push_back(&self.node),
-                Place::Front => {
-                    waiting.unlink(&self.node, Leaves::ForNow);
-                    waiting.push_front(&self.node);
-                }
+            if front {
+                waiting.unlink(&self.node, Leaves::ForNow);
+                waiting.push_front(&self.node);
+            } else if !self.node.is_linked() {
+                waiting.push_back(&self.node);
             }
         }
         match place {
-            Place::Back => None,
-            Place::Front => self.become_driver(waiting),
+            Place::Driver | Place::Helper if front => self.become_driver(waiting),
+            _ => None,
         }
     }
 
@@ -355,7 +367,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     ///
     /// # Safety
     /// The flight is ours, we hold `POLLING`, the slot is empty.
-    unsafe fn land(self: Pin<&Self>, flight: NonNull<Flight<K, T>>, landed: Landed<T>) -> Landed<T>
+    unsafe fn land(self: Pin<&Self>, flight: NonNull<Flight<K, T>>, landed: Landed<T>, polled: Polled) -> Landed<T>
     where
         T: Clone,
     {
@@ -367,36 +379,42 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if lent.flight().state.load().has(SHARED) {
             let event = {
                 let mut waiting = lent.flight().waiting.lock();
-                let event = self.become_driver(&mut waiting);
+                let event = match polled {
+                    Polled::Now => self.become_driver(&mut waiting),
+                    Polled::Not => None,
+                };
                 // SAFETY: if it is linked, then here.
                 unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
                 event
             };
             self.note(event);
         }
-        let owned = self.home.vacate(self.hash.get(), &lent);
+        let listed = lent.vacate(&self.home);
         let now = lent.flight().state.load();
         let refs = lent.flight().refs.load(Ordering::Acquire);
-        if now.callers() == 1 && refs == 1 + u32::from(owned) {
+        if now.callers() == 1 && refs == 1 + u32::from(listed.is_some()) {
             // Nobody else is here, and since the entry has gone, nobody can come: no need to publish anything. Both loads
             // acquire, so whatever those did who have left is over.
             if H::TASK && !now.has(ABORTED) {
                 self.home.note(Event::FinishedUnattended);
             }
             self.flight.set(None);
-            // SAFETY: the list that the node may be linked in goes with the flight; ours are the only references.
+            // SAFETY: ours and the one in `listed` are the only references; the list that the node may be linked in goes
+            // with the flight.
             unsafe {
+                std::mem::forget(listed);
                 self.node.forget();
                 quietly(|| drop(Box::from_raw(flight.as_ptr())));
             }
             return landed;
         }
+        drop(listed);
         if H::TASK {
             // A task of ours has no use for the result, so it leaves in the same step: a lone caller then gets it uncloned.
             // What is returned here nobody looks at.
             self.flight.set(None);
             // SAFETY: by contract.
-            let before = unsafe { lent.publish(landed, owned, Leaver::Publisher) };
+            let before = unsafe { lent.publish(landed, Leaver::Publisher) };
             if before.callers() == 1 && !before.has(ABORTED) {
                 self.home.note(Event::FinishedUnattended);
             }
@@ -404,7 +422,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         // SAFETY: by contract; then it is done.
         unsafe {
-            lent.publish(landed, owned, Leaver::Nobody);
+            lent.publish(landed, Leaver::Nobody);
             self.take(flight)
         }
     }
@@ -428,7 +446,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         let cargo = &lent.flight().cargo;
         if lent.flight().state.load().callers() == 1 {
-            // SAFETY: the others have left, and nobody can come: result and common reference are ours.
+            // SAFETY: the others have left, and nobody joins what is done: result and common reference are ours.
             unsafe {
                 let landed = cargo.take();
                 Flight::release(flight);
@@ -465,7 +483,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let state = &lent.flight().state;
         if H::TASK {
             // The runtime shuts down and drops its tasks. Callers, if there are any, take the work back.
-            state.set(WOKEN | SHARED);
+            state.set(REPOLL | SHARED);
             state.clear(TASK);
         }
         {
@@ -480,7 +498,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 // SAFETY: it is done, and we are its caller.
                 return unsafe { leave_done(flight) };
             }
-            if now.has(WOKEN) && !now.has(POLLING) {
+            if now.has(WOKEN | REPOLL) && !now.has(POLLING) {
                 // We may have been the one who was woken for it.
                 lent.flight().wake_drivers();
             }
@@ -494,12 +512,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     return;
                 }
             } else if to_finish && spawn {
-                if state.change(now, now.0 | TASK | SHARED | WOKEN) {
-                    let seat = Seat {
-                        flight,
-                        hash: self.hash.get(),
-                        cancelled: false,
-                    };
+                if state.change(now, now.0 | TASK | SHARED | REPOLL) {
+                    let seat = Seat { flight, late: false };
                     if self.home.attend(seat).is_ok() {
                         self.home.note(Event::Abandoned);
                         return;
@@ -509,7 +523,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     spawn = false;
                 }
             } else if state.change(now, now.0 | ABORTED | CANCELLED) {
-                lent.end_if_idle(&self.home, self.hash.get());
+                lent.end_if_idle(&self.home);
             }
         }
     }
@@ -546,17 +560,29 @@ impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
     fn drop(&mut self) {
         let before = self.flight.flight().state.clear(POLLING);
         if before.has(ABORTED) {
-            self.flight.end_if_idle(&self.caller.home, self.caller.hash.get());
-        } else if before.has(WOKEN) {
+            self.flight.end_if_idle(&self.caller.home);
+        } else if before.has(WOKEN | REPOLL) {
             self.flight.flight().wake_drivers();
         }
     }
 }
 
-/// Where in the list.
+/// Where in the list, and as what.
 #[derive(Clone, Copy)]
 enum Place {
-    /// The driver.
-    Front,
+    /// Behind the others, to wait.
     Back,
+    /// Before the others, to be woken for the work: a task of ours that has not polled it this time.
+    Front,
+    /// Before the others, as the one who polled the work because it was woken.
+    Driver,
+    /// Polled the work only to bring the flight's waker in: waits, unless the driver has gone.
+    Helper,
+}
+
+/// Whether a flight lands by a poll of its work.
+#[derive(Clone, Copy)]
+enum Polled {
+    Now,
+    Not,
 }

@@ -129,9 +129,17 @@ where
             let dropped = catch_unwind(AssertUnwindSafe(|| unsafe {
                 ManuallyDrop::drop(&mut (*slot).work);
             }));
-            Poll::Ready(match dropped {
-                Ok(()) => landed,
-                Err(panic) => Err(Failure::Panicked(Panicked::from_payload(panic))),
+            Poll::Ready(match (dropped, landed) {
+                (Ok(()), landed) => landed,
+                // The first panic is what is told.
+                (Err(second), Err(first)) => {
+                    quietly(|| drop(second));
+                    Err(first)
+                }
+                (Err(panic), Ok(value)) => {
+                    quietly(|| drop(value));
+                    Err(Failure::Panicked(Panicked::from_payload(panic)))
+                }
             })
         })
     }

@@ -7,6 +7,7 @@
 use super::Flight;
 use crate::sync::per_thread;
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
@@ -20,6 +21,18 @@ struct Polled {
     waker: &'static RawWakerVTable,
 }
 
+impl Polled {
+    /// # Safety
+    /// The flight is alive.
+    unsafe fn new<K, T>(flight: NonNull<Flight<K, T>>) -> Self {
+        Self {
+            flight: flight.as_ptr().cast_const().cast(),
+            // SAFETY: alive by contract.
+            waker: unsafe { flight.as_ref() }.cargo.waker(),
+        }
+    }
+}
+
 /// While this lives, the flight's work is what this thread polls.
 pub(super) struct Frame {
     outer: Option<Polled>,
@@ -29,11 +42,8 @@ impl Frame {
     /// # Safety
     /// The flight is alive until the frame is dropped, on this thread and before any frame that was entered earlier.
     pub(super) unsafe fn enter<K, T>(flight: NonNull<Flight<K, T>>) -> Self {
-        let polled = Polled {
-            flight: flight.as_ptr().cast_const().cast(),
-            // SAFETY: alive by contract.
-            waker: unsafe { flight.as_ref() }.cargo.waker(),
-        };
+        // SAFETY: alive by contract.
+        let polled = unsafe { Polled::new(flight) };
         Self {
             outer: CURRENT.with(|current| current.replace(Some(polled))),
         }
@@ -46,17 +56,31 @@ impl Drop for Frame {
     }
 }
 
-/// The flight whose work is being polled, kept from being freed (so that its address stays its own).
+/// A flight of any type, kept from being freed, so that its address stays its own.
 #[derive(Debug)]
-pub(crate) struct Parent(Waker);
+pub(crate) struct Anchor(Waker);
 
-impl Parent {
-    /// The innermost flight whose work this thread polls, if it polls any.
+impl Anchor {
+    /// The innermost flight whose work this thread makes or polls, if it does.
     pub(crate) fn current() -> Option<Self> {
         let polled = CURRENT.with(Cell::get)?;
-        // SAFETY: its frame has not been left, so the flight is alive; the clone, unlike the original, owns a reference.
-        let lent = std::mem::ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(polled.flight, polled.waker)) });
-        Some(Self(Waker::clone(&lent)))
+        // SAFETY: its frame has not been left, so the flight is alive.
+        Some(unsafe { Self::new(polled) })
+    }
+
+    /// # Safety
+    /// The flight is alive.
+    pub(super) unsafe fn of<K, T>(flight: NonNull<Flight<K, T>>) -> Self {
+        // SAFETY: passed on.
+        unsafe { Self::new(Polled::new(flight)) }
+    }
+
+    /// # Safety
+    /// The flight is alive.
+    unsafe fn new(polled: Polled) -> Self {
+        // SAFETY: pointer and table belong together. This waker owns no reference; its clone does.
+        let lent = ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(polled.flight, polled.waker)) });
+        Self(Waker::clone(&lent))
     }
 
     /// The flight's address.

@@ -126,6 +126,11 @@ impl List {
         self.front.is_null()
     }
 
+    /// Whether somebody else drives, and is still there.
+    pub(super) fn has_another_driver(&self, node: &Node) -> bool {
+        !self.driver.is_null() && !ptr::eq(self.driver, node)
+    }
+
     /// Says that `node` polls the work now; answers who did before.
     pub(super) fn set_driver(&mut self, node: &Node) -> Driver {
         let before = std::mem::replace(&mut self.driver, node);

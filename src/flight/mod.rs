@@ -20,10 +20,10 @@
 //! * `POLLING` is the right to the slot. It is taken by compare-exchange and lost at the end of a poll, so it is held
 //!   by whoever is *being polled*, never by a caller who merely waits: an idle driver holds nobody up.
 //! * While the leader is alone, the work is polled with the leader's own waker: the flight costs what a plain future
-//!   costs. The first follower sets `SHARED` and `WOKEN`. From then on the work gets the flight's own waker, which sets
+//!   costs. The first follower sets `SHARED` and `REPOLL`. From then on the work gets the flight's own waker, which sets
 //!   `WOKEN` and wakes the driver and a standby; whichever of them is polled first takes `POLLING`.
-//! * A wake-up is never lost. `WOKEN` is cleared only by who takes `POLLING` (before the poll). Whoever gives `POLLING`
-//!   up and finds `WOKEN`, and every caller who leaves and finds it, wakes the next two. A caller who has registered
+//! * A wake-up is never lost. `WOKEN` and `REPOLL` are cleared only by who takes `POLLING` (before the poll). Whoever gives `POLLING`
+//!   up and finds one of them, and every caller who leaves and finds one, wakes the next two. A caller who has registered
 //!   looks at the word once more: either the waker saw him in the list, or he sees the waker's mark.
 //! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
 //!
@@ -42,12 +42,12 @@ mod waker;
 
 pub(crate) use self::caller::{Caller, Takeoff};
 pub(crate) use self::cargo::{Cargo, Proof};
-pub(crate) use self::frame::Parent;
+pub(crate) use self::frame::Anchor;
 pub(crate) use self::state::MAX_CALLERS;
 
 pub(crate) use self::cargo::quietly;
 use self::list::List;
-use self::state::{ABORTED, CANCELLED, DONE, POLLING, Snapshot, State, TASK, WOKEN};
+use self::state::{ABORTED, CANCELLED, DONE, POLLING, REPOLL, Snapshot, State, TASK, WOKEN};
 use crate::identity::Fingerprint;
 use crate::sync::{AtomicU32, Mutex};
 use crate::telemetry::FlightSpan;
@@ -98,7 +98,7 @@ impl Panicked {
         &self.message
     }
 
-    fn from_payload(payload: Box<dyn Any + Send>) -> Self {
+    pub(crate) fn from_payload(payload: Box<dyn Any + Send>) -> Self {
         let message = if let Some(text) = payload.downcast_ref::<&'static str>() {
             Arc::from(*text)
         } else if let Some(text) = payload.downcast_ref::<String>() {
@@ -175,9 +175,8 @@ pub(crate) trait Home<K, T> {
     /// Whether callers of this kind are tasks of ours, which nobody is behind.
     const TASK: bool;
 
-    /// Takes the flight's own entry out of the map, if it is still there, and says so: the map's reference is then the
-    /// asker's. Compares identity, not keys.
-    fn vacate(&self, hash: u64, flight: &FlightRef<K, T>) -> bool;
+    /// Takes the flight's own entry out of the map, if it is still there. Compares identity, not keys.
+    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>>;
 
     /// Something happened. Called with no lock held.
     fn note(&self, event: Event);
@@ -198,9 +197,8 @@ enum Leaver {
 #[must_use = "a place that nobody takes keeps the flight from ending"]
 pub(crate) struct Seat<K, T> {
     flight: NonNull<Flight<K, T>>,
-    hash: u64,
-    /// The flight was being cancelled: its result is no result, and the call has to be made again.
-    pub(crate) cancelled: bool,
+    /// The flight was being aborted or cancelled already: if it ends so, the call has to be made again.
+    pub(crate) late: bool,
 }
 
 // SAFETY: a seat is a counted place in a flight that is `Send` and `Sync` itself.
@@ -211,6 +209,9 @@ pub(crate) struct Flight<K, T, C: ?Sized = dyn Cargo<K, T>> {
     refs: AtomicU32,
     state: State,
     waiting: Mutex<List>,
+    /// The hash under which the flight is listed. Kept, not computed anew: what the map finds must not depend on the
+    /// user's `Hash`, which may panic, or differ from one time to the next.
+    hash: u64,
     key: K,
     span: FlightSpan,
     _result: std::marker::PhantomData<fn() -> T>,
@@ -228,7 +229,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
     /// The work asks to be polled.
     fn wake(&self) {
         // Whoever set `WOKEN` before has woken somebody; whoever is polling looks at it when he is through.
-        if !self.state.set(WOKEN).has(WOKEN | POLLING | DONE) {
+        if !self.state.set(WOKEN).has(WOKEN | REPOLL | POLLING | DONE) {
             self.wake_drivers();
         }
     }
@@ -275,7 +276,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
     }
 
     fn try_poll_right(&self, now: Snapshot) -> bool {
-        self.state.change(now, (now.0 | POLLING) & !WOKEN)
+        self.state.change(now, (now.0 | POLLING) & !(WOKEN | REPOLL))
     }
 }
 
@@ -309,13 +310,18 @@ impl<K, T> FlightRef<K, T> {
         &self.flight().key
     }
 
+    pub(crate) fn hash(&self) -> u64 {
+        self.flight().hash
+    }
+
     pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
         self.flight().cargo.fingerprint()
     }
 
-    /// The flight's address.
-    pub(crate) fn id(&self) -> usize {
-        self.0.cast::<()>().addr().get()
+    /// Keeps the flight's address from being used again.
+    pub(crate) fn anchor(&self) -> Anchor {
+        // SAFETY: this reference is counted.
+        unsafe { Anchor::of(self.0) }
     }
 
     /// How many callers there are, tasks of ours not counted.
@@ -328,32 +334,27 @@ impl<K, T> FlightRef<K, T> {
         std::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
     }
 
-    /// One caller more. Only under the lock that guards the flight's entry, and while the entry is there.
-    pub(crate) fn join(&self, hash: u64) -> Seat<K, T> {
-        let flight = self.flight();
-        let before = flight.state.join();
-        if !before.has(state::SHARED) {
-            // The leader may have polled the work with his own waker; it has to be polled with ours.
-            flight.state.set(state::SHARED | WOKEN);
-        }
-        Seat {
+    /// One caller more, unless the flight is done. Only under the lock that guards the flight's entry, and while the
+    /// entry is there: then a limit that was checked there holds.
+    pub(crate) fn join(&self) -> Option<Seat<K, T>> {
+        let before = self.flight().state.join()?;
+        Some(Seat {
             flight: self.0,
-            hash,
-            cancelled: before.has(CANCELLED),
-        }
+            late: before.has(ABORTED),
+        })
     }
 
     /// Ends the flight without a result, now or as soon as the poll that is under way is over; false if it has landed.
-    pub(crate) fn abort(&self, home: &impl Home<K, T>, hash: u64) -> bool {
+    pub(crate) fn abort(&self, home: &impl Home<K, T>) -> bool {
         if self.flight().state.set(ABORTED).has(DONE) {
             return false;
         }
-        self.end_if_idle(home, hash);
+        self.end_if_idle(home);
         true
     }
 
     /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself.
-    fn end_if_idle(&self, home: &impl Home<K, T>, hash: u64) {
+    fn end_if_idle(&self, home: &impl Home<K, T>) {
         loop {
             let now = self.flight().state.load();
             if now.has(POLLING | DONE) {
@@ -363,20 +364,24 @@ impl<K, T> FlightRef<K, T> {
                 // SAFETY: the right to poll was just taken; the flight is not done, so the slot holds the work.
                 unsafe {
                     self.flight().cargo.drop_work();
-                    let owned = home.vacate(hash, self);
-                    self.publish(now.failure(home), owned, Leaver::Nobody);
+                    drop(self.vacate(home));
+                    self.publish(now.failure(home), Leaver::Nobody);
                 }
                 return;
             }
         }
     }
 
-    /// Puts the result where everyone finds it, and wakes everyone. The entry has left the map; `owned` says that its
-    /// reference is ours to give up.
+    /// Takes the entry out of the map: the map's reference, if the flight was still listed.
+    fn vacate(&self, home: &impl Home<K, T>) -> Option<FlightRef<K, T>> {
+        home.vacate(self).filter(|listed| listed.is(self))
+    }
+
+    /// Puts the result where everyone finds it, and wakes everyone. The entry has left the map.
     ///
     /// # Safety
-    /// The caller holds `POLLING`; the slot is empty. `owned` is what `vacate` said.
-    unsafe fn publish(&self, landed: Landed<T>, owned: bool, leaver: Leaver) -> Snapshot {
+    /// The caller holds `POLLING`; the slot is empty.
+    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver) -> Snapshot {
         // Keeps the flight until everyone is woken: those who leave may be the last.
         let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
         let flight = self.flight();
@@ -389,17 +394,13 @@ impl<K, T> FlightRef<K, T> {
         flight.wake_all();
         if left == 0 {
             // All have left, and left the rest to us.
-            // SAFETY: nobody joins a flight that has left the map, so nobody is there to look at the result; the
-            // callers' common reference is left over.
+            // SAFETY: nobody joins a flight that is done, so nobody is there to look at the result; the callers' common
+            // reference is left over.
             unsafe {
                 let unclaimed = flight.cargo.take();
                 quietly(|| drop(unclaimed));
                 Flight::release(self.0);
             }
-        }
-        if owned {
-            // SAFETY: the map's reference passed to us.
-            unsafe { Flight::release(self.0) };
         }
         drop(kept);
         before

@@ -1,6 +1,6 @@
 //! The word that says where a flight stands, and who may do what.
 //!
-//! Eight flags and, above them, the number of callers. Every change is one read-modify-write, so a reader of the
+//! Nine flags and, above them, the number of callers. Every change is one read-modify-write, so a reader of the
 //! word sees flags and callers that belong together.
 
 use crate::sync::AtomicU32;
@@ -22,10 +22,12 @@ pub(super) const CANCELLED: u32 = 1 << 5;
 pub(super) const TASK: u32 = 1 << 6;
 /// When the last caller leaves, the work is dropped instead of spawned.
 pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
+/// The first follower asks for a poll with the flight's own waker.
+pub(super) const REPOLL: u32 = 1 << 8;
 /// One caller.
-pub(super) const CALLER: u32 = 1 << 8;
-/// The most callers that a flight can have.
-pub(crate) const MAX_CALLERS: u32 = (u32::MAX >> 8) - 1;
+pub(super) const CALLER: u32 = 1 << 9;
+/// The most callers that a flight can have. One place is kept for a task of ours.
+pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
 
 /// What the word said at one moment.
 #[derive(Clone, Copy)]
@@ -84,11 +86,21 @@ impl State {
         Snapshot(self.0.fetch_and(!flags, Ordering::AcqRel))
     }
 
-    /// One caller more; says what stood before. Only under the lock that guards the flight's entry in the map, so
-    /// that a limit that was checked there holds, and nobody joins a flight that has left the map.
+    /// One caller more, and with the first follower the request to poll anew; says what stood before, or nothing if
+    /// the flight is done: nobody joins it then, whatever the map says.
     #[inline]
-    pub(super) fn join(&self) -> Snapshot {
-        Snapshot(self.0.fetch_add(CALLER, Ordering::AcqRel))
+    pub(super) fn join(&self) -> Option<Snapshot> {
+        let mut now = self.load();
+        loop {
+            if now.has(DONE) {
+                return None;
+            }
+            let first = if now.has(SHARED) { 0 } else { SHARED | REPOLL };
+            if self.change(now, (now.0 | first) + CALLER) {
+                return Some(now);
+            }
+            now = self.load();
+        }
     }
 
     /// One caller fewer; says what stood before.

@@ -39,7 +39,7 @@ impl<K, T> GroupBuilder<K, T> {
 }
 
 impl<K, T, S> GroupBuilder<K, T, S> {
-    /// At most so many flights at a time; a call that would begin one more gets
+    /// At most so many flights at a time, forgotten ones included; a call that would begin one more gets
     /// [`Overloaded`](super::Error::Overloaded) at once. Unlimited unless set.
     pub fn max_flights(mut self, flights: usize) -> Self {
         self.settings.max_flights = Some(flights);
@@ -65,8 +65,8 @@ impl<K, T, S> GroupBuilder<K, T, S> {
         self
     }
 
-    /// The runtime on which work is spawned from outside any runtime: when its last caller is dropped there, or for
-    /// [`Drive::Spawned`].
+    /// The runtime on which work is spawned: when its last caller is dropped, or for [`Drive::Spawned`]. Unless set, the
+    /// one that this happens in; give one if that may be none, or one that does not live long.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.settings.runtime = Some(runtime);
         self

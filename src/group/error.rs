@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub enum Error {
     /// The work panicked. Everyone who shared the flight gets this, and the key is free again. What the work did before
     /// it panicked has happened.
+    ///
+    /// A caller whose own copy of the result could not be made, because its `Clone` panicked, gets this alone.
     Panicked(Panicked),
     /// The call would have waited for itself: it was made from inside the work of a flight that, directly or through
     /// other flights, waits for this one. Nothing was run or joined.
@@ -49,14 +51,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Panicked(panic) => Some(panic),
-            _ => None,
-        }
-    }
-}
+impl std::error::Error for Error {}
 
 /// Which limit of a group a call ran into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +74,7 @@ impl fmt::Display for Limit {
 
 /// Why a call of [`Group::try_run`](super::Group::try_run) has no value.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum TryError<E> {
     /// The work failed. Everyone who shared the flight gets the same error.
     Work(Arc<E>),
@@ -108,7 +104,7 @@ impl<E: std::error::Error + 'static> std::error::Error for TryError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Work(error) => error.source(),
-            Self::Flight(error) => Some(error),
+            Self::Flight(error) => error.source(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::run::settle;
 use super::waits::Wait;
 use super::{Borrowed, Error, Group, Outcome, Role};
-use crate::flight::{Caller, Failure, Parent};
+use crate::flight::{Anchor, Caller, Failure};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
 use std::borrow::Borrow;
@@ -29,6 +29,7 @@ pin_project! {
     {
         key: Option<&'g Q>,
         fingerprint: Option<Fingerprint>,
+        late: bool,
         wait: Option<Wait>,
         #[pin]
         caller: Caller<K, T, Borrowed<'g, K, T, S>>,
@@ -46,6 +47,7 @@ where
         Self {
             key: Some(key),
             fingerprint: None,
+            late: false,
             wait: None,
             caller: Caller::new(&group.inner),
         }
@@ -72,19 +74,22 @@ where
         let caller = this.caller.into_ref();
         let inner = *caller.get_ref().home();
         if let Some(key) = this.key.take() {
-            let parent = Parent::current();
+            let mut parent = Anchor::current();
             let hash = inner.hasher.hash_one(key);
             let seat = {
                 let mut shard = inner.map.shard(hash).lock();
                 let seat = match shard.find(hash, |own| own.borrow() == key) {
                     None => return Poll::Ready(None),
-                    Some(flight) => inner.join(flight, hash, this.fingerprint.as_ref(), parent, this.wait),
+                    Some(flight) => inner.join(flight, this.fingerprint.as_ref(), &mut parent, this.wait),
                 };
-                shard.joined += u64::from(seat.is_ok());
+                shard.joined += u64::from(seat.as_ref().is_ok_and(|seat| !seat.late));
                 seat
             };
             match seat {
-                Ok(seat) => caller.sit(seat),
+                Ok(seat) => {
+                    *this.late = seat.late;
+                    caller.sit(seat);
+                }
                 Err(error) => return Poll::Ready(Some(inner.refuse(error))),
             }
         } else {
@@ -93,8 +98,8 @@ where
         let landed = ready!(caller.poll(cx));
         *this.wait = None;
         Poll::Ready(match landed {
-            // It was being cancelled as we joined: as good as gone.
-            Err(Failure::Cancelled) => None,
+            // It was to end so already as we joined: as good as gone.
+            Err(Failure::Aborted | Failure::Cancelled) if *this.late => None,
             landed => Some(settle(landed, Role::Follower)),
         })
     }

@@ -1,7 +1,7 @@
 //! The map of flights: sharded, each shard a hash table of references under a lock, the key inside the flight.
 //!
 //! It knows no policy. Four operations: join or lead, look up, remove if it is the same, go through all. Each takes one
-//! lock once, and only `Hash` and `Eq` of the key run under it. Removal compares identity, so a flight that was
+//! lock once, and only `Eq` of the key runs under it: a flight keeps its hash. Removal compares identity, so a flight that was
 //! forgotten never removes its successor.
 
 use crate::flight::FlightRef;
@@ -50,16 +50,9 @@ impl<K, T> Vacancy<'_, K, T> {
 }
 
 impl<K, T> Shard<K, T> {
-    /// The flight of a key, or the place for one. `rehash` is used when the table grows.
-    pub(super) fn find_or_reserve(
-        &mut self,
-        hash: u64,
-        is_key: impl Fn(&K) -> bool,
-        rehash: impl Fn(&K) -> u64,
-    ) -> Found<'_, K, T> {
-        let entry = self
-            .table
-            .entry(hash, |flight| is_key(flight.key()), |flight| rehash(flight.key()));
+    /// The flight of a key, or the place for one.
+    pub(super) fn find_or_reserve(&mut self, hash: u64, is_key: impl Fn(&K) -> bool) -> Found<'_, K, T> {
+        let entry = self.table.entry(hash, |flight| is_key(flight.key()), FlightRef::hash);
         match entry {
             Entry::Occupied(occupied) => Found::Flight(occupied.into_mut()),
             Entry::Vacant(vacant) => Found::Free(Vacancy(vacant)),
@@ -70,18 +63,13 @@ impl<K, T> Shard<K, T> {
         self.table.find(hash, |flight| is_key(flight.key()))
     }
 
-    /// Takes out the entry that `is_it` accepts. `rehash` is used when the table shrinks.
-    pub(super) fn remove(
-        &mut self,
-        hash: u64,
-        is_it: impl Fn(&FlightRef<K, T>) -> bool,
-        rehash: impl Fn(&K) -> u64,
-    ) -> Option<FlightRef<K, T>> {
+    /// Takes out the entry that `is_it` accepts.
+    pub(super) fn remove(&mut self, hash: u64, is_it: impl Fn(&FlightRef<K, T>) -> bool) -> Option<FlightRef<K, T>> {
         let found = self.table.find_entry(hash, is_it).ok()?;
         let (flight, _) = found.remove();
         let (len, room) = (self.table.len(), self.table.capacity());
         if room > SMALL && len < room / SHRINK_AT {
-            self.table.shrink_to(len * 2, |flight| rehash(flight.key()));
+            self.table.shrink_to(len * 2, FlightRef::hash);
         }
         Some(flight)
     }

@@ -6,6 +6,7 @@
 mod builder;
 mod drain;
 mod error;
+mod hash;
 mod join;
 mod key;
 mod map;
@@ -17,17 +18,12 @@ mod waits;
 pub use self::builder::GroupBuilder;
 pub use self::drain::Drain;
 pub use self::error::{Error, Limit, TryError};
+pub use self::hash::{Hasher, RandomState};
 pub use self::join::Join;
 pub use self::key::{ByRef, Key, Owned};
 pub use self::run::{Outcome, Role, Run};
 pub use self::stats::Stats;
 pub use self::try_run::{ShareError, TryRun};
-
-/// The hasher of a group, unless it is given another: fast, and seeded anew for each group.
-///
-/// It resists keys that were prepared to collide. A service that must also withstand clients who search for collisions
-/// by measuring answers can take [`std::hash::RandomState`] instead.
-pub use foldhash::quality::RandomState;
 
 use self::drain::Drainers;
 use self::map::Map;
@@ -81,7 +77,7 @@ struct Inner<K, T, S> {
     hasher: S,
     settings: Settings,
     closed: AtomicBool,
-    /// Flights in the map; counted only where there is a limit.
+    /// Flights that have not landed; counted only where there is a limit.
     flights: AtomicUsize,
     counters: Counters,
     drainers: Drainers,
@@ -239,17 +235,10 @@ where
         let hash = inner.hasher.hash_one(key);
         let forgotten = {
             let mut shard = inner.map.shard(hash).lock();
-            let removed = shard.remove(
-                hash,
-                |flight| flight.key().borrow() == key,
-                |key| inner.hasher.hash_one(key),
-            );
+            let removed = shard.remove(hash, |flight| flight.key().borrow() == key);
             shard.forgotten += usize::from(removed.is_some());
             removed
         };
-        if forgotten.is_some() {
-            inner.one_flight_less();
-        }
         forgotten.is_some()
     }
 
@@ -268,7 +257,7 @@ where
             let shard = self.inner.map.shard(hash).lock();
             shard.find(hash, |own| own.borrow() == key).cloned()
         };
-        found.is_some_and(|flight| flight.abort(&&self.inner, hash))
+        found.is_some_and(|flight| flight.abort(&&self.inner))
     }
 
     /// How many flights there are at this moment, forgotten ones that have not landed yet included.
@@ -330,17 +319,9 @@ where
 
 impl<K, T, S> Inner<K, T, S> {
     fn in_flight(&self) -> usize {
-        let count = |shard: &crate::sync::Mutex<map::Shard<K, T>>| {
-            let shard = shard.lock();
-            shard.len() + shard.forgotten
-        };
-        self.map.shards().map(count).sum()
-    }
-
-    fn one_flight_less(&self) {
-        if self.settings.max_flights.is_some() {
-            self.flights.fetch_sub(1, Ordering::Relaxed);
-        }
+        // All locks at once, in one order: the figure belongs to one moment.
+        let shards: Vec<_> = self.map.shards().map(|shard| shard.lock()).collect();
+        shards.iter().map(|shard| shard.len() + shard.forgotten).sum()
     }
 
     fn told(&self, event: &Event) {
@@ -349,7 +330,7 @@ impl<K, T, S> Inner<K, T, S> {
     }
 
     fn runtime(&self) -> Option<Handle> {
-        current_runtime().or_else(|| self.settings.runtime.clone())
+        self.settings.runtime.clone().or_else(current_runtime)
     }
 
     fn refuse<V>(&self, error: Error) -> Result<V, Error> {
@@ -364,25 +345,20 @@ where
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    fn vacate(&self, hash: u64, flight: &FlightRef<K, T>) -> bool {
+    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
         let removed = {
-            let mut shard = self.map.shard(hash).lock();
-            let removed = shard.remove(hash, |other| other.is(flight), |key| self.hasher.hash_one(key));
-            if removed.is_none() {
-                shard.forgotten -= 1;
-            }
+            let mut shard = self.map.shard(flight.hash()).lock();
+            let removed = shard.remove(flight.hash(), |other| other.is(flight));
+            shard.forgotten -= usize::from(removed.is_none());
             removed
         };
-        let was_there = removed.is_some();
-        // The reference passes to the flight, which gives it up (or need not) itself.
-        std::mem::forget(removed);
-        if was_there {
-            self.one_flight_less();
+        if self.settings.max_flights.is_some() {
+            self.flights.fetch_sub(1, Ordering::Relaxed);
         }
         if self.drainers.any() && self.in_flight() == 0 {
             self.drainers.wake_all();
         }
-        was_there
+        removed
     }
 
     fn attend(self: &Arc<Self>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
@@ -411,8 +387,8 @@ where
 {
     const TASK: bool = false;
 
-    fn vacate(&self, hash: u64, flight: &FlightRef<K, T>) -> bool {
-        Inner::vacate(self, hash, flight)
+    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
+        Inner::vacate(self, flight)
     }
 
     fn note(&self, event: Event) {
@@ -433,8 +409,8 @@ where
 {
     const TASK: bool = true;
 
-    fn vacate(&self, hash: u64, flight: &FlightRef<K, T>) -> bool {
-        Inner::vacate(self, hash, flight)
+    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
+        Inner::vacate(self, flight)
     }
 
     fn note(&self, event: Event) {

@@ -3,7 +3,7 @@
 use super::map::Found;
 use super::waits::Wait;
 use super::{Borrowed, Error, Group, Inner, Key, Limit};
-use crate::flight::{Caller, Drive, Failure, FlightRef, Landed, OnAbandon, Parent, Proof, Seat, Takeoff};
+use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, Landed, OnAbandon, Proof, Seat, Takeoff};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
 use std::fmt;
@@ -79,7 +79,7 @@ struct Call<Q, F, P> {
 
 /// What the first poll comes to.
 enum Begun<K, T, Q, F, P, W> {
-    /// The caller is seated. If the flight is being cancelled, its result is none, and the call is made again.
+    /// The caller is seated. If the flight is to be aborted or cancelled already, the call is made again after that.
     Joined(Option<Call<Q, F, P>>),
     Led(Takeoff<K, T, P, W>, F),
 }
@@ -176,7 +176,7 @@ where
             };
             let landed = ready!(polled);
             *this.wait = None;
-            if let (Err(Failure::Cancelled), true) = (&landed, this.call.is_some()) {
+            if let (Err(Failure::Aborted | Failure::Cancelled), true) = (&landed, this.call.is_some()) {
                 continue;
             }
             return Poll::Ready(settle(landed, *this.role));
@@ -201,50 +201,55 @@ where
     W: Future<Output = T> + Send + 'static,
 {
     let inner = *caller.get_ref().home();
-    let parent = Parent::current();
+    let mut parent = Anchor::current();
     let hash = call.key.hash(&inner.hasher);
     let shard = inner.map.shard(hash);
     if Q::BORROWED {
         let mut shard = shard.lock();
         if let Some(flight) = shard.find(hash, |own| call.key.is(own)) {
-            let seat = inner.join(flight, hash, call.proof.fingerprint(), parent, wait)?;
-            shard.joined += 1;
+            let seat = inner.join(flight, call.proof.fingerprint(), &mut parent, wait)?;
+            shard.joined += u64::from(!seat.late);
             drop(shard);
-            let again = seat.cancelled.then_some(call);
+            let late = seat.late;
+            // First of all the seat, whatever the destructors in the call do.
             caller.sit(seat);
-            return Ok(Begun::Joined(again));
+            return Ok(Begun::Joined(late.then_some(call)));
         }
     }
-    if drive == Drive::Spawned && inner.runtime().is_none() {
-        return Err(Error::NoRuntime);
-    }
+    let can_spawn = drive != Drive::Spawned || inner.runtime().is_some();
     let Call { key, work, proof } = call;
-    // No user code for an owned key; for a borrowed one, the lock is not held here.
+    // Runs no code of the user for an owned key; for a borrowed one the lock is not held here.
     let (key, rest) = key.split();
     let mut shard = shard.lock();
-    match shard.find_or_reserve(hash, |own| *own == key, |key| inner.hasher.hash_one(key)) {
+    match shard.find_or_reserve(hash, |own| *own == key) {
         Found::Flight(flight) => {
-            let joined = inner.join(flight, hash, proof.fingerprint(), parent, wait);
-            shard.joined += u64::from(joined.is_ok());
+            let seat = inner.join(flight, proof.fingerprint(), &mut parent, wait);
+            shard.joined += u64::from(seat.as_ref().is_ok_and(|seat| !seat.late));
             drop(shard);
-            let seat = joined?;
-            let again = seat.cancelled.then(|| Call {
+            let seat = seat?;
+            let late = seat.late;
+            caller.sit(seat);
+            let again = late.then(|| Call {
                 key: Q::unsplit(key, rest),
                 work,
                 proof,
             });
-            caller.sit(seat);
             Ok(Begun::Joined(again))
         }
         Found::Free(vacancy) => {
-            if let Err(error) = inner.admit() {
+            let admitted = if can_spawn {
+                inner.admit()
+            } else {
+                Err(Error::NoRuntime)
+            };
+            if let Err(error) = admitted {
                 drop(shard);
                 return Err(error);
             }
             let (flight, takeoff) = caller.lead(key, hash, proof, on_abandon, drive);
             if let Some(parent) = parent {
                 // Nobody knows of the flight yet, so it waits for nobody: no circle.
-                *wait = Wait::enter(parent, flight.id()).ok();
+                *wait = Wait::enter(parent, flight.anchor()).ok();
             }
             vacancy.fill(flight);
             shard.led += 1;
@@ -258,9 +263,8 @@ impl<K, T, S> Inner<K, T, S> {
     pub(super) fn join(
         &self,
         flight: &FlightRef<K, T>,
-        hash: u64,
         fingerprint: Option<&Fingerprint>,
-        parent: Option<Parent>,
+        parent: &mut Option<Anchor>,
         wait: &mut Option<Wait>,
     ) -> Result<Seat<K, T>, Error> {
         if flight.fingerprint() != fingerprint {
@@ -269,10 +273,12 @@ impl<K, T, S> Inner<K, T, S> {
         if flight.attending() >= self.settings.max_callers {
             return Err(Error::Overloaded(Limit::Callers(self.settings.max_callers)));
         }
-        if let Some(parent) = parent {
-            *wait = Some(Wait::enter(parent, flight.id()).map_err(|_circle| Error::Reentrant)?);
+        if let Some(parent) = parent.take() {
+            let entered = Wait::enter(parent, flight.anchor());
+            *wait = Some(entered.map_err(|_circle| Error::Reentrant)?);
         }
-        Ok(flight.join(hash))
+        // A flight has left the map before it is done, so there is a seat.
+        flight.join().ok_or(Error::Aborted)
     }
 
     /// Whether a flight may begin. Under the lock of its shard.
@@ -280,13 +286,17 @@ impl<K, T, S> Inner<K, T, S> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }
-        if let Some(limit) = self.settings.max_flights
-            && self.flights.fetch_add(1, Ordering::Relaxed) >= limit
+        let Some(limit) = self.settings.max_flights else {
+            return Ok(());
+        };
+        let one_more = |flights| (flights < limit).then_some(flights + 1);
+        match self
+            .flights
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
         {
-            self.flights.fetch_sub(1, Ordering::Relaxed);
-            return Err(Error::Overloaded(Limit::Flights(limit)));
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Overloaded(Limit::Flights(limit))),
         }
-        Ok(())
     }
 }
 

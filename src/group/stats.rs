@@ -13,17 +13,18 @@ use std::sync::atomic::Ordering;
 pub struct Stats {
     /// Flights begun: executions.
     pub led: u64,
-    /// Calls that joined a flight.
+    /// Calls that joined a flight. A call that finds a flight which is to end without a result already, waits for that
+    /// and leads the next one, counts there only.
     pub joined: u64,
     /// Times that another caller went on with the work of a driver who had left.
     pub handed_over: u64,
     /// Times that another caller went on with the work of a driver who was there, but not polled.
     pub taken_over: u64,
-    /// Flights that every caller left before they landed, and that went on as a task.
+    /// How often every caller had left a flight that had not landed, and the work went on as a task.
     pub abandoned: u64,
-    /// Of those, the ones that landed with nobody there. Flights that were spawned from the start count as well.
+    /// Flights that landed as a task, with no caller there.
     pub finished_unattended: u64,
-    /// Flights whose work was dropped because every caller left: by policy, or for want of a runtime.
+    /// Flights whose work was dropped because every caller had left: by policy, or for want of a runtime.
     pub cancelled: u64,
     /// Flights that were aborted.
     pub aborted: u64,

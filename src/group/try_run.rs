@@ -3,10 +3,11 @@
 //! A group of `Result<V, Arc<E>>` runs work of `Result<V, E>`: every caller of a flight gets the same error, shared.
 
 use super::run::{Outcome, Run};
-use super::{Error, Group, Owned, TryError};
+use super::{ByRef, Error, Group, Owned, TryError};
 use crate::flight::{Drive, OnAbandon};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
+use std::borrow::Borrow;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
@@ -47,6 +48,10 @@ where
     /// # Panics
     ///
     /// As [`run`](Self::run).
+    #[allow(
+        clippy::type_complexity,
+        reason = "an alias would hide which settings the future takes"
+    )]
     pub fn try_run<F, W>(
         &self,
         key: K,
@@ -58,6 +63,39 @@ where
     {
         TryRun {
             run: self.run(key, || ShareError { work: work() }),
+        }
+    }
+
+    /// [`try_run`](Self::try_run) with a borrowed key, which is made an owned one only to lead.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_run`](Self::try_run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run_by_ref`](Self::run_by_ref).
+    #[allow(
+        clippy::type_complexity,
+        reason = "an alias would hide which settings the future takes"
+    )]
+    pub fn try_run_by_ref<'g, Q, F, W>(
+        &'g self,
+        key: &'g Q,
+        work: F,
+    ) -> TryRun<Run<'g, K, Result<V, Arc<E>>, S, ByRef<'g, Q>, impl FnOnce() -> ShareError<W>, ()>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        F: FnOnce() -> W,
+        W: Future<Output = Result<V, E>> + Send + 'static,
+    {
+        TryRun {
+            run: self.run_by_ref(key, || ShareError { work: work() }),
         }
     }
 }

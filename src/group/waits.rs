@@ -4,21 +4,22 @@
 //! seen as well. An edge is entered only if the child does not wait for the parent already; since that is looked up
 //! and entered under one lock, the edges never form a circle.
 
-use crate::flight::Parent;
+use crate::flight::Anchor;
 use crate::sync::{Mutex, global};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 global! {
-    /// For each flight by its address, the flights that its work waits for, as often as it does.
-    static WAITS: Mutex<HashMap<usize, Vec<usize>>> = Mutex::new(HashMap::new());
+    /// For each flight by its address, the flights that its work waits for, and how often it does.
+    static WAITS: Mutex<Waits> = Mutex::new(Waits::new());
 }
 
-/// One edge, while it lives. It keeps the parent's address from being used again; the child is kept by the caller who
-/// waits for it.
+type Waits = HashMap<usize, HashMap<usize, usize>>;
+
+/// One edge, while it lives. It keeps both addresses from being used again.
 #[derive(Debug)]
 pub(super) struct Wait {
-    parent: Parent,
-    child: usize,
+    parent: Anchor,
+    child: Anchor,
 }
 
 /// Waiting would close a circle.
@@ -26,12 +27,12 @@ pub(super) struct Wait {
 pub(super) struct Circle;
 
 impl Wait {
-    pub(super) fn enter(parent: Parent, child: usize) -> Result<Self, Circle> {
+    pub(super) fn enter(parent: Anchor, child: Anchor) -> Result<Self, Circle> {
         let mut waits = WAITS.lock();
-        if leads_to(&waits, child, parent.id()) {
+        if leads_to(&waits, child.id(), parent.id()) {
             return Err(Circle);
         }
-        waits.entry(parent.id()).or_default().push(child);
+        *waits.entry(parent.id()).or_default().entry(child.id()).or_default() += 1;
         drop(waits);
         Ok(Self { parent, child })
     }
@@ -41,8 +42,11 @@ impl Drop for Wait {
     fn drop(&mut self) {
         let mut waits = WAITS.lock();
         if let Some(children) = waits.get_mut(&self.parent.id()) {
-            if let Some(place) = children.iter().position(|child| *child == self.child) {
-                children.swap_remove(place);
+            if let Some(edges) = children.get_mut(&self.child.id()) {
+                *edges -= 1;
+                if *edges == 0 {
+                    children.remove(&self.child.id());
+                }
             }
             if children.is_empty() {
                 waits.remove(&self.parent.id());
@@ -51,18 +55,16 @@ impl Drop for Wait {
     }
 }
 
-fn leads_to(waits: &HashMap<usize, Vec<usize>>, from: usize, to: usize) -> bool {
+fn leads_to(waits: &Waits, from: usize, to: usize) -> bool {
     let mut open = vec![from];
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     while let Some(flight) = open.pop() {
         if flight == to {
             return true;
         }
-        if seen.contains(&flight) {
-            continue;
+        if seen.insert(flight) {
+            open.extend(waits.get(&flight).into_iter().flat_map(HashMap::keys));
         }
-        seen.push(flight);
-        open.extend(waits.get(&flight).into_iter().flatten());
     }
     false
 }

@@ -196,6 +196,41 @@ fn abandon_join() {
     }
 }
 
+/// Work that needs two wake-ups is abandoned after the first was sent and while another joins: the task that goes on with
+/// it is found by the second, although the first may wake it for nothing.
+#[test]
+fn abandon_join_wake() {
+    explore("abandon/join/two wakes", Some(2), || {
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let (first, second) = (Gate::new(), Gate::new());
+        let work = |ledger: &Arc<Ledger>| {
+            let (ledger, first, second) = (Arc::clone(ledger), first.clone(), second.clone());
+            move || {
+                let execution = ledger.begin();
+                async move {
+                    first.opened().await;
+                    second.opened().await;
+                    execution.value()
+                }
+            }
+        };
+        let opener = {
+            let (first, second) = (first.clone(), second.clone());
+            thread::spawn(move || {
+                first.open();
+                second.open();
+            })
+        };
+        // The first caller goes at once; whether the second one joins him or leads is up to the model.
+        drop(poll_once_and_drop(group.run(1, work(&ledger))));
+        block_on(group.run(1, work(&ledger))).unwrap();
+        opener.join().unwrap();
+        block_on(group.drain());
+        join_tasks();
+        ledger.check();
+    });
+}
+
 /// A flight is forgotten while it lands, and its successor is not removed with it.
 #[test]
 fn forget_complete() {
