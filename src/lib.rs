@@ -75,6 +75,9 @@
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
 //! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |
 
+#![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 #[allow(unsafe_code)]
 mod flight;
 pub mod group;

@@ -1,0 +1,138 @@
+//! The storm: more clients than any handler deserves, all at once, and then a look into the database.
+//!
+//! A number of clients work through the [`plan`], each over its own TCP connection, in the same process as the service
+//! or against one that runs elsewhere on this machine. Whatever they were told, the rows decide ([`stats`]).
+
+mod client;
+mod plan;
+mod stats;
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::client::{Client, Failure, Prepared};
+use self::plan::{Errand, Plan};
+use self::stats::{Circumstances, Tally};
+use crate::database;
+
+pub(crate) use self::plan::Shape;
+pub(crate) use self::stats::Report;
+
+/// A storm to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Storm {
+    pub(crate) shape: Shape,
+    pub(crate) concurrency: usize,
+    pub(crate) time: Duration,
+    pub(crate) handler: &'static str,
+}
+
+/// What the clients share.
+struct Shared {
+    plan: Plan,
+    next: AtomicUsize,
+    address: SocketAddr,
+    deadline: Instant,
+    bar: ProgressBar,
+}
+
+impl Storm {
+    /// Sends everything, then counts the rows in the database file that the service at `address` writes to.
+    pub(crate) async fn run(&self, address: SocketAddr, db: &Path) -> Result<Report, Box<dyn Error + Send + Sync>> {
+        let plan = Plan::new(self.shape);
+        let requests = u64::from(self.shape.keys) * u64::from(self.shape.duplicates);
+        let started = Instant::now();
+        let shared = Arc::new(Shared {
+            plan,
+            next: AtomicUsize::new(0),
+            address,
+            deadline: started + self.time,
+            bar: progress_bar(requests),
+        });
+
+        let mut clients = JoinSet::new();
+        for number in 0..self.concurrency as u64 {
+            let shared = Arc::clone(&shared);
+            let seed = self.shape.seed.wrapping_add(number);
+            clients.spawn(async move { work_through(&shared, seed).await });
+        }
+        let mut tally = Tally::default();
+        while let Some(one) = clients.join_next().await {
+            tally.add(one?);
+        }
+        let elapsed = started.elapsed();
+        shared.bar.finish_and_clear();
+        for complaint in tally.complaints() {
+            eprintln!("{complaint}");
+        }
+
+        let pool = database::open(db).await?;
+        let rows = database::with_key_prefix(&pool, shared.plan.key_prefix()).await?;
+        pool.close().await;
+        let circumstances = Circumstances {
+            handler: self.handler,
+            keys: self.shape.keys,
+            duplicates: self.shape.duplicates,
+            seed: self.shape.seed,
+            elapsed,
+        };
+        Ok(Report::new(&circumstances, &shared.plan, &tally, &rows))
+    }
+}
+
+/// A client's life: takes the next errand of the plan until there is none.
+async fn work_through(shared: &Shared, seed: u64) -> Tally {
+    let mut client = Client::new(shared.address, shared.deadline, seed);
+    let mut tally = Tally::default();
+    // The index is all that is shared, and each value is taken once: nothing to order.
+    while let Some(errand) = shared.plan.errands.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+        run_errand(shared, &mut client, errand, &mut tally).await;
+        shared.bar.inc(u64::from(1 + errand.repeats));
+    }
+    tally.retries = client.retries;
+    tally
+}
+
+async fn run_errand(shared: &Shared, client: &mut Client, errand: &Errand, tally: &mut Tally) {
+    let plan = &shared.plan;
+    let key = plan.key(errand.key);
+    let prepared = Prepared::new(errand.spelling, &key, &plan.order(errand.key));
+    let mut begun = Instant::now();
+    if let Some(after) = errand.hang_up {
+        tally.hang_ups += u64::from(client.hang_up(&prepared, after).await);
+    }
+    for round in 0..=errand.repeats {
+        match client.ask(&prepared).await {
+            Ok(answer) => {
+                tally.answered(plan, errand.key, &answer, begun.elapsed());
+                tally.repeats += u64::from(round > 0);
+            }
+            Err(failure) => {
+                tally.failed(&key, &failure);
+                if matches!(failure, Failure::OutOfTime { .. }) {
+                    // The rest of this errand would end in the same way.
+                    tally.errors += u64::from(errand.repeats - round);
+                    return;
+                }
+            }
+        }
+        begun = Instant::now();
+    }
+}
+
+/// A bar on the terminal, if standard error is one.
+fn progress_bar(length: u64) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} requests, {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}

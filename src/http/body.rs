@@ -1,0 +1,55 @@
+//! What a request's body is written in, as far as an idempotency key can be found in it.
+//!
+//! Looks at the `Content-Type` header only and never at the body: guessing a format from content is how one request
+//! comes to be read in two ways.
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+/// A body format that can carry an idempotency key.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+/// use oneflight::http::BodyFormat;
+///
+/// let mut headers = HeaderMap::new();
+/// assert_eq!(BodyFormat::of(&headers), None);
+/// headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+/// assert_eq!(BodyFormat::of(&headers), Some(BodyFormat::Json));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BodyFormat {
+    /// `application/json`, or any `application/…+json`.
+    Json,
+    /// `application/x-www-form-urlencoded`: what a plain HTML form sends. `multipart/form-data` is not among the
+    /// formats known here.
+    Form,
+}
+
+impl BodyFormat {
+    /// The format that the `Content-Type` header names, or `None` if it is missing, repeated, or names another one.
+    ///
+    /// Parameters such as `charset` are ignored; upper and lower case are the same.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut values = headers.get_all(CONTENT_TYPE).iter();
+        let value = values.next()?;
+        if values.next().is_some() {
+            return None;
+        }
+        let essence = value.to_str().ok()?.split(';').next()?.trim();
+        if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Some(Self::Form);
+        }
+        let (kind, subtype) = essence.split_once('/')?;
+        if !kind.eq_ignore_ascii_case("application") {
+            return None;
+        }
+        let is_json = subtype.eq_ignore_ascii_case("json")
+            || subtype
+                .rsplit_once('+')
+                .is_some_and(|(name, suffix)| !name.is_empty() && suffix.eq_ignore_ascii_case("json"));
+        is_json.then_some(Self::Json)
+    }
+}

@@ -1,0 +1,86 @@
+//! The types of problems that this crate answers with, as URIs (RFC 9457, section 3.1.1).
+//!
+//! Each URI is an identifier to compare with, and at the same time the address of the page that documents it: the page
+//! of the constant itself. A client decides by the type, or by the status, and never by the wording of title or detail.
+//!
+//! A problem that comes from executing the request has the member `effect` as well: `nothing`, `done` or `unknown` says
+//! what is known of the operation itself.
+//!
+//! | type | status | did anything happen? | what the client does |
+//! | --- | --- | --- | --- |
+//! | [`KEY_MISSING`] | 400 | no | sends a key |
+//! | [`KEY_MALFORMED`] | 400 | no | sends one valid key |
+//! | [`SCOPE_MALFORMED`] | 400 | no | signs in, or names its tenant, as the service documents |
+//! | [`BODY_MALFORMED`] | 400 | no | mends the body |
+//! | [`MEDIA_TYPE`] | 415 | no | sends another `Content-Type` |
+//! | [`BODY_TOO_LARGE`] | 413 | no | sends less |
+//! | [`KEY_REUSED`] | 422 | only what the key's first request did | a new key for a new operation |
+//! | [`IN_PROGRESS`] | 409 | it is happening | waits for `Retry-After`, repeats with the same key |
+//! | [`IN_DOUBT`] | 409 | nobody knows yet | keeps the key and asks the operator |
+//! | [`NOT_DONE`] | 503 | no | waits, repeats with the same key |
+//! | [`UNAVAILABLE`] | 503 | perhaps | waits, repeats with the same key |
+//! | [`INTERNAL`] | 500 | perhaps | tells the operator; the same key stays safe |
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        pub const $name: &str = concat!(
+            "https://docs.rs/oneflight/latest/oneflight/http/kind/constant.",
+            stringify!($name),
+            ".html"
+        );
+    )*};
+}
+
+kinds! {
+    /// 400: the operation needs an idempotency key, and the request carries none.
+    ///
+    /// Make a key for each new operation (a UUID will do), send it in the `Idempotency-Key` header or in the body
+    /// field `idempotency_key`, and repeat the same one with every retry.
+    KEY_MISSING;
+
+    /// 400: what stands in the place of the key is not exactly one valid key.
+    ///
+    /// Send one value, quoted as in `Idempotency-Key: "8e03978e-40d5"`, the same in header and body if in both.
+    KEY_MALFORMED;
+
+    /// 400: the scope that the key would be valid in, such as a tenant or a user, was not named or is not a valid one.
+    SCOPE_MALFORMED;
+
+    /// 400: the body cannot be read as what its `Content-Type` says.
+    BODY_MALFORMED;
+
+    /// 415: the body's `Content-Type` is missing, or none that the operation understands.
+    MEDIA_TYPE;
+
+    /// 413: the body is larger than the operation accepts. The member `limit` is the limit in bytes.
+    BODY_TOO_LARGE;
+
+    /// 422: the key was used before, with another payload.
+    ///
+    /// The request that first came with the key stands, and its answer is still there for whoever repeats *that*
+    /// request. A new operation needs a new key.
+    KEY_REUSED;
+
+    /// 409: a request with this key is being executed at this moment.
+    ///
+    /// Repeat the request with the same key after `Retry-After`: the answer will be the one of the request that runs
+    /// now.
+    IN_PROGRESS;
+
+    /// 409: a request with this key was begun and broke off, and whether it took effect is not known.
+    ///
+    /// The service has been told not to guess. A repetition gets the same answer until someone has settled the case.
+    /// A new key might do the operation twice.
+    IN_DOUBT;
+
+    /// 503: nothing was done, and nothing was recorded. Repeat the request with the same key.
+    NOT_DONE;
+
+    /// 503: the service can't say at the moment: its store does not answer, it has too much to do, or it is shutting
+    /// down. Repeat the request with the same key after `Retry-After`; that is safe in every case.
+    UNAVAILABLE;
+
+    /// 500: a bug of the service, such as a panic in the operation. The key stays safe to repeat.
+    INTERNAL;
+}

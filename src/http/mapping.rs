@@ -1,0 +1,159 @@
+//! From the errors of this crate to the problems that a client is answered with.
+//!
+//! Two rules. A client is told what it can act on and nothing else: no source of an error, no name of a table, no other
+//! tenant's key. And what it does next must be safe: wherever it is told to repeat the request, it is with the same
+//! key, and wherever a new key could do the operation twice, it is not told to make one.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::{KeyError, Problem, kind};
+use crate::group;
+use crate::idempotency::{self, Effect};
+use crate::identity::IdentityError;
+use crate::store::StoreError;
+
+/// When to come back after trouble whose end is not known.
+const SOON: Duration = Duration::from_secs(1);
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        let (type_uri, title) = match error {
+            KeyError::Missing => (kind::KEY_MISSING, "An idempotency key is required"),
+            KeyError::Body { .. } => (kind::BODY_MALFORMED, "The body cannot be read"),
+            _ => (kind::KEY_MALFORMED, "The idempotency key is malformed"),
+        };
+        Self::of_kind(StatusCode::BAD_REQUEST, type_uri, title).with_detail(sentence(&error))
+    }
+}
+
+impl From<IdentityError> for Problem {
+    /// A key, or a part of a scope, that came with the request and is not valid: 400.
+    fn from(error: IdentityError) -> Self {
+        let (type_uri, title) = match error {
+            IdentityError::ScopePartEmpty { .. }
+            | IdentityError::ScopeCharacter { .. }
+            | IdentityError::ScopeTooLong { .. } => (kind::SCOPE_MALFORMED, "The scope of the key is malformed"),
+            _ => (kind::KEY_MALFORMED, "The idempotency key is malformed"),
+        };
+        Self::of_kind(StatusCode::BAD_REQUEST, type_uri, title).with_detail(sentence(&error))
+    }
+}
+
+impl From<idempotency::Error> for Problem {
+    /// See the table in [`kind`]. The member `effect` says `nothing`, `done` or `unknown`: what is known of the
+    /// operation itself ([`Error::effect`](idempotency::Error::effect)).
+    ///
+    /// The error is for the log, with its sources; none of that is in the problem.
+    fn from(error: idempotency::Error) -> Self {
+        use idempotency::Error;
+        let effect = error.effect();
+        let problem = match error {
+            Error::Conflict { .. } => key_reused(),
+            Error::InProgress { retry_after, .. } => in_progress(retry_after),
+            // Whoever took over records an answer, or leaves the request in doubt: in both cases it is there to ask for.
+            Error::LeaseLost { .. } => in_progress(SOON),
+            Error::InDoubt { .. } => Self::of_kind(
+                StatusCode::CONFLICT,
+                kind::IN_DOUBT,
+                "Whether the request took effect is not known",
+            )
+            .with_detail(
+                "An earlier attempt broke off, and the service does not guess what it did. Ask the service's \
+                 operator, and keep the key: under a new one the operation might be done twice.",
+            ),
+            Error::NotDone { .. } => Self::of_kind(StatusCode::SERVICE_UNAVAILABLE, kind::NOT_DONE, "Nothing was done")
+                .with_detail(
+                    "The operation could not be carried out at the moment. Repeat the request with the same key.",
+                )
+                .with_retry_after(SOON),
+            Error::Unrecorded { .. } => unavailable(),
+            Error::Store { source, .. } => match *source {
+                StoreError::TransactionEnded | StoreError::Corrupt { .. } | StoreError::Unsupported { .. } => {
+                    internal(effect)
+                }
+                _ => unavailable(),
+            },
+            Error::Flight { source, .. } => match source {
+                group::Error::Conflict => key_reused(),
+                group::Error::Overloaded(_) | group::Error::Closed | group::Error::Aborted => unavailable(),
+                group::Error::Panicked(_) | group::Error::Reentrant | group::Error::NoRuntime => internal(effect),
+            },
+            Error::Panicked { .. } | Error::ResultTooLarge { .. } | Error::Codec { .. } => internal(effect),
+        };
+        problem.with_member(
+            "effect",
+            match effect {
+                Effect::Nothing => "nothing",
+                Effect::Done => "done",
+                Effect::Unknown => "unknown",
+            },
+        )
+    }
+}
+
+fn key_reused() -> Problem {
+    Problem::of_kind(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        kind::KEY_REUSED,
+        "The idempotency key was used for another request",
+    )
+    .with_detail(
+        "This key came before, with another payload. To repeat that request, send it as it was; for a new one, make a \
+         new key.",
+    )
+}
+
+fn in_progress(retry_after: Duration) -> Problem {
+    Problem::of_kind(
+        StatusCode::CONFLICT,
+        kind::IN_PROGRESS,
+        "The request is being executed",
+    )
+    .with_detail(
+        "A request with this key is being executed at this moment. Repeat this one with the same key after the time in \
+         Retry-After, and it will be answered with the result.",
+    )
+    .with_retry_after(retry_after)
+}
+
+fn unavailable() -> Problem {
+    Problem::of_kind(
+        StatusCode::SERVICE_UNAVAILABLE,
+        kind::UNAVAILABLE,
+        "The service cannot answer at the moment",
+    )
+    .with_detail("Repeat the request with the same key after the time in Retry-After: that is safe in every case.")
+    .with_retry_after(SOON)
+}
+
+fn internal(effect: Effect) -> Problem {
+    let detail = match effect {
+        Effect::Nothing => {
+            "The service has a bug. Nothing was done; tell the operator before you repeat the request with the same key."
+        }
+        Effect::Done => {
+            "The service has a bug: the operation was carried out, and its result cannot be shown. Tell the operator, \
+             and make no new key for it."
+        }
+        Effect::Unknown => {
+            "The service has a bug, and the operation may have been carried out. Tell the operator, and keep the key: \
+             under a new one it might be done twice."
+        }
+    };
+    Problem::of_kind(StatusCode::INTERNAL_SERVER_ERROR, kind::INTERNAL, "Internal error").with_detail(detail)
+}
+
+/// An error's message as a sentence, capital and full stop.
+fn sentence(error: &dyn fmt::Display) -> String {
+    let mut text = error.to_string();
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    if !text.ends_with('.') {
+        text.push('.');
+    }
+    text
+}

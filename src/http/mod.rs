@@ -1,0 +1,58 @@
+//! The HTTP side of an idempotent request: its key, its problems, its correlation id.
+//!
+//! This module speaks the types of the [`http` crate](::http) and nothing else of the web: it knows no framework,
+//! reads no socket and writes no response of its own. A handler in axum, actix, warp or bare hyper gives it the
+//! headers and the body that it has read, and gets values back:
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | Which key does this request carry? | [`require_key`], [`find_key`], or one place at a time: [`header_key`], [`json_key`], [`form_key`] |
+//! | What is the body, JSON or a form? | [`BodyFormat::of`] |
+//! | What do I answer when something is wrong? | [`Problem`], made from [`KeyError`], [`IdentityError`](crate::identity::IdentityError) or [`idempotency::Error`](crate::idempotency::Error) |
+//! | How do I recognise this request in every log? | [`CorrelationId`] |
+//!
+//! # Example: a door for any framework
+//!
+//! ```
+//! use oneflight::http::{self, CorrelationId, Problem, X_REQUEST_ID};
+//! use oneflight::identity::{RequestId, Scope};
+//!
+//! fn identify(headers: &::http::HeaderMap, body: &[u8]) -> Result<RequestId, Problem> {
+//!     let key = http::require_key(headers, body)?;
+//!     let scope = Scope::new("tenant-7").route("POST /orders");
+//!     Ok(RequestId::new(scope, key)?)
+//! }
+//!
+//! // A retry-safe client sends a key; what it gets without one tells it what to do.
+//! let request = ::http::Request::post("/orders")
+//!     .header("Idempotency-Key", "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"")
+//!     .header("Content-Type", "application/json")
+//!     .body(r#"{"item": "tea"}"#)?;
+//! assert!(identify(request.headers(), request.body().as_bytes()).is_ok());
+//!
+//! let problem = identify(&::http::HeaderMap::new(), b"").unwrap_err();
+//! let correlation = CorrelationId::from_headers(request.headers());
+//! let mut response: ::http::Response<String> = problem.into_response();
+//! response.headers_mut().insert(X_REQUEST_ID, correlation.to_header_value());
+//! assert_eq!(response.status(), 400);
+//! assert_eq!(response.headers()["content-type"], "application/problem+json");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it does not do
+//! It is a set of functions, not a middleware: reading the body within a limit, comparing payloads
+//! ([`Fingerprint`](crate::identity::Fingerprint)) and running the work
+//! ([`Idempotency`](crate::idempotency::Idempotency)) are for the handler to call. `examples/checkout` shows the
+//! whole path with axum.
+
+mod body;
+mod correlation;
+mod key;
+pub mod kind;
+mod mapping;
+mod problem;
+
+pub use body::BodyFormat;
+pub use correlation::{CorrelationId, CorrelationIdError, X_CORRELATION_ID, X_REQUEST_ID};
+pub use key::{IDEMPOTENCY_KEY, KEY_FIELD, KeyError, KeyPlace, find_key, form_key, header_key, json_key, require_key};
+pub use problem::Problem;

@@ -1,0 +1,199 @@
+//! The way to a claim: asking, waiting for whoever holds it, and what to do about the dead.
+//!
+//! ```text
+//!          ┌──────────── again ─────────────┐
+//!          ▼                                │
+//!   ask the store ──▶ in progress: wait ────┤──▶ Error::InProgress at the deadline
+//!      │   │  │   └─▶ in doubt: policy ─────┘──▶ Error::InDoubt, or settled by its answer
+//!      │   │  └─────▶ conflict ──▶ Error::Conflict
+//!      │   └────────▶ completed ──▶ settled
+//!      └────────────▶ granted
+//! ```
+//!
+//! It does not know whether the claim is held by a lease or by a transaction.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::codec::{Prepared, bounded};
+use super::error::{Effect, Error};
+use super::recovery::{Answer, Doubt, Encoded, Recovery};
+use super::settled::Settled;
+use super::{Shared, events};
+use crate::identity::RequestId;
+use crate::record::{FencingToken, HolderId, RecordedResult, Verdict, random_u64};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest that a caller is told to stay away: the work is likely to end before its lease.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How often a claim whose answer was lost is asked for again.
+const CLAIM_TRIES: u32 = 3;
+
+pub(super) struct Approach<'a, S> {
+    shared: &'a Shared<S>,
+    id: &'a RequestId,
+    holder: HolderId,
+    takeover: Takeover,
+    until: Instant,
+    pause: Duration,
+}
+
+/// What follows from an answer of the store.
+pub(super) enum Step<C> {
+    Granted(C),
+    Settled(Settled),
+    Again,
+}
+
+impl<'a, S: Store> Approach<'a, S> {
+    pub(super) fn new(shared: &'a Shared<S>, id: &'a RequestId) -> Self {
+        let takeover = match shared.recovery {
+            Recovery::Rerun => Takeover::Expired,
+            Recovery::Refuse | Recovery::Ask(_) => Takeover::Never,
+        };
+        Self {
+            shared,
+            id,
+            holder: HolderId::random(),
+            takeover,
+            until: after(shared.wait),
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    pub(super) fn request(&self) -> ClaimRequest<'a> {
+        ClaimRequest::new(self.id, self.shared.lease)
+            .holder(self.holder)
+            .takeover(self.takeover)
+    }
+
+    /// Asks for a claim. An answer that was lost is asked for again, as the same holder: so the claim that
+    /// was taken without our knowing is found, and not left to its lease.
+    pub(super) async fn ask(&self) -> Result<ClaimOutcome, Error> {
+        let mut tries = 1;
+        loop {
+            match self.shared.store.claim(self.request()).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(StoreError::Unavailable { .. }) if tries < CLAIM_TRIES => {
+                    tries += 1;
+                    sleep(jittered(FIRST_PAUSE * tries)).await;
+                }
+                Err(error) => return Err(Error::store(self.id, error, Effect::Nothing)),
+            }
+        }
+    }
+
+    /// What follows from the answer.
+    pub(super) async fn step<C>(&mut self, outcome: ClaimOutcome<C>) -> Result<Step<C>, Error> {
+        match outcome {
+            ClaimOutcome::Granted(claim) => Ok(Step::Granted(claim)),
+            ClaimOutcome::Completed(record) => match record.result() {
+                Some(result) => Ok(Step::Settled(Settled::replayed(result.clone(), record.attempt))),
+                None => {
+                    let what = "a completed record has no result";
+                    let error = StoreError::Corrupt { what };
+                    Err(Error::store(self.id, error, Effect::Done))
+                }
+            },
+            ClaimOutcome::Conflict => Err(Error::Conflict { id: self.id.clone() }),
+            ClaimOutcome::InProgress { lease_remaining, .. } => {
+                self.wait(lease_remaining).await?;
+                Ok(Step::Again)
+            }
+            ClaimOutcome::InDoubt { token, attempt } => self.recover(token, attempt).await,
+        }
+    }
+
+    /// Waits a little, if there is time left.
+    async fn wait(&mut self, lease_remaining: Duration) -> Result<(), Error> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::InProgress {
+                id: self.id.clone(),
+                retry_after: lease_remaining.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER),
+            });
+        }
+        // Not much longer than the lease: a dead holder is to be noticed when it ends.
+        let pause = jittered(self.pause).min(lease_remaining.max(FIRST_PAUSE)).min(left);
+        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+        sleep(pause).await;
+        Ok(())
+    }
+
+    /// Asks the policy about a dead holder.
+    async fn recover<C>(&mut self, token: FencingToken, attempt: u32) -> Result<Step<C>, Error> {
+        let doubt = Doubt {
+            id: self.id.clone(),
+            attempt,
+        };
+        let answer = match &self.shared.recovery {
+            Recovery::Refuse => Answer::Refuse,
+            Recovery::Rerun => Answer::Rerun,
+            Recovery::Ask(ask) => ask(doubt).await,
+        };
+        match answer {
+            Answer::Rerun => {
+                self.takeover = Takeover::Of(token);
+                if let Recovery::Rerun = self.shared.recovery {
+                    self.takeover = Takeover::Expired;
+                }
+                Ok(Step::Again)
+            }
+            Answer::Refuse => Err(Error::InDoubt {
+                id: self.id.clone(),
+                attempt,
+            }),
+            Answer::Completed(encoded) => {
+                self.takeover = Takeover::Of(token);
+                let outcome = self.ask().await?;
+                self.takeover = Takeover::Never;
+                match outcome {
+                    ClaimOutcome::Granted(claim) => {
+                        let result = self.complete(claim, &encoded).await?;
+                        Ok(Step::Settled(Settled::replayed(result, attempt)))
+                    }
+                    // Somebody was faster: the next question to the store tells.
+                    _ => Ok(Step::Again),
+                }
+            }
+        }
+    }
+
+    /// Records a result that somebody has found out.
+    pub(super) async fn complete(&self, claim: Claim, encoded: &Encoded) -> Result<RecordedResult, Error> {
+        let limit = self.shared.max_result_bytes;
+        let result = match bounded(&encoded.0, Verdict::Performed, limit) {
+            Prepared::Kept(result) => result,
+            Prepared::TooLarge { size } => RecordedResult::too_large(size),
+            Prepared::Failed(_) => RecordedResult::not_encodable(),
+        };
+        let completed = self
+            .shared
+            .store
+            .complete(claim, result.clone(), self.shared.retention)
+            .await;
+        match completed {
+            Ok(()) => Ok(result),
+            Err(error) => {
+                events::unrecorded(self.id, &error);
+                Err(Error::store(self.id, error, Effect::Unknown))
+            }
+        }
+    }
+}
+
+/// The instant that is so far from now; for what is further than can be told, some 30 years.
+pub(super) fn after(duration: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(duration)
+        .unwrap_or_else(|| now + Duration::from_secs(1_000_000_000))
+}
+
+/// Between a half and the whole of a pause.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    let half = u64::try_from(pause.as_micros() / 2).unwrap_or(u64::MAX);
+    Duration::from_micros(half + random_u64() % (half + 1))
+}

@@ -1,0 +1,131 @@
+//! How an [`Idempotency`] is set up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::recovery::Recovery;
+use super::{Idempotency, Shared};
+use crate::group::Group;
+use crate::store::Store;
+
+/// Sets up an [`Idempotency`]. Made by [`Idempotency::builder`].
+#[derive(Debug)]
+#[must_use = "call `build`"]
+pub struct IdempotencyBuilder<S> {
+    store: S,
+    retention: Duration,
+    lease: Duration,
+    wait: Duration,
+    recovery: Recovery,
+    max_result_bytes: usize,
+    max_flights: Option<usize>,
+    max_callers: Option<u32>,
+    runtime: Option<Handle>,
+}
+
+impl<S: Store> IdempotencyBuilder<S> {
+    pub(super) fn new(store: S) -> Self {
+        Self {
+            store,
+            retention: Duration::from_secs(24 * 60 * 60),
+            lease: Duration::from_secs(30),
+            wait: Duration::from_secs(10),
+            recovery: Recovery::Refuse,
+            max_result_bytes: 256 * 1024,
+            max_flights: None,
+            max_callers: None,
+            runtime: None,
+        }
+    }
+
+    /// How long a completed request is replayed, counted on the store's clock from when it was completed: 24 h
+    /// unless set.
+    ///
+    /// At its end the identity is **new**: a retry that comes later executes again, whether the record was
+    /// purged or not. So it must be longer than the longest time over which a client retries. It does
+    /// not apply to what is in progress or in doubt, which is kept until it is settled.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How long a holder of a claim is believed alive without a sign of life: 30 s unless set, and 1 ms at
+    /// least.
+    ///
+    /// The claim is renewed three times as often while the work runs, so that this isn't a limit on the work. It
+    /// is how long the others wait after a process has died. Work in a transaction needs no lease.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long a call waits for a request that is in progress elsewhere before it answers
+    /// [`InProgress`](super::Error::InProgress): 10 s unless set.
+    ///
+    /// Callers in this process who join each other wait for as long as the work takes.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// What to do about a request whose holder died: [`Recovery::Refuse`] unless set.
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
+        self
+    }
+
+    /// How large an encoded result may be, in bytes: 256 KiB unless set.
+    ///
+    /// See [`ResultTooLarge`](super::Error::ResultTooLarge) for what becomes of a larger one.
+    pub fn max_result_bytes(mut self, bytes: usize) -> Self {
+        self.max_result_bytes = bytes;
+        self
+    }
+
+    /// How many requests may be in flight in this process; without a limit unless set. Over it, a call gets
+    /// [`FlightError::Overloaded`](crate::FlightError::Overloaded) at once.
+    pub fn max_flights(mut self, flights: usize) -> Self {
+        self.max_flights = Some(flights);
+        self
+    }
+
+    /// How many callers may share a flight.
+    pub fn max_callers(mut self, callers: u32) -> Self {
+        self.max_callers = Some(callers);
+        self
+    }
+
+    /// The runtime on which work is finished whose last caller left outside of any runtime.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Builds it.
+    #[must_use]
+    pub fn build(self) -> Idempotency<S> {
+        let mut group = Group::builder();
+        if let Some(flights) = self.max_flights {
+            group = group.max_flights(flights);
+        }
+        if let Some(callers) = self.max_callers {
+            group = group.max_callers(callers);
+        }
+        if let Some(runtime) = self.runtime {
+            group = group.runtime(runtime);
+        }
+        Idempotency {
+            shared: Arc::new(Shared {
+                store: self.store,
+                retention: self.retention,
+                lease: self.lease,
+                wait: self.wait,
+                recovery: self.recovery,
+                max_result_bytes: self.max_result_bytes,
+            }),
+            group: group.build(),
+        }
+    }
+}

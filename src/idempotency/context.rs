@@ -1,0 +1,87 @@
+//! What the work is told about its execution.
+
+use std::fmt;
+
+use tokio::sync::watch;
+
+use crate::identity::{Fingerprint, RequestId};
+
+/// What the work is told about its execution. Cloning is cheap.
+#[derive(Clone)]
+pub struct Context {
+    id: RequestId,
+    attempt: u32,
+    /// `None` in a transaction, which has no lease.
+    lost: Option<watch::Receiver<bool>>,
+}
+
+impl Context {
+    pub(super) fn new(id: RequestId, attempt: u32, lost: Option<watch::Receiver<bool>>) -> Self {
+        Self { id, attempt, lost }
+    }
+
+    /// The request that is executed.
+    #[must_use]
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// Which attempt it is: 1, or more if an earlier holder died and the policy is to run again.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// An idempotency key for one step of the work, to be sent downstream: 64 hexadecimal digits.
+    ///
+    /// It depends on the identity and the step only, so it is the same when the work is run again: a
+    /// downstream service that honours it does its part once.
+    #[must_use]
+    pub fn downstream_key(&self, step: impl AsRef<str>) -> String {
+        downstream_key(&self.id, step.as_ref())
+    }
+
+    /// Whether the claim is lost: another holder took over, or the store was out of reach for longer than
+    /// the lease. The result will not be recorded unless it turns out that nobody took over.
+    #[must_use]
+    pub fn is_lease_lost(&self) -> bool {
+        self.lost.as_ref().is_some_and(|lost| *lost.borrow())
+    }
+
+    /// Waits until the claim is [lost](Self::is_lease_lost); for ever, if it never is.
+    ///
+    /// Work of several steps may race this against each of them, and stop between two.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub async fn lease_lost(&self) {
+        if let Some(mut lost) = self.lost.clone()
+            && lost.wait_for(|lost| *lost).await.is_ok()
+        {
+            return;
+        }
+        // In a transaction, or after the end of the execution: there is nothing left to lose.
+        std::future::pending().await
+    }
+}
+
+/// The key under which a step of a request is known downstream.
+pub(super) fn downstream_key(id: &RequestId, step: &str) -> String {
+    Fingerprint::builder()
+        .part("purpose", "oneflight downstream key 1")
+        .part("identity", id.canonical())
+        .part("step", step)
+        .build()
+        .to_string()
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("id", &self.id)
+            .field("attempt", &self.attempt)
+            .field("lease_lost", &self.is_lease_lost())
+            .finish()
+    }
+}

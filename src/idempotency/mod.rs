@@ -1,0 +1,379 @@
+//! Makes a mutation happen once, across duplicates, processes and crashes: [`Idempotency`].
+//!
+//! Duplicates that come while the work runs in this process share its flight, in a [group]. All
+//! others meet in the [store](crate::store): one process holds the claim, the others wait for it or are
+//! answered from its record. This module joins the two and decides what is recorded; it knows neither SQL
+//! nor HTTP.
+//!
+//! # Which of the three
+//!
+//! | | the work | its failure | a crash in the middle |
+//! | --- | --- | --- | --- |
+//! | [`run_in_tx`](Idempotency::run_in_tx) | writes to the store's own database | rolled back, the key is free | rolled back, the key is free |
+//! | [`run`](Idempotency::run) | does something elsewhere | is an answer like any other: recorded | in doubt: see [`Recovery`] |
+//! | [`try_run`](Idempotency::try_run) | the same, and can tell that it did nothing | [`NotDone`] frees the key | in doubt: see [`Recovery`] |
+//!
+//! # What is recorded
+//!
+//! Whatever the work answers once it has begun, failures too: the mutation may have happened. Exceptions are
+//! what says of itself that nothing was done ([`NotDone`]), and what the database undid ([`Rollback`]).
+//! After [retention](IdempotencyBuilder::retention) a key is new again.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::group::{self, Group, Outcome, Stats};
+use crate::identity::RequestId;
+use crate::record::Record;
+use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover, TransactionalStore};
+
+mod approach;
+mod builder;
+mod codec;
+mod context;
+mod error;
+mod events;
+mod execute;
+mod lease;
+mod recovery;
+mod reply;
+mod settled;
+mod transaction;
+mod unwind;
+
+use approach::Approach;
+use settled::Settled;
+
+pub use builder::IdempotencyBuilder;
+pub use context::Context;
+pub use error::{CodecError, Effect, Error, NotDone};
+pub use recovery::{Answer, Doubt, Encoded, Recovery};
+pub use reply::{Reply, Source};
+pub use transaction::{Rollback, Tx, TxFuture};
+
+/// Executes each request once, and answers its duplicates with the result.
+///
+/// Clones share everything. Make one for each store and process: what collapses in process does so within one.
+///
+/// # Examples
+///
+/// Work that does something elsewhere, over a store in memory:
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use oneflight::idempotency::{Idempotency, Source};
+/// use oneflight::identity::{RequestId, Scope};
+/// use oneflight::store::MemoryStore;
+///
+/// # async fn charge(idempotency_key: &str, _amount: u64) -> Result<String, String> { Ok(idempotency_key.into()) }
+/// let idem = Idempotency::builder(MemoryStore::new()).build();
+///
+/// let body = br#"{"amount":700}"#;
+/// let id = RequestId::new(Scope::new("tenant-7").route("POST /charges"), "a7f3")?.with_fingerprint(body);
+///
+/// // A declined card is an answer as well: `Result` is recorded like any other value.
+/// let first = idem
+///     .run(id.clone(), |context| async move { charge(&context.downstream_key("charge"), 700).await })
+///     .await?;
+/// assert_eq!(first.source(), Source::Executed);
+///
+/// let again = idem.run(id, |_| async { Err("not called: it is replayed".to_owned()) }).await?;
+/// assert_eq!(again.source(), Source::Replayed);
+/// assert_eq!(again.value(), first.value());
+/// # let _: &Result<String, String> = again.value();
+/// # Ok(()) }
+/// ```
+#[cfg_attr(
+    feature = "sqlite",
+    doc = r#"
+Work on the store's own database, in one commit with its record:
+
+```
+# #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+# let folder = tempfile::tempdir()?;
+# let path = folder.path().join("orders.db");
+use oneflight::idempotency::{Idempotency, Rollback};
+use oneflight::identity::{RequestId, Scope};
+use oneflight::store::SqliteStore;
+
+let store = SqliteStore::open(path).await?;
+sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
+    .execute(store.pool())
+    .await?;
+let idem = Idempotency::builder(store.clone()).build();
+
+let id = RequestId::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+for attempt in 0..3 {
+    let reply = idem
+        .run_in_tx(id.clone(), |tx| {
+            Box::pin(async move {
+                let done = sqlx::query("INSERT INTO orders (item) VALUES ('tea')")
+                    .execute(tx.connection())
+                    .await?; // An error rolls back and frees the key.
+                if done.rows_affected() == 0 {
+                    return Err(Rollback::Refused(0)); // Rolls back and is remembered.
+                }
+                Ok(done.last_insert_rowid())
+            })
+        })
+        .await?;
+    assert_eq!((*reply, reply.is_cached()), (1, attempt > 0));
+}
+let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(store.pool()).await?;
+assert_eq!(orders, 1);
+# Ok(()) }
+```
+"#
+)]
+pub struct Idempotency<S> {
+    shared: Arc<Shared<S>>,
+    group: Group<RequestId, Result<Settled, Error>>,
+}
+
+/// What a flight needs, whoever polls it.
+struct Shared<S> {
+    store: S,
+    retention: Duration,
+    lease: Duration,
+    wait: Duration,
+    recovery: Recovery,
+    max_result_bytes: usize,
+}
+
+impl<S: Store> Idempotency<S> {
+    /// Begins to set one up over a store.
+    pub fn builder(store: S) -> IdempotencyBuilder<S> {
+        IdempotencyBuilder::new(store)
+    }
+
+    /// Executes `work` unless the request was executed before, and answers with its result.
+    ///
+    /// Whatever the work answers is recorded, failures too. It is called only if this call executes; a call that
+    /// joins or is answered from the record drops it. `T` is recorded as JSON; a caller who shares the
+    /// flight and asks for another `T` than the one who executes gets the recorded value decoded as that.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; [`Error::effect`] says what is known of the mutation.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not stop the work: other callers go on with it, or the runtime finishes it.
+    /// The result is recorded. Call again with the same identity to get it.
+    ///
+    /// # Panics
+    ///
+    /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers, and the request is in doubt.
+    pub async fn run<T, F, W>(&self, id: RequestId, work: F) -> Result<Reply<T>, Error>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        F: FnOnce(Context) -> W + Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        self.try_run(id, |context| {
+            let work = work(context);
+            async move { Ok(work.await) }
+        })
+        .await
+    }
+
+    /// [`run`](Self::run) for work that can tell that it did nothing: `Err(NotDone)` reaches every caller and
+    /// records nothing, so that the request can be tried again.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; [`Error::effect`] says what is known of the mutation.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub async fn try_run<T, F, W>(&self, id: RequestId, work: F) -> Result<Reply<T>, Error>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        F: FnOnce(Context) -> W + Send + 'static,
+        W: Future<Output = Result<T, NotDone>> + Send + 'static,
+    {
+        let (shared, of) = (Arc::clone(&self.shared), id.clone());
+        let flight = move || execute::execute(shared, of, work);
+        self.fly(id, flight).await
+    }
+
+    /// Executes `work` in a transaction of the store's database: its rows and its record are one commit.
+    ///
+    /// The effect is exactly once, whatever dies when. There is no lease, and nothing is ever in doubt, unless
+    /// an execution of the same request outside of a transaction is. Keep it short: SQLite has one
+    /// writer, and this is it. Do not call the store or another `run` from inside: it would wait for itself.
+    ///
+    /// An error returned by `?` rolls back and frees the identity; so does a panic, and so does a result that is
+    /// too large to keep. [`Rollback::Refused`] rolls the rows back and records the answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; [`Error::effect`] says what is known of the mutation.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers.
+    pub async fn run_in_tx<T, F>(&self, id: RequestId, work: F) -> Result<Reply<T>, Error>
+    where
+        S: TransactionalStore,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        F: for<'t> FnOnce(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+    {
+        let (shared, of) = (Arc::clone(&self.shared), id.clone());
+        let flight = move || transaction::execute_in_tx(shared, of, work);
+        self.fly(id, flight).await
+    }
+
+    /// Leads or joins the flight of a request.
+    async fn fly<T, F, W>(&self, id: RequestId, flight: F) -> Result<Reply<T>, Error>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        F: FnOnce() -> W,
+        W: Future<Output = Result<Settled, Error>> + Send + 'static,
+    {
+        let run = self.group.run(id.clone(), flight);
+        let landed = match id.fingerprint() {
+            Some(fingerprint) => run.fingerprint(fingerprint).await,
+            None => run.await,
+        };
+        match landed {
+            Ok(Outcome { value, role }) => value?.reply(&id, role, self.shared.max_result_bytes),
+            Err(group::Error::Conflict) => Err(Error::Conflict { id }),
+            // Of a flight in a transaction, the panic has become a value by now.
+            Err(group::Error::Panicked(panic)) => Err(Error::Panicked {
+                id,
+                panic,
+                effect: Effect::Unknown,
+            }),
+            Err(source) => Err(Error::Flight { id, source }),
+        }
+    }
+
+    /// Settles a request that is in doubt, once somebody has found out what became of it.
+    ///
+    /// [`Answer::Completed`] records the result, [`Answer::Rerun`] makes the identity new, so that the next call
+    /// executes; [`Answer::Refuse`] leaves it in doubt. A request that is not in doubt is left alone. The
+    /// fingerprint may be left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InProgress`] while a holder is alive, [`Error::Conflict`] if the fingerprint is another one, and
+    /// [`Error::Store`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped half-way, the request is settled or still in doubt.
+    pub async fn resolve(&self, id: &RequestId, answer: Answer) -> Result<(), Error> {
+        let Some(record) = self.status(id).await? else {
+            return Ok(());
+        };
+        if record.result().is_some() || matches!(answer, Answer::Refuse) {
+            return Ok(());
+        }
+        // Who resolves need not know the payload.
+        let id = &match (id.fingerprint(), record.fingerprint) {
+            (None, Some(fingerprint)) => id.clone().with_known_fingerprint(fingerprint),
+            _ => id.clone(),
+        };
+        // No lease: should this be cut short, the request is in doubt again at once.
+        let request = ClaimRequest::new(id, Duration::ZERO).takeover(Takeover::Expired);
+        let failed = |error| Error::store(id, error, Effect::Unknown);
+        match self.shared.store.claim(request).await.map_err(failed)? {
+            ClaimOutcome::Granted(claim) => match answer {
+                Answer::Completed(encoded) => Approach::new(&self.shared, id)
+                    .complete(claim, &encoded)
+                    .await
+                    .map(drop),
+                Answer::Rerun | Answer::Refuse => self.shared.store.release(claim).await.map_err(failed),
+            },
+            ClaimOutcome::Conflict => Err(Error::Conflict { id: id.clone() }),
+            ClaimOutcome::InProgress { lease_remaining, .. } => Err(Error::InProgress {
+                id: id.clone(),
+                retry_after: lease_remaining,
+            }),
+            ClaimOutcome::Completed(_) | ClaimOutcome::InDoubt { .. } => Ok(()),
+        }
+    }
+
+    /// What the store knows of a request.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`].
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped.
+    pub async fn status(&self, id: &RequestId) -> Result<Option<Record>, Error> {
+        let loaded = self.shared.store.load(id).await;
+        loaded.map_err(|error| Error::store(id, error, Effect::Unknown))
+    }
+
+    /// The store. To [purge](Store::purge) it from time to time, for one.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.shared.store
+    }
+
+    /// How many requests are in flight in this process.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.group.in_flight()
+    }
+
+    /// What has happened to the flights of this process so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.group.stats()
+    }
+
+    /// Begins no new flights from now on: calls get [`FlightError::Closed`](crate::FlightError::Closed). What is in
+    /// flight goes on.
+    pub fn close(&self) {
+        self.group.close();
+    }
+
+    /// Waits until nothing is in flight: after [`close`](Self::close), a process may end then.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub async fn drain(&self) {
+        self.group.drain().await;
+    }
+}
+
+impl<S> Clone for Idempotency<S> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            group: self.group.clone(),
+        }
+    }
+}
+
+impl<S> fmt::Debug for Idempotency<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency")
+            .field("retention", &self.shared.retention)
+            .field("lease", &self.shared.lease)
+            .field("wait", &self.shared.wait)
+            .field("recovery", &self.shared.recovery)
+            .field("max_result_bytes", &self.shared.max_result_bytes)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,111 @@
+//! The value of a flight: what all its callers share.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::codec::decode;
+use super::error::{CodecError, Effect, Error};
+use super::reply::{Reply, Source};
+use crate::group::Role;
+use crate::identity::RequestId;
+use crate::record::{Decoded, RecordedResult};
+
+/// A request that is settled: its result as recorded, and the value if somebody has it already.
+///
+/// Callers of one flight may ask for different types. Who asks for the leader's gets the leader's value;
+/// who asks for another one gets the recorded result decoded as that.
+#[derive(Clone)]
+pub(super) struct Settled {
+    value: Option<Arc<dyn Any + Send + Sync>>,
+    result: RecordedResult,
+    attempt: u32,
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// This flight executed the work.
+    Executed,
+    /// The result was recorded earlier.
+    Replayed,
+}
+
+impl Settled {
+    pub(super) fn executed(value: Option<Arc<dyn Any + Send + Sync>>, result: RecordedResult, attempt: u32) -> Self {
+        Self {
+            value,
+            result,
+            attempt,
+            origin: Origin::Executed,
+        }
+    }
+
+    pub(super) fn replayed(result: RecordedResult, attempt: u32) -> Self {
+        Self {
+            value: None,
+            result,
+            attempt,
+            origin: Origin::Replayed,
+        }
+    }
+
+    /// Decodes the value once for all callers of the flight, if it can be decoded as the leader's type.
+    pub(super) fn shared_as<T>(mut self) -> Self
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        if let (None, Ok(Decoded::Value { codec, payload, .. })) = (&self.value, self.result.decode())
+            && let Ok(value) = decode::<T>(codec, payload)
+        {
+            self.value = Some(Arc::new(value));
+        }
+        self
+    }
+
+    /// The reply for one caller.
+    pub(super) fn reply<T>(self, id: &RequestId, role: Role, limit: usize) -> Result<Reply<T>, Error>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        let failed = |source| Error::Codec {
+            id: id.clone(),
+            source,
+            effect: Effect::Done,
+        };
+        let decoded = self.result.decode();
+        let (verdict, codec, payload) = match decoded.map_err(|it| failed(CodecError::Layout(it)))? {
+            Decoded::Value {
+                verdict,
+                codec,
+                payload,
+            } => (verdict, codec, payload),
+            Decoded::TooLarge { size } => {
+                return Err(Error::ResultTooLarge {
+                    id: id.clone(),
+                    size,
+                    limit,
+                    effect: Effect::Done,
+                });
+            }
+            Decoded::NotEncodable => return Err(failed(CodecError::NotRecorded)),
+        };
+        let value = match self.value.map(Arc::downcast::<T>) {
+            Some(Ok(value)) => value,
+            Some(Err(_)) | None => Arc::new(decode(codec, payload).map_err(failed)?),
+        };
+        let source = match (self.origin, role) {
+            (Origin::Replayed, _) => Source::Replayed,
+            (Origin::Executed, Role::Leader) => Source::Executed,
+            (Origin::Executed, Role::Follower) => Source::Collapsed,
+        };
+        Ok(Reply {
+            value,
+            source,
+            verdict,
+            attempt: self.attempt,
+            result: self.result,
+        })
+    }
+}

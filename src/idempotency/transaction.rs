@@ -1,0 +1,218 @@
+//! One execution in the store's own transaction: claim, work and record are one commit.
+
+use std::any::Any;
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Shared;
+use super::approach::{Approach, Step};
+use super::codec::{Prepared, prepare};
+use super::context::Context;
+use super::error::{CodecError, Effect, Error, NotDone};
+use super::execute::encoding_failed;
+use super::settled::Settled;
+use super::unwind::{Payload, catch};
+use crate::flight::Panicked;
+use crate::identity::RequestId;
+use crate::record::{RecordedResult, Verdict};
+use crate::store::{Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
+
+/// The future of work in a transaction, which borrows the transaction for `'t`.
+pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Rollback<T>>> + Send + 't>>;
+
+/// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx).
+///
+/// Use the connection for statements. Do not commit or roll back on it; a nested `begin()` is a savepoint, and
+/// welcome.
+pub struct Tx<'t, C> {
+    connection: &'t mut C,
+    context: Context,
+}
+
+impl<C> Tx<'_, C> {
+    /// The connection of the transaction.
+    pub fn connection(&mut self) -> &mut C {
+        self.connection
+    }
+
+    /// What the work is told about its execution.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// An idempotency key for one step of the work; see [`Context::downstream_key`].
+    ///
+    /// What is sent downstream from inside a transaction has happened even if the transaction is then rolled
+    /// back, and a later call sends it again under the same key.
+    #[must_use]
+    pub fn downstream_key(&self, step: impl AsRef<str>) -> String {
+        self.context.downstream_key(step)
+    }
+}
+
+impl<C> fmt::Debug for Tx<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx")
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why work in a transaction has its rows rolled back.
+///
+/// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done.
+pub enum Rollback<T> {
+    /// Refused for good: the rows are rolled back, and this answer is recorded and replayed.
+    Refused(T),
+    /// It broke: everything is rolled back, and the identity is new again.
+    Failed(Box<dyn StdError + Send + Sync>),
+}
+
+impl<T> Rollback<T> {
+    /// It broke, for this reason: an error or a text.
+    pub fn failed(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Failed(reason.into())
+    }
+}
+
+impl<T, E: StdError + Send + Sync + 'static> From<E> for Rollback<T> {
+    fn from(error: E) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+/// Shows the reason of a failure, not the value of a refusal.
+impl<T> fmt::Debug for Rollback<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(_) => f.write_str("Refused(..)"),
+            Self::Failed(reason) => f.debug_tuple("Failed").field(reason).finish(),
+        }
+    }
+}
+
+/// What the work came to, brought out of the transaction.
+enum Worked {
+    Recorded(Arc<dyn Any + Send + Sync>, RecordedResult, u32),
+    Failed(NotDone),
+    TooLarge(u64),
+    NotEncodable(CodecError),
+    Panicked(Payload),
+}
+
+/// The work of a flight.
+pub(super) async fn execute_in_tx<S, T, F>(shared: Arc<Shared<S>>, id: RequestId, work: F) -> Result<Settled, Error>
+where
+    S: TransactionalStore,
+    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    F: for<'t> FnOnce(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+{
+    // Taken by the one transaction in which the claim is granted.
+    let work = Arc::new(Mutex::new(Some(work)));
+    let mut approach = Approach::new(&shared, &id);
+    let worked = loop {
+        let (taken, settings, of) = (Arc::clone(&work), Arc::clone(&shared), id.clone());
+        let transacted = shared
+            .store
+            .transact(approach.request(), move |open| {
+                let work = taken.lock().take();
+                run::<S, T, F>(work, settings, of, open)
+            })
+            .await;
+        let outcome = match transacted {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let begun = work.lock().is_none();
+                return Err(store_failed(id, error, begun));
+            }
+        };
+        match approach.step(outcome).await? {
+            Step::Granted(worked) => break worked,
+            Step::Settled(settled) => return Ok(settled.shared_as::<T>()),
+            Step::Again => {}
+        }
+    };
+    match worked {
+        Worked::Recorded(value, result, attempt) => Ok(Settled::executed(Some(value), result, attempt)),
+        Worked::Failed(reason) => Err(Error::NotDone { id, reason }),
+        Worked::TooLarge(size) => Err(Error::ResultTooLarge {
+            id,
+            size,
+            limit: shared.max_result_bytes,
+            effect: Effect::Nothing,
+        }),
+        Worked::NotEncodable(source) => Err(encoding_failed(id, source, Effect::Nothing)),
+        // Not thrown on: whoever shares this flight is to learn that it was rolled back.
+        Worked::Panicked(panic) => Err(Error::Panicked {
+            id,
+            panic: Panicked::from_payload(panic),
+            effect: Effect::Nothing,
+        }),
+    }
+}
+
+fn store_failed(id: RequestId, error: StoreError, begun: bool) -> Error {
+    match error {
+        StoreError::RolledBack { .. } => Error::NotDone {
+            id,
+            reason: NotDone::because(error),
+        },
+        error if begun => Error::store(&id, error, Effect::Unknown),
+        error => Error::store(&id, error, Effect::Nothing),
+    }
+}
+
+/// Runs the work in an open transaction and says how that is to end.
+fn run<'t, S, T, F>(
+    work: Option<F>,
+    shared: Arc<Shared<S>>,
+    id: RequestId,
+    open: OpenTransaction<'t, S::Connection>,
+) -> WorkFuture<'t, Worked>
+where
+    S: TransactionalStore,
+    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    F: for<'w> FnOnce(&'w mut Tx<'w, S::Connection>) -> TxFuture<'w, T> + Send + 'static,
+{
+    Box::pin(async move {
+        let attempt = open.attempt;
+        let Some(work) = work else {
+            let reason = NotDone::because("the store granted one request twice");
+            return (Ending::RollBack, Worked::Failed(reason));
+        };
+        let mut tx = Tx {
+            connection: open.connection,
+            context: Context::new(id, attempt, None),
+        };
+        let worked = catch(async { work(&mut tx).await }).await;
+        let (value, verdict) = match worked {
+            Ok(Ok(value)) => (value, Verdict::Performed),
+            Ok(Err(Rollback::Refused(value))) => (value, Verdict::Refused),
+            Ok(Err(Rollback::Failed(reason))) => {
+                let reason = NotDone::because(reason);
+                return (Ending::RollBack, Worked::Failed(reason));
+            }
+            Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
+        };
+        let result = match prepare(&value, verdict, shared.max_result_bytes) {
+            Prepared::Kept(result) => result,
+            Prepared::TooLarge { size } => return (Ending::RollBack, Worked::TooLarge(size)),
+            Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),
+        };
+        let retention = shared.retention;
+        let worked = Worked::Recorded(Arc::new(value), result.clone(), attempt);
+        let ending = match verdict {
+            Verdict::Performed => Ending::Commit { result, retention },
+            Verdict::Refused => Ending::Refuse { result, retention },
+        };
+        (ending, worked)
+    })
+}

@@ -1,0 +1,172 @@
+//! Who asks for what: the [`RequestId`] that a mutation is executed once for.
+//!
+//! A request identity is a [`Scope`] (whose key is it, and for which operation) and an [`IdempotencyKey`]
+//! (what the client sent). The two together are hashed and compared; the [`Fingerprint`] of the payload
+//! travels along but is *not* part of the identity: the same identity with another fingerprint is a
+//! conflict, not another request.
+//!
+//! Everything here is validated when it is made, so that no other module has to. It knows nothing of
+//! flights, stores or HTTP.
+//!
+//! ```
+//! use oneflight::identity::{RequestId, Scope};
+//!
+//! let id = RequestId::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+//! assert_eq!(id.key(), "a7f3");
+//! assert_eq!(id.scope(), "tenant-7|route=POST /orders");
+//!
+//! // The same key of another tenant is another request.
+//! assert_ne!(id, RequestId::new(Scope::new("tenant-8").route("POST /orders"), "a7f3")?);
+//! # Ok::<(), oneflight::identity::IdentityError>(())
+//! ```
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+mod error;
+mod fingerprint;
+mod key;
+mod scope;
+
+pub use error::IdentityError;
+pub use fingerprint::Fingerprint;
+#[cfg(feature = "durable")]
+pub use fingerprint::FingerprintBuilder;
+pub use key::IdempotencyKey;
+pub use scope::Scope;
+
+/// Stands between scope and key in the one text that is hashed. Neither may contain it, since both
+/// refuse control characters.
+const SEPARATOR: char = '\u{1f}';
+
+/// A request identity: a [`Scope`] and an [`IdempotencyKey`], with the payload's [`Fingerprint`] if known.
+///
+/// Equality and hash look at scope and key only. Cloning is cheap: it counts a reference.
+///
+/// ```
+/// use oneflight::identity::{Fingerprint, RequestId, Scope};
+///
+/// let id = RequestId::new(Scope::new("tenant-7"), "a7f3")?;
+/// let with = id.clone().with_known_fingerprint(Fingerprint::from_digest([7; 32]));
+/// assert_eq!(id, with);
+/// assert_ne!(id.fingerprint(), with.fingerprint());
+/// # Ok::<(), oneflight::identity::IdentityError>(())
+/// ```
+#[derive(Clone)]
+pub struct RequestId {
+    /// `scope SEPARATOR key`: one allocation, one comparison.
+    text: Arc<str>,
+    /// Where the separator stands. A validated scope is far shorter than a `u16` can say.
+    split: u16,
+    fingerprint: Option<Fingerprint>,
+}
+
+impl RequestId {
+    /// Joins a scope and a key into an identity.
+    ///
+    /// The key may be an [`IdempotencyKey`] or anything that can be validated as one.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the scope or with the key, the limit, and what was given; never the content.
+    pub fn new<K>(scope: Scope, key: K) -> Result<Self, IdentityError>
+    where
+        K: TryInto<IdempotencyKey, Error: Into<IdentityError>>,
+    {
+        let key = key.try_into().map_err(Into::into)?;
+        let mut text = scope.canonical()?;
+        // Lossless: `canonical` refuses what is longer than `Scope::MAX_BYTES`.
+        let split = u16::try_from(text.len()).map_err(|_| IdentityError::ScopeTooLong {
+            bytes: text.len(),
+            limit: Scope::MAX_BYTES,
+        })?;
+        text.reserve_exact(1 + key.as_str().len());
+        text.push(SEPARATOR);
+        text.push_str(key.as_str());
+        Ok(Self {
+            text: text.into(),
+            split,
+            fingerprint: None,
+        })
+    }
+
+    /// Adds the digest of the request's payload, so that another payload under this identity is a conflict.
+    ///
+    /// For a request of several parts, see [`Fingerprint::builder`] and
+    /// [`with_known_fingerprint`](Self::with_known_fingerprint).
+    ///
+    /// ```
+    /// use oneflight::identity::{RequestId, Scope};
+    ///
+    /// let id = RequestId::new(Scope::new("tenant-7"), "a7f3")?.with_fingerprint(br#"{"item":1}"#);
+    /// assert!(id.fingerprint().is_some());
+    /// # Ok::<(), oneflight::identity::IdentityError>(())
+    /// ```
+    #[cfg(feature = "durable")]
+    #[must_use]
+    pub fn with_fingerprint(self, payload: impl AsRef<[u8]>) -> Self {
+        self.with_known_fingerprint(Fingerprint::of(payload))
+    }
+
+    /// Adds a fingerprint that was computed elsewhere.
+    #[must_use]
+    pub fn with_known_fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.fingerprint = Some(fingerprint);
+        self
+    }
+
+    /// The scope in its canonical, unambiguous form.
+    #[must_use]
+    pub fn scope(&self) -> &str {
+        &self.text[..usize::from(self.split)]
+    }
+
+    /// The idempotency key as the client sent it.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.text[usize::from(self.split) + SEPARATOR.len_utf8()..]
+    }
+
+    /// The digest of the payload, if one was given.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint
+    }
+
+    /// Scope and key in one unambiguous text: what is digested into downstream keys.
+    #[cfg(feature = "durable")]
+    pub(crate) fn canonical(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for RequestId {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for RequestId {}
+
+impl Hash for RequestId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.key(), self.scope())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestId")
+            .field("scope", &self.scope())
+            .field("key", &self.key())
+            .field("fingerprint", &self.fingerprint)
+            .finish()
+    }
+}

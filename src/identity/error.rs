@@ -1,0 +1,85 @@
+//! Why a scope, a key or a fingerprint was refused.
+
+use std::convert::Infallible;
+use std::fmt;
+
+/// A scope or an idempotency key that cannot be one.
+///
+/// Messages say the limit and what was given, never the content: it was sent by a stranger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The key has no characters.
+    KeyEmpty,
+    /// The key is longer than [`IdempotencyKey::MAX_BYTES`](crate::identity::IdempotencyKey::MAX_BYTES).
+    KeyTooLong {
+        /// How long it was.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// The key contains something else than printable ASCII, or begins or ends with a space.
+    KeyCharacter {
+        /// Where the first such byte stands, counted from 0.
+        position: usize,
+    },
+    /// A part of the scope is empty: most often a tenant or user that was never filled in.
+    ScopePartEmpty {
+        /// Which part.
+        part: &'static str,
+    },
+    /// A part of the scope contains a control character.
+    ScopeCharacter {
+        /// Which part.
+        part: &'static str,
+        /// Where the first one stands, in bytes from 0.
+        position: usize,
+    },
+    /// The scope is longer than [`Scope::MAX_BYTES`](crate::identity::Scope::MAX_BYTES) in its canonical form.
+    ScopeTooLong {
+        /// How long it was.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// The text is not the 64 hexadecimal digits of a fingerprint.
+    FingerprintMalformed,
+}
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyEmpty => f.write_str("the idempotency key is empty; send one of 1 to 255 characters"),
+            Self::KeyTooLong { bytes, limit } => write!(
+                f,
+                "the idempotency key is {bytes} bytes long; at most {limit} are accepted"
+            ),
+            Self::KeyCharacter { position } => write!(
+                f,
+                "the idempotency key has an unacceptable character at byte {position}; \
+                 printable ASCII is accepted, with no space at either end"
+            ),
+            Self::ScopePartEmpty { part } => write!(f, "the scope's {part} is empty; leave the part out or name it"),
+            Self::ScopeCharacter { part, position } => write!(
+                f,
+                "the scope's {part} has a control character at byte {position}; none is accepted"
+            ),
+            Self::ScopeTooLong { bytes, limit } => write!(
+                f,
+                "the scope is {bytes} bytes long in its canonical form; at most {limit} are accepted"
+            ),
+            Self::FingerprintMalformed => {
+                f.write_str("the fingerprint is malformed; 64 hexadecimal digits are expected")
+            }
+        }
+    }
+}
+
+impl std::error::Error for IdentityError {}
+
+/// So that an [`IdempotencyKey`](crate::identity::IdempotencyKey) itself can be given where a text can.
+impl From<Infallible> for IdentityError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}

@@ -1,0 +1,159 @@
+//! The durable state of a request identity, and the form in which a result is kept.
+//!
+//! ```text
+//! absent ──claim──▶ in progress ──complete──▶ completed ──retention ends──▶ absent
+//!    ▲                │      ▲
+//!    └────release─────┘      └── takeover, once the lease has expired (another token)
+//! ```
+//!
+//! Only a [store](crate::store) moves a record along these arrows, each in one atomic step. This module
+//! holds what all stores share: the words of the record, and the encoding of a result. It knows neither
+//! SQL nor the type of the result.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::identity::Fingerprint;
+
+mod holder;
+mod result;
+
+pub use holder::HolderId;
+pub(crate) use holder::random_u64;
+pub use result::{CodecId, DecodeError, Decoded, RecordedResult, Verdict};
+
+/// An instant on the *store's* clock, in milliseconds since the Unix epoch.
+///
+/// Instants of two stores, or of a store and this machine, are not comparable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// This instant moved on, to the last representable one at most. Fractions of a millisecond count as one.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        let millis = duration.as_nanos().div_ceil(1_000_000);
+        Self(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// The number that outdates an earlier holder: the store only ever hands out larger ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    /// Wraps the store's number.
+    #[must_use]
+    pub const fn new(token: u64) -> Self {
+        Self(token)
+    }
+
+    /// The store's number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a store knows of a request identity, as it was at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The payload's digest, as it was claimed with.
+    pub fingerprint: Option<Fingerprint>,
+    /// The token of the claim that wrote this.
+    pub token: FencingToken,
+    /// Who claimed.
+    pub holder: HolderId,
+    /// How often this identity was claimed and not released: 1 the first time.
+    pub attempt: u32,
+    /// Where in its life the request stands.
+    pub state: State,
+    /// When the store read this, on its own clock.
+    pub observed: Timestamp,
+}
+
+/// Where in its life a request stands, if it is known at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Somebody holds the claim, or held it and died.
+    InProgress {
+        /// Until when the holder is believed alive.
+        lease_expires: Timestamp,
+    },
+    /// The work was done and its result is kept.
+    Completed {
+        /// What is replayed.
+        result: RecordedResult,
+        /// When it was completed.
+        completed: Timestamp,
+        /// From when on the identity is new again.
+        expires: Timestamp,
+    },
+}
+
+impl Record {
+    /// How long the holder's lease still runs: zero once it has expired, `None` for what is completed.
+    #[must_use]
+    pub fn lease_remaining(&self) -> Option<Duration> {
+        match self.state {
+            State::InProgress { lease_expires } => Some(lease_expires.since(self.observed)),
+            State::Completed { .. } => None,
+        }
+    }
+
+    /// The result, if the request is completed.
+    #[must_use]
+    pub fn result(&self) -> Option<&RecordedResult> {
+        match &self.state {
+            State::InProgress { .. } => None,
+            State::Completed { result, .. } => Some(result),
+        }
+    }
+
+    /// Whether this is completed and was kept for as long as it should be: then it counts as absent.
+    #[must_use]
+    pub fn is_past_retention(&self) -> bool {
+        match self.state {
+            State::InProgress { .. } => false,
+            State::Completed { expires, .. } => expires <= self.observed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_saturates_and_rounds_up() {
+        let at = Timestamp::from_millis(10);
+        assert_eq!(at.after(Duration::from_nanos(1)).as_millis(), 11);
+        assert_eq!(at.after(Duration::MAX).as_millis(), u64::MAX);
+        assert_eq!(at.since(Timestamp::from_millis(11)), Duration::ZERO);
+    }
+}

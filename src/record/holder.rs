@@ -1,0 +1,43 @@
+//! Who asks: a random number, so that the same asker is known again.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+/// A random number that tells one asker from another: the same one asking again gets the same claim.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HolderId([u8; 16]);
+
+impl HolderId {
+    /// A new one.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&random_u64().to_be_bytes());
+        bytes[8..].copy_from_slice(&random_u64().to_be_bytes());
+        Self(bytes)
+    }
+
+    /// Takes the bytes as a store read them.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes that a store keeps.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HolderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HolderId({:032x})", u128::from_be_bytes(self.0))
+    }
+}
+
+/// Unpredictable enough for jitter and for telling holders apart, which is all that it is used for:
+/// the standard library seeds its hashers from the system.
+pub(crate) fn random_u64() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}

@@ -1,0 +1,279 @@
+//! The encoded form of a result: what a store keeps and does not look into.
+//!
+//! ```text
+//! byte 0     version of this layout: 1
+//! byte 1     0 performed, 1 refused, 2 performed but too large to keep, 3 performed but not encodable
+//! byte 2     codec of the payload: 0 none, 1 JSON
+//! byte 3..   payload; for "too large" the size that it had, as 8 bytes, big-endian
+//! ```
+//!
+//! A reader that meets a version, kind or codec that it does not know says so and touches nothing: an
+//! older process may run beside a newer one while a deployment goes on.
+
+use std::fmt;
+use std::sync::Arc;
+
+const VERSION: u8 = 1;
+const HEADER: usize = 3;
+
+const PERFORMED: u8 = 0;
+const REFUSED: u8 = 1;
+const TOO_LARGE: u8 = 2;
+const NOT_ENCODABLE: u8 = 3;
+
+/// How a result's payload is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CodecId {
+    /// There is no payload.
+    None,
+    /// JSON, as `serde_json` writes it.
+    Json,
+}
+
+/// What the work came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The work was done.
+    Performed,
+    /// The work in a transaction was refused for good: the answer is kept, its rows were rolled back.
+    Refused,
+}
+
+/// A recorded result, decoded as far as its header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decoded<'a> {
+    /// There is a value to replay.
+    Value {
+        /// What the work came to.
+        verdict: Verdict,
+        /// How the payload is written.
+        codec: CodecId,
+        /// The encoded value.
+        payload: &'a [u8],
+    },
+    /// The work was done, but its result was larger than allowed and is not kept.
+    TooLarge {
+        /// The encoded size, in bytes.
+        size: u64,
+    },
+    /// The work was done, but its result could not be encoded.
+    NotEncodable,
+}
+
+impl fmt::Debug for Decoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value {
+                verdict,
+                codec,
+                payload,
+            } => f
+                .debug_struct("Value")
+                .field("verdict", verdict)
+                .field("codec", codec)
+                .field("bytes", &payload.len())
+                .finish(),
+            Self::TooLarge { size } => f.debug_struct("TooLarge").field("size", size).finish(),
+            Self::NotEncodable => f.write_str("NotEncodable"),
+        }
+    }
+}
+
+/// A result in the form in which it is kept. Cloning counts a reference.
+///
+/// ```
+/// use oneflight::record::{CodecId, Decoded, RecordedResult, Verdict};
+///
+/// let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"42");
+/// let stored = result.as_bytes().to_vec();
+///
+/// let read = RecordedResult::from_stored(stored);
+/// assert!(matches!(read.decode()?, Decoded::Value { payload: b"42", .. }));
+///
+/// // What cannot be understood is an error, never a guess.
+/// assert!(RecordedResult::from_stored(vec![99]).decode().is_err());
+/// # Ok::<(), oneflight::record::DecodeError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+#[must_use]
+pub struct RecordedResult(Arc<[u8]>);
+
+impl RecordedResult {
+    /// Encodes a value that a codec has written.
+    pub fn value(verdict: Verdict, codec: CodecId, payload: &[u8]) -> Self {
+        let kind = match verdict {
+            Verdict::Performed => PERFORMED,
+            Verdict::Refused => REFUSED,
+        };
+        Self::assemble(kind, codec, payload)
+    }
+
+    /// Encodes the fact that the work was done and its result, of `size` encoded bytes, is not kept.
+    pub fn too_large(size: u64) -> Self {
+        Self::assemble(TOO_LARGE, CodecId::None, &size.to_be_bytes())
+    }
+
+    /// Encodes the fact that the work was done and its result could not be encoded.
+    pub fn not_encodable() -> Self {
+        Self::assemble(NOT_ENCODABLE, CodecId::None, &[])
+    }
+
+    fn assemble(kind: u8, codec: CodecId, payload: &[u8]) -> Self {
+        let codec = match codec {
+            CodecId::None => 0,
+            CodecId::Json => 1,
+        };
+        let mut bytes = Vec::with_capacity(HEADER + payload.len());
+        bytes.extend_from_slice(&[VERSION, kind, codec]);
+        bytes.extend_from_slice(payload);
+        Self(bytes.into())
+    }
+
+    /// Takes the bytes as a store read them. They are looked into by [`decode`](Self::decode) only.
+    pub fn from_stored(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes that a store keeps.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads the header.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are cut short, or were written by a version of this crate that knows more.
+    pub fn decode(&self) -> Result<Decoded<'_>, DecodeError> {
+        let (&version, rest) = self.0.split_first().ok_or(DecodeError::Truncated)?;
+        if version != VERSION {
+            return Err(DecodeError::UnknownVersion { version });
+        }
+        let [kind, codec, payload @ ..] = rest else {
+            return Err(DecodeError::Truncated);
+        };
+        let verdict = match *kind {
+            PERFORMED => Verdict::Performed,
+            REFUSED => Verdict::Refused,
+            TOO_LARGE => {
+                let size = payload.try_into().map_err(|_| DecodeError::Truncated)?;
+                return Ok(Decoded::TooLarge {
+                    size: u64::from_be_bytes(size),
+                });
+            }
+            NOT_ENCODABLE => return Ok(Decoded::NotEncodable),
+            kind => return Err(DecodeError::UnknownKind { kind }),
+        };
+        let codec = match *codec {
+            0 => CodecId::None,
+            1 => CodecId::Json,
+            codec => return Err(DecodeError::UnknownCodec { codec }),
+        };
+        Ok(Decoded::Value {
+            verdict,
+            codec,
+            payload,
+        })
+    }
+}
+
+/// Prints the size, never the content.
+impl fmt::Debug for RecordedResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordedResult({} bytes)", self.0.len())
+    }
+}
+
+/// A recorded result that this version of the crate cannot read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The bytes end before the header does.
+    Truncated,
+    /// The layout's version is not known.
+    UnknownVersion {
+        /// The version found.
+        version: u8,
+    },
+    /// The kind of result is not known.
+    UnknownKind {
+        /// The kind found.
+        kind: u8,
+    },
+    /// The payload's codec is not known.
+    UnknownCodec {
+        /// The codec found.
+        codec: u8,
+    },
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => f.write_str("the recorded result is cut short"),
+            Self::UnknownVersion { version } => write!(
+                f,
+                "the recorded result has layout version {version}, and only {VERSION} is known here; \
+                 upgrade this process"
+            ),
+            Self::UnknownKind { kind } => write!(
+                f,
+                "the recorded result is of kind {kind}, which is not known here; upgrade this process"
+            ),
+            Self::UnknownCodec { codec } => write!(
+                f,
+                "the recorded result is written with codec {codec}, which is not known here; \
+                 upgrade this process"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read() {
+        for verdict in [Verdict::Performed, Verdict::Refused] {
+            let result = RecordedResult::value(verdict, CodecId::Json, b"{}");
+            let read = RecordedResult::from_stored(result.as_bytes().to_vec());
+            let expected = Decoded::Value {
+                verdict,
+                codec: CodecId::Json,
+                payload: b"{}",
+            };
+            assert_eq!(read.decode(), Ok(expected));
+        }
+        assert_eq!(RecordedResult::too_large(7).decode(), Ok(Decoded::TooLarge { size: 7 }));
+        assert_eq!(RecordedResult::not_encodable().decode(), Ok(Decoded::NotEncodable));
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_byte_of_the_header_is_an_error_or_a_value() {
+        let whole = RecordedResult::too_large(u64::MAX);
+        for end in 0..whole.as_bytes().len() {
+            let cut = RecordedResult::from_stored(&whole.as_bytes()[..end]);
+            assert_eq!(cut.decode(), Err(DecodeError::Truncated), "cut at {end}");
+        }
+        for position in 0..HEADER {
+            for byte in 0..=u8::MAX {
+                let mut bytes = whole.as_bytes().to_vec();
+                bytes[position] = byte;
+                let _ = RecordedResult::from_stored(bytes).decode();
+            }
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_payload() {
+        let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"secret");
+        assert!(!format!("{result:?} {:?}", result.decode()).contains("secret"));
+    }
+}

@@ -1,0 +1,215 @@
+//! What a claim is asked with, what it answers, and the one decision that every store makes.
+//!
+//! [`decide`] is pure: a record and a request in, an answer out. A store calls it inside its atomic step, so
+//! that no two stores decide differently.
+
+use std::time::Duration;
+
+use crate::identity::RequestId;
+use crate::record::{FencingToken, HolderId, Record, State};
+
+/// What to do about a holder whose lease has expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Takeover {
+    /// Answer [`ClaimOutcome::InDoubt`].
+    Never,
+    /// Take the claim over from whoever it is.
+    Expired,
+    /// Take it over from this holder, and from no other: the one about which somebody has decided.
+    Of(FencingToken),
+}
+
+/// What a claim is asked for with.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ClaimRequest<'a> {
+    /// The identity, with its fingerprint.
+    pub id: &'a RequestId,
+    /// Who asks.
+    pub holder: HolderId,
+    /// For how long the claim is wanted at first.
+    pub lease: Duration,
+    /// What to do about a holder whose lease has expired.
+    pub takeover: Takeover,
+}
+
+impl<'a> ClaimRequest<'a> {
+    /// Asks for `id` for the length of `lease`, as a new holder, without taking over.
+    #[must_use]
+    pub fn new(id: &'a RequestId, lease: Duration) -> Self {
+        Self {
+            id,
+            holder: HolderId::random(),
+            lease,
+            takeover: Takeover::Never,
+        }
+    }
+
+    /// Asks as this holder.
+    #[must_use]
+    pub fn holder(mut self, holder: HolderId) -> Self {
+        self.holder = holder;
+        self
+    }
+
+    /// Says what to do about a holder whose lease has expired.
+    #[must_use]
+    pub fn takeover(mut self, takeover: Takeover) -> Self {
+        self.takeover = takeover;
+        self
+    }
+}
+
+/// The right to execute a request. It must be [completed](crate::store::Store::complete) or
+/// [released](crate::store::Store::release); what is merely dropped is in doubt once its lease has expired.
+#[derive(Debug)]
+#[must_use = "a claim must be completed or released"]
+pub struct Claim {
+    id: RequestId,
+    token: FencingToken,
+    attempt: u32,
+    took_over: Option<FencingToken>,
+}
+
+impl Claim {
+    /// A claim as a store hands it out.
+    ///
+    /// `attempt` counts from 1; `took_over` is the token of the holder whose lease had expired, if any.
+    pub fn new(id: RequestId, token: FencingToken, attempt: u32, took_over: Option<FencingToken>) -> Self {
+        Self {
+            id,
+            token,
+            attempt,
+            took_over,
+        }
+    }
+
+    /// What was claimed.
+    #[must_use]
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// The number that outdates all earlier holders.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// Which attempt at this request it is: 1 unless an earlier holder's lease expired.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Whose expired claim was taken over, if any.
+    #[must_use]
+    pub fn took_over(&self) -> Option<FencingToken> {
+        self.took_over
+    }
+}
+
+/// What became of a wish to claim. `C` is a [`Claim`], or a transaction that holds one.
+#[derive(Debug)]
+#[non_exhaustive]
+#[must_use]
+pub enum ClaimOutcome<C = Claim> {
+    /// The claim is the asker's.
+    Granted(C),
+    /// The request was completed earlier: this is its record.
+    Completed(Record),
+    /// Somebody else holds the claim.
+    InProgress {
+        /// How long the holder's lease still runs.
+        lease_remaining: Duration,
+        /// Which attempt it is.
+        attempt: u32,
+    },
+    /// The identity is known with another fingerprint.
+    Conflict,
+    /// A holder's lease expired and the asker did not want to take over: it isn't known what was done.
+    InDoubt {
+        /// The holder's token; see [`Takeover::Of`].
+        token: FencingToken,
+        /// Which attempt it was.
+        attempt: u32,
+    },
+}
+
+impl<C> ClaimOutcome<C> {
+    /// The same outcome for another kind of claim.
+    pub fn map<D>(self, granted: impl FnOnce(C) -> D) -> ClaimOutcome<D> {
+        match self {
+            Self::Granted(claim) => ClaimOutcome::Granted(granted(claim)),
+            Self::Completed(record) => ClaimOutcome::Completed(record),
+            Self::InProgress {
+                lease_remaining,
+                attempt,
+            } => ClaimOutcome::InProgress {
+                lease_remaining,
+                attempt,
+            },
+            Self::Conflict => ClaimOutcome::Conflict,
+            Self::InDoubt { token, attempt } => ClaimOutcome::InDoubt { token, attempt },
+        }
+    }
+}
+
+/// What a store has to do about a request.
+#[derive(Debug)]
+#[non_exhaustive]
+#[must_use]
+pub enum Decision {
+    /// Draw a new token and write the record anew, as in progress.
+    Grant {
+        /// The attempt to write.
+        attempt: u32,
+        /// Whose expired claim this takes over.
+        took_over: Option<FencingToken>,
+    },
+    /// Write nothing and answer this.
+    Answer(ClaimOutcome),
+}
+
+/// Decides about a request in the light of the record that stands there now, if any.
+///
+/// Fingerprints compare as `Option`s: one side with and the other without is a conflict too.
+pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
+    const NEW: Decision = Decision::Grant {
+        attempt: 1,
+        took_over: None,
+    };
+    let Some(record) = record else { return NEW };
+    if record.is_past_retention() {
+        return NEW;
+    }
+    if record.fingerprint != request.id.fingerprint() {
+        return Decision::Answer(ClaimOutcome::Conflict);
+    }
+    let State::InProgress { lease_expires } = record.state else {
+        return Decision::Answer(ClaimOutcome::Completed(record));
+    };
+    let Record { token, attempt, .. } = record;
+    if record.holder == request.holder {
+        let claim = Claim::new(request.id.clone(), token, attempt, None);
+        return Decision::Answer(ClaimOutcome::Granted(claim));
+    }
+    if lease_expires > record.observed {
+        return Decision::Answer(ClaimOutcome::InProgress {
+            lease_remaining: lease_expires.since(record.observed),
+            attempt,
+        });
+    }
+    match request.takeover {
+        Takeover::Expired => {}
+        Takeover::Of(doubtful) if doubtful == token => {}
+        Takeover::Never | Takeover::Of(_) => {
+            return Decision::Answer(ClaimOutcome::InDoubt { token, attempt });
+        }
+    }
+    Decision::Grant {
+        attempt: attempt.saturating_add(1),
+        took_over: Some(token),
+    }
+}

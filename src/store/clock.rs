@@ -1,0 +1,69 @@
+//! The clock of a store that has none of its own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::record::Timestamp;
+
+/// Tells a store the time. It must not go backwards.
+pub trait Clock: Send + Sync + 'static {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock: read once, then moved on monotonically, so that setting it back harms nothing.
+#[derive(Clone, Debug)]
+pub struct SystemClock {
+    started: Instant,
+    started_at: Timestamp,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            started: Instant::now(),
+            started_at: Timestamp::default().after(since_epoch),
+        }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        self.started_at.after(self.started.elapsed())
+    }
+}
+
+/// A clock that stands still until it is [advanced](Self::advance): tests need not sleep.
+///
+/// Clones show the same time.
+#[derive(Clone, Default)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// A clock that shows one second after the epoch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1_000)))
+    }
+
+    /// Moves the clock on; fractions of a millisecond count as one.
+    pub fn advance(&self, duration: Duration) {
+        let millis = Timestamp::default().after(duration).as_millis();
+        self.0.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+impl fmt::Debug for ManualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ManualClock").field(&self.now()).finish()
+    }
+}

@@ -1,0 +1,103 @@
+//! What can go wrong in a store.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use crate::record::FencingToken;
+
+/// A store that could not do what it was asked, or refused to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The claim belongs to another holder by now, or is gone.
+    Outdated {
+        /// The token that was outdated.
+        token: FencingToken,
+    },
+    /// Others held the store's lock for the whole time that we were ready to wait.
+    Busy {
+        /// How long that was.
+        waited: Duration,
+    },
+    /// Others had all connections of the pool for as long as it waits.
+    NoConnection,
+    /// The database was written by a newer version of this crate.
+    SchemaTooNew {
+        /// The schema's version in the database.
+        found: i64,
+        /// The newest one known here.
+        known: i64,
+    },
+    /// A transaction was rolled back by the store: nothing that it did was kept.
+    RolledBack {
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The work ended the transaction that it was given, so that it cannot be known what was kept.
+    TransactionEnded,
+    /// A record does not make sense.
+    Corrupt {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The store cannot be used like this.
+    Unsupported {
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// The store could not be reached, or failed.
+    Unavailable {
+        /// How.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    /// Wraps the error of whatever is behind the store.
+    pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable { source: source.into() }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outdated { token } => write!(
+                f,
+                "claim {token} is outdated: its lease expired and another holder took over, \
+                 or it was given back"
+            ),
+            Self::Busy { waited } => write!(
+                f,
+                "the store was locked by others for {waited:?}; try again, or look for a transaction \
+                 that is kept open too long"
+            ),
+            Self::NoConnection => f.write_str(
+                "no connection of the pool became free; enlarge it, or look for connections that are held too long",
+            ),
+            Self::SchemaTooNew { found, known } => write!(
+                f,
+                "the database has schema version {found}, and this version of oneflight knows up to \
+                 {known}; upgrade this process"
+            ),
+            Self::RolledBack { .. } => f.write_str("the transaction could not be committed; nothing was kept"),
+            Self::TransactionEnded => f.write_str(
+                "the work ended the transaction that it was given, or went on after an error that ended \
+                 it: what it did may have been kept without a record",
+            ),
+            Self::Corrupt { what } => write!(f, "a record in the store is corrupt: {what}"),
+            Self::Unsupported { advice } => f.write_str(advice),
+            Self::Unavailable { .. } => f.write_str("the store is not available"),
+        }
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::RolledBack { source } | Self::Unavailable { source } => Some(&**source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A store in memory: for tests, and for services that are one process.
+//!
+//! One lock around two maps: the records by identity, and the completed ones by when they expire, so that
+//! purging looks at nothing else. Nothing waits while the lock is held.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Claim, ClaimOutcome, ClaimRequest, Clock, Decision, Store, StoreError, SystemClock, decide};
+use crate::identity::RequestId;
+use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
+
+/// Keeps records in memory. Clones share them; they die with the process.
+///
+/// Completed records stay until they are [purged](Store::purge).
+///
+/// ```
+/// use std::time::Duration;
+/// use oneflight::store::{ManualClock, MemoryStore};
+///
+/// // With a clock of the test's own, leases and retention end without sleeping.
+/// let clock = ManualClock::new();
+/// let store = MemoryStore::with_clock(clock.clone());
+/// clock.advance(Duration::from_secs(30));
+/// # let _ = store;
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore {
+    state: Arc<Mutex<Records>>,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Default)]
+struct Records {
+    by_id: HashMap<RequestId, Record>,
+    by_expiry: BTreeMap<(Timestamp, FencingToken), RequestId>,
+    last_token: u64,
+}
+
+impl MemoryStore {
+    /// An empty store on the machine's clock.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_clock(SystemClock::default())
+    }
+
+    /// An empty store on a clock of the caller's.
+    #[must_use]
+    pub fn with_clock(clock: impl Clock) -> Self {
+        Self {
+            state: Arc::default(),
+            clock: Arc::new(clock),
+        }
+    }
+
+    /// How many records there are, those past their retention included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state.lock().by_id.len()
+    }
+
+    /// Whether there is no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("records", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Records {
+    fn observe(&self, id: &RequestId, now: Timestamp) -> Option<Record> {
+        let mut record = self.by_id.get(id)?.clone();
+        record.observed = now;
+        Some(record)
+    }
+
+    fn put(&mut self, id: RequestId, record: Record) {
+        let replaced = match self.by_id.get_mut(&id) {
+            Some(place) => std::mem::replace(place, record),
+            None => {
+                self.by_id.insert(id, record);
+                return;
+            }
+        };
+        if let State::Completed { expires, .. } = replaced.state {
+            self.by_expiry.remove(&(expires, replaced.token));
+        }
+    }
+
+    fn claim(&mut self, request: &ClaimRequest<'_>, now: Timestamp) -> ClaimOutcome {
+        match decide(self.observe(request.id, now), request) {
+            Decision::Answer(outcome) => outcome,
+            Decision::Grant { attempt, took_over } => {
+                self.last_token += 1;
+                let token = FencingToken::new(self.last_token);
+                let record = Record {
+                    fingerprint: request.id.fingerprint(),
+                    token,
+                    holder: request.holder,
+                    attempt,
+                    state: State::InProgress {
+                        lease_expires: now.after(request.lease),
+                    },
+                    observed: now,
+                };
+                self.put(request.id.clone(), record);
+                let claim = Claim::new(request.id.clone(), token, attempt, took_over);
+                ClaimOutcome::Granted(claim)
+            }
+        }
+    }
+
+    /// The record, if this token holds its claim.
+    fn held(&mut self, id: &RequestId, token: FencingToken) -> Result<&mut Record, StoreError> {
+        match self.by_id.get_mut(id) {
+            Some(record) if record.token == token && matches!(record.state, State::InProgress { .. }) => Ok(record),
+            _ => Err(StoreError::Outdated { token }),
+        }
+    }
+
+    fn complete(
+        &mut self,
+        claim: &Claim,
+        result: RecordedResult,
+        now: Timestamp,
+        retention: Duration,
+    ) -> Result<(), StoreError> {
+        let already = self
+            .by_id
+            .get(claim.id())
+            .is_some_and(|record| record.token == claim.token() && matches!(record.state, State::Completed { .. }));
+        if already {
+            return Ok(());
+        }
+        let expires = now.after(retention);
+        let record = self.held(claim.id(), claim.token())?;
+        record.state = State::Completed {
+            result,
+            completed: now,
+            expires,
+        };
+        self.by_expiry.insert((expires, claim.token()), claim.id().clone());
+        Ok(())
+    }
+
+    fn purge(&mut self, limit: usize, now: Timestamp) -> usize {
+        let mut purged = 0;
+        while purged < limit {
+            match self.by_expiry.first_entry() {
+                Some(first) if first.key().0 <= now => {
+                    let id = first.remove();
+                    self.by_id.remove(&id);
+                    purged += 1;
+                }
+                _ => break,
+            }
+        }
+        purged
+    }
+}
+
+impl Store for MemoryStore {
+    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+        let now = self.clock.now();
+        Ok(self.state.lock().claim(&request, now))
+    }
+
+    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        let lease_expires = self.clock.now().after(lease);
+        self.state.lock().held(id, token)?.state = State::InProgress { lease_expires };
+        Ok(())
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.state.lock().complete(&claim, result, now, retention)
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        let mut records = self.state.lock();
+        records.held(claim.id(), claim.token())?;
+        records.by_id.remove(claim.id());
+        Ok(())
+    }
+
+    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+        let record = self.state.lock().observe(id, self.clock.now());
+        Ok(record.filter(|record| !record.is_past_retention()))
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        let now = self.clock.now();
+        Ok(self.state.lock().purge(limit, now))
+    }
+}

@@ -1,0 +1,77 @@
+//! Waiting for a lock that another process holds.
+//!
+//! SQLite's own busy handler sleeps in steps of up to 100 ms, which starves whoever competes with a busy
+//! writer that leaves gaps of microseconds. Asking often, at random intervals, finds the gaps.
+
+use std::time::{Duration, Instant};
+
+use sqlx::error::DatabaseError;
+
+use crate::record::random_u64;
+use crate::store::StoreError;
+
+/// The primary result codes that say that somebody else holds a lock.
+const SQLITE_BUSY: u32 = 5;
+const SQLITE_LOCKED: u32 = 6;
+
+/// Whether an error says "locked by somebody else", and nothing more.
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    primary_code(error).is_some_and(|code| code == SQLITE_BUSY || code == SQLITE_LOCKED)
+}
+
+/// What an error is to the store's user.
+pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
+    match error {
+        // Others had all connections for as long as the pool waits.
+        sqlx::Error::PoolTimedOut => StoreError::NoConnection,
+        error => StoreError::unavailable(error),
+    }
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error().and_then(DatabaseError::code)?;
+    // The lower byte of an extended result code is the primary one.
+    Some(code.parse::<u32>().ok()? & 0xff)
+}
+
+/// A deadline and the pauses until it.
+pub(super) struct Patience {
+    started: Instant,
+    deadline: Duration,
+    pauses: u32,
+}
+
+impl Patience {
+    pub(super) fn new(deadline: Duration) -> Self {
+        Self {
+            started: Instant::now(),
+            deadline,
+            pauses: 0,
+        }
+    }
+
+    /// What is left until the deadline.
+    pub(super) fn remaining(&self) -> Duration {
+        self.deadline.saturating_sub(self.started.elapsed())
+    }
+
+    /// The error that says that the deadline has passed.
+    pub(super) fn exhausted(&self) -> StoreError {
+        StoreError::Busy {
+            waited: self.started.elapsed(),
+        }
+    }
+
+    /// Pauses for a random moment that grows from 1 ms to 10 ms, or fails when the deadline has passed.
+    pub(super) async fn pause(&mut self) -> Result<(), StoreError> {
+        let remaining = self.remaining();
+        if remaining.is_zero() {
+            return Err(self.exhausted());
+        }
+        self.pauses = self.pauses.saturating_add(1);
+        let longest = u64::from(self.pauses.min(10)) * 1_000;
+        let pause = Duration::from_micros(500 + random_u64() % longest);
+        tokio::time::sleep(pause.min(remaining)).await;
+        Ok(())
+    }
+}

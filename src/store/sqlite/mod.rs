@@ -1,0 +1,284 @@
+//! A store in one SQLite file, shared by any number of processes of one machine.
+//!
+//! SQLite has one writer at a time. Reads never wait for it (WAL), so every claim first *reads*: a replay, a
+//! conflict and "in progress elsewhere" take no lock. What must write queues in process, first come first
+//! served, then begins with `BEGIN IMMEDIATE`, so that a transaction never fails half-way for want of the
+//! lock. Other processes are waited for with small, jittered pauses until a deadline.
+//!
+//! Time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence on
+//! one clock; set it back and leases and retention last longer by as much.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqlitePool, SqliteSynchronous};
+
+use super::{Claim, ClaimOutcome, ClaimRequest, Decision, Store, StoreError, decide};
+use crate::identity::RequestId;
+use crate::record::{FencingToken, Record, RecordedResult};
+
+mod busy;
+mod open;
+mod records;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod writer;
+
+use busy::{Patience, is_busy, unavailable};
+use writer::{Ended, Writer};
+
+/// Keeps records in an SQLite database. Clones share it.
+///
+/// The tables are ours, begin with `oneflight_`, and are created and upgraded when the store is opened; any
+/// number of processes may do so at once. A database that a newer version has upgraded is refused.
+///
+/// # Durability
+///
+/// A database made by [`open`](Self::open) is in WAL mode with `synchronous=FULL`: what was acknowledged
+/// survives a power cut. (`NORMAL` survives a crash of the process and not that: a claim or a record
+/// that was acknowledged could be gone, and the mutation be done twice.) With
+/// [`from_pool`](Self::from_pool), these settings are the pool's.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("orders.db");
+/// use oneflight::store::SqliteStore;
+///
+/// let store = SqliteStore::open(path).await?;
+/// sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
+///     .execute(store.pool())
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct SqliteStore {
+    pool: SqlitePool,
+    writer: Writer,
+}
+
+/// How a [`SqliteStore`] is opened. Made by [`SqliteStore::options`].
+#[derive(Clone, Debug)]
+#[must_use = "options open nothing by themselves"]
+pub struct SqliteOptions {
+    max_readers: u32,
+    busy_deadline: Duration,
+    synchronous: SqliteSynchronous,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            max_readers: 8,
+            busy_deadline: Duration::from_secs(30),
+            synchronous: SqliteSynchronous::Full,
+        }
+    }
+}
+
+impl SqliteOptions {
+    /// How many connections [`SqliteStore::pool`] may have, each a thread: 8 unless set. The writer has
+    /// its own. Not for [`from_pool`](Self::from_pool).
+    pub fn max_readers(mut self, connections: u32) -> Self {
+        self.max_readers = connections.max(1);
+        self
+    }
+
+    /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`]:
+    /// 30 s unless set. The writers of this process queue before that, for four times as long at most.
+    pub fn busy_deadline(mut self, deadline: Duration) -> Self {
+        self.busy_deadline = deadline;
+        self
+    }
+
+    /// How much a commit waits for the disk: `FULL` unless set. Not for [`from_pool`](Self::from_pool).
+    pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
+        self.synchronous = synchronous;
+        self
+    }
+
+    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, or was written by a newer version of this crate.
+    pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
+        open::file(&self, path.as_ref()).await
+    }
+
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// Work in [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) gets one of its connections.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or was written by a newer version of this crate.
+    pub async fn from_pool(self, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
+        let writer = Writer::new(pool.clone(), self.busy_deadline);
+        SqliteStore::prepare(pool, writer).await
+    }
+}
+
+impl SqliteStore {
+    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, or was written by a newer version of this crate.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::options().open(path).await
+    }
+
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// The database should be in WAL mode: otherwise reads wait for writers, and a commit may fail for want of a lock.
+    /// A connection on which a transaction was given up half-way is closed rather than given back: a database *in
+    /// memory* would be gone with its last connection. [`MemoryStore`](crate::store::MemoryStore) is for that.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or was written by a newer version of this crate.
+    pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
+        Self::options().from_pool(pool).await
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> SqliteOptions {
+        SqliteOptions::default()
+    }
+
+    /// The pool, for the caller's own tables.
+    ///
+    /// For what must be committed with the record, use
+    /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx). Do not write through the pool *while* inside it: SQLite
+    /// has one writer, and that would wait for itself.
+    #[must_use]
+    pub fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+
+    /// Closes all connections, also those of a pool of the caller's. What is asked of the store afterwards fails.
+    pub async fn close(&self) {
+        self.writer.close().await;
+        self.pool.close().await;
+    }
+
+    /// Creates or upgrades the tables.
+    async fn prepare(pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
+        schema::migrate(&writer).await?;
+        Ok(Self { pool, writer })
+    }
+
+    /// The record as it stands, past its retention or not, without the write lock.
+    async fn read(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+        let mut patience = Patience::new(self.writer.deadline());
+        loop {
+            // Given back before pausing.
+            let read = async {
+                let mut connection = self.pool.acquire().await?;
+                records::select(&mut connection, id).await
+            };
+            match read.await {
+                Err(error) if is_busy(&error) => patience.pause().await?,
+                Err(error) => return Err(unavailable(error)),
+                Ok(record) => return record.transpose(),
+            }
+        }
+    }
+
+    /// The answer to a request, if it takes no write.
+    async fn answer_from_read(&self, request: &ClaimRequest<'_>) -> Result<Option<ClaimOutcome>, StoreError> {
+        match decide(self.read(request.id).await?, request) {
+            Decision::Answer(outcome) => Ok(Some(outcome)),
+            Decision::Grant { .. } => Ok(None),
+        }
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+impl Store for SqliteStore {
+    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+        if let Some(answer) = self.answer_from_read(&request).await? {
+            return Ok(answer);
+        }
+        let ClaimRequest {
+            id,
+            holder,
+            lease,
+            takeover,
+        } = request;
+        let id = id.clone();
+        let ended = self
+            .writer
+            .transaction(move |connection| {
+                Box::pin(async move {
+                    let request = ClaimRequest {
+                        id: &id,
+                        holder,
+                        lease,
+                        takeover,
+                    };
+                    records::claim(connection, &request).await
+                })
+            })
+            .await?;
+        match ended {
+            Ended::Committed(outcome) | Ended::RolledBack(outcome) => Ok(outcome),
+            Ended::Unknown(_, error) => Err(StoreError::unavailable(error)),
+        }
+    }
+
+    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        let renewed = self.writer.execute(|| records::renew(id, token, lease)).await?;
+        if renewed == 0 {
+            return Err(StoreError::Outdated { token });
+        }
+        Ok(())
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        let (id, token) = (claim.id(), claim.token());
+        let completed = self
+            .writer
+            .execute(|| records::complete(id, token, &result, retention))
+            .await?;
+        if completed > 0 {
+            return Ok(());
+        }
+        // Perhaps it was us, and the answer was lost.
+        match self.read(id).await? {
+            Some(record) if record.token == token && record.result().is_some() => Ok(()),
+            _ => Err(StoreError::Outdated { token }),
+        }
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        let (id, token) = (claim.id(), claim.token());
+        let released = self.writer.execute(|| records::release(id, token)).await?;
+        if released == 0 {
+            return Err(StoreError::Outdated { token });
+        }
+        Ok(())
+    }
+
+    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+        let record = self.read(id).await?;
+        Ok(record.filter(|record| !record.is_past_retention()))
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let purged = self.writer.execute(|| records::purge(limit)).await?;
+        Ok(usize::try_from(purged).unwrap_or(usize::MAX))
+    }
+}

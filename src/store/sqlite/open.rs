@@ -1,0 +1,61 @@
+//! Opening a database file.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+
+use super::busy::{Patience, is_busy};
+use super::writer::Writer;
+use super::{SqliteOptions, SqliteStore};
+use crate::store::StoreError;
+
+/// How long SQLite itself waits for a lock on the pool that users get.
+const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The same for our writer: its first, short steps only; then [`busy`] takes over.
+const WRITER_BUSY_TIMEOUT: Duration = Duration::from_millis(8);
+
+pub(super) async fn file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {
+    if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
+        return Err(StoreError::Unsupported {
+            advice: "SqliteStore::open takes the path of a file; use MemoryStore to keep records in memory",
+        });
+    }
+    let connect = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .busy_timeout(USER_BUSY_TIMEOUT)
+        .synchronous(options.synchronous);
+
+    // WAL is a property of the file. Turning it on takes a lock that SQLite does not wait for, so it is
+    // done once, here, with patience, and not by every connection of a pool.
+    let mut patience = Patience::new(options.busy_deadline);
+    let first = connect.clone().journal_mode(SqliteJournalMode::Wal);
+    let connection = loop {
+        match first.connect().await {
+            Err(error) if is_busy(&error) => patience.pause().await?,
+            Err(error) => return Err(StoreError::unavailable(error)),
+            Ok(connection) => break connection,
+        }
+    };
+    connection.close().await.map_err(StoreError::unavailable)?;
+
+    let pool = SqlitePoolOptions::new()
+        .max_connections(options.max_readers)
+        .acquire_timeout(options.busy_deadline)
+        .test_before_acquire(false)
+        .connect_lazy_with(connect.clone());
+    // One connection that stays: its statements remain prepared, its page cache warm.
+    let writers = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(options.busy_deadline)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_lazy_with(connect.busy_timeout(WRITER_BUSY_TIMEOUT));
+    let writer = Writer::new(writers, options.busy_deadline);
+    SqliteStore::prepare(pool, writer).await
+}

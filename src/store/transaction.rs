@@ -1,0 +1,97 @@
+//! Stores that are databases: mutation and record in one commit.
+//!
+//! ```text
+//! begin, claim ──granted──▶ work ──▶ Ending::Commit ────▶ completed
+//!      │                     ├─────▶ Ending::Refuse ────▶ completed, the work's rows rolled back
+//!      │                     └─────▶ Ending::RollBack ──▶ as if never begun
+//!      └──not granted──▶ the work is not called
+//! ```
+//!
+//! There is no lease: the claim lives and dies with the transaction, and nobody else sees it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::{ClaimOutcome, ClaimRequest, Store, StoreError};
+use crate::record::RecordedResult;
+
+/// The future of work in a transaction, which borrows the transaction for `'t`.
+pub type WorkFuture<'t, R> = Pin<Box<dyn Future<Output = (Ending, R)> + Send + 't>>;
+
+/// A store in whose own transaction the work can run.
+pub trait TransactionalStore: Store {
+    /// What the work runs its statements on.
+    type Connection: Send + 'static;
+
+    /// Begins a transaction, claims in it, runs the work, and ends the transaction as the work says.
+    ///
+    /// `request.lease` is of no account. A claim that is held outside of a transaction is respected, and the
+    /// other way round. Unless the claim is granted, the work is not called. A commit whose answer is
+    /// lost is looked up, so that the answer here is the truth.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::RolledBack`] when nothing was kept. [`StoreError::TransactionEnded`] when the work
+    /// ended the transaction itself. Any other error before the work is called means that nothing was done.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it has answered, the transaction is rolled back, or was committed as a whole.
+    fn transact<W, R>(
+        &self,
+        request: ClaimRequest<'_>,
+        work: W,
+    ) -> impl Future<Output = Result<ClaimOutcome<R>, StoreError>> + Send
+    where
+        W: for<'t> FnOnce(OpenTransaction<'t, Self::Connection>) -> WorkFuture<'t, R> + Send + 'static,
+        R: Send + 'static;
+}
+
+/// A transaction that holds a claim, as the work gets it.
+#[non_exhaustive]
+pub struct OpenTransaction<'t, C> {
+    /// What statements are run on.
+    pub connection: &'t mut C,
+    /// Which attempt at this request it is: 1 unless an earlier holder outside of a transaction died.
+    pub attempt: u32,
+}
+
+impl<'t, C> OpenTransaction<'t, C> {
+    /// A transaction as a store hands it to the work.
+    pub fn new(connection: &'t mut C, attempt: u32) -> Self {
+        Self { connection, attempt }
+    }
+}
+
+impl<C> fmt::Debug for OpenTransaction<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenTransaction")
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the work wants its transaction to end.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[must_use]
+pub enum Ending {
+    /// Keep the work's rows and record the result.
+    Commit {
+        /// What to replay.
+        result: RecordedResult,
+        /// For how long.
+        retention: Duration,
+    },
+    /// Roll the work's rows back and record the result.
+    Refuse {
+        /// What to replay.
+        result: RecordedResult,
+        /// For how long.
+        retention: Duration,
+    },
+    /// Roll everything back.
+    RollBack,
+}

@@ -1,0 +1,106 @@
+//! Promise: 20,000 concurrent requests over 1,000 keys make 1,000 orders; and without `oneflight` they make more.
+
+mod checkout_support;
+
+use checkout_support::{number, report, storm};
+
+#[test]
+fn twenty_thousand_requests_over_a_thousand_keys_make_a_thousand_orders() {
+    let output = storm(&["--keys", "1000", "--duplicates", "20", "--json", "--seed", "1"]);
+    let report = report(&output.stdout);
+    assert_eq!(number(&report, "requests"), 20_000, "{report}");
+    assert_eq!(number(&report, "keys"), 1_000, "{report}");
+    assert_eq!(number(&report, "orders"), 1_000, "{report}");
+    assert_eq!(number(&report, "errors"), 0, "{report}");
+    assert_eq!(number(&report, "mismatched"), 0, "{report}");
+    assert!(output.status.success(), "{report}");
+
+    // Every request was answered, in one of three ways, and no order was placed in two answers. In fewer than one, if
+    // the client that placed it had hung up.
+    let [executed, collapsed, replayed] = ["executed", "collapsed", "replayed"].map(|name| number(&report, name));
+    assert_eq!(executed + collapsed + replayed, 20_000, "{report}");
+    assert!(executed <= 1_000, "{report}");
+
+    // It was a storm indeed.
+    for name in ["collapsed", "replayed", "hang_ups", "repeats"] {
+        assert!(number(&report, name) > 0, "no {name} in {report}");
+    }
+    // Nothing on standard error that is not a terminal.
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn the_naive_handler_orders_twice() {
+    let output = storm(&[
+        "--keys",
+        "100",
+        "--duplicates",
+        "20",
+        "--json",
+        "--seed",
+        "1",
+        "--naive",
+    ]);
+    let report = report(&output.stdout);
+    assert!(number(&report, "orders") > number(&report, "keys"), "{report}");
+    assert!(number(&report, "mismatched") > 0, "{report}");
+    // It is the demonstration, not a failure.
+    assert!(output.status.success(), "{report}");
+}
+
+#[test]
+fn the_same_storm_over_the_same_file_is_replayed() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = directory.path().join("shop.db");
+    let db = db.to_str().unwrap();
+    let arguments = ["--keys", "50", "--duplicates", "4", "--json", "--seed", "9", "--db", db];
+    let first = report(&storm(&arguments).stdout);
+    let second = report(&storm(&arguments).stdout);
+    assert_eq!(number(&first, "orders"), 50, "{first}");
+    assert_eq!(number(&second, "orders"), 50, "{second}");
+    assert_eq!(number(&second, "executed"), 0, "{second}");
+    assert_eq!(number(&second, "mismatched"), 0, "{second}");
+}
+
+#[test]
+fn a_storm_that_cannot_end_in_time_fails() {
+    // Nobody listens here any more, and the clients wait for somebody.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port();
+    let url = format!("http://127.0.0.1:{port}");
+    let directory = tempfile::tempdir().unwrap();
+    let db = directory.path().join("shop.db");
+    let output = storm(&[
+        "--keys",
+        "2",
+        "--duplicates",
+        "3",
+        "--json",
+        "--timeout",
+        "1",
+        "--url",
+        &url,
+        "--db",
+        db.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = report(&output.stdout);
+    assert_eq!(number(&report, "errors"), 6, "{report}");
+    assert!(!output.stderr.is_empty());
+}
+
+#[test]
+fn a_storm_stays_on_this_machine() {
+    for url in [
+        "http://192.0.2.1:80",
+        "https://127.0.0.1:80",
+        "http://127.0.0.1",
+        "shop",
+    ] {
+        let output = storm(&["--url", url, "--db", "unused.db"]);
+        assert_eq!(output.status.code(), Some(2), "{url}");
+        assert!(output.stdout.is_empty());
+    }
+}

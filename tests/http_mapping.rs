@@ -1,0 +1,203 @@
+//! Promise: every way in which a request can fail has its status and its type, and tells nobody's secrets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use oneflight::http::{Problem, kind};
+use oneflight::idempotency::{CodecError, Effect, Error, Idempotency, NotDone};
+use oneflight::identity::{RequestId, Scope};
+use oneflight::store::{MemoryStore, StoreError};
+use oneflight::{FlightError, group};
+
+fn id() -> RequestId {
+    RequestId::new(Scope::new("secret-tenant"), "secret-key").unwrap()
+}
+
+fn store(source: StoreError) -> Error {
+    Error::Store {
+        id: id(),
+        source: Arc::new(source),
+        effect: Effect::Nothing,
+    }
+}
+
+fn flight(source: FlightError) -> Error {
+    Error::Flight { id: id(), source }
+}
+
+/// Error, status, type, whether the client is asked to come back, effect.
+fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
+    let id = id();
+    let token = || StoreError::unavailable("secret-host:5432 refused");
+    vec![
+        (
+            Error::Conflict { id: id.clone() },
+            422,
+            kind::KEY_REUSED,
+            false,
+            "nothing",
+        ),
+        (
+            Error::InProgress {
+                id: id.clone(),
+                retry_after: Duration::from_millis(1_500),
+            },
+            409,
+            kind::IN_PROGRESS,
+            true,
+            "unknown",
+        ),
+        (
+            Error::InDoubt {
+                id: id.clone(),
+                attempt: 2,
+            },
+            409,
+            kind::IN_DOUBT,
+            false,
+            "unknown",
+        ),
+        (
+            Error::NotDone {
+                id: id.clone(),
+                reason: NotDone::because("secret-host refused"),
+            },
+            503,
+            kind::NOT_DONE,
+            true,
+            "nothing",
+        ),
+        (
+            Error::LeaseLost { id: id.clone() },
+            409,
+            kind::IN_PROGRESS,
+            true,
+            "done",
+        ),
+        (
+            Error::Unrecorded {
+                id: id.clone(),
+                source: Arc::new(token()),
+            },
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "done",
+        ),
+        (store(token()), 503, kind::UNAVAILABLE, true, "nothing"),
+        (
+            store(StoreError::Busy {
+                waited: Duration::from_secs(30),
+            }),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "nothing",
+        ),
+        (
+            store(StoreError::RolledBack {
+                source: "secret-table is full".into(),
+            }),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "nothing",
+        ),
+        (
+            store(StoreError::SchemaTooNew { found: 9, known: 1 }),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "nothing",
+        ),
+        (
+            store(StoreError::TransactionEnded),
+            500,
+            kind::INTERNAL,
+            false,
+            "nothing",
+        ),
+        (
+            flight(FlightError::Overloaded(group::Limit::Flights(1))),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "nothing",
+        ),
+        (flight(FlightError::Closed), 503, kind::UNAVAILABLE, true, "nothing"),
+        (flight(FlightError::Aborted), 503, kind::UNAVAILABLE, true, "unknown"),
+        (flight(FlightError::Conflict), 422, kind::KEY_REUSED, false, "nothing"),
+        (flight(FlightError::Reentrant), 500, kind::INTERNAL, false, "nothing"),
+        (flight(FlightError::NoRuntime), 500, kind::INTERNAL, false, "nothing"),
+        (
+            Error::ResultTooLarge {
+                id: id.clone(),
+                size: 9,
+                limit: 8,
+                effect: Effect::Done,
+            },
+            500,
+            kind::INTERNAL,
+            false,
+            "done",
+        ),
+        (
+            Error::Codec {
+                id,
+                source: CodecError::NotRecorded,
+                effect: Effect::Unknown,
+            },
+            500,
+            kind::INTERNAL,
+            false,
+            "unknown",
+        ),
+    ]
+}
+
+#[test]
+fn every_error_has_its_status_and_its_type() {
+    for (error, status, type_uri, comes_back, effect) in table() {
+        let name = format!("{error:?}");
+        let problem = Problem::from(error);
+        assert_eq!(problem.status(), status, "{name}");
+        assert_eq!(problem.type_uri(), type_uri, "{name}");
+        assert_eq!(problem.retry_after().is_some(), comes_back, "{name}");
+        assert_eq!(problem.member("effect").unwrap(), effect, "{name}");
+        assert!(problem.detail().unwrap().ends_with('.'), "{name}");
+        let response: http::Response<String> = problem.into_response();
+        assert!(!response.body().contains("secret"), "{name}: {}", response.body());
+    }
+}
+
+#[test]
+fn the_time_to_come_back_is_the_one_of_the_error() {
+    let problem = Problem::from(Error::InProgress {
+        id: id(),
+        retry_after: Duration::from_millis(1_500),
+    });
+    let response: http::Response<String> = problem.into_response();
+    assert_eq!(response.headers()["retry-after"], "2");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_500_without_its_message() {
+    let idempotency = Idempotency::builder(MemoryStore::new()).build();
+    let error = idempotency
+        .run(id(), |_| async {
+            if true {
+                panic!("secret words");
+            }
+        })
+        .await
+        .unwrap_err();
+    let problem = Problem::from(error);
+    assert_eq!(problem.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(problem.type_uri(), kind::INTERNAL);
+    assert_eq!(problem.member("effect").unwrap(), "unknown");
+    let response: http::Response<String> = problem.into_response();
+    assert!(!response.body().contains("secret"));
+}

@@ -1,0 +1,138 @@
+//! Promise: what went wrong is told as RFC 9457 problem details, with the status that a client can act on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use oneflight::http::{KeyError, Problem, form_key, json_key, kind, require_key};
+use oneflight::identity::{RequestId, Scope};
+use serde_json::{Value, json};
+
+fn body(problem: Problem) -> Value {
+    let response: Response<String> = problem.into_response();
+    serde_json::from_str(response.body()).unwrap()
+}
+
+#[test]
+fn a_bare_problem_is_its_status() {
+    assert_eq!(
+        body(Problem::new(StatusCode::NOT_FOUND)),
+        json!({ "type": "about:blank", "title": "Not Found", "status": 404 })
+    );
+    // Also where the status has no name.
+    let odd = Problem::new(StatusCode::from_u16(599).unwrap());
+    assert_eq!(body(odd)["status"], 599);
+}
+
+#[test]
+fn everything_that_was_set_is_sent() {
+    let problem = Problem::new(StatusCode::CONFLICT)
+        .with_type("https://shop.example/problems/sold")
+        .with_title("Sold \"out\"")
+        .with_detail("The last one\nwent to someone else.")
+        .with_instance("/orders/17")
+        .with_member("item", "tea")
+        .with_member("left", 0)
+        .with_member("left", json!({ "tomorrow": 5 }));
+    assert_eq!(problem.status(), StatusCode::CONFLICT);
+    assert_eq!(problem.type_uri(), "https://shop.example/problems/sold");
+    assert_eq!(problem.member("item"), Some(&json!("tea")));
+    assert_eq!(
+        body(problem),
+        json!({
+            "type": "https://shop.example/problems/sold",
+            "title": "Sold \"out\"",
+            "status": 409,
+            "detail": "The last one\nwent to someone else.",
+            "instance": "/orders/17",
+            "item": "tea",
+            "left": { "tomorrow": 5 },
+        })
+    );
+}
+
+#[test]
+fn a_member_cannot_pass_for_a_standard_one() {
+    let mut problem = Problem::new(StatusCode::CONFLICT);
+    for name in ["type", "title", "status", "detail", "instance", "retry_after"] {
+        problem = problem.with_member(name, "forged");
+    }
+    assert_eq!(problem, Problem::new(StatusCode::CONFLICT));
+}
+
+#[test]
+fn waiting_is_told_in_whole_seconds_rounded_up() {
+    for (wait, seconds) in [
+        (Duration::ZERO, 1),
+        (Duration::from_millis(1), 1),
+        (Duration::from_secs(2), 2),
+        (Duration::from_millis(2_001), 3),
+        (Duration::MAX, u64::MAX),
+    ] {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE).with_retry_after(wait);
+        assert_eq!(problem.retry_after(), Some(wait));
+        let response: Response<String> = problem.clone().into_response();
+        assert_eq!(response.headers()["retry-after"], seconds.to_string());
+        assert_eq!(body(problem)["retry_after"], seconds);
+    }
+    let response: Response<String> = Problem::new(StatusCode::CONFLICT).into_response();
+    assert!(!response.headers().contains_key("retry-after"));
+}
+
+#[test]
+fn the_response_fits_the_framework() {
+    let problem = || Problem::body_too_large(16);
+    let text: Response<String> = problem().into_response();
+    let bytes: Response<Vec<u8>> = problem().into();
+    let axum: axum::response::Response = problem().into_response();
+    let hyper: Response<http_body_util::Full<axum::body::Bytes>> = problem().into_response();
+    assert_eq!(text.body().as_bytes(), bytes.body());
+    for headers in [text.headers(), axum.headers(), hyper.headers()] {
+        assert_eq!(headers[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(headers["cache-control"], "no-store");
+    }
+    assert_eq!(text.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(body(problem())["limit"], 16);
+}
+
+#[test]
+fn what_is_wrong_with_a_key_is_a_400_that_says_what_to_do() {
+    let missing = Problem::from(KeyError::Missing);
+    assert_eq!(missing.type_uri(), kind::KEY_MISSING);
+    assert!(missing.detail().unwrap().contains("Idempotency-Key"));
+
+    let mut json = HeaderMap::new();
+    json.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let broken = Problem::from(require_key(&json, b"{").unwrap_err());
+    assert_eq!(broken.type_uri(), kind::BODY_MALFORMED);
+
+    for error in [
+        json_key(br#"{"idempotency_key": 1}"#).unwrap_err(),
+        form_key(b"idempotency_key=").unwrap_err(),
+        form_key(b"idempotency_key=a&idempotency_key=b").unwrap_err(),
+    ] {
+        let problem = Problem::from(error);
+        assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(problem.type_uri(), kind::KEY_MALFORMED);
+        assert!(problem.detail().unwrap().ends_with('.'));
+    }
+}
+
+#[test]
+fn an_identity_that_is_not_valid_is_a_400() {
+    let key = RequestId::new(Scope::new("tenant-7"), "").unwrap_err();
+    assert_eq!(Problem::from(key).type_uri(), kind::KEY_MALFORMED);
+    let scope = Problem::from(RequestId::new(Scope::new(""), "k").unwrap_err());
+    assert_eq!(scope.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(scope.type_uri(), kind::SCOPE_MALFORMED);
+}
+
+#[test]
+fn debug_shows_no_member() {
+    let problem = Problem::new(StatusCode::CONFLICT).with_member("card", "4000 1234");
+    let debug = format!("{problem:?}");
+    assert!(debug.contains("card") && !debug.contains("4000"), "{debug}");
+    assert_eq!(problem.to_string(), "409: Conflict");
+}
