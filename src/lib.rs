@@ -103,3 +103,9 @@ pub mod model {
 pub use crate::flight::{Drive, OnAbandon, Panicked};
 pub use crate::group::{Error as FlightError, Group, GroupBuilder, Limit, Outcome, Role, Stats, TryError};
 pub use crate::identity::Fingerprint;
+
+/// The README's examples, as tests.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

@@ -10,6 +10,12 @@
 //! | "abandoned work was dropped" | debug | the same, where the policy is to cancel |
 //! | "abandoned work cannot be finished" | warn | there is no runtime to finish it on: it is dropped |
 //! | "the work panicked" | error | with its message |
+//! | "the claim was lost to another holder while its work ran" | warn | `request`, `token` |
+//! | "took over the claim of a holder that died" | warn | `request`, `from` (the dead holder's token), `attempt` |
+//! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
+//! | "work was done and could not be recorded" | error | `request`, `error` |
+//!
+//! `request` is the request identity: its scope and key, never the payload.
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
@@ -19,6 +25,8 @@ pub(crate) use self::traced::*;
 #[cfg(feature = "tracing")]
 mod traced {
     use crate::flight::Event;
+    #[cfg(feature = "durable")]
+    use std::fmt::Display;
     use std::sync::OnceLock;
     use tracing::Span;
 
@@ -73,11 +81,38 @@ mod traced {
             Event::FinishedUnattended | Event::Aborted => {}
         }
     }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn lease_lost(request: &dyn Display, token: u64) {
+        tracing::warn!(target: TARGET, %request, token, "the claim was lost to another holder while its work ran");
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn took_over(request: &dyn Display, from: u64, attempt: u32) {
+        tracing::warn!(target: TARGET, %request, from, attempt, "took over the claim of a holder that died");
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn unrecorded(request: &dyn Display, error: &dyn Display) {
+        tracing::error!(target: TARGET, %request, %error, "work was done and could not be recorded");
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_released(request: &dyn Display, error: &dyn Display) {
+        tracing::warn!(
+            target: TARGET,
+            %request,
+            %error,
+            "a claim could not be given back; it is in doubt when its lease ends"
+        );
+    }
 }
 
 #[cfg(not(feature = "tracing"))]
 mod silent {
     use crate::flight::Event;
+    #[cfg(feature = "durable")]
+    use std::fmt::Display;
 
     #[derive(Debug)]
     pub(crate) struct FlightSpan;
@@ -102,4 +137,16 @@ mod silent {
 
     #[inline(always)]
     pub(crate) fn tell(_event: &Event) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn lease_lost(_request: &dyn Display, _token: u64) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn took_over(_request: &dyn Display, _from: u64, _attempt: u32) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn unrecorded(_request: &dyn Display, _error: &dyn Display) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Display) {}
 }

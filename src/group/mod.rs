@@ -60,8 +60,7 @@ use std::sync::atomic::Ordering;
 /// ```
 ///
 /// Clones are handles to the same group. A group collapses what is in flight *now*; it keeps no result. What must also
-/// hold for the calls that come later, from elsewhere, or after a crash is the affair of
-/// [`Idempotency`](crate::idempotency::Idempotency).
+/// hold for the calls that come later, from elsewhere, or after a crash is the affair of `Idempotency` (feature `durable`).
 ///
 /// # Where the work runs
 ///

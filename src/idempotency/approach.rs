@@ -16,14 +16,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::Shared;
 use super::codec::{Prepared, bounded};
 use super::error::{Effect, Error};
 use super::recovery::{Answer, Doubt, Encoded, Recovery};
 use super::settled::Settled;
-use super::{Shared, events};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, HolderId, RecordedResult, Verdict, random_u64};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+use crate::telemetry;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -178,7 +179,7 @@ impl<'a, S: Store> Approach<'a, S> {
         match completed {
             Ok(()) => Ok(result),
             Err(error) => {
-                events::unrecorded(self.id, &error);
+                telemetry::unrecorded(self.id, &error);
                 Err(Error::store(self.id, error, Effect::Unknown))
             }
         }

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
+use super::Shared;
 use super::approach::{Approach, Step, after, jittered};
 use super::codec::{Prepared, prepare};
 use super::context::Context;
@@ -25,11 +26,11 @@ use super::error::{CodecError, Effect, Error, NotDone};
 use super::lease::Lease;
 use super::settled::Settled;
 use super::unwind::catch;
-use super::{Shared, events};
 use crate::group;
 use crate::identity::RequestId;
 use crate::record::{FencingToken, RecordedResult, State, Verdict};
 use crate::store::{Claim, Store, StoreError};
+use crate::telemetry;
 
 /// How long, at least, a result is tried to be recorded when the store fails.
 const RECORD_PATIENCE: Duration = Duration::from_secs(10);
@@ -59,7 +60,7 @@ where
         }
     };
     if let Some(dead) = claim.took_over() {
-        events::took_over(&id, dead, claim.attempt());
+        telemetry::took_over(&id, dead.get(), claim.attempt());
     }
     let (token, attempt) = (claim.token(), claim.attempt());
     let lease = Lease::keep(&shared, &runtime, id.clone(), token);
@@ -127,7 +128,7 @@ async fn record<S: Store>(
             Err(_) => {}
         }
         if Instant::now() >= until {
-            events::unrecorded(id, &error);
+            telemetry::unrecorded(id, &error);
             return Err(Error::Unrecorded {
                 id: id.clone(),
                 source: Arc::new(error),
@@ -150,7 +151,7 @@ async fn release<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) {
         match shared.store.release(claim).await {
             // Outdated: it was given back already, or taken over. Either way it isn't ours any more.
             Ok(()) | Err(StoreError::Outdated { .. }) => return,
-            Err(error) if tried >= RELEASE_TRIES => return events::not_released(id, &error),
+            Err(error) if tried >= RELEASE_TRIES => return telemetry::not_released(id, &error),
             Err(_) => sleep(jittered(RETRY_PAUSE)).await,
         }
         claim = Claim::new(id.clone(), token, attempt, None);
@@ -162,7 +163,7 @@ async fn let_go<S: Store>(shared: &Shared<S>, id: &RequestId, token: FencingToke
     for tried in 1.. {
         match shared.store.renew(id, token, Duration::ZERO).await {
             Ok(()) | Err(StoreError::Outdated { .. }) => return,
-            Err(error) if tried >= RELEASE_TRIES => return events::not_released(id, &error),
+            Err(error) if tried >= RELEASE_TRIES => return telemetry::not_released(id, &error),
             Err(_) => sleep(jittered(RETRY_PAUSE)).await,
         }
     }

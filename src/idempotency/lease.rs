@@ -89,7 +89,7 @@ async fn renew<S: Store>(
                 losing.send_if_modified(std::mem::take);
             }
             Ok(Err(StoreError::Outdated { .. })) => {
-                super::events::lease_lost(&id, token);
+                crate::telemetry::lease_lost(&id, token.get());
                 losing.send_replace(true);
                 return;
             }

@@ -37,7 +37,6 @@ mod builder;
 mod codec;
 mod context;
 mod error;
-mod events;
 mod execute;
 mod lease;
 mod recovery;

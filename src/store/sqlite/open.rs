@@ -15,7 +15,7 @@ use crate::store::StoreError;
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The same for our writer: its first, short steps only; then [`busy`] takes over.
+/// The same for our writer: its first, short steps only; then [`busy`](super::busy) takes over.
 const WRITER_BUSY_TIMEOUT: Duration = Duration::from_millis(8);
 
 pub(super) async fn file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {
