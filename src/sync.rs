@@ -5,6 +5,8 @@
 //! models explore the code that ships. The cfg has a name of its own because `--cfg loom` would switch over
 //! dependencies (tokio among them) that are to stay as they are.
 
+use std::sync::atomic::Ordering;
+
 #[cfg(not(oneflight_loom))]
 pub(crate) use self::shipped::*;
 
@@ -117,7 +119,7 @@ mod modelled {
 
     /// In a model, a spawned task is a thread of its own.
     #[derive(Clone)]
-    pub(crate) struct Handle;
+    pub struct Handle;
 
     impl Handle {
         pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
@@ -143,4 +145,41 @@ mod modelled {
     pub(crate) fn current_runtime() -> Option<Handle> {
         Some(Handle)
     }
+}
+
+/// Reads an atomic.
+#[cfg(not(oneflight_loom))]
+#[inline(always)]
+pub(crate) fn load(atomic: &AtomicU32, order: Ordering) -> u32 {
+    atomic.load(order)
+}
+
+/// Reads an atomic, as the model is told to by `ONEFLIGHT_LOADS`: plainly, so that what is read may be stale as the memory
+/// model allows; or, with `newest`, by a read-modify-write that changes nothing. The checker remembers one access to an
+/// atomic, so a plain load that stands before a compare-exchange hides from it that the exchange could have come
+/// earlier, and it does not try that order. The models are run both ways.
+#[cfg(oneflight_loom)]
+pub(crate) fn load(atomic: &AtomicU32, order: Ordering) -> u32 {
+    static NEWEST: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| std::env::var("ONEFLIGHT_LOADS").is_ok_and(|loads| loads == "newest"));
+    if *NEWEST {
+        atomic.fetch_add(0, order)
+    } else {
+        atomic.load(order)
+    }
+}
+
+/// Whether the deliberate bug of this name is let in. Each of them is one that a model has to find, and `bin/loom --bugs`
+/// lets them in one by one; outside the models this is `false` at compile time.
+#[cfg(not(oneflight_loom))]
+#[inline(always)]
+pub(crate) const fn bug(_name: &str) -> bool {
+    false
+}
+
+#[cfg(oneflight_loom)]
+pub(crate) fn bug(name: &str) -> bool {
+    static LET_IN: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("ONEFLIGHT_BUG").ok());
+    LET_IN.as_deref() == Some(name)
 }

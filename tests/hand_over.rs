@@ -197,3 +197,25 @@ fn work_that_progresses_wakes_two_not_all() {
         assert_eq!(follower.ready().unwrap().value, 1);
     }
 }
+
+/// A follower joins while the work is being made, so that its first poll is shared already; the work yields in it.
+#[test]
+fn a_wake_up_during_the_poll_reaches_those_who_wait() {
+    let group: Group<u8, u8> = Group::new();
+    let follower = std::cell::RefCell::new(None);
+    let leader = group.run(1, || {
+        let mut joins = Task::new(group.run(1, || async { 0 }));
+        std::thread::scope(|scope| scope.spawn(|| joins.pending()).join().unwrap());
+        *follower.borrow_mut() = Some(joins);
+        async {
+            common::yield_once().await;
+            1
+        }
+    });
+    let mut leader = Task::new(leader);
+    leader.pending();
+    let mut follower = follower.take().unwrap();
+    assert!(leader.wakes() > 0 && follower.wakes() > 0, "nobody was told");
+    assert_eq!(follower.ready().unwrap().value, 1);
+    assert_eq!(leader.ready().unwrap().value, 1);
+}

@@ -11,7 +11,7 @@ use super::state::{
     ABORTED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, POLLING, REPOLL, SHARED, Snapshot, State, TASK, WOKEN,
 };
 use super::{Drive, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, OnAbandon, Panicked, Seat, waker};
-use crate::sync::{AtomicU32, Mutex};
+use crate::sync::{AtomicU32, Mutex, bug};
 use crate::telemetry::FlightSpan;
 use std::cell::Cell;
 use std::future::Future;
@@ -127,7 +127,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let flight: NonNull<Flight<K, T>> = takeoff.flight;
         // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
-        lent.flight().span.open();
+        quietly(|| lent.flight().span.open());
         let made = {
             // SAFETY: we are its caller, and the frame ends here.
             let _frame = unsafe { Frame::enter(flight) };
@@ -207,12 +207,16 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 continue;
             }
             // A task of ours stands at the front, where it is found: only it is woken for the work.
-            let place = if H::TASK { Place::Front } else { Place::Back };
+            let place = if H::TASK && !bug("attendant-behind") {
+                Place::Front
+            } else {
+                Place::Back
+            };
             self.register(lent.flight(), cx.waker(), place);
             // Whoever woke or finished before we were in the list did not see us; then we see his mark.
             now = state.load();
             let polls_now = may_poll(now) && now.has(WOKEN | REPOLL | ABORTED);
-            if !now.has(DONE) && !polls_now {
+            if (!now.has(DONE) && !polls_now) || bug("no-second-look") {
                 return Poll::Pending;
             }
         }
@@ -233,11 +237,17 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     {
         // SAFETY: by contract; the frame and the lent waker end before the flight can.
         unsafe {
+            let lent = Lent::new(flight);
             let cargo = &flight.as_ref().cargo;
             if now.has(ABORTED) {
                 cargo.drop_work();
                 return Poll::Ready(self.land(flight, now.failure(&self.home), Polled::Not));
             }
+            // Given up whatever unwinds from here: a subscriber of traces, a waker's `clone` or `drop`.
+            let right = PollRight {
+                caller: self.get_ref(),
+                flight: &lent,
+            };
             let polled = {
                 let _frame = Frame::enter(flight);
                 flight.as_ref().span.enter(|| {
@@ -250,31 +260,21 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 })
             };
             match polled {
-                Poll::Ready(landed) => Poll::Ready(self.land(flight, landed, Polled::Now)),
-                Poll::Pending => self.park(flight, now, cx),
+                Poll::Ready(landed) => {
+                    std::mem::forget(right);
+                    Poll::Ready(self.land(flight, landed, Polled::Now))
+                }
+                Poll::Pending => self.park(right, now, cx),
             }
         }
     }
 
-    /// Gives `POLLING` up, ready to be woken.
-    ///
-    /// # Safety
-    /// As for [`drive`](Self::drive).
-    unsafe fn park(
-        self: Pin<&Self>,
-        flight: NonNull<Flight<K, T>>,
-        now: Snapshot,
-        cx: &mut Context<'_>,
-    ) -> Poll<Landed<T>>
+    /// Gives `POLLING` up, ready to be woken. `now` is what the word said when it was taken.
+    fn park(self: Pin<&Self>, right: PollRight<'_, K, T, H>, now: Snapshot, cx: &mut Context<'_>) -> Poll<Landed<T>>
     where
         T: Clone,
     {
-        // SAFETY: we are its caller.
-        let lent = unsafe { Lent::new(flight) };
-        let right = PollRight {
-            caller: self.get_ref(),
-            flight: &lent,
-        };
+        let flight = right.flight.flight();
         if now.has(SHARED) {
             // A first follower who only brings the flight's waker in does not become the driver by that.
             let place = if now.has(WOKEN) || H::TASK {
@@ -282,7 +282,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             } else {
                 Place::Helper
             };
-            self.register(lent.flight(), cx.waker(), place);
+            self.register(flight, cx.waker(), place);
         } else {
             // SAFETY: while the flight was not shared as we took `POLLING`, the leader's waker is the affair of who
             // has that right.
@@ -294,7 +294,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
         }
         drop(right);
-        if lent.flight().state.load().has(ABORTED | DONE) {
+        if flight.state.load().has(ABORTED | DONE) && !bug("deaf-to-abort") {
             return self.poll(cx);
         }
         Poll::Pending
@@ -302,24 +302,23 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
 
     /// Sees to it that the node is in the list, with this waker.
     fn register(&self, flight: &Flight<K, T>, waker: &Waker, place: Place) {
-        let mut event = None;
         // Whoever is not in the list is put there by nobody else, so this look needs no lock.
         if self.node.is_linked() {
             let mut waiting = flight.waiting.lock();
             // SAFETY: the lock is held.
             if self.node.is_linked() && unsafe { self.node.is_woken_by(waker) } {
-                event = self.place(&mut waiting, place);
+                let event = self.place(&mut waiting, place);
                 drop(waiting);
                 self.note(event);
                 return;
             }
         }
         let waker = waker.clone();
-        let old = {
+        let (event, old) = {
             let mut waiting = flight.waiting.lock();
-            event = event.or(self.place(&mut waiting, place));
+            let event = self.place(&mut waiting, place);
             // SAFETY: the lock is held.
-            unsafe { self.node.set_waker(waker) }
+            (event, unsafe { self.node.set_waker(waker) })
         };
         drop(old);
         self.note(event);
@@ -389,7 +388,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             };
             self.note(event);
         }
-        let listed = lent.vacate(&self.home);
+        let listed = match &landed {
+            Ok(_) if bug("publish-before-removal") => None,
+            Err(_) if bug("panic-keeps-entry") => None,
+            _ => lent.vacate(&self.home),
+        };
         let now = lent.flight().state.load();
         let refs = lent.flight().refs.load(Ordering::Acquire);
         if now.callers() == 1 && refs == 1 + u32::from(listed.is_some()) {
@@ -423,6 +426,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         // SAFETY: by contract; then it is done.
         unsafe {
             lent.publish(landed, Leaver::Nobody);
+            if bug("publish-before-removal") {
+                drop(lent.vacate(&self.home));
+            }
             self.take(flight)
         }
     }
@@ -494,11 +500,15 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let mut spawn = !H::TASK;
         loop {
             let now = state.load();
+            if bug("blind-leave") && now.callers() > 1 {
+                state.leave();
+                return;
+            }
             if now.has(DONE) {
                 // SAFETY: it is done, and we are its caller.
                 return unsafe { leave_done(flight) };
             }
-            if now.has(WOKEN | REPOLL) && !now.has(POLLING) {
+            if now.has(WOKEN | REPOLL) && !now.has(POLLING) && !bug("leave-without-wake") {
                 // We may have been the one who was woken for it.
                 lent.flight().wake_drivers();
             }
@@ -522,6 +532,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     self.home.note(Event::Unspawnable);
                     spawn = false;
                 }
+            } else if bug("blind-cancel") {
+                state.set(ABORTED | CANCELLED);
+                lent.end_if_idle(&self.home);
             } else if state.change(now, now.0 | ABORTED | CANCELLED) {
                 lent.end_if_idle(&self.home);
             }
@@ -542,7 +555,7 @@ impl<K, T, H: Home<K, T>> Drop for Caller<K, T, H> {
 unsafe fn leave_done<K, T>(flight: NonNull<Flight<K, T>>) {
     // SAFETY: our place keeps the flight alive; if it was the last, result and common reference are left to us.
     unsafe {
-        if flight.as_ref().state.leave().callers() == 1 {
+        if flight.as_ref().state.leave().callers() == 1 && !bug("unclaimed-result-kept") {
             let unclaimed = flight.as_ref().cargo.take();
             Flight::release(flight);
             quietly(|| drop(unclaimed));
@@ -559,9 +572,9 @@ struct PollRight<'a, K, T, H: Home<K, T>> {
 impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
     fn drop(&mut self) {
         let before = self.flight.flight().state.clear(POLLING);
-        if before.has(ABORTED) {
+        if before.has(ABORTED) && !bug("deaf-to-abort") {
             self.flight.end_if_idle(&self.caller.home);
-        } else if before.has(WOKEN | REPOLL) {
+        } else if before.has(WOKEN | REPOLL) && !bug("deaf-to-wake") {
             self.flight.flight().wake_drivers();
         }
     }

@@ -49,7 +49,7 @@ pub(crate) use self::cargo::quietly;
 use self::list::List;
 use self::state::{ABORTED, CANCELLED, DONE, POLLING, REPOLL, Snapshot, State, TASK, WOKEN};
 use crate::identity::Fingerprint;
-use crate::sync::{AtomicU32, Mutex};
+use crate::sync::{AtomicU32, Mutex, bug};
 use crate::telemetry::FlightSpan;
 use std::any::Any;
 use std::fmt;
@@ -228,8 +228,11 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
 
     /// The work asks to be polled.
     fn wake(&self) {
+        if bug("wake-before-mark") {
+            self.wake_drivers();
+        }
         // Whoever set `WOKEN` before has woken somebody; whoever is polling looks at it when he is through.
-        if !self.state.set(WOKEN).has(WOKEN | REPOLL | POLLING | DONE) {
+        if !self.state.set(WOKEN).has(WOKEN | REPOLL | POLLING | DONE) && !bug("wake-before-mark") {
             self.wake_drivers();
         }
     }
@@ -241,7 +244,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             let driver = waiting.pop_front();
             let standby = match &driver {
                 // A task of ours is always polled again.
-                Some(driver) if !self.state.load().has(TASK) => waiting.pop_standby(driver),
+                Some(driver) if !self.state.load().has(TASK) && !bug("no-standby") => waiting.pop_standby(driver),
                 _ => None,
             };
             (driver, standby)
@@ -276,7 +279,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
     }
 
     fn try_poll_right(&self, now: Snapshot) -> bool {
-        self.state.change(now, (now.0 | POLLING) & !(WOKEN | REPOLL))
+        self.state.change(now, (now.0 | POLLING) & !(WOKEN | REPOLL)) || bug("two-at-once")
     }
 }
 

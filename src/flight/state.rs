@@ -3,7 +3,7 @@
 //! Nine flags and, above them, the number of callers. Every change is one read-modify-write, so a reader of the
 //! word sees flags and callers that belong together.
 
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, bug, load};
 use std::sync::atomic::Ordering;
 
 /// Somebody has the slot to himself: to poll the work, to drop it, or to put the result in.
@@ -60,7 +60,12 @@ impl State {
     /// Acquire: whoever sees `DONE`, or that the others have left, sees what they wrote.
     #[inline]
     pub(super) fn load(&self) -> Snapshot {
-        Snapshot(self.0.load(Ordering::Acquire))
+        let order = if bug("relaxed-load") {
+            Ordering::Relaxed
+        } else {
+            Ordering::Acquire
+        };
+        Snapshot(load(&self.0, order))
     }
 
     /// Changes `from` to `to`; false if the word is another by now.
@@ -106,7 +111,12 @@ impl State {
     /// One caller fewer; says what stood before.
     #[inline]
     pub(super) fn leave(&self) -> Snapshot {
-        Snapshot(self.0.fetch_sub(CALLER, Ordering::AcqRel))
+        let order = if bug("relaxed-leave") {
+            Ordering::Relaxed
+        } else {
+            Ordering::AcqRel
+        };
+        Snapshot(self.0.fetch_sub(CALLER, order))
     }
 
     /// From `POLLING` to `DONE` in one step; says what stood before, and how many callers are left.

@@ -5,7 +5,7 @@
 
 use super::{Group, Inner};
 use crate::flight::quietly;
-use crate::sync::{AtomicBool, Mutex};
+use crate::sync::{AtomicBool, Mutex, bug};
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -106,10 +106,13 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if bug("look-before-registering") && self.inner().in_flight() == 0 {
+            return Poll::Ready(());
+        }
         let mut place = self.place;
         self.inner().drainers.register(&mut place, cx.waker());
         self.place = place;
-        if self.inner().in_flight() == 0 {
+        if self.inner().in_flight() == 0 && !bug("look-before-registering") {
             return Poll::Ready(());
         }
         Poll::Pending

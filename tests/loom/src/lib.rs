@@ -16,8 +16,10 @@ pub fn explore(name: &str, default_preemptions: Option<usize>, model: impl Fn() 
     let executions = Arc::new(AtomicUsize::new(0));
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 100_000;
+    let newest = std::env::var("ONEFLIGHT_LOADS").is_ok_and(|loads| loads == "newest");
     if builder.preemption_bound.is_none() {
-        builder.preemption_bound = default_preemptions;
+        // Every load a branch: there are many more orders then, too many to try all of them each time.
+        builder.preemption_bound = default_preemptions.or(newest.then_some(4));
     }
     let bound = builder.preemption_bound;
     let counter = Arc::clone(&executions);
@@ -26,9 +28,10 @@ pub fn explore(name: &str, default_preemptions: Option<usize>, model: impl Fn() 
         model();
     });
     let executions = executions.load(Relaxed);
+    let loads = if newest { "newest" } else { "any" };
     match bound {
-        Some(bound) => println!("{name}: {executions} executions, at most {bound} preemptions each"),
-        None => println!("{name}: {executions} executions, exhaustive"),
+        Some(bound) => println!("{name}: {executions} executions, at most {bound} preemptions each, loads: {loads}"),
+        None => println!("{name}: {executions} executions, exhaustive, loads: {loads}"),
     }
     assert!(executions > 1, "a model with one execution explores nothing");
 }
@@ -177,6 +180,12 @@ impl Drop for Value {
     }
 }
 
+/// Polls `future` once, with a waker that wakes nobody: it is kept, and not polled.
+pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    let waker = Waker::from(Arc::new(Nobody));
+    future.poll(&mut Context::from_waker(&waker))
+}
+
 struct Nobody;
 
 impl Wake for Nobody {
@@ -185,9 +194,7 @@ impl Wake for Nobody {
 
 /// Polls `future` once, with a waker that wakes nobody, and drops it.
 pub fn poll_once_and_drop<F: Future>(future: F) -> Option<F::Output> {
-    let future = pin!(future);
-    let waker = Waker::from(Arc::new(Nobody));
-    match future.poll(&mut Context::from_waker(&waker)) {
+    match poll_once(pin!(future)) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
     }

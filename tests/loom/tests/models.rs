@@ -5,7 +5,7 @@ use loom::future::block_on;
 use loom::thread;
 use oneflight::model::join_tasks;
 use oneflight::{FlightError, Group, OnAbandon, Role};
-use oneflight_loom::{Gate, Ledger, Value, YieldOnce, explore, poll_once_and_drop};
+use oneflight_loom::{Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop};
 use std::sync::Arc;
 
 fn group() -> Group<u8, Value> {
@@ -17,6 +17,32 @@ fn group_that_cancels() -> Group<u8, Value> {
         .shards(1)
         .on_abandon(OnAbandon::Cancel)
         .build()
+}
+
+type Work = std::pin::Pin<Box<dyn Future<Output = Value> + Send>>;
+
+/// Work that is pending once and wakes itself.
+fn yielding(ledger: &Arc<Ledger>) -> impl FnOnce() -> Work + Send + use<> {
+    let ledger = Arc::clone(ledger);
+    move || {
+        let execution = ledger.begin();
+        Box::pin(async move {
+            YieldOnce::new().await;
+            execution.value()
+        })
+    }
+}
+
+/// Work that waits until the gate is open.
+fn gated(ledger: &Arc<Ledger>, gate: &Gate) -> impl FnOnce() -> Work + Send + use<> {
+    let (ledger, gate) = (Arc::clone(ledger), gate.clone());
+    move || {
+        let execution = ledger.begin();
+        Box::pin(async move {
+            gate.opened().await;
+            execution.value()
+        })
+    }
 }
 
 /// Two callers, each with a call of his own and then another one: the second is never given what is older than the
@@ -227,6 +253,169 @@ fn abandon_join_wake() {
         opener.join().unwrap();
         block_on(group.drain());
         join_tasks();
+        ledger.check();
+    });
+}
+
+/// One caller completes while another, who has joined or leads, goes.
+#[test]
+fn follower_drops_complete() {
+    explore("join/last follower drops, driver dropped/complete", Some(3), || {
+        let (group, ledger) = (group_that_cancels(), Arc::new(Ledger::default()));
+        let fickle = {
+            let (group, work) = (group.clone(), yielding(&ledger));
+            thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
+        };
+        let kept = block_on(group.run(1, yielding(&ledger))).unwrap().value;
+        fickle.join().unwrap();
+        drop(kept);
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// The leader is alive and not polled; two followers of other tasks go on with the work, whichever is first.
+#[test]
+fn idle_driver_racing_followers() {
+    explore("idle driver/two followers race to drive", Some(2), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(idle.as_mut()).is_pending());
+        let followers: Vec<_> = (0..2)
+            .map(|_| {
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
+                thread::spawn(move || drop(block_on(group.run(1, work)).unwrap()))
+            })
+            .collect();
+        gate.open();
+        for follower in followers {
+            follower.join().unwrap();
+        }
+        let outcome = block_on(idle).unwrap();
+        assert!(outcome.value.number >= 1);
+        drop(outcome);
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// The driver has polled and is not polled again; a standby of another task is told.
+#[test]
+fn idle_driver_standby() {
+    explore("idle driver/standby", Some(3), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(idle.as_mut()).is_pending());
+        let follower = {
+            let (group, work) = (group.clone(), gated(&ledger, &gate));
+            thread::spawn(move || drop(block_on(group.run(1, work)).unwrap()))
+        };
+        // He is polled now and then, so that he may be the one who is told.
+        let done = poll_once(idle.as_mut()).is_ready();
+        gate.open();
+        follower.join().unwrap();
+        if !done {
+            drop(block_on(idle).unwrap());
+        }
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// Work that never ends is aborted while it is polled, parked, or not begun.
+#[test]
+fn abort_poll() {
+    explore("abort/poll", Some(3), || {
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let caller = {
+            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+            thread::spawn(move || {
+                block_on(group.run(1, move || {
+                    let execution = ledger.begin();
+                    async move {
+                        let _execution = execution;
+                        YieldOnce::new().await;
+                        std::future::pending().await
+                    }
+                }))
+                .map(|outcome| outcome.role)
+            })
+        };
+        while !group.abort(&1) {
+            thread::yield_now();
+        }
+        assert_eq!(caller.join().unwrap(), Err(FlightError::Aborted));
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// Leader and two followers take a result at the same time: it is moved once at most, and never while it is copied.
+#[test]
+fn move_clone() {
+    explore("result moved/result cloned", Some(2), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let mut first = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(first.as_mut()).is_pending());
+        let followers: Vec<_> = (0..2)
+            .map(|_| {
+                let group = group.clone();
+                thread::spawn(move || drop(block_on(group.join(&1)).map(Result::unwrap)))
+            })
+            .collect();
+        gate.open();
+        drop(block_on(first).unwrap());
+        for follower in followers {
+            follower.join().unwrap();
+        }
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// Two callers polled the work last, are told, and go; the third one, who only waits, has to be told then.
+#[test]
+fn told_callers_drop() {
+    explore("hand-over/the callers who were woken drop", Some(3), || {
+        let (group, ledger, gate) = (group_that_cancels(), Arc::new(Ledger::default()), Gate::new());
+        let mut first = Box::pin(group.run(1, gated(&ledger, &gate)));
+        let mut second = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(first.as_mut()).is_pending());
+        assert!(poll_once(second.as_mut()).is_pending());
+        let third = {
+            let (group, work) = (group.clone(), gated(&ledger, &gate));
+            thread::spawn(move || drop(block_on(group.run(1, work)).unwrap()))
+        };
+        gate.open();
+        drop(first);
+        drop(second);
+        third.join().unwrap();
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// A flight is forgotten and another one begun, while the forgotten one lands.
+#[test]
+fn forget_rejoin() {
+    explore("forget/rejoin", Some(3), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let mut old = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(old.as_mut()).is_pending());
+        assert!(group.forget(&1));
+        let never = Gate::new();
+        let mut new = Box::pin(group.run(1, gated(&ledger, &never)));
+        assert!(poll_once(new.as_mut()).is_pending());
+        let opener = thread::spawn(move || gate.open());
+        drop(block_on(old).unwrap());
+        // The successor is still there to be joined.
+        let mut joins = Box::pin(group.join(&1));
+        assert!(poll_once(joins.as_mut()).is_pending(), "the successor was removed");
+        never.open();
+        drop(block_on(new).unwrap());
+        drop(block_on(joins).unwrap().unwrap());
+        opener.join().unwrap();
+        assert_eq!(group.in_flight(), 0);
         ledger.check();
     });
 }
