@@ -1,21 +1,24 @@
-//! The only place that knows of the model checker.
+//! The only place that knows of the model checkers.
 //!
 //! Everything that decides who polls, who is woken and who frees is built from what this module gives out: the
-//! standard library's and `parking_lot`'s types in an ordinary build, loom's under `--cfg oneflight_loom`. So the
-//! models explore the code that ships. The cfg has a name of its own because `--cfg loom` would switch over
+//! standard library's and `parking_lot`'s types in an ordinary build, loom's under `--cfg oneflight_loom`, shuttle's under
+//! `--cfg oneflight_shuttle`. So models and random schedules explore the code that ships. The cfg has a name of its own because `--cfg loom` would switch over
 //! dependencies (tokio among them) that are to stay as they are.
 
 use std::sync::atomic::Ordering;
 
-#[cfg(not(oneflight_loom))]
+#[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 pub(crate) use self::shipped::*;
+
+#[cfg(oneflight_shuttle)]
+pub(crate) use self::scheduled::*;
 
 #[cfg(oneflight_loom)]
 pub use self::modelled::join_tasks;
 #[cfg(oneflight_loom)]
 pub(crate) use self::modelled::*;
 
-#[cfg(not(oneflight_loom))]
+#[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 mod shipped {
     pub(crate) use parking_lot::Mutex;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
@@ -139,6 +142,109 @@ mod modelled {
     impl fmt::Debug for Handle {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("Handle")
+        }
+    }
+
+    pub(crate) fn current_runtime() -> Option<Handle> {
+        Some(Handle)
+    }
+}
+
+#[cfg(oneflight_shuttle)]
+mod scheduled {
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+    use std::fmt;
+    use std::future::Future;
+
+    /// shuttle's mutex without poisoning, as `parking_lot`'s is.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> shuttle::sync::MutexGuard<'_, T> {
+            match self.0.lock() {
+                Ok(guard) => guard,
+                Err(poisoned) => poisoned.into_inner(),
+            }
+        }
+    }
+
+    /// A cell that notices when it is used by two at once.
+    pub(crate) struct UnsafeCell<T: ?Sized> {
+        /// The readers, or -1 for a writer.
+        users: std::sync::atomic::AtomicIsize,
+        value: std::cell::UnsafeCell<T>,
+    }
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self {
+                users: std::sync::atomic::AtomicIsize::new(0),
+                value: std::cell::UnsafeCell::new(value),
+            }
+        }
+
+        pub(crate) fn with<R>(&self, read: impl FnOnce(*const T) -> R) -> R {
+            let before = self.users.fetch_add(1, SeqCst);
+            assert!(before >= 0, "read while it is written");
+            let _over = Over(&self.users, 1);
+            read(self.value.get())
+        }
+
+        pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
+            let before = self.users.fetch_sub(1, SeqCst);
+            assert!(before == 0, "written while it is used");
+            let _over = Over(&self.users, -1);
+            write(self.value.get())
+        }
+    }
+
+    use std::sync::atomic::Ordering::SeqCst;
+
+    struct Over<'a>(&'a std::sync::atomic::AtomicIsize, isize);
+
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(self.1, SeqCst);
+        }
+    }
+
+    impl<T: ?Sized> fmt::Debug for UnsafeCell<T> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("UnsafeCell")
+        }
+    }
+
+    macro_rules! global {
+        ($(#[$meta:meta])* static $name:ident: $type:ty = $init:expr;) => {
+            shuttle::lazy_static! {
+                $(#[$meta])*
+                static ref $name: $type = $init;
+            }
+        };
+    }
+    pub(crate) use global;
+
+    macro_rules! per_thread {
+        (static $name:ident: $type:ty = $init:expr;) => {
+            shuttle::thread_local! {
+                static $name: $type = $init;
+            }
+        };
+    }
+    pub(crate) use per_thread;
+
+    /// Under random schedules, a spawned task is one of shuttle's.
+    #[derive(Clone, Debug)]
+    pub struct Handle;
+
+    impl Handle {
+        pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
+            drop(shuttle::future::spawn(task));
         }
     }
 

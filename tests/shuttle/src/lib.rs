@@ -1,0 +1,1 @@
+//! The scenarios stand in `tests/`; run them with `bin/shuttle`.
