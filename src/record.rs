@@ -79,8 +79,9 @@ impl fmt::Display for FencingToken {
     }
 }
 
-/// What a store knows of a request identity, as it was at one instant.
+/// What a store knows of a request identity, as it was at one instant. A store makes it with [`new`](Self::new).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// The payload's digest, as it was claimed with.
     pub fingerprint: Option<Fingerprint>,
@@ -117,6 +118,26 @@ pub enum State {
 }
 
 impl Record {
+    /// A record as a store reads it at the instant `observed`.
+    #[must_use]
+    pub fn new(
+        fingerprint: Option<Fingerprint>,
+        token: FencingToken,
+        holder: HolderId,
+        attempt: u32,
+        state: State,
+        observed: Timestamp,
+    ) -> Self {
+        Self {
+            fingerprint,
+            token,
+            holder,
+            attempt,
+            state,
+            observed,
+        }
+    }
+
     /// How long the holder's lease still runs: zero once it has expired, `None` for what is completed.
     #[must_use]
     pub fn lease_remaining(&self) -> Option<Duration> {

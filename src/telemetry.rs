@@ -82,6 +82,12 @@ mod traced {
         }
     }
 
+    /// Runs what becomes a task of its own inside the span that is current now.
+    #[cfg(feature = "durable")]
+    pub(crate) fn in_current_span<W: Future>(work: W) -> impl Future<Output = W::Output> + use<W> {
+        tracing::Instrument::in_current_span(work)
+    }
+
     #[cfg(feature = "durable")]
     pub(crate) fn lease_lost(request: &dyn Display, token: u64) {
         tracing::warn!(target: TARGET, %request, token, "the claim was lost to another holder while its work ran");
@@ -137,6 +143,11 @@ mod silent {
 
     #[inline(always)]
     pub(crate) fn tell(_event: &Event) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn in_current_span<W: Future>(work: W) -> W {
+        work
+    }
 
     #[cfg(feature = "durable")]
     pub(crate) fn lease_lost(_request: &dyn Display, _token: u64) {}

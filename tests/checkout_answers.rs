@@ -2,9 +2,7 @@
 
 mod checkout_support;
 
-use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use checkout_support::{Request, Server};
 
@@ -80,25 +78,4 @@ fn the_correlation_id_is_the_clients_or_a_new_one() {
     assert_eq!(answer.header("x-request-id"), Some("browser-17"));
     let answer = server.send(&order);
     assert_eq!(answer.header("x-request-id").unwrap().len(), 36);
-}
-
-#[cfg(unix)]
-#[test]
-fn a_service_that_is_told_to_stop_answers_first() {
-    let directory = tempfile::tempdir().unwrap();
-    let db = directory.path().join("shop.db");
-    let mut server = Server::start(&db, 0, &["--delay-ms", "1500"]);
-    let address = server.address;
-    let bytes = Request::order().key("k-1").json(TEA).bytes();
-    let client = thread::spawn(move || checkout_support::exchange(address, &bytes));
-    thread::sleep(Duration::from_millis(500));
-    let told = Command::new("kill")
-        .args(["-TERM", &server.process.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(told.success());
-    let answer = client.join().unwrap().unwrap();
-    assert_eq!(answer.status, 201, "{answer:?}");
-    assert!(server.process.wait(Duration::from_secs(20)).success());
-    assert_eq!(Server::start(&db, 0, &[]).orders(), 1);
 }

@@ -105,6 +105,13 @@ fn bad_requests() -> Vec<(&'static str, Request, u16, &'static str)> {
             "BODY_MALFORMED",
         ),
         ("an array", keyed().json(r#"["tea", 1]"#), 400, "BODY_MALFORMED"),
+        (
+            "an array with an element for every field",
+            keyed().json(" \r\n\t[\"tea\", 1, null]"),
+            400,
+            "BODY_MALFORMED",
+        ),
+        ("a text", keyed().json("\"tea\""), 400, "BODY_MALFORMED"),
         ("null", keyed().json("null"), 400, "BODY_MALFORMED"),
         (
             "very deep JSON",

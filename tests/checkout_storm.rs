@@ -2,7 +2,7 @@
 
 mod checkout_support;
 
-use checkout_support::{number, report, storm};
+use checkout_support::{Server, number, report, storm};
 
 #[test]
 fn twenty_thousand_requests_over_a_thousand_keys_make_a_thousand_orders() {
@@ -72,6 +72,7 @@ fn a_storm_that_cannot_end_in_time_fails() {
     let url = format!("http://127.0.0.1:{port}");
     let directory = tempfile::tempdir().unwrap();
     let db = directory.path().join("shop.db");
+    drop(Server::start(&db, 0, &[]));
     let output = storm(&[
         "--keys",
         "2",
@@ -87,8 +88,65 @@ fn a_storm_that_cannot_end_in_time_fails() {
     ]);
     assert_eq!(output.status.code(), Some(1));
     let report = report(&output.stdout);
+    assert_eq!(number(&report, "requests"), 6, "{report}");
     assert_eq!(number(&report, "errors"), 6, "{report}");
     assert!(!output.stderr.is_empty());
+}
+
+#[test]
+fn an_order_whose_clients_are_gone_is_counted_as_well() {
+    // The clients give up after a second. The order is placed a second later, when the service has stopped.
+    let slow = ["--delay-ms", "2000", "--slow-percent", "100", "--timeout", "1"];
+    let output = storm(
+        &[
+            &["--keys", "1", "--duplicates", "1", "--json", "--seed", "2"],
+            &slow[..],
+        ]
+        .concat(),
+    );
+    let report = report(&output.stdout);
+    assert_eq!(number(&report, "errors"), 1, "{report}");
+    assert_eq!(number(&report, "orders"), 1, "{report}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn only_who_leaves_before_the_answer_has_hung_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = directory.path().join("shop.db");
+    let storm_of = |concurrency: &str| {
+        let arguments = ["--keys", "1", "--duplicates", "20", "--json", "--seed", "4"];
+        let rude = ["--hang-up-percent", "100", "--repeat-percent", "0"];
+        let slow = ["--delay-ms", "1000", "--slow-percent", "100"];
+        let here = ["--db", db.to_str().unwrap(), "--concurrency", concurrency];
+        let output = storm(&[&arguments[..], &rude, &slow, &here].concat());
+        assert!(output.status.success(), "{output:?}");
+        report(&output.stdout)
+    };
+    let slow = storm_of("20");
+    assert_eq!(number(&slow, "hang_ups"), 20, "{slow}");
+    // The same again, one by one: now the answer is there in no time, for most of them before they leave.
+    let replayed = storm_of("1");
+    assert!(number(&replayed, "hang_ups") < 20, "{replayed}");
+}
+
+#[test]
+fn a_mistyped_database_is_told_before_the_storm_and_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("shop.db"), 0, &[]);
+    let url = format!("http://{}", server.address);
+    let mistyped = directory.path().join("shpo.db");
+    let other = directory.path().join("notes.txt");
+    std::fs::write(&other, "no database").unwrap();
+    for db in [&mistyped, &other] {
+        let db = db.to_str().unwrap();
+        let output = storm(&["--keys", "1", "--duplicates", "1", "--url", &url, "--db", db]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(db), "{output:?}");
+    }
+    assert!(!mistyped.exists());
+    assert_eq!(server.orders(), 0);
 }
 
 #[test]

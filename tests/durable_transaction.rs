@@ -108,10 +108,10 @@ async fn what_fails_is_rolled_back_and_the_key_is_free() {
             })
             .await
             .unwrap_err();
-        let Error::NotDone { reason, .. } = &error else {
+        let Error::RolledBack { source, .. } = &error else {
             panic!("{error:?}")
         };
-        assert!(reason.downcast_ref::<sqlx::Error>().is_some(), "{reason:?}");
+        assert!(source.downcast_ref::<sqlx::Error>().is_some(), "{source:?}");
         assert_eq!((error.effect(), shop.orders().await), (Effect::Nothing, 0));
     }
     assert!(shop.idem.status(&id("failed")).await.unwrap().is_none());
@@ -234,12 +234,12 @@ async fn a_commit_that_the_database_refuses_is_rolled_back_and_the_key_is_free()
         })
         .await
         .unwrap_err();
-    let Error::NotDone { reason, .. } = &error else {
+    let Error::RolledBack { source, .. } = &error else {
         panic!("{error:?}")
     };
     assert!(
-        matches!(reason.downcast_ref(), Some(StoreError::RolledBack { .. })),
-        "{reason:?}"
+        matches!(source.downcast_ref(), Some(StoreError::RolledBack { .. })),
+        "{source:?}"
     );
     let lines: i64 = sqlx::query_scalar("SELECT count(*) FROM lines")
         .fetch_one(shop.store.pool())
@@ -297,120 +297,6 @@ async fn nested_transactions_of_the_user_are_savepoints() {
         .await
         .unwrap();
     assert_eq!(items, ["kept", "outer"]);
-}
-
-#[tokio::test]
-async fn work_that_ends_the_transaction_behind_our_back_is_noticed() {
-    let shop = Shop::open().await;
-    let committed = shop
-        .idem
-        .run_in_tx(id("committed"), |tx| {
-            Box::pin(async move {
-                order(tx.connection(), "tea").await?;
-                sqlx::raw_sql("COMMIT").execute(tx.connection()).await?;
-                Ok(1)
-            })
-        })
-        .await
-        .unwrap_err();
-    let Error::Store { source, effect, .. } = &committed else {
-        panic!("{committed:?}")
-    };
-    assert!(matches!(**source, StoreError::TransactionEnded), "{source:?}");
-    assert_eq!(*effect, Effect::Unknown);
-    // The row is there; and so is the doubt: nobody does it again unasked.
-    assert_eq!(shop.orders().await, 1);
-    let again = shop
-        .idem
-        .run_in_tx(id("committed"), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap_err();
-    assert!(matches!(again, Error::InDoubt { .. }), "{again:?}");
-
-    let rolled_back = shop
-        .idem
-        .run_in_tx(id("rolled back"), |tx| {
-            Box::pin(async move {
-                order(tx.connection(), "tea").await?;
-                sqlx::raw_sql("ROLLBACK").execute(tx.connection()).await?;
-                Ok(1)
-            })
-        })
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            rolled_back,
-            Error::Store {
-                effect: Effect::Unknown,
-                ..
-            }
-        ),
-        "{rolled_back:?}"
-    );
-    // Nothing is left, and the store works on.
-    let reply = shop
-        .idem
-        .run_in_tx(id("rolled back"), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap();
-    assert_eq!((*reply, shop.orders().await), (2, 1));
-}
-
-#[tokio::test]
-async fn a_savepoint_that_was_forgotten_is_rolled_back() {
-    let shop = Shop::open().await;
-    let error = shop
-        .idem
-        .run_in_tx(id("forgotten"), |tx| {
-            Box::pin(async move {
-                let mut inner = tx.connection().begin().await?;
-                order(&mut inner, "tea").await?;
-                std::mem::forget(inner);
-                Ok(1)
-            })
-        })
-        .await
-        .unwrap_err();
-    assert!(matches!(error, Error::NotDone { .. }), "{error:?}");
-    assert_eq!(shop.orders().await, 0);
-    let reply = shop
-        .idem
-        .run_in_tx(id("forgotten"), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap();
-    assert_eq!(*reply, 2);
-}
-
-#[tokio::test]
-async fn a_transaction_that_sqlite_rolls_back_by_itself_is_noticed() {
-    let shop = Shop::open().await;
-    let error = shop
-        .idem
-        .run_in_tx(id("itself"), |tx| {
-            Box::pin(async move {
-                order(tx.connection(), "tea").await?;
-                let ignored = sqlx::query("INSERT OR ROLLBACK INTO orders (number, item) VALUES (1, 'twice')")
-                    .execute(tx.connection())
-                    .await;
-                assert!(ignored.is_err());
-                // And this would be committed on its own, without a record.
-                order(tx.connection(), "stray").await?;
-                Ok(1)
-            })
-        })
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, Error::NotDone { .. } | Error::Store { .. }),
-        "{error:?}"
-    );
-    let reply = shop
-        .idem
-        .run_in_tx(id("next"), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap();
-    assert_eq!(*reply, 2);
 }
 
 #[tokio::test]
@@ -480,7 +366,7 @@ async fn a_dead_holder_outside_of_a_transaction_is_a_matter_of_policy_inside_one
     let failed = bold
         .run_in_tx::<u32, _>(id("dead"), |_| Box::pin(async { Err(Rollback::failed("no")) }))
         .await;
-    assert!(matches!(failed, Err(Error::NotDone { .. })));
+    assert!(matches!(failed, Err(Error::RolledBack { .. })));
     // A transaction that was rolled back leaves the doubt as it was.
     let error = shop
         .idem

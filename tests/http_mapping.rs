@@ -24,6 +24,13 @@ fn store(source: StoreError) -> Error {
     }
 }
 
+fn rolled_back(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::RolledBack {
+        id: id(),
+        source: source.into(),
+    }
+}
+
 fn flight(source: FlightError) -> Error {
     Error::Flight { id: id(), source }
 }
@@ -67,6 +74,22 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             },
             503,
             kind::NOT_DONE,
+            true,
+            "nothing",
+        ),
+        (
+            rolled_back("UNIQUE constraint failed: secret.table".into()),
+            503,
+            kind::NOT_DONE,
+            false,
+            "nothing",
+        ),
+        (
+            rolled_back(Box::new(StoreError::RolledBack {
+                source: "secret-table is locked".into(),
+            })),
+            503,
+            kind::UNAVAILABLE,
             true,
             "nothing",
         ),

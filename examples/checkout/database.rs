@@ -18,6 +18,7 @@ const SCHEMA: &str = "
         id              INTEGER PRIMARY KEY AUTOINCREMENT,
         idempotency_key TEXT NOT NULL,
         correlation_id  TEXT NOT NULL,
+        payment         TEXT NOT NULL,
         item            TEXT NOT NULL,
         quantity        INTEGER NOT NULL,
         placed_at       TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
@@ -54,27 +55,60 @@ impl FromRow<'_, SqliteRow> for Row {
 
 /// Opens the file, and makes it and its tables if need be.
 pub(crate) async fn open(path: &Path) -> Result<SqlitePool, Box<dyn Error + Send + Sync>> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
+    let options = options(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(10));
+        .synchronous(SqliteSynchronous::Full);
     let connect = async {
         let pool = SqlitePoolOptions::new()
             .max_connections(8)
             .connect_with(options)
             .await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
+        check(&pool).await?;
         Ok::<_, sqlx::Error>(pool)
     };
     connect.await.map_err(|error| {
         format!(
-            "the database {} can't be opened: {error}; is it an SQLite file in a directory that can be written to?",
+            "the database {} can't be opened: {error}; is it this shop's file, in a directory that can be written to?",
             path.display()
         )
         .into()
     })
+}
+
+/// Opens the file of a shop that is there, to look into it: neither file nor tables are made. (Not as read-only: what a
+/// process that was killed has left in the WAL could not be read then.)
+pub(crate) async fn look_into(path: &Path) -> Result<SqlitePool, Box<dyn Error + Send + Sync>> {
+    let connect = async {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options(path))
+            .await?;
+        check(&pool).await?;
+        Ok::<_, sqlx::Error>(pool)
+    };
+    connect.await.map_err(|error| {
+        format!(
+            "the database {} can't be read: {error}; is it the file that the service writes to?",
+            path.display()
+        )
+        .into()
+    })
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(Duration::from_secs(10))
+}
+
+/// Says so now, and not at the first order, if the orders there are not ours.
+async fn check(pool: &SqlitePool) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT idempotency_key, correlation_id, payment, item, quantity FROM orders LIMIT 0")
+        .execute(pool)
+        .await?;
+    Ok(())
 }
 
 /// Writes the order. This is the mutation that must happen once.
@@ -82,15 +116,19 @@ pub(crate) async fn insert_order(
     connection: &mut SqliteConnection,
     key: &str,
     correlation_id: &str,
+    payment: &str,
     order: &NewOrder,
 ) -> Result<i64, sqlx::Error> {
-    let done = sqlx::query("INSERT INTO orders (idempotency_key, correlation_id, item, quantity) VALUES (?, ?, ?, ?)")
-        .bind(key)
-        .bind(correlation_id)
-        .bind(&order.item)
-        .bind(order.quantity)
-        .execute(connection)
-        .await?;
+    let done = sqlx::query(
+        "INSERT INTO orders (idempotency_key, correlation_id, payment, item, quantity) VALUES (?, ?, ?, ?, ?)",
+    )
+    .bind(key)
+    .bind(correlation_id)
+    .bind(payment)
+    .bind(&order.item)
+    .bind(order.quantity)
+    .execute(connection)
+    .await?;
     Ok(done.last_insert_rowid())
 }
 

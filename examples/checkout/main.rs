@@ -13,7 +13,8 @@
 mod database;
 mod naive;
 mod order;
-mod pace;
+mod payment;
+mod purge;
 mod service;
 mod storm;
 
@@ -27,7 +28,7 @@ use std::time::Duration;
 use axum::http::Uri;
 use clap::{Args, Parser, Subcommand};
 
-use crate::pace::Pace;
+use crate::payment::Provider;
 use crate::service::{Config, Service};
 use crate::storm::{Report, Shape, Storm};
 
@@ -72,8 +73,8 @@ struct Serve {
     /// Serve the handler that most people write, without oneflight.
     #[arg(long)]
     naive: bool,
-    /// How long placing an order takes if its key is a slow one, in milliseconds.
-    #[arg(long, default_value_t = 300, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    /// How long the payment provider takes for an order if its key is a slow one, in milliseconds.
+    #[arg(long, default_value_t = 300, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     delay_ms: u64,
     /// How many of 100 keys are slow ones.
     #[arg(long, default_value_t = 100, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
@@ -109,8 +110,8 @@ struct StormArgs {
     /// How many of 100 requests are sent again after they were answered.
     #[arg(long, default_value_t = 10, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     repeat_percent: u8,
-    /// How long placing an order takes if its key is a slow one, in milliseconds.
-    #[arg(long, default_value_t = 5, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    /// How long the payment provider takes for an order if its key is a slow one, in milliseconds.
+    #[arg(long, default_value_t = 5, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     delay_ms: u64,
     /// How many of 100 keys are slow ones.
     #[arg(long, default_value_t = 20, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
@@ -155,7 +156,7 @@ async fn serve(args: Serve) -> Result<(), Failure> {
         port: args.port,
         db: args.db.clone(),
         naive: args.naive,
-        pace: Pace {
+        provider: Provider {
             delay: Duration::from_millis(args.delay_ms),
             slow_percent: args.slow_percent,
         },
@@ -247,8 +248,8 @@ async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
         (None, None) => return Err("there is no place for the database".into()),
     };
     let report = match args.url {
-        Some(address) => storm.run(address, &db).await?,
-        None => in_this_process(&storm, &args, db).await?,
+        Some(address) => elsewhere(storm, address, &db).await?,
+        None => in_this_process(storm, &args, &db).await?,
     };
 
     if args.json {
@@ -263,20 +264,27 @@ async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-async fn in_this_process(storm: &Storm, args: &StormArgs, db: PathBuf) -> Result<Report, Failure> {
+async fn elsewhere(storm: Storm, address: SocketAddr, db: &Path) -> Result<Report, Failure> {
+    // A name that is mistyped is to be told before the storm, not after.
+    database::look_into(db).await?.close().await;
+    storm.run(address).await?.count(db).await
+}
+
+async fn in_this_process(storm: Storm, args: &StormArgs, db: &Path) -> Result<Report, Failure> {
     let service = Service::start(Config {
         port: 0,
-        db: db.clone(),
+        db: db.to_owned(),
         naive: args.naive,
-        pace: Pace {
+        provider: Provider {
             delay: Duration::from_millis(args.delay_ms),
             slow_percent: args.slow_percent,
         },
     })
     .await?;
-    let report = storm.run(service.address(), &db).await;
+    let aftermath = storm.run(service.address()).await;
+    // Orders of clients that hung up may still be on their way. They count as well.
     service.stop().await?;
-    report
+    aftermath?.count(db).await
 }
 
 /// The address in `http://127.0.0.1:8080`. A storm never leaves this machine.

@@ -13,11 +13,11 @@ use sqlx::SqlitePool;
 
 use crate::database::insert_order;
 use crate::order::{NewOrder, Placed};
-use crate::pace::Pace;
+use crate::payment::Provider;
 
 pub(crate) async fn place_order(
     pool: &SqlitePool,
-    pace: Pace,
+    provider: Provider,
     key: &IdempotencyKey,
     correlation: &CorrelationId,
     order: &NewOrder,
@@ -31,10 +31,12 @@ pub(crate) async fn place_order(
         return Ok((serde_json::from_str(&answer)?, Source::Replayed));
     }
 
-    // No: place the order.
-    pace.work(key).await;
+    // No: have it paid, under a new key for each attempt, as client libraries do unless they are given one, …
+    let payment = provider.authorise(key, &format!("{:032x}", fastrand::u128(..))).await;
+
+    // … and place the order.
     let mut connection = pool.acquire().await?;
-    let order_id = insert_order(&mut connection, key.as_str(), correlation.as_str(), order).await?;
+    let order_id = insert_order(&mut connection, key.as_str(), correlation.as_str(), &payment, order).await?;
     let placed = Placed {
         order_id,
         item: order.item.clone(),

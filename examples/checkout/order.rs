@@ -70,13 +70,20 @@ impl NewOrder {
     }
 
     fn from_json(body: &[u8]) -> Result<Self, Problem> {
+        let malformed = |what: &str| {
+            Problem::malformed_body(format!(
+                "The body is not the JSON of an order: {what}. Send an object such as \
+                 {{\"item\": \"tea\", \"quantity\": 1}}, with nothing else in it than an idempotency_key."
+            ))
+        };
+        // Left to itself, serde takes an array for a struct: its elements for the fields, in order.
+        if body.trim_ascii_start().first() == Some(&b'[') {
+            return Err(malformed("it is an array"));
+        }
         let JsonOrder { item, quantity, .. } = serde_json::from_slice(body).map_err(|error| {
             // The parser names what it met, which may be long.
             let error: String = error.to_string().chars().take(200).collect();
-            Problem::malformed_body(format!(
-                "The body is not the JSON of an order: {error}. Send an object such as \
-                 {{\"item\": \"tea\", \"quantity\": 1}}, with nothing else in it than an idempotency_key."
-            ))
+            malformed(&error)
         })?;
         Ok(Self { item, quantity })
     }

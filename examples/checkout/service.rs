@@ -1,7 +1,16 @@
 //! The service: `POST /orders` behind `oneflight`, a list of the orders, and a page to click on.
 //!
 //! What is worth copying is [`place_order`] and what `Shop::place_once` does: read the request within a limit,
-//! find its key, run the order in the store's transaction, say how the answer came to be.
+//! find its key, do the order's two steps each in the way that suits it, say how the answer came to be.
+//!
+//! ```text
+//! run: the whole order, under a claim, shared by all duplicates
+//!  ├─ the payment provider: slow, elsewhere, no transaction open; asked under a key that every attempt repeats
+//!  └─ run_in_tx: the row and its record, one commit, in well under a millisecond
+//! ```
+//!
+//! Where it can break off, the next attempt under the same key goes on: it finds the authorisation at the provider, and
+//! the row in its record.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +26,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use oneflight::http::{CorrelationId, Problem, X_REQUEST_ID};
-use oneflight::idempotency::{Idempotency, Source};
+use oneflight::idempotency::{self, Idempotency, NotDone, Recovery, Reply, Source};
 use oneflight::identity::{IdempotencyKey, RequestId, Scope};
 use oneflight::store::SqliteStore;
 use serde::Serialize;
@@ -25,18 +34,25 @@ use sqlx::SqlitePool;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::database;
 use crate::naive;
 use crate::order::{Answer, MAX_BODY, NewOrder, Placed};
-use crate::pace::Pace;
+use crate::payment::Provider;
+use crate::purge::Purge;
 
 /// A client gets so long to send its body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// Requests in flight get so long to end when the service is told to stop.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// Requests in flight get so long to be answered when the service is told to stop, and then orders whose clients have
+/// gone get so long to be placed.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// A process that says nothing for so long is held to be dead, and its orders are taken over by whoever is asked again.
+/// Short, for a mistake costs nothing here: both steps of an order are safe to repeat.
+const LEASE: Duration = Duration::from_secs(3);
 
 /// What a service is started with.
 #[derive(Debug, Clone)]
@@ -44,13 +60,15 @@ pub(crate) struct Config {
     pub(crate) port: u16,
     pub(crate) db: PathBuf,
     pub(crate) naive: bool,
-    pub(crate) pace: Pace,
+    pub(crate) provider: Provider,
 }
 
 /// A running service.
 pub(crate) struct Service {
     address: SocketAddr,
     shop: Shop,
+    /// `None` in a service that is naive.
+    purge: Option<Purge>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
 }
@@ -59,7 +77,7 @@ pub(crate) struct Service {
 #[derive(Clone)]
 struct Shop {
     pool: SqlitePool,
-    pace: Pace,
+    provider: Provider,
     /// `None` in a service that is naive.
     idempotency: Option<Idempotency<SqliteStore>>,
 }
@@ -68,16 +86,20 @@ impl Service {
     /// Opens the database and begins to listen, on the loopback interface only.
     pub(crate) async fn start(config: Config) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let pool = database::open(&config.db).await?;
-        let idempotency = if config.naive {
-            None
-        } else {
-            let store = SqliteStore::from_pool(pool.clone()).await?;
-            Some(Idempotency::builder(store).build())
+        let store = match config.naive {
+            true => None,
+            false => Some(SqliteStore::from_pool(pool.clone()).await?),
         };
         let shop = Shop {
             pool,
-            pace: config.pace,
-            idempotency,
+            provider: config.provider,
+            idempotency: store.clone().map(|store| {
+                Idempotency::builder(store)
+                    .lease(LEASE)
+                    // Both steps of an order know themselves again by their keys.
+                    .recovery(Recovery::Rerun)
+                    .build()
+            }),
         };
 
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
@@ -99,6 +121,7 @@ impl Service {
         Ok(Self {
             address,
             shop,
+            purge: store.map(Purge::begin),
             stop,
             server,
         })
@@ -108,29 +131,46 @@ impl Service {
         self.address
     }
 
-    /// Takes no new requests, answers those that are here, and closes the database.
+    /// Takes no new requests, answers those that are here, places the orders of clients who have gone, and closes the
+    /// database. When this has returned `Ok`, nothing of the service runs any more.
+    ///
+    /// # Errors
+    /// What did not end in time is still running: end the process. That is safe, if not polite.
     pub(crate) async fn stop(self) -> Result<(), Box<dyn Error + Send + Sync>> {
         let Self {
-            shop, stop, mut server, ..
+            shop,
+            purge,
+            stop,
+            mut server,
+            ..
         } = self;
         let _ = stop.send(());
-        match tokio::time::timeout(DRAIN_TIME, &mut server).await {
+        match timeout(DRAIN_TIME, &mut server).await {
             Ok(ended) => ended??,
             Err(_) => {
                 server.abort();
                 eprintln!("some clients did not go away in {DRAIN_TIME:?}: their connections are cut");
             }
         }
-        if let Some(idempotency) = &shop.idempotency {
-            // Orders whose clients have gone are still being placed: nothing is cut in half.
-            idempotency.close();
-            if tokio::time::timeout(DRAIN_TIME, idempotency.drain()).await.is_err() {
-                let left = idempotency.in_flight();
-                eprintln!("{left} orders did not end in {DRAIN_TIME:?}: their transactions are rolled back");
+        let rest = async {
+            if let Some(idempotency) = &shop.idempotency {
+                // Drained first and closed then: the second step of an order that is on its way is a new flight.
+                idempotency.drain().await;
+                idempotency.close();
             }
-        }
-        shop.pool.close().await;
-        Ok(())
+            if let Some(purge) = purge {
+                purge.end().await;
+            }
+            // Waits for connections that are in use.
+            shop.pool.close().await;
+        };
+        timeout(DRAIN_TIME, rest).await.map_err(|_| {
+            format!(
+                "what was in flight did not end in {DRAIN_TIME:?}, and breaks off with this process: an open transaction \
+                 is rolled back, and an order that is asked for again under its key goes on from where it was"
+            )
+            .into()
+        })
     }
 }
 
@@ -205,7 +245,7 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     if announced.is_some_and(|length| length > MAX_BODY) {
         return Err(Problem::body_too_large(MAX_BODY));
     }
-    match tokio::time::timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await {
+    match timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if is_over_limit(&error) => Err(Problem::body_too_large(MAX_BODY)),
         Ok(Err(_)) => Err(Problem::malformed_body(
@@ -232,13 +272,13 @@ impl Shop {
     ) -> Result<(Placed, Source), Problem> {
         match &self.idempotency {
             Some(idempotency) => self.place_once(idempotency, key, correlation, order).await,
-            None => naive::place_order(&self.pool, self.pace, &key, &correlation, &order)
+            None => naive::place_order(&self.pool, self.provider, &key, &correlation, &order)
                 .await
                 .map_err(|error| unavailable(&*error)),
         }
     }
 
-    /// The order and the record of its answer are one commit: there is never the one without the other.
+    /// The order, once: paid for, and then written.
     async fn place_once(
         &self,
         idempotency: &Idempotency<SqliteStore>,
@@ -246,29 +286,53 @@ impl Shop {
         correlation: CorrelationId,
         order: NewOrder,
     ) -> Result<(Placed, Source), Problem> {
-        let scope = Scope::new("shop").route("POST /orders");
-        let id = RequestId::new(scope, key.clone())?.with_known_fingerprint(order.fingerprint());
-        let pace = self.pace;
-        let reply = idempotency
-            .run_in_tx(id, move |tx| {
+        // Nobody logs in to this shop. Where somebody does, add `.user(…)`: else whoever learns of a key reads the
+        // answer of another.
+        let identity = |operation| {
+            let scope = Scope::new("shop").route(operation);
+            RequestId::new(scope, key.clone()).map(|id| id.with_known_fingerprint(order.fingerprint()))
+        };
+        let whole = identity("POST /orders")?;
+        let entry = identity("POST /orders: entry")?;
+
+        let (provider, steps) = (self.provider, idempotency.clone());
+        let work = move |context: idempotency::Context| async move {
+            // Slow, and no transaction is open: SQLite's one writer is free for the others.
+            let payment = provider.authorise(&key, &context.downstream_key("payment")).await;
+
+            // The row and its record are one commit: there is never the one without the other.
+            let entered = steps.run_in_tx(entry, move |tx| {
                 Box::pin(async move {
-                    pace.work(&key).await;
-                    let order_id =
-                        database::insert_order(tx.connection(), key.as_str(), correlation.as_str(), &order).await?;
+                    let (key, correlation) = (key.as_str(), correlation.as_str());
+                    let order_id = database::insert_order(tx.connection(), key, correlation, &payment, &order).await?;
                     Ok(Placed {
                         order_id,
                         item: order.item,
                         quantity: order.quantity,
                     })
                 })
-            })
-            .await
-            .inspect_err(|error| {
-                // The client is told what it can do, the log what was wrong.
-                tracing::warn!(error = error as &dyn Error, "not placed");
-            })?;
+            });
+            // Whatever came of it, the next attempt may begin at once, and finds what was done by its keys.
+            entered.await.map(Reply::into_inner).map_err(NotDone::because)
+        };
+        let reply = idempotency.try_run(whole, work).await.map_err(|error| {
+            // The client is told what it can do, the log what was wrong.
+            tracing::warn!(error = &error as &dyn Error, "not placed");
+            refusal(error)
+        })?;
         let source = reply.source();
         Ok((reply.into_inner(), source))
+    }
+}
+
+/// What the client is told. If it was the entry that failed, that is the one who knows what was done.
+fn refusal(error: idempotency::Error) -> Problem {
+    match &error {
+        idempotency::Error::NotDone { reason, .. } => match reason.downcast_ref::<idempotency::Error>() {
+            Some(entry) => entry.clone().into(),
+            None => error.into(),
+        },
+        _ => error.into(),
     }
 }
 

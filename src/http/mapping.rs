@@ -64,11 +64,17 @@ impl From<idempotency::Error> for Problem {
                 "An earlier attempt broke off, and the service does not guess what it did. Ask the service's \
                  operator, and keep the key: under a new one the operation might be done twice.",
             ),
-            Error::NotDone { .. } => Self::of_kind(StatusCode::SERVICE_UNAVAILABLE, kind::NOT_DONE, "Nothing was done")
-                .with_detail(
-                    "The operation could not be carried out at the moment. Repeat the request with the same key.",
-                )
-                .with_retry_after(SOON),
+            Error::NotDone { .. } => {
+                not_done("The operation could not be carried out at the moment. Repeat the request with the same key.")
+                    .with_retry_after(SOON)
+            }
+            // The commit failed, for want of a lock perhaps: that passes.
+            Error::RolledBack { source, .. } if source.is::<StoreError>() => unavailable(),
+            // What the work returned may never pass, so no client is asked to come back on its own.
+            Error::RolledBack { .. } => not_done(
+                "The operation failed and was undone as a whole. It is safe to repeat the request with the same key; if \
+                 it fails again, tell the operator.",
+            ),
             Error::Unrecorded { .. } => unavailable(),
             Error::Store { source, .. } => match *source {
                 StoreError::TransactionEnded | StoreError::Corrupt { .. } | StoreError::Unsupported { .. } => {
@@ -117,6 +123,10 @@ fn in_progress(retry_after: Duration) -> Problem {
          Retry-After, and it will be answered with the result.",
     )
     .with_retry_after(retry_after)
+}
+
+fn not_done(detail: &'static str) -> Problem {
+    Problem::of_kind(StatusCode::SERVICE_UNAVAILABLE, kind::NOT_DONE, "Nothing was done").with_detail(detail)
 }
 
 fn unavailable() -> Problem {

@@ -14,17 +14,17 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
-use super::codec::{Prepared, bounded};
+use super::codec::bounded;
+use super::conclude;
 use super::error::{Effect, Error};
 use super::recovery::{Answer, Doubt, Encoded, Recovery};
 use super::settled::Settled;
 use crate::identity::RequestId;
 use crate::record::{FencingToken, HolderId, RecordedResult, Verdict, random_u64};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
-use crate::telemetry;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -32,6 +32,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How often a claim whose answer was lost is asked for again.
 const CLAIM_TRIES: u32 = 3;
+/// How often a lease is renewed that was over, or nearly so, when its claim was granted.
+const RENEW_TRIES: u32 = 3;
+/// How long a lock of the store is waited for, however short the wait: most are held for another request.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Approach<'a, S> {
     shared: &'a Shared<S>,
@@ -69,20 +73,100 @@ impl<'a, S: Store> Approach<'a, S> {
         ClaimRequest::new(self.id, self.shared.lease)
             .holder(self.holder)
             .takeover(self.takeover)
+            .patience(self.left().max(LOCK_PATIENCE))
+    }
+
+    /// How much of the wait is left.
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// Asks for a claim, and sees to it that its lease runs: work is not begun under one that is over.
+    /// The claim comes with an instant from which the lease counts.
+    pub(super) async fn claim(&mut self) -> Result<Step<(Claim, Instant)>, Error> {
+        let asked = Instant::now();
+        let outcome = match self.ask().await {
+            Ok(outcome) => outcome,
+            Err(error @ StoreError::Busy { .. }) => return self.locked_out(error).await.map(Step::Settled),
+            Err(error) => return Err(Error::store(self.id, error, Effect::Nothing)),
+        };
+        match self.step(outcome).await? {
+            Step::Granted(claim) => self.with_running_lease(claim, asked).await,
+            Step::Settled(settled) => Ok(Step::Settled(settled)),
+            Step::Again => Ok(Step::Again),
+        }
+    }
+
+    /// The answer to the claim may have been long under way.
+    async fn with_running_lease(&self, claim: Claim, asked: Instant) -> Result<Step<(Claim, Instant)>, Error> {
+        let lease = self.shared.lease;
+        let mut since = asked;
+        let mut tries = 0;
+        while since.elapsed() >= lease / 3 && tries < RENEW_TRIES {
+            tries += 1;
+            let asked = Instant::now();
+            match self.shared.store.renew(self.id, claim.token(), lease).await {
+                Ok(()) => since = asked,
+                Err(StoreError::Outdated { .. }) => return Ok(Step::Again),
+                Err(_) if since.elapsed() < lease => break,
+                Err(error) => {
+                    conclude::give_up(self.shared, self.id, claim).await;
+                    return Err(Error::store(self.id, error, Effect::Nothing));
+                }
+            }
+        }
+        if since.elapsed() < lease {
+            return Ok(Step::Granted((claim, since)));
+        }
+        // The store takes longer than the lease lasts.
+        conclude::give_up(self.shared, self.id, claim).await;
+        let waited = asked.elapsed();
+        Err(Error::store(self.id, StoreError::Busy { waited }, Effect::Nothing))
+    }
+
+    /// What to tell who did not get the store's lock. When the wait is over, the one who holds it may be at work on this
+    /// very request.
+    pub(super) async fn locked_out(&self, error: StoreError) -> Result<Settled, Error> {
+        if !self.left().is_zero() {
+            return Err(Error::store(self.id, error, Effect::Nothing));
+        }
+        let record = match timeout(LOCK_PATIENCE, self.shared.store.load(self.id)).await {
+            Ok(Ok(record)) => record,
+            Ok(Err(error)) => return Err(Error::store(self.id, error, Effect::Nothing)),
+            Err(_) => None,
+        };
+        if let Some(record) = &record
+            && record.fingerprint != self.id.fingerprint()
+        {
+            return Err(Error::Conflict { id: self.id.clone() });
+        }
+        match record
+            .as_ref()
+            .and_then(|record| Some((record.result()?, record.attempt)))
+        {
+            Some((result, attempt)) => Ok(Settled::replayed(result.clone(), attempt)),
+            None => Err(Error::InProgress {
+                id: self.id.clone(),
+                retry_after: LOCK_PATIENCE,
+            }),
+        }
     }
 
     /// Asks for a claim. An answer that was lost is asked for again, as the same holder: so the claim that
     /// was taken without our knowing is found, and not left to its lease.
-    pub(super) async fn ask(&self) -> Result<ClaimOutcome, Error> {
+    async fn ask(&self) -> Result<ClaimOutcome, StoreError> {
         let mut tries = 1;
         loop {
             match self.shared.store.claim(self.request()).await {
-                Ok(outcome) => return Ok(outcome),
                 Err(StoreError::Unavailable { .. }) if tries < CLAIM_TRIES => {
                     tries += 1;
                     sleep(jittered(FIRST_PAUSE * tries)).await;
                 }
-                Err(error) => return Err(Error::store(self.id, error, Effect::Nothing)),
+                Err(error @ StoreError::Unavailable { .. }) => {
+                    conclude::disown(self.shared, self.id, self.holder).await;
+                    return Err(error);
+                }
+                answered => return answered,
             }
         }
     }
@@ -110,7 +194,7 @@ impl<'a, S: Store> Approach<'a, S> {
 
     /// Waits a little, if there is time left.
     async fn wait(&mut self, lease_remaining: Duration) -> Result<(), Error> {
-        let left = self.until.saturating_duration_since(Instant::now());
+        let left = self.left();
         if left.is_zero() {
             return Err(Error::InProgress {
                 id: self.id.clone(),
@@ -149,7 +233,8 @@ impl<'a, S: Store> Approach<'a, S> {
             }),
             Answer::Completed(encoded) => {
                 self.takeover = Takeover::Of(token);
-                let outcome = self.ask().await?;
+                let asked = self.ask().await;
+                let outcome = asked.map_err(|error| Error::store(self.id, error, Effect::Unknown))?;
                 self.takeover = Takeover::Never;
                 match outcome {
                     ClaimOutcome::Granted(claim) => {
@@ -166,23 +251,9 @@ impl<'a, S: Store> Approach<'a, S> {
     /// Records a result that somebody has found out.
     pub(super) async fn complete(&self, claim: Claim, encoded: &Encoded) -> Result<RecordedResult, Error> {
         let limit = self.shared.max_result_bytes;
-        let result = match bounded(&encoded.0, Verdict::Performed, limit) {
-            Prepared::Kept(result) => result,
-            Prepared::TooLarge { size } => RecordedResult::too_large(size),
-            Prepared::Failed(_) => RecordedResult::not_encodable(),
-        };
-        let completed = self
-            .shared
-            .store
-            .complete(claim, result.clone(), self.shared.retention)
-            .await;
-        match completed {
-            Ok(()) => Ok(result),
-            Err(error) => {
-                telemetry::unrecorded(self.id, &error);
-                Err(Error::store(self.id, error, Effect::Unknown))
-            }
-        }
+        let (result, _) = bounded(&encoded.0, Verdict::Performed, limit).of_done();
+        conclude::record(self.shared, self.id, claim, &result).await?;
+        Ok(result)
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 
 use super::recovery::Recovery;
 use super::{Idempotency, Shared};
+use crate::flight::{Drive, OnAbandon};
 use crate::group::Group;
 use crate::store::Store;
 
@@ -23,6 +24,8 @@ pub struct IdempotencyBuilder<S> {
     max_flights: Option<usize>,
     max_callers: Option<u32>,
     runtime: Option<Handle>,
+    drive: Drive,
+    on_abandon: OnAbandon,
 }
 
 impl<S: Store> IdempotencyBuilder<S> {
@@ -37,6 +40,8 @@ impl<S: Store> IdempotencyBuilder<S> {
             max_flights: None,
             max_callers: None,
             runtime: None,
+            drive: Drive::Spawned,
+            on_abandon: OnAbandon::Finish,
         }
     }
 
@@ -44,7 +49,8 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// unless set.
     ///
     /// At its end the identity is **new**: a retry that comes later executes again, whether the record was
-    /// purged or not. So it must be longer than the longest time over which a client retries. It does
+    /// purged or not (what takes up space is deleted by [`Store::purge`] alone, which somebody has to call from time to
+    /// time). So it must be longer than the longest time over which a client retries. It does
     /// not apply to what is in progress or in doubt, which is kept until it is settled.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
@@ -56,6 +62,9 @@ impl<S: Store> IdempotencyBuilder<S> {
     ///
     /// The claim is renewed three times as often while the work runs, so that this isn't a limit on the work. It
     /// is how long the others wait after a process has died. Work in a transaction needs no lease.
+    ///
+    /// It must be several times longer than the store may take to answer: work is not begun under a lease that is
+    /// over.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(1));
         self
@@ -64,7 +73,9 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// How long a call waits for a request that is in progress elsewhere before it answers
     /// [`InProgress`](super::Error::InProgress): 10 s unless set.
     ///
-    /// Callers in this process who join each other wait for as long as the work takes.
+    /// Callers in this process who join each other wait for as long as the work takes. Where a request in a transaction
+    /// elsewhere cannot be seen (SQLite), the lock that it holds is waited for: for as long as this, and a second at
+    /// least, since it may be another request's.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
@@ -97,7 +108,26 @@ impl<S: Store> IdempotencyBuilder<S> {
         self
     }
 
-    /// The runtime on which work is finished whose last caller left outside of any runtime.
+    /// Who polls the work: [`Drive::Spawned`] unless set, a task of its own.
+    ///
+    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then whoever drives the work must be polled until
+    /// it is over: a call that is kept and not polled, across a `select!` for one, holds whatever its work holds. In a
+    /// transaction that is the right to write, for which all other keys then wait.
+    pub fn drive(mut self, drive: Drive) -> Self {
+        self.drive = drive;
+        self
+    }
+
+    /// What becomes of work that every caller has left: [`OnAbandon::Finish`] unless set.
+    ///
+    /// With [`OnAbandon::Cancel`], work in a transaction is rolled back; other work that had begun is in doubt when its
+    /// lease ends.
+    pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
+        self.on_abandon = on_abandon;
+        self
+    }
+
+    /// The runtime on which work is spawned. Unless set, the one on which the call is polled.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
@@ -106,7 +136,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// Builds it.
     #[must_use]
     pub fn build(self) -> Idempotency<S> {
-        let mut group = Group::builder();
+        let mut group = Group::builder().drive(self.drive).on_abandon(self.on_abandon);
         if let Some(flights) = self.max_flights {
             group = group.max_flights(flights);
         }

@@ -45,16 +45,24 @@ fn text(message: impl Into<String>) -> Arc<dyn Error + Send + Sync> {
 /// A result ready to be recorded, or why there is none.
 pub(super) enum Prepared {
     Kept(RecordedResult),
-    TooLarge { size: u64 },
+    TooLarge { size: u64, limit: usize },
     Failed(CodecError),
 }
 
-/// Encodes a result within a limit.
-pub(super) fn prepare<T: Serialize>(value: &T, verdict: Verdict, limit: usize) -> Prepared {
-    match encode(value) {
-        Ok(payload) => bounded(&payload, verdict, limit),
-        Err(error) => Prepared::Failed(error),
+/// Encodes a result within a limit. What cannot be read again is not replayed as something else, nor found out by the
+/// first duplicate: so it is read here.
+pub(super) fn prepare<T: Serialize + DeserializeOwned>(value: &T, verdict: Verdict, limit: usize) -> Prepared {
+    let payload = match encode(value) {
+        Ok(payload) => payload,
+        Err(error) => return Prepared::Failed(error),
+    };
+    let prepared = bounded(&payload, verdict, limit);
+    if let Prepared::Kept(_) = prepared
+        && let Err(CodecError::Decode(reason)) = decode::<T>(CodecId::Json, &payload)
+    {
+        return Prepared::Failed(CodecError::Unreadable(reason));
     }
+    prepared
 }
 
 /// Accepts an encoded result within a limit.
@@ -62,7 +70,19 @@ pub(super) fn bounded(payload: &[u8], verdict: Verdict, limit: usize) -> Prepare
     if payload.len() > limit {
         return Prepared::TooLarge {
             size: payload.len() as u64,
+            limit,
         };
     }
     Prepared::Kept(RecordedResult::value(verdict, CodecId::Json, payload))
+}
+
+impl Prepared {
+    /// What is recorded of work that was done, and the reason if that is not its result.
+    pub(super) fn of_done(self) -> (RecordedResult, Option<CodecError>) {
+        match self {
+            Self::Kept(result) => (result, None),
+            Self::TooLarge { size, limit } => (RecordedResult::too_large(size, limit as u64), None),
+            Self::Failed(error) => (RecordedResult::not_encodable(), Some(error)),
+        }
+    }
 }

@@ -34,7 +34,8 @@ pub enum Error {
         /// The request.
         id: RequestId,
     },
-    /// Somebody else is executing the request, and was still when the wait ended.
+    /// Somebody else is executing the request, and was still when the wait ended; or, in a transaction, somebody held
+    /// the lock for so long, be it for this request or another.
     InProgress {
         /// The request.
         id: RequestId,
@@ -49,12 +50,23 @@ pub enum Error {
         /// Which attempt it was, from 1.
         attempt: u32,
     },
-    /// The work says that it did nothing, or was rolled back. The identity is new again.
+    /// The work says of itself that it did nothing. The identity is new again, unless an earlier attempt is in doubt.
     NotDone {
         /// The request.
         id: RequestId,
         /// Why.
         reason: NotDone,
+    },
+    /// The work in a transaction failed, or its commit did: everything is rolled back, and the identity is new again.
+    ///
+    /// Whether trying again helps depends on the error: a constraint that was violated is violated the next time as
+    /// well. What is refused for good should be
+    /// [`Rollback::Refused`](crate::idempotency::Rollback::Refused), which is recorded and replayed.
+    RolledBack {
+        /// The request.
+        id: RequestId,
+        /// What failed: the error that the work returned, or a [`StoreError`].
+        source: Arc<dyn StdError + Send + Sync>,
     },
     /// The work panicked. In a transaction it was rolled back; otherwise it is in doubt what was done.
     Panicked {
@@ -72,12 +84,12 @@ pub enum Error {
         id: RequestId,
         /// The size of the encoded result, in bytes.
         size: u64,
-        /// The limit in force, in bytes.
+        /// The limit in force when the work was done, in bytes.
         limit: usize,
         /// Whether the work was done or rolled back.
         effect: Effect,
     },
-    /// The result cannot be encoded, or a recorded one cannot be decoded as the type asked for.
+    /// The result cannot be encoded, or cannot be decoded as the type asked for.
     Codec {
         /// The request.
         id: RequestId,
@@ -126,6 +138,7 @@ impl Error {
             | Self::InProgress { id, .. }
             | Self::InDoubt { id, .. }
             | Self::NotDone { id, .. }
+            | Self::RolledBack { id, .. }
             | Self::Panicked { id, .. }
             | Self::ResultTooLarge { id, .. }
             | Self::Codec { id, .. }
@@ -140,7 +153,7 @@ impl Error {
     #[must_use]
     pub fn effect(&self) -> Effect {
         match self {
-            Self::Conflict { .. } | Self::NotDone { .. } => Effect::Nothing,
+            Self::Conflict { .. } | Self::NotDone { .. } | Self::RolledBack { .. } => Effect::Nothing,
             Self::InProgress { .. } | Self::InDoubt { .. } => Effect::Unknown,
             Self::LeaseLost { .. } | Self::Unrecorded { .. } => Effect::Done,
             Self::Panicked { effect, .. }
@@ -179,6 +192,9 @@ impl fmt::Display for Error {
                  completed or to be run again"
             ),
             Self::NotDone { .. } => f.write_str("nothing was done; it may be tried again"),
+            Self::RolledBack { .. } => f.write_str(
+                "its transaction failed and was rolled back; it may be tried again, but refuse what can never succeed",
+            ),
             Self::Panicked {
                 effect: Effect::Nothing,
                 ..
@@ -222,6 +238,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::NotDone { reason, .. } => Some(reason.get_ref()),
+            Self::RolledBack { source, .. } => Some(&**source),
             Self::Panicked { panic, .. } => Some(panic),
             Self::Codec { source, .. } => Some(source),
             Self::Unrecorded { source, .. } | Self::Store { source, .. } => Some(&**source),
@@ -283,11 +300,14 @@ impl fmt::Debug for NotDone {
 pub enum CodecError {
     /// The value cannot be written as JSON.
     Encode(Arc<dyn StdError + Send + Sync>),
+    /// The value can be written as JSON, and cannot be read again: a number that is none (NaN), too deep a nesting, a
+    /// `Serialize` that does not fit its `Deserialize`.
+    Unreadable(Arc<dyn StdError + Send + Sync>),
     /// The recorded value cannot be read as the type that was asked for.
     Decode(Arc<dyn StdError + Send + Sync>),
     /// The recorded result's layout is not known.
     Layout(DecodeError),
-    /// The work was done earlier, and its result could not be encoded then.
+    /// The work was done earlier, and its result could not be encoded then, or not be read again.
     NotRecorded,
 }
 
@@ -295,6 +315,7 @@ impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Encode(_) => f.write_str("the result cannot be written as JSON"),
+            Self::Unreadable(_) => f.write_str("the result does not survive its own JSON: it cannot be read again"),
             Self::Decode(_) => f.write_str(
                 "the recorded result cannot be read as the type asked for; was it another type when it was \
                  recorded?",
@@ -308,7 +329,7 @@ impl fmt::Display for CodecError {
 impl StdError for CodecError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Encode(source) | Self::Decode(source) => Some(&**source),
+            Self::Encode(source) | Self::Unreadable(source) | Self::Decode(source) => Some(&**source),
             Self::Layout(source) => Some(source),
             Self::NotRecorded => None,
         }

@@ -4,12 +4,14 @@
 //! renewing ──every lease/3──▶ renewing
 //!    │  └──store unreachable──▶ renewing, more often; presumed lost when a lease has passed
 //!    ├──another holder took over──▶ lost, for good
+//!    ├──work over, claim about to end──▶ renewing, silently: now it is we who end it
 //!    └──execution over, or dropped──▶ ended
 //! ```
 //!
 //! A task of its own renews, not the work's: work that is not polled for a while must not lose its claim.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -21,28 +23,37 @@ use super::Shared;
 use crate::identity::RequestId;
 use crate::record::FencingToken;
 use crate::store::{Store, StoreError};
+use crate::telemetry;
 
 /// A claim that is renewed until this is dropped.
 pub(super) struct Lease {
     task: JoinHandle<()>,
-    stop: Arc<Notify>,
+    signals: Arc<Signals>,
     lost: watch::Receiver<bool>,
 }
 
+#[derive(Default)]
+struct Signals {
+    stop: Notify,
+    /// The claim is being completed: that it is gone is no loss.
+    concluding: AtomicBool,
+}
+
 impl Lease {
-    /// Begins to renew, on the runtime that polls the caller.
+    /// Begins to renew, on the runtime that polls the caller. The lease runs since the instant given.
     pub(super) fn keep<S: Store>(
         shared: &Arc<Shared<S>>,
         runtime: &Handle,
         id: RequestId,
         token: FencingToken,
+        since: Instant,
     ) -> Self {
         let (losing, lost) = watch::channel(false);
-        let stop = Arc::new(Notify::new());
-        let renewals = renew(Arc::clone(shared), id, token, losing, Arc::clone(&stop));
+        let signals = Arc::new(Signals::default());
+        let renewals = renew(Arc::clone(shared), id, token, since, losing, Arc::clone(&signals));
         Self {
-            task: runtime.spawn(renewals),
-            stop,
+            task: runtime.spawn(telemetry::in_current_span(renewals)),
+            signals,
             lost,
         }
     }
@@ -52,10 +63,16 @@ impl Lease {
         self.lost.clone()
     }
 
+    /// From now on it is no news if the claim is gone.
+    pub(super) fn concluding(&self) {
+        self.signals.concluding.store(true, Ordering::SeqCst);
+    }
+
     /// Stops renewing, and waits until a renewal that is under way is over: what is done to the lease from
     /// now on is not undone by it.
     pub(super) async fn stop(mut self, patience: Duration) {
-        self.stop.notify_one();
+        self.concluding();
+        self.signals.stop.notify_one();
         let _ = timeout(patience, &mut self.task).await;
     }
 }
@@ -70,14 +87,15 @@ async fn renew<S: Store>(
     shared: Arc<Shared<S>>,
     id: RequestId,
     token: FencingToken,
+    since: Instant,
     losing: watch::Sender<bool>,
-    stop: Arc<Notify>,
+    signals: Arc<Signals>,
 ) {
     let lease = shared.lease;
-    let mut renewed = Instant::now();
-    let mut pause = lease / 3;
+    let mut renewed = since;
+    let mut pause = (lease / 3).saturating_sub(since.elapsed());
     loop {
-        if timeout(pause, stop.notified()).await.is_ok() {
+        if timeout(pause, signals.stop.notified()).await.is_ok() {
             return;
         }
         let asked = Instant::now();
@@ -89,7 +107,9 @@ async fn renew<S: Store>(
                 losing.send_if_modified(std::mem::take);
             }
             Ok(Err(StoreError::Outdated { .. })) => {
-                crate::telemetry::lease_lost(&id, token.get());
+                if !signals.concluding.load(Ordering::SeqCst) {
+                    telemetry::lease_lost(&id, token.get());
+                }
                 losing.send_replace(true);
                 return;
             }

@@ -30,22 +30,23 @@ use serde::de::DeserializeOwned;
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::RequestId;
 use crate::record::Record;
-use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover, TransactionalStore};
+use crate::store::{Store, TransactionalStore, turn::Turn};
 
 mod approach;
 mod builder;
 mod codec;
+mod conclude;
 mod context;
 mod error;
 mod execute;
 mod lease;
 mod recovery;
 mod reply;
+mod resolve;
 mod settled;
 mod transaction;
 mod unwind;
 
-use approach::Approach;
 use settled::Settled;
 
 pub use builder::IdempotencyBuilder;
@@ -153,8 +154,13 @@ impl<S: Store> Idempotency<S> {
     /// Executes `work` unless the request was executed before, and answers with its result.
     ///
     /// Whatever the work answers is recorded, failures too. It is called only if this call executes; a call that
-    /// joins or is answered from the record drops it. `T` is recorded as JSON; a caller who shares the
-    /// flight and asks for another `T` than the one who executes gets the recorded value decoded as that.
+    /// joins or is answered from the record drops it. It is polled by a task of its own unless the
+    /// [builder](IdempotencyBuilder::drive) says otherwise.
+    ///
+    /// `T` is recorded as JSON, so it must survive that. What cannot be read again is an error the first time
+    /// ([`Error::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so does a
+    /// `Some(f64::NAN)`. A caller who shares the flight and asks for another `T` than the one who executes gets the
+    /// recorded value decoded as that.
     ///
     /// # Errors
     ///
@@ -212,8 +218,9 @@ impl<S: Store> Idempotency<S> {
     /// an execution of the same request outside of a transaction is. Keep it short: SQLite has one
     /// writer, and this is it. Do not call the store or another `run` from inside: it would wait for itself.
     ///
-    /// An error returned by `?` rolls back and frees the identity; so does a panic, and so does a result that is
-    /// too large to keep. [`Rollback::Refused`] rolls the rows back and records the answer.
+    /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does a
+    /// result that is too large to keep or does not survive its JSON. A request that can never succeed would be executed
+    /// again with every retry: answer it with [`Rollback::Refused`], which rolls the rows back and records the answer.
     ///
     /// # Errors
     ///
@@ -241,16 +248,27 @@ impl<S: Store> Idempotency<S> {
     async fn fly<T, F, W>(&self, id: RequestId, flight: F) -> Result<Reply<T>, Error>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        F: FnOnce() -> W,
+        F: FnOnce() -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
+        // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
+        let turn = Turn::current();
+        let flight = move || {
+            let flight = flight();
+            async move {
+                match turn {
+                    Some(turn) => turn.scope(flight).await,
+                    None => flight.await,
+                }
+            }
+        };
         let run = self.group.run(id.clone(), flight);
         let landed = match id.fingerprint() {
             Some(fingerprint) => run.fingerprint(fingerprint).await,
             None => run.await,
         };
         match landed {
-            Ok(Outcome { value, role }) => value?.reply(&id, role, self.shared.max_result_bytes),
+            Ok(Outcome { value, role }) => value?.reply(&id, role),
             Err(group::Error::Conflict) => Err(Error::Conflict { id }),
             // Of a flight in a transaction, the panic has become a value by now.
             Err(group::Error::Panicked(panic)) => Err(Error::Panicked {
@@ -259,52 +277,6 @@ impl<S: Store> Idempotency<S> {
                 effect: Effect::Unknown,
             }),
             Err(source) => Err(Error::Flight { id, source }),
-        }
-    }
-
-    /// Settles a request that is in doubt, once somebody has found out what became of it.
-    ///
-    /// [`Answer::Completed`] records the result, [`Answer::Rerun`] makes the identity new, so that the next call
-    /// executes; [`Answer::Refuse`] leaves it in doubt. A request that is not in doubt is left alone. The
-    /// fingerprint may be left out.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InProgress`] while a holder is alive, [`Error::Conflict`] if the fingerprint is another one, and
-    /// [`Error::Store`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped half-way, the request is settled or still in doubt.
-    pub async fn resolve(&self, id: &RequestId, answer: Answer) -> Result<(), Error> {
-        let Some(record) = self.status(id).await? else {
-            return Ok(());
-        };
-        if record.result().is_some() || matches!(answer, Answer::Refuse) {
-            return Ok(());
-        }
-        // Who resolves need not know the payload.
-        let id = &match (id.fingerprint(), record.fingerprint) {
-            (None, Some(fingerprint)) => id.clone().with_known_fingerprint(fingerprint),
-            _ => id.clone(),
-        };
-        // No lease: should this be cut short, the request is in doubt again at once.
-        let request = ClaimRequest::new(id, Duration::ZERO).takeover(Takeover::Expired);
-        let failed = |error| Error::store(id, error, Effect::Unknown);
-        match self.shared.store.claim(request).await.map_err(failed)? {
-            ClaimOutcome::Granted(claim) => match answer {
-                Answer::Completed(encoded) => Approach::new(&self.shared, id)
-                    .complete(claim, &encoded)
-                    .await
-                    .map(drop),
-                Answer::Rerun | Answer::Refuse => self.shared.store.release(claim).await.map_err(failed),
-            },
-            ClaimOutcome::Conflict => Err(Error::Conflict { id: id.clone() }),
-            ClaimOutcome::InProgress { lease_remaining, .. } => Err(Error::InProgress {
-                id: id.clone(),
-                retry_after: lease_remaining,
-            }),
-            ClaimOutcome::Completed(_) | ClaimOutcome::InDoubt { .. } => Ok(()),
         }
     }
 
@@ -322,7 +294,28 @@ impl<S: Store> Idempotency<S> {
         loaded.map_err(|error| Error::store(id, error, Effect::Unknown))
     }
 
-    /// The store. To [purge](Store::purge) it from time to time, for one.
+    /// The store. What is past its retention takes up space until it is [purged](Store::purge):
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() {
+    /// use oneflight::idempotency::Idempotency;
+    /// use oneflight::store::{MemoryStore, Store};
+    /// use std::time::Duration;
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let purging = tokio::spawn({
+    ///     let idem = idem.clone();
+    ///     async move {
+    ///         loop {
+    ///             // In batches, so that no other writer waits for long.
+    ///             while idem.store().purge(500).await.is_ok_and(|purged| purged == 500) {}
+    ///             tokio::time::sleep(Duration::from_secs(60)).await;
+    ///         }
+    ///     }
+    /// });
+    /// # purging.abort();
+    /// # }
+    /// ```
     #[must_use]
     pub fn store(&self) -> &S {
         &self.shared.store

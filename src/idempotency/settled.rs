@@ -65,7 +65,7 @@ impl Settled {
     }
 
     /// The reply for one caller.
-    pub(super) fn reply<T>(self, id: &RequestId, role: Role, limit: usize) -> Result<Reply<T>, Error>
+    pub(super) fn reply<T>(self, id: &RequestId, role: Role) -> Result<Reply<T>, Error>
     where
         T: DeserializeOwned + Send + Sync + 'static,
     {
@@ -81,11 +81,11 @@ impl Settled {
                 codec,
                 payload,
             } => (verdict, codec, payload),
-            Decoded::TooLarge { size } => {
+            Decoded::TooLarge { size, limit } => {
                 return Err(Error::ResultTooLarge {
                     id: id.clone(),
                     size,
-                    limit,
+                    limit: usize::try_from(limit).unwrap_or(usize::MAX),
                     effect: Effect::Done,
                 });
             }

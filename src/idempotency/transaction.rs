@@ -15,7 +15,7 @@ use super::Shared;
 use super::approach::{Approach, Step};
 use super::codec::{Prepared, prepare};
 use super::context::Context;
-use super::error::{CodecError, Effect, Error, NotDone};
+use super::error::{CodecError, Effect, Error};
 use super::execute::encoding_failed;
 use super::settled::Settled;
 use super::unwind::{Payload, catch};
@@ -29,8 +29,9 @@ pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Rollback<T>>> +
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx).
 ///
-/// Use the connection for statements. Do not commit or roll back on it; a nested `begin()` is a savepoint, and
-/// welcome.
+/// Use the connection for statements. A nested `begin()` is a savepoint, and welcome. Do not end the transaction: a commit
+/// is refused, and after a rollback nothing more is kept. Do not set a commit hook: it would stand in for the one
+/// that sees to this.
 pub struct Tx<'t, C> {
     connection: &'t mut C,
     context: Context,
@@ -68,7 +69,9 @@ impl<C> fmt::Debug for Tx<'_, C> {
 
 /// Why work in a transaction has its rows rolled back.
 ///
-/// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done.
+/// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done. Nothing is recorded then,
+/// and a client who tries again executes again. So what can never succeed, a constraint that the request violates for
+/// one, should be told apart and be [`Refused`](Self::Refused).
 pub enum Rollback<T> {
     /// Refused for good: the rows are rolled back, and this answer is recorded and replayed.
     Refused(T),
@@ -102,8 +105,8 @@ impl<T> fmt::Debug for Rollback<T> {
 /// What the work came to, brought out of the transaction.
 enum Worked {
     Recorded(Arc<dyn Any + Send + Sync>, RecordedResult, u32),
-    Failed(NotDone),
-    TooLarge(u64),
+    Failed(Arc<dyn StdError + Send + Sync>),
+    TooLarge { size: u64, limit: usize },
     NotEncodable(CodecError),
     Panicked(Payload),
 }
@@ -131,7 +134,13 @@ where
             Ok(outcome) => outcome,
             Err(error) => {
                 let begun = work.lock().is_none();
-                return Err(store_failed(id, error, begun));
+                match error {
+                    StoreError::Busy { .. } if !begun => {
+                        let settled = approach.locked_out(error).await?;
+                        return Ok(settled.shared_as::<T>());
+                    }
+                    error => return Err(store_failed(id, error, begun)),
+                }
             }
         };
         match approach.step(outcome).await? {
@@ -142,11 +151,11 @@ where
     };
     match worked {
         Worked::Recorded(value, result, attempt) => Ok(Settled::executed(Some(value), result, attempt)),
-        Worked::Failed(reason) => Err(Error::NotDone { id, reason }),
-        Worked::TooLarge(size) => Err(Error::ResultTooLarge {
+        Worked::Failed(source) => Err(Error::RolledBack { id, source }),
+        Worked::TooLarge { size, limit } => Err(Error::ResultTooLarge {
             id,
             size,
-            limit: shared.max_result_bytes,
+            limit,
             effect: Effect::Nothing,
         }),
         Worked::NotEncodable(source) => Err(encoding_failed(id, source, Effect::Nothing)),
@@ -161,10 +170,11 @@ where
 
 fn store_failed(id: RequestId, error: StoreError, begun: bool) -> Error {
     match error {
-        StoreError::RolledBack { .. } => Error::NotDone {
+        StoreError::RolledBack { .. } => Error::RolledBack {
             id,
-            reason: NotDone::because(error),
+            source: Arc::new(error),
         },
+        StoreError::TransactionEnded => Error::store(&id, error, Effect::Nothing),
         error if begun => Error::store(&id, error, Effect::Unknown),
         error => Error::store(&id, error, Effect::Nothing),
     }
@@ -185,8 +195,8 @@ where
     Box::pin(async move {
         let attempt = open.attempt;
         let Some(work) = work else {
-            let reason = NotDone::because("the store granted one request twice");
-            return (Ending::RollBack, Worked::Failed(reason));
+            let reason = Box::<dyn StdError + Send + Sync>::from("the store granted one request twice");
+            return (Ending::RollBack, Worked::Failed(reason.into()));
         };
         let mut tx = Tx {
             connection: open.connection,
@@ -196,15 +206,12 @@ where
         let (value, verdict) = match worked {
             Ok(Ok(value)) => (value, Verdict::Performed),
             Ok(Err(Rollback::Refused(value))) => (value, Verdict::Refused),
-            Ok(Err(Rollback::Failed(reason))) => {
-                let reason = NotDone::because(reason);
-                return (Ending::RollBack, Worked::Failed(reason));
-            }
+            Ok(Err(Rollback::Failed(reason))) => return (Ending::RollBack, Worked::Failed(reason.into())),
             Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
         };
         let result = match prepare(&value, verdict, shared.max_result_bytes) {
             Prepared::Kept(result) => result,
-            Prepared::TooLarge { size } => return (Ending::RollBack, Worked::TooLarge(size)),
+            Prepared::TooLarge { size, limit } => return (Ending::RollBack, Worked::TooLarge { size, limit }),
             Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),
         };
         let retention = shared.retention;

@@ -2,18 +2,24 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::time::SystemTime;
 
 /// A random number that tells one asker from another: the same one asking again gets the same claim.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HolderId([u8; 16]);
 
 impl HolderId {
-    /// A new one.
+    /// A new one, from the operating system's random numbers: a process and its copy (after a fork, or from a snapshot of
+    /// a machine) draw different ones.
     #[must_use]
     pub fn random() -> Self {
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&random_u64().to_be_bytes());
-        bytes[8..].copy_from_slice(&random_u64().to_be_bytes());
+        if getrandom::fill(&mut bytes).is_err() {
+            // No system that we know lacks them. The process and the time tell copies apart as well.
+            let here_and_now = RandomState::new().hash_one((std::process::id(), SystemTime::now()));
+            bytes[..8].copy_from_slice(&here_and_now.to_be_bytes());
+            bytes[8..].copy_from_slice(&random_u64().to_be_bytes());
+        }
         Self(bytes)
     }
 
@@ -36,8 +42,8 @@ impl fmt::Debug for HolderId {
     }
 }
 
-/// Unpredictable enough for jitter and for telling holders apart, which is all that it is used for:
-/// the standard library seeds its hashers from the system.
+/// Unpredictable enough for jitter, which is all that it is used for: the standard library seeds its hashers from the
+/// system, once a thread.
 pub(crate) fn random_u64() -> u64 {
     RandomState::new().hash_one(0_u8)
 }

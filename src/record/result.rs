@@ -4,7 +4,7 @@
 //! byte 0     version of this layout: 1
 //! byte 1     0 performed, 1 refused, 2 performed but too large to keep, 3 performed but not encodable
 //! byte 2     codec of the payload: 0 none, 1 JSON
-//! byte 3..   payload; for "too large" the size that it had, as 8 bytes, big-endian
+//! byte 3..   payload; for "too large" the size that it had and the limit that it exceeded, each as 8 bytes, big-endian
 //! ```
 //!
 //! A reader that meets a version, kind or codec that it does not know says so and touches nothing: an
@@ -58,8 +58,10 @@ pub enum Decoded<'a> {
     TooLarge {
         /// The encoded size, in bytes.
         size: u64,
+        /// The limit at the time, in bytes.
+        limit: u64,
     },
-    /// The work was done, but its result could not be encoded.
+    /// The work was done, but its result could not be encoded, or not be decoded again.
     NotEncodable,
 }
 
@@ -76,7 +78,11 @@ impl fmt::Debug for Decoded<'_> {
                 .field("codec", codec)
                 .field("bytes", &payload.len())
                 .finish(),
-            Self::TooLarge { size } => f.debug_struct("TooLarge").field("size", size).finish(),
+            Self::TooLarge { size, limit } => f
+                .debug_struct("TooLarge")
+                .field("size", size)
+                .field("limit", limit)
+                .finish(),
             Self::NotEncodable => f.write_str("NotEncodable"),
         }
     }
@@ -111,12 +117,14 @@ impl RecordedResult {
         Self::assemble(kind, codec, payload)
     }
 
-    /// Encodes the fact that the work was done and its result, of `size` encoded bytes, is not kept.
-    pub fn too_large(size: u64) -> Self {
-        Self::assemble(TOO_LARGE, CodecId::None, &size.to_be_bytes())
+    /// Encodes the fact that the work was done and its result, of `size` encoded bytes where `limit` were allowed, is
+    /// not kept.
+    pub fn too_large(size: u64, limit: u64) -> Self {
+        let [size, limit] = [size, limit].map(u64::to_be_bytes);
+        Self::assemble(TOO_LARGE, CodecId::None, &[size, limit].concat())
     }
 
-    /// Encodes the fact that the work was done and its result could not be encoded.
+    /// Encodes the fact that the work was done and its result could not be encoded, or not be decoded again.
     pub fn not_encodable() -> Self {
         Self::assemble(NOT_ENCODABLE, CodecId::None, &[])
     }
@@ -160,9 +168,11 @@ impl RecordedResult {
             PERFORMED => Verdict::Performed,
             REFUSED => Verdict::Refused,
             TOO_LARGE => {
-                let size = payload.try_into().map_err(|_| DecodeError::Truncated)?;
+                let (size, limit) = payload.split_first_chunk().ok_or(DecodeError::Truncated)?;
+                let limit = limit.try_into().map_err(|_| DecodeError::Truncated)?;
                 return Ok(Decoded::TooLarge {
-                    size: u64::from_be_bytes(size),
+                    size: u64::from_be_bytes(*size),
+                    limit: u64::from_be_bytes(limit),
                 });
             }
             NOT_ENCODABLE => return Ok(Decoded::NotEncodable),
@@ -251,13 +261,16 @@ mod tests {
             };
             assert_eq!(read.decode(), Ok(expected));
         }
-        assert_eq!(RecordedResult::too_large(7).decode(), Ok(Decoded::TooLarge { size: 7 }));
+        assert_eq!(
+            RecordedResult::too_large(7, 5).decode(),
+            Ok(Decoded::TooLarge { size: 7, limit: 5 })
+        );
         assert_eq!(RecordedResult::not_encodable().decode(), Ok(Decoded::NotEncodable));
     }
 
     #[test]
     fn every_cut_and_every_flipped_byte_of_the_header_is_an_error_or_a_value() {
-        let whole = RecordedResult::too_large(u64::MAX);
+        let whole = RecordedResult::too_large(u64::MAX, 1);
         for end in 0..whole.as_bytes().len() {
             let cut = RecordedResult::from_stored(&whole.as_bytes()[..end]);
             assert_eq!(cut.decode(), Err(DecodeError::Truncated), "cut at {end}");

@@ -32,6 +32,8 @@ pub struct ClaimRequest<'a> {
     pub lease: Duration,
     /// What to do about a holder whose lease has expired.
     pub takeover: Takeover,
+    /// How long the store's own locks may be waited for; as long as the store thinks right if `None`.
+    pub patience: Option<Duration>,
 }
 
 impl<'a> ClaimRequest<'a> {
@@ -43,6 +45,7 @@ impl<'a> ClaimRequest<'a> {
             holder: HolderId::random(),
             lease,
             takeover: Takeover::Never,
+            patience: None,
         }
     }
 
@@ -50,6 +53,14 @@ impl<'a> ClaimRequest<'a> {
     #[must_use]
     pub fn holder(mut self, holder: HolderId) -> Self {
         self.holder = holder;
+        self
+    }
+
+    /// Waits no longer than this for locks of the store that others hold, whatever they hold them for; after that, the
+    /// answer is [`StoreError::Busy`](crate::store::StoreError::Busy). A store without such locks does not care.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
         self
     }
 
@@ -174,7 +185,8 @@ pub enum Decision {
 
 /// Decides about a request in the light of the record that stands there now, if any.
 ///
-/// Fingerprints compare as `Option`s: one side with and the other without is a conflict too.
+/// Fingerprints compare as `Option`s: one side with and the other without is a conflict too. A holder who asks again
+/// gets the claim that it has; if the lease of that is over, a new one of the same attempt, whose lease runs.
 pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
     const NEW: Decision = Decision::Grant {
         attempt: 1,
@@ -191,11 +203,18 @@ pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
         return Decision::Answer(ClaimOutcome::Completed(record));
     };
     let Record { token, attempt, .. } = record;
+    let runs = lease_expires > record.observed;
     if record.holder == request.holder {
-        let claim = Claim::new(request.id.clone(), token, attempt, None);
-        return Decision::Answer(ClaimOutcome::Granted(claim));
+        if runs {
+            let claim = Claim::new(request.id.clone(), token, attempt, None);
+            return Decision::Answer(ClaimOutcome::Granted(claim));
+        }
+        return Decision::Grant {
+            attempt,
+            took_over: None,
+        };
     }
-    if lease_expires > record.observed {
+    if runs {
         return Decision::Answer(ClaimOutcome::InProgress {
             lease_remaining: lease_expires.since(record.observed),
             attempt,

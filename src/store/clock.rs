@@ -49,10 +49,11 @@ impl ManualClock {
         Self(Arc::new(AtomicU64::new(1_000)))
     }
 
-    /// Moves the clock on; fractions of a millisecond count as one.
+    /// Moves the clock on, to the last representable instant at most; fractions of a millisecond count as one.
     pub fn advance(&self, duration: Duration) {
         let millis = Timestamp::default().after(duration).as_millis();
-        self.0.fetch_add(millis, Ordering::SeqCst);
+        let later = |now: u64| Some(now.saturating_add(millis));
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
     }
 }
 
@@ -65,5 +66,21 @@ impl Clock for ManualClock {
 impl fmt::Debug for ManualClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ManualClock").field(&self.now()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_does_not_go_backwards() {
+        let clock = ManualClock::new();
+        for _ in 0..3 {
+            let before = clock.now();
+            clock.advance(Duration::MAX);
+            assert!(clock.now() >= before);
+        }
+        assert_eq!(clock.now(), Timestamp::from_millis(u64::MAX));
     }
 }

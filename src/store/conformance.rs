@@ -84,6 +84,7 @@ pub async fn run_with<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Du
         one_of_many_gets_the_claim,
         identities_do_not_disturb_each_other,
         the_same_holder_gets_the_same_claim,
+        a_holder_that_asks_again_too_late_gets_a_lease_that_runs,
         another_fingerprint_is_a_conflict,
         a_completed_result_is_replayed_byte_for_byte,
         completing_again_changes_nothing,

@@ -34,7 +34,8 @@ pub enum StoreError {
         /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The work ended the transaction that it was given, so that it cannot be known what was kept.
+    /// The work ended the transaction that it was given, or went on after an error that ended it. Nothing that it did
+    /// was kept.
     TransactionEnded,
     /// A record does not make sense.
     Corrupt {
@@ -83,8 +84,8 @@ impl fmt::Display for StoreError {
             ),
             Self::RolledBack { .. } => f.write_str("the transaction could not be committed; nothing was kept"),
             Self::TransactionEnded => f.write_str(
-                "the work ended the transaction that it was given, or went on after an error that ended \
-                 it: what it did may have been kept without a record",
+                "the work ended the transaction that it was given, or went on after an error that ended it; nothing of \
+                 it was kept; do not commit or roll back inside, and return on errors",
             ),
             Self::Corrupt { what } => write!(f, "a record in the store is corrupt: {what}"),
             Self::Unsupported { advice } => f.write_str(advice),

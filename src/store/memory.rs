@@ -110,16 +110,10 @@ impl Records {
             Decision::Grant { attempt, took_over } => {
                 self.last_token += 1;
                 let token = FencingToken::new(self.last_token);
-                let record = Record {
-                    fingerprint: request.id.fingerprint(),
-                    token,
-                    holder: request.holder,
-                    attempt,
-                    state: State::InProgress {
-                        lease_expires: now.after(request.lease),
-                    },
-                    observed: now,
+                let state = State::InProgress {
+                    lease_expires: now.after(request.lease),
                 };
+                let record = Record::new(request.id.fingerprint(), token, request.holder, attempt, state, now);
                 self.put(request.id.clone(), record);
                 let claim = Claim::new(request.id.clone(), token, attempt, took_over);
                 ClaimOutcome::Granted(claim)

@@ -33,6 +33,7 @@ mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod transaction;
+pub(crate) mod turn;
 
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -33,8 +33,9 @@ pub trait TransactionalStore: Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::RolledBack`] when nothing was kept. [`StoreError::TransactionEnded`] when the work
-    /// ended the transaction itself. Any other error before the work is called means that nothing was done.
+    /// [`StoreError::RolledBack`] when nothing was kept; [`StoreError::TransactionEnded`] when that is because the work
+    /// ended the transaction itself. Any other error before the work is called means that nothing was done; after
+    /// that, it leaves open what was.
     ///
     /// # Cancel safety
     ///
@@ -92,6 +93,6 @@ pub enum Ending {
         /// For how long.
         retention: Duration,
     },
-    /// Roll everything back.
+    /// Roll everything back, so that nothing is kept even if the transaction was ended before.
     RollBack,
 }

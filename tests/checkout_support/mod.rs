@@ -53,6 +53,12 @@ impl Guarded {
         let _ = self.0.wait();
     }
 
+    /// `kill`: asks it to stop.
+    pub fn terminate(&self) {
+        let told = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
+        assert!(told.expect("kill can be run").success());
+    }
+
     /// Waits for its end, and fails the test if that takes longer.
     pub fn wait(&mut self, longest: Duration) -> std::process::ExitStatus {
         let until = Instant::now() + longest;

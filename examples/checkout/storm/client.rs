@@ -5,6 +5,7 @@
 //! than success is final. All waiting ends at the storm's deadline.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ pub(crate) struct Client {
     deadline: Instant,
     connection: Option<SendRequest<Full<Bytes>>>,
     random: fastrand::Rng,
-    /// How many attempts came to nothing, other than by hanging up, and were repeated.
+    /// How many attempts broke off or were told to come again, and were repeated.
     pub(crate) retries: u64,
 }
 
@@ -141,7 +142,7 @@ impl Client {
     }
 
     /// Sends the request on a connection of its own, waits a little, and cuts the connection. Says whether the
-    /// request went out.
+    /// request went out and was not answered before the cut.
     pub(crate) async fn hang_up(&mut self, prepared: &Prepared, after: Duration) -> bool {
         let sent = async {
             let mut stream = TcpStream::connect(self.address).await?;
@@ -152,8 +153,10 @@ impl Client {
         match timeout_at(self.deadline, sent).await {
             Ok(Ok(stream)) => {
                 sleep(after).await;
+                let answer = stream.try_read(&mut [0]);
                 drop(stream);
-                true
+                // Whatever else there is to read, be it the end: the client did not leave before it.
+                answer.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
             }
             _ => false,
         }
@@ -162,6 +165,10 @@ impl Client {
     /// Sends the request until it is answered.
     pub(crate) async fn ask(&mut self, prepared: &Prepared) -> Result<Answer, Failure> {
         let mut pause = Duration::from_millis(5);
+        if Instant::now() >= self.deadline {
+            let last = "it was not sent".to_owned();
+            return Err(Failure::OutOfTime { last });
+        }
         loop {
             let until = self.deadline.min(Instant::now() + ATTEMPT_TIME);
             let (last, wait) = match timeout_at(until, self.attempt(prepared)).await {

@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::client::{Client, Failure, Prepared};
+use self::client::{Client, Prepared};
 use self::plan::{Errand, Plan};
 use self::stats::{Circumstances, Tally};
 use crate::database;
@@ -44,9 +44,18 @@ struct Shared {
     bar: ProgressBar,
 }
 
+/// A storm that is over, and has yet to be judged.
+#[must_use = "the rows decide"]
+pub(crate) struct Aftermath {
+    storm: Storm,
+    plan: Plan,
+    tally: Tally,
+    elapsed: Duration,
+}
+
 impl Storm {
-    /// Sends everything, then counts the rows in the database file that the service at `address` writes to.
-    pub(crate) async fn run(&self, address: SocketAddr, db: &Path) -> Result<Report, Box<dyn Error + Send + Sync>> {
+    /// Sends everything to the service at `address`.
+    pub(crate) async fn run(self, address: SocketAddr) -> Result<Aftermath, Box<dyn Error + Send + Sync>> {
         let plan = Plan::new(self.shape);
         let requests = u64::from(self.shape.keys) * u64::from(self.shape.duplicates);
         let started = Instant::now();
@@ -74,17 +83,31 @@ impl Storm {
             eprintln!("{complaint}");
         }
 
-        let pool = database::open(db).await?;
-        let rows = database::with_key_prefix(&pool, shared.plan.key_prefix()).await?;
+        let shared = Arc::into_inner(shared).ok_or("a client of the storm is still there")?;
+        Ok(Aftermath {
+            storm: self,
+            plan: shared.plan,
+            tally,
+            elapsed,
+        })
+    }
+}
+
+impl Aftermath {
+    /// Counts the rows in the database file that the service writes to, or wrote to. Orders may be under way for
+    /// clients that have gone: what is counted is the truth once the service has stopped.
+    pub(crate) async fn count(&self, db: &Path) -> Result<Report, Box<dyn Error + Send + Sync>> {
+        let pool = database::look_into(db).await?;
+        let rows = database::with_key_prefix(&pool, self.plan.key_prefix()).await?;
         pool.close().await;
         let circumstances = Circumstances {
-            handler: self.handler,
-            keys: self.shape.keys,
-            duplicates: self.shape.duplicates,
-            seed: self.shape.seed,
-            elapsed,
+            handler: self.storm.handler,
+            keys: self.storm.shape.keys,
+            duplicates: self.storm.shape.duplicates,
+            seed: self.storm.shape.seed,
+            elapsed: self.elapsed,
         };
-        Ok(Report::new(&circumstances, &shared.plan, &tally, &rows))
+        Ok(Report::new(&circumstances, &self.plan, &self.tally, &rows))
     }
 }
 
@@ -110,19 +133,13 @@ async fn run_errand(shared: &Shared, client: &mut Client, errand: &Errand, tally
         tally.hang_ups += u64::from(client.hang_up(&prepared, after).await);
     }
     for round in 0..=errand.repeats {
+        tally.requests += 1;
         match client.ask(&prepared).await {
             Ok(answer) => {
                 tally.answered(plan, errand.key, &answer, begun.elapsed());
                 tally.repeats += u64::from(round > 0);
             }
-            Err(failure) => {
-                tally.failed(&key, &failure);
-                if matches!(failure, Failure::OutOfTime { .. }) {
-                    // The rest of this errand would end in the same way.
-                    tally.errors += u64::from(errand.repeats - round);
-                    return;
-                }
-            }
+            Err(failure) => tally.failed(&key, &failure),
         }
         begun = Instant::now();
     }

@@ -28,6 +28,7 @@ pub(crate) struct Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     seen: Vec<Seen>,
+    pub(crate) requests: u64,
     pub(crate) hang_ups: u64,
     pub(crate) repeats: u64,
     pub(crate) retries: u64,
@@ -62,6 +63,7 @@ impl Tally {
 
     pub(crate) fn add(&mut self, other: Self) {
         self.seen.extend(other.seen);
+        self.requests += other.requests;
         self.hang_ups += other.hang_ups;
         self.repeats += other.repeats;
         self.retries += other.retries;
@@ -83,8 +85,11 @@ impl Tally {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) handler: &'static str,
-    /// As many as were to be answered: keys times duplicates.
+    /// As many as the clients took up, one by one.
     pub(crate) requests: u64,
+    /// As many as there were to be taken up: keys times duplicates.
+    #[serde(skip)]
+    planned: u64,
     pub(crate) keys: u32,
     /// Rows in the database under this storm's keys.
     pub(crate) orders: u64,
@@ -99,7 +104,7 @@ pub(crate) struct Report {
     pub(crate) hang_ups: u64,
     /// Of the requests, those that were sent again after their answer.
     pub(crate) repeats: u64,
-    /// Attempts that got no answer, or were asked to come again; beyond `requests`.
+    /// Attempts that broke off, or were told to come again; beyond `requests`.
     pub(crate) retries: u64,
     pub(crate) errors: u64,
     /// Answers that are not the one order of their key.
@@ -146,7 +151,8 @@ impl Report {
         let seconds = elapsed.as_secs_f64();
         Self {
             handler: circumstances.handler,
-            requests: u64::from(keys) * u64::from(circumstances.duplicates),
+            requests: tally.requests,
+            planned: u64::from(keys) * u64::from(circumstances.duplicates),
             keys,
             orders: rows.len() as u64,
             keys_with_several: orders_of.values().filter(|orders| **orders > 1).count() as u64,
@@ -167,9 +173,12 @@ impl Report {
         }
     }
 
-    /// Whether there is exactly one order per key, and every request was answered with it.
+    /// Whether there is exactly one order per key, and every request was sent and answered with it.
     pub(crate) fn is_right(&self) -> bool {
-        self.orders == u64::from(self.keys)
+        let accounted = self.executed + self.collapsed + self.replayed + self.errors;
+        self.requests == self.planned
+            && accounted == self.requests
+            && self.orders == u64::from(self.keys)
             && self.keys_with_several == 0
             && self.keys_without == 0
             && self.errors == 0
@@ -184,7 +193,11 @@ impl fmt::Display for Report {
             writeln!(f, "{}", text.trim_end())
         };
         line("handler", self.handler.to_owned(), "")?;
-        line("requests", grouped(self.requests), "")?;
+        let requests = match self.requests == self.planned {
+            true => String::new(),
+            false => format!("of {} that were to be sent", grouped(self.planned)),
+        };
+        line("requests", grouped(self.requests), &requests)?;
         line("keys", grouped(self.keys.into()), "")?;
         let orders = match self.orders {
             orders if self.keys_with_several > 0 => format!(
@@ -213,9 +226,13 @@ impl fmt::Display for Report {
         line(
             "hang-ups",
             grouped(self.hang_ups),
-            "clients that left in mid-request, and came back",
+            "clients that left before their answer, and came back",
         )?;
-        line("retries", grouped(self.retries), "attempts without an answer, repeated")?;
+        line(
+            "retries",
+            grouped(self.retries),
+            "attempts that broke off or were told to come again",
+        )?;
         line("errors", grouped(self.errors), "")?;
         line(
             "wrong answers",

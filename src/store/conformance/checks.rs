@@ -132,6 +132,26 @@ pub(super) async fn the_same_holder_gets_the_same_claim<S: Store, P: AsyncFn(Dur
     }
 }
 
+pub(super) async fn a_holder_that_asks_again_too_late_gets_a_lease_that_runs<S, P>(probe: &Probe<'_, S, P>) -> Checked
+where
+    S: Store,
+    P: AsyncFn(Duration),
+{
+    let id = probe.id("late-holder")?;
+    let holder = HolderId::random();
+    let first = probe.granted(probe.ask_as(&id, holder).await?)?;
+    probe.ok(probe.store.renew(&id, first.token(), Duration::ZERO).await)?;
+    let second = probe.granted(probe.ask_as(&id, holder).await?)?;
+    probe.require(
+        second.attempt() == first.attempt() && second.took_over().is_none(),
+        "a holder that asks again took over from itself",
+    )?;
+    match probe.ask(&id, LONG, Takeover::Expired).await? {
+        ClaimOutcome::InProgress { .. } => Ok(()),
+        other => probe.failure(format!("another holder was told {}", name(&other))),
+    }
+}
+
 pub(super) async fn another_fingerprint_is_a_conflict<S: Store, P: AsyncFn(Duration)>(
     probe: &Probe<'_, S, P>,
 ) -> Checked {

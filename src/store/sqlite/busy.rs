@@ -10,6 +10,8 @@ use sqlx::error::DatabaseError;
 use crate::record::random_u64;
 use crate::store::StoreError;
 
+/// The primary result code of a statement that cannot be carried out as it stands.
+const SQLITE_ERROR: u32 = 1;
 /// The primary result codes that say that somebody else holds a lock.
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_LOCKED: u32 = 6;
@@ -17,6 +19,11 @@ const SQLITE_LOCKED: u32 = 6;
 /// Whether an error says "locked by somebody else", and nothing more.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     primary_code(error).is_some_and(|code| code == SQLITE_BUSY || code == SQLITE_LOCKED)
+}
+
+/// Whether an error is about what was asked for, such as a savepoint that is not there, and not about the database.
+pub(super) fn is_plain(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(SQLITE_ERROR)
 }
 
 /// What an error is to the store's user.
@@ -48,6 +55,11 @@ impl Patience {
             deadline,
             pauses: 0,
         }
+    }
+
+    /// How long it has been so far.
+    pub(super) fn waited(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// What is left until the deadline.

@@ -6,7 +6,8 @@
 //! lock. Other processes are waited for with small, jittered pauses until a deadline.
 //!
 //! Time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence on
-//! one clock; set it back and leases and retention last longer by as much.
+//! one clock. Set it back, and leases and retention last longer by as much; set it forward, and what ends within that
+//! time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had died.
 
 use std::fmt;
 use std::path::Path;
@@ -20,20 +21,33 @@ use crate::record::{FencingToken, Record, RecordedResult};
 
 mod busy;
 mod open;
+mod queue;
 mod records;
 mod schema;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod writer;
 
 use busy::{Patience, is_busy, unavailable};
+use queue::Rank;
+use records::{Change, Claims};
 use writer::{Ended, Writer};
 
-/// Keeps records in an SQLite database. Clones share it.
+/// The longest deadline: some 30 years, which can be added to any instant.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
+
+/// Keeps records in an SQLite database, over `sqlx` 0.9. Clones share it.
 ///
 /// The tables are ours, begin with `oneflight_`, and are created and upgraded when the store is opened; any
 /// number of processes may do so at once. A database that a newer version has upgraded is refused.
+///
+/// # Leases and transactions
+///
+/// What prolongs or ends a claim goes before all transactions that wait, and so waits for one at most: the one that runs.
+/// A transaction that takes longer than a third of the [lease](crate::idempotency::IdempotencyBuilder::lease) delays
+/// renewals, and one that takes longer than two thirds may cost a live holder its claim.
 ///
 /// # Durability
 ///
@@ -92,7 +106,7 @@ impl SqliteOptions {
     /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`]:
     /// 30 s unless set. The writers of this process queue before that, for four times as long at most.
     pub fn busy_deadline(mut self, deadline: Duration) -> Self {
-        self.busy_deadline = deadline;
+        self.busy_deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
@@ -119,8 +133,7 @@ impl SqliteOptions {
     ///
     /// When the database cannot be reached, or was written by a newer version of this crate.
     pub async fn from_pool(self, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
-        let writer = Writer::new(pool.clone(), self.busy_deadline);
-        SqliteStore::prepare(pool, writer).await
+        open::pool(&self, pool).await
     }
 }
 
@@ -136,9 +149,13 @@ impl SqliteStore {
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
-    /// The database should be in WAL mode: otherwise reads wait for writers, and a commit may fail for want of a lock.
-    /// A connection on which a transaction was given up half-way is closed rather than given back: a database *in
-    /// memory* would be gone with its last connection. [`MemoryStore`](crate::store::MemoryStore) is for that.
+    /// The pool's settings stay as they are. Its database should be in WAL mode: otherwise reads wait for writers, and a
+    /// commit waits for readers (it is tried again until the [deadline](SqliteOptions::busy_deadline)).
+    ///
+    /// A connection on which a transaction was left open or given up half-way is closed rather than given back: a
+    /// database *in memory* would be gone with its last connection. [`MemoryStore`](crate::store::MemoryStore) is for
+    /// that. A commit hook of yours on these connections is replaced by ours, which lets everything through that is not
+    /// done inside [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx).
     ///
     /// # Errors
     ///
@@ -216,19 +233,21 @@ impl Store for SqliteStore {
             holder,
             lease,
             takeover,
+            patience,
         } = request;
         let id = id.clone();
         let ended = self
             .writer
-            .transaction(move |connection| {
+            .transaction(Rank::Business, patience, move |connection| {
                 Box::pin(async move {
                     let request = ClaimRequest {
                         id: &id,
                         holder,
                         lease,
                         takeover,
+                        patience,
                     };
-                    records::claim(connection, &request).await
+                    records::claim(connection, &request, Claims::Outside).await
                 })
             })
             .await?;
@@ -239,36 +258,37 @@ impl Store for SqliteStore {
     }
 
     async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        let renewed = self.writer.execute(|| records::renew(id, token, lease)).await?;
-        if renewed == 0 {
-            return Err(StoreError::Outdated { token });
+        let id = id.clone();
+        match self.writer.change(Change::Renew { id, token, lease }).await? {
+            0 => Err(StoreError::Outdated { token }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        let (id, token) = (claim.id(), claim.token());
-        let completed = self
-            .writer
-            .execute(|| records::complete(id, token, &result, retention))
-            .await?;
-        if completed > 0 {
+        let (id, token) = (claim.id().clone(), claim.token());
+        let change = Change::Complete {
+            id,
+            token,
+            result,
+            retention,
+        };
+        if self.writer.change(change).await? > 0 {
             return Ok(());
         }
         // Perhaps it was us, and the answer was lost.
-        match self.read(id).await? {
+        match self.read(claim.id()).await? {
             Some(record) if record.token == token && record.result().is_some() => Ok(()),
             _ => Err(StoreError::Outdated { token }),
         }
     }
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
-        let (id, token) = (claim.id(), claim.token());
-        let released = self.writer.execute(|| records::release(id, token)).await?;
-        if released == 0 {
-            return Err(StoreError::Outdated { token });
+        let (id, token) = (claim.id().clone(), claim.token());
+        match self.writer.change(Change::Release { id, token }).await? {
+            0 => Err(StoreError::Outdated { token }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
@@ -278,7 +298,7 @@ impl Store for SqliteStore {
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let purged = self.writer.execute(|| records::purge(limit)).await?;
+        let purged = self.writer.change(Change::Purge { limit }).await?;
         Ok(usize::try_from(purged).unwrap_or(usize::MAX))
     }
 }

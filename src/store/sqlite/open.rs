@@ -1,14 +1,18 @@
 //! Opening a database file.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use sqlx::ConnectOptions;
 use sqlx::Connection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 
-use super::busy::{Patience, is_busy};
-use super::writer::Writer;
+use super::busy::{Patience, is_busy, unavailable};
+use super::seal::{Seal, Seals};
+use super::writer::{Commits, Writer};
 use super::{SqliteOptions, SqliteStore};
 use crate::store::StoreError;
 
@@ -49,13 +53,39 @@ pub(super) async fn file(options: &SqliteOptions, path: &Path) -> Result<SqliteS
         .test_before_acquire(false)
         .connect_lazy_with(connect.clone());
     // One connection that stays: its statements remain prepared, its page cache warm.
+    let kept = Arc::new(Mutex::new(None));
+    let seals = Seals::Kept(Arc::clone(&kept));
     let writers = SqlitePoolOptions::new()
+        .after_connect(move |connection, _| {
+            let kept = Arc::clone(&kept);
+            Box::pin(async move {
+                let seal = Seal::install(connection).await?;
+                *kept.lock() = Some(seal);
+                Ok(())
+            })
+        })
         .max_connections(1)
         .acquire_timeout(options.busy_deadline)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
         .connect_lazy_with(connect.busy_timeout(WRITER_BUSY_TIMEOUT));
-    let writer = Writer::new(writers, options.busy_deadline);
+    let writer = Writer::new(writers, options.busy_deadline, seals, Commits::AtOnce);
+    SqliteStore::prepare(pool, writer).await
+}
+
+/// Uses a pool of the caller's.
+pub(super) async fn pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
+    // A property of the file, which somebody may change later: then a commit can fail for want of a lock, and is
+    // rolled back.
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&pool)
+        .await
+        .map_err(unavailable)?;
+    let commits = match mode.as_str() {
+        "wal" => Commits::AtOnce,
+        _ => Commits::AfterReaders,
+    };
+    let writer = Writer::new(pool.clone(), options.busy_deadline, Seals::New, commits);
     SqliteStore::prepare(pool, writer).await
 }

@@ -9,12 +9,74 @@ use sqlx::Row;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
+use super::queue::Rank;
 use super::writer::End;
 use crate::identity::{Fingerprint, RequestId};
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, StoreError, decide};
 
-pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+macro_rules! complete {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "UPDATE oneflight_records
+             SET state = 'completed', lease_expires_at = NULL, result = ?1,
+                 completed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER),
+                 expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?2
+             WHERE scope = ?3 AND key = ?4 AND token = ?5 AND state = 'in_progress'",
+            $after
+        )
+    };
+}
+
+/// What is done to records in one statement.
+pub(super) enum Change {
+    Renew {
+        id: RequestId,
+        token: FencingToken,
+        lease: Duration,
+    },
+    Complete {
+        id: RequestId,
+        token: FencingToken,
+        result: RecordedResult,
+        retention: Duration,
+    },
+    Release {
+        id: RequestId,
+        token: FencingToken,
+    },
+    Purge {
+        limit: i64,
+    },
+}
+
+impl Change {
+    pub(super) fn rank(&self) -> Rank {
+        match self {
+            Self::Renew { .. } | Self::Complete { .. } | Self::Release { .. } => Rank::Lease,
+            Self::Purge { .. } => Rank::Business,
+        }
+    }
+
+    /// Makes the change; answers how many rows it changed.
+    pub(super) async fn make(&self, connection: &mut SqliteConnection) -> sqlx::Result<u64> {
+        let statement = match self {
+            Self::Renew { id, token, lease } => renew(id, *token, *lease),
+            Self::Complete {
+                id,
+                token,
+                result,
+                retention,
+            } => complete(id, *token, result, *retention),
+            Self::Release { id, token } => release(id, *token),
+            Self::Purge { limit } => purge(*limit),
+        };
+        Ok(statement.execute(connection).await?.rows_affected())
+    }
+}
 
 /// A duration in the milliseconds of the table, bounded so that adding it to now cannot overflow.
 fn millis(duration: Duration) -> i64 {
@@ -67,14 +129,14 @@ fn record(row: &SqliteRow) -> Result<Record, StoreError> {
             expires: timestamp(column(row, 6)?)?,
         },
     };
-    Ok(Record {
+    Ok(Record::new(
         fingerprint,
-        token: FencingToken::new(unsigned(column(row, 1)?)?),
-        holder: HolderId::from_bytes(holder),
-        attempt: column(row, 3)?,
+        FencingToken::new(unsigned(column(row, 1)?)?),
+        HolderId::from_bytes(holder),
+        column(row, 3)?,
         state,
-        observed: timestamp(column(row, 8)?)?,
-    })
+        timestamp(column(row, 8)?)?,
+    ))
 }
 
 fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T, StoreError>
@@ -96,10 +158,19 @@ fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
     unsigned(millis).map(Timestamp::from_millis)
 }
 
+/// Where a claim is made, and so what else is done in the statement that writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claims {
+    Outside,
+    /// In the transaction of the work, for which a savepoint is set.
+    InTransaction,
+}
+
 /// Decides under the write lock, and writes what follows from that. The end of the transaction goes along.
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
     request: &ClaimRequest<'_>,
+    claims: Claims,
 ) -> Result<(End, ClaimOutcome), StoreError> {
     let record = select(connection, request.id)
         .await
@@ -108,7 +179,7 @@ pub(super) async fn claim(
     match decide(record, request) {
         Decision::Answer(outcome) => Ok((End::RollBack, outcome)),
         Decision::Grant { attempt, took_over } => {
-            let token = grant(connection, request, attempt)
+            let token = grant(connection, request, attempt, claims)
                 .await
                 .map_err(StoreError::unavailable)?;
             let claim = Claim::new(request.id.clone(), token, attempt, took_over);
@@ -117,40 +188,62 @@ pub(super) async fn claim(
     }
 }
 
+macro_rules! grant {
+    ($then:literal) => {
+        concat!(
+            "INSERT OR REPLACE INTO oneflight_records
+                (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at)
+             SELECT ?1, ?2, ?3, ?4, ?5, 'in_progress', now, now + ?6
+             FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+             RETURNING token",
+            $then
+        )
+    };
+}
+
 /// Draws a token and writes the record as in progress, in place of whatever stands there.
 async fn grant(
     connection: &mut SqliteConnection,
     request: &ClaimRequest<'_>,
     attempt: u32,
+    claims: Claims,
 ) -> sqlx::Result<FencingToken> {
-    let token: i64 = sqlx::query_scalar("UPDATE oneflight_fence SET last_token = last_token + 1 RETURNING last_token")
-        .fetch_one(&mut *connection)
-        .await?;
+    // One errand to the connection's thread, which is what a small transaction spends its time on.
+    let statement = match claims {
+        Claims::Outside => grant!(""),
+        Claims::InTransaction => grant!("; SAVEPOINT oneflight_work"),
+    };
     let fingerprint = request.id.fingerprint();
-    sqlx::query(
-        "INSERT INTO oneflight_records
-            (scope, key, fingerprint, token, holder, attempt, state, claimed_at, lease_expires_at)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, 'in_progress', now, now + ?7
-         FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now) WHERE true
-         ON CONFLICT (scope, key) DO UPDATE SET
-            fingerprint = excluded.fingerprint, token = excluded.token, holder = excluded.holder,
-            attempt = excluded.attempt, state = excluded.state, claimed_at = excluded.claimed_at,
-            lease_expires_at = excluded.lease_expires_at,
-            completed_at = NULL, expires_at = NULL, result = NULL",
-    )
-    .bind(request.id.scope())
-    .bind(request.id.key())
-    .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
-    .bind(token)
-    .bind(&request.holder.as_bytes()[..])
-    .bind(attempt)
-    .bind(millis(request.lease))
-    .execute(connection)
-    .await?;
-    Ok(FencingToken::new(u64::try_from(token).unwrap_or_default()))
+    let tokens: Vec<i64> = sqlx::query_scalar(statement)
+        .bind(request.id.scope())
+        .bind(request.id.key())
+        .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
+        .bind(&request.holder.as_bytes()[..])
+        .bind(attempt)
+        .bind(millis(request.lease))
+        // All, not one: with the first row in hand, the rest of the statement would not be run.
+        .fetch_all(connection)
+        .await?;
+    let token = tokens.first().ok_or(sqlx::Error::RowNotFound)?;
+    Ok(FencingToken::new(u64::try_from(*token).unwrap_or_default()))
 }
 
-pub(super) fn renew(id: &RequestId, token: FencingToken, lease: Duration) -> Statement<'_> {
+/// Gives up the savepoint of the work and completes the record. Says whether the record was there to be completed.
+pub(super) async fn release_and_complete(
+    connection: &mut SqliteConnection,
+    id: &RequestId,
+    token: FencingToken,
+    result: &RecordedResult,
+    retention: Duration,
+) -> sqlx::Result<bool> {
+    let completed = sqlx::query(complete!("RELEASE oneflight_work; ", " RETURNING token"));
+    let rows = bind_complete(completed, id, token, result, retention)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.len() == 1)
+}
+
+fn renew(id: &RequestId, token: FencingToken, lease: Duration) -> Statement<'_> {
     sqlx::query(
         "UPDATE oneflight_records
          SET lease_expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?
@@ -162,27 +255,31 @@ pub(super) fn renew(id: &RequestId, token: FencingToken, lease: Duration) -> Sta
     .bind(number(token))
 }
 
-pub(super) fn complete<'q>(
+fn complete<'q>(
     id: &'q RequestId,
     token: FencingToken,
     result: &'q RecordedResult,
     retention: Duration,
 ) -> Statement<'q> {
-    sqlx::query(
-        "UPDATE oneflight_records
-         SET state = 'completed', lease_expires_at = NULL, result = ?1,
-             completed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER),
-             expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?2
-         WHERE scope = ?3 AND key = ?4 AND token = ?5 AND state = 'in_progress'",
-    )
-    .bind(result.as_bytes())
-    .bind(millis(retention))
-    .bind(id.scope())
-    .bind(id.key())
-    .bind(number(token))
+    bind_complete(sqlx::query(complete!("", "")), id, token, result, retention)
 }
 
-pub(super) fn release(id: &RequestId, token: FencingToken) -> Statement<'_> {
+fn bind_complete<'q>(
+    statement: Statement<'q>,
+    id: &'q RequestId,
+    token: FencingToken,
+    result: &'q RecordedResult,
+    retention: Duration,
+) -> Statement<'q> {
+    statement
+        .bind(result.as_bytes())
+        .bind(millis(retention))
+        .bind(id.scope())
+        .bind(id.key())
+        .bind(number(token))
+}
+
+fn release(id: &RequestId, token: FencingToken) -> Statement<'_> {
     sqlx::query(
         "DELETE FROM oneflight_records
          WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
@@ -192,10 +289,10 @@ pub(super) fn release(id: &RequestId, token: FencingToken) -> Statement<'_> {
     .bind(number(token))
 }
 
-pub(super) fn purge(limit: i64) -> Statement<'static> {
+fn purge(limit: i64) -> Statement<'static> {
     sqlx::query(
-        "DELETE FROM oneflight_records WHERE rowid IN (
-            SELECT rowid FROM oneflight_records
+        "DELETE FROM oneflight_records WHERE token IN (
+            SELECT token FROM oneflight_records
             WHERE expires_at <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
             ORDER BY expires_at LIMIT ?)",
     )

@@ -6,6 +6,7 @@
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::queue::Rank;
 use super::writer::{End, Ended, Writer};
 use crate::store::StoreError;
 
@@ -13,18 +14,14 @@ use crate::store::StoreError;
 const MIGRATIONS: &[(&str, &str)] = &[("records and fencing tokens", RECORDS)];
 
 const RECORDS: &str = "
-CREATE TABLE oneflight_fence (
-    only       INTEGER PRIMARY KEY CHECK (only = 1),
-    last_token INTEGER NOT NULL
-);
-INSERT INTO oneflight_fence (only, last_token) VALUES (1, 0);
-
 -- All times are milliseconds since the Unix epoch, on the database's clock.
 CREATE TABLE oneflight_records (
+    -- A claim writes a new row in place of the one that stands there. AUTOINCREMENT draws a number that is larger than
+    -- all before it, those of deleted rows included.
+    token            INTEGER PRIMARY KEY AUTOINCREMENT,
     scope            TEXT    NOT NULL,
     key              TEXT    NOT NULL,
     fingerprint      BLOB    CHECK (length(fingerprint) = 32),
-    token            INTEGER NOT NULL,
     holder           BLOB    NOT NULL CHECK (length(holder) = 16),
     attempt          INTEGER NOT NULL CHECK (attempt > 0),
     state            TEXT    NOT NULL CHECK (state IN ('in_progress', 'completed')),
@@ -33,7 +30,7 @@ CREATE TABLE oneflight_records (
     completed_at     INTEGER,
     expires_at       INTEGER,
     result           BLOB,
-    PRIMARY KEY (scope, key),
+    UNIQUE (scope, key),
     CHECK ((state = 'in_progress') = (lease_expires_at IS NOT NULL)),
     CHECK ((state = 'completed') = (result IS NOT NULL AND completed_at IS NOT NULL AND expires_at IS NOT NULL))
 );
@@ -42,7 +39,10 @@ CREATE INDEX oneflight_records_by_expiry ON oneflight_records (expires_at) WHERE
 
 /// Creates or upgrades our tables.
 pub(super) async fn migrate(writer: &Writer) -> Result<(), StoreError> {
-    match writer.transaction(|it| Box::pin(apply(it))).await? {
+    match writer
+        .transaction(Rank::Business, None, |it| Box::pin(apply(it)))
+        .await?
+    {
         Ended::Committed(()) | Ended::RolledBack(()) => Ok(()),
         Ended::Unknown((), error) => Err(StoreError::unavailable(error)),
     }

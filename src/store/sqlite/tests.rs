@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::Connection;
 
 use super::SqliteStore;
+use super::queue::Rank;
 use crate::idempotency::{Idempotency, Source};
 use crate::identity::{RequestId, Scope};
 use crate::record::{CodecId, RecordedResult, Verdict};
@@ -105,7 +106,7 @@ async fn statements_are_prepared_once_a_connection() {
             .run_in_tx(id(&format!("tx-{round}")), |_| Box::pin(async { Ok(1) }))
             .await
             .unwrap();
-        let mut turn = store.writer.turn().await.unwrap();
+        let mut turn = store.writer.turn(Rank::Business, None).await.unwrap();
         sizes.push(turn.connection().cached_statements_size());
         turn.give_back();
     }
@@ -118,8 +119,10 @@ async fn statements_are_prepared_once_a_connection() {
 async fn writers_of_one_process_take_turns_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("turns.db")).await.unwrap();
-    let mut held = store.writer.turn().await.unwrap();
-    let mut waiting: Vec<_> = (0..20).map(|_| Box::pin(store.writer.turn())).collect();
+    let mut held = store.writer.turn(Rank::Business, None).await.unwrap();
+    let mut waiting: Vec<_> = (0..20)
+        .map(|_| Box::pin(store.writer.turn(Rank::Business, None)))
+        .collect();
     for turn in &mut waiting {
         assert!(futures::poll!(turn).is_pending());
     }
@@ -131,5 +134,33 @@ async fn writers_of_one_process_take_turns_in_order() {
             assert!(futures::poll!(later).is_pending(), "a later one went first");
         }
         held = first.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_concerns_a_lease_goes_before_the_whole_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("ranks.db")).await.unwrap();
+    let mut held = store.writer.turn(Rank::Business, None).await.unwrap();
+    let mut business: Vec<_> = (0..5)
+        .map(|_| Box::pin(store.writer.turn(Rank::Business, None)))
+        .collect();
+    for turn in &mut business {
+        assert!(futures::poll!(turn).is_pending());
+    }
+    let mut urgent = Box::pin(store.writer.turn(Rank::Lease, None));
+    let mut gives_up = Box::pin(store.writer.turn(Rank::Lease, None));
+    assert!(futures::poll!(&mut urgent).is_pending() && futures::poll!(&mut gives_up).is_pending());
+    held.give_back();
+    drop(held);
+    for turn in &mut business {
+        assert!(futures::poll!(turn).is_pending(), "business went first");
+    }
+    let mut turn = urgent.await.unwrap();
+    turn.give_back();
+    drop(turn);
+    drop(gives_up);
+    for waiting in business {
+        waiting.await.unwrap().give_back();
     }
 }

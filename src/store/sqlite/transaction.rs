@@ -10,17 +10,18 @@
 //! COMMIT
 //! ```
 //!
-//! The record is written *before* the work, although nobody sees it: should the work end the transaction behind
-//! our back, its rows and a record in doubt are committed together, instead of rows that nobody knows of.
-//! The savepoint's release then fails, so we know as well. (It also fails when SQLite ended the transaction by
-//! itself, which it does on some errors, and the work went on regardless: outside of any transaction.)
+//! While the work runs, the connection is [sealed](super::seal): should the work end the transaction behind our back, or
+//! go on after SQLite ended it by itself, nothing of it is kept. The savepoint is gone then, so we know as well.
 
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::SqliteStore;
+use super::busy::is_plain;
+use super::queue::Rank;
+use super::records::{self, Claims};
 use super::writer::{End, Ended};
-use super::{SqliteStore, records};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, HolderId};
 use crate::store::{ClaimOutcome, ClaimRequest, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
@@ -37,29 +38,40 @@ impl TransactionalStore for SqliteStore {
             return Ok(not_granted(answer));
         }
         let (id, writer) = (request.id.clone(), self.writer.clone());
-        let ClaimRequest { holder, takeover, .. } = request;
+        let ClaimRequest {
+            holder,
+            takeover,
+            patience,
+            ..
+        } = request;
         let ended = self
             .writer
-            .transaction(move |connection| {
+            .transaction(Rank::Business, patience, move |connection| {
                 Box::pin(async move {
                     let request = ClaimRequest {
                         id: &id,
                         holder,
                         lease: Duration::ZERO,
                         takeover,
+                        patience,
                     };
-                    let claim = match records::claim(connection, &request).await? {
+                    let claim = match records::claim(connection, &request, Claims::InTransaction).await? {
                         (End::Commit, ClaimOutcome::Granted(claim)) => claim,
                         (_, outcome) => return Ok((End::RollBack, Worked::No(outcome))),
                     };
                     let (token, attempt) = (claim.token(), claim.attempt());
-                    run(connection, "SAVEPOINT oneflight_work")
-                        .await
-                        .map_err(StoreError::unavailable)?;
+                    let seal = writer.seal(connection).await.map_err(StoreError::unavailable)?;
+                    seal.close();
                     let (ending, value) = writer.within(work(OpenTransaction::new(connection, attempt))).await;
-                    Ok(match end(connection, &id, token, ending).await {
-                        Ok(end) => (end, Worked::Yes(value)),
-                        Err(error) => (End::Abandon(error), Worked::Astray),
+                    Ok(match end(connection, &id, token, &ending).await {
+                        Ok(end) => {
+                            seal.open();
+                            (end, Worked::Yes(value))
+                        }
+                        Err(Failed::Transaction) if matches!(ending, Ending::RollBack) => {
+                            (End::Close, Worked::Yes(value))
+                        }
+                        Err(failed) => (End::Close, Worked::InVain(failed)),
                     })
                 })
             })
@@ -73,9 +85,12 @@ impl TransactionalStore for SqliteStore {
                 Ok(ClaimOutcome::Granted(value))
             }
             Ended::Committed(Worked::No(outcome)) | Ended::RolledBack(Worked::No(outcome)) => Ok(not_granted(outcome)),
-            Ended::Committed(Worked::Astray)
-            | Ended::RolledBack(Worked::Astray)
-            | Ended::Unknown(Worked::Astray, _) => Err(StoreError::TransactionEnded),
+            Ended::Committed(Worked::InVain(failed))
+            | Ended::RolledBack(Worked::InVain(failed))
+            | Ended::Unknown(Worked::InVain(failed), _) => Err(match failed {
+                Failed::Transaction => StoreError::TransactionEnded,
+                Failed::Record(error) => StoreError::RolledBack { source: error.into() },
+            }),
             Ended::Unknown(Worked::No(_), error) => Err(StoreError::unavailable(error)),
         }
     }
@@ -84,9 +99,17 @@ impl TransactionalStore for SqliteStore {
 /// Whether the work was called.
 enum Worked<R> {
     Yes(R),
-    /// And it ended the transaction, or had SQLite end it and went on regardless.
-    Astray,
+    /// And what it answered cannot be kept.
+    InVain(Failed),
     No(ClaimOutcome),
+}
+
+/// Why the end that the work wants is not to be had. The connection is sealed still, so nothing of it is kept.
+enum Failed {
+    /// The transaction which was begun is not the one that is open now, if any is.
+    Transaction,
+    /// The record could not be written.
+    Record(sqlx::Error),
 }
 
 /// An answer that grants nothing here. A claim of this very holder outside of a transaction is somebody
@@ -115,30 +138,32 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) -> sqlx
     sqlx::query(statement).execute(connection).await.map(drop)
 }
 
-/// Does what the work wants for an end, up to the commit. An error says that the transaction which was begun is
-/// not the one that is open now.
+/// Does what the work wants for an end, up to the commit.
 async fn end(
     connection: &mut SqliteConnection,
     id: &RequestId,
     token: FencingToken,
-    ending: Ending,
-) -> sqlx::Result<End> {
-    let (result, retention) = match &ending {
-        Ending::RollBack => return Ok(End::RollBack),
+    ending: &Ending,
+) -> Result<End, Failed> {
+    let over = |_| Failed::Transaction;
+    let (result, retention) = match ending {
+        Ending::RollBack => {
+            // Whoever still has the savepoint still has the transaction.
+            run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
+            return Ok(End::RollBack);
+        }
         Ending::Commit { result, retention } | Ending::Refuse { result, retention } => (result, *retention),
     };
     if let Ending::Refuse { .. } = ending {
-        run(connection, "ROLLBACK TO oneflight_work").await?;
+        run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
     }
-    run(connection, "RELEASE oneflight_work").await?;
-    let completed = records::complete(id, token, result, retention)
-        .execute(connection)
-        .await;
-    Ok(match completed.map(|done| done.rows_affected()) {
-        Ok(1) => End::Commit,
-        Ok(_) => End::Abandon(sqlx::Error::RowNotFound),
-        Err(error) => End::Abandon(error),
-    })
+    match records::release_and_complete(connection, id, token, result, retention).await {
+        Ok(true) => Ok(End::Commit),
+        Ok(false) => Err(Failed::Transaction),
+        // The savepoint is gone, and the transaction with it.
+        Err(error) if is_plain(&error) => Err(Failed::Transaction),
+        Err(error) => Err(Failed::Record(error)),
+    }
 }
 
 /// Asks the database what became of a transaction whose connection is closed. It asks under the write lock,
@@ -148,7 +173,7 @@ async fn look_up(store: &SqliteStore, id: &RequestId, holder: HolderId, error: s
     let id = id.clone();
     let ended = store
         .writer
-        .transaction(move |connection| {
+        .transaction(Rank::Lease, None, move |connection| {
             Box::pin(async move {
                 let record = records::select(connection, &id)
                     .await
@@ -162,7 +187,9 @@ async fn look_up(store: &SqliteStore, id: &RequestId, holder: HolderId, error: s
     match record {
         Some(record) if record.holder == holder => match record.result() {
             Some(_) => Ok(()),
-            None => Err(StoreError::TransactionEnded),
+            None => Err(StoreError::Corrupt {
+                what: "a transaction was committed before it had its result",
+            }),
         },
         _ => Err(StoreError::RolledBack { source: error.into() }),
     }

@@ -1,4 +1,4 @@
-//! The one writer: a queue in process, and the lock of the database among processes.
+//! The one writer: a [queue](super::queue) in process, and the lock of the database among processes.
 //!
 //! # Cancellation
 //!
@@ -16,39 +16,51 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use sqlx::{Connection, Transaction};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, unavailable};
-use super::records::Statement;
-use crate::store::StoreError;
+use super::queue::{Queue, Rank};
+use super::records::Change;
+use super::seal::{Seal, Seals};
+use crate::store::{StoreError, turn};
 
 /// How many times the database's deadline a place in the queue is waited for: whoever stands in it sees others make
 /// progress, each within the deadline.
 const QUEUE_DEADLINES: u32 = 4;
 
-tokio::task_local! {
-    /// The address of the queue in which the work that is being polled has its turn.
-    static TURN_IN: usize;
+/// How many connections of the user's are tried on which no transaction can be begun.
+const UNUSABLE_CONNECTIONS: u32 = 4;
+
+/// How a transaction is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commits {
+    /// In WAL mode: no reader stands in the way.
+    AtOnce,
+    /// In any other: readers may have to go first, so a commit that finds the database busy is tried again.
+    AfterReaders,
 }
 
 /// Gives out turns to write. Clones share the queue.
 #[derive(Clone)]
 pub(super) struct Writer {
     pub(super) pool: SqlitePool,
-    /// Fair: tokio's mutex is first come, first served.
-    queue: Arc<Mutex<()>>,
+    queue: Arc<Queue>,
     deadline: Duration,
+    seals: Seals,
+    commits: Commits,
     #[cfg(test)]
     pub(super) faults: Arc<super::tests::Faults>,
 }
 
 impl Writer {
-    pub(super) fn new(pool: SqlitePool, deadline: Duration) -> Self {
+    pub(super) fn new(pool: SqlitePool, deadline: Duration, seals: Seals, commits: Commits) -> Self {
         Self {
             pool,
             queue: Arc::default(),
             deadline,
+            seals,
+            commits,
             #[cfg(test)]
             faults: Arc::default(),
         }
@@ -63,46 +75,65 @@ impl Writer {
         self.pool.close().await;
     }
 
-    /// Waits for this caller's turn, then for a connection. Who waits for a turn holds no connection.
-    pub(super) async fn turn(&self) -> Result<Turn, StoreError> {
-        if TURN_IN.try_with(|queue| *queue == self.address()).unwrap_or(false) {
+    /// Waits for this caller's turn, then for a connection. Who waits for a turn holds no connection. With a limit, the
+    /// wait for the turn and the one for the database's lock together take no longer than that.
+    pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
+        if turn::Turn::current() == Some(self.identity()) {
             return Err(StoreError::Unsupported {
                 advice: "work in a transaction called the store that the transaction belongs to, and would wait for \
                          itself; make the call before or after",
             });
         }
-        let queueing = Patience::new(self.deadline.saturating_mul(QUEUE_DEADLINES));
-        let place = timeout(queueing.remaining(), Arc::clone(&self.queue).lock_owned())
+        let limit = limit.unwrap_or(Duration::MAX);
+        let queueing = Patience::new(self.deadline.saturating_mul(QUEUE_DEADLINES).min(limit));
+        let place = timeout(queueing.remaining(), self.queue.enter(rank))
             .await
             .map_err(|_| queueing.exhausted())?;
+        let left = limit.saturating_sub(queueing.waited());
         Ok(Turn {
             connection: Some(self.acquire().await?),
-            patience: Patience::new(self.deadline),
+            patience: Patience::new(self.deadline.min(left)),
             _place: place,
         })
     }
 
-    fn address(&self) -> usize {
-        Arc::as_ptr(&self.queue).addr()
+    fn identity(&self) -> turn::Turn {
+        turn::Turn::at(Arc::as_ptr(&self.queue))
     }
 
     /// Runs the work of whoever has the turn, so that its wish for another one is noticed.
     pub(super) fn within<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
-        TURN_IN.scope(self.address(), work)
+        self.identity().scope(work)
+    }
+
+    /// The seal of a connection that this writer has a turn with.
+    pub(super) async fn seal(&self, connection: &mut SqliteConnection) -> sqlx::Result<Seal> {
+        self.seals.of(connection).await
     }
 
     async fn acquire(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
         self.pool.acquire().await.map_err(unavailable)
     }
 
-    /// Runs one statement in a transaction of its own; answers how many rows it changed.
-    pub(super) async fn execute<'q>(&self, statement: impl Fn() -> Statement<'q>) -> Result<u64, StoreError> {
-        let mut turn = self.turn().await?;
+    /// Makes one change in a transaction of its own; answers how many rows it changed.
+    pub(super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
+        let rank = change.rank();
+        if let Seals::New = self.seals {
+            // Nobody knows whether the user left a transaction open there: then a statement would be part of it.
+            let changed = self.transaction(rank, None, move |connection| {
+                Box::pin(async move { Ok((End::Commit, change.make(connection).await.map_err(unavailable)?)) })
+            });
+            return match changed.await? {
+                Ended::Committed(rows) | Ended::RolledBack(rows) => Ok(rows),
+                Ended::Unknown(_, error) => Err(unavailable(error)),
+            };
+        }
+        let mut turn = self.turn(rank, None).await?;
         loop {
-            match statement().execute(&mut **turn.connection()).await {
-                Ok(done) => {
+            match change.make(turn.connection()).await {
+                Ok(rows) => {
                     turn.give_back();
-                    return Ok(done.rows_affected());
+                    return Ok(rows);
                 }
                 Err(error) if is_busy(&error) => turn.patience.pause().await?,
                 Err(error) => return Err(unavailable(error)),
@@ -115,8 +146,8 @@ impl Writer {
 pub(super) enum End {
     Commit,
     RollBack,
-    /// The transaction isn't what it should be: close the connection.
-    Abandon(sqlx::Error),
+    /// The transaction isn't what it should be, and nothing was or is committed: close the connection.
+    Close,
 }
 
 /// How a transaction ended.
@@ -124,8 +155,7 @@ pub(super) enum End {
 pub(super) enum Ended<R> {
     Committed(R),
     RolledBack(R),
-    /// The commit failed, or the transaction was abandoned. The connection is closed, for good: what a
-    /// look-up finds from now on is final.
+    /// The commit failed. The connection is closed, for good: what a look-up finds from now on is final.
     Unknown(R, sqlx::Error),
 }
 
@@ -137,10 +167,13 @@ impl Writer {
     /// transaction is rolled back.
     pub(super) async fn transaction<R>(
         &self,
+        rank: Rank,
+        limit: Option<Duration>,
         body: impl for<'t> FnOnce(&'t mut SqliteConnection) -> Body<'t, R> + Send,
     ) -> Result<Ended<R>, StoreError> {
-        let mut turn = self.turn().await?;
-        // Declared after the turn, hence dropped before it: rolled back, then closed.
+        // Declared before the transaction, hence dropped after it: rolled back, then closed.
+        let mut turn = self.turn(rank, limit).await?;
+        let mut unusable = 0;
         let mut transaction = loop {
             let error = match turn.connection().begin_with("BEGIN IMMEDIATE").await {
                 Ok(transaction) => break transaction,
@@ -148,48 +181,71 @@ impl Writer {
             };
             if is_busy(&error) {
                 turn.patience.pause().await?;
-            } else if let sqlx::Error::InvalidSavePointStatement = error {
-                // A connection of the user's pool on which a transaction was left open.
+            } else if unusable < UNUSABLE_CONNECTIONS && matches!(self.seals, Seals::New) {
+                // Most likely one of the user's on which a transaction was left open.
+                unusable += 1;
                 turn.close().await;
                 turn.connection = Some(self.acquire().await?);
             } else {
                 return Err(unavailable(error));
             }
         };
-        match body(&mut transaction).await {
-            Ok((End::Commit, value)) => match self.commit(transaction).await {
-                Ok(()) => {
-                    turn.give_back();
-                    Ok(Ended::Committed(value))
-                }
-                Err(error) => {
-                    turn.close().await;
-                    Ok(Ended::Unknown(value, error))
-                }
-            },
-            Ok((End::RollBack, value)) => {
-                let rolled_back = transaction.rollback().await;
-                turn.end(rolled_back).await;
-                Ok(Ended::RolledBack(value))
+        let (end, answer) = match body(&mut transaction).await {
+            Ok((end, value)) => (end, Ok(value)),
+            Err(error) => (End::RollBack, Err(error)),
+        };
+        let (rolled_back, answer) = match (end, answer) {
+            (End::Commit, Ok(value)) => {
+                return Ok(match self.commit(transaction).await {
+                    Ok(()) => {
+                        turn.give_back_if_idle().await;
+                        Ended::Committed(value)
+                    }
+                    Err(error) => {
+                        turn.close().await;
+                        Ended::Unknown(value, error)
+                    }
+                });
             }
-            Ok((End::Abandon(error), value)) => {
+            (End::Close, answer) => {
                 drop(transaction);
-                turn.close().await;
-                Ok(Ended::Unknown(value, error))
+                (false, answer)
             }
-            Err(error) => {
-                let rolled_back = transaction.rollback().await;
-                turn.end(rolled_back).await;
-                Err(error)
-            }
+            (End::Commit | End::RollBack, answer) => (transaction.rollback().await.is_ok(), answer),
+        };
+        if rolled_back {
+            turn.give_back_if_idle().await;
+        } else {
+            turn.close().await;
         }
+        answer.map(Ended::RolledBack)
     }
 
-    async fn commit(&self, transaction: Transaction<'_, Sqlite>) -> sqlx::Result<()> {
-        let committed = transaction.commit().await;
+    async fn commit(&self, mut transaction: Transaction<'_, Sqlite>) -> sqlx::Result<()> {
+        let committed = match self.commits {
+            Commits::AtOnce => transaction.commit().await,
+            Commits::AfterReaders => {
+                self.commit_patiently(&mut transaction).await?;
+                // What `sqlx` counts as open is over. It needs one to end.
+                sqlx::query("BEGIN").execute(&mut *transaction).await?;
+                transaction.rollback().await
+            }
+        };
         #[cfg(test)]
         let committed = self.faults.after_commit(committed);
         committed
+    }
+
+    /// A transaction whose commit finds the database busy is still open, and can be committed later.
+    async fn commit_patiently(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        let mut patience = Patience::new(self.deadline);
+        loop {
+            match sqlx::query("COMMIT").execute(&mut *connection).await {
+                Ok(_) => return Ok(()),
+                Err(error) if is_busy(&error) => patience.pause().await.map_err(|_| error)?,
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -215,11 +271,12 @@ impl Turn {
         self.connection = None;
     }
 
-    /// Gives the connection back if its transaction was ended in good order, and else closes it.
-    async fn end(&mut self, ended: sqlx::Result<()>) {
-        match ended {
-            Ok(()) => self.give_back(),
-            Err(_) => self.close().await,
+    /// Gives the connection back if it is in no transaction any more, and else closes it.
+    async fn give_back_if_idle(&mut self) {
+        if self.connection().is_in_transaction() {
+            self.close().await;
+        } else {
+            self.give_back();
         }
     }
 

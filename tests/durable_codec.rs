@@ -1,0 +1,130 @@
+//! Promise 11: what is replayed is what was executed. A result that does not survive its own JSON is not recorded as if
+//! it did.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use oneflight::idempotency::{CodecError, Effect, Error, Idempotency};
+use oneflight::identity::{RequestId, Scope};
+use oneflight::store::{MemoryStore, SqliteStore};
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+
+fn id(key: &str) -> RequestId {
+    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+}
+
+#[test]
+fn every_number_is_replayed_as_it_was_executed() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let keys = AtomicU32::new(0);
+    let idem = Idempotency::builder(MemoryStore::new()).build();
+    proptest!(|(number in any::<f64>().prop_filter("JSON has no others", |it| it.is_finite()))| {
+        let id = id(&keys.fetch_add(1, Ordering::Relaxed).to_string());
+        let replayed = runtime.block_on(async {
+            let _ = idem.run(id.clone(), move |_| async move { number }).await.unwrap();
+            *idem.run(id, |_| async { 0.0_f64 }).await.unwrap()
+        });
+        prop_assert_eq!(replayed.to_bits(), number.to_bits());
+    });
+}
+
+/// Nested deeper than what is read.
+#[derive(Debug, Serialize, Deserialize)]
+struct Nested(Option<Box<Nested>>, Vec<Nested>);
+
+fn nested(depth: u32) -> Nested {
+    (0..depth).fold(Nested(None, vec![]), |inner, _| Nested(Some(Box::new(inner)), vec![]))
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_read_again_is_known_as_that_the_first_time() {
+    let idem = Idempotency::builder(MemoryStore::new()).build();
+    let executions = Arc::new(AtomicU32::new(0));
+    let unreadable =
+        |error: &Error| matches!(error, Error::Codec { source, .. } if !matches!(source, CodecError::NotRecorded));
+    for round in 0..3 {
+        let counted = Arc::clone(&executions);
+        let work = move |_| async move {
+            counted.fetch_add(1, Ordering::SeqCst);
+            f64::NAN
+        };
+        let error = idem.run(id("nan"), work).await.unwrap_err();
+        assert_eq!(
+            (error.effect(), unreadable(&error)),
+            (Effect::Done, round == 0),
+            "{error:?}"
+        );
+        let error = idem.run(id("nested"), |_| async { nested(200) }).await.unwrap_err();
+        assert_eq!(
+            (error.effect(), unreadable(&error)),
+            (Effect::Done, round == 0),
+            "{error:?}"
+        );
+    }
+    assert_eq!(executions.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn in_a_transaction_such_a_result_is_rolled_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("codec.db")).await.unwrap();
+    sqlx::query("CREATE TABLE orders (number INTEGER PRIMARY KEY)")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    let idem = Idempotency::builder(store.clone()).build();
+    let error = idem
+        .run_in_tx(id("nan"), |tx| {
+            Box::pin(async move {
+                sqlx::query("INSERT INTO orders DEFAULT VALUES")
+                    .execute(tx.connection())
+                    .await?;
+                Ok(f64::NAN)
+            })
+        })
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Codec {
+                effect: Effect::Nothing,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+    assert_eq!(rows, 0);
+    assert!(idem.status(&id("nan")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_limit_that_a_result_was_too_large_for_is_the_one_of_then() {
+    let store = MemoryStore::new();
+    let small = Idempotency::builder(store.clone()).max_result_bytes(10).build();
+    let now = Idempotency::builder(store).max_result_bytes(1_000).build();
+    for idem in [&small, &now] {
+        let error = idem.run(id("large"), |_| async { "x".repeat(20) }).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::ResultTooLarge {
+                    size: 22,
+                    limit: 10,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! Promises 3 and 10: nobody is held up by who is not polled, and nobody waits longer than he said.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use oneflight::idempotency::{Error, Idempotency, Recovery, Source};
+use oneflight::identity::{RequestId, Scope};
+use oneflight::store::{MemoryStore, SqliteStore};
+use oneflight::{Drive, OnAbandon};
+use tokio::sync::oneshot;
+
+fn id(key: &str) -> RequestId {
+    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+}
+
+async fn shop() -> (tempfile::TempDir, SqliteStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("shop.db")).await.unwrap();
+    (folder, store)
+}
+
+#[tokio::test]
+async fn a_call_that_is_kept_and_not_polled_holds_up_no_other_key() {
+    let (_folder, store) = shop().await;
+    let idem = Idempotency::builder(store).build();
+    let (enters, entered) = oneshot::channel();
+    let mut idle = Box::pin(idem.run_in_tx(id("a"), |_| {
+        Box::pin(async move {
+            enters.send(()).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(1)
+        })
+    }));
+    tokio::select! {
+        biased;
+        _ = &mut idle => unreachable!("it is not ready yet"),
+        // It has its turn to write by now.
+        entered = entered => entered.unwrap(),
+    }
+    let other = idem.run_in_tx(id("b"), |_| Box::pin(async { Ok(2) }));
+    let other = tokio::time::timeout(Duration::from_secs(5), other).await;
+    assert_eq!(*other.expect("held up by a call that is not polled").unwrap(), 2);
+    assert_eq!(*idle.await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_work_of_a_call_that_is_not_polled_goes_on() {
+    let idem = Idempotency::builder(MemoryStore::new()).build();
+    let (does, done) = oneshot::channel();
+    let mut idle = Box::pin(idem.run(id("a"), |_| async move {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        does.send(()).unwrap();
+        1
+    }));
+    assert!(futures::poll!(&mut idle).is_pending());
+    tokio::time::timeout(Duration::from_secs(5), done)
+        .await
+        .expect("not polled")
+        .unwrap();
+    assert_eq!(*idle.await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_a_transaction_elsewhere_holds_is_in_progress_when_the_wait_ends() {
+    let (folder, store) = shop().await;
+    let elsewhere = SqliteStore::open(folder.path().join("shop.db")).await.unwrap();
+    let there = Idempotency::builder(elsewhere).build();
+    let (enters, entered) = oneshot::channel();
+    let (leave, left) = oneshot::channel::<()>();
+    let holder = tokio::spawn(async move {
+        there
+            .run_in_tx(id("held"), |_| {
+                Box::pin(async move {
+                    enters.send(()).unwrap();
+                    left.await?;
+                    Ok(1)
+                })
+            })
+            .await
+    });
+    entered.await.unwrap();
+    let wait = Duration::from_millis(1_500);
+    let here = Idempotency::builder(store).wait(wait).recovery(Recovery::Rerun).build();
+    let asked = Instant::now();
+    let error = here
+        .run_in_tx(id("held"), |_| Box::pin(async { Ok(2) }))
+        .await
+        .unwrap_err();
+    let waited = asked.elapsed();
+    let Error::InProgress { retry_after, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(*retry_after > Duration::ZERO && *retry_after < Duration::from_secs(10));
+    assert!(
+        waited >= wait - Duration::from_millis(20) && waited < wait * 3,
+        "{waited:?}"
+    );
+    leave.send(()).unwrap();
+    assert_eq!(*holder.await.unwrap().unwrap(), 1);
+    let reply = here.run_in_tx(id("held"), |_| Box::pin(async { Ok(2) })).await.unwrap();
+    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+}
+
+#[tokio::test]
+async fn who_polls_and_what_becomes_of_abandoned_work_can_be_chosen() {
+    tokio::task_local! { static CALLER: u32; }
+    let idem = Idempotency::builder(MemoryStore::new()).drive(Drive::InPlace).build();
+    let call = idem.run(id("in place"), |_| async { CALLER.try_with(|it| *it).unwrap_or(0) });
+    assert_eq!(*CALLER.scope(7, call).await.unwrap(), 7);
+    let idem = Idempotency::builder(MemoryStore::new()).build();
+    let call = idem.run(id("spawned"), |_| async { CALLER.try_with(|it| *it).unwrap_or(0) });
+    assert_eq!(*CALLER.scope(7, call).await.unwrap(), 0);
+
+    let (_folder, store) = shop().await;
+    sqlx::query("CREATE TABLE orders (number INTEGER PRIMARY KEY)")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    for (policy, rows) in [(OnAbandon::Cancel, 0_i64), (OnAbandon::Finish, 1)] {
+        let idem = Idempotency::builder(store.clone()).on_abandon(policy).build();
+        let call = idem.run_in_tx(id("abandoned"), |tx| {
+            Box::pin(async move {
+                sqlx::query("INSERT INTO orders DEFAULT VALUES")
+                    .execute(tx.connection())
+                    .await?;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Ok(1)
+            })
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
+        idem.drain().await;
+        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
+            .fetch_one(store.pool())
+            .await
+            .unwrap();
+        assert_eq!(found, rows, "{policy:?}");
+        assert_eq!(idem.status(&id("abandoned")).await.unwrap().is_some(), rows > 0);
+    }
+}
