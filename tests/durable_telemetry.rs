@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+#[path = "common/lines.rs"]
+mod lines;
+
 use std::time::Duration;
 
+use lines::Lines;
 use oneflight::idempotency::{Idempotency, NotDone, Recovery};
 use oneflight::identity::{RequestId, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
@@ -16,46 +18,6 @@ use tracing::instrument::WithSubscriber;
 
 fn id(key: &str) -> RequestId {
     RequestId::new(Scope::new("tenant-7"), key).unwrap()
-}
-
-/// Where the lines go.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
-        let lines = self.clone();
-        tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
-            .with_ansi(false)
-            .with_writer(move || lines.clone())
-            .finish()
-    }
-
-    fn with(&self, word: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .filter(|line| line.contains(word))
-            .map(str::to_owned)
-            .collect()
-    }
-
-    /// The one line with this word.
-    fn the(&self, word: &str) -> String {
-        let found = self.with(word);
-        assert_eq!(found.len(), 1, "{word:?}: {found:#?}");
-        found.into_iter().next().unwrap()
-    }
 }
 
 /// Without a subscriber on the threads of a pool: everything happens on this one.

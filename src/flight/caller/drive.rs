@@ -1,0 +1,184 @@
+//! What a caller does with the right to poll: polls the work once, and gives the right up, ready to be woken.
+
+use super::Caller;
+use super::land::Polled;
+use crate::flight::frame::Frame;
+use crate::flight::list::{Driver, Leaves, List};
+use crate::flight::state::{ABORTED, DONE, POLLING, REPOLL, SHARED, Snapshot, WOKEN};
+use crate::flight::{Event, Flight, FlightRef, Home, Landed, Lent, waker};
+use crate::sync::bug;
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::task::{Context, Poll, Waker};
+
+impl<K, T, H: Home<K, T>> Caller<K, T, H> {
+    /// Polls the work once.
+    ///
+    /// # Safety
+    /// The flight is ours, we hold `POLLING`, the slot holds the work; `now` is what the word said when we took it.
+    pub(super) unsafe fn drive(
+        self: Pin<&Self>,
+        flight: NonNull<Flight<K, T>>,
+        now: Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Poll<Landed<T>>
+    where
+        T: Clone,
+    {
+        // SAFETY: by contract; the frame and the lent waker end before the flight can.
+        unsafe {
+            let lent = Lent::new(flight);
+            let cargo = &flight.as_ref().cargo;
+            if now.has(ABORTED) {
+                cargo.drop_work();
+                return Poll::Ready(self.land(flight, now.failure(&self.home), Polled::Not));
+            }
+            // Given up whatever unwinds from here: a subscriber of traces, a waker's `clone` or `drop`.
+            let right = PollRight {
+                caller: self.get_ref(),
+                flight: &lent,
+            };
+            let polled = {
+                let _frame = Frame::enter(flight);
+                flight.as_ref().span.enter(|| {
+                    if now.has(SHARED) {
+                        let waker = waker::lend(flight);
+                        cargo.poll(&mut Context::from_waker(&waker))
+                    } else {
+                        cargo.poll(cx)
+                    }
+                })
+            };
+            match polled {
+                Poll::Ready(landed) => {
+                    std::mem::forget(right);
+                    Poll::Ready(self.land(flight, landed, Polled::Now))
+                }
+                Poll::Pending => self.park(right, now, cx),
+            }
+        }
+    }
+
+    /// Gives `POLLING` up, ready to be woken. `now` is what the word said when it was taken.
+    fn park(self: Pin<&Self>, right: PollRight<'_, K, T, H>, now: Snapshot, cx: &mut Context<'_>) -> Poll<Landed<T>>
+    where
+        T: Clone,
+    {
+        let flight = right.flight.flight();
+        if now.has(SHARED) {
+            // A first follower who only brings the flight's waker in does not become the driver by that.
+            let place = if now.has(WOKEN) || H::TASK {
+                Place::Driver
+            } else {
+                Place::Helper
+            };
+            self.register(flight, cx.waker(), place);
+        } else {
+            // SAFETY: while the flight was not shared as we took `POLLING`, the leader's waker is the affair of who
+            // has that right.
+            unsafe {
+                if !self.node.is_woken_by(cx.waker()) {
+                    let waker = cx.waker().clone();
+                    drop(self.node.set_waker(waker));
+                }
+            }
+        }
+        drop(right);
+        if flight.state.load().has(ABORTED | DONE) && !bug("deaf-to-abort") {
+            return self.poll(cx);
+        }
+        Poll::Pending
+    }
+
+    /// Sees to it that the node is in the list, with this waker.
+    pub(super) fn register(&self, flight: &Flight<K, T>, waker: &Waker, place: Place) {
+        // Whoever is not in the list is put there by nobody else, so this look needs no lock.
+        if self.node.is_linked() {
+            let mut waiting = flight.waiting.lock();
+            // SAFETY: the lock is held.
+            if self.node.is_linked() && unsafe { self.node.is_woken_by(waker) } {
+                let event = self.place(&mut waiting, place);
+                drop(waiting);
+                self.note(event);
+                return;
+            }
+        }
+        let waker = waker.clone();
+        let (event, old) = {
+            let mut waiting = flight.waiting.lock();
+            let event = self.place(&mut waiting, place);
+            // SAFETY: the lock is held.
+            (event, unsafe { self.node.set_waker(waker) })
+        };
+        drop(old);
+        self.note(event);
+    }
+
+    /// Puts the node where it belongs; says whether the work has passed to another driver with that.
+    fn place(&self, waiting: &mut List, place: Place) -> Option<Event> {
+        let front = match place {
+            Place::Back => false,
+            Place::Front | Place::Driver => true,
+            Place::Helper => !waiting.has_another_driver(&self.node),
+        };
+        // SAFETY: the node is pinned in the caller's future and unlinked before that is freed; it is linked in no other
+        // list, since a caller has one flight at a time.
+        unsafe {
+            if front {
+                waiting.unlink(&self.node, Leaves::ForNow);
+                waiting.push_front(&self.node);
+            } else if !self.node.is_linked() {
+                waiting.push_back(&self.node);
+            }
+        }
+        match place {
+            Place::Driver | Place::Helper if front => self.become_driver(waiting),
+            _ => None,
+        }
+    }
+
+    pub(super) fn become_driver(&self, waiting: &mut List) -> Option<Event> {
+        match waiting.set_driver(&self.node) {
+            _ if H::TASK => None,
+            Driver::Same => None,
+            Driver::Gone => Some(Event::HandedOver),
+            Driver::Another => Some(Event::TakenOver),
+        }
+    }
+
+    pub(super) fn note(&self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.home.note(event);
+        }
+    }
+}
+
+/// `POLLING`, which is given up even when a waker's `clone` panics.
+pub(super) struct PollRight<'a, K, T, H: Home<K, T>> {
+    pub(super) caller: &'a Caller<K, T, H>,
+    pub(super) flight: &'a FlightRef<K, T>,
+}
+
+impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
+    fn drop(&mut self) {
+        let before = self.flight.flight().state.clear(POLLING);
+        if before.has(ABORTED) && !bug("deaf-to-abort") {
+            self.flight.end_if_idle(&self.caller.home);
+        } else if before.has(WOKEN | REPOLL) && !bug("deaf-to-wake") {
+            self.flight.flight().wake_drivers();
+        }
+    }
+}
+
+/// Where in the list, and as what.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// Behind the others, to wait.
+    Back,
+    /// Before the others, to be woken for the work: a task of ours that has not polled it this time.
+    Front,
+    /// Before the others, as the one who polled the work because it was woken.
+    Driver,
+    /// Polled the work only to bring the flight's waker in: waits, unless the driver has gone.
+    Helper,
+}

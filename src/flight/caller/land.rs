@@ -1,0 +1,220 @@
+//! How a flight ends, and how a caller leaves it, before that or after.
+
+use super::Caller;
+use crate::flight::cargo::quietly;
+use crate::flight::list::Leaves;
+use crate::flight::state::{ABORTED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, POLLING, REPOLL, SHARED, TASK, WOKEN};
+use crate::flight::{Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Panicked, Seat};
+use crate::sync::bug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+impl<K, T, H: Home<K, T>> Caller<K, T, H> {
+    /// Ends the flight with this result, and takes ours of it.
+    ///
+    /// # Safety
+    /// The flight is ours, we hold `POLLING`, the slot is empty.
+    pub(super) unsafe fn land(
+        self: Pin<&Self>,
+        flight: NonNull<Flight<K, T>>,
+        landed: Landed<T>,
+        polled: Polled,
+    ) -> Landed<T>
+    where
+        T: Clone,
+    {
+        // SAFETY: we are its caller.
+        let lent = unsafe { Lent::new(flight) };
+        if let Err(Failure::Panicked(panic)) = &landed {
+            self.home.note(Event::Panicked(panic.clone()));
+        }
+        if lent.flight().state.load().has(SHARED) {
+            let event = {
+                let mut waiting = lent.flight().waiting.lock();
+                let event = match polled {
+                    Polled::Now => self.become_driver(&mut waiting),
+                    Polled::Not => None,
+                };
+                // SAFETY: if it is linked, then here.
+                unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
+                event
+            };
+            self.note(event);
+        }
+        let listed = match &landed {
+            Ok(_) if bug("publish-before-removal") => None,
+            Err(_) if bug("panic-keeps-entry") => None,
+            _ => lent.vacate(&self.home),
+        };
+        let now = lent.flight().state.load();
+        let refs = lent.flight().refs.load(Ordering::Acquire);
+        if now.callers() == 1 && refs == 1 + u32::from(listed.is_some()) {
+            // Nobody else is here, and since the entry has gone, nobody can come: no need to publish anything. Both loads
+            // acquire, so whatever those did who have left is over.
+            if H::TASK && !now.has(ABORTED) {
+                self.home.note(Event::FinishedUnattended);
+            }
+            self.flight.set(None);
+            // SAFETY: ours and the one in `listed` are the only references; the list that the node may be linked in goes
+            // with the flight.
+            unsafe {
+                std::mem::forget(listed);
+                self.node.forget();
+                quietly(|| drop(Box::from_raw(flight.as_ptr())));
+            }
+            return landed;
+        }
+        drop(listed);
+        if H::TASK {
+            // A task of ours has no use for the result, so it leaves in the same step: a lone caller then gets it uncloned.
+            // What is returned here nobody looks at.
+            self.flight.set(None);
+            // SAFETY: by contract.
+            let before = unsafe { lent.publish(landed, Leaver::Publisher) };
+            if before.callers() == 1 && !before.has(ABORTED) {
+                self.home.note(Event::FinishedUnattended);
+            }
+            return Err(Failure::Cancelled);
+        }
+        // SAFETY: by contract; then it is done.
+        unsafe {
+            lent.publish(landed, Leaver::Nobody);
+            if bug("publish-before-removal") {
+                drop(lent.vacate(&self.home));
+            }
+            self.take(flight)
+        }
+    }
+
+    /// Takes our part of the result, and leaves.
+    ///
+    /// # Safety
+    /// The flight is ours and done.
+    pub(super) unsafe fn take(&self, flight: NonNull<Flight<K, T>>) -> Landed<T>
+    where
+        T: Clone,
+    {
+        // SAFETY: we are its caller.
+        let lent = unsafe { Lent::new(flight) };
+        self.unlink(&lent);
+        self.flight.set(None);
+        if H::TASK {
+            // SAFETY: we are its caller until here.
+            unsafe { leave_done(flight) };
+            return Err(Failure::Cancelled);
+        }
+        let cargo = &lent.flight().cargo;
+        if lent.flight().state.load().callers() == 1 {
+            // SAFETY: the others have left, and nobody joins what is done: result and common reference are ours.
+            unsafe {
+                let landed = cargo.take();
+                Flight::release(flight);
+                return landed;
+            }
+        }
+        let mut copy = None;
+        let copied = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the result stays while we have not left.
+            unsafe { cargo.peek(&mut |landed| copy = Some(landed.clone())) };
+        }));
+        // SAFETY: we are its caller until here.
+        unsafe { leave_done(flight) };
+        match (copied, copy) {
+            (Err(panic), _) => Err(Failure::Panicked(Panicked::from_payload(panic))),
+            (Ok(()), Some(landed)) => landed,
+            (Ok(()), None) => Err(Failure::Aborted),
+        }
+    }
+
+    fn unlink(&self, flight: &FlightRef<K, T>) {
+        if self.node.is_linked() {
+            let mut waiting = flight.flight().waiting.lock();
+            // SAFETY: if it is still linked, then here.
+            unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
+        }
+    }
+
+    /// Leaves before the flight has landed. The last one sees to the work.
+    pub(super) fn leave(&self) {
+        let Some(flight) = self.flight.take() else { return };
+        // SAFETY: we are its caller until one of the steps below takes that back, each of which is the last.
+        let lent = unsafe { Lent::new(flight) };
+        let state = &lent.flight().state;
+        if H::TASK {
+            // The runtime shuts down and drops its tasks. Callers, if there are any, take the work back.
+            state.set(REPOLL | SHARED);
+            state.clear(TASK);
+        }
+        {
+            let mut waiting = lent.flight().waiting.lock();
+            // SAFETY: if it is linked, then here.
+            unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
+        }
+        let mut spawn = !H::TASK;
+        loop {
+            let now = state.load();
+            if bug("blind-leave") && now.callers() > 1 {
+                state.leave();
+                return;
+            }
+            if now.has(DONE) {
+                // SAFETY: it is done, and we are its caller.
+                return unsafe { leave_done(flight) };
+            }
+            if now.has(WOKEN | REPOLL) && !now.has(POLLING) && !bug("leave-without-wake") {
+                // We may have been the one who was woken for it.
+                lent.flight().wake_drivers();
+            }
+            let attending = now.attending();
+            let to_finish = !now.has(CANCEL_ON_ABANDON);
+            if attending > 1 || now.has(ABORTED) || (now.has(TASK) && to_finish) {
+                if state.change(now, now.0 - CALLER) {
+                    if attending == 1 && !now.has(ABORTED) {
+                        self.home.note(Event::Abandoned);
+                    }
+                    return;
+                }
+            } else if to_finish && spawn {
+                if state.change(now, now.0 | TASK | SHARED | REPOLL) {
+                    let seat = Seat { flight, late: false };
+                    if self.home.attend(seat).is_ok() {
+                        self.home.note(Event::Abandoned);
+                        return;
+                    }
+                    state.clear(TASK);
+                    self.home.note(Event::Unspawnable);
+                    spawn = false;
+                }
+            } else if bug("blind-cancel") {
+                state.set(ABORTED | CANCELLED);
+                lent.end_if_idle(&self.home);
+            } else if state.change(now, now.0 | ABORTED | CANCELLED) {
+                lent.end_if_idle(&self.home);
+            }
+        }
+    }
+}
+
+/// Leaves a flight that has landed; the last one drops the result.
+///
+/// # Safety
+/// A place among the flight's callers is given up with this, and the flight is done.
+unsafe fn leave_done<K, T>(flight: NonNull<Flight<K, T>>) {
+    // SAFETY: our place keeps the flight alive; if it was the last, result and common reference are left to us.
+    unsafe {
+        if flight.as_ref().state.leave().callers() == 1 && !bug("unclaimed-result-kept") {
+            let unclaimed = flight.as_ref().cargo.take();
+            Flight::release(flight);
+            quietly(|| drop(unclaimed));
+        }
+    }
+}
+
+/// Whether a flight lands by a poll of its work.
+#[derive(Clone, Copy)]
+pub(super) enum Polled {
+    Now,
+    Not,
+}
