@@ -1,5 +1,6 @@
 //! What the crate says of itself, with all names in one place. Without the `tracing` feature it says nothing and costs
-//! nothing.
+//! nothing. A subscriber that panics is reported by the panic hook and disturbs no flight: a flight is told of with the right
+//! to poll in hand, and must not lose it, nor give it up over an empty slot.
 //!
 //! | name | kind | when |
 //! | --- | --- | --- |
@@ -24,7 +25,7 @@ pub(crate) use self::traced::*;
 
 #[cfg(feature = "tracing")]
 mod traced {
-    use crate::flight::Event;
+    use crate::flight::{Event, quietly};
     #[cfg(feature = "durable")]
     use std::fmt::Display;
     use std::sync::OnceLock;
@@ -43,28 +44,39 @@ mod traced {
 
         /// Makes the span, as a child of this thread's current one.
         pub(crate) fn open(&self) {
-            self.0
-                .get_or_init(|| tracing::debug_span!(target: TARGET, "oneflight.flight"));
+            quietly(|| {
+                self.0
+                    .get_or_init(|| tracing::debug_span!(target: TARGET, "oneflight.flight"));
+            });
         }
 
         /// Runs `poll` inside the span.
         pub(crate) fn enter<R>(&self, poll: impl FnOnce() -> R) -> R {
-            match self.0.get() {
-                Some(span) => span.in_scope(poll),
-                None => poll(),
+            let mut entered = None;
+            if let Some(span) = self.0.get() {
+                quietly(|| entered = Some(span.enter()));
             }
+            let polled = poll();
+            quietly(|| drop(entered));
+            polled
         }
 
         /// Says that what this thread does now follows from the flight.
         pub(crate) fn link_current(&self) {
             if let Some(span) = self.0.get() {
-                Span::current().follows_from(span);
+                quietly(|| {
+                    Span::current().follows_from(span);
+                });
             }
         }
     }
 
     /// Writes the event's line.
     pub(crate) fn tell(event: &Event) {
+        quietly(|| write(event));
+    }
+
+    fn write(event: &Event) {
         match event {
             Event::HandedOver | Event::TakenOver => {
                 tracing::debug!(target: TARGET, ?event, "the work goes on with another caller");

@@ -63,3 +63,67 @@ fn what_is_worth_a_line_has_one() {
         "{panicked}"
     );
 }
+
+/// A subscriber of traces that panics: wherever it is told of something, or only as a span is left, when the work in it
+/// may be done.
+struct Broken {
+    everywhere: bool,
+}
+
+impl tracing::Subscriber for Broken {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {
+        assert!(!self.everywhere, "broken in follows_from");
+    }
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        assert!(!self.everywhere, "broken in event");
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {
+        assert!(!self.everywhere, "broken in enter");
+    }
+
+    fn exit(&self, _: &tracing::span::Id) {
+        panic!("broken in exit");
+    }
+}
+
+fn shares_a_flight_and_survives_a_panic() {
+    let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+    let call = || {
+        let gate = gate.clone();
+        Task::new(group.run(1, move || async move {
+            gate.pass().await;
+            1
+        }))
+    };
+    let (mut leader, mut follower) = (call(), call());
+    leader.pending();
+    follower.pending();
+    leader.drop();
+    gate.open(1);
+    assert_eq!(follower.ready().unwrap().value, 1);
+    assert!(
+        Task::new(group.run(1, || async { panic!("out of paper") }))
+            .ready()
+            .is_err()
+    );
+    assert_eq!(group.in_flight(), 0);
+}
+
+#[test]
+fn a_subscriber_that_panics_disturbs_no_flight() {
+    for everywhere in [true, false] {
+        with_default(Broken { everywhere }, shares_a_flight_and_survives_a_panic);
+    }
+}

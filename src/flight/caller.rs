@@ -10,7 +10,7 @@ mod land;
 
 use self::drive::{Place, PollRight};
 use self::land::Polled;
-use super::cargo::{Hold, Proof, quietly};
+use super::cargo::{Hold, Proof};
 use super::frame::Frame;
 use super::list::{List, Node};
 use super::state::{ABORTED, CANCEL_ON_ABANDON, DONE, POLLING, REPOLL, SHARED, Snapshot, State, TASK, WOKEN};
@@ -130,7 +130,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let flight: NonNull<Flight<K, T>> = takeoff.flight;
         // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
-        quietly(|| lent.flight().span.open());
+        lent.flight().span.open();
         let made = {
             // SAFETY: we are its caller, and the frame ends here.
             let _frame = unsafe { Frame::enter(flight) };

@@ -33,7 +33,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 cargo.drop_work();
                 return Poll::Ready(self.land(flight, now.failure(&self.home), Polled::Not));
             }
-            // Given up whatever unwinds from here: a subscriber of traces, a waker's `clone` or `drop`.
+            // Given up whatever unwinds while we park: a waker's `clone` or `drop`. The poll itself lets nothing out.
             let right = PollRight {
                 caller: self.get_ref(),
                 flight: &lent,
