@@ -21,7 +21,7 @@ pub(crate) use self::modelled::*;
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 mod shipped {
     pub(crate) use parking_lot::Mutex;
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
 
     /// [`std::cell::UnsafeCell`] behind loom's interface, which names each access.
     #[derive(Debug)]
@@ -64,6 +64,9 @@ mod shipped {
     }
     pub(crate) use per_thread;
 
+    /// Lets the other tasks of the runtime run.
+    pub(crate) use tokio::task::yield_now;
+
     /// A runtime that work can be spawned on.
     pub(crate) type Handle = tokio::runtime::Handle;
 
@@ -76,7 +79,7 @@ mod shipped {
 #[cfg(oneflight_loom)]
 mod modelled {
     pub(crate) use loom::cell::UnsafeCell;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
     use std::fmt;
     use std::future::Future;
 
@@ -120,6 +123,11 @@ mod modelled {
         static TASKS: Mutex<Vec<loom::thread::JoinHandle<()>>> = Mutex::new(Vec::new());
     }
 
+    /// In a model, tasks are threads.
+    pub(crate) async fn yield_now() {
+        loom::thread::yield_now();
+    }
+
     /// In a model, a spawned task is a thread of its own.
     #[derive(Clone)]
     pub struct Handle;
@@ -152,7 +160,7 @@ mod modelled {
 
 #[cfg(oneflight_shuttle)]
 mod scheduled {
-    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
     use std::fmt;
     use std::future::Future;
 
@@ -238,6 +246,8 @@ mod scheduled {
     }
     pub(crate) use per_thread;
 
+    pub(crate) use shuttle::future::yield_now;
+
     /// Under random schedules, a spawned task is one of shuttle's.
     #[derive(Clone, Debug)]
     pub struct Handle;
@@ -288,4 +298,26 @@ pub(crate) fn bug(name: &str) -> bool {
     static LET_IN: std::sync::LazyLock<Option<String>> =
         std::sync::LazyLock::new(|| std::env::var("ONEFLIGHT_BUG").ok());
     LET_IN.as_deref() == Some(name)
+}
+
+/// How many callers are woken before their waker makes way for others: some ten microseconds' worth.
+#[cfg(not(oneflight_loom))]
+pub(crate) const fn round() -> usize {
+    512
+}
+
+#[cfg(oneflight_loom)]
+std::thread_local! {
+    static ROUND: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
+}
+
+#[cfg(oneflight_loom)]
+pub(crate) fn round() -> usize {
+    ROUND.get()
+}
+
+/// In the models of this thread, so many callers are woken before their waker makes way.
+#[cfg(oneflight_loom)]
+pub fn wake_in_rounds_of(callers: usize) {
+    ROUND.set(callers);
 }

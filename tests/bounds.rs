@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Gate, Task};
+use common::{Counter, Gate, Task};
 use oneflight::{Drive, FlightError, Group, Limit};
 use std::sync::{Arc, Barrier};
+use std::task::Context;
 
 fn gated(gate: &Gate) -> impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = u8> + Send>> + use<> {
     let gate = gate.clone();
@@ -65,10 +66,20 @@ fn one_caller_too_many_is_refused_at_once() {
 }
 
 #[test]
+fn a_flight_has_one_caller_at_least_and_as_many_as_are_documented_at_most() {
+    for (asked, limit) in [(0, 1), (1, 1), (7, 7), (u32::MAX, 2_097_150)] {
+        let group: Group<u8, u8> = Group::builder().max_callers(asked).build();
+        let shown = format!("{group:?}");
+        assert!(shown.contains(&format!("max_callers: {limit},")), "{shown}");
+    }
+}
+
+#[test]
 fn a_closed_group_begins_nothing_and_finishes_what_flies() {
     let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
     let mut call = Task::new(group.run(1, gated(&gate)));
     call.pending();
+    assert!(!group.is_closed());
     group.close();
     assert!(group.is_closed());
     let refused = Task::new(group.run(2, gated(&gate))).ready().unwrap_err();
@@ -104,6 +115,33 @@ fn a_drain_waits_for_forgotten_flights() {
     call.ready().unwrap();
     assert!(drain.wakes() > 0);
     drain.ready();
+}
+
+#[test]
+fn a_drain_is_woken_by_the_last_flight_only() {
+    let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+    let mut calls: Vec<_> = (0..3).map(|key| Task::new(group.run(key, gated(&gate)))).collect();
+    calls.iter_mut().for_each(Task::pending);
+    let mut drain = Task::new(group.drain());
+    drain.pending();
+    gate.open(3);
+    for (call, wakes) in calls.iter_mut().zip([0, 0, 1]) {
+        call.ready().unwrap();
+        assert_eq!(drain.wakes(), wakes);
+    }
+    drain.ready();
+}
+
+#[test]
+fn a_drain_that_is_dropped_keeps_no_waker() {
+    let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+    let mut call = Task::new(group.run(1, gated(&gate)));
+    call.pending();
+    let (counter, waker) = Counter::new();
+    let mut drain = Box::pin(group.drain());
+    assert!(drain.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop((drain, waker));
+    assert_eq!(Arc::strong_count(&counter), 1);
 }
 
 #[test]
@@ -175,6 +213,43 @@ fn a_call_that_begins_after_an_abort_is_not_aborted_with_it() {
     });
     let stats = group.stats();
     assert_eq!((stats.led, stats.joined, stats.aborted), (2, 0, 1));
+}
+
+/// An abort comes as the work is polled for the last time, and after that another call: it gets the result after all, and
+/// with that it is over.
+#[test]
+fn a_call_that_came_too_late_for_an_abort_is_over_when_it_has_its_result() {
+    let (group, entered, leave) = (Group::<u8, u8>::new(), Barrier::new(2), Barrier::new(2));
+    let (entered, leave) = (Arc::new(entered), Arc::new(leave));
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| {
+            let (entered, leave) = (Arc::clone(&entered), Arc::clone(&leave));
+            let work = move || async move {
+                entered.wait();
+                leave.wait();
+                7
+            };
+            Task::new(group.run(1, work)).ready().unwrap()
+        });
+        entered.wait();
+        group.abort(&1);
+        let begun = Arc::new(());
+        let mut late = Task::new({
+            let begun = Arc::clone(&begun);
+            group.run(1, move || async move {
+                drop(begun);
+                unreachable!("the call has its result")
+            })
+        });
+        late.pending();
+        leave.wait();
+        assert_eq!(leader.join().unwrap().value, 7);
+        assert_eq!(late.ready().unwrap().value, 7);
+        assert_eq!(Arc::strong_count(&begun), 1, "the closure goes with the call");
+        let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| late.poll()));
+        assert!(again.is_err(), "polled after it was ready");
+    });
+    assert_eq!(group.stats().led, 1);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{CountsDrop, Gate, Tally, Task};
-use oneflight::{FlightError, Group};
+use oneflight::{FlightError, Group, Role};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -363,6 +363,27 @@ fn a_follower_whose_closure_panics_as_it_is_dropped_leaves_his_place() {
 }
 
 #[test]
+fn a_follower_whose_closure_panicked_as_it_was_dropped_is_still_one() {
+    let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+    let passed = gate.clone();
+    let mut leader = Task::new(group.run(1, || async move {
+        passed.pass().await;
+        1
+    }));
+    leader.pending();
+    let bomb = Bomb(true);
+    let mut follower = Task::new(group.run(1, move || {
+        let _bomb = &bomb;
+        std::future::ready(0)
+    }));
+    assert!(catch_unwind(AssertUnwindSafe(|| follower.poll())).is_err());
+    gate.open(1);
+    leader.ready().unwrap();
+    let outcome = follower.ready().unwrap();
+    assert_eq!((outcome.value, outcome.role), (1, Role::Follower));
+}
+
+#[test]
 fn work_and_value_whose_destructors_both_panic() {
     struct Work(#[allow(dead_code)] Bomb, Option<Bomb>);
     #[derive(Clone)]
@@ -455,4 +476,13 @@ fn a_leader_whose_waker_panics_in_clone_gives_the_work_up() {
     assert_eq!(follower.ready().unwrap().value, 1);
     drop(leader);
     assert_eq!((group.in_flight(), dropped.get()), (0, 1));
+}
+
+#[tokio::test]
+async fn spawned_work_that_panics_as_it_is_made_leaves_nothing_behind() {
+    let (group, key) = (Group::<Arc<str>, u8>::new(), Arc::<str>::from("key"));
+    let unmade = || -> std::future::Ready<u8> { panic!("never made") };
+    let call = group.run(Arc::clone(&key), unmade).drive(oneflight::Drive::Spawned);
+    assert_eq!(message(Task::new(call).ready()), "never made");
+    assert_eq!((group.in_flight(), Arc::strong_count(&key)), (0, 1));
 }

@@ -12,10 +12,12 @@ use self::drive::{Place, PollRight};
 use self::land::Polled;
 use super::cargo::{Hold, Proof};
 use super::frame::Frame;
-use super::list::{List, Node};
-use super::state::{ABORTED, CANCEL_ON_ABANDON, DONE, POLLING, REPOLL, SHARED, Snapshot, State, TASK, WOKEN};
+use super::list::{List, Node, Waiting};
+use super::state::{
+    CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, Snapshot, State, TASK,
+};
 use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, Seat};
-use crate::sync::{AtomicU32, Mutex, bug};
+use crate::sync::{AtomicU32, bug};
 use crate::telemetry::FlightSpan;
 use std::cell::Cell;
 use std::future::Future;
@@ -83,7 +85,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     ) -> (FlightRef<K, T>, Takeoff<K, T, P, W>)
     where
         K: Send + Sync + 'static,
-        T: Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
         P: Proof,
         W: Future<Output = T> + Send + 'static,
     {
@@ -91,19 +93,19 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             OnAbandon::Finish => 0,
             OnAbandon::Cancel => CANCEL_ON_ABANDON,
         };
+        let proven = proof.fingerprint().map_or(0, |_| PROVEN);
+        let flags = policy | proven | POLLING;
         let (state, waiting) = match drive {
             // SAFETY: the node is pinned, not linked elsewhere, and unlinked before it is freed (`leave`, `take`), or
             // freed together with the flight, which nobody else can reach then (`land`).
-            Drive::InPlace => (State::new(policy | POLLING, 1), unsafe {
-                List::of_leader(&self.get_ref().node)
-            }),
-            Drive::Spawned => (State::new(policy | POLLING | SHARED | REPOLL | TASK, 2), List::empty()),
+            Drive::InPlace => (State::new(flags, 1), unsafe { List::of_leader(&self.get_ref().node) }),
+            Drive::Spawned => (State::new(flags | JOINED | TASK, 2), List::empty()),
         };
         let flight = NonNull::from(Box::leak(Box::new(Flight {
             // The map's, and the callers'.
             refs: AtomicU32::new(2),
             state,
-            waiting: Mutex::new(waiting),
+            waiting: Waiting::new(waiting),
             hash,
             key,
             span: FlightSpan::new(),
@@ -115,6 +117,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     }
 
     /// Makes the work and begins to run it. A panic in `make` is a panic of the work.
+    #[inline]
     pub(crate) fn take_off<P, W>(
         self: Pin<&Self>,
         takeoff: Takeoff<K, T, P, W>,
@@ -131,21 +134,20 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
         lent.flight().span.open();
-        let made = {
-            // SAFETY: we are its caller, and the frame ends here.
-            let _frame = unsafe { Frame::enter(flight) };
-            catch_unwind(AssertUnwindSafe(|| lent.flight().span.enter(make)))
-        };
+        // SAFETY: as above; it ends before the flight can.
+        let frame = unsafe { Frame::enter(takeoff.flight) };
+        let made = catch_unwind(AssertUnwindSafe(|| lent.flight().span.enter(make)));
         match made {
             // SAFETY: the leader has had `POLLING` since he made the flight; the slot is still empty.
             Ok(work) => unsafe { takeoff.flight.as_ref().cargo.load(work) },
             Err(panic) => {
+                drop(frame);
                 let failure = Failure::Panicked(Panicked::from_payload(panic));
                 if let Drive::Spawned = takeoff.drive {
                     self.dismiss_task(flight);
                 }
                 // SAFETY: as above.
-                return Poll::Ready(unsafe { self.land(flight, Err(failure), Polled::Not) });
+                return Poll::Ready(unsafe { self.land(takeoff.flight, flight, Err(failure), Polled::Not) });
             }
         }
         let state = &lent.flight().state;
@@ -157,9 +159,10 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     now = state.clear(REPOLL);
                 }
                 // SAFETY: `POLLING` is ours, and the slot holds the work.
-                unsafe { self.drive(flight, now, cx) }
+                unsafe { self.drive(takeoff.flight, flight, frame, now, cx) }
             }
             Drive::Spawned => {
+                drop(frame);
                 drop(PollRight {
                     caller: self.get_ref(),
                     flight: &lent,
@@ -183,6 +186,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     }
 
     /// Polls the work if it is to be polled and nobody does; otherwise waits.
+    #[inline]
     pub(crate) fn poll(self: Pin<&Self>, cx: &mut Context<'_>) -> Poll<Landed<T>>
     where
         T: Clone,
@@ -192,19 +196,40 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             return Poll::Pending;
         };
         // SAFETY: we are its caller.
+        let now = unsafe { flight.as_ref() }.state.load();
+        if now.has(DONE) {
+            // SAFETY: it is done, and we are its caller.
+            return Poll::Ready(unsafe { self.take(flight) });
+        }
+        self.poll_unfinished(flight, now, cx)
+    }
+
+    fn poll_unfinished(
+        self: Pin<&Self>,
+        flight: NonNull<Flight<K, T>>,
+        mut now: Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Poll<Landed<T>>
+    where
+        T: Clone,
+    {
+        // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
         let state = &lent.flight().state;
         let may_poll = |now: Snapshot| now.has(TASK) == H::TASK && !now.has(POLLING);
-        let mut now = state.load();
         loop {
             if now.has(DONE) {
                 // SAFETY: it is done, and we are its caller.
                 return Poll::Ready(unsafe { self.take(flight) });
             }
-            if may_poll(now) && (now.has(WOKEN | REPOLL | ABORTED) || !now.has(SHARED)) {
+            if may_poll(now) && (now.has(CALLED_FOR) || !now.has(SHARED)) {
                 if lent.flight().try_poll_right(now) {
-                    // SAFETY: `POLLING` is ours now; the flight is not done, so the slot holds the work.
-                    return unsafe { self.drive(flight, now, cx) };
+                    // SAFETY: `POLLING` is ours now; the flight is not done, so the slot holds the work. The frame ends
+                    // before the flight can.
+                    return unsafe {
+                        let frame = Frame::enter(flight);
+                        self.drive(flight, flight, frame, now, cx)
+                    };
                 }
                 now = state.load();
                 continue;
@@ -218,7 +243,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             self.register(lent.flight(), cx.waker(), place);
             // Whoever woke or finished before we were in the list did not see us; then we see his mark.
             now = state.load();
-            let polls_now = may_poll(now) && now.has(WOKEN | REPOLL | ABORTED);
+            let polls_now = may_poll(now) && now.has(CALLED_FOR);
             if (!now.has(DONE) && !polls_now) || bug("no-second-look") {
                 return Poll::Pending;
             }
@@ -227,7 +252,10 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
 }
 
 impl<K, T, H: Home<K, T>> Drop for Caller<K, T, H> {
+    #[inline]
     fn drop(&mut self) {
-        self.leave();
+        if self.is_seated() {
+            self.leave();
+        }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Hold<P, W, T> {
 }
 
 // SAFETY: `slot` is reached only through the unsafe methods below, whose callers have it to themselves (the work is
-// `Send`: it is polled by one thread after another) or, for `peek`, share a result that is `Sync`.
+// `Send`: it is polled by one thread after another) or, for `copy`, share a result that is `Sync`.
 unsafe impl<P: Sync, W: Send, T: Send + Sync> Sync for Hold<P, W, T> {}
 
 impl<P, W, T> Hold<P, W, T> {
@@ -90,9 +90,11 @@ pub(crate) trait Cargo<K, T>: Send + Sync {
     /// The slot is empty; the caller has it to himself.
     unsafe fn put(&self, landed: Landed<T>);
 
+    /// Clones the result. A panic in that is the result.
+    ///
     /// # Safety
-    /// The slot holds the result and keeps it while `look` runs.
-    unsafe fn peek(&self, look: &mut dyn FnMut(&Landed<T>));
+    /// The slot holds the result and keeps it meanwhile.
+    unsafe fn copy(&self) -> Landed<T>;
 
     /// # Safety
     /// The slot holds the result; the caller has it to himself. Afterwards the slot is empty.
@@ -102,7 +104,7 @@ pub(crate) trait Cargo<K, T>: Send + Sync {
 impl<K, T, P, W> Cargo<K, T> for Hold<P, W, T>
 where
     K: Send + Sync + 'static,
-    T: Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
     P: Proof,
     W: Future<Output = T> + Send + 'static,
 {
@@ -158,9 +160,12 @@ where
         });
     }
 
-    unsafe fn peek(&self, look: &mut dyn FnMut(&Landed<T>)) {
-        // SAFETY: the result is there by contract, and nobody writes while it may be looked at.
-        self.slot.with(|slot| look(unsafe { &(*slot).landed }));
+    unsafe fn copy(&self) -> Landed<T> {
+        let copied = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the result is there by contract, and nobody writes while it may be looked at.
+            self.slot.with(|slot| unsafe { Landed::clone(&(*slot).landed) })
+        }));
+        copied.unwrap_or_else(|panic| Err(Failure::Panicked(Panicked::from_payload(panic))))
     }
 
     unsafe fn take(&self) -> Landed<T> {

@@ -4,7 +4,7 @@
 //! Entered flights are on this thread's stack, one above the other; the innermost is kept, the outer ones are put
 //! back when it is left.
 
-use super::Flight;
+use super::{Cargo, Flight};
 use crate::sync::per_thread;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -24,7 +24,8 @@ struct Polled {
 impl Polled {
     /// # Safety
     /// The flight is alive.
-    unsafe fn new<K, T>(flight: NonNull<Flight<K, T>>) -> Self {
+    #[inline]
+    unsafe fn new<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>) -> Self {
         Self {
             flight: flight.as_ptr().cast_const().cast(),
             // SAFETY: alive by contract.
@@ -41,7 +42,8 @@ pub(super) struct Frame {
 impl Frame {
     /// # Safety
     /// The flight is alive until the frame is dropped, on this thread and before any frame that was entered earlier.
-    pub(super) unsafe fn enter<K, T>(flight: NonNull<Flight<K, T>>) -> Self {
+    #[inline]
+    pub(super) unsafe fn enter<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>) -> Self {
         // SAFETY: alive by contract.
         let polled = unsafe { Polled::new(flight) };
         Self {
@@ -51,6 +53,7 @@ impl Frame {
 }
 
 impl Drop for Frame {
+    #[inline]
     fn drop(&mut self) {
         CURRENT.with(|current| current.set(self.outer));
     }
@@ -62,6 +65,7 @@ pub(crate) struct Anchor(Waker);
 
 impl Anchor {
     /// The innermost flight whose work this thread makes or polls, if it does.
+    #[inline]
     pub(crate) fn current() -> Option<Self> {
         let polled = CURRENT.with(Cell::get)?;
         // SAFETY: its frame has not been left, so the flight is alive.

@@ -4,10 +4,17 @@
 //! A node is linked exactly while it waits: its waker is taken out only together with the node. One exception: the
 //! leader's node is linked from birth, and while nobody has joined its waker is the affair of whoever has `POLLING`.
 //! At the front stands the driver (the caller who polled the work last), then the others in the order in which they
-//! came. All functions ask for the list's lock to be held; the list lives inside it.
+//! came. All functions of the list ask for its lock to be held; the list lives inside it.
+//!
+//! Who comes to wait takes no lock: he puts himself on a stack of newcomers (R. K. Treiber, *Systems Programming: Coping
+//! with Parallelism*, IBM RJ 5118, 1986) by one compare-exchange. Whoever takes the lock takes the whole stack first,
+//! so under the lock there are no newcomers but those who come meanwhile. Nobody takes a single node off the stack, so
+//! an address that is used again does no harm there; since the exchange compares addresses, the pointer to the next node
+//! is made anew from its address when it is followed.
 
-use crate::sync::{AtomicBool, UnsafeCell};
+use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, bug};
 use std::marker::PhantomPinned;
+use std::ops::DerefMut;
 use std::ptr;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -18,7 +25,7 @@ const STANDBY_SEARCH: usize = 8;
 /// A caller's place in the list.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// Written under the lock. Whoever clears it does so last and never touches the node again, so a caller who reads
+    /// Set by its owner, cleared under the lock. Whoever clears it does so last and never touches the node again, so a caller who reads
     /// `false` without the lock may free his node.
     linked: AtomicBool,
     waker: UnsafeCell<Option<Waker>>,
@@ -33,6 +40,7 @@ struct Links {
 }
 
 impl Node {
+    #[inline]
     pub(super) fn new() -> Self {
         Self {
             linked: AtomicBool::new(false),
@@ -49,17 +57,20 @@ impl Node {
     ///
     /// # Safety
     /// Nobody will follow the list to this node any more.
+    #[inline]
     pub(super) unsafe fn forget(&self) {
         self.linked.store(false, Ordering::Relaxed);
     }
 
     /// Only the node's owner links it, so for him `false` is final. Acquire: he may be about to free the node.
+    #[inline]
     pub(super) fn is_linked(&self) -> bool {
         self.linked.load(Ordering::Acquire)
     }
 
     /// # Safety
     /// The caller holds the list's lock, or `POLLING` while the flight is not shared.
+    #[inline]
     pub(super) unsafe fn is_woken_by(&self, waker: &Waker) -> bool {
         // SAFETY: exclusive by contract.
         self.waker
@@ -69,7 +80,8 @@ impl Node {
     /// Puts a waker in and gives the old one back, to be dropped where no lock is held.
     ///
     /// # Safety
-    /// As [`is_woken_by`](Self::is_woken_by).
+    /// As [`is_woken_by`](Self::is_woken_by), or the node is the caller's own and not linked.
+    #[inline]
     pub(super) unsafe fn set_waker(&self, waker: Waker) -> Option<Waker> {
         // SAFETY: exclusive by contract.
         self.waker.with_mut(|own| unsafe { (*own).replace(waker) })
@@ -77,6 +89,7 @@ impl Node {
 
     /// # Safety
     /// As [`is_woken_by`](Self::is_woken_by).
+    #[inline]
     unsafe fn take_waker(&self) -> Option<Waker> {
         // SAFETY: exclusive by contract.
         self.waker.with_mut(|own| unsafe { (*own).take() })
@@ -84,9 +97,71 @@ impl Node {
 
     /// # Safety
     /// The lock is held.
+    #[inline]
     unsafe fn links<R>(&self, change: impl FnOnce(&mut Links) -> R) -> R {
         // SAFETY: exclusive by contract.
         self.links.with_mut(|links| change(unsafe { &mut *links }))
+    }
+}
+
+/// Those who wait: the ring under its lock, and the stack of those who are not in it yet.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    newcomers: AtomicPtr<Node>,
+    list: Mutex<List>,
+}
+
+impl Waiting {
+    #[inline]
+    pub(super) fn new(list: List) -> Self {
+        Self {
+            newcomers: AtomicPtr::new(ptr::null_mut()),
+            list: Mutex::new(list),
+        }
+    }
+
+    /// Has a node wait behind all others, with this waker. Gives back the waker that it had.
+    ///
+    /// # Safety
+    /// The node is the caller's own and not linked; it stays where it is and is not freed before it is unlinked.
+    #[inline]
+    pub(super) unsafe fn push(&self, node: &Node, waker: Waker) -> Option<Waker> {
+        // SAFETY: nobody else reaches a node that is not linked.
+        let old = unsafe { node.set_waker(waker) };
+        // Relaxed: whoever else reads it has found the node by the exchange below, or is its owner.
+        node.linked.store(true, Ordering::Relaxed);
+        let this = ptr::from_ref(node).cast_mut();
+        this.expose_provenance();
+        let mut newest = self.newcomers.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: nobody else reaches the node before it is on the stack.
+            unsafe { node.links(|links| links.next = newest) };
+            // Release: the node and its waker. Acquire: if somebody has looked here before us and found nobody, we see
+            // what he had done before that, his mark in the flight's word.
+            let pushed = self
+                .newcomers
+                .compare_exchange(newest, this, Ordering::AcqRel, Ordering::Relaxed);
+            match pushed {
+                Ok(_) => return old,
+                Err(another) => newest = another,
+            }
+        }
+    }
+
+    /// The ring, with everybody in it who has come by now.
+    #[inline]
+    pub(super) fn lock(&self) -> impl DerefMut<Target = List> + '_ {
+        let mut list = self.list.lock();
+        // A read-modify-write even if nobody is there: it is what orders us before whoever comes later. Acquire: the
+        // nodes. Release: what we did before, for those who come later.
+        let newest = if bug("glance-at-newcomers") && self.newcomers.load(Ordering::Relaxed).is_null() {
+            ptr::null_mut()
+        } else {
+            self.newcomers.swap(ptr::null_mut(), Ordering::AcqRel)
+        };
+        // SAFETY: who is on the stack is linked and nowhere else; the stack is ours alone now, and the lock is held.
+        unsafe { list.admit(newest) };
+        list
     }
 }
 
@@ -103,6 +178,7 @@ unsafe impl Send for List {}
 
 impl List {
     /// A list with nobody in it.
+    #[inline]
     pub(super) fn empty() -> Self {
         Self {
             front: ptr::null(),
@@ -114,6 +190,7 @@ impl List {
     ///
     /// # Safety
     /// As [`push_back`](Self::push_back); nobody else knows of the node yet.
+    #[inline]
     pub(super) unsafe fn of_leader(node: &Node) -> Self {
         let mut list = Self::empty();
         list.driver = node;
@@ -122,6 +199,7 @@ impl List {
         list
     }
 
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.front.is_null()
     }
@@ -145,6 +223,7 @@ impl List {
 
     /// # Safety
     /// The node is not linked, stays where it is and is not freed before it is unlinked.
+    #[inline]
     pub(super) unsafe fn push_back(&mut self, node: &Node) {
         let node: *const Node = node;
         // SAFETY: linked nodes are alive; the lock is held.
@@ -162,6 +241,46 @@ impl List {
         }
     }
 
+    /// Puts newcomers behind the others, the oldest first. `newest` is the first of a chain along `next`.
+    ///
+    /// # Safety
+    /// The nodes of the chain are linked, in this chain only, which nobody else follows.
+    unsafe fn admit(&mut self, newest: *const Node) {
+        if newest.is_null() {
+            return;
+        }
+        let (mut oldest, mut younger): (_, *const Node) = (newest, ptr::null());
+        // SAFETY: linked nodes are alive; the lock is held.
+        unsafe {
+            loop {
+                let older = (*oldest).links(|links| {
+                    let older = std::mem::replace(&mut links.next, younger);
+                    // The address is that of a linked node; the pointer may have been made for one that was there before.
+                    links.previous = ptr::with_exposed_provenance(older.addr());
+                    links.previous
+                });
+                if older.is_null() {
+                    break;
+                }
+                (younger, oldest) = (oldest, older);
+            }
+            if self.front.is_null() {
+                self.front = oldest;
+            }
+            let front = self.front;
+            // Of a chain that is the whole ring, `front` is the oldest, and `back` the newest.
+            let back = if ptr::eq(front, oldest) {
+                newest
+            } else {
+                (*front).links(|links| links.previous)
+            };
+            (*back).links(|links| links.next = oldest);
+            (*oldest).links(|links| links.previous = back);
+            (*newest).links(|links| links.next = front);
+            (*front).links(|links| links.previous = newest);
+        }
+    }
+
     /// # Safety
     /// As [`push_back`](Self::push_back).
     pub(super) unsafe fn push_front(&mut self, node: &Node) {
@@ -174,6 +293,7 @@ impl List {
     ///
     /// # Safety
     /// If the node is linked, then in this list.
+    #[inline]
     pub(super) unsafe fn unlink(&mut self, node: &Node, leaves: Leaves) {
         if matches!(leaves, Leaves::ForGood) && ptr::eq(self.driver, node) {
             self.driver = ptr::null();
@@ -187,6 +307,7 @@ impl List {
 
     /// # Safety
     /// The node is linked in this list.
+    #[inline]
     unsafe fn remove(&mut self, node: *const Node) {
         // SAFETY: linked nodes are alive; the lock is held.
         unsafe {
@@ -204,6 +325,7 @@ impl List {
     }
 
     /// Takes the first node out, and its waker.
+    #[inline]
     pub(super) fn pop_front(&mut self) -> Option<Waker> {
         while !self.front.is_null() {
             // SAFETY: the front is linked.
@@ -241,6 +363,7 @@ impl List {
 
     /// # Safety
     /// The node is linked in this list.
+    #[inline]
     unsafe fn pop(&mut self, node: *const Node) -> Option<Waker> {
         // SAFETY: linked nodes are alive until `linked` is cleared, which is the last touch.
         unsafe {

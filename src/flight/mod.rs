@@ -1,6 +1,6 @@
 //! One flight: an execution of work, shared by all who ask for its key meanwhile.
 //!
-//! A flight is one allocation: two counters, the list of those who wait, the key, and one place for the work and then
+//! A flight is one allocation: its counters, the list of those who wait, the key, and one place for the work and then
 //! its result. This module knows of callers and wakers, not of the map that the flight is listed in; what it needs of
 //! its owner it asks through [`Home`]. All `unsafe` of the crate is here, behind the safe [`Caller`] and [`FlightRef`].
 //!
@@ -14,7 +14,7 @@
 //!                        ▼                           │ abort, or all callers left (cancel)    ▼
 //!                   work dropped ◀───────────────────┴──────────────────────────────▶ work dropped
 //!                        │
-//!                        ▼  entry leaves the map ─▶ result into the slot ─▶ DONE ─▶ callers woken, in batches
+//!                        ▼  entry leaves the map ─▶ result into the slot ─▶ DONE ─▶ callers woken, in rounds
 //! ```
 //!
 //! * `POLLING` is the right to the slot. It is taken by compare-exchange and lost at the end of a poll, so it is held
@@ -25,6 +25,8 @@
 //! * A wake-up is never lost. `WOKEN` and `REPOLL` are cleared only by who takes `POLLING` (before the poll). Whoever gives `POLLING`
 //!   up and finds one of them, and every caller who leaves and finds one, wakes the next two. A caller who has registered
 //!   looks at the word once more: either the waker saw him in the list, or he sees the waker's mark.
+//! * Who joins counts himself under the lock that guards the entry, in a number of his own, and so without a
+//!   read-modify-write. Who leaves and seems to be the last makes sure under that lock ([`Home::while_nobody_joins`]).
 //! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
 //!
 //! # Who frees
@@ -41,15 +43,14 @@ mod state;
 mod waker;
 
 pub(crate) use self::caller::{Caller, Takeoff};
-pub(crate) use self::cargo::{Cargo, Proof};
+pub(crate) use self::cargo::{Cargo, Proof, quietly};
 pub(crate) use self::frame::Anchor;
 pub(crate) use self::state::MAX_CALLERS;
 
-pub(crate) use self::cargo::quietly;
-use self::list::List;
-use self::state::{ABORTED, CANCELLED, DONE, POLLING, REPOLL, Snapshot, State, TASK, WOKEN};
+use self::list::Waiting;
+use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, Snapshot, State, TASK, UNTOLD, WOKEN};
 use crate::identity::Fingerprint;
-use crate::sync::{AtomicU32, Mutex, bug};
+use crate::sync::{AtomicU32, bug, round};
 use crate::telemetry::FlightSpan;
 use std::any::Any;
 use std::fmt;
@@ -178,8 +179,15 @@ pub(crate) trait Home<K, T> {
     /// Takes the flight's own entry out of the map, if it is still there. Compares identity, not keys.
     fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>>;
 
+    /// Runs `act` while nobody can join the flight: under the lock that guards its entry, if it has one. Runs no user code.
+    fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R;
+
     /// Something happened. Called with no lock held.
     fn note(&self, event: Event);
+
+    /// Spawns a task that wakes the rest of a flight's callers, round by round, so that whoever lands a flight with many
+    /// callers keeps his thread from nobody for long. Drops them, which wakes them all, where there is no runtime.
+    fn wake_rest(&self, rest: Waking<K, T>);
 
     /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for; gives the seat back where
     /// there is no runtime.
@@ -208,7 +216,7 @@ unsafe impl<K: Send + Sync, T: Send + Sync> Send for Seat<K, T> {}
 pub(crate) struct Flight<K, T, C: ?Sized = dyn Cargo<K, T>> {
     refs: AtomicU32,
     state: State,
-    waiting: Mutex<List>,
+    waiting: Waiting,
     /// The hash under which the flight is listed. Kept, not computed anew: what the map finds must not depend on the
     /// user's `Hash`, which may panic, or differ from one time to the next.
     hash: u64,
@@ -232,7 +240,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             self.wake_drivers();
         }
         // Whoever set `WOKEN` before has woken somebody; whoever is polling looks at it when he is through.
-        if !self.state.set(WOKEN).has(WOKEN | REPOLL | POLLING | DONE) && !bug("wake-before-mark") {
+        if !self.state.set(WOKEN).has(ASKED | POLLING | DONE) && !bug("wake-before-mark") {
             self.wake_drivers();
         }
     }
@@ -254,32 +262,46 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
         }
     }
 
-    /// Wakes everybody who waits, in batches, so that no lock is held while wakers run.
-    fn wake_all(&self) {
+    /// Wakes those who wait, `most` of them at most, in batches, so that no lock is held while wakers run; says whether
+    /// there are more.
+    fn wake_some(&self, most: usize) -> bool {
         const BATCH: usize = 32;
         let mut batch: [Option<Waker>; BATCH] = [const { None }; BATCH];
+        let mut left = most;
         loop {
             let mut taken = 0;
             let more = {
                 let mut waiting = self.waiting.lock();
-                while taken < BATCH {
+                while taken < BATCH.min(left) {
                     let Some(waker) = waiting.pop_front() else { break };
                     batch[taken] = Some(waker);
                     taken += 1;
                 }
                 !waiting.is_empty()
             };
-            for waker in batch[..taken].iter_mut().filter_map(Option::take) {
-                quietly(|| waker.wake());
+            let mut wakers = batch[..taken].iter_mut();
+            while wakers.len() > 0 {
+                // A waker that panics keeps none of the others from being woken.
+                quietly(|| wakers.by_ref().filter_map(Option::take).for_each(Waker::wake));
             }
-            if !more {
-                return;
+            left -= taken;
+            if !more || left == 0 {
+                return more;
             }
         }
     }
 
+    /// Wakes some of those who have not been told that the flight is done.
+    #[cold]
+    fn wake_share(&self) {
+        const SHARE: usize = 32;
+        if !self.wake_some(SHARE) {
+            self.state.clear(UNTOLD);
+        }
+    }
+
     fn try_poll_right(&self, now: Snapshot) -> bool {
-        self.state.change(now, (now.0 | POLLING) & !(WOKEN | REPOLL)) || bug("two-at-once")
+        self.state.change(now, (now.word | POLLING) & !ASKED) || bug("two-at-once")
     }
 }
 
@@ -294,7 +316,7 @@ impl<K, T> Flight<K, T> {
         // Acquire: whoever frees has to see all that was done under the other references. If one is left, it is ours,
         // and nobody can make another; no need to write.
         if refs.load(Ordering::Acquire) == 1 || refs.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // SAFETY: no reference is left; it was made by `Box::into_raw`.
+            // SAFETY: no reference is left; it was made by `Box::leak`.
             quietly(|| drop(unsafe { Box::from_raw(flight.as_ptr()) }));
         }
     }
@@ -317,8 +339,14 @@ impl<K, T> FlightRef<K, T> {
         self.flight().hash
     }
 
+    #[inline]
     pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
-        self.flight().cargo.fingerprint()
+        // Most flights have none, and are spared the call.
+        if self.flight().state.load().has(PROVEN) {
+            self.flight().cargo.fingerprint()
+        } else {
+            None
+        }
     }
 
     /// Keeps the flight's address from being used again.
@@ -328,6 +356,7 @@ impl<K, T> FlightRef<K, T> {
     }
 
     /// How many callers there are, tasks of ours not counted.
+    #[inline]
     pub(crate) fn attending(&self) -> u32 {
         self.flight().state.load().attending()
     }
@@ -339,6 +368,7 @@ impl<K, T> FlightRef<K, T> {
 
     /// One caller more, unless the flight is done. Only under the lock that guards the flight's entry, and while the
     /// entry is there: then a limit that was checked there holds.
+    #[inline]
     pub(crate) fn join(&self) -> Option<Seat<K, T>> {
         let before = self.flight().state.join()?;
         Some(Seat {
@@ -368,7 +398,7 @@ impl<K, T> FlightRef<K, T> {
                 unsafe {
                     self.flight().cargo.drop_work();
                     drop(self.vacate(home));
-                    self.publish(now.failure(home), Leaver::Nobody);
+                    self.publish(now.failure(home), Leaver::Nobody, home);
                 }
                 return;
             }
@@ -376,15 +406,17 @@ impl<K, T> FlightRef<K, T> {
     }
 
     /// Takes the entry out of the map: the map's reference, if the flight was still listed.
+    #[inline]
     fn vacate(&self, home: &impl Home<K, T>) -> Option<FlightRef<K, T>> {
         home.vacate(self).filter(|listed| listed.is(self))
     }
 
-    /// Puts the result where everyone finds it, and wakes everyone. The entry has left the map.
+    /// Puts the result where everyone finds it, and wakes everyone: a round of them here, the rest in a task if there is a
+    /// runtime. The entry has left the map.
     ///
     /// # Safety
     /// The caller holds `POLLING`; the slot is empty.
-    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver) -> Snapshot {
+    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver, home: &impl Home<K, T>) -> Snapshot {
         // Keeps the flight until everyone is woken: those who leave may be the last.
         let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
         let flight = self.flight();
@@ -394,7 +426,11 @@ impl<K, T> FlightRef<K, T> {
             Leaver::Nobody => flight.state.finish(),
             Leaver::Publisher => flight.state.finish_and_leave(),
         };
-        flight.wake_all();
+        if flight.wake_some(round()) && !bug("one-round-only") {
+            // A task wakes the rest; and so does whoever is awake, for a task may have long to wait for its turn.
+            flight.state.set(UNTOLD);
+            home.wake_rest(Waking(self.clone()));
+        }
         if left == 0 {
             // All have left, and left the rest to us.
             // SAFETY: nobody joins a flight that is done, so nobody is there to look at the result; the callers' common
@@ -439,6 +475,22 @@ impl<K, T> Drop for FlightRef<K, T> {
     fn drop(&mut self) {
         // SAFETY: this reference is ours; when it is the last, the callers' has gone, and the result with it.
         unsafe { Flight::release(self.0) };
+    }
+}
+
+/// Those of a landed flight's callers who are still to be woken. Dropped, it wakes them all.
+pub(crate) struct Waking<K, T>(FlightRef<K, T>);
+
+impl<K, T> Waking<K, T> {
+    /// Wakes a round of them; says whether there are more.
+    pub(crate) fn wake_round(&self) -> bool {
+        self.0.flight().wake_some(round())
+    }
+}
+
+impl<K, T> Drop for Waking<K, T> {
+    fn drop(&mut self) {
+        self.0.flight().wake_some(usize::MAX);
     }
 }
 

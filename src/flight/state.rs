@@ -1,7 +1,10 @@
-//! The word that says where a flight stands, and who may do what.
+//! The word that says where a flight stands, and who may do what; and how many have joined.
 //!
-//! Nine flags and, above them, the number of callers. Every change is one read-modify-write, so a reader of the
-//! word sees flags and callers that belong together.
+//! Eleven flags and, above them, the callers: those it began with, less those who left. Every change of the word is one
+//! read-modify-write. Who joins counts himself in a number of its own, under the lock of the map's shard, so that a join
+//! needs no read-modify-write at all. It only grows, so whoever reads it without the lock may miss callers, and whoever
+//! then changes the word by compare-exchange has missed none who left. It is exact under the lock, and once the entry has
+//! left the map; when a flight is done it is added to the word, and the word alone counts who is still there.
 
 use crate::sync::{AtomicU32, bug, load};
 use std::sync::atomic::Ordering;
@@ -24,37 +27,69 @@ pub(super) const TASK: u32 = 1 << 6;
 pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
 /// The first follower asks for a poll with the flight's own waker.
 pub(super) const REPOLL: u32 = 1 << 8;
+/// The flight carries a fingerprint.
+pub(super) const PROVEN: u32 = 1 << 9;
+/// The flight is done, and not all who wait have been woken: whoever takes his result or leaves wakes some of them.
+pub(super) const UNTOLD: u32 = 1 << 10;
+/// The work asks for a poll, or a caller does.
+pub(super) const ASKED: u32 = WOKEN | REPOLL;
+/// The work is to be polled, or dropped.
+pub(super) const CALLED_FOR: u32 = ASKED | ABORTED;
+/// From here on the work is not polled with the leader's waker any more.
+pub(super) const JOINED: u32 = SHARED | REPOLL;
 /// One caller.
-pub(super) const CALLER: u32 = 1 << 9;
+pub(super) const CALLER: u32 = 1 << 11;
 /// The most callers that a flight can have. One place is kept for a task of ours.
 pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
 
-/// What the word said at one moment.
+/// What the word said at one moment, and who had joined by then at least.
 #[derive(Clone, Copy)]
-pub(super) struct Snapshot(pub(super) u32);
+pub(super) struct Snapshot {
+    pub(super) word: u32,
+    joined: u32,
+}
 
 impl Snapshot {
+    #[inline]
     pub(super) fn has(self, flags: u32) -> bool {
-        self.0 & flags != 0
+        self.word & flags != 0
     }
 
+    /// How many callers there are; see above for when that is exact.
+    #[inline]
     pub(super) fn callers(self) -> u32 {
-        self.0 / CALLER
+        let joined = if self.has(DONE) { 0 } else { self.joined };
+        // Both wrap round, the callers at any time don't.
+        self.word.wrapping_add(joined.wrapping_mul(CALLER)) / CALLER
     }
 
     /// Callers that are not a task of ours.
+    #[inline]
     pub(super) fn attending(self) -> u32 {
         self.callers().saturating_sub(u32::from(self.has(TASK)))
     }
 }
 
-/// The word itself.
+/// The word itself, and the number.
 #[derive(Debug)]
-pub(super) struct State(AtomicU32);
+pub(super) struct State {
+    word: AtomicU32,
+    joined: AtomicU32,
+}
 
 impl State {
+    #[inline]
     pub(super) fn new(flags: u32, callers: u32) -> Self {
-        Self(AtomicU32::new(flags + callers * CALLER))
+        Self {
+            word: AtomicU32::new(flags + callers * CALLER),
+            joined: AtomicU32::new(0),
+        }
+    }
+
+    /// How many have joined, or so: the number may be behind.
+    #[inline]
+    pub(super) fn joined(&self) -> u32 {
+        self.joined.load(Ordering::Relaxed)
     }
 
     /// Acquire: whoever sees `DONE`, or that the others have left, sees what they wrote.
@@ -65,7 +100,16 @@ impl State {
         } else {
             Ordering::Acquire
         };
-        Snapshot(load(&self.0, order))
+        self.at(load(&self.word, order))
+    }
+
+    #[inline]
+    fn at(&self, word: u32) -> Snapshot {
+        Snapshot {
+            word,
+            // Relaxed: what orders this is the lock under which it is written, where it has to be exact.
+            joined: self.joined(),
+        }
     }
 
     /// Changes `from` to `to`; false if the word is another by now.
@@ -74,62 +118,68 @@ impl State {
     /// followers, to the leader's node; giving it or a place up has to publish the same.
     #[inline]
     pub(super) fn change(&self, from: Snapshot, to: u32) -> bool {
-        self.0
-            .compare_exchange(from.0, to, Ordering::AcqRel, Ordering::Relaxed)
+        self.word
+            .compare_exchange(from.word, to, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
     /// Sets `flags`; says what stood before.
     #[inline]
     pub(super) fn set(&self, flags: u32) -> Snapshot {
-        Snapshot(self.0.fetch_or(flags, Ordering::AcqRel))
+        self.at(self.word.fetch_or(flags, Ordering::AcqRel))
     }
 
     /// Clears `flags`; says what stood before.
     #[inline]
     pub(super) fn clear(&self, flags: u32) -> Snapshot {
-        Snapshot(self.0.fetch_and(!flags, Ordering::AcqRel))
+        self.at(self.word.fetch_and(!flags, Ordering::AcqRel))
     }
 
     /// One caller more, and with the first follower the request to poll anew; says what stood before, or nothing if
-    /// the flight is done: nobody joins it then, whatever the map says.
+    /// the flight is done: nobody joins it then, whatever the map says. Under the lock that guards the flight's entry,
+    /// so that no other caller writes the number, and a last one who leaves and cancels is seen, or sees us.
     #[inline]
     pub(super) fn join(&self) -> Option<Snapshot> {
-        let mut now = self.load();
-        loop {
-            if now.has(DONE) {
-                return None;
-            }
-            let first = if now.has(SHARED) { 0 } else { SHARED | REPOLL };
-            if self.change(now, (now.0 | first) + CALLER) {
-                return Some(now);
-            }
-            now = self.load();
+        let now = self.load();
+        if now.has(DONE) {
+            return None;
         }
+        self.joined.store(now.joined.wrapping_add(1), Ordering::Relaxed);
+        if now.has(SHARED) {
+            return Some(now);
+        }
+        Some(self.set(JOINED))
     }
 
-    /// One caller fewer; says what stood before.
+    /// One caller fewer. Says how many there were, if the flight is done; after that it may be gone.
     #[inline]
-    pub(super) fn leave(&self) -> Snapshot {
+    pub(super) fn leave(&self) -> u32 {
         let order = if bug("relaxed-leave") {
             Ordering::Relaxed
         } else {
             Ordering::AcqRel
         };
-        Snapshot(self.0.fetch_sub(CALLER, order))
+        self.word.fetch_sub(CALLER, order) / CALLER
     }
 
-    /// From `POLLING` to `DONE` in one step; says what stood before, and how many callers are left.
+    /// From `POLLING` to `DONE` in one step; says what stood before, and how many callers are left. The entry has left the
+    /// map, so the number is final.
     #[inline]
     pub(super) fn finish(&self) -> (Snapshot, u32) {
-        let before = Snapshot(self.0.fetch_add(DONE - POLLING, Ordering::AcqRel));
-        (before, before.callers())
+        self.finish_with(0)
     }
 
     /// As [`finish`](Self::finish), and one caller fewer.
     #[inline]
     pub(super) fn finish_and_leave(&self) -> (Snapshot, u32) {
-        let before = Snapshot(self.0.fetch_sub(CALLER - (DONE - POLLING), Ordering::AcqRel));
-        (before, before.callers() - 1)
+        self.finish_with(1)
+    }
+
+    #[inline]
+    fn finish_with(&self, leavers: u32) -> (Snapshot, u32) {
+        let callers = self.joined().wrapping_sub(leavers).wrapping_mul(CALLER);
+        let change = callers.wrapping_add(DONE - POLLING);
+        let before = self.at(self.word.fetch_add(change, Ordering::AcqRel));
+        (before, before.callers().wrapping_sub(leavers))
     }
 }

@@ -38,6 +38,7 @@ impl Drainers {
     }
 
     /// Whether anybody waits. Relaxed: the shards' locks order it, see above.
+    #[inline]
     pub(super) fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
     }

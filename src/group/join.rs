@@ -1,6 +1,5 @@
 //! Joining without leading.
 
-use super::run::settle;
 use super::waits::Wait;
 use super::{Borrowed, Error, Group, Outcome, Role};
 use crate::flight::{Anchor, Caller, Failure};
@@ -100,7 +99,11 @@ where
         Poll::Ready(match landed {
             // It was to end so already as we joined: as good as gone.
             Err(Failure::Aborted | Failure::Cancelled) if *this.late => None,
-            landed => Some(settle(landed, Role::Follower)),
+            Ok(value) => Some(Ok(Outcome {
+                value,
+                role: Role::Follower,
+            })),
+            Err(failure) => Some(Err(failure.into())),
         })
     }
 }

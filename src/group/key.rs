@@ -14,18 +14,17 @@ pub(super) mod sealed {
     pub trait Key<K> {
         /// Whether making the key owned runs code of the user, which must not be under a lock.
         const BORROWED: bool;
-        type Rest;
 
         fn hash(&self, hasher: &impl BuildHasher) -> u64;
         fn is(&self, key: &K) -> bool;
-        /// The owned key, and what it takes to have the call's key back.
-        fn split(self) -> (K, Self::Rest);
-        fn unsplit(key: K, rest: Self::Rest) -> Self;
+        /// An owned key for a borrowed one. Runs code of the user.
+        fn make(&self) -> Option<K>;
+        /// The key as it goes into a flight: the one that was made, for a borrowed one.
+        fn owned(self, made: Option<K>) -> K;
     }
 
     impl<K: Hash + Eq> Key<K> for Owned<K> {
         const BORROWED: bool = false;
-        type Rest = ();
 
         fn hash(&self, hasher: &impl BuildHasher) -> u64 {
             hasher.hash_one(&self.0)
@@ -35,22 +34,21 @@ pub(super) mod sealed {
             self.0 == *key
         }
 
-        fn split(self) -> (K, ()) {
-            (self.0, ())
+        fn make(&self) -> Option<K> {
+            None
         }
 
-        fn unsplit(key: K, (): ()) -> Self {
-            Self(key)
+        fn owned(self, _made: Option<K>) -> K {
+            self.0
         }
     }
 
-    impl<'a, K, Q> Key<K> for ByRef<'a, Q>
+    impl<K, Q> Key<K> for ByRef<'_, Q>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         const BORROWED: bool = true;
-        type Rest = &'a Q;
 
         fn hash(&self, hasher: &impl BuildHasher) -> u64 {
             hasher.hash_one(self.0)
@@ -60,12 +58,12 @@ pub(super) mod sealed {
             key.borrow() == self.0
         }
 
-        fn split(self) -> (K, &'a Q) {
-            (self.0.to_owned(), self.0)
+        fn make(&self) -> Option<K> {
+            Some(self.0.to_owned())
         }
 
-        fn unsplit(_key: K, key: &'a Q) -> Self {
-            Self(key)
+        fn owned(self, made: Option<K>) -> K {
+            made.unwrap_or_else(|| self.0.to_owned())
         }
     }
 }

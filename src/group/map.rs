@@ -51,6 +51,7 @@ impl<K, T> Vacancy<'_, K, T> {
 
 impl<K, T> Shard<K, T> {
     /// The flight of a key, or the place for one.
+    #[inline]
     pub(super) fn find_or_reserve(&mut self, hash: u64, is_key: impl Fn(&K) -> bool) -> Found<'_, K, T> {
         let entry = self.table.entry(hash, |flight| is_key(flight.key()), FlightRef::hash);
         match entry {
@@ -64,6 +65,7 @@ impl<K, T> Shard<K, T> {
     }
 
     /// Takes out the entry that `is_it` accepts.
+    #[inline]
     pub(super) fn remove(&mut self, hash: u64, is_it: impl Fn(&FlightRef<K, T>) -> bool) -> Option<FlightRef<K, T>> {
         let found = self.table.find_entry(hash, is_it).ok()?;
         let (flight, _) = found.remove();
@@ -98,6 +100,7 @@ impl<K, T> Map<K, T> {
 
     /// The shard of a hash, by bits that the table inside looks at neither first (the top seven) nor, while it is small,
     /// for the place (the low ones).
+    #[inline]
     pub(super) fn shard(&self, hash: u64) -> &Mutex<Shard<K, T>> {
         let index = (hash >> 32) as usize & (self.shards.len() - 1);
         &self.shards[index].0

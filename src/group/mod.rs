@@ -28,8 +28,8 @@ pub use self::try_run::{ShareError, TryRun};
 use self::drain::Drainers;
 use self::map::Map;
 use self::stats::Counters;
-use crate::flight::{Caller, Drive, Event, FlightRef, Home, OnAbandon, Seat};
-use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime};
+use crate::flight::{Caller, Drive, Event, FlightRef, Home, OnAbandon, Seat, Waking};
+use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, yield_now};
 use crate::telemetry;
 use std::borrow::Borrow;
 use std::fmt;
@@ -160,7 +160,8 @@ where
     /// # Panics
     ///
     /// The future panics if it is polled again after it was ready. A panic in the key's `Hash` or `Eq` passes through
-    /// to this caller; nothing was begun then.
+    /// to this caller; nothing was begun then. So does a panic in the destructor of the key or the closure of a call that
+    /// joins; he is a caller of the flight then, as any other.
     pub fn run<F, W>(&self, key: K, work: F) -> Run<'_, K, T, S, Owned<K>, F, ()>
     where
         F: FnOnce() -> W,
@@ -346,6 +347,7 @@ where
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
+    #[inline]
     fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
         let removed = {
             let mut shard = self.map.shard(flight.hash()).lock();
@@ -360,6 +362,21 @@ where
             self.drainers.wake_all();
         }
         removed
+    }
+
+    fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
+        let _shard = self.map.shard(flight.hash()).lock();
+        act()
+    }
+
+    fn wake_rest(&self, rest: Waking<K, T>) {
+        if let Some(runtime) = self.runtime() {
+            runtime.spawn(async move {
+                while rest.wake_round() {
+                    yield_now().await;
+                }
+            });
+        }
     }
 
     fn attend(self: &Arc<Self>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
@@ -392,8 +409,16 @@ where
         Inner::vacate(self, flight)
     }
 
+    fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
+        Inner::while_nobody_joins(self, flight, act)
+    }
+
     fn note(&self, event: Event) {
         self.told(&event);
+    }
+
+    fn wake_rest(&self, rest: Waking<K, T>) {
+        Inner::wake_rest(self, rest);
     }
 
     fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
@@ -414,8 +439,16 @@ where
         Inner::vacate(self, flight)
     }
 
+    fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
+        Inner::while_nobody_joins(self, flight, act)
+    }
+
     fn note(&self, event: Event) {
         self.told(&event);
+    }
+
+    fn wake_rest(&self, rest: Waking<K, T>) {
+        Inner::wake_rest(self, rest);
     }
 
     fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {

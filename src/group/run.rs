@@ -3,7 +3,7 @@
 use super::map::Found;
 use super::waits::Wait;
 use super::{Borrowed, Error, Group, Inner, Key, Limit};
-use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, Landed, OnAbandon, Proof, Seat, Takeoff};
+use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, OnAbandon, Proof, Seat, Takeoff, quietly};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
 use std::fmt;
@@ -77,13 +77,6 @@ struct Call<Q, F, P> {
     proof: P,
 }
 
-/// What the first poll comes to.
-enum Begun<K, T, Q, F, P, W> {
-    /// The caller is seated. If the flight is to be aborted or cancelled already, the call is made again after that.
-    Joined(Option<Call<Q, F, P>>),
-    Led(Takeoff<K, T, P, W>, F),
-}
-
 impl<'g, K, T, S, Q, F> Run<'g, K, T, S, Q, F, ()>
 where
     K: Hash + Eq + Send + Sync + 'static,
@@ -155,111 +148,144 @@ where
         let this = self.project();
         let caller = this.caller.into_ref();
         loop {
-            let polled = if caller.is_seated() {
-                caller.poll(cx)
-            } else {
-                let Some(call) = this.call.take() else {
-                    panic!("`Run` polled after it was ready");
+            // Each way returns for itself: a result that is first joined with others and then taken apart costs more than
+            // all the rest of a follower's poll.
+            if caller.is_seated() {
+                let failure = match ready!(caller.poll(cx)) {
+                    Ok(value) => {
+                        *this.wait = None;
+                        over(this.call);
+                        return Poll::Ready(Ok(Outcome {
+                            value,
+                            role: *this.role,
+                        }));
+                    }
+                    Err(failure) => failure,
                 };
-                match begin(caller, call, *this.on_abandon, *this.drive, this.wait) {
-                    Ok(Begun::Led(takeoff, work)) => {
-                        *this.role = Role::Leader;
-                        caller.take_off(takeoff, work, cx)
-                    }
-                    Ok(Begun::Joined(call)) => {
-                        *this.role = Role::Follower;
-                        *this.call = call;
-                        caller.poll(cx)
-                    }
-                    Err(error) => return Poll::Ready(caller.get_ref().home().refuse(error)),
+                *this.wait = None;
+                if failure.is_another_calls() && this.call.is_some() {
+                    continue;
                 }
-            };
-            let landed = ready!(polled);
-            *this.wait = None;
-            if let (Err(Failure::Aborted | Failure::Cancelled), true) = (&landed, this.call.is_some()) {
-                continue;
+                over(this.call);
+                return Poll::Ready(Err(failure.into()));
             }
-            return Poll::Ready(settle(landed, *this.role));
+            match begin(caller, this.call, *this.on_abandon, *this.drive, this.role, this.wait) {
+                Ok(Begun::Joined) => {}
+                Ok(Begun::Led(takeoff, work)) => {
+                    let role = *this.role;
+                    let landed = ready!(caller.take_off(takeoff, work, cx));
+                    *this.wait = None;
+                    return Poll::Ready(landed.map(|value| Outcome { value, role }).map_err(Error::from));
+                }
+                Err(error) => {
+                    let refused = caller.get_ref().home().refuse(error);
+                    *this.call = None;
+                    return Poll::Ready(refused);
+                }
+            }
         }
     }
 }
 
-/// Joins the key's flight or leads one.
+/// Drops a call that was kept to be made again, and is not.
+fn over<Q, F, P>(call: &mut Option<Call<Q, F, P>>) {
+    if call.is_some() {
+        quietly(|| *call = None);
+    }
+}
+
+/// What a call has become.
+enum Begun<K, T, F, P, W> {
+    Joined,
+    Led(Takeoff<K, T, P, W>, F),
+}
+
+/// Joins the key's flight or leads one. The call is used up by that, unless the flight is to be aborted or cancelled
+/// already: then it is made again once that is over.
 fn begin<K, T, S, Q, F, P, W>(
     caller: Pin<&Caller<K, T, Borrowed<'_, K, T, S>>>,
-    call: Call<Q, F, P>,
+    place: &mut Option<Call<Q, F, P>>,
     on_abandon: OnAbandon,
     drive: Drive,
+    role: &mut Role,
     wait: &mut Option<Wait>,
-) -> Result<Begun<K, T, Q, F, P, W>, Error>
+) -> Result<Begun<K, T, F, P, W>, Error>
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
     Q: Key<K>,
+    F: FnOnce() -> W,
     P: Proof,
     W: Future<Output = T> + Send + 'static,
 {
+    let Some(call) = place else { panic!("{OVER}") };
     let inner = *caller.get_ref().home();
     let mut parent = Anchor::current();
     let hash = call.key.hash(&inner.hasher);
-    let shard = inner.map.shard(hash);
-    if Q::BORROWED {
-        let mut shard = shard.lock();
-        if let Some(flight) = shard.find(hash, |own| call.key.is(own)) {
-            let seat = inner.join(flight, call.proof.fingerprint(), &mut parent, wait)?;
-            shard.joined += u64::from(!seat.late);
-            drop(shard);
-            let late = seat.late;
-            // First of all the seat, whatever the destructors in the call do.
-            caller.sit(seat);
-            return Ok(Begun::Joined(late.then_some(call)));
-        }
-    }
     let can_spawn = drive != Drive::Spawned || inner.runtime().is_some();
-    let Call { key, work, proof } = call;
-    // Runs no code of the user for an owned key; for a borrowed one the lock is not held here.
-    let (key, rest) = key.split();
-    let mut shard = shard.lock();
-    match shard.find_or_reserve(hash, |own| *own == key) {
-        Found::Flight(flight) => {
-            let seat = inner.join(flight, proof.fingerprint(), &mut parent, wait);
-            shard.joined += u64::from(seat.as_ref().is_ok_and(|seat| !seat.late));
+    let mut made = None;
+    let mut shard = inner.map.shard(hash).lock();
+    let mut seat = None;
+    if Q::BORROWED {
+        seat = shard
+            .find(hash, |own| call.key.is(own))
+            .map(|flight| inner.join(flight, call.proof.fingerprint(), &mut parent, wait));
+        if seat.is_none() {
+            // Code of the user, so not under the lock.
             drop(shard);
-            let seat = seat?;
-            let late = seat.late;
-            caller.sit(seat);
-            let again = late.then(|| Call {
-                key: Q::unsplit(key, rest),
-                work,
-                proof,
-            });
-            Ok(Begun::Joined(again))
-        }
-        Found::Free(vacancy) => {
-            let admitted = if can_spawn {
-                inner.admit()
-            } else {
-                Err(Error::NoRuntime)
-            };
-            if let Err(error) = admitted {
-                drop(shard);
-                return Err(error);
-            }
-            let (flight, takeoff) = caller.lead(key, hash, proof, on_abandon, drive);
-            if let Some(parent) = parent {
-                // Nobody knows of the flight yet, so it waits for nobody: no circle.
-                *wait = Wait::enter(parent, flight.anchor()).ok();
-            }
-            vacancy.fill(flight);
-            shard.led += 1;
-            Ok(Begun::Led(takeoff, work))
+            made = call.key.make();
+            shard = inner.map.shard(hash).lock();
         }
     }
+    let seat = match seat {
+        Some(seat) => seat,
+        None => match shard.find_or_reserve(hash, |own| call.key.is(own)) {
+            Found::Flight(flight) => inner.join(flight, call.proof.fingerprint(), &mut parent, wait),
+            Found::Free(vacancy) => {
+                let admitted = if can_spawn {
+                    inner.admit()
+                } else {
+                    Err(Error::NoRuntime)
+                };
+                if let Err(error) = admitted {
+                    drop(shard);
+                    return Err(error);
+                }
+                let Some(Call { key, work, proof }) = place.take() else {
+                    panic!("{OVER}")
+                };
+                *role = Role::Leader;
+                let (flight, takeoff) = caller.lead(key.owned(made), hash, proof, on_abandon, drive);
+                if let Some(parent) = parent {
+                    // Nobody knows of the flight yet, so it waits for nobody: no circle.
+                    *wait = Wait::enter(parent, flight.anchor()).ok();
+                }
+                vacancy.fill(flight);
+                shard.led += 1;
+                return Ok(Begun::Led(takeoff, work));
+            }
+        },
+    };
+    shard.joined += u64::from(seat.as_ref().is_ok_and(|seat| !seat.late));
+    drop(shard);
+    let seat = seat?;
+    let late = seat.late;
+    // First of all the role and the seat, whatever the destructors in the call do.
+    *role = Role::Follower;
+    caller.sit(seat);
+    if !late {
+        *place = None;
+    }
+    Ok(Begun::Joined)
 }
+
+/// What polling a call too often is told.
+const OVER: &str = "`Run` polled after it was ready";
 
 impl<K, T, S> Inner<K, T, S> {
     /// A place in `flight`, if the call may have one. Under the lock of the flight's shard; runs no user code.
+    #[inline]
     pub(super) fn join(
         &self,
         flight: &FlightRef<K, T>,
@@ -273,9 +299,8 @@ impl<K, T, S> Inner<K, T, S> {
         if flight.attending() >= self.settings.max_callers {
             return Err(Error::Overloaded(Limit::Callers(self.settings.max_callers)));
         }
-        if let Some(parent) = parent.take() {
-            let entered = Wait::enter(parent, flight.anchor());
-            *wait = Some(entered.map_err(|_circle| Error::Reentrant)?);
+        if parent.is_some() {
+            wait_for(flight, parent, wait)?;
         }
         // A flight has left the map before it is done, so there is a seat.
         flight.join().ok_or(Error::Aborted)
@@ -300,12 +325,32 @@ impl<K, T, S> Inner<K, T, S> {
     }
 }
 
+/// Enters that the flight whose work makes this call waits for `flight`.
+#[cold]
+fn wait_for<K, T>(flight: &FlightRef<K, T>, parent: &mut Option<Anchor>, wait: &mut Option<Wait>) -> Result<(), Error> {
+    if let Some(parent) = parent.take() {
+        let entered = Wait::enter(parent, flight.anchor());
+        *wait = Some(entered.map_err(|_circle| Error::Reentrant)?);
+    }
+    Ok(())
+}
+
+impl Failure {
+    /// Whether somebody else's wish ended the flight, so that a call that came too late to have been meant is made again.
+    #[cold]
+    fn is_another_calls(&self) -> bool {
+        matches!(self, Self::Aborted | Self::Cancelled)
+    }
+}
+
 /// What a caller is told.
-pub(super) fn settle<T>(landed: Landed<T>, role: Role) -> Result<Outcome<T>, Error> {
-    match landed {
-        Ok(value) => Ok(Outcome { value, role }),
-        Err(Failure::Panicked(panic)) => Err(Error::Panicked(panic)),
-        Err(Failure::Aborted | Failure::Cancelled) => Err(Error::Aborted),
+impl From<Failure> for Error {
+    #[cold]
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Panicked(panic) => Self::Panicked(panic),
+            Failure::Aborted | Failure::Cancelled => Self::Aborted,
+        }
     }
 }
 

@@ -4,55 +4,61 @@ use super::Caller;
 use super::land::Polled;
 use crate::flight::frame::Frame;
 use crate::flight::list::{Driver, Leaves, List};
-use crate::flight::state::{ABORTED, DONE, POLLING, REPOLL, SHARED, Snapshot, WOKEN};
-use crate::flight::{Event, Flight, FlightRef, Home, Landed, Lent, waker};
+use crate::flight::state::{ABORTED, ASKED, DONE, POLLING, SHARED, Snapshot, WOKEN};
+use crate::flight::{Cargo, Event, Flight, FlightRef, Home, Landed, Lent, waker};
 use crate::sync::bug;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
+/// One of so many newcomers takes the lock, and the others out of the stack, so that whoever takes it next, perhaps to
+/// wake the work, finds few.
+const NEWCOMERS: u32 = 64;
+
 impl<K, T, H: Home<K, T>> Caller<K, T, H> {
-    /// Polls the work once.
+    /// Polls the work once. The leader knows its type the first time, which spares him the indirection.
     ///
     /// # Safety
-    /// The flight is ours, we hold `POLLING`, the slot holds the work; `now` is what the word said when we took it.
-    pub(super) unsafe fn drive(
+    /// The flight is ours, `whole` is the same; we hold `POLLING`, the slot holds the work; `frame` is the flight's; `now`
+    /// is what the word said when we took `POLLING`.
+    #[inline]
+    pub(super) unsafe fn drive<C: Cargo<K, T> + ?Sized>(
         self: Pin<&Self>,
+        whole: NonNull<Flight<K, T, C>>,
         flight: NonNull<Flight<K, T>>,
+        frame: Frame,
         now: Snapshot,
         cx: &mut Context<'_>,
     ) -> Poll<Landed<T>>
     where
         T: Clone,
     {
-        // SAFETY: by contract; the frame and the lent waker end before the flight can.
+        // SAFETY: by contract; the lent waker ends before the flight can.
         unsafe {
             let lent = Lent::new(flight);
-            let cargo = &flight.as_ref().cargo;
             if now.has(ABORTED) {
-                cargo.drop_work();
-                return Poll::Ready(self.land(flight, now.failure(&self.home), Polled::Not));
+                drop(frame);
+                whole.as_ref().cargo.drop_work();
+                return Poll::Ready(self.land(whole, flight, now.failure(&self.home), Polled::Not));
             }
             // Given up whatever unwinds while we park: a waker's `clone` or `drop`. The poll itself lets nothing out.
             let right = PollRight {
                 caller: self.get_ref(),
                 flight: &lent,
             };
-            let polled = {
-                let _frame = Frame::enter(flight);
-                flight.as_ref().span.enter(|| {
-                    if now.has(SHARED) {
-                        let waker = waker::lend(flight);
-                        cargo.poll(&mut Context::from_waker(&waker))
-                    } else {
-                        cargo.poll(cx)
-                    }
-                })
-            };
+            let polled = lent.flight().span.enter(|| {
+                if now.has(SHARED) {
+                    let waker = waker::lend(flight);
+                    whole.as_ref().cargo.poll(&mut Context::from_waker(&waker))
+                } else {
+                    whole.as_ref().cargo.poll(cx)
+                }
+            });
+            drop(frame);
             match polled {
                 Poll::Ready(landed) => {
                     std::mem::forget(right);
-                    Poll::Ready(self.land(flight, landed, Polled::Now))
+                    Poll::Ready(self.land(whole, flight, landed, Polled::Now))
                 }
                 Poll::Pending => self.park(right, now, cx),
             }
@@ -104,6 +110,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
         }
         let waker = waker.clone();
+        if let (Place::Back, false) = (place, self.node.is_linked()) {
+            // SAFETY: not linked, and pinned in the caller's future, which unlinks it before it is freed.
+            drop(unsafe { flight.waiting.push(&self.node, waker) });
+            if flight.state.joined().is_multiple_of(NEWCOMERS) {
+                drop(flight.waiting.lock());
+            }
+            return;
+        }
         let (event, old) = {
             let mut waiting = flight.waiting.lock();
             let event = self.place(&mut waiting, place);
@@ -164,7 +178,7 @@ impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
         let before = self.flight.flight().state.clear(POLLING);
         if before.has(ABORTED) && !bug("deaf-to-abort") {
             self.flight.end_if_idle(&self.caller.home);
-        } else if before.has(WOKEN | REPOLL) && !bug("deaf-to-wake") {
+        } else if before.has(ASKED) && !bug("deaf-to-wake") {
             self.flight.flight().wake_drivers();
         }
     }

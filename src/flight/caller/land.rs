@@ -3,10 +3,11 @@
 use super::Caller;
 use crate::flight::cargo::quietly;
 use crate::flight::list::Leaves;
-use crate::flight::state::{ABORTED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, POLLING, REPOLL, SHARED, TASK, WOKEN};
-use crate::flight::{Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Panicked, Seat};
+use crate::flight::state::{
+    ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, Snapshot, TASK, UNTOLD,
+};
+use crate::flight::{Cargo, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
 use crate::sync::bug;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
@@ -15,9 +16,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     /// Ends the flight with this result, and takes ours of it.
     ///
     /// # Safety
-    /// The flight is ours, we hold `POLLING`, the slot is empty.
-    pub(super) unsafe fn land(
+    /// The flight is ours, `whole` is the same; we hold `POLLING`, the slot is empty.
+    #[inline]
+    pub(super) unsafe fn land<C: Cargo<K, T> + ?Sized>(
         self: Pin<&Self>,
+        whole: NonNull<Flight<K, T, C>>,
         flight: NonNull<Flight<K, T>>,
         landed: Landed<T>,
         polled: Polled,
@@ -62,7 +65,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             unsafe {
                 std::mem::forget(listed);
                 self.node.forget();
-                quietly(|| drop(Box::from_raw(flight.as_ptr())));
+                quietly(|| drop(Box::from_raw(whole.as_ptr())));
             }
             return landed;
         }
@@ -72,7 +75,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             // What is returned here nobody looks at.
             self.flight.set(None);
             // SAFETY: by contract.
-            let before = unsafe { lent.publish(landed, Leaver::Publisher) };
+            let before = unsafe { lent.publish(landed, Leaver::Publisher, &self.home) };
             if before.callers() == 1 && !before.has(ABORTED) {
                 self.home.note(Event::FinishedUnattended);
             }
@@ -80,7 +83,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         // SAFETY: by contract; then it is done.
         unsafe {
-            lent.publish(landed, Leaver::Nobody);
+            lent.publish(landed, Leaver::Nobody, &self.home);
             if bug("publish-before-removal") {
                 drop(lent.vacate(&self.home));
             }
@@ -92,6 +95,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     ///
     /// # Safety
     /// The flight is ours and done.
+    #[inline]
     pub(super) unsafe fn take(&self, flight: NonNull<Flight<K, T>>) -> Landed<T>
     where
         T: Clone,
@@ -106,7 +110,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             return Err(Failure::Cancelled);
         }
         let cargo = &lent.flight().cargo;
-        if lent.flight().state.load().callers() == 1 {
+        let now = lent.flight().state.load();
+        if now.has(UNTOLD) {
+            lent.flight().wake_share();
+        }
+        if now.callers() == 1 {
             // SAFETY: the others have left, and nobody joins what is done: result and common reference are ours.
             unsafe {
                 let landed = cargo.take();
@@ -114,20 +122,15 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 return landed;
             }
         }
-        let mut copy = None;
-        let copied = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: the result stays while we have not left.
-            unsafe { cargo.peek(&mut |landed| copy = Some(landed.clone())) };
-        }));
-        // SAFETY: we are its caller until here.
-        unsafe { leave_done(flight) };
-        match (copied, copy) {
-            (Err(panic), _) => Err(Failure::Panicked(Panicked::from_payload(panic))),
-            (Ok(()), Some(landed)) => landed,
-            (Ok(()), None) => Err(Failure::Aborted),
+        // SAFETY: the result stays while we have not left, and we are the flight's caller until then.
+        unsafe {
+            let copy = cargo.copy();
+            leave_done(flight);
+            copy
         }
     }
 
+    #[inline]
     fn unlink(&self, flight: &FlightRef<K, T>) {
         if self.node.is_linked() {
             let mut waiting = flight.flight().waiting.lock();
@@ -144,7 +147,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let state = &lent.flight().state;
         if H::TASK {
             // The runtime shuts down and drops its tasks. Callers, if there are any, take the work back.
-            state.set(REPOLL | SHARED);
+            state.set(JOINED);
             state.clear(TASK);
         }
         {
@@ -160,51 +163,69 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 return;
             }
             if now.has(DONE) {
+                if now.has(UNTOLD) {
+                    lent.flight().wake_share();
+                }
                 // SAFETY: it is done, and we are its caller.
                 return unsafe { leave_done(flight) };
             }
-            if now.has(WOKEN | REPOLL) && !now.has(POLLING) && !bug("leave-without-wake") {
+            if now.has(ASKED) && !now.has(POLLING) && !bug("leave-without-wake") {
                 // We may have been the one who was woken for it.
                 lent.flight().wake_drivers();
             }
-            let attending = now.attending();
-            let to_finish = !now.has(CANCEL_ON_ABANDON);
-            if attending > 1 || now.has(ABORTED) || (now.has(TASK) && to_finish) {
-                if state.change(now, now.0 - CALLER) {
-                    if attending == 1 && !now.has(ABORTED) {
+            if goes_on_without_us(now) {
+                if state.change(now, now.word.wrapping_sub(CALLER)) {
+                    if now.attending() == 1 && !now.has(ABORTED) {
                         self.home.note(Event::Abandoned);
                     }
                     return;
                 }
-            } else if to_finish && spawn {
-                if state.change(now, now.0 | TASK | SHARED | REPOLL) {
-                    let seat = Seat { flight, late: false };
-                    if self.home.attend(seat).is_ok() {
-                        self.home.note(Event::Abandoned);
-                        return;
-                    }
-                    state.clear(TASK);
-                    self.home.note(Event::Unspawnable);
-                    spawn = false;
+                continue;
+            }
+            // As far as can be seen from here, we are the last. It is certain only while nobody can join.
+            let to_finish = spawn && !now.has(CANCEL_ON_ABANDON);
+            let mark = match to_finish {
+                true => TASK | JOINED,
+                false => ABORTED | CANCELLED,
+            };
+            let last = || {
+                let now = state.load();
+                !goes_on_without_us(now) && !now.has(DONE) && state.change(now, now.word | mark)
+            };
+            let certain = match bug("blind-cancel") {
+                true => last(),
+                false => self.home.while_nobody_joins(&lent, last),
+            };
+            if certain && to_finish {
+                let seat = Seat { flight, late: false };
+                if self.home.attend(seat).is_ok() {
+                    self.home.note(Event::Abandoned);
+                    return;
                 }
-            } else if bug("blind-cancel") {
-                state.set(ABORTED | CANCELLED);
-                lent.end_if_idle(&self.home);
-            } else if state.change(now, now.0 | ABORTED | CANCELLED) {
+                state.clear(TASK);
+                self.home.note(Event::Unspawnable);
+                spawn = false;
+            } else if certain {
                 lent.end_if_idle(&self.home);
             }
         }
     }
 }
 
+/// Whether a caller may leave and think no more of it: others are there, or a task of ours, or somebody ends it.
+fn goes_on_without_us(now: Snapshot) -> bool {
+    now.attending() > 1 || now.has(ABORTED) || (now.has(TASK) && !now.has(CANCEL_ON_ABANDON))
+}
+
 /// Leaves a flight that has landed; the last one drops the result.
 ///
 /// # Safety
 /// A place among the flight's callers is given up with this, and the flight is done.
+#[inline]
 unsafe fn leave_done<K, T>(flight: NonNull<Flight<K, T>>) {
     // SAFETY: our place keeps the flight alive; if it was the last, result and common reference are left to us.
     unsafe {
-        if flight.as_ref().state.leave().callers() == 1 && !bug("unclaimed-result-kept") {
+        if flight.as_ref().state.leave() == 1 && !bug("unclaimed-result-kept") {
             let unclaimed = flight.as_ref().cargo.take();
             Flight::release(flight);
             quietly(|| drop(unclaimed));

@@ -3,7 +3,7 @@
 
 use loom::future::block_on;
 use loom::thread;
-use oneflight::model::join_tasks;
+use oneflight::model::{join_tasks, wake_in_rounds_of};
 use oneflight::{FlightError, Group, OnAbandon, Role};
 use oneflight_loom::{Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop};
 use std::sync::Arc;
@@ -539,6 +539,30 @@ fn close_join_drain() {
         );
         assert!(caller.join().unwrap());
         assert_eq!(ledger.begun(), begun, "a flight began after close");
+        ledger.check();
+    });
+}
+
+/// Callers who are woken in rounds of one, the rest by a task: everybody is woken, also if somebody who waits leaves meanwhile.
+#[test]
+fn wake_in_rounds() {
+    wake_in_rounds_of(1);
+    explore("waking in rounds/caller leaves", Some(2), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let mut leader = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(leader.as_mut()).is_pending());
+        let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(idle.as_mut()).is_pending());
+        let other = {
+            let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
+            thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
+        };
+        gate.open();
+        drop(block_on(leader).unwrap());
+        drop(idle);
+        other.join().unwrap();
+        join_tasks();
+        assert_eq!(group.in_flight(), 0);
         ledger.check();
     });
 }

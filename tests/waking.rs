@@ -1,0 +1,244 @@
+//! Whoever lands a flight with many callers keeps his thread from nobody for long: he wakes a round of them, a task the rest.
+
+use oneflight::{Drive, Group};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use tokio::sync::oneshot;
+
+/// More than a few rounds.
+const CALLERS: usize = 4_000;
+/// What a round may be at most.
+const ROUND: usize = 600;
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Count {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+type Call<'a> = Pin<Box<dyn Future<Output = u32> + 'a>>;
+
+/// A flight whose leader is to be polled once more, and its followers, who wait.
+struct Crowd<'a> {
+    leader: Call<'a>,
+    followers: Vec<Call<'a>>,
+    woken: Arc<Count>,
+}
+
+impl<'a> Crowd<'a> {
+    fn wait(group: &'a Group<u8, u32>) -> Self {
+        let woken = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let (open, opened) = oneshot::channel();
+        let call = |work: Option<oneshot::Receiver<()>>| -> Call<'a> {
+            Box::pin(async move {
+                let run = group.run(1, || async move {
+                    work.expect("a follower's work is not begun").await.unwrap();
+                    7
+                });
+                run.await.unwrap().value
+            })
+        };
+        let mut leader = call(Some(opened));
+        assert!(poll(&mut leader, Waker::noop()).is_pending());
+        let followers = (0..CALLERS).map(|_| {
+            let mut follower = call(None);
+            assert!(poll(&mut follower, &waker).is_pending());
+            follower
+        });
+        let followers = followers.collect();
+        open.send(()).unwrap();
+        // The first follower was the flight's standby.
+        let woken_for_the_work = woken.get();
+        assert!(
+            woken_for_the_work <= 2,
+            "{woken_for_the_work} callers were woken for the work"
+        );
+        woken.0.store(0, Ordering::Relaxed);
+        Self {
+            leader,
+            followers,
+            woken,
+        }
+    }
+
+    fn land(&mut self) {
+        assert_eq!(poll(&mut self.leader, Waker::noop()), Poll::Ready(7));
+    }
+
+    /// Everybody who waited was told, and gets the result.
+    fn finish(mut self) {
+        // Who was woken for the work was not in the list any more.
+        assert!(
+            self.woken.get() >= CALLERS - 2,
+            "{} of {CALLERS} were woken",
+            self.woken.get()
+        );
+        for follower in &mut self.followers {
+            assert_eq!(poll(follower, Waker::noop()), Poll::Ready(7));
+        }
+    }
+}
+
+fn poll(call: &mut Call<'_>, waker: &Waker) -> Poll<u32> {
+    call.as_mut().poll(&mut Context::from_waker(waker))
+}
+
+#[tokio::test]
+async fn others_run_between_the_rounds() {
+    let group = Group::new();
+    let mut crowd = Crowd::wait(&group);
+    crowd.land();
+    let mut before = crowd.woken.get();
+    assert!((1..=ROUND).contains(&before), "landing woke {before}");
+    assert_eq!(group.in_flight(), 0, "the flight is over, whoever has been told");
+    while before < CALLERS - 2 {
+        tokio::task::yield_now().await;
+        let now = crowd.woken.get();
+        assert!(
+            (before + 1..=before + ROUND).contains(&now),
+            "from {before} to {now} in one round"
+        );
+        before = now;
+    }
+    crowd.finish();
+}
+
+#[test]
+fn without_a_runtime_everybody_is_woken_at_once() {
+    let group = Group::new();
+    let mut crowd = Crowd::wait(&group);
+    crowd.land();
+    crowd.finish();
+}
+
+#[test]
+fn a_runtime_that_shuts_down_wakes_the_rest() {
+    let group = Group::new();
+    let mut crowd = Crowd::wait(&group);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    {
+        let _entered = runtime.enter();
+        crowd.land();
+    }
+    assert!(crowd.woken.get() <= ROUND);
+    drop(runtime);
+    crowd.finish();
+}
+
+#[test]
+fn a_runtime_that_nobody_drives_holds_nobody_up() {
+    let group = Group::new();
+    let mut crowd = Crowd::wait(&group);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    {
+        let _entered = runtime.enter();
+        crowd.land();
+    }
+    for (index, follower) in crowd.followers.iter_mut().enumerate() {
+        assert!(
+            crowd.woken.get() + 2 > index,
+            "follower {index} is not woken, and nobody is left to do it"
+        );
+        assert_eq!(poll(follower, Waker::noop()), Poll::Ready(7));
+    }
+    drop(runtime);
+}
+
+#[test]
+fn who_leaves_without_his_result_passes_the_word_on() {
+    let group = Group::new();
+    let mut crowd = Crowd::wait(&group);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    {
+        let _entered = runtime.enter();
+        crowd.land();
+    }
+    let told = crowd.woken.get();
+    assert!(told <= ROUND);
+    crowd.followers.drain(..told);
+    assert!(
+        crowd.woken.get() + 2 >= CALLERS,
+        "{} of {CALLERS} were woken",
+        crowd.woken.get()
+    );
+    drop(runtime);
+}
+
+#[tokio::test]
+async fn the_task_that_wakes_the_rest_ends_with_the_last_of_them() {
+    let group = Group::new();
+    let mut crowd = Crowd::wait(&group);
+    crowd.land();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1);
+    for _ in 0..=CALLERS / 500 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(tasks(), 0);
+    crowd.finish();
+}
+
+#[tokio::test]
+async fn a_task_that_lands_a_flight_wakes_in_rounds_too() {
+    let group: Group<u8, u32> = Group::builder().drive(Drive::Spawned).build();
+    let woken = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut callers: Vec<_> = (0..CALLERS)
+        .map(|_| Box::pin(group.run(1, || std::future::ready(7))))
+        .collect();
+    for caller in &mut callers {
+        assert!(caller.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    let mut before = 0;
+    for _ in 0..=CALLERS / 500 {
+        tokio::task::yield_now().await;
+        let now = woken.get();
+        // The task that lands the flight and the one that wakes the rest may both have had their turn.
+        assert!(now <= before + 2 * ROUND, "from {before} to {now} in one round");
+        before = now;
+    }
+    assert_eq!(before, CALLERS);
+}
+
+#[test]
+fn who_has_his_result_before_he_is_told_is_not_told_any_more() {
+    let group: Group<u8, u32> = Group::new();
+    let (open, opened) = oneshot::channel::<()>();
+    let mut leader = Box::pin(group.run(1, || async move {
+        opened.await.unwrap();
+        7
+    }));
+    let mut noop = Context::from_waker(Waker::noop());
+    assert!(leader.as_mut().poll(&mut noop).is_pending());
+    let call = || Box::pin(group.run(1, || async { 0 }));
+    let mut before: Vec<_> = (0..ROUND).map(|_| call()).collect();
+    for follower in &mut before {
+        assert!(follower.as_mut().poll(&mut noop).is_pending());
+    }
+    let woken = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut early = call();
+    assert!(early.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    open.send(()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    {
+        let _entered = runtime.enter();
+        assert!(leader.as_mut().poll(&mut noop).is_ready());
+    }
+    assert!(early.as_mut().poll(&mut noop).is_ready());
+    drop(runtime);
+    assert_eq!(woken.get(), 0, "he was woken for what he has");
+}
