@@ -285,6 +285,19 @@ pub(crate) fn load(atomic: &AtomicU32, order: Ordering) -> u32 {
     }
 }
 
+/// What a pointer may be at the moment: a guess, for a compare-exchange to begin with.
+#[cfg(not(oneflight_loom))]
+#[inline(always)]
+pub(crate) fn glance<T>(pointer: &AtomicPtr<T>) -> *mut T {
+    pointer.load(Ordering::Relaxed)
+}
+
+/// The same in a model, where all guesses are one: the exchange fails if it is wrong, and what is tried then is right.
+#[cfg(oneflight_loom)]
+pub(crate) fn glance<T>(_pointer: &AtomicPtr<T>) -> *mut T {
+    std::ptr::null_mut()
+}
+
 /// Whether the deliberate bug of this name is let in. Each of them is one that a model has to find, and `bin/loom --bugs`
 /// lets them in one by one; outside the models this is `false` at compile time.
 #[cfg(not(oneflight_loom))]

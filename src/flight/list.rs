@@ -12,7 +12,7 @@
 //! an address that is used again does no harm there; since the exchange compares addresses, the pointer to the next node
 //! is made anew from its address when it is followed.
 
-use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, bug};
+use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, bug, glance};
 use std::marker::PhantomPinned;
 use std::ops::DerefMut;
 use std::ptr;
@@ -132,7 +132,7 @@ impl Waiting {
         node.linked.store(true, Ordering::Relaxed);
         let this = ptr::from_ref(node).cast_mut();
         this.expose_provenance();
-        let mut newest = self.newcomers.load(Ordering::Relaxed);
+        let mut newest = glance(&self.newcomers);
         loop {
             // SAFETY: nobody else reaches the node before it is on the stack.
             unsafe { node.links(|links| links.next = newest) };

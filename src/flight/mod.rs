@@ -301,7 +301,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
     }
 
     fn try_poll_right(&self, now: Snapshot) -> bool {
-        self.state.change(now, (now.word | POLLING) & !ASKED) || bug("two-at-once")
+        self.state.change(now, (now.0 | POLLING) & !ASKED) || bug("two-at-once")
     }
 }
 
@@ -358,7 +358,8 @@ impl<K, T> FlightRef<K, T> {
     /// How many callers there are, tasks of ours not counted.
     #[inline]
     pub(crate) fn attending(&self) -> u32 {
-        self.flight().state.load().attending()
+        let state = &self.flight().state;
+        state.attending(state.load())
     }
 
     /// Whether the two are the same flight.
@@ -414,9 +415,11 @@ impl<K, T> FlightRef<K, T> {
     /// Puts the result where everyone finds it, and wakes everyone: a round of them here, the rest in a task if there is a
     /// runtime. The entry has left the map.
     ///
+    /// Says what the word was, and how many callers there were left then.
+    ///
     /// # Safety
     /// The caller holds `POLLING`; the slot is empty.
-    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver, home: &impl Home<K, T>) -> Snapshot {
+    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver, home: &impl Home<K, T>) -> (Snapshot, u32) {
         // Keeps the flight until everyone is woken: those who leave may be the last.
         let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
         let flight = self.flight();
@@ -442,7 +445,7 @@ impl<K, T> FlightRef<K, T> {
             }
         }
         drop(kept);
-        before
+        (before, left)
     }
 
     fn flight(&self) -> &Flight<K, T> {

@@ -42,31 +42,14 @@ pub(super) const CALLER: u32 = 1 << 11;
 /// The most callers that a flight can have. One place is kept for a task of ours.
 pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
 
-/// What the word said at one moment, and who had joined by then at least.
+/// What the word said at one moment.
 #[derive(Clone, Copy)]
-pub(super) struct Snapshot {
-    pub(super) word: u32,
-    joined: u32,
-}
+pub(super) struct Snapshot(pub(super) u32);
 
 impl Snapshot {
     #[inline]
     pub(super) fn has(self, flags: u32) -> bool {
-        self.word & flags != 0
-    }
-
-    /// How many callers there are; see above for when that is exact.
-    #[inline]
-    pub(super) fn callers(self) -> u32 {
-        let joined = if self.has(DONE) { 0 } else { self.joined };
-        // Both wrap round, the callers at any time don't.
-        self.word.wrapping_add(joined.wrapping_mul(CALLER)) / CALLER
-    }
-
-    /// Callers that are not a task of ours.
-    #[inline]
-    pub(super) fn attending(self) -> u32 {
-        self.callers().saturating_sub(u32::from(self.has(TASK)))
+        self.0 & flags != 0
     }
 }
 
@@ -100,16 +83,21 @@ impl State {
         } else {
             Ordering::Acquire
         };
-        self.at(load(&self.word, order))
+        Snapshot(load(&self.word, order))
     }
 
+    /// How many callers there are besides those who left before the word said this; see above for when that is exact.
     #[inline]
-    fn at(&self, word: u32) -> Snapshot {
-        Snapshot {
-            word,
-            // Relaxed: what orders this is the lock under which it is written, where it has to be exact.
-            joined: self.joined(),
-        }
+    pub(super) fn callers(&self, now: Snapshot) -> u32 {
+        let joined = if now.has(DONE) { 0 } else { self.joined() };
+        // Both wrap round, the callers at any time don't.
+        now.0.wrapping_add(joined.wrapping_mul(CALLER)) / CALLER
+    }
+
+    /// Callers that are not a task of ours.
+    #[inline]
+    pub(super) fn attending(&self, now: Snapshot) -> u32 {
+        self.callers(now).saturating_sub(u32::from(now.has(TASK)))
     }
 
     /// Changes `from` to `to`; false if the word is another by now.
@@ -119,20 +107,20 @@ impl State {
     #[inline]
     pub(super) fn change(&self, from: Snapshot, to: u32) -> bool {
         self.word
-            .compare_exchange(from.word, to, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(from.0, to, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
     /// Sets `flags`; says what stood before.
     #[inline]
     pub(super) fn set(&self, flags: u32) -> Snapshot {
-        self.at(self.word.fetch_or(flags, Ordering::AcqRel))
+        Snapshot(self.word.fetch_or(flags, Ordering::AcqRel))
     }
 
     /// Clears `flags`; says what stood before.
     #[inline]
     pub(super) fn clear(&self, flags: u32) -> Snapshot {
-        self.at(self.word.fetch_and(!flags, Ordering::AcqRel))
+        Snapshot(self.word.fetch_and(!flags, Ordering::AcqRel))
     }
 
     /// One caller more, and with the first follower the request to poll anew; says what stood before, or nothing if
@@ -144,7 +132,7 @@ impl State {
         if now.has(DONE) {
             return None;
         }
-        self.joined.store(now.joined.wrapping_add(1), Ordering::Relaxed);
+        self.joined.store(self.joined().wrapping_add(1), Ordering::Relaxed);
         if now.has(SHARED) {
             return Some(now);
         }
@@ -177,9 +165,12 @@ impl State {
 
     #[inline]
     fn finish_with(&self, leavers: u32) -> (Snapshot, u32) {
-        let callers = self.joined().wrapping_sub(leavers).wrapping_mul(CALLER);
-        let change = callers.wrapping_add(DONE - POLLING);
-        let before = self.at(self.word.fetch_add(change, Ordering::AcqRel));
-        (before, before.callers().wrapping_sub(leavers))
+        let joined = self.joined();
+        let change = joined
+            .wrapping_sub(leavers)
+            .wrapping_mul(CALLER)
+            .wrapping_add(DONE - POLLING);
+        let before = self.word.fetch_add(change, Ordering::AcqRel);
+        (Snapshot(before), before.wrapping_add(change) / CALLER)
     }
 }

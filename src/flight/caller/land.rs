@@ -53,7 +53,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         };
         let now = lent.flight().state.load();
         let refs = lent.flight().refs.load(Ordering::Acquire);
-        if now.callers() == 1 && refs == 1 + u32::from(listed.is_some()) {
+        if lent.flight().state.callers(now) == 1 && refs == 1 + u32::from(listed.is_some()) {
             // Nobody else is here, and since the entry has gone, nobody can come: no need to publish anything. Both loads
             // acquire, so whatever those did who have left is over.
             if H::TASK && !now.has(ABORTED) {
@@ -75,8 +75,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             // What is returned here nobody looks at.
             self.flight.set(None);
             // SAFETY: by contract.
-            let before = unsafe { lent.publish(landed, Leaver::Publisher, &self.home) };
-            if before.callers() == 1 && !before.has(ABORTED) {
+            let (before, left) = unsafe { lent.publish(landed, Leaver::Publisher, &self.home) };
+            if left == 0 && !before.has(ABORTED) {
                 self.home.note(Event::FinishedUnattended);
             }
             return Err(Failure::Cancelled);
@@ -114,7 +114,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if now.has(UNTOLD) {
             lent.flight().wake_share();
         }
-        if now.callers() == 1 {
+        if lent.flight().state.callers(now) == 1 {
             // SAFETY: the others have left, and nobody joins what is done: result and common reference are ours.
             unsafe {
                 let landed = cargo.take();
@@ -158,7 +158,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let mut spawn = !H::TASK;
         loop {
             let now = state.load();
-            if bug("blind-leave") && now.callers() > 1 {
+            if bug("blind-leave") && state.callers(now) > 1 {
                 state.leave();
                 return;
             }
@@ -173,9 +173,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 // We may have been the one who was woken for it.
                 lent.flight().wake_drivers();
             }
-            if goes_on_without_us(now) {
-                if state.change(now, now.word.wrapping_sub(CALLER)) {
-                    if now.attending() == 1 && !now.has(ABORTED) {
+            // Looked at before we leave: after that the flight may be gone.
+            let attending = state.attending(now);
+            if goes_on_without_us(now, attending) {
+                if state.change(now, now.0.wrapping_sub(CALLER)) {
+                    if attending == 1 && !now.has(ABORTED) {
                         self.home.note(Event::Abandoned);
                     }
                     return;
@@ -190,7 +192,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             };
             let last = || {
                 let now = state.load();
-                !goes_on_without_us(now) && !now.has(DONE) && state.change(now, now.word | mark)
+                !goes_on_without_us(now, state.attending(now)) && !now.has(DONE) && state.change(now, now.0 | mark)
             };
             let certain = match bug("blind-cancel") {
                 true => last(),
@@ -213,8 +215,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
 }
 
 /// Whether a caller may leave and think no more of it: others are there, or a task of ours, or somebody ends it.
-fn goes_on_without_us(now: Snapshot) -> bool {
-    now.attending() > 1 || now.has(ABORTED) || (now.has(TASK) && !now.has(CANCEL_ON_ABANDON))
+fn goes_on_without_us(now: Snapshot, attending: u32) -> bool {
+    attending > 1 || now.has(ABORTED) || (now.has(TASK) && !now.has(CANCEL_ON_ABANDON))
 }
 
 /// Leaves a flight that has landed; the last one drops the result.
