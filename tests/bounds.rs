@@ -4,8 +4,13 @@ mod common;
 
 use common::{Counter, Gate, Task};
 use oneflight::{Drive, FlightError, Group, Limit};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::future::pending;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Barrier};
 use std::task::Context;
+use std::thread::available_parallelism;
 
 fn gated(gate: &Gate) -> impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = u8> + Send>> + use<> {
     let gate = gate.clone();
@@ -295,4 +300,91 @@ fn errors_say_what_to_do() {
     ] {
         assert!(error.to_string().contains(word), "{error}");
     }
+}
+
+std::thread_local! {
+    /// What this thread has allocated: how often, and how many bytes more than it has freed.
+    static ALLOCATED: Cell<(usize, isize)> = const { Cell::new((0, 0)) };
+}
+
+/// The system's allocator, which keeps count.
+struct Counting;
+
+#[allow(unsafe_code)]
+// SAFETY: all is passed on; what is counted allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let (times, bytes) = ALLOCATED.get();
+        ALLOCATED.set((times + 1, bytes + layout.size() as isize));
+        // SAFETY: passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let (times, bytes) = ALLOCATED.get();
+        ALLOCATED.set((times, bytes - layout.size() as isize));
+        // SAFETY: passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// How often `act` allocates, and how many bytes more than it frees.
+fn allocated<R>(act: impl FnOnce() -> R) -> (usize, isize, R) {
+    let before = ALLOCATED.get();
+    let result = act();
+    let after = ALLOCATED.get();
+    (after.0 - before.0, after.1 - before.1, result)
+}
+
+#[test]
+fn a_burst_of_flights_leaves_no_memory_behind() {
+    // With hashes that are the same each time.
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    let group: Group<u32, u8, _> = Group::builder().hasher(hasher).shards(1).build();
+    let calls = |keys: std::ops::Range<u32>| -> Vec<_> { keys.map(|key| Task::new(group.run(key, pending))).collect() };
+    let (_, left, ()) = allocated(|| {
+        let (mut burst, mut more) = (calls(0..1_000), calls(1_000..1_060));
+        burst.iter_mut().for_each(Task::pending);
+        // While an eighth of the room is in use, nothing is done.
+        let (times, ..) = allocated(|| burst.truncate(240));
+        assert_eq!(times, 0);
+        // Then the table is made smaller, and has room for some more even so.
+        let (times, ..) = allocated(|| burst.truncate(180));
+        assert_eq!(times, 1);
+        let (times, ..) = allocated(|| more.iter_mut().for_each(Task::pending));
+        assert_eq!(times, 60, "each of them is a flight");
+    });
+    assert!(left < 1_024, "{left} bytes are left");
+    // A few flights, one after the other, need no new table each.
+    let mut few = calls(0..10);
+    let (times, ..) = allocated(|| {
+        for call in &mut few {
+            call.pending();
+            call.drop();
+        }
+    });
+    assert_eq!(times, 10);
+}
+
+#[test]
+fn a_group_has_the_shards_that_it_is_told_and_four_for_each_processor_otherwise() {
+    let size = |shards: Option<usize>| {
+        let builder = Group::<u8, u8>::builder();
+        let (_, bytes, _group) = allocated(|| match shards {
+            Some(shards) => builder.shards(shards).build(),
+            None => builder.build(),
+        });
+        bytes
+    };
+    let one = size(Some(1));
+    let shard = size(Some(2)) - one;
+    assert!(shard > 0);
+    for (asked, shards) in [(0, 1), (3, 4), (4, 4), (100, 128), (usize::MAX, 65_536)] {
+        assert_eq!(size(Some(asked)), one + (shards - 1) * shard, "{asked}");
+    }
+    let processors = available_parallelism().map_or(1, std::num::NonZero::get);
+    assert_eq!(size(None), size(Some(4 * processors)));
 }

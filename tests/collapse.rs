@@ -4,8 +4,12 @@ mod common;
 
 use common::{Gate, Tally, Task};
 use futures::future::join_all;
+use oneflight::group::RandomState;
 use oneflight::{Group, Role};
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use tokio::sync::{Barrier, oneshot};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,6 +68,88 @@ async fn distinct_keys_do_not_share() {
         assert_eq!(outcome.unwrap().value, key as u64);
     }
     assert_eq!(group.stats().led, 100);
+}
+
+#[test]
+fn keys_have_hashes_of_their_own_and_groups_too() {
+    let (this, other) = (RandomState::default(), RandomState::default());
+    let hashes = |state: &RandomState| (0..1_000_u64).map(|key| state.hash_one(key)).collect::<HashSet<_>>();
+    assert_eq!(hashes(&this).len(), 1_000);
+    assert!(hashes(&this).is_disjoint(&hashes(&other)));
+    assert_eq!(this.hash_one("key"), this.clone().hash_one("key"));
+}
+
+/// A hash that is the key, where it decides upon the shard.
+#[derive(Default)]
+struct InShard(u64);
+
+impl Hasher for InShard {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are numbers here");
+    }
+
+    fn write_u8(&mut self, shard: u8) {
+        self.0 = u64::from(shard) << 32;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A key whose comparison, under the lock of its shard, lasts until it is told to end.
+struct Slow(u8, Option<(mpsc::Sender<()>, Arc<std::sync::Barrier>)>);
+
+impl Hash for Slow {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u8(self.0);
+    }
+}
+
+impl PartialEq for Slow {
+    fn eq(&self, other: &Self) -> bool {
+        if let Some((begun, end)) = &self.1 {
+            begun.send(()).unwrap();
+            end.wait();
+        }
+        self.0 == other.0
+    }
+}
+
+impl Eq for Slow {}
+
+#[test]
+fn keys_of_different_shards_do_not_wait_for_each_other() {
+    let hasher = BuildHasherDefault::<InShard>::default();
+    let group: Group<Slow, u8, _> = Group::builder().hasher(hasher).shards(8).build();
+    let gate = Gate::new();
+    let passed = gate.clone();
+    let mut leader = Task::new(group.run(Slow(0, None), || async move {
+        passed.pass().await;
+        7
+    }));
+    leader.pending();
+    let (begun, begins) = mpsc::channel();
+    let end = Arc::new(std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        let (group, held) = (&group, Arc::clone(&end));
+        let slow = scope.spawn(move || Task::new(group.run(Slow(0, Some((begun, held))), || async { 0 })).poll());
+        begins.recv().unwrap();
+        let (done, others) = mpsc::channel();
+        for shard in 1..8 {
+            let done = done.clone();
+            scope.spawn(move || {
+                let value = Task::new(group.run(Slow(shard, None), || async move { shard })).ready();
+                done.send(value.unwrap().value).unwrap();
+            });
+        }
+        let free = (1..8).all(|_| others.recv_timeout(Duration::from_secs(5)).is_ok());
+        end.wait();
+        assert!(free, "they wait for a lock");
+        assert!(slow.join().unwrap().is_pending());
+    });
+    gate.open(1);
+    assert_eq!(leader.ready().unwrap().value, 7);
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 mod common;
 
-use common::{CountsDrop, Gate, Tally, Task, run_all};
+use common::{CountsDrop, Gate, Tally, Task, run_all, yield_once};
 use oneflight::{Group, OnAbandon, Role};
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 const AWAITS: usize = 5;
 
@@ -218,4 +221,179 @@ fn a_wake_up_during_the_poll_reaches_those_who_wait() {
     assert!(leader.wakes() > 0 && follower.wakes() > 0, "nobody was told");
     assert_eq!(follower.ready().unwrap().value, 1);
     assert_eq!(leader.ready().unwrap().value, 1);
+}
+
+/// How often each of them was woken.
+fn wakes<F: Future>(tasks: &[Task<F>]) -> Vec<usize> {
+    tasks.iter().map(Task::wakes).collect()
+}
+
+#[test]
+fn work_that_is_woken_thrice_before_it_is_polled_wakes_two_callers_once() {
+    let (group, shown) = (Group::<u8, u8>::new(), Arc::new(Mutex::new(None::<Waker>)));
+    let mut callers: Vec<_> = (0..5)
+        .map(|_| {
+            let shown = Arc::clone(&shown);
+            Task::new(group.run(1, || {
+                poll_fn(move |cx| {
+                    *shown.lock().unwrap() = Some(cx.waker().clone());
+                    Poll::Pending
+                })
+            }))
+        })
+        .collect();
+    callers.iter_mut().for_each(Task::pending);
+    let waker = shown.lock().unwrap().take().expect("the work was polled");
+    for _ in 0..3 {
+        waker.wake_by_ref();
+        assert_eq!(wakes(&callers), [1, 1, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn work_that_wakes_itself_wakes_two_callers_when_its_poll_is_over() {
+    let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+    let mut callers: Vec<_> = (0..5)
+        .map(|_| {
+            let gate = gate.clone();
+            Task::new(group.run(1, || async move {
+                gate.pass().await;
+                yield_once().await;
+                gate.pass().await;
+                1
+            }))
+        })
+        .collect();
+    callers.iter_mut().for_each(Task::pending);
+    gate.open(1);
+    assert_eq!(wakes(&callers), [1, 1, 0, 0, 0]);
+    callers[0].pending();
+    assert_eq!(wakes(&callers), [2, 1, 1, 0, 0]);
+}
+
+#[test]
+fn nobody_is_woken_by_a_poll_that_comes_to_nothing_or_by_a_caller_who_leaves() {
+    let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+    let mut callers: Vec<_> = (0..5)
+        .map(|_| {
+            let gate = gate.clone();
+            Task::new(group.run(1, || async move {
+                gate.pass().await;
+                1
+            }))
+        })
+        .collect();
+    callers.iter_mut().for_each(Task::pending);
+    callers[0].pending();
+    callers.remove(4);
+    assert_eq!(wakes(&callers), [0; 4]);
+    // The work is woken, and polled for nothing.
+    gate.open(0);
+    assert_eq!(wakes(&callers), [1, 1, 0, 0]);
+    callers[0].pending();
+    callers[1].pending();
+    callers.remove(2);
+    callers.remove(0);
+    assert_eq!(wakes(&callers), [1, 0]);
+}
+
+#[test]
+fn whoever_polls_woken_work_is_counted_and_told_first_from_then_on() {
+    let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+    let mut callers: Vec<_> = (0..3)
+        .map(|_| {
+            let gate = gate.clone();
+            Task::new(group.run(1, || async move {
+                gate.pass().await;
+                1
+            }))
+        })
+        .collect();
+    callers.iter_mut().for_each(Task::pending);
+    gate.open(0);
+    assert_eq!(wakes(&callers), [1, 1, 0]);
+    // The standby comes before the driver.
+    callers[1].pending();
+    assert_eq!(group.stats().taken_over, 1);
+    callers[0].pending();
+    gate.open(0);
+    assert_eq!(wakes(&callers), [1, 2, 1]);
+    let stats = group.stats();
+    assert_eq!((stats.taken_over, stats.handed_over), (1, 0));
+}
+
+#[test]
+fn work_that_wakes_itself_as_it_ends_has_ended_for_everybody() {
+    let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+    let mut callers: Vec<_> = (0..3)
+        .map(|_| {
+            let gate = gate.clone();
+            Task::new(group.run(1, || async move {
+                gate.pass().await;
+                poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    Poll::Ready(1)
+                })
+                .await
+            }))
+        })
+        .collect();
+    callers.iter_mut().for_each(Task::pending);
+    gate.open(1);
+    for outcome in run_all(callers) {
+        assert_eq!(outcome.unwrap().value, 1);
+    }
+    assert_eq!(group.in_flight(), 0);
+}
+
+std::thread_local! {
+    /// What happens as the waker of [`acts_as_it_is_cloned`] is cloned.
+    static ACT: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
+}
+
+/// A waker that does something of its own as it is cloned, once.
+fn acts_as_it_is_cloned(act: impl FnOnce() + 'static) -> Waker {
+    fn clone(data: *const ()) -> RawWaker {
+        if let Some(act) = ACT.take() {
+            act();
+        }
+        RawWaker::new(data, &TABLE)
+    }
+    fn nothing(_: *const ()) {}
+    static TABLE: RawWakerVTable = RawWakerVTable::new(clone, nothing, nothing, nothing);
+    ACT.set(Some(Box::new(act)));
+    #[allow(unsafe_code)]
+    // SAFETY: the functions use no data.
+    unsafe {
+        Waker::from_raw(RawWaker::new(std::ptr::null(), &TABLE))
+    }
+}
+
+/// A caller has looked and found nothing to do; before he is among those who wait, the flight lands, or the work is woken
+/// and all who were told have left.
+#[test]
+fn what_happens_while_a_caller_is_about_to_wait_is_not_missed() {
+    for lands in [true, false] {
+        let (group, gate) = (Group::<u8, u8>::new(), Gate::new());
+        let call = || {
+            let (group, gate) = (group.clone(), gate.clone());
+            let work = || async move {
+                gate.pass().await;
+                7
+            };
+            Box::pin(async move { group.run(1, work).await.unwrap().value })
+        };
+        let mut others = [Task::new(call()), Task::new(call())];
+        others.iter_mut().for_each(Task::pending);
+        let opened = gate.clone();
+        let waker = acts_as_it_is_cloned(move || {
+            opened.open(1);
+            if lands {
+                assert_eq!(others[0].ready(), 7);
+            }
+            drop(others);
+        });
+        let polled = call().as_mut().poll(&mut Context::from_waker(&waker));
+        assert_eq!(polled, Poll::Ready(7));
+    }
 }

@@ -3,8 +3,14 @@
 mod common;
 
 use common::{CountsDrop, Gate, Tally, Task};
-use oneflight::{Group, Outcome, Role, TryError};
-use std::sync::Arc;
+use oneflight::{FlightError, Group, Outcome, Role, TryError};
+use std::borrow::Borrow;
+use std::error::Error;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 struct Counted {
     clones: Tally,
@@ -140,6 +146,63 @@ fn user_code_may_use_the_group_wherever_it_runs() {
     assert_eq!(group.in_flight(), 0);
 }
 
+/// A borrowed key that looks at the group, from another thread, as it is made an owned one.
+struct Lent(Group<Kept, u8>);
+
+struct Kept(Lent);
+
+impl ToOwned for Lent {
+    type Owned = Kept;
+    fn to_owned(&self) -> Kept {
+        let (tell, told) = mpsc::channel();
+        let group = self.0.clone();
+        std::thread::spawn(move || tell.send(group.in_flight()));
+        let flying = told.recv_timeout(Duration::from_secs(5));
+        assert_eq!(flying, Ok(0), "a lock is held");
+        Kept(Self(self.0.clone()))
+    }
+}
+
+impl Borrow<Lent> for Kept {
+    fn borrow(&self) -> &Lent {
+        &self.0
+    }
+}
+
+impl PartialEq for Lent {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Lent {}
+
+impl Hash for Lent {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Kept {}
+
+impl Hash for Kept {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+#[test]
+fn no_lock_is_held_while_a_borrowed_key_is_made_an_owned_one() {
+    let group: Group<Kept, u8> = Group::new();
+    let key = Lent(group.clone());
+    let mut call = Task::new(group.run_by_ref(&key, || async { 1 }));
+    assert_eq!(call.ready().unwrap().value, 1);
+}
+
 #[test]
 fn an_error_reaches_everyone_as_the_same_arc() {
     let (group, gate) = (Group::<u8, Result<u8, Arc<String>>>::new(), Gate::new());
@@ -192,4 +255,37 @@ fn statistics_add_up_and_debug_shows_no_payload() {
         (stats.led, stats.joined, stats.handed_over, stats.taken_over),
         (1, 0, 0, 0)
     );
+}
+
+#[derive(Debug)]
+struct NoAnswer(io::Error);
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no answer")
+    }
+}
+
+impl Error for NoAnswer {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[test]
+fn an_error_of_try_run_says_what_the_work_or_the_flight_says() {
+    let group: Group<u8, Result<u8, Arc<NoAnswer>>> = Group::new();
+    let failing = || async { Err(NoAnswer(io::ErrorKind::TimedOut.into())) };
+    let of_work = Task::new(group.try_run(1, failing)).ready().unwrap_err();
+    assert_eq!(of_work.to_string(), "no answer");
+    assert_eq!(of_work.source().unwrap().to_string(), "timed out");
+    let (TryError::Work(error), TryError::Work(copy)) = (&of_work, &of_work.clone()) else {
+        panic!("{of_work:?}");
+    };
+    assert!(Arc::ptr_eq(error, copy));
+    group.close();
+    let of_flight = Task::new(group.try_run(1, || async { Ok(1) })).ready().unwrap_err();
+    assert!(matches!(of_flight.clone(), TryError::Flight(FlightError::Closed)));
+    assert_eq!(of_flight.to_string(), FlightError::Closed.to_string());
+    assert!(of_flight.source().is_none());
 }

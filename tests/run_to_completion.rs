@@ -3,7 +3,10 @@
 mod common;
 
 use common::{CountsDrop, Gate, Tally, Task};
-use oneflight::{Group, OnAbandon, Role};
+use oneflight::{Drive, Group, OnAbandon, Role};
+use std::hash::{Hash, Hasher};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 fn gated(gate: &Gate, done: &Tally) -> impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = usize> + Send>> + use<> {
@@ -174,6 +177,7 @@ fn callers_elsewhere_take_the_work_back_from_a_runtime_that_shuts_down() {
     drop(runtime);
     assert!(elsewhere.wakes() > 0, "he was not told");
     elsewhere.pending();
+    assert_eq!(group.stats().handed_over, 1);
     gate.open(2);
     assert_eq!(elsewhere.ready().unwrap().value, 1);
     assert_eq!((done.get(), group.in_flight()), (1, 0));
@@ -201,11 +205,6 @@ fn an_attendant_that_was_woken_for_nothing_is_woken_again() {
     let group: Group<u8, usize> = Group::new();
     let (gate, done) = (Gate::new(), Tally::default());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let settle = || async {
-        for _ in 0..5 {
-            tokio::task::yield_now().await;
-        }
-    };
     runtime.block_on(async {
         let mut first = Task::new(group.run(1, gated(&gate, &done)));
         first.pending();
@@ -243,4 +242,144 @@ fn spawned_work_that_is_aborted_while_it_is_made_is_dropped() {
     });
     drop(runtime);
     assert_eq!((group.in_flight(), dropped.get(), group.stats().aborted), (0, 1, 1));
+}
+
+/// What settles between two steps of a test: the tasks of a runtime with one thread.
+async fn settle() {
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn followers_of_a_task_are_woken_for_the_result_only() {
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        let group: Group<u8, usize> = Group::new();
+        let (gate, done) = (Gate::new(), Tally::default());
+        let mut first = Task::new(group.run(1, gated(&gate, &done)).drive(drive));
+        first.pending();
+        first.drop();
+        let mut followers: Vec<_> = (0..3).map(|_| Task::new(group.run(1, || async { 0 }))).collect();
+        followers.iter_mut().for_each(Task::pending);
+        settle().await;
+        gate.open(1);
+        settle().await;
+        assert!(followers.iter().all(|follower| follower.wakes() == 0), "{drive:?}");
+        gate.open(1);
+        settle().await;
+        for mut follower in followers {
+            assert_eq!(follower.wakes(), 1);
+            assert_eq!(follower.ready().unwrap().value, 1);
+        }
+        let stats = group.stats();
+        assert_eq!((stats.abandoned, stats.finished_unattended), (1, 0));
+        // A task goes on with the work: that is no other caller.
+        assert_eq!((stats.handed_over, stats.taken_over), (0, 0));
+    }
+}
+
+#[test]
+fn spawned_work_whose_runtime_is_left_while_it_is_made_is_driven_by_its_callers() {
+    let group: Group<u8, usize> = Group::new();
+    let (gate, done, made) = (Gate::new(), Tally::default(), Arc::new(()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (entered, work, held) = (runtime.enter(), gated(&gate, &done), Arc::clone(&made));
+    let call = group.run(1, move || {
+        drop(entered);
+        async move {
+            let _held = held;
+            work().await
+        }
+    });
+    let mut leader = Task::new(call.drive(Drive::Spawned));
+    leader.pending();
+    let mut follower = Task::new(group.run(1, || async { 0 }));
+    follower.pending();
+    gate.open(1);
+    leader.drop();
+    follower.pending();
+    gate.open(1);
+    assert_eq!(follower.ready().unwrap().value, 1);
+    assert_eq!((group.in_flight(), Arc::strong_count(&made)), (0, 1));
+    let stats = group.stats();
+    assert_eq!((stats.abandoned, stats.finished_unattended), (0, 0));
+}
+
+/// Work that has been aborted, and goes on to its next await, in a task, drops the last who waits for it.
+#[tokio::test]
+async fn who_leaves_last_after_an_abort_cancels_nothing() {
+    for on_abandon in [OnAbandon::Finish, OnAbandon::Cancel] {
+        let group: Group<u8, usize> = Group::new();
+        let caller: Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>> = Arc::default();
+        let call = {
+            let (outer, inner, caller) = (group.clone(), group.clone(), Arc::clone(&caller));
+            async move {
+                let work = || async move {
+                    assert!(inner.abort(&1));
+                    drop(caller.lock().unwrap().take());
+                    std::future::pending().await
+                };
+                let call = outer.run(1, work).drive(Drive::Spawned).on_abandon(on_abandon);
+                let _ = call.await;
+            }
+        };
+        let mut call: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(call);
+        assert!(futures::poll!(&mut call).is_pending());
+        *caller.lock().unwrap() = Some(call);
+        settle().await;
+        assert!(caller.lock().unwrap().is_none());
+        assert_eq!(group.in_flight(), 0);
+        let stats = group.stats();
+        assert_eq!(
+            (stats.aborted, stats.cancelled, stats.abandoned),
+            (1, 0, 0),
+            "{on_abandon:?}"
+        );
+    }
+}
+
+/// A key whose comparison takes its time when it is told to: under the lock of its shard, before its call joins.
+struct Slow(bool, mpsc::Sender<()>);
+
+impl Hash for Slow {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl PartialEq for Slow {
+    fn eq(&self, other: &Self) -> bool {
+        if self.0 || other.0 {
+            let _ = self.1.send(());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+}
+
+impl Eq for Slow {}
+
+#[tokio::test]
+async fn a_call_that_joins_as_the_last_caller_leaves_keeps_the_work() {
+    for on_abandon in [OnAbandon::Finish, OnAbandon::Cancel] {
+        let group: Group<Slow, usize> = Group::builder().on_abandon(on_abandon).build();
+        let (gate, done) = (Gate::new(), Tally::default());
+        let (tell, told) = mpsc::channel();
+        let mut last = Task::new(group.run(Slow(false, tell.clone()), gated(&gate, &done)));
+        last.pending();
+        std::thread::scope(|scope| {
+            let (group, gate) = (&group, &gate);
+            let joins = scope.spawn(move || {
+                let mut joins = Task::new(group.run(Slow(true, tell), || async { 0 }));
+                joins.pending();
+                joins
+            });
+            told.recv().unwrap();
+            // He is the last as far as he can see, and has to wait for the lock to be sure.
+            last.drop();
+            let mut joins = joins.join().unwrap();
+            gate.open(2);
+            assert_eq!(joins.ready().unwrap().value, 1, "{on_abandon:?}");
+        });
+        let stats = group.stats();
+        assert_eq!((stats.abandoned, stats.cancelled), (0, 0), "{on_abandon:?}");
+    }
 }
