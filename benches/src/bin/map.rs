@@ -8,6 +8,8 @@ use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use oneflight_benches::contest::median;
+use oneflight_benches::key::keys;
 use parking_lot::Mutex;
 use std::hash::BuildHasher;
 use std::hint::black_box;
@@ -197,15 +199,8 @@ fn joins(map: &dyn Map, keys: &[String]) -> Duration {
     elapsed
 }
 
-fn median(mut samples: Vec<f64>) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
-}
-
 fn main() {
-    let keys: Vec<String> = (0..KEYS)
-        .map(|number| format!("{number:08x}-1111-4222-8333-444455556666"))
-        .collect();
+    let keys = keys::<String>(0, KEYS);
     let maps: [(&str, Box<dyn Map>); 3] = [
         ("dashmap", Box::new(Dash(DashMap::default()))),
         ("dashmap-raw", Box::new(RawDash::new())),

@@ -1,0 +1,224 @@
+//! How cost grows, as SVG pictures: one line for everybody, ours the thick one.
+
+use super::measure::{Measured, THREADS};
+use oneflight_benches::contest::Standings;
+use oneflight_benches::peers::Side;
+use plotters::coord::Shift;
+use plotters::coord::combinators::LogCoord;
+use plotters::coord::ranged1d::ValueFormatter;
+use plotters::prelude::*;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+const SIZE: (u32, u32) = (960, 560);
+/// Room for the names of the lines.
+const SIDE: i32 = 210;
+const OURS: RGBColor = RGBColor(0xC0, 0x10, 0x20);
+const OTHERS: [RGBColor; 10] = [
+    RGBColor(0x1F, 0x77, 0xB4),
+    RGBColor(0x2C, 0xA0, 0x2C),
+    RGBColor(0x94, 0x67, 0xBD),
+    RGBColor(0xFF, 0x7F, 0x0E),
+    RGBColor(0x8C, 0x56, 0x4B),
+    RGBColor(0x17, 0xBE, 0xCF),
+    RGBColor(0xBC, 0xBD, 0x22),
+    RGBColor(0xE3, 0x77, 0xC2),
+    RGBColor(0x7F, 0x7F, 0x7F),
+    RGBColor(0x00, 0x00, 0x00),
+];
+
+/// A line: whose it is, and its points.
+struct Line {
+    name: String,
+    side: Side,
+    points: Vec<(f64, f64)>,
+}
+
+/// How a picture goes up.
+#[derive(Clone, Copy)]
+enum Scale {
+    Powers,
+    FromNothing,
+}
+
+/// A picture before it is drawn.
+struct Picture {
+    file: &'static str,
+    title: &'static str,
+    across: &'static str,
+    up: &'static str,
+    scale: Scale,
+    lines: Vec<Line>,
+}
+
+/// Draws all pictures into this folder and says how they are called.
+pub fn draw(folder: &Path, measured: &Measured) -> Result<Vec<(String, &'static str)>, Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    let threads: Vec<_> = THREADS.into_iter().zip(measured.distinct.clone()).collect();
+    let weights = measured.weights.iter().map(|weight| Line {
+        name: weight.name.clone(),
+        side: weight.side,
+        points: weight
+            .flights
+            .iter()
+            .map(|(count, heap)| (*count as f64, *heap))
+            .collect(),
+    });
+    let pictures = [
+        Picture {
+            file: "followers.svg",
+            title: "Cost of a follower against the number of followers",
+            across: "followers of one flight",
+            up: "ns for each",
+            scale: Scale::Powers,
+            lines: lines(&measured.fan_in, |cost| cost),
+        },
+        Picture {
+            file: "flights.svg",
+            title: "Cost of a flight's life against the number of flights at once",
+            across: "flights at once",
+            up: "ns for each",
+            scale: Scale::Powers,
+            lines: lines(&measured.flights, |cost| cost),
+        },
+        Picture {
+            file: "memory.svg",
+            title: "Heap of a flight against the number of flights",
+            across: "flights at once",
+            up: "bytes for each, key and map included",
+            scale: Scale::Powers,
+            lines: weights.collect(),
+        },
+        Picture {
+            file: "threads.svg",
+            title: "Throughput on distinct keys against threads",
+            across: "threads",
+            up: "million calls a second",
+            scale: Scale::FromNothing,
+            lines: lines(&threads, |cost| 1e3 / cost),
+        },
+    ];
+    pictures.iter().try_for_each(|picture| picture.draw(folder))?;
+    let drawn = pictures.iter();
+    Ok(drawn.map(|picture| (picture.file.to_owned(), picture.title)).collect())
+}
+
+/// One line for everybody, through all cases.
+fn lines(cases: &[(usize, Standings)], value: impl Fn(f64) -> f64) -> Vec<Line> {
+    let entrants = cases.first().map_or(&[][..], |(_, standings)| &standings.figures);
+    let line = |name: &str, side| {
+        let point = |(across, standings): &(usize, Standings)| {
+            let figure = standings.named(name)?;
+            Some((*across as f64, value(figure.median)))
+        };
+        Line {
+            name: name.to_owned(),
+            side,
+            points: cases.iter().filter_map(point).collect(),
+        }
+    };
+    entrants.iter().map(|figure| line(&figure.name, figure.side)).collect()
+}
+
+impl Picture {
+    /// Those who are drawn, and how: whoever is the same but for his hasher is not, and the floors are in the table.
+    fn drawn(&self) -> impl Iterator<Item = (&Line, ShapeStyle)> {
+        let mut others = OTHERS.into_iter();
+        self.lines.iter().filter_map(move |line| match line.side {
+            Side::Ours => Some((line, OURS.stroke_width(4))),
+            Side::Peer => Some((line, others.next().unwrap_or(BLACK).stroke_width(2))),
+            Side::Tuned | Side::Floor => None,
+        })
+    }
+
+    fn range(&self, of: impl Fn(&(f64, f64)) -> f64) -> (f64, f64) {
+        let values = self.drawn().flat_map(|(line, _)| &line.points).map(of);
+        values.fold((f64::MAX, f64::MIN), |(least, most), value| {
+            (least.min(value), most.max(value))
+        })
+    }
+
+    fn draw(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
+        let (left, right) = self.range(|point| point.0);
+        let (low, high) = self.range(|point| point.1);
+        let path = folder.join(self.file);
+        let area = SVGBackend::new(&path, SIZE).into_drawing_area();
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&area);
+        let across = powers(left, right);
+        match self.scale {
+            Scale::Powers => {
+                let chart = self
+                    .frame(&mut chart)
+                    .build_cartesian_2d(across, powers(low * 0.8, high * 1.25))?;
+                self.fill(chart)?;
+            }
+            Scale::FromNothing => {
+                let chart = self.frame(&mut chart).build_cartesian_2d(across, 0.0..high * 1.1)?;
+                self.fill(chart)?;
+            }
+        }
+        self.name_lines(&area)?;
+        Ok(area.present()?)
+    }
+
+    /// Names the lines at the side, in the order of their ends.
+    fn name_lines(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Box<dyn Error>> {
+        let end = |line: &Line| line.points.last().map_or(0.0, |point| point.1);
+        let mut lines: Vec<_> = self.drawn().collect();
+        lines.sort_by(|(one, _), (other, _)| end(other).total_cmp(&end(one)));
+        let (left, font) = (SIZE.0 as i32 - SIDE + 16, ("sans-serif", 14).into_font());
+        for (place, (line, style)) in (0..).zip(lines) {
+            let middle = 80 + 24 * place;
+            area.draw(&PathElement::new([(left, middle), (left + 24, middle)], style))?;
+            area.draw(&Text::new(line.name.clone(), (left + 32, middle - 7), font.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn frame<'c, 'a, 'b>(
+        &self,
+        chart: &'c mut ChartBuilder<'a, 'b, SVGBackend<'b>>,
+    ) -> &'c mut ChartBuilder<'a, 'b, SVGBackend<'b>> {
+        chart
+            .caption(self.title, ("sans-serif", 20))
+            .margin(16)
+            .margin_right(SIDE)
+            .x_label_area_size(44)
+            .y_label_area_size(72)
+    }
+
+    fn fill<'b, X, Y>(
+        &self,
+        mut chart: ChartContext<'b, SVGBackend<'b>, Cartesian2d<X, Y>>,
+    ) -> Result<(), Box<dyn Error>>
+    where
+        X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+        Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    {
+        let label = |value: &f64| match *value {
+            small if small < 10.0 && small.fract() > 0.0 => format!("{small:.1}"),
+            value => super::row::thousands(value.round() as usize),
+        };
+        chart
+            .configure_mesh()
+            .x_desc(self.across)
+            .y_desc(self.up)
+            .label_style(("sans-serif", 14))
+            .x_label_formatter(&label)
+            .y_label_formatter(&label)
+            .light_line_style(WHITE)
+            .draw()?;
+        for (line, style) in self.drawn() {
+            chart.draw_series(LineSeries::new(line.points.iter().copied(), style).point_size(3))?;
+        }
+        Ok(())
+    }
+}
+
+/// A scale in powers of ten, or of two if it is short.
+fn powers(low: f64, high: f64) -> LogCoord<f64> {
+    let base = if high / low < 64.0 { 2.0 } else { 10.0 };
+    (low..high).log_scale().base(base).into()
+}

@@ -1,0 +1,213 @@
+//! One row of the comparison: what is aimed at, our figure, everybody else's, and whether the aim is met. Each aim is judged
+//! by medians of one run.
+
+use oneflight_benches::contest::{Figure, Standings};
+use oneflight_benches::peers::Side;
+use serde::Serialize;
+
+/// One row.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What is measured.
+    pub case: String,
+    /// What is aimed at.
+    pub aim: String,
+    /// Our figure: the median, and the minimum in brackets.
+    pub ours: String,
+    /// The others', from the best to the worst, and why somebody has none.
+    pub others: Vec<String>,
+    /// What decides, as a ratio.
+    pub ratio: Vec<String>,
+    /// Whether the aim is met.
+    pub verdict: Verdict,
+}
+
+/// Whether an aim is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Verdict {
+    /// It is.
+    Met,
+    /// It is not.
+    Missed,
+    /// Nothing is aimed at; the figures are for information.
+    Shown,
+}
+
+/// What a figure is measured in. All are costs; throughput is shown as calls a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Nanoseconds,
+    Milliseconds,
+    /// From nanoseconds a call.
+    MegacallsPerSecond,
+    Bytes,
+    Count,
+}
+
+/// What is aimed at.
+#[derive(Clone, Copy, Debug)]
+pub enum Aim {
+    /// At most so many times the best peer's cost.
+    OfBest(f64),
+    /// At least so many times the best peer's throughput.
+    ThroughputOfBest(f64),
+    /// Less than every peer's cost.
+    BelowAll,
+    /// At most so much.
+    AtMost(f64),
+    /// None.
+    Nothing,
+}
+
+impl Verdict {
+    /// Of an aim that is met, or not.
+    pub fn of(is_met: bool) -> Self {
+        if is_met { Self::Met } else { Self::Missed }
+    }
+
+    /// In a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::Missed => "missed",
+            Self::Shown => "",
+        }
+    }
+}
+
+impl Unit {
+    fn value(self, cost: f64) -> f64 {
+        match self {
+            Self::MegacallsPerSecond => 1e3 / cost,
+            _ => cost,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "ns",
+            Self::Milliseconds => "ms",
+            Self::MegacallsPerSecond => "Mcalls/s",
+            Self::Bytes => "B",
+            Self::Count => "",
+        }
+    }
+
+    /// A cost, without the unit.
+    pub fn format(self, cost: f64) -> String {
+        let value = self.value(cost);
+        let decimals = match value {
+            _ if value == value.round() => 0,
+            0.0..10.0 => 2,
+            10.0..1000.0 => 1,
+            _ => 0,
+        };
+        format!("{value:.decimals$}")
+    }
+
+    /// The median, with the unit, and the minimum if there were rounds.
+    pub fn show(self, figure: &Figure) -> String {
+        let median = self.format(figure.median);
+        let median = format!("{median} {}", self.name());
+        let median = median.trim_end();
+        match figure.rounds {
+            1 => median.to_owned(),
+            _ => format!("{median} ({})", self.format(figure.minimum)),
+        }
+    }
+}
+
+/// A row of what was measured for everybody.
+pub fn row(case: &str, standings: &Standings, unit: Unit, aim: Aim) -> Row {
+    let ours = standings.ours();
+    let best = standings.best_of(Side::Peer);
+    let (text, verdict) = match (aim, ours, best) {
+        (Aim::OfBest(times), Some(ours), Some(best)) => (
+            format!("≤ {times} × the best peer"),
+            Verdict::of(ours.median <= times * best.median),
+        ),
+        (Aim::ThroughputOfBest(times), Some(ours), Some(best)) => (
+            format!("≥ {times} × the best peer"),
+            Verdict::of(ours.median * times <= best.median),
+        ),
+        (Aim::BelowAll, Some(ours), Some(best)) => (
+            "better than every peer".to_owned(),
+            Verdict::of(ours.median < best.median),
+        ),
+        (Aim::AtMost(most), Some(ours), _) => (
+            format!("≤ {} {}", unit.format(most), unit.name()),
+            Verdict::of(ours.median <= most),
+        ),
+        _ => (String::new(), Verdict::Shown),
+    };
+    let is_rate = unit == Unit::MegacallsPerSecond;
+    let ratio = match ours {
+        Some(ours) => {
+            let to = |side, name: &str| ratio(ours, standings.best_of(side)?, name, is_rate);
+            [to(Side::Peer, "best"), to(Side::Tuned, "by hand with our hasher")]
+                .into_iter()
+                .flatten()
+                .collect()
+        }
+        None => Vec::new(),
+    };
+    Row {
+        case: case.to_owned(),
+        aim: text.trim_end().to_owned(),
+        ours: ours.map_or_else(|| "left out".to_owned(), |ours| unit.show(ours)),
+        others: others(standings, unit),
+        ratio,
+        verdict,
+    }
+}
+
+/// Our figure through the other's, of medians, and of minima if there were rounds.
+pub fn ratio(ours: &Figure, other: &Figure, name: &str, is_rate: bool) -> Option<String> {
+    let through = |ours: f64, other: f64| if is_rate { other / ours } else { ours / other };
+    let medians = through(ours.median, other.median);
+    let shown = match ours.rounds {
+        1 => format!("{medians:.2} × {name}"),
+        _ => format!("{medians:.2} ({:.2}) × {name}", through(ours.minimum, other.minimum)),
+    };
+    medians.is_finite().then_some(shown)
+}
+
+/// Everybody else, from the best to the worst, and why somebody has no figure.
+fn others(standings: &Standings, unit: Unit) -> Vec<String> {
+    let mut others: Vec<&Figure> = standings
+        .figures
+        .iter()
+        .filter(|figure| figure.side != Side::Ours)
+        .collect();
+    others.sort_by(|one, other| one.median.total_cmp(&other.median));
+    let show = |figure: &Figure| match &figure.objection {
+        None => format!("{} {}", figure.name, unit.show(figure)),
+        Some(objection) => format!("{} {}, not compared: {objection}", figure.name, unit.show(figure)),
+    };
+    let mut shown: Vec<String> = others.into_iter().map(show).collect();
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (name, reason) in &standings.left_out {
+        match reasons.iter_mut().find(|(other, _)| other == reason) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((reason, vec![name])),
+        }
+    }
+    shown.extend(
+        reasons
+            .iter()
+            .map(|(reason, names)| format!("left out, {reason}: {}", names.join(", "))),
+    );
+    shown
+}
+
+/// A number with its thousands apart.
+pub fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<_> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(String::from_utf8_lossy)
+        .collect();
+    groups.join(",")
+}

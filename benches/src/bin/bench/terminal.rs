@@ -1,0 +1,60 @@
+//! The tables, for a terminal.
+
+use super::facts::Facts;
+use super::row::Row;
+use comfy_table::presets::UTF8_FULL;
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
+use oneflight_benches::semantics::{Conduct, SCENARIOS, Verdict};
+
+/// The width of a table if it does not go to a terminal.
+const WIDTH: u16 = 190;
+
+fn table<'h>(header: impl IntoIterator<Item = &'h str>) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_FULL)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    if !table.is_tty() {
+        table.set_width(WIDTH);
+    }
+    table
+}
+
+/// The facts, one a line.
+pub fn facts(facts: &Facts) -> String {
+    let lines = facts.lines();
+    lines.iter().map(|(name, fact)| format!("{name:12} {fact}\n")).collect()
+}
+
+/// The comparison.
+pub fn comparison(rows: &[Row]) -> Table {
+    let mut table = table(["case", "aim", "oneflight", "others", "ratio of medians (of minima)", ""]);
+    for row in rows {
+        table.add_row([
+            row.case.clone(),
+            row.aim.clone(),
+            row.ours.clone(),
+            row.others.join(" · "),
+            row.ratio.join("\n"),
+            row.verdict.word().to_owned(),
+        ]);
+    }
+    if let Some(others) = table.column_mut(3) {
+        others.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(70)));
+    }
+    table
+}
+
+/// What everybody does when things go wrong.
+pub fn semantics(conducts: &[Conduct]) -> Table {
+    let mut table = table([""].into_iter().chain(SCENARIOS));
+    for conduct in conducts {
+        let findings = conduct.findings.iter().map(|finding| match finding.verdict {
+            Verdict::Right => finding.what.clone(),
+            Verdict::Wrong => format!("✗ {}", finding.what),
+        });
+        table.add_row([conduct.name.to_owned()].into_iter().chain(findings));
+    }
+    table
+}

@@ -1,0 +1,215 @@
+//! Interleaved rounds: in each one everybody runs once, beginning with another one each time, so that whatever the machine
+//! does meanwhile happens to all. What counts are the median and the minimum over the rounds, and their ratios.
+
+use crate::key::Key;
+use crate::peers::{BareWork, Peer, Side, Visitor, visit_all, visit_floors};
+use serde::{Deserialize, Serialize};
+
+/// What one entrant does in one round: `M` costs, the less the better; not numbers, if the work ran more than once.
+pub type Run<const M: usize> = Box<dyn FnMut() -> [f64; M]>;
+
+/// A case in which everybody is measured in the same way.
+pub trait Trial<const M: usize = 1, K: Key = String> {
+    /// What this peer does in a round, or why he cannot.
+    ///
+    /// # Errors
+    ///
+    /// The reason that is printed in his place.
+    fn enter<P: Peer<K>>(&self) -> Result<Run<M>, String>;
+
+    /// Why his figures are shown, but not compared with ours, if he does something else than what is measured.
+    fn objection<P: Peer<K>>(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrants {
+    /// All who collapse calls.
+    All,
+    /// The work alone as well, to show what the machine does.
+    AllAndWork,
+    /// The floors as well.
+    AllAndFloors,
+}
+
+/// What everybody came to in one case.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Standings {
+    /// The figures, in the order of the peers.
+    pub figures: Vec<Figure>,
+    /// Those who could not be measured, and why.
+    pub left_out: Vec<(String, String)>,
+}
+
+/// What one entrant came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// The entrant.
+    pub name: String,
+    /// Whom the figure belongs to.
+    pub side: Side,
+    /// The median of the rounds.
+    pub median: f64,
+    /// The minimum of the rounds.
+    pub minimum: f64,
+    /// How many rounds there were.
+    pub rounds: usize,
+    /// Why it is not compared with ours, if it is not.
+    pub objection: Option<String>,
+}
+
+struct Entrant<const M: usize> {
+    name: &'static str,
+    side: Side,
+    objection: Option<String>,
+    run: Run<M>,
+    samples: [Vec<f64>; M],
+    /// Rounds in which the work ran more than once.
+    beside: usize,
+}
+
+struct Entering<'t, T, const M: usize> {
+    trial: &'t T,
+    entrants: Vec<Entrant<M>>,
+    left_out: Vec<(String, String)>,
+}
+
+impl<T: Trial<M>, const M: usize> Visitor<String> for Entering<'_, T, M> {
+    fn visit<P: Peer<String>>(&mut self) {
+        match self.trial.enter::<P>() {
+            Ok(run) => self.entrants.push(Entrant {
+                name: P::NAME,
+                side: P::SIDE,
+                objection: self.trial.objection::<P>(),
+                run,
+                samples: [const { Vec::new() }; M],
+                beside: 0,
+            }),
+            Err(reason) => self.left_out.push((P::NAME.to_owned(), reason)),
+        }
+    }
+}
+
+/// Runs that many rounds of a trial, after one that does not count.
+pub fn hold<T: Trial<M>, const M: usize>(trial: &T, who: Entrants, rounds: usize) -> [Standings; M] {
+    let mut entering = Entering {
+        trial,
+        entrants: Vec::new(),
+        left_out: Vec::new(),
+    };
+    visit_all(&mut entering);
+    match who {
+        Entrants::All => {}
+        Entrants::AllAndWork => entering.visit::<BareWork>(),
+        Entrants::AllAndFloors => visit_floors(&mut entering),
+    }
+    let Entering {
+        mut entrants, left_out, ..
+    } = entering;
+    let count = entrants.len();
+    for round in 0..=rounds {
+        for turn in 0..count {
+            let entrant = &mut entrants[(round + turn) % count];
+            let costs = (entrant.run)();
+            if costs.iter().any(|cost| cost.is_nan()) {
+                entrant.beside += 1;
+            } else if round > 0 {
+                for (samples, cost) in entrant.samples.iter_mut().zip(costs) {
+                    samples.push(cost);
+                }
+            }
+        }
+    }
+    // Whose calls do not collapse at all has no figure.
+    let (mut entrants, beside): (Vec<_>, Vec<_>) =
+        entrants.into_iter().partition(|entrant| !entrant.samples[0].is_empty());
+    for entrant in &mut entrants {
+        if entrant.beside > 0 {
+            let reason = format!(
+                "its work ran more than once in {} of {} rounds",
+                entrant.beside,
+                rounds + 1
+            );
+            entrant.objection = Some(
+                entrant
+                    .objection
+                    .take()
+                    .map_or(reason.clone(), |also| format!("{also}; {reason}")),
+            );
+        }
+    }
+    let mut left_out = left_out;
+    for entrant in beside {
+        left_out.push((
+            entrant.name.to_owned(),
+            "its work ran more than once in each round".to_owned(),
+        ));
+    }
+    std::array::from_fn(|measure| Standings {
+        figures: entrants
+            .iter_mut()
+            .map(|entrant| {
+                let samples = std::mem::take(&mut entrant.samples[measure]);
+                Figure {
+                    objection: entrant.objection.clone(),
+                    ..Figure::new(entrant.name, entrant.side, samples)
+                }
+            })
+            .collect(),
+        left_out: left_out.clone(),
+    })
+}
+
+impl Figure {
+    /// Of one sample a round.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn new(name: &str, side: Side, samples: Vec<f64>) -> Self {
+        Self {
+            name: name.to_owned(),
+            side,
+            minimum: samples.iter().copied().fold(f64::INFINITY, f64::min),
+            rounds: samples.len(),
+            median: median(samples),
+            objection: None,
+        }
+    }
+}
+
+/// The median of at least one sample.
+///
+/// # Panics
+///
+/// If there is none.
+pub fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    let middle = samples.len() / 2;
+    if samples.len() % 2 == 1 {
+        samples[middle]
+    } else {
+        f64::midpoint(samples[middle - 1], samples[middle])
+    }
+}
+
+impl Standings {
+    /// Our own figure, unless we were left out.
+    pub fn ours(&self) -> Option<&Figure> {
+        self.best_of(Side::Ours)
+    }
+
+    /// The best of one side, of those that can be compared.
+    pub fn best_of(&self, side: Side) -> Option<&Figure> {
+        let is_compared = |figure: &&Figure| figure.side == side && figure.objection.is_none();
+        let side = self.figures.iter().filter(is_compared);
+        side.min_by(|one, other| one.median.total_cmp(&other.median))
+    }
+
+    /// The figure with this name.
+    pub fn named(&self, name: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.name == name)
+    }
+}
