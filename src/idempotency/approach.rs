@@ -3,14 +3,17 @@
 //! ```text
 //!          ┌──────────── again ─────────────┐
 //!          ▼                                │
-//!   ask the store ──▶ in progress: wait ────┤──▶ Error::InProgress at the deadline
+//!   ask the store ──▶ in progress: watch,   │
+//!      │   │  │       ask once more, wait ──┤──▶ Error::InProgress at the deadline
 //!      │   │  │   └─▶ in doubt: policy ─────┘──▶ Error::InDoubt, or settled by its answer
 //!      │   │  └─────▶ conflict ──▶ Error::Conflict
 //!      │   └────────▶ completed ──▶ settled
 //!      └────────────▶ granted
 //! ```
 //!
-//! It does not know whether the claim is held by a lease or by a transaction.
+//! It does not know whether the claim is held by a lease or by a transaction. Nor does waiting hold anything of the store's but
+//! a subscription, which exists before the store is asked once more: so no change falls between the question and the wait. A
+//! notification may be lost all the same, so the store is asked now and then; often, if there is no subscription.
 
 use std::time::Duration;
 
@@ -24,10 +27,12 @@ use super::recovery::{Answer, Doubt, Encoded, Recovery};
 use super::settled::Settled;
 use crate::identity::RequestId;
 use crate::record::{FencingToken, HolderId, RecordedResult, Verdict, random_u64};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover, Watch};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// How long a notification is waited for before the store is asked without one.
+const WATCHED_PAUSE: Duration = Duration::from_secs(1);
 /// The longest that a caller is told to stay away: the work is likely to end before its lease.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How often a claim whose answer was lost is asked for again.
@@ -44,6 +49,7 @@ pub(super) struct Approach<'a, S> {
     takeover: Takeover,
     until: Instant,
     pause: Duration,
+    watch: Watch,
 }
 
 /// What follows from an answer of the store.
@@ -66,6 +72,7 @@ impl<'a, S: Store> Approach<'a, S> {
             takeover,
             until: after(shared.wait),
             pause: FIRST_PAUSE,
+            watch: Watch::none(),
         }
     }
 
@@ -201,10 +208,22 @@ impl<'a, S: Store> Approach<'a, S> {
                 retry_after: lease_remaining.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER),
             });
         }
+        if self.watch.is_none() {
+            // A store that is out of reach must not outlast the wait.
+            let subscribed = timeout(left, self.shared.store.watch(self.id)).await;
+            self.watch = subscribed.unwrap_or_else(|_| Watch::none());
+            if !self.watch.is_none() {
+                return Ok(());
+            }
+        }
+        let mut pause = WATCHED_PAUSE;
+        if self.watch.is_none() {
+            pause = self.pause;
+            self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+        }
         // Not much longer than the lease: a dead holder is to be noticed when it ends.
-        let pause = jittered(self.pause).min(lease_remaining.max(FIRST_PAUSE)).min(left);
-        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
-        sleep(pause).await;
+        let pause = jittered(pause).min(lease_remaining.max(FIRST_PAUSE)).min(left);
+        let _ = timeout(pause, self.watch.changed()).await;
         Ok(())
     }
 

@@ -34,6 +34,7 @@ mod memory;
 mod sqlite;
 mod transaction;
 pub(crate) mod turn;
+mod watch;
 
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -42,6 +43,7 @@ pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture};
+pub use watch::Watch;
 
 /// Keeps the records of request identities.
 ///
@@ -115,6 +117,20 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// When the store cannot be reached.
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// Subscribes to changes of a record: a claim of it that ends, in whichever way and process.
+    ///
+    /// The subscription exists when this answers: whoever then looks at the record and finds it in progress misses nothing.
+    /// A notification is a hint to look again, and may be lost or one too many; so whoever waits also asks from time to
+    /// time, and often if there is no subscription, which is the answer of a store that does not notify.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped.
+    fn watch(&self, id: &RequestId) -> impl Future<Output = Watch> + Send {
+        let _ = id;
+        std::future::ready(Watch::none())
+    }
 }
 
 /// A store that is shared.
@@ -151,5 +167,9 @@ impl<S: Store> Store for Arc<S> {
 
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send {
         S::purge(self, limit)
+    }
+
+    fn watch(&self, id: &RequestId) -> impl Future<Output = Watch> + Send {
+        S::watch(self, id)
     }
 }
