@@ -37,8 +37,16 @@ pub enum StoreError {
     /// The work ended the transaction that it was given, or went on after an error that ended it. Nothing that it did
     /// was kept.
     TransactionEnded,
+    /// The work ended the transaction that it was given, in a store that cannot prevent that. What it had done by then may
+    /// have been committed without a record, and the request is in doubt.
+    CommittedByWork,
     /// A record does not make sense.
     Corrupt {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A name for our tables that is not one.
+    InvalidName {
         /// What is wrong with it.
         what: &'static str,
     },
@@ -87,7 +95,12 @@ impl fmt::Display for StoreError {
                 "the work ended the transaction that it was given, or went on after an error that ended it; nothing of \
                  it was kept; do not commit or roll back inside, and return on errors",
             ),
+            Self::CommittedByWork => f.write_str(
+                "the work ended the transaction that it was given; what it had done by then may have been kept, without a \
+                 record of it; find out and resolve the request, and do not commit or roll back inside",
+            ),
             Self::Corrupt { what } => write!(f, "a record in the store is corrupt: {what}"),
+            Self::InvalidName { what } => write!(f, "the tables cannot be named like this: {what}"),
             Self::Unsupported { advice } => f.write_str(advice),
             Self::Unavailable { .. } => f.write_str("the store is not available"),
         }

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::watch::{Watched, Watchers};
-use super::{Claim, ClaimOutcome, ClaimRequest, Clock, Decision, Store, StoreError, SystemClock, Watch, decide};
+use super::watch::Watchers;
+use super::{
+    Claim, ClaimOutcome, ClaimRequest, Clock, Decision, InDoubt, Store, StoreError, SystemClock, Watch, decide,
+};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 
@@ -226,10 +228,22 @@ impl Store for MemoryStore {
         Ok(self.state.lock().purge(limit, now))
     }
 
+    async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        let now = self.clock.now();
+        let records = self.state.lock();
+        let mut doubtful: Vec<InDoubt> = records
+            .by_id
+            .keys()
+            .filter_map(|id| InDoubt::of(id.clone(), &records.observe(id, now)?))
+            .filter(|doubtful| after.is_none_or(|after| doubtful.token > after))
+            .collect();
+        drop(records);
+        doubtful.sort_unstable_by_key(|doubtful| doubtful.token);
+        doubtful.truncate(limit);
+        Ok(doubtful)
+    }
+
     async fn watch(&self, id: &RequestId) -> Watch {
-        match self.watchers.watch(self.hasher.hash_one(id)) {
-            Watched::First(watch) | Watched::Joined(watch) => watch,
-            Watched::No => Watch::none(),
-        }
+        self.watchers.watch(self.hasher.hash_one(id))
     }
 }

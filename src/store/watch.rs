@@ -10,6 +10,7 @@
 //! what has changed: a notification too many does no harm, so identities are known by a digest. If the source of a store
 //! falls silent, its registry is closed: every watch ends, and whoever waits polls until it is open again.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
@@ -45,6 +46,8 @@ pub struct Watch {
     changes: Option<watch::Receiver<()>>,
     /// Leaves the registry when this is dropped; after the receiver, which is counted there.
     _place: Option<Place>,
+    /// What else is given up then.
+    _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Watch {
@@ -53,6 +56,7 @@ impl Watch {
         Self {
             changes: None,
             _place: None,
+            _held: None,
         }
     }
 
@@ -61,7 +65,15 @@ impl Watch {
         Self {
             changes: Some(changes),
             _place: None,
+            _held: None,
         }
+    }
+
+    /// The same watch, with something that is dropped when it is.
+    #[cfg(feature = "postgres")]
+    pub(super) fn holding(mut self, held: impl Any + Send + Sync) -> Self {
+        self._held = Some(Box::new(held));
+        self
     }
 
     /// Whether nothing is ever heard here: whoever waits has to poll.
@@ -104,16 +116,6 @@ struct Registry {
     by_key: HashMap<u64, watch::Sender<()>>,
 }
 
-/// What became of a wish to watch.
-pub(crate) enum Watched {
-    /// Nobody else watches this key here.
-    First(Watch),
-    /// Others do already.
-    Joined(Watch),
-    /// The registry is full or closed.
-    No,
-}
-
 impl Watchers {
     /// An open registry for at most so many keys at a time. Any number of callers may watch one key.
     pub(crate) fn new(most_keys: usize) -> Self {
@@ -124,29 +126,27 @@ impl Watchers {
         })))
     }
 
-    /// Subscribes to a key, unless the registry is full or closed.
-    pub(crate) fn watch(&self, key: u64) -> Watched {
+    /// Subscribes to a key; to nothing if the registry is full or closed.
+    pub(crate) fn watch(&self, key: u64) -> Watch {
         let mut registry = self.0.lock();
         if !registry.open {
-            return Watched::No;
+            return Watch::none();
         }
         let full = registry.by_key.len() >= registry.most_keys;
-        let (changes, first) = match registry.by_key.entry(key) {
-            Entry::Occupied(there) => (there.get().subscribe(), false),
-            Entry::Vacant(_) if full => return Watched::No,
-            Entry::Vacant(place) => (place.insert(watch::Sender::new(())).subscribe(), true),
+        let changes = match registry.by_key.entry(key) {
+            Entry::Occupied(there) => Some(there.get().subscribe()),
+            Entry::Vacant(_) if full => None,
+            Entry::Vacant(place) => Some(place.insert(watch::Sender::new(())).subscribe()),
         };
         drop(registry);
-        let watch = Watch {
-            changes: Some(changes),
-            _place: Some(Place {
-                registry: Arc::clone(&self.0),
-                key,
-            }),
-        };
-        match first {
-            true => Watched::First(watch),
-            false => Watched::Joined(watch),
+        let place = changes.is_some().then(|| Place {
+            registry: Arc::clone(&self.0),
+            key,
+        });
+        Watch {
+            changes,
+            _place: place,
+            _held: None,
         }
     }
 
@@ -213,17 +213,10 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn watched(watched: Watched) -> Watch {
-        match watched {
-            Watched::First(watch) | Watched::Joined(watch) => watch,
-            Watched::No => Watch::none(),
-        }
-    }
-
     #[tokio::test]
     async fn nothing_is_missed_between_the_subscription_and_the_wait() {
         let watchers = Watchers::new(8);
-        let mut watch = watched(watchers.watch(1));
+        let mut watch = watchers.watch(1);
         watchers.notify(1);
         watchers.notify(2);
         watch.changed().await;
@@ -237,25 +230,25 @@ mod tests {
     async fn over_its_bound_the_registry_watches_no_more_keys() {
         let watchers = Watchers::new(1);
         let first = watchers.watch(1);
-        assert!(matches!(first, Watched::First(_)));
-        assert!(matches!(watchers.watch(1), Watched::Joined(_)));
-        assert!(matches!(watchers.watch(2), Watched::No));
+        assert!(!first.is_none());
+        assert!(!watchers.watch(1).is_none());
+        assert!(watchers.watch(2).is_none());
         drop(first);
-        assert!(matches!(watchers.watch(2), Watched::First(_)));
+        assert!(!watchers.watch(2).is_none());
         assert!(format!("{watchers:?}").contains("keys: 0"));
     }
 
     #[tokio::test]
     async fn when_the_source_falls_silent_every_watch_ends() {
         let watchers = Watchers::new(8);
-        let mut watch = watched(watchers.watch(1));
+        let mut watch = watchers.watch(1);
         watchers.close();
         watch.changed().await;
         assert!(watch.is_none());
-        assert!(matches!(watchers.watch(1), Watched::No));
+        assert!(watchers.watch(1).is_none());
         watchers.open();
         // The old watch leaves a place that is another's by now.
-        let mut new = watched(watchers.watch(1));
+        let mut new = watchers.watch(1);
         drop(watch);
         watchers.notify(1);
         new.changed().await;
