@@ -14,6 +14,7 @@
 //! | "the claim was lost to another holder while its work ran" | warn | `request`, `token` |
 //! | "took over the claim of a holder that died" | warn | `request`, `from` (the dead holder's token), `attempt` |
 //! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
+//! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //!
 //! `request` is the request identity: its scope and key, never the payload.
@@ -111,6 +112,11 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
+    pub(crate) fn retried(request: &dyn Display, retry: u32) {
+        tracing::debug!(target: TARGET, %request, retry, "the transaction lost to another one; its work is run again");
+    }
+
+    #[cfg(feature = "durable")]
     pub(crate) fn unrecorded(request: &dyn Display, error: &dyn Display) {
         tracing::error!(target: TARGET, %request, %error, "work was done and could not be recorded");
     }
@@ -166,6 +172,9 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn took_over(_request: &dyn Display, _from: u64, _attempt: u32) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn retried(_request: &dyn Display, _retry: u32) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn unrecorded(_request: &dyn Display, _error: &dyn Display) {}

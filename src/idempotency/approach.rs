@@ -199,6 +199,11 @@ impl<'a, S: Store> Approach<'a, S> {
         }
     }
 
+    /// Waits a random moment, longer each time, so that two transactions that met do not meet again.
+    pub(super) async fn pause_after_conflict(&self, retried: u32) {
+        sleep(jittered(FIRST_PAUSE * (1 << retried.min(5)))).await;
+    }
+
     /// Waits a little, if there is time left.
     async fn wait(&mut self, lease_remaining: Duration) -> Result<(), Error> {
         let left = self.left();

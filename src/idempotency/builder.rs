@@ -21,6 +21,7 @@ pub struct IdempotencyBuilder<S> {
     wait: Duration,
     recovery: Recovery,
     max_result_bytes: usize,
+    conflict_retries: u32,
     max_flights: Option<usize>,
     max_callers: Option<u32>,
     runtime: Option<Handle>,
@@ -37,6 +38,7 @@ impl<S: Store> IdempotencyBuilder<S> {
             wait: Duration::from_secs(10),
             recovery: Recovery::Refuse,
             max_result_bytes: 256 * 1024,
+            conflict_retries: 5,
             max_flights: None,
             max_callers: None,
             runtime: None,
@@ -92,6 +94,13 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// See [`ResultTooLarge`](super::Error::ResultTooLarge) for what becomes of a larger one.
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
         self.max_result_bytes = bytes;
+        self
+    }
+
+    /// How often work is run again whose transaction lost to another one: 5 times unless set. For
+    /// [`run_in_tx_retrying`](Idempotency::run_in_tx_retrying) only.
+    pub fn conflict_retries(mut self, retries: u32) -> Self {
+        self.conflict_retries = retries;
         self
     }
 
@@ -154,6 +163,7 @@ impl<S: Store> IdempotencyBuilder<S> {
                 wait: self.wait,
                 recovery: self.recovery,
                 max_result_bytes: self.max_result_bytes,
+                conflict_retries: self.conflict_retries,
             }),
             group: group.build(),
         }
