@@ -102,6 +102,11 @@ impl Proxy {
         });
     }
 
+    /// Cuts no more.
+    pub fn disarm(&self) {
+        *self.state.armed.lock().unwrap() = None;
+    }
+
     /// Closes all connections that there are now.
     pub fn cut_all(&self) {
         self.epoch.send_modify(|epoch| *epoch += 1);

@@ -6,11 +6,15 @@
 //!   └──not that far yet: the server came back without it───────▶ the record tells
 //! ```
 //!
+//! A transaction that is in progress for long, idle, never got its commit: the server does not know yet that its client is
+//! gone. It is ended, so that it is known what became of it, and that it holds nobody up.
+//!
 //! A bare look at the record may come while the commit is still under way, and lies. So the server is asked first about that very
 //! transaction, by its number, until it is over one way or the other; then the record is final. It is the record that tells,
 //! not the number: after a failover, another transaction may have the number.
 
 use std::error::Error;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
@@ -32,6 +36,7 @@ impl PostgresStore {
     ) -> Result<(), StoreError> {
         let begun = Instant::now();
         let mut longest = FIRST_PAUSE;
+        let mut ending = false;
         while begun.elapsed() < self.patience {
             if let Some(committed) = self.ended(number).await {
                 match self.read(request.id).await {
@@ -41,11 +46,26 @@ impl PostgresStore {
                     Ok(_) => return Err(StoreError::RolledBack { source: lost }),
                     Err(_) => {}
                 }
+            } else if !ending && begun.elapsed() > self.patience / 2 {
+                ending = self.end_if_idle(number).await;
             }
-            sleep(std::time::Duration::from_micros(longest / 2 + random_u64() % longest)).await;
+            sleep(Duration::from_micros(longest / 2 + random_u64() % longest)).await;
             longest = (longest * 2).min(FIRST_PAUSE * 16);
         }
         Err(StoreError::Unavailable { source: lost })
+    }
+
+    /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be ended.
+    async fn end_if_idle(&self, number: &str) -> bool {
+        sqlx::query_scalar(
+            "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
+             WHERE backend_xid = $1::text::xid8::xid AND state LIKE 'idle in transaction%'",
+        )
+        .bind(number)
+        .fetch_one(&self.pool)
+        .await
+        // Without the right to, it is waited for.
+        .unwrap_or(false)
     }
 
     /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody answers.
