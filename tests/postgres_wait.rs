@@ -114,8 +114,8 @@ async fn a_waiter_in_another_process_is_woken_by_notification() {
         }
         took.sort();
         println!("{end:?}: {took:?}");
-        // Without a notification, the next question would come between a half and a whole second after the last one: 350 ms
-        // on the average, since 400 ms of it are over. The machine may be busy; so the median counts.
+        // Without a notification, the next question would come between a half and a whole second after the last one:
+        // 350 ms on the average, since 400 ms of it are over. The machine may be busy; so the median counts.
         assert!(took[2] < Duration::from_millis(100), "{end:?}: {took:?}");
     }
 }
