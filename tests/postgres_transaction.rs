@@ -52,6 +52,19 @@ async fn orders(pool: &PgPool) -> i64 {
 
 const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
 
+/// How many round trips there have been, once there are no more: what the pool does when a connection is given back
+/// comes a moment later.
+async fn settled(proxy: &Proxy) -> usize {
+    let mut before = proxy.round_trips();
+    loop {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        match proxy.round_trips() {
+            now if now == before => return now,
+            now => before = now,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_in_a_transaction_takes_two_round_trips_more_than_the_bare_one() {
     let (schema, _) = shop().await;
@@ -73,17 +86,7 @@ async fn work_in_a_transaction_takes_two_round_trips_more_than_the_bare_one() {
         });
         work.await.unwrap().source()
     };
-    // What the pool does when a connection is given back comes a moment later.
-    let counted = async |from: usize| {
-        let mut before = from;
-        loop {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            match proxy.round_trips() {
-                now if now == before => return now - from,
-                now => before = now,
-            }
-        }
-    };
+    let counted = async |from: usize| settled(&proxy).await - from;
     // The first time on a connection, statements are prepared.
     bare().await;
     assert_eq!(ours("first").await, Source::Executed);
@@ -118,8 +121,7 @@ async fn each_operation_is_one_round_trip() {
         let (done, left) = (id(&format!("done-{round}")), id(&format!("left-{round}")));
         // The pool tests a connection before it lends it and after it got it back; what is left is ours.
         let mut count = async |name: &'static str, from: usize| {
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            trips.push((name, proxy.round_trips() - from - 2));
+            trips.push((name, settled(&proxy).await - from - 2));
         };
         let from = proxy.round_trips();
         let ClaimOutcome::Granted(claim) = store.claim(ClaimRequest::new(&done, hour)).await.unwrap() else {
@@ -142,8 +144,7 @@ async fn each_operation_is_one_round_trip() {
         let ClaimOutcome::Granted(claim) = store.claim(ClaimRequest::new(&left, hour)).await.unwrap() else {
             panic!("not granted")
         };
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        let from = proxy.round_trips();
+        let from = settled(&proxy).await;
         store.release(claim).await.unwrap();
         count("release", from).await;
         let from = proxy.round_trips();
