@@ -90,8 +90,8 @@ impl RequestId {
     ///
     /// # Errors
     ///
-    /// What was wrong with the scope's length or characters or with the key; never the content. How the scope is composed
-    /// is not looked at: it was when the identity was made.
+    /// What was wrong with the scope's length or characters or with the key; never the content. How the scope is
+    /// composed is not looked at: it was when the identity was made.
     pub fn from_stored(scope: &str, key: &str) -> Result<Self, IdentityError> {
         if scope.is_empty() {
             return Err(IdentityError::ScopePartEmpty { part: "namespace" });

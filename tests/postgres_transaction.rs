@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use oneflight::idempotency::{Answer, Effect, Error, Idempotency, Reply, Rollback, Source};
+use oneflight::idempotency::{Answer, Effect, Error, Idempotency, NotDone, Reply, Rollback, Source};
 use oneflight::identity::{RequestId, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{
@@ -52,6 +52,19 @@ async fn orders(pool: &PgPool) -> i64 {
 
 const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
 
+/// How many round trips there have been, once there are no more: what the pool does when a connection is given back
+/// comes a moment later.
+async fn settled(proxy: &Proxy) -> usize {
+    let mut before = proxy.round_trips();
+    loop {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        match proxy.round_trips() {
+            now if now == before => return now,
+            now => before = now,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_in_a_transaction_takes_two_round_trips_more_than_the_bare_one() {
     let (schema, _) = shop().await;
@@ -73,17 +86,7 @@ async fn work_in_a_transaction_takes_two_round_trips_more_than_the_bare_one() {
         });
         work.await.unwrap().source()
     };
-    // What the pool does when a connection is given back comes a moment later.
-    let counted = async |from: usize| {
-        let mut before = from;
-        loop {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            match proxy.round_trips() {
-                now if now == before => return now - from,
-                now => before = now,
-            }
-        }
-    };
+    let counted = async |from: usize| settled(&proxy).await - from;
     // The first time on a connection, statements are prepared.
     bare().await;
     assert_eq!(ours("first").await, Source::Executed);
@@ -118,8 +121,7 @@ async fn each_operation_is_one_round_trip() {
         let (done, left) = (id(&format!("done-{round}")), id(&format!("left-{round}")));
         // The pool tests a connection before it lends it and after it got it back; what is left is ours.
         let mut count = async |name: &'static str, from: usize| {
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            trips.push((name, proxy.round_trips() - from - 2));
+            trips.push((name, settled(&proxy).await - from - 2));
         };
         let from = proxy.round_trips();
         let ClaimOutcome::Granted(claim) = store.claim(ClaimRequest::new(&done, hour)).await.unwrap() else {
@@ -142,8 +144,7 @@ async fn each_operation_is_one_round_trip() {
         let ClaimOutcome::Granted(claim) = store.claim(ClaimRequest::new(&left, hour)).await.unwrap() else {
             panic!("not granted")
         };
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        let from = proxy.round_trips();
+        let from = settled(&proxy).await;
         store.release(claim).await.unwrap();
         count("release", from).await;
         let from = proxy.round_trips();
@@ -489,4 +490,62 @@ async fn what_is_in_doubt_is_listed_and_settled() {
     assert_eq!(*idem.run(id("b"), |_| async { 8 }).await.unwrap(), 8);
     let left = idem.in_doubt(10, None).await.unwrap();
     assert_eq!(left.iter().map(|it| it.id.key()).collect::<Vec<_>>(), ["c"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inside_and_outside_of_a_transaction_a_key_has_one_effect() {
+    const PROCESSES: usize = 6;
+    const KEYS: usize = 60;
+    let (schema, store) = shop().await;
+    let pool = store.pool().clone();
+    let mut calls = tokio::task::JoinSet::new();
+    for process in 0..PROCESSES {
+        let store = PostgresStore::open(schema.pool(4)).await.unwrap();
+        let idem = Idempotency::builder(store).build();
+        for key in 0..KEYS {
+            let (idem, pool, id) = (idem.clone(), pool.clone(), id(&format!("mixed-{key}")));
+            let dice = (process * 7 + key * 3) % 5;
+            calls.spawn(async move {
+                // Whoever breaks off frees the key, and calls again.
+                let mut breaks = dice == 0 || dice == 3;
+                loop {
+                    let broken = std::mem::take(&mut breaks);
+                    let reply = if dice < 3 {
+                        idem.run_in_tx(id.clone(), move |tx| {
+                            Box::pin(async move {
+                                sqlx::query(INSERT).execute(tx.connection()).await?;
+                                if broken {
+                                    Err(Rollback::failed("on purpose"))
+                                } else {
+                                    Ok(1)
+                                }
+                            })
+                        })
+                        .await
+                    } else {
+                        let pool = pool.clone();
+                        idem.try_run(id.clone(), move |_| async move {
+                            if broken {
+                                return Err(NotDone::because("on purpose"));
+                            }
+                            sqlx::query(INSERT).execute(&pool).await.unwrap();
+                            Ok(1)
+                        })
+                        .await
+                    };
+                    match reply {
+                        Ok(reply) => return reply.is_cached(),
+                        Err(Error::RolledBack { .. } | Error::NotDone { .. }) => {}
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            });
+        }
+    }
+    let mut executed = 0;
+    while let Some(cached) = calls.join_next().await {
+        executed += usize::from(!cached.unwrap());
+    }
+    assert_eq!(executed, KEYS);
+    assert_eq!(orders(&pool).await, i64::try_from(KEYS).unwrap());
 }

@@ -11,9 +11,10 @@
 //!      └────────────▶ granted
 //! ```
 //!
-//! It does not know whether the claim is held by a lease or by a transaction. Nor does waiting hold anything of the store's but
-//! a subscription, which exists before the store is asked once more: so no change falls between the question and the wait. A
-//! notification may be lost all the same, so the store is asked now and then; often, if there is no subscription.
+//! It does not know whether the claim is held by a lease or by a transaction. Nor does waiting hold anything of the
+//! store's but a subscription, which exists before the store is asked once more: so no change falls between the
+//! question and the wait. A notification may be lost all the same, so the store is asked now and then; often, if there
+//! is no subscription.
 
 use std::time::Duration;
 
@@ -131,8 +132,8 @@ impl<'a, S: Store> Approach<'a, S> {
         Err(Error::store(self.id, StoreError::Busy { waited }, Effect::Nothing))
     }
 
-    /// What to tell who did not get the store's lock. When the wait is over, the one who holds it may be at work on this
-    /// very request.
+    /// What to tell who did not get the store's lock. When the wait is over, the one who holds it may be at work on
+    /// this very request.
     pub(super) async fn locked_out(&self, error: StoreError) -> Result<Settled, Error> {
         if !self.left().is_zero() {
             return Err(Error::store(self.id, error, Effect::Nothing));

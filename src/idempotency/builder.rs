@@ -119,9 +119,9 @@ impl<S: Store> IdempotencyBuilder<S> {
 
     /// Who polls the work: [`Drive::Spawned`] unless set, a task of its own.
     ///
-    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then whoever drives the work must be polled until
-    /// it is over: a call that is kept and not polled, across a `select!` for one, holds whatever its work holds. In a
-    /// transaction that is the right to write, for which all other keys then wait.
+    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then whoever drives the work must be polled
+    /// until it is over: a call that is kept and not polled, across a `select!` for one, holds whatever its work holds.
+    /// In a transaction that is the right to write, for which all other keys then wait.
     pub fn drive(mut self, drive: Drive) -> Self {
         self.drive = drive;
         self

@@ -160,9 +160,9 @@ impl<S: Store> Idempotency<S> {
     /// [builder](IdempotencyBuilder::drive) says otherwise.
     ///
     /// `T` is recorded as JSON, so it must survive that. What cannot be read again is an error the first time
-    /// ([`Error::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so does a
-    /// `Some(f64::NAN)`. A caller who shares the flight and asks for another `T` than the one who executes gets the
-    /// recorded value decoded as that.
+    /// ([`Error::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so
+    /// does a `Some(f64::NAN)`. A caller who shares the flight and asks for another `T` than the one who executes gets
+    /// the recorded value decoded as that.
     ///
     /// # Errors
     ///
@@ -216,14 +216,15 @@ impl<S: Store> Idempotency<S> {
 
     /// Executes `work` in a transaction of the store's database: its rows and its record are one commit.
     ///
-    /// The effect is exactly once, whatever dies when. There is no lease, and nothing is ever in doubt, unless
-    /// an execution of the same request outside of a transaction is. Keep it short: SQLite has one writer, and this is it;
-    /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it would wait
-    /// for itself, and in PostgreSQL for a connection, when enough others do the same.
+    /// The effect is exactly once, whatever dies when. There is no lease, and nothing is ever in doubt, unless an
+    /// execution of the same request outside of a transaction is. Keep it short: SQLite has one writer, and this is it;
+    /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it
+    /// would wait for itself, and in PostgreSQL for a connection, when enough others do the same.
     ///
-    /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does a
-    /// result that is too large to keep or does not survive its JSON. A request that can never succeed would be executed
-    /// again with every retry: answer it with [`Rollback::Refused`], which rolls the rows back and records the answer.
+    /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does
+    /// a result that is too large to keep or does not survive its JSON. A request that can never succeed would be
+    /// executed again with every retry: answer it with [`Rollback::Refused`], which rolls the rows back and records the
+    /// answer.
     ///
     /// # Errors
     ///
@@ -257,8 +258,8 @@ impl<S: Store> Idempotency<S> {
     /// serialization failure or a deadlock, everything is rolled back and the work is run again from its start, up to
     /// [`conflict_retries`](IdempotencyBuilder::conflict_retries) times.
     ///
-    /// It is the statements' error that tells, so let it pass: return it by `?`. What the work does besides its statements it
-    /// does again.
+    /// It is the statements' error that tells, so let it pass: return it by `?`. What the work does besides its
+    /// statements it does again.
     ///
     /// ```no_run
     /// # async fn example(store: oneflight::store::SqliteStore) -> Result<(), Box<dyn std::error::Error>> {
@@ -358,8 +359,8 @@ impl<S: Store> Idempotency<S> {
         loaded.map_err(|error| Error::store(id, error, Effect::Unknown))
     }
 
-    /// What is in doubt, for an operator to find out about and to [resolve](Self::resolve): at most `limit` requests in the order
-    /// of their tokens, beginning after the one that is given.
+    /// What is in doubt, for an operator to find out about and to [resolve](Self::resolve): at most `limit` requests in
+    /// the order of their tokens, beginning after the one that is given.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {

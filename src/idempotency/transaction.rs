@@ -31,9 +31,10 @@ pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Rollback<T>>> +
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx).
 ///
-/// Use the connection for statements. A nested `begin()` is a savepoint, and welcome. Do not end the transaction. In SQLite, a
-/// commit is refused, and after a rollback nothing more is kept (do not set a commit hook: it would stand in for the one
-/// that sees to this). PostgreSQL commits what it is told to; that is noticed, is an error, and leaves the request in doubt.
+/// Use the connection for statements. A nested `begin()` is a savepoint, and welcome. Do not end the transaction. In
+/// SQLite, a commit is refused, and after a rollback nothing more is kept (do not set a commit hook: it would stand in
+/// for the one that sees to this). PostgreSQL commits what it is told to; that is noticed, is an error, and leaves the
+/// request in doubt.
 pub struct Tx<'t, C> {
     connection: &'t mut C,
     context: Context,
@@ -71,9 +72,9 @@ impl<C> fmt::Debug for Tx<'_, C> {
 
 /// Why work in a transaction has its rows rolled back.
 ///
-/// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done. Nothing is recorded then,
-/// and a client who tries again executes again. So what can never succeed, a constraint that the request violates for
-/// one, should be told apart and be [`Refused`](Self::Refused).
+/// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done. Nothing is recorded
+/// then, and a client who tries again executes again. So what can never succeed, a constraint that the request violates
+/// for one, should be told apart and be [`Refused`](Self::Refused).
 pub enum Rollback<T> {
     /// Refused for good: the rows are rolled back, and this answer is recorded and replayed.
     Refused(T),

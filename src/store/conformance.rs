@@ -19,9 +19,9 @@
 //! A store on its own clock: `conformance::run(async || MyStore::connect().await).await?`. It needs a tokio
 //! runtime; with a multi-threaded one the concurrent checks are sharper.
 //!
-//! A [`TransactionalStore`](super::TransactionalStore) also runs [`run_transactional`], which needs a table to write to: a
-//! [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a [`Watch`](super::Watch), is checked if it is
-//! there.
+//! A [`TransactionalStore`](super::TransactionalStore) also runs [`run_transactional`], which needs a table to write
+//! to: a [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a [`Watch`](super::Watch), is
+//! checked if it is there.
 
 use std::fmt;
 use std::sync::Arc;

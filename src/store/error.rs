@@ -37,8 +37,8 @@ pub enum StoreError {
     /// The work ended the transaction that it was given, or went on after an error that ended it. Nothing that it did
     /// was kept.
     TransactionEnded,
-    /// The work ended the transaction that it was given, in a store that cannot prevent that. What it had done by then may
-    /// have been committed without a record, and the request is in doubt.
+    /// The work ended the transaction that it was given, in a store that cannot prevent that. What it had done by then
+    /// may have been committed without a record, and the request is in doubt.
     CommittedByWork,
     /// The server has done what it was asked, but fewer replicas acknowledged it than is wanted, so that a failover may
     /// lose it.

@@ -67,8 +67,8 @@ pub use watch::Watch;
 pub trait Store: Send + Sync + 'static {
     /// Takes the right to execute a request, or says why not. One atomic step.
     ///
-    /// Asking again with the same [`HolderId`](crate::record::HolderId) answers with the same claim: so that a claim whose answer
-    /// was lost can be asked for again.
+    /// Asking again with the same [`HolderId`](crate::record::HolderId) answers with the same claim: so that a claim
+    /// whose answer was lost can be asked for again.
     ///
     /// # Errors
     ///
@@ -129,13 +129,13 @@ pub trait Store: Send + Sync + 'static {
     /// When the store cannot be reached.
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
-    /// What is in doubt, for somebody to [resolve](crate::idempotency::Idempotency::resolve): at most `limit` requests, in the
-    /// order of their tokens, those with a token larger than `after` only.
+    /// What is in doubt, for somebody to [resolve](crate::idempotency::Idempotency::resolve): at most `limit` requests,
+    /// in the order of their tokens, those with a token larger than `after` only.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unsupported`] where a store cannot list, which is the answer unless implemented. Otherwise, when the
-    /// store cannot be reached or understood.
+    /// [`StoreError::Unsupported`] where a store cannot list, which is the answer unless implemented. Otherwise, when
+    /// the store cannot be reached or understood.
     fn in_doubt(
         &self,
         limit: usize,
@@ -149,9 +149,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Subscribes to changes of a record: a claim of it that ends, in whichever way and process.
     ///
-    /// The subscription exists when this answers: whoever then looks at the record and finds it in progress misses nothing.
-    /// A notification is a hint to look again, and may be lost or one too many; so whoever waits also asks from time to
-    /// time, and often if there is no subscription, which is the answer of a store that does not notify.
+    /// The subscription exists when this answers: whoever then looks at the record and finds it in progress misses
+    /// nothing. A notification is a hint to look again, and may be lost or one too many; so whoever waits also asks
+    /// from time to time, and often if there is no subscription, which is the answer of a store that does not notify.
     ///
     /// # Cancel safety
     ///

@@ -5,10 +5,11 @@
 //!     └── from here on, no notification is lost, however late `changed` is called
 //! ```
 //!
-//! A [`Watch`] is one caller's subscription. [`Watchers`] is the registry behind it: one place for all stores, which tell it
-//! what they hear (their own changes, LISTEN/NOTIFY, pub/sub) and never learn who listens. What is told is "look again", not
-//! what has changed: a notification too many does no harm, so identities are known by a digest. If the source of a store
-//! falls silent, its registry is closed: every watch ends, and whoever waits polls until it is open again.
+//! A [`Watch`] is one caller's subscription. [`Watchers`] is the registry behind it: one place for all stores, which
+//! tell it what they hear (their own changes, LISTEN/NOTIFY, pub/sub) and never learn who listens. What is told is
+//! "look again", not what has changed: a notification too many does no harm, so identities are known by a digest. If
+//! the source of a store falls silent, its registry is closed: every watch ends, and whoever waits polls until it is
+//! open again.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -22,8 +23,8 @@ use tokio::sync::watch;
 
 /// One caller's subscription to changes of one record. Made by [`Store::watch`](super::Store::watch).
 ///
-/// It exists before its holder looks at the record; so what changes between that look and [`changed`](Self::changed) is not
-/// missed.
+/// It exists before its holder looks at the record; so what changes between that look and [`changed`](Self::changed) is
+/// not missed.
 ///
 /// A store of your own makes one from a receiver that hears of each change:
 ///
@@ -82,8 +83,8 @@ impl Watch {
         self.changes.is_none()
     }
 
-    /// Waits until the record may have changed since this was made or last answered, or the source has fallen silent. For
-    /// ever, if this [is none](Self::is_none).
+    /// Waits until the record may have changed since this was made or last answered, or the source has fallen silent.
+    /// For ever, if this [is none](Self::is_none).
     ///
     /// # Cancel safety
     ///

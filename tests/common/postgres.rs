@@ -1,7 +1,8 @@
 //! A private PostgreSQL for one test binary: started when it is first asked for, on a free port of the loopback, in a
 //! temporary directory. A missing server is a failure, never a skip.
 //!
-//! It is stopped when this process ends, in whichever way: a small shell holds the other end of a pipe that only we write to.
+//! It is stopped when this process ends, in whichever way: a small shell holds the other end of a pipe that only we
+//! write to.
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::net::TcpListener;

@@ -1,7 +1,7 @@
 //! A TCP proxy that stands between a client and its server, counts, and cuts where a test says.
 //!
-//! It looks for bytes in what the client sends, so it serves any protocol whose commands can be seen; round trips are counted
-//! for PostgreSQL.
+//! It looks for bytes in what the client sends, so it serves any protocol whose commands can be seen; round trips are
+//! counted for PostgreSQL.
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

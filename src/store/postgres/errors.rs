@@ -38,8 +38,8 @@ pub(super) fn is_transaction_over(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "3B001" || code == "25P01")
 }
 
-/// A commit that was refused for what the transaction did: it is rolled back. Of any other error, a shutdown of the server
-/// included, that is not certain.
+/// A commit that was refused for what the transaction did: it is rolled back. Of any other error, a shutdown of the
+/// server included, that is not certain.
 pub(super) fn is_refused_commit(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("23") || code.starts_with("P0")) || is_conflict(error)
 }
@@ -68,8 +68,8 @@ pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
 pub(super) struct Tries(u32);
 
 impl Tries {
-    /// Answers after a pause if the statement should be tried again. In a database whose transactions are serializable unless
-    /// they say otherwise, that is so when two of ours meet.
+    /// Answers after a pause if the statement should be tried again. In a database whose transactions are serializable
+    /// unless they say otherwise, that is so when two of ours meet.
     pub(super) async fn after(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
         self.0 += 1;
         if !is_conflict(&error) || self.0 >= TRIES {

@@ -6,11 +6,12 @@
 //! ```
 //!
 //! `NOTIFY` makes all transactions that use it commit one after the other, so it is used only where somebody waits. Who
-//! waits shows it by a *shared* advisory lock on the record's second number, held by this connection; who changes a record
-//! tries to get that lock alone, as part of his statement, and notifies if he does not get it. Nothing falls in between:
+//! waits shows it by a *shared* advisory lock on the record's second number, held by this connection; who changes a
+//! record tries to get that lock alone, as part of his statement, and notifies if he does not get it. Nothing falls in
+//! between:
 //!
-//! * If the changer gets the lock, he has it until his change is committed and visible. Whoever would wait cannot get it
-//!   meanwhile, is not subscribed, and asks again soon.
+//! * If the changer gets the lock, he has it until his change is committed and visible. Whoever would wait cannot get
+//!   it meanwhile, is not subscribed, and asks again soon.
 //! * If the waiter gets it, every change from then on is told; and he looks at the record once more after that.
 //!
 //! The connection is outside of the user's pool, so that waiting takes nothing away from working.
@@ -29,7 +30,7 @@ use crate::store::watch::{Watch, Watchers};
 
 /// How many keys may be waited for by notification at a time: each takes a place in the server's table of locks, which
 /// has 6,400 for everybody unless configured otherwise.
-const MOST_WATCHED: usize = 512;
+const MOST_WATCHED: usize = 256;
 /// How many wishes are put to the server at a time.
 const BATCH: usize = 64;
 /// How long the server may take to answer one, before the connection is given up.
@@ -211,8 +212,8 @@ async fn hear(
     }
 }
 
-/// Takes and gives up the locks that show who waits, in two round trips at most. The server counts how often a session has
-/// each, so that several may wait for one record here.
+/// Takes and gives up the locks that show who waits, in two round trips at most. The server counts how often a session
+/// has each, so that several may wait for one record here.
 async fn fulfil(
     listener: &mut PgListener,
     connection: Connection,

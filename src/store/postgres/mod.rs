@@ -1,9 +1,10 @@
 //! A store in PostgreSQL, shared by any number of processes on any number of machines.
 //!
 //! Each operation is one statement, hence one round trip and one transaction, on the server's clock. Nobody waits for
-//! another's claim inside the server: a claim tries an advisory lock on the identity's number, for the length of its statement
-//! or of its transaction, and whoever does not get it is "in progress" and holds no connection. What has to be thought
-//! through when two meet stands at the head of [`transaction`]; how those who wait hear of changes, in [`listen`].
+//! another's claim inside the server: a claim tries an advisory lock on the identity's number, for the length of its
+//! statement or of its transaction, and whoever does not get it is "in progress" and holds no connection. What has to
+//! be thought through when two meet stands at the head of [`transaction`]; how those who wait hear of changes, in
+//! [`listen`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,23 +34,23 @@ pub use statements::Isolation;
 
 /// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
 ///
-/// The tables are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is opened;
-/// any number of processes may do so at once. A database that a newer version has upgraded is refused.
+/// The tables are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is
+/// opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
 ///
 /// # Connections
 ///
 /// The pool is the user's. An operation takes one of its connections for one round trip, and
 /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) one for its transaction. Whoever waits for a request in
-/// progress elsewhere holds none. A process in which somebody has waited has one connection more, outside of the pool and with
-/// the pool's options, which listens for all of them. It takes a session of its own: through a pooler that shares sessions
-/// between transactions (PgBouncer in transaction mode) nothing is heard, and who waits polls.
+/// progress elsewhere holds none. A process in which somebody has waited has one connection more, outside of the pool
+/// and with the pool's options, which listens for all of them. It takes a session of its own: through a pooler that
+/// shares sessions between transactions (PgBouncer in transaction mode) nothing is heard, and who waits polls.
 ///
 /// # Durability
 ///
-/// What was acknowledged is as durable as `synchronous_commit` makes it: `on`, the default, survives a crash of the server;
-/// `off` does not, and a claim that is lost is a mutation that may be done twice. After a failover to a replica that lags
-/// behind, what it had not received is gone, and so is the knowledge of which tokens were drawn: use synchronous
-/// replication where that matters.
+/// What was acknowledged is as durable as `synchronous_commit` makes it: `on`, the default, survives a crash of the
+/// server; `off` does not, and a claim that is lost is a mutation that may be done twice. After a failover to a replica
+/// that lags behind, what it had not received is gone, and so is the knowledge of which tokens were drawn: use
+/// synchronous replication where that matters.
 ///
 /// # Examples
 ///
@@ -109,22 +110,23 @@ impl Default for PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// The schema of our tables, created if it is missing: the first of the connection's search path unless set. Letters, digits and
-    /// underscores, 32 bytes at most.
+    /// The schema of our tables, created if it is missing: the first of the connection's search path unless set.
+    /// Letters, digits and underscores, 32 bytes at most.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.names.schema = Some(schema.into());
         self
     }
 
-    /// With what the names of our tables begin: `oneflight_` unless set. Letters, digits and underscores, 32 bytes at most.
+    /// With what the names of our tables begin: `oneflight_` unless set. Letters, digits and underscores, 32 bytes at
+    /// most.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.names.prefix = prefix.into();
         self
     }
 
-    /// How the transactions of [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) are isolated: as the connection's
-    /// are by default, unless set. Above [`Isolation::ReadCommitted`] the server refuses some transactions that met others; see
-    /// [`run_in_tx_retrying`](crate::idempotency::Idempotency::run_in_tx_retrying).
+    /// How the transactions of [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) are isolated: as the
+    /// connection's are by default, unless set. Above [`Isolation::ReadCommitted`] the server refuses some transactions
+    /// that met others; see [`run_in_tx_retrying`](crate::idempotency::Idempotency::run_in_tx_retrying).
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = Some(isolation);
         self
@@ -136,8 +138,8 @@ impl PostgresOptions {
         self
     }
 
-    /// How long a commit may take to be answered before it is taken for lost, and how long it is then asked about: 30 s each
-    /// unless set.
+    /// How long a commit may take to be answered before it is taken for lost, and how long it is then asked about: 30 s
+    /// each unless set.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -165,7 +167,8 @@ impl PostgresOptions {
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate; [`StoreError::InvalidName`].
+    /// When the database cannot be reached, or was written by a newer version of this crate;
+    /// [`StoreError::InvalidName`].
     pub async fn open(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
         let mut names = self.names;
         names.validate()?;

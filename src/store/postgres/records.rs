@@ -38,7 +38,8 @@ pub(super) fn takeover(takeover: Takeover) -> i64 {
     }
 }
 
-/// A record of which the first column is the instant, and the others are `statements::RECORD`; absent if these are null.
+/// A record of which the first column is the instant, and the others are `statements::RECORD`; absent if these are
+/// null.
 pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
     let Some(token) = column::<Option<i64>>(row, 2)? else {
         return Ok(None);

@@ -6,12 +6,12 @@
 //!   └──not that far yet: the server came back without it───────▶ the record tells
 //! ```
 //!
-//! A transaction that is in progress for long, idle, never got its commit: the server does not know yet that its client is
-//! gone. It is ended, so that it is known what became of it, and that it holds nobody up.
+//! A transaction that is in progress for long, idle, never got its commit: the server does not know yet that its client
+//! is gone. It is ended, so that it is known what became of it, and that it holds nobody up.
 //!
-//! A bare look at the record may come while the commit is still under way, and lies. So the server is asked first about that very
-//! transaction, by its number, until it is over one way or the other; then the record is final. It is the record that tells,
-//! not the number: after a failover, another transaction may have the number.
+//! A bare look at the record may come while the commit is still under way, and lies. So the server is asked first about
+//! that very transaction, by its number, until it is over one way or the other; then the record is final. It is the
+//! record that tells, not the number: after a failover, another transaction may have the number.
 
 use std::error::Error;
 use std::time::Duration;
@@ -55,7 +55,8 @@ impl PostgresStore {
         Err(StoreError::Unavailable { source: lost })
     }
 
-    /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be ended.
+    /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be
+    /// ended.
     async fn end_if_idle(&self, number: &str) -> bool {
         sqlx::query_scalar(
             "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
@@ -68,7 +69,8 @@ impl PostgresStore {
         .unwrap_or(false)
     }
 
-    /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody answers.
+    /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody
+    /// answers.
     async fn ended(&self, number: &str) -> Option<bool> {
         let status = sqlx::query_scalar::<_, Option<String>>("SELECT pg_xact_status($1::text::xid8)")
             .bind(number)

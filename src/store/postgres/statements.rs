@@ -1,4 +1,5 @@
-//! The text of our statements, written once for the names of a store, so that each connection prepares each of them once.
+//! The text of our statements, written once for the names of a store, so that each connection prepares each of them
+//! once.
 //!
 //! Every statement takes its time from the server's clock, once, and what it asks of a record it asks in the words of
 //! [`decide`](crate::store::decide). Only [`claim`](Statements::claim) decides in SQL, because it answers and writes in
@@ -105,11 +106,12 @@ impl Statements {
             load: sql(format!(
                 "WITH {INSTANT} SELECT now, {RECORD} FROM {records}, instant WHERE scope = $1 AND key = $2"
             )),
-            // What others are at is left to them, and to the next time.
+            // What others are at is left to them, and to the next time. The instant is a scalar here: as such it bounds
+            // the index, which would otherwise be read to its end for want of a full batch.
             purge: sql(format!(
                 "WITH {INSTANT}
                  DELETE FROM {records} WHERE ctid = ANY (ARRAY(
-                    SELECT r.ctid FROM {records} r, instant WHERE r.expires_at <= now
+                    SELECT r.ctid FROM {records} r WHERE r.expires_at <= (SELECT now FROM instant)
                     ORDER BY r.expires_at LIMIT $1 FOR UPDATE OF r SKIP LOCKED))"
             )),
             in_doubt: sql(format!(
@@ -169,8 +171,8 @@ pub(super) fn turn(holder: HolderId) -> String {
 ///
 /// * `seen` is the record as it stood when the statement began. If it is an answer, nothing else happens.
 /// * `drawn` is empty unless `seen` may be claimed *and* nobody else is deciding about this identity.
-/// * `granted` writes. It decides once more, on the row as it is by then: a holder may have come back since. If it may not
-///   be claimed any more, it is written as it was, which makes this statement answer with it.
+/// * `granted` writes. It decides once more, on the row as it is by then: a holder may have come back since. If it may
+///   not be claimed any more, it is written as it was, which makes this statement answer with it.
 fn claim(
     records: &str,
     tokens: &str,

@@ -13,32 +13,33 @@
 //!
 //! # Who holds the claim
 //!
-//! The claim of a transaction **is** the advisory lock on the identity's number: it is tried and never waited for, lives and
-//! dies with the transaction, and is given up by the server *after* the commit is visible. Claims outside of a transaction
-//! ([`Statements::claim`](super::statements::Statements)) take the same lock for the length of their one statement, if the
-//! record may be claimed at all. `T` and `U` are transactions and `C` is a claim outside, all of one identity:
+//! The claim of a transaction **is** the advisory lock on the identity's number: it is tried and never waited for,
+//! lives and dies with the transaction, and is given up by the server *after* the commit is visible. Claims outside of
+//! a transaction ([`Statements::claim`](super::statements::Statements)) take the same lock for the length of their one
+//! statement, if the record may be claimed at all. `T` and `U` are transactions and `C` is a claim outside, all of one
+//! identity:
 //!
 //! * **T, then U**: U's lock is tried and refused. U rolls back, gives its connection back, and is "in progress".
-//! * **U's lock, after T's end**: *look* is a statement of its own, begun when U had the lock; it sees T's record, since the
-//!   lock was free only after that was visible. (In `REPEATABLE READ` it does not: the snapshot is as old as the attempt at
-//!   the lock. Then *record* meets a row that it cannot see, the server refuses that as a serialization failure, and nothing
-//!   of U is kept.)
+//! * **U's lock, after T's end**: *look* is a statement of its own, begun when U had the lock; it sees T's record,
+//!   since the lock was free only after that was visible. (In `REPEATABLE READ` it does not: the snapshot is as old as
+//!   the attempt at the lock. Then *record* meets a row that it cannot see, the server refuses that as a serialization
+//!   failure, and nothing of U is kept.)
 //! * **C while T runs**: C's lock is refused; C writes nothing and is "in progress".
 //! * **T while C decides**: T's lock is refused, as if C were a transaction.
-//! * **T after C's grant**: T has the lock, and *look* sees C's lease. While that runs, T is "in progress". When it is over,
-//!   policy says whether T may take over.
-//! * **C's holder comes back while T, having taken over, works**: he renews, completes or releases without the lock, being
-//!   known by his token. *record* writes only over what T may take over still: the very token, with its lease over. If he
-//!   renewed or completed, *record* writes nothing, and T is rolled back. If he comes after *record*, he waits for T's row and
-//!   finds another token in it: he is outdated. If T does not commit, he finds his own.
+//! * **T after C's grant**: T has the lock, and *look* sees C's lease. While that runs, T is "in progress". When it is
+//!   over, policy says whether T may take over.
+//! * **C's holder comes back while T, having taken over, works**: he renews, completes or releases without the lock,
+//!   being known by his token. *record* writes only over what T may take over still: the very token, with its lease
+//!   over. If he renewed or completed, *record* writes nothing, and T is rolled back. If he comes after *record*, he
+//!   waits for T's row and finds another token in it: he is outdated. If T does not commit, he finds his own.
 //! * **`purge`** deletes only what is past its retention, which counts as absent in every case above.
 //!
 //! # Work that ends the transaction itself
 //!
-//! PostgreSQL has no hook that would refuse a `COMMIT`. But `oneflight.turn`, a setting that is local to the transaction, is
-//! gone with it, and so is the savepoint: *record* writes only if the setting is there, so no later transaction of the
-//! work's can be mistaken for ours. What the work had committed by then stays; the caller learns it, and the
-//! request is left in doubt rather than free.
+//! PostgreSQL has no hook that would refuse a `COMMIT`. But `oneflight.turn`, a setting that is local to the
+//! transaction, is gone with it, and so is the savepoint: *record* writes only if the setting is there, so no later
+//! transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller learns it,
+//! and the request is left in doubt rather than free.
 
 use std::error::Error;
 use std::time::Duration;
@@ -252,8 +253,8 @@ impl PostgresStore {
     }
 }
 
-/// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and `sqlx` does
-/// not know of one whose beginning was cut short.
+/// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and
+/// `sqlx` does not know of one whose beginning was cut short.
 struct Borrowed(Option<PoolConnection<Postgres>>);
 
 impl Borrowed {
