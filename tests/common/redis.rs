@@ -102,6 +102,8 @@ impl Server {
 
     /// Starts it on its port, with what is in its directory.
     fn launch(&self) -> bool {
+        // What it said before is not about this time.
+        let _ = std::fs::remove_file(self.folder.join("log"));
         let status = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--daemonize", "yes", "--pidfile", "pid", "--logfile", "log"])
@@ -155,9 +157,12 @@ impl Server {
         assert!(status.expect("there is `kill`").success(), "kill -s {name} {pid}");
     }
 
-    /// Kills it, as a crash would, without waiting for anything.
+    /// Kills it, as a crash would: it waits for nothing. When this returns, its port is free again.
     pub fn kill(&self) {
         self.signal("KILL");
+        while TcpListener::bind(("127.0.0.1", self.port)).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::fs::remove_file(self.folder.join("pid")).expect("it had written its process id");
     }
 
@@ -258,7 +263,10 @@ pub async fn cluster(nodes: usize) -> Vec<Server> {
     servers
 }
 
+/// Not one of those that the system gives to clients: a client that connects again and again would get the port of a server that
+/// is down, and then connect to itself.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+    let ours = std::iter::repeat_with(|| fastrand::u16(15_000..32_000));
+    let mut free = ours.filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    free.next().expect("there is always another one")
 }
