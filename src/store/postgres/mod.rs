@@ -132,7 +132,8 @@ impl PostgresOptions {
         self
     }
 
-    /// Leaves the tables as they are: somebody else applies [`migrations_sql`](Self::migrations_sql).
+    /// Leaves the tables as they are: somebody else applies [`migrations_sql`](Self::migrations_sql), and before the
+    /// store is opened.
     pub fn without_migrations(mut self) -> Self {
         self.migrate = false;
         self
@@ -176,8 +177,9 @@ impl PostgresOptions {
         if names.schema.is_none() {
             names.schema = Some(schema::current(&pool).await?);
         }
-        if self.migrate {
-            schema::migrate(&pool, &names).await?;
+        match self.migrate {
+            true => schema::migrate(&pool, &names).await?,
+            false => schema::check(&pool, &names).await?,
         }
         Ok(PostgresStore {
             pool,

@@ -123,6 +123,17 @@ pub(super) async fn migrate(pool: &PgPool, names: &Names) -> Result<(), StoreErr
     transaction.commit().await.map_err(StoreError::unavailable)
 }
 
+/// Refuses tables that are not what this version works with.
+pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
+    let mut connection = pool.acquire().await.map_err(StoreError::unavailable)?;
+    match version(&mut connection, names).await? == known() {
+        true => Ok(()),
+        false => Err(StoreError::Unsupported {
+            advice: "the tables are missing or older than this version; apply what `migrations_sql` prints first",
+        }),
+    }
+}
+
 fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
