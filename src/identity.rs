@@ -75,12 +75,41 @@ impl RequestId {
         K: TryInto<IdempotencyKey, Error: Into<IdentityError>>,
     {
         let key = key.try_into().map_err(Into::into)?;
-        let mut text = scope.canonical()?;
-        // Lossless: `canonical` refuses what is longer than `Scope::MAX_BYTES`.
-        let split = u16::try_from(text.len()).map_err(|_| IdentityError::ScopeTooLong {
-            bytes: text.len(),
-            limit: Scope::MAX_BYTES,
-        })?;
+        Self::join(scope.canonical()?, &key)
+    }
+
+    /// The identity as a store reads it back: the scope in its [canonical form](Self::scope), and the key.
+    ///
+    /// ```
+    /// use oneflight::identity::{RequestId, Scope};
+    ///
+    /// let id = RequestId::new(Scope::new("tenant-7").user("u1"), "a7f3")?;
+    /// assert_eq!(RequestId::from_stored(id.scope(), id.key())?, id);
+    /// # Ok::<(), oneflight::identity::IdentityError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the scope's length or characters or with the key; never the content. How the scope is
+    /// composed is not looked at: it was when the identity was made.
+    pub fn from_stored(scope: &str, key: &str) -> Result<Self, IdentityError> {
+        if scope.is_empty() {
+            return Err(IdentityError::ScopePartEmpty { part: "namespace" });
+        }
+        if let Some(position) = scope.find(char::is_control) {
+            let part = "namespace";
+            return Err(IdentityError::ScopeCharacter { part, position });
+        }
+        Self::join(scope.to_owned(), &IdempotencyKey::new(key)?)
+    }
+
+    fn join(mut text: String, key: &IdempotencyKey) -> Result<Self, IdentityError> {
+        let bytes = text.len();
+        let split = u16::try_from(bytes).ok().filter(|_| bytes <= Scope::MAX_BYTES);
+        let Some(split) = split else {
+            let limit = Scope::MAX_BYTES;
+            return Err(IdentityError::ScopeTooLong { bytes, limit });
+        };
         text.reserve_exact(1 + key.as_str().len());
         text.push(SEPARATOR);
         text.push_str(key.as_str());

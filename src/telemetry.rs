@@ -14,7 +14,9 @@
 //! | "the claim was lost to another holder while its work ran" | warn | `request`, `token` |
 //! | "took over the claim of a holder that died" | warn | `request`, `from` (the dead holder's token), `attempt` |
 //! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
+//! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
+//! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
 //! `request` is the request identity: its scope and key, never the payload.
 
@@ -111,6 +113,11 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
+    pub(crate) fn retried(request: &dyn Display, retry: u32) {
+        tracing::debug!(target: TARGET, %request, retry, "the transaction lost to another one; its work is run again");
+    }
+
+    #[cfg(feature = "durable")]
     pub(crate) fn unrecorded(request: &dyn Display, error: &dyn Display) {
         tracing::error!(target: TARGET, %request, %error, "work was done and could not be recorded");
     }
@@ -122,6 +129,16 @@ mod traced {
             %request,
             %error,
             "a claim could not be given back; it is in doubt when its lease ends"
+        );
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn set_back(counter: &dyn Display, token: u64) {
+        tracing::error!(
+            target: TARGET,
+            %counter,
+            token,
+            "the server has forgotten fencing tokens that it had handed out"
         );
     }
 }
@@ -168,8 +185,14 @@ mod silent {
     pub(crate) fn took_over(_request: &dyn Display, _from: u64, _attempt: u32) {}
 
     #[cfg(feature = "durable")]
+    pub(crate) fn retried(_request: &dyn Display, _retry: u32) {}
+
+    #[cfg(feature = "durable")]
     pub(crate) fn unrecorded(_request: &dyn Display, _error: &dyn Display) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Display) {}
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn set_back(_counter: &dyn Display, _token: u64) {}
 }

@@ -21,7 +21,7 @@ fn kill_nine_in_mid_storm_leaves_one_order_per_key() {
         Command::new(program())
             .args(["storm", "--keys", "1000", "--duplicates", "20", "--json"])
             .args(["--seed", "3", "--timeout", "240"])
-            .args(["--url", &format!("http://{}", server.address)])
+            .args(["--service", &format!("http://{}", server.address)])
             .arg("--db")
             .arg(&db)
             .stdout(Stdio::piped())

@@ -81,7 +81,7 @@ fn a_storm_that_cannot_end_in_time_fails() {
         "--json",
         "--timeout",
         "1",
-        "--url",
+        "--service",
         &url,
         "--db",
         db.to_str().unwrap(),
@@ -140,7 +140,7 @@ fn a_mistyped_database_is_told_before_the_storm_and_not_made() {
     std::fs::write(&other, "no database").unwrap();
     for db in [&mistyped, &other] {
         let db = db.to_str().unwrap();
-        let output = storm(&["--keys", "1", "--duplicates", "1", "--url", &url, "--db", db]);
+        let output = storm(&["--keys", "1", "--duplicates", "1", "--service", &url, "--db", db]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(output.stdout.is_empty(), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(db), "{output:?}");
@@ -157,7 +157,7 @@ fn a_storm_stays_on_this_machine() {
         "http://127.0.0.1",
         "shop",
     ] {
-        let output = storm(&["--url", url, "--db", "unused.db"]);
+        let output = storm(&["--service", url, "--db", "unused.db"]);
         assert_eq!(output.status.code(), Some(2), "{url}");
         assert!(output.stdout.is_empty());
     }

@@ -77,6 +77,8 @@ impl Storm {
     fn report(&self) -> Report {
         let circumstances = Circumstances {
             handler: "oneflight",
+            store: "sqlite",
+            services: 1,
             keys: KEYS,
             duplicates: DUPLICATES,
             seed: 1,

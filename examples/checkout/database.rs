@@ -1,19 +1,23 @@
-//! The shop's own database: one SQLite file, with the orders in it.
+//! The shop's own database, with the orders in it: an SQLite file, or a PostgreSQL.
 //!
-//! Both handlers, with `oneflight` and without, use this pool and these tables. The orders have no unique constraint on
+//! All handlers, with `oneflight` and without, use this pool and these tables. The orders have no unique constraint on
 //! the key on purpose: whether there is one order per key is what the storm is to find out.
 
 use std::error::Error;
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{FromRow, Row as _, SqliteConnection, SqlitePool};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{
+    ColumnIndex, ConnectOptions, Connection, Decode, FromRow, PgConnection, PgPool, SqliteConnection, SqlitePool, Type,
+};
 
-use crate::order::NewOrder;
+use crate::order::{NewOrder, Placed};
 
-const SCHEMA: &str = "
+const SQLITE_SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS orders (
         id              INTEGER PRIMARY KEY AUTOINCREMENT,
         idempotency_key TEXT NOT NULL,
@@ -32,6 +36,48 @@ const SCHEMA: &str = "
     );
 ";
 
+/// Sent as one, it is one transaction. The lock is there because services that make the same table at the same time get
+/// in each other's way.
+const POSTGRES_SCHEMA: &str = "
+    SELECT pg_advisory_xact_lock(7308604759);
+    CREATE TABLE IF NOT EXISTS orders (
+        id              BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        idempotency_key TEXT NOT NULL,
+        correlation_id  TEXT NOT NULL,
+        payment         TEXT NOT NULL,
+        item            TEXT NOT NULL,
+        quantity        BIGINT NOT NULL,
+        placed_at       TIMESTAMPTZ NOT NULL DEFAULT now()
+    );
+    CREATE INDEX IF NOT EXISTS orders_by_key ON orders (idempotency_key);
+    CREATE TABLE IF NOT EXISTS answers (
+        idempotency_key TEXT PRIMARY KEY,
+        answer          TEXT NOT NULL
+    );
+";
+
+/// How many connections a service has.
+const CONNECTIONS: u32 = 8;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// The database.
+#[derive(Debug, Clone)]
+pub(crate) enum Database {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// Does the same in either database: written once, and compiled for both.
+macro_rules! in_either {
+    ($database:expr, $pool:ident => $what:expr) => {
+        match $database {
+            Database::Sqlite($pool) => $what,
+            Database::Postgres($pool) => $what,
+        }
+    };
+}
+
 /// A row of the orders.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
@@ -42,116 +88,211 @@ pub(crate) struct Row {
     pub(crate) quantity: u32,
 }
 
-impl FromRow<'_, SqliteRow> for Row {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl<'r, R: sqlx::Row> FromRow<'r, R> for Row
+where
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        let quantity = row.try_get::<i64, _>("quantity")?;
         Ok(Self {
             id: row.try_get("id")?,
             idempotency_key: row.try_get("idempotency_key")?,
             item: row.try_get("item")?,
-            quantity: row.try_get("quantity")?,
+            quantity: u32::try_from(quantity).map_err(|error| sqlx::Error::Decode(error.into()))?,
         })
     }
 }
 
-/// Opens the file, and makes it and its tables if need be.
-pub(crate) async fn open(path: &Path) -> Result<SqlitePool, Box<dyn Error + Send + Sync>> {
-    let options = options(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full);
-    let connect = async {
-        let pool = SqlitePoolOptions::new()
-            .max_connections(8)
-            .connect_with(options)
-            .await?;
-        sqlx::raw_sql(SCHEMA).execute(&pool).await?;
-        check(&pool).await?;
-        Ok::<_, sqlx::Error>(pool)
-    };
-    connect.await.map_err(|error| {
-        format!(
-            "the database {} can't be opened: {error}; is it this shop's file, in a directory that can be written to?",
-            path.display()
-        )
-        .into()
-    })
+impl From<Row> for Placed {
+    fn from(row: Row) -> Self {
+        Self {
+            order_id: row.id,
+            item: row.item,
+            quantity: row.quantity,
+        }
+    }
 }
 
-/// Opens the file of a shop that is there, to look into it: neither file nor tables are made. (Not as read-only: what a
-/// process that was killed has left in the WAL could not be read then.)
-pub(crate) async fn look_into(path: &Path) -> Result<SqlitePool, Box<dyn Error + Send + Sync>> {
-    let connect = async {
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options(path))
-            .await?;
-        check(&pool).await?;
-        Ok::<_, sqlx::Error>(pool)
-    };
-    connect.await.map_err(|error| {
-        format!(
-            "the database {} can't be read: {error}; is it the file that the service writes to?",
-            path.display()
-        )
-        .into()
-    })
+impl Database {
+    /// Opens the file, and makes it and its tables if need be.
+    pub(crate) async fn open_file(path: &Path) -> Result<Self, Failure> {
+        let options = file(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS);
+        let open = async {
+            let pool = pool.connect_with(options).await?;
+            sqlx::raw_sql(SQLITE_SCHEMA).execute(&pool).await?;
+            Self::Sqlite(pool).checked().await
+        };
+        open.await.map_err(|error| {
+            let advice = "is it this shop's file, in a directory that can be written to?";
+            about(&path.display(), "opened", &error, advice)
+        })
+    }
+
+    /// Connects to a server, and makes the tables if need be.
+    pub(crate) async fn connect(options: &PgConnectOptions) -> Result<Self, Failure> {
+        let pool = PgPoolOptions::new().max_connections(CONNECTIONS);
+        let open = async {
+            // A pool would go on trying for half a minute, and then not tell why.
+            let mut connection = options.connect().await?;
+            sqlx::raw_sql(POSTGRES_SCHEMA).execute(&mut connection).await?;
+            connection.close().await?;
+            Self::Postgres(pool.connect_lazy_with(options.clone())).checked().await
+        };
+        open.await.map_err(|error| {
+            let advice = "does the server run, and is it a database in which this user may make tables?";
+            about(&named(options), "opened", &error, advice)
+        })
+    }
+
+    /// Opens the file of a shop that is there, to look into it: neither file nor tables are made. (Not as read-only: what
+    /// a process that was killed has left in the WAL could not be read then.)
+    pub(crate) async fn look_into_file(path: &Path) -> Result<Self, Failure> {
+        let pool = SqlitePoolOptions::new().max_connections(1);
+        let look = async { Self::Sqlite(pool.connect_with(file(path)).await?).checked().await };
+        look.await.map_err(|error| {
+            about(
+                &path.display(),
+                "read",
+                &error,
+                "is it the file that the service writes to?",
+            )
+        })
+    }
+
+    /// Connects to the database of a shop that is there, to look into it.
+    pub(crate) async fn look_into(options: &PgConnectOptions) -> Result<Self, Failure> {
+        let pool = PgPoolOptions::new().max_connections(1);
+        let look = async {
+            options.connect().await?.close().await?;
+            Self::Postgres(pool.connect_lazy_with(options.clone())).checked().await
+        };
+        look.await.map_err(|error| {
+            let advice = "is it the database that the service writes to?";
+            about(&named(options), "read", &error, advice)
+        })
+    }
+
+    /// Says so now, and not at the first order, if the orders there are not ours.
+    async fn checked(self) -> Result<Self, sqlx::Error> {
+        const CHECK: &str = "SELECT idempotency_key, correlation_id, payment, item, quantity FROM orders LIMIT 0";
+        in_either!(&self, pool => sqlx::query(CHECK).execute(pool).await.map(drop))?;
+        Ok(self)
+    }
+
+    /// Writes an order on a connection of its own.
+    pub(crate) async fn enter(&self, entry: &Entry<'_>) -> Result<i64, sqlx::Error> {
+        in_either!(self, pool => pool.acquire().await?.enter(entry).await)
+    }
+
+    /// The order that was placed under a key: the first, if there are several.
+    pub(crate) async fn find(&self, key: &str) -> Result<Option<Row>, sqlx::Error> {
+        const FIND: &str =
+            "SELECT id, idempotency_key, item, quantity FROM orders WHERE idempotency_key = $1 ORDER BY id LIMIT 1";
+        in_either!(self, pool => sqlx::query_as(FIND).bind(key).fetch_optional(pool).await)
+    }
+
+    /// How many orders there are.
+    pub(crate) async fn count(&self) -> Result<i64, sqlx::Error> {
+        const COUNT: &str = "SELECT count(*) FROM orders";
+        in_either!(self, pool => sqlx::query_scalar(COUNT).fetch_one(pool).await)
+    }
+
+    /// The latest orders, the newest first.
+    pub(crate) async fn latest(&self, limit: u32) -> Result<Vec<Row>, sqlx::Error> {
+        const LATEST: &str = "SELECT id, idempotency_key, item, quantity FROM orders ORDER BY id DESC LIMIT $1";
+        in_either!(self, pool => sqlx::query_as(LATEST).bind(i64::from(limit)).fetch_all(pool).await)
+    }
+
+    /// Every order whose key begins so, the oldest first.
+    pub(crate) async fn with_key_prefix(&self, prefix: &str) -> Result<Vec<Row>, sqlx::Error> {
+        const WITH_PREFIX: &str = "SELECT id, idempotency_key, item, quantity FROM orders \
+                                   WHERE substr(idempotency_key, 1, length($1)) = $1 ORDER BY id";
+        in_either!(self, pool => sqlx::query_as(WITH_PREFIX).bind(prefix).fetch_all(pool).await)
+    }
+
+    /// What the naive handler has answered under a key.
+    pub(crate) async fn answer(&self, key: &str) -> Result<Option<String>, sqlx::Error> {
+        const ANSWER: &str = "SELECT answer FROM answers WHERE idempotency_key = $1";
+        in_either!(self, pool => sqlx::query_scalar(ANSWER).bind(key).fetch_optional(pool).await)
+    }
+
+    /// Remembers what the naive handler has answered.
+    pub(crate) async fn remember(&self, key: &str, answer: String) -> Result<(), sqlx::Error> {
+        const REMEMBER: &str = "INSERT INTO answers (idempotency_key, answer) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        in_either!(self, pool => sqlx::query(REMEMBER).bind(key).bind(answer).execute(pool).await.map(drop))
+    }
+
+    /// Waits for connections that are in use, and closes them all.
+    pub(crate) async fn close(&self) {
+        in_either!(self, pool => pool.close().await);
+    }
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+/// What an order is written with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'e> {
+    pub(crate) key: &'e str,
+    pub(crate) correlation_id: &'e str,
+    pub(crate) payment: &'e str,
+    pub(crate) order: &'e NewOrder,
+}
+
+/// A connection on which an order can be written, be it in a transaction of somebody else's.
+pub(crate) trait Orders: Send {
+    /// Writes the order, and answers with its number. This is the mutation that must happen once.
+    fn enter(&mut self, entry: &Entry<'_>) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
+}
+
+impl Orders for SqliteConnection {
+    async fn enter(&mut self, entry: &Entry<'_>) -> Result<i64, sqlx::Error> {
+        let done = sqlx::query(
+            "INSERT INTO orders (idempotency_key, correlation_id, payment, item, quantity) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(entry.key)
+        .bind(entry.correlation_id)
+        .bind(entry.payment)
+        .bind(&entry.order.item)
+        .bind(entry.order.quantity)
+        .execute(self)
+        .await?;
+        Ok(done.last_insert_rowid())
+    }
+}
+
+impl Orders for PgConnection {
+    async fn enter(&mut self, entry: &Entry<'_>) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar(
+            "INSERT INTO orders (idempotency_key, correlation_id, payment, item, quantity) VALUES ($1, $2, $3, $4, $5) \
+             RETURNING id",
+        )
+        .bind(entry.key)
+        .bind(entry.correlation_id)
+        .bind(entry.payment)
+        .bind(&entry.order.item)
+        .bind(i64::from(entry.order.quantity))
+        .fetch_one(self)
+        .await
+    }
+}
+
+fn file(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(Duration::from_secs(10))
 }
 
-/// Says so now, and not at the first order, if the orders there are not ours.
-async fn check(pool: &SqlitePool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT idempotency_key, correlation_id, payment, item, quantity FROM orders LIMIT 0")
-        .execute(pool)
-        .await?;
-    Ok(())
+/// A database on a server, as it may be shown: without what is secret in its URL.
+fn named(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or("of the user's name");
+    format!("{database} at {}:{}", options.get_host(), options.get_port())
 }
 
-/// Writes the order. This is the mutation that must happen once.
-pub(crate) async fn insert_order(
-    connection: &mut SqliteConnection,
-    key: &str,
-    correlation_id: &str,
-    payment: &str,
-    order: &NewOrder,
-) -> Result<i64, sqlx::Error> {
-    let done = sqlx::query(
-        "INSERT INTO orders (idempotency_key, correlation_id, payment, item, quantity) VALUES (?, ?, ?, ?, ?)",
-    )
-    .bind(key)
-    .bind(correlation_id)
-    .bind(payment)
-    .bind(&order.item)
-    .bind(order.quantity)
-    .execute(connection)
-    .await?;
-    Ok(done.last_insert_rowid())
-}
-
-/// How many orders there are.
-pub(crate) async fn count(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(pool).await
-}
-
-/// The latest orders, the newest first.
-pub(crate) async fn latest(pool: &SqlitePool, limit: u32) -> Result<Vec<Row>, sqlx::Error> {
-    sqlx::query_as("SELECT id, idempotency_key, item, quantity FROM orders ORDER BY id DESC LIMIT ?")
-        .bind(limit)
-        .fetch_all(pool)
-        .await
-}
-
-/// Every order whose key begins so, the oldest first.
-pub(crate) async fn with_key_prefix(pool: &SqlitePool, prefix: &str) -> Result<Vec<Row>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT id, idempotency_key, item, quantity FROM orders \
-         WHERE substr(idempotency_key, 1, length(?1)) = ?1 ORDER BY id",
-    )
-    .bind(prefix)
-    .fetch_all(pool)
-    .await
+fn about(database: &dyn fmt::Display, done: &str, error: &sqlx::Error, advice: &str) -> Failure {
+    format!("the database {database} can't be {done}: {error}; {advice}").into()
 }

@@ -4,16 +4,21 @@
 //! cargo run --release --example checkout
 //! cargo run --release --example checkout -- storm --keys 100 --duplicates 50
 //! cargo run --release --example checkout -- storm --keys 100 --duplicates 50 --naive
+//! cargo run --release --example checkout -- storm --keys 100 --duplicates 1000 --processes 4
 //! ```
 //!
 //! The first starts a service on the loopback interface, with its orders in an SQLite file. The second sends each of
 //! 100 orders 50 times, concurrently, and counts what the database then holds. The third does the same to the handler
-//! that most people write. This file is the command line; [`service`] is what is worth reading first.
+//! that most people write, and the fourth to four services in processes of their own. All of them take a [`place`] for
+//! what they keep. This file is the command line; [`service`] and [`handler`] are what is worth reading first.
 
 mod database;
+mod fleet;
+mod handler;
 mod naive;
 mod order;
 mod payment;
+mod place;
 mod purge;
 mod service;
 mod storm;
@@ -21,14 +26,15 @@ mod storm;
 use std::error::Error;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use axum::http::Uri;
 use clap::{Args, Parser, Subcommand};
 
+use crate::fleet::Fleet;
 use crate::payment::Provider;
+use crate::place::{Place, PlaceArgs};
 use crate::service::{Config, Service};
 use crate::storm::{Report, Shape, Storm};
 
@@ -55,7 +61,7 @@ enum Command {
     Serve(Serve),
     /// Send every order many times at once, then count the rows in the database.
     ///
-    /// Service and clients run in this process, over real TCP connections. Some handlers are slow, some clients hang up
+    /// Service and clients run in this process unless said otherwise, over real TCP connections. Some handlers are slow, some clients hang up
     /// in mid-request and come back, some send again after they were answered. The exit status is 1 if there is not
     /// exactly one order per key, or if any request got an error or a wrong answer (with --naive it is 0: there, that
     /// is the point).
@@ -67,9 +73,8 @@ struct Serve {
     /// Listen on this port; 0 takes a free one.
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// Keep the orders in this SQLite file, which is made if need be.
-    #[arg(long, default_value = "checkout.db", value_name = "FILE")]
-    db: PathBuf,
+    #[command(flatten)]
+    place: PlaceArgs,
     /// Serve the handler that most people write, without oneflight.
     #[arg(long)]
     naive: bool,
@@ -79,6 +84,9 @@ struct Serve {
     /// How many of 100 keys are slow ones.
     #[arg(long, default_value_t = 100, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     slow_percent: u8,
+    /// Stop at the end of standard input, and log errors only: what starts several services uses it.
+    #[arg(long, hide = true)]
+    until_eof: bool,
 }
 
 #[derive(Debug, Args)]
@@ -90,7 +98,7 @@ struct StormArgs {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     duplicates: u32,
     /// Storm the handler that most people write, without oneflight.
-    #[arg(long, conflicts_with = "url")]
+    #[arg(long, conflicts_with = "service")]
     naive: bool,
     /// Print one JSON object instead of the table.
     #[arg(long)]
@@ -98,9 +106,11 @@ struct StormArgs {
     /// Make the same storm again: the order of requests, who hangs up, who repeats.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Keep the orders in this SQLite file; without it, in a temporary one that is removed in the end.
-    #[arg(long, value_name = "FILE")]
-    db: Option<PathBuf>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Start so many services on the store, each in a process of its own, and storm all of them at once.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=32))]
+    processes: Option<u16>,
     /// How many clients send at the same time.
     #[arg(long, default_value_t = 64, value_name = "CLIENTS", value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
@@ -119,10 +129,10 @@ struct StormArgs {
     /// After so many seconds, what is not answered counts as an error.
     #[arg(long, default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
-    /// Storm a service that runs elsewhere on this machine, such as http://127.0.0.1:8080; --db is the file that it
-    /// writes to. Clients wait for a service that is away.
-    #[arg(long, requires = "db", value_parser = loopback)]
-    url: Option<SocketAddr>,
+    /// Storm a service that runs elsewhere on this machine, such as http://127.0.0.1:8080, and that keeps its orders where
+    /// --db or --store says; may be given several times. Clients wait for a service that is away.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "processes", value_parser = loopback)]
+    service: Vec<SocketAddr>,
 }
 
 fn main() -> ExitCode {
@@ -151,10 +161,15 @@ async fn serve(args: Serve) -> Result<(), Failure> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        .with_max_level(match args.until_eof {
+            true => tracing::Level::ERROR,
+            false => tracing::Level::INFO,
+        })
         .init();
+    let place = args.place.place("checkout.db".into())?;
     let service = Service::start(Config {
         port: args.port,
-        db: args.db.clone(),
+        place: place.clone(),
         naive: args.naive,
         provider: Provider {
             delay: Duration::from_millis(args.delay_ms),
@@ -163,24 +178,24 @@ async fn serve(args: Serve) -> Result<(), Failure> {
     })
     .await?;
     let url = format!("http://{}", service.address());
-    introduce(&url, &args.db, args.naive);
-    stop_asked_for().await?;
+    introduce(&url, &place, args.naive);
+    match args.until_eof {
+        true => end_of_input().await,
+        false => stop_asked_for().await?,
+    }
     println!("stopping: what is in flight is answered first");
     service.stop().await
 }
 
 /// Says where the service is and what to try. The keys are new each time: under an old one the answer would be old too.
-fn introduce(url: &str, db: &Path, naive: bool) {
+fn introduce(url: &str, place: &Place, naive: bool) {
     let key = format!("try-{:08x}", fastrand::u32(..));
     let curl = |what: &str, body: &str| {
         println!(
             "  # {what}\n  curl -i {url}/orders -H 'Idempotency-Key: \"{key}\"' -H 'Content-Type: application/json' -d '{body}'"
         );
     };
-    println!(
-        "The checkout is at {url} (Ctrl-C stops it), its orders are in {}.",
-        db.display()
-    );
+    println!("The checkout is at {url} (Ctrl-C stops it), its orders are in {place}.");
     if naive {
         println!("It runs the naive handler: click fast, and see double.");
     }
@@ -212,6 +227,18 @@ async fn stop_asked_for() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }
 
+/// Ends when standard input does: with whoever holds its other end, in whichever way.
+async fn end_of_input() {
+    let (over, ended) = tokio::sync::oneshot::channel::<()>();
+    // A thread that nobody waits for: a read from standard input cannot be called off.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        drop(over);
+    });
+    // Never sent to: what is heard is that it was dropped.
+    let _ = ended.await;
+}
+
 async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     let requests = u64::from(args.keys) * u64::from(args.duplicates);
     if requests > MAX_REQUESTS {
@@ -220,6 +247,15 @@ async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
         )
         .into());
     }
+    if !args.service.is_empty() && !args.place.names_the_orders() {
+        return Err(
+            "say where the service keeps its orders, which are counted in the end: --db FILE, or --store postgres \
+                    and --url"
+                .into(),
+        );
+    }
+    // Kept until the end: the directory goes when it is dropped.
+    let temporary = tempfile::tempdir()?;
     let storm = Storm {
         shape: Shape {
             keys: args.keys,
@@ -230,26 +266,17 @@ async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
         },
         concurrency: args.concurrency.into(),
         time: Duration::from_secs(args.timeout),
-        handler: match (args.url, args.naive) {
-            (Some(_), _) => "remote",
-            (None, false) => "oneflight",
-            (None, true) => "naive",
+        handler: match (args.service.is_empty(), args.naive) {
+            (false, _) => "remote",
+            (true, false) => "oneflight",
+            (true, true) => "naive",
         },
+        place: args.place.clone().place(temporary.path().join("storm.db"))?,
     };
-
-    // Kept until the end: the directory goes when it is dropped.
-    let temporary = match args.db {
-        Some(_) => None,
-        None => Some(tempfile::tempdir()?),
-    };
-    let db = match (&args.db, &temporary) {
-        (Some(db), _) => db.clone(),
-        (None, Some(directory)) => directory.path().join("storm.db"),
-        (None, None) => return Err("there is no place for the database".into()),
-    };
-    let report = match args.url {
-        Some(address) => elsewhere(storm, address, &db).await?,
-        None => in_this_process(storm, &args, &db).await?,
+    let report = match (args.processes, args.service.is_empty()) {
+        (_, false) => elsewhere(storm, args.service).await?,
+        (Some(processes), true) => in_processes(storm, processes, &args).await?,
+        (None, true) => in_this_process(storm, &args).await?,
     };
 
     if args.json {
@@ -264,16 +291,30 @@ async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-async fn elsewhere(storm: Storm, address: SocketAddr, db: &Path) -> Result<Report, Failure> {
+async fn elsewhere(storm: Storm, services: Vec<SocketAddr>) -> Result<Report, Failure> {
     // A name that is mistyped is to be told before the storm, not after.
-    database::look_into(db).await?.close().await;
-    storm.run(address).await?.count(db).await
+    storm.place.look_into().await?.close().await;
+    storm.run(services).await?.count().await
 }
 
-async fn in_this_process(storm: Storm, args: &StormArgs, db: &Path) -> Result<Report, Failure> {
+async fn in_processes(storm: Storm, processes: u16, args: &StormArgs) -> Result<Report, Failure> {
+    let mut arguments = storm.place.arguments();
+    arguments.extend(["--delay-ms".into(), args.delay_ms.to_string().into()]);
+    arguments.extend(["--slow-percent".into(), args.slow_percent.to_string().into()]);
+    if args.naive {
+        arguments.push("--naive".into());
+    }
+    let fleet = Fleet::start(processes, &arguments).await?;
+    let aftermath = storm.run(fleet.addresses.clone()).await;
+    // As below.
+    fleet.stop().await?;
+    aftermath?.count().await
+}
+
+async fn in_this_process(storm: Storm, args: &StormArgs) -> Result<Report, Failure> {
     let service = Service::start(Config {
         port: 0,
-        db: db.to_owned(),
+        place: storm.place.clone(),
         naive: args.naive,
         provider: Provider {
             delay: Duration::from_millis(args.delay_ms),
@@ -281,10 +322,10 @@ async fn in_this_process(storm: Storm, args: &StormArgs, db: &Path) -> Result<Re
         },
     })
     .await?;
-    let aftermath = storm.run(service.address()).await;
+    let aftermath = storm.run(vec![service.address()]).await;
     // Orders of clients that hung up may still be on their way. They count as well.
     service.stop().await?;
-    aftermath?.count(db).await
+    aftermath?.count().await
 }
 
 /// The address in `http://127.0.0.1:8080`. A storm never leaves this machine.

@@ -6,28 +6,26 @@
 
 use std::error::Error;
 
-use oneflight::http::CorrelationId;
 use oneflight::idempotency::Source;
-use oneflight::identity::IdempotencyKey;
-use sqlx::SqlitePool;
 
-use crate::database::insert_order;
-use crate::order::{NewOrder, Placed};
+use crate::database::{Database, Entry};
+use crate::handler::Incoming;
+use crate::order::Placed;
 use crate::payment::Provider;
 
 pub(crate) async fn place_order(
-    pool: &SqlitePool,
+    database: &Database,
     provider: Provider,
-    key: &IdempotencyKey,
-    correlation: &CorrelationId,
-    order: &NewOrder,
+    incoming: &Incoming,
 ) -> Result<(Placed, Source), Box<dyn Error + Send + Sync>> {
+    let Incoming {
+        key,
+        correlation,
+        order,
+    } = incoming;
+
     // Have we seen this key?
-    let known: Option<String> = sqlx::query_scalar("SELECT answer FROM answers WHERE idempotency_key = ?")
-        .bind(key.as_str())
-        .fetch_optional(pool)
-        .await?;
-    if let Some(answer) = known {
+    if let Some(answer) = database.answer(key.as_str()).await? {
         return Ok((serde_json::from_str(&answer)?, Source::Replayed));
     }
 
@@ -35,19 +33,19 @@ pub(crate) async fn place_order(
     let payment = provider.authorise(key, &format!("{:032x}", fastrand::u128(..))).await;
 
     // … and place the order.
-    let mut connection = pool.acquire().await?;
-    let order_id = insert_order(&mut connection, key.as_str(), correlation.as_str(), &payment, order).await?;
+    let entry = Entry {
+        key: key.as_str(),
+        correlation_id: correlation.as_str(),
+        payment: &payment,
+        order,
+    };
     let placed = Placed {
-        order_id,
+        order_id: database.enter(&entry).await?,
         item: order.item.clone(),
         quantity: order.quantity,
     };
 
     // And remember the answer for the next time.
-    sqlx::query("INSERT INTO answers (idempotency_key, answer) VALUES (?, ?) ON CONFLICT DO NOTHING")
-        .bind(key.as_str())
-        .bind(serde_json::to_string(&placed)?)
-        .execute(&mut *connection)
-        .await?;
+    database.remember(key.as_str(), serde_json::to_string(&placed)?).await?;
     Ok((placed, Source::Executed))
 }

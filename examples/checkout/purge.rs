@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use oneflight::store::{SqliteStore, Store};
+use oneflight::store::Store;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 const EVERY: Duration = Duration::from_secs(60);
 const BATCH: usize = 200;
-/// Between two batches, so that a long backlog does not keep the one writer busy.
+/// Between two batches, so that a long backlog does not keep the store busy.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A task that purges until it is told to stop.
@@ -22,7 +22,7 @@ pub(crate) struct Purge {
 
 impl Purge {
     /// Begins at once: what expired while no service ran goes first.
-    pub(crate) fn begin(store: SqliteStore) -> Self {
+    pub(crate) fn begin(store: impl Store) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let mut ticks = interval(EVERY);
@@ -63,7 +63,7 @@ async fn is_stopped(stopped: &mut oneshot::Receiver<()>, wait: impl Future<Outpu
 }
 
 /// One batch: how many records went.
-async fn purge(store: &SqliteStore) -> usize {
+async fn purge(store: &impl Store) -> usize {
     match store.purge(BATCH).await {
         Ok(0) => 0,
         Ok(records) => {

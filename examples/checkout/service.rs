@@ -1,20 +1,10 @@
 //! The service: `POST /orders` behind `oneflight`, a list of the orders, and a page to click on.
 //!
-//! What is worth copying is [`place_order`] and what `Shop::place_once` does: read the request within a limit,
-//! find its key, do the order's two steps each in the way that suits it, say how the answer came to be.
-//!
-//! ```text
-//! run: the whole order, under a claim, shared by all duplicates
-//!  ├─ the payment provider: slow, elsewhere, no transaction open; asked under a key that every attempt repeats
-//!  └─ run_in_tx: the row and its record, one commit, in well under a millisecond
-//! ```
-//!
-//! Where it can break off, the next attempt under the same key goes on: it finds the authorisation at the provider, and
-//! the row in its record.
+//! What is worth copying is [`place_order`]: read the request within a limit, find its key, have the order placed by the
+//! [`handler`](crate::handler), say how the answer came to be.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
@@ -26,21 +16,19 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use oneflight::http::{CorrelationId, Problem, X_REQUEST_ID};
-use oneflight::idempotency::{self, Idempotency, NotDone, Recovery, Reply, Source};
-use oneflight::identity::{IdempotencyKey, RequestId, Scope};
-use oneflight::store::SqliteStore;
+use oneflight::idempotency::Source;
 use serde::Serialize;
-use sqlx::SqlitePool;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use crate::database;
-use crate::naive;
-use crate::order::{Answer, MAX_BODY, NewOrder, Placed};
+use crate::database::{self, Database};
+use crate::handler::{Handler, Incoming};
+use crate::order::{Answer, MAX_BODY, NewOrder};
 use crate::payment::Provider;
+use crate::place::Place;
 use crate::purge::Purge;
 
 /// A client gets so long to send its body.
@@ -50,15 +38,11 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// gone get so long to be placed.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// A process that says nothing for so long is held to be dead, and its orders are taken over by whoever is asked again.
-/// Short, for a mistake costs nothing here: both steps of an order are safe to repeat.
-const LEASE: Duration = Duration::from_secs(3);
-
 /// What a service is started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) port: u16,
-    pub(crate) db: PathBuf,
+    pub(crate) place: Place,
     pub(crate) naive: bool,
     pub(crate) provider: Provider,
 }
@@ -67,7 +51,7 @@ pub(crate) struct Config {
 pub(crate) struct Service {
     address: SocketAddr,
     shop: Shop,
-    /// `None` in a service that is naive.
+    /// `None` if there is nothing to purge.
     purge: Option<Purge>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
@@ -76,30 +60,23 @@ pub(crate) struct Service {
 /// What the handlers share.
 #[derive(Clone)]
 struct Shop {
-    pool: SqlitePool,
+    orders: Database,
     provider: Provider,
-    /// `None` in a service that is naive.
-    idempotency: Option<Idempotency<SqliteStore>>,
+    handler: Handler,
 }
 
 impl Service {
     /// Opens the database and begins to listen, on the loopback interface only.
     pub(crate) async fn start(config: Config) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let pool = database::open(&config.db).await?;
-        let store = match config.naive {
-            true => None,
-            false => Some(SqliteStore::from_pool(pool.clone()).await?),
+        let orders = config.place.open().await?;
+        let handler = match config.naive {
+            true => Handler::Naive,
+            false => Handler::over(&config.place, &orders).await?,
         };
         let shop = Shop {
-            pool,
+            orders,
             provider: config.provider,
-            idempotency: store.clone().map(|store| {
-                Idempotency::builder(store)
-                    .lease(LEASE)
-                    // Both steps of an order know themselves again by their keys.
-                    .recovery(Recovery::Rerun)
-                    .build()
-            }),
+            handler,
         };
 
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
@@ -120,8 +97,8 @@ impl Service {
         });
         Ok(Self {
             address,
+            purge: shop.handler.purge(),
             shop,
-            purge: store.map(Purge::begin),
             stop,
             server,
         })
@@ -153,16 +130,12 @@ impl Service {
             }
         }
         let rest = async {
-            if let Some(idempotency) = &shop.idempotency {
-                // Drained first and closed then: the second step of an order that is on its way is a new flight.
-                idempotency.drain().await;
-                idempotency.close();
-            }
+            shop.handler.end().await;
             if let Some(purge) = purge {
                 purge.end().await;
             }
             // Waits for connections that are in use.
-            shop.pool.close().await;
+            shop.orders.close().await;
         };
         timeout(DRAIN_TIME, rest).await.map_err(|_| {
             format!(
@@ -214,7 +187,13 @@ async fn place_order(
     let placed = async {
         let body = read_body(&parts.headers, body).await?;
         let (key, order) = NewOrder::read(&parts.headers, &body)?;
-        shop.place(key, correlation.clone(), order).await
+        let correlation = correlation.clone();
+        let incoming = Incoming {
+            key,
+            correlation,
+            order,
+        };
+        shop.handler.place(&shop.orders, shop.provider, incoming).await
     };
     match placed.await {
         Ok((placed, source)) => {
@@ -263,79 +242,6 @@ fn is_over_limit(error: &axum::Error) -> bool {
         .is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
-impl Shop {
-    async fn place(
-        &self,
-        key: IdempotencyKey,
-        correlation: CorrelationId,
-        order: NewOrder,
-    ) -> Result<(Placed, Source), Problem> {
-        match &self.idempotency {
-            Some(idempotency) => self.place_once(idempotency, key, correlation, order).await,
-            None => naive::place_order(&self.pool, self.provider, &key, &correlation, &order)
-                .await
-                .map_err(|error| unavailable(&*error)),
-        }
-    }
-
-    /// The order, once: paid for, and then written.
-    async fn place_once(
-        &self,
-        idempotency: &Idempotency<SqliteStore>,
-        key: IdempotencyKey,
-        correlation: CorrelationId,
-        order: NewOrder,
-    ) -> Result<(Placed, Source), Problem> {
-        // Nobody logs in to this shop. Where somebody does, add `.user(…)`: else whoever learns of a key reads the
-        // answer of another.
-        let identity = |operation| {
-            let scope = Scope::new("shop").route(operation);
-            RequestId::new(scope, key.clone()).map(|id| id.with_known_fingerprint(order.fingerprint()))
-        };
-        let whole = identity("POST /orders")?;
-        let entry = identity("POST /orders: entry")?;
-
-        let (provider, steps) = (self.provider, idempotency.clone());
-        let work = move |context: idempotency::Context| async move {
-            // Slow, and no transaction is open: SQLite's one writer is free for the others.
-            let payment = provider.authorise(&key, &context.downstream_key("payment")).await;
-
-            // The row and its record are one commit: there is never the one without the other.
-            let entered = steps.run_in_tx(entry, move |tx| {
-                Box::pin(async move {
-                    let (key, correlation) = (key.as_str(), correlation.as_str());
-                    let order_id = database::insert_order(tx.connection(), key, correlation, &payment, &order).await?;
-                    Ok(Placed {
-                        order_id,
-                        item: order.item,
-                        quantity: order.quantity,
-                    })
-                })
-            });
-            // Whatever came of it, the next attempt may begin at once, and finds what was done by its keys.
-            entered.await.map(Reply::into_inner).map_err(NotDone::because)
-        };
-        let reply = idempotency.try_run(whole, work).await.map_err(|error| {
-            // The client is told what it can do, the log what was wrong.
-            tracing::warn!(error = &error as &dyn Error, "not placed");
-            refusal(error)
-        })?;
-        let source = reply.source();
-        Ok((reply.into_inner(), source))
-    }
-}
-
-/// What the client is told. If it was the entry that failed, that is the one who knows what was done.
-fn refusal(error: idempotency::Error) -> Problem {
-    match &error {
-        idempotency::Error::NotDone { reason, .. } => match reason.downcast_ref::<idempotency::Error>() {
-            Some(entry) => entry.clone().into(),
-            None => error.into(),
-        },
-        _ => error.into(),
-    }
-}
-
 /// `GET /orders`: how many there are, and the latest.
 async fn list_orders(State(shop): State<Shop>) -> Response {
     #[derive(Serialize)]
@@ -347,12 +253,9 @@ async fn list_orders(State(shop): State<Shop>) -> Response {
 
     let listed = async {
         Ok::<_, sqlx::Error>(Orders {
-            count: database::count(&shop.pool).await?,
-            handler: match shop.idempotency {
-                Some(_) => "oneflight",
-                None => "naive",
-            },
-            latest: database::latest(&shop.pool, 20).await?,
+            count: shop.orders.count().await?,
+            handler: shop.handler.name(),
+            latest: shop.orders.latest(20).await?,
         })
     };
     match listed.await {
@@ -377,7 +280,7 @@ fn problem(status: StatusCode, detail: &'static str) -> Response {
 }
 
 /// What the database could not do now it may be able to do in a second. The reason is for the log alone.
-fn unavailable(error: &dyn std::fmt::Display) -> Problem {
+pub(crate) fn unavailable(error: &dyn std::fmt::Display) -> Problem {
     tracing::error!(%error, "the database does not answer");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE)
         .with_detail("The database does not answer. Repeat the request with the same key.")

@@ -3,14 +3,18 @@
 //! ```text
 //!          ┌──────────── again ─────────────┐
 //!          ▼                                │
-//!   ask the store ──▶ in progress: wait ────┤──▶ Error::InProgress at the deadline
+//!   ask the store ──▶ in progress: watch,   │
+//!      │   │  │       ask once more, wait ──┤──▶ Error::InProgress at the deadline
 //!      │   │  │   └─▶ in doubt: policy ─────┘──▶ Error::InDoubt, or settled by its answer
 //!      │   │  └─────▶ conflict ──▶ Error::Conflict
 //!      │   └────────▶ completed ──▶ settled
 //!      └────────────▶ granted
 //! ```
 //!
-//! It does not know whether the claim is held by a lease or by a transaction.
+//! It does not know whether the claim is held by a lease or by a transaction. Nor does waiting hold anything of the
+//! store's but a subscription, which exists before the store is asked once more: so no change falls between the
+//! question and the wait. A notification may be lost all the same, so the store is asked now and then; often, if there
+//! is no subscription.
 
 use std::time::Duration;
 
@@ -24,10 +28,12 @@ use super::recovery::{Answer, Doubt, Encoded, Recovery};
 use super::settled::Settled;
 use crate::identity::RequestId;
 use crate::record::{FencingToken, HolderId, RecordedResult, Verdict, random_u64};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover, Watch};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// How long a notification is waited for before the store is asked without one.
+const WATCHED_PAUSE: Duration = Duration::from_secs(1);
 /// The longest that a caller is told to stay away: the work is likely to end before its lease.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How often a claim whose answer was lost is asked for again.
@@ -44,6 +50,7 @@ pub(super) struct Approach<'a, S> {
     takeover: Takeover,
     until: Instant,
     pause: Duration,
+    watch: Watch,
 }
 
 /// What follows from an answer of the store.
@@ -66,6 +73,7 @@ impl<'a, S: Store> Approach<'a, S> {
             takeover,
             until: after(shared.wait),
             pause: FIRST_PAUSE,
+            watch: Watch::none(),
         }
     }
 
@@ -124,8 +132,8 @@ impl<'a, S: Store> Approach<'a, S> {
         Err(Error::store(self.id, StoreError::Busy { waited }, Effect::Nothing))
     }
 
-    /// What to tell who did not get the store's lock. When the wait is over, the one who holds it may be at work on this
-    /// very request.
+    /// What to tell who did not get the store's lock. When the wait is over, the one who holds it may be at work on
+    /// this very request.
     pub(super) async fn locked_out(&self, error: StoreError) -> Result<Settled, Error> {
         if !self.left().is_zero() {
             return Err(Error::store(self.id, error, Effect::Nothing));
@@ -158,11 +166,11 @@ impl<'a, S: Store> Approach<'a, S> {
         let mut tries = 1;
         loop {
             match self.shared.store.claim(self.request()).await {
-                Err(StoreError::Unavailable { .. }) if tries < CLAIM_TRIES => {
+                Err(StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }) if tries < CLAIM_TRIES => {
                     tries += 1;
                     sleep(jittered(FIRST_PAUSE * tries)).await;
                 }
-                Err(error @ StoreError::Unavailable { .. }) => {
+                Err(error @ (StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. })) => {
                     conclude::disown(self.shared, self.id, self.holder).await;
                     return Err(error);
                 }
@@ -192,6 +200,11 @@ impl<'a, S: Store> Approach<'a, S> {
         }
     }
 
+    /// Waits a random moment, longer each time, so that two transactions that met do not meet again.
+    pub(super) async fn pause_after_conflict(&self, retried: u32) {
+        sleep(jittered(FIRST_PAUSE * (1 << retried.min(5)))).await;
+    }
+
     /// Waits a little, if there is time left.
     async fn wait(&mut self, lease_remaining: Duration) -> Result<(), Error> {
         let left = self.left();
@@ -201,10 +214,22 @@ impl<'a, S: Store> Approach<'a, S> {
                 retry_after: lease_remaining.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER),
             });
         }
+        if self.watch.is_none() {
+            // A store that is out of reach must not outlast the wait.
+            let subscribed = timeout(left, self.shared.store.watch(self.id)).await;
+            self.watch = subscribed.unwrap_or_else(|_| Watch::none());
+            if !self.watch.is_none() {
+                return Ok(());
+            }
+        }
+        let mut pause = WATCHED_PAUSE;
+        if self.watch.is_none() {
+            pause = self.pause;
+            self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+        }
         // Not much longer than the lease: a dead holder is to be noticed when it ends.
-        let pause = jittered(self.pause).min(lease_remaining.max(FIRST_PAUSE)).min(left);
-        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
-        sleep(pause).await;
+        let pause = jittered(pause).min(lease_remaining.max(FIRST_PAUSE)).min(left);
+        let _ = timeout(pause, self.watch.changed()).await;
         Ok(())
     }
 

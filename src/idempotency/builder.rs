@@ -21,6 +21,7 @@ pub struct IdempotencyBuilder<S> {
     wait: Duration,
     recovery: Recovery,
     max_result_bytes: usize,
+    conflict_retries: u32,
     max_flights: Option<usize>,
     max_callers: Option<u32>,
     runtime: Option<Handle>,
@@ -37,6 +38,7 @@ impl<S: Store> IdempotencyBuilder<S> {
             wait: Duration::from_secs(10),
             recovery: Recovery::Refuse,
             max_result_bytes: 256 * 1024,
+            conflict_retries: 5,
             max_flights: None,
             max_callers: None,
             runtime: None,
@@ -95,6 +97,13 @@ impl<S: Store> IdempotencyBuilder<S> {
         self
     }
 
+    /// How often work is run again whose transaction lost to another one: 5 times unless set. For
+    /// [`run_in_tx_retrying`](Idempotency::run_in_tx_retrying) only.
+    pub fn conflict_retries(mut self, retries: u32) -> Self {
+        self.conflict_retries = retries;
+        self
+    }
+
     /// How many requests may be in flight in this process; without a limit unless set. Over it, a call gets
     /// [`FlightError::Overloaded`](crate::FlightError::Overloaded) at once.
     pub fn max_flights(mut self, flights: usize) -> Self {
@@ -110,9 +119,9 @@ impl<S: Store> IdempotencyBuilder<S> {
 
     /// Who polls the work: [`Drive::Spawned`] unless set, a task of its own.
     ///
-    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then whoever drives the work must be polled until
-    /// it is over: a call that is kept and not polled, across a `select!` for one, holds whatever its work holds. In a
-    /// transaction that is the right to write, for which all other keys then wait.
+    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then whoever drives the work must be polled
+    /// until it is over: a call that is kept and not polled, across a `select!` for one, holds whatever its work holds.
+    /// In a transaction that is the right to write, for which all other keys then wait.
     pub fn drive(mut self, drive: Drive) -> Self {
         self.drive = drive;
         self
@@ -154,6 +163,7 @@ impl<S: Store> IdempotencyBuilder<S> {
                 wait: self.wait,
                 recovery: self.recovery,
                 max_result_bytes: self.max_result_bytes,
+                conflict_retries: self.conflict_retries,
             }),
             group: group.build(),
         }

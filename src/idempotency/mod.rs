@@ -20,7 +20,7 @@
 //! After [retention](IdempotencyBuilder::retention) a key is new again.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ use serde::de::DeserializeOwned;
 
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::RequestId;
-use crate::record::Record;
-use crate::store::{Store, TransactionalStore, turn::Turn};
+use crate::record::{FencingToken, Record};
+use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
 
 mod approach;
 mod builder;
@@ -48,6 +48,7 @@ mod transaction;
 mod unwind;
 
 use settled::Settled;
+use transaction::granted_twice;
 
 pub use builder::IdempotencyBuilder;
 pub use context::Context;
@@ -143,6 +144,7 @@ struct Shared<S> {
     wait: Duration,
     recovery: Recovery,
     max_result_bytes: usize,
+    conflict_retries: u32,
 }
 
 impl<S: Store> Idempotency<S> {
@@ -158,9 +160,9 @@ impl<S: Store> Idempotency<S> {
     /// [builder](IdempotencyBuilder::drive) says otherwise.
     ///
     /// `T` is recorded as JSON, so it must survive that. What cannot be read again is an error the first time
-    /// ([`Error::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so does a
-    /// `Some(f64::NAN)`. A caller who shares the flight and asks for another `T` than the one who executes gets the
-    /// recorded value decoded as that.
+    /// ([`Error::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so
+    /// does a `Some(f64::NAN)`. A caller who shares the flight and asks for another `T` than the one who executes gets
+    /// the recorded value decoded as that.
     ///
     /// # Errors
     ///
@@ -214,13 +216,15 @@ impl<S: Store> Idempotency<S> {
 
     /// Executes `work` in a transaction of the store's database: its rows and its record are one commit.
     ///
-    /// The effect is exactly once, whatever dies when. There is no lease, and nothing is ever in doubt, unless
-    /// an execution of the same request outside of a transaction is. Keep it short: SQLite has one
-    /// writer, and this is it. Do not call the store or another `run` from inside: it would wait for itself.
+    /// The effect is exactly once, whatever dies when. There is no lease, and nothing is ever in doubt, unless an
+    /// execution of the same request outside of a transaction is. Keep it short: SQLite has one writer, and this is it;
+    /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it
+    /// would wait for itself, and in PostgreSQL for a connection, when enough others do the same.
     ///
-    /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does a
-    /// result that is too large to keep or does not survive its JSON. A request that can never succeed would be executed
-    /// again with every retry: answer it with [`Rollback::Refused`], which rolls the rows back and records the answer.
+    /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does
+    /// a result that is too large to keep or does not survive its JSON. A request that can never succeed would be
+    /// executed again with every retry: answer it with [`Rollback::Refused`], which rolls the rows back and records the
+    /// answer.
     ///
     /// # Errors
     ///
@@ -240,7 +244,68 @@ impl<S: Store> Idempotency<S> {
         F: for<'t> FnOnce(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
-        let flight = move || transaction::execute_in_tx(shared, of, work);
+        let mut once = Some(work);
+        let flight = move || {
+            transaction::execute_in_tx(shared, of, 0, move |tx| match once.take() {
+                Some(work) => work(tx),
+                None => Box::pin(ready(Err(Rollback::Failed(granted_twice())))),
+            })
+        };
+        self.fly(id, flight).await
+    }
+
+    /// [`run_in_tx`](Self::run_in_tx) for work that may be called again: when its transaction lost to another one, by a
+    /// serialization failure or a deadlock, everything is rolled back and the work is run again from its start, up to
+    /// [`conflict_retries`](IdempotencyBuilder::conflict_retries) times.
+    ///
+    /// It is the statements' error that tells, so let it pass: return it by `?`. What the work does besides its
+    /// statements it does again.
+    ///
+    /// ```no_run
+    /// # async fn example(store: oneflight::store::SqliteStore) -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::Idempotency;
+    /// use oneflight::identity::{RequestId, Scope};
+    ///
+    /// let idem = Idempotency::builder(store).conflict_retries(8).build();
+    /// let id = RequestId::new(Scope::new("tenant-7").route("POST /transfers"), "a7f3")?;
+    /// let account = String::from("DE89");
+    /// idem.run_in_tx_retrying(id, move |tx| {
+    ///     // Each run has a copy of its own.
+    ///     let account = account.clone();
+    ///     Box::pin(async move {
+    ///         sqlx::query("UPDATE accounts SET balance = balance - 7 WHERE number = ?")
+    ///             .bind(account)
+    ///             .execute(tx.connection())
+    ///             .await?;
+    ///         Ok(())
+    ///     })
+    /// })
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`run_in_tx`](Self::run_in_tx); of a conflict, [`Error::RolledBack`] when it was run again for the last time.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run_in_tx`](Self::run_in_tx).
+    pub async fn run_in_tx_retrying<T, F>(&self, id: RequestId, work: F) -> Result<Reply<T>, Error>
+    where
+        S: TransactionalStore,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+    {
+        let (shared, of) = (Arc::clone(&self.shared), id.clone());
+        let flight = move || {
+            let retries = shared.conflict_retries;
+            transaction::execute_in_tx(shared, of, retries, work)
+        };
         self.fly(id, flight).await
     }
 
@@ -292,6 +357,39 @@ impl<S: Store> Idempotency<S> {
     pub async fn status(&self, id: &RequestId) -> Result<Option<Record>, Error> {
         let loaded = self.shared.store.load(id).await;
         loaded.map_err(|error| Error::store(id, error, Effect::Unknown))
+    }
+
+    /// What is in doubt, for an operator to find out about and to [resolve](Self::resolve): at most `limit` requests in
+    /// the order of their tokens, beginning after the one that is given.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::{Answer, Idempotency};
+    /// use oneflight::store::MemoryStore;
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let mut after = None;
+    /// loop {
+    ///     let page = idem.in_doubt(100, after).await?;
+    ///     let Some(last) = page.last() else { break };
+    ///     after = Some(last.token);
+    ///     for doubtful in page {
+    ///         // Somebody has looked and found that nothing had been done.
+    ///         idem.resolve(&doubtful.id, Answer::Rerun).await?;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unsupported`] of a store that cannot list, or whatever else the store says.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped.
+    pub async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        self.shared.store.in_doubt(limit, after).await
     }
 
     /// The store. What is past its retention takes up space until it is [purged](Store::purge):
@@ -366,6 +464,7 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("wait", &self.shared.wait)
             .field("recovery", &self.shared.recovery)
             .field("max_result_bytes", &self.shared.max_result_bytes)
+            .field("conflict_retries", &self.shared.conflict_retries)
             .finish_non_exhaustive()
     }
 }

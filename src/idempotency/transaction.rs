@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -22,16 +23,18 @@ use super::unwind::{Payload, catch};
 use crate::flight::Panicked;
 use crate::identity::RequestId;
 use crate::record::{RecordedResult, Verdict};
-use crate::store::{Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
+use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
+use crate::telemetry;
 
 /// The future of work in a transaction, which borrows the transaction for `'t`.
 pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Rollback<T>>> + Send + 't>>;
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx).
 ///
-/// Use the connection for statements. A nested `begin()` is a savepoint, and welcome. Do not end the transaction: a commit
-/// is refused, and after a rollback nothing more is kept. Do not set a commit hook: it would stand in for the one
-/// that sees to this.
+/// Use the connection for statements. A nested `begin()` is a savepoint, and welcome. Do not end the transaction. In
+/// SQLite, a commit is refused, and after a rollback nothing more is kept (do not set a commit hook: it would stand in
+/// for the one that sees to this). PostgreSQL commits what it is told to; that is noticed, is an error, and leaves the
+/// request in doubt.
 pub struct Tx<'t, C> {
     connection: &'t mut C,
     context: Context,
@@ -69,9 +72,9 @@ impl<C> fmt::Debug for Tx<'_, C> {
 
 /// Why work in a transaction has its rows rolled back.
 ///
-/// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done. Nothing is recorded then,
-/// and a client who tries again executes again. So what can never succeed, a constraint that the request violates for
-/// one, should be told apart and be [`Refused`](Self::Refused).
+/// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done. Nothing is recorded
+/// then, and a client who tries again executes again. So what can never succeed, a constraint that the request violates
+/// for one, should be told apart and be [`Refused`](Self::Refused).
 pub enum Rollback<T> {
     /// Refused for good: the rows are rolled back, and this answer is recorded and replayed.
     Refused(T),
@@ -111,29 +114,57 @@ enum Worked {
     Panicked(Payload),
 }
 
-/// The work of a flight.
-pub(super) async fn execute_in_tx<S, T, F>(shared: Arc<Shared<S>>, id: RequestId, work: F) -> Result<Settled, Error>
+/// Work that waits for the transaction in which its claim is granted, and is there again after it.
+struct Bench<F> {
+    work: Mutex<Option<F>>,
+    begun: AtomicBool,
+}
+
+/// The work of a flight. After a conflict with another transaction, it is run again so many times.
+pub(super) async fn execute_in_tx<S, T, F>(
+    shared: Arc<Shared<S>>,
+    id: RequestId,
+    retries: u32,
+    work: F,
+) -> Result<Settled, Error>
 where
     S: TransactionalStore,
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
-    F: for<'t> FnOnce(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+    F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
 {
-    // Taken by the one transaction in which the claim is granted.
-    let work = Arc::new(Mutex::new(Some(work)));
+    let bench = Arc::new(Bench {
+        work: Mutex::new(Some(work)),
+        begun: AtomicBool::new(false),
+    });
     let mut approach = Approach::new(&shared, &id);
+    let mut retried = 0;
     let worked = loop {
-        let (taken, settings, of) = (Arc::clone(&work), Arc::clone(&shared), id.clone());
+        let (taken, settings, of) = (Arc::clone(&bench), Arc::clone(&shared), id.clone());
+        bench.begun.store(false, Ordering::SeqCst);
         let transacted = shared
             .store
             .transact(approach.request(), move |open| {
-                let work = taken.lock().take();
-                run::<S, T, F>(work, settings, of, open)
+                run::<S, T, F>(taken, settings, of, open)
             })
             .await;
+        let conflict: Option<&(dyn StdError + 'static)> = match &transacted {
+            Ok(ClaimOutcome::Granted(Worked::Failed(error))) => Some(&**error),
+            Err(error) => Some(error),
+            Ok(_) => None,
+        };
+        if let Some(conflict) = conflict
+            && retried < retries
+            && shared.store.is_conflict(conflict)
+        {
+            retried += 1;
+            telemetry::retried(&id, retried);
+            approach.pause_after_conflict(retried).await;
+            continue;
+        }
         let outcome = match transacted {
             Ok(outcome) => outcome,
             Err(error) => {
-                let begun = work.lock().is_none();
+                let begun = bench.begun.load(Ordering::SeqCst);
                 match error {
                     StoreError::Busy { .. } if !begun => {
                         let settled = approach.locked_out(error).await?;
@@ -180,9 +211,14 @@ fn store_failed(id: RequestId, error: StoreError, begun: bool) -> Error {
     }
 }
 
+/// What is wrong with a store that would have work run that cannot be run again.
+pub(super) fn granted_twice() -> Box<dyn StdError + Send + Sync> {
+    "the store granted one request twice".into()
+}
+
 /// Runs the work in an open transaction and says how that is to end.
 fn run<'t, S, T, F>(
-    work: Option<F>,
+    bench: Arc<Bench<F>>,
     shared: Arc<Shared<S>>,
     id: RequestId,
     open: OpenTransaction<'t, S::Connection>,
@@ -190,19 +226,20 @@ fn run<'t, S, T, F>(
 where
     S: TransactionalStore,
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
-    F: for<'w> FnOnce(&'w mut Tx<'w, S::Connection>) -> TxFuture<'w, T> + Send + 'static,
+    F: for<'w> FnMut(&'w mut Tx<'w, S::Connection>) -> TxFuture<'w, T> + Send + 'static,
 {
     Box::pin(async move {
         let attempt = open.attempt;
-        let Some(work) = work else {
-            let reason = Box::<dyn StdError + Send + Sync>::from("the store granted one request twice");
-            return (Ending::RollBack, Worked::Failed(reason.into()));
+        bench.begun.store(true, Ordering::SeqCst);
+        let Some(mut work) = bench.work.lock().take() else {
+            return (Ending::RollBack, Worked::Failed(granted_twice().into()));
         };
         let mut tx = Tx {
             connection: open.connection,
             context: Context::new(id, attempt, None),
         };
         let worked = catch(async { work(&mut tx).await }).await;
+        *bench.work.lock() = Some(work);
         let (value, verdict) = match worked {
             Ok(Ok(value)) => (value, Verdict::Performed),
             Ok(Err(Rollback::Refused(value))) => (value, Verdict::Refused),

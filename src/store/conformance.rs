@@ -18,6 +18,10 @@
 //!
 //! A store on its own clock: `conformance::run(async || MyStore::connect().await).await?`. It needs a tokio
 //! runtime; with a multi-threaded one the concurrent checks are sharper.
+//!
+//! A [`TransactionalStore`](super::TransactionalStore) also runs [`run_transactional`], which needs a table to write
+//! to: a [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a [`Watch`](super::Watch), is
+//! checked if it is there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,8 +31,11 @@ use super::{ClaimOutcome, Store, StoreError};
 
 mod checks;
 mod probe;
+mod transactional;
 
 use probe::Probe;
+
+pub use transactional::{Ledger, Written, run_transactional};
 
 /// A promise that the store does not keep.
 #[derive(Debug)]
@@ -99,6 +106,8 @@ pub async fn run_with<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Du
         after_retention_an_identity_is_new,
         purging_deletes_what_is_past_retention_only,
         tokens_never_go_backwards,
+        what_is_in_doubt_is_listed,
+        who_watches_hears_of_every_end,
     );
     Ok(())
 }

@@ -5,14 +5,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Claim, ClaimOutcome, ClaimRequest, Clock, Decision, Store, StoreError, SystemClock, decide};
+use super::watch::Watchers;
+use super::{
+    Claim, ClaimOutcome, ClaimRequest, Clock, Decision, InDoubt, Store, StoreError, SystemClock, Watch, decide,
+};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
+
+/// How many keys may be waited for by notification at a time.
+const MOST_WATCHED: usize = 65_536;
 
 /// Keeps records in memory. Clones share them; they die with the process.
 ///
@@ -32,6 +39,9 @@ use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 pub struct MemoryStore {
     state: Arc<Mutex<Records>>,
     clock: Arc<dyn Clock>,
+    watchers: Watchers,
+    /// By what an identity is known to those who wait.
+    hasher: RandomState,
 }
 
 #[derive(Default)]
@@ -54,7 +64,13 @@ impl MemoryStore {
         Self {
             state: Arc::default(),
             clock: Arc::new(clock),
+            watchers: Watchers::new(MOST_WATCHED),
+            hasher: RandomState::new(),
         }
+    }
+
+    fn notify(&self, id: &RequestId) {
+        self.watchers.notify(self.hasher.hash_one(id));
     }
 
     /// How many records there are, those past their retention included.
@@ -179,18 +195,26 @@ impl Store for MemoryStore {
     async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let lease_expires = self.clock.now().after(lease);
         self.state.lock().held(id, token)?.state = State::InProgress { lease_expires };
+        if lease.is_zero() {
+            self.notify(id);
+        }
         Ok(())
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         let now = self.clock.now();
-        self.state.lock().complete(&claim, result, now, retention)
+        let completed = self.state.lock().complete(&claim, result, now, retention);
+        self.notify(claim.id());
+        completed
     }
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
-        let mut records = self.state.lock();
-        records.held(claim.id(), claim.token())?;
-        records.by_id.remove(claim.id());
+        {
+            let mut records = self.state.lock();
+            records.held(claim.id(), claim.token())?;
+            records.by_id.remove(claim.id());
+        }
+        self.notify(claim.id());
         Ok(())
     }
 
@@ -202,5 +226,24 @@ impl Store for MemoryStore {
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
         let now = self.clock.now();
         Ok(self.state.lock().purge(limit, now))
+    }
+
+    async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        let now = self.clock.now();
+        let records = self.state.lock();
+        let mut doubtful: Vec<InDoubt> = records
+            .by_id
+            .keys()
+            .filter_map(|id| InDoubt::of(id.clone(), &records.observe(id, now)?))
+            .filter(|doubtful| after.is_none_or(|after| doubtful.token > after))
+            .collect();
+        drop(records);
+        doubtful.sort_unstable_by_key(|doubtful| doubtful.token);
+        doubtful.truncate(limit);
+        Ok(doubtful)
+    }
+
+    async fn watch(&self, id: &RequestId) -> Watch {
+        self.watchers.watch(self.hasher.hash_one(id))
     }
 }

@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | [`MemoryStore`] | tests, and services of one process whose duplicates all come within its lifetime |
 //! | `SqliteStore` (feature `sqlite`) | one machine, any number of processes, one file |
+//! | `PostgresStore` (feature `postgres`) | many machines, one PostgreSQL |
+//! | `RedisStore` (feature `redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
 //!
 //! # Writing one
 //!
@@ -23,25 +25,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::RequestId;
-use crate::record::{FencingToken, Record, RecordedResult};
+use crate::record::{FencingToken, Record, RecordedResult, State};
 
 mod claim;
 mod clock;
 pub mod conformance;
 mod error;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod transaction;
 pub(crate) mod turn;
+mod watch;
 
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::StoreError;
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::{Isolation, PostgresOptions, PostgresStore};
+#[cfg(feature = "redis")]
+pub use redis::{RedisConnection, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture};
+pub use watch::Watch;
 
 /// Keeps the records of request identities.
 ///
@@ -55,8 +67,8 @@ pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture};
 pub trait Store: Send + Sync + 'static {
     /// Takes the right to execute a request, or says why not. One atomic step.
     ///
-    /// Asking again with the same [`HolderId`](crate::record::HolderId) answers with the same claim: so that a claim whose answer
-    /// was lost can be asked for again.
+    /// Asking again with the same [`HolderId`](crate::record::HolderId) answers with the same claim: so that a claim
+    /// whose answer was lost can be asked for again.
     ///
     /// # Errors
     ///
@@ -109,12 +121,79 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes at most `limit` completed records that are past their retention, and says how many.
     ///
     /// Purging is about space only: such a record counts as absent whether it is still there or not. Call
-    /// it from time to time, again while it answers `limit`. What is in progress is never deleted.
+    /// it from time to time, again while it answers `limit`. What is in progress is never deleted. A store whose records expire
+    /// by themselves has nothing to do and answers 0.
     ///
     /// # Errors
     ///
     /// When the store cannot be reached.
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// What is in doubt, for somebody to [resolve](crate::idempotency::Idempotency::resolve): at most `limit` requests,
+    /// in the order of their tokens, those with a token larger than `after` only.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unsupported`] where a store cannot list, which is the answer unless implemented. Otherwise, when
+    /// the store cannot be reached or understood.
+    fn in_doubt(
+        &self,
+        limit: usize,
+        after: Option<FencingToken>,
+    ) -> impl Future<Output = Result<Vec<InDoubt>, StoreError>> + Send {
+        let _ = (limit, after);
+        std::future::ready(Err(StoreError::Unsupported {
+            advice: "this store cannot list what is in doubt; look up the identities that you know of",
+        }))
+    }
+
+    /// Subscribes to changes of a record: a claim of it that ends, in whichever way and process.
+    ///
+    /// The subscription exists when this answers: whoever then looks at the record and finds it in progress misses
+    /// nothing. A notification is a hint to look again, and may be lost or one too many; so whoever waits also asks
+    /// from time to time, and often if there is no subscription, which is the answer of a store that does not notify.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped.
+    fn watch(&self, id: &RequestId) -> impl Future<Output = Watch> + Send {
+        let _ = id;
+        std::future::ready(Watch::none())
+    }
+}
+
+/// A request of which it is not known whether it was done: its holder's lease is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InDoubt {
+    /// The request, with the fingerprint that it was claimed with.
+    pub id: RequestId,
+    /// The token of the holder that did not tell.
+    pub token: FencingToken,
+    /// Which attempt it was, from 1.
+    pub attempt: u32,
+    /// How long the lease has been over.
+    pub since: Duration,
+}
+
+impl InDoubt {
+    /// A request in doubt, if its record says so.
+    #[must_use]
+    pub fn of(id: RequestId, record: &Record) -> Option<Self> {
+        let State::InProgress { lease_expires } = record.state else {
+            return None;
+        };
+        let id = match record.fingerprint {
+            Some(fingerprint) => id.with_known_fingerprint(fingerprint),
+            None => id,
+        };
+        (lease_expires <= record.observed).then(|| Self {
+            id,
+            token: record.token,
+            attempt: record.attempt,
+            since: record.observed.since(lease_expires),
+        })
+    }
 }
 
 /// A store that is shared.
@@ -151,5 +230,17 @@ impl<S: Store> Store for Arc<S> {
 
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send {
         S::purge(self, limit)
+    }
+
+    fn in_doubt(
+        &self,
+        limit: usize,
+        after: Option<FencingToken>,
+    ) -> impl Future<Output = Result<Vec<InDoubt>, StoreError>> + Send {
+        S::in_doubt(self, limit, after)
+    }
+
+    fn watch(&self, id: &RequestId) -> impl Future<Output = Watch> + Send {
+        S::watch(self, id)
     }
 }

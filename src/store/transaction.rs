@@ -9,6 +9,7 @@
 //!
 //! There is no lease: the claim lives and dies with the transaction, and nobody else sees it.
 
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -34,8 +35,8 @@ pub trait TransactionalStore: Store {
     /// # Errors
     ///
     /// [`StoreError::RolledBack`] when nothing was kept; [`StoreError::TransactionEnded`] when that is because the work
-    /// ended the transaction itself. Any other error before the work is called means that nothing was done; after
-    /// that, it leaves open what was.
+    /// ended the transaction itself, and [`StoreError::CommittedByWork`] when it did so in a store that can't prevent
+    /// it. Any other error before the work is called means that nothing was done; after that, it leaves open what was.
     ///
     /// # Cancel safety
     ///
@@ -48,6 +49,13 @@ pub trait TransactionalStore: Store {
     where
         W: for<'t> FnOnce(OpenTransaction<'t, Self::Connection>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static;
+
+    /// Whether an error, of the work or of [`transact`](Self::transact), says that the transaction lost to another one
+    /// and may be run again from its start: a serialization failure or a deadlock. Its causes are looked at as well.
+    fn is_conflict(&self, error: &(dyn Error + 'static)) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 /// A transaction that holds a claim, as the work gets it.

@@ -91,13 +91,17 @@ pub struct Server {
 impl Server {
     /// Starts it on the database file, and waits until it listens.
     pub fn start(db: &Path, port: u16, more: &[&str]) -> Self {
+        let db = db.to_str().expect("a path of ours");
+        Self::start_with(port, &[&["--db", db], more].concat())
+    }
+
+    /// Starts it with these arguments, and waits until it listens.
+    pub fn start_with(port: u16, arguments: &[&str]) -> Self {
         let mut process = Guarded::spawn(
             Command::new(program())
                 .arg("serve")
                 .args(["--port", &port.to_string()])
-                .arg("--db")
-                .arg(db)
-                .args(more)
+                .args(arguments)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null()),
         );

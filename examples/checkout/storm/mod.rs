@@ -1,7 +1,7 @@
 //! The storm: more clients than any handler deserves, all at once, and then a look into the database.
 //!
-//! A number of clients work through the [`plan`], each over its own TCP connection, in the same process as the service
-//! or against one that runs elsewhere on this machine. Whatever they were told, the rows decide ([`stats`]).
+//! A number of clients work through the [`plan`], each over its own TCP connection, against one or several services that
+//! run in the same process or elsewhere on this machine. Whatever they were told, the rows decide ([`stats`]).
 
 mod client;
 mod plan;
@@ -9,7 +9,6 @@ mod stats;
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use tokio::time::Instant;
 use self::client::{Client, Prepared};
 use self::plan::{Errand, Plan};
 use self::stats::{Circumstances, Tally};
-use crate::database;
+use crate::place::Place;
 
 pub(crate) use self::plan::Shape;
 pub(crate) use self::stats::Report;
@@ -33,13 +32,14 @@ pub(crate) struct Storm {
     pub(crate) concurrency: usize,
     pub(crate) time: Duration,
     pub(crate) handler: &'static str,
+    pub(crate) place: Place,
 }
 
 /// What the clients share.
 struct Shared {
     plan: Plan,
     next: AtomicUsize,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     deadline: Instant,
     bar: ProgressBar,
 }
@@ -50,28 +50,31 @@ pub(crate) struct Aftermath {
     storm: Storm,
     plan: Plan,
     tally: Tally,
+    services: usize,
     elapsed: Duration,
 }
 
 impl Storm {
-    /// Sends everything to the service at `address`.
-    pub(crate) async fn run(self, address: SocketAddr) -> Result<Aftermath, Box<dyn Error + Send + Sync>> {
+    /// Sends everything to the services at these addresses, of which there is at least one. Each client keeps to one of
+    /// them, and takes up what comes next: so the duplicates of each key come to all of them.
+    pub(crate) async fn run(self, addresses: Vec<SocketAddr>) -> Result<Aftermath, Box<dyn Error + Send + Sync>> {
         let plan = Plan::new(self.shape);
         let requests = u64::from(self.shape.keys) * u64::from(self.shape.duplicates);
         let started = Instant::now();
         let shared = Arc::new(Shared {
             plan,
             next: AtomicUsize::new(0),
-            address,
+            addresses,
             deadline: started + self.time,
             bar: progress_bar(requests),
         });
 
         let mut clients = JoinSet::new();
-        for number in 0..self.concurrency as u64 {
+        let services = shared.addresses.iter().copied().cycle();
+        for (number, address) in (0..self.concurrency as u64).zip(services) {
             let shared = Arc::clone(&shared);
             let seed = self.shape.seed.wrapping_add(number);
-            clients.spawn(async move { work_through(&shared, seed).await });
+            clients.spawn(async move { work_through(&shared, address, seed).await });
         }
         let mut tally = Tally::default();
         while let Some(one) = clients.join_next().await {
@@ -88,20 +91,23 @@ impl Storm {
             storm: self,
             plan: shared.plan,
             tally,
+            services: shared.addresses.len(),
             elapsed,
         })
     }
 }
 
 impl Aftermath {
-    /// Counts the rows in the database file that the service writes to, or wrote to. Orders may be under way for
-    /// clients that have gone: what is counted is the truth once the service has stopped.
-    pub(crate) async fn count(&self, db: &Path) -> Result<Report, Box<dyn Error + Send + Sync>> {
-        let pool = database::look_into(db).await?;
-        let rows = database::with_key_prefix(&pool, self.plan.key_prefix()).await?;
-        pool.close().await;
+    /// Counts the rows in the database that the services write to, or wrote to. Orders may be under way for clients that
+    /// have gone: what is counted is the truth once the services have stopped.
+    pub(crate) async fn count(&self) -> Result<Report, Box<dyn Error + Send + Sync>> {
+        let orders = self.storm.place.look_into().await?;
+        let rows = orders.with_key_prefix(self.plan.key_prefix()).await?;
+        orders.close().await;
         let circumstances = Circumstances {
             handler: self.storm.handler,
+            store: self.storm.place.kind().name(),
+            services: self.services,
             keys: self.storm.shape.keys,
             duplicates: self.storm.shape.duplicates,
             seed: self.storm.shape.seed,
@@ -112,8 +118,8 @@ impl Aftermath {
 }
 
 /// A client's life: takes the next errand of the plan until there is none.
-async fn work_through(shared: &Shared, seed: u64) -> Tally {
-    let mut client = Client::new(shared.address, shared.deadline, seed);
+async fn work_through(shared: &Shared, address: SocketAddr, seed: u64) -> Tally {
+    let mut client = Client::new(address, shared.deadline, seed);
     let mut tally = Tally::default();
     // The index is all that is shared, and each value is taken once: nothing to order.
     while let Some(errand) = shared.plan.errands.get(shared.next.fetch_add(1, Ordering::Relaxed)) {

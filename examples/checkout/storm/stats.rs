@@ -85,6 +85,9 @@ impl Tally {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) handler: &'static str,
+    pub(crate) store: &'static str,
+    /// How many services were stormed, all on this one store.
+    pub(crate) services: usize,
     /// As many as the clients took up, one by one.
     pub(crate) requests: u64,
     /// As many as there were to be taken up: keys times duplicates.
@@ -119,6 +122,8 @@ pub(crate) struct Report {
 /// What the report is made from, beside the tally.
 pub(crate) struct Circumstances {
     pub(crate) handler: &'static str,
+    pub(crate) store: &'static str,
+    pub(crate) services: usize,
     pub(crate) keys: u32,
     pub(crate) duplicates: u32,
     pub(crate) seed: u64,
@@ -151,6 +156,8 @@ impl Report {
         let seconds = elapsed.as_secs_f64();
         Self {
             handler: circumstances.handler,
+            store: circumstances.store,
+            services: circumstances.services,
             requests: tally.requests,
             planned: u64::from(keys) * u64::from(circumstances.duplicates),
             keys,
@@ -193,6 +200,11 @@ impl fmt::Display for Report {
             writeln!(f, "{}", text.trim_end())
         };
         line("handler", self.handler.to_owned(), "")?;
+        let services = match self.services {
+            1 => String::new(),
+            several => format!("of {several} services"),
+        };
+        line("store", self.store.to_owned(), &services)?;
         let requests = match self.requests == self.planned {
             true => String::new(),
             false => format!("of {} that were to be sent", grouped(self.planned)),

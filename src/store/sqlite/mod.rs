@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use sqlx::sqlite::{SqlitePool, SqliteSynchronous};
 
-use super::{Claim, ClaimOutcome, ClaimRequest, Decision, Store, StoreError, decide};
+use super::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Store, StoreError, decide};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult};
 
@@ -300,5 +300,23 @@ impl Store for SqliteStore {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let purged = self.writer.change(Change::Purge { limit }).await?;
         Ok(usize::try_from(purged).unwrap_or(usize::MAX))
+    }
+
+    async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let after = after.map_or(0, records::number);
+        let mut patience = Patience::new(self.writer.deadline());
+        loop {
+            // Given back before pausing.
+            let read = async {
+                let mut connection = self.pool.acquire().await?;
+                records::in_doubt(&mut connection, limit, after).await
+            };
+            match read.await {
+                Err(error) if is_busy(&error) => patience.pause().await?,
+                Err(error) => return Err(unavailable(error)),
+                Ok(doubtful) => return doubtful.into_iter().collect(),
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::queue::Rank;
 use super::writer::End;
 use crate::identity::{Fingerprint, RequestId};
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, StoreError, decide};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -85,7 +85,7 @@ fn millis(duration: Duration) -> i64 {
 }
 
 /// A token in the table's integers. SQLite would refuse to count so far.
-fn number(token: FencingToken) -> i64 {
+pub(super) fn number(token: FencingToken) -> i64 {
     i64::try_from(token.get()).unwrap_or(i64::MAX)
 }
 
@@ -104,6 +104,34 @@ pub(super) async fn select(
     .fetch_optional(connection)
     .await?;
     Ok(row.map(|row| record(&row)))
+}
+
+/// Reads what is in progress with a lease that is over, in the order of the tokens.
+pub(super) async fn in_doubt(
+    connection: &mut SqliteConnection,
+    limit: i64,
+    after: i64,
+) -> sqlx::Result<Vec<Result<InDoubt, StoreError>>> {
+    let rows = sqlx::query(
+        "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now, scope, key
+         FROM oneflight_records, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+         WHERE token > ? AND lease_expires_at <= now ORDER BY token LIMIT ?",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.iter().map(doubtful).collect())
+}
+
+fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
+    let id = RequestId::from_stored(column(row, 9)?, column(row, 10)?);
+    let id = id.map_err(|_| StoreError::Corrupt {
+        what: "a scope or a key is not valid",
+    })?;
+    InDoubt::of(id, &record(row)?).ok_or(StoreError::Corrupt {
+        what: "what is in doubt has no lease",
+    })
 }
 
 fn record(row: &SqliteRow) -> Result<Record, StoreError> {

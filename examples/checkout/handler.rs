@@ -1,0 +1,255 @@
+//! What places an order: `oneflight` over one of the stores, or the handler that most people write.
+//!
+//! Over SQLite and PostgreSQL, which hold the orders as well, an order's two steps are each done in the way that suits it:
+//!
+//! ```text
+//! run: the whole order, under a claim, shared by all duplicates
+//!  ├─ the payment provider: slow, elsewhere, no transaction open; asked under a key that every attempt repeats
+//!  └─ run_in_tx: the row and its record, one commit, in well under a millisecond
+//! ```
+//!
+//! Where it can break off, the next attempt under the same key goes on: it finds the authorisation at the provider, and
+//! the row in its record.
+//!
+//! Redis holds the records and not the orders, and no transaction spans the two:
+//!
+//! ```text
+//! run: the whole order, under a claim, shared by all duplicates
+//!  ├─ the payment provider, as above
+//!  └─ the row, in the database beside it
+//! ```
+//!
+//! If it breaks off between row and record, the orders are asked whether the row is there. What is left open: a service
+//! that stands still between its last look at its lease and its row, for longer than the lease, writes a second row after
+//! another has taken over; and what a failover of Redis loses may be ordered again. Where that must not be, the orders
+//! need a constraint of their own, or the records a place beside the orders.
+
+use std::error::Error;
+use std::time::Duration;
+
+use oneflight::http::{CorrelationId, Problem};
+use oneflight::idempotency::{self, Answer, Doubt, Idempotency, NotDone, Recovery, Reply, Source};
+use oneflight::identity::{IdempotencyKey, RequestId, Scope};
+use oneflight::store::{PostgresStore, RedisStore, SqliteStore, Store, TransactionalStore};
+
+use crate::database::{Database, Entry, Orders};
+use crate::naive;
+use crate::order::{NewOrder, Placed};
+use crate::payment::Provider;
+use crate::place::Place;
+use crate::purge::Purge;
+use crate::service::unavailable;
+
+/// A process that says nothing for so long is held to be dead, and its orders are taken over by whoever is asked again.
+/// Short, for a mistake costs little here: the payment is safe to repeat, and an order's row is looked for.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// A request, as far as an order needs it.
+#[derive(Debug, Clone)]
+pub(crate) struct Incoming {
+    pub(crate) key: IdempotencyKey,
+    pub(crate) correlation: CorrelationId,
+    pub(crate) order: NewOrder,
+}
+
+/// What places orders.
+#[derive(Clone)]
+pub(crate) enum Handler {
+    Naive,
+    Sqlite(Idempotency<SqliteStore>),
+    Postgres(Idempotency<PostgresStore>),
+    Redis(Idempotency<RedisStore>),
+}
+
+impl Handler {
+    /// Sets it up over a store that is where the command line says. `orders` is the database that belongs to it.
+    pub(crate) async fn over(place: &Place, orders: &Database) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        Ok(match (place, orders) {
+            (Place::Redis { url, .. }, _) => {
+                let store = RedisStore::open(url.as_str())
+                    .await
+                    .map_err(|error| format!("Redis can't be used: {error}"))?;
+                Self::Redis(beside(store, orders.clone()))
+            }
+            (_, Database::Sqlite(pool)) => Self::Sqlite(within(SqliteStore::from_pool(pool.clone()).await?)),
+            (_, Database::Postgres(pool)) => Self::Postgres(within(PostgresStore::open(pool.clone()).await?)),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Naive => "naive",
+            Self::Sqlite(_) | Self::Postgres(_) | Self::Redis(_) => "oneflight",
+        }
+    }
+
+    /// Begins to purge what is past its retention, where that does not go by itself.
+    pub(crate) fn purge(&self) -> Option<Purge> {
+        match self {
+            Self::Sqlite(it) => Some(Purge::begin(it.store().clone())),
+            Self::Postgres(it) => Some(Purge::begin(it.store().clone())),
+            Self::Naive | Self::Redis(_) => None,
+        }
+    }
+
+    pub(crate) async fn place(
+        &self,
+        orders: &Database,
+        provider: Provider,
+        incoming: Incoming,
+    ) -> Result<(Placed, Source), Problem> {
+        match self {
+            Self::Naive => naive::place_order(orders, provider, &incoming)
+                .await
+                .map_err(|error| unavailable(&*error)),
+            Self::Sqlite(it) => place_within(it, provider, incoming).await,
+            Self::Postgres(it) => place_within(it, provider, incoming).await,
+            Self::Redis(it) => place_beside(it, orders.clone(), provider, incoming).await,
+        }
+    }
+
+    /// Waits for what is in flight, and refuses what comes after.
+    pub(crate) async fn end(&self) {
+        match self {
+            Self::Naive => {}
+            Self::Sqlite(it) => end(it).await,
+            Self::Postgres(it) => end(it).await,
+            Self::Redis(it) => end(it).await,
+        }
+    }
+}
+
+/// Drained first and closed then: the second step of an order that is on its way is a new flight.
+async fn end<S: Store>(idempotency: &Idempotency<S>) {
+    idempotency.drain().await;
+    idempotency.close();
+}
+
+/// Over a store that holds the orders as well: both steps know themselves again by their keys.
+fn within<S: TransactionalStore>(store: S) -> Idempotency<S> {
+    Idempotency::builder(store)
+        .lease(LEASE)
+        .recovery(Recovery::Rerun)
+        .build()
+}
+
+/// Over a store beside the orders: what became of an order whose service died, the orders tell.
+fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
+    let ask = move |doubt: Doubt| {
+        let orders = orders.clone();
+        async move {
+            match orders.find(doubt.id.key()).await {
+                Ok(Some(row)) => Answer::completed(&Placed::from(row)).unwrap_or(Answer::Refuse),
+                Ok(None) => Answer::Rerun,
+                // Not known now: whoever comes later asks again.
+                Err(_) => Answer::Refuse,
+            }
+        }
+    };
+    Idempotency::builder(store)
+        .lease(LEASE)
+        .recovery(Recovery::ask(ask))
+        .build()
+}
+
+/// Nobody logs in to this shop. Where somebody does, add `.user(…)`: else whoever learns of a key reads the answer of
+/// another.
+fn identity(operation: &str, incoming: &Incoming) -> Result<RequestId, Problem> {
+    let scope = Scope::new("shop").route(operation);
+    let id = RequestId::new(scope, incoming.key.clone())?;
+    Ok(id.with_known_fingerprint(incoming.order.fingerprint()))
+}
+
+/// The order, once: paid for, and then written in one commit with its record.
+async fn place_within<S>(
+    idempotency: &Idempotency<S>,
+    provider: Provider,
+    incoming: Incoming,
+) -> Result<(Placed, Source), Problem>
+where
+    S: TransactionalStore,
+    S::Connection: Orders,
+{
+    let whole = identity("POST /orders", &incoming)?;
+    let entry = identity("POST /orders: entry", &incoming)?;
+
+    let steps = idempotency.clone();
+    let work = move |context: idempotency::Context| async move {
+        // Slow, and no transaction is open: a connection, or SQLite's one writer, is free for the others.
+        let payment = provider
+            .authorise(&incoming.key, &context.downstream_key("payment"))
+            .await;
+
+        // The row and its record are one commit: there is never the one without the other.
+        let entered = steps.run_in_tx(entry, move |tx| {
+            Box::pin(async move {
+                let order_id = tx.connection().enter(&incoming.entry(&payment)).await?;
+                Ok(incoming.placed(order_id))
+            })
+        });
+        // Whatever came of it, the next attempt may begin at once, and finds what was done by its keys.
+        entered.await.map(Reply::into_inner).map_err(NotDone::because)
+    };
+    let reply = idempotency.try_run(whole, work).await.map_err(refusal)?;
+    let source = reply.source();
+    Ok((reply.into_inner(), source))
+}
+
+/// The order, once as far as the claim goes: paid for, and then written beside its record.
+async fn place_beside<S: Store>(
+    idempotency: &Idempotency<S>,
+    orders: Database,
+    provider: Provider,
+    incoming: Incoming,
+) -> Result<(Placed, Source), Problem> {
+    let whole = identity("POST /orders", &incoming)?;
+
+    let work = move |context: idempotency::Context| async move {
+        let payment = provider
+            .authorise(&incoming.key, &context.downstream_key("payment"))
+            .await;
+        if context.is_lease_lost() {
+            return Err(NotDone::because("the order was taken over by another service"));
+        }
+        // A row that was refused was not written: the next attempt may begin at once.
+        let entered = orders.enter(&incoming.entry(&payment)).await;
+        entered
+            .map(|order_id| incoming.placed(order_id))
+            .map_err(NotDone::because)
+    };
+    let reply = idempotency.try_run(whole, work).await.map_err(refusal)?;
+    let source = reply.source();
+    Ok((reply.into_inner(), source))
+}
+
+impl Incoming {
+    fn entry<'e>(&'e self, payment: &'e str) -> Entry<'e> {
+        Entry {
+            key: self.key.as_str(),
+            correlation_id: self.correlation.as_str(),
+            payment,
+            order: &self.order,
+        }
+    }
+
+    fn placed(&self, order_id: i64) -> Placed {
+        Placed {
+            order_id,
+            item: self.order.item.clone(),
+            quantity: self.order.quantity,
+        }
+    }
+}
+
+/// What the client is told, and the log. If it was the entry that failed, that is the one who knows what was done.
+fn refusal(error: idempotency::Error) -> Problem {
+    // The client is told what it can do, the log what was wrong.
+    tracing::warn!(error = &error as &dyn Error, "not placed");
+    match &error {
+        idempotency::Error::NotDone { reason, .. } => match reason.downcast_ref::<idempotency::Error>() {
+            Some(entry) => entry.clone().into(),
+            None => error.into(),
+        },
+        _ => error.into(),
+    }
+}

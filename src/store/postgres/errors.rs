@@ -1,0 +1,82 @@
+//! What an error of the server or of the way to it means.
+
+use std::error::Error;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+
+use crate::record::random_u64;
+use crate::store::StoreError;
+
+/// How often a statement of ours is tried that others' transactions get in the way of.
+const TRIES: u32 = 6;
+
+/// The SQLSTATE of an error, if the server sent it.
+fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
+    error.as_database_error().and_then(DatabaseError::code)
+}
+
+/// The transaction lost to another and may be run again: a serialization failure or a deadlock.
+pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "40001" || code == "40P01")
+}
+
+/// [`is_conflict`], of whatever the work or the store made of it.
+pub(super) fn is_caused_by_conflict(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<sqlx::Error>().is_some_and(is_conflict) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// There is no such savepoint, or no transaction for it to be in: the one that was begun is over.
+pub(super) fn is_transaction_over(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "3B001" || code == "25P01")
+}
+
+/// A commit that was refused for what the transaction did: it is rolled back. Of any other error, a shutdown of the
+/// server included, that is not certain.
+pub(super) fn is_refused_commit(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code.starts_with("23") || code.starts_with("P0")) || is_conflict(error)
+}
+
+/// The server has not come to this transaction's number yet: whatever had it before a crash was not committed.
+pub(super) fn is_unborn_transaction(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "22023")
+}
+
+/// What an error is to the store's user.
+pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
+    match error {
+        // Others had all connections for as long as the pool waits.
+        sqlx::Error::PoolTimedOut => StoreError::NoConnection,
+        error => StoreError::unavailable(error),
+    }
+}
+
+/// A transaction of which nothing was kept.
+pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
+    StoreError::RolledBack { source: error.into() }
+}
+
+/// How often a statement was tried.
+#[derive(Default)]
+pub(super) struct Tries(u32);
+
+impl Tries {
+    /// Answers after a pause if the statement should be tried again. In a database whose transactions are serializable
+    /// unless they say otherwise, that is so when two of ours meet.
+    pub(super) async fn after(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
+        self.0 += 1;
+        if !is_conflict(&error) || self.0 >= TRIES {
+            return Err(unavailable(error));
+        }
+        let longest = 1_000 << self.0;
+        tokio::time::sleep(Duration::from_micros(500 + random_u64() % longest)).await;
+        Ok(())
+    }
+}

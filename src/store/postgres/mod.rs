@@ -1,0 +1,348 @@
+//! A store in PostgreSQL, shared by any number of processes on any number of machines.
+//!
+//! Each operation is one statement, hence one round trip and one transaction, on the server's clock. Nobody waits for
+//! another's claim inside the server: a claim tries an advisory lock on the identity's number, for the length of its
+//! statement or of its transaction, and whoever does not get it is "in progress" and holds no connection. What has to
+//! be thought through when two meet stands at the head of [`transaction`]; how those who wait hear of changes, in
+//! [`listen`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+
+use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
+use crate::identity::RequestId;
+use crate::record::{FencingToken, Record, RecordedResult};
+
+mod errors;
+mod listen;
+mod names;
+mod records;
+mod schema;
+mod settle;
+mod statements;
+mod transaction;
+
+use errors::{Tries, unavailable};
+use listen::Ear;
+use names::Names;
+use statements::Statements;
+
+pub use statements::Isolation;
+
+/// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
+///
+/// The tables are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is
+/// opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
+///
+/// # Connections
+///
+/// The pool is the user's. An operation takes one of its connections for one round trip, and
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) one for its transaction. Whoever waits for a request in
+/// progress elsewhere holds none. A process in which somebody has waited has one connection more, outside of the pool
+/// and with the pool's options, which listens for all of them. It takes a session of its own: through a pooler that
+/// shares sessions between transactions (PgBouncer in transaction mode) nothing is heard, and who waits polls.
+///
+/// # Durability
+///
+/// What was acknowledged is as durable as `synchronous_commit` makes it: `on`, the default, survives a crash of the
+/// server; `off` does not, and a claim that is lost is a mutation that may be done twice. After a failover to a replica
+/// that lags behind, what it had not received is gone, and so is the knowledge of which tokens were drawn: use
+/// synchronous replication where that matters.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use oneflight::idempotency::Idempotency;
+/// use oneflight::identity::{RequestId, Scope};
+/// use oneflight::store::PostgresStore;
+/// use sqlx::postgres::PgPool;
+///
+/// let pool = PgPool::connect("postgres://shop@localhost/shop").await?;
+/// let idem = Idempotency::builder(PostgresStore::open(pool).await?).build();
+///
+/// let id = RequestId::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+/// let order: i64 = *idem
+///     .run_in_tx(id, |tx| {
+///         Box::pin(async move {
+///             let insert = sqlx::query_scalar("INSERT INTO orders (item) VALUES ('tea') RETURNING id");
+///             Ok(insert.fetch_one(tx.connection()).await?)
+///         })
+///     })
+///     .await?;
+/// # let _ = order;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+    names: Arc<Names>,
+    statements: Arc<Statements>,
+    ear: Ear,
+    patience: Duration,
+}
+
+/// How a [`PostgresStore`] is opened. Made by [`PostgresStore::options`].
+#[derive(Clone, Debug)]
+#[must_use = "options open nothing by themselves"]
+pub struct PostgresOptions {
+    names: Names,
+    isolation: Option<Isolation>,
+    migrate: bool,
+    patience: Duration,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            names: Names {
+                schema: None,
+                prefix: "oneflight_".to_owned(),
+            },
+            isolation: None,
+            migrate: true,
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+impl PostgresOptions {
+    /// The schema of our tables, created if it is missing: the first of the connection's search path unless set.
+    /// Letters, digits and underscores, 32 bytes at most.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.names.schema = Some(schema.into());
+        self
+    }
+
+    /// With what the names of our tables begin: `oneflight_` unless set. Letters, digits and underscores, 32 bytes at
+    /// most.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.names.prefix = prefix.into();
+        self
+    }
+
+    /// How the transactions of [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) are isolated: as the
+    /// connection's are by default, unless set. Above [`Isolation::ReadCommitted`] the server refuses some transactions
+    /// that met others; see [`run_in_tx_retrying`](crate::idempotency::Idempotency::run_in_tx_retrying).
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
+        self
+    }
+
+    /// Leaves the tables as they are: somebody else applies [`migrations_sql`](Self::migrations_sql), and before the
+    /// store is opened.
+    pub fn without_migrations(mut self) -> Self {
+        self.migrate = false;
+        self
+    }
+
+    /// How long a commit may take to be answered before it is taken for lost, and how long it is then asked about: 30 s
+    /// each unless set.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Our tables as one SQL script for an empty database, for those who run their migrations otherwise.
+    ///
+    /// ```
+    /// use oneflight::store::PostgresStore;
+    ///
+    /// let script = PostgresStore::options().schema("shop").migrations_sql()?;
+    /// assert!(script.contains(r#"CREATE TABLE "shop"."oneflight_records""#));
+    /// # Ok::<(), oneflight::store::StoreError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidName`].
+    pub fn migrations_sql(&self) -> Result<String, StoreError> {
+        self.names.validate()?;
+        Ok(schema::print(&self.names))
+    }
+
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or was written by a newer version of this crate;
+    /// [`StoreError::InvalidName`].
+    pub async fn open(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
+        let mut names = self.names;
+        names.validate()?;
+        // What is told apart by name must not depend on the search path of each connection.
+        if names.schema.is_none() {
+            names.schema = Some(schema::current(&pool).await?);
+        }
+        match self.migrate {
+            true => schema::migrate(&pool, &names).await?,
+            false => schema::check(&pool, &names).await?,
+        }
+        Ok(PostgresStore {
+            pool,
+            statements: Arc::new(Statements::new(&names, self.isolation)),
+            ear: Ear::new(names.channel()),
+            names: Arc::new(names),
+            patience: self.patience,
+        })
+    }
+}
+
+impl PostgresStore {
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or was written by a newer version of this crate.
+    pub async fn open(pool: PgPool) -> Result<Self, StoreError> {
+        Self::options().open(pool).await
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> PostgresOptions {
+        PostgresOptions::default()
+    }
+
+    /// The pool, for the caller's own tables.
+    ///
+    /// For what must be committed with the record, use [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx).
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// The record as it stands, past its retention or not.
+    async fn read(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+        let mut tries = Tries::default();
+        loop {
+            let load = sqlx::query(self.statements.load.clone())
+                .bind(id.scope())
+                .bind(id.key());
+            match load.fetch_optional(&self.pool).await {
+                Ok(Some(row)) => return records::record(&row),
+                Ok(None) => return Ok(None),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+        let fingerprint = request.id.fingerprint();
+        let mut tries = Tries::default();
+        loop {
+            let claim = sqlx::query(self.statements.claim.clone())
+                .bind(request.id.scope())
+                .bind(request.id.key())
+                .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
+                .bind(&request.holder.as_bytes()[..])
+                .bind(records::millis(request.lease))
+                .bind(records::takeover(request.takeover))
+                .bind(self.names.keys(request.id).claim);
+            match claim.fetch_one(&self.pool).await {
+                Ok(row) => return records::claimed(&row, &request),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        let mut tries = Tries::default();
+        loop {
+            let renew = sqlx::query(self.statements.renew.clone())
+                .bind(id.scope())
+                .bind(id.key())
+                .bind(records::number(token))
+                .bind(records::millis(lease))
+                .bind(self.names.keys(id).watch);
+            match renew.fetch_optional(&self.pool).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => return Err(StoreError::Outdated { token }),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        let (id, token) = (claim.id(), claim.token());
+        let mut tries = Tries::default();
+        loop {
+            let complete = sqlx::query(self.statements.complete.clone())
+                .bind(id.scope())
+                .bind(id.key())
+                .bind(records::number(token))
+                .bind(result.as_bytes())
+                .bind(records::millis(retention))
+                .bind(self.names.keys(id).watch);
+            match complete.fetch_optional(&self.pool).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => break,
+                Err(error) => tries.after(error).await?,
+            }
+        }
+        // Perhaps it was us, and the answer was lost.
+        match self.read(id).await? {
+            Some(record) if record.token == token && record.result().is_some() => Ok(()),
+            _ => Err(StoreError::Outdated { token }),
+        }
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        let (id, token) = (claim.id(), claim.token());
+        let mut tries = Tries::default();
+        loop {
+            let release = sqlx::query(self.statements.release.clone())
+                .bind(id.scope())
+                .bind(id.key())
+                .bind(records::number(token))
+                .bind(self.names.keys(id).watch);
+            match release.fetch_optional(&self.pool).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => return Err(StoreError::Outdated { token }),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+        let record = self.read(id).await?;
+        Ok(record.filter(|record| !record.is_past_retention()))
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        let mut tries = Tries::default();
+        loop {
+            let purge = sqlx::query(self.statements.purge.clone()).bind(records::rows(limit));
+            match purge.execute(&self.pool).await {
+                Ok(done) => return Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX)),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        let rows = sqlx::query(self.statements.in_doubt.clone())
+            .bind(after.map_or(0, records::number))
+            .bind(records::rows(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(unavailable)?;
+        rows.iter().map(records::doubtful).collect()
+    }
+
+    async fn watch(&self, id: &RequestId) -> Watch {
+        self.ear.watch(&self.pool, self.names.keys(id)).await
+    }
+}

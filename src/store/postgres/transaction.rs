@@ -1,0 +1,282 @@
+//! Mutation and record in one commit.
+//!
+//! ```text
+//! BEGIN; try the lock; SAVEPOINT      one round trip, in place of the bare BEGIN
+//!   look                              reads the record; not the claim's holder, or an answer: ROLLBACK, that is all
+//!     the work's statements
+//!   ROLLBACK TO oneflight_work        if the work was refused
+//!   record                            completed at once: it was never in progress for anybody to see
+//! COMMIT                              its answer lost: see `settle`
+//! ```
+//!
+//! So a fresh execution takes two round trips more than the bare transaction: *look* and *record*.
+//!
+//! # Who holds the claim
+//!
+//! The claim of a transaction **is** the advisory lock on the identity's number: it is tried and never waited for,
+//! lives and dies with the transaction, and is given up by the server *after* the commit is visible. Claims outside of
+//! a transaction ([`Statements::claim`](super::statements::Statements)) take the same lock for the length of their one
+//! statement, if the record may be claimed at all. `T` and `U` are transactions and `C` is a claim outside, all of one
+//! identity:
+//!
+//! * **T, then U**: U's lock is tried and refused. U rolls back, gives its connection back, and is "in progress".
+//! * **U's lock, after T's end**: *look* is a statement of its own, begun when U had the lock; it sees T's record,
+//!   since the lock was free only after that was visible. (In `REPEATABLE READ` it does not: the snapshot is as old as
+//!   the attempt at the lock. Then *record* meets a row that it cannot see, the server refuses that as a serialization
+//!   failure, and nothing of U is kept.)
+//! * **C while T runs**: C's lock is refused; C writes nothing and is "in progress".
+//! * **T while C decides**: T's lock is refused, as if C were a transaction.
+//! * **T after C's grant**: T has the lock, and *look* sees C's lease. While that runs, T is "in progress". When it is
+//!   over, policy says whether T may take over.
+//! * **C's holder comes back while T, having taken over, works**: he renews, completes or releases without the lock,
+//!   being known by his token. *record* writes only over what T may take over still: the very token, with its lease
+//!   over. If he renewed or completed, *record* writes nothing, and T is rolled back. If he comes after *record*, he
+//!   waits for T's row and finds another token in it: he is outdated. If T does not commit, he finds his own.
+//! * **`purge`** deletes only what is past its retention, which counts as absent in every case above.
+//!
+//! # Work that ends the transaction itself
+//!
+//! PostgreSQL has no hook that would refuse a `COMMIT`. But `oneflight.turn`, a setting that is local to the
+//! transaction, is gone with it, and so is the savepoint: *record* writes only if the setting is there, so no later
+//! transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller learns it,
+//! and the request is left in doubt rather than free.
+
+use std::error::Error;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use sqlx::{Connection, Executor};
+use tokio::time::timeout;
+
+use super::PostgresStore;
+use super::errors::{is_caused_by_conflict, is_refused_commit, is_transaction_over, rolled_back, unavailable};
+use super::records::{column, millis, not_granted, number, record, untold};
+use super::statements::turn;
+use crate::record::{FencingToken, Record};
+use crate::store::{
+    ClaimOutcome, ClaimRequest, Decision, Ending, OpenTransaction, Store, StoreError, TransactionalStore, WorkFuture,
+    decide,
+};
+
+/// How many connections of the pool may turn out to be lost before that is an answer.
+const DEAD_CONNECTIONS: u32 = 2;
+
+impl TransactionalStore for PostgresStore {
+    type Connection = PgConnection;
+
+    async fn transact<W, R>(&self, request: ClaimRequest<'_>, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    where
+        W: for<'t> FnOnce(OpenTransaction<'t, PgConnection>) -> WorkFuture<'t, R> + Send + 'static,
+        R: Send + 'static,
+    {
+        let ended = self.run(request, work).await;
+        if let Err(StoreError::CommittedByWork) = ended {
+            // Not free for the next one to execute: a record in progress, whose lease is over. If this fails, the
+            // caller knows all the same.
+            let doubtful = ClaimRequest {
+                lease: Duration::ZERO,
+                ..request
+            };
+            let _ = self.claim(doubtful).await;
+        }
+        ended
+    }
+
+    fn is_conflict(&self, error: &(dyn Error + 'static)) -> bool {
+        is_caused_by_conflict(error)
+    }
+}
+
+/// What may be begun, and on what it rests.
+struct Granted {
+    attempt: u32,
+    took_over: Option<FencingToken>,
+    seen: Option<FencingToken>,
+}
+
+/// How the transaction is over, or how it is to end.
+enum Ended {
+    /// The work ended it.
+    Before,
+    RolledBack,
+    /// All that is missing is `COMMIT`, of the transaction with this number.
+    Ready(String),
+}
+
+impl PostgresStore {
+    async fn run<W, R>(&self, request: ClaimRequest<'_>, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    where
+        W: for<'t> FnOnce(OpenTransaction<'t, PgConnection>) -> WorkFuture<'t, R> + Send + 'static,
+        R: Send + 'static,
+    {
+        // Declared before the transaction, hence dropped after it: the connection is then closed.
+        let mut borrowed = Borrowed::from(&self.pool).await?;
+        let begin = self.statements.begin(self.names.keys(request.id), request.holder);
+        let mut dead = 0;
+        let mut transaction = loop {
+            let error = match borrowed.connection().begin_with(begin.clone()).await {
+                Ok(transaction) => break transaction,
+                Err(error) => error,
+            };
+            // Most likely one that was lost while it lay in the pool. Nothing has been done so far.
+            dead += 1;
+            if dead > DEAD_CONNECTIONS || !matches!(error, sqlx::Error::Io(_)) {
+                return Err(unavailable(error));
+            }
+            borrowed = Borrowed::from(&self.pool).await?;
+        };
+        let granted = match self.look(&mut transaction, &request).await? {
+            ClaimOutcome::Granted(granted) => granted,
+            answer => {
+                // The rollback goes out with the connection's way back to the pool. Nobody waits for it.
+                drop(transaction);
+                borrowed.give_back();
+                return Ok(not_granted(answer));
+            }
+        };
+        let (ending, value) = work(OpenTransaction::new(&mut transaction, granted.attempt)).await;
+        let number = match self.end(&mut transaction, &request, &granted, &ending).await? {
+            Ended::Ready(number) => number,
+            Ended::Before => return Err(StoreError::CommittedByWork),
+            Ended::RolledBack => {
+                let rolled_back = transaction.rollback().await.is_ok();
+                self.tell_and_give_back(borrowed, rolled_back, &request).await;
+                return Ok(ClaimOutcome::Granted(value));
+            }
+        };
+        let lost: Box<dyn Error + Send + Sync> = match timeout(self.patience, transaction.commit()).await {
+            Ok(Ok(())) if borrowed.connection().is_in_transaction() => {
+                // The work left a transaction of its own inside ours, which is what was committed. The connection is
+                // closed, and so everything is rolled back.
+                return Err(StoreError::TransactionEnded);
+            }
+            Ok(Ok(())) => {
+                borrowed.give_back();
+                return Ok(ClaimOutcome::Granted(value));
+            }
+            Ok(Err(error)) if is_refused_commit(&error) => return Err(rolled_back(error)),
+            Ok(Err(error)) => error.into(),
+            Err(late) => late.into(),
+        };
+        drop(borrowed);
+        self.settle(&request, &number, lost).await?;
+        Ok(ClaimOutcome::Granted(value))
+    }
+
+    /// Whoever waits for what was rolled back is to try it now.
+    async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest<'_>) {
+        if rolled_back && !borrowed.connection().is_in_transaction() {
+            let keys = self.names.keys(request.id);
+            let notify = sqlx::query(self.statements.notify.clone()).bind(keys.watch);
+            if notify.execute(borrowed.connection()).await.is_ok() {
+                borrowed.give_back();
+            }
+        }
+    }
+
+    /// Reads the record and decides.
+    async fn look(
+        &self,
+        connection: &mut PgConnection,
+        request: &ClaimRequest<'_>,
+    ) -> Result<ClaimOutcome<Granted>, StoreError> {
+        let row = sqlx::query(self.statements.look.clone())
+            .bind(request.id.scope())
+            .bind(request.id.key())
+            .bind(turn(request.holder))
+            .fetch_one(connection)
+            .await
+            .map_err(unavailable)?;
+        let (record, locked) = (record(&row)?, column::<bool>(&row, 10)?);
+        let seen = record.as_ref().map(|record| record.token);
+        let attempt = record.as_ref().map_or(1, |record: &Record| record.attempt);
+        Ok(match decide(record, request) {
+            // A claim of this very holder outside is somebody else's as far as this transaction goes.
+            Decision::Answer(answer) => not_granted(answer),
+            Decision::Grant { .. } if !locked => untold(attempt),
+            Decision::Grant { attempt, took_over } => ClaimOutcome::Granted(Granted {
+                attempt,
+                took_over,
+                seen,
+            }),
+        })
+    }
+
+    /// Does what the work wants for an end, up to the commit.
+    async fn end(
+        &self,
+        connection: &mut PgConnection,
+        request: &ClaimRequest<'_>,
+        granted: &Granted,
+        ending: &Ending,
+    ) -> Result<Ended, StoreError> {
+        if let Ending::RollBack | Ending::Refuse { .. } = ending {
+            // Whoever still has the savepoint still has the transaction.
+            match connection.execute("ROLLBACK TO oneflight_work").await {
+                Ok(_) => {}
+                Err(error) if is_transaction_over(&error) => return Ok(Ended::Before),
+                // The connection is lost, and the transaction with it: nobody said `COMMIT`.
+                Err(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::RolledBack),
+                Err(error) => return Err(rolled_back(error)),
+            }
+        }
+        let (result, retention) = match ending {
+            Ending::RollBack => return Ok(Ended::RolledBack),
+            Ending::Commit { result, retention } | Ending::Refuse { result, retention } => (result, *retention),
+        };
+        let fingerprint = request.id.fingerprint();
+        let row = sqlx::query(self.statements.record.clone())
+            .bind(request.id.scope())
+            .bind(request.id.key())
+            .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
+            .bind(&request.holder.as_bytes()[..])
+            .bind(i64::from(granted.attempt))
+            .bind(granted.took_over.map(number))
+            .bind(millis(retention))
+            .bind(result.as_bytes())
+            .bind(self.names.keys(request.id).watch)
+            .bind(turn(request.holder))
+            .bind(granted.seen.map(number))
+            .fetch_one(connection)
+            .await
+            .map_err(rolled_back)?;
+        if !column::<bool>(&row, 0)? {
+            return Ok(Ended::Before);
+        }
+        match column::<Option<String>>(&row, 1)? {
+            Some(number) => Ok(Ended::Ready(number)),
+            None => Err(StoreError::RolledBack {
+                source: "the holder whose claim had been taken over came back meanwhile".into(),
+            }),
+        }
+    }
+}
+
+/// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and
+/// `sqlx` does not know of one whose beginning was cut short.
+struct Borrowed(Option<PoolConnection<Postgres>>);
+
+impl Borrowed {
+    async fn from(pool: &PgPool) -> Result<Self, StoreError> {
+        Ok(Self(Some(pool.acquire().await.map_err(unavailable)?)))
+    }
+
+    #[expect(clippy::expect_used, reason = "it is taken only by what takes the whole of this")]
+    fn connection(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it was not given back")
+    }
+
+    fn give_back(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            // Not `close_on_drop`: that would spawn, and there may be no runtime any more.
+            drop(connection.detach());
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A TCP proxy that stands between a client and its server, counts, and cuts where a test says.
+//!
+//! It looks for bytes in what the client sends, so it serves any protocol whose commands can be seen; round trips are
+//! counted for PostgreSQL.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Where a connection is cut, seen from the bytes that a client sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// They do not reach the server.
+    Before,
+    /// They do not reach the server, and nobody is told: both ends wait.
+    Swallowed,
+    /// They reach the server, and its answer has no way back.
+    After,
+    /// The server's answer was under way, and is lost.
+    AfterAnswer,
+    /// Both go on after this long.
+    Delay(Duration),
+}
+
+struct Armed {
+    bytes: Vec<u8>,
+    cut: Cut,
+    times: usize,
+}
+
+#[derive(Default)]
+struct State {
+    armed: Mutex<Option<Armed>>,
+    cuts: AtomicUsize,
+    round_trips: AtomicUsize,
+    connections: AtomicUsize,
+}
+
+/// Dropped, it closes all its connections.
+pub struct Proxy {
+    port: u16,
+    state: Arc<State>,
+    epoch: watch::Sender<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Stands before a server on this port of the loopback.
+    pub async fn before(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let state = Arc::<State>::default();
+        let epoch = watch::Sender::new(0);
+        let task = tokio::spawn({
+            let (state, epoch) = (Arc::clone(&state), epoch.clone());
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    state.connections.fetch_add(1, SeqCst);
+                    let (state, mut epoch) = (Arc::clone(&state), epoch.subscribe());
+                    tokio::spawn(async move {
+                        let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
+                            return;
+                        };
+                        tokio::select! {
+                            () = pass(client, server, &state) => {}
+                            _ = epoch.changed() => {}
+                        }
+                    });
+                }
+            }
+        });
+        Self {
+            port,
+            state,
+            epoch,
+            task,
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Cuts at the next message with these bytes.
+    pub fn cut(&self, bytes: impl AsRef<[u8]>, cut: Cut) {
+        self.cut_times(bytes, cut, 1);
+    }
+
+    /// Cuts at the next so many messages with these bytes.
+    pub fn cut_times(&self, bytes: impl AsRef<[u8]>, cut: Cut, times: usize) {
+        *self.state.armed.lock().unwrap() = Some(Armed {
+            bytes: bytes.as_ref().to_vec(),
+            cut,
+            times,
+        });
+    }
+
+    /// Cuts no more.
+    pub fn disarm(&self) {
+        *self.state.armed.lock().unwrap() = None;
+    }
+
+    /// Closes all connections that there are now.
+    pub fn cut_all(&self) {
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// How often it has cut.
+    pub fn cuts(&self) -> usize {
+        self.state.cuts.load(SeqCst)
+    }
+
+    /// How often a client waited for PostgreSQL so far: its `Sync` and `Query` messages.
+    pub fn round_trips(&self) -> usize {
+        self.state.round_trips.load(SeqCst)
+    }
+
+    /// How many connections there have been.
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.cut_all();
+    }
+}
+
+impl State {
+    /// What is to be done about this chunk, if anything.
+    fn cut_at(&self, chunk: &[u8]) -> Option<Cut> {
+        let mut armed = self.armed.lock().unwrap();
+        let there = armed.as_mut()?;
+        if !chunk.windows(there.bytes.len()).any(|bytes| bytes == there.bytes) {
+            return None;
+        }
+        let cut = there.cut;
+        there.times -= 1;
+        if there.times == 0 {
+            *armed = None;
+        }
+        self.cuts.fetch_add(1, SeqCst);
+        Some(cut)
+    }
+}
+
+async fn pass(client: TcpStream, server: TcpStream, state: &State) {
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    // Set to true when the next answer is to be lost.
+    let losing = watch::Sender::new(false);
+    // Whichever way ends first, both ends are closed.
+    tokio::select! {
+        () = questions(from_client, to_server, state, &losing) => {}
+        () = answers(from_server, to_client, losing.subscribe()) => {}
+    }
+}
+
+async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, losing: &watch::Sender<bool>) {
+    let mut chunk = vec![0; 64 * 1024];
+    let mut frames = Frames::default();
+    while let Ok(read @ 1..) = from.read(&mut chunk).await {
+        let bytes = &chunk[..read];
+        state.round_trips.fetch_add(frames.round_trips(bytes), SeqCst);
+        match state.cut_at(bytes) {
+            None => {}
+            Some(Cut::Before) => return,
+            Some(Cut::Swallowed) => continue,
+            Some(Cut::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(Cut::After) => {
+                let _ = to.write_all(bytes).await;
+                return;
+            }
+            Some(Cut::AfterAnswer) => {
+                losing.send_replace(true);
+            }
+        }
+        if to.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: watch::Receiver<bool>) {
+    let mut chunk = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut chunk).await {
+        if *losing.borrow() || to.write_all(&chunk[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The messages of a PostgreSQL client, as far as their kind.
+#[derive(Default)]
+struct Frames {
+    rest: Vec<u8>,
+    started: bool,
+}
+
+impl Frames {
+    fn round_trips(&mut self, bytes: &[u8]) -> usize {
+        self.rest.extend_from_slice(bytes);
+        let mut count = 0;
+        loop {
+            // The first message has no kind.
+            let header = usize::from(self.started);
+            let Some(length) = self.rest.get(header..header + 4) else {
+                return count;
+            };
+            let length = u32::from_be_bytes(length.try_into().expect("four bytes")) as usize;
+            let whole = header + length;
+            // Another protocol's, or not there yet.
+            if length < 4 || self.rest.len() < whole {
+                return count;
+            }
+            if self.started && matches!(self.rest[0], b'S' | b'Q') {
+                count += 1;
+            }
+            self.started = true;
+            self.rest.drain(..whole);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Promise 14 on PostgreSQL: a commit whose answer never arrives is looked up, not repeated.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use oneflight::idempotency::{Effect, Error, Idempotency, Source};
+use oneflight::identity::{RequestId, Scope};
+use oneflight::store::PostgresStore;
+use sqlx::postgres::PgPool;
+
+#[path = "common/postgres.rs"]
+mod postgres;
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use postgres::{Schema, Server, server};
+use proxy::{Cut, Proxy};
+
+fn id(key: &str) -> RequestId {
+    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+}
+
+/// A shop behind a proxy, and a pool that does not go through it.
+async fn shop(server: &Server, patience: Duration) -> (Proxy, Idempotency<PostgresStore>, PgPool, Schema) {
+    let schema = server.schema().await;
+    let direct = schema.pool(2);
+    sqlx::query("CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text)")
+        .execute(&direct)
+        .await
+        .unwrap();
+    let proxy = Proxy::before(server.port()).await;
+    let store = PostgresStore::options()
+        .patience(patience)
+        .open(schema.pool_through(proxy.port(), 4))
+        .await
+        .unwrap();
+    (proxy, Idempotency::builder(store).build(), direct, schema)
+}
+
+async fn order(idem: &Idempotency<PostgresStore>, key: &'static str) -> Result<(i64, Source), Error> {
+    let work = idem.run_in_tx(id(key), move |tx| {
+        Box::pin(async move {
+            let insert = "INSERT INTO orders (key) VALUES ($1) RETURNING id";
+            Ok(sqlx::query_scalar::<_, i64>(insert)
+                .bind(key)
+                .fetch_one(tx.connection())
+                .await?)
+        })
+    });
+    work.await.map(|reply| (*reply, reply.source()))
+}
+
+async fn orders(pool: &PgPool, key: &str) -> i64 {
+    let count = sqlx::query_scalar("SELECT count(*) FROM orders WHERE key = $1").bind(key);
+    count.fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_arrived_is_a_reply_although_its_answer_was_lost() {
+    let (proxy, idem, direct, _) = shop(server(), Duration::from_secs(10)).await;
+    for (key, cut) in [("after", Cut::After), ("after-answer", Cut::AfterAnswer)] {
+        proxy.cut("COMMIT", cut);
+        let (number, source) = order(&idem, key).await.unwrap();
+        assert_eq!(source, Source::Executed);
+        assert_eq!(orders(&direct, key).await, 1);
+        assert_eq!(order(&idem, key).await.unwrap(), (number, Source::Replayed));
+    }
+    assert_eq!(proxy.cuts(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_never_arrived_is_rolled_back_and_the_key_is_free() {
+    let (proxy, idem, direct, _) = shop(server(), Duration::from_secs(10)).await;
+    proxy.cut("COMMIT", Cut::Before);
+    let error = order(&idem, "before").await.unwrap_err();
+    assert!(matches!(error, Error::RolledBack { .. }), "{error:?}");
+    assert_eq!(orders(&direct, "before").await, 0);
+    assert_eq!(order(&idem, "before").await.unwrap().1, Source::Executed);
+    assert_eq!(orders(&direct, "before").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_nobody_answers_is_asked_about_within_its_patience() {
+    let (proxy, idem, direct, _) = shop(server(), Duration::from_millis(500)).await;
+    proxy.cut("COMMIT", Cut::Swallowed);
+    let begun = Instant::now();
+    let error = order(&idem, "swallowed").await.unwrap_err();
+    // Our end of the connection is closed, and then the server's: nothing was committed.
+    assert!(matches!(error, Error::RolledBack { .. }), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(orders(&direct, "swallowed").await, 0);
+    // One that is merely late: its session is ended before it can commit what was given up.
+    proxy.cut("COMMIT", Cut::Delay(Duration::from_secs(3)));
+    let error = order(&idem, "late").await.unwrap_err();
+    assert!(matches!(error, Error::RolledBack { .. }), "{error:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(orders(&direct, "late").await, 0);
+    assert_eq!(order(&idem, "late").await.unwrap().1, Source::Executed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_cut_anywhere_else_did_nothing() {
+    let (proxy, idem, direct, _) = shop(server(), Duration::from_secs(10)).await;
+    order(&idem, "warm").await.unwrap();
+    // The statements are prepared by now: what is seen of them are their parameters.
+    for (at, bytes) in ["BEGIN", "oneflight_work", "cut-2", "cut-3"].into_iter().enumerate() {
+        for cut in [Cut::Before, Cut::After, Cut::AfterAnswer] {
+            let key: &'static str = format!("cut-{at}-{cut:?}").leak();
+            proxy.cut(bytes, cut);
+            match order(&idem, key).await {
+                Ok((_, source)) => assert_eq!(source, Source::Executed),
+                Err(error) => {
+                    assert_ne!(error.effect(), Effect::Done, "{key}: {error:?}");
+                    assert_eq!(orders(&direct, key).await, 0, "{key}: {error:?}");
+                    // Until the server notices, it is in progress.
+                    assert_eq!(order(&idem, key).await.unwrap().1, Source::Executed, "{key}: {error:?}");
+                }
+            }
+            assert_eq!(orders(&direct, key).await, 1, "{key}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_crashes_in_the_commit_is_asked_when_it_is_back() {
+    // Restarted, so nobody else's; and it writes to the disk what it says it did.
+    let server: &'static Server = Box::leak(Box::new(Server::start("")));
+    let (proxy, idem, direct, _) = shop(server, Duration::from_secs(30)).await;
+    order(&idem, "warm").await.unwrap();
+    for (key, cut) in [
+        ("crash-before", Cut::Before),
+        ("crash-after", Cut::After),
+        ("crash-answer", Cut::AfterAnswer),
+    ] {
+        proxy.cut("COMMIT", cut);
+        let restart = tokio::task::spawn_blocking(|| server.restart("immediate"));
+        let answer = order(&idem, key).await;
+        restart.await.unwrap();
+        proxy.disarm();
+        let kept = orders(&direct, key).await;
+        match answer {
+            Ok((_, source)) => assert_eq!((source, kept), (Source::Executed, 1), "{key}"),
+            Err(error) if error.effect() == Effect::Nothing => assert_eq!(kept, 0, "{key}: {error:?}"),
+            Err(error) => println!("{key}: not known ({error}), kept {kept}"),
+        }
+        assert_eq!(
+            order(&idem, key).await.map(|_| ()).map_err(|error| error.to_string()),
+            Ok(())
+        );
+        assert_eq!(orders(&direct, key).await, 1, "{key}");
+    }
+}
