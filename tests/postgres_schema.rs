@@ -38,16 +38,18 @@ async fn described(pool: &PgPool) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn however_many_open_a_new_database_at_once_it_is_made_once() {
-    let schema = server().schema().await;
-    let opens = (0..16).map(|_| PostgresStore::open(schema.pool(1)));
-    for store in futures::future::join_all(opens).await {
-        store.unwrap();
+    for _ in 0..8 {
+        let schema = server().schema().await;
+        let opens = (0..16).map(|_| PostgresStore::open(schema.pool(1)));
+        for store in futures::future::join_all(opens).await {
+            store.unwrap();
+        }
+        let applied: i64 = sqlx::query_scalar("SELECT count(*) FROM oneflight_migrations")
+            .fetch_one(&schema.pool(1))
+            .await
+            .unwrap();
+        assert_eq!(applied, 1);
     }
-    let applied: i64 = sqlx::query_scalar("SELECT count(*) FROM oneflight_migrations")
-        .fetch_one(&schema.pool(1))
-        .await
-        .unwrap();
-    assert_eq!(applied, 1);
 }
 
 #[tokio::test]

@@ -141,11 +141,16 @@ fn known() -> i64 {
 /// The version of the schema that is there: 0 if there is none.
 async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, StoreError> {
     let known = known();
-    let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .bind(names.of("migrations"))
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(StoreError::unavailable)?;
+    // Not `to_regclass`: a session remembers names that were not there, and takes no lock here that would remind it.
+    let there: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relname = $2
+            AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1))",
+    )
+    .bind(&names.schema)
+    .bind(format!("{}migrations", names.prefix))
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(StoreError::unavailable)?;
     if !there {
         return Ok(0);
     }
