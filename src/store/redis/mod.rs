@@ -42,8 +42,8 @@ pub use options::RedisOptions;
 ///
 /// A claim, a renewal, a completion, a release and a look are one round trip each, so [`run`](crate::idempotency::Idempotency::run)
 /// takes two, and a replay one. (After the server has forgotten our scripts, the first call of each takes one more.) A record
-/// takes its scope and key, 32 bytes of fingerprint, the result, and about 300 bytes around them, until its retention ends;
-/// then the server deletes it by itself, and [`purge`](Store::purge) finds nothing to do.
+/// takes its scope and key, 32 bytes of fingerprint, the result, and some 200 bytes around them, or some 600 if the result has more
+/// than 64 bytes, until its retention ends; then the server deletes it by itself, and [`purge`](Store::purge) finds nothing to do.
 ///
 /// Redis does one thing at a time and keeps everything in memory: a result of a megabyte is copied on that one thread when it
 /// is written and each time it is replayed. Results are bounded by

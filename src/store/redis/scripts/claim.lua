@@ -53,8 +53,10 @@ end
 token, attempt = decimal(token), decimal(attempt)
 redis.call('SET', KEYS[2], token)
 redis.call('ZADD', KEYS[3], token, KEYS[1])
--- With it goes the time at which what was completed would expire.
-redis.call('DEL', KEYS[1])
+if record.token then
+    -- With it goes the time at which what was completed would expire.
+    redis.call('DEL', KEYS[1])
+end
 local fields = { 'token', token, 'holder', holder, 'attempt', attempt, 'lease_expires', decimal(millis + lease) }
 if fingerprint ~= '' then
     fields[#fields + 1] = 'fingerprint'
