@@ -310,7 +310,8 @@ fn spawned_work_whose_runtime_is_left_while_it_is_made_is_driven_by_its_callers(
 async fn who_leaves_last_after_an_abort_cancels_nothing() {
     for on_abandon in [OnAbandon::Finish, OnAbandon::Cancel] {
         let group: Group<u8, usize> = Group::new();
-        let caller: Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>> = Arc::default();
+        type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+        let caller: Arc<Mutex<Option<Call>>> = Arc::default();
         let call = {
             let (outer, inner, caller) = (group.clone(), group.clone(), Arc::clone(&caller));
             async move {
