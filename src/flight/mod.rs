@@ -291,11 +291,11 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
         }
     }
 
-    /// Wakes some of those who have not been told that the flight is done.
+    /// Wakes another one of those who have not been told that the flight is done. No more: whoever is woken stands in a
+    /// runtime's queue, before what others want to run.
     #[cold]
-    fn wake_share(&self) {
-        const SHARE: usize = 32;
-        if !self.wake_some(SHARE) {
+    fn wake_next(&self) {
+        if !self.wake_some(1) {
             self.state.clear(UNTOLD);
         }
     }

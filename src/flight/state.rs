@@ -29,7 +29,7 @@ pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
 pub(super) const REPOLL: u32 = 1 << 8;
 /// The flight carries a fingerprint.
 pub(super) const PROVEN: u32 = 1 << 9;
-/// The flight is done, and not all who wait have been woken: whoever takes his result or leaves wakes some of them.
+/// The flight is done, and not all who wait have been woken: whoever takes his result or leaves wakes another one.
 pub(super) const UNTOLD: u32 = 1 << 10;
 /// The work asks for a poll, or a caller does.
 pub(super) const ASKED: u32 = WOKEN | REPOLL;

@@ -112,7 +112,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let cargo = &lent.flight().cargo;
         let now = lent.flight().state.load();
         if now.has(UNTOLD) {
-            lent.flight().wake_share();
+            lent.flight().wake_next();
         }
         if lent.flight().state.callers(now) == 1 {
             // SAFETY: the others have left, and nobody joins what is done: result and common reference are ours.
@@ -164,7 +164,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
             if now.has(DONE) {
                 if now.has(UNTOLD) {
-                    lent.flight().wake_share();
+                    lent.flight().wake_next();
                 }
                 // SAFETY: it is done, and we are its caller.
                 return unsafe { leave_done(flight) };
