@@ -72,6 +72,7 @@
 //! | `durable` | `Idempotency`, `Store`, `MemoryStore`, the conformance suite | `serde_json`, `sha2`, `tokio` (`sync`, `time`) |
 //! | `sqlite` | `SqliteStore` and `run_in_tx`; implies `durable` | `sqlx` 0.9 |
 //! | `postgres` | `PostgresStore` and `run_in_tx`; implies `durable` | `sqlx` 0.9 |
+//! | `redis` | `RedisStore`, also for Valkey and clusters; implies `durable` | `redis` 1, `futures-util` |
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
 //! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |

@@ -16,6 +16,7 @@
 //! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
 //! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
+//! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
 //! `request` is the request identity: its scope and key, never the payload.
 
@@ -130,6 +131,16 @@ mod traced {
             "a claim could not be given back; it is in doubt when its lease ends"
         );
     }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn set_back(counter: &dyn Display, token: u64) {
+        tracing::error!(
+            target: TARGET,
+            %counter,
+            token,
+            "the server has forgotten fencing tokens that it had handed out"
+        );
+    }
 }
 
 #[cfg(not(feature = "tracing"))]
@@ -181,4 +192,7 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Display) {}
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn set_back(_counter: &dyn Display, _token: u64) {}
 }

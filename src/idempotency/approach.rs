@@ -166,11 +166,11 @@ impl<'a, S: Store> Approach<'a, S> {
         let mut tries = 1;
         loop {
             match self.shared.store.claim(self.request()).await {
-                Err(StoreError::Unavailable { .. }) if tries < CLAIM_TRIES => {
+                Err(StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }) if tries < CLAIM_TRIES => {
                     tries += 1;
                     sleep(jittered(FIRST_PAUSE * tries)).await;
                 }
-                Err(error @ StoreError::Unavailable { .. }) => {
+                Err(error @ (StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. })) => {
                     conclude::disown(self.shared, self.id, self.holder).await;
                     return Err(error);
                 }

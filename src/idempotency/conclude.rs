@@ -43,8 +43,11 @@ pub(super) async fn record<S: Store>(
             Err(StoreError::Outdated { .. }) => return Err(lease_lost(id)),
             Err(error) => error,
         };
+        // It is recorded, but not where it is wanted; looking would not tell.
+        let too_few = matches!(error, StoreError::TooFewReplicas { .. });
         match shared.store.load(id).await {
             Ok(Some(record)) if record.token == token => match record.state {
+                State::Completed { .. } if too_few => {}
                 State::Completed { .. } => return Ok(()),
                 State::InProgress { .. } => {}
             },

@@ -40,12 +40,22 @@ pub enum StoreError {
     /// The work ended the transaction that it was given, in a store that cannot prevent that. What it had done by then
     /// may have been committed without a record, and the request is in doubt.
     CommittedByWork,
+    /// The server has done what it was asked, but fewer replicas acknowledged it than is wanted, so that a failover may
+    /// lose it.
+    TooFewReplicas {
+        /// How many did.
+        acknowledged: u32,
+        /// How many should have.
+        wanted: u32,
+        /// For how long they were waited for.
+        waited: Duration,
+    },
     /// A record does not make sense.
     Corrupt {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// A name for our tables that is not one.
+    /// A name for our tables or keys that is not one.
     InvalidName {
         /// What is wrong with it.
         what: &'static str,
@@ -99,8 +109,17 @@ impl fmt::Display for StoreError {
                 "the work ended the transaction that it was given; what it had done by then may have been kept, without a \
                  record of it; find out and resolve the request, and do not commit or roll back inside",
             ),
+            Self::TooFewReplicas {
+                acknowledged,
+                wanted,
+                waited,
+            } => write!(
+                f,
+                "{acknowledged} replicas acknowledged what was written within {waited:?}, and {wanted} should have; a failover \
+                 may lose it; see whether replicas are connected and keep up"
+            ),
             Self::Corrupt { what } => write!(f, "a record in the store is corrupt: {what}"),
-            Self::InvalidName { what } => write!(f, "the tables cannot be named like this: {what}"),
+            Self::InvalidName { what } => write!(f, "tables or keys cannot be named like this: {what}"),
             Self::Unsupported { advice } => f.write_str(advice),
             Self::Unavailable { .. } => f.write_str("the store is not available"),
         }

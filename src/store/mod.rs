@@ -9,6 +9,7 @@
 //! | [`MemoryStore`] | tests, and services of one process whose duplicates all come within its lifetime |
 //! | `SqliteStore` (feature `sqlite`) | one machine, any number of processes, one file |
 //! | `PostgresStore` (feature `postgres`) | many machines, one PostgreSQL |
+//! | `RedisStore` (feature `redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
 //!
 //! # Writing one
 //!
@@ -33,6 +34,8 @@ mod error;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod transaction;
@@ -45,6 +48,8 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{Isolation, PostgresOptions, PostgresStore};
+#[cfg(feature = "redis")]
+pub use redis::{RedisConnection, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture};
@@ -116,7 +121,8 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes at most `limit` completed records that are past their retention, and says how many.
     ///
     /// Purging is about space only: such a record counts as absent whether it is still there or not. Call
-    /// it from time to time, again while it answers `limit`. What is in progress is never deleted.
+    /// it from time to time, again while it answers `limit`. What is in progress is never deleted. A store whose records expire
+    /// by themselves has nothing to do and answers 0.
     ///
     /// # Errors
     ///

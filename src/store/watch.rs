@@ -71,7 +71,7 @@ impl Watch {
     }
 
     /// The same watch, with something that is dropped when it is.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(super) fn holding(mut self, held: impl Any + Send + Sync) -> Self {
         self._held = Some(Box::new(held));
         self
@@ -160,7 +160,7 @@ impl Watchers {
 
     /// The source has fallen silent: ends all watches, and begins no new ones.
     #[cfg_attr(
-        not(feature = "postgres"),
+        not(any(feature = "postgres", feature = "redis")),
         allow(dead_code, reason = "what stays in process does not fall silent")
     )]
     pub(crate) fn close(&self) {
@@ -175,7 +175,7 @@ impl Watchers {
 
     /// The source is heard (again).
     #[cfg_attr(
-        not(feature = "postgres"),
+        not(any(feature = "postgres", feature = "redis")),
         allow(dead_code, reason = "what stays in process does not fall silent")
     )]
     pub(crate) fn open(&self) {

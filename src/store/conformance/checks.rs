@@ -393,9 +393,10 @@ where
     for _ in 0..4 {
         batches.push(probe.ok(probe.store.purge(3).await)?);
     }
+    // A store that does not wait to be asked has nothing left to delete.
     probe.require(
-        batches == [3, 1, 0, 0],
-        "purging in batches of 3 did not delete 3, then 1, then nothing",
+        batches == [3, 1, 0, 0] || batches == [0; 4],
+        "purging in batches of 3 did not delete 3, then 1, then nothing; nor nothing at all",
     )?;
     probe.completed(&kept).await?;
     for (id, token) in [(&running, &running_claim), (&doubtful, &dead), (&reused, &reused_claim)] {

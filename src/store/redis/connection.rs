@@ -1,0 +1,184 @@
+//! The way to the server: whose connection it is does not matter to the rest of the store.
+//!
+//! ```text
+//! EVALSHA ──known──▶ answer                    one round trip
+//!    └──NOSCRIPT──▶ EVAL ──▶ answer            two, once after the server has forgotten its scripts
+//! ```
+//!
+//! If replicas have to acknowledge, `WAIT` goes out in the same round trip, on the same connection: it is answered for what
+//! that connection has written.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, ConnectionManager, MultiplexedConnection};
+use redis::cluster_async::ClusterConnection;
+use redis::{Cmd, RedisResult, Value, cmd, pipe};
+use tokio::time::timeout;
+
+use super::errors::{is_unknown_script, unavailable};
+use super::scripts::Script;
+use crate::store::StoreError;
+
+/// A connection of the caller's that a [`RedisStore`](super::RedisStore) may use. Clones share it.
+///
+/// Made from a `redis::aio::ConnectionManager`, which connects again when the connection is lost; a
+/// `redis::aio::MultiplexedConnection`, which does not; or a `redis::cluster_async::ClusterConnection`.
+#[derive(Clone)]
+pub struct RedisConnection(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Managed(ConnectionManager),
+    Multiplexed(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl From<ConnectionManager> for RedisConnection {
+    fn from(connection: ConnectionManager) -> Self {
+        Self(Kind::Managed(connection))
+    }
+}
+
+impl From<MultiplexedConnection> for RedisConnection {
+    fn from(connection: MultiplexedConnection) -> Self {
+        Self(Kind::Multiplexed(connection))
+    }
+}
+
+impl From<ClusterConnection> for RedisConnection {
+    fn from(connection: ClusterConnection) -> Self {
+        Self(Kind::Cluster(connection))
+    }
+}
+
+impl fmt::Debug for RedisConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Managed(_) => "RedisConnection(managed)",
+            Kind::Multiplexed(_) => "RedisConnection(multiplexed)",
+            Kind::Cluster(_) => "RedisConnection(cluster)",
+        })
+    }
+}
+
+/// How many replicas must have what was written, and for how long that is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acknowledgement {
+    pub(super) replicas: u32,
+    pub(super) within: Duration,
+}
+
+impl Acknowledgement {
+    fn wait(self) -> Cmd {
+        // Zero would be for ever.
+        let millis = u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX);
+        let mut wait = cmd("WAIT");
+        wait.arg(self.replicas).arg(millis.clamp(1, u64::from(u32::MAX)));
+        wait
+    }
+
+    fn check(self, answer: Value) -> Result<(), StoreError> {
+        let answer = answer.extract_error().map_err(unavailable)?;
+        let Value::Int(acknowledged) = answer else {
+            return Err(StoreError::Corrupt {
+                what: "the server's answer to WAIT is not a number",
+            });
+        };
+        let acknowledged = u32::try_from(acknowledged).unwrap_or(0);
+        if acknowledged < self.replicas {
+            return Err(StoreError::TooFewReplicas {
+                acknowledged,
+                wanted: self.replicas,
+                waited: self.within,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// An answer, and whether enough replicas have what the server had written by then.
+pub(super) struct Answered {
+    pub(super) value: Value,
+    pub(super) acknowledged: Result<(), StoreError>,
+}
+
+/// A script with what it is given.
+pub(super) struct Call<'a> {
+    pub(super) script: &'static Script,
+    pub(super) keys: &'a [&'a str],
+    pub(super) arguments: &'a [&'a [u8]],
+}
+
+impl Call<'_> {
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let mut command = cmd(name);
+        command.arg(script).arg(self.keys.len()).arg(self.keys);
+        for argument in self.arguments {
+            command.arg(argument);
+        }
+        command
+    }
+}
+
+impl RedisConnection {
+    /// Runs a script, within this time, connecting again included.
+    pub(super) async fn run(
+        &self,
+        call: Call<'_>,
+        patience: Duration,
+        acknowledgement: Option<Acknowledgement>,
+    ) -> Result<Answered, StoreError> {
+        let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
+        let answered = timeout(patience.saturating_add(within), async {
+            let known = call.command("EVALSHA", &call.script.digest);
+            match self.ask(known, acknowledgement).await {
+                Err(error) if is_unknown_script(&error) => {
+                    self.ask(call.command("EVAL", call.script.text), acknowledgement).await
+                }
+                answered => answered,
+            }
+        });
+        match answered.await {
+            Ok(answered) => answered.map_err(unavailable),
+            Err(late) => Err(StoreError::unavailable(late)),
+        }
+    }
+
+    async fn ask(&self, command: Cmd, acknowledgement: Option<Acknowledgement>) -> RedisResult<Answered> {
+        let Some(acknowledgement) = acknowledgement else {
+            return Ok(Answered {
+                value: self.answer_to(&command).await?,
+                acknowledged: Ok(()),
+            });
+        };
+        let mut both = pipe();
+        // Each answer is looked at by itself.
+        both.add_command(command)
+            .add_command(acknowledgement.wait())
+            .ignore_errors();
+        let mut answers = match self.0.clone() {
+            Kind::Managed(mut connection) => answers_to(&both, &mut connection).await,
+            Kind::Multiplexed(mut connection) => answers_to(&both, &mut connection).await,
+            Kind::Cluster(mut connection) => answers_to(&both, &mut connection).await,
+        }?
+        .into_iter();
+        Ok(Answered {
+            value: answers.next().unwrap_or(Value::Nil).extract_error()?,
+            acknowledged: acknowledgement.check(answers.next().unwrap_or(Value::Nil)),
+        })
+    }
+
+    /// The answer to one command.
+    pub(super) async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
+        match self.0.clone() {
+            Kind::Managed(mut connection) => command.query_async(&mut connection).await,
+            Kind::Multiplexed(mut connection) => command.query_async(&mut connection).await,
+            Kind::Cluster(mut connection) => command.query_async(&mut connection).await,
+        }
+    }
+}
+
+async fn answers_to(commands: &redis::Pipeline, connection: &mut impl ConnectionLike) -> RedisResult<Vec<Value>> {
+    commands.query_async(connection).await
+}

@@ -1,0 +1,64 @@
+-- Takes the right to execute, or says why not: `store::decide`, with what follows from it.
+--
+-- KEYS  the record; the last token of its shard; what is in progress in its shard
+-- ARGV  fingerprint or nothing, holder, lease in milliseconds, from whom may be taken over (`never`, `expired`, a token),
+--       the largest token of the shard that the asker knows
+
+local fingerprint, holder, lease, takeover = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local known = whole(ARGV[5])
+local micros = now()
+local millis = math.floor(micros / 1000)
+
+local record, wrong = read(KEYS[1])
+if not record then
+    return { 'corrupt', wrong }
+end
+local attempt, took_over = 1, false
+local past_retention = record.completed and whole(record.expires) <= millis
+if record.token and not past_retention then
+    if (record.fingerprint or '') ~= fingerprint then
+        return { 'conflict' }
+    end
+    if record.completed then
+        return answer(KEYS[1], record, millis)
+    end
+    local remaining = whole(record.lease_expires) - millis
+    attempt = whole(record.attempt)
+    if record.holder == holder then
+        if remaining > 0 then
+            return { 'granted', record.token, record.attempt, false, '0' }
+        end
+    elseif remaining > 0 then
+        return { 'in progress', decimal(remaining), record.attempt }
+    elseif takeover ~= 'expired' and takeover ~= record.token then
+        return { 'in doubt', record.token, record.attempt }
+    else
+        attempt = math.min(attempt + 1, LARGEST_ATTEMPT)
+        took_over = record.token
+    end
+end
+
+local last = redis.pcall('GET', KEYS[2])
+if type(last) == 'table' then
+    return { 'corrupt', 'last token' }
+end
+last = whole(last or '0')
+if not last then
+    return { 'corrupt', 'last token' }
+end
+local token = math.max(math.max(last, known, whole(record.token) or 0) + 1, micros)
+if token >= END_OF_NUMBERS then
+    return { 'corrupt', 'last token' }
+end
+token, attempt = decimal(token), decimal(attempt)
+redis.call('SET', KEYS[2], token)
+redis.call('ZADD', KEYS[3], token, KEYS[1])
+-- With it goes the time at which what was completed would expire.
+redis.call('DEL', KEYS[1])
+local fields = { 'token', token, 'holder', holder, 'attempt', attempt, 'lease_expires', decimal(millis + lease) }
+if fingerprint ~= '' then
+    fields[#fields + 1] = 'fingerprint'
+    fields[#fields + 1] = fingerprint
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+return { 'granted', token, attempt, took_over, last < known and '1' or '0' }

@@ -1,0 +1,17 @@
+-- Sets the lease of a claim.
+--
+-- KEYS  the record
+-- ARGV  token, lease in milliseconds
+
+local record, wrong = read(KEYS[1])
+if not record then
+    return { 'corrupt', wrong }
+end
+if record.token ~= ARGV[1] or record.completed then
+    return { 'outdated' }
+end
+redis.call('HSET', KEYS[1], 'lease_expires', decimal(math.floor(now() / 1000) + tonumber(ARGV[2])))
+if ARGV[2] == '0' then
+    tell(KEYS[1])
+end
+return { 'done' }
