@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 pub enum Cut {
     /// They do not reach the server.
     Before,
-    /// They do not reach the server, and nobody is told: both ends wait.
+    /// Neither they nor what follows on their connection reach the server, and nobody is told: both ends wait.
     Swallowed,
     /// A part of them reaches the server.
     Middle,
@@ -195,14 +195,21 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
 async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, losing: &watch::Sender<bool>) {
     let mut chunk = vec![0; 64 * 1024];
     let mut frames = Frames::default();
+    let mut swallowing = false;
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
         let bytes = &chunk[..read];
         state.messages.fetch_add(1, SeqCst);
         state.round_trips.fetch_add(frames.round_trips(bytes), SeqCst);
+        if swallowing {
+            continue;
+        }
         match state.cut_at(bytes) {
             None => {}
             Some(Cut::Before) => return,
-            Some(Cut::Swallowed) => continue,
+            Some(Cut::Swallowed) => {
+                swallowing = true;
+                continue;
+            }
             Some(Cut::Delay(delay)) => tokio::time::sleep(delay).await,
             Some(Cut::Middle) => {
                 let _ = to.write_all(&bytes[..read / 2]).await;
