@@ -25,7 +25,10 @@ impl Disk {
             .output();
         let failed = match mount {
             Ok(output) if output.status.success() => None,
-            Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                Some(said.lines().next().unwrap_or("mount failed").trim().to_owned())
+            }
             Err(error) => Some(format!("mount: {error}")),
         };
         if let Some(why) = failed {

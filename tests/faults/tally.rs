@@ -74,8 +74,9 @@ impl Tally {
         self.found.get(&finding).copied().unwrap_or(0)
     }
 
+    /// Whether something was tried, and nothing found.
     pub fn is_clean(&self) -> bool {
-        self.found.is_empty()
+        self.found.is_empty() && self.rounds.values().any(|&rounds| rounds > 0)
     }
 
     pub fn line(&self) -> String {
