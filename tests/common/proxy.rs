@@ -19,8 +19,10 @@ use tokio::task::JoinHandle;
 pub enum Cut {
     /// They do not reach the server.
     Before,
-    /// They do not reach the server, and nobody is told: both ends wait.
+    /// Neither they nor what follows on their connection reach the server, and nobody is told: both ends wait.
     Swallowed,
+    /// A part of them reaches the server.
+    Middle,
     /// They reach the server, and its answer has no way back.
     After,
     /// The server's answer was under way, and is lost.
@@ -32,6 +34,8 @@ pub enum Cut {
 struct Armed {
     bytes: Vec<u8>,
     cut: Cut,
+    /// How many such messages go through before.
+    skipped: usize,
     times: usize,
 }
 
@@ -41,6 +45,7 @@ struct State {
     cuts: AtomicUsize,
     round_trips: AtomicUsize,
     connections: AtomicUsize,
+    messages: AtomicUsize,
 }
 
 /// Dropped, it closes all its connections.
@@ -95,9 +100,19 @@ impl Proxy {
 
     /// Cuts at the next so many messages with these bytes.
     pub fn cut_times(&self, bytes: impl AsRef<[u8]>, cut: Cut, times: usize) {
+        self.arm(bytes.as_ref(), cut, 0, times);
+    }
+
+    /// Cuts once, after so many messages with these bytes have gone through; without bytes, any messages.
+    pub fn cut_after(&self, skipped: usize, bytes: impl AsRef<[u8]>, cut: Cut) {
+        self.arm(bytes.as_ref(), cut, skipped, 1);
+    }
+
+    fn arm(&self, bytes: &[u8], cut: Cut, skipped: usize, times: usize) {
         *self.state.armed.lock().unwrap() = Some(Armed {
-            bytes: bytes.as_ref().to_vec(),
+            bytes: bytes.to_vec(),
             cut,
+            skipped,
             times,
         });
     }
@@ -122,6 +137,11 @@ impl Proxy {
         self.state.round_trips.load(SeqCst)
     }
 
+    /// How many messages of clients have come so far, as they were read: one or more of the protocol's at once.
+    pub fn messages(&self) -> usize {
+        self.state.messages.load(SeqCst)
+    }
+
     /// How many connections there have been.
     pub fn connections(&self) -> usize {
         self.state.connections.load(SeqCst)
@@ -140,7 +160,12 @@ impl State {
     fn cut_at(&self, chunk: &[u8]) -> Option<Cut> {
         let mut armed = self.armed.lock().unwrap();
         let there = armed.as_mut()?;
-        if !chunk.windows(there.bytes.len()).any(|bytes| bytes == there.bytes) {
+        let wanted = there.bytes.is_empty() || chunk.windows(there.bytes.len()).any(|bytes| bytes == there.bytes);
+        if !wanted {
+            return None;
+        }
+        if there.skipped > 0 {
+            there.skipped -= 1;
             return None;
         }
         let cut = there.cut;
@@ -170,14 +195,26 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
 async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, losing: &watch::Sender<bool>) {
     let mut chunk = vec![0; 64 * 1024];
     let mut frames = Frames::default();
+    let mut swallowing = false;
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
         let bytes = &chunk[..read];
+        state.messages.fetch_add(1, SeqCst);
         state.round_trips.fetch_add(frames.round_trips(bytes), SeqCst);
+        if swallowing {
+            continue;
+        }
         match state.cut_at(bytes) {
             None => {}
             Some(Cut::Before) => return,
-            Some(Cut::Swallowed) => continue,
+            Some(Cut::Swallowed) => {
+                swallowing = true;
+                continue;
+            }
             Some(Cut::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(Cut::Middle) => {
+                let _ = to.write_all(&bytes[..read / 2]).await;
+                return;
+            }
             Some(Cut::After) => {
                 let _ = to.write_all(bytes).await;
                 return;

@@ -1,0 +1,64 @@
+//! The kinds of faults, and what of them a store can suffer.
+
+use clap::ValueEnum;
+
+use crate::backend::StoreName;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
+pub enum Kind {
+    /// A worker, or all of them, killed with `kill -9`.
+    Kill,
+    /// The connection cut: at any message or at a `COMMIT`, before it, in its middle, after it, or after its answer; or all
+    /// connections at once.
+    Cut,
+    /// The server stopped, in good order or as by a crash, and started again.
+    Restart,
+    /// A worker stopped for longer than its lease, and then continued.
+    Freeze,
+    /// Workers whose clocks are an hour fast and slow; one of them is killed.
+    Clock,
+    /// No room on the disk for a while.
+    Disk,
+}
+
+impl Kind {
+    pub const ALL: [Self; 6] = [
+        Self::Kill,
+        Self::Cut,
+        Self::Restart,
+        Self::Freeze,
+        Self::Clock,
+        Self::Disk,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Cut => "cut",
+            Self::Restart => "restart",
+            Self::Freeze => "freeze",
+            Self::Clock => "clock",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// Whether it can happen to this store. SQLite's clock is that of its one machine, and a worker's database is in the
+    /// worker: there is no client whose clock could be another one. What a full disk does to a server is the server's affair.
+    pub fn concerns(self, store: StoreName) -> bool {
+        match self {
+            Self::Kill | Self::Freeze => true,
+            Self::Cut | Self::Restart | Self::Clock => store != StoreName::Sqlite,
+            Self::Disk => store == StoreName::Sqlite,
+        }
+    }
+
+    /// How many rounds of it belong to a run with so many of the main ones: kills, and cuts and restarts together.
+    pub fn rounds(self, rounds: usize) -> usize {
+        match self {
+            Self::Kill => rounds,
+            Self::Cut => rounds - Self::Restart.rounds(rounds),
+            Self::Restart => rounds.div_ceil(5),
+            Self::Freeze | Self::Clock | Self::Disk => rounds.div_ceil(10),
+        }
+    }
+}

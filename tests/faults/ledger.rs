@@ -1,0 +1,165 @@
+//! What was heard in a round: who began what, and which calls have their answer.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use oneflight::idempotency::Source;
+
+use crate::crew::{Heard, Number};
+use crate::messages::{Key, Known, Order, Said};
+
+pub struct Begun {
+    pub key: Key,
+    pub attempt: u32,
+    pub at: Instant,
+}
+
+pub struct Answered {
+    pub key: Key,
+    pub mark: String,
+    pub attempt: u32,
+    pub source: Source,
+    pub phase: u32,
+}
+
+/// A call that failed, and was made again.
+pub struct Failed {
+    pub key: Key,
+    pub known: Known,
+    pub marks: Vec<String>,
+    pub unrecorded: bool,
+    pub why: String,
+}
+
+#[derive(Default)]
+pub struct Ledger {
+    phase: u32,
+    pub begun: Vec<Begun>,
+    pub answered: Vec<Answered>,
+    pub in_doubt: HashSet<Key>,
+    pub failed: Vec<Failed>,
+    /// When the last call was answered.
+    pub last: Option<Instant>,
+    /// Those who are waited for, and how much they have said of this order.
+    open: HashMap<Number, usize>,
+    ready: HashSet<Number>,
+    gone: HashSet<Number>,
+    /// How many calls for a key a worker has answered.
+    ended: HashMap<(Number, Key), usize>,
+    /// Those who ended without being told to.
+    pub vanished: Vec<Number>,
+}
+
+impl Ledger {
+    /// Begins to wait for an order's answers.
+    pub fn begin(&mut self, phase: u32) {
+        self.phase = phase;
+        self.open.clear();
+        self.ended.clear();
+    }
+
+    /// Waits for this worker.
+    pub fn expect(&mut self, worker: Number) {
+        self.open.insert(worker, 0);
+    }
+
+    /// Waits for this worker no more.
+    pub fn dismiss(&mut self, worker: Number) {
+        self.open.remove(&worker);
+    }
+
+    pub fn is_open(&self, worker: Number) -> bool {
+        self.open.contains_key(&worker)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// How much a worker has said since it was told the order.
+    pub fn heard_of(&self, worker: Number) -> usize {
+        self.open.get(&worker).copied().unwrap_or(0)
+    }
+
+    pub fn is_ready(&self, worker: Number) -> bool {
+        self.ready.contains(&worker)
+    }
+
+    /// Whether all that a worker ever said was heard.
+    pub fn is_gone(&self, worker: Number) -> bool {
+        self.gone.contains(&worker)
+    }
+
+    /// The calls that have no answer.
+    pub fn unanswered(&self, order: &Order) -> Vec<(Number, Key)> {
+        let mut calls = Vec::new();
+        for &worker in self.open.keys() {
+            for key in &order.keys {
+                let ended = self.ended.get(&(worker, key.clone())).copied().unwrap_or(0);
+                calls.extend((ended..order.duplicates).map(|_| (worker, key.clone())));
+            }
+        }
+        calls
+    }
+
+    pub fn take(&mut self, heard: Heard) {
+        let Heard { from, at, said } = heard;
+        if let Some(count) = self.open.get_mut(&from) {
+            *count += 1;
+        }
+        match said {
+            Said::Ready { .. } => {
+                self.ready.insert(from);
+            }
+            Said::Begun { key, attempt, .. } => self.begun.push(Begun { key, attempt, at }),
+            Said::Answered {
+                key,
+                mark,
+                attempt,
+                source,
+            } => {
+                self.end(from, &key, at);
+                let phase = self.phase;
+                self.answered.push(Answered {
+                    key,
+                    mark,
+                    attempt,
+                    source,
+                    phase,
+                });
+            }
+            Said::InDoubt { key, .. } => {
+                self.end(from, &key, at);
+                self.in_doubt.insert(key);
+            }
+            Said::Failed {
+                key,
+                known,
+                marks,
+                unrecorded,
+                why,
+            } => self.failed.push(Failed {
+                key,
+                known,
+                marks,
+                unrecorded,
+                why,
+            }),
+            Said::Done { phase } if phase == self.phase => {
+                self.open.remove(&from);
+            }
+            Said::Done { .. } => {}
+            Said::Gone => {
+                self.gone.insert(from);
+                if self.open.remove(&from).is_some() {
+                    self.vanished.push(from);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, worker: Number, key: &Key, at: Instant) {
+        *self.ended.entry((worker, key.clone())).or_default() += 1;
+        self.last = Some(at);
+    }
+}

@@ -1,0 +1,122 @@
+//! What the driver and its workers say to each other: one JSON object a line, over the standard input and output of the worker.
+//!
+//! ```text
+//! worker: Ready ─▶ driver: Order ─▶ worker: Begun, Failed, Answered, InDoubt … Done ─▶ driver: the next Order
+//! ```
+//!
+//! A worker that is killed says nothing more; what it had said is still read from its pipe.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oneflight::idempotency::Source;
+use oneflight::identity::{RequestId, Scope};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::StoreName;
+
+/// How a request is executed, and what is done about a holder that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Manner {
+    InTransaction,
+    Refuse,
+    Rerun,
+    Ask,
+}
+
+/// What a worker is started with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Post {
+    pub store: StoreName,
+    pub url: String,
+    pub world: PathBuf,
+    pub lease: Duration,
+    pub sabotage: Option<Sabotage>,
+}
+
+/// What a worker does wrong with the first key of each manner, for the checker to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sabotage {
+    /// It answers and does nothing.
+    Forget,
+    /// It does it twice.
+    Double,
+    /// It never answers.
+    Hang,
+}
+
+/// A request of a round.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key {
+    pub round: String,
+    pub manner: Manner,
+    pub number: usize,
+}
+
+impl Key {
+    pub fn text(&self) -> String {
+        format!("{}.{:?}.{}", self.round, self.manner, self.number)
+    }
+
+    pub fn id(&self) -> RequestId {
+        let scope = Scope::new("faults").route(format!("POST /{:?}", self.manner));
+        let id = RequestId::new(scope, self.text()).expect("the key is a key");
+        id.with_fingerprint(self.text())
+    }
+}
+
+/// Call for all these keys, each so many times, at once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    pub keys: Vec<Key>,
+    pub duplicates: usize,
+    pub seed: u64,
+    /// The longest pause within the work, of which there are two.
+    pub pace: Duration,
+    /// Counts the orders of a round.
+    pub phase: u32,
+}
+
+impl Order {
+    pub fn calls(&self) -> usize {
+        self.keys.len() * self.duplicates
+    }
+}
+
+/// What is known of the mutation when a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Known {
+    Nothing,
+    Done,
+    Unknown,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Said {
+    /// With the worker's clock, in seconds since the epoch.
+    Ready { clock: u64 },
+    /// The work runs. The mark is this execution's own.
+    Begun { key: Key, attempt: u32, mark: String },
+    Answered {
+        key: Key,
+        mark: String,
+        attempt: u32,
+        source: Source,
+    },
+    /// The answer of [`Manner::Refuse`] about a holder that died.
+    InDoubt { key: Key, attempt: u32 },
+    /// The call is made again.
+    Failed {
+        key: Key,
+        known: Known,
+        /// The executions that this call began.
+        marks: Vec<String>,
+        /// The work was done and could not be recorded.
+        unrecorded: bool,
+        why: String,
+    },
+    /// All calls of an order have ended.
+    Done { phase: u32 },
+    /// The process is gone. Said by the crew, not by the worker.
+    Gone,
+}

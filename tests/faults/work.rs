@@ -1,0 +1,79 @@
+//! What the requests do: leave a mark of their execution, in the store's transaction or in the world outside, with pauses in
+//! between in which something can happen.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oneflight::idempotency::Context;
+
+use crate::messages::{Key, Said};
+use crate::worker::say;
+use crate::world::{self, Deed, Step};
+
+/// The executions that one call began.
+pub type Marks = Arc<Mutex<Vec<String>>>;
+
+/// Work of one call, wherever it does what it does.
+pub struct Work {
+    pub key: Key,
+    pub marks: Marks,
+    /// How often it is done: once, unless somebody is to find out.
+    pub times: usize,
+    /// Before the effect, and after it.
+    pub pauses: [Duration; 2],
+}
+
+/// Work in a transaction, whose effect is a row that the backend writes.
+pub type InTransaction = Work;
+
+impl Work {
+    /// Says that it runs, and pauses. Answers with the mark of this execution.
+    pub async fn begin(&self, context: &Context) -> String {
+        let mark = self.mark();
+        self.tell(context, &mark);
+        tokio::time::sleep(self.pauses[0]).await;
+        mark
+    }
+
+    /// Pauses after the effect.
+    pub async fn end(&self) {
+        tokio::time::sleep(self.pauses[1]).await;
+    }
+
+    /// Does it in the world outside.
+    pub async fn outside(self, world: PathBuf, context: Context) -> String {
+        let mark = self.mark();
+        let deed = |step| Deed {
+            key: self.key.clone(),
+            attempt: context.attempt(),
+            mark: mark.clone(),
+            downstream: context.downstream_key("effect"),
+            step,
+        };
+        world::write(&world, &deed(Step::Begun));
+        self.tell(&context, &mark);
+        tokio::time::sleep(self.pauses[0]).await;
+        for _ in 0..self.times {
+            world::write(&world, &deed(Step::Done));
+        }
+        self.end().await;
+        mark
+    }
+
+    fn mark(&self) -> String {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        self.marks.lock().unwrap().push(mark.clone());
+        mark
+    }
+
+    fn tell(&self, context: &Context, mark: &str) {
+        say(&Said::Begun {
+            key: self.key.clone(),
+            attempt: context.attempt(),
+            mark: mark.to_owned(),
+        });
+    }
+}
