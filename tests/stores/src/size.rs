@@ -1,0 +1,77 @@
+//! What a claim costs among many records, against the same claim among few.
+//!
+//! Neither database waits for the disk here: that would hide what the index costs. (Redis finds a record by its hash, and
+//! keeps all of them in memory; it is not filled here.)
+
+use oneflight::store::{ClaimOutcome, ClaimRequest, PostgresStore, SqliteStore, Store};
+use sqlx::sqlite::SqliteSynchronous;
+use std::time::Duration;
+
+use crate::figures::Figure;
+use crate::fill::{self, Retention};
+use crate::rounds::{Compared, Rounds};
+use crate::{Extent, Failure, postgres};
+
+const FEW: u64 = 10_000;
+const LEASE: Duration = Duration::from_secs(60);
+
+pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
+    let many = extent.of(10_000_000, 100_000);
+    let mut figures = Vec::new();
+
+    let server = postgres::server();
+    let (of_few, of_many) = (server.schema().await, server.schema().await);
+    let few = PostgresStore::open(of_few.pool(1)).await?;
+    let store = PostgresStore::open(of_many.pool(1)).await?;
+    fill::postgres(&few, FEW, Retention::Runs).await?;
+    fill::postgres(&store, many, Retention::Runs).await?;
+    figures.extend(claims("PostgreSQL", &few, &store, many, extent).await?);
+
+    let folder = tempfile::tempdir()?;
+    let options = SqliteStore::options().synchronous(SqliteSynchronous::Normal);
+    let few = options.clone().open(folder.path().join("few.db")).await?;
+    let store = options.open(folder.path().join("many.db")).await?;
+    fill::sqlite(&few, FEW, Retention::Runs).await?;
+    fill::sqlite(&store, many, Retention::Runs).await?;
+    figures.extend(claims("SQLite", &few, &store, many, extent).await?);
+    few.close().await;
+    store.close().await;
+    Ok(figures)
+}
+
+async fn claims<S: Store>(name: &str, few: &S, store: &S, many: u64, extent: Extent) -> Result<[Figure; 2], Failure> {
+    let rounds = Rounds {
+        rounds: extent.of(31, 5),
+        calls: extent.of(200, 50),
+        clients: 1,
+    };
+    let figure = |what: &str, compared: &Compared| {
+        Figure::ratio_at_most(
+            format!("{name}, {what}: time among {many} records against {FEW}"),
+            &[compared.ratio],
+            1.5,
+            &compared.to_string(),
+        )
+    };
+
+    // What is claimed stays: it is little beside what is there.
+    let claim = async |store: &S, number| match store.claim(ClaimRequest::new(&fill::new(number)?, LEASE)).await? {
+        ClaimOutcome::Granted(_) => Ok(()),
+        other => Err(Failure::from(format!("a new key was not granted: {other:?}"))),
+    };
+    let granted = rounds
+        .compare(async |n| claim(store, n).await, async |n| claim(few, n).await)
+        .await?;
+
+    let replay = async |store: &S, number| match store.claim(ClaimRequest::new(&fill::known(number)?, LEASE)).await? {
+        ClaimOutcome::Completed(_) => Ok(()),
+        other => Err(Failure::from(format!("a known key was not replayed: {other:?}"))),
+    };
+    let replayed = rounds
+        .compare(
+            async |_| replay(store, fastrand::u64(1..=many)).await,
+            async |_| replay(few, fastrand::u64(1..=FEW)).await,
+        )
+        .await?;
+    Ok([figure("claim of a new key", &granted), figure("replay", &replayed)])
+}

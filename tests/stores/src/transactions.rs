@@ -1,0 +1,71 @@
+//! SQLite: how many orders a second go through `run_in_tx`, against the bare transaction on a pool of the same settings.
+
+use oneflight::idempotency::Idempotency;
+use oneflight::identity::{RequestId, Scope};
+use oneflight::store::SqliteStore;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::figures::Figure;
+use crate::rounds::Rounds;
+use crate::{Extent, Failure};
+
+const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
+
+pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
+    let mut figures = Vec::new();
+    for (name, synchronous) in [("FULL", SqliteSynchronous::Full), ("NORMAL", SqliteSynchronous::Normal)] {
+        let folder = tempfile::tempdir()?;
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join("orders.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(8)
+            .connect_with(options)
+            .await?;
+        sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
+            .execute(&pool)
+            .await?;
+        let idem = Idempotency::builder(SqliteStore::from_pool(pool.clone()).await?).build();
+
+        let (mut ratios, mut times) = (Vec::new(), Vec::new());
+        for clients in [1, 8] {
+            let ours = async |number| {
+                let id = RequestId::new(
+                    Scope::new("tenant-7"),
+                    format!("{clients:08x}-0000-4000-8000-{number:012x}"),
+                )?;
+                let work = idem.run_in_tx(id, |tx| {
+                    Box::pin(async move {
+                        sqlx::query(INSERT).execute(tx.connection()).await?;
+                        Ok(1)
+                    })
+                });
+                let _ = work.await?;
+                Ok(())
+            };
+            let bare = async |_| {
+                let mut transaction = pool.begin().await?;
+                sqlx::query(INSERT).execute(&mut *transaction).await?;
+                transaction.commit().await?;
+                Ok(())
+            };
+            let rounds = Rounds {
+                rounds: extent.of(15, 5),
+                calls: extent.of(400, 80),
+                clients,
+            };
+            let compared = rounds.compare(ours, bare).await?;
+            ratios.push(compared.ratio.recip());
+            times.push(compared.to_string());
+        }
+        figures.push(Figure::ratio_at_least(
+            format!("SQLite at {name}, `run_in_tx`: throughput against the bare transaction"),
+            &ratios,
+            0.6,
+            &times.join("; "),
+        ));
+    }
+    Ok(figures)
+}
