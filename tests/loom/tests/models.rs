@@ -551,8 +551,12 @@ fn wake_in_rounds() {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let mut leader = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(leader.as_mut()).is_pending());
-        let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
-        assert!(poll_once(idle.as_mut()).is_pending());
+        // Two who are kept and not polled again: one is told of the work, the other is the whole first round.
+        let idle = [(); 2].map(|()| {
+            let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
+            assert!(poll_once(idle.as_mut()).is_pending());
+            idle
+        });
         let other = {
             let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
             thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
@@ -561,6 +565,27 @@ fn wake_in_rounds() {
         drop(block_on(leader).unwrap());
         drop(idle);
         other.join().unwrap();
+        join_tasks();
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
+}
+
+/// The same as abandon/join, of a flight that has had followers: joining changes nothing in its word then.
+#[test]
+fn abandon_join_shared() {
+    explore("abandon/join, joined before", Some(3), || {
+        let (group, ledger, gate) = (group_that_cancels(), Arc::new(Ledger::default()), Gate::new());
+        let mut leader = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(leader.as_mut()).is_pending());
+        assert!(poll_once_and_drop(group.run(1, gated(&ledger, &gate))).is_none());
+        gate.open();
+        let joiner = {
+            let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
+            thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
+        };
+        drop(leader);
+        joiner.join().unwrap();
         join_tasks();
         assert_eq!(group.in_flight(), 0);
         ledger.check();
