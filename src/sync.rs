@@ -298,6 +298,19 @@ pub(crate) fn glance<T>(_pointer: &AtomicPtr<T>) -> *mut T {
     std::ptr::null_mut()
 }
 
+/// What a number is, roughly.
+#[cfg(not(oneflight_loom))]
+#[inline(always)]
+pub(crate) fn estimate(number: &AtomicU32) -> u32 {
+    number.load(Ordering::Relaxed)
+}
+
+/// The same in a model, where all estimates are one: what depends on them is not to matter.
+#[cfg(oneflight_loom)]
+pub(crate) fn estimate(_number: &AtomicU32) -> u32 {
+    1
+}
+
 /// Whether the deliberate bug of this name is let in. Each of them is one that a model has to find, and `bin/loom --bugs`
 /// lets them in one by one; outside the models this is `false` at compile time.
 #[cfg(not(oneflight_loom))]

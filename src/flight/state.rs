@@ -6,7 +6,7 @@
 //! then changes the word by compare-exchange has missed none who left. It is exact under the lock, and once the entry has
 //! left the map; when a flight is done it is added to the word, and the word alone counts who is still there.
 
-use crate::sync::{AtomicU32, bug, load};
+use crate::sync::{AtomicU32, bug, estimate, load};
 use std::sync::atomic::Ordering;
 
 /// Somebody has the slot to himself: to poll the work, to drop it, or to put the result in.
@@ -69,9 +69,14 @@ impl State {
         }
     }
 
-    /// How many have joined, or so: the number may be behind.
+    /// How many have joined, roughly: for what may be wrong.
     #[inline]
-    pub(super) fn joined(&self) -> u32 {
+    pub(super) fn joined_or_so(&self) -> u32 {
+        estimate(&self.joined)
+    }
+
+    #[inline]
+    fn joined(&self) -> u32 {
         self.joined.load(Ordering::Relaxed)
     }
 

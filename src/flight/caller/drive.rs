@@ -113,7 +113,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if let (Place::Back, false) = (place, self.node.is_linked()) {
             // SAFETY: not linked, and pinned in the caller's future, which unlinks it before it is freed.
             drop(unsafe { flight.waiting.push(&self.node, waker) });
-            if flight.state.joined().is_multiple_of(NEWCOMERS) {
+            if flight.state.joined_or_so().is_multiple_of(NEWCOMERS) {
                 drop(flight.waiting.lock());
             }
             return;
