@@ -257,10 +257,13 @@ impl<'a, S: Store> Approach<'a, S> {
                 attempt,
             }),
             Answer::Completed(encoded) => {
+                // As somebody else: should this claim be granted late, when its answer is not waited for any more, it must
+                // not be found as our own by the next question, which is asked in order to work.
+                let worker = std::mem::replace(&mut self.holder, HolderId::random());
                 self.takeover = Takeover::Of(token);
                 let asked = self.ask().await;
+                (self.holder, self.takeover) = (worker, Takeover::Never);
                 let outcome = asked.map_err(|error| Error::store(self.id, error, Effect::Unknown))?;
-                self.takeover = Takeover::Never;
                 match outcome {
                     ClaimOutcome::Granted(claim) => {
                         let result = self.complete(claim, &encoded).await?;

@@ -1,0 +1,91 @@
+//! A claim that is asked for again and granted late, under a policy that knows the result: no work runs twice.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use oneflight::idempotency::{Answer, Idempotency, Recovery, Source};
+use oneflight::identity::{RequestId, Scope};
+use oneflight::record::{FencingToken, HolderId, Record, RecordedResult};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, Store, StoreError, Takeover};
+
+/// A store to which the second claim comes late, after a third one was asked for in its place; and in between, a holder
+/// who was believed dead renews his lease, and lets it go again.
+struct Late {
+    inner: MemoryStore,
+    dead: FencingToken,
+    asked: AtomicU32,
+    late: Mutex<Option<(HolderId, Takeover)>>,
+}
+
+const LEASE: Duration = Duration::from_millis(100);
+
+impl Store for Late {
+    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+        match self.asked.fetch_add(1, Ordering::SeqCst) + 1 {
+            2 => {
+                *self.late.lock().expect("nobody panicked") = Some((request.holder, request.takeover));
+                Err(StoreError::unavailable("the connection broke"))
+            }
+            3 => {
+                self.inner.renew(request.id, self.dead, LEASE).await?;
+                let answer = self.inner.claim(request).await;
+                self.inner.renew(request.id, self.dead, Duration::ZERO).await?;
+                let (holder, takeover) = (self.late.lock().expect("nobody panicked").take()).expect("it came before");
+                let late = ClaimRequest::new(request.id, LEASE).holder(holder).takeover(takeover);
+                assert!(matches!(self.inner.claim(late).await?, ClaimOutcome::Granted(_)));
+                answer
+            }
+            _ => self.inner.claim(request).await,
+        }
+    }
+
+    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        self.inner.renew(id, token, lease).await
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        self.inner.complete(claim, result, retention).await
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        self.inner.release(claim).await
+    }
+
+    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+        self.inner.load(id).await
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        self.inner.purge(limit).await
+    }
+}
+
+/// The policy says that the work was done. Its claim, under which that is recorded, comes late and is granted; it must not
+/// be taken for a claim to work under.
+#[tokio::test]
+async fn a_claim_for_a_known_result_that_comes_late_runs_no_work() -> Result<(), Box<dyn std::error::Error>> {
+    let inner = MemoryStore::new();
+    let id = RequestId::new(Scope::new("tenant"), "key")?;
+    let ClaimOutcome::Granted(dead) = inner.claim(ClaimRequest::new(&id, Duration::ZERO)).await? else {
+        panic!("it is new");
+    };
+    let store = Late {
+        inner,
+        dead: dead.token(),
+        asked: AtomicU32::new(0),
+        late: Mutex::default(),
+    };
+    let idem = Idempotency::builder(store)
+        .lease(LEASE)
+        .recovery(Recovery::ask(|_| async {
+            Answer::completed("found out").unwrap_or(Answer::Refuse)
+        }))
+        .build();
+
+    let reply = idem.run(id, |_| async { "done again".to_owned() }).await?;
+
+    assert_eq!(reply.value(), "found out");
+    assert_eq!(reply.source(), Source::Replayed);
+    Ok(())
+}
