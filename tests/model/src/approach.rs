@@ -1,0 +1,169 @@
+//! The way to a claim, as `idempotency/approach.rs` has it: asking, asking again as the same holder, and what to do about
+//! the dead. How long somebody waits in all is left out: who gives up at his deadline is one who asks no more.
+
+use crate::bug::Bug;
+use crate::caller::{Answer, At, Held, Reply, Request, SAYS, Takeover, Value, Who};
+use crate::ledger::Sight;
+use crate::scenario::{Kind, LEASE, Recovery, Store};
+use crate::world::{Choice, Claims, World};
+
+/// How often a claim whose answer was lost is asked for: the code tries once more than this.
+const CLAIM_TRIES: u8 = 2;
+/// How often a lease that was over, or nearly so, is renewed: the code tries once more than this.
+const RENEW_TRIES: u8 = 2;
+
+/// As whom a caller asks. Under a claim that is to complete, the work is never to begin, however late it is granted: so
+/// that is another holder, who is never asked for again. (The code draws a new one each time.)
+fn holder(claims: &Claims, who: Who, completing: bool) -> Who {
+    match completing && !claims.has(Bug::SaysAsWorker) {
+        true => who + SAYS,
+        false => who,
+    }
+}
+
+impl World {
+    /// The call begins.
+    pub fn call(&mut self, claims: &Claims, who: Who) {
+        self.at(who).takeover = match claims.scenario.recovery {
+            Recovery::Rerun => Takeover::Expired,
+            Recovery::Refuse | Recovery::Ask => Takeover::Never,
+        };
+        match claims.kind(who) {
+            Kind::Run | Kind::RunInTx => self.again(claims, who),
+            Kind::ResolveCompleted | Kind::ResolveRerun => self.resolve(who),
+        }
+    }
+
+    /// Asks the store, first or again.
+    pub fn again(&mut self, claims: &Claims, who: Who) {
+        let caller = self.at(who);
+        caller.held = None;
+        caller.since = 0;
+        match claims.kind(who) {
+            Kind::RunInTx => self.begin_transaction(claims, who, 0),
+            _ => self.ask(claims, who, 1, false),
+        }
+    }
+
+    fn ask(&mut self, claims: &Claims, who: Who, tries: u8, completing: bool) {
+        let caller = self.at(who);
+        let takeover = caller.takeover;
+        caller.at = At::Asking { tries, completing };
+        caller.send(Request::Claim {
+            holder: holder(claims, who, completing),
+            lease: LEASE,
+            takeover,
+        });
+    }
+
+    /// The store has answered a claim.
+    pub fn asked(&mut self, claims: &Claims, who: Who, tries: u8, completing: bool, reply: Reply) {
+        match reply {
+            Reply::Unavailable if tries < CLAIM_TRIES => self.ask(claims, who, tries + 1, completing),
+            Reply::Unavailable => {
+                let then = if completing { Answer::Unknown } else { Answer::Nothing };
+                self.disown(who, holder(claims, who, completing), then);
+            }
+            Reply::Busy if completing => self.answer(claims, who, Answer::Unknown),
+            Reply::Busy => self.locked_out(claims, who),
+            reply if completing => {
+                self.at(who).takeover = Takeover::Never;
+                match reply {
+                    Reply::Granted { token, attempt } => {
+                        self.at(who).held = Some(Held { token, attempt });
+                        claims.see(Sight::SaidCompleted);
+                        self.record_result(who, Value::Said(who));
+                    }
+                    // Somebody was faster: the next question to the store tells.
+                    _ => self.again(claims, who),
+                }
+            }
+            Reply::Granted { token, attempt } => {
+                self.at(who).held = Some(Held { token, attempt });
+                self.with_running_lease(claims, who, 0);
+            }
+            reply => self.step(claims, who, reply),
+        }
+    }
+
+    /// What follows from an answer that grants nothing.
+    pub fn step(&mut self, claims: &Claims, who: Who, reply: Reply) {
+        match reply {
+            Reply::Completed(value) => {
+                claims.see(Sight::Replayed);
+                self.answer(claims, who, Answer::Replayed(value));
+            }
+            Reply::InDoubt(token) => match claims.scenario.recovery {
+                Recovery::Refuse => self.answer(claims, who, Answer::InDoubt),
+                Recovery::Rerun => self.again(claims, who),
+                Recovery::Ask => self.at(who).at = At::Recovering(token),
+            },
+            _ => self.at(who).at = At::Waiting,
+        }
+    }
+
+    /// The policy has been asked, and has looked at the world, or not.
+    pub fn recover(&mut self, claims: &Claims, who: Who, doubtful: u8, answer: Choice) {
+        let caller = self.at(who);
+        match answer {
+            Choice::SaysRerun => {
+                caller.takeover = Takeover::Of(doubtful);
+                caller.said_rerun = true;
+                self.again(claims, who);
+            }
+            Choice::SaysCompleted => {
+                caller.takeover = Takeover::Of(doubtful);
+                self.ask(claims, who, 1, true);
+            }
+            _ => self.answer(claims, who, Answer::InDoubt),
+        }
+    }
+
+    /// Work is not begun under a lease that is over, or will be soon, by the caller's own monotonic clock.
+    fn with_running_lease(&mut self, claims: &Claims, who: Who, tries: u8) {
+        let caller = self.at(who);
+        let token = caller.held.as_ref().map_or(0, |held| held.token);
+        if caller.since * 3 >= LEASE && tries < RENEW_TRIES {
+            caller.asked = 0;
+            caller.at = At::RenewingFirst { tries: tries + 1 };
+            caller.send(Request::Renew { token, lease: LEASE });
+        } else if caller.since < LEASE {
+            self.begin_work(claims, who);
+        } else {
+            // The store takes longer than the lease lasts.
+            self.give_up(claims, who, Answer::Nothing);
+        }
+    }
+
+    pub fn renewed_first(&mut self, claims: &Claims, who: Who, tries: u8, reply: Reply) {
+        let caller = self.at(who);
+        match reply {
+            Reply::Done => {
+                caller.since = caller.asked;
+                claims.see(Sight::RenewedFirst);
+                self.with_running_lease(claims, who, tries);
+            }
+            Reply::Outdated => self.again(claims, who),
+            _ if caller.since < LEASE => self.begin_work(claims, who),
+            _ => self.give_up(claims, who, Answer::Nothing),
+        }
+    }
+
+    /// The writer's lock was not to be had until the wait was over: whoever has it may be at work on this very request.
+    pub fn locked_out(&mut self, claims: &Claims, who: Who) {
+        debug_assert!(claims.scenario.store == Store::OneWriter);
+        claims.see(Sight::LockedOut);
+        let caller = self.at(who);
+        caller.at = At::LockedOut;
+        caller.send(Request::Load);
+    }
+
+    pub fn looked_while_locked_out(&mut self, claims: &Claims, who: Who, reply: Reply) {
+        let answer = match reply {
+            Reply::Loaded(Some(row)) => row.result().map_or(Answer::InProgress, Answer::Replayed),
+            Reply::Loaded(None) => Answer::InProgress,
+            _ => Answer::Nothing,
+        };
+        self.answer(claims, who, answer);
+    }
+}
