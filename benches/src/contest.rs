@@ -4,8 +4,9 @@
 use crate::key::Key;
 use crate::peers::{BareWork, Peer, Side, Visitor, visit_all, visit_floors};
 use serde::{Deserialize, Serialize};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What one entrant does in one round: `M` costs, the less the better; not numbers, if the work ran more than once.
+/// What one entrant does in one round: `M` costs, the less the better. It panics if the round fails a check of its own.
 pub type Run<const M: usize> = Box<dyn FnMut() -> [f64; M]>;
 
 /// A case in which everybody is measured in the same way.
@@ -66,8 +67,8 @@ struct Entrant<const M: usize> {
     objection: Option<String>,
     run: Run<M>,
     samples: [Vec<f64>; M],
-    /// Rounds in which the work ran more than once.
-    beside: usize,
+    /// Rounds that failed a check, and what the last one failed.
+    failed: (usize, String),
 }
 
 struct Entering<'t, T, const M: usize> {
@@ -85,14 +86,15 @@ impl<T: Trial<M>, const M: usize> Visitor<String> for Entering<'_, T, M> {
                 objection: self.trial.objection::<P>(),
                 run,
                 samples: [const { Vec::new() }; M],
-                beside: 0,
+                failed: (0, String::new()),
             }),
             Err(reason) => self.left_out.push((P::NAME.to_owned(), reason)),
         }
     }
 }
 
-/// Runs that many rounds of a trial, after one that does not count.
+/// Runs that many rounds of a trial, after one that does not count. A round that fails a check does not count either, and
+/// whoever has such rounds is shown, but not compared.
 pub fn hold<T: Trial<M>, const M: usize>(trial: &T, who: Entrants, rounds: usize) -> [Standings; M] {
     let mut entering = Entering {
         trial,
@@ -106,60 +108,66 @@ pub fn hold<T: Trial<M>, const M: usize>(trial: &T, who: Entrants, rounds: usize
         Entrants::AllAndFloors => visit_floors(&mut entering),
     }
     let Entering {
-        mut entrants, left_out, ..
+        mut entrants,
+        mut left_out,
+        ..
     } = entering;
     let count = entrants.len();
     for round in 0..=rounds {
         for turn in 0..count {
-            let entrant = &mut entrants[(round + turn) % count];
-            let costs = (entrant.run)();
-            if costs.iter().any(|cost| cost.is_nan()) {
-                entrant.beside += 1;
-            } else if round > 0 {
-                for (samples, cost) in entrant.samples.iter_mut().zip(costs) {
-                    samples.push(cost);
-                }
-            }
+            entrants[(round + turn) % count].take_turn(round > 0);
         }
     }
-    // Whose calls do not collapse at all has no figure.
-    let (mut entrants, beside): (Vec<_>, Vec<_>) =
-        entrants.into_iter().partition(|entrant| !entrant.samples[0].is_empty());
-    for entrant in &mut entrants {
-        if entrant.beside > 0 {
-            let reason = format!(
-                "its work ran more than once in {} of {} rounds",
-                entrant.beside,
-                rounds + 1
-            );
-            entrant.objection = Some(
-                entrant
-                    .objection
-                    .take()
-                    .map_or(reason.clone(), |also| format!("{also}; {reason}")),
-            );
-        }
-    }
-    let mut left_out = left_out;
-    for entrant in beside {
-        left_out.push((
-            entrant.name.to_owned(),
-            "its work ran more than once in each round".to_owned(),
-        ));
-    }
+    // Who has no figure at all is left out.
+    let (mut entrants, failed): (Vec<_>, Vec<_>) = entrants.into_iter().partition(Entrant::has_figure);
+    left_out.extend(
+        failed
+            .iter()
+            .map(|entrant| (entrant.name.to_owned(), entrant.failure(rounds))),
+    );
     std::array::from_fn(|measure| Standings {
         figures: entrants
             .iter_mut()
-            .map(|entrant| {
-                let samples = std::mem::take(&mut entrant.samples[measure]);
-                Figure {
-                    objection: entrant.objection.clone(),
-                    ..Figure::new(entrant.name, entrant.side, samples)
-                }
-            })
+            .map(|entrant| entrant.figure(measure, rounds))
             .collect(),
         left_out: left_out.clone(),
     })
+}
+
+impl<const M: usize> Entrant<M> {
+    fn take_turn(&mut self, counts: bool) {
+        match catch_unwind(AssertUnwindSafe(&mut self.run)) {
+            Ok(costs) if counts => {
+                for (samples, cost) in self.samples.iter_mut().zip(costs) {
+                    samples.push(cost);
+                }
+            }
+            Ok(_) => {}
+            Err(panic) => {
+                let message = panic.downcast_ref::<String>().map(String::as_str);
+                let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
+                self.failed = (self.failed.0 + 1, message.unwrap_or("a panic").to_owned());
+            }
+        }
+    }
+
+    fn has_figure(&self) -> bool {
+        self.samples.iter().all(|samples| !samples.is_empty())
+    }
+
+    fn failure(&self, rounds: usize) -> String {
+        let (failed, check) = &self.failed;
+        format!("{failed} of {} rounds failed a check: {check}", rounds + 1)
+    }
+
+    fn figure(&mut self, measure: usize, rounds: usize) -> Figure {
+        let failure = (self.failed.0 > 0).then(|| self.failure(rounds));
+        let objections: Vec<String> = self.objection.clone().into_iter().chain(failure).collect();
+        Figure {
+            objection: (!objections.is_empty()).then(|| objections.join("; ")),
+            ..Figure::new(self.name, self.side, std::mem::take(&mut self.samples[measure]))
+        }
+    }
 }
 
 impl Figure {

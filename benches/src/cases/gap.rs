@@ -2,7 +2,7 @@
 //! any single poll held a worker. The second is the library's own; the first also has the runtime's queue in it, in which
 //! the other task stands behind all who were woken.
 
-use super::tasks::{Follower, call, two_workers};
+use super::tasks::{Joining, LIMIT, QUIET, call, two_workers};
 use crate::contest::{Run, Trial};
 use crate::gate::Gate;
 use crate::key::Key;
@@ -11,15 +11,12 @@ use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
-use tokio::time::timeout;
-
-/// After that long the tasks are taken to be stalled.
-const LIMIT: Duration = Duration::from_secs(120);
+use tokio::time::{sleep, timeout};
 
 /// On which runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +50,10 @@ fn fly<P: Peer<String>>(runtime: &Runtime, peer: &P, gate: &'static Gate, follow
     let flight = async move {
         let key = String::numbered(0);
         let longest_poll = Arc::new(AtomicU64::new(0));
-        let pending = Arc::new(AtomicUsize::new(0));
+        let crowd = Arc::<Joining>::default();
         let spawn = || {
-            tokio::spawn(Timed {
-                call: Follower {
-                    call: call(peer.clone(), key.clone(), gate),
-                    // More than there are, so that nobody opens the gate.
-                    crowd: Some((Arc::clone(&pending), usize::MAX)),
-                    gate,
-                },
+            crowd.spawn(Timed {
+                call: call(peer.clone(), key.clone(), gate),
                 longest: Arc::clone(&longest_poll),
             })
         };
@@ -70,8 +62,14 @@ fn fly<P: Peer<String>>(runtime: &Runtime, peer: &P, gate: &'static Gate, follow
             yield_now().await;
         }
         let tasks: Vec<_> = (0..followers).map(|_| spawn()).collect();
-        while pending.load(Ordering::Acquire) < 1 + followers {
-            yield_now().await;
+        let mut before = crowd.progress();
+        loop {
+            sleep(QUIET).await;
+            let now = crowd.progress();
+            if now.0 == 1 + followers && now == before {
+                break;
+            }
+            before = now;
         }
 
         let has_ended = Arc::new(AtomicBool::new(false));

@@ -1,4 +1,8 @@
-//! Followers as real tasks on a runtime of two workers, from the spawning of the first to the end of the last.
+//! Followers as real tasks on a runtime of two workers, from the spawning of the first to the end of the last, less the pause
+//! in which everybody waits.
+//!
+//! A task that is pending need not have joined: some peers keep their map behind an asynchronous lock, for which it may
+//! wait. So the gate is opened when all are pending and none has been polled for a while.
 
 use super::{VALUE, per};
 use crate::contest::{Run, Trial};
@@ -11,13 +15,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// After that long the tasks are taken to be stalled.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// Whoever is not polled for so long has joined.
+pub(super) const QUIET: Duration = Duration::from_millis(2);
+/// How often it is looked at whether somebody is polled.
+const SAMPLE: Duration = Duration::from_micros(100);
 
 /// That many followers of one flight; the cost is that of one.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +38,7 @@ impl Trial for Tasks {
         let (peer, runtime, gate) = (P::new(), two_workers(), Gate::leak());
         Ok(Box::new(move || {
             let time = fly(&runtime, &peer, gate, followers);
-            [time.map_or(f64::NAN, |time| per(time, followers))]
+            [per(time, followers)]
         }))
     }
 }
@@ -40,39 +49,44 @@ pub fn two_workers() -> Runtime {
     runtime.expect("a runtime of two workers")
 }
 
-/// One flight with that many followers. The last one to be pending lets the work through. Nothing if more than one ran.
-fn fly<P: Peer<String>>(runtime: &Runtime, peer: &P, gate: &'static Gate, followers: usize) -> Option<Duration> {
+/// One flight with that many followers.
+fn fly<P: Peer<String>>(runtime: &Runtime, peer: &P, gate: &'static Gate, followers: usize) -> Duration {
     let peer = peer.clone();
     gate.reset();
-    let flight = async move {
-        let key = String::numbered(0);
-        let leader = tokio::spawn(call(peer.clone(), key.clone(), gate));
+    let crowd = Arc::<Joining>::default();
+    let joining = Arc::clone(&crowd);
+    let (start, all) = run(runtime, async move {
+        let leader = joining.spawn(call(peer.clone(), String::numbered(0), gate));
         while gate.begun() == 0 {
             yield_now().await;
         }
-        let pending = Arc::new(AtomicUsize::new(0));
-        let mut tasks = Vec::with_capacity(followers);
         let start = Instant::now();
+        let mut tasks = Vec::with_capacity(1 + followers);
+        tasks.push(leader);
         for _ in 0..followers {
-            let call = call(peer.clone(), key.clone(), gate);
-            tasks.push(tokio::spawn(Follower {
-                call,
-                crowd: Some((Arc::clone(&pending), followers)),
-                gate,
-            }));
+            tasks.push(joining.spawn(call(peer.clone(), String::numbered(0), gate)));
         }
-        for task in tasks {
-            task.await.expect("a follower");
-        }
-        leader.await.expect("the leader");
-        start.elapsed()
-    };
-    let flight = runtime.spawn(async move { timeout(LIMIT, flight).await });
-    let flight = runtime.block_on(flight).expect("the task of the flight panicked");
-    let time = flight
-        .map(Some)
-        .unwrap_or_else(|_| panic!("{}: {followers} tasks have not ended in {LIMIT:?}", P::NAME));
-    if gate.begun() == 1 { time } else { None }
+        let all = tokio::spawn(async move {
+            for task in tasks {
+                task.await.expect("a caller");
+            }
+            Instant::now()
+        });
+        (start, all)
+    });
+    let joined = crowd.wait(1 + followers, P::NAME);
+    let open = Instant::now();
+    gate.step();
+    let end = run(runtime, all).expect("all callers");
+    assert_eq!(gate.begun(), 1, "{}: the work ran more than once", P::NAME);
+    (joined - start) + (end - open)
+}
+
+/// Runs something as a task, and not for ever.
+fn run<T: Send + 'static>(runtime: &Runtime, task: impl Future<Output = T> + Send + 'static) -> T {
+    let task = runtime.spawn(async { timeout(LIMIT, task).await });
+    let ended = runtime.block_on(task).expect("a task panicked");
+    ended.unwrap_or_else(|_| panic!("the callers have not ended in {LIMIT:?}"))
 }
 
 /// A call as a task makes it, with a handle and a key of his own.
@@ -81,28 +95,77 @@ pub(super) async fn call<P: Peer<String>>(peer: P, key: String, gate: &'static G
     assert_eq!(P::outcome(reply), Ok(VALUE), "{}: another value", P::NAME);
 }
 
-pin_project! {
-    /// A follower, who opens the gate if he is the last one to be pending.
-    pub(super) struct Follower<C> {
-        #[pin]
-        pub(super) call: C,
-        // How many are pending, and how many there will be; until he is.
-        pub(super) crowd: Option<(Arc<AtomicUsize>, usize)>,
-        pub(super) gate: &'static Gate,
+/// Tasks that join.
+#[derive(Debug, Default)]
+pub(super) struct Joining {
+    /// Those who have been pending.
+    pending: AtomicUsize,
+    /// Polls of all.
+    polls: AtomicUsize,
+}
+
+impl Joining {
+    /// Spawns one more.
+    pub(super) fn spawn<C>(self: &Arc<Self>, call: C) -> tokio::task::JoinHandle<C::Output>
+    where
+        C: Future<Output: Send> + Send + 'static,
+    {
+        tokio::spawn(Joiner {
+            call,
+            crowd: Arc::clone(self),
+            is_new: true,
+        })
+    }
+
+    /// How many are pending, and how often any was polled.
+    pub(super) fn progress(&self) -> (usize, usize) {
+        (self.pending.load(Ordering::Acquire), self.polls.load(Ordering::Acquire))
+    }
+
+    /// Blocks this thread until so many have joined, and says when the last one had.
+    fn wait(&self, callers: usize, name: &str) -> Instant {
+        let (mut last, mut since) = (self.progress(), Instant::now());
+        loop {
+            let (progress, now) = (self.progress(), Instant::now());
+            if progress != last {
+                (last, since) = (progress, now);
+            } else if progress.0 == callers && now - since >= QUIET {
+                return since;
+            }
+            assert!(
+                now - since < LIMIT,
+                "{name}: {} of {callers} callers are pending",
+                progress.0
+            );
+            thread::sleep(SAMPLE);
+        }
     }
 }
 
-impl<C: Future> Future for Follower<C> {
+pin_project! {
+    /// A call whose polls are counted.
+    struct Joiner<C> {
+        #[pin]
+        call: C,
+        crowd: Arc<Joining>,
+        // Until he has been polled.
+        is_new: bool,
+    }
+}
+
+impl<C: Future> Future for Joiner<C> {
     type Output = C::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let this = self.project();
         let polled = this.call.poll(cx);
-        if let Some((pending, all)) = this.crowd.take() {
-            // Whoever is ready before the work was let through leaves the gate shut: the round fails for its time.
-            if polled.is_pending() && pending.fetch_add(1, Ordering::AcqRel) + 1 == all {
-                this.gate.step();
-            }
+        // After the poll, so that nobody is taken to have joined while he is at it.
+        this.crowd.polls.fetch_add(1, Ordering::AcqRel);
+        if std::mem::take(this.is_new) {
+            // Whoever is ready before the gate is opened keeps it shut: the round fails for its time.
+            this.crowd
+                .pending
+                .fetch_add(usize::from(polled.is_pending()), Ordering::AcqRel);
         }
         polled
     }

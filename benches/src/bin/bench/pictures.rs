@@ -219,6 +219,6 @@ impl Picture {
 
 /// A scale in powers of ten, or of two if it is short.
 fn powers(low: f64, high: f64) -> LogCoord<f64> {
-    let base = if high / low < 64.0 { 2.0 } else { 10.0 };
+    let base = if high / low < 200.0 { 2.0 } else { 10.0 };
     (low..high).log_scale().base(base).into()
 }

@@ -138,7 +138,9 @@ pub fn row(case: &str, standings: &Standings, unit: Unit, aim: Aim) -> Row {
             format!("≤ {} {}", unit.format(most), unit.name()),
             Verdict::of(ours.median <= most),
         ),
-        _ => (String::new(), Verdict::Shown),
+        (Aim::Nothing, ..) => (String::new(), Verdict::Shown),
+        // Whoever was left out has met nothing.
+        _ => ("a figure to compare".to_owned(), Verdict::Missed),
     };
     let is_rate = unit == Unit::MegacallsPerSecond;
     let ratio = match ours {
@@ -174,11 +176,9 @@ pub fn ratio(ours: &Figure, other: &Figure, name: &str, is_rate: bool) -> Option
 
 /// Everybody else, from the best to the worst, and why somebody has no figure.
 fn others(standings: &Standings, unit: Unit) -> Vec<String> {
-    let mut others: Vec<&Figure> = standings
-        .figures
-        .iter()
-        .filter(|figure| figure.side != Side::Ours)
-        .collect();
+    // Ours too, if something speaks against it: it has no other place then.
+    let is_other = |figure: &&Figure| figure.side != Side::Ours || figure.objection.is_some();
+    let mut others: Vec<&Figure> = standings.figures.iter().filter(is_other).collect();
     others.sort_by(|one, other| one.median.total_cmp(&other.median));
     let show = |figure: &Figure| match &figure.objection {
         None => format!("{} {}", figure.name, unit.show(figure)),
