@@ -12,12 +12,13 @@ use self::drive::{Place, PollRight};
 use self::land::Polled;
 use super::cargo::{Hold, Proof};
 use super::frame::Frame;
+use super::hash::{KeyHash, Packed};
 use super::list::{List, Node, Waiting};
 use super::state::{
     CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, Snapshot, State, TASK,
 };
 use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, Seat};
-use crate::sync::{AtomicU32, bug};
+use crate::sync::{AtomicU32, Mutex, bug};
 use crate::telemetry::FlightSpan;
 use std::cell::Cell;
 use std::future::Future;
@@ -78,7 +79,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     pub(crate) fn lead<P, W>(
         self: Pin<&Self>,
         key: K,
-        hash: u64,
+        hash: KeyHash,
         proof: P,
         on_abandon: OnAbandon,
         drive: Drive,
@@ -105,8 +106,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             // The map's, and the callers'.
             refs: AtomicU32::new(2),
             state,
+            lock: Mutex::new(()),
+            hash: Packed::new(hash),
             waiting: Waiting::new(waiting),
-            hash,
             key,
             span: FlightSpan::new(),
             _result: PhantomData,

@@ -14,7 +14,7 @@
 
 use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, bug, glance};
 use std::marker::PhantomPinned;
-use std::ops::DerefMut;
+use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -104,19 +104,23 @@ impl Node {
     }
 }
 
-/// Those who wait: the ring under its lock, and the stack of those who are not in it yet.
+/// Those who wait: the ring, and the stack of those who are not in it yet. The lock of the ring stands elsewhere, where it
+/// takes no room.
 #[derive(Debug)]
 pub(super) struct Waiting {
     newcomers: AtomicPtr<Node>,
-    list: Mutex<List>,
+    list: UnsafeCell<List>,
 }
+
+// SAFETY: the list is reached only through `lock`, one thread at a time.
+unsafe impl Sync for Waiting {}
 
 impl Waiting {
     #[inline]
     pub(super) fn new(list: List) -> Self {
         Self {
             newcomers: AtomicPtr::new(ptr::null_mut()),
-            list: Mutex::new(list),
+            list: UnsafeCell::new(list),
         }
     }
 
@@ -149,9 +153,15 @@ impl Waiting {
     }
 
     /// The ring, with everybody in it who has come by now.
+    ///
+    /// # Safety
+    /// `lock` is the one that this list is always taken with.
     #[inline]
-    pub(super) fn lock(&self) -> impl DerefMut<Target = List> + '_ {
-        let mut list = self.list.lock();
+    pub(super) unsafe fn lock<'a>(&'a self, lock: &'a Mutex<()>) -> impl DerefMut<Target = List> + 'a {
+        let mut list = Locked {
+            _lock: lock.lock(),
+            list: &self.list,
+        };
         // A read-modify-write even if nobody is there: it is what orders us before whoever comes later. Acquire: the
         // nodes. Release: what we did before, for those who come later.
         let newest = if bug("glance-at-newcomers") && self.newcomers.load(Ordering::Relaxed).is_null() {
@@ -162,6 +172,30 @@ impl Waiting {
         // SAFETY: who is on the stack is linked and nowhere else; the stack is ours alone now, and the lock is held.
         unsafe { list.admit(newest) };
         list
+    }
+}
+
+/// The ring, under its lock `L`.
+struct Locked<'a, L> {
+    _lock: L,
+    list: &'a UnsafeCell<List>,
+}
+
+impl<L> Deref for Locked<'_, L> {
+    type Target = List;
+
+    #[inline]
+    fn deref(&self) -> &List {
+        // SAFETY: the lock is held, and nothing is written through `self` while this is borrowed from it.
+        self.list.with(|list| unsafe { &*list })
+    }
+}
+
+impl<L> DerefMut for Locked<'_, L> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut List {
+        // SAFETY: the lock is held, and `self` is borrowed for as long.
+        self.list.with_mut(|list| unsafe { &mut *list })
     }
 }
 

@@ -38,6 +38,7 @@
 mod caller;
 mod cargo;
 mod frame;
+mod hash;
 mod list;
 mod state;
 mod waker;
@@ -45,16 +46,17 @@ mod waker;
 pub(crate) use self::caller::{Caller, Takeoff};
 pub(crate) use self::cargo::{Cargo, Proof, quietly};
 pub(crate) use self::frame::Anchor;
+pub(crate) use self::hash::KeyHash;
 pub(crate) use self::state::MAX_CALLERS;
 
-use self::list::Waiting;
+use self::list::{List, Waiting};
 use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, Snapshot, State, TASK, UNTOLD, WOKEN};
 use crate::identity::Fingerprint;
-use crate::sync::{AtomicU32, bug, round};
+use crate::sync::{AtomicU32, Mutex, bug, round};
 use crate::telemetry::FlightSpan;
 use std::any::Any;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -216,10 +218,12 @@ unsafe impl<K: Send + Sync, T: Send + Sync> Send for Seat<K, T> {}
 pub(crate) struct Flight<K, T, C: ?Sized = dyn Cargo<K, T>> {
     refs: AtomicU32,
     state: State,
-    waiting: Waiting,
+    /// The lock of those who wait.
+    lock: Mutex<()>,
     /// The hash under which the flight is listed. Kept, not computed anew: what the map finds must not depend on the
     /// user's `Hash`, which may panic, or differ from one time to the next.
-    hash: u64,
+    hash: hash::Packed,
+    waiting: Waiting,
     key: K,
     span: FlightSpan,
     _result: std::marker::PhantomData<fn() -> T>,
@@ -232,6 +236,13 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
         if self.refs.fetch_add(1, Ordering::Relaxed) > u32::MAX / 2 {
             std::process::abort();
         }
+    }
+
+    /// Those who wait, under their lock.
+    #[inline]
+    fn waiting(&self) -> impl DerefMut<Target = List> + '_ {
+        // SAFETY: the list is taken here alone.
+        unsafe { self.waiting.lock(&self.lock) }
     }
 
     /// The work asks to be polled.
@@ -248,7 +259,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
     /// Wakes the driver and a standby. One of them, polled, finds `WOKEN` and polls the work.
     fn wake_drivers(&self) {
         let (driver, standby) = {
-            let mut waiting = self.waiting.lock();
+            let mut waiting = self.waiting();
             let driver = waiting.pop_front();
             let standby = match &driver {
                 // A task of ours is always polled again.
@@ -271,7 +282,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
         loop {
             let mut taken = 0;
             let more = {
-                let mut waiting = self.waiting.lock();
+                let mut waiting = self.waiting();
                 while taken < BATCH.min(left) {
                     let Some(waker) = waiting.pop_front() else { break };
                     batch[taken] = Some(waker);
@@ -335,8 +346,8 @@ impl<K, T> FlightRef<K, T> {
         &self.flight().key
     }
 
-    pub(crate) fn hash(&self) -> u64 {
-        self.flight().hash
+    pub(crate) fn hash(&self) -> KeyHash {
+        self.flight().hash.get()
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 
 use super::waits::Wait;
 use super::{Borrowed, Error, Group, Outcome, Role};
-use crate::flight::{Anchor, Caller, Failure};
+use crate::flight::{Anchor, Caller, Failure, KeyHash};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
 use std::borrow::Borrow;
@@ -74,7 +74,7 @@ where
         let inner = *caller.get_ref().home();
         if let Some(key) = this.key.take() {
             let mut parent = Anchor::current();
-            let hash = inner.hasher.hash_one(key);
+            let hash = KeyHash::of(inner.hasher.hash_one(key));
             let seat = {
                 let mut shard = inner.map.shard(hash).lock();
                 let seat = match shard.find(hash, |own| own.borrow() == key) {

@@ -4,7 +4,7 @@
 //! lock once, and only `Eq` of the key runs under it: a flight keeps its hash. Removal compares identity, so a flight that was
 //! forgotten never removes its successor.
 
-use crate::flight::FlightRef;
+use crate::flight::{FlightRef, KeyHash};
 use crate::sync::Mutex;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -52,26 +52,30 @@ impl<K, T> Vacancy<'_, K, T> {
 impl<K, T> Shard<K, T> {
     /// The flight of a key, or the place for one.
     #[inline]
-    pub(super) fn find_or_reserve(&mut self, hash: u64, is_key: impl Fn(&K) -> bool) -> Found<'_, K, T> {
-        let entry = self.table.entry(hash, |flight| is_key(flight.key()), FlightRef::hash);
+    pub(super) fn find_or_reserve(&mut self, hash: KeyHash, is_key: impl Fn(&K) -> bool) -> Found<'_, K, T> {
+        let entry = self.table.entry(hash.spread(), |flight| is_key(flight.key()), spread);
         match entry {
             Entry::Occupied(occupied) => Found::Flight(occupied.into_mut()),
             Entry::Vacant(vacant) => Found::Free(Vacancy(vacant)),
         }
     }
 
-    pub(super) fn find(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<&FlightRef<K, T>> {
-        self.table.find(hash, |flight| is_key(flight.key()))
+    pub(super) fn find(&self, hash: KeyHash, is_key: impl Fn(&K) -> bool) -> Option<&FlightRef<K, T>> {
+        self.table.find(hash.spread(), |flight| is_key(flight.key()))
     }
 
     /// Takes out the entry that `is_it` accepts.
     #[inline]
-    pub(super) fn remove(&mut self, hash: u64, is_it: impl Fn(&FlightRef<K, T>) -> bool) -> Option<FlightRef<K, T>> {
-        let found = self.table.find_entry(hash, is_it).ok()?;
+    pub(super) fn remove(
+        &mut self,
+        hash: KeyHash,
+        is_it: impl Fn(&FlightRef<K, T>) -> bool,
+    ) -> Option<FlightRef<K, T>> {
+        let found = self.table.find_entry(hash.spread(), is_it).ok()?;
         let (flight, _) = found.remove();
         let (len, room) = (self.table.len(), self.table.capacity());
         if room > SMALL && len < room / SHRINK_AT {
-            self.table.shrink_to(len * 2, FlightRef::hash);
+            self.table.shrink_to(len * 2, spread);
         }
         Some(flight)
     }
@@ -79,6 +83,10 @@ impl<K, T> Shard<K, T> {
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
+}
+
+fn spread<K, T>(flight: &FlightRef<K, T>) -> u64 {
+    flight.hash().spread()
 }
 
 impl<K, T> Map<K, T> {
@@ -101,8 +109,8 @@ impl<K, T> Map<K, T> {
     /// The shard of a hash, by bits that the table inside looks at neither first (the top seven) nor, while it is small,
     /// for the place (the low ones).
     #[inline]
-    pub(super) fn shard(&self, hash: u64) -> &Mutex<Shard<K, T>> {
-        let index = (hash >> 32) as usize & (self.shards.len() - 1);
+    pub(super) fn shard(&self, hash: KeyHash) -> &Mutex<Shard<K, T>> {
+        let index = (hash.spread() >> 32) as usize & (self.shards.len() - 1);
         &self.shards[index].0
     }
 

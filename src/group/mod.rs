@@ -28,7 +28,7 @@ pub use self::try_run::{ShareError, TryRun};
 use self::drain::Drainers;
 use self::map::Map;
 use self::stats::Counters;
-use crate::flight::{Caller, Drive, Event, FlightRef, Home, OnAbandon, Seat, Waking};
+use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking};
 use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, yield_now};
 use crate::telemetry;
 use std::borrow::Borrow;
@@ -235,7 +235,7 @@ where
         Q: Hash + Eq + ?Sized,
     {
         let inner = &*self.inner;
-        let hash = inner.hasher.hash_one(key);
+        let hash = KeyHash::of(inner.hasher.hash_one(key));
         let forgotten = {
             let mut shard = inner.map.shard(hash).lock();
             let removed = shard.remove(hash, |flight| flight.key().borrow() == key);
@@ -255,7 +255,7 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let hash = self.inner.hasher.hash_one(key);
+        let hash = KeyHash::of(self.inner.hasher.hash_one(key));
         let found = {
             let shard = self.inner.map.shard(hash).lock();
             shard.find(hash, |own| own.borrow() == key).cloned()

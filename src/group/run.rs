@@ -3,7 +3,7 @@
 use super::map::Found;
 use super::waits::Wait;
 use super::{Borrowed, Error, Group, Inner, Key, Limit};
-use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, OnAbandon, Proof, Seat, Takeoff, quietly};
+use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, KeyHash, OnAbandon, Proof, Seat, Takeoff, quietly};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
 use std::fmt;
@@ -222,7 +222,7 @@ where
     let Some(call) = place else { panic!("{OVER}") };
     let inner = *caller.get_ref().home();
     let mut parent = Anchor::current();
-    let hash = call.key.hash(&inner.hasher);
+    let hash = KeyHash::of(call.key.hash(&inner.hasher));
     let can_spawn = drive != Drive::Spawned || inner.runtime().is_some();
     let mut made = None;
     let mut shard = inner.map.shard(hash).lock();

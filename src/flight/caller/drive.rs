@@ -100,7 +100,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     pub(super) fn register(&self, flight: &Flight<K, T>, waker: &Waker, place: Place) {
         // Whoever is not in the list is put there by nobody else, so this look needs no lock.
         if self.node.is_linked() {
-            let mut waiting = flight.waiting.lock();
+            let mut waiting = flight.waiting();
             // SAFETY: the lock is held.
             if self.node.is_linked() && unsafe { self.node.is_woken_by(waker) } {
                 let event = self.place(&mut waiting, place);
@@ -114,12 +114,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             // SAFETY: not linked, and pinned in the caller's future, which unlinks it before it is freed.
             drop(unsafe { flight.waiting.push(&self.node, waker) });
             if flight.state.joined_or_so().is_multiple_of(NEWCOMERS) {
-                drop(flight.waiting.lock());
+                drop(flight.waiting());
             }
             return;
         }
         let (event, old) = {
-            let mut waiting = flight.waiting.lock();
+            let mut waiting = flight.waiting();
             let event = self.place(&mut waiting, place);
             // SAFETY: the lock is held.
             (event, unsafe { self.node.set_waker(waker) })

@@ -35,7 +35,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         if lent.flight().state.load().has(SHARED) {
             let event = {
-                let mut waiting = lent.flight().waiting.lock();
+                let mut waiting = lent.flight().waiting();
                 let event = match polled {
                     Polled::Now => self.become_driver(&mut waiting),
                     Polled::Not => None,
@@ -133,7 +133,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     #[inline]
     fn unlink(&self, flight: &FlightRef<K, T>) {
         if self.node.is_linked() {
-            let mut waiting = flight.flight().waiting.lock();
+            let mut waiting = flight.flight().waiting();
             // SAFETY: if it is still linked, then here.
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
@@ -151,7 +151,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             state.clear(TASK);
         }
         {
-            let mut waiting = lent.flight().waiting.lock();
+            let mut waiting = lent.flight().waiting();
             // SAFETY: if it is linked, then here.
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
