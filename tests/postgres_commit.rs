@@ -100,6 +100,53 @@ async fn a_commit_that_nobody_answers_is_asked_about_within_its_patience() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_nobody_answers_is_given_up_with_its_connection() {
+    let (proxy, idem, direct, _) = shop(server(), Duration::from_millis(300)).await;
+    order(&idem, "warm").await.unwrap();
+    // The beginning; and, seen by their parameters, the look and, after the work's own, the record.
+    for (cuts, (skipped, bytes)) in [(0, "oneflight_work"), (0, "seen-1"), (2, "seen-3")]
+        .into_iter()
+        .enumerate()
+    {
+        let key: &'static str = bytes;
+        proxy.cut_after(skipped, bytes, Cut::Swallowed);
+        let begun = Instant::now();
+        let error = order(&idem, key).await.unwrap_err();
+        assert_eq!(error.effect(), Effect::Nothing, "{key}: {error:?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{key}: {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(proxy.cuts(), cuts + 1, "{key}");
+        proxy.cut_all();
+        assert_eq!(order(&idem, key).await.unwrap().1, Source::Executed, "{key}");
+        assert_eq!(orders(&direct, key).await, 1, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_nobody_answers_is_asked_for_over_another_connection() {
+    let (proxy, idem, ..) = shop(server(), Duration::from_millis(300)).await;
+    let run = |key: &'static str, value| idem.run(id(key), move |_| async move { value });
+    // The claim, and the completion.
+    for (skipped, key) in [(0, "claim"), (1, "completion")] {
+        proxy.cut_after(skipped, key, Cut::Swallowed);
+        let begun = Instant::now();
+        let reply = run(key, 1).await.unwrap();
+        assert_eq!((*reply, reply.source()), (1, Source::Executed), "{key}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{key}: {:?}",
+            begun.elapsed()
+        );
+        let reply = run(key, 2).await.unwrap();
+        assert_eq!((*reply, reply.source()), (1, Source::Replayed), "{key}");
+    }
+    assert_eq!(proxy.cuts(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_cut_anywhere_else_did_nothing() {
     let (proxy, idem, direct, _) = shop(server(), Duration::from_secs(10)).await;
     order(&idem, "warm").await.unwrap();

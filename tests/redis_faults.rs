@@ -15,9 +15,12 @@ use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use tokio::task::JoinSet;
 
+#[path = "common/proxy.rs"]
+mod proxy;
 #[path = "common/redis.rs"]
 mod server;
 
+use proxy::{Cut, Proxy};
 use server::{Server, place, prefix, server};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -78,6 +81,35 @@ async fn scripts_that_the_server_forgets_are_sent_again() {
     flushes.store(false, SeqCst);
     let count: u32 = flushing.await.unwrap();
     assert!(count > 50, "flushed {count} times");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_over_which_nobody_answers_is_given_up_for_another() {
+    let proxy = Proxy::before(server().port()).await;
+    let options = RedisStore::options().prefix(prefix());
+    let store = options.patience(Duration::from_millis(300));
+    let store = store
+        .open(format!("redis://127.0.0.1:{}/", proxy.port()))
+        .await
+        .unwrap();
+    let idem = Idempotency::builder(store).build();
+    let run = |key: &str, value| idem.run(id(key), move |_| async move { value });
+    assert_eq!(*run("warm", 0).await.unwrap(), 0);
+    // The claim, and the completion.
+    for (skipped, key) in [(0, "first"), (1, "second")] {
+        proxy.cut_after(skipped, key, Cut::Swallowed);
+        let begun = Instant::now();
+        let reply = run(key, 1).await.unwrap();
+        assert_eq!((*reply, reply.source()), (1, Source::Executed), "{key}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{key}: {:?}",
+            begun.elapsed()
+        );
+        let reply = run(key, 2).await.unwrap();
+        assert_eq!((*reply, reply.source()), (1, Source::Replayed), "{key}");
+    }
+    assert_eq!(proxy.cuts(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

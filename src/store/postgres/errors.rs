@@ -1,6 +1,7 @@
 //! What an error of the server or of the way to it means.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
@@ -56,6 +57,17 @@ pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
         sqlx::Error::PoolTimedOut => StoreError::NoConnection,
         error => StoreError::unavailable(error),
     }
+}
+
+/// The server has not answered within our patience.
+pub(super) fn late() -> sqlx::Error {
+    let what = "the server has not answered for as long as the store's patience";
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
+}
+
+/// The connection was gone already, or went.
+pub(super) fn is_lost(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() != io::ErrorKind::TimedOut)
 }
 
 /// A transaction of which nothing was kept.

@@ -10,7 +10,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgArguments, PgPool, PgRow, Postgres};
+use sqlx::query::Query;
+use tokio::time::timeout;
 
 use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
 use crate::identity::RequestId;
@@ -25,7 +27,7 @@ mod settle;
 mod statements;
 mod transaction;
 
-use errors::{Tries, unavailable};
+use errors::{Tries, late, unavailable};
 use listen::Ear;
 use names::Names;
 use statements::Statements;
@@ -139,8 +141,9 @@ impl PostgresOptions {
         self
     }
 
-    /// How long a commit may take to be answered before it is taken for lost, and how long it is then asked about: 30 s
-    /// each unless set.
+    /// How long the server may take to answer a statement of ours, or a commit, before its connection is given up, and how
+    /// long it is then asked what became of a commit: 30 s each unless set. So a connection that is dead, and that nobody says is
+    /// dead, holds a call up for no longer. The statements of the work are its own affair.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -221,10 +224,22 @@ impl PostgresStore {
             let load = sqlx::query(self.statements.load.clone())
                 .bind(id.scope())
                 .bind(id.key());
-            match load.fetch_optional(&self.pool).await {
-                Ok(Some(row)) => return records::record(&row),
-                Ok(None) => return Ok(None),
+            match self.ask(load).await {
+                Ok(rows) => return rows.first().map_or(Ok(None), records::record),
                 Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    /// What the server answers to one statement, on a connection that is given up if it takes longer than our patience.
+    async fn ask(&self, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+        let mut connection = self.pool.acquire().await?;
+        match timeout(self.patience, query.fetch_all(&mut *connection)).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                // Back in the pool, it would be waited for once more.
+                drop(connection.detach());
+                Err(late())
             }
         }
     }
@@ -251,8 +266,8 @@ impl Store for PostgresStore {
                 .bind(records::millis(request.lease))
                 .bind(records::takeover(request.takeover))
                 .bind(self.names.keys(request.id).claim);
-            match claim.fetch_one(&self.pool).await {
-                Ok(row) => return records::claimed(&row, &request),
+            match self.ask(claim).await {
+                Ok(rows) => return records::claimed(records::only(&rows)?, &request),
                 Err(error) => tries.after(error).await?,
             }
         }
@@ -267,9 +282,9 @@ impl Store for PostgresStore {
                 .bind(records::number(token))
                 .bind(records::millis(lease))
                 .bind(self.names.keys(id).watch);
-            match renew.fetch_optional(&self.pool).await {
-                Ok(Some(_)) => return Ok(()),
-                Ok(None) => return Err(StoreError::Outdated { token }),
+            match self.ask(renew).await {
+                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,
             }
         }
@@ -286,9 +301,9 @@ impl Store for PostgresStore {
                 .bind(result.as_bytes())
                 .bind(records::millis(retention))
                 .bind(self.names.keys(id).watch);
-            match complete.fetch_optional(&self.pool).await {
-                Ok(Some(_)) => return Ok(()),
-                Ok(None) => break,
+            match self.ask(complete).await {
+                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(_) => break,
                 Err(error) => tries.after(error).await?,
             }
         }
@@ -308,9 +323,9 @@ impl Store for PostgresStore {
                 .bind(id.key())
                 .bind(records::number(token))
                 .bind(self.names.keys(id).watch);
-            match release.fetch_optional(&self.pool).await {
-                Ok(Some(_)) => return Ok(()),
-                Ok(None) => return Err(StoreError::Outdated { token }),
+            match self.ask(release).await {
+                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,
             }
         }
@@ -325,20 +340,21 @@ impl Store for PostgresStore {
         let mut tries = Tries::default();
         loop {
             let purge = sqlx::query(self.statements.purge.clone()).bind(records::rows(limit));
-            match purge.execute(&self.pool).await {
-                Ok(done) => return Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX)),
+            match self.ask(purge).await {
+                Ok(rows) => {
+                    let purged: i64 = records::column(records::only(&rows)?, 0)?;
+                    return Ok(usize::try_from(purged).unwrap_or(0));
+                }
                 Err(error) => tries.after(error).await?,
             }
         }
     }
 
     async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
-        let rows = sqlx::query(self.statements.in_doubt.clone())
+        let list = sqlx::query(self.statements.in_doubt.clone())
             .bind(after.map_or(0, records::number))
-            .bind(records::rows(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(unavailable)?;
+            .bind(records::rows(limit));
+        let rows = self.ask(list).await.map_err(unavailable)?;
         rows.iter().map(records::doubtful).collect()
     }
 

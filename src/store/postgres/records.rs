@@ -140,6 +140,13 @@ pub(super) fn doubtful(row: &PgRow) -> Result<InDoubt, StoreError> {
         })
 }
 
+/// The row of a statement that always answers with one.
+pub(super) fn only(rows: &[PgRow]) -> Result<&PgRow, StoreError> {
+    rows.first().ok_or(StoreError::Corrupt {
+        what: "the server has left a statement unanswered",
+    })
+}
+
 pub(super) fn column<'r, T>(row: &'r PgRow, index: usize) -> Result<T, StoreError>
 where
     T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,

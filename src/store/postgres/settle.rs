@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use super::PostgresStore;
 use super::errors::is_unborn_transaction;
+use super::records::{column, only};
 use crate::record::random_u64;
 use crate::store::{ClaimRequest, StoreError};
 
@@ -58,27 +59,26 @@ impl PostgresStore {
     /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be
     /// ended.
     async fn end_if_idle(&self, number: &str) -> bool {
-        sqlx::query_scalar(
+        let end = sqlx::query(
             "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
              WHERE backend_xid = $1::text::xid8::xid AND state LIKE 'idle in transaction%'",
-        )
-        .bind(number)
-        .fetch_one(&self.pool)
-        .await
+        );
         // Without the right to, it is waited for.
-        .unwrap_or(false)
+        let Ok(rows) = self.ask(end.bind(number)).await else {
+            return false;
+        };
+        only(&rows).and_then(|row| column(row, 0)).unwrap_or(false)
     }
 
     /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody
     /// answers.
     async fn ended(&self, number: &str) -> Option<bool> {
-        let status = sqlx::query_scalar::<_, Option<String>>("SELECT pg_xact_status($1::text::xid8)")
-            .bind(number)
-            .fetch_one(&self.pool)
-            .await;
-        match status {
-            Ok(Some(status)) if status == "in progress" => None,
-            Ok(status) => Some(status.is_some_and(|status| status == "committed")),
+        let ask = sqlx::query("SELECT pg_xact_status($1::text::xid8)").bind(number);
+        match self.ask(ask).await {
+            Ok(rows) => match only(&rows).and_then(|row| column::<Option<String>>(row, 0)).ok()? {
+                Some(status) if status == "in progress" => None,
+                status => Some(status.is_some_and(|status| status == "committed")),
+            },
             Err(error) if is_unborn_transaction(&error) => Some(false),
             Err(_) => None,
         }

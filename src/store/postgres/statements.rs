@@ -109,10 +109,12 @@ impl Statements {
             // What others are at is left to them, and to the next time. The instant is a scalar here: as such it bounds
             // the index, which would otherwise be read to its end for want of a full batch.
             purge: sql(format!(
-                "WITH {INSTANT}
-                 DELETE FROM {records} WHERE ctid = ANY (ARRAY(
-                    SELECT r.ctid FROM {records} r WHERE r.expires_at <= (SELECT now FROM instant)
-                    ORDER BY r.expires_at LIMIT $1 FOR UPDATE OF r SKIP LOCKED))"
+                "WITH {INSTANT}, purged AS (
+                    DELETE FROM {records} WHERE ctid = ANY (ARRAY(
+                        SELECT r.ctid FROM {records} r WHERE r.expires_at <= (SELECT now FROM instant)
+                        ORDER BY r.expires_at LIMIT $1 FOR UPDATE OF r SKIP LOCKED))
+                    RETURNING 1)
+                 SELECT count(*) FROM purged"
             )),
             in_doubt: sql(format!(
                 "WITH {INSTANT} SELECT now, {RECORD}, scope, key FROM {records}, instant

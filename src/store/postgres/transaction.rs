@@ -50,7 +50,9 @@ use sqlx::{Connection, Executor};
 use tokio::time::timeout;
 
 use super::PostgresStore;
-use super::errors::{is_caused_by_conflict, is_refused_commit, is_transaction_over, rolled_back, unavailable};
+use super::errors::{
+    is_caused_by_conflict, is_lost, is_refused_commit, is_transaction_over, late, rolled_back, unavailable,
+};
 use super::records::{column, millis, not_granted, number, record, untold};
 use super::statements::turn;
 use crate::record::{FencingToken, Record};
@@ -115,13 +117,13 @@ impl PostgresStore {
         let begin = self.statements.begin(self.names.keys(request.id), request.holder);
         let mut dead = 0;
         let mut transaction = loop {
-            let error = match borrowed.connection().begin_with(begin.clone()).await {
+            let error = match self.in_time(borrowed.connection().begin_with(begin.clone())).await {
                 Ok(transaction) => break transaction,
                 Err(error) => error,
             };
             // Most likely one that was lost while it lay in the pool. Nothing has been done so far.
             dead += 1;
-            if dead > DEAD_CONNECTIONS || !matches!(error, sqlx::Error::Io(_)) {
+            if dead > DEAD_CONNECTIONS || !is_lost(&error) {
                 return Err(unavailable(error));
             }
             borrowed = Borrowed::from(&self.pool).await?;
@@ -140,7 +142,7 @@ impl PostgresStore {
             Ended::Ready(number) => number,
             Ended::Before => return Err(StoreError::CommittedByWork),
             Ended::RolledBack => {
-                let rolled_back = transaction.rollback().await.is_ok();
+                let rolled_back = self.in_time(transaction.rollback()).await.is_ok();
                 self.tell_and_give_back(borrowed, rolled_back, &request).await;
                 return Ok(ClaimOutcome::Granted(value));
             }
@@ -169,10 +171,15 @@ impl PostgresStore {
         if rolled_back && !borrowed.connection().is_in_transaction() {
             let keys = self.names.keys(request.id);
             let notify = sqlx::query(self.statements.notify.clone()).bind(keys.watch);
-            if notify.execute(borrowed.connection()).await.is_ok() {
+            if self.in_time(notify.execute(borrowed.connection())).await.is_ok() {
                 borrowed.give_back();
             }
         }
+    }
+
+    /// Waits for the server no longer than our patience. The connection is not to be used any more then.
+    async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        timeout(self.patience, answer).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Reads the record and decides.
@@ -181,13 +188,11 @@ impl PostgresStore {
         connection: &mut PgConnection,
         request: &ClaimRequest<'_>,
     ) -> Result<ClaimOutcome<Granted>, StoreError> {
-        let row = sqlx::query(self.statements.look.clone())
+        let look = sqlx::query(self.statements.look.clone())
             .bind(request.id.scope())
             .bind(request.id.key())
-            .bind(turn(request.holder))
-            .fetch_one(connection)
-            .await
-            .map_err(unavailable)?;
+            .bind(turn(request.holder));
+        let row = self.in_time(look.fetch_one(connection)).await.map_err(unavailable)?;
         let (record, locked) = (record(&row)?, column::<bool>(&row, 10)?);
         let seen = record.as_ref().map(|record| record.token);
         let attempt = record.as_ref().map_or(1, |record: &Record| record.attempt);
@@ -213,7 +218,7 @@ impl PostgresStore {
     ) -> Result<Ended, StoreError> {
         if let Ending::RollBack | Ending::Refuse { .. } = ending {
             // Whoever still has the savepoint still has the transaction.
-            match connection.execute("ROLLBACK TO oneflight_work").await {
+            match self.in_time(connection.execute("ROLLBACK TO oneflight_work")).await {
                 Ok(_) => {}
                 Err(error) if is_transaction_over(&error) => return Ok(Ended::Before),
                 // The connection is lost, and the transaction with it: nobody said `COMMIT`.
@@ -226,7 +231,7 @@ impl PostgresStore {
             Ending::Commit { result, retention } | Ending::Refuse { result, retention } => (result, *retention),
         };
         let fingerprint = request.id.fingerprint();
-        let row = sqlx::query(self.statements.record.clone())
+        let record = sqlx::query(self.statements.record.clone())
             .bind(request.id.scope())
             .bind(request.id.key())
             .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
@@ -237,10 +242,8 @@ impl PostgresStore {
             .bind(result.as_bytes())
             .bind(self.names.keys(request.id).watch)
             .bind(turn(request.holder))
-            .bind(granted.seen.map(number))
-            .fetch_one(connection)
-            .await
-            .map_err(rolled_back)?;
+            .bind(granted.seen.map(number));
+        let row = self.in_time(record.fetch_one(connection)).await.map_err(rolled_back)?;
         if !column::<bool>(&row, 0)? {
             return Ok(Ended::Before);
         }

@@ -9,11 +9,13 @@
 //! that connection has written.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, ConnectionManager, MultiplexedConnection};
+use parking_lot::Mutex;
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, RedisResult, Value, cmd, pipe};
+use redis::{Client, Cmd, RedisError, RedisResult, Value, cmd, pipe};
 use tokio::time::timeout;
 
 use super::errors::{is_unknown_script, unavailable};
@@ -29,35 +31,63 @@ pub struct RedisConnection(Kind);
 
 #[derive(Clone)]
 enum Kind {
+    Ours(Arc<Ours>),
+    Callers(Connection),
+}
+
+#[derive(Clone)]
+enum Connection {
     Managed(ConnectionManager),
     Multiplexed(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
+/// A connection that we have opened, and can open anew. A manager connects again when it is told that its connection is
+/// lost, but not when the server merely does not answer: a connection that swallows everything would stay.
+struct Ours {
+    client: Client,
+    config: ConnectionManagerConfig,
+    current: Mutex<(u64, ConnectionManager)>,
+}
+
+impl Ours {
+    /// Gives a connection up, unless somebody has.
+    fn give_up(&self, number: u64) {
+        let mut current = self.current.lock();
+        // It connects when it is first used.
+        if current.0 == number
+            && let Ok(next) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+        {
+            *current = (number + 1, next);
+        }
+    }
+}
+
 impl From<ConnectionManager> for RedisConnection {
     fn from(connection: ConnectionManager) -> Self {
-        Self(Kind::Managed(connection))
+        Self(Kind::Callers(Connection::Managed(connection)))
     }
 }
 
 impl From<MultiplexedConnection> for RedisConnection {
     fn from(connection: MultiplexedConnection) -> Self {
-        Self(Kind::Multiplexed(connection))
+        Self(Kind::Callers(Connection::Multiplexed(connection)))
     }
 }
 
 impl From<ClusterConnection> for RedisConnection {
     fn from(connection: ClusterConnection) -> Self {
-        Self(Kind::Cluster(connection))
+        Self(Kind::Callers(Connection::Cluster(connection)))
     }
 }
 
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            Kind::Managed(_) => "RedisConnection(managed)",
-            Kind::Multiplexed(_) => "RedisConnection(multiplexed)",
-            Kind::Cluster(_) => "RedisConnection(cluster)",
+            Kind::Ours(_) => "RedisConnection(ours)",
+            Kind::Callers(Connection::Managed(_)) => "RedisConnection(managed)",
+            Kind::Callers(Connection::Multiplexed(_)) => "RedisConnection(multiplexed)",
+            Kind::Callers(Connection::Cluster(_)) => "RedisConnection(cluster)",
         })
     }
 }
@@ -122,7 +152,18 @@ impl Call<'_> {
 }
 
 impl RedisConnection {
-    /// Runs a script, within this time, connecting again included.
+    /// Connects to a server.
+    pub(super) async fn open(client: Client, config: ConnectionManagerConfig) -> RedisResult<Self> {
+        let manager = ConnectionManager::new_with_config(client.clone(), config.clone()).await?;
+        Ok(Self(Kind::Ours(Arc::new(Ours {
+            client,
+            config,
+            current: Mutex::new((0, manager)),
+        }))))
+    }
+
+    /// Runs a script, within this time, connecting again included. A connection over which nothing was answered by then is
+    /// given up, if it is ours.
     pub(super) async fn run(
         &self,
         call: Call<'_>,
@@ -130,21 +171,46 @@ impl RedisConnection {
         acknowledgement: Option<Acknowledgement>,
     ) -> Result<Answered, StoreError> {
         let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
+        let (connection, number) = self.current();
         let answered = timeout(patience.saturating_add(within), async {
             let known = call.command("EVALSHA", &call.script.digest);
-            match self.ask(known, acknowledgement).await {
+            match connection.ask(known, acknowledgement).await {
                 Err(error) if is_unknown_script(&error) => {
-                    self.ask(call.command("EVAL", call.script.text), acknowledgement).await
+                    let unknown = call.command("EVAL", call.script.text);
+                    connection.ask(unknown, acknowledgement).await
                 }
                 answered => answered,
             }
         });
-        match answered.await {
-            Ok(answered) => answered.map_err(unavailable),
-            Err(late) => Err(StoreError::unavailable(late)),
+        let answered = answered.await;
+        let is_late = match &answered {
+            Ok(answered) => answered.as_ref().is_err_and(RedisError::is_timeout),
+            Err(_) => true,
+        };
+        if let (Kind::Ours(ours), true) = (&self.0, is_late) {
+            ours.give_up(number);
+        }
+        answered.map_err(StoreError::unavailable)?.map_err(unavailable)
+    }
+
+    /// The connection as it is now, and, if it is ours, which of those that there were.
+    fn current(&self) -> (Connection, u64) {
+        match &self.0 {
+            Kind::Ours(ours) => {
+                let (number, manager) = ours.current.lock().clone();
+                (Connection::Managed(manager), number)
+            }
+            Kind::Callers(connection) => (connection.clone(), 0),
         }
     }
 
+    /// The answer to one command.
+    pub(super) async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
+        self.current().0.answer_to(command).await
+    }
+}
+
+impl Connection {
     async fn ask(&self, command: Cmd, acknowledgement: Option<Acknowledgement>) -> RedisResult<Answered> {
         let Some(acknowledgement) = acknowledgement else {
             return Ok(Answered {
@@ -157,10 +223,10 @@ impl RedisConnection {
         both.add_command(command)
             .add_command(acknowledgement.wait())
             .ignore_errors();
-        let mut answers = match self.0.clone() {
-            Kind::Managed(mut connection) => answers_to(&both, &mut connection).await,
-            Kind::Multiplexed(mut connection) => answers_to(&both, &mut connection).await,
-            Kind::Cluster(mut connection) => answers_to(&both, &mut connection).await,
+        let mut answers = match self.clone() {
+            Self::Managed(mut connection) => answers_to(&both, &mut connection).await,
+            Self::Multiplexed(mut connection) => answers_to(&both, &mut connection).await,
+            Self::Cluster(mut connection) => answers_to(&both, &mut connection).await,
         }?
         .into_iter();
         Ok(Answered {
@@ -170,11 +236,11 @@ impl RedisConnection {
     }
 
     /// The answer to one command.
-    pub(super) async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
-        match self.0.clone() {
-            Kind::Managed(mut connection) => command.query_async(&mut connection).await,
-            Kind::Multiplexed(mut connection) => command.query_async(&mut connection).await,
-            Kind::Cluster(mut connection) => command.query_async(&mut connection).await,
+    async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
+        match self.clone() {
+            Self::Managed(mut connection) => command.query_async(&mut connection).await,
+            Self::Multiplexed(mut connection) => command.query_async(&mut connection).await,
+            Self::Cluster(mut connection) => command.query_async(&mut connection).await,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::ConnectionManagerConfig;
 use redis::cluster::ClusterClientBuilder;
 use redis::{Client, ConnectionInfo, IntoConnectionInfo, Value, cmd};
 
@@ -56,7 +56,8 @@ impl RedisOptions {
         self
     }
 
-    /// How long an operation may take, connecting again included: 5 s unless set.
+    /// How long an operation may take, connecting again included: 5 s unless set. A connection of ours over which nothing was
+    /// answered in that time is given up for another.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -98,7 +99,7 @@ impl RedisOptions {
             .set_max_delay(LONGEST_PAUSE)
             .set_connection_timeout(Some(self.patience))
             .set_response_timeout(Some(self.longest_answer()));
-        let connection = ConnectionManager::new_with_config(client.clone(), config)
+        let connection = RedisConnection::open(client.clone(), config)
             .await
             .map_err(unavailable)?;
         if self.listeners.is_empty() {
