@@ -7,10 +7,11 @@ use sqlx::Connection;
 
 use super::SqliteStore;
 use super::queue::Rank;
+use super::transaction::{Kept, look_up};
 use crate::idempotency::{Idempotency, Source};
 use crate::identity::{RequestId, Scope};
-use crate::record::{CodecId, RecordedResult, Verdict};
-use crate::store::{ClaimOutcome, ClaimRequest, Store};
+use crate::record::{CodecId, HolderId, RecordedResult, Verdict};
+use crate::store::{ClaimOutcome, ClaimRequest, Ending, Store, StoreError};
 
 /// Faults to inject.
 #[derive(Default)]
@@ -58,6 +59,26 @@ async fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() {
         .await
         .unwrap();
     assert_eq!(orders, 2);
+}
+
+#[tokio::test]
+async fn a_commit_whose_record_may_be_past_its_retention_is_not_said_to_be_rolled_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("gone.db")).await.unwrap();
+    let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"1");
+    for (retention, is_known) in [(Duration::from_secs(60), true), (Duration::from_millis(1), false)] {
+        let kept = Kept::from_now(&Ending::Commit {
+            result: result.clone(),
+            retention,
+        });
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let lost = sqlx::Error::WorkerCrashed;
+        let ended = look_up(&store, &id("gone"), HolderId::random(), kept, lost).await;
+        match is_known {
+            true => assert!(matches!(ended, Err(StoreError::RolledBack { .. })), "{ended:?}"),
+            false => assert!(matches!(ended, Err(StoreError::Unavailable { .. })), "{ended:?}"),
+        }
+    }
 }
 
 #[tokio::test]

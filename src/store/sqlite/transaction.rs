@@ -13,7 +13,7 @@
 //! While the work runs, the connection is [sealed](super::seal): should the work end the transaction behind our back, or
 //! go on after SQLite ended it by itself, nothing of it is kept. The savepoint is gone then, so we know as well.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -63,6 +63,7 @@ impl TransactionalStore for SqliteStore {
                     let seal = writer.seal(connection).await.map_err(StoreError::unavailable)?;
                     seal.close();
                     let (ending, value) = writer.within(work(OpenTransaction::new(connection, attempt))).await;
+                    let value = (value, Kept::from_now(&ending));
                     Ok(match end(connection, &id, token, &ending).await {
                         Ok(end) => {
                             seal.open();
@@ -77,11 +78,11 @@ impl TransactionalStore for SqliteStore {
             })
             .await?;
         match ended {
-            Ended::Committed(Worked::Yes(value)) | Ended::RolledBack(Worked::Yes(value)) => {
+            Ended::Committed(Worked::Yes((value, _))) | Ended::RolledBack(Worked::Yes((value, _))) => {
                 Ok(ClaimOutcome::Granted(value))
             }
-            Ended::Unknown(Worked::Yes(value), error) => {
-                look_up(self, request.id, holder, error).await?;
+            Ended::Unknown(Worked::Yes((value, kept)), error) => {
+                look_up(self, request.id, holder, kept, error).await?;
                 Ok(ClaimOutcome::Granted(value))
             }
             Ended::Committed(Worked::No(outcome)) | Ended::RolledBack(Worked::No(outcome)) => Ok(not_granted(outcome)),
@@ -93,6 +94,30 @@ impl TransactionalStore for SqliteStore {
             }),
             Ended::Unknown(Worked::No(_), error) => Err(StoreError::unavailable(error)),
         }
+    }
+}
+
+/// How long a record is certain to be kept, if it was committed.
+pub(super) struct Kept {
+    since: Instant,
+    at_least: Duration,
+}
+
+impl Kept {
+    pub(super) fn from_now(ending: &Ending) -> Self {
+        let retention = match ending {
+            Ending::Commit { retention, .. } | Ending::Refuse { retention, .. } => *retention,
+            Ending::RollBack => Duration::MAX,
+        };
+        Self {
+            since: Instant::now(),
+            // Retentions end by another clock, which may be set.
+            at_least: retention / 2,
+        }
+    }
+
+    fn is_certain(&self) -> bool {
+        self.since.elapsed() < self.at_least
     }
 }
 
@@ -168,8 +193,15 @@ async fn end(
 
 /// Asks the database what became of a transaction whose connection is closed. It asks under the write lock,
 /// which the old transaction must have given up by then: the answer cannot change any more. The holder
-/// tells, not the token: a token that was rolled back is drawn again.
-async fn look_up(store: &SqliteStore, id: &RequestId, holder: HolderId, error: sqlx::Error) -> Result<(), StoreError> {
+/// tells, not the token: a token that was rolled back is drawn again. Nor is a record missed for certain that may be past its
+/// retention by then.
+pub(super) async fn look_up(
+    store: &SqliteStore,
+    id: &RequestId,
+    holder: HolderId,
+    kept: Kept,
+    error: sqlx::Error,
+) -> Result<(), StoreError> {
     let id = id.clone();
     let ended = store
         .writer
@@ -191,6 +223,7 @@ async fn look_up(store: &SqliteStore, id: &RequestId, holder: HolderId, error: s
                 what: "a transaction was committed before it had its result",
             }),
         },
-        _ => Err(StoreError::RolledBack { source: error.into() }),
+        _ if kept.is_certain() => Err(StoreError::RolledBack { source: error.into() }),
+        _ => Err(StoreError::unavailable(error)),
     }
 }

@@ -30,6 +30,8 @@ pub enum Bug {
     BareLook,
     /// A lost commit is taken for a rollback.
     LostMeansRolledBack,
+    /// A lost commit is settled by the record alone, although it may be past its retention by then.
+    SettlesWhatMayBeGone,
     /// The claim under which a policy's result is recorded is asked for as the holder who would work.
     SaysAsWorker,
     /// After an error, a result is not looked up: the work is said to have done nothing.

@@ -245,6 +245,8 @@ pub struct Caller {
     pub looking_up: bool,
     /// Whether the transaction whose commit was not answered is known to have been committed, once it is over.
     pub fate: bool,
+    /// Whether as much time has passed since the transaction's result was recorded as it is kept.
+    pub outlived: bool,
     /// What *look* granted before the lock was tried: only with a bug.
     pub granted_early: Option<(u8, Option<Token>)>,
     /// Whether the policy said that the work may be run again.
@@ -268,6 +270,7 @@ impl Caller {
             lost: false,
             looking_up: false,
             fate: false,
+            outlived: false,
             granted_early: None,
             said_rerun: false,
             retried: false,
@@ -278,6 +281,11 @@ impl Caller {
     /// Whether nothing more comes of it.
     pub fn is_over(&self) -> bool {
         matches!(self.at, At::Answered(_) | At::Dead)
+    }
+
+    /// Whether the result of a transaction is recorded, or about to be, and nothing is known of its commit.
+    pub fn is_committing(&self) -> bool {
+        matches!(self.at, At::RecordingInTx(_) | At::Committing(_) | At::Settling(_))
     }
 
     /// Sends a question.
@@ -300,6 +308,9 @@ impl Caller {
         }
         if !matches!(self.at, At::RenewingFirst { .. }) {
             self.asked = 0;
+        }
+        if !self.is_committing() {
+            self.outlived = false;
         }
     }
 

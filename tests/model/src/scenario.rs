@@ -61,9 +61,6 @@ pub struct Scenario {
     pub losses: u8,
     /// Whether work outside of a transaction may also do nothing, or panic.
     pub work_fails: bool,
-    /// Whether a result may be forgotten while it is asked what became of its commit. SQLite cannot tell that from a
-    /// rollback.
-    pub brief_retention: bool,
     /// What has to happen in it at least once.
     pub must_see: &'static [Sight],
     /// Whether it belongs to the long form only.
@@ -91,7 +88,6 @@ const fn scenario(name: &'static str, store: Store, recovery: Recovery, callers:
         losses: 0,
         must_see: &[],
         work_fails: true,
-        brief_retention: false,
         long: false,
         bug: None,
     }

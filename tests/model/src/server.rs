@@ -64,10 +64,9 @@ impl Row {
         }
     }
 
-    /// Time passes. A result that is kept does not come to the end of its retention.
-    pub fn tick(&mut self, kept: bool) {
+    /// Time passes.
+    pub fn tick(&mut self) {
         match &mut self.state {
-            RowState::Completed { retention: 1, .. } if kept => {}
             RowState::InProgress { lease: left } | RowState::Completed { retention: left, .. } => {
                 *left = left.saturating_sub(1);
             }

@@ -27,9 +27,12 @@ impl World {
             Reply::Over { .. } => self.at(who).send(Request::Read),
             Reply::Loaded(row) => {
                 let ours = row.is_some_and(|row| row.holder == who && row.result().is_some());
-                // Only PostgreSQL tells whether it was committed. If it was, and the record is gone, nobody guesses.
-                let told = self.at(who).fate && claims.scenario.store != Store::OneWriter;
-                let answer = match (ours, told) {
+                // Where it may have been committed, and the record be gone, nobody guesses. PostgreSQL tells whether it was.
+                let may_be = match claims.scenario.store {
+                    Store::OneWriter => self.at(who).outlived && !claims.has(Bug::SettlesWhatMayBeGone),
+                    _ => self.at(who).fate,
+                };
+                let answer = match (ours, may_be) {
                     (true, _) => {
                         claims.see(Sight::SettledCommitted);
                         Answer::Executed(value)

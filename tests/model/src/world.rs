@@ -360,10 +360,10 @@ impl World {
     /// Time passes, for all at the same pace. Says whether that is seen anywhere.
     fn tick(&mut self, claims: &Claims) -> bool {
         let before = self.clone();
-        let settles = |caller: &Caller| matches!(caller.at, At::Committing(_) | At::Settling(_));
-        let one_writer = claims.scenario.store == Store::OneWriter && !claims.scenario.brief_retention;
-        let kept = one_writer && self.callers.iter().any(settles);
+        let one_writer = claims.scenario.store == Store::OneWriter;
         for caller in &mut self.callers {
+            // A tick is as long as a retention.
+            caller.outlived |= one_writer && caller.is_committing();
             caller.since = (caller.since + 1).min(LEASE);
             caller.asked = (caller.asked + 1).min(LEASE);
             if let At::Recording { patience, .. } = &mut caller.at {
@@ -372,7 +372,7 @@ impl World {
         }
         let snapshots = self.sessions.iter_mut().filter_map(|it| it.snapshot.as_mut()?.as_mut());
         for row in self.row.iter_mut().chain(snapshots) {
-            row.tick(kept);
+            row.tick();
         }
         self.forget();
         *self != before

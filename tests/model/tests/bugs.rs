@@ -40,6 +40,7 @@ found! {
     record_outside_transaction: RecordOutsideTransaction in "tx-locks" by RECORDED,
     bare_look: BareLook in "tx-locks" by UNDONE,
     lost_means_rolled_back: LostMeansRolledBack in "tx-locks" by UNDONE,
+    settles_what_may_be_gone: SettlesWhatMayBeGone in "tx-writer" by UNDONE,
     says_as_worker: SaysAsWorker in "lease-ask" by NOT_UNASKED,
     error_means_undone: ErrorMeansUndone in "lease-refuse" by UNDONE,
 }
@@ -53,17 +54,4 @@ fn record_is_a_second_guard() {
         .spawn_bfs()
         .join();
     checker.assert_properties();
-}
-
-/// What is kept for a shorter time than a commit is asked about for cannot be told from what was rolled back.
-#[test]
-fn sqlite_settles_only_what_is_kept() {
-    let mut scenario = scenario::named("tx-writer").expect("there is such a scenario");
-    scenario.brief_retention = true;
-    let checker = Claims::new(scenario)
-        .checker()
-        .finish_when(HasDiscoveries::AllOf([UNDONE].into()))
-        .spawn_bfs()
-        .join();
-    assert!(checker.discovery(UNDONE).is_some());
 }
