@@ -167,6 +167,38 @@ async fn retention_counts_from_completion_and_then_the_key_is_new() {
 }
 
 #[tokio::test]
+async fn calls_may_have_another_retention() {
+    let clock = ManualClock::new();
+    let idem = Idempotency::builder(MemoryStore::with_clock(clock.clone())).build();
+    let day = Duration::from_secs(24 * 3600);
+    let (hours, week) = (idem.with_retention(day / 12), idem.with_retention(day * 7));
+    for (key, idem) in [("hours", &hours), ("day", &idem), ("week", &week)] {
+        assert_eq!(*idem.run(id(key), |_| async { 1 }).await.unwrap(), 1);
+    }
+    let mut known = Vec::new();
+    for age in [Duration::ZERO, day / 12, day * 11 / 12, day * 6] {
+        clock.advance(age);
+        let mut count = 0;
+        for key in ["hours", "day", "week"] {
+            count += usize::from(idem.status(&id(key)).await.unwrap().is_some());
+        }
+        known.push(count);
+    }
+    assert_eq!(known, [3, 2, 1, 0]);
+    // Flights are shared: one execution, for as long as that of who executes says.
+    let (one, other): (_, Result<Reply<()>, _>) = tokio::join!(
+        week.run(id("shared"), |_| async { tokio::task::yield_now().await }),
+        idem.run(id("shared"), |_| async { panic!("called as well") }),
+    );
+    assert_eq!(
+        (one.unwrap().source(), other.unwrap().source()),
+        (Source::Executed, Source::Collapsed)
+    );
+    clock.advance(day * 2);
+    assert!(idem.status(&id("shared")).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn what_is_in_doubt_outlasts_retention() {
     let clock = ManualClock::new();
     let store = MemoryStore::with_clock(clock.clone());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use oneflight::idempotency::{Effect, Error, Idempotency, Recovery, Rollback, Source};
 use oneflight::identity::{RequestId, Scope};
+use oneflight::record::State;
 use oneflight::store::{SqliteStore, StoreError};
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
@@ -545,4 +546,22 @@ async fn a_follower_learns_what_the_leaders_panic_means() {
             "{error:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_transaction_may_have_another_retention() {
+    let shop = Shop::open().await;
+    let hour = Duration::from_secs(3600);
+    let brief = shop.idem.with_retention(hour);
+    let _ = brief
+        .run_in_tx(id("brief"), |tx| {
+            Box::pin(async move { Ok(order(tx.connection(), "tea").await?) })
+        })
+        .await
+        .unwrap();
+    let record = shop.idem.status(&id("brief")).await.unwrap().unwrap();
+    let State::Completed { completed, expires, .. } = record.state else {
+        panic!("{record:?}");
+    };
+    assert_eq!(expires, completed.after(hour));
 }

@@ -53,7 +53,8 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// At its end the identity is **new**: a retry that comes later executes again, whether the record was
     /// purged or not (what takes up space is deleted by [`Store::purge`] alone, which somebody has to call from time to
     /// time). So it must be longer than the longest time over which a client retries. It does
-    /// not apply to what is in progress or in doubt, which is kept until it is settled.
+    /// not apply to what is in progress or in doubt, which is kept until it is settled. For calls that need another one, see
+    /// [`with_retention`](Idempotency::with_retention).
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
@@ -157,7 +158,7 @@ impl<S: Store> IdempotencyBuilder<S> {
         }
         Idempotency {
             shared: Arc::new(Shared {
-                store: self.store,
+                store: Arc::new(self.store),
                 retention: self.retention,
                 lease: self.lease,
                 wait: self.wait,

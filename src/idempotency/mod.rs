@@ -138,7 +138,7 @@ pub struct Idempotency<S> {
 
 /// What a flight needs, whoever polls it.
 struct Shared<S> {
-    store: S,
+    store: Arc<S>,
     retention: Duration,
     lease: Duration,
     wait: Duration,
@@ -147,10 +147,53 @@ struct Shared<S> {
     conflict_retries: u32,
 }
 
+impl<S> Shared<S> {
+    /// The same settings over the same store.
+    fn copy(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            recovery: self.recovery.clone(),
+            ..*self
+        }
+    }
+}
+
 impl<S: Store> Idempotency<S> {
     /// Begins to set one up over a store.
     pub fn builder(store: S) -> IdempotencyBuilder<S> {
         IdempotencyBuilder::new(store)
+    }
+
+    /// The same with another [retention](IdempotencyBuilder::retention), for calls whose results are to be kept for longer than
+    /// others, or not so long. Everything else is shared, flights too; of calls that share one, the retention of that which
+    /// executes counts.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::Idempotency;
+    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::store::MemoryStore;
+    /// use std::time::Duration;
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// // A payment provider sends its notifications again for a week.
+    /// let webhooks = idem.with_retention(Duration::from_secs(7 * 24 * 60 * 60));
+    ///
+    /// let id = RequestId::new(Scope::new("psp").route("POST /webhooks"), "evt_1f3a")?;
+    /// let booked = webhooks.run(id, |_| async { "booked".to_owned() }).await?;
+    /// # let _ = booked;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_retention(&self, retention: Duration) -> Self {
+        let shared = Shared {
+            retention,
+            ..self.shared.copy()
+        };
+        Self {
+            shared: Arc::new(shared),
+            group: self.group.clone(),
+        }
     }
 
     /// Executes `work` unless the request was executed before, and answers with its result.
