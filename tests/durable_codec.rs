@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use oneflight::idempotency::{CodecError, Effect, Error, Idempotency};
 use oneflight::identity::{RequestId, Scope};
-use oneflight::store::{MemoryStore, SqliteStore};
+use oneflight::record::{CodecId, Decoded, RecordedResult};
+use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -127,4 +129,91 @@ async fn the_limit_that_a_result_was_too_large_for_is_the_one_of_then() {
             "{error:?}"
         );
     }
+}
+
+/// Words that repeat, as those of an answer do.
+fn page(lines: usize) -> Vec<String> {
+    (0..lines)
+        .map(|line| format!("{line} cups of green tea, please"))
+        .collect()
+}
+
+#[tokio::test]
+async fn large_results_are_compressed_and_replayed_as_they_were() {
+    let store = MemoryStore::new();
+    let plain = Idempotency::builder(store.clone()).build();
+    let idem = Idempotency::builder(store.clone()).compress_above(1_000).build();
+    for (key, lines, is_compressed) in [("small", 10, false), ("large", 1_000, true)] {
+        let first = idem.run(id(key), move |_| async move { page(lines) }).await.unwrap();
+        let json = serde_json::to_vec(first.value()).unwrap().len();
+        let kept = first.recorded().as_bytes().len();
+        assert_eq!(kept * 2 < json, is_compressed, "{key}: {kept} of {json} bytes");
+        // Whoever knows how reads it, whatever he writes himself.
+        for idem in [&idem, &plain] {
+            let again = idem.run(id(key), |_| async { page(0) }).await.unwrap();
+            assert_eq!(*again, page(lines));
+            assert_eq!(again.recorded(), first.recorded());
+        }
+    }
+    // What does not get smaller stays as it is.
+    let noise: String = (0..2_000).map(|_| fastrand::alphanumeric()).collect();
+    let kept = noise.clone();
+    let first = idem.run(id("noise"), |_| async move { kept }).await.unwrap();
+    let decoded = first.recorded().decode().unwrap();
+    assert!(
+        matches!(
+            decoded,
+            Decoded::Value {
+                codec: CodecId::Json,
+                ..
+            }
+        ),
+        "{decoded:?}"
+    );
+    // The bound is that of the value, not of what is kept.
+    let bounded = Idempotency::builder(store)
+        .compress_above(1_000)
+        .max_result_bytes(5_000)
+        .build();
+    let error = bounded.run(id("bounded"), |_| async { page(1_000) }).await.unwrap_err();
+    assert!(matches!(error, Error::ResultTooLarge { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_compressed_result_is_an_error_and_takes_no_memory() {
+    let idem = Idempotency::builder(MemoryStore::new()).compress_above(100).build();
+    let whole = idem.run(id("whole"), |_| async { page(100) }).await.unwrap();
+    let bytes = whole.recorded().as_bytes().to_vec();
+    // The header has three bytes, the length four.
+    for cut in 3..bytes.len() {
+        unreadable(&bytes[..cut]).await;
+    }
+    let mut long = bytes;
+    long[3..7].copy_from_slice(&u32::MAX.to_le_bytes());
+    unreadable(&long).await;
+}
+
+async fn unreadable(bytes: &[u8]) {
+    let store = MemoryStore::new();
+    let request = id("damaged");
+    let claimed = store
+        .claim(ClaimRequest::new(&request, Duration::from_secs(60)))
+        .await
+        .unwrap();
+    let ClaimOutcome::Granted(claim) = claimed else {
+        panic!("{claimed:?}")
+    };
+    let damaged = RecordedResult::from_stored(bytes);
+    store.complete(claim, damaged, Duration::from_secs(60)).await.unwrap();
+    let idem = Idempotency::builder(store).build();
+    let error = idem.run(request, |_| async { page(0) }).await.unwrap_err();
+    let is_decode = matches!(
+        &error,
+        Error::Codec {
+            source: CodecError::Decode(_),
+            effect: Effect::Done,
+            ..
+        }
+    );
+    assert!(is_decode, "{error:?}");
 }

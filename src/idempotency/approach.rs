@@ -278,8 +278,7 @@ impl<'a, S: Store> Approach<'a, S> {
 
     /// Records a result that somebody has found out.
     pub(super) async fn complete(&self, claim: Claim, encoded: &Encoded) -> Result<RecordedResult, Error> {
-        let limit = self.shared.max_result_bytes;
-        let (result, _) = bounded(&encoded.0, Verdict::Performed, limit).of_done();
+        let (result, _) = bounded(&encoded.0, Verdict::Performed, self.shared.sizes).of_done();
         conclude::record(self.shared, self.id, claim, &result).await?;
         Ok(result)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::codec::Sizes;
 use super::recovery::Recovery;
 use super::{Idempotency, Shared};
 use crate::flight::{Drive, OnAbandon};
@@ -20,7 +21,7 @@ pub struct IdempotencyBuilder<S> {
     lease: Duration,
     wait: Duration,
     recovery: Recovery,
-    max_result_bytes: usize,
+    sizes: Sizes,
     conflict_retries: u32,
     max_flights: Option<usize>,
     max_callers: Option<u32>,
@@ -37,7 +38,10 @@ impl<S: Store> IdempotencyBuilder<S> {
             lease: Duration::from_secs(30),
             wait: Duration::from_secs(10),
             recovery: Recovery::Refuse,
-            max_result_bytes: 256 * 1024,
+            sizes: Sizes {
+                most: 256 * 1024,
+                plain: usize::MAX,
+            },
             conflict_retries: 5,
             max_flights: None,
             max_callers: None,
@@ -94,7 +98,25 @@ impl<S: Store> IdempotencyBuilder<S> {
     ///
     /// See [`ResultTooLarge`](super::Error::ResultTooLarge) for what becomes of a larger one.
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
-        self.max_result_bytes = bytes;
+        self.sizes.most = bytes;
+        self
+    }
+
+    /// Compresses encoded results that are larger than this many bytes (with LZ4), if that makes them smaller. None are unless
+    /// set. All processes that read them need the feature `compress`, and get
+    /// [`CodecError::Compressed`](super::CodecError::Compressed) without it: give it to all before one of them sets this.
+    ///
+    /// It takes the time of the task that executes, and of each that replays.
+    ///
+    /// ```
+    /// use oneflight::idempotency::Idempotency;
+    /// use oneflight::store::MemoryStore;
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).compress_above(4 * 1024).build();
+    /// ```
+    #[cfg(feature = "compress")]
+    pub fn compress_above(mut self, bytes: usize) -> Self {
+        self.sizes.plain = bytes;
         self
     }
 
@@ -163,7 +185,7 @@ impl<S: Store> IdempotencyBuilder<S> {
                 lease: self.lease,
                 wait: self.wait,
                 recovery: self.recovery,
-                max_result_bytes: self.max_result_bytes,
+                sizes: self.sizes,
                 conflict_retries: self.conflict_retries,
             }),
             group: group.build(),

@@ -307,6 +307,8 @@ pub enum CodecError {
     Decode(Arc<dyn StdError + Send + Sync>),
     /// The recorded result's layout is not known.
     Layout(DecodeError),
+    /// The recorded result is compressed, and this process cannot read it: it is built without the feature `compress`.
+    Compressed,
     /// The work was done earlier, and its result could not be encoded then, or not be read again.
     NotRecorded,
 }
@@ -321,6 +323,9 @@ impl fmt::Display for CodecError {
                  recorded?",
             ),
             Self::Layout(_) => f.write_str("the recorded result cannot be read"),
+            Self::Compressed => {
+                f.write_str("the recorded result is compressed; build this process with oneflight's feature `compress`")
+            }
             Self::NotRecorded => f.write_str("the result could not be encoded when the work was done"),
         }
     }
@@ -331,7 +336,7 @@ impl StdError for CodecError {
         match self {
             Self::Encode(source) | Self::Unreadable(source) | Self::Decode(source) => Some(&**source),
             Self::Layout(source) => Some(source),
-            Self::NotRecorded => None,
+            Self::Compressed | Self::NotRecorded => None,
         }
     }
 }

@@ -62,7 +62,7 @@ where
     let worked = catch(async move { work(context).await }).await;
     match worked {
         Ok(Ok(value)) => {
-            let (result, failed) = prepare(&value, Verdict::Performed, shared.max_result_bytes).of_done();
+            let (result, failed) = prepare(&value, Verdict::Performed, shared.sizes).of_done();
             lease.concluding();
             record(&shared, &id, claim, &result).await?;
             drop(lease);

@@ -47,6 +47,7 @@ mod settled;
 mod transaction;
 mod unwind;
 
+use codec::Sizes;
 use settled::Settled;
 use transaction::granted_twice;
 
@@ -143,7 +144,7 @@ struct Shared<S> {
     lease: Duration,
     wait: Duration,
     recovery: Recovery,
-    max_result_bytes: usize,
+    sizes: Sizes,
     conflict_retries: u32,
 }
 
@@ -506,7 +507,7 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("lease", &self.shared.lease)
             .field("wait", &self.shared.wait)
             .field("recovery", &self.shared.recovery)
-            .field("max_result_bytes", &self.shared.max_result_bytes)
+            .field("max_result_bytes", &self.shared.sizes.most)
             .field("conflict_retries", &self.shared.conflict_retries)
             .finish_non_exhaustive()
     }

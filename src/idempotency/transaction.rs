@@ -246,7 +246,7 @@ where
             Ok(Err(Rollback::Failed(reason))) => return (Ending::RollBack, Worked::Failed(reason.into())),
             Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
         };
-        let result = match prepare(&value, verdict, shared.max_result_bytes) {
+        let result = match prepare(&value, verdict, shared.sizes) {
             Prepared::Kept(result) => result,
             Prepared::TooLarge { size, limit } => return (Ending::RollBack, Worked::TooLarge { size, limit }),
             Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),

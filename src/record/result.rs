@@ -29,6 +29,9 @@ pub enum CodecId {
     None,
     /// JSON, as `serde_json` writes it.
     Json,
+    /// [`Json`](Self::Json), compressed: its length in 32 bits, the lowest byte first, and an
+    /// [LZ4 block](https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md).
+    JsonLz4,
 }
 
 /// What the work came to.
@@ -133,6 +136,7 @@ impl RecordedResult {
         let codec = match codec {
             CodecId::None => 0,
             CodecId::Json => 1,
+            CodecId::JsonLz4 => 2,
         };
         let mut bytes = Vec::with_capacity(HEADER + payload.len());
         bytes.extend_from_slice(&[VERSION, kind, codec]);
@@ -181,6 +185,7 @@ impl RecordedResult {
         let codec = match *codec {
             0 => CodecId::None,
             1 => CodecId::Json,
+            2 => CodecId::JsonLz4,
             codec => return Err(DecodeError::UnknownCodec { codec }),
         };
         Ok(Decoded::Value {
