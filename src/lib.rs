@@ -73,7 +73,7 @@
 //! | `sqlite` | `SqliteStore` and `run_in_tx`; implies `durable` | `sqlx` 0.9 |
 //! | `postgres` | `PostgresStore` and `run_in_tx`; implies `durable` | `sqlx` 0.9 |
 //! | `redis` | `RedisStore`, also for Valkey and clusters; implies `durable` | `redis` 1, `futures-util` |
-//! | `compress` | large results kept compressed, if asked for | `lz4_flex` |
+//! | `compress` | large results kept compressed, if asked for; implies `durable` | `lz4_flex` |
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
 //! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Effect, Error, Idempotency, Source};
 use oneflight::identity::{RequestId, Scope};
-use oneflight::store::PostgresStore;
+use oneflight::store::{PostgresStore, Store};
 use sqlx::postgres::PgPool;
 
 #[path = "common/postgres.rs"]
@@ -101,7 +101,7 @@ async fn a_commit_that_nobody_answers_is_asked_about_within_its_patience() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_nobody_answers_is_given_up_with_its_connection() {
-    let (proxy, idem, direct, _) = shop(server(), Duration::from_millis(300)).await;
+    let (proxy, idem, direct, _) = shop(server(), Duration::from_secs(1)).await;
     order(&idem, "warm").await.unwrap();
     // The beginning; and, seen by their parameters, the look and, after the work's own, the record.
     for (cuts, (skipped, bytes)) in [(0, "oneflight_work"), (0, "seen-1"), (2, "seen-3")]
@@ -125,9 +125,49 @@ async fn a_statement_that_nobody_answers_is_given_up_with_its_connection() {
     }
 }
 
+/// A call that its caller gives up takes no connection along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_given_up_before_it_is_answered_keeps_no_place_in_the_pool() {
+    let schema = server().schema().await;
+    let proxy = Proxy::before(server().port()).await;
+    let pool = schema.pool_through(proxy.port(), 1);
+    let options = PostgresStore::options().patience(Duration::from_secs(60));
+    let store = options.open(pool).await.unwrap();
+    for key in ["one", "two"] {
+        proxy.cut(key, Cut::Swallowed);
+        let request = id(key);
+        let load = tokio::time::timeout(Duration::from_millis(200), store.load(&request)).await;
+        assert!(load.is_err(), "{load:?}");
+        let load = tokio::time::timeout(Duration::from_secs(10), store.load(&id("another"))).await;
+        assert!(matches!(load, Ok(Ok(None))), "{load:?}");
+    }
+    assert_eq!(proxy.cuts(), 2);
+}
+
+/// So that the server does not keep what was given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_has_the_server_look_whether_its_client_is_there() {
+    let (_proxy, idem, _direct, _schema) = shop(server(), Duration::from_secs(6)).await;
+    let seconds = |setting: &'static str| {
+        idem.run_in_tx(id(setting), move |tx| {
+            Box::pin(async move {
+                let show = sqlx::query_scalar::<_, String>("SELECT current_setting($1)");
+                Ok(show.bind(setting).fetch_one(tx.connection()).await?)
+            })
+        })
+    };
+    assert_eq!(*seconds("tcp_keepalives_idle").await.unwrap(), "6");
+    assert_eq!(*seconds("tcp_keepalives_interval").await.unwrap(), "2");
+    assert_eq!(*seconds("tcp_keepalives_count").await.unwrap(), "3");
+    // Afterwards it is as it was.
+    let show = sqlx::query_scalar::<_, String>("SELECT current_setting('tcp_keepalives_idle')");
+    let seconds: u64 = show.fetch_one(idem.store().pool()).await.unwrap().parse().unwrap();
+    assert!(seconds > 60, "{seconds}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_nobody_answers_is_asked_for_over_another_connection() {
-    let (proxy, idem, ..) = shop(server(), Duration::from_millis(300)).await;
+    let (proxy, idem, ..) = shop(server(), Duration::from_secs(1)).await;
     let run = |key: &'static str, value| idem.run(id(key), move |_| async move { value });
     // The claim, and the completion.
     for (skipped, key) in [(0, "claim"), (1, "completion")] {

@@ -67,7 +67,7 @@ struct Entrant<const M: usize> {
     objection: Option<String>,
     run: Run<M>,
     samples: [Vec<f64>; M],
-    /// Rounds that failed a check, and what the last one failed.
+    /// Rounds that failed a check, and what the first of them failed.
     failed: (usize, String),
 }
 
@@ -93,8 +93,11 @@ impl<T: Trial<M>, const M: usize> Visitor<String> for Entering<'_, T, M> {
     }
 }
 
-/// Runs that many rounds of a trial, after one that does not count. A round that fails a check does not count either, and
-/// whoever has such rounds is shown, but not compared.
+/// Whoever has so many failed rounds takes no further part, and is shown, but not compared. One alone may be the machine's
+/// doing.
+const MOST_FAILED: usize = 2;
+
+/// Runs that many rounds of a trial, after one that does not count. A round that fails a check does not count either.
 pub fn hold<T: Trial<M>, const M: usize>(trial: &T, who: Entrants, rounds: usize) -> [Standings; M] {
     let mut entering = Entering {
         trial,
@@ -136,6 +139,10 @@ pub fn hold<T: Trial<M>, const M: usize>(trial: &T, who: Entrants, rounds: usize
 
 impl<const M: usize> Entrant<M> {
     fn take_turn(&mut self, counts: bool) {
+        // What a failed round has left behind would be in the way of those that follow.
+        if self.failed.0 >= MOST_FAILED {
+            return;
+        }
         match catch_unwind(AssertUnwindSafe(&mut self.run)) {
             Ok(costs) if counts => {
                 for (samples, cost) in self.samples.iter_mut().zip(costs) {
@@ -146,7 +153,10 @@ impl<const M: usize> Entrant<M> {
             Err(panic) => {
                 let message = panic.downcast_ref::<String>().map(String::as_str);
                 let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
-                self.failed = (self.failed.0 + 1, message.unwrap_or("a panic").to_owned());
+                if self.failed.0 == 0 {
+                    message.unwrap_or("a panic").clone_into(&mut self.failed.1);
+                }
+                self.failed.0 += 1;
             }
         }
     }
@@ -161,7 +171,7 @@ impl<const M: usize> Entrant<M> {
     }
 
     fn figure(&mut self, measure: usize, rounds: usize) -> Figure {
-        let failure = (self.failed.0 > 0).then(|| self.failure(rounds));
+        let failure = (self.failed.0 >= MOST_FAILED).then(|| self.failure(rounds));
         let objections: Vec<String> = self.objection.clone().into_iter().chain(failure).collect();
         Figure {
             objection: (!objections.is_empty()).then(|| objections.join("; ")),

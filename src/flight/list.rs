@@ -4,7 +4,7 @@
 //! A node is linked exactly while it waits: its waker is taken out only together with the node. One exception: the
 //! leader's node is linked from birth, and while nobody has joined its waker is the affair of whoever has `POLLING`.
 //! At the front stands the driver (the caller who polled the work last), then the others in the order in which they
-//! came. All functions of the list ask for its lock to be held; the list lives inside it.
+//! came. All functions of the list ask for its lock to be held.
 //!
 //! Who comes to wait takes no lock: he puts himself on a stack of newcomers (R. K. Treiber, *Systems Programming: Coping
 //! with Parallelism*, IBM RJ 5118, 1986) by one compare-exchange. Whoever takes the lock takes the whole stack first,
@@ -206,7 +206,7 @@ pub(super) struct List {
     driver: *const Node,
 }
 
-// SAFETY: the pointers are followed only under the lock that the list lives in, and nodes are unlinked under that lock
+// SAFETY: the pointers are followed only under the list's lock, and nodes are unlinked under that lock
 // before they are freed.
 unsafe impl Send for List {}
 

@@ -52,7 +52,7 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, CodecError> {
     let damaged = |what: &str| CodecError::Decode(text(format!("it is compressed, and damaged: {what}")));
     let (size, block) = lz4_flex::block::uncompressed_size(payload).map_err(|_| damaged("its length is missing"))?;
     if size > block.len().saturating_mul(LARGEST_RATIO) {
-        return Err(damaged("its length is not true"));
+        return Err(damaged("its length cannot be true"));
     }
     match lz4_flex::block::decompress(block, size) {
         Ok(json) if json.len() == size => Ok(json),
@@ -69,6 +69,8 @@ fn decompress(_: &[u8]) -> Result<Vec<u8>, CodecError> {
 /// A result compressed, if that makes it smaller.
 #[cfg(feature = "compress")]
 fn compressed(payload: &[u8], verdict: Verdict) -> Option<RecordedResult> {
+    // Its length is written in 32 bits.
+    u32::try_from(payload.len()).ok()?;
     let compressed = lz4_flex::block::compress_prepend_size(payload);
     (compressed.len() < payload.len()).then(|| RecordedResult::value(verdict, CodecId::JsonLz4, &compressed))
 }

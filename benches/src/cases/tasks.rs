@@ -24,7 +24,7 @@ use tokio::time::timeout;
 /// After that long the tasks are taken to be stalled.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 /// Whoever is not polled for so long has joined.
-pub(super) const QUIET: Duration = Duration::from_millis(2);
+pub(super) const QUIET: Duration = Duration::from_millis(10);
 /// How often it is looked at whether somebody is polled.
 const SAMPLE: Duration = Duration::from_micros(100);
 

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
+use sqlx::postgres::PgPool;
 
 use crate::record::random_u64;
 use crate::store::StoreError;
@@ -63,6 +64,11 @@ pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
 pub(super) fn late() -> sqlx::Error {
     let what = "the server has not answered for as long as the store's patience";
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
+}
+
+/// All connections that the pool may have are in use.
+pub(super) fn is_used_up(pool: &PgPool) -> bool {
+    pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections()
 }
 
 /// The connection was gone already, or went.

@@ -27,12 +27,16 @@ mod settle;
 mod statements;
 mod transaction;
 
-use errors::{Tries, late, unavailable};
+use errors::{Tries, is_used_up, late, unavailable};
 use listen::Ear;
 use names::Names;
 use statements::Statements;
+use transaction::Borrowed;
 
 pub use statements::Isolation;
+
+/// An answer is waited for at least that long.
+const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
 ///
@@ -142,8 +146,10 @@ impl PostgresOptions {
     }
 
     /// How long the server may take to answer a statement of ours, or a commit, before its connection is given up, and how
-    /// long it is then asked what became of a commit: 30 s each unless set. So a connection that is dead, and that nobody says is
-    /// dead, holds a call up for no longer. The statements of the work are its own affair.
+    /// long it is then asked what became of a commit: 30 s each unless set, getting a connection included. So one that is dead,
+    /// and that nobody says is dead, holds nobody up for longer, and the server gives up a transaction of ours whose client is
+    /// gone after about twice as long. The statements of the work are its own affair; a batch of
+    /// [`purge`](Store::purge) has to be small enough to be done in that time.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -186,7 +192,7 @@ impl PostgresOptions {
         }
         Ok(PostgresStore {
             pool,
-            statements: Arc::new(Statements::new(&names, self.isolation)),
+            statements: Arc::new(Statements::new(&names, self.isolation, self.patience)),
             ear: Ear::new(names.channel()),
             names: Arc::new(names),
             patience: self.patience,
@@ -219,28 +225,43 @@ impl PostgresStore {
 
     /// The record as it stands, past its retention or not.
     async fn read(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+        self.read_within(self.patience, id).await
+    }
+
+    async fn read_within(&self, limit: Duration, id: &RequestId) -> Result<Option<Record>, StoreError> {
         let mut tries = Tries::default();
         loop {
             let load = sqlx::query(self.statements.load.clone())
                 .bind(id.scope())
                 .bind(id.key());
-            match self.ask(load).await {
+            match self.ask_within(limit, load).await {
                 Ok(rows) => return rows.first().map_or(Ok(None), records::record),
                 Err(error) => tries.after(error).await?,
             }
         }
     }
 
-    /// What the server answers to one statement, on a connection that is given up if it takes longer than our patience.
+    /// What the server answers to one statement, within our patience.
     async fn ask(&self, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        let mut connection = self.pool.acquire().await?;
-        match timeout(self.patience, query.fetch_all(&mut *connection)).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                // Back in the pool, it would be waited for once more.
-                drop(connection.detach());
-                Err(late())
+        self.ask_within(self.patience, query).await
+    }
+
+    /// What the server answers to one statement within this time, which is also that of getting a connection. One that has
+    /// not answered is closed: in the pool it would be waited for once more.
+    async fn ask_within(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+        let mut borrowed = None;
+        let answered = timeout(limit, async {
+            let borrowed = borrowed.insert(Borrowed::from(&self.pool).await?);
+            query.fetch_all(borrowed.connection()).await
+        });
+        match answered.await {
+            Ok(answered) => {
+                borrowed.into_iter().for_each(Borrowed::give_back);
+                answered
             }
+            // Others have them all.
+            Err(_) if borrowed.is_none() && is_used_up(&self.pool) => Err(sqlx::Error::PoolTimedOut),
+            Err(_) => Err(late()),
         }
     }
 }
@@ -282,7 +303,9 @@ impl Store for PostgresStore {
                 .bind(records::number(token))
                 .bind(records::millis(lease))
                 .bind(self.names.keys(id).watch);
-            match self.ask(renew).await {
+            // A try that is not answered leaves time for others, as long as the lease runs.
+            let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
+            match self.ask_within(limit, renew).await {
                 Ok(rows) if !rows.is_empty() => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::PostgresStore;
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
+use super::{PostgresStore, SHORTEST_WAIT};
 use crate::record::random_u64;
 use crate::store::{ClaimRequest, StoreError};
 
@@ -40,7 +40,7 @@ impl PostgresStore {
         let mut ending = false;
         while begun.elapsed() < self.patience {
             if let Some(committed) = self.ended(number).await {
-                match self.read(request.id).await {
+                match self.read_within(self.try_for(), request.id).await {
                     Ok(Some(record)) if record.holder == request.holder && record.result().is_some() => return Ok(()),
                     // Its record was purged since, or it was another one's number. Neither is a thing to guess about.
                     Ok(_) if committed => break,
@@ -56,6 +56,11 @@ impl PostgresStore {
         Err(StoreError::Unavailable { source: lost })
     }
 
+    /// How long one question may take: a connection that is dead as well leaves time for others.
+    fn try_for(&self) -> Duration {
+        (self.patience / 8).max(SHORTEST_WAIT)
+    }
+
     /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be
     /// ended.
     async fn end_if_idle(&self, number: &str) -> bool {
@@ -64,7 +69,7 @@ impl PostgresStore {
              WHERE backend_xid = $1::text::xid8::xid AND state LIKE 'idle in transaction%'",
         );
         // Without the right to, it is waited for.
-        let Ok(rows) = self.ask(end.bind(number)).await else {
+        let Ok(rows) = self.ask_within(self.try_for(), end.bind(number)).await else {
             return false;
         };
         only(&rows).and_then(|row| column(row, 0)).unwrap_or(false)
@@ -74,7 +79,7 @@ impl PostgresStore {
     /// answers.
     async fn ended(&self, number: &str) -> Option<bool> {
         let ask = sqlx::query("SELECT pg_xact_status($1::text::xid8)").bind(number);
-        match self.ask(ask).await {
+        match self.ask_within(self.try_for(), ask).await {
             Ok(rows) => match only(&rows).and_then(|row| column::<Option<String>>(row, 0)).ok()? {
                 Some(status) if status == "in progress" => None,
                 status => Some(status.is_some_and(|status| status == "committed")),

@@ -5,6 +5,8 @@
 //! [`decide`](crate::store::decide). Only [`claim`](Statements::claim) decides in SQL, because it answers and writes in
 //! one round trip; a test holds both against each other, case by case.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::names::{Keys, Names};
@@ -34,6 +36,7 @@ pub enum Isolation {
 #[derive(Debug)]
 pub(super) struct Statements {
     begin: String,
+    keepalive: String,
     pub(super) claim: SqlStr,
     pub(super) renew: SqlStr,
     pub(super) complete: SqlStr,
@@ -47,7 +50,7 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    pub(super) fn new(names: &Names, isolation: Option<Isolation>) -> Self {
+    pub(super) fn new(names: &Names, isolation: Option<Isolation>, patience: Duration) -> Self {
         let sql = |text: String| AssertSqlSafe(text).into_sql_str();
         let records = names.of("records");
         let tokens = names.of("tokens").replace('\'', "''");
@@ -77,6 +80,7 @@ impl Statements {
         };
         Self {
             begin: format!("BEGIN{level}"),
+            keepalive: keepalive(patience),
             claim: sql(claim(&records, &tokens, &absent, &grantable)),
             renew: sql(format!(
                 "WITH {INSTANT}, changed AS (
@@ -157,11 +161,35 @@ impl Statements {
         let turn = turn(holder);
         AssertSqlSafe(format!(
             "{begin}; SELECT set_config('oneflight.turn', \
-             CASE WHEN pg_try_advisory_xact_lock({}) THEN '{turn}' ELSE '' END, true); SAVEPOINT oneflight_work",
-            keys.claim
+             CASE WHEN pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true){keepalive}; \
+             SAVEPOINT oneflight_work",
+            claim = keys.claim,
+            keepalive = self.keepalive,
         ))
         .into_sql_str()
     }
+}
+
+/// Has the server notice, for the length of the transaction, that its client is gone without a word: such a transaction
+/// would keep its locks, and the claim, for hours. What is stricter already stays; a socket that is not TCP has none of this.
+fn keepalive(patience: Duration) -> String {
+    /// How many probes are not answered before a client is taken for gone.
+    const PROBES: u32 = 3;
+
+    let setting = |name: &str, most: u64| {
+        format!(
+            ", set_config('{name}', \
+             least(nullif(current_setting('{name}')::bigint, 0), {most})::text, true)"
+        )
+    };
+    let idle = patience.as_secs().clamp(1, 3_600);
+    let interval = (idle / u64::from(PROBES)).max(1);
+    [
+        setting("tcp_keepalives_idle", idle),
+        setting("tcp_keepalives_interval", interval),
+        setting("tcp_keepalives_count", PROBES.into()),
+    ]
+    .concat()
 }
 
 /// What stands in `oneflight.turn` while this holder has the lock: it is gone with the transaction.

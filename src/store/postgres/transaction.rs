@@ -39,7 +39,8 @@
 //! PostgreSQL has no hook that would refuse a `COMMIT`. But `oneflight.turn`, a setting that is local to the
 //! transaction, is gone with it, and so is the savepoint: *record* writes only if the setting is there, so no later
 //! transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller learns it,
-//! and the request is left in doubt rather than free.
+//! and the request is left in doubt rather than free. That takes the server's answer to *record*: if it is lost, or does not come
+//! within our patience, such work is taken for rolled back like any other, whose `COMMIT` was never sent.
 
 use std::error::Error;
 use std::time::Duration;
@@ -51,7 +52,7 @@ use tokio::time::timeout;
 
 use super::PostgresStore;
 use super::errors::{
-    is_caused_by_conflict, is_lost, is_refused_commit, is_transaction_over, late, rolled_back, unavailable,
+    is_caused_by_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, late, rolled_back, unavailable,
 };
 use super::records::{column, millis, not_granted, number, record, untold};
 use super::statements::turn;
@@ -102,6 +103,8 @@ enum Ended {
     /// The work ended it.
     Before,
     RolledBack,
+    /// The connection is lost, and the transaction with it.
+    Lost,
     /// All that is missing is `COMMIT`, of the transaction with this number.
     Ready(String),
 }
@@ -113,7 +116,7 @@ impl PostgresStore {
         R: Send + 'static,
     {
         // Declared before the transaction, hence dropped after it: the connection is then closed.
-        let mut borrowed = Borrowed::from(&self.pool).await?;
+        let mut borrowed = self.borrow().await?;
         let begin = self.statements.begin(self.names.keys(request.id), request.holder);
         let mut dead = 0;
         let mut transaction = loop {
@@ -126,7 +129,7 @@ impl PostgresStore {
             if dead > DEAD_CONNECTIONS || !is_lost(&error) {
                 return Err(unavailable(error));
             }
-            borrowed = Borrowed::from(&self.pool).await?;
+            borrowed = self.borrow().await?;
         };
         let granted = match self.look(&mut transaction, &request).await? {
             ClaimOutcome::Granted(granted) => granted,
@@ -141,6 +144,7 @@ impl PostgresStore {
         let number = match self.end(&mut transaction, &request, &granted, &ending).await? {
             Ended::Ready(number) => number,
             Ended::Before => return Err(StoreError::CommittedByWork),
+            Ended::Lost => return Ok(ClaimOutcome::Granted(value)),
             Ended::RolledBack => {
                 let rolled_back = self.in_time(transaction.rollback()).await.is_ok();
                 self.tell_and_give_back(borrowed, rolled_back, &request).await;
@@ -174,6 +178,14 @@ impl PostgresStore {
             if self.in_time(notify.execute(borrowed.connection())).await.is_ok() {
                 borrowed.give_back();
             }
+        }
+    }
+
+    async fn borrow(&self) -> Result<Borrowed, StoreError> {
+        match timeout(self.patience, Borrowed::from(&self.pool)).await {
+            Ok(borrowed) => borrowed.map_err(unavailable),
+            Err(_) if is_used_up(&self.pool) => Err(StoreError::NoConnection),
+            Err(_) => Err(unavailable(late())),
         }
     }
 
@@ -222,7 +234,7 @@ impl PostgresStore {
                 Ok(_) => {}
                 Err(error) if is_transaction_over(&error) => return Ok(Ended::Before),
                 // The connection is lost, and the transaction with it: nobody said `COMMIT`.
-                Err(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::RolledBack),
+                Err(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::Lost),
                 Err(error) => return Err(rolled_back(error)),
             }
         }
@@ -257,20 +269,20 @@ impl PostgresStore {
 }
 
 /// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and
-/// `sqlx` does not know of one whose beginning was cut short.
-struct Borrowed(Option<PoolConnection<Postgres>>);
+/// `sqlx` does not know of one whose beginning was cut short; or wait for an answer that does not come.
+pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
 
 impl Borrowed {
-    async fn from(pool: &PgPool) -> Result<Self, StoreError> {
-        Ok(Self(Some(pool.acquire().await.map_err(unavailable)?)))
+    pub(super) async fn from(pool: &PgPool) -> sqlx::Result<Self> {
+        Ok(Self(Some(pool.acquire().await?)))
     }
 
     #[expect(clippy::expect_used, reason = "it is taken only by what takes the whole of this")]
-    fn connection(&mut self) -> &mut PgConnection {
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
         self.0.as_mut().expect("it was not given back")
     }
 
-    fn give_back(mut self) {
+    pub(super) fn give_back(mut self) {
         self.0 = None;
     }
 }

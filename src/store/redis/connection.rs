@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, RedisError, RedisResult, Value, cmd, pipe};
+use redis::{Client, Cmd, RedisResult, Value, cmd, pipe};
 use tokio::time::timeout;
 
 use super::errors::{is_unknown_script, unavailable};
@@ -183,11 +183,13 @@ impl RedisConnection {
             }
         });
         let answered = answered.await;
-        let is_late = match &answered {
-            Ok(answered) => answered.as_ref().is_err_and(RedisError::is_timeout),
+        let is_dead = match &answered {
+            // A manager connects again by itself after errors of the connection, but not if it was refused then.
+            Ok(Err(error)) => error.is_timeout() || (error.is_unrecoverable_error() && !error.is_io_error()),
+            Ok(Ok(_)) => false,
             Err(_) => true,
         };
-        if let (Kind::Ours(ours), true) = (&self.0, is_late) {
+        if let (Kind::Ours(ours), true) = (&self.0, is_dead) {
             ours.give_up(number);
         }
         answered.map_err(StoreError::unavailable)?.map_err(unavailable)
