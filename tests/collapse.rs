@@ -163,6 +163,46 @@ fn others_get_through_beside_a_slow_one<H: Hasher + Default + Send + 'static>() 
     assert_eq!(leader.ready().unwrap().value, 7);
 }
 
+/// A hash that is the same for all keys.
+#[derive(Default)]
+struct Same;
+
+impl Hasher for Same {
+    fn write(&mut self, _: &[u8]) {}
+
+    fn finish(&self) -> u64 {
+        7
+    }
+}
+
+#[test]
+fn keys_with_the_same_hash_are_told_apart() {
+    let hasher = BuildHasherDefault::<Same>::default();
+    let group: Group<String, u32, _> = Group::builder().hasher(hasher).build();
+    let gate = Gate::new();
+    let work = |value| {
+        let passed = gate.clone();
+        move || async move {
+            passed.pass().await;
+            value
+        }
+    };
+    let mut own = Task::new(group.run("own".to_owned(), work(1)));
+    own.pending();
+    let mut borrowed = Task::new(group.run_by_ref("borrowed", work(2)));
+    borrowed.pending();
+    assert_eq!(group.in_flight(), 2);
+    assert!(Task::new(group.join("neither")).ready().is_none());
+    assert!(!group.forget("neither") && !group.abort("neither"));
+    let mut joined = Task::new(group.join("borrowed"));
+    joined.pending();
+    assert!(group.forget("own"));
+    gate.open(2);
+    assert_eq!(own.ready().unwrap().value, 1);
+    assert_eq!(borrowed.ready().unwrap().value, 2);
+    assert_eq!(joined.ready().unwrap().unwrap().value, 2);
+}
+
 #[test]
 fn nothing_happens_before_the_first_poll() {
     let group: Group<&str, u32> = Group::new();
