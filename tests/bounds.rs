@@ -220,6 +220,33 @@ fn a_call_that_begins_after_an_abort_is_not_aborted_with_it() {
     assert_eq!((stats.led, stats.joined, stats.aborted), (2, 0, 1));
 }
 
+/// The same, and the work panics: that is its end for all, and nobody runs it again.
+#[test]
+fn a_call_that_came_too_late_for_an_abort_gets_the_panic_that_came_instead() {
+    let (group, entered, leave) = (Group::<u8, u8>::new(), Barrier::new(2), Barrier::new(2));
+    let (entered, leave) = (Arc::new(entered), Arc::new(leave));
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| {
+            let (entered, leave) = (Arc::clone(&entered), Arc::clone(&leave));
+            Task::new(group.run(1, move || async move {
+                entered.wait();
+                leave.wait();
+                panic!("out of tea")
+            }))
+            .ready()
+        });
+        entered.wait();
+        assert!(group.abort(&1));
+        let mut late = Task::new(group.run(1, || async { 2 }));
+        late.pending();
+        leave.wait();
+        for ended in [leader.join().unwrap(), late.ready()] {
+            assert!(matches!(ended, Err(FlightError::Panicked(_))), "{ended:?}");
+        }
+    });
+    assert_eq!(group.stats().led, 1);
+}
+
 /// An abort comes as the work is polled for the last time, and after that another call: it gets the result after all, and
 /// with that it is over.
 #[test]
