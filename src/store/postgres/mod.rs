@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgPool, PgRow, Postgres};
 use sqlx::query::Query;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
 use crate::identity::RequestId;
@@ -27,7 +27,7 @@ mod settle;
 mod statements;
 mod transaction;
 
-use errors::{Tries, is_used_up, late, unavailable};
+use errors::{Tries, late, unavailable};
 use listen::Ear;
 use names::Names;
 use statements::Statements;
@@ -249,20 +249,13 @@ impl PostgresStore {
     /// What the server answers to one statement within this time, which is also that of getting a connection. One that has
     /// not answered is closed: in the pool it would be waited for once more.
     async fn ask_within(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        let mut borrowed = None;
-        let answered = timeout(limit, async {
-            let borrowed = borrowed.insert(Borrowed::from(&self.pool).await?);
-            query.fetch_all(borrowed.connection()).await
-        });
-        match answered.await {
-            Ok(answered) => {
-                borrowed.into_iter().for_each(Borrowed::give_back);
-                answered
-            }
-            // Others have them all.
-            Err(_) if borrowed.is_none() && is_used_up(&self.pool) => Err(sqlx::Error::PoolTimedOut),
-            Err(_) => Err(late()),
-        }
+        let begun = Instant::now();
+        let mut borrowed = Borrowed::within(limit, &self.pool).await?;
+        let left = limit.saturating_sub(begun.elapsed());
+        let answered = timeout(left, query.fetch_all(borrowed.connection())).await;
+        let answered = answered.map_err(|_| late())?;
+        borrowed.give_back();
+        answered
     }
 }
 

@@ -151,22 +151,21 @@ impl PostgresStore {
                 return Ok(ClaimOutcome::Granted(value));
             }
         };
-        let lost: Box<dyn Error + Send + Sync> = match timeout(self.patience, transaction.commit()).await {
-            Ok(Ok(())) if borrowed.connection().is_in_transaction() => {
+        let lost = match self.in_time(transaction.commit()).await {
+            Ok(()) if borrowed.connection().is_in_transaction() => {
                 // The work left a transaction of its own inside ours, which is what was committed. The connection is
                 // closed, and so everything is rolled back.
                 return Err(StoreError::TransactionEnded);
             }
-            Ok(Ok(())) => {
+            Ok(()) => {
                 borrowed.give_back();
                 return Ok(ClaimOutcome::Granted(value));
             }
-            Ok(Err(error)) if is_refused_commit(&error) => return Err(rolled_back(error)),
-            Ok(Err(error)) => error.into(),
-            Err(late) => late.into(),
+            Err(error) if is_refused_commit(&error) => return Err(rolled_back(error)),
+            Err(error) => error,
         };
         drop(borrowed);
-        self.settle(&request, &number, lost).await?;
+        self.settle(&request, &number, lost.into()).await?;
         Ok(ClaimOutcome::Granted(value))
     }
 
@@ -182,11 +181,7 @@ impl PostgresStore {
     }
 
     async fn borrow(&self) -> Result<Borrowed, StoreError> {
-        match timeout(self.patience, Borrowed::from(&self.pool)).await {
-            Ok(borrowed) => borrowed.map_err(unavailable),
-            Err(_) if is_used_up(&self.pool) => Err(StoreError::NoConnection),
-            Err(_) => Err(unavailable(late())),
-        }
+        Borrowed::within(self.patience, &self.pool).await.map_err(unavailable)
     }
 
     /// Waits for the server no longer than our patience. The connection is not to be used any more then.
@@ -273,8 +268,14 @@ impl PostgresStore {
 pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
 
 impl Borrowed {
-    pub(super) async fn from(pool: &PgPool) -> sqlx::Result<Self> {
-        Ok(Self(Some(pool.acquire().await?)))
+    /// Waits for one no longer than this, nor than the pool does.
+    pub(super) async fn within(limit: Duration, pool: &PgPool) -> sqlx::Result<Self> {
+        match timeout(limit, pool.acquire()).await {
+            Ok(acquired) => Ok(Self(Some(acquired?))),
+            // Others have them all.
+            Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
+            Err(_) => Err(late()),
+        }
     }
 
     #[expect(clippy::expect_used, reason = "it is taken only by what takes the whole of this")]
