@@ -59,6 +59,42 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     fn effects(&self, round: &str) -> impl Future<Output = Vec<(String, String)>> + Send;
 }
 
+/// What is the same for any database of `sqlx`, which has no type for that: written once, and compiled for each.
+macro_rules! on_database {
+    ($store:ty) => {
+        async fn in_transaction(
+            idem: &Idempotency<$store>,
+            id: RequestId,
+            work: InTransaction,
+        ) -> Result<Reply<String>, Error> {
+            idem.run_in_tx(id, move |tx| {
+                Box::pin(async move {
+                    let mark = work.begin(tx.context()).await;
+                    for _ in 0..work.times {
+                        let insert = sqlx::query(INSERT).bind(work.key.text()).bind(&mark);
+                        insert.execute(tx.connection()).await?;
+                    }
+                    work.end().await;
+                    Ok(mark)
+                })
+            })
+            .await
+        }
+
+        async fn prepare(&self) {
+            sqlx::query(EFFECTS)
+                .execute(self.0.pool())
+                .await
+                .expect("the table can be made");
+        }
+
+        async fn effects(&self, round: &str) -> Vec<(String, String)> {
+            let effects = sqlx::query_as(SELECT).bind(round).fetch_all(self.0.pool()).await;
+            effects.expect("the effects can be read")
+        }
+    };
+}
+
 #[derive(Clone)]
 pub struct Sqlite(SqliteStore);
 
@@ -74,36 +110,7 @@ impl Backend for Sqlite {
         self.0.clone()
     }
 
-    async fn in_transaction(
-        idem: &Idempotency<SqliteStore>,
-        id: RequestId,
-        work: InTransaction,
-    ) -> Result<Reply<String>, Error> {
-        idem.run_in_tx(id, move |tx| {
-            Box::pin(async move {
-                let mark = work.begin(tx.context()).await;
-                for _ in 0..work.times {
-                    let insert = sqlx::query(INSERT).bind(work.key.text()).bind(&mark);
-                    insert.execute(tx.connection()).await?;
-                }
-                work.end().await;
-                Ok(mark)
-            })
-        })
-        .await
-    }
-
-    async fn prepare(&self) {
-        sqlx::query(EFFECTS)
-            .execute(self.0.pool())
-            .await
-            .expect("the table can be made");
-    }
-
-    async fn effects(&self, round: &str) -> Vec<(String, String)> {
-        let effects = sqlx::query_as(SELECT).bind(round).fetch_all(self.0.pool()).await;
-        effects.expect("the effects can be read")
-    }
+    on_database!(SqliteStore);
 }
 
 #[derive(Clone)]
@@ -130,36 +137,7 @@ impl Backend for Postgres {
         self.0.clone()
     }
 
-    async fn in_transaction(
-        idem: &Idempotency<PostgresStore>,
-        id: RequestId,
-        work: InTransaction,
-    ) -> Result<Reply<String>, Error> {
-        idem.run_in_tx(id, move |tx| {
-            Box::pin(async move {
-                let mark = work.begin(tx.context()).await;
-                for _ in 0..work.times {
-                    let insert = sqlx::query(INSERT).bind(work.key.text()).bind(&mark);
-                    insert.execute(tx.connection()).await?;
-                }
-                work.end().await;
-                Ok(mark)
-            })
-        })
-        .await
-    }
-
-    async fn prepare(&self) {
-        sqlx::query(EFFECTS)
-            .execute(self.0.pool())
-            .await
-            .expect("the table can be made");
-    }
-
-    async fn effects(&self, round: &str) -> Vec<(String, String)> {
-        let effects = sqlx::query_as(SELECT).bind(round).fetch_all(self.0.pool()).await;
-        effects.expect("the effects can be read")
-    }
+    on_database!(PostgresStore);
 }
 
 #[derive(Clone)]
