@@ -112,6 +112,44 @@ async fn a_connection_over_which_nobody_answers_is_given_up_for_another() {
     assert_eq!(proxy.cuts(), 2);
 }
 
+/// A client that hands its commands to a task through a channel can lose one, and its answer, just as the connection breaks:
+/// it is sent when the task has ended already, and nobody says so (tokio issue 7714). About one in eight hundred breaks here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_command_that_goes_down_with_its_connection_is_not_waited_for() {
+    let server = Server::start(&[]);
+    let store = server.store_with(RedisStore::options().patience(MINUTE)).await;
+    let mut killer = server.connection().await;
+    let until = Instant::now() + Duration::from_secs(6);
+    let mut asking = JoinSet::new();
+    for n in 0..16 {
+        let store = store.clone();
+        asking.spawn(async move {
+            let (id, mut longest) = (id(&format!("k{n}")), Duration::ZERO);
+            while Instant::now() < until {
+                let asked = Instant::now();
+                // Most are told that the connection is lost.
+                let _ = store.load(&id).await;
+                longest = longest.max(asked.elapsed());
+            }
+            longest
+        });
+    }
+    let mut kills = 0;
+    while Instant::now() < until {
+        // Often, but not so often that none comes back.
+        let mut kill = cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("normal");
+        kills += kill.query_async::<usize>(&mut killer).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
+    }
+    let mut longest = Duration::ZERO;
+    while let Some(one) = asking.join_next().await {
+        longest = longest.max(one.unwrap());
+    }
+    assert!(longest < Duration::from_secs(5), "waited for {longest:?}");
+    assert!(kills > 100, "only {kills} connections were killed");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_and_started_again_has_lost_nothing() {
     let server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);

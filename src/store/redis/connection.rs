@@ -7,20 +7,32 @@
 //!
 //! If replicas have to acknowledge, `WAIT` goes out in the same round trip, on the same connection: it is answered for what
 //! that connection has written.
+//!
+//! A command can be lost without an error as its connection breaks: the client hands it over to a task of the connection, and
+//! what is handed over just after that task has ended is neither sent nor dropped (tokio issue 7714). So whoever waits for
+//! long asks something else as well; a server answers in order.
 
 use std::fmt;
+use std::future::{Future, pending};
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, RedisResult, Value, cmd, pipe};
-use tokio::time::timeout;
+use redis::{Client, Cmd, Pipeline, RedisResult, Value, cmd, pipe};
+use tokio::time::{sleep, timeout};
 
 use super::errors::{is_unknown_script, unavailable};
 use super::scripts::Script;
 use crate::store::StoreError;
+
+/// After how long without an answer it is asked whether there can be one.
+const DOUBTS_AFTER: Duration = Duration::from_millis(250);
+/// For how long an answer may be there already, and not have been taken.
+const TAKEN_WITHIN: Duration = Duration::from_millis(50);
 
 /// A connection of the caller's that a [`RedisStore`](super::RedisStore) may use. Clones share it.
 ///
@@ -225,12 +237,7 @@ impl Connection {
         both.add_command(command)
             .add_command(acknowledgement.wait())
             .ignore_errors();
-        let mut answers = match self.clone() {
-            Self::Managed(mut connection) => answers_to(&both, &mut connection).await,
-            Self::Multiplexed(mut connection) => answers_to(&both, &mut connection).await,
-            Self::Cluster(mut connection) => answers_to(&both, &mut connection).await,
-        }?
-        .into_iter();
+        let mut answers = self.in_order(self.send_all(&both)).await?.into_iter();
         Ok(Answered {
             value: answers.next().unwrap_or(Value::Nil).extract_error()?,
             acknowledged: acknowledgement.check(answers.next().unwrap_or(Value::Nil)),
@@ -239,14 +246,93 @@ impl Connection {
 
     /// The answer to one command.
     async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
+        self.in_order(self.send(command)).await
+    }
+
+    /// Waits for the answer to what is asked, unless it is lost: what is asked later, over the same connection or the one that
+    /// came after it, is not answered before. A cluster has many connections, and no such order.
+    async fn in_order<T>(&self, asked: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+        let overtaken = async {
+            sleep(DOUBTS_AFTER).await;
+            match self {
+                Self::Managed(_) | Self::Multiplexed(_) => self.send(&cmd("PING")).await,
+                Self::Cluster(_) => pending().await,
+            }
+        };
+        let mut asked = pin!(asked);
+        tokio::select! {
+            biased;
+            answered = &mut asked => return answered,
+            _ = overtaken => {}
+        }
+        timeout(TAKEN_WITHIN, asked).await.unwrap_or_else(|_| {
+            let lost = "the connection was lost, and the answer with it";
+            Err(io::Error::new(io::ErrorKind::BrokenPipe, lost).into())
+        })
+    }
+
+    async fn send(&self, command: &Cmd) -> RedisResult<Value> {
         match self.clone() {
             Self::Managed(mut connection) => command.query_async(&mut connection).await,
             Self::Multiplexed(mut connection) => command.query_async(&mut connection).await,
             Self::Cluster(mut connection) => command.query_async(&mut connection).await,
         }
     }
+
+    async fn send_all(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        match self.clone() {
+            Self::Managed(mut connection) => commands.query_async(&mut connection).await,
+            Self::Multiplexed(mut connection) => commands.query_async(&mut connection).await,
+            Self::Cluster(mut connection) => commands.query_async(&mut connection).await,
+        }
+    }
 }
 
-async fn answers_to(commands: &redis::Pipeline, connection: &mut impl ConnectionLike) -> RedisResult<Vec<Value>> {
-    commands.query_async(connection).await
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use redis::{AsyncConnectionConfig, RedisConnectionInfo};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    /// A connection to a server that says OK to everything, so long after it was asked.
+    async fn connection(delay: Duration) -> Connection {
+        let (client, mut server) = duplex(4096);
+        tokio::spawn(async move {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = server.read(&mut bytes).await {
+                let commands = bytes[..read].iter().filter(|&&byte| byte == b'*').count();
+                sleep(delay).await;
+                if server.write_all("+OK\r\n".repeat(commands).as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let (info, config) = (
+            RedisConnectionInfo::default(),
+            AsyncConnectionConfig::new().set_response_timeout(None),
+        );
+        let connected = MultiplexedConnection::new_with_config(&info, client, config);
+        let (connection, driver) = connected.await.unwrap();
+        tokio::spawn(driver);
+        Connection::Multiplexed(connection)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_overtaken_is_not_waited_for() {
+        let connection = connection(Duration::ZERO).await;
+        let asked = Instant::now();
+        let lost = connection.in_order(pending::<RedisResult<Value>>()).await;
+        assert!(lost.unwrap_err().is_io_error());
+        let waited = asked.elapsed();
+        assert!(waited <= DOUBTS_AFTER + 2 * TAKEN_WITHIN, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_slow_is_waited_for() {
+        let connection = connection(DOUBTS_AFTER * 3).await;
+        let answer = connection.answer_to(&cmd("GET")).await;
+        assert_eq!(answer.unwrap(), Value::Okay);
+    }
 }
