@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Effect, Error, Idempotency, Source};
@@ -38,8 +39,10 @@ async fn shop(server: &Server, patience: Duration) -> (Proxy, Idempotency<Postgr
     (proxy, Idempotency::builder(store).build(), direct, schema)
 }
 
-async fn order(idem: &Idempotency<PostgresStore>, key: &'static str) -> Result<(i64, Source), Error> {
+async fn order(idem: &Idempotency<PostgresStore>, key: &str) -> Result<(i64, Source), Error> {
+    let bound = key.to_owned();
     let work = idem.run_in_tx(id(key), move |tx| {
+        let key = bound.clone();
         Box::pin(async move {
             let insert = "INSERT INTO orders (key) VALUES ($1) RETURNING id";
             Ok(sqlx::query_scalar::<_, i64>(insert)
@@ -193,7 +196,7 @@ async fn a_connection_that_is_cut_anywhere_else_did_nothing() {
     // The statements are prepared by now: what is seen of them are their parameters.
     for (at, bytes) in ["BEGIN", "oneflight_work", "cut-2", "cut-3"].into_iter().enumerate() {
         for cut in [Cut::Before, Cut::After, Cut::AfterAnswer] {
-            let key: &'static str = format!("cut-{at}-{cut:?}").leak();
+            let key = &format!("cut-{at}-{cut:?}");
             proxy.cut(bytes, cut);
             match order(&idem, key).await {
                 Ok((_, source)) => assert_eq!(source, Source::Executed),
@@ -212,8 +215,8 @@ async fn a_connection_that_is_cut_anywhere_else_did_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_crashes_in_the_commit_is_asked_when_it_is_back() {
     // Restarted, so nobody else's; and it writes to the disk what it says it did.
-    let server: &'static Server = Box::leak(Box::new(Server::start("")));
-    let (proxy, idem, direct, _) = shop(server, Duration::from_secs(30)).await;
+    let server = Arc::new(Server::start(""));
+    let (proxy, idem, direct, _) = shop(&server, Duration::from_secs(30)).await;
     order(&idem, "warm").await.unwrap();
     for (key, cut) in [
         ("crash-before", Cut::Before),
@@ -221,7 +224,10 @@ async fn a_server_that_crashes_in_the_commit_is_asked_when_it_is_back() {
         ("crash-answer", Cut::AfterAnswer),
     ] {
         proxy.cut("COMMIT", cut);
-        let restart = tokio::task::spawn_blocking(|| server.restart("immediate"));
+        let restart = tokio::task::spawn_blocking({
+            let server = Arc::clone(&server);
+            move || server.restart("immediate")
+        });
         let answer = order(&idem, key).await;
         restart.await.unwrap();
         proxy.disarm();
