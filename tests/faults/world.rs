@@ -29,7 +29,7 @@ fn file(world: &Path, round: &str) -> PathBuf {
     world.join(round)
 }
 
-/// One write to the end of the file, which is whole or not there.
+/// One write to the end of the file. A process that dies leaves it whole or not there.
 pub fn write(world: &Path, deed: &Deed) {
     let mut line = serde_json::to_vec(deed).expect("a deed can be written");
     line.push(b'\n');
@@ -47,7 +47,9 @@ pub fn read(world: &Path, round: &str) -> Vec<Deed> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
         Err(error) => panic!("the world cannot be read: {error}"),
     };
-    let deeds = text
+    // Whoever reads while the last line is being written sees a part of it: that is not there yet.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let deeds = whole
         .lines()
         .map(|line| serde_json::from_str(line).expect("a whole line"));
     deeds.collect()

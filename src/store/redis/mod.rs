@@ -54,7 +54,9 @@ pub use options::RedisOptions;
 ///
 /// One, over which all calls of the process go at once, and, once somebody has waited for a request in progress elsewhere, one
 /// that hears of changes for all who wait. Both connect again when they are lost; meanwhile calls fail as
-/// [`StoreError::Unavailable`] after the [patience](RedisOptions::patience), and who waits polls.
+/// [`StoreError::Unavailable`] after the [patience](RedisOptions::patience), and who waits polls. An answer that takes long is asked
+/// after with a `PING`, which cannot be answered before it: if it is, the answer was lost with a connection. (Not in a cluster,
+/// where only the patience bounds that.)
 ///
 /// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `EXISTS`, `HMGET`, `HGET`, `HSET`, `HDEL`,
 /// `DEL`, `GET`, `SET`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and channels with our prefix, `SUBSCRIBE`,

@@ -9,18 +9,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Explores `model`, and says how many executions that took.
-///
-/// `LOOM_MAX_PREEMPTIONS` bounds the search where it is set; without it, it is exhaustive.
-pub fn explore(name: &str, default_preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+/// How many preemptions an execution of a model may have, in the short form and in the long one (`ONEFLIGHT_LONG`). `None` is any
+/// number: the search is exhaustive.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    /// With loads that may be stale.
+    pub any: [Option<usize>; 2],
+    /// With loads that read the newest value: each is a branch.
+    pub newest: [Option<usize>; 2],
+}
+
+impl Bound {
+    pub const NONE: Self = Self {
+        any: [None; 2],
+        newest: [None; 2],
+    };
+}
+
+/// The short form's bound, and those of the long form, with loads that may be stale and with others.
+pub const fn upto(short: usize, any: usize, newest: usize) -> Bound {
+    Bound {
+        any: [Some(short), Some(any)],
+        newest: [Some(short), Some(newest)],
+    }
+}
+
+/// Explores `model`, and says how many executions that took. `LOOM_MAX_PREEMPTIONS` overrides the bound.
+pub fn explore(name: &str, bound: Bound, model: impl Fn() + Sync + Send + 'static) {
     let executions = Arc::new(AtomicUsize::new(0));
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 100_000;
     let newest = std::env::var("ONEFLIGHT_LOADS").is_ok_and(|loads| loads == "newest");
-    if builder.preemption_bound.is_none() {
-        // Every load a branch: there are many more orders then, too many to try all of them each time.
-        builder.preemption_bound = default_preemptions.or(newest.then_some(4));
-    }
+    let form = usize::from(std::env::var_os("ONEFLIGHT_LONG").is_some());
+    let bound = if newest { bound.newest } else { bound.any }[form];
+    builder.preemption_bound = builder.preemption_bound.or(bound);
     let bound = builder.preemption_bound;
     let counter = Arc::clone(&executions);
     builder.check(move || {

@@ -5,7 +5,7 @@ use loom::future::block_on;
 use loom::thread;
 use oneflight::model::{join_tasks, wake_in_rounds_of};
 use oneflight::{FlightError, Group, OnAbandon, Role};
-use oneflight_loom::{Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop};
+use oneflight_loom::{Bound, Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop, upto};
 use std::sync::Arc;
 
 fn group() -> Group<u8, Value> {
@@ -49,7 +49,11 @@ fn gated(ledger: &Arc<Ledger>, gate: &Gate) -> impl FnOnce() -> Work + Send + us
 /// first.
 #[test]
 fn join_complete() {
-    explore("join/complete", None, || {
+    let bound = Bound {
+        newest: [Some(4), Some(6)],
+        ..Bound::NONE
+    };
+    explore("join/complete", bound, || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
             let ledger = Arc::clone(ledger);
@@ -81,7 +85,7 @@ fn join_complete() {
 /// Work that is pending once, so that followers find it parked, woken or being polled.
 #[test]
 fn join_yielding() {
-    explore("join/complete, yielding work", Some(3), || {
+    explore("join/complete, yielding work", upto(3, 5, 5), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
             let ledger = Arc::clone(ledger);
@@ -110,7 +114,7 @@ fn join_yielding() {
 /// Two callers wait for what a third opens: no wake-up is lost, whoever drives.
 #[test]
 fn hand_over_wake() {
-    explore("two callers/wake of the work", Some(2), || {
+    explore("two callers/wake of the work", upto(2, 2, 3), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>, gate: &Gate| {
             let (ledger, gate) = (Arc::clone(ledger), gate.clone());
@@ -143,7 +147,7 @@ fn hand_over_wake() {
 #[test]
 fn driver_dropped_join() {
     for cancels in [false, true] {
-        explore("driver dropped/join", Some(2), move || {
+        explore("driver dropped/join", upto(2, 2, 3), move || {
             let (group, ledger, gate) = (
                 if cancels { group_that_cancels() } else { group() },
                 Arc::new(Ledger::default()),
@@ -182,7 +186,7 @@ fn driver_dropped_join() {
 #[test]
 fn abandon_join() {
     for cancels in [false, true] {
-        explore("abandon/join", Some(3), move || {
+        explore("abandon/join", upto(3, 4, 5), move || {
             let (group, ledger) = (
                 if cancels { group_that_cancels() } else { group() },
                 Arc::new(Ledger::default()),
@@ -226,7 +230,7 @@ fn abandon_join() {
 /// it is found by the second, although the first may wake it for nothing.
 #[test]
 fn abandon_join_wake() {
-    explore("abandon/join/two wakes", Some(2), || {
+    explore("abandon/join/two wakes", upto(2, 2, 3), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let (first, second) = (Gate::new(), Gate::new());
         let work = |ledger: &Arc<Ledger>| {
@@ -260,24 +264,28 @@ fn abandon_join_wake() {
 /// One caller completes while another, who has joined or leads, goes.
 #[test]
 fn follower_drops_complete() {
-    explore("join/last follower drops, driver dropped/complete", Some(3), || {
-        let (group, ledger) = (group_that_cancels(), Arc::new(Ledger::default()));
-        let fickle = {
-            let (group, work) = (group.clone(), yielding(&ledger));
-            thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
-        };
-        let kept = block_on(group.run(1, yielding(&ledger))).unwrap().value;
-        fickle.join().unwrap();
-        drop(kept);
-        assert_eq!(group.in_flight(), 0);
-        ledger.check();
-    });
+    explore(
+        "join/last follower drops, driver dropped/complete",
+        upto(3, 6, 6),
+        || {
+            let (group, ledger) = (group_that_cancels(), Arc::new(Ledger::default()));
+            let fickle = {
+                let (group, work) = (group.clone(), yielding(&ledger));
+                thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
+            };
+            let kept = block_on(group.run(1, yielding(&ledger))).unwrap().value;
+            fickle.join().unwrap();
+            drop(kept);
+            assert_eq!(group.in_flight(), 0);
+            ledger.check();
+        },
+    );
 }
 
 /// The leader is alive and not polled; two followers of other tasks go on with the work, whichever is first.
 #[test]
 fn idle_driver_racing_followers() {
-    explore("idle driver/two followers race to drive", Some(2), || {
+    explore("idle driver/two followers race to drive", upto(2, 3, 3), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(idle.as_mut()).is_pending());
@@ -302,7 +310,7 @@ fn idle_driver_racing_followers() {
 /// The driver has polled and is not polled again; a standby of another task is told.
 #[test]
 fn idle_driver_standby() {
-    explore("idle driver/standby", Some(3), || {
+    explore("idle driver/standby", upto(3, 6, 6), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(idle.as_mut()).is_pending());
@@ -325,7 +333,7 @@ fn idle_driver_standby() {
 /// Work that never ends is aborted while it is polled, parked, or not begun.
 #[test]
 fn abort_poll() {
-    explore("abort/poll", Some(3), || {
+    explore("abort/poll", upto(3, 8, 8), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let caller = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
@@ -353,7 +361,7 @@ fn abort_poll() {
 /// Leader and two followers take a result at the same time: it is moved once at most, and never while it is copied.
 #[test]
 fn move_clone() {
-    explore("result moved/result cloned", Some(2), || {
+    explore("result moved/result cloned", upto(2, 2, 3), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let mut first = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(first.as_mut()).is_pending());
@@ -376,7 +384,7 @@ fn move_clone() {
 /// Two callers polled the work last, are told, and go; the third one, who only waits, has to be told then.
 #[test]
 fn told_callers_drop() {
-    explore("hand-over/the callers who were woken drop", Some(3), || {
+    explore("hand-over/the callers who were woken drop", upto(3, 5, 6), || {
         let (group, ledger, gate) = (group_that_cancels(), Arc::new(Ledger::default()), Gate::new());
         let mut first = Box::pin(group.run(1, gated(&ledger, &gate)));
         let mut second = Box::pin(group.run(1, gated(&ledger, &gate)));
@@ -398,7 +406,7 @@ fn told_callers_drop() {
 /// A flight is forgotten and another one begun, while the forgotten one lands.
 #[test]
 fn forget_rejoin() {
-    explore("forget/rejoin", Some(3), || {
+    explore("forget/rejoin", Bound::NONE, || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let mut old = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(old.as_mut()).is_pending());
@@ -423,7 +431,7 @@ fn forget_rejoin() {
 /// A flight is forgotten while it lands, and its successor is not removed with it.
 #[test]
 fn forget_complete() {
-    explore("forget/complete", Some(3), || {
+    explore("forget/complete", upto(3, 7, 8), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
             let ledger = Arc::clone(ledger);
@@ -453,7 +461,7 @@ fn forget_complete() {
 /// A flight is aborted while it lands: its callers get one or the other, and nothing is left.
 #[test]
 fn abort_complete() {
-    explore("abort/complete", Some(3), || {
+    explore("abort/complete", upto(3, 8, 8), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let aborter = {
             let group = group.clone();
@@ -483,7 +491,7 @@ fn abort_complete() {
 /// The work panics while another joins: both are told, or the other runs his own.
 #[test]
 fn panic_join() {
-    explore("panic/join", Some(3), || {
+    explore("panic/join", upto(3, 6, 6), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
             let ledger = Arc::clone(ledger);
@@ -514,7 +522,7 @@ fn panic_join() {
 /// The group is closed and drained while a call comes: it is refused, or it is over when the drain is.
 #[test]
 fn close_join_drain() {
-    explore("close/join/drain", Some(3), || {
+    explore("close/join/drain", Bound::NONE, || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let caller = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
@@ -547,7 +555,7 @@ fn close_join_drain() {
 #[test]
 fn wake_in_rounds() {
     wake_in_rounds_of(1);
-    explore("waking in rounds/caller leaves", Some(2), || {
+    explore("waking in rounds/caller leaves", upto(2, 3, 3), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let mut leader = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(leader.as_mut()).is_pending());
@@ -574,7 +582,11 @@ fn wake_in_rounds() {
 /// The same as abandon/join, of a flight that has had followers: joining changes nothing in its word then.
 #[test]
 fn abandon_join_shared() {
-    explore("abandon/join, joined before", Some(3), || {
+    let bound = Bound {
+        any: [Some(3), None],
+        newest: [Some(3), None],
+    };
+    explore("abandon/join, joined before", bound, || {
         let (group, ledger, gate) = (group_that_cancels(), Arc::new(Ledger::default()), Gate::new());
         let mut leader = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(leader.as_mut()).is_pending());
