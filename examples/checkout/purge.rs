@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 const EVERY: Duration = Duration::from_secs(60);
-const BATCH: usize = 200;
+/// Orders wait for a batch, so it is small.
+const BATCH: usize = 50;
 /// Between two batches, so that a long backlog does not keep the store busy.
 const PAUSE: Duration = Duration::from_millis(20);
 

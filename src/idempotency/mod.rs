@@ -449,8 +449,10 @@ impl<S: Store> Idempotency<S> {
     ///     let idem = idem.clone();
     ///     async move {
     ///         loop {
-    ///             // In batches, so that no other writer waits for long.
-    ///             while idem.store().purge(500).await.is_ok_and(|purged| purged == 500) {}
+    ///             // In small batches with a pause after each, so that no other writer waits for long.
+    ///             while idem.store().purge(50).await.is_ok_and(|purged| purged == 50) {
+    ///                 tokio::time::sleep(Duration::from_millis(20)).await;
+    ///             }
     ///             tokio::time::sleep(Duration::from_secs(60)).await;
     ///         }
     ///     }

@@ -49,9 +49,9 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
     let folder = tempfile::tempdir()?;
     let store = SqliteStore::open(folder.path().join("expired.db")).await?;
     fill::sqlite(&store, records, Retention::IsOver).await?;
-    // There is one writer, and while a batch is deleted that is the purge.
+    // There is one writer, and while a batch is deleted that is the purge: 100 at a time are too many.
     let pace = Pace {
-        batch: 200,
+        batch: 50,
         pause: Duration::from_millis(20),
     };
     let of_sqlite = purge("SQLite", store.clone(), records, pace).await?;
