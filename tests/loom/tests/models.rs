@@ -266,7 +266,7 @@ fn abandon_join_wake() {
 fn follower_drops_complete() {
     explore(
         "join/last follower drops, driver dropped/complete",
-        upto(3, 6, 6),
+        upto(3, 5, 6),
         || {
             let (group, ledger) = (group_that_cancels(), Arc::new(Ledger::default()));
             let fickle = {
@@ -431,7 +431,7 @@ fn forget_rejoin() {
 /// A flight is forgotten while it lands, and its successor is not removed with it.
 #[test]
 fn forget_complete() {
-    explore("forget/complete", upto(3, 7, 8), || {
+    explore("forget/complete", upto(3, 7, 7), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
             let ledger = Arc::clone(ledger);
