@@ -285,7 +285,7 @@ fn follower_drops_complete() {
 /// The leader is alive and not polled; two followers of other tasks go on with the work, whichever is first.
 #[test]
 fn idle_driver_racing_followers() {
-    explore("idle driver/two followers race to drive", upto(2, 3, 3), || {
+    explore("idle driver/two followers race to drive", upto(2, 2, 3), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(idle.as_mut()).is_pending());
