@@ -100,7 +100,7 @@ fn short() -> ExitCode {
     trials.extend(STORES.map(|store| {
         let name = format!("{}_under_faults", store.word());
         Trial::test(name, move || {
-            let kinds = [
+            let mut kinds = vec![
                 (Kind::Kill, 5),
                 (Kind::Cut, 6),
                 (Kind::Restart, 2),
@@ -108,7 +108,6 @@ fn short() -> ExitCode {
                 (Kind::Clock, 1),
                 (Kind::Disk, 2),
             ];
-            let mut kinds = kinds.to_vec();
             if std::env::var_os("FAULTS_WITHOUT_CLOCK").is_some() {
                 kinds.retain(|&(kind, _)| kind != Kind::Clock);
             }

@@ -264,22 +264,19 @@ fn abandon_join_wake() {
 /// One caller completes while another, who has joined or leads, goes.
 #[test]
 fn follower_drops_complete() {
-    explore(
-        "join/last follower drops, driver dropped/complete",
-        upto(3, 5, 6),
-        || {
-            let (group, ledger) = (group_that_cancels(), Arc::new(Ledger::default()));
-            let fickle = {
-                let (group, work) = (group.clone(), yielding(&ledger));
-                thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
-            };
-            let kept = block_on(group.run(1, yielding(&ledger))).unwrap().value;
-            fickle.join().unwrap();
-            drop(kept);
-            assert_eq!(group.in_flight(), 0);
-            ledger.check();
-        },
-    );
+    let bound = upto(3, 5, 6);
+    explore("join/last follower drops, driver dropped/complete", bound, || {
+        let (group, ledger) = (group_that_cancels(), Arc::new(Ledger::default()));
+        let fickle = {
+            let (group, work) = (group.clone(), yielding(&ledger));
+            thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
+        };
+        let kept = block_on(group.run(1, yielding(&ledger))).unwrap().value;
+        fickle.join().unwrap();
+        drop(kept);
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
+    });
 }
 
 /// The leader is alive and not polled; two followers of other tasks go on with the work, whichever is first.
