@@ -53,25 +53,62 @@ pub fn write(page: &Path, part: Part, text: &str) -> io::Result<()> {
     fs::write(page, replaced.ok_or_else(missing)?)
 }
 
-/// The comparison, with the pictures that were drawn in this folder.
+/// The comparison, with the pictures that were drawn in this folder: one line a case, and the figures of all peers folded.
 pub fn comparison(facts: &Facts, rows: &[Row], pictures: &[(String, &'static str)]) -> String {
     let mut text = facts_table(facts);
-    text.push_str("\n| case | aim | oneflight | others | ratio of medians (of minima) | |\n| --- | --- | --- | --- | --- | --- |\n");
+    text.push_str(
+        "\n| case | aim | oneflight | best peer | ratio of medians (of minima) | |\n| --- | --- | --- | --- | --- | --- |\n",
+    );
     for row in rows {
         let line = [
             row.case.clone(),
             row.aim.clone(),
             row.ours.clone(),
-            row.others.join("<br>"),
+            row.best.clone(),
             row.ratio.join("<br>"),
             row.verdict.word().to_owned(),
         ];
         let _ = writeln!(text, "| {} |", line.join(" | "));
     }
+    details(&mut text, rows);
     for (file, title) in pictures {
         let _ = writeln!(text, "\n![{title}](benchmarks/{file})");
     }
     text
+}
+
+/// The figures of all peers, a column each, folded; then what has to be known of some.
+fn details(text: &mut String, rows: &[Row]) {
+    let mut names: Vec<&str> = Vec::new();
+    for other in rows.iter().flat_map(|row| &row.others) {
+        if !names.contains(&other.name.as_str()) {
+            names.push(&other.name);
+        }
+    }
+    names.sort_unstable();
+    text.push_str("\n<details>\n<summary>The figures of all peers</summary>\n\n");
+    let _ = writeln!(
+        text,
+        "| case | oneflight | {} |\n|{}",
+        names.join(" | "),
+        " --- |".repeat(2 + names.len())
+    );
+    for row in rows.iter().filter(|row| !row.others.is_empty()) {
+        let figure = |name: &&str| match row.others.iter().find(|other| other.name == *name) {
+            Some(other) if other.is_out => format!("*{}*", other.figure),
+            Some(other) => other.figure.clone(),
+            None => String::new(),
+        };
+        let figures: Vec<_> = names.iter().map(figure).collect();
+        let _ = writeln!(text, "| {} | {} | {} |", row.case, row.ours, figures.join(" | "));
+    }
+    text.push_str("\nFigures in italics are not compared with ours, and an empty cell is somebody left out:\n\n");
+    for row in rows {
+        for note in &row.notes {
+            let _ = writeln!(text, "* {}: {note}", row.case);
+        }
+    }
+    text.push_str("\n</details>\n");
 }
 
 /// What everybody does when things go wrong; what nobody would wish is bold.

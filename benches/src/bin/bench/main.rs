@@ -72,7 +72,12 @@ fn compare(dry: bool) -> Result<(), Box<dyn Error>> {
     let facts = Facts::gather();
     let measured = measure::all()?;
     let rows = rows::rows(&measured);
-    println!("{}{}", terminal::facts(&facts), terminal::comparison(&rows));
+    println!(
+        "{}{}\n\n{}",
+        terminal::facts(&facts),
+        terminal::comparison(&rows),
+        terminal::details(&rows)
+    );
     if !dry {
         let pictures = pictures::draw(&page().with_extension(""), &measured)?;
         document::write(

@@ -1,4 +1,5 @@
-//! How cost grows, as SVG pictures: one line for everybody, ours the thick one.
+//! How cost grows, as SVG pictures: one line for each entrant, ours the thick one. Entrants whose figures are the same share a
+//! line and are all named beside it, so that no line is hidden behind another.
 
 use super::measure::{Measured, THREADS};
 use oneflight_benches::contest::Standings;
@@ -10,6 +11,7 @@ use plotters::prelude::*;
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::thread::available_parallelism;
 
 const SIZE: (u32, u32) = (960, 560);
 /// Room for the names of the lines.
@@ -28,9 +30,13 @@ const OTHERS: [RGBColor; 10] = [
     RGBColor(0x00, 0x00, 0x00),
 ];
 
+/// Lines that differ by less than this part of their values at each point are drawn as one.
+const SAME: f64 = 0.01;
+
 /// A line: whose it is, and its points.
+#[derive(Clone)]
 struct Line {
-    name: String,
+    names: Vec<String>,
     side: Side,
     points: Vec<(f64, f64)>,
 }
@@ -49,6 +55,8 @@ struct Picture {
     across: &'static str,
     up: &'static str,
     scale: Scale,
+    /// From where on the points are of a machine that has fewer cores, and what that means.
+    crowded: Option<(f64, String)>,
     lines: Vec<Line>,
 }
 
@@ -57,7 +65,7 @@ pub fn draw(folder: &Path, measured: &Measured) -> Result<Vec<(String, &'static 
     fs::create_dir_all(folder)?;
     let threads: Vec<_> = THREADS.into_iter().zip(measured.distinct.clone()).collect();
     let weights = measured.weights.iter().map(|weight| Line {
-        name: weight.name.clone(),
+        names: vec![weight.name.clone()],
         side: weight.side,
         points: weight
             .flights
@@ -68,34 +76,38 @@ pub fn draw(folder: &Path, measured: &Measured) -> Result<Vec<(String, &'static 
     let pictures = [
         Picture {
             file: "followers.svg",
-            title: "Cost of a follower against the number of followers",
+            title: "Cost of a follower against the number of followers (lower is better)",
             across: "followers of one flight",
-            up: "ns for each",
+            up: "nanoseconds per follower",
             scale: Scale::Powers,
+            crowded: None,
             lines: lines(&measured.fan_in, |cost| cost),
         },
         Picture {
             file: "flights.svg",
-            title: "Cost of a flight's life against the number of flights at once",
+            title: "Cost of a flight's life against the number of flights at once (lower is better)",
             across: "flights at once",
-            up: "ns for each",
+            up: "nanoseconds per flight",
             scale: Scale::Powers,
+            crowded: None,
             lines: lines(&measured.flights, |cost| cost),
         },
         Picture {
             file: "memory.svg",
-            title: "Heap of a flight against the number of flights",
+            title: "Heap of a flight against the number of flights at once (lower is better)",
             across: "flights at once",
-            up: "bytes for each, key and map included",
+            up: "bytes per flight, its key and its share of the map included",
             scale: Scale::Powers,
+            crowded: None,
             lines: weights.collect(),
         },
         Picture {
             file: "threads.svg",
-            title: "Throughput on distinct keys against threads",
+            title: "Throughput on distinct keys against the number of threads (higher is better)",
             across: "threads",
-            up: "million calls a second",
+            up: "million calls per second, all threads together",
             scale: Scale::FromNothing,
+            crowded: crowded(),
             lines: lines(&threads, |cost| 1e3 / cost),
         },
     ];
@@ -113,7 +125,7 @@ fn lines(cases: &[(usize, Standings)], value: impl Fn(f64) -> f64) -> Vec<Line> 
             Some((*across as f64, value(figure.median)))
         };
         Line {
-            name: name.to_owned(),
+            names: vec![name.to_owned()],
             side,
             points: cases.iter().filter_map(point).collect(),
         }
@@ -121,19 +133,50 @@ fn lines(cases: &[(usize, Standings)], value: impl Fn(f64) -> f64) -> Vec<Line> 
     entrants.iter().map(|figure| line(&figure.name, figure.side)).collect()
 }
 
+/// Where more threads than cores are measured, and what to say of it.
+fn crowded() -> Option<(f64, String)> {
+    let cores = available_parallelism().ok()?.get();
+    let most = *THREADS.iter().max()?;
+    (most > cores).then(|| (cores as f64, format!("more threads than the {cores} cores")))
+}
+
+impl Line {
+    fn is_as(&self, other: &Self) -> bool {
+        self.side == other.side
+            && self.points.len() == other.points.len()
+            && self.points.iter().zip(&other.points).all(|(one, other)| {
+                one.0.total_cmp(&other.0).is_eq() && (one.1 - other.1).abs() <= SAME * one.1.abs().max(other.1.abs())
+            })
+    }
+}
+
 impl Picture {
-    /// Those who are drawn, and how: whoever is the same but for his hasher is not, and the floors are in the table.
-    fn drawn(&self) -> impl Iterator<Item = (&Line, ShapeStyle)> {
-        let mut others = OTHERS.into_iter();
-        self.lines.iter().filter_map(move |line| match line.side {
-            Side::Ours => Some((line, OURS.stroke_width(4))),
-            Side::Peer => Some((line, others.next().unwrap_or(BLACK).stroke_width(2))),
-            Side::Tuned | Side::Floor => None,
-        })
+    /// The lines that are drawn, and how. Entrants that differ from another by the hasher alone are not drawn, and the
+    /// floors are in the table.
+    fn drawn(&self) -> Vec<(Line, ShapeStyle)> {
+        let mut others: Vec<Line> = Vec::new();
+        let mut ours = Vec::new();
+        for line in &self.lines {
+            match line.side {
+                Side::Ours => ours.push((line.clone(), OURS.stroke_width(4))),
+                Side::Peer => match others.iter_mut().find(|other| other.is_as(line)) {
+                    Some(same) => same.names.extend_from_slice(&line.names),
+                    None => others.push(line.clone()),
+                },
+                Side::Tuned | Side::Floor => {}
+            }
+        }
+        let mut colours = OTHERS.into_iter();
+        let others = others
+            .into_iter()
+            .map(|line| (line, colours.next().unwrap_or(BLACK).stroke_width(2)));
+        // Ours last, over the others.
+        others.chain(ours).collect()
     }
 
     fn range(&self, of: impl Fn(&(f64, f64)) -> f64) -> (f64, f64) {
-        let values = self.drawn().flat_map(|(line, _)| &line.points).map(of);
+        let drawn = self.drawn();
+        let values = drawn.iter().flat_map(|(line, _)| &line.points).map(of);
         values.fold((f64::MAX, f64::MIN), |(least, most), value| {
             (least.min(value), most.max(value))
         })
@@ -163,16 +206,27 @@ impl Picture {
         Ok(area.present()?)
     }
 
-    /// Names the lines at the side, in the order of their ends.
+    /// Names the lines at the side, in the order of their ends; all names of a line that is shared.
     fn name_lines(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Box<dyn Error>> {
         let end = |line: &Line| line.points.last().map_or(0.0, |point| point.1);
-        let mut lines: Vec<_> = self.drawn().collect();
+        let mut lines = self.drawn();
         lines.sort_by(|(one, _), (other, _)| end(other).total_cmp(&end(one)));
         let (left, font) = (SIZE.0 as i32 - SIDE + 16, ("sans-serif", 14).into_font());
-        for (place, (line, style)) in (0..).zip(lines) {
-            let middle = 80 + 24 * place;
+        let mut middle = 80;
+        for (line, style) in lines {
+            let last = 20 * (line.names.len() as i32 - 1);
             area.draw(&PathElement::new([(left, middle), (left + 24, middle)], style))?;
-            area.draw(&Text::new(line.name.clone(), (left + 32, middle - 7), font.clone()))?;
+            if last > 0 {
+                area.draw(&PathElement::new([(left, middle), (left, middle + last)], style))?;
+            }
+            for (place, name) in (0..).zip(line.names) {
+                area.draw(&Text::new(name, (left + 32, middle - 7 + 20 * place), font.clone()))?;
+            }
+            middle += last + 24;
+        }
+        if let Some((_, what)) = &self.crowded {
+            let grey = ("sans-serif", 12).into_font().color(&RGBColor(0x55, 0x55, 0x55));
+            area.draw(&Text::new(format!("shaded: {what}"), (left, middle + 8), grey))?;
         }
         Ok(())
     }
@@ -210,6 +264,12 @@ impl Picture {
             .y_label_formatter(&label)
             .light_line_style(WHITE)
             .draw()?;
+        if let Some((from, _)) = self.crowded {
+            let (_, right) = self.range(|point| point.0);
+            let (low, high) = (0.0, 1.1 * self.range(|point| point.1).1);
+            let shade = RGBColor(0x80, 0x80, 0x80).mix(0.15).filled();
+            chart.draw_series([Rectangle::new([(from, low), (right, high)], shade)])?;
+        }
         for (line, style) in self.drawn() {
             chart.draw_series(LineSeries::new(line.points.iter().copied(), style).point_size(3))?;
         }

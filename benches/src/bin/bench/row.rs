@@ -14,12 +14,38 @@ pub struct Row {
     pub aim: String,
     /// Our figure: the median, and the minimum in brackets.
     pub ours: String,
-    /// The others', from the best to the worst, and why somebody has none.
-    pub others: Vec<String>,
+    /// Who it is compared with, and that figure.
+    pub best: String,
     /// What decides, as a ratio.
     pub ratio: Vec<String>,
+    /// The figures of all others, from the best to the worst.
+    pub others: Vec<Other>,
+    /// Who has no figure, and why; and what else has to be known of a figure.
+    pub notes: Vec<String>,
     /// Whether the aim is met.
     pub verdict: Verdict,
+}
+
+/// The figure of another entrant.
+#[derive(Clone, Debug, Serialize)]
+pub struct Other {
+    /// The entrant.
+    pub name: String,
+    /// The median, and the minimum in brackets if there were rounds.
+    pub figure: String,
+    /// Whether it is not compared with ours.
+    pub is_out: bool,
+}
+
+impl Other {
+    /// A figure that is compared.
+    pub fn new(name: &str, figure: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            figure,
+            is_out: false,
+        }
+    }
 }
 
 /// Whether an aim is met.
@@ -153,12 +179,15 @@ pub fn row(case: &str, standings: &Standings, unit: Unit, aim: Aim) -> Row {
         }
         None => Vec::new(),
     };
+    let (others, notes) = others(standings, unit);
     Row {
         case: case.to_owned(),
         aim: text.trim_end().to_owned(),
         ours: ours.map_or_else(|| "left out".to_owned(), |ours| unit.show(ours)),
-        others: others(standings, unit),
+        best: best.map_or_else(String::new, |best| format!("{} {}", best.name, unit.show(best))),
         ratio,
+        others,
+        notes,
         verdict,
     }
 }
@@ -174,17 +203,17 @@ pub fn ratio(ours: &Figure, other: &Figure, name: &str, is_rate: bool) -> Option
     medians.is_finite().then_some(shown)
 }
 
-/// Everybody else, from the best to the worst, and why somebody has no figure.
-fn others(standings: &Standings, unit: Unit) -> Vec<String> {
+/// Everybody else, from the best to the worst, and why somebody has no figure, or one that is not compared.
+fn others(standings: &Standings, unit: Unit) -> (Vec<Other>, Vec<String>) {
     // Ours too, if something speaks against it: it has no other place then.
     let is_other = |figure: &&Figure| figure.side != Side::Ours || figure.objection.is_some();
     let mut others: Vec<&Figure> = standings.figures.iter().filter(is_other).collect();
     others.sort_by(|one, other| one.median.total_cmp(&other.median));
-    let show = |figure: &Figure| match &figure.objection {
-        None => format!("{} {}", figure.name, unit.show(figure)),
-        Some(objection) => format!("{} {}, not compared: {objection}", figure.name, unit.show(figure)),
-    };
-    let mut shown: Vec<String> = others.into_iter().map(show).collect();
+    let objections = others.iter().filter_map(|figure| {
+        let objection = figure.objection.as_ref()?;
+        Some(format!("{} is not compared: {objection}", figure.name))
+    });
+    let mut notes: Vec<String> = objections.collect();
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for (name, reason) in &standings.left_out {
         match reasons.iter_mut().find(|(other, _)| other == reason) {
@@ -192,12 +221,14 @@ fn others(standings: &Standings, unit: Unit) -> Vec<String> {
             None => reasons.push((reason, vec![name])),
         }
     }
-    shown.extend(
-        reasons
-            .iter()
-            .map(|(reason, names)| format!("left out, {reason}: {}", names.join(", "))),
-    );
-    shown
+    let left_out = reasons.iter();
+    notes.extend(left_out.map(|(reason, names)| format!("left out, {reason}: {}", names.join(", "))));
+    let show = |figure: &Figure| Other {
+        name: figure.name.clone(),
+        figure: unit.show(figure),
+        is_out: figure.objection.is_some(),
+    };
+    (others.into_iter().map(show).collect(), notes)
 }
 
 /// A number with its thousands apart.

@@ -1,7 +1,7 @@
 //! Which rows the comparison has, and what is aimed at in each.
 
 use super::measure::{HUGE, Measured, TASKS};
-use super::row::{Aim, Row, Unit, Verdict, ratio, row, thousands};
+use super::row::{Aim, Other, Row, Unit, Verdict, ratio, row, thousands};
 use oneflight_benches::cases::memory::{MANY, Weight};
 use oneflight_benches::contest::{Figure, Standings};
 use oneflight_benches::peers::Side;
@@ -170,10 +170,12 @@ fn of_floor(case: &str, standings: &Standings, times: f64) -> Row {
     let floors = standings.figures.iter().filter(|figure| figure.side == Side::Floor);
     let floor = floors.max_by(|one, other| one.median.total_cmp(&other.median));
     let mut row = row(case, standings, Unit::Nanoseconds, Aim::Nothing);
+    row.best.clear();
     row.others.clear();
+    row.notes.clear();
     if let (Some(ours), Some(floor)) = (standings.ours(), floor) {
         row.aim = format!("≤ {times} × the floor");
-        row.others = vec![format!("{} {}", floor.name, Unit::Nanoseconds.show(floor))];
+        row.best = format!("{} {}", floor.name, Unit::Nanoseconds.show(floor));
         row.ratio = ratio(ours, floor, "floor", false).into_iter().collect();
         row.verdict = Verdict::of(ours.median <= times * floor.median);
     }
@@ -236,10 +238,12 @@ fn growth(
         case: case.to_owned(),
         aim: aim.to_owned(),
         ours: ours.map_or_else(String::new, |growth| format!("{growth:.2} ×")),
-        others: others
-            .map(|(figure, growth)| format!("{} {growth:.2} ×", figure.name))
-            .collect(),
+        best: String::new(),
         ratio: Vec::new(),
+        others: others
+            .map(|(figure, growth)| Other::new(&figure.name, format!("{growth:.2} ×")))
+            .collect(),
+        notes: Vec::new(),
         verdict: ours.map_or(Verdict::Missed, |growth| Verdict::of(is_met(growth))),
     }
 }
@@ -265,10 +269,12 @@ fn progress(wakeups: &[(usize, Standings)]) -> Row {
             .map(|figure| Unit::Count.format(figure.median))
             .collect::<Vec<_>>()
             .join(" and "),
-        others: others
-            .map(|figure| format!("{} {}", figure.name, of(&figure.name).join(" and ")))
-            .collect(),
+        best: String::new(),
         ratio: Vec::new(),
+        others: others
+            .map(|figure| Other::new(&figure.name, of(&figure.name).join(" and ")))
+            .collect(),
+        notes: Vec::new(),
         verdict: Verdict::of(ours.windows(2).all(|two| two[1].median <= two[0].median)),
     }
 }
@@ -316,8 +322,10 @@ fn instructions() -> Row {
         case: "instructions of a lone leader, and of a follower".to_owned(),
         aim: "kept; may not grow by 3 % unnoticed".to_owned(),
         ours,
-        others: vec![format!("counted by `bin/cost`, which checks it, and kept in `{KEPT}`")],
+        best: String::new(),
         ratio: Vec::new(),
+        others: Vec::new(),
+        notes: vec![format!("counted by `bin/cost`, which checks it, and kept in `{KEPT}`")],
         verdict: Verdict::of(kept.is_ok()),
     }
 }

@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::row::Row;
 use comfy_table::presets::UTF8_FULL;
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
+use comfy_table::{ContentArrangement, Table};
 use oneflight_benches::semantics::{Conduct, SCENARIOS, Verdict};
 
 /// The width of a table if it does not go to a terminal.
@@ -27,21 +27,41 @@ pub fn facts(facts: &Facts) -> String {
     lines.iter().map(|(name, fact)| format!("{name:12} {fact}\n")).collect()
 }
 
-/// The comparison.
+/// The comparison: one line a case.
 pub fn comparison(rows: &[Row]) -> Table {
-    let mut table = table(["case", "aim", "oneflight", "others", "ratio of medians (of minima)", ""]);
+    let mut table = table([
+        "case",
+        "aim",
+        "oneflight",
+        "best peer",
+        "ratio of medians (of minima)",
+        "",
+    ]);
     for row in rows {
         table.add_row([
             row.case.clone(),
             row.aim.clone(),
             row.ours.clone(),
-            row.others.join(" · "),
+            row.best.clone(),
             row.ratio.join("\n"),
             row.verdict.word().to_owned(),
         ]);
     }
-    if let Some(others) = table.column_mut(3) {
-        others.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(70)));
+    table
+}
+
+/// The figures of all peers, and what has to be known of them.
+pub fn details(rows: &[Row]) -> Table {
+    let mut table = table(["case", "all others, from the best to the worst"]);
+    for row in rows {
+        let others = row
+            .others
+            .iter()
+            .map(|other| format!("{} {}", other.name, other.figure));
+        let others: Vec<_> = others.chain(row.notes.iter().cloned()).collect();
+        if !others.is_empty() {
+            table.add_row([row.case.clone(), others.join(" · ")]);
+        }
     }
     table
 }
