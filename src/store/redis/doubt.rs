@@ -107,7 +107,7 @@ impl RedisStore {
             .ask(Call {
                 script: &LOAD,
                 keys: &[&keys.record],
-                arguments: &[],
+                arguments: &[b"0"],
             })
             .await?;
         let record = Answer::new(answered)?.record(candidate.shard)?;
