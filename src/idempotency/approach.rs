@@ -240,16 +240,13 @@ impl<'a, S: Store> Approach<'a, S> {
             attempt,
         };
         let answer = match &self.shared.recovery {
-            Recovery::Refuse => Answer::Refuse,
-            Recovery::Rerun => Answer::Rerun,
+            // The store would have granted it, if that were for a policy to say: it is held.
+            Recovery::Refuse | Recovery::Rerun => Answer::Refuse,
             Recovery::Ask(ask) => ask(doubt).await,
         };
         match answer {
             Answer::Rerun => {
                 self.takeover = Takeover::Of(token);
-                if let Recovery::Rerun = self.shared.recovery {
-                    self.takeover = Takeover::Expired;
-                }
                 Ok(Step::Again)
             }
             Answer::Refuse => Err(Error::InDoubt {

@@ -1,6 +1,7 @@
 //! A store in PostgreSQL, shared by any number of processes on any number of machines.
 //!
-//! Each operation is one statement, hence one round trip and one transaction, on the server's clock. Nobody waits for
+//! Each operation is one call of a [procedure](procedures), hence one round trip and one transaction of its own, on the
+//! server's clock. Nobody waits for
 //! another's claim inside the server: a claim tries an advisory lock on the identity's number, for the length of its
 //! statement or of its transaction, and whoever does not get it is "in progress" and holds no connection. What has to
 //! be thought through when two meet stands at the head of [`transaction`]; how those who wait hear of changes, in
@@ -43,7 +44,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
 ///
-/// The tables are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is
+/// The tables and procedures are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is
 /// opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
 ///
 /// # Connections
@@ -53,6 +54,17 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// progress elsewhere holds none. A process in which somebody has waited has one connection more, outside of the pool
 /// and with the pool's options, which listens for all of them. It takes a session of its own: through a pooler that
 /// shares sessions between transactions (PgBouncer in transaction mode) nothing is heard, and who waits polls.
+///
+/// In which state the pool lends a connection does not matter. What an operation answers is committed: it refuses to run
+/// inside of a transaction that somebody has left open, failed or not, and
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
+/// back; its owner had dropped it. A connection that answers with an error is closed rather than given back, and if the
+/// error may come from its state (a transaction, a role, a timeout, what was prepared), the operation is tried on others,
+/// until one is new. Two things are taken as they are: `synchronous_commit`, and the search path when a store is opened
+/// without [a schema of its own](PostgresOptions::schema).
+///
+/// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to execute
+/// them, which `PUBLIC` has unless it was revoked.
 ///
 /// # Durability
 ///
@@ -179,8 +191,18 @@ impl PostgresOptions {
     ///
     /// [`StoreError::InvalidName`].
     pub fn migrations_sql(&self) -> Result<String, StoreError> {
+        self.upgrade_sql(0)
+    }
+
+    /// What a database of an earlier version lacks, as one SQL script: the version is the largest in our table
+    /// `migrations`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidName`].
+    pub fn upgrade_sql(&self, from: usize) -> Result<String, StoreError> {
         self.names.validate()?;
-        Ok(schema::print(&self.names))
+        Ok(schema::print(&self.names, from))
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
@@ -341,7 +363,8 @@ impl Store for PostgresStore {
                 .bind(id.key())
                 .bind(records::number(token))
                 .bind(records::millis(lease))
-                .bind(self.names.keys(id).watch);
+                .bind(self.names.keys(id).watch)
+                .bind(self.names.channel());
             // A try that is not answered leaves time for others, as long as the lease runs.
             let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
             match self.ask_within(limit, renew).await {
@@ -362,7 +385,8 @@ impl Store for PostgresStore {
                 .bind(records::number(token))
                 .bind(result.as_bytes())
                 .bind(records::millis(retention))
-                .bind(self.names.keys(id).watch);
+                .bind(self.names.keys(id).watch)
+                .bind(self.names.channel());
             match self.ask(complete).await {
                 Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => break,
@@ -384,7 +408,8 @@ impl Store for PostgresStore {
                 .bind(id.scope())
                 .bind(id.key())
                 .bind(records::number(token))
-                .bind(self.names.keys(id).watch);
+                .bind(self.names.keys(id).watch)
+                .bind(self.names.channel());
             match self.ask(release).await {
                 Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),

@@ -47,10 +47,10 @@ pub(super) const CLAIM: Procedure = Procedure {
     body: claim,
 };
 
-/// Takes scope, key, token, lease, and the number of those who watch.
+/// Takes scope, key, token, lease, and the number of those who watch with their channel.
 pub(super) const RENEW: Procedure = Procedure {
     name: "renew",
-    takes: &["text", "text", "bigint", "bigint", "bigint"],
+    takes: &["text", "text", "bigint", "bigint", "bigint", "text"],
     answers: &["bigint", "text"],
     body: |names| {
         format!(
@@ -60,15 +60,15 @@ pub(super) const RENEW: Procedure = Procedure {
                 RETURNING token)
              SELECT token, CASE WHEN $4 = 0 THEN {notify} END {{into}} FROM changed",
             records = names.of("records"),
-            notify = notify(names, "$5"),
+            notify = notify("$6", "$5"),
         )
     },
 };
 
-/// Takes scope, key, token, result, retention, and the number of those who watch.
+/// Takes scope, key, token, result, retention, and the number of those who watch with their channel.
 pub(super) const COMPLETE: Procedure = Procedure {
     name: "complete",
-    takes: &["text", "text", "bigint", "bytea", "bigint", "bigint"],
+    takes: &["text", "text", "bigint", "bytea", "bigint", "bigint", "text"],
     answers: &["bigint", "text"],
     body: |names| {
         format!(
@@ -80,15 +80,15 @@ pub(super) const COMPLETE: Procedure = Procedure {
                 RETURNING token)
              SELECT token, {notify} {{into}} FROM changed",
             records = names.of("records"),
-            notify = notify(names, "$6"),
+            notify = notify("$7", "$6"),
         )
     },
 };
 
-/// Takes scope, key, token, and the number of those who watch.
+/// Takes scope, key, token, and the number of those who watch with their channel.
 pub(super) const RELEASE: Procedure = Procedure {
     name: "release",
-    takes: &["text", "text", "bigint", "bigint"],
+    takes: &["text", "text", "bigint", "bigint", "text"],
     answers: &["bigint", "text"],
     body: |names| {
         format!(
@@ -98,7 +98,7 @@ pub(super) const RELEASE: Procedure = Procedure {
                 RETURNING token)
              SELECT token, {notify} {{into}} FROM changed",
             records = names.of("records"),
-            notify = notify(names, "$4"),
+            notify = notify("$5", "$4"),
         )
     },
 };
@@ -135,8 +135,27 @@ pub(super) const PURGE: Procedure = Procedure {
     },
 };
 
-/// All of them, as a migration creates them.
+/// All of them, as a migration creates them. They name the schema of our tables, since a search path is the session's;
+/// if it is not known yet, the script puts in the first one of the search path that it is run with.
 pub(super) fn create(names: &Names) -> String {
+    const SCHEMA: &str = "oneflight schema";
+
+    if names.schema.is_some() {
+        return create_in(names);
+    }
+    let in_place_of_it = Names {
+        schema: Some(SCHEMA.to_owned()),
+        ..names.clone()
+    };
+    format!(
+        r#"DO $schema$ BEGIN EXECUTE replace($script${script}$script$,
+    '"{SCHEMA}"', '"' || replace(current_schema(), '"', '""') || '"'); END $schema$;
+"#,
+        script = create_in(&in_place_of_it),
+    )
+}
+
+fn create_in(names: &Names) -> String {
     [&CLAIM, &RENEW, &COMPLETE, &RELEASE, &LOAD, &PURGE]
         .map(|procedure| procedure.create(names))
         .concat()

@@ -104,16 +104,17 @@ fn applied(names: &Names, version: i64, description: &str) -> String {
     )
 }
 
-/// All migrations as one script for an empty database.
-pub(super) fn print(names: &Names) -> String {
+/// The migrations that a database of this version lacks, as one script: all of them for an empty one, which is of
+/// version 0.
+pub(super) fn print(names: &Names, from: usize) -> String {
     let mut script = String::from("BEGIN;\n");
     // Writing into a string does not fail.
     let _ = writeln!(script, "SELECT pg_advisory_xact_lock({});", names.migration_lock());
-    if let Some(schema) = &names.schema {
+    if let (Some(schema), 0) = (&names.schema, from) {
         let _ = writeln!(script, r#"CREATE SCHEMA IF NOT EXISTS "{schema}";"#);
     }
     script.push_str(&migrations_table(names));
-    for (version, migration) in (1..).zip(MIGRATIONS) {
+    for (version, migration) in (1..).zip(MIGRATIONS).skip(from) {
         let _ = write!(script, "\n-- Version {version}: {}\n", migration.description);
         script.push_str(&(migration.statements)(names));
         script.push_str(&applied(names, version, migration.description));
@@ -170,7 +171,8 @@ pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError
     match version(&mut connection, names).await? == known() {
         true => Ok(()),
         false => Err(StoreError::Unsupported {
-            advice: "the tables are missing or older than this version; apply what `migrations_sql` prints first",
+            advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
+                     first",
         }),
     }
 }

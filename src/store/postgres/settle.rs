@@ -77,7 +77,7 @@ impl PostgresStore {
 
     /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody
     /// answers.
-    async fn ended(&self, number: &str) -> Option<bool> {
+    pub(super) async fn ended(&self, number: &str) -> Option<bool> {
         let ask = sqlx::query("SELECT pg_xact_status($1::text::xid8)").bind(number);
         match self.ask_outside(self.try_for(), ask).await {
             Ok(rows) => match only(&rows).and_then(|row| column::<Option<String>>(row, 0)).ok()? {

@@ -33,12 +33,8 @@ pub(super) fn absent(r: &str, now: &str) -> String {
 }
 
 /// Tells whoever watches, if anybody does: see [`listen`](super::listen).
-pub(super) fn notify(names: &Names, watch: &str) -> String {
-    format!(
-        "CASE WHEN NOT pg_try_advisory_xact_lock({watch}) \
-              THEN pg_notify('{}', {watch}::text)::text END",
-        names.channel()
-    )
+pub(super) fn notify(channel: &str, watch: &str) -> String {
+    format!("CASE WHEN NOT pg_try_advisory_xact_lock({watch}) THEN pg_notify({channel}, {watch}::text)::text END")
 }
 
 /// How a transaction may be isolated. The server's default for the connection unless set.
@@ -75,6 +71,7 @@ impl Statements {
         let sql = |text: String| AssertSqlSafe(text).into_sql_str();
         let records = names.of("records");
         let tokens = names.of("tokens").replace('\'', "''");
+        let channel = format!("'{}'", names.channel());
         let level = match isolation {
             None => "",
             Some(Isolation::ReadCommitted) => ", ISOLATION LEVEL READ COMMITTED",
@@ -120,9 +117,9 @@ impl Statements {
                     RETURNING {notify})
                  SELECT ours, EXISTS (SELECT FROM written) FROM turn",
                 absent = absent("r", "EXCLUDED.claimed_at"),
-                notify = notify(names, "$9")
+                notify = notify(&channel, "$9")
             )),
-            notify: sql(format!("SELECT {}", notify(names, "$1"))),
+            notify: sql(format!("SELECT {}", notify(&channel, "$1"))),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Mutation and record in one commit.
 //!
 //! ```text
-//! BEGIN; try the lock; SAVEPOINT      one round trip, in place of the bare BEGIN
+//! BEGIN; ROLLBACK                     out of what somebody may have left the session in
+//! BEGIN; try the lock; SAVEPOINT      one round trip with the line before, in place of the bare BEGIN
 //!   look                              reads the record; not the claim's holder, or an answer: ROLLBACK, that is all
 //!     the work's statements
 //!   ROLLBACK TO oneflight_work        if the work was refused
@@ -36,11 +37,12 @@
 //!
 //! # Work that ends the transaction itself
 //!
-//! PostgreSQL has no hook that would refuse a `COMMIT`. But `oneflight.turn`, a setting that is local to the
-//! transaction, is gone with it, and so is the savepoint: *record* writes only if the setting is there, so no later
-//! transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller learns it,
-//! and the request is left in doubt rather than free. That takes the server's answer to *record*: if it is lost, or does not come
-//! within our patience, such work is taken for rolled back like any other, whose `COMMIT` was never sent.
+//! PostgreSQL has no hook that would refuse a `COMMIT`. But *look* gives the transaction a number that no other one
+//! ever has: *record* writes only in the transaction of that number, and after work that broke it is asked for as well, so
+//! no later transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller
+//! learns it, and the request is left in doubt rather than free, and held: no policy has it run again. If *record* fails,
+//! or its answer is lost, the server is asked what became of that number. Only if nobody answers that either, or the
+//! work's own `COMMIT` is still under way, is such work taken for rolled back like any other.
 
 use std::error::Error;
 use std::time::Duration;
@@ -48,7 +50,7 @@ use std::time::Duration;
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::errors::{
     Tries, is_caused_by_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, late, not_recorded,
@@ -64,6 +66,8 @@ use crate::store::{
 
 /// How many connections of the pool may turn out to be lost before that is an answer.
 const DEAD_CONNECTIONS: u32 = 2;
+/// How often a request is tried to be held, of which the work has committed a part.
+const HOLD_TRIES: u32 = 3;
 /// Undoes what the work did, and asks in which transaction that was.
 const UNDO: &str = "ROLLBACK TO oneflight_work; SELECT pg_current_xact_id_if_assigned()::text";
 
@@ -77,13 +81,7 @@ impl TransactionalStore for PostgresStore {
     {
         let ended = self.run(request, work).await;
         if let Err(StoreError::CommittedByWork) = ended {
-            // Not free for the next one to execute, under no policy: a record in progress, whose lease is over, and which
-            // is held. If this fails, the caller knows all the same.
-            let doubtful = ClaimRequest {
-                lease: Duration::ZERO,
-                ..request
-            };
-            let _ = self.claim_as(&doubtful, Held::Yes).await;
+            self.hold(request).await;
         }
         ended
     }
@@ -152,11 +150,19 @@ impl PostgresStore {
             }
         };
         let (ending, value) = work(OpenTransaction::new(&mut transaction, granted.attempt)).await;
-        match self.end(&mut transaction, &request, &granted, &ending).await? {
-            Ended::Ready => {}
-            Ended::Before => return Err(StoreError::CommittedByWork),
-            Ended::Lost => return Ok(ClaimOutcome::Granted(value)),
-            Ended::RolledBack => {
+        match self.end(&mut transaction, &request, &granted, &ending).await {
+            Ok(Ended::Ready) => {}
+            Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
+            broken @ (Ok(Ended::Lost) | Err(_)) => {
+                drop(transaction);
+                drop(borrowed);
+                // We have not said `COMMIT`. Perhaps the work has.
+                if self.ended(&granted.number).await == Some(true) {
+                    return Err(StoreError::CommittedByWork);
+                }
+                return broken.map(|_| ClaimOutcome::Granted(value));
+            }
+            Ok(Ended::RolledBack) => {
                 let rolled_back = self.in_time(transaction.rollback()).await.is_ok();
                 self.tell_and_give_back(borrowed, rolled_back, &request).await;
                 return Ok(ClaimOutcome::Granted(value));
@@ -178,6 +184,21 @@ impl PostgresStore {
         drop(borrowed);
         self.settle(&request, &granted.number, lost.into()).await?;
         Ok(ClaimOutcome::Granted(value))
+    }
+
+    /// Leaves a request that is not free for the next one to execute, under no policy: a record in progress, whose lease is
+    /// over, and which is held. If that cannot be done, the caller knows all the same.
+    async fn hold(&self, request: ClaimRequest<'_>) {
+        let begun = Instant::now();
+        let doubtful = ClaimRequest {
+            lease: Duration::ZERO,
+            ..request
+        };
+        for _ in 0..HOLD_TRIES {
+            if self.claim_as(&doubtful, Held::Yes).await.is_ok() || begun.elapsed() > self.patience {
+                return;
+            }
+        }
     }
 
     /// Whoever waits for what was rolled back is to try it now.
