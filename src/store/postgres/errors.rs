@@ -142,7 +142,8 @@ fn is_of_the_session(error: &sqlx::Error) -> bool {
     })
 }
 
-/// How often a statement may still be tried. None of the tries before has done anything.
+/// How often a statement may still be tried. None of the tries before has done anything: what was sent and not answered
+/// is an error at once, and never hidden by that of a later try.
 pub(super) struct Tries {
     conflicts: u32,
     /// Each of these closes a connection. The pool may have so many that somebody has left in some state, and somebody
