@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -214,10 +213,8 @@ async fn a_request_is_executed_once_whatever_was_left_on_its_connections() {
             // A group of its own, as another process would have.
             let outside = || Idempotency::builder(store.clone()).build();
             let idem = Idempotency::builder(store.clone()).build();
-            let ran = AtomicUsize::new(0);
             let request = id(&format!("run-{number}"));
             spoil(&pool, *left).await;
-            ran.fetch_add(1, SeqCst);
             let reply = idem.run(request.clone(), |_| async { 7 }).await.expect(&case);
             assert_eq!((*reply, reply.source()), (7, Source::Executed), "{case}");
             spoil(&pool, *left).await;
@@ -277,7 +274,7 @@ async fn requests_among_begins_that_are_cancelled_at_every_point_are_executed_on
         let pool = pool.clone();
         cancelled.spawn(async move {
             if key % 2 == 0 {
-                return leave(&mut *pool.acquire().await.unwrap(), Left::CancelledBegin).await;
+                return leave(&mut pool.acquire().await.unwrap(), Left::CancelledBegin).await;
             }
             // So many polls, and then it is dropped.
             let mut begin = Box::pin(pool.begin());

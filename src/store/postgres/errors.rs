@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgPool;
+use tokio::time::Instant;
 
 use crate::record::random_u64;
 use crate::store::StoreError;
@@ -15,6 +16,10 @@ use crate::store::StoreError;
 const TRIES: u32 = 6;
 
 const NO_PRIVILEGE: &str = "42501";
+
+/// For how long it may be a session's fault that a statement of ours fails: a timeout that ends one after longer than that
+/// is not what somebody has left behind.
+const SESSIONS_FOR: Duration = Duration::from_secs(5);
 
 /// The SQLSTATE of an error, if the server sent it.
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
@@ -149,6 +154,7 @@ pub(super) struct Tries {
     /// Each of these closes a connection. The pool may have so many that somebody has left in some state, and somebody
     /// may have left another one meanwhile.
     sessions: u32,
+    begun: Instant,
 }
 
 impl Tries {
@@ -156,13 +162,14 @@ impl Tries {
         Self {
             conflicts: 0,
             sessions: pool.options().get_max_connections().saturating_add(2),
+            begun: Instant::now(),
         }
     }
 
     /// Answers, after a pause where that helps, if the statement should be tried again on another connection. In a
     /// database whose transactions are serializable unless they say otherwise, that is so when two of ours meet.
     pub(super) async fn after(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
-        if is_of_the_session(&error) && self.sessions > 0 {
+        if is_of_the_session(&error) && self.sessions > 0 && self.begun.elapsed() < SESSIONS_FOR {
             self.sessions -= 1;
             return Ok(());
         }
