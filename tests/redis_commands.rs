@@ -68,6 +68,12 @@ impl Watched {
     }
 }
 
+/// The parts of a command, without the quotes and backslashes that they contain: a holder is any 16 bytes.
+fn parts(line: &str) -> Vec<String> {
+    let line = line.replace(r"\\", "").replace(r#"\""#, "");
+    line.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
 fn granted(outcome: ClaimOutcome) -> Claim {
     match outcome {
         ClaimOutcome::Granted(claim) => claim,
@@ -157,14 +163,14 @@ async fn the_clock_of_a_client_is_of_no_account() {
         granted(process.claim(ClaimRequest::new(&id("k"), MINUTE)).await.unwrap())
     };
     let sent = watched.commands().await;
-    let arguments: Vec<&str> = sent[0].split('"').skip(1).step_by(2).collect();
+    let arguments = parts(&sent[0]);
     // Behind the holder: lease, takeover, the largest token seen.
     assert_eq!(arguments[arguments.len() - 3..], ["60000", "never", "0"], "{sent:#?}");
     let result = RecordedResult::value(Verdict::Performed, CodecId::None, b"");
     let count = (claim.token().get() / 1024).to_string();
     store.complete(claim, result, MINUTE).await.unwrap();
     let sent = watched.commands().await;
-    let arguments: Vec<&str> = sent[0].split('"').skip(1).step_by(2).collect();
+    let arguments = parts(&sent[0]);
     assert_eq!(
         arguments[arguments.len() - 3..arguments.len() - 1],
         [&count, "60000"],

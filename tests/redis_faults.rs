@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Error, Idempotency, Recovery, Source};
 use oneflight::identity::{Fingerprint, RequestId, Scope};
-use oneflight::record::{CodecId, HolderId, RecordedResult, Verdict};
+use oneflight::record::{CodecId, HolderId, RecordedResult, State, Verdict};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, RedisStore, Store, StoreError, Takeover};
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
@@ -425,7 +425,7 @@ async fn what_makes_no_sense_is_corrupt_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_server_without_memory_refuses_claims_and_records_results() {
+async fn a_server_without_memory_refuses_claims_keeps_leases_and_records_results() {
     let server = Server::start(&[]);
     let store = server.store("shop:").await;
     let (held, given_back) = (claim(&store, &id("held")).await, claim(&store, &id("given back")).await);
@@ -434,6 +434,13 @@ async fn a_server_without_memory_refuses_claims_and_records_results() {
     let answer = store.claim(ClaimRequest::new(&id("new"), MINUTE)).await;
     assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
     assert!(store.load(&id("new")).await.unwrap().is_none());
+    // Who is at work keeps its claim.
+    store.renew(&id("held"), held.token(), MINUTE * 2).await.unwrap();
+    let record = store.load(&id("held")).await.unwrap().unwrap();
+    let State::InProgress { lease_expires } = record.state else {
+        panic!("{record:?}")
+    };
+    assert!(lease_expires.since(record.observed) > MINUTE, "{record:?}");
     store.complete(held, result(), MINUTE).await.unwrap();
     assert_eq!(
         store.load(&id("held")).await.unwrap().unwrap().result(),

@@ -263,6 +263,49 @@ pub async fn cluster(nodes: usize) -> Vec<Server> {
     servers
 }
 
+/// A replica of the only server of a cluster. It may not follow yet.
+pub async fn replica_in_cluster(primary: &Server) -> Server {
+    let bus = free_port().to_string();
+    let replica = Server::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
+    let of: String = {
+        let mut connection = primary.connection().await;
+        let of = cmd("CLUSTER").arg("MYID").query_async(&mut connection).await;
+        of.expect("it has a name")
+    };
+    let mut connection = replica.connection().await;
+    let mut primary_bus: Vec<String> = {
+        let mut connection = primary.connection().await;
+        let bus = cmd("CONFIG")
+            .arg("GET")
+            .arg("cluster-port")
+            .query_async(&mut connection)
+            .await;
+        bus.expect("it has a bus")
+    };
+    let meet: redis::RedisResult<()> = cmd("CLUSTER")
+        .arg("MEET")
+        .arg("127.0.0.1")
+        .arg(primary.port())
+        .arg(primary_bus.pop())
+        .query_async(&mut connection)
+        .await;
+    meet.expect("they may meet");
+    let until = Instant::now() + STARTS_WITHIN;
+    loop {
+        let replicate: redis::RedisResult<()> = cmd("CLUSTER")
+            .arg("REPLICATE")
+            .arg(&of)
+            .query_async(&mut connection)
+            .await;
+        match replicate {
+            Ok(()) => return replica,
+            // They have not met yet.
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Not one of those that the system gives to clients: a client that connects again and again would get the port of a server that
 /// is down, and then connect to itself.
 fn free_port() -> u16 {

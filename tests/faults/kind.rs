@@ -19,16 +19,34 @@ pub enum Kind {
     Clock,
     /// No room on the disk for a while.
     Disk,
+    /// The application gives `begin` of its own up half-way, on connections that the store shares with it.
+    Begin,
+    /// It gives connections back with transactions on them: open, failed, or of an old snapshot.
+    Left,
+    /// It changes the settings of sessions.
+    Settings,
+    /// The server ends the connections of all clients, several times.
+    Disconnect,
+    /// One of the above, or a kill, with a pooler before the server that lends a session to each client.
+    PoolSession,
+    /// The same with one that lends a session to each transaction.
+    PoolTransaction,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 12] = [
         Self::Kill,
         Self::Cut,
         Self::Restart,
         Self::Freeze,
         Self::Clock,
         Self::Disk,
+        Self::Begin,
+        Self::Left,
+        Self::Settings,
+        Self::Disconnect,
+        Self::PoolSession,
+        Self::PoolTransaction,
     ];
 
     pub fn word(self) -> &'static str {
@@ -39,16 +57,25 @@ impl Kind {
             Self::Freeze => "freeze",
             Self::Clock => "clock",
             Self::Disk => "disk",
+            Self::Begin => "begin",
+            Self::Left => "left",
+            Self::Settings => "settings",
+            Self::Disconnect => "disconnect",
+            Self::PoolSession => "pool-session",
+            Self::PoolTransaction => "pool-transaction",
         }
     }
 
     /// Whether it can happen to this store. SQLite's clock is that of its one machine, and a worker's database is in the
     /// worker: there is no client whose clock could be another one. What a full disk does to a server is the server's affair.
+    /// Over Redis, nobody shares our connection.
     pub fn concerns(self, store: StoreName) -> bool {
         match self {
             Self::Kill | Self::Freeze => true,
-            Self::Cut | Self::Restart | Self::Clock => store != StoreName::Sqlite,
+            Self::Cut | Self::Restart | Self::Clock | Self::Disconnect => store != StoreName::Sqlite,
             Self::Disk => store == StoreName::Sqlite,
+            Self::Begin | Self::Left | Self::Settings => store != StoreName::Redis,
+            Self::PoolSession | Self::PoolTransaction => store == StoreName::Postgres,
         }
     }
 
@@ -58,7 +85,7 @@ impl Kind {
             Self::Kill => rounds,
             Self::Cut => rounds - Self::Restart.rounds(rounds),
             Self::Restart => rounds.div_ceil(5),
-            Self::Freeze | Self::Clock | Self::Disk => rounds.div_ceil(10),
+            _ => rounds.div_ceil(10),
         }
     }
 }

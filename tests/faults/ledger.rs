@@ -38,10 +38,14 @@ pub struct Ledger {
     pub answered: Vec<Answered>,
     pub in_doubt: HashSet<Key>,
     pub failed: Vec<Failed>,
+    /// What applications did to their connections.
+    pub misuses: Vec<String>,
     /// When the last call was answered.
     pub last: Option<Instant>,
     /// Those who are waited for, and how much they have said of this order.
     open: HashMap<Number, usize>,
+    /// How often those had misused a connection while they were waited for.
+    misused: HashMap<Number, usize>,
     ready: HashSet<Number>,
     gone: HashSet<Number>,
     /// How many calls for a key a worker has answered.
@@ -55,6 +59,7 @@ impl Ledger {
     pub fn begin(&mut self, phase: u32) {
         self.phase = phase;
         self.open.clear();
+        self.misused.clear();
         self.ended.clear();
     }
 
@@ -79,6 +84,11 @@ impl Ledger {
     /// How much a worker has said since it was told the order.
     pub fn heard_of(&self, worker: Number) -> usize {
         self.open.get(&worker).copied().unwrap_or(0)
+    }
+
+    /// How often a worker has misused a connection while it had calls without an answer.
+    pub fn misused(&self, worker: Number) -> usize {
+        self.misused.get(&worker).copied().unwrap_or(0)
     }
 
     pub fn is_ready(&self, worker: Number) -> bool {
@@ -145,6 +155,10 @@ impl Ledger {
                 unrecorded,
                 why,
             }),
+            Said::Misused { how } => {
+                *self.misused.entry(from).or_default() += 1;
+                self.misuses.push(how);
+            }
             Said::Done { phase } if phase == self.phase => {
                 self.open.remove(&from);
             }

@@ -1,5 +1,5 @@
 //! Promises 10 to 14 under faults: workers in processes of their own are killed, frozen, cut off and lied to, their server is
-//! restarted, their disk filled; then the database is read, and it must show every effect once, and nobody left waiting.
+//! restarted, their disk filled, their connections misused by the application that shares them; then the database is read, and it must show every effect once, and nobody left waiting.
 //!
 //! One program is all of it, so that a worker is there wherever the driver is:
 //!
@@ -22,6 +22,8 @@ use std::time::Duration;
 use clap::Parser;
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "../common/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../common/postgres.rs"]
 mod postgres;
 #[path = "../common/proxy.rs"]
@@ -107,6 +109,11 @@ fn short() -> ExitCode {
                 (Kind::Freeze, 1),
                 (Kind::Clock, 1),
                 (Kind::Disk, 2),
+                (Kind::Begin, 3),
+                (Kind::Left, 3),
+                (Kind::Settings, 3),
+                (Kind::Disconnect, 2),
+                (Kind::PoolSession, 2),
             ];
             if std::env::var_os("FAULTS_WITHOUT_CLOCK").is_some() {
                 kinds.retain(|&(kind, _)| kind != Kind::Clock);

@@ -24,11 +24,31 @@ pub enum Manner {
     Ask,
 }
 
+/// Whose connections a worker's store uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pool {
+    /// As the store opens them, where it does.
+    Own,
+    /// Those of a pool of the application's.
+    Lent,
+    /// The same, through a pooler that lends a session to each transaction.
+    Shared,
+}
+
+/// What a worker's application does to connections that it shares with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Misuse {
+    Begin,
+    Left,
+    Settings,
+}
+
 /// What a worker is started with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Post {
     pub store: StoreName,
     pub url: String,
+    pub pool: Pool,
     pub world: PathBuf,
     pub lease: Duration,
     pub sabotage: Option<Sabotage>,
@@ -75,6 +95,8 @@ pub struct Order {
     pub pace: Duration,
     /// Counts the orders of a round.
     pub phase: u32,
+    /// What the application does meanwhile, and how often.
+    pub misuse: Option<(Misuse, usize)>,
 }
 
 impl Order {
@@ -115,6 +137,8 @@ pub enum Said {
         unrecorded: bool,
         why: String,
     },
+    /// The application has misused a connection like this.
+    Misused { how: String },
     /// All calls of an order have ended.
     Done { phase: u32 },
     /// The process is gone. Said by the crew, not by the worker.

@@ -23,7 +23,8 @@ use crate::crew::{Crew, Number};
 use crate::disk::Disk;
 use crate::kind::Kind;
 use crate::ledger::Ledger;
-use crate::messages::{Key, Manner, Order};
+use crate::messages::{Key, Manner, Misuse, Order};
+use crate::pgbouncer::Bouncer;
 use crate::proxy::{Cut, Proxy};
 use crate::site::{Site, Stop};
 use crate::world;
@@ -37,6 +38,7 @@ pub struct Scene<B: Backend> {
     pub kind: Kind,
     pub site: Site,
     pub proxy: Option<Proxy>,
+    pub pooler: Option<Bouncer>,
     pub disk: Option<Disk>,
     /// The driver's own way to the store, past the proxy.
     pub backend: B,
@@ -45,6 +47,14 @@ pub struct Scene<B: Backend> {
     /// How long after the fault and a lease everybody has to have his answer.
     pub margin: Duration,
     pub world: PathBuf,
+}
+
+impl<B: Backend> Scene<B> {
+    /// What workers connect to, if it is not the server.
+    pub fn port(&self) -> Option<u16> {
+        let proxy = self.proxy.as_ref().map(Proxy::port);
+        proxy.or(self.pooler.as_ref().map(Bouncer::port))
+    }
 }
 
 /// How many holders a round took away, and how.
@@ -88,6 +98,18 @@ impl<'a, B: Backend> Round<'a, B> {
                 number,
             }));
         }
+        let misuse = match scene.kind {
+            Kind::Begin => Some(Misuse::Begin),
+            Kind::Left => Some(Misuse::Left),
+            Kind::Settings => Some(Misuse::Settings),
+            // A session that many share has no settings that are one's own to change.
+            Kind::PoolTransaction => [None, Some(Misuse::Begin), Some(Misuse::Left)][random.usize(..3)],
+            Kind::PoolSession => {
+                let misuses = [Misuse::Begin, Misuse::Left, Misuse::Settings];
+                misuses.get(random.usize(..4)).copied()
+            }
+            _ => None,
+        };
         // A frozen worker is to be in the middle of its work.
         let pace = if scene.kind == Kind::Freeze { 80 } else { 6 };
         let order = Order {
@@ -96,6 +118,7 @@ impl<'a, B: Backend> Round<'a, B> {
             seed: random.u64(..),
             pace: Duration::from_millis(pace),
             phase: 1,
+            misuse: misuse.map(|misuse| (misuse, random.usize(4..12))),
         };
         Self {
             scene,
@@ -124,6 +147,7 @@ impl<'a, B: Backend> Round<'a, B> {
         }
         self.settle().await;
         self.order.phase = 2;
+        self.order.misuse = None;
         self.give_orders().await;
         self.finish(Instant::now()).await;
         check::round(self, self.scene).await;
@@ -146,6 +170,13 @@ impl<'a, B: Backend> Round<'a, B> {
             Kind::Cut => self.cut().await,
             Kind::Restart => self.restart().await,
             Kind::Disk => self.fill().await,
+            Kind::Disconnect => self.disconnect().await,
+            Kind::Begin | Kind::Left | Kind::Settings => self.misuse().await,
+            Kind::PoolSession | Kind::PoolTransaction => match self.order.misuse {
+                Some(_) => self.misuse().await,
+                None if self.random.bool() => self.kill().await,
+                None => self.disconnect().await,
+            },
         }
     }
 
@@ -229,6 +260,27 @@ impl<'a, B: Backend> Round<'a, B> {
         self.meanwhile(tokio::time::sleep(longer)).await;
         disk.clear();
         moment.is_some()
+    }
+
+    async fn disconnect(&mut self) -> bool {
+        let moment = self.moment().await;
+        let scene = self.scene;
+        for _ in 0..self.random.usize(1..4) {
+            self.meanwhile(scene.site.disconnect()).await;
+            let pause = Duration::from_millis(self.random.u64(..30));
+            self.meanwhile(tokio::time::sleep(pause)).await;
+        }
+        moment.is_some()
+    }
+
+    /// Waits until the applications have misused all that they were told to, or have no calls left.
+    async fn misuse(&mut self) -> bool {
+        let numbers = self.crew.numbers();
+        let (_, times) = self.order.misuse.expect("they were told what to misuse");
+        let over = |ledger: &Ledger, number| ledger.misused(number) >= times || !ledger.is_open(number);
+        self.hear_until(|ledger| numbers.iter().all(|&number| over(ledger, number)))
+            .await;
+        numbers.iter().any(|&number| self.ledger.misused(number) > 0)
     }
 
     /// Waits for a random point in the calls of a random worker; `None` if they were over before.

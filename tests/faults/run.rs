@@ -8,7 +8,7 @@ use crate::backend::{Backend, Postgres, Redis, Sqlite, StoreName};
 use crate::crew::Crew;
 use crate::disk::Disk;
 use crate::kind::Kind;
-use crate::messages::{Post, Sabotage};
+use crate::messages::{Pool, Post, Sabotage};
 use crate::proxy::Proxy;
 use crate::round::{Round, Scene};
 use crate::site::Site;
@@ -66,11 +66,17 @@ async fn all<B: Backend>(plan: &Plan) -> Tally {
             (Kind::Cut, Some(port)) => Some(Proxy::before(port).await),
             _ => None,
         };
+        let mode = match kind {
+            Kind::PoolSession => Some("session"),
+            Kind::PoolTransaction => Some("transaction"),
+            _ => None,
+        };
+        let pooler = mode.map(|mode| site.pooler(mode));
         let at = match &disk {
             Some(disk) => Site::on(disk),
             None => site,
         };
-        let backend = B::open(&at.url(None)).await;
+        let backend = B::open(&at.url(None), Pool::Own).await;
         backend.prepare().await;
         let world = folder.path().join(kind.word());
         std::fs::create_dir(&world).expect("the directory is new");
@@ -80,6 +86,7 @@ async fn all<B: Backend>(plan: &Plan) -> Tally {
             backend,
             site: at,
             proxy,
+            pooler,
             disk,
             lease: plan.lease,
             margin: plan.margin,
@@ -98,7 +105,12 @@ async fn rounds_of<B: Backend>(plan: &Plan, scene: &Scene<B>, rounds: usize, tal
     let kind = scene.kind;
     let post = Post {
         store: plan.store,
-        url: scene.site.url(scene.proxy.as_ref().map(Proxy::port)),
+        url: scene.site.url(scene.port()),
+        pool: match kind {
+            Kind::Begin | Kind::Left | Kind::Settings => Pool::Lent,
+            Kind::PoolTransaction => Pool::Shared,
+            _ => Pool::Own,
+        },
         world: scene.world.clone(),
         lease: plan.lease,
         sabotage: plan.sabotage,
@@ -142,6 +154,12 @@ fn report<B: Backend>(plan: &Plan, kind: Kind, number: usize, round: &Round<'_, 
     reasons.dedup();
     for reason in reasons.iter().take(20) {
         println!("  a caller was told: {reason}");
+    }
+    let mut misuses = round.ledger.misuses.clone();
+    misuses.sort();
+    misuses.dedup();
+    for misuse in misuses {
+        println!("  an application left behind: {misuse}");
     }
     println!(
         "  again: bin/faults --store {} --kind {} --seed {} --round {number}",

@@ -4,8 +4,12 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor};
+
 use crate::backend::StoreName;
 use crate::disk::Disk;
+use crate::pgbouncer::Bouncer;
 use crate::{postgres, redis_server};
 
 /// How long a server may take to stop in good order.
@@ -64,6 +68,36 @@ impl Site {
                 format!("postgres://oneflight@127.0.0.1:{port}/postgres?sslmode=disable")
             }
             Self::Redis(server) => format!("redis://127.0.0.1:{}/", proxy.unwrap_or(server.port())),
+        }
+    }
+
+    /// A pooler before the server, which lends its sessions by this mode.
+    pub fn pooler(&self, mode: &str) -> Bouncer {
+        let Self::Postgres(server) = self else {
+            unreachable!("there are poolers for PostgreSQL only")
+        };
+        Bouncer::before(server, &format!("pool_mode = {mode}\ndefault_pool_size = 20"))
+    }
+
+    /// Has the server end the connections of all its clients.
+    pub async fn disconnect(&self) {
+        match self {
+            Self::File { .. } => unreachable!("a file has no clients"),
+            Self::Postgres(server) => {
+                let options = server.options(server.port());
+                let mut connection = PgConnection::connect_with(&options).await.expect("the server answers");
+                let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                           WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+                connection.execute(end).await.expect("we may");
+            }
+            Self::Redis(server) => {
+                let mut connection = server.connection().await;
+                for clients in ["normal", "pubsub"] {
+                    let mut kill = redis::cmd("CLIENT");
+                    kill.arg("KILL").arg("TYPE").arg(clients);
+                    kill.exec_async(&mut connection).await.expect("we may");
+                }
+            }
         }
     }
 

@@ -45,7 +45,8 @@ pub fn main(post: &str) {
 
 async fn serve<B: Backend>(post: Post) {
     let mut orders = orders();
-    let store = B::open(&post.url).await.store();
+    let backend = B::open(&post.url, post.pool).await;
+    let store = backend.store();
     let with = |recovery| {
         Idempotency::builder(store.clone())
             .lease(post.lease)
@@ -82,6 +83,7 @@ async fn serve<B: Backend>(post: Post) {
             calls.extend_from_slice(&order.keys);
         }
         random.shuffle(&mut calls);
+        let application = tokio::spawn(misuse(backend.clone(), order.clone(), random.fork()));
         let mut running = JoinSet::new();
         for key in calls {
             let (service, random, pace) = (Arc::clone(&service), random.fork(), order.pace);
@@ -90,7 +92,20 @@ async fn serve<B: Backend>(post: Post) {
         while let Some(ended) = running.join_next().await {
             ended.expect("a call does not panic");
         }
+        application.abort();
         say(&Said::Done { phase: order.phase });
+    }
+}
+
+/// What the application does to its connections while calls run.
+async fn misuse<B: Backend>(backend: B, order: Order, mut random: Rng) {
+    let Some((misuse, times)) = order.misuse else { return };
+    let stray = format!("{}.stray", order.keys[0].round);
+    for _ in 0..times {
+        tokio::time::sleep(Duration::from_micros(random.u64(..15_000))).await;
+        if let Some(how) = backend.misuse(misuse, &stray, &mut random).await {
+            say(&Said::Misused { how });
+        }
     }
 }
 

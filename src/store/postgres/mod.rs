@@ -1,6 +1,7 @@
 //! A store in PostgreSQL, shared by any number of processes on any number of machines.
 //!
-//! Each operation is one statement, hence one round trip and one transaction, on the server's clock. Nobody waits for
+//! Each operation is one call of a [procedure](procedures), hence one round trip and one transaction of its own, on the
+//! server's clock. Nobody waits for
 //! another's claim inside the server: a claim tries an advisory lock on the identity's number, for the length of its
 //! statement or of its transaction, and whoever does not get it is "in progress" and holds no connection. What has to
 //! be thought through when two meet stands at the head of [`transaction`]; how those who wait hear of changes, in
@@ -10,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Executor;
 use sqlx::postgres::{PgArguments, PgPool, PgRow, Postgres};
 use sqlx::query::Query;
 use tokio::time::{Instant, timeout};
@@ -17,20 +19,22 @@ use tokio::time::{Instant, timeout};
 use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult};
+use crate::telemetry;
 
 mod errors;
 mod listen;
 mod names;
+mod procedures;
 mod records;
 mod schema;
 mod settle;
 mod statements;
 mod transaction;
 
-use errors::{Tries, late, unavailable};
+use errors::{Tries, late};
 use listen::Ear;
 use names::Names;
-use statements::Statements;
+use statements::{LEAVE, Statements};
 use transaction::Borrowed;
 
 pub use statements::Isolation;
@@ -40,7 +44,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
 ///
-/// The tables are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is
+/// The tables and procedures are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is
 /// opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
 ///
 /// # Connections
@@ -50,6 +54,17 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// progress elsewhere holds none. A process in which somebody has waited has one connection more, outside of the pool
 /// and with the pool's options, which listens for all of them. It takes a session of its own: through a pooler that
 /// shares sessions between transactions (PgBouncer in transaction mode) nothing is heard, and who waits polls.
+///
+/// In which state the pool lends a connection does not matter. What an operation answers is committed: it refuses to run
+/// inside of a transaction that somebody has left open, failed or not, and
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
+/// back; its owner had dropped it. A connection that answers with an error is closed rather than given back, and if the
+/// error may come from its state (a transaction, a role, a timeout, what was prepared), the operation is tried on others,
+/// until one is new. Two things are taken as they are: `synchronous_commit`, and the search path when a store is opened
+/// without [a schema of its own](PostgresOptions::schema).
+///
+/// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to execute
+/// them, which `PUBLIC` has unless it was revoked.
 ///
 /// # Durability
 ///
@@ -89,6 +104,13 @@ pub struct PostgresStore {
     statements: Arc<Statements>,
     ear: Ear,
     patience: Duration,
+}
+
+/// Whether a claim leaves a request that [waits for a decision](Record::held).
+#[derive(Clone, Copy)]
+enum Held {
+    No,
+    Yes,
 }
 
 /// How a [`PostgresStore`] is opened. Made by [`PostgresStore::options`].
@@ -169,8 +191,18 @@ impl PostgresOptions {
     ///
     /// [`StoreError::InvalidName`].
     pub fn migrations_sql(&self) -> Result<String, StoreError> {
+        self.upgrade_sql(0)
+    }
+
+    /// What a database of an earlier version lacks, as one SQL script: the version is the largest in our table
+    /// `migrations`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidName`].
+    pub fn upgrade_sql(&self, from: usize) -> Result<String, StoreError> {
         self.names.validate()?;
-        Ok(schema::print(&self.names))
+        Ok(schema::print(&self.names, from))
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
@@ -223,19 +255,53 @@ impl PostgresStore {
         &self.pool
     }
 
+    /// Claims; a request that is held is afterwards granted to nobody but who names the claim's token.
+    async fn claim_as(&self, request: &ClaimRequest<'_>, held: Held) -> Result<ClaimOutcome, StoreError> {
+        let fingerprint = request.id.fingerprint();
+        let mut tries = Tries::on(&self.pool);
+        loop {
+            let claim = sqlx::query(self.statements.claim.clone())
+                .bind(request.id.scope())
+                .bind(request.id.key())
+                .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
+                .bind(&request.holder.as_bytes()[..])
+                .bind(records::millis(request.lease))
+                .bind(records::takeover(request.takeover))
+                .bind(self.names.keys(request.id).claim)
+                .bind(matches!(held, Held::Yes));
+            match self.ask(claim).await {
+                Ok(rows) => return records::claimed(records::only(&rows)?, request),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
     /// The record as it stands, past its retention or not.
     async fn read(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
         self.read_within(self.patience, id).await
     }
 
     async fn read_within(&self, limit: Duration, id: &RequestId) -> Result<Option<Record>, StoreError> {
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
             let load = sqlx::query(self.statements.load.clone())
                 .bind(id.scope())
                 .bind(id.key());
             match self.ask_within(limit, load).await {
-                Ok(rows) => return rows.first().map_or(Ok(None), records::record),
+                Ok(rows) => return records::record(records::only(&rows)?),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    async fn list_in_doubt(&self, after: i64, limit: usize) -> Result<Vec<PgRow>, StoreError> {
+        let mut tries = Tries::on(&self.pool);
+        loop {
+            let list = sqlx::query(self.statements.in_doubt.clone())
+                .bind(after)
+                .bind(records::rows(limit));
+            match self.ask_outside(self.patience, list).await {
+                Ok(rows) => return Ok(rows),
                 Err(error) => tries.after(error).await?,
             }
         }
@@ -247,15 +313,32 @@ impl PostgresStore {
     }
 
     /// What the server answers to one statement within this time, which is also that of getting a connection. One that has
-    /// not answered is closed: in the pool it would be waited for once more.
+    /// not answered is closed: in the pool it would be waited for once more. So is one that answers with an error, since
+    /// that may be what somebody has left it in.
     async fn ask_within(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
         let begun = Instant::now();
         let mut borrowed = Borrowed::within(limit, &self.pool).await?;
         let left = limit.saturating_sub(begun.elapsed());
         let answered = timeout(left, query.fetch_all(borrowed.connection())).await;
-        let answered = answered.map_err(|_| late())?;
+        let rows = answered.map_err(|_| late())??;
         borrowed.give_back();
-        answered
+        Ok(rows)
+    }
+
+    /// What the server answers to one plain statement, outside of any transaction that somebody has left open: two round
+    /// trips.
+    async fn ask_outside(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+        let begun = Instant::now();
+        let mut borrowed = Borrowed::within(limit, &self.pool).await?;
+        let connection = borrowed.connection();
+        let answer = async {
+            connection.execute(LEAVE).await?;
+            query.fetch_all(connection).await
+        };
+        let answered = timeout(limit.saturating_sub(begun.elapsed()), answer).await;
+        let rows = answered.map_err(|_| late())??;
+        borrowed.give_back();
+        Ok(rows)
     }
 }
 
@@ -269,37 +352,23 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
-        let fingerprint = request.id.fingerprint();
-        let mut tries = Tries::default();
-        loop {
-            let claim = sqlx::query(self.statements.claim.clone())
-                .bind(request.id.scope())
-                .bind(request.id.key())
-                .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
-                .bind(&request.holder.as_bytes()[..])
-                .bind(records::millis(request.lease))
-                .bind(records::takeover(request.takeover))
-                .bind(self.names.keys(request.id).claim);
-            match self.ask(claim).await {
-                Ok(rows) => return records::claimed(records::only(&rows)?, &request),
-                Err(error) => tries.after(error).await?,
-            }
-        }
+        self.claim_as(&request, Held::No).await
     }
 
     async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
             let renew = sqlx::query(self.statements.renew.clone())
                 .bind(id.scope())
                 .bind(id.key())
                 .bind(records::number(token))
                 .bind(records::millis(lease))
-                .bind(self.names.keys(id).watch);
+                .bind(self.names.keys(id).watch)
+                .bind(self.names.channel());
             // A try that is not answered leaves time for others, as long as the lease runs.
             let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
             match self.ask_within(limit, renew).await {
-                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,
             }
@@ -308,7 +377,7 @@ impl Store for PostgresStore {
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         let (id, token) = (claim.id(), claim.token());
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
             let complete = sqlx::query(self.statements.complete.clone())
                 .bind(id.scope())
@@ -316,9 +385,10 @@ impl Store for PostgresStore {
                 .bind(records::number(token))
                 .bind(result.as_bytes())
                 .bind(records::millis(retention))
-                .bind(self.names.keys(id).watch);
+                .bind(self.names.keys(id).watch)
+                .bind(self.names.channel());
             match self.ask(complete).await {
-                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => break,
                 Err(error) => tries.after(error).await?,
             }
@@ -332,15 +402,16 @@ impl Store for PostgresStore {
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
         let (id, token) = (claim.id(), claim.token());
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
             let release = sqlx::query(self.statements.release.clone())
                 .bind(id.scope())
                 .bind(id.key())
                 .bind(records::number(token))
-                .bind(self.names.keys(id).watch);
+                .bind(self.names.keys(id).watch)
+                .bind(self.names.channel());
             match self.ask(release).await {
-                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,
             }
@@ -353,7 +424,7 @@ impl Store for PostgresStore {
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
             let purge = sqlx::query(self.statements.purge.clone()).bind(records::rows(limit));
             match self.ask(purge).await {
@@ -367,11 +438,23 @@ impl Store for PostgresStore {
     }
 
     async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
-        let list = sqlx::query(self.statements.in_doubt.clone())
-            .bind(after.map_or(0, records::number))
-            .bind(records::rows(limit));
-        let rows = self.ask(list).await.map_err(unavailable)?;
-        rows.iter().map(records::doubtful).collect()
+        let mut doubtful = Vec::new();
+        let mut after = after.map_or(0, records::number);
+        while doubtful.len() < limit {
+            let missing = limit - doubtful.len();
+            let rows = self.list_in_doubt(after, missing).await?;
+            for row in &rows {
+                after = records::column(row, 2)?;
+                match records::doubtful(row) {
+                    Ok(found) => doubtful.push(found),
+                    Err(error) => telemetry::unreadable(after.cast_unsigned(), &error),
+                }
+            }
+            if rows.len() < missing {
+                break;
+            }
+        }
+        Ok(doubtful)
     }
 
     async fn watch(&self, id: &RequestId) -> Watch {

@@ -69,7 +69,7 @@ impl PostgresStore {
              WHERE backend_xid = $1::text::xid8::xid AND state LIKE 'idle in transaction%'",
         );
         // Without the right to, it is waited for.
-        let Ok(rows) = self.ask_within(self.try_for(), end.bind(number)).await else {
+        let Ok(rows) = self.ask_outside(self.try_for(), end.bind(number)).await else {
             return false;
         };
         only(&rows).and_then(|row| column(row, 0)).unwrap_or(false)
@@ -77,9 +77,9 @@ impl PostgresStore {
 
     /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody
     /// answers.
-    async fn ended(&self, number: &str) -> Option<bool> {
+    pub(super) async fn ended(&self, number: &str) -> Option<bool> {
         let ask = sqlx::query("SELECT pg_xact_status($1::text::xid8)").bind(number);
-        match self.ask_within(self.try_for(), ask).await {
+        match self.ask_outside(self.try_for(), ask).await {
             Ok(rows) => match only(&rows).and_then(|row| column::<Option<String>>(row, 0)).ok()? {
                 Some(status) if status == "in progress" => None,
                 status => Some(status.is_some_and(|status| status == "committed")),

@@ -81,8 +81,8 @@ pub use options::RedisOptions;
 /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) with a transactional store: there is none for Redis.
 ///
 /// A server that evicts keys when its memory is full would delete records: it is refused, unless
-/// [accepted](RedisOptions::accept_eviction). One whose memory is full and that evicts nothing refuses claims; results are recorded
-/// all the same.
+/// [accepted](RedisOptions::accept_eviction). One whose memory is full and that evicts nothing refuses claims; leases are renewed and
+/// results recorded all the same.
 ///
 /// # Clusters
 ///
@@ -145,6 +145,14 @@ impl RedisStore {
         Ok(answered.value)
     }
 
+    /// Whether replicas have to acknowledge what is found or written, as a script is told.
+    fn waits(&self) -> &'static [u8] {
+        match self.0.acknowledgement {
+            Some(_) => b"1",
+            None => b"0",
+        }
+    }
+
     /// Runs a script whose effect replicas have to acknowledge, if so many are wanted.
     async fn write(&self, call: Call<'_>) -> Result<Answered, StoreError> {
         self.0
@@ -187,6 +195,7 @@ impl Store for RedisStore {
                 script: &CLAIM,
                 keys: &[&keys.record, &keys.last_token, &keys.in_progress],
                 arguments: &[
+                    self.waits(),
                     fingerprint.as_ref().map_or(&[], |it| &it.as_bytes()[..]),
                     request.holder.as_bytes(),
                     lease.as_bytes(),
@@ -198,6 +207,8 @@ impl Store for RedisStore {
         let claimed = Answer::new(answered.value)?.claimed(&request, keys.shard)?;
         if let ClaimOutcome::Granted(claim) = &claimed.outcome {
             self.see(&keys, claim.token(), claimed.set_back);
+        }
+        if let ClaimOutcome::Granted(_) | ClaimOutcome::Completed(_) = &claimed.outcome {
             answered.acknowledged?;
         }
         Ok(claimed.outcome)
@@ -225,7 +236,7 @@ impl Store for RedisStore {
             .write(Call {
                 script: &COMPLETE,
                 keys: &[&keys.record, &keys.in_progress],
-                arguments: &[count.as_bytes(), retention.as_bytes(), result.as_bytes()],
+                arguments: &[self.waits(), count.as_bytes(), retention.as_bytes(), result.as_bytes()],
             })
             .await?;
         Answer::new(answered.value)?.done(claim.token())?;
@@ -248,14 +259,18 @@ impl Store for RedisStore {
     async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
         let keys = self.0.names.keys(id);
         let answered = self
-            .ask(Call {
+            .write(Call {
                 script: &LOAD,
                 keys: &[&keys.record],
-                arguments: &[],
+                arguments: &[self.waits()],
             })
             .await?;
-        let record = Answer::new(answered)?.record(keys.shard)?;
-        Ok(record.filter(|record| !record.is_past_retention()))
+        let record = Answer::new(answered.value)?.record(keys.shard)?;
+        let record = record.filter(|record| !record.is_past_retention());
+        if record.as_ref().is_some_and(|record| record.result().is_some()) {
+            answered.acknowledged?;
+        }
+        Ok(record)
     }
 
     /// The server deletes by itself what is past its retention, so there is nothing to do.

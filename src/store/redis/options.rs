@@ -66,9 +66,13 @@ impl RedisOptions {
     /// Takes a claim for granted, and a result for recorded, only when so many replicas have it: the server is asked with
     /// `WAIT`, which it answers after `within` at the latest. With fewer the answer is [`StoreError::TooFewReplicas`].
     ///
+    /// This holds for what is found as well: a claim or a completion that is asked for again because its answer was lost, a
+    /// replay, and a [look](crate::store::Store::load) at a result. The server counts for `WAIT` only what the asking connection
+    /// has written, so what is found is written once more, as it is. While replicas are missing, no result is replayed.
+    ///
     /// This makes it unlikely that a failover loses either, and no more: a replica that has not acknowledged may still be the
     /// one that is promoted, if there are others. `WAIT` holds up all commands of its connection, and while replicas are missing every
-    /// claim waits for the whole of `within`, replays too; the server's own `min-replicas-to-write` refuses at once.
+    /// claim and look waits for the whole of `within`; the server's own `min-replicas-to-write` refuses at once.
     pub fn acknowledged_by(mut self, replicas: u32, within: Duration) -> Self {
         self.acknowledgement = Some(Acknowledgement { replicas, within });
         self

@@ -1,11 +1,11 @@
 -- Takes the right to execute, or says why not: `store::decide`, with what follows from it.
 --
 -- KEYS  the record; the last token of its shard; what is in progress in its shard
--- ARGV  fingerprint or nothing, holder, lease in milliseconds, from whom may be taken over (`never`, `expired`, a token),
---       the largest token of the shard that the asker knows
+-- ARGV  whether the asker waits for replicas, fingerprint or nothing, holder, lease in milliseconds, from whom may be taken
+--       over (`never`, `expired`, a token), the largest token of the shard that the asker knows
 
-local fingerprint, holder, lease, takeover = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local known = whole(ARGV[5])
+local waits, fingerprint, holder, lease, takeover = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local known = whole(ARGV[6])
 local micros = now()
 local millis = math.floor(micros / 1000)
 
@@ -20,12 +20,14 @@ if record.token and not past_retention then
         return { 'conflict' }
     end
     if record.completed then
+        write_again(waits, KEYS[1], 'completed', record.completed)
         return answer(KEYS[1], record, millis)
     end
     local remaining = whole(record.lease_expires) - millis
     attempt = whole(record.attempt)
     if record.holder == holder then
         if remaining > 0 then
+            write_again(waits, KEYS[1], 'lease_expires', record.lease_expires)
             return { 'granted', record.token, record.attempt, false, '0' }
         end
     elseif remaining > 0 then

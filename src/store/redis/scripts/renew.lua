@@ -10,7 +10,7 @@ end
 if record.token ~= ARGV[1] or record.completed then
     return { 'outdated' }
 end
-redis.call('HSET', KEYS[1], 'lease_expires', decimal(math.floor(now() / 1000) + tonumber(ARGV[2])))
+overwrite(KEYS[1], 'lease_expires', decimal(math.floor(now() / 1000) + tonumber(ARGV[2])))
 if ARGV[2] == '0' then
     tell(KEYS[1])
 end
