@@ -284,6 +284,7 @@ async fn a_panic_reaches_every_caller_and_is_in_doubt_at_once() {
 async fn a_panic_before_the_first_await_is_no_different() {
     let idem = Idempotency::builder(MemoryStore::new())
         .recovery(Recovery::Rerun)
+        .settle(Duration::ZERO)
         .build();
     let closure = |_: oneflight::idempotency::Context| -> std::future::Ready<u32> { panic!("in the closure") };
     let error = idem.run(id("early"), closure).await.unwrap_err();
@@ -458,4 +459,83 @@ async fn a_store_that_fails_before_the_claim_has_done_nothing() {
     );
     store.failing.store(0, Ordering::SeqCst);
     assert_eq!(*idem.run(id("down"), |_| async { 1 }).await.unwrap(), 1);
+}
+
+/// Somebody else's service, which does what it was asked for 300 ms later, whether the caller is still there or not.
+#[derive(Clone, Default)]
+struct Elsewhere {
+    calls: Arc<AtomicU32>,
+    landed: Arc<AtomicU32>,
+}
+
+impl Elsewhere {
+    async fn call(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let landed = Arc::clone(&self.landed);
+        let call = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            landed.fetch_add(1, Ordering::SeqCst);
+        });
+        let _ = call.await;
+    }
+
+    fn look(&self) -> Recovery {
+        let landed = Arc::clone(&self.landed);
+        Recovery::ask(move |_| {
+            let found = landed.load(Ordering::SeqCst) > 0;
+            async move {
+                match found {
+                    true => Answer::completed("found").unwrap(),
+                    false => Answer::Rerun,
+                }
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_a_panic_left_has_its_time_before_the_policy_is_asked() {
+    let elsewhere = Elsewhere::default();
+    let idem = Idempotency::builder(MemoryStore::new())
+        .lease(Duration::from_secs(3))
+        .recovery(elsewhere.look())
+        .build();
+    let call = || {
+        let elsewhere = elsewhere.clone();
+        idem.run(id("late"), move |_| async move {
+            let answered = tokio::time::timeout(Duration::from_millis(100), elsewhere.call()).await;
+            answered.expect("the call downstream timed out");
+            String::from("done")
+        })
+    };
+    let error = call().await.unwrap_err();
+    assert!(matches!(error, Error::Panicked { .. }), "{error:?}");
+    for _ in 0..2 {
+        let reply = call().await.unwrap();
+        assert_eq!((reply.as_str(), reply.source()), ("found", Source::Replayed));
+    }
+    assert_eq!(elsewhere.calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn until_it_has_settled_a_panic_is_in_progress_and_says_for_how_long() {
+    let store = MemoryStore::new();
+    let idem = Idempotency::builder(store.clone())
+        .recovery(Recovery::Rerun)
+        .settle(Duration::from_secs(3))
+        .lease(Duration::from_secs(60))
+        .wait(Duration::ZERO)
+        .build();
+    let closure = |_: oneflight::idempotency::Context| -> std::future::Ready<u32> { panic!("in the closure") };
+    assert!(idem.run(id("settling"), closure).await.is_err());
+    let error = idem.run(id("settling"), |_| async { 1 }).await.unwrap_err();
+    let Error::InProgress { retry_after, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert!(retry_after <= Duration::from_secs(3), "not the lease, but {retry_after:?}");
+    // Nor is an operator to settle it before.
+    let error = idem.resolve(&id("settling"), Answer::Rerun).await.unwrap_err();
+    assert!(matches!(error, Error::InProgress { .. }), "{error:?}");
+    let patient = Idempotency::builder(store).recovery(Recovery::Rerun).build();
+    assert_eq!(patient.run(id("settling"), |_| async { 1 }).await.unwrap().attempt(), 2);
 }

@@ -20,6 +20,7 @@ pub struct IdempotencyBuilder<S> {
     retention: Duration,
     lease: Duration,
     wait: Duration,
+    settle: Option<Duration>,
     recovery: Recovery,
     sizes: Sizes,
     conflict_retries: u32,
@@ -37,6 +38,7 @@ impl<S: Store> IdempotencyBuilder<S> {
             retention: Duration::from_secs(24 * 60 * 60),
             lease: Duration::from_secs(30),
             wait: Duration::from_secs(10),
+            settle: None,
             recovery: Recovery::Refuse,
             sizes: Sizes {
                 most: 256 * 1024,
@@ -85,6 +87,37 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// least, since it may be another request's.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
+        self
+    }
+
+    /// How long after an execution has ended without telling what it did the [recovery policy](Self::recovery) is
+    /// asked: one [lease](Self::lease) unless set.
+    ///
+    /// Such an execution panicked. What it called may still be at it: a request that was cut off by a time-out lands
+    /// later, and a policy that looks before finds nothing and runs the work once more. Set this to the time after which
+    /// nothing can land any more, by the limits of what the work calls. Until then the request is
+    /// [in progress](super::Error::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that
+    /// the work calls knows its [keys](super::Context::downstream_key) again, or has ended when the work ends.
+    ///
+    /// A process that dies is not waited for in this way, but by what is left of its lease, two thirds of it at least: let
+    /// that be as long. [`Recovery::Refuse`] asks nobody; the request is in doubt at once.
+    ///
+    /// ```
+    /// use oneflight::idempotency::{Idempotency, Recovery};
+    /// use oneflight::store::MemoryStore;
+    /// use std::time::Duration;
+    ///
+    /// // The payment provider gives up a request after 20 s.
+    /// let idem = Idempotency::builder(MemoryStore::new())
+    ///     .recovery(Recovery::Rerun)
+    ///     .settle(Duration::from_secs(20))
+    ///     .lease(Duration::from_secs(30))
+    ///     .wait(Duration::from_secs(35))
+    ///     .build();
+    /// # let _ = idem;
+    /// ```
+    pub fn settle(mut self, settle: Duration) -> Self {
+        self.settle = Some(settle);
         self
     }
 
@@ -168,6 +201,10 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// Builds it.
     #[must_use]
     pub fn build(self) -> Idempotency<S> {
+        let settle = match self.recovery {
+            Recovery::Refuse => Duration::ZERO,
+            Recovery::Rerun | Recovery::Ask(_) => self.settle.unwrap_or(self.lease),
+        };
         let mut group = Group::builder().drive(self.drive).on_abandon(self.on_abandon);
         if let Some(flights) = self.max_flights {
             group = group.max_flights(flights);
@@ -184,6 +221,7 @@ impl<S: Store> IdempotencyBuilder<S> {
                 retention: self.retention,
                 lease: self.lease,
                 wait: self.wait,
+                settle,
                 recovery: self.recovery,
                 sizes: self.sizes,
                 conflict_retries: self.conflict_retries,

@@ -4,7 +4,7 @@
 //! claimed ──work answers──▶ complete ──▶ recorded
 //!    │  │                      └─ answer lost: look up, then again, until the lease would have ended
 //!    │  └──work did nothing──▶ release ──▶ new again, unless an earlier attempt is in doubt
-//!    ├─────work panics───────▶ lease ends at once ──▶ in doubt, and the panic goes on to the callers
+//!    ├─────work panics───────▶ lease ends when it has settled ──▶ in doubt, and the panic goes on to the callers
 //!    └─────process dies──────▶ lease runs out ──▶ in doubt
 //! ```
 
@@ -79,7 +79,7 @@ where
         }
         Err(panic) => {
             lease.stop(shared.lease).await;
-            let_go(&shared, &id, token).await;
+            let_go(&shared, &id, token, shared.settle).await;
             resume_unwind(panic)
         }
     }

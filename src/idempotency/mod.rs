@@ -143,6 +143,8 @@ struct Shared<S> {
     retention: Duration,
     lease: Duration,
     wait: Duration,
+    /// How long what an execution left, when it ended without telling what it did, is let alone.
+    settle: Duration,
     recovery: Recovery,
     sizes: Sizes,
     conflict_retries: u32,
@@ -508,6 +510,7 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("retention", &self.shared.retention)
             .field("lease", &self.shared.lease)
             .field("wait", &self.shared.wait)
+            .field("settle", &self.shared.settle)
             .field("recovery", &self.shared.recovery)
             .field("max_result_bytes", &self.shared.sizes.most)
             .field("conflict_retries", &self.shared.conflict_retries)
