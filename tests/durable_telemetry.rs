@@ -9,7 +9,7 @@ mod lines;
 use std::time::Duration;
 
 use lines::Lines;
-use oneflight::idempotency::{Idempotency, NotDone, Recovery};
+use oneflight::idempotency::{Idempotency, NotDone, Recovery, Unfinished};
 use oneflight::identity::{RequestId, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store, StoreError};
@@ -142,7 +142,7 @@ fn a_claim_that_we_ended_ourselves_is_not_told_as_lost() {
         let idem = Idempotency::builder(Slow(MemoryStore::new()))
             .lease(Duration::from_millis(60))
             .build();
-        let answer = |value: Result<u32, NotDone>| {
+        let answer = |value: Result<u32, Unfinished>| {
             move |_: oneflight::idempotency::Context| async move {
                 // A renewal is under way.
                 tokio::time::sleep(Duration::from_millis(35)).await;
@@ -151,7 +151,7 @@ fn a_claim_that_we_ended_ourselves_is_not_told_as_lost() {
         };
         assert!(idem.try_run(id("completed"), answer(Ok(1))).await.is_ok());
         assert!(
-            idem.try_run(id("released"), answer(Err(NotDone::because("busy"))))
+            idem.try_run(id("released"), answer(Err(NotDone::because("busy").into())))
                 .await
                 .is_err()
         );

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use oneflight::http::{Problem, kind};
-use oneflight::idempotency::{CodecError, Effect, Error, Idempotency, NotDone};
+use oneflight::idempotency::{CodecError, Effect, Error, Idempotency, NotDone, Unknown};
 use oneflight::identity::{RequestId, Scope};
 use oneflight::store::{MemoryStore, StoreError};
 use oneflight::{FlightError, group};
@@ -76,6 +76,16 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             kind::NOT_DONE,
             true,
             "nothing",
+        ),
+        (
+            Error::Unknown {
+                id: id.clone(),
+                reason: Unknown::because("secret-host timed out"),
+            },
+            503,
+            kind::OUTCOME_UNKNOWN,
+            true,
+            "unknown",
         ),
         (
             rolled_back("UNIQUE constraint failed: secret.table".into()),

@@ -526,7 +526,7 @@ async fn inside_and_outside_of_a_transaction_a_key_has_one_effect() {
                         let pool = pool.clone();
                         idem.try_run(id.clone(), move |_| async move {
                             if broken {
-                                return Err(NotDone::because("on purpose"));
+                                return Err(NotDone::because("on purpose").into());
                             }
                             sqlx::query(INSERT).execute(&pool).await.unwrap();
                             Ok(1)

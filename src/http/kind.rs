@@ -17,6 +17,7 @@
 //! | [`KEY_REUSED`] | 422 | only what the key's first request did | a new key for a new operation |
 //! | [`IN_PROGRESS`] | 409 | it is happening | waits for `Retry-After`, repeats with the same key |
 //! | [`IN_DOUBT`] | 409 | nobody knows yet | keeps the key and asks the operator |
+//! | [`OUTCOME_UNKNOWN`] | 503 | nobody knows yet | waits, repeats with the same key |
 //! | [`NOT_DONE`] | 503 | no | waits, repeats with the same key |
 //! | [`UNAVAILABLE`] | 503 | perhaps | waits, repeats with the same key |
 //! | [`INTERNAL`] | 500 | perhaps | tells the operator; the same key stays safe |
@@ -73,6 +74,13 @@ kinds! {
     /// The service has been told not to guess. A repetition gets the same answer until someone has settled the case.
     /// A new key might do the operation twice.
     IN_DOUBT;
+
+    /// 503: the operation was begun, and whether it took effect is not known: something that it depends on did not answer.
+    ///
+    /// Repeat the request with the same key after `Retry-After`. Its answer is what became of the operation, if the
+    /// service can find that out or may do it again; [`IN_PROGRESS`] until then; and [`IN_DOUBT`] if it can't. A new key
+    /// might do the operation twice.
+    OUTCOME_UNKNOWN;
 
     /// 503: nothing was done, and nothing was recorded. Repeat the request with the same key.
     NOT_DONE;

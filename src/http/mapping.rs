@@ -68,6 +68,17 @@ impl From<idempotency::Error> for Problem {
                 not_done("The operation could not be carried out at the moment. Repeat the request with the same key.")
                     .with_retry_after(SOON)
             }
+            Error::Unknown { .. } => Self::of_kind(
+                StatusCode::SERVICE_UNAVAILABLE,
+                kind::OUTCOME_UNKNOWN,
+                "Whether the operation took effect is not known yet",
+            )
+            .with_detail(
+                "Something that the operation depends on did not answer, and it may take effect yet. Repeat the request \
+                 with the same key after the time in Retry-After, to learn what became of it: under a new key it might be \
+                 done twice.",
+            )
+            .with_retry_after(SOON),
             // The commit failed, for want of a lock perhaps: that passes.
             Error::RolledBack { source, .. } if source.is::<StoreError>() => unavailable(),
             // What the work returned may never pass, so no client is asked to come back on its own.

@@ -93,7 +93,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// How long after an execution has ended without telling what it did the [recovery policy](Self::recovery) is
     /// asked: one [lease](Self::lease) unless set.
     ///
-    /// Such an execution panicked. What it called may still be at it: a request that was cut off by a time-out lands
+    /// Such an execution panicked, or said that it [does not know](super::Unknown). What it called may still be at it: a request that was cut off by a time-out lands
     /// later, and a policy that looks before finds nothing and runs the work once more. Set this to the time after which
     /// nothing can land any more, by the limits of what the work calls. Until then the request is
     /// [in progress](super::Error::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that

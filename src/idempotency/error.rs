@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::unfinished::{NotDone, Unknown};
 use crate::flight::Panicked;
 use crate::group;
 use crate::identity::RequestId;
@@ -35,14 +36,15 @@ pub enum Error {
         id: RequestId,
     },
     /// Somebody else is executing the request, and was still when the wait ended; or, in a transaction, somebody held
-    /// the lock for so long, be it for this request or another.
+    /// the lock for so long, be it for this request or another. So is a request whose execution has ended without telling
+    /// what it did, until that has [settled](crate::idempotency::IdempotencyBuilder::settle).
     InProgress {
         /// The request.
         id: RequestId,
         /// When asking again is worthwhile.
         retry_after: Duration,
     },
-    /// An earlier holder died or panicked: it is not known what was done, and the recovery policy does not
+    /// An earlier holder died, panicked, or did not know: it is not known what was done, and the recovery policy does not
     /// say. See [`Recovery`](crate::idempotency::Recovery).
     InDoubt {
         /// The request.
@@ -56,6 +58,15 @@ pub enum Error {
         id: RequestId,
         /// Why.
         reason: NotDone,
+    },
+    /// The work says of itself that it does not know what it did. The request is in doubt: the
+    /// [recovery policy](crate::idempotency::Recovery) is asked about it by the next call, once what the work left has
+    /// [settled](crate::idempotency::IdempotencyBuilder::settle).
+    Unknown {
+        /// The request.
+        id: RequestId,
+        /// Why.
+        reason: Unknown,
     },
     /// The work in a transaction failed, or its commit did: everything is rolled back, and the identity is new again.
     ///
@@ -138,6 +149,7 @@ impl Error {
             | Self::InProgress { id, .. }
             | Self::InDoubt { id, .. }
             | Self::NotDone { id, .. }
+            | Self::Unknown { id, .. }
             | Self::RolledBack { id, .. }
             | Self::Panicked { id, .. }
             | Self::ResultTooLarge { id, .. }
@@ -154,7 +166,7 @@ impl Error {
     pub fn effect(&self) -> Effect {
         match self {
             Self::Conflict { .. } | Self::NotDone { .. } | Self::RolledBack { .. } => Effect::Nothing,
-            Self::InProgress { .. } | Self::InDoubt { .. } => Effect::Unknown,
+            Self::InProgress { .. } | Self::InDoubt { .. } | Self::Unknown { .. } => Effect::Unknown,
             Self::LeaseLost { .. } | Self::Unrecorded { .. } => Effect::Done,
             Self::Panicked { effect, .. }
             | Self::ResultTooLarge { effect, .. }
@@ -192,6 +204,7 @@ impl fmt::Display for Error {
                  completed or to be run again"
             ),
             Self::NotDone { .. } => f.write_str("nothing was done; it may be tried again"),
+            Self::Unknown { .. } => f.write_str("its work does not know what it did; it is in doubt"),
             Self::RolledBack { .. } => f.write_str(
                 "its transaction failed and was rolled back; it may be tried again, but refuse what can never succeed",
             ),
@@ -238,6 +251,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::NotDone { reason, .. } => Some(reason.get_ref()),
+            Self::Unknown { reason, .. } => Some(reason.get_ref()),
             Self::RolledBack { source, .. } => Some(&**source),
             Self::Panicked { panic, .. } => Some(panic),
             Self::Codec { source, .. } => Some(source),
@@ -245,52 +259,6 @@ impl StdError for Error {
             Self::Flight { source, .. } => Some(source),
             _ => None,
         }
-    }
-}
-
-/// The work's own statement that it did nothing. It frees the identity, and reaches every caller.
-///
-/// There is no conversion from errors by `?`, on purpose: that something failed does not mean that nothing
-/// was done. Say it only where you know it.
-///
-/// ```
-/// use oneflight::idempotency::NotDone;
-///
-/// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-/// let reason = NotDone::because(refused);
-/// assert!(reason.downcast_ref::<std::io::Error>().is_some());
-/// ```
-#[derive(Clone)]
-pub struct NotDone(Arc<dyn StdError + Send + Sync>);
-
-impl NotDone {
-    /// Nothing was done, for this reason: an error or a text.
-    pub fn because(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self(reason.into().into())
-    }
-
-    /// The reason.
-    #[must_use]
-    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
-        &*self.0
-    }
-
-    /// The reason, if it is of this type.
-    #[must_use]
-    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
-        self.0.downcast_ref()
-    }
-}
-
-impl fmt::Display for NotDone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for NotDone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("NotDone").field(&self.0).finish()
     }
 }
 

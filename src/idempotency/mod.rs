@@ -11,12 +11,13 @@
 //! | --- | --- | --- | --- |
 //! | [`run_in_tx`](Idempotency::run_in_tx) | writes to the store's own database | rolled back, the key is free | rolled back, the key is free |
 //! | [`run`](Idempotency::run) | does something elsewhere | is an answer like any other: recorded | in doubt: see [`Recovery`] |
-//! | [`try_run`](Idempotency::try_run) | the same, and can tell that it did nothing | [`NotDone`] frees the key | in doubt: see [`Recovery`] |
+//! | [`try_run`](Idempotency::try_run) | the same, and can tell what became of it | [`NotDone`] frees the key, [`Unknown`] leaves it in doubt | in doubt: see [`Recovery`] |
 //!
 //! # What is recorded
 //!
 //! Whatever the work answers once it has begun, failures too: the mutation may have happened. Exceptions are
-//! what says of itself that nothing was done ([`NotDone`]), and what the database undid ([`Rollback`]).
+//! what says of itself that nothing was done ([`NotDone`]) or that it is not known what was ([`Unknown`]), and what the
+//! database undid ([`Rollback`]).
 //! After [retention](IdempotencyBuilder::retention) a key is new again.
 
 use std::fmt;
@@ -45,6 +46,7 @@ mod reply;
 mod resolve;
 mod settled;
 mod transaction;
+mod unfinished;
 mod unwind;
 
 use codec::Sizes;
@@ -53,10 +55,11 @@ use transaction::granted_twice;
 
 pub use builder::IdempotencyBuilder;
 pub use context::Context;
-pub use error::{CodecError, Effect, Error, NotDone};
+pub use error::{CodecError, Effect, Error};
 pub use recovery::{Answer, Doubt, Encoded, Recovery};
 pub use reply::{Reply, Source};
 pub use transaction::{Rollback, Tx, TxFuture};
+pub use unfinished::{NotDone, Unfinished, Unknown};
 
 /// Executes each request once, and answers its duplicates with the result.
 ///
@@ -201,7 +204,8 @@ impl<S: Store> Idempotency<S> {
 
     /// Executes `work` unless the request was executed before, and answers with its result.
     ///
-    /// Whatever the work answers is recorded, failures too. It is called only if this call executes; a call that
+    /// Whatever the work answers is recorded, failures too: work that may end without knowing what it did, since what it
+    /// calls may not answer, has to be able to say so, and is for [`try_run`](Self::try_run). It is called only if this call executes; a call that
     /// joins or is answered from the record drops it. It is polled by a task of its own unless the
     /// [builder](IdempotencyBuilder::drive) says otherwise.
     ///
@@ -235,8 +239,39 @@ impl<S: Store> Idempotency<S> {
         .await
     }
 
-    /// [`run`](Self::run) for work that can tell that it did nothing: `Err(NotDone)` reaches every caller and
-    /// records nothing, so that the request can be tried again.
+    /// [`run`](Self::run) for work that can tell what became of it.
+    ///
+    /// Its error reaches every caller and is not recorded. [`NotDone`] says that nothing was done: the request can be
+    /// tried again at once. [`Unknown`] says that this is not known, as after a time-out or a reset of a call to
+    /// somebody else: the request is in doubt, and the [recovery policy](Recovery) is asked about it once what the work
+    /// left has [settled](IdempotencyBuilder::settle).
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::{Idempotency, NotDone, Unknown};
+    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::store::MemoryStore;
+    /// use std::time::Duration;
+    ///
+    /// # struct Provider;
+    /// # impl Provider {
+    /// #     async fn connect() -> Result<Self, std::io::Error> { Ok(Self) }
+    /// #     async fn charge(&self, _key: &str) -> Result<String, std::io::Error> { Ok("ch_1".into()) }
+    /// # }
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let id = RequestId::new(Scope::new("tenant-7").route("POST /charges"), "a7f3")?;
+    /// let reply = idem
+    ///     .try_run(id, |context| async move {
+    ///         let provider = Provider::connect().await.map_err(NotDone::because)?;
+    ///         let key = context.downstream_key("charge");
+    ///         let called = tokio::time::timeout(Duration::from_secs(10), provider.charge(&key)).await;
+    ///         let charge = called.map_err(Unknown::because)?.map_err(Unknown::because)?;
+    ///         Ok(charge)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(*reply, "ch_1");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -253,7 +288,7 @@ impl<S: Store> Idempotency<S> {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         F: FnOnce(Context) -> W + Send + 'static,
-        W: Future<Output = Result<T, NotDone>> + Send + 'static,
+        W: Future<Output = Result<T, Unfinished>> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
         let flight = move || execute::execute(shared, of, work);

@@ -14,10 +14,10 @@ use crate::identity::RequestId;
 
 type Asked = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-/// What to do about a request whose holder died, panicked, or lost its lease.
+/// What to do about a request whose holder died, panicked, lost its lease, or did [not know](super::Unknown) what it did.
 ///
-/// It is asked when the lease of a dead holder has ended, and when what a panic left has
-/// [settled](super::IdempotencyBuilder::settle): what the holder called may be at work until then.
+/// It is asked when the lease of a dead holder has ended, and when what a panic, or work
+/// that does not know, left has [settled](super::IdempotencyBuilder::settle): what the holder called may be at work until then.
 ///
 /// Work in a transaction is never in doubt. Other work is, and no policy can know what it did; the default
 /// therefore is [`Refuse`](Self::Refuse): what may have been done once is not done again until somebody
