@@ -82,13 +82,14 @@ kinds! {
     /// might do the operation twice.
     OUTCOME_UNKNOWN;
 
-    /// 503: nothing was done, and nothing was recorded. Repeat the request with the same key.
+    /// 503: nothing was done, and nothing was recorded. Repeat the request with the same key after `Retry-After`.
     NOT_DONE;
 
     /// 503: the service can't say at the moment: its store does not answer, it has too much to do, or it is shutting
     /// down. Repeat the request with the same key after `Retry-After`; that is safe in every case.
     UNAVAILABLE;
 
-    /// 500: a bug of the service, such as a panic in the operation. The key stays safe to repeat.
+    /// 500: a bug of the service, such as a panic in the operation, or a constraint of its database that the operation
+    /// violates and has no answer to. The key stays safe to repeat, but that alone does not help.
     INTERNAL;
 }

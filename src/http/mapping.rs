@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use super::{KeyError, Problem, kind};
 use crate::group;
-use crate::idempotency::{self, Effect};
+use crate::idempotency::{self, Effect, RollbackKind};
 use crate::identity::IdentityError;
 use crate::store::StoreError;
 
@@ -79,13 +79,20 @@ impl From<idempotency::Error> for Problem {
                  done twice.",
             )
             .with_retry_after(SOON),
+            // What is wrong with the request the handler would have said: it has no answer to what its database refuses,
+            // and that is a bug (RFC 9110, 15.6.1). 409 and 422 tell the client that it can mend something, 503 that
+            // it passes.
+            Error::RolledBack {
+                kind: RollbackKind::Violation,
+                ..
+            } => internal(effect),
             // The commit failed, for want of a lock perhaps: that passes.
             Error::RolledBack { source, .. } if source.is::<StoreError>() => unavailable(),
-            // What the work returned may never pass, so no client is asked to come back on its own.
             Error::RolledBack { .. } => not_done(
                 "The operation failed and was undone as a whole. It is safe to repeat the request with the same key; if \
                  it fails again, tell the operator.",
-            ),
+            )
+            .with_retry_after(SOON),
             Error::Unrecorded { .. } => unavailable(),
             Error::Store { source, .. } => match *source {
                 StoreError::TransactionEnded | StoreError::Corrupt { .. } | StoreError::Unsupported { .. } => {

@@ -11,6 +11,7 @@ use crate::group;
 use crate::identity::RequestId;
 use crate::record::DecodeError;
 use crate::store::StoreError;
+use crate::telemetry::{self, Gravity};
 
 /// What is known of the mutation when a call has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,9 +25,26 @@ pub enum Effect {
     Unknown,
 }
 
+/// What a transaction was rolled back for, as far as the store can tell by the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RollbackKind {
+    /// The database refused what it was asked for: a constraint is violated, or a value does not fit its column. Trying
+    /// again does not help.
+    Violation,
+    /// The transaction lost to another one, by a serialization failure or a deadlock. It may be tried again at once.
+    Conflict,
+    /// Anything else, such as an error of the work's own. It may be tried again.
+    Failure,
+}
+
 /// Why a call has no reply. Every caller that shared the flight gets the same one.
 ///
 /// [`effect`](Self::effect) says what it means for the mutation, [`id`](Self::id) which request it is about.
+///
+/// Its message ends with the cause's own, for those who print no more than that. So
+/// [`source`](std::error::Error::source) does not repeat the cause, and goes on with what is behind it; the cause itself is
+/// in the variant's field.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -70,12 +88,14 @@ pub enum Error {
     },
     /// The work in a transaction failed, or its commit did: everything is rolled back, and the identity is new again.
     ///
-    /// Whether trying again helps depends on the error: a constraint that was violated is violated the next time as
-    /// well. What is refused for good should be
+    /// Whether trying again helps depends on the [kind](RollbackKind): a constraint that was violated is violated the next
+    /// time as well. What is refused for good should be
     /// [`Rollback::Refused`](crate::idempotency::Rollback::Refused), which is recorded and replayed.
     RolledBack {
         /// The request.
         id: RequestId,
+        /// What the store makes of the error.
+        kind: RollbackKind,
         /// What failed: the error that the work returned, or a [`StoreError`].
         source: Arc<dyn StdError + Send + Sync>,
     },
@@ -179,6 +199,33 @@ impl Error {
         }
     }
 
+    /// What the message ends with.
+    fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::NotDone { reason, .. } => Some(reason.get_ref()),
+            Self::Unknown { reason, .. } => Some(reason.get_ref()),
+            Self::RolledBack { source, .. } => Some(&**source),
+            Self::Codec { source, .. } => Some(source),
+            Self::Unrecorded { source, .. } | Self::Store { source, .. } => Some(&**source),
+            Self::Flight { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Tells the log.
+    pub(super) fn tell(&self) {
+        let gravity = match self {
+            // Told when it was given up.
+            Self::Unrecorded { .. } => return,
+            // A client's doing, or an answer like any other.
+            Self::Conflict { .. } | Self::InProgress { .. } | Self::Flight { .. } => Gravity::Routine,
+            Self::InDoubt { .. } | Self::NotDone { .. } | Self::Unknown { .. } | Self::Store { .. } => Gravity::Trouble,
+            Self::RolledBack { kind, .. } if *kind != RollbackKind::Violation => Gravity::Trouble,
+            _ => Gravity::Fault,
+        };
+        telemetry::unanswered(gravity, self.id(), &self.effect(), &WithoutRequest(self));
+    }
+
     pub(super) fn store(id: &RequestId, source: StoreError, effect: Effect) -> Self {
         Self::Store {
             id: id.clone(),
@@ -190,7 +237,32 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "request {}: ", self.id())?;
+        write!(f, "request {}: {}", self.id(), WithoutRequest(self))
+    }
+}
+
+/// An error that does not begin with its request.
+#[derive(Debug)]
+struct WithoutRequest<'a>(&'a Error);
+
+impl fmt::Display for WithoutRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.tell_what(f)?;
+        match self.0.cause() {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for WithoutRequest<'_> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+impl Error {
+    fn tell_what(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Conflict { .. } => {
                 f.write_str("its idempotency key was used before with another payload; use a new key for a new request")
@@ -205,14 +277,29 @@ impl fmt::Display for Error {
             ),
             Self::NotDone { .. } => f.write_str("nothing was done; it may be tried again"),
             Self::Unknown { .. } => f.write_str("its work does not know what it did; it is in doubt"),
-            Self::RolledBack { .. } => f.write_str(
-                "its transaction failed and was rolled back; it may be tried again, but refuse what can never succeed",
-            ),
+            Self::RolledBack { kind, .. } => f.write_str(match kind {
+                RollbackKind::Violation => {
+                    "the database refuses what its work asked for, and will again; it was rolled back; answer such a \
+                     request as refused"
+                }
+                RollbackKind::Conflict => {
+                    "its transaction lost to another one and was rolled back; it may be tried again"
+                }
+                RollbackKind::Failure => {
+                    "its transaction failed and was rolled back; it may be tried again, but refuse what can never \
+                     succeed"
+                }
+            }),
             Self::Panicked {
+                panic,
                 effect: Effect::Nothing,
                 ..
-            } => f.write_str("its work panicked and was rolled back"),
-            Self::Panicked { .. } => f.write_str("its work panicked; what it did before that has happened"),
+            } => write!(f, "its work panicked and was rolled back: {}", panic.message()),
+            Self::Panicked { panic, .. } => write!(
+                f,
+                "its work panicked; what it did before that has happened: {}",
+                panic.message()
+            ),
             Self::ResultTooLarge {
                 size, limit, effect, ..
             } => {
@@ -249,16 +336,7 @@ fn done_or_not(effect: Effect) -> &'static str {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::NotDone { reason, .. } => Some(reason.get_ref()),
-            Self::Unknown { reason, .. } => Some(reason.get_ref()),
-            Self::RolledBack { source, .. } => Some(&**source),
-            Self::Panicked { panic, .. } => Some(panic),
-            Self::Codec { source, .. } => Some(source),
-            Self::Unrecorded { source, .. } | Self::Store { source, .. } => Some(&**source),
-            Self::Flight { source, .. } => Some(source),
-            _ => None,
-        }
+        self.cause()?.source()
     }
 }
 

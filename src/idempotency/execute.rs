@@ -27,6 +27,7 @@ use super::lease::Lease;
 use super::settled::Settled;
 use super::unfinished::Unfinished;
 use super::unwind::catch;
+use crate::flight::Panicked;
 use crate::group;
 use crate::identity::RequestId;
 use crate::record::Verdict;
@@ -87,7 +88,11 @@ where
         Err(panic) => {
             lease.stop(shared.lease).await;
             let_go(&shared, &id, token, shared.settle).await;
-            resume_unwind(panic)
+            let panic = Panicked::from_payload(panic);
+            let message = panic.message().to_owned();
+            let effect = Effect::Unknown;
+            Error::Panicked { id, panic, effect }.tell();
+            resume_unwind(Box::new(message))
         }
     }
 }

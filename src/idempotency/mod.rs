@@ -55,7 +55,7 @@ use transaction::granted_twice;
 
 pub use builder::IdempotencyBuilder;
 pub use context::Context;
-pub use error::{CodecError, Effect, Error};
+pub use error::{CodecError, Effect, Error, RollbackKind};
 pub use recovery::{Answer, Doubt, Encoded, Recovery};
 pub use reply::{Reply, Source};
 pub use transaction::{Rollback, Tx, TxFuture};
@@ -402,10 +402,11 @@ impl<S: Store> Idempotency<S> {
         let flight = move || {
             let flight = flight();
             async move {
-                match turn {
+                let landed = match turn {
                     Some(turn) => turn.scope(flight).await,
                     None => flight.await,
-                }
+                };
+                landed.inspect_err(Error::tell)
             }
         };
         let run = self.group.run(id.clone(), flight);
@@ -413,17 +414,18 @@ impl<S: Store> Idempotency<S> {
             Some(fingerprint) => run.fingerprint(fingerprint).await,
             None => run.await,
         };
-        match landed {
-            Ok(Outcome { value, role }) => value?.reply(&id, role),
-            Err(group::Error::Conflict) => Err(Error::Conflict { id }),
-            // Of a flight in a transaction, the panic has become a value by now.
-            Err(group::Error::Panicked(panic)) => Err(Error::Panicked {
-                id,
-                panic,
-                effect: Effect::Unknown,
-            }),
-            Err(source) => Err(Error::Flight { id, source }),
-        }
+        let refused = match landed {
+            Ok(Outcome { value, role }) => return value?.reply(&id, role),
+            // Told of by its flight. In a transaction, the panic has become a value by now.
+            Err(group::Error::Panicked(panic)) => {
+                let effect = Effect::Unknown;
+                return Err(Error::Panicked { id, panic, effect });
+            }
+            Err(group::Error::Conflict) => Error::Conflict { id },
+            Err(source) => Error::Flight { id, source },
+        };
+        refused.tell();
+        Err(refused)
     }
 
     /// What the store knows of a request.

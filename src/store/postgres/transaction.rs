@@ -52,11 +52,13 @@ use tokio::time::timeout;
 
 use super::PostgresStore;
 use super::errors::{
-    is_caused_by_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, late, rolled_back, unavailable,
+    is_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, is_violation, late, rolled_back,
+    unavailable,
 };
 use super::records::{column, millis, not_granted, number, record, untold};
 use super::statements::turn;
 use crate::record::{FencingToken, Record};
+use crate::store::transaction::is_caused_by;
 use crate::store::{
     ClaimOutcome, ClaimRequest, Decision, Ending, OpenTransaction, Store, StoreError, TransactionalStore, WorkFuture,
     decide,
@@ -87,7 +89,11 @@ impl TransactionalStore for PostgresStore {
     }
 
     fn is_conflict(&self, error: &(dyn Error + 'static)) -> bool {
-        is_caused_by_conflict(error)
+        is_caused_by(error, is_conflict)
+    }
+
+    fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
+        is_caused_by(error, is_violation)
     }
 }
 
