@@ -61,6 +61,9 @@ kinds! {
     ///
     /// The request that first came with the key stands, and its answer is still there for whoever repeats *that*
     /// request. A new operation needs a new key.
+    ///
+    /// For a service: a retry that gets this although its payload is the same has another fingerprint than its request
+    /// had, or only one of the two has any. See [Fingerprints](super#fingerprints).
     KEY_REUSED;
 
     /// 409: a request with this key is being executed at this moment.

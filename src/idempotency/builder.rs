@@ -10,7 +10,29 @@ use super::recovery::Recovery;
 use super::{Idempotency, Shared};
 use crate::flight::{Drive, OnAbandon};
 use crate::group::Group;
+use crate::identity::Fingerprint;
 use crate::store::Store;
+
+/// What it means that of two calls with one identity, or of a call and its record, only one has a fingerprint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MissingFingerprint {
+    /// They may be two requests: [`Error::Conflict`](super::Error::Conflict). The default.
+    #[default]
+    Conflict,
+    /// They are taken for the same request.
+    Accept,
+}
+
+impl MissingFingerprint {
+    /// Whether two requests of one identity are told apart by their fingerprints.
+    pub(super) fn tells_apart(self, one: Option<Fingerprint>, other: Option<Fingerprint>) -> bool {
+        match (self, one, other) {
+            (Self::Accept, None, _) | (Self::Accept, _, None) => false,
+            _ => one != other,
+        }
+    }
+}
 
 /// Sets up an [`Idempotency`]. Made by [`Idempotency::builder`].
 #[derive(Debug)]
@@ -21,6 +43,7 @@ pub struct IdempotencyBuilder<S> {
     lease: Duration,
     wait: Duration,
     settle: Option<Duration>,
+    missing_fingerprint: MissingFingerprint,
     recovery: Recovery,
     sizes: Sizes,
     conflict_retries: u32,
@@ -39,6 +62,7 @@ impl<S: Store> IdempotencyBuilder<S> {
             lease: Duration::from_secs(30),
             wait: Duration::from_secs(10),
             settle: None,
+            missing_fingerprint: MissingFingerprint::default(),
             recovery: Recovery::Refuse,
             sizes: Sizes {
                 most: 256 * 1024,
@@ -124,6 +148,39 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// What to do about a request whose holder died: [`Recovery::Refuse`] unless set.
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
+        self
+    }
+
+    /// What it means that only one of two calls with the same identity has a fingerprint: a
+    /// [conflict](super::Error::Conflict) unless set.
+    ///
+    /// It is for the time of a deploy that adds fingerprints, or takes them away: what was recorded before has none, and
+    /// each retry of it would be refused for as long as it is kept. So set [`MissingFingerprint::Accept`] in the version
+    /// that adds them, and take it out a [retention](Self::retention) after the last process of the version before has
+    /// ended. Two fingerprints that differ are a conflict all the same. What is given up meanwhile is that a key of the
+    /// version before is told apart from the same key with another payload. A record keeps the fingerprint that it was
+    /// made with, or none.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::{Idempotency, MissingFingerprint};
+    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::store::MemoryStore;
+    ///
+    /// let store = MemoryStore::new();
+    /// let id = RequestId::new(Scope::new("tenant-7"), "a7f3")?;
+    /// let before = Idempotency::builder(store.clone()).build();
+    /// let _ = before.run(id.clone(), |_| async { 1 }).await?;
+    ///
+    /// let after = Idempotency::builder(store)
+    ///     .missing_fingerprint(MissingFingerprint::Accept)
+    ///     .build();
+    /// let reply = after.run(id.with_fingerprint("body"), |_| async { 2 }).await?;
+    /// assert_eq!((*reply, reply.is_cached()), (1, true));
+    /// # Ok(()) }
+    /// ```
+    pub fn missing_fingerprint(mut self, missing: MissingFingerprint) -> Self {
+        self.missing_fingerprint = missing;
         self
     }
 
@@ -222,6 +279,7 @@ impl<S: Store> IdempotencyBuilder<S> {
                 lease: self.lease,
                 wait: self.wait,
                 settle,
+                missing_fingerprint: self.missing_fingerprint,
                 recovery: self.recovery,
                 sizes: self.sizes,
                 conflict_retries: self.conflict_retries,

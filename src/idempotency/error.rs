@@ -49,6 +49,13 @@ pub enum RollbackKind {
 #[non_exhaustive]
 pub enum Error {
     /// The identity is known with another payload: a client's mistake.
+    ///
+    /// The payloads are compared by their [fingerprints](crate::identity::Fingerprint). One side with and the other without
+    /// is a conflict too, since it is not known then whether they are the same. That is how a record looks that was made
+    /// before a deploy which adds fingerprints, or by a client that now sends its key in another place, if the fingerprint
+    /// is taken from the bytes. For the first,
+    /// [`missing_fingerprint`](crate::idempotency::IdempotencyBuilder::missing_fingerprint) offers a passage; for the
+    /// second, the module `oneflight::http` says what to take a fingerprint of.
     Conflict {
         /// The request.
         id: RequestId,

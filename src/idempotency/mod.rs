@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::group::{self, Group, Outcome, Stats};
-use crate::identity::RequestId;
+use crate::identity::{Fingerprint, RequestId};
 use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
 
@@ -53,7 +53,7 @@ use codec::Sizes;
 use settled::Settled;
 use transaction::granted_twice;
 
-pub use builder::IdempotencyBuilder;
+pub use builder::{IdempotencyBuilder, MissingFingerprint};
 pub use context::Context;
 pub use error::{CodecError, Effect, Error, RollbackKind};
 pub use recovery::{Answer, Doubt, Encoded, Recovery};
@@ -137,8 +137,11 @@ assert_eq!(orders, 1);
 )]
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
-    group: Group<RequestId, Result<Settled, Error>>,
+    group: Group<RequestId, Landed>,
 }
+
+/// What a flight comes to, and the fingerprint of the call that leads it.
+type Landed = (Option<Fingerprint>, Result<Settled, Error>);
 
 /// What a flight needs, whoever polls it.
 struct Shared<S> {
@@ -148,6 +151,7 @@ struct Shared<S> {
     wait: Duration,
     /// How long what an execution left, when it ended without telling what it did, is let alone.
     settle: Duration,
+    missing_fingerprint: MissingFingerprint,
     recovery: Recovery,
     sizes: Sizes,
     conflict_retries: u32,
@@ -397,6 +401,7 @@ impl<S: Store> Idempotency<S> {
         F: FnOnce() -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
+        let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
         // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
         let flight = move || {
@@ -406,16 +411,23 @@ impl<S: Store> Idempotency<S> {
                     Some(turn) => turn.scope(flight).await,
                     None => flight.await,
                 };
-                landed.inspect_err(Error::tell)
+                (own, landed.inspect_err(Error::tell))
             }
         };
         let run = self.group.run(id.clone(), flight);
-        let landed = match id.fingerprint() {
-            Some(fingerprint) => run.fingerprint(fingerprint).await,
-            None => run.await,
+        let landed = match own {
+            Some(fingerprint) if missing == MissingFingerprint::Conflict => run.fingerprint(fingerprint).await,
+            // Without one, the group lets everybody in; who was not meant finds out afterwards.
+            _ => run.await,
         };
         let refused = match landed {
-            Ok(Outcome { value, role }) => return value?.reply(&id, role),
+            Ok(Outcome {
+                value: (leaders, _), ..
+            }) if missing.tells_apart(leaders, own) => Error::Conflict { id },
+            Ok(Outcome {
+                value: (_, value),
+                role,
+            }) => return value?.reply(&id, role),
             // Told of by its flight. In a transaction, the panic has become a value by now.
             Err(group::Error::Panicked(panic)) => {
                 let effect = Effect::Unknown;
@@ -548,6 +560,7 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("lease", &self.shared.lease)
             .field("wait", &self.shared.wait)
             .field("settle", &self.shared.settle)
+            .field("missing_fingerprint", &self.shared.missing_fingerprint)
             .field("recovery", &self.shared.recovery)
             .field("max_result_bytes", &self.shared.sizes.most)
             .field("conflict_retries", &self.shared.conflict_retries)
