@@ -10,7 +10,7 @@
 //! | --- | --- | --- | --- |
 //! | [`KEY_MISSING`] | 400 | no | sends a key |
 //! | [`KEY_MALFORMED`] | 400 | no | sends one valid key |
-//! | [`SCOPE_MALFORMED`] | 400 | no | signs in, or names its tenant, as the service documents |
+//! | [`SCOPE_MALFORMED`] | 400 | no | sends its tenant or user as the service documents |
 //! | [`BODY_MALFORMED`] | 400 | no | mends the body |
 //! | [`MEDIA_TYPE`] | 415 | no | sends another `Content-Type` |
 //! | [`BODY_TOO_LARGE`] | 413 | no | sends less |
@@ -45,7 +45,8 @@ kinds! {
     /// Send one value, quoted as in `Idempotency-Key: "8e03978e-40d5"`, the same in header and body if in both.
     KEY_MALFORMED;
 
-    /// 400: the scope that the key would be valid in, such as a tenant or a user, was not named or is not a valid one.
+    /// 400: the scope that the key would be valid in, such as a tenant or a user, is too long or has a character that is
+    /// not accepted.
     SCOPE_MALFORMED;
 
     /// 400: the body cannot be read as what its `Content-Type` says.
@@ -92,7 +93,7 @@ kinds! {
     /// down. Repeat the request with the same key after `Retry-After`; that is safe in every case.
     UNAVAILABLE;
 
-    /// 500: a bug of the service, such as a panic in the operation, or a constraint of its database that the operation
+    /// 500: a bug of the service, such as a panic in the operation, a tenant that it left out of a key's scope, or a constraint of its database that the operation
     /// violates and has no answer to. The key stays safe to repeat, but that alone does not help.
     INTERNAL;
 }

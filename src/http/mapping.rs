@@ -30,12 +30,17 @@ impl From<KeyError> for Problem {
 }
 
 impl From<IdentityError> for Problem {
-    /// A key, or a part of a scope, that came with the request and is not valid: 400.
+    /// A key, or a part of a scope, that came with the request and is not valid: 400. A part of a scope that is empty, and
+    /// a fingerprint that is none, are the service's own doing: 500. A service that takes a tenant from the client
+    /// sees for itself whether there is one.
     fn from(error: IdentityError) -> Self {
         let (type_uri, title) = match error {
-            IdentityError::ScopePartEmpty { .. }
-            | IdentityError::ScopeCharacter { .. }
-            | IdentityError::ScopeTooLong { .. } => (kind::SCOPE_MALFORMED, "The scope of the key is malformed"),
+            IdentityError::ScopePartEmpty { .. } | IdentityError::FingerprintMalformed => {
+                return internal(Effect::Nothing);
+            }
+            IdentityError::ScopeCharacter { .. } | IdentityError::ScopeTooLong { .. } => {
+                (kind::SCOPE_MALFORMED, "The scope of the key is malformed")
+            }
             _ => (kind::KEY_MALFORMED, "The idempotency key is malformed"),
         };
         Self::of_kind(StatusCode::BAD_REQUEST, type_uri, title).with_detail(sentence(&error))

@@ -59,8 +59,8 @@ impl<S: Store> IdempotencyBuilder<S> {
         Self {
             store,
             retention: Duration::from_secs(24 * 60 * 60),
-            lease: Duration::from_secs(30),
-            wait: Duration::from_secs(10),
+            lease: Duration::from_secs(10),
+            wait: Duration::from_secs(15),
             settle: None,
             missing_fingerprint: MissingFingerprint::default(),
             recovery: Recovery::Refuse,
@@ -90,21 +90,28 @@ impl<S: Store> IdempotencyBuilder<S> {
         self
     }
 
-    /// How long a holder of a claim is believed alive without a sign of life: 30 s unless set, and 1 ms at
+    /// How long a holder of a claim is believed alive without a sign of life: 10 s unless set, and 1 ms at
     /// least.
     ///
     /// The claim is renewed three times as often while the work runs, so that this isn't a limit on the work. It
     /// is how long the others wait after a process has died. Work in a transaction needs no lease.
     ///
     /// It must be several times longer than the store may take to answer: work is not begun under a lease that is
-    /// over.
+    /// over. It should be longer than a store or a machine of yours stands still now and then (a failover, a migration of
+    /// the virtual machine): a holder that is held up for longer may be taken for dead. And it should be shorter than
+    /// [`wait`](Self::wait), by a second or more. The default is between these: it outlasts the short stops, and somebody
+    /// who waits for a dead holder still answers within the 30 s that many clients and proxies give a request.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(1));
         self
     }
 
     /// How long a call waits for a request that is in progress elsewhere before it answers
-    /// [`InProgress`](super::Error::InProgress): 10 s unless set.
+    /// [`InProgress`](super::Error::InProgress): 15 s unless set.
+    ///
+    /// If that is more than a [lease](Self::lease) (and than the time to [settle](Self::settle)), a duplicate that comes
+    /// after a crash sees the end of the dead holder's lease, and has an answer instead of a wait for nothing. It should be
+    /// less than a client waits, by as long as the work takes.
     ///
     /// Callers in this process who join each other wait for as long as the work takes. Where a request in a transaction
     /// elsewhere cannot be seen (SQLite), the lock that it holds is waited for: for as long as this, and a second at
