@@ -463,9 +463,16 @@ async fn in_flight_a_fingerprint_on_one_side_only_is_accepted_where_that_is_said
             let (here, other) = (here.clone(), of(Some("other")));
             async move { here.run(other, |_| async { 3 }).await }
         });
-        while here.stats().joined < joined + 3 {
-            tokio::task::yield_now().await;
-        }
+        let all_joined = async {
+            while here.stats().joined < joined + 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(20), all_joined).await;
+        assert!(
+            in_time.is_ok(),
+            "{key}: the calls of this process do not share the flight"
+        );
         finish.notify_one();
         assert_eq!(*leader.await.unwrap().unwrap(), 1);
         for call in calls {

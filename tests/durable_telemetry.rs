@@ -203,6 +203,10 @@ fn every_failure_is_told_once_with_its_request_its_cause_and_its_correlation_id(
         let doubtful = idem.run(id("unknown"), |_| async {});
         assert!(doubtful.instrument(request("c-doubtful")).await.is_err());
 
+        assert!(idem.run(id("typed"), |_| async { 1 }).await.is_ok());
+        let retyped = idem.run(id("typed"), |_| async { String::new() });
+        assert!(retyped.instrument(request("c-retyped")).await.is_err());
+
         let away = Idempotency::builder(Away).build();
         let away = away.run(id("away"), |_| async {});
         assert!(away.instrument(request("c-away")).await.is_err());
@@ -219,6 +223,12 @@ fn every_failure_is_told_once_with_its_request_its_cause_and_its_correlation_id(
             "WARN",
             "unknown [tenant-7]",
             "attempt 1 ended without telling",
+        ),
+        (
+            "c-retyped",
+            "ERROR",
+            "typed [tenant-7]",
+            "cannot be read as the type asked for",
         ),
         ("c-away", "WARN", "away [tenant-7]", "connection refused"),
     ] {

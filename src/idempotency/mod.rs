@@ -427,7 +427,7 @@ impl<S: Store> Idempotency<S> {
             Ok(Outcome {
                 value: (_, value),
                 role,
-            }) => return value?.reply(&id, role),
+            }) => return value?.reply(&id, role).inspect_err(Error::tell),
             // Told of by its flight. In a transaction, the panic has become a value by now.
             Err(group::Error::Panicked(panic)) => {
                 let effect = Effect::Unknown;
