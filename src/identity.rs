@@ -163,6 +163,15 @@ impl RequestId {
         self.fingerprint
     }
 
+    /// The same request with this fingerprint, or with none.
+    #[cfg(feature = "durable")]
+    pub(crate) fn known_as(&self, fingerprint: Option<Fingerprint>) -> Self {
+        Self {
+            fingerprint,
+            ..self.clone()
+        }
+    }
+
     /// Scope and key in one unambiguous text: what is digested into downstream keys.
     #[cfg(feature = "durable")]
     pub(crate) fn canonical(&self) -> &str {

@@ -17,20 +17,34 @@
 //! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
+//! | "a request has no reply" | debug, warn, error | `request`, `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
 //! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
-//! `request` is the request identity: its scope and key, never the payload.
+//! `request` is the request identity: its scope and key, never the payload. `error` is an error with its causes.
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
 #[cfg(feature = "tracing")]
 pub(crate) use self::traced::*;
 
+/// How much a call without a reply is to be made of.
+#[cfg(feature = "durable")]
+#[derive(Clone, Copy)]
+pub(crate) enum Gravity {
+    Routine,
+    Trouble,
+    Fault,
+}
+
 #[cfg(feature = "tracing")]
 mod traced {
+    #[cfg(feature = "durable")]
+    use super::Gravity;
     use crate::flight::{Event, quietly};
     #[cfg(feature = "durable")]
-    use std::fmt::Display;
+    use std::error::Error;
+    #[cfg(feature = "durable")]
+    use std::fmt::{self, Debug, Display};
     use std::sync::OnceLock;
     use tracing::Span;
 
@@ -119,12 +133,48 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unrecorded(request: &dyn Display, error: &dyn Display) {
+    pub(crate) fn unanswered(gravity: Gravity, request: &dyn Display, effect: &dyn Debug, error: &dyn Error) {
+        const TOLD: &str = "a request has no reply";
+        let error = Causes(error);
+        // The error may be the user's, and its message is made here.
+        quietly(|| match gravity {
+            Gravity::Routine => tracing::debug!(target: TARGET, %request, ?effect, %error, "{TOLD}"),
+            Gravity::Trouble => tracing::warn!(target: TARGET, %request, ?effect, %error, "{TOLD}"),
+            Gravity::Fault => tracing::error!(target: TARGET, %request, ?effect, %error, "{TOLD}"),
+        });
+    }
+
+    /// An error with its causes, but for what an error has told of its cause itself.
+    #[cfg(feature = "durable")]
+    struct Causes<'a>(&'a dyn Error);
+
+    #[cfg(feature = "durable")]
+    impl Display for Causes<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut told = self.0.to_string();
+            f.write_str(&told)?;
+            let mut next = self.0.source();
+            while let Some(cause) = next {
+                let text = cause.to_string();
+                if !told.contains(&text) {
+                    write!(f, ": {text}")?;
+                }
+                told = text;
+                next = cause.source();
+            }
+            Ok(())
+        }
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn unrecorded(request: &dyn Display, error: &dyn Error) {
+        let error = Causes(error);
         tracing::error!(target: TARGET, %request, %error, "work was done and could not be recorded");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_released(request: &dyn Display, error: &dyn Display) {
+    pub(crate) fn not_released(request: &dyn Display, error: &dyn Error) {
+        let error = Causes(error);
         tracing::warn!(
             target: TARGET,
             %request,
@@ -156,9 +206,13 @@ mod traced {
 
 #[cfg(not(feature = "tracing"))]
 mod silent {
+    #[cfg(feature = "durable")]
+    use super::Gravity;
     use crate::flight::Event;
     #[cfg(feature = "durable")]
-    use std::fmt::Display;
+    use std::error::Error;
+    #[cfg(feature = "durable")]
+    use std::fmt::{Debug, Display};
 
     #[derive(Debug)]
     pub(crate) struct FlightSpan;
@@ -199,10 +253,13 @@ mod silent {
     pub(crate) fn retried(_request: &dyn Display, _retry: u32) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unrecorded(_request: &dyn Display, _error: &dyn Display) {}
+    pub(crate) fn unanswered(_gravity: Gravity, _request: &dyn Display, _effect: &dyn Debug, _error: &dyn Error) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Display) {}
+    pub(crate) fn unrecorded(_request: &dyn Display, _error: &dyn Error) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Error) {}
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
     pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}

@@ -224,7 +224,7 @@ async fn work_that_did_nothing_frees_the_claim_and_all_callers_hear_why() {
     let calls = (0..10).map(|_| {
         idem.try_run(id("busy"), move |_| async move {
             tokio::task::yield_now().await;
-            Err::<u32, _>(busy())
+            Err::<u32, _>(busy().into())
         })
     });
     for error in join_all(calls).await.into_iter().map(Result::unwrap_err) {

@@ -224,7 +224,9 @@ async fn that_the_second_attempt_did_nothing_says_nothing_of_the_first() {
     die(&store, "first").await;
     let bold = Idempotency::builder(store.clone()).recovery(Recovery::Rerun).build();
     let error = bold
-        .try_run(id("first"), |_| async { Err::<u32, _>(NotDone::because("busy")) })
+        .try_run(id("first"), |_| async {
+            Err::<u32, _>(NotDone::because("busy").into())
+        })
         .await
         .unwrap_err();
     assert!(matches!(error, Error::NotDone { .. }), "{error:?}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneflight::idempotency::{Answer, Effect, Error, Idempotency, NotDone, Recovery, Reply, Source};
+use oneflight::idempotency::{Answer, Effect, Error, Idempotency, NotDone, Recovery, Reply, Source, Unknown};
 use oneflight::identity::{RequestId, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError};
@@ -284,6 +284,7 @@ async fn a_panic_reaches_every_caller_and_is_in_doubt_at_once() {
 async fn a_panic_before_the_first_await_is_no_different() {
     let idem = Idempotency::builder(MemoryStore::new())
         .recovery(Recovery::Rerun)
+        .settle(Duration::ZERO)
         .build();
     let closure = |_: oneflight::idempotency::Context| -> std::future::Ready<u32> { panic!("in the closure") };
     let error = idem.run(id("early"), closure).await.unwrap_err();
@@ -429,7 +430,7 @@ async fn a_lost_answer_to_a_release_still_frees() {
     let lost = Arc::clone(&store.lost);
     let work = |_| async move {
         lost.store(1, Ordering::SeqCst);
-        Err::<u32, _>(NotDone::because("busy"))
+        Err::<u32, _>(NotDone::because("busy").into())
     };
     let error = idem.try_run(id("release"), work).await.unwrap_err();
     assert!(matches!(error, Error::NotDone { .. }), "{error:?}");
@@ -459,4 +460,158 @@ async fn a_store_that_answers_nothing_runs_nothing_and_may_have_been_claimed() {
     );
     store.failing.store(0, Ordering::SeqCst);
     assert_eq!(*idem.run(id("down"), |_| async { 1 }).await.unwrap(), 1);
+}
+
+/// Somebody else's service, which does what it was asked for 300 ms later, whether the caller is still there or not.
+#[derive(Clone, Default)]
+struct Elsewhere {
+    calls: Arc<AtomicU32>,
+    landed: Arc<AtomicU32>,
+}
+
+impl Elsewhere {
+    async fn call(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let landed = Arc::clone(&self.landed);
+        let call = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            landed.fetch_add(1, Ordering::SeqCst);
+        });
+        let _ = call.await;
+    }
+
+    fn look(&self) -> Recovery {
+        let landed = Arc::clone(&self.landed);
+        Recovery::ask(move |_| {
+            let found = landed.load(Ordering::SeqCst) > 0;
+            async move {
+                match found {
+                    true => Answer::completed("found").unwrap(),
+                    false => Answer::Rerun,
+                }
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_a_panic_left_has_its_time_before_the_policy_is_asked() {
+    let elsewhere = Elsewhere::default();
+    let idem = Idempotency::builder(MemoryStore::new())
+        .lease(Duration::from_secs(3))
+        .recovery(elsewhere.look())
+        .build();
+    let call = || {
+        let elsewhere = elsewhere.clone();
+        idem.run(id("late"), move |_| async move {
+            let answered = tokio::time::timeout(Duration::from_millis(100), elsewhere.call()).await;
+            answered.expect("the call downstream timed out");
+            String::from("done")
+        })
+    };
+    let error = call().await.unwrap_err();
+    assert!(matches!(error, Error::Panicked { .. }), "{error:?}");
+    for _ in 0..2 {
+        let reply = call().await.unwrap();
+        assert_eq!((reply.as_str(), reply.source()), ("found", Source::Replayed));
+    }
+    assert_eq!(elsewhere.calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn until_it_has_settled_a_panic_is_in_progress_and_says_for_how_long() {
+    let store = MemoryStore::new();
+    let idem = Idempotency::builder(store.clone())
+        .recovery(Recovery::Rerun)
+        .settle(Duration::from_secs(3))
+        .lease(Duration::from_secs(60))
+        .wait(Duration::ZERO)
+        .build();
+    let closure = |_: oneflight::idempotency::Context| -> std::future::Ready<u32> { panic!("in the closure") };
+    assert!(idem.run(id("settling"), closure).await.is_err());
+    let error = idem.run(id("settling"), |_| async { 1 }).await.unwrap_err();
+    let Error::InProgress { retry_after, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert!(
+        retry_after <= Duration::from_secs(3),
+        "not the lease, but {retry_after:?}"
+    );
+    // Nor is an operator to settle it before.
+    let error = idem.resolve(&id("settling"), Answer::Rerun).await.unwrap_err();
+    assert!(matches!(error, Error::InProgress { .. }), "{error:?}");
+    let patient = Idempotency::builder(store).recovery(Recovery::Rerun).build();
+    assert_eq!(patient.run(id("settling"), |_| async { 1 }).await.unwrap().attempt(), 2);
+}
+
+#[tokio::test]
+async fn work_that_does_not_know_says_so_to_every_caller_and_is_in_doubt() {
+    let idem = Idempotency::builder(MemoryStore::new()).build();
+    let calls = (0..10).map(|_| {
+        idem.try_run(id("unknown"), |_| async {
+            tokio::task::yield_now().await;
+            Err::<u32, _>(Unknown::because(std::io::Error::from(std::io::ErrorKind::TimedOut)).into())
+        })
+    });
+    for error in futures::future::join_all(calls)
+        .await
+        .into_iter()
+        .map(Result::unwrap_err)
+    {
+        let Error::Unknown { reason, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(reason.downcast_ref::<std::io::Error>().is_some());
+        assert_eq!(error.effect(), Effect::Unknown);
+    }
+    // Nobody is asked by default, so there is nothing to wait for.
+    let error = idem.run(id("unknown"), |_| async { 1 }).await.unwrap_err();
+    assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
+    idem.resolve(&id("unknown"), Answer::completed(&7).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(*idem.run(id("unknown"), |_| async { 1 }).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn what_work_that_does_not_know_left_has_its_time_before_the_policy_is_asked() {
+    let elsewhere = Elsewhere::default();
+    let idem = Idempotency::builder(MemoryStore::new())
+        .settle(Duration::from_secs(3))
+        .recovery(elsewhere.look())
+        .build();
+    let call = || {
+        let elsewhere = elsewhere.clone();
+        idem.try_run(id("late"), move |_| async move {
+            let answered = tokio::time::timeout(Duration::from_millis(100), elsewhere.call()).await;
+            answered.map_err(Unknown::because)?;
+            Ok(String::from("done"))
+        })
+    };
+    let error = call().await.unwrap_err();
+    assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
+    for _ in 0..2 {
+        let reply = call().await.unwrap();
+        assert_eq!((reply.as_str(), reply.source()), ("found", Source::Replayed));
+    }
+    assert_eq!(elsewhere.calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_later_attempt_that_does_not_know_is_run_again_by_policy() {
+    let idem = Idempotency::builder(MemoryStore::new())
+        .recovery(Recovery::Rerun)
+        .settle(Duration::ZERO)
+        .build();
+    for attempt in 1..=3 {
+        let work = move |context: oneflight::idempotency::Context| async move {
+            assert_eq!(context.attempt(), attempt);
+            match attempt {
+                3 => Ok(context.attempt()),
+                _ => Err(Unknown::because("no answer").into()),
+            }
+        };
+        let called = idem.try_run(id("again"), work).await;
+        assert_eq!(called.is_ok(), attempt == 3, "{called:?}");
+    }
 }

@@ -8,11 +8,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use oneflight::idempotency::{CodecError, Effect, Error, Idempotency, Reply, Source};
+use oneflight::idempotency::{
+    Answer, CodecError, Effect, Error, Idempotency, IdempotencyBuilder, MissingFingerprint, Recovery, Reply, Source,
+    Unknown,
+};
 use oneflight::identity::{RequestId, Scope};
 use oneflight::record::{Decoded, RecordedResult};
-use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 fn id(key: &str) -> RequestId {
     RequestId::new(Scope::new("tenant-7"), key).unwrap()
@@ -381,4 +385,135 @@ async fn nothing_prints_the_payload() {
     ));
     let printed = format!("{reply:?} {record:?} {decoded:?} {idem:?}");
     assert!(!printed.contains("hush"), "{printed}");
+}
+
+/// The version that adds fingerprints, while the one before is about to end.
+fn deployed<S: Store>(store: S) -> IdempotencyBuilder<S> {
+    Idempotency::builder(store).missing_fingerprint(MissingFingerprint::Accept)
+}
+
+#[tokio::test]
+async fn a_fingerprint_on_one_side_only_is_accepted_where_that_is_said() {
+    let store = MemoryStore::new();
+    let (without, with) = (id("before"), id("after").with_fingerprint("body"));
+    let before = Idempotency::builder(store.clone()).build();
+    let deployed = deployed(store).build();
+    let _ = before.run(without.clone(), |_| async { 1 }).await.unwrap();
+    let _ = deployed.run(with.clone(), |_| async { 2 }).await.unwrap();
+
+    // Kept safe unless it is said.
+    let error = before.run(id("before").with_fingerprint("body"), |_| async { 3 }).await;
+    assert!(matches!(error, Err(Error::Conflict { .. })), "{error:?}");
+    for (known, value) in [(id("before").with_fingerprint("body"), 1), (id("after"), 2)] {
+        let reply = deployed.run(known, |_| async { 3 }).await.unwrap();
+        assert_eq!((*reply, reply.source()), (value, Source::Replayed));
+    }
+    // Another payload is another request.
+    let error = deployed
+        .run(id("after").with_fingerprint("other"), |_| async { 3 })
+        .await;
+    assert!(matches!(error, Err(Error::Conflict { .. })), "{error:?}");
+    // Records are as they were made.
+    let record = deployed.status(&without).await.unwrap().unwrap();
+    assert_eq!(record.fingerprint, None);
+    let record = deployed.status(&without_fingerprint(&with)).await.unwrap().unwrap();
+    assert_eq!(record.fingerprint, with.fingerprint());
+}
+
+fn without_fingerprint(of: &RequestId) -> RequestId {
+    RequestId::from_stored(of.scope(), of.key()).unwrap()
+}
+
+#[tokio::test]
+async fn in_flight_a_fingerprint_on_one_side_only_is_accepted_where_that_is_said() {
+    let store = MemoryStore::new();
+    let (here, there) = (deployed(store.clone()).build(), deployed(store).build());
+    for (key, leaders) in [("leads without", None), ("leads with", Some("body"))] {
+        let of = |payload: Option<&str>| match payload {
+            Some(payload) => id(key).with_fingerprint(payload),
+            None => id(key),
+        };
+        let finish = Arc::new(Notify::new());
+        let leader = tokio::spawn({
+            let (here, id, finish) = (here.clone(), of(leaders), Arc::clone(&finish));
+            async move {
+                let work = move |_| async move {
+                    finish.notified().await;
+                    1
+                };
+                here.run(id, work).await
+            }
+        });
+        while here.status(&of(leaders)).await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let joined = here.stats().joined;
+        let calls = [
+            // In the same process, and in another one.
+            (here.clone(), None),
+            (here.clone(), Some("body")),
+            (there.clone(), None),
+            (there.clone(), Some("body")),
+        ]
+        .map(|(idem, payload)| {
+            let of = of(payload);
+            tokio::spawn(async move { idem.run(of, |_| async { 2 }).await })
+        });
+        let other = tokio::spawn({
+            let (here, other) = (here.clone(), of(Some("other")));
+            async move { here.run(other, |_| async { 3 }).await }
+        });
+        let all_joined = async {
+            while here.stats().joined < joined + 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(20), all_joined).await;
+        assert!(
+            in_time.is_ok(),
+            "{key}: the calls of this process do not share the flight"
+        );
+        finish.notify_one();
+        assert_eq!(*leader.await.unwrap().unwrap(), 1);
+        for call in calls {
+            assert_eq!(*call.await.unwrap().unwrap(), 1, "{key}");
+        }
+        let other = other.await.unwrap();
+        let is_told_apart = matches!(other, Err(Error::Conflict { .. }));
+        assert_eq!(is_told_apart, leaders.is_some(), "{key}: {other:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_doubt_without_a_fingerprint_is_settled_by_who_has_one() {
+    let store = MemoryStore::new();
+    let before = Idempotency::builder(store.clone()).build();
+    for key in ["rerun", "resolved"] {
+        let work = |_| async { Err::<u32, _>(Unknown::because("no answer").into()) };
+        assert!(before.try_run(id(key), work).await.is_err());
+    }
+    let after = deployed(store).recovery(Recovery::Rerun).build();
+    let work = |context: oneflight::idempotency::Context| async move { context.attempt() };
+    let reply = after.run(id("rerun").with_fingerprint("body"), work).await.unwrap();
+    assert_eq!((*reply, reply.source()), (2, Source::Executed));
+    let resolved = id("resolved").with_fingerprint("body");
+    after.resolve(&resolved, Answer::completed(&7).unwrap()).await.unwrap();
+    assert_eq!(*after.run(resolved, work).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn in_a_transaction_a_fingerprint_on_one_side_only_is_accepted_where_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("deploy.db")).await.unwrap();
+    let before = Idempotency::builder(store.clone()).build();
+    let _ = before.run(id("k"), |_| async { 1 }).await.unwrap();
+    let with = id("k").with_fingerprint("body");
+    let deployed = deployed(store).build();
+    let reply = deployed
+        .run_in_tx(with.clone(), |_| Box::pin(async { Ok(2) }))
+        .await
+        .unwrap();
+    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    let error = before.run_in_tx(with, |_| Box::pin(async { Ok(2) })).await;
+    assert!(matches!(error, Err(Error::Conflict { .. })), "{error:?}");
 }

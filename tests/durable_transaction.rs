@@ -565,3 +565,66 @@ async fn a_transaction_may_have_another_retention() {
     };
     assert_eq!(expires, completed.after(hour));
 }
+
+/// A table that refuses what is twice, less than one, of nobody, or nothing.
+async fn strict_shop() -> Shop {
+    let shop = Shop::open().await;
+    sqlx::raw_sql(
+        "CREATE TABLE people (name TEXT PRIMARY KEY);
+         CREATE TABLE strict (code TEXT UNIQUE, amount INTEGER NOT NULL CHECK (amount > 0),
+                              owner TEXT REFERENCES people DEFERRABLE INITIALLY DEFERRED);
+         INSERT INTO strict VALUES ('taken', 1, NULL);",
+    )
+    .execute(shop.store.pool())
+    .await
+    .unwrap();
+    shop
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried_again() {
+    let shop = strict_shop().await;
+    for (key, values) in [
+        ("unique", "('taken', 1, NULL)"),
+        ("check", "('new', 0, NULL)"),
+        ("not null", "('new', NULL, NULL)"),
+        // Found at the commit only.
+        ("foreign key", "('new', 1, 'nobody')"),
+    ] {
+        let insert = sqlx::AssertSqlSafe(format!("INSERT INTO strict VALUES {values}"));
+        let error = shop
+            .idem
+            .run_in_tx::<i64, _>(id(key), |tx| {
+                Box::pin(async move {
+                    sqlx::query(insert).execute(tx.connection()).await?;
+                    Ok(1)
+                })
+            })
+            .await
+            .unwrap_err();
+        let problem = oneflight::http::Problem::from(error.clone());
+        assert_eq!(
+            (problem.status().as_u16(), problem.retry_after()),
+            (500, None),
+            "{key}: {error}"
+        );
+        // Who prints no more than the error reads why.
+        assert!(error.to_string().contains("onstraint"), "{key}: {error}");
+    }
+    // It is not the table that is in the way.
+    let error = shop
+        .idem
+        .run_in_tx::<i64, _>(id("other"), |tx| {
+            Box::pin(async move {
+                sqlx::query("INSERT INTO nowhere VALUES (1)")
+                    .execute(tx.connection())
+                    .await?;
+                Ok(1)
+            })
+        })
+        .await
+        .unwrap_err();
+    let problem = oneflight::http::Problem::from(error.clone());
+    assert_eq!(problem.status(), 503, "{error}");
+    assert!(problem.retry_after().is_some(), "{error}");
+}

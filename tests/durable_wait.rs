@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Error, Idempotency, Recovery, Source};
 use oneflight::identity::{RequestId, Scope};
-use oneflight::store::{MemoryStore, SqliteStore};
+use oneflight::store::{ManualClock, MemoryStore, SqliteStore};
 use oneflight::{Drive, OnAbandon};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::sleep;
 
 fn id(key: &str) -> RequestId {
     RequestId::new(Scope::new("tenant-7"), key).unwrap()
@@ -137,4 +139,41 @@ async fn who_polls_and_what_becomes_of_abandoned_work_can_be_chosen() {
         assert_eq!(found, rows, "{policy:?}");
         assert_eq!(idem.status(&id("abandoned")).await.unwrap().is_some(), rows > 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_default_a_waiting_duplicate_sees_the_end_of_a_dead_holders_lease() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::with_clock(clock.clone());
+    tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_millis(50)).await;
+            clock.advance(Duration::from_millis(50));
+        }
+    });
+    // Its process dies: nobody renews its lease any more.
+    let dead = Idempotency::builder(store.clone())
+        .on_abandon(OnAbandon::Cancel)
+        .build();
+    let begun = Arc::new(Notify::new());
+    let dying = tokio::spawn({
+        let begun = Arc::clone(&begun);
+        async move {
+            let work = move |_| async move {
+                begun.notify_one();
+                std::future::pending::<u32>().await
+            };
+            dead.run(id("dead"), work).await
+        }
+    });
+    begun.notified().await;
+    dying.abort();
+    assert!(dying.await.unwrap_err().is_cancelled());
+
+    let heir = Idempotency::builder(store).recovery(Recovery::Rerun).build();
+    let reply = heir
+        .run(id("dead"), |context| async move { context.attempt() })
+        .await
+        .unwrap();
+    assert_eq!(*reply, 2);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use oneflight::http::{Problem, kind};
-use oneflight::idempotency::{CodecError, Effect, Error, Idempotency, NotDone};
+use oneflight::idempotency::{CodecError, Effect, Error, Idempotency, NotDone, RollbackKind, Unknown};
 use oneflight::identity::{RequestId, Scope};
 use oneflight::store::{MemoryStore, StoreError};
 use oneflight::{FlightError, group};
@@ -27,6 +27,7 @@ fn store(source: StoreError) -> Error {
 fn rolled_back(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
     Error::RolledBack {
         id: id(),
+        kind: RollbackKind::Failure,
         source: source.into(),
     }
 }
@@ -78,9 +79,32 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (
-            rolled_back("UNIQUE constraint failed: secret.table".into()),
+            Error::Unknown {
+                id: id.clone(),
+                reason: Unknown::because("secret-host timed out"),
+            },
+            503,
+            kind::OUTCOME_UNKNOWN,
+            true,
+            "unknown",
+        ),
+        (
+            rolled_back("secret-account is not there".into()),
             503,
             kind::NOT_DONE,
+            true,
+            "nothing",
+        ),
+        (
+            Error::RolledBack {
+                id: id.clone(),
+                kind: RollbackKind::Violation,
+                source: Arc::new(StoreError::RolledBack {
+                    source: "UNIQUE constraint failed: secret.table".into(),
+                }),
+            },
+            500,
+            kind::INTERNAL,
             false,
             "nothing",
         ),

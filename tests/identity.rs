@@ -159,3 +159,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_what_can_be_left_out_is_said_to_be() {
+    let told = |scope| RequestId::new(scope, "k").unwrap_err().to_string();
+    assert!(!told(Scope::new("")).contains("leave"));
+    assert!(told(Scope::new("")).contains("name"));
+    assert!(told(Scope::new("tenant-7").user("")).contains("leave"));
+    assert!(told(Scope::new("tenant-7").route("")).contains("leave"));
+}

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use oneflight::http::{Problem, kind};
-use oneflight::idempotency::{Answer, Effect, Error, Idempotency, NotDone, Recovery, Reply, Rollback, Source};
+use oneflight::idempotency::{
+    Answer, Effect, Error, Idempotency, NotDone, Recovery, Reply, Rollback, RollbackKind, Source,
+};
 use oneflight::identity::{RequestId, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{
@@ -50,6 +52,13 @@ async fn orders(pool: &PgPool) -> i64 {
         .fetch_one(pool)
         .await
         .unwrap()
+}
+
+fn rollback_kind(error: Error) -> RollbackKind {
+    match error {
+        Error::RolledBack { kind, .. } => kind,
+        error => panic!("{error:?}"),
+    }
 }
 
 const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
@@ -155,6 +164,40 @@ async fn each_operation_is_one_round_trip() {
     }
     println!("{trips:?}");
     assert!(trips.iter().all(|(_, trips)| *trips == 1), "{trips:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried_again() {
+    let (_schema, store) = shop().await;
+    sqlx::raw_sql(
+        "CREATE TABLE strict (code varchar(5) UNIQUE, amount integer NOT NULL CHECK (amount > 0),
+                              owner text REFERENCES accounts DEFERRABLE INITIALLY DEFERRED);
+         INSERT INTO strict VALUES ('taken', 1, NULL)",
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    let idem = Idempotency::builder(store).build();
+    for (statement, kind) in [
+        ("INSERT INTO strict VALUES ('taken', 1)", RollbackKind::Violation),
+        ("INSERT INTO strict VALUES ('new', 0)", RollbackKind::Violation),
+        ("INSERT INTO strict VALUES ('new', NULL)", RollbackKind::Violation),
+        ("INSERT INTO strict VALUES ('too long', 1)", RollbackKind::Violation),
+        // Found at the commit only.
+        (
+            "INSERT INTO strict VALUES ('new', 1, 'nobody')",
+            RollbackKind::Violation,
+        ),
+        ("INSERT INTO nowhere VALUES (1)", RollbackKind::Failure),
+    ] {
+        let work = idem.run_in_tx::<i32, _>(id("k"), move |tx| {
+            Box::pin(async move {
+                sqlx::query(statement).execute(tx.connection()).await?;
+                Ok(1)
+            })
+        });
+        assert_eq!(rollback_kind(work.await.unwrap_err()), kind, "{statement}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -585,7 +628,7 @@ async fn serialization_failures_are_run_again_until_the_policy_says_enough() {
     let (reply, runs) = run("twice", 2).await;
     assert_eq!((*reply.unwrap(), runs), (102, 3));
     let (reply, runs) = run("thrice", 3).await;
-    assert!(matches!(reply.unwrap_err(), Error::RolledBack { .. }));
+    assert_eq!(rollback_kind(reply.unwrap_err()), RollbackKind::Conflict);
     assert_eq!(runs, 3);
     // `run_in_tx` has a closure for one run.
     let balance: i64 = sqlx::query_scalar("SELECT balance FROM accounts WHERE name = 'a'")
@@ -727,7 +770,7 @@ async fn inside_and_outside_of_a_transaction_a_key_has_one_effect() {
                         let pool = pool.clone();
                         idem.try_run(id.clone(), move |_| async move {
                             if broken {
-                                return Err(NotDone::because("on purpose"));
+                                return Err(NotDone::because("on purpose").into());
                             }
                             sqlx::query(INSERT).execute(&pool).await.unwrap();
                             Ok(1)

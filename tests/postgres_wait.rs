@@ -42,7 +42,9 @@ enum End {
 /// How long after the end of a holder in one process a waiter in another one knows.
 async fn woken_after(one: &PostgresStore, two: &PostgresStore, key: &str, end: End) -> Duration {
     let build = |store: &PostgresStore| {
-        let builder = Idempotency::builder(store.clone()).recovery(Recovery::Rerun);
+        let builder = Idempotency::builder(store.clone())
+            .recovery(Recovery::Rerun)
+            .settle(Duration::ZERO);
         builder
             .wait(Duration::from_secs(20))
             .lease(Duration::from_secs(30))

@@ -24,7 +24,9 @@ fn id(key: &str) -> RequestId {
 /// How long after the end of a holder in one process a waiter in another one knows.
 async fn woken_after(one: &RedisStore, two: &RedisStore, key: &str, panics: bool) -> Duration {
     let build = |store: &RedisStore| {
-        let builder = Idempotency::builder(store.clone()).recovery(Recovery::Rerun);
+        let builder = Idempotency::builder(store.clone())
+            .recovery(Recovery::Rerun)
+            .settle(Duration::ZERO);
         builder
             .wait(Duration::from_secs(20))
             .lease(Duration::from_secs(30))

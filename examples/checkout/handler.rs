@@ -28,7 +28,9 @@ use std::error::Error;
 use std::time::Duration;
 
 use oneflight::http::{CorrelationId, Problem};
-use oneflight::idempotency::{self, Answer, Doubt, Idempotency, NotDone, Recovery, Reply, Source};
+use oneflight::idempotency::{
+    self, Answer, Doubt, Effect, Idempotency, NotDone, Recovery, Reply, Source, Unfinished, Unknown,
+};
 use oneflight::identity::{IdempotencyKey, RequestId, Scope};
 use oneflight::store::{PostgresStore, RedisStore, SqliteStore, Store, TransactionalStore};
 
@@ -125,11 +127,13 @@ async fn end<S: Store>(idempotency: &Idempotency<S>) {
     idempotency.close();
 }
 
-/// Over a store that holds the orders as well: both steps know themselves again by their keys.
+/// Over a store that holds the orders as well: both steps know themselves again by their keys, so that nothing has to
+/// settle before they are done again.
 fn within<S: TransactionalStore>(store: S) -> Idempotency<S> {
     Idempotency::builder(store)
         .lease(LEASE)
         .recovery(Recovery::Rerun)
+        .settle(Duration::ZERO)
         .build()
 }
 
@@ -187,8 +191,14 @@ where
                 Ok(incoming.placed(order_id))
             })
         });
-        // Whatever came of it, the next attempt may begin at once, and finds what was done by its keys.
-        entered.await.map(Reply::into_inner).map_err(NotDone::because)
+        entered
+            .await
+            .map(Reply::into_inner)
+            .map_err(|error| match error.effect() {
+                Effect::Nothing => NotDone::because(error).into(),
+                // The next attempt finds what was done by its key.
+                _ => Unfinished::from(Unknown::because(error)),
+            })
     };
     let reply = idempotency.try_run(whole, work).await.map_err(refusal)?;
     let source = reply.source();
@@ -209,13 +219,16 @@ async fn place_beside<S: Store>(
             .authorise(&incoming.key, &context.downstream_key("payment"))
             .await;
         if context.is_lease_lost() {
-            return Err(NotDone::because("the order was taken over by another service"));
+            return Err(NotDone::because("the order was taken over by another service").into());
         }
-        // A row that was refused was not written: the next attempt may begin at once.
         let entered = orders.enter(&incoming.entry(&payment)).await;
         entered
             .map(|order_id| incoming.placed(order_id))
-            .map_err(NotDone::because)
+            .map_err(|error| match error {
+                // A row that was refused was not written: the next attempt may begin at once.
+                sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut => NotDone::because(error).into(),
+                _ => Unfinished::from(Unknown::because(error)),
+            })
     };
     let reply = idempotency.try_run(whole, work).await.map_err(refusal)?;
     let source = reply.source();
@@ -245,11 +258,10 @@ impl Incoming {
 fn refusal(error: idempotency::Error) -> Problem {
     // The client is told what it can do, the log what was wrong.
     tracing::warn!(error = &error as &dyn Error, "not placed");
-    match &error {
-        idempotency::Error::NotDone { reason, .. } => match reason.downcast_ref::<idempotency::Error>() {
-            Some(entry) => entry.clone().into(),
-            None => error.into(),
-        },
-        _ => error.into(),
-    }
+    let entry = match &error {
+        idempotency::Error::NotDone { reason, .. } => reason.downcast_ref::<idempotency::Error>(),
+        idempotency::Error::Unknown { reason, .. } => reason.downcast_ref::<idempotency::Error>(),
+        _ => None,
+    };
+    entry.unwrap_or(&error).clone().into()
 }

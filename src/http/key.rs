@@ -160,6 +160,9 @@ pub fn require_key(headers: &HeaderMap, body: &[u8]) -> Result<IdempotencyKey, K
 /// would be a guess. A body in another format (see [`BodyFormat::of`]), or an empty one, carries no key. The body is
 /// read as a whole: bound it before.
 ///
+/// The key is the same wherever it stands; the body is not, so leave the key out of a
+/// [fingerprint](super#fingerprints).
+///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 /// use oneflight::http::{IDEMPOTENCY_KEY, KeyError, find_key};

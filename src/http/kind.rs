@@ -10,13 +10,14 @@
 //! | --- | --- | --- | --- |
 //! | [`KEY_MISSING`] | 400 | no | sends a key |
 //! | [`KEY_MALFORMED`] | 400 | no | sends one valid key |
-//! | [`SCOPE_MALFORMED`] | 400 | no | signs in, or names its tenant, as the service documents |
+//! | [`SCOPE_MALFORMED`] | 400 | no | sends its tenant or user as the service documents |
 //! | [`BODY_MALFORMED`] | 400 | no | mends the body |
 //! | [`MEDIA_TYPE`] | 415 | no | sends another `Content-Type` |
 //! | [`BODY_TOO_LARGE`] | 413 | no | sends less |
 //! | [`KEY_REUSED`] | 422 | only what the key's first request did | a new key for a new operation |
 //! | [`IN_PROGRESS`] | 409 | it is happening | waits for `Retry-After`, repeats with the same key |
 //! | [`IN_DOUBT`] | 409 | nobody knows yet | keeps the key and asks the operator |
+//! | [`OUTCOME_UNKNOWN`] | 503 | nobody knows yet | waits, repeats with the same key |
 //! | [`NOT_DONE`] | 503 | no | waits, repeats with the same key |
 //! | [`UNAVAILABLE`] | 503 | perhaps | waits, repeats with the same key |
 //! | [`INTERNAL`] | 500 | perhaps | tells the operator; the same key stays safe |
@@ -44,7 +45,8 @@ kinds! {
     /// Send one value, quoted as in `Idempotency-Key: "8e03978e-40d5"`, the same in header and body if in both.
     KEY_MALFORMED;
 
-    /// 400: the scope that the key would be valid in, such as a tenant or a user, was not named or is not a valid one.
+    /// 400: the scope that the key would be valid in, such as a tenant or a user, is too long or has a character that is
+    /// not accepted.
     SCOPE_MALFORMED;
 
     /// 400: the body cannot be read as what its `Content-Type` says.
@@ -60,6 +62,9 @@ kinds! {
     ///
     /// The request that first came with the key stands, and its answer is still there for whoever repeats *that*
     /// request. A new operation needs a new key.
+    ///
+    /// For a service: a retry that gets this although its payload is the same has another fingerprint than its request
+    /// had, or only one of the two has any. See [Fingerprints](super#fingerprints).
     KEY_REUSED;
 
     /// 409: a request with this key is being executed at this moment.
@@ -74,13 +79,21 @@ kinds! {
     /// A new key might do the operation twice.
     IN_DOUBT;
 
-    /// 503: nothing was done, and nothing was recorded. Repeat the request with the same key.
+    /// 503: the operation was begun, and whether it took effect is not known: something that it depends on did not answer.
+    ///
+    /// Repeat the request with the same key after `Retry-After`. Its answer is what became of the operation, if the
+    /// service can find that out or may do it again; [`IN_PROGRESS`] until then; and [`IN_DOUBT`] if it can't. A new key
+    /// might do the operation twice.
+    OUTCOME_UNKNOWN;
+
+    /// 503: nothing was done, and nothing was recorded. Repeat the request with the same key after `Retry-After`.
     NOT_DONE;
 
     /// 503: the service can't say at the moment: its store does not answer, it has too much to do, or it is shutting
     /// down. Repeat the request with the same key after `Retry-After`; that is safe in every case.
     UNAVAILABLE;
 
-    /// 500: a bug of the service, such as a panic in the operation. The key stays safe to repeat.
+    /// 500: a bug of the service, such as a panic in the operation, a tenant that it left out of a key's scope, or a constraint of its database that the operation
+    /// violates and has no answer to. The key stays safe to repeat, but that alone does not help.
     INTERNAL;
 }

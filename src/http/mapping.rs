@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use super::{KeyError, Problem, kind};
 use crate::group;
-use crate::idempotency::{self, Effect};
+use crate::idempotency::{self, Effect, RollbackKind};
 use crate::identity::IdentityError;
 use crate::store::StoreError;
 
@@ -30,12 +30,17 @@ impl From<KeyError> for Problem {
 }
 
 impl From<IdentityError> for Problem {
-    /// A key, or a part of a scope, that came with the request and is not valid: 400.
+    /// A key, or a part of a scope, that came with the request and is not valid: 400. A part of a scope that is empty, and
+    /// a fingerprint that is none, are the service's own doing: 500. A service that takes a tenant from the client
+    /// sees for itself whether there is one.
     fn from(error: IdentityError) -> Self {
         let (type_uri, title) = match error {
-            IdentityError::ScopePartEmpty { .. }
-            | IdentityError::ScopeCharacter { .. }
-            | IdentityError::ScopeTooLong { .. } => (kind::SCOPE_MALFORMED, "The scope of the key is malformed"),
+            IdentityError::ScopePartEmpty { .. } | IdentityError::FingerprintMalformed => {
+                return internal(Effect::Nothing);
+            }
+            IdentityError::ScopeCharacter { .. } | IdentityError::ScopeTooLong { .. } => {
+                (kind::SCOPE_MALFORMED, "The scope of the key is malformed")
+            }
             _ => (kind::KEY_MALFORMED, "The idempotency key is malformed"),
         };
         Self::of_kind(StatusCode::BAD_REQUEST, type_uri, title).with_detail(sentence(&error))
@@ -63,13 +68,31 @@ impl From<idempotency::Error> for Problem {
                 not_done("The operation could not be carried out at the moment. Repeat the request with the same key.")
                     .with_retry_after(SOON)
             }
+            Error::Unknown { .. } => Self::of_kind(
+                StatusCode::SERVICE_UNAVAILABLE,
+                kind::OUTCOME_UNKNOWN,
+                "Whether the operation took effect is not known yet",
+            )
+            .with_detail(
+                "Something that the operation depends on did not answer, and it may take effect yet. Repeat the request \
+                 with the same key after the time in Retry-After, to learn what became of it: under a new key it might be \
+                 done twice.",
+            )
+            .with_retry_after(SOON),
+            // What is wrong with the request the handler would have said: it has no answer to what its database refuses,
+            // and that is a bug (RFC 9110, 15.6.1). 409 and 422 tell the client that it can mend something, 503 that
+            // it passes.
+            Error::RolledBack {
+                kind: RollbackKind::Violation,
+                ..
+            } => internal(effect),
             // The commit failed, for want of a lock perhaps: that passes.
             Error::RolledBack { source, .. } if source.is::<StoreError>() => unavailable(),
-            // What the work returned may never pass, so no client is asked to come back on its own.
             Error::RolledBack { .. } => not_done(
                 "The operation failed and was undone as a whole. It is safe to repeat the request with the same key; if \
                  it fails again, tell the operator.",
-            ),
+            )
+            .with_retry_after(SOON),
             Error::Unrecorded { .. } => unavailable(),
             Error::Store { source, .. } => match *source {
                 StoreError::CommittedByWork => in_doubt(

@@ -39,6 +39,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Fingerprints
+//!
+//! Take the [fingerprint](crate::identity::Fingerprint) of what the request means, not of its bytes, and leave the key out
+//! of it. The bytes of one request differ from retry to retry: a client that is upgraded writes its JSON in another
+//! order, or sends the key in the header that stood in the body before. Whoever digests the whole body answers such a
+//! retry with [`KEY_REUSED`](kind::KEY_REUSED).
+//!
+//! ```
+//! use oneflight::http::KEY_FIELD;
+//! use oneflight::identity::Fingerprint;
+//! use serde_json::{Map, Value};
+//!
+//! fn fingerprint(body: &[u8]) -> serde_json::Result<Fingerprint> {
+//!     // Sorted by name, unless `serde_json` is built to keep the order.
+//!     let mut members: Map<String, Value> = serde_json::from_slice(body)?;
+//!     members.remove(KEY_FIELD);
+//!     Ok(Fingerprint::of(serde_json::to_vec(&members)?))
+//! }
+//!
+//! let with_its_key = fingerprint(br#"{"idempotency_key": "a7f3", "item": "tea", "amount": 1}"#)?;
+//! assert_eq!(with_its_key, fingerprint(br#"{"amount": 1, "item": "tea"}"#)?);
+//! assert_ne!(with_its_key, fingerprint(br#"{"amount": 2, "item": "tea"}"#)?);
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+//!
+//! A deploy that adds fingerprints, or changes what they are taken of, meets records of the version before. For the
+//! first there is [`missing_fingerprint`](crate::idempotency::IdempotencyBuilder::missing_fingerprint). For the second
+//! there is none: two fingerprints that differ may be two requests.
+//!
 //! # What it does not do
 //! It is a set of functions, not a middleware: reading the body within a limit, comparing payloads
 //! ([`Fingerprint`](crate::identity::Fingerprint)) and running the work

@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
+use super::builder::MissingFingerprint;
 use super::codec::bounded;
 use super::conclude;
 use super::error::{Effect, Error};
@@ -46,6 +47,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Approach<'a, S> {
     shared: &'a Shared<S>,
     id: &'a RequestId,
+    /// The same with the fingerprint of its record, or without, as the next question is asked.
+    known_as: Option<RequestId>,
     holder: HolderId,
     takeover: Takeover,
     until: Instant,
@@ -69,6 +72,7 @@ impl<'a, S: Store> Approach<'a, S> {
         Self {
             shared,
             id,
+            known_as: None,
             holder: HolderId::random(),
             takeover,
             until: after(shared.wait),
@@ -77,8 +81,8 @@ impl<'a, S: Store> Approach<'a, S> {
         }
     }
 
-    pub(super) fn request(&self) -> ClaimRequest<'a> {
-        ClaimRequest::new(self.id, self.shared.lease)
+    pub(super) fn request(&self) -> ClaimRequest<'_> {
+        ClaimRequest::new(self.known_as.as_ref().unwrap_or(self.id), self.shared.lease)
             .holder(self.holder)
             .takeover(self.takeover)
             .patience(self.left().max(LOCK_PATIENCE))
@@ -144,7 +148,10 @@ impl<'a, S: Store> Approach<'a, S> {
             Err(_) => None,
         };
         if let Some(record) = &record
-            && record.fingerprint != self.id.fingerprint()
+            && self
+                .shared
+                .missing_fingerprint
+                .tells_apart(record.fingerprint, self.id.fingerprint())
         {
             return Err(Error::Conflict { id: self.id.clone() });
         }
@@ -199,13 +206,35 @@ impl<'a, S: Store> Approach<'a, S> {
                     Err(Error::store(self.id, error, Effect::Done))
                 }
             },
-            ClaimOutcome::Conflict => Err(Error::Conflict { id: self.id.clone() }),
+            ClaimOutcome::Conflict => {
+                self.reconcile().await?;
+                Ok(Step::Again)
+            }
             ClaimOutcome::InProgress { lease_remaining, .. } => {
                 self.wait(lease_remaining).await?;
+                self.known_as = None;
                 Ok(Step::Again)
             }
             ClaimOutcome::InDoubt { token, attempt } => self.recover(token, attempt).await,
         }
+    }
+
+    /// Has the next question asked with the fingerprint of the record, if that is to be accepted.
+    async fn reconcile(&mut self) -> Result<(), Error> {
+        let conflict = || Error::Conflict { id: self.id.clone() };
+        let missing = self.shared.missing_fingerprint;
+        if missing == MissingFingerprint::Conflict {
+            return Err(conflict());
+        }
+        let loaded = self.shared.store.load(self.id).await;
+        let record = loaded.map_err(|error| Error::store(self.id, error, Effect::Nothing))?;
+        self.known_as = match record {
+            Some(record) if missing.tells_apart(record.fingerprint, self.id.fingerprint()) => return Err(conflict()),
+            Some(record) => Some(self.id.known_as(record.fingerprint)),
+            // It has gone meanwhile.
+            None => None,
+        };
+        Ok(())
     }
 
     /// Waits a random moment, longer each time, so that two transactions that met do not meet again.

@@ -10,7 +10,29 @@ use super::recovery::Recovery;
 use super::{Idempotency, Shared};
 use crate::flight::{Drive, OnAbandon};
 use crate::group::Group;
+use crate::identity::Fingerprint;
 use crate::store::Store;
+
+/// What it means that of two calls with one identity, or of a call and its record, only one has a fingerprint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MissingFingerprint {
+    /// They may be two requests: [`Error::Conflict`](super::Error::Conflict). The default.
+    #[default]
+    Conflict,
+    /// They are taken for the same request.
+    Accept,
+}
+
+impl MissingFingerprint {
+    /// Whether two requests of one identity are told apart by their fingerprints.
+    pub(super) fn tells_apart(self, one: Option<Fingerprint>, other: Option<Fingerprint>) -> bool {
+        match (self, one, other) {
+            (Self::Accept, None, _) | (Self::Accept, _, None) => false,
+            _ => one != other,
+        }
+    }
+}
 
 /// Sets up an [`Idempotency`]. Made by [`Idempotency::builder`].
 #[derive(Debug)]
@@ -20,6 +42,8 @@ pub struct IdempotencyBuilder<S> {
     retention: Duration,
     lease: Duration,
     wait: Duration,
+    settle: Option<Duration>,
+    missing_fingerprint: MissingFingerprint,
     recovery: Recovery,
     sizes: Sizes,
     conflict_retries: u32,
@@ -35,8 +59,10 @@ impl<S: Store> IdempotencyBuilder<S> {
         Self {
             store,
             retention: Duration::from_secs(24 * 60 * 60),
-            lease: Duration::from_secs(30),
-            wait: Duration::from_secs(10),
+            lease: Duration::from_secs(10),
+            wait: Duration::from_secs(15),
+            settle: None,
+            missing_fingerprint: MissingFingerprint::default(),
             recovery: Recovery::Refuse,
             sizes: Sizes {
                 most: 256 * 1024,
@@ -64,21 +90,28 @@ impl<S: Store> IdempotencyBuilder<S> {
         self
     }
 
-    /// How long a holder of a claim is believed alive without a sign of life: 30 s unless set, and 1 ms at
+    /// How long a holder of a claim is believed alive without a sign of life: 10 s unless set, and 1 ms at
     /// least.
     ///
     /// The claim is renewed three times as often while the work runs, so that this isn't a limit on the work. It
     /// is how long the others wait after a process has died. Work in a transaction needs no lease.
     ///
     /// It must be several times longer than the store may take to answer: work is not begun under a lease that is
-    /// over.
+    /// over. It should be longer than a store or a machine of yours stands still now and then (a failover, a migration of
+    /// the virtual machine): a holder that is held up for longer may be taken for dead. And it should be shorter than
+    /// [`wait`](Self::wait), by a second or more. The default is between these: it outlasts the short stops, and somebody
+    /// who waits for a dead holder still answers within the 30 s that many clients and proxies give a request.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(1));
         self
     }
 
     /// How long a call waits for a request that is in progress elsewhere before it answers
-    /// [`InProgress`](super::Error::InProgress): 10 s unless set.
+    /// [`InProgress`](super::Error::InProgress): 15 s unless set.
+    ///
+    /// If that is more than a [lease](Self::lease) (and than the time to [settle](Self::settle)), a duplicate that comes
+    /// after a crash sees the end of the dead holder's lease, and has an answer instead of a wait for nothing. It should be
+    /// less than a client waits, by as long as the work takes.
     ///
     /// Callers in this process who join each other wait for as long as the work takes. Where a request in a transaction
     /// elsewhere cannot be seen (SQLite), the lock that it holds is waited for: for as long as this, and a second at
@@ -88,9 +121,73 @@ impl<S: Store> IdempotencyBuilder<S> {
         self
     }
 
+    /// How long after an execution has ended without telling what it did the [recovery policy](Self::recovery) is
+    /// asked: one [lease](Self::lease) unless set.
+    ///
+    /// Such an execution panicked, or said that it [does not know](super::Unknown). What it called may still be at it: a request that was cut off by a time-out lands
+    /// later, and a policy that looks before finds nothing and runs the work once more. Set this to the time after which
+    /// nothing can land any more, by the limits of what the work calls. Until then the request is
+    /// [in progress](super::Error::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that
+    /// the work calls knows its [keys](super::Context::downstream_key) again, or has ended when the work ends.
+    ///
+    /// A process that dies is not waited for in this way, but by what is left of its lease, two thirds of it at least: let
+    /// that be as long. [`Recovery::Refuse`] asks nobody; the request is in doubt at once.
+    ///
+    /// ```
+    /// use oneflight::idempotency::{Idempotency, Recovery};
+    /// use oneflight::store::MemoryStore;
+    /// use std::time::Duration;
+    ///
+    /// // The payment provider gives up a request after 20 s.
+    /// let idem = Idempotency::builder(MemoryStore::new())
+    ///     .recovery(Recovery::Rerun)
+    ///     .settle(Duration::from_secs(20))
+    ///     .lease(Duration::from_secs(30))
+    ///     .wait(Duration::from_secs(35))
+    ///     .build();
+    /// # let _ = idem;
+    /// ```
+    pub fn settle(mut self, settle: Duration) -> Self {
+        self.settle = Some(settle);
+        self
+    }
+
     /// What to do about a request whose holder died: [`Recovery::Refuse`] unless set.
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
+        self
+    }
+
+    /// What it means that only one of two calls with the same identity has a fingerprint: a
+    /// [conflict](super::Error::Conflict) unless set.
+    ///
+    /// It is for the time of a deploy that adds fingerprints, or takes them away: what was recorded before has none, and
+    /// each retry of it would be refused for as long as it is kept. So set [`MissingFingerprint::Accept`] in the version
+    /// that adds them, and take it out a [retention](Self::retention) after the last process of the version before has
+    /// ended. Two fingerprints that differ are a conflict all the same. What is given up meanwhile is that a key of the
+    /// version before is told apart from the same key with another payload. A record keeps the fingerprint that it was
+    /// made with, or none.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::{Idempotency, MissingFingerprint};
+    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::store::MemoryStore;
+    ///
+    /// let store = MemoryStore::new();
+    /// let id = RequestId::new(Scope::new("tenant-7"), "a7f3")?;
+    /// let before = Idempotency::builder(store.clone()).build();
+    /// let _ = before.run(id.clone(), |_| async { 1 }).await?;
+    ///
+    /// let after = Idempotency::builder(store)
+    ///     .missing_fingerprint(MissingFingerprint::Accept)
+    ///     .build();
+    /// let reply = after.run(id.with_fingerprint("body"), |_| async { 2 }).await?;
+    /// assert_eq!((*reply, reply.is_cached()), (1, true));
+    /// # Ok(()) }
+    /// ```
+    pub fn missing_fingerprint(mut self, missing: MissingFingerprint) -> Self {
+        self.missing_fingerprint = missing;
         self
     }
 
@@ -168,6 +265,10 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// Builds it.
     #[must_use]
     pub fn build(self) -> Idempotency<S> {
+        let settle = match self.recovery {
+            Recovery::Refuse => Duration::ZERO,
+            Recovery::Rerun | Recovery::Ask(_) => self.settle.unwrap_or(self.lease),
+        };
         let mut group = Group::builder().drive(self.drive).on_abandon(self.on_abandon);
         if let Some(flights) = self.max_flights {
             group = group.max_flights(flights);
@@ -184,6 +285,8 @@ impl<S: Store> IdempotencyBuilder<S> {
                 retention: self.retention,
                 lease: self.lease,
                 wait: self.wait,
+                settle,
+                missing_fingerprint: self.missing_fingerprint,
                 recovery: self.recovery,
                 sizes: self.sizes,
                 conflict_retries: self.conflict_retries,

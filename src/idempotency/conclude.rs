@@ -3,7 +3,7 @@
 //! ```text
 //!           ┌──record───▶ completed     not given up easily: the work is done
 //! claimed ──┼──release──▶ new again     nothing was done, and no earlier attempt is in doubt
-//!           └──let go───▶ in doubt      the lease ends at once, so that nobody waits for it
+//!           └──let go───▶ in doubt      once what it left has settled, or at once: the lease is set to that
 //! ```
 
 use std::sync::Arc;
@@ -75,7 +75,7 @@ fn lease_lost(id: &RequestId) -> Error {
 pub(super) async fn give_up<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) {
     match claim.attempt() {
         1 => release(shared, id, claim).await,
-        _ => let_go(shared, id, claim.token()).await,
+        _ => let_go(shared, id, claim.token(), Duration::ZERO).await,
     }
 }
 
@@ -94,10 +94,11 @@ async fn release<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) {
     }
 }
 
-/// Lets the lease end at once, so that the next call needs not wait for it.
-pub(super) async fn let_go<S: Store>(shared: &Shared<S>, id: &RequestId, token: FencingToken) {
+/// Lets the lease end after `settle`, whatever is left of it: until then the request counts as in progress, and after
+/// that as in doubt.
+pub(super) async fn let_go<S: Store>(shared: &Shared<S>, id: &RequestId, token: FencingToken, settle: Duration) {
     for tried in 1.. {
-        match shared.store.renew(id, token, Duration::ZERO).await {
+        match shared.store.renew(id, token, settle).await {
             Ok(()) | Err(StoreError::Outdated { .. }) => return,
             Err(error) if tried >= RELEASE_TRIES => return telemetry::not_released(id, &error),
             Err(_) => sleep(jittered(RETRY_PAUSE)).await,

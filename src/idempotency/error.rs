@@ -5,11 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::unfinished::{NotDone, Unknown};
 use crate::flight::Panicked;
 use crate::group;
 use crate::identity::RequestId;
 use crate::record::DecodeError;
 use crate::store::StoreError;
+use crate::telemetry::{self, Gravity};
 
 /// What is known of the mutation when a call has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,26 +25,51 @@ pub enum Effect {
     Unknown,
 }
 
+/// What a transaction was rolled back for, as far as the store can tell by the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RollbackKind {
+    /// The database refused what it was asked for: a constraint is violated, or a value does not fit its column. Trying
+    /// again does not help.
+    Violation,
+    /// The transaction lost to another one, by a serialization failure or a deadlock. It may be tried again at once.
+    Conflict,
+    /// Anything else, such as an error of the work's own. It may be tried again.
+    Failure,
+}
+
 /// Why a call has no reply. Every caller that shared the flight gets the same one.
 ///
 /// [`effect`](Self::effect) says what it means for the mutation, [`id`](Self::id) which request it is about.
+///
+/// Its message ends with the cause's own, for those who print no more than that. So
+/// [`source`](std::error::Error::source) does not repeat the cause, and goes on with what is behind it; the cause itself is
+/// in the variant's field.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The identity is known with another payload: a client's mistake.
+    ///
+    /// The payloads are compared by their [fingerprints](crate::identity::Fingerprint). One side with and the other without
+    /// is a conflict too, since it is not known then whether they are the same. That is how a record looks that was made
+    /// before a deploy which adds fingerprints, or by a client that now sends its key in another place, if the fingerprint
+    /// is taken from the bytes. For the first,
+    /// [`missing_fingerprint`](crate::idempotency::IdempotencyBuilder::missing_fingerprint) offers a passage; for the
+    /// second, the module `oneflight::http` says what to take a fingerprint of.
     Conflict {
         /// The request.
         id: RequestId,
     },
     /// Somebody else is executing the request, and was still when the wait ended; or, in a transaction, somebody held
-    /// the lock for so long, be it for this request or another.
+    /// the lock for so long, be it for this request or another. So is a request whose execution has ended without telling
+    /// what it did, until that has [settled](crate::idempotency::IdempotencyBuilder::settle).
     InProgress {
         /// The request.
         id: RequestId,
         /// When asking again is worthwhile.
         retry_after: Duration,
     },
-    /// An earlier holder died or panicked: it is not known what was done, and the recovery policy does not
+    /// An earlier holder died, panicked, or did not know: it is not known what was done, and the recovery policy does not
     /// say. See [`Recovery`](crate::idempotency::Recovery).
     InDoubt {
         /// The request.
@@ -57,14 +84,25 @@ pub enum Error {
         /// Why.
         reason: NotDone,
     },
+    /// The work says of itself that it does not know what it did. The request is in doubt: the
+    /// [recovery policy](crate::idempotency::Recovery) is asked about it by the next call, once what the work left has
+    /// [settled](crate::idempotency::IdempotencyBuilder::settle).
+    Unknown {
+        /// The request.
+        id: RequestId,
+        /// Why.
+        reason: Unknown,
+    },
     /// The work in a transaction failed, or its commit did: everything is rolled back, and the identity is new again.
     ///
-    /// Whether trying again helps depends on the error: a constraint that was violated is violated the next time as
-    /// well. What is refused for good should be
+    /// Whether trying again helps depends on the [kind](RollbackKind): a constraint that was violated is violated the next
+    /// time as well. What is refused for good should be
     /// [`Rollback::Refused`](crate::idempotency::Rollback::Refused), which is recorded and replayed.
     RolledBack {
         /// The request.
         id: RequestId,
+        /// What the store makes of the error.
+        kind: RollbackKind,
         /// What failed: the error that the work returned, or a [`StoreError`].
         source: Arc<dyn StdError + Send + Sync>,
     },
@@ -138,6 +176,7 @@ impl Error {
             | Self::InProgress { id, .. }
             | Self::InDoubt { id, .. }
             | Self::NotDone { id, .. }
+            | Self::Unknown { id, .. }
             | Self::RolledBack { id, .. }
             | Self::Panicked { id, .. }
             | Self::ResultTooLarge { id, .. }
@@ -154,7 +193,7 @@ impl Error {
     pub fn effect(&self) -> Effect {
         match self {
             Self::Conflict { .. } | Self::NotDone { .. } | Self::RolledBack { .. } => Effect::Nothing,
-            Self::InProgress { .. } | Self::InDoubt { .. } => Effect::Unknown,
+            Self::InProgress { .. } | Self::InDoubt { .. } | Self::Unknown { .. } => Effect::Unknown,
             Self::LeaseLost { .. } | Self::Unrecorded { .. } => Effect::Done,
             Self::Panicked { effect, .. }
             | Self::ResultTooLarge { effect, .. }
@@ -165,6 +204,33 @@ impl Error {
                 _ => Effect::Nothing,
             },
         }
+    }
+
+    /// What the message ends with.
+    fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::NotDone { reason, .. } => Some(reason.get_ref()),
+            Self::Unknown { reason, .. } => Some(reason.get_ref()),
+            Self::RolledBack { source, .. } => Some(&**source),
+            Self::Codec { source, .. } => Some(source),
+            Self::Unrecorded { source, .. } | Self::Store { source, .. } => Some(&**source),
+            Self::Flight { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Tells the log.
+    pub(super) fn tell(&self) {
+        let gravity = match self {
+            // Told when it was given up.
+            Self::Unrecorded { .. } => return,
+            // A client's doing, or an answer like any other.
+            Self::Conflict { .. } | Self::InProgress { .. } | Self::Flight { .. } => Gravity::Routine,
+            Self::InDoubt { .. } | Self::NotDone { .. } | Self::Unknown { .. } | Self::Store { .. } => Gravity::Trouble,
+            Self::RolledBack { kind, .. } if *kind != RollbackKind::Violation => Gravity::Trouble,
+            _ => Gravity::Fault,
+        };
+        telemetry::unanswered(gravity, self.id(), &self.effect(), &WithoutRequest(self));
     }
 
     pub(super) fn store(id: &RequestId, source: StoreError, effect: Effect) -> Self {
@@ -178,7 +244,32 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "request {}: ", self.id())?;
+        write!(f, "request {}: {}", self.id(), WithoutRequest(self))
+    }
+}
+
+/// An error that does not begin with its request.
+#[derive(Debug)]
+struct WithoutRequest<'a>(&'a Error);
+
+impl fmt::Display for WithoutRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.tell_what(f)?;
+        match self.0.cause() {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for WithoutRequest<'_> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+impl Error {
+    fn tell_what(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Conflict { .. } => {
                 f.write_str("its idempotency key was used before with another payload; use a new key for a new request")
@@ -192,14 +283,30 @@ impl fmt::Display for Error {
                  completed or to be run again"
             ),
             Self::NotDone { .. } => f.write_str("nothing was done; it may be tried again"),
-            Self::RolledBack { .. } => f.write_str(
-                "its transaction failed and was rolled back; it may be tried again, but refuse what can never succeed",
-            ),
+            Self::Unknown { .. } => f.write_str("its work does not know what it did; it is in doubt"),
+            Self::RolledBack { kind, .. } => f.write_str(match kind {
+                RollbackKind::Violation => {
+                    "the database refuses what its work asked for, and will again; it was rolled back; answer such a \
+                     request as refused"
+                }
+                RollbackKind::Conflict => {
+                    "its transaction lost to another one and was rolled back; it may be tried again"
+                }
+                RollbackKind::Failure => {
+                    "its transaction failed and was rolled back; it may be tried again, but refuse what can never \
+                     succeed"
+                }
+            }),
             Self::Panicked {
+                panic,
                 effect: Effect::Nothing,
                 ..
-            } => f.write_str("its work panicked and was rolled back"),
-            Self::Panicked { .. } => f.write_str("its work panicked; what it did before that has happened"),
+            } => write!(f, "its work panicked and was rolled back: {}", panic.message()),
+            Self::Panicked { panic, .. } => write!(
+                f,
+                "its work panicked; what it did before that has happened: {}",
+                panic.message()
+            ),
             Self::ResultTooLarge {
                 size, limit, effect, ..
             } => {
@@ -236,61 +343,7 @@ fn done_or_not(effect: Effect) -> &'static str {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::NotDone { reason, .. } => Some(reason.get_ref()),
-            Self::RolledBack { source, .. } => Some(&**source),
-            Self::Panicked { panic, .. } => Some(panic),
-            Self::Codec { source, .. } => Some(source),
-            Self::Unrecorded { source, .. } | Self::Store { source, .. } => Some(&**source),
-            Self::Flight { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
-
-/// The work's own statement that it did nothing. It frees the identity, and reaches every caller.
-///
-/// There is no conversion from errors by `?`, on purpose: that something failed does not mean that nothing
-/// was done. Say it only where you know it.
-///
-/// ```
-/// use oneflight::idempotency::NotDone;
-///
-/// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-/// let reason = NotDone::because(refused);
-/// assert!(reason.downcast_ref::<std::io::Error>().is_some());
-/// ```
-#[derive(Clone)]
-pub struct NotDone(Arc<dyn StdError + Send + Sync>);
-
-impl NotDone {
-    /// Nothing was done, for this reason: an error or a text.
-    pub fn because(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self(reason.into().into())
-    }
-
-    /// The reason.
-    #[must_use]
-    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
-        &*self.0
-    }
-
-    /// The reason, if it is of this type.
-    #[must_use]
-    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
-        self.0.downcast_ref()
-    }
-}
-
-impl fmt::Display for NotDone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for NotDone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("NotDone").field(&self.0).finish()
+        self.cause()?.source()
     }
 }
 

@@ -4,7 +4,8 @@
 //! claimed ──work answers──▶ complete ──▶ recorded
 //!    │  │                      └─ answer lost: look up, then again, until the lease would have ended
 //!    │  └──work did nothing──▶ release ──▶ new again, unless an earlier attempt is in doubt
-//!    ├─────work panics───────▶ lease ends at once ──▶ in doubt, and the panic goes on to the callers
+//!    ├──work does not know───▶ lease ends when it has settled ──▶ in doubt
+//!    ├─────work panics───────▶ the same, and the panic goes on to the callers
 //!    └─────process dies──────▶ lease runs out ──▶ in doubt
 //! ```
 
@@ -21,10 +22,12 @@ use super::approach::{Approach, Step};
 use super::codec::prepare;
 use super::conclude::{give_up, let_go, record};
 use super::context::Context;
-use super::error::{CodecError, Effect, Error, NotDone};
+use super::error::{CodecError, Effect, Error};
 use super::lease::Lease;
 use super::settled::Settled;
+use super::unfinished::Unfinished;
 use super::unwind::catch;
+use crate::flight::Panicked;
 use crate::group;
 use crate::identity::RequestId;
 use crate::record::Verdict;
@@ -37,7 +40,7 @@ where
     S: Store,
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
     F: FnOnce(Context) -> W + Send + 'static,
-    W: Future<Output = Result<T, NotDone>> + Send + 'static,
+    W: Future<Output = Result<T, Unfinished>> + Send + 'static,
 {
     let runtime = Handle::try_current().map_err(|_| Error::Flight {
         id: id.clone(),
@@ -72,15 +75,24 @@ where
                 None => Ok(Settled::executed(Some(Arc::new(value)), result, attempt)),
             }
         }
-        Ok(Err(reason)) => {
+        Ok(Err(Unfinished::NotDone(reason))) => {
             lease.stop(shared.lease).await;
             give_up(&shared, &id, claim).await;
             Err(Error::NotDone { id, reason })
         }
+        Ok(Err(Unfinished::Unknown(reason))) => {
+            lease.stop(shared.lease).await;
+            let_go(&shared, &id, token, shared.settle).await;
+            Err(Error::Unknown { id, reason })
+        }
         Err(panic) => {
             lease.stop(shared.lease).await;
-            let_go(&shared, &id, token).await;
-            resume_unwind(panic)
+            let_go(&shared, &id, token, shared.settle).await;
+            let panic = Panicked::from_payload(panic);
+            let message = panic.message().to_owned();
+            let effect = Effect::Unknown;
+            Error::Panicked { id, panic, effect }.tell();
+            resume_unwind(Box::new(message))
         }
     }
 }

@@ -11,12 +11,13 @@
 //! | --- | --- | --- | --- |
 //! | [`run_in_tx`](Idempotency::run_in_tx) | writes to the store's own database | rolled back, the key is free | rolled back, the key is free |
 //! | [`run`](Idempotency::run) | does something elsewhere | is an answer like any other: recorded | in doubt: see [`Recovery`] |
-//! | [`try_run`](Idempotency::try_run) | the same, and can tell that it did nothing | [`NotDone`] frees the key | in doubt: see [`Recovery`] |
+//! | [`try_run`](Idempotency::try_run) | the same, and can tell what became of it | [`NotDone`] frees the key, [`Unknown`] leaves it in doubt | in doubt: see [`Recovery`] |
 //!
 //! # What is recorded
 //!
 //! Whatever the work answers once it has begun, failures too: the mutation may have happened. Exceptions are
-//! what says of itself that nothing was done ([`NotDone`]), and what the database undid ([`Rollback`]).
+//! what says of itself that nothing was done ([`NotDone`]) or that it is not known what was ([`Unknown`]), and what the
+//! database undid ([`Rollback`]).
 //! After [retention](IdempotencyBuilder::retention) a key is new again.
 
 use std::fmt;
@@ -28,7 +29,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::group::{self, Group, Outcome, Stats};
-use crate::identity::RequestId;
+use crate::identity::{Fingerprint, RequestId};
 use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
 
@@ -45,18 +46,20 @@ mod reply;
 mod resolve;
 mod settled;
 mod transaction;
+mod unfinished;
 mod unwind;
 
 use codec::Sizes;
 use settled::Settled;
 use transaction::granted_twice;
 
-pub use builder::IdempotencyBuilder;
+pub use builder::{IdempotencyBuilder, MissingFingerprint};
 pub use context::Context;
-pub use error::{CodecError, Effect, Error, NotDone};
+pub use error::{CodecError, Effect, Error, RollbackKind};
 pub use recovery::{Answer, Doubt, Encoded, Recovery};
 pub use reply::{Reply, Source};
 pub use transaction::{Rollback, Tx, TxFuture};
+pub use unfinished::{NotDone, Unfinished, Unknown};
 
 /// Executes each request once, and answers its duplicates with the result.
 ///
@@ -134,8 +137,11 @@ assert_eq!(orders, 1);
 )]
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
-    group: Group<RequestId, Result<Settled, Error>>,
+    group: Group<RequestId, Landed>,
 }
+
+/// What a flight comes to, and the fingerprint of the call that leads it.
+type Landed = (Option<Fingerprint>, Result<Settled, Error>);
 
 /// What a flight needs, whoever polls it.
 struct Shared<S> {
@@ -143,6 +149,9 @@ struct Shared<S> {
     retention: Duration,
     lease: Duration,
     wait: Duration,
+    /// How long what an execution left, when it ended without telling what it did, is let alone.
+    settle: Duration,
+    missing_fingerprint: MissingFingerprint,
     recovery: Recovery,
     sizes: Sizes,
     conflict_retries: u32,
@@ -199,7 +208,8 @@ impl<S: Store> Idempotency<S> {
 
     /// Executes `work` unless the request was executed before, and answers with its result.
     ///
-    /// Whatever the work answers is recorded, failures too. It is called only if this call executes; a call that
+    /// Whatever the work answers is recorded, failures too: work that may end without knowing what it did, since what it
+    /// calls may not answer, has to be able to say so, and is for [`try_run`](Self::try_run). It is called only if this call executes; a call that
     /// joins or is answered from the record drops it. It is polled by a task of its own unless the
     /// [builder](IdempotencyBuilder::drive) says otherwise.
     ///
@@ -233,8 +243,39 @@ impl<S: Store> Idempotency<S> {
         .await
     }
 
-    /// [`run`](Self::run) for work that can tell that it did nothing: `Err(NotDone)` reaches every caller and
-    /// records nothing, so that the request can be tried again.
+    /// [`run`](Self::run) for work that can tell what became of it.
+    ///
+    /// Its error reaches every caller and is not recorded. [`NotDone`] says that nothing was done: the request can be
+    /// tried again at once. [`Unknown`] says that this is not known, as after a time-out or a reset of a call to
+    /// somebody else: the request is in doubt, and the [recovery policy](Recovery) is asked about it once what the work
+    /// left has [settled](IdempotencyBuilder::settle).
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::{Idempotency, NotDone, Unknown};
+    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::store::MemoryStore;
+    /// use std::time::Duration;
+    ///
+    /// # struct Provider;
+    /// # impl Provider {
+    /// #     async fn connect() -> Result<Self, std::io::Error> { Ok(Self) }
+    /// #     async fn charge(&self, _key: &str) -> Result<String, std::io::Error> { Ok("ch_1".into()) }
+    /// # }
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let id = RequestId::new(Scope::new("tenant-7").route("POST /charges"), "a7f3")?;
+    /// let reply = idem
+    ///     .try_run(id, |context| async move {
+    ///         let provider = Provider::connect().await.map_err(NotDone::because)?;
+    ///         let key = context.downstream_key("charge");
+    ///         let called = tokio::time::timeout(Duration::from_secs(10), provider.charge(&key)).await;
+    ///         let charge = called.map_err(Unknown::because)?.map_err(Unknown::because)?;
+    ///         Ok(charge)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(*reply, "ch_1");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -251,7 +292,7 @@ impl<S: Store> Idempotency<S> {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         F: FnOnce(Context) -> W + Send + 'static,
-        W: Future<Output = Result<T, NotDone>> + Send + 'static,
+        W: Future<Output = Result<T, Unfinished>> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
         let flight = move || execute::execute(shared, of, work);
@@ -364,33 +405,43 @@ impl<S: Store> Idempotency<S> {
         F: FnOnce() -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
+        let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
         // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
         let flight = move || {
             let flight = flight();
             async move {
-                match turn {
+                let landed = match turn {
                     Some(turn) => turn.scope(flight).await,
                     None => flight.await,
-                }
+                };
+                (own, landed.inspect_err(Error::tell))
             }
         };
         let run = self.group.run(id.clone(), flight);
-        let landed = match id.fingerprint() {
-            Some(fingerprint) => run.fingerprint(fingerprint).await,
-            None => run.await,
+        let landed = match own {
+            Some(fingerprint) if missing == MissingFingerprint::Conflict => run.fingerprint(fingerprint).await,
+            // Without one, the group lets everybody in; who was not meant finds out afterwards.
+            _ => run.await,
         };
-        match landed {
-            Ok(Outcome { value, role }) => value?.reply(&id, role),
-            Err(group::Error::Conflict) => Err(Error::Conflict { id }),
-            // Of a flight in a transaction, the panic has become a value by now.
-            Err(group::Error::Panicked(panic)) => Err(Error::Panicked {
-                id,
-                panic,
-                effect: Effect::Unknown,
-            }),
-            Err(source) => Err(Error::Flight { id, source }),
-        }
+        let refused = match landed {
+            Ok(Outcome {
+                value: (leaders, _), ..
+            }) if missing.tells_apart(leaders, own) => Error::Conflict { id },
+            Ok(Outcome {
+                value: (_, value),
+                role,
+            }) => return value?.reply(&id, role).inspect_err(Error::tell),
+            // Told of by its flight. In a transaction, the panic has become a value by now.
+            Err(group::Error::Panicked(panic)) => {
+                let effect = Effect::Unknown;
+                return Err(Error::Panicked { id, panic, effect });
+            }
+            Err(group::Error::Conflict) => Error::Conflict { id },
+            Err(source) => Error::Flight { id, source },
+        };
+        refused.tell();
+        Err(refused)
     }
 
     /// What the store knows of a request.
@@ -512,6 +563,8 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("retention", &self.shared.retention)
             .field("lease", &self.shared.lease)
             .field("wait", &self.shared.wait)
+            .field("settle", &self.shared.settle)
+            .field("missing_fingerprint", &self.shared.missing_fingerprint)
             .field("recovery", &self.shared.recovery)
             .field("max_result_bytes", &self.shared.sizes.most)
             .field("conflict_retries", &self.shared.conflict_retries)

@@ -14,7 +14,10 @@ use crate::identity::RequestId;
 
 type Asked = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-/// What to do about a request whose holder died, panicked, or lost its lease.
+/// What to do about a request whose holder died, panicked, lost its lease, or did [not know](super::Unknown) what it did.
+///
+/// It is asked when the lease of a dead holder has ended, and when what a panic, or work
+/// that does not know, left has [settled](super::IdempotencyBuilder::settle): what the holder called may be at work until then.
 ///
 /// Work in a transaction is in doubt only if it ended the transaction itself, and then waits for a decision under every
 /// policy but [`Ask`](Self::Ask). Other work is, and no policy can know what it did; the default
@@ -38,18 +41,36 @@ pub enum Recovery {
 impl Recovery {
     /// Asks a function that may look at the world: does the payment exist under its downstream key?
     ///
+    /// **Not found is not the same as not done.** A call that was cut off, by a time-out or a crash, may still land after
+    /// the function has looked; the work is then run a second time. So the function must not look before nothing can land
+    /// any more. What says when that is, is what the work calls: how long it goes on with a request whose client has
+    /// gone. Set [`settle`](super::IdempotencyBuilder::settle) and the [lease](super::IdempotencyBuilder::lease) by it.
+    ///
     /// ```
     /// use oneflight::idempotency::{Answer, Idempotency, Recovery};
     /// use oneflight::store::MemoryStore;
+    /// use std::time::Duration;
     ///
-    /// # async fn find_charge(key: &str) -> Option<String> { Some(key.to_owned()) }
+    /// # async fn find_charge(key: &str) -> Result<Option<String>, String> { Ok(Some(key.to_owned())) }
+    /// /// The provider answers a request within 20 s, or never carries it out.
+    /// const NOTHING_LANDS_AFTER: Duration = Duration::from_secs(20);
+    ///
     /// let idem = Idempotency::builder(MemoryStore::new())
     ///     .recovery(Recovery::ask(|doubt| async move {
     ///         match find_charge(&doubt.downstream_key("charge")).await {
-    ///             Some(charge) => Answer::completed(&charge).unwrap_or(Answer::Refuse),
-    ///             None => Answer::Rerun,
+    ///             Ok(Some(charge)) => Answer::completed(&charge).unwrap_or(Answer::Refuse),
+    ///             // Nor will it be there later: that is what was waited for.
+    ///             Ok(None) => Answer::Rerun,
+    ///             // Not known now. The next call asks again.
+    ///             Err(_) => Answer::Refuse,
     ///         }
     ///     }))
+    ///     // After a panic, or work that does not know.
+    ///     .settle(NOTHING_LANDS_AFTER)
+    ///     // After the death of a process: at least two thirds of it are left then.
+    ///     .lease(NOTHING_LANDS_AFTER * 3 / 2)
+    ///     // A call that comes meanwhile waits for the answer.
+    ///     .wait(NOTHING_LANDS_AFTER * 2)
     ///     .build();
     /// # let _ = idem;
     /// ```

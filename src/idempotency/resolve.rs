@@ -14,6 +14,9 @@ impl<S: Store> Idempotency<S> {
     /// executes; [`Answer::Refuse`] changes nothing. Nor does any answer change a request that is unknown or completed.
     /// The fingerprint may be left out.
     ///
+    /// Whoever finds out by looking at what the work calls is not to look too early: a call that was cut off may still
+    /// land, as it says at [`Recovery::ask`](super::Recovery::ask).
+    ///
     /// # Errors
     ///
     /// [`Error::InProgress`] while a holder is alive, [`Error::Conflict`] if the fingerprint is another one,
@@ -31,9 +34,13 @@ impl<S: Store> Idempotency<S> {
             return Ok(());
         }
         // Who resolves need not know the payload.
-        let id = &match (id.fingerprint(), record.fingerprint) {
-            (None, Some(fingerprint)) => id.clone().with_known_fingerprint(fingerprint),
-            _ => id.clone(),
+        let is_same = match id.fingerprint() {
+            None => true,
+            own => !self.shared.missing_fingerprint.tells_apart(own, record.fingerprint),
+        };
+        let id = &match is_same {
+            true => id.known_as(record.fingerprint),
+            false => id.clone(),
         };
         // No lease: should this be cut short, the request is in doubt again at once.
         let request = ClaimRequest::new(id, Duration::ZERO).takeover(Takeover::Of(record.token));

@@ -16,7 +16,7 @@ use super::Shared;
 use super::approach::{Approach, Step};
 use super::codec::{Prepared, prepare};
 use super::context::Context;
-use super::error::{CodecError, Effect, Error};
+use super::error::{CodecError, Effect, Error, RollbackKind};
 use super::execute::encoding_failed;
 use super::settled::Settled;
 use super::unwind::{Payload, catch};
@@ -77,7 +77,8 @@ impl<C> fmt::Debug for Tx<'_, C> {
 ///
 /// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done. Nothing is recorded
 /// then, and a client who tries again executes again. So what can never succeed, a constraint that the request violates
-/// for one, should be told apart and be [`Refused`](Self::Refused).
+/// for one, should be told apart and be [`Refused`](Self::Refused). A violation that the work lets pass is told apart all
+/// the same, as [`RollbackKind::Violation`], and is a fault of the service to its client.
 pub enum Rollback<T> {
     /// Refused for good: the rows are rolled back, and this answer is recorded and replayed.
     Refused(T),
@@ -173,7 +174,7 @@ where
                         let settled = approach.locked_out(error).await?;
                         return Ok(settled.shared_as::<T>());
                     }
-                    error => return Err(store_failed(id, error, begun)),
+                    error => return Err(store_failed(&*shared.store, id, error, begun)),
                 }
             }
         };
@@ -185,7 +186,7 @@ where
     };
     match worked {
         Worked::Recorded(value, result, attempt) => Ok(Settled::executed(Some(value), result, attempt)),
-        Worked::Failed(source) => Err(Error::RolledBack { id, source }),
+        Worked::Failed(source) => Err(rolled_back(&*shared.store, id, source)),
         Worked::TooLarge { size, limit } => Err(Error::ResultTooLarge {
             id,
             size,
@@ -202,12 +203,18 @@ where
     }
 }
 
-fn store_failed(id: RequestId, error: StoreError, begun: bool) -> Error {
+fn rolled_back<S: TransactionalStore>(store: &S, id: RequestId, source: Arc<dyn StdError + Send + Sync>) -> Error {
+    let kind = match &*source {
+        violation if store.is_violation(violation) => RollbackKind::Violation,
+        conflict if store.is_conflict(conflict) => RollbackKind::Conflict,
+        _ => RollbackKind::Failure,
+    };
+    Error::RolledBack { id, kind, source }
+}
+
+fn store_failed<S: TransactionalStore>(store: &S, id: RequestId, error: StoreError, begun: bool) -> Error {
     match error {
-        StoreError::RolledBack { .. } => Error::RolledBack {
-            id,
-            source: Arc::new(error),
-        },
+        StoreError::RolledBack { .. } => rolled_back(store, id, Arc::new(error)),
         StoreError::TransactionEnded => Error::store(&id, error, Effect::Nothing),
         error if begun => Error::store(&id, error, Effect::Unknown),
         error => Error::store(&id, error, Effect::Nothing),

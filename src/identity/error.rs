@@ -59,6 +59,9 @@ impl fmt::Display for IdentityError {
                 "the idempotency key has an unacceptable character at byte {position}; \
                  printable ASCII is accepted, with no space at either end"
             ),
+            Self::ScopePartEmpty { part: "namespace" } => {
+                f.write_str("the scope's namespace is empty; name it: most often it is the tenant")
+            }
             Self::ScopePartEmpty { part } => write!(f, "the scope's {part} is empty; leave the part out or name it"),
             Self::ScopeCharacter { part, position } => write!(
                 f,

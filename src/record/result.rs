@@ -3,7 +3,7 @@
 //! ```text
 //! byte 0     version of this layout: 1
 //! byte 1     0 performed, 1 refused, 2 performed but too large to keep, 3 performed but not encodable
-//! byte 2     codec of the payload: 0 none, 1 JSON
+//! byte 2     codec of the payload: 0 none, 1 JSON, 2 JSON compressed with LZ4
 //! byte 3..   payload; for "too large" the size that it had and the limit that it exceeded, each as 8 bytes, big-endian
 //! ```
 //!

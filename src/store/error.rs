@@ -100,7 +100,9 @@ impl fmt::Display for StoreError {
                 "the database has schema version {found}, and this version of oneflight knows up to \
                  {known}; upgrade this process"
             ),
-            Self::RolledBack { .. } => f.write_str("the transaction could not be committed; nothing was kept"),
+            Self::RolledBack { source } => {
+                write!(f, "the transaction could not be committed; nothing was kept: {source}")
+            }
             Self::TransactionEnded => f.write_str(
                 "the work ended the transaction that it was given, or went on after an error that ended it; nothing of \
                  it was kept; do not commit or roll back inside, and return on errors",
@@ -129,7 +131,9 @@ impl fmt::Display for StoreError {
 impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::RolledBack { source } | Self::Unavailable { source } => Some(&**source),
+            // The source itself is in the message.
+            Self::RolledBack { source } => source.source(),
+            Self::Unavailable { source } => Some(&**source),
             _ => None,
         }
     }

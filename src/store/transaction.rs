@@ -56,6 +56,31 @@ pub trait TransactionalStore: Store {
         let _ = error;
         false
     }
+
+    /// Whether an error, of the work or of [`transact`](Self::transact), says that the database refused what it was asked
+    /// for and will again: a violated constraint, or a value that does not fit its column. Its causes are looked at as
+    /// well.
+    fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
+        let _ = error;
+        false
+    }
+}
+
+/// Whether an error of this type, of which `is_it` holds, is this one or among its causes.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(super) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref().is_some_and(&is_it) {
+            return true;
+        }
+        next = match error.downcast_ref() {
+            // It tells of its source itself, and names what is behind that only.
+            Some(StoreError::RolledBack { source }) => Some(&**source),
+            _ => error.source(),
+        };
+    }
+    false
 }
 
 /// A transaction that holds a claim, as the work gets it.

@@ -31,16 +31,9 @@ pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "40001" || code == "40P01")
 }
 
-/// [`is_conflict`], of whatever the work or the store made of it.
-pub(super) fn is_caused_by_conflict(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<sqlx::Error>().is_some_and(is_conflict) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// What was asked for is refused, and will be again: a constraint (class 23), or a value (class 22).
+pub(super) fn is_violation(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 /// There is no such savepoint, or no transaction for it to be in: the one that was begun is over.

@@ -53,13 +53,14 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
 use tokio::time::{Instant, timeout};
 
 use super::errors::{
-    Tries, is_caused_by_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, late, not_recorded,
+    Tries, is_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, is_violation, late, not_recorded,
     rolled_back, unavailable,
 };
 use super::records::{column, millis, not_granted, number, record, untold};
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use crate::record::{FencingToken, Record};
+use crate::store::transaction::is_caused_by;
 use crate::store::{
     ClaimOutcome, ClaimRequest, Decision, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture, decide,
 };
@@ -87,7 +88,11 @@ impl TransactionalStore for PostgresStore {
     }
 
     fn is_conflict(&self, error: &(dyn Error + 'static)) -> bool {
-        is_caused_by_conflict(error)
+        is_caused_by(error, is_conflict)
+    }
+
+    fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
+        is_caused_by(error, is_violation)
     }
 }
 

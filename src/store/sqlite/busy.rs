@@ -15,6 +15,10 @@ const SQLITE_ERROR: u32 = 1;
 /// The primary result codes that say that somebody else holds a lock.
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_LOCKED: u32 = 6;
+/// The primary result codes that say that what was asked for is not to be had.
+const SQLITE_TOOBIG: u32 = 18;
+const SQLITE_CONSTRAINT: u32 = 19;
+const SQLITE_MISMATCH: u32 = 20;
 
 /// Whether an error says "locked by somebody else", and nothing more.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
@@ -24,6 +28,11 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
 /// Whether an error is about what was asked for, such as a savepoint that is not there, and not about the database.
 pub(super) fn is_plain(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(SQLITE_ERROR)
+}
+
+/// Whether what was asked for is refused, and will be again: a constraint, or a value.
+pub(super) fn is_violation(error: &sqlx::Error) -> bool {
+    primary_code(error).is_some_and(|code| [SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH].contains(&code))
 }
 
 /// What an error is to the store's user.

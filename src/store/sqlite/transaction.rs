@@ -13,17 +13,19 @@
 //! While the work runs, the connection is [sealed](super::seal): should the work end the transaction behind our back, or
 //! go on after SQLite ended it by itself, nothing of it is kept. The savepoint is gone then, so we know as well.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 
 use super::SqliteStore;
-use super::busy::is_plain;
+use super::busy::{is_plain, is_violation};
 use super::queue::Rank;
 use super::records::{self, Claims};
 use super::writer::{End, Ended};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, HolderId};
+use crate::store::transaction::is_caused_by;
 use crate::store::{ClaimOutcome, ClaimRequest, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
 
 impl TransactionalStore for SqliteStore {
@@ -94,6 +96,10 @@ impl TransactionalStore for SqliteStore {
             }),
             Ended::Unknown(Worked::No(_), error) => Err(StoreError::unavailable(error)),
         }
+    }
+
+    fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
+        is_caused_by(error, is_violation)
     }
 }
 

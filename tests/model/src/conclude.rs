@@ -3,7 +3,7 @@
 use crate::bug::Bug;
 use crate::caller::{Answer, At, Held, Reply, Request, Rpc, Value, Who};
 use crate::ledger::Sight;
-use crate::scenario::{Kind, LEASE};
+use crate::scenario::{Kind, LEASE, Recovery, SETTLE};
 use crate::world::{Claims, World};
 
 /// How often a claim is tried to be given back, or to be let go: the code tries once more than this.
@@ -63,7 +63,7 @@ impl World {
         let first = self.at(who).held.as_ref().is_some_and(|held| held.attempt == 1);
         match first || claims.has(Bug::ReleaseLaterAttempt) {
             true => self.release_claim(who, 1, then),
-            false => self.let_go(who, 1, then),
+            false => self.let_go(claims, who, 1, then),
         }
     }
 
@@ -84,17 +84,21 @@ impl World {
         }
     }
 
-    /// Lets the lease end at once.
-    pub fn let_go(&mut self, who: Who, tries: u8, then: Answer) {
+    /// Lets the lease end: at once, or when what a panic left has settled, if there is somebody to ask then.
+    pub fn let_go(&mut self, claims: &Claims, who: Who, tries: u8, then: Answer) {
+        let lease = match (then, claims.scenario.recovery) {
+            (Answer::Panicked, Recovery::Rerun | Recovery::Ask) => SETTLE,
+            _ => 0,
+        };
         let caller = self.at(who);
         let token = caller.held.as_ref().map_or(0, |held| held.token);
         caller.at = At::LettingGo { tries, then };
-        caller.send(Request::Renew { token, lease: 0 });
+        caller.send(Request::Renew { token, lease });
     }
 
     pub fn was_let_go(&mut self, claims: &Claims, who: Who, tries: u8, then: Answer, reply: Reply) {
         match reply {
-            Reply::Unavailable if tries < RELEASE_TRIES => self.let_go(who, tries + 1, then),
+            Reply::Unavailable if tries < RELEASE_TRIES => self.let_go(claims, who, tries + 1, then),
             _ => self.answer(claims, who, then),
         }
     }

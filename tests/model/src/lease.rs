@@ -56,7 +56,7 @@ impl World {
         }
         match give_up {
             true => self.give_up(claims, who, then),
-            false => self.let_go(who, 1, then),
+            false => self.let_go(claims, who, 1, then),
         }
     }
 }

@@ -5,6 +5,8 @@ use crate::ledger::Sight;
 
 /// For how many ticks a claim holds. A third of it is less than one tick, and the whole is more.
 pub const LEASE: u8 = 2;
+/// For how many ticks what a panic left is let alone, where the policy says what follows: one lease, as unless set.
+pub const SETTLE: u8 = LEASE;
 /// For how many ticks a result is kept.
 pub const RETENTION: u8 = 1;
 
