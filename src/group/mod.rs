@@ -19,14 +19,16 @@ pub use self::builder::GroupBuilder;
 pub use self::drain::Drain;
 pub use self::error::{Error, Limit, TryError};
 pub use self::hash::{Hasher, RandomState};
-pub use self::join::Join;
-pub use self::key::{ByRef, Key, Owned};
-pub use self::run::{Outcome, Role, Run};
+pub use self::join::{Join, Joining};
+pub use self::run::{Call, Outcome, Role, Run, Unproven};
 pub use self::stats::Stats;
-pub use self::try_run::{ShareError, TryRun};
+pub use self::try_run::TryRun;
 
 use self::drain::Drainers;
+use self::join::JoinOnly;
+use self::key::{ByRef, Owned};
 use self::map::Map;
+use self::run::LeadOrJoin;
 use self::stats::Counters;
 use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking};
 use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, yield_now};
@@ -162,12 +164,12 @@ where
     /// The future panics if it is polled again after it was ready. A panic in the key's `Hash` or `Eq` passes through
     /// to this caller; nothing was begun then. So does a panic in the destructor of the key or the closure of a call that
     /// joins; he is a caller of the flight then, as any other.
-    pub fn run<F, W>(&self, key: K, work: F) -> Run<'_, K, T, S, Owned<K>, F, ()>
+    pub fn run<F, W>(&self, key: K, work: F) -> Run<impl Unproven<Value = T, Proven = impl Call<Value = T>>>
     where
         F: FnOnce() -> W,
         W: Future<Output = T> + Send + 'static,
     {
-        Run::new(self, Owned(key), work)
+        Run::new(LeadOrJoin::new(self, Owned(key), work))
     }
 
     /// [`run`](Self::run) with a borrowed key, which is made an owned one only to lead.
@@ -193,14 +195,18 @@ where
     /// # Panics
     ///
     /// As [`run`](Self::run); a panic of `to_owned` passes through as well.
-    pub fn run_by_ref<'g, Q, F, W>(&'g self, key: &'g Q, work: F) -> Run<'g, K, T, S, ByRef<'g, Q>, F, ()>
+    pub fn run_by_ref<'g, Q, F, W>(
+        &'g self,
+        key: &'g Q,
+        work: F,
+    ) -> Run<impl Unproven<Value = T, Proven = impl Call<Value = T>>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
         F: FnOnce() -> W,
         W: Future<Output = T> + Send + 'static,
     {
-        Run::new(self, ByRef(key), work)
+        Run::new(LeadOrJoin::new(self, ByRef(key), work))
     }
 
     /// Shares the result of the work that runs for this key, if any does; begins none.
@@ -219,12 +225,12 @@ where
     /// # Cancel safety
     ///
     /// As [`run`](Self::run): whoever joins is a caller like any other.
-    pub fn join<'g, Q>(&'g self, key: &'g Q) -> Join<'g, K, T, S, Q>
+    pub fn join<'g, Q>(&'g self, key: &'g Q) -> Join<impl Joining<Value = T>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        Join::new(self, key)
+        Join::new(JoinOnly::new(self, key))
     }
 
     /// Takes the key's flight out of the map: later calls begin another one. The flight itself, and its callers, are
