@@ -76,6 +76,20 @@ pin_project! {
         #[pin]
         caller: Caller<K, T, Borrowed<'g, K, T, S>>,
     }
+
+    impl<K, T, S, Q> PinnedDrop for JoinOnly<'_, K, T, S, Q>
+    where
+        K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
+        T: Clone, T: Send, T: Sync, T: 'static,
+        S: BuildHasher, S: Send, S: Sync, S: 'static,
+        Q: ?Sized,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            if this.late && this.caller.is_seated() {
+                this.caller.home().counters.count_joined_late();
+            }
+        }
+    }
 }
 
 impl<'g, K, T, S, Q> JoinOnly<'g, K, T, S, Q>
@@ -147,9 +161,14 @@ where
         }
         let landed = ready!(caller.poll(cx));
         *this.wait = None;
+        if *this.late {
+            if let Err(Failure::Aborted | Failure::Cancelled) = landed {
+                // It was to end so already as we joined: as good as gone.
+                return Poll::Ready(None);
+            }
+            inner.counters.count_joined_late();
+        }
         Poll::Ready(match landed {
-            // It was to end so already as we joined: as good as gone.
-            Err(Failure::Aborted | Failure::Cancelled) if *this.late => None,
             Ok(value) => Some(Ok(Outcome {
                 value,
                 role: Role::Follower,

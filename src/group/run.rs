@@ -152,6 +152,20 @@ pin_project! {
         #[pin]
         caller: Caller<K, T, Borrowed<'g, K, T, S>>,
     }
+
+    impl<K, T, S, Q, F, P> PinnedDrop for LeadOrJoin<'_, K, T, S, Q, F, P>
+    where
+        K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
+        T: Clone, T: Send, T: Sync, T: 'static,
+        S: BuildHasher, S: Send, S: Sync, S: 'static,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            // A late caller that leaves is not made again.
+            if this.call.is_some() && this.caller.is_seated() {
+                this.caller.home().counters.count_joined_late();
+            }
+        }
+    }
 }
 
 /// What a call has with it until it has joined or led.
@@ -212,9 +226,9 @@ where
 {
     type Proven = LeadOrJoin<'g, K, T, S, Q, F, Fingerprint>;
 
-    fn with(self, fingerprint: Fingerprint) -> Self::Proven {
+    fn with(mut self, fingerprint: Fingerprint) -> Self::Proven {
         LeadOrJoin {
-            call: self.call.map(|call| Baggage {
+            call: self.call.take().map(|call| Baggage {
                 key: call.key,
                 work: call.work,
                 proof: fingerprint,
@@ -250,7 +264,7 @@ where
                 let failure = match ready!(caller.poll(cx)) {
                     Ok(value) => {
                         *this.wait = None;
-                        over(this.call);
+                        over(caller.get_ref().home(), this.call);
                         return Poll::Ready(Ok(Outcome {
                             value,
                             role: *this.role,
@@ -262,7 +276,7 @@ where
                 if failure.is_another_calls() && this.call.is_some() {
                     continue;
                 }
-                over(this.call);
+                over(caller.get_ref().home(), this.call);
                 return Poll::Ready(Err(failure.into()));
             }
             match begin(caller, this.call, *this.on_abandon, *this.drive, this.role, this.wait) {
@@ -283,9 +297,10 @@ where
     }
 }
 
-/// Drops a call that was kept to be made again, and is not.
-fn over<Q, F, P>(call: &mut Option<Baggage<Q, F, P>>) {
+/// Drops a call that was kept to be made again, and is not: it has joined after all.
+fn over<K, T, S, Q, F, P>(inner: &Inner<K, T, S>, call: &mut Option<Baggage<Q, F, P>>) {
     if call.is_some() {
+        inner.counters.count_joined_late();
         quietly(|| *call = None);
     }
 }

@@ -6,6 +6,10 @@ use std::sync::atomic::Ordering;
 
 /// What a group has counted since it was made; [`Group::stats`](super::Group::stats) reads it.
 ///
+/// Each call counts once: `led + joined + refused` is the number of calls, once all of them are over. A call is a future of
+/// [`run`](super::Group::run) or its siblings that was polled, unless its key panicked, or one of
+/// [`join`](super::Group::join) that did not end with `None`.
+///
 /// The figures are read one after the other: while calls run, they need not belong to one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -13,8 +17,9 @@ use std::sync::atomic::Ordering;
 pub struct Stats {
     /// Flights begun: executions.
     pub led: u64,
-    /// Calls that joined a flight. A call that finds a flight which is to end without a result already, waits for that
-    /// and leads the next one, counts there only.
+    /// Calls that joined a flight. A call that finds a flight which is to be dropped unfinished already counts when it is
+    /// known what becomes of it: here if it gets a result or a panic after all, or leaves before that, and otherwise where
+    /// the next flight of its key puts it.
     pub joined: u64,
     /// Times that another caller went on with the work of a driver who had left.
     pub handed_over: u64,
@@ -37,6 +42,8 @@ pub struct Stats {
 /// The counters that are not kept in the shards: of things that happen rarely.
 #[derive(Debug)]
 pub(super) struct Counters {
+    /// Those who joined a flight that was to be dropped unfinished already: the others are counted in the shards.
+    joined_late: AtomicU64,
     handed_over: AtomicU64,
     taken_over: AtomicU64,
     abandoned: AtomicU64,
@@ -50,6 +57,7 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn new() -> Self {
         Self {
+            joined_late: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
             taken_over: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
@@ -76,6 +84,11 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[cold]
+    pub(super) fn count_joined_late(&self) {
+        self.joined_late.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -84,7 +97,7 @@ impl Counters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             led: 0,
-            joined: 0,
+            joined: read(&self.joined_late),
             handed_over: read(&self.handed_over),
             taken_over: read(&self.taken_over),
             abandoned: read(&self.abandoned),
