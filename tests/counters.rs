@@ -3,14 +3,15 @@
 
 mod common;
 
-use common::{Task, yield_once};
+use common::{Gate, Task, yield_once};
 use futures::executor::block_on;
-use oneflight::{Fingerprint, FlightError, Group, OnAbandon, Role, Stats};
+use oneflight::{Drive, Fingerprint, FlightError, Group, OnAbandon, Role, Stats};
 use proptest::prelude::*;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Barrier, Once};
-use std::task::Poll;
+use std::sync::{Arc, Barrier, Mutex, Once};
+use std::task::{Context, Poll, Wake, Waker};
 
 fn calls(stats: Stats) -> u64 {
     stats.led + stats.joined + stats.refused
@@ -125,6 +126,97 @@ fn a_call_that_comes_as_work_is_aborted_and_is_dropped_has_joined() {
         assert!(Task::new(group.join(&1)).ready().is_none());
         assert_eq!(calls(group.stats()), 3);
     }
+}
+
+/// Looks at the counters as it is told that nothing is in flight any more.
+struct Looks {
+    group: Group<u8, u8>,
+    seen: Mutex<Option<Stats>>,
+}
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        *self.seen.lock().unwrap() = Some(self.group.stats());
+    }
+}
+
+/// Drains the group, and has its last flight end meanwhile; what the counters say as the drain learns of that.
+fn counted_when_drained(group: &Group<u8, u8>, end: impl FnOnce()) -> Stats {
+    quiet();
+    let looks = Arc::new(Looks {
+        group: group.clone(),
+        seen: Mutex::new(None),
+    });
+    let waker = Waker::from(Arc::clone(&looks));
+    let mut cx = Context::from_waker(&waker);
+    let mut drain = pin!(group.drain());
+    assert!(drain.as_mut().poll(&mut cx).is_pending());
+    end();
+    let seen = looks.seen.lock().unwrap().take();
+    assert!(drain.poll(&mut cx).is_ready());
+    seen.expect("the drain is woken")
+}
+
+#[test]
+fn a_flight_is_counted_before_a_drain_can_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let group: Group<u8, u8> = Group::builder().runtime(runtime.handle().clone()).build();
+    let gate = Gate::new();
+    let work = |gate: &Gate| {
+        let gate = gate.clone();
+        || async move {
+            gate.pass().await;
+            1
+        }
+    };
+    let settle = || {
+        runtime.block_on(async {
+            while group.in_flight() > 0 {
+                tokio::task::yield_now().await;
+            }
+        });
+    };
+
+    for forgotten in [false, true] {
+        let mut call = Task::new(group.run(1, work(&gate)));
+        call.pending();
+        call.drop();
+        group.forget(&u8::from(forgotten));
+        gate.open(1);
+        let stats = counted_when_drained(&group, settle);
+        assert_eq!(stats.finished_unattended, 1 + u64::from(forgotten));
+    }
+
+    let mut call = Task::new(group.run(1, || async {
+        yield_once().await;
+        panic!("as planned")
+    }));
+    call.pending();
+    call.drop();
+    let stats = counted_when_drained(&group, settle);
+    assert_eq!((stats.panicked, stats.finished_unattended), (1, 3));
+
+    // Somebody is there.
+    let mut call = Task::new(group.run(1, work(&gate)).drive(Drive::Spawned));
+    call.pending();
+    gate.open(1);
+    let stats = counted_when_drained(&group, settle);
+    assert_eq!(stats.finished_unattended, 3);
+    assert_eq!(call.ready().unwrap().value, 1);
+
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        let before = group.stats().aborted;
+        let mut call = Task::new(group.run(1, work(&gate)).drive(drive));
+        call.pending();
+        let stats = counted_when_drained(&group, || assert!(group.abort(&1)));
+        assert_eq!(stats.aborted, before + 1);
+        assert_eq!(call.ready(), Err(FlightError::Aborted));
+    }
+
+    let mut call = Task::new(group.run(1, work(&gate)).on_abandon(OnAbandon::Cancel));
+    call.pending();
+    let stats = counted_when_drained(&group, || call.drop());
+    assert_eq!((stats.cancelled, stats.finished_unattended), (1, 3));
 }
 
 /// What one thread of a storm does.

@@ -163,8 +163,6 @@ pub(crate) enum Event {
     Abandoned,
     /// Every caller had left, and there was no runtime for the work to go on.
     Unspawnable,
-    /// An abandoned flight landed, and nobody had joined it again.
-    FinishedUnattended,
     /// Every caller had left, and the work was dropped.
     Cancelled,
     /// The work was dropped because that was asked for.
@@ -373,6 +371,14 @@ impl<K, T> FlightRef<K, T> {
         state.attending(state.load())
     }
 
+    /// Whether the work has come to its end and nobody is there for its result. Exact under the lock that guards the
+    /// flight's entry.
+    pub(crate) fn is_unattended(&self) -> bool {
+        let state = &self.flight().state;
+        let now = state.load();
+        !now.has(ABORTED) && state.attending(now) == 0
+    }
+
     /// Whether the two are the same flight.
     pub(crate) fn is(&self, other: &Self) -> bool {
         std::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
@@ -409,8 +415,10 @@ impl<K, T> FlightRef<K, T> {
                 // SAFETY: the right to poll was just taken; the flight is not done, so the slot holds the work.
                 unsafe {
                     self.flight().cargo.drop_work();
+                    // Counted before anybody can see that the flight has ended.
+                    let failure = now.failure(home);
                     drop(self.vacate(home));
-                    self.publish(now.failure(home), Leaver::Nobody, home);
+                    self.publish(failure, Leaver::Nobody, home);
                 }
                 return;
             }
@@ -426,17 +434,15 @@ impl<K, T> FlightRef<K, T> {
     /// Puts the result where everyone finds it, and wakes everyone: a round of them here, the rest in a task if there is a
     /// runtime. The entry has left the map.
     ///
-    /// Says what the word was, and how many callers there were left then.
-    ///
     /// # Safety
     /// The caller holds `POLLING`; the slot is empty.
-    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver, home: &impl Home<K, T>) -> (Snapshot, u32) {
+    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver, home: &impl Home<K, T>) {
         // Keeps the flight until everyone is woken: those who leave may be the last.
         let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
         let flight = self.flight();
         // SAFETY: by contract.
         unsafe { flight.cargo.put(landed) };
-        let (before, left) = match leaver {
+        let left = match leaver {
             Leaver::Nobody => flight.state.finish(),
             Leaver::Publisher => flight.state.finish_and_leave(),
         };
@@ -456,7 +462,6 @@ impl<K, T> FlightRef<K, T> {
             }
         }
         drop(kept);
-        (before, left)
     }
 
     fn flight(&self) -> &Flight<K, T> {

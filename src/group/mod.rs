@@ -354,11 +354,15 @@ where
     S: BuildHasher + Send + Sync + 'static,
 {
     #[inline]
-    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
+    fn vacate(&self, flight: &FlightRef<K, T>, by_task: bool) -> Option<FlightRef<K, T>> {
         let removed = {
             let mut shard = self.map.shard(flight.hash()).lock();
             let removed = shard.remove(flight.hash(), |other| other.is(flight) || bug("remove-any"));
             shard.forgotten -= usize::from(removed.is_none() && !bug("panic-keeps-entry"));
+            if by_task && flight.is_unattended() {
+                // Under the lock: nobody joins meanwhile, and whoever sees that the flight has gone sees this.
+                self.counters.count_finished_unattended();
+            }
             removed
         };
         if self.settings.max_flights.is_some() {
@@ -412,7 +416,7 @@ where
     const TASK: bool = false;
 
     fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
-        Inner::vacate(self, flight)
+        Inner::vacate(self, flight, Self::TASK)
     }
 
     fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
@@ -442,7 +446,7 @@ where
     const TASK: bool = true;
 
     fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
-        Inner::vacate(self, flight)
+        Inner::vacate(self, flight, Self::TASK)
     }
 
     fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 /// [`run`](super::Group::run) or its siblings that was polled, unless its key panicked, or one of
 /// [`join`](super::Group::join) that did not end with `None`.
 ///
-/// The figures are read one after the other: while calls run, they need not belong to one moment.
+/// What becomes of a flight is counted before the flight is seen to have ended: when [`drain`](super::Group::drain) is over,
+/// and with it all calls, the figures are final. They are read one after the other: while calls run, they need not belong to
+/// one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -27,7 +29,7 @@ pub struct Stats {
     pub taken_over: u64,
     /// How often every caller had left a flight that had not landed, and the work went on as a task.
     pub abandoned: u64,
-    /// Flights that landed as a task, with no caller there.
+    /// Flights that landed as a task, with no caller there as the flight left the map.
     pub finished_unattended: u64,
     /// Flights whose work was dropped because every caller had left: by policy, or for want of a runtime.
     pub cancelled: u64,
@@ -74,7 +76,6 @@ impl Counters {
             Event::HandedOver => &self.handed_over,
             Event::TakenOver => &self.taken_over,
             Event::Abandoned => &self.abandoned,
-            Event::FinishedUnattended => &self.finished_unattended,
             Event::Cancelled => &self.cancelled,
             Event::Aborted => &self.aborted,
             Event::Panicked(_) => &self.panicked,
@@ -87,6 +88,11 @@ impl Counters {
     #[cold]
     pub(super) fn count_joined_late(&self) {
         self.joined_late.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cold]
+    pub(super) fn count_finished_unattended(&self) {
+        self.finished_unattended.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_refused(&self) {

@@ -56,9 +56,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if lent.flight().state.callers(now) == 1 && refs == 1 + u32::from(listed.is_some()) {
             // Nobody else is here, and since the entry has gone, nobody can come: no need to publish anything. Both loads
             // acquire, so whatever those did who have left is over.
-            if H::TASK && !now.has(ABORTED) {
-                self.home.note(Event::FinishedUnattended);
-            }
             self.flight.set(None);
             // SAFETY: ours and the one in `listed` are the only references; the list that the node may be linked in goes
             // with the flight.
@@ -75,10 +72,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             // What is returned here nobody looks at.
             self.flight.set(None);
             // SAFETY: by contract.
-            let (before, left) = unsafe { lent.publish(landed, Leaver::Publisher, &self.home) };
-            if left == 0 && !before.has(ABORTED) {
-                self.home.note(Event::FinishedUnattended);
-            }
+            unsafe { lent.publish(landed, Leaver::Publisher, &self.home) };
             return Err(Failure::Cancelled);
         }
         // SAFETY: by contract; then it is done.
