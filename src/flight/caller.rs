@@ -11,11 +11,11 @@ mod land;
 use self::drive::{Place, PollRight};
 use self::land::Polled;
 use super::cargo::{Hold, Proof};
-use super::frame::Frame;
+use super::frame::{Frame, is_deep};
 use super::hash::{KeyHash, Packed};
 use super::list::{List, Node, Waiting};
 use super::state::{
-    CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, Snapshot, State, TASK,
+    CALLED_FOR, CALLER, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, Snapshot, State, TASK,
 };
 use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, Seat};
 use crate::sync::{AtomicU32, Mutex, bug};
@@ -196,6 +196,29 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
+    /// Gives the work to a task of ours, which polls it from now on; false if there is no runtime for one, or one has it
+    /// already.
+    #[cold]
+    fn pass_to_task(&self, flight: NonNull<Flight<K, T>>, now: Snapshot) -> bool {
+        if now.has(TASK) || !self.home.can_attend() {
+            return false;
+        }
+        // SAFETY: we are its caller.
+        let lent = unsafe { Lent::new(flight) };
+        if !lent
+            .flight()
+            .state
+            .change(now, now.0.wrapping_add(CALLER) | TASK | JOINED)
+        {
+            return true;
+        }
+        let passed = self.home.attend(Seat { flight, late: false }).is_ok();
+        if !passed {
+            self.dismiss_task(flight);
+        }
+        passed
+    }
+
     /// Takes the place of a task back that was never spawned.
     fn dismiss_task(&self, flight: NonNull<Flight<K, T>>) {
         // SAFETY: we are its caller.
@@ -242,6 +265,10 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 return Poll::Ready(unsafe { self.take(flight) });
             }
             if may_poll(now) && (now.has(CALLED_FOR) || !now.has(SHARED)) {
+                if is_deep() && self.pass_to_task(flight, now) {
+                    now = state.load();
+                    continue;
+                }
                 if lent.flight().try_poll_right(now) {
                     // SAFETY: `POLLING` is ours now; the flight is not done, so the slot holds the work. The frame ends
                     // before the flight can.

@@ -40,16 +40,18 @@ mod cargo;
 mod frame;
 mod hash;
 mod list;
+mod nest;
 mod state;
 mod waker;
 
 pub(crate) use self::caller::{Caller, Takeoff};
 pub(crate) use self::cargo::{Cargo, Proof, quietly};
-pub(crate) use self::frame::Anchor;
+pub(crate) use self::frame::{Anchor, is_deep};
 pub(crate) use self::hash::KeyHash;
 pub(crate) use self::state::MAX_CALLERS;
 
 use self::list::{List, Waiting};
+use self::nest::nest;
 use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, Snapshot, State, TASK, UNTOLD, WOKEN};
 use crate::identity::Fingerprint;
 use crate::sync::{AtomicU32, Mutex, bug, round};
@@ -146,6 +148,10 @@ pub enum OnAbandon {
 pub enum Drive {
     /// A caller's own task: nothing is spawned and no task is switched to. If that caller is dropped or not polled,
     /// another one who is polled goes on.
+    ///
+    /// Where work calls for a key whose work calls for another one, and so on, each is polled inside the one before. Below
+    /// the sixteenth the work is given a task of its own, as with [`Spawned`](Self::Spawned), so that a chain of any length takes
+    /// a bounded part of the stack. Without a runtime it is polled all the same.
     #[default]
     InPlace,
     /// A task of its own, so that it goes on whether its callers are polled or not.
@@ -188,6 +194,12 @@ pub(crate) trait Home<K, T> {
     /// Spawns a task that wakes the rest of a flight's callers, round by round, so that whoever lands a flight with many
     /// callers keeps his thread from nobody for long. Drops them, which wakes them all, where there is no runtime.
     fn wake_rest(&self, rest: Waking<K, T>);
+
+    /// What ends the flight if it is idle then, and does not borrow this home.
+    fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()>;
+
+    /// Whether there is a runtime for [`attend`](Self::attend).
+    fn can_attend(&self) -> bool;
 
     /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for; gives the seat back where
     /// there is no runtime.
@@ -404,8 +416,13 @@ impl<K, T> FlightRef<K, T> {
         true
     }
 
-    /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself.
-    fn end_if_idle(&self, home: &impl Home<K, T>) {
+    /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself. Deep inside the
+    /// end of others, it is put off until these have ended.
+    pub(crate) fn end_if_idle(&self, home: &impl Home<K, T>) {
+        nest(|| self.end(home), || home.ends_later(self.clone()));
+    }
+
+    fn end(&self, home: &impl Home<K, T>) {
         loop {
             let now = self.flight().state.load();
             if now.has(POLLING | DONE) {

@@ -389,6 +389,11 @@ where
         }
     }
 
+    fn ends_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
+        let inner = Arc::clone(self);
+        Box::new(move || flight.end_if_idle(&&inner))
+    }
+
     fn attend(self: &Arc<Self>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
         let Some(runtime) = self.runtime() else {
             return Err(seat);
@@ -431,6 +436,14 @@ where
         Inner::wake_rest(self, rest);
     }
 
+    fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
+        Inner::ends_later(self, flight)
+    }
+
+    fn can_attend(&self) -> bool {
+        self.runtime().is_some()
+    }
+
     fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
         Inner::attend(self, seat)
     }
@@ -459,6 +472,14 @@ where
 
     fn wake_rest(&self, rest: Waking<K, T>) {
         Inner::wake_rest(self, rest);
+    }
+
+    fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
+        Inner::ends_later(self, flight)
+    }
+
+    fn can_attend(&self) -> bool {
+        self.runtime().is_some()
     }
 
     fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {

@@ -4,7 +4,9 @@ use super::key::Key;
 use super::map::Found;
 use super::waits::Wait;
 use super::{Borrowed, Error, Group, Inner, Limit};
-use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, KeyHash, OnAbandon, Proof, Seat, Takeoff, quietly};
+use crate::flight::{
+    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, OnAbandon, Proof, Seat, Takeoff, is_deep, quietly,
+};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
 use std::fmt;
@@ -334,6 +336,11 @@ where
     let inner = *caller.get_ref().home();
     let mut parent = Anchor::current();
     let hash = KeyHash::of(call.key.hash(&inner.hasher));
+    let drive = match drive {
+        // Deep down in other work, the work of this call begins on a stack of its own.
+        Drive::InPlace if parent.is_some() && is_deep() && inner.runtime().is_some() => Drive::Spawned,
+        drive => drive,
+    };
     let can_spawn = drive != Drive::Spawned || inner.runtime().is_some();
     let mut made = None;
     let mut shard = inner.map.shard(hash).lock();
