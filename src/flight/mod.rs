@@ -67,6 +67,9 @@ use std::task::Waker;
 /// How a flight ends: with the work's value, or why there is none.
 pub(crate) type Landed<T> = Result<T, Failure>;
 
+/// The same while the value, if there is one, is in the flight's slot.
+type Ended = Result<(), Failure>;
+
 /// Why a flight has no value.
 #[derive(Clone, Debug)]
 pub(crate) enum Failure {
@@ -435,7 +438,7 @@ impl<K, T> FlightRef<K, T> {
                     // Counted before anybody can see that the flight has ended.
                     let failure = now.failure(home);
                     drop(self.vacate(home));
-                    self.publish(failure, Leaver::Nobody, home);
+                    self.publish(Err(failure), Leaver::Nobody, home);
                 }
                 return;
             }
@@ -448,17 +451,19 @@ impl<K, T> FlightRef<K, T> {
         home.vacate(self).filter(|listed| listed.is(self))
     }
 
-    /// Puts the result where everyone finds it, and wakes everyone: a round of them here, the rest in a task if there is a
+    /// Shows the result to everyone, and wakes everyone: a round of them here, the rest in a task if there is a
     /// runtime. The entry has left the map.
     ///
     /// # Safety
-    /// The caller holds `POLLING`; the slot is empty.
-    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver, home: &impl Home<K, T>) {
+    /// The caller holds `POLLING`; the slot holds the value or is empty, as `ended` says.
+    unsafe fn publish(&self, ended: Ended, leaver: Leaver, home: &impl Home<K, T>) {
         // Keeps the flight until everyone is woken: those who leave may be the last.
         let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
         let flight = self.flight();
-        // SAFETY: by contract.
-        unsafe { flight.cargo.put(landed) };
+        if let Err(failure) = ended {
+            // SAFETY: by contract.
+            unsafe { flight.cargo.fail(failure) };
+        }
         let left = match leaver {
             Leaver::Nobody => flight.state.finish(),
             Leaver::Publisher => flight.state.finish_and_leave(),
@@ -489,13 +494,13 @@ impl<K, T> FlightRef<K, T> {
 
 impl Snapshot {
     /// Why a flight that was to be aborted or cancelled has no value; counted.
-    fn failure<K, T, V>(self, home: &impl Home<K, T>) -> Landed<V> {
+    fn failure<K, T>(self, home: &impl Home<K, T>) -> Failure {
         if self.has(CANCELLED) {
             home.note(Event::Cancelled);
-            Err(Failure::Cancelled)
+            Failure::Cancelled
         } else {
             home.note(Event::Aborted);
-            Err(Failure::Aborted)
+            Failure::Aborted
         }
     }
 }

@@ -154,7 +154,7 @@ where
                     *this.late = seat.late;
                     caller.sit(seat);
                 }
-                Err(error) => return Poll::Ready(Some(inner.refuse(error))),
+                Err(error) => return Poll::Ready(Some(Err(inner.refuse(error)))),
             }
         } else {
             assert!(caller.is_seated(), "`Join` polled after it was ready");

@@ -341,9 +341,9 @@ impl<K, T, S> Inner<K, T, S> {
         self.settings.runtime.clone().or_else(current_runtime)
     }
 
-    fn refuse<V>(&self, error: Error) -> Result<V, Error> {
+    fn refuse(&self, error: Error) -> Error {
         self.counters.count_refused();
-        Err(error)
+        error
     }
 }
 
@@ -403,7 +403,7 @@ where
         // The result is the callers'.
         runtime.spawn(async move {
             let caller = pin!(caller);
-            let _ = poll_fn(move |cx| caller.as_ref().poll(cx)).await;
+            poll_fn(move |cx| caller.as_ref().poll(cx).map(drop)).await;
         });
         Ok(())
     }

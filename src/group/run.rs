@@ -5,7 +5,7 @@ use super::map::Found;
 use super::waits::Wait;
 use super::{Borrowed, Error, Group, Inner, Limit};
 use crate::flight::{
-    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, OnAbandon, Proof, Seat, Takeoff, is_deep, quietly,
+    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, Landed, OnAbandon, Proof, Seat, Takeoff, is_deep, quietly,
 };
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
@@ -14,7 +14,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// What a call got, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -260,42 +260,50 @@ where
         let this = self.project();
         let caller = this.caller.into_ref();
         loop {
-            // Each way returns for itself: a result that is first joined with others and then taken apart costs more than
-            // all the rest of a follower's poll.
+            // What the work is polled through holds the result in one place: without optimization each mention of it would
+            // be a copy on the stack of that poll. And each way returns for itself: a result that is first joined with others
+            // and then taken apart costs more than all the rest of a follower's poll.
             if caller.is_seated() {
-                let failure = match ready!(caller.poll(cx)) {
-                    Ok(value) => {
+                let polled = caller.poll(cx);
+                match &polled {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(failure)) if failure.is_another_calls() && this.call.is_some() => {
                         *this.wait = None;
-                        over(caller.get_ref().home(), this.call);
-                        return Poll::Ready(Ok(Outcome {
-                            value,
-                            role: *this.role,
-                        }));
+                        continue;
                     }
-                    Err(failure) => failure,
-                };
-                *this.wait = None;
-                if failure.is_another_calls() && this.call.is_some() {
-                    continue;
+                    Poll::Ready(_) => {}
                 }
+                *this.wait = None;
                 over(caller.get_ref().home(), this.call);
-                return Poll::Ready(Err(failure.into()));
+                return told(polled, *this.role);
             }
             match begin(caller, this.call, *this.on_abandon, *this.drive, this.role, this.wait) {
                 Ok(Begun::Joined) => {}
                 Ok(Begun::Led(takeoff, work)) => {
                     let role = *this.role;
-                    let landed = ready!(caller.take_off(takeoff, work, cx));
-                    *this.wait = None;
-                    return Poll::Ready(landed.map(|value| Outcome { value, role }).map_err(Error::from));
+                    let polled = caller.take_off(takeoff, work, cx);
+                    if polled.is_ready() {
+                        *this.wait = None;
+                    }
+                    return told(polled, role);
                 }
                 Err(error) => {
                     let refused = caller.get_ref().home().refuse(error);
                     *this.call = None;
-                    return Poll::Ready(refused);
+                    return Poll::Ready(Err(refused));
                 }
             }
         }
+    }
+}
+
+/// What a caller is told of its flight.
+#[inline]
+fn told<T>(polled: Poll<Landed<T>>, role: Role) -> Poll<Result<Outcome<T>, Error>> {
+    match polled {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Ok(value)) => Poll::Ready(Ok(Outcome { value, role })),
+        Poll::Ready(Err(failure)) => Poll::Ready(Err(failure.into())),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A group of `Result<V, Arc<E>>` runs work of `Result<V, E>`: every caller of a flight gets the same error, shared.
 
 use super::run::{Call, Outcome, Run, Unproven};
-use super::{Group, TryError};
+use super::{Error, Group, TryError};
 use crate::flight::{Drive, OnAbandon};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
@@ -12,7 +12,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 impl<K, V, E, S> Group<K, Result<V, Arc<E>>, S>
 where
@@ -153,10 +153,18 @@ where
     type Output = Result<Outcome<V>, TryError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Outcome { value, role } = ready!(self.project().run.poll(cx))?;
-        Poll::Ready(match value {
+        let polled = self.project().run.poll(cx);
+        told(polled)
+    }
+}
+
+/// What a caller is told of a flight whose work can fail.
+fn told<V, E>(polled: Poll<Result<Outcome<Result<V, Arc<E>>>, Error>>) -> Poll<Result<Outcome<V>, TryError<E>>> {
+    polled.map(|outcome| {
+        let Outcome { value, role } = outcome?;
+        match value {
             Ok(value) => Ok(Outcome { value, role }),
             Err(error) => Err(TryError::Work(error)),
-        })
-    }
+        }
+    })
 }
