@@ -5,7 +5,7 @@
 //! back when it is left.
 
 use super::{Cargo, Flight};
-use crate::sync::per_thread;
+use crate::sync::{deepest, per_thread};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
@@ -14,10 +14,6 @@ use std::task::{RawWaker, RawWakerVTable, Waker};
 per_thread! {
     static CURRENT: Cell<Option<Polled>> = Cell::new(None);
 }
-
-/// How many flights' work may be polled one inside the other before the next one is left to a task, whose stack is its own.
-/// Much more than calls are nested by design, and little enough for a stack of two megabytes.
-const DEEPEST: u32 = 16;
 
 #[derive(Clone, Copy)]
 struct Polled {
@@ -61,10 +57,10 @@ impl Frame {
     }
 }
 
-/// Whether so many flights' work is being polled on this stack that no more should be.
+/// Whether so much work is being polled on this stack, one inside the other, that what comes is to be polled on another one.
 #[inline]
 pub(crate) fn is_deep() -> bool {
-    CURRENT.with(Cell::get).is_some_and(|polled| polled.depth >= DEEPEST)
+    CURRENT.with(Cell::get).is_some_and(|polled| polled.depth >= deepest())
 }
 
 impl Drop for Frame {

@@ -14,7 +14,7 @@
 //!                        ▼                           │ abort, or all callers left (cancel)    ▼
 //!                   work dropped ◀───────────────────┴──────────────────────────────▶ work dropped
 //!                        │
-//!                        ▼  entry leaves the map ─▶ result into the slot ─▶ DONE ─▶ callers woken, in rounds
+//!                        ▼  result into the slot ─▶ entry leaves the map ─▶ DONE ─▶ callers woken, in rounds
 //! ```
 //!
 //! * `POLLING` is the right to the slot. It is taken by compare-exchange and lost at the end of a poll, so it is held
@@ -28,6 +28,7 @@
 //! * Who joins counts himself under the lock that guards the entry, in a number of his own, and so without a
 //!   read-modify-write. Who leaves and seems to be the last makes sure under that lock ([`Home::while_nobody_joins`]).
 //! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
+//! * A caller that would poll the work too deep inside other polls gives it to a task of ours as well, and stays.
 //!
 //! # Who frees
 //!

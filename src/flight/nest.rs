@@ -6,12 +6,9 @@
 //! call of this thread is through: then a chain of any length takes a bounded part of the stack.
 
 use super::quietly;
-use crate::sync::per_thread;
+use crate::sync::{deepest, per_thread};
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
-
-/// How many calls may stand one inside the other.
-const DEEPEST: u32 = 16;
 
 per_thread! {
     static OUTERMOST: Cell<Option<NonNull<Outermost>>> = Cell::new(None);
@@ -42,7 +39,7 @@ pub(super) fn nest(act: impl FnOnce(), later: impl FnOnce() -> Box<dyn FnOnce()>
     };
     // SAFETY: it is taken out of its place before it goes, and all that are inside it have returned then.
     let outermost = unsafe { outermost.as_ref() };
-    if outermost.depth.get() == DEEPEST {
+    if outermost.depth.get() >= deepest() {
         outermost.put_off.borrow_mut().push(later());
         return;
     }
