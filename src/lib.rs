@@ -100,7 +100,7 @@ mod telemetry;
 #[cfg(oneflight_loom)]
 #[doc(hidden)]
 pub mod model {
-    pub use crate::sync::{join_tasks, wake_in_rounds_of};
+    pub use crate::sync::{join_tasks, nest_at_most, wake_in_rounds_of};
 }
 
 pub use crate::flight::{Drive, OnAbandon, Panicked};

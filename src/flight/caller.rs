@@ -11,11 +11,11 @@ mod land;
 use self::drive::{Place, PollRight};
 use self::land::Polled;
 use super::cargo::{Hold, Proof};
-use super::frame::Frame;
+use super::frame::{Frame, is_deep};
 use super::hash::{KeyHash, Packed};
 use super::list::{List, Node, Waiting};
 use super::state::{
-    CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, Snapshot, State, TASK,
+    CALLED_FOR, CALLER, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, Snapshot, State, TASK,
 };
 use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, Seat};
 use crate::sync::{AtomicU32, Mutex, bug};
@@ -23,6 +23,7 @@ use crate::telemetry::FlightSpan;
 use std::cell::Cell;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
@@ -31,14 +32,30 @@ use std::task::{Context, Poll};
 /// See the module's documentation.
 pub(crate) struct Caller<K, T, H: Home<K, T>> {
     home: H,
-    /// The flight whose caller this is; while it is there, the flight's word counts him.
-    flight: Cell<Option<NonNull<Flight<K, T>>>>,
+    flight: Berth<K, T>,
     node: Node,
 }
 
-// SAFETY: the pointer stands for a place in a flight, which is `Send` and `Sync` where its key and its result are. The
-// node is reached by other threads only through the flight's list, under its lock.
-unsafe impl<K: Send + Sync, T: Send + Sync, H: Home<K, T> + Send> Send for Caller<K, T, H> {}
+/// The flight whose caller this is; while it is there, the flight's word counts him.
+///
+/// A caller is `Send` because its parts are. It has no `impl` of its own for that, since such an `impl` would have to ask
+/// for a [`Home`], and with it for `'static`; but the compiler forgets lifetimes where it looks whether an `async` block
+/// is `Send`, and would refuse each block in which a key or result holds a reference or a trait object.
+struct Berth<K, T>(Cell<Option<NonNull<Flight<K, T>>>>);
+
+// SAFETY: the pointer is a counted place in a flight, which it keeps alive, and not bound to a thread. Through it another
+// thread looks at the key and copies the result while others do (`Sync`), takes the result out, or drops both (`Send`). The
+// work, whose type is not seen here, is `Send` and `Sync` as a `Cargo`. The cell itself is reached by one thread at a time: it
+// keeps the berth from being `Sync`.
+unsafe impl<K: Send + Sync, T: Send + Sync> Send for Berth<K, T> {}
+
+impl<K, T> Deref for Berth<K, T> {
+    type Target = Cell<Option<NonNull<Flight<K, T>>>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
 
 /// A flight that its leader has made and not yet given its work. He holds `POLLING`.
 #[must_use = "the flight waits for its work"]
@@ -51,7 +68,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     pub(crate) fn new(home: H) -> Self {
         Self {
             home,
-            flight: Cell::new(None),
+            flight: Berth(Cell::new(None)),
             node: Node::new(),
         }
     }
@@ -179,6 +196,29 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
+    /// Gives the work to a task of ours, which polls it from now on; false if there is no runtime for one, or one has it
+    /// already.
+    #[cold]
+    fn pass_to_task(&self, flight: NonNull<Flight<K, T>>, now: Snapshot) -> bool {
+        if now.has(TASK) || !self.home.can_attend() {
+            return false;
+        }
+        // SAFETY: we are its caller.
+        let lent = unsafe { Lent::new(flight) };
+        if !lent
+            .flight()
+            .state
+            .change(now, now.0.wrapping_add(CALLER) | TASK | JOINED)
+        {
+            return true;
+        }
+        let passed = self.home.attend(Seat { flight, late: false }).is_ok();
+        if !passed {
+            self.dismiss_task(flight);
+        }
+        passed
+    }
+
     /// Takes the place of a task back that was never spawned.
     fn dismiss_task(&self, flight: NonNull<Flight<K, T>>) {
         // SAFETY: we are its caller.
@@ -225,6 +265,10 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 return Poll::Ready(unsafe { self.take(flight) });
             }
             if may_poll(now) && (now.has(CALLED_FOR) || !now.has(SHARED)) {
+                if is_deep() && self.pass_to_task(flight, now) {
+                    now = state.load();
+                    continue;
+                }
                 if lent.flight().try_poll_right(now) {
                     // SAFETY: `POLLING` is ours now; the flight is not done, so the slot holds the work. The frame ends
                     // before the flight can.

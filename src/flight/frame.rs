@@ -5,7 +5,7 @@
 //! back when it is left.
 
 use super::{Cargo, Flight};
-use crate::sync::per_thread;
+use crate::sync::{deepest, per_thread};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
@@ -19,17 +19,20 @@ per_thread! {
 struct Polled {
     flight: *const (),
     waker: &'static RawWakerVTable,
+    /// How many frames there are, with this one.
+    depth: u32,
 }
 
 impl Polled {
     /// # Safety
     /// The flight is alive.
     #[inline]
-    unsafe fn new<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>) -> Self {
+    unsafe fn new<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>, depth: u32) -> Self {
         Self {
             flight: flight.as_ptr().cast_const().cast(),
             // SAFETY: alive by contract.
             waker: unsafe { flight.as_ref() }.cargo.waker(),
+            depth,
         }
     }
 }
@@ -44,12 +47,20 @@ impl Frame {
     /// The flight is alive until the frame is dropped, on this thread and before any frame that was entered earlier.
     #[inline]
     pub(super) unsafe fn enter<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>) -> Self {
-        // SAFETY: alive by contract.
-        let polled = unsafe { Polled::new(flight) };
-        Self {
-            outer: CURRENT.with(|current| current.replace(Some(polled))),
-        }
+        CURRENT.with(|current| {
+            let outer = current.get();
+            let depth = 1 + outer.map_or(0, |outer| outer.depth);
+            // SAFETY: alive by contract.
+            current.set(Some(unsafe { Polled::new(flight, depth) }));
+            Self { outer }
+        })
     }
+}
+
+/// Whether so much work is being polled on this stack, one inside the other, that what comes is to be polled on another one.
+#[inline]
+pub(crate) fn is_deep() -> bool {
+    CURRENT.with(Cell::get).is_some_and(|polled| polled.depth >= deepest())
 }
 
 impl Drop for Frame {
@@ -76,7 +87,7 @@ impl Anchor {
     /// The flight is alive.
     pub(super) unsafe fn of<K, T>(flight: NonNull<Flight<K, T>>) -> Self {
         // SAFETY: passed on.
-        unsafe { Self::new(Polled::new(flight)) }
+        unsafe { Self::new(Polled::new(flight, 0)) }
     }
 
     /// # Safety

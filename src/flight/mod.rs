@@ -14,7 +14,7 @@
 //!                        ▼                           │ abort, or all callers left (cancel)    ▼
 //!                   work dropped ◀───────────────────┴──────────────────────────────▶ work dropped
 //!                        │
-//!                        ▼  entry leaves the map ─▶ result into the slot ─▶ DONE ─▶ callers woken, in rounds
+//!                        ▼  result into the slot ─▶ entry leaves the map ─▶ DONE ─▶ callers woken, in rounds
 //! ```
 //!
 //! * `POLLING` is the right to the slot. It is taken by compare-exchange and lost at the end of a poll, so it is held
@@ -28,6 +28,7 @@
 //! * Who joins counts himself under the lock that guards the entry, in a number of his own, and so without a
 //!   read-modify-write. Who leaves and seems to be the last makes sure under that lock ([`Home::while_nobody_joins`]).
 //! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
+//! * A caller that would poll the work too deep inside other polls gives it to a task of ours as well, and stays.
 //!
 //! # Who frees
 //!
@@ -40,16 +41,18 @@ mod cargo;
 mod frame;
 mod hash;
 mod list;
+mod nest;
 mod state;
 mod waker;
 
 pub(crate) use self::caller::{Caller, Takeoff};
 pub(crate) use self::cargo::{Cargo, Proof, quietly};
-pub(crate) use self::frame::Anchor;
+pub(crate) use self::frame::{Anchor, is_deep};
 pub(crate) use self::hash::KeyHash;
 pub(crate) use self::state::MAX_CALLERS;
 
 use self::list::{List, Waiting};
+use self::nest::nest;
 use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, Snapshot, State, TASK, UNTOLD, WOKEN};
 use crate::identity::Fingerprint;
 use crate::sync::{AtomicU32, Mutex, bug, round};
@@ -64,6 +67,9 @@ use std::task::Waker;
 
 /// How a flight ends: with the work's value, or why there is none.
 pub(crate) type Landed<T> = Result<T, Failure>;
+
+/// The same while the value, if there is one, is in the flight's slot.
+type Ended = Result<(), Failure>;
 
 /// Why a flight has no value.
 #[derive(Clone, Debug)]
@@ -146,6 +152,10 @@ pub enum OnAbandon {
 pub enum Drive {
     /// A caller's own task: nothing is spawned and no task is switched to. If that caller is dropped or not polled,
     /// another one who is polled goes on.
+    ///
+    /// Where work calls for a key whose work calls for another one, and so on, each is polled inside the one before. Below
+    /// the sixteenth the work is given a task of its own, as with [`Spawned`](Self::Spawned), so that a chain of any length takes
+    /// a bounded part of the stack. Without a runtime it is polled all the same.
     #[default]
     InPlace,
     /// A task of its own, so that it goes on whether its callers are polled or not.
@@ -163,8 +173,6 @@ pub(crate) enum Event {
     Abandoned,
     /// Every caller had left, and there was no runtime for the work to go on.
     Unspawnable,
-    /// An abandoned flight landed, and nobody had joined it again.
-    FinishedUnattended,
     /// Every caller had left, and the work was dropped.
     Cancelled,
     /// The work was dropped because that was asked for.
@@ -190,6 +198,12 @@ pub(crate) trait Home<K, T> {
     /// Spawns a task that wakes the rest of a flight's callers, round by round, so that whoever lands a flight with many
     /// callers keeps his thread from nobody for long. Drops them, which wakes them all, where there is no runtime.
     fn wake_rest(&self, rest: Waking<K, T>);
+
+    /// What ends the flight if it is idle then, and does not borrow this home.
+    fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()>;
+
+    /// Whether there is a runtime for [`attend`](Self::attend).
+    fn can_attend(&self) -> bool;
 
     /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for; gives the seat back where
     /// there is no runtime.
@@ -373,6 +387,14 @@ impl<K, T> FlightRef<K, T> {
         state.attending(state.load())
     }
 
+    /// Whether the work has come to its end and nobody is there for its result. Exact under the lock that guards the
+    /// flight's entry.
+    pub(crate) fn is_unattended(&self) -> bool {
+        let state = &self.flight().state;
+        let now = state.load();
+        !now.has(ABORTED) && state.attending(now) == 0
+    }
+
     /// Whether the two are the same flight.
     pub(crate) fn is(&self, other: &Self) -> bool {
         std::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
@@ -398,8 +420,13 @@ impl<K, T> FlightRef<K, T> {
         true
     }
 
-    /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself.
-    fn end_if_idle(&self, home: &impl Home<K, T>) {
+    /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself. Deep inside the
+    /// end of others, it is put off until these have ended.
+    pub(crate) fn end_if_idle(&self, home: &impl Home<K, T>) {
+        nest(|| self.end(home), || home.ends_later(self.clone()));
+    }
+
+    fn end(&self, home: &impl Home<K, T>) {
         loop {
             let now = self.flight().state.load();
             if now.has(POLLING | DONE) {
@@ -409,8 +436,10 @@ impl<K, T> FlightRef<K, T> {
                 // SAFETY: the right to poll was just taken; the flight is not done, so the slot holds the work.
                 unsafe {
                     self.flight().cargo.drop_work();
+                    // Counted before anybody can see that the flight has ended.
+                    let failure = now.failure(home);
                     drop(self.vacate(home));
-                    self.publish(now.failure(home), Leaver::Nobody, home);
+                    self.publish(Err(failure), Leaver::Nobody, home);
                 }
                 return;
             }
@@ -423,20 +452,20 @@ impl<K, T> FlightRef<K, T> {
         home.vacate(self).filter(|listed| listed.is(self))
     }
 
-    /// Puts the result where everyone finds it, and wakes everyone: a round of them here, the rest in a task if there is a
+    /// Shows the result to everyone, and wakes everyone: a round of them here, the rest in a task if there is a
     /// runtime. The entry has left the map.
     ///
-    /// Says what the word was, and how many callers there were left then.
-    ///
     /// # Safety
-    /// The caller holds `POLLING`; the slot is empty.
-    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver, home: &impl Home<K, T>) -> (Snapshot, u32) {
+    /// The caller holds `POLLING`; the slot holds the value or is empty, as `ended` says.
+    unsafe fn publish(&self, ended: Ended, leaver: Leaver, home: &impl Home<K, T>) {
         // Keeps the flight until everyone is woken: those who leave may be the last.
         let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
         let flight = self.flight();
-        // SAFETY: by contract.
-        unsafe { flight.cargo.put(landed) };
-        let (before, left) = match leaver {
+        if let Err(failure) = ended {
+            // SAFETY: by contract.
+            unsafe { flight.cargo.fail(failure) };
+        }
+        let left = match leaver {
             Leaver::Nobody => flight.state.finish(),
             Leaver::Publisher => flight.state.finish_and_leave(),
         };
@@ -456,7 +485,6 @@ impl<K, T> FlightRef<K, T> {
             }
         }
         drop(kept);
-        (before, left)
     }
 
     fn flight(&self) -> &Flight<K, T> {
@@ -467,13 +495,13 @@ impl<K, T> FlightRef<K, T> {
 
 impl Snapshot {
     /// Why a flight that was to be aborted or cancelled has no value; counted.
-    fn failure<K, T, V>(self, home: &impl Home<K, T>) -> Landed<V> {
+    fn failure<K, T>(self, home: &impl Home<K, T>) -> Failure {
         if self.has(CANCELLED) {
             home.note(Event::Cancelled);
-            Err(Failure::Cancelled)
+            Failure::Cancelled
         } else {
             home.note(Event::Aborted);
-            Err(Failure::Aborted)
+            Failure::Aborted
         }
     }
 }

@@ -8,7 +8,6 @@ use crate::flight::quietly;
 use crate::sync::{AtomicBool, Mutex, bug};
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -98,12 +97,7 @@ impl<'g, K, T, S> Drain<'g, K, T, S> {
     }
 }
 
-impl<K, T, S> Future for Drain<'_, K, T, S>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    T: Clone + Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
+impl<K, T, S> Future for Drain<'_, K, T, S> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

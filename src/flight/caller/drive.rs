@@ -39,7 +39,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             if now.has(ABORTED) {
                 drop(frame);
                 whole.as_ref().cargo.drop_work();
-                return Poll::Ready(self.land(whole, flight, now.failure(&self.home), Polled::Not));
+                return Poll::Ready(self.land(whole, flight, Err(now.failure(&self.home)), Polled::Not));
             }
             // Given up whatever unwinds while we park: a waker's `clone` or `drop`. The poll itself lets nothing out.
             let right = PollRight {
@@ -56,9 +56,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             });
             drop(frame);
             match polled {
-                Poll::Ready(landed) => {
+                Poll::Ready(ended) => {
                     std::mem::forget(right);
-                    Poll::Ready(self.land(whole, flight, landed, Polled::Now))
+                    Poll::Ready(self.land(whole, flight, ended, Polled::Now))
                 }
                 Poll::Pending => self.park(right, now, cx),
             }
