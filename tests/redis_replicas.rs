@@ -23,7 +23,7 @@ mod proxy;
 #[path = "common/redis.rs"]
 mod server;
 
-use proxy::Proxy;
+use proxy::{Cut, Proxy};
 use server::{Server, cluster, replica_in_cluster};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -186,10 +186,10 @@ async fn a_claim_that_is_asked_for_again_is_granted_only_when_it_is_acknowledged
     let other = RequestId::new(Scope::new("tenant-7"), "other").unwrap();
     let error = idem.run(other.clone(), |_| async { unreachable!("it has no claim") as u32 });
     let error = error.await.unwrap_err();
-    assert!(
-        matches!(&error, Error::Store { source, effect: Effect::Nothing, .. } if is_too_few(source)),
-        "{error:?}"
-    );
+    let Error::Store { effect, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(effect, Effect::Nothing);
     cutting.await.unwrap();
     assert!(store.load(&other).await.unwrap().is_none());
     replica.signal("CONT");
@@ -198,6 +198,32 @@ async fn a_claim_that_is_asked_for_again_is_granted_only_when_it_is_acknowledged
         .await;
     let claim = granted(patient.claim(request).await.unwrap());
     assert_eq!(claim.attempt(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_was_taken_is_told_of_although_later_tries_reach_nobody() {
+    let (primary, replica) = pair().await;
+    let proxy = Proxy::before(primary.port()).await;
+    let idem = Idempotency::builder(through(&proxy, wanted(1)).await).build();
+    let id = id("k");
+    replica.signal("STOP");
+    let asking = tokio::spawn({
+        let (idem, id) = (idem.clone(), id.clone());
+        async move { idem.run(id, |_| async { 1 }).await }
+    });
+    replicas_are_waited_for(primary.connection().await).await;
+    // An argument of claims, and of nothing else.
+    proxy.cut_times("\r\nnever\r\n", Cut::Before, usize::MAX);
+    let error = asking.await.unwrap().unwrap_err();
+    assert!(proxy.cuts() > 0);
+    assert!(
+        matches!(&error, Error::Store { source, effect: Effect::Nothing, .. } if is_too_few(source)),
+        "{error:?}"
+    );
+    // And it is given back.
+    proxy.disarm();
+    let plain = primary.store_with(RedisStore::options()).await;
+    assert!(plain.load(&id).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -114,7 +114,8 @@ pub(super) async fn disown<S: Store>(shared: &Shared<S>, id: &RequestId, holder:
             give_up(shared, id, Claim::new(id.clone(), record.token, record.attempt, None)).await;
             true
         }
-        Ok(_) => true,
+        // The latter is said of a result, and then there is no claim.
+        Ok(_) | Err(StoreError::TooFewReplicas { .. }) => true,
         Err(error) => {
             telemetry::not_released(id, &error);
             false

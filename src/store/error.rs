@@ -40,8 +40,8 @@ pub enum StoreError {
     /// The work ended the transaction that it was given, in a store that cannot prevent that. What it had done by then
     /// may have been committed without a record; the request is in doubt, and [held](crate::record::Record::held).
     CommittedByWork,
-    /// The server has done what it was asked, but fewer replicas acknowledged it than is wanted, so that a failover may
-    /// lose it.
+    /// The server has done what it was asked, or found it done, but fewer replicas acknowledged it than is wanted, so that a
+    /// failover may lose it.
     TooFewReplicas {
         /// How many did.
         acknowledged: u32,

@@ -115,7 +115,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When the store cannot be reached or understood.
+    /// When the store cannot be reached or understood, and [`StoreError::TooFewReplicas`] when there is a result that a
+    /// failover may lose.
     fn load(&self, id: &RequestId) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
 
     /// Deletes at most `limit` completed records that are past their retention, and says how many.
