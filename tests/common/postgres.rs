@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
 
-const SUPERUSER: &str = "oneflight";
+pub const SUPERUSER: &str = "oneflight";
 
 pub struct Server {
     port: u16,
@@ -52,7 +52,7 @@ fn programs() -> PathBuf {
 }
 
 /// User and group to run as: PostgreSQL refuses to run as root.
-fn account() -> Option<(u32, u32)> {
+pub fn account() -> Option<(u32, u32)> {
     let status = std::fs::read_to_string("/proc/self/status").expect("the process has a status");
     let we_are_root = status.lines().any(|line| line.starts_with("Uid:\t0\t"));
     we_are_root.then(|| {
@@ -165,12 +165,12 @@ impl Schema {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("it is bound").port()
 }
 
-fn command(program: &Path, folder: &Path, account: Option<(u32, u32)>) -> Command {
+pub fn command(program: &Path, folder: &Path, account: Option<(u32, u32)>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder).env("LC_ALL", "C").env_remove("PGOPTIONS");
     if let Some((user, group)) = account {
