@@ -24,26 +24,25 @@ pub struct Bouncer {
 }
 
 impl Bouncer {
-    /// Stands before a server, and lends at most `sessions` of it in this mode: `session`, `transaction` or `statement`.
-    pub fn before(server: &Server, mode: &str, sessions: usize) -> Self {
+    /// Stands before a server, with settings of its own (`name = value`, in lines): of the mode, to begin with.
+    pub fn before(server: &Server, settings: &str) -> Self {
         // Another process may take the port before it does.
         for _ in 0..5 {
-            if let Some(bouncer) = Self::start(server, mode, sessions) {
+            if let Some(bouncer) = Self::start(server, settings) {
                 return bouncer;
             }
         }
         panic!("PgBouncer found no free port");
     }
 
-    fn start(server: &Server, mode: &str, sessions: usize) -> Option<Self> {
+    fn start(server: &Server, settings: &str) -> Option<Self> {
         let (account, port) = (account(), free_port());
         let folder = tempfile::tempdir().expect("a temporary directory").keep();
         let configuration = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = trust\nauth_file = users\nlogfile = log\n\
-             pool_mode = {mode}\ndefault_pool_size = {sessions}\nmax_client_conn = 1000\n\
-             ignore_startup_parameters = extra_float_digits\n",
+             max_client_conn = 1000\nignore_startup_parameters = extra_float_digits\n{settings}\n",
             server.port(),
         );
         std::fs::write(folder.join("pgbouncer.ini"), configuration).expect("the directory is ours");

@@ -10,7 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgPool, PgRow, Postgres};
+use sqlx::Connection;
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
 use sqlx::query::Query;
 use tokio::time::{Instant, timeout};
 
@@ -47,9 +48,33 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// The pool is the user's. An operation takes one of its connections for one round trip, and
 /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) one for its transaction. Whoever waits for a request in
-/// progress elsewhere holds none. A process in which somebody has waited has one connection more, outside of the pool
-/// and with the pool's options, which listens for all of them. It takes a session of its own: through a pooler that
-/// shares sessions between transactions (PgBouncer in transaction mode) nothing is heard, and who waits polls.
+/// progress elsewhere holds none. There are at most two connections more for each store in a process, outside of the pool
+/// and with the pool's options as they are when these connect:
+///
+/// * One listens for all who wait, from the first wait on. It takes no more than half of the places that one connection
+///   adds to the server's table of locks (`max_locks_per_transaction`, 64 unless set), one for each key that is waited
+///   for; who waits for more keys at a time polls for these. When it begins to listen, it needs another one for a moment.
+/// * One is for those who hold a claim, to renew, complete and release it when the pool has no connection to lend at
+///   once. So no claim is lost because others hold all connections of the pool, for however long. It is
+///   opened with the pool's hooks when it is first needed, and closed after a minute without use.
+///
+/// # Poolers
+///
+/// In a mode in which a pooler shares sessions between transactions, such as PgBouncer's transaction mode, three things
+/// are different:
+///
+/// * Nothing is heard in a session that is not one's own. That is found out before any lock is taken in it. Who waits polls.
+/// * `sqlx` prepares every statement, in a session, and uses it later, in another one perhaps. A pooler that keeps track of prepared
+///   statements makes up for that (PgBouncer from 1.21, with `max_prepared_statements`). Otherwise another service's
+///   statement of the same name may be executed in place of one's own: set
+///   [`without_prepared_statements`](PostgresOptions::without_prepared_statements), and make the work's own statements
+///   `persistent(false)`. `statement_cache_capacity(0)` does not do: the statements have names and are shared all the
+///   same. [`StoreError::Unsupported`] is the answer when a statement is not there.
+/// * PgBouncer has to ignore a parameter of `sqlx`'s (`ignore_startup_parameters = extra_float_digits`), or the options leave it out
+///   (`extra_float_digits(None)`). Before 1.20 it knows no `options`, such as a search path, at all: name the
+///   [schema](PostgresOptions::schema).
+///
+/// In session mode nothing is different. Statement mode refuses transactions, and is of no use.
 ///
 /// # Durability
 ///
@@ -89,6 +114,7 @@ pub struct PostgresStore {
     statements: Arc<Statements>,
     ear: Ear,
     patience: Duration,
+    prepares: bool,
 }
 
 /// How a [`PostgresStore`] is opened. Made by [`PostgresStore::options`].
@@ -99,6 +125,7 @@ pub struct PostgresOptions {
     isolation: Option<Isolation>,
     migrate: bool,
     patience: Duration,
+    prepares: bool,
 }
 
 impl Default for PostgresOptions {
@@ -111,6 +138,7 @@ impl Default for PostgresOptions {
             isolation: None,
             migrate: true,
             patience: Duration::from_secs(30),
+            prepares: true,
         }
     }
 }
@@ -155,6 +183,16 @@ impl PostgresOptions {
         self
     }
 
+    /// Leaves no prepared statement in a session after a transaction: for a pooler that shares sessions between transactions and
+    /// does not keep track of prepared statements. See [Poolers](PostgresStore#poolers).
+    ///
+    /// Each operation is then a transaction of four round trips instead of one statement of one, and a statement within
+    /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) takes two.
+    pub fn without_prepared_statements(mut self) -> Self {
+        self.prepares = false;
+        self
+    }
+
     /// Our tables as one SQL script for an empty database, for those who run their migrations otherwise.
     ///
     /// ```
@@ -196,6 +234,7 @@ impl PostgresOptions {
             ear: Ear::new(names.channel()),
             names: Arc::new(names),
             patience: self.patience,
+            prepares: self.prepares,
         })
     }
 }
@@ -252,10 +291,26 @@ impl PostgresStore {
         let begun = Instant::now();
         let mut borrowed = Borrowed::within(limit, &self.pool).await?;
         let left = limit.saturating_sub(begun.elapsed());
-        let answered = timeout(left, query.fetch_all(borrowed.connection())).await;
+        let answered = timeout(left, self.answer(borrowed.connection(), query)).await;
         let answered = answered.map_err(|_| late())?;
         borrowed.give_back();
         answered
+    }
+
+    /// What the server answers to one statement on this connection.
+    async fn answer(
+        &self,
+        connection: &mut PgConnection,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> sqlx::Result<Vec<PgRow>> {
+        if self.prepares {
+            return query.fetch_all(connection).await;
+        }
+        // Even without a name, a statement is prepared before it is bound: only within a transaction is that in the same session.
+        let mut transaction = connection.begin().await?;
+        let rows = query.persistent(false).fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows)
     }
 }
 

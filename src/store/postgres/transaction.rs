@@ -174,7 +174,8 @@ impl PostgresStore {
         if rolled_back && !borrowed.connection().is_in_transaction() {
             let keys = self.names.keys(request.id);
             let notify = sqlx::query(self.statements.notify.clone()).bind(keys.watch);
-            if self.in_time(notify.execute(borrowed.connection())).await.is_ok() {
+            let notify = self.answer(borrowed.connection(), notify);
+            if self.in_time(notify).await.is_ok() {
                 borrowed.give_back();
             }
         }
@@ -198,7 +199,8 @@ impl PostgresStore {
         let look = sqlx::query(self.statements.look.clone())
             .bind(request.id.scope())
             .bind(request.id.key())
-            .bind(turn(request.holder));
+            .bind(turn(request.holder))
+            .persistent(self.prepares);
         let row = self.in_time(look.fetch_one(connection)).await.map_err(unavailable)?;
         let (record, locked) = (record(&row)?, column::<bool>(&row, 10)?);
         let seen = record.as_ref().map(|record| record.token);
@@ -249,7 +251,8 @@ impl PostgresStore {
             .bind(result.as_bytes())
             .bind(self.names.keys(request.id).watch)
             .bind(turn(request.holder))
-            .bind(granted.seen.map(number));
+            .bind(granted.seen.map(number))
+            .persistent(self.prepares);
         let row = self.in_time(record.fetch_one(connection)).await.map_err(rolled_back)?;
         if !column::<bool>(&row, 0)? {
             return Ok(Ended::Before);
