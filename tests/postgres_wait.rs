@@ -19,7 +19,7 @@ mod postgres;
 mod proxy;
 
 use postgres::{Server, server};
-use proxy::Proxy;
+use proxy::{Cut, Proxy};
 
 fn id(key: &str) -> RequestId {
     RequestId::new(Scope::new("tenant-7"), key).unwrap()
@@ -168,9 +168,7 @@ async fn nobody_notifies_unless_somebody_waits() {
         .run_in_tx(id("watched"), |_| Box::pin(async { Ok(1) }))
         .await
         .unwrap();
-    let told = async {
-        while ear.recv().await.unwrap().payload().parse::<i64>().is_err() {}
-    };
+    let told = async { while ear.recv().await.unwrap().payload().parse::<i64>().is_err() {} };
     tokio::time::timeout(Duration::from_secs(5), told).await.unwrap();
     watch.changed().await;
     // Its sign is taken down when it goes.
@@ -203,6 +201,21 @@ async fn when_the_ear_is_cut_off_waiting_goes_on_and_comes_back() {
     let took = woken_after(&one, &two, "after", End::Commits).await;
     assert!(took < Duration::from_secs(2), "{took:?}");
     let _again = watched(&two, "again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ear_that_hears_nothing_since_its_connection_is_dead_is_noticed() {
+    let schema = server().schema().await;
+    let proxy = Proxy::before(server().port()).await;
+    let store = process(schema.pool_through(proxy.port(), 4)).await;
+    let mut watch = watched(&store, "watched").await;
+    proxy.cut("", Cut::Swallowed);
+    // It asks after some silence, and waits for the answer for some time.
+    tokio::time::timeout(Duration::from_secs(40), watch.changed())
+        .await
+        .unwrap();
+    assert!(watch.is_none(), "the source fell silent, and the watch does not know");
+    let _again = watched(&store, "again").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,7 +49,7 @@ const BATCH: usize = 64;
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the connection and the proof that its session is ours may take.
 const PROOF: Duration = Duration::from_secs(10);
-/// How long a subscription is waited for. Who does not get it polls meanwhile.
+/// How long a subscription is waited for. A caller that does not get it polls.
 const SUBSCRIBED: Duration = Duration::from_secs(1);
 /// After how much silence the server is asked whether the session is still there, and ours.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -227,14 +227,13 @@ async fn connect(options: &PgConnectOptions, channel: &str) -> sqlx::Result<Opti
 ///
 /// A pooler that shares sessions is mostly told by the second connection's being lent the same one, or the listener
 /// another one after that; then nothing was left in any session. What proves that the session is ours is a
-/// notification that comes while the listener asks for nothing: whoever has no session at that time does not hear it.
-async fn prove(
-    listener: &mut PgListener,
-    witness: &mut PgConnection,
-    channel: &str,
-) -> sqlx::Result<Option<Session>> {
-    let [row] = &ask(&mut *listener, "SELECT pg_backend_pid(), current_setting('max_locks_per_transaction')").await?[..]
-    else {
+/// notification that comes while the listener asks for nothing: a client that has no session at that time does not hear it.
+async fn prove(listener: &mut PgListener, witness: &mut PgConnection, channel: &str) -> sqlx::Result<Option<Session>> {
+    let [row] = &ask(
+        &mut *listener,
+        "SELECT pg_backend_pid(), current_setting('max_locks_per_transaction')",
+    )
+    .await?[..] else {
         return Ok(None);
     };
     let pid = row.try_get(0)?;
@@ -346,7 +345,7 @@ async fn fulfil(
     for ((mut sign, answer), shown) in show.into_iter().zip(shown) {
         if shown.try_get(0)? {
             sign.up = Some(connection);
-            // If he is gone who wanted to know, the sign comes back and is dropped.
+            // If the caller is gone, the sign comes back and is dropped.
             let _ = answer.send(sign);
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Connection;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
 use sqlx::query::Query;
 use tokio::time::{Instant, timeout};
@@ -23,6 +24,7 @@ mod errors;
 mod listen;
 mod names;
 mod records;
+mod reserve;
 mod schema;
 mod settle;
 mod statements;
@@ -31,6 +33,7 @@ mod transaction;
 use errors::{Tries, late, unavailable};
 use listen::Ear;
 use names::Names;
+use reserve::Reserve;
 use statements::Statements;
 use transaction::Borrowed;
 
@@ -47,26 +50,27 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// # Connections
 ///
 /// The pool is the user's. An operation takes one of its connections for one round trip, and
-/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) one for its transaction. Whoever waits for a request in
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a request in
 /// progress elsewhere holds none. There are at most two connections more for each store in a process, outside of the pool
 /// and with the pool's options as they are when these connect:
 ///
-/// * One listens for all who wait, from the first wait on. It takes no more than half of the places that one connection
-///   adds to the server's table of locks (`max_locks_per_transaction`, 64 unless set), one for each key that is waited
-///   for; who waits for more keys at a time polls for these. When it begins to listen, it needs another one for a moment.
-/// * One is for those who hold a claim, to renew, complete and release it when the pool has no connection to lend at
-///   once. So no claim is lost because others hold all connections of the pool, for however long. It is
-///   opened with the pool's hooks when it is first needed, and closed after a minute without use.
+/// * One listens for all calls that wait, from the first wait on. It takes one lock for each key that is waited for, and at
+///   most half of the places that one connection adds to the server's table of locks (`max_locks_per_transaction`, 64
+///   unless set). Calls that wait for other keys then poll. While it begins to listen, there is another one for a moment.
+/// * One is in reserve for holders of claims: they renew, complete and release over it when the pool has no connection to
+///   lend at once. So no claim is lost because all connections of the pool are in use, for however long. It is opened with
+///   the pool's hooks when it is first needed, and closed after a minute without use.
 ///
 /// # Poolers
 ///
 /// In a mode in which a pooler shares sessions between transactions, such as PgBouncer's transaction mode, three things
 /// are different:
 ///
-/// * Nothing is heard in a session that is not one's own. That is found out before any lock is taken in it. Who waits polls.
+/// * Nothing is heard in a session that is shared. That is found out before any lock is taken in it, and looked at again
+///   every five minutes. Calls that wait poll.
 /// * `sqlx` prepares every statement, in a session, and uses it later, in another one perhaps. A pooler that keeps track of prepared
-///   statements makes up for that (PgBouncer from 1.21, with `max_prepared_statements`). Otherwise another service's
-///   statement of the same name may be executed in place of one's own: set
+///   statements makes up for that (PgBouncer from 1.21, with `max_prepared_statements`). With any other, another service's
+///   statement of the same name may be executed in place of the one that was meant: set
 ///   [`without_prepared_statements`](PostgresOptions::without_prepared_statements), and make the work's own statements
 ///   `persistent(false)`. `statement_cache_capacity(0)` does not do: the statements have names and are shared all the
 ///   same. [`StoreError::Unsupported`] is the answer when a statement is not there.
@@ -115,6 +119,7 @@ pub struct PostgresStore {
     ear: Ear,
     patience: Duration,
     prepares: bool,
+    reserve: Reserve,
 }
 
 /// How a [`PostgresStore`] is opened. Made by [`PostgresStore::options`].
@@ -176,8 +181,9 @@ impl PostgresOptions {
     /// How long the server may take to answer a statement of ours, or a commit, before its connection is given up, and how
     /// long it is then asked what became of a commit: 30 s each unless set, getting a connection included. So one that is dead,
     /// and that nobody says is dead, holds nobody up for longer, and the server gives up a transaction of ours whose client is
-    /// gone after about twice as long. The statements of the work are its own affair; a batch of
-    /// [`purge`](Store::purge) has to be small enough to be done in that time.
+    /// gone after about twice as long. A claim takes no longer than its caller
+    /// [waits](crate::idempotency::IdempotencyBuilder::wait), or 1 s if that is less. The statements of the work are its
+    /// own affair; a batch of [`purge`](Store::purge) has to be small enough to be done in that time.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -235,6 +241,7 @@ impl PostgresOptions {
             names: Arc::new(names),
             patience: self.patience,
             prepares: self.prepares,
+            reserve: Reserve::new(self.patience),
         })
     }
 }
@@ -280,16 +287,31 @@ impl PostgresStore {
         }
     }
 
-    /// What the server answers to one statement, within our patience.
-    async fn ask(&self, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        self.ask_within(self.patience, query).await
+    /// How long the answer to a request for a claim may take.
+    fn limit(&self, request: &ClaimRequest<'_>) -> Duration {
+        let patience = request.patience.unwrap_or(self.patience);
+        patience.min(self.patience)
     }
 
-    /// What the server answers to one statement within this time, which is also that of getting a connection. One that has
-    /// not answered is closed: in the pool it would be waited for once more.
+    /// What the server answers to one statement within this time, which is also that of getting a connection of the pool.
+    async fn ask(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+        self.ask_on(self.pool.acquire(), limit, query).await
+    }
+
+    /// The same for a holder, however long others keep the pool's connections.
     async fn ask_within(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+        self.ask_on(self.reserve.lend(limit, &self.pool), limit, query).await
+    }
+
+    /// A connection that has not answered in time is closed: in the pool it would be waited for once more.
+    async fn ask_on(
+        &self,
+        lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
+        limit: Duration,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> sqlx::Result<Vec<PgRow>> {
         let begun = Instant::now();
-        let mut borrowed = Borrowed::within(limit, &self.pool).await?;
+        let mut borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
         let left = limit.saturating_sub(begun.elapsed());
         let answered = timeout(left, self.answer(borrowed.connection(), query)).await;
         let answered = answered.map_err(|_| late())?;
@@ -325,6 +347,7 @@ impl fmt::Debug for PostgresStore {
 impl Store for PostgresStore {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
         let fingerprint = request.id.fingerprint();
+        let (begun, limit) = (Instant::now(), self.limit(&request));
         let mut tries = Tries::default();
         loop {
             let claim = sqlx::query(self.statements.claim.clone())
@@ -335,7 +358,7 @@ impl Store for PostgresStore {
                 .bind(records::millis(request.lease))
                 .bind(records::takeover(request.takeover))
                 .bind(self.names.keys(request.id).claim);
-            match self.ask(claim).await {
+            match self.ask(limit.saturating_sub(begun.elapsed()), claim).await {
                 Ok(rows) => return records::claimed(records::only(&rows)?, &request),
                 Err(error) => tries.after(error).await?,
             }
@@ -372,7 +395,7 @@ impl Store for PostgresStore {
                 .bind(result.as_bytes())
                 .bind(records::millis(retention))
                 .bind(self.names.keys(id).watch);
-            match self.ask(complete).await {
+            match self.ask_within(self.patience, complete).await {
                 Ok(rows) if !rows.is_empty() => return Ok(()),
                 Ok(_) => break,
                 Err(error) => tries.after(error).await?,
@@ -394,7 +417,7 @@ impl Store for PostgresStore {
                 .bind(id.key())
                 .bind(records::number(token))
                 .bind(self.names.keys(id).watch);
-            match self.ask(release).await {
+            match self.ask_within(self.patience, release).await {
                 Ok(rows) if !rows.is_empty() => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,
@@ -411,7 +434,7 @@ impl Store for PostgresStore {
         let mut tries = Tries::default();
         loop {
             let purge = sqlx::query(self.statements.purge.clone()).bind(records::rows(limit));
-            match self.ask(purge).await {
+            match self.ask(self.patience, purge).await {
                 Ok(rows) => {
                     let purged: i64 = records::column(records::only(&rows)?, 0)?;
                     return Ok(usize::try_from(purged).unwrap_or(0));
@@ -425,7 +448,7 @@ impl Store for PostgresStore {
         let list = sqlx::query(self.statements.in_doubt.clone())
             .bind(after.map_or(0, records::number))
             .bind(records::rows(limit));
-        let rows = self.ask(list).await.map_err(unavailable)?;
+        let rows = self.ask(self.patience, list).await.map_err(unavailable)?;
         rows.iter().map(records::doubtful).collect()
     }
 

@@ -159,7 +159,10 @@ async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, St
 
 async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), StoreError> {
     connection
-        .execute(AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({})", names.migration_lock())))
+        .execute(AssertSqlSafe(format!(
+            "SELECT pg_advisory_xact_lock({})",
+            names.migration_lock()
+        )))
         .await
         .map_err(StoreError::unavailable)?;
     // Looked at anew, and now for good.

@@ -48,7 +48,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use sqlx::{Connection, Executor};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::PostgresStore;
 use super::errors::{
@@ -79,6 +79,7 @@ impl TransactionalStore for PostgresStore {
             // caller knows all the same.
             let doubtful = ClaimRequest {
                 lease: Duration::ZERO,
+                patience: None,
                 ..request
             };
             let _ = self.claim(doubtful).await;
@@ -115,12 +116,15 @@ impl PostgresStore {
         W: for<'t> FnOnce(OpenTransaction<'t, PgConnection>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static,
     {
+        // The asker's time, as long as nothing has been done.
+        let (begun, limit) = (Instant::now(), self.limit(&request));
+        let left = || limit.saturating_sub(begun.elapsed());
         // Declared before the transaction, hence dropped after it: the connection is then closed.
-        let mut borrowed = self.borrow().await?;
+        let mut borrowed = self.borrow(left()).await?;
         let begin = self.statements.begin(self.names.keys(request.id), request.holder);
         let mut dead = 0;
         let mut transaction = loop {
-            let error = match self.in_time(borrowed.connection().begin_with(begin.clone())).await {
+            let error = match in_time(left(), borrowed.connection().begin_with(begin.clone())).await {
                 Ok(transaction) => break transaction,
                 Err(error) => error,
             };
@@ -129,9 +133,9 @@ impl PostgresStore {
             if dead > DEAD_CONNECTIONS || !is_lost(&error) {
                 return Err(unavailable(error));
             }
-            borrowed = self.borrow().await?;
+            borrowed = self.borrow(left()).await?;
         };
-        let granted = match self.look(&mut transaction, &request).await? {
+        let granted = match self.look(left(), &mut transaction, &request).await? {
             ClaimOutcome::Granted(granted) => granted,
             answer => {
                 // The rollback goes out with the connection's way back to the pool. Nobody waits for it.
@@ -181,18 +185,19 @@ impl PostgresStore {
         }
     }
 
-    async fn borrow(&self) -> Result<Borrowed, StoreError> {
-        Borrowed::within(self.patience, &self.pool).await.map_err(unavailable)
+    async fn borrow(&self, limit: Duration) -> Result<Borrowed, StoreError> {
+        Borrowed::within(limit, &self.pool).await.map_err(unavailable)
     }
 
     /// Waits for the server no longer than our patience. The connection is not to be used any more then.
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        timeout(self.patience, answer).await.unwrap_or_else(|_| Err(late()))
+        in_time(self.patience, answer).await
     }
 
     /// Reads the record and decides.
     async fn look(
         &self,
+        limit: Duration,
         connection: &mut PgConnection,
         request: &ClaimRequest<'_>,
     ) -> Result<ClaimOutcome<Granted>, StoreError> {
@@ -201,7 +206,7 @@ impl PostgresStore {
             .bind(request.id.key())
             .bind(turn(request.holder))
             .persistent(self.prepares);
-        let row = self.in_time(look.fetch_one(connection)).await.map_err(unavailable)?;
+        let row = in_time(limit, look.fetch_one(connection)).await.map_err(unavailable)?;
         let (record, locked) = (record(&row)?, column::<bool>(&row, 10)?);
         let seen = record.as_ref().map(|record| record.token);
         let attempt = record.as_ref().map_or(1, |record: &Record| record.attempt);
@@ -266,6 +271,11 @@ impl PostgresStore {
     }
 }
 
+/// Waits for the server no longer than this. The connection is not to be used any more then.
+async fn in_time<T>(limit: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
+}
+
 /// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and
 /// `sqlx` does not know of one whose beginning was cut short; or wait for an answer that does not come.
 pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
@@ -273,11 +283,21 @@ pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
 impl Borrowed {
     /// Waits for one no longer than this, nor than the pool does.
     pub(super) async fn within(limit: Duration, pool: &PgPool) -> sqlx::Result<Self> {
-        match timeout(limit, pool.acquire()).await {
-            Ok(acquired) => Ok(Self(Some(acquired?))),
+        Self::lent(limit, pool, pool.acquire()).await
+    }
+
+    /// Waits for one to be lent no longer than this.
+    pub(super) async fn lent(
+        limit: Duration,
+        pool: &PgPool,
+        lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
+    ) -> sqlx::Result<Self> {
+        match timeout(limit, lending).await {
+            Ok(Ok(lent)) => Ok(Self(Some(lent))),
+            Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => Err(error),
             // Others have them all.
-            Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
-            Err(_) => Err(late()),
+            Ok(Err(_)) | Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
+            Ok(Err(_)) | Err(_) => Err(late()),
         }
     }
 
