@@ -88,10 +88,11 @@ async fn in_transaction_mode_waits_leave_no_locks_behind_and_are_told_to_poll() 
         let pool = schema.pool(1);
         let store = PostgresStore::open(pool.clone()).await.unwrap();
         pool.set_connect_options(server.options(proxy.port()));
-        let mut heard = 0;
+        let (mut asked, mut heard) = (0, 0);
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(3) {
-            let watch = store.watch(&id(&format!("{:?}", begun.elapsed()))).await;
+            asked += 1;
+            let watch = store.watch(&id(&format!("waited-for-{asked}"))).await;
             heard += usize::from(!watch.is_none());
             drop(watch);
             tokio::time::sleep(Duration::from_millis(10)).await;

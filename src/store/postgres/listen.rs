@@ -49,6 +49,8 @@ const BATCH: usize = 64;
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the connection and the proof that its session is ours may take.
 const PROOF: Duration = Duration::from_secs(10);
+/// How often it is looked at whether the session is shared, before anything is left in it.
+const ROUNDS: usize = 8;
 /// How long a subscription is waited for. A caller that does not get it polls.
 const SUBSCRIBED: Duration = Duration::from_secs(1);
 /// After how much silence the server is asked whether the session is still there, and ours.
@@ -225,26 +227,32 @@ async fn connect(options: &PgConnectOptions, channel: &str) -> sqlx::Result<Opti
 
 /// Proves that the listener's session is nobody else's while it is idle, with the help of a second connection.
 ///
-/// A pooler that shares sessions is mostly told by the second connection's being lent the same one, or the listener
-/// another one after that; then nothing was left in any session. What proves that the session is ours is a
-/// notification that comes while the listener asks for nothing: a client that has no session at that time does not hear it.
+/// A pooler that shares sessions sooner or later lends the listener's to the second connection, or another one to the
+/// listener. Until then, nothing was left in any session; it must not be: a `LISTEN` would have others told what they do
+/// not expect. What proves that the session is ours is a notification that comes while the listener asks for nothing: a
+/// client that has no session at that time does not hear it.
 async fn prove(listener: &mut PgListener, witness: &mut PgConnection, channel: &str) -> sqlx::Result<Option<Session>> {
-    let [row] = &ask(
-        &mut *listener,
-        "SELECT pg_backend_pid(), current_setting('max_locks_per_transaction')",
-    )
-    .await?[..] else {
+    let settings = "SELECT pg_backend_pid(), current_setting('max_locks_per_transaction')";
+    let [row] = &ask(&mut *listener, settings).await?[..] else {
         return Ok(None);
     };
     let pid = row.try_get(0)?;
     let places: usize = row.try_get::<String, _>(1)?.parse().unwrap_or_default();
-    if is_session(&mut *witness, pid).await? || !is_session(&mut *listener, pid).await? {
-        return Ok(None);
+    for round in 0..ROUNDS {
+        // Not always in the same rhythm, which may be that of a pooler that lends its sessions in turns.
+        for _ in 0..=round % 2 {
+            if is_session(&mut *witness, pid).await? {
+                return Ok(None);
+            }
+        }
+        if !is_session(&mut *listener, pid).await? {
+            return Ok(None);
+        }
     }
     listener.listen(channel).await?;
-    let proof = format!("proof {:016x}", random_u64());
-    ask(witness, &format!("SELECT pg_notify('{channel}', '{proof}')")).await?;
     let heard = async {
+        let proof = format!("proof {:016x}", random_u64());
+        ask(witness, &format!("SELECT pg_notify('{channel}', '{proof}')")).await?;
         while let Some(notification) = listener.try_recv().await? {
             if notification.payload() == proof {
                 return Ok(true);
@@ -253,7 +261,6 @@ async fn prove(listener: &mut PgListener, witness: &mut PgConnection, channel: &
         Ok::<_, sqlx::Error>(false)
     };
     if !matches!(timeout(ANSWER, heard).await, Ok(Ok(true))) {
-        // In whichever session that was, nobody there wants to hear it.
         listener.unlisten(channel).await?;
         return Ok(None);
     }

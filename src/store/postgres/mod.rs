@@ -39,7 +39,7 @@ use transaction::Borrowed;
 
 pub use statements::Isolation;
 
-/// An answer is waited for at least that long.
+/// An answer to one statement is waited for at least that long.
 const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
@@ -287,6 +287,14 @@ impl PostgresStore {
         }
     }
 
+    /// An answer is waited for at least that long: to one statement, or to four in place of it.
+    fn shortest_wait(&self) -> Duration {
+        match self.prepares {
+            true => SHORTEST_WAIT,
+            false => SHORTEST_WAIT * 4,
+        }
+    }
+
     /// How long the answer to a request for a claim may take.
     fn limit(&self, request: &ClaimRequest<'_>) -> Duration {
         let patience = request.patience.unwrap_or(self.patience);
@@ -375,7 +383,7 @@ impl Store for PostgresStore {
                 .bind(records::millis(lease))
                 .bind(self.names.keys(id).watch);
             // A try that is not answered leaves time for others, as long as the lease runs.
-            let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
+            let limit = self.patience.min((lease / 3).max(self.shortest_wait()));
             match self.ask_within(limit, renew).await {
                 Ok(rows) if !rows.is_empty() => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),

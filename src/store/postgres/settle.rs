@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::PostgresStore;
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
-use super::{PostgresStore, SHORTEST_WAIT};
 use crate::record::random_u64;
 use crate::store::{ClaimRequest, StoreError};
 
@@ -58,7 +58,7 @@ impl PostgresStore {
 
     /// How long one question may take: a connection that is dead as well leaves time for others.
     fn try_for(&self) -> Duration {
-        (self.patience / 8).max(SHORTEST_WAIT)
+        (self.patience / 8).max(self.shortest_wait())
     }
 
     /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be

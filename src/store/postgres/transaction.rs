@@ -137,6 +137,13 @@ impl PostgresStore {
         };
         let granted = match self.look(left(), &mut transaction, &request).await? {
             ClaimOutcome::Granted(granted) => granted,
+            answer @ ClaimOutcome::InDoubt { .. } => {
+                // It may be asked about again at once, to be taken over, and must not find our own lock.
+                if in_time(left(), transaction.rollback()).await.is_ok() {
+                    borrowed.give_back();
+                }
+                return Ok(not_granted(answer));
+            }
             answer => {
                 // The rollback goes out with the connection's way back to the pool. Nobody waits for it.
                 drop(transaction);
