@@ -58,7 +58,7 @@ pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
         sqlx::Error::PoolTimedOut => StoreError::NoConnection,
         // It was not executed: there is no such prepared statement, or another one of that name.
         error if code(&error).is_some_and(|code| code == "26000" || code == "42P05") => StoreError::Unsupported {
-            advice: "a prepared statement was not found in its session, so there is a pooler that shares sessions and does not \
+            advice: "a prepared statement was not found in its session: most likely, a pooler shares sessions and does not \
                      keep track of them, such as PgBouncer in transaction mode; let it (`max_prepared_statements`, from \
                      PgBouncer 1.21), use its session mode, or open the store with `without_prepared_statements`",
         },
