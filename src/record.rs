@@ -95,6 +95,9 @@ pub struct Record {
     pub state: State,
     /// When the store read this, on its own clock.
     pub observed: Timestamp,
+    /// Whether this, once in doubt, waits for somebody to decide: it is not taken over because its lease is over, only
+    /// by who [names its token](crate::store::Takeover::Of). False unless set.
+    pub held: bool,
 }
 
 /// Where in its life a request stands, if it is known at all.
@@ -135,6 +138,7 @@ impl Record {
             attempt,
             state,
             observed,
+            held: false,
         }
     }
 

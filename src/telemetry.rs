@@ -16,6 +16,7 @@
 //! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
 //! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
+//! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
 //! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
 //! `request` is the request identity: its scope and key, never the payload.
@@ -132,6 +133,16 @@ mod traced {
         );
     }
 
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+    pub(crate) fn unreadable(token: u64, error: &dyn Display) {
+        tracing::error!(
+            target: TARGET,
+            token,
+            %error,
+            "a record cannot be read, and is left out of the list of what is in doubt"
+        );
+    }
+
     #[cfg(feature = "redis")]
     pub(crate) fn set_back(counter: &dyn Display, token: u64) {
         tracing::error!(
@@ -192,6 +203,9 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Display) {}
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+    pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}
 
     #[cfg(feature = "redis")]
     pub(crate) fn set_back(_counter: &dyn Display, _token: u64) {}

@@ -144,6 +144,17 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (
+            Error::Store {
+                id: id.clone(),
+                source: Arc::new(StoreError::CommittedByWork),
+                effect: Effect::Unknown,
+            },
+            409,
+            kind::IN_DOUBT,
+            false,
+            "unknown",
+        ),
+        (
             flight(FlightError::Overloaded(group::Limit::Flights(1))),
             503,
             kind::UNAVAILABLE,

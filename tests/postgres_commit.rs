@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Effect, Error, Idempotency, Source};
 use oneflight::identity::{RequestId, Scope};
-use oneflight::store::{PostgresStore, Store};
-use sqlx::postgres::PgPool;
+use oneflight::store::{PostgresStore, Store, StoreError};
+use sqlx::postgres::{PgPool, PgPoolOptions};
 
 #[path = "common/postgres.rs"]
 mod postgres;
@@ -187,6 +187,62 @@ async fn a_claim_that_nobody_answers_is_asked_for_over_another_connection() {
         assert_eq!((*reply, reply.source()), (1, Source::Replayed), "{key}");
     }
     assert_eq!(proxy.cuts(), 2);
+}
+
+/// That the next question found no connection says nothing of the one before, whose answer was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_may_have_been_taken_is_not_forgotten_over_a_later_error() {
+    let schema = server().schema().await;
+    let proxy = Proxy::before(server().port()).await;
+    let options = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_secs(1));
+    let pool = options.connect_lazy_with(schema.options.clone().port(proxy.port()));
+    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    let direct = schema.pool(2);
+    let outside = PostgresStore::open(direct.clone()).await.unwrap();
+    let idem = Idempotency::builder(store).lease(Duration::from_secs(1)).build();
+    for (key, kept) in [
+        ("for good", Duration::from_secs(60)),
+        ("for a moment", Duration::from_millis(1_400)),
+    ] {
+        let mut locked = direct.begin().await.unwrap();
+        let lock = "LOCK TABLE oneflight_records IN SHARE ROW EXCLUSIVE MODE";
+        sqlx::query(lock).execute(&mut *locked).await.unwrap();
+        proxy.cut(key.replace(' ', "-"), Cut::AfterAnswer);
+        let request = id(&key.replace(' ', "-"));
+        let call = tokio::spawn({
+            let (idem, request) = (idem.clone(), request.clone());
+            async move { idem.run(request, |_| async { 1 }).await }
+        });
+        // Until somebody waits for the only connection, the server does not answer.
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CALL %_claim%'";
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&direct).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut other = std::pin::pin!(pool.acquire());
+        assert!(futures::poll!(other.as_mut()).is_pending());
+        locked.rollback().await.unwrap();
+        let other = other.await.unwrap();
+        let keeper = tokio::spawn(async move {
+            tokio::time::sleep(kept).await;
+            drop(other);
+        });
+        let error = call.await.unwrap().unwrap_err();
+        keeper.abort();
+        assert_eq!(proxy.cuts(), if key == "for good" { 1 } else { 2 });
+        let left = outside.load(&request).await.unwrap();
+        // Either it was taken back, or the caller knows that it may not have been.
+        match error.effect() {
+            Effect::Nothing => assert_eq!(left, None, "{key}: {error:?}"),
+            effect => assert_eq!(effect, Effect::Unknown, "{key}: {error:?}"),
+        }
+        assert!(
+            matches!(&error, Error::Store { source, .. } if matches!(**source, StoreError::Unavailable { .. })),
+            "{key}: {error:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,8 +32,9 @@ async fn put(store: &PostgresStore, id: &RequestId, record: &Record) {
     let offset = |at: Option<Timestamp>| at.map(|at| offset(record, at));
     sqlx::query(
         "INSERT INTO oneflight_records
-            (scope, key, token, fingerprint, holder, attempt, claimed_at, lease_expires_at, completed_at, expires_at, result)
-         SELECT $1, $2, $3, $4, $5, $6, now, now + $7, now + $8, now + $9, $10
+            (scope, key, token, fingerprint, holder, attempt, claimed_at, lease_expires_at, completed_at, expires_at, result,
+             held)
+         SELECT $1, $2, $3, $4, $5, $6, now, now + $7, now + $8, now + $9, $10, $11
          FROM (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now) AS instant",
     )
     .bind(id.scope())
@@ -46,6 +47,7 @@ async fn put(store: &PostgresStore, id: &RequestId, record: &Record) {
     .bind(offset(completed))
     .bind(offset(expires))
     .bind(result.map(|it| it.as_bytes().to_vec()))
+    .bind(record.held)
     .execute(store.pool())
     .await
     .unwrap();
@@ -57,6 +59,7 @@ async fn the_statement_decides_as_the_function_does() {
     let store = PostgresStore::open(schema.pool(2)).await.unwrap();
     decision::agrees(
         &store,
+        &[false, true],
         async |_, number| FencingToken::new(TOKEN.get() + number),
         async |id, record| put(&store, id, record).await,
     )
@@ -102,7 +105,8 @@ async fn what_changes_while_the_statement_runs_is_what_it_answers_with() {
             }
         });
         // It has seen a lease that is over by then, and waits for the row.
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%drawn AS%'";
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CALL %_claim%'";
         while sqlx::query_scalar::<_, i64>(waits)
             .fetch_one(store.pool())
             .await

@@ -27,7 +27,10 @@ async fn described(pool: &PgPool) -> Vec<String> {
                     || coalesce((SELECT string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' ORDER BY attnum)
                                  FROM pg_attribute a WHERE a.attrelid = c.oid AND attnum > 0), '')
                     FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
-                    WHERE relnamespace = current_schema()::regnamespace ORDER BY 1";
+                    WHERE relnamespace = current_schema()::regnamespace
+                    UNION ALL
+                    SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+                    ORDER BY 1";
     let lines: Vec<String> = sqlx::query_scalar(describe).fetch_all(pool).await.unwrap();
     let schema: String = sqlx::query_scalar("SELECT current_schema()::text")
         .fetch_one(pool)
@@ -48,7 +51,7 @@ async fn however_many_open_a_new_database_at_once_it_is_made_once() {
             .fetch_one(&schema.pool(1))
             .await
             .unwrap();
-        assert_eq!(applied, 1);
+        assert_eq!(applied, 2);
     }
 }
 
@@ -69,6 +72,42 @@ async fn what_is_printed_is_what_is_applied() {
         .unwrap();
     assert!(is_granted(&store).await);
     PostgresStore::open(theirs).await.unwrap();
+}
+
+/// As version 1 left it, with what was in it.
+async fn of_version_1(pool: &PgPool) -> PostgresStore {
+    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    assert!(is_granted(&store).await);
+    let back = "DO $$ DECLARE name text; BEGIN
+                    FOR name IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = current_schema()::regnamespace LOOP
+                        EXECUTE 'DROP PROCEDURE ' || name;
+                    END LOOP;
+                END $$;
+                ALTER TABLE oneflight_records DROP COLUMN held;
+                DELETE FROM oneflight_migrations WHERE version > 1";
+    sqlx::raw_sql(back).execute(pool).await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn a_database_of_version_1_is_upgraded_with_its_records_by_us_or_by_a_script() {
+    let (ours, theirs) = (server().schema().await, server().schema().await);
+    let (ours, theirs) = (ours.pool(2), theirs.pool(2));
+    of_version_1(&ours).await;
+    of_version_1(&theirs).await;
+    let store = PostgresStore::open(ours.clone()).await.unwrap();
+    let older = PostgresStore::options().without_migrations().open(theirs.clone()).await;
+    assert!(matches!(older, Err(StoreError::Unsupported { .. })), "{older:?}");
+    let script = PostgresStore::options().upgrade_sql(1).unwrap();
+    sqlx::raw_sql(AssertSqlSafe(script)).execute(&theirs).await.unwrap();
+    let other = PostgresStore::options()
+        .without_migrations()
+        .open(theirs.clone())
+        .await
+        .unwrap();
+    assert_eq!(described(&ours).await, described(&theirs).await);
+    // What was claimed before is in progress still.
+    assert!(!is_granted(&store).await && !is_granted(&other).await);
 }
 
 #[tokio::test]
@@ -102,7 +141,7 @@ async fn a_newer_database_and_names_that_are_none_are_refused() {
     for options in [PostgresStore::options(), PostgresStore::options().without_migrations()] {
         let newer = options.open(pool.clone()).await;
         assert!(
-            matches!(newer, Err(StoreError::SchemaTooNew { found: 99, known: 1 })),
+            matches!(newer, Err(StoreError::SchemaTooNew { found: 99, known: 2 })),
             "{newer:?}"
         );
     }

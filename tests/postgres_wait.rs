@@ -145,7 +145,10 @@ async fn nobody_notifies_unless_somebody_waits() {
     let channel: String = {
         // The channel is named in the statement, and so in what the server has prepared.
         let idem = Idempotency::builder(store.clone()).build();
-        let _ = idem.run(id("first"), |_| async { 1 }).await.unwrap();
+        let _ = idem
+            .run_in_tx(id("first"), |_| Box::pin(async { Ok(1) }))
+            .await
+            .unwrap();
         let statements: Vec<String> = sqlx::query_scalar("SELECT statement FROM pg_prepared_statements")
             .fetch_all(store.pool())
             .await

@@ -20,6 +20,7 @@ async fn the_script_decides_as_the_function_does() {
     let connection = server().connection().await;
     decision::agrees(
         &store,
+        &[false],
         async |id, number| {
             let shard = place(&store, &prefix, id).await.shard;
             FencingToken::new((1_000_000 + number) * 1024 + shard)

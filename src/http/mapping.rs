@@ -55,12 +55,7 @@ impl From<idempotency::Error> for Problem {
             Error::InProgress { retry_after, .. } => in_progress(retry_after),
             // Whoever took over records an answer, or leaves the request in doubt: in both cases it is there to ask for.
             Error::LeaseLost { .. } => in_progress(SOON),
-            Error::InDoubt { .. } => Self::of_kind(
-                StatusCode::CONFLICT,
-                kind::IN_DOUBT,
-                "Whether the request took effect is not known",
-            )
-            .with_detail(
+            Error::InDoubt { .. } => in_doubt(
                 "An earlier attempt broke off, and the service does not guess what it did. Ask the service's \
                  operator, and keep the key: under a new one the operation might be done twice.",
             ),
@@ -77,6 +72,10 @@ impl From<idempotency::Error> for Problem {
             ),
             Error::Unrecorded { .. } => unavailable(),
             Error::Store { source, .. } => match *source {
+                StoreError::CommittedByWork => in_doubt(
+                    "The operation may have been carried out, and the service has no record of its result. Ask the \
+                     service's operator, and keep the key: under a new one the operation might be done twice.",
+                ),
                 StoreError::TransactionEnded | StoreError::Corrupt { .. } | StoreError::Unsupported { .. } => {
                     internal(effect)
                 }
@@ -123,6 +122,15 @@ fn in_progress(retry_after: Duration) -> Problem {
          Retry-After, and it will be answered with the result.",
     )
     .with_retry_after(retry_after)
+}
+
+fn in_doubt(detail: &'static str) -> Problem {
+    Problem::of_kind(
+        StatusCode::CONFLICT,
+        kind::IN_DOUBT,
+        "Whether the request took effect is not known",
+    )
+    .with_detail(detail)
 }
 
 fn not_done(detail: &'static str) -> Problem {

@@ -95,8 +95,8 @@ impl<'a, S: Store> Approach<'a, S> {
         let asked = Instant::now();
         let outcome = match self.ask().await {
             Ok(outcome) => outcome,
-            Err(error @ StoreError::Busy { .. }) => return self.locked_out(error).await.map(Step::Settled),
-            Err(error) => return Err(Error::store(self.id, error, Effect::Nothing)),
+            Err((error @ StoreError::Busy { .. }, _)) => return self.locked_out(error).await.map(Step::Settled),
+            Err((error, effect)) => return Err(Error::store(self.id, error, effect)),
         };
         match self.step(outcome).await? {
             Step::Granted(claim) => self.with_running_lease(claim, asked).await,
@@ -161,22 +161,30 @@ impl<'a, S: Store> Approach<'a, S> {
     }
 
     /// Asks for a claim. An answer that was lost is asked for again, as the same holder: so the claim that
-    /// was taken without our knowing is found, and not left to its lease.
-    async fn ask(&self) -> Result<ClaimOutcome, StoreError> {
-        let mut tries = 1;
-        loop {
+    /// was taken without our knowing is found, and not left to its lease. Fails with the error that leaves most open: a
+    /// later one, that there is no connection for one, says nothing of a claim that was sent before.
+    async fn ask(&self) -> Result<ClaimOutcome, (StoreError, Effect)> {
+        let mut lost = None;
+        for tries in 1..=CLAIM_TRIES {
             match self.shared.store.claim(self.request()).await {
-                Err(StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }) if tries < CLAIM_TRIES => {
-                    tries += 1;
-                    sleep(jittered(FIRST_PAUSE * tries)).await;
-                }
                 Err(error @ (StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. })) => {
-                    conclude::disown(self.shared, self.id, self.holder).await;
-                    return Err(error);
+                    lost.get_or_insert(error);
                 }
-                answered => return answered,
+                Err(error) if lost.is_none() => return Err((error, Effect::Nothing)),
+                Err(_) => break,
+                Ok(outcome) => return Ok(outcome),
+            }
+            if tries < CLAIM_TRIES {
+                sleep(jittered(FIRST_PAUSE * (tries + 1))).await;
             }
         }
+        // What may have been taken is in doubt, when its lease ends, unless it is found and ended.
+        let effect = match conclude::disown(self.shared, self.id, self.holder).await {
+            true => Effect::Nothing,
+            false => Effect::Unknown,
+        };
+        let lost = lost.unwrap_or_else(|| StoreError::unavailable("the claim was not answered"));
+        Err((lost, effect))
     }
 
     /// What follows from the answer.
@@ -240,16 +248,13 @@ impl<'a, S: Store> Approach<'a, S> {
             attempt,
         };
         let answer = match &self.shared.recovery {
-            Recovery::Refuse => Answer::Refuse,
-            Recovery::Rerun => Answer::Rerun,
+            // The store would have granted it, if that were for a policy to say: it is held.
+            Recovery::Refuse | Recovery::Rerun => Answer::Refuse,
             Recovery::Ask(ask) => ask(doubt).await,
         };
         match answer {
             Answer::Rerun => {
                 self.takeover = Takeover::Of(token);
-                if let Recovery::Rerun = self.shared.recovery {
-                    self.takeover = Takeover::Expired;
-                }
                 Ok(Step::Again)
             }
             Answer::Refuse => Err(Error::InDoubt {
@@ -263,7 +268,7 @@ impl<'a, S: Store> Approach<'a, S> {
                 self.takeover = Takeover::Of(token);
                 let asked = self.ask().await;
                 (self.holder, self.takeover) = (worker, Takeover::Never);
-                let outcome = asked.map_err(|error| Error::store(self.id, error, Effect::Unknown))?;
+                let outcome = asked.map_err(|(error, _)| Error::store(self.id, error, Effect::Unknown))?;
                 match outcome {
                     ClaimOutcome::Granted(claim) => {
                         let result = self.complete(claim, &encoded).await?;

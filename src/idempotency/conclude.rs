@@ -105,13 +105,18 @@ pub(super) async fn let_go<S: Store>(shared: &Shared<S>, id: &RequestId, token: 
     }
 }
 
-/// Looks for a claim that may have been taken without an answer, and ends it: its work has not begun and never will.
-pub(super) async fn disown<S: Store>(shared: &Shared<S>, id: &RequestId, holder: HolderId) {
+/// Looks for a claim that may have been taken without an answer, and ends it: its work has not begun and never will. Says
+/// whether it could look.
+pub(super) async fn disown<S: Store>(shared: &Shared<S>, id: &RequestId, holder: HolderId) -> bool {
     match shared.store.load(id).await {
         Ok(Some(record)) if record.holder == holder && record.result().is_none() => {
             give_up(shared, id, Claim::new(id.clone(), record.token, record.attempt, None)).await;
+            true
         }
-        Ok(_) => {}
-        Err(error) => telemetry::not_released(id, &error),
+        Ok(_) => true,
+        Err(error) => {
+            telemetry::not_released(id, &error);
+            false
+        }
     }
 }

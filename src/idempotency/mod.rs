@@ -260,8 +260,12 @@ impl<S: Store> Idempotency<S> {
 
     /// Executes `work` in a transaction of the store's database: its rows and its record are one commit.
     ///
-    /// The effect is exactly once, whatever dies when. There is no lease, and nothing is ever in doubt, unless an
-    /// execution of the same request outside of a transaction is. Keep it short: SQLite has one writer, and this is it;
+    /// The effect is exactly once, whatever dies when. There is no lease, and nothing is left in doubt, with two
+    /// exceptions: an execution of the same request outside of a transaction may be; and so is work that ended the
+    /// transaction itself, which PostgreSQL cannot refuse ([`StoreError::CommittedByWork`]). What that committed has no
+    /// record, so it is never run again by itself, not under [`Recovery::Rerun`] either: only a function of
+    /// [`Recovery::ask`] or [`resolve`](Self::resolve) decides. From its `COMMIT` to its end nothing holds the key, and
+    /// if its process or the database dies in between, nothing remembers. Keep it short: SQLite has one writer, and this is it;
     /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it
     /// would wait for itself, and in PostgreSQL for a connection, when enough others do the same.
     ///

@@ -16,7 +16,8 @@ type Asked = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// What to do about a request whose holder died, panicked, or lost its lease.
 ///
-/// Work in a transaction is never in doubt. Other work is, and no policy can know what it did; the default
+/// Work in a transaction is in doubt only if it ended the transaction itself, and then waits for a decision under every
+/// policy but [`Ask`](Self::Ask). Other work is, and no policy can know what it did; the default
 /// therefore is [`Refuse`](Self::Refuse): what may have been done once is not done again until somebody
 /// who knows says so.
 #[derive(Clone, Default)]

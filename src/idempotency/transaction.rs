@@ -33,8 +33,11 @@ pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Rollback<T>>> +
 ///
 /// Use the connection for statements. A nested `begin()` is a savepoint, and welcome. Do not end the transaction. In
 /// SQLite, a commit is refused, and after a rollback nothing more is kept (do not set a commit hook: it would stand in
-/// for the one that sees to this). PostgreSQL commits what it is told to; that is noticed, is an error, and leaves the
-/// request in doubt.
+/// for the one that sees to this). PostgreSQL commits what it is told to; that is noticed when the work has ended, is an
+/// error whose effect is unknown, and leaves the request in doubt until somebody decides.
+///
+/// In PostgreSQL, settings of the session are the work's own affair; but a role that it has set must be allowed to write
+/// our tables when it returns, or be `RESET` before that. Otherwise everything is rolled back, and the error says so.
 pub struct Tx<'t, C> {
     connection: &'t mut C,
     context: Context,

@@ -14,7 +14,7 @@ use crate::record::{FencingToken, HolderId, Record, State};
 pub enum Takeover {
     /// Answer [`ClaimOutcome::InDoubt`].
     Never,
-    /// Take the claim over from whoever it is.
+    /// Take the claim over from whoever it is, unless the request is [held](Record::held).
     Expired,
     /// Take it over from this holder, and from no other: the one about which somebody has decided.
     Of(FencingToken),
@@ -190,7 +190,8 @@ pub enum Decision {
 /// Decides about a request in the light of the record that stands there now, if any.
 ///
 /// Fingerprints compare as `Option`s: one side with and the other without is a conflict too. A holder who asks again
-/// gets the claim that it has; if the lease of that is over, a new one of the same attempt, whose lease runs.
+/// gets the claim that it has; if the lease of that is over, a new one of the same attempt, whose lease runs. A request
+/// that is [held](Record::held) is granted to nobody but who names its token.
 pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
     const NEW: Decision = Decision::Grant {
         attempt: 1,
@@ -206,17 +207,21 @@ pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
     let State::InProgress { lease_expires } = record.state else {
         return Decision::Answer(ClaimOutcome::Completed(record));
     };
-    let Record { token, attempt, .. } = record;
+    let Record {
+        token, attempt, held, ..
+    } = record;
     let runs = lease_expires > record.observed;
     if record.holder == request.holder {
         if runs {
             let claim = Claim::new(request.id.clone(), token, attempt, None);
             return Decision::Answer(ClaimOutcome::Granted(claim));
         }
-        return Decision::Grant {
-            attempt,
-            took_over: None,
-        };
+        if !held {
+            return Decision::Grant {
+                attempt,
+                took_over: None,
+            };
+        }
     }
     if runs {
         return Decision::Answer(ClaimOutcome::InProgress {
@@ -225,9 +230,9 @@ pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
         });
     }
     match request.takeover {
-        Takeover::Expired => {}
+        Takeover::Expired if !held => {}
         Takeover::Of(doubtful) if doubtful == token => {}
-        Takeover::Never | Takeover::Of(_) => {
+        Takeover::Never | Takeover::Expired | Takeover::Of(_) => {
             return Decision::Answer(ClaimOutcome::InDoubt { token, attempt });
         }
     }

@@ -39,7 +39,7 @@ pub enum StoreError {
     /// was kept.
     TransactionEnded,
     /// The work ended the transaction that it was given, in a store that cannot prevent that. What it had done by then
-    /// may have been committed without a record, and the request is in doubt.
+    /// may have been committed without a record; the request is in doubt, and [held](crate::record::Record::held).
     CommittedByWork,
     /// The server has done what it was asked, but fewer replicas acknowledged it than is wanted, so that a failover may
     /// lose it.

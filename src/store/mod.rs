@@ -133,7 +133,8 @@ pub trait Store: Send + Sync + 'static {
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
     /// What is in doubt, for somebody to [resolve](crate::idempotency::Idempotency::resolve): at most `limit` requests,
-    /// in the order of their tokens, those with a token larger than `after` only.
+    /// in the order of their tokens, those with a token larger than `after` only. A record that cannot be read is left out,
+    /// and told of by an event.
     ///
     /// # Errors
     ///

@@ -1,17 +1,25 @@
 //! What an error of the server or of the way to it means.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgPool;
+use tokio::time::Instant;
 
 use crate::record::random_u64;
 use crate::store::StoreError;
 
 /// How often a statement of ours is tried that others' transactions get in the way of.
 const TRIES: u32 = 6;
+
+const NO_PRIVILEGE: &str = "42501";
+
+/// For how long it may be a session's fault that a statement of ours fails: a timeout that ends one after longer than that
+/// is not what somebody has left behind.
+const SESSIONS_FOR: Duration = Duration::from_secs(5);
 
 /// The SQLSTATE of an error, if the server sent it.
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
@@ -87,19 +95,95 @@ pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
     StoreError::RolledBack { source: error.into() }
 }
 
-/// How often a statement was tried.
-#[derive(Default)]
-pub(super) struct Tries(u32);
+/// A record that could not be written at the end of the work: its transaction is rolled back.
+pub(super) fn not_recorded(error: sqlx::Error) -> StoreError {
+    match code(&error) {
+        Some(code) if code == NO_PRIVILEGE => StoreError::RolledBack {
+            source: Box::new(OtherRole(error)),
+        },
+        _ => rolled_back(error),
+    }
+}
+
+/// The record was written as a role that may not.
+#[derive(Debug)]
+struct OtherRole(sqlx::Error);
+
+impl fmt::Display for OtherRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the role that the work left the transaction with may not write the record; `RESET ROLE` before the work \
+             returns, or grant that role SELECT, INSERT and UPDATE on oneflight's records and USAGE on its tokens",
+        )
+    }
+}
+
+impl Error for OtherRole {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// What an error says about the session that a connection was lent with, not about the statement: it is in a
+/// transaction, or was; has other settings, another role, or has forgotten what was prepared in it. Nothing was done.
+fn is_of_the_session(error: &sqlx::Error) -> bool {
+    /// `COMMIT` in a procedure that was called inside of a transaction.
+    const CALLED_IN_TRANSACTION: &str = "2D000";
+    const NO_SUCH_STATEMENT: &str = "26000";
+    const STATEMENT_EXISTS: &str = "42P05";
+    /// A plan whose columns have changed, among others.
+    const NOT_SUPPORTED: &str = "0A000";
+    const NO_LOCK: &str = "55P03";
+    const CANCELLED: &str = "57014";
+    /// What follows begins with this: a transaction that has failed, or may not write.
+    const TRANSACTION_STATE: &str = "25";
+
+    code(error).is_some_and(|code| {
+        code.starts_with(TRANSACTION_STATE)
+            || [
+                CALLED_IN_TRANSACTION,
+                NO_SUCH_STATEMENT,
+                STATEMENT_EXISTS,
+                NOT_SUPPORTED,
+                NO_PRIVILEGE,
+                NO_LOCK,
+                CANCELLED,
+            ]
+            .contains(&&*code)
+    })
+}
+
+/// How often a statement may still be tried. None of the tries before has done anything: what was sent and not answered
+/// is an error at once, and never hidden by that of a later try.
+pub(super) struct Tries {
+    conflicts: u32,
+    /// Each of these closes a connection. The pool may have so many that somebody has left in some state, and somebody
+    /// may have left another one meanwhile.
+    sessions: u32,
+    begun: Instant,
+}
 
 impl Tries {
-    /// Answers after a pause if the statement should be tried again. In a database whose transactions are serializable
-    /// unless they say otherwise, that is so when two of ours meet.
+    pub(super) fn on(pool: &PgPool) -> Self {
+        Self {
+            conflicts: 0,
+            sessions: pool.options().get_max_connections().saturating_add(2),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Answers, after a pause where that helps, if the statement should be tried again on another connection. In a
+    /// database whose transactions are serializable unless they say otherwise, that is so when two of ours meet.
     pub(super) async fn after(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
-        self.0 += 1;
-        if !is_conflict(&error) || self.0 >= TRIES {
+        if is_of_the_session(&error) && self.sessions > 0 && self.begun.elapsed() < SESSIONS_FOR {
+            self.sessions -= 1;
+            return Ok(());
+        }
+        self.conflicts += 1;
+        if !is_conflict(&error) || self.conflicts >= TRIES {
             return Err(unavailable(error));
         }
-        let longest = 1_000 << self.0;
+        let longest = 1_000 << self.conflicts;
         tokio::time::sleep(Duration::from_micros(500 + random_u64() % longest)).await;
         Ok(())
     }

@@ -1,28 +1,29 @@
 //! A store in PostgreSQL, shared by any number of processes on any number of machines.
 //!
-//! Each operation is one statement, hence one round trip and one transaction, on the server's clock. Nobody waits for
-//! another's claim inside the server: a claim tries an advisory lock on the identity's number, for the length of its
-//! statement or of its transaction, and whoever does not get it is "in progress" and holds no connection. What has to
-//! be thought through when two meet stands at the head of [`transaction`]; how those who wait hear of changes, in
-//! [`listen`].
+//! Each operation is one [call](call) of a [procedure](procedures), hence one round trip and one transaction of its own,
+//! on the server's clock. Nobody waits for another's claim inside the server: a claim tries an advisory lock on the
+//! identity's number, for the length of its statement or of its transaction, and whoever does not get it is "in progress"
+//! and holds no connection. What has to be thought through when two meet stands at the head of [`transaction`]; how those
+//! who wait hear of changes, in [`listen`].
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
-use sqlx::query::Query;
+use sqlx::postgres::{PgPool, PgRow, Postgres};
 use tokio::time::{Instant, timeout};
 
 use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult};
+use crate::telemetry;
 
+mod call;
 mod errors;
 mod listen;
 mod names;
+mod procedures;
 mod records;
 mod reserve;
 mod schema;
@@ -30,7 +31,8 @@ mod settle;
 mod statements;
 mod transaction;
 
-use errors::{Tries, late, unavailable};
+use call::{Calls, Message, Value};
+use errors::{Tries, late};
 use listen::Ear;
 use names::Names;
 use reserve::Reserve;
@@ -44,8 +46,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
 ///
-/// The tables are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is
-/// opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
+/// The tables and procedures are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the
+/// store is opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
 ///
 /// # Connections
 ///
@@ -60,6 +62,17 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// * One is in reserve for holders of claims: they renew, complete and release over it when the pool has no connection to
 ///   lend at once. So no claim is lost because all connections of the pool are in use, for however long. It is opened with
 ///   the pool's hooks when it is first needed, and closed after a minute without use.
+///
+/// In which state the pool lends a connection does not matter. What an operation answers is committed: it refuses to run
+/// inside of a transaction that somebody has left open, failed or not, and
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
+/// back; its owner had dropped it. A connection that answers with an error is closed rather than given back, and if the
+/// error may come from its state (a transaction, a role, a timeout, an encoding, what was prepared), the operation is
+/// tried on others, until one is new. Two things are taken as they are: `synchronous_commit`, and the search path when a
+/// store is opened without [a schema of its own](PostgresOptions::schema).
+///
+/// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to
+/// execute them, which `PUBLIC` has unless it was revoked.
 ///
 /// # Poolers
 ///
@@ -120,6 +133,13 @@ pub struct PostgresStore {
     patience: Duration,
     prepares: bool,
     reserve: Reserve,
+}
+
+/// Whether a claim leaves a request that [waits for a decision](Record::held).
+#[derive(Clone, Copy)]
+enum Held {
+    No,
+    Yes,
 }
 
 /// How a [`PostgresStore`] is opened. Made by [`PostgresStore::options`].
@@ -192,8 +212,10 @@ impl PostgresOptions {
     /// Leaves no prepared statement in a session after a transaction: for a pooler that shares sessions between transactions and
     /// does not keep track of prepared statements. See [Poolers](PostgresStore#poolers).
     ///
-    /// Each operation is then a transaction of four round trips instead of one statement of one, and a statement within
-    /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) takes two.
+    /// Each operation is one round trip still: a message in which its values stand, as literals. So where the server shows
+    /// statements, as in its log, it shows keys and results as well, in hexadecimal digits. Each of the two statements that
+    /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) adds to a transaction takes two round trips, since it is
+    /// prepared there anew.
     pub fn without_prepared_statements(mut self) -> Self {
         self.prepares = false;
         self
@@ -213,8 +235,18 @@ impl PostgresOptions {
     ///
     /// [`StoreError::InvalidName`].
     pub fn migrations_sql(&self) -> Result<String, StoreError> {
+        self.upgrade_sql(0)
+    }
+
+    /// What a database of an earlier version lacks, as one SQL script: the version is the largest in our table
+    /// `migrations`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidName`].
+    pub fn upgrade_sql(&self, from: usize) -> Result<String, StoreError> {
         self.names.validate()?;
-        Ok(schema::print(&self.names))
+        Ok(schema::print(&self.names, from))
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
@@ -269,29 +301,55 @@ impl PostgresStore {
         &self.pool
     }
 
+    /// Claims; a request that is held is afterwards granted to nobody but who names the claim's token.
+    async fn claim_as(&self, request: &ClaimRequest<'_>, held: Held) -> Result<ClaimOutcome, StoreError> {
+        let fingerprint = request.id.fingerprint();
+        let (begun, limit) = (Instant::now(), self.limit(request));
+        let mut tries = Tries::on(&self.pool);
+        loop {
+            let values = [
+                Value::Text(request.id.scope()),
+                Value::Text(request.id.key()),
+                Value::Bytes(fingerprint.as_ref().map(|it| &it.as_bytes()[..])),
+                Value::Bytes(Some(&request.holder.as_bytes()[..])),
+                Value::Number(records::millis(request.lease)),
+                Value::Number(records::takeover(request.takeover)),
+                Value::Number(self.names.keys(request.id).claim),
+                Value::Flag(matches!(held, Held::Yes)),
+            ];
+            let claim = self.call(&self.statements.claim, &values);
+            match self.ask(limit.saturating_sub(begun.elapsed()), claim).await {
+                Ok(rows) => return records::claimed(records::only(&rows)?, request),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
     /// The record as it stands, past its retention or not.
     async fn read(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
         self.read_within(self.patience, id).await
     }
 
     async fn read_within(&self, limit: Duration, id: &RequestId) -> Result<Option<Record>, StoreError> {
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
-            let load = sqlx::query(self.statements.load.clone())
-                .bind(id.scope())
-                .bind(id.key());
+            let values = [Value::Text(id.scope()), Value::Text(id.key())];
+            let load = self.call(&self.statements.load, &values);
             match self.ask_within(limit, load).await {
-                Ok(rows) => return rows.first().map_or(Ok(None), records::record),
+                Ok(rows) => return records::record(records::only(&rows)?),
                 Err(error) => tries.after(error).await?,
             }
         }
     }
 
-    /// An answer is waited for at least that long: to one statement, or to four in place of it.
-    fn shortest_wait(&self) -> Duration {
-        match self.prepares {
-            true => SHORTEST_WAIT,
-            false => SHORTEST_WAIT * 4,
+    async fn list_in_doubt(&self, after: i64, limit: usize) -> Result<Vec<PgRow>, StoreError> {
+        let mut tries = Tries::on(&self.pool);
+        loop {
+            let list = self.statements.in_doubt(after, records::rows(limit));
+            match self.ask(self.patience, list).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => tries.after(error).await?,
+            }
         }
     }
 
@@ -301,45 +359,38 @@ impl PostgresStore {
         patience.min(self.patience)
     }
 
-    /// What the server answers to one statement within this time, which is also that of getting a connection of the pool.
-    async fn ask(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        self.ask_on(self.pool.acquire(), limit, query).await
+    /// A call of a procedure of ours.
+    fn call(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
+        match self.prepares {
+            true => calls.bound(values),
+            false => calls.written(values),
+        }
+    }
+
+    /// What the server answers within this time, which is also that of getting a connection of the pool.
+    async fn ask(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        self.ask_on(self.pool.acquire(), limit, message).await
     }
 
     /// The same for a holder, however long others keep the pool's connections.
-    async fn ask_within(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        self.ask_on(self.reserve.lend(limit, &self.pool), limit, query).await
+    async fn ask_within(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        self.ask_on(self.reserve.lend(limit, &self.pool), limit, message).await
     }
 
-    /// A connection that has not answered in time is closed: in the pool it would be waited for once more.
+    /// A connection that has not answered in time is closed: in the pool it would be waited for once more. So is one that
+    /// answers with an error, since that may be what somebody has left it in.
     async fn ask_on(
         &self,
         lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
         limit: Duration,
-        query: Query<'_, Postgres, PgArguments>,
+        message: Message,
     ) -> sqlx::Result<Vec<PgRow>> {
         let begun = Instant::now();
         let mut borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
         let left = limit.saturating_sub(begun.elapsed());
-        let answered = timeout(left, self.answer(borrowed.connection(), query)).await;
-        let answered = answered.map_err(|_| late())?;
+        let answered = timeout(left, message.put_to(borrowed.connection())).await;
+        let rows = answered.map_err(|_| late())??;
         borrowed.give_back();
-        answered
-    }
-
-    /// What the server answers to one statement on this connection.
-    async fn answer(
-        &self,
-        connection: &mut PgConnection,
-        query: Query<'_, Postgres, PgArguments>,
-    ) -> sqlx::Result<Vec<PgRow>> {
-        if self.prepares {
-            return query.fetch_all(connection).await;
-        }
-        // Even without a name, a statement is prepared before it is bound: only within a transaction is that in the same session.
-        let mut transaction = connection.begin().await?;
-        let rows = query.persistent(false).fetch_all(&mut *transaction).await?;
-        transaction.commit().await?;
         Ok(rows)
     }
 }
@@ -354,38 +405,25 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
-        let fingerprint = request.id.fingerprint();
-        let (begun, limit) = (Instant::now(), self.limit(&request));
-        let mut tries = Tries::default();
-        loop {
-            let claim = sqlx::query(self.statements.claim.clone())
-                .bind(request.id.scope())
-                .bind(request.id.key())
-                .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
-                .bind(&request.holder.as_bytes()[..])
-                .bind(records::millis(request.lease))
-                .bind(records::takeover(request.takeover))
-                .bind(self.names.keys(request.id).claim);
-            match self.ask(limit.saturating_sub(begun.elapsed()), claim).await {
-                Ok(rows) => return records::claimed(records::only(&rows)?, &request),
-                Err(error) => tries.after(error).await?,
-            }
-        }
+        self.claim_as(&request, Held::No).await
     }
 
     async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
-            let renew = sqlx::query(self.statements.renew.clone())
-                .bind(id.scope())
-                .bind(id.key())
-                .bind(records::number(token))
-                .bind(records::millis(lease))
-                .bind(self.names.keys(id).watch);
+            let values = [
+                Value::Text(id.scope()),
+                Value::Text(id.key()),
+                Value::Number(records::number(token)),
+                Value::Number(records::millis(lease)),
+                Value::Number(self.names.keys(id).watch),
+                Value::Text(&self.names.channel()),
+            ];
+            let renew = self.call(&self.statements.renew, &values);
             // A try that is not answered leaves time for others, as long as the lease runs.
-            let limit = self.patience.min((lease / 3).max(self.shortest_wait()));
+            let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
             match self.ask_within(limit, renew).await {
-                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,
             }
@@ -394,17 +432,20 @@ impl Store for PostgresStore {
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         let (id, token) = (claim.id(), claim.token());
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
-            let complete = sqlx::query(self.statements.complete.clone())
-                .bind(id.scope())
-                .bind(id.key())
-                .bind(records::number(token))
-                .bind(result.as_bytes())
-                .bind(records::millis(retention))
-                .bind(self.names.keys(id).watch);
+            let values = [
+                Value::Text(id.scope()),
+                Value::Text(id.key()),
+                Value::Number(records::number(token)),
+                Value::Bytes(Some(result.as_bytes())),
+                Value::Number(records::millis(retention)),
+                Value::Number(self.names.keys(id).watch),
+                Value::Text(&self.names.channel()),
+            ];
+            let complete = self.call(&self.statements.complete, &values);
             match self.ask_within(self.patience, complete).await {
-                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => break,
                 Err(error) => tries.after(error).await?,
             }
@@ -418,15 +459,18 @@ impl Store for PostgresStore {
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
         let (id, token) = (claim.id(), claim.token());
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
-            let release = sqlx::query(self.statements.release.clone())
-                .bind(id.scope())
-                .bind(id.key())
-                .bind(records::number(token))
-                .bind(self.names.keys(id).watch);
+            let values = [
+                Value::Text(id.scope()),
+                Value::Text(id.key()),
+                Value::Number(records::number(token)),
+                Value::Number(self.names.keys(id).watch),
+                Value::Text(&self.names.channel()),
+            ];
+            let release = self.call(&self.statements.release, &values);
             match self.ask_within(self.patience, release).await {
-                Ok(rows) if !rows.is_empty() => return Ok(()),
+                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,
             }
@@ -439,9 +483,10 @@ impl Store for PostgresStore {
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        let mut tries = Tries::default();
+        let mut tries = Tries::on(&self.pool);
         loop {
-            let purge = sqlx::query(self.statements.purge.clone()).bind(records::rows(limit));
+            let values = [Value::Number(records::rows(limit))];
+            let purge = self.call(&self.statements.purge, &values);
             match self.ask(self.patience, purge).await {
                 Ok(rows) => {
                     let purged: i64 = records::column(records::only(&rows)?, 0)?;
@@ -453,11 +498,23 @@ impl Store for PostgresStore {
     }
 
     async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
-        let list = sqlx::query(self.statements.in_doubt.clone())
-            .bind(after.map_or(0, records::number))
-            .bind(records::rows(limit));
-        let rows = self.ask(self.patience, list).await.map_err(unavailable)?;
-        rows.iter().map(records::doubtful).collect()
+        let mut doubtful = Vec::new();
+        let mut after = after.map_or(0, records::number);
+        while doubtful.len() < limit {
+            let missing = limit - doubtful.len();
+            let rows = self.list_in_doubt(after, missing).await?;
+            for row in &rows {
+                after = records::column(row, 2)?;
+                match records::doubtful(row) {
+                    Ok(found) => doubtful.push(found),
+                    Err(error) => telemetry::unreadable(after.cast_unsigned(), &error),
+                }
+            }
+            if rows.len() < missing {
+                break;
+            }
+        }
+        Ok(doubtful)
     }
 
     async fn watch(&self, id: &RequestId) -> Watch {

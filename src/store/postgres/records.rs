@@ -44,16 +44,16 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
     let Some(token) = column::<Option<i64>>(row, 2)? else {
         return Ok(None);
     };
-    let fingerprint = match column::<Option<&[u8]>>(row, 1)? {
+    let fingerprint = match column::<Option<Vec<u8>>>(row, 1)? {
         None => None,
         Some(digest) => {
-            let digest = digest.try_into().map_err(|_| StoreError::Corrupt {
+            let digest = <[u8; 32]>::try_from(digest).map_err(|_| StoreError::Corrupt {
                 what: "a fingerprint is not 32 bytes long",
             })?;
             Some(Fingerprint::from_digest(digest))
         }
     };
-    let holder = column::<&[u8]>(row, 3)?.try_into().map_err(|_| StoreError::Corrupt {
+    let holder = <[u8; 16]>::try_from(column::<Vec<u8>>(row, 3)?).map_err(|_| StoreError::Corrupt {
         what: "a holder is not 16 bytes long",
     })?;
     let attempt = u32::try_from(column::<i64>(row, 4)?).map_err(|_| StoreError::Corrupt {
@@ -66,23 +66,25 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
         None => State::Completed {
             completed: timestamp(column(row, 7)?)?,
             expires: timestamp(column(row, 8)?)?,
-            result: RecordedResult::from_stored(column::<&[u8]>(row, 9)?),
+            result: RecordedResult::from_stored(column::<Vec<u8>>(row, 9)?),
         },
     };
-    Ok(Some(Record::new(
+    let mut record = Record::new(
         fingerprint,
         FencingToken::new(unsigned(token)?),
         HolderId::from_bytes(holder),
         attempt,
         state,
         timestamp(column(row, 0)?)?,
-    )))
+    );
+    record.held = column(row, 10)?;
+    Ok(Some(record))
 }
 
-/// The answer to a claim: a record, and in column 10 whether it is what the claim wrote.
+/// The answer to a claim: a record, and in column 11 whether it is what the claim wrote.
 pub(super) fn claimed(row: &PgRow, request: &ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
     let record = record(row)?;
-    if column::<Option<bool>>(row, 10)? == Some(true) {
+    if column::<Option<bool>>(row, 11)? == Some(true) {
         let Some(record) = record else {
             return Err(StoreError::Corrupt {
                 what: "a claim was granted without a record",
@@ -126,9 +128,9 @@ pub(super) fn not_granted<C, D>(answer: ClaimOutcome<C>) -> ClaimOutcome<D> {
     }
 }
 
-/// A row of the list of what is in doubt: a record, and its scope and key in columns 10 and 11.
+/// A row of the list of what is in doubt: a record, and its scope and key in columns 11 and 12.
 pub(super) fn doubtful(row: &PgRow) -> Result<InDoubt, StoreError> {
-    let id = RequestId::from_stored(column(row, 10)?, column(row, 11)?);
+    let id = RequestId::from_stored(column(row, 11)?, column(row, 12)?);
     let id = id.map_err(|_| StoreError::Corrupt {
         what: "a scope or a key is not valid",
     })?;
@@ -138,6 +140,11 @@ pub(super) fn doubtful(row: &PgRow) -> Result<InDoubt, StoreError> {
         .ok_or(StoreError::Corrupt {
             what: "what is in doubt has no lease",
         })
+}
+
+/// Whether an operation has met the claim that it was to change, which it answers with.
+pub(super) fn is_changed(rows: &[PgRow]) -> Result<bool, StoreError> {
+    Ok(column::<Option<i64>>(only(rows)?, 0)?.is_some())
 }
 
 /// The row of a statement that always answers with one.

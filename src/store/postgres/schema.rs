@@ -7,10 +7,15 @@
 
 use std::fmt::Write;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
+use super::call::Value;
+use super::errors::{Tries, unavailable};
 use super::names::Names;
+use super::procedures;
+use super::statements::LEAVE;
 use crate::store::StoreError;
 
 struct Migration {
@@ -19,10 +24,16 @@ struct Migration {
 }
 
 /// What is applied, in order. The version of a schema is how many of these it has.
-const MIGRATIONS: &[Migration] = &[Migration {
-    description: "records and fencing tokens",
-    statements: records,
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        description: "records and fencing tokens",
+        statements: records,
+    },
+    Migration {
+        description: "requests that are held, and procedures",
+        statements: held_and_procedures,
+    },
+];
 
 fn records(names: &Names) -> String {
     format!(
@@ -63,6 +74,18 @@ CREATE INDEX {in_progress} ON {records} (token) WHERE completed_at IS NULL;
     )
 }
 
+fn held_and_procedures(names: &Names) -> String {
+    format!(
+        "-- Whether somebody has to decide before a request in doubt is executed again, whatever the policy.
+ALTER TABLE {records} ADD COLUMN held boolean NOT NULL DEFAULT false;
+
+-- Each refuses to run inside of a transaction, by its COMMIT: what it answers is then known to be committed.
+{procedures}",
+        records = names.of("records"),
+        procedures = procedures::create(names),
+    )
+}
+
 fn migrations_table(names: &Names) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (
@@ -82,16 +105,17 @@ fn applied(names: &Names, version: i64, description: &str) -> String {
     )
 }
 
-/// All migrations as one script for an empty database.
-pub(super) fn print(names: &Names) -> String {
+/// The migrations that a database of this version lacks, as one script: all of them for an empty one, which is of
+/// version 0.
+pub(super) fn print(names: &Names, from: usize) -> String {
     let mut script = String::from("BEGIN;\n");
     // Writing into a string does not fail.
     let _ = writeln!(script, "SELECT pg_advisory_xact_lock({});", names.migration_lock());
-    if let Some(schema) = &names.schema {
+    if let (Some(schema), 0) = (&names.schema, from) {
         let _ = writeln!(script, r#"CREATE SCHEMA IF NOT EXISTS "{schema}";"#);
     }
     script.push_str(&migrations_table(names));
-    for (version, migration) in (1..).zip(MIGRATIONS) {
+    for (version, migration) in (1..).zip(MIGRATIONS).skip(from) {
         let _ = write!(script, "\n-- Version {version}: {}\n", migration.description);
         script.push_str(&(migration.statements)(names));
         script.push_str(&applied(names, version, migration.description));
@@ -100,9 +124,29 @@ pub(super) fn print(names: &Names) -> String {
     script
 }
 
+/// A connection that is outside of any transaction, and has the encoding of `sqlx`; those that cannot be brought there are
+/// closed.
+async fn outside(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
+    let mut tries = Tries::on(pool);
+    loop {
+        let mut connection = pool.acquire().await.map_err(unavailable)?;
+        match connection
+            .execute(AssertSqlSafe(format!("{LEAVE}; SET client_encoding = 'UTF8'")))
+            .await
+        {
+            Ok(_) => return Ok(connection),
+            Err(error) => {
+                drop(connection.detach());
+                tries.after(error).await?;
+            }
+        }
+    }
+}
+
 /// The schema in which an unqualified name of a new table would stand.
 pub(super) async fn current(pool: &PgPool) -> Result<String, StoreError> {
-    let schema: Option<String> = value(pool, "SELECT current_schema()::text".to_owned()).await?;
+    let mut connection = outside(pool).await?;
+    let schema: Option<String> = value(&mut *connection, "SELECT current_schema()::text".to_owned()).await?;
     schema.ok_or(StoreError::InvalidName {
         what: "the search path of the connection names no schema that is there; set one in the options",
     })
@@ -110,23 +154,25 @@ pub(super) async fn current(pool: &PgPool) -> Result<String, StoreError> {
 
 /// Creates or upgrades our tables.
 pub(super) async fn migrate(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
-    let mut connection = pool.acquire().await.map_err(StoreError::unavailable)?;
+    let mut connection = outside(pool).await?;
     // Most often there is nothing to do, and perhaps no right to do it.
     if version(&mut connection, names).await? == known() {
         return Ok(());
     }
-    let mut transaction = connection.begin().await.map_err(StoreError::unavailable)?;
+    let begin = connection.begin_with("BEGIN READ WRITE");
+    let mut transaction = begin.await.map_err(StoreError::unavailable)?;
     apply(&mut transaction, names).await?;
     transaction.commit().await.map_err(StoreError::unavailable)
 }
 
 /// Refuses tables that are not what this version works with.
 pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
-    let mut connection = pool.acquire().await.map_err(StoreError::unavailable)?;
+    let mut connection = outside(pool).await?;
     match version(&mut connection, names).await? == known() {
         true => Ok(()),
         false => Err(StoreError::Unsupported {
-            advice: "the tables are missing or older than this version; apply what `migrations_sql` prints first",
+            advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
+                     first",
         }),
     }
 }
@@ -143,7 +189,7 @@ async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, St
         "SELECT EXISTS (SELECT FROM pg_class WHERE relname = '{}migrations'
             AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = {}))",
         names.prefix,
-        literal(names.schema.as_deref().unwrap_or_default()),
+        Value::Text(names.schema.as_deref().unwrap_or_default()),
     );
     let there: bool = value(&mut *connection, look).await?;
     if !there {
@@ -195,7 +241,7 @@ async fn create_schema(connection: &mut PgConnection, names: &Names) -> Result<S
     };
     let look = format!(
         "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = {})",
-        literal(schema)
+        Value::Text(schema)
     );
     match value(connection, look).await? {
         true => Ok(String::new()),
@@ -210,8 +256,4 @@ where
 {
     let row = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_one(connection).await;
     row.and_then(|row| row.try_get(0)).map_err(StoreError::unavailable)
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::PostgresStore;
+use super::call::{Message, Value};
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
+use super::{PostgresStore, SHORTEST_WAIT};
 use crate::record::random_u64;
 use crate::store::{ClaimRequest, StoreError};
 
@@ -58,18 +59,19 @@ impl PostgresStore {
 
     /// How long one question may take: a connection that is dead as well leaves time for others.
     fn try_for(&self) -> Duration {
-        (self.patience / 8).max(self.shortest_wait())
+        (self.patience / 8).max(SHORTEST_WAIT)
     }
 
     /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be
     /// ended.
     async fn end_if_idle(&self, number: &str) -> bool {
-        let end = sqlx::query(
+        let end = Message::outside(&format!(
             "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
-             WHERE backend_xid = $1::text::xid8::xid AND state LIKE 'idle in transaction%'",
-        );
+             WHERE backend_xid = {}::xid8::xid AND state LIKE 'idle in transaction%'",
+            Value::Text(number),
+        ));
         // Without the right to, it is waited for.
-        let Ok(rows) = self.ask_within(self.try_for(), end.bind(number)).await else {
+        let Ok(rows) = self.ask_within(self.try_for(), end).await else {
             return false;
         };
         only(&rows).and_then(|row| column(row, 0)).unwrap_or(false)
@@ -77,8 +79,8 @@ impl PostgresStore {
 
     /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody
     /// answers.
-    async fn ended(&self, number: &str) -> Option<bool> {
-        let ask = sqlx::query("SELECT pg_xact_status($1::text::xid8)").bind(number);
+    pub(super) async fn ended(&self, number: &str) -> Option<bool> {
+        let ask = Message::outside(&format!("SELECT pg_xact_status({}::xid8)", Value::Text(number)));
         match self.ask_within(self.try_for(), ask).await {
             Ok(rows) => match only(&rows).and_then(|row| column::<Option<String>>(row, 0)).ok()? {
                 Some(status) if status == "in progress" => None,

@@ -1,7 +1,8 @@
 //! Mutation and record in one commit.
 //!
 //! ```text
-//! BEGIN; try the lock; SAVEPOINT      one round trip, in place of the bare BEGIN
+//! BEGIN; ROLLBACK                     out of what somebody may have left the session in
+//! BEGIN; try the lock; SAVEPOINT      one round trip with the line before, in place of the bare BEGIN
 //!   look                              reads the record; not the claim's holder, or an answer: ROLLBACK, that is all
 //!     the work's statements
 //!   ROLLBACK TO oneflight_work        if the work was refused
@@ -36,34 +37,39 @@
 //!
 //! # Work that ends the transaction itself
 //!
-//! PostgreSQL has no hook that would refuse a `COMMIT`. But `oneflight.turn`, a setting that is local to the
-//! transaction, is gone with it, and so is the savepoint: *record* writes only if the setting is there, so no later
-//! transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller learns it,
-//! and the request is left in doubt rather than free. That takes the server's answer to *record*: if it is lost, or does not come
-//! within our patience, such work is taken for rolled back like any other, whose `COMMIT` was never sent.
+//! PostgreSQL has no hook that would refuse a `COMMIT`. But *look* gives the transaction a number that no other one
+//! ever has: *record* writes only in the transaction of that number, and after work that broke it is asked for as well, so
+//! no later transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller
+//! learns it, and the request is left in doubt rather than free, and held: no policy has it run again. If *record* fails,
+//! or its answer is lost, the server is asked what became of that number. Only if nobody answers that either, or the
+//! work's own `COMMIT` is still under way, is such work taken for rolled back like any other.
 
 use std::error::Error;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
 use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
-use super::PostgresStore;
 use super::errors::{
-    is_caused_by_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, late, rolled_back, unavailable,
+    Tries, is_caused_by_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, late, not_recorded,
+    rolled_back, unavailable,
 };
 use super::records::{column, millis, not_granted, number, record, untold};
 use super::statements::turn;
+use super::{Held, PostgresStore};
 use crate::record::{FencingToken, Record};
 use crate::store::{
-    ClaimOutcome, ClaimRequest, Decision, Ending, OpenTransaction, Store, StoreError, TransactionalStore, WorkFuture,
-    decide,
+    ClaimOutcome, ClaimRequest, Decision, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture, decide,
 };
 
 /// How many connections of the pool may turn out to be lost before that is an answer.
 const DEAD_CONNECTIONS: u32 = 2;
+/// How often a request is tried to be held, of which the work has committed a part.
+const HOLD_TRIES: u32 = 3;
+/// Undoes what the work did, and asks in which transaction that was.
+const UNDO: &str = "ROLLBACK TO oneflight_work; SELECT pg_current_xact_id_if_assigned()::text";
 
 impl TransactionalStore for PostgresStore {
     type Connection = PgConnection;
@@ -75,14 +81,7 @@ impl TransactionalStore for PostgresStore {
     {
         let ended = self.run(request, work).await;
         if let Err(StoreError::CommittedByWork) = ended {
-            // Not free for the next one to execute: a record in progress, whose lease is over. If this fails, the
-            // caller knows all the same.
-            let doubtful = ClaimRequest {
-                lease: Duration::ZERO,
-                patience: None,
-                ..request
-            };
-            let _ = self.claim(doubtful).await;
+            self.hold(request).await;
         }
         ended
     }
@@ -97,6 +96,8 @@ struct Granted {
     attempt: u32,
     took_over: Option<FencingToken>,
     seen: Option<FencingToken>,
+    /// The number of the transaction, which no other one ever has.
+    number: String,
 }
 
 /// How the transaction is over, or how it is to end.
@@ -106,8 +107,8 @@ enum Ended {
     RolledBack,
     /// The connection is lost, and the transaction with it.
     Lost,
-    /// All that is missing is `COMMIT`, of the transaction with this number.
-    Ready(String),
+    /// All that is missing is `COMMIT`.
+    Ready,
 }
 
 impl PostgresStore {
@@ -119,23 +120,29 @@ impl PostgresStore {
         // The asker's time, as long as nothing has been done.
         let (begun, limit) = (Instant::now(), self.limit(&request));
         let left = || limit.saturating_sub(begun.elapsed());
+        let begin = self.statements.begin(self.names.keys(request.id), request.holder);
+        let (mut tries, mut dead) = (Tries::on(&self.pool), 0);
         // Declared before the transaction, hence dropped after it: the connection is then closed.
         let mut borrowed = self.borrow(left()).await?;
-        let begin = self.statements.begin(self.names.keys(request.id), request.holder);
-        let mut dead = 0;
-        let mut transaction = loop {
+        let (mut transaction, row) = loop {
             let error = match in_time(left(), borrowed.connection().begin_with(begin.clone())).await {
-                Ok(transaction) => break transaction,
+                Ok(mut transaction) => match self.read_in(left(), &mut transaction, &request).await {
+                    Ok(row) => break (transaction, row),
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
-            // Most likely one that was lost while it lay in the pool. Nothing has been done so far.
-            dead += 1;
-            if dead > DEAD_CONNECTIONS || !is_lost(&error) {
-                return Err(unavailable(error));
+            // Most likely one that was lost while it lay in the pool, or that somebody has left in some state. Nothing has
+            // been done so far.
+            dead += u32::from(is_lost(&error));
+            if !is_lost(&error) || dead > DEAD_CONNECTIONS {
+                tries.after(error).await?;
             }
+            // Closed first: the pool may have no other place.
+            drop(borrowed);
             borrowed = self.borrow(left()).await?;
         };
-        let granted = match self.look(left(), &mut transaction, &request).await? {
+        let granted = match granted(&row, &request)? {
             ClaimOutcome::Granted(granted) => granted,
             answer @ ClaimOutcome::InDoubt { .. } => {
                 // It may be asked about again at once, to be taken over, and must not find our own lock.
@@ -152,16 +159,24 @@ impl PostgresStore {
             }
         };
         let (ending, value) = work(OpenTransaction::new(&mut transaction, granted.attempt)).await;
-        let number = match self.end(&mut transaction, &request, &granted, &ending).await? {
-            Ended::Ready(number) => number,
-            Ended::Before => return Err(StoreError::CommittedByWork),
-            Ended::Lost => return Ok(ClaimOutcome::Granted(value)),
-            Ended::RolledBack => {
+        match self.end(&mut transaction, &request, &granted, &ending).await {
+            Ok(Ended::Ready) => {}
+            Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
+            broken @ (Ok(Ended::Lost) | Err(_)) => {
+                drop(transaction);
+                drop(borrowed);
+                // We have not said `COMMIT`. Perhaps the work has.
+                if self.ended(&granted.number).await == Some(true) {
+                    return Err(StoreError::CommittedByWork);
+                }
+                return broken.map(|_| ClaimOutcome::Granted(value));
+            }
+            Ok(Ended::RolledBack) => {
                 let rolled_back = self.in_time(transaction.rollback()).await.is_ok();
                 self.tell_and_give_back(borrowed, rolled_back, &request).await;
                 return Ok(ClaimOutcome::Granted(value));
             }
-        };
+        }
         let lost = match self.in_time(transaction.commit()).await {
             Ok(()) if borrowed.connection().is_in_transaction() => {
                 // The work left a transaction of its own inside ours, which is what was committed. The connection is
@@ -176,16 +191,31 @@ impl PostgresStore {
             Err(error) => error,
         };
         drop(borrowed);
-        self.settle(&request, &number, lost.into()).await?;
+        self.settle(&request, &granted.number, lost.into()).await?;
         Ok(ClaimOutcome::Granted(value))
+    }
+
+    /// Leaves a request that is not free for the next one to execute, under no policy: a record in progress, whose lease is
+    /// over, and which is held. If that cannot be done, the caller knows all the same.
+    async fn hold(&self, request: ClaimRequest<'_>) {
+        let begun = Instant::now();
+        let doubtful = ClaimRequest {
+            lease: Duration::ZERO,
+            patience: None,
+            ..request
+        };
+        for _ in 0..HOLD_TRIES {
+            if self.claim_as(&doubtful, Held::Yes).await.is_ok() || begun.elapsed() > self.patience {
+                return;
+            }
+        }
     }
 
     /// Whoever waits for what was rolled back is to try it now.
     async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest<'_>) {
         if rolled_back && !borrowed.connection().is_in_transaction() {
             let keys = self.names.keys(request.id);
-            let notify = sqlx::query(self.statements.notify.clone()).bind(keys.watch);
-            let notify = self.answer(borrowed.connection(), notify);
+            let notify = borrowed.connection().execute(self.statements.notify(keys));
             if self.in_time(notify).await.is_ok() {
                 borrowed.give_back();
             }
@@ -201,32 +231,19 @@ impl PostgresStore {
         in_time(self.patience, answer).await
     }
 
-    /// Reads the record and decides.
-    async fn look(
+    /// Reads the record, and gives the transaction its number.
+    async fn read_in(
         &self,
         limit: Duration,
         connection: &mut PgConnection,
         request: &ClaimRequest<'_>,
-    ) -> Result<ClaimOutcome<Granted>, StoreError> {
+    ) -> sqlx::Result<PgRow> {
         let look = sqlx::query(self.statements.look.clone())
             .bind(request.id.scope())
             .bind(request.id.key())
             .bind(turn(request.holder))
             .persistent(self.prepares);
-        let row = in_time(limit, look.fetch_one(connection)).await.map_err(unavailable)?;
-        let (record, locked) = (record(&row)?, column::<bool>(&row, 10)?);
-        let seen = record.as_ref().map(|record| record.token);
-        let attempt = record.as_ref().map_or(1, |record: &Record| record.attempt);
-        Ok(match decide(record, request) {
-            // A claim of this very holder outside is somebody else's as far as this transaction goes.
-            Decision::Answer(answer) => not_granted(answer),
-            Decision::Grant { .. } if !locked => untold(attempt),
-            Decision::Grant { attempt, took_over } => ClaimOutcome::Granted(Granted {
-                attempt,
-                took_over,
-                seen,
-            }),
-        })
+        in_time(limit, look.fetch_one(connection)).await
     }
 
     /// Does what the work wants for an end, up to the commit.
@@ -238,9 +255,10 @@ impl PostgresStore {
         ending: &Ending,
     ) -> Result<Ended, StoreError> {
         if let Ending::RollBack | Ending::Refuse { .. } = ending {
-            // Whoever still has the savepoint still has the transaction.
-            match self.in_time(connection.execute("ROLLBACK TO oneflight_work")).await {
-                Ok(_) => {}
+            // A transaction that still has the savepoint is the one that was begun, unless its number is another one.
+            match self.in_time(sqlx::raw_sql(UNDO).fetch_one(&mut *connection)).await {
+                Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number) => {}
+                Ok(_) => return Ok(Ended::Before),
                 Err(error) if is_transaction_over(&error) => return Ok(Ended::Before),
                 // The connection is lost, and the transaction with it: nobody said `COMMIT`.
                 Err(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::Lost),
@@ -262,16 +280,16 @@ impl PostgresStore {
             .bind(millis(retention))
             .bind(result.as_bytes())
             .bind(self.names.keys(request.id).watch)
-            .bind(turn(request.holder))
+            .bind(&granted.number)
             .bind(granted.seen.map(number))
             .persistent(self.prepares);
-        let row = self.in_time(record.fetch_one(connection)).await.map_err(rolled_back)?;
+        let row = self.in_time(record.fetch_one(connection)).await.map_err(not_recorded)?;
         if !column::<bool>(&row, 0)? {
             return Ok(Ended::Before);
         }
-        match column::<Option<String>>(&row, 1)? {
-            Some(number) => Ok(Ended::Ready(number)),
-            None => Err(StoreError::RolledBack {
+        match column::<bool>(&row, 1)? {
+            true => Ok(Ended::Ready),
+            false => Err(StoreError::RolledBack {
                 source: "the holder whose claim had been taken over came back meanwhile".into(),
             }),
         }
@@ -281,6 +299,24 @@ impl PostgresStore {
 /// Waits for the server no longer than this. The connection is not to be used any more then.
 async fn in_time<T>(limit: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// What follows from the record as it was read.
+fn granted(row: &PgRow, request: &ClaimRequest<'_>) -> Result<ClaimOutcome<Granted>, StoreError> {
+    let (record, locked) = (record(row)?, column::<bool>(row, 11)?);
+    let seen = record.as_ref().map(|record| record.token);
+    let attempt = record.as_ref().map_or(1, |record: &Record| record.attempt);
+    Ok(match decide(record, request) {
+        // A claim of this very holder outside is somebody else's as far as this transaction goes.
+        Decision::Answer(answer) => not_granted(answer),
+        Decision::Grant { .. } if !locked => untold(attempt),
+        Decision::Grant { attempt, took_over } => ClaimOutcome::Granted(Granted {
+            attempt,
+            took_over,
+            seen,
+            number: column(row, 12)?,
+        }),
+    })
 }
 
 /// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and

@@ -14,6 +14,7 @@ use super::scripts::{IN_PROGRESS, LOAD};
 use super::tokens::Shard;
 use crate::record::FencingToken;
 use crate::store::{InDoubt, StoreError};
+use crate::telemetry;
 
 /// How many questions are under way at a time.
 const AT_ONCE: usize = 64;
@@ -40,8 +41,12 @@ impl RedisStore {
             let (candidates, last) = self.candidates(after).await?;
             let mut looks =
                 stream::iter(candidates.into_iter().map(|candidate| self.look(candidate))).buffered(AT_ONCE);
-            while let Some(found) = looks.try_next().await? {
-                doubtful.extend(found);
+            while let Some((token, found)) = looks.next().await {
+                match found {
+                    Ok(found) => doubtful.extend(found),
+                    Err(error @ StoreError::Corrupt { .. }) => telemetry::unreadable(token.get(), &error),
+                    Err(error) => return Err(error),
+                }
                 if doubtful.len() == limit {
                     return Ok(doubtful);
                 }
@@ -97,7 +102,11 @@ impl RedisStore {
         candidates.collect()
     }
 
-    async fn look(&self, candidate: Candidate) -> Result<Option<InDoubt>, StoreError> {
+    async fn look(&self, candidate: Candidate) -> (FencingToken, Result<Option<InDoubt>, StoreError>) {
+        (candidate.token, self.look_at(candidate).await)
+    }
+
+    async fn look_at(&self, candidate: Candidate) -> Result<Option<InDoubt>, StoreError> {
         let id = self.0.names.identity(candidate.shard, &candidate.key);
         let id = id.ok_or(StoreError::Corrupt {
             what: "a list of what is in progress names something that is not a record",

@@ -303,7 +303,6 @@ impl Store for SqliteStore {
     }
 
     async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let after = after.map_or(0, records::number);
         let mut patience = Patience::new(self.writer.deadline());
         loop {
@@ -315,7 +314,7 @@ impl Store for SqliteStore {
             match read.await {
                 Err(error) if is_busy(&error) => patience.pause().await?,
                 Err(error) => return Err(unavailable(error)),
-                Ok(doubtful) => return doubtful.into_iter().collect(),
+                Ok(doubtful) => return Ok(doubtful),
             }
         }
     }

@@ -14,6 +14,7 @@ use super::writer::End;
 use crate::identity::{Fingerprint, RequestId};
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
+use crate::telemetry;
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -106,13 +107,33 @@ pub(super) async fn select(
     Ok(row.map(|row| record(&row)))
 }
 
-/// Reads what is in progress with a lease that is over, in the order of the tokens.
+/// Reads what is in progress with a lease that is over, in the order of the tokens. What makes no sense is told of, and
+/// left out.
 pub(super) async fn in_doubt(
     connection: &mut SqliteConnection,
-    limit: i64,
-    after: i64,
-) -> sqlx::Result<Vec<Result<InDoubt, StoreError>>> {
-    let rows = sqlx::query(
+    limit: usize,
+    mut after: i64,
+) -> sqlx::Result<Vec<InDoubt>> {
+    let mut doubtful = Vec::new();
+    while doubtful.len() < limit {
+        let missing = limit - doubtful.len();
+        let rows = in_doubt_after(connection, i64::try_from(missing).unwrap_or(i64::MAX), after).await?;
+        for row in &rows {
+            after = row.try_get(1)?;
+            match doubtful_of(row) {
+                Ok(found) => doubtful.push(found),
+                Err(error) => telemetry::unreadable(after.cast_unsigned(), &error),
+            }
+        }
+        if rows.len() < missing {
+            break;
+        }
+    }
+    Ok(doubtful)
+}
+
+async fn in_doubt_after(connection: &mut SqliteConnection, limit: i64, after: i64) -> sqlx::Result<Vec<SqliteRow>> {
+    sqlx::query(
         "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now, scope, key
          FROM oneflight_records, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
          WHERE token > ? AND lease_expires_at <= now ORDER BY token LIMIT ?",
@@ -120,11 +141,10 @@ pub(super) async fn in_doubt(
     .bind(after)
     .bind(limit)
     .fetch_all(connection)
-    .await?;
-    Ok(rows.iter().map(doubtful).collect())
+    .await
 }
 
-fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
+fn doubtful_of(row: &SqliteRow) -> Result<InDoubt, StoreError> {
     let id = RequestId::from_stored(column(row, 9)?, column(row, 10)?);
     let id = id.map_err(|_| StoreError::Corrupt {
         what: "a scope or a key is not valid",
