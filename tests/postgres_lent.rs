@@ -25,13 +25,18 @@ use proxy::{Cut, Proxy};
 const HOUR: Duration = Duration::from_secs(3600);
 const LONG: Duration = Duration::from_secs(60);
 
+/// What has to mean the same in every encoding, and as part of a statement's text.
 fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+    RequestId::new(Scope::new(r"cañón 表\').$1"), key).unwrap()
 }
 
 fn result() -> RecordedResult {
-    RecordedResult::value(Verdict::Performed, CodecId::Json, b"1")
+    let bytes: Vec<u8> = (0..=255).collect();
+    RecordedResult::value(Verdict::Performed, CodecId::Json, &bytes)
 }
+
+/// Pools of one connection and of several, with prepared statements and without.
+const POOLS: [(u32, bool); 4] = [(1, true), (5, true), (1, false), (5, false)];
 
 /// What somebody may have left behind on a connection that goes back to the pool.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +62,7 @@ const LEFT: &[Left] = &[
     Left::Session("SET ROLE stranger"),
     Left::Session("SET search_path = pg_temp"),
     Left::Session("SET client_encoding = 'LATIN1'"),
+    Left::Session("SET client_encoding = 'SJIS'"),
     Left::Session("SET standard_conforming_strings = off; SET bytea_output = 'escape'; SET DateStyle = 'German'"),
     Left::Session("CREATE TEMP TABLE oneflight_records (scope text, key text); CREATE TEMP SEQUENCE oneflight_tokens"),
     Left::Session("DEALLOCATE ALL"),
@@ -107,8 +113,8 @@ async fn given_back(pool: &PgPool) {
     .expect("all connections are given back");
 }
 
-/// A shop with a pool of so many connections, and one that nobody spoils.
-async fn shop(connections: u32) -> (Schema, PgPool, PostgresStore, PgPool) {
+/// A shop with a pool of so many connections, with prepared statements or without, and one that nobody spoils.
+async fn shop((connections, prepares): (u32, bool)) -> (Schema, PgPool, PostgresStore, PgPool) {
     let schema = server().schema().await;
     let direct = schema.pool(2);
     direct
@@ -119,11 +125,11 @@ async fn shop(connections: u32) -> (Schema, PgPool, PostgresStore, PgPool) {
         .await
         .unwrap();
     let pool = schema.pool(connections);
-    let store = PostgresStore::options()
-        .schema(schema.name.clone())
-        .open(pool.clone())
-        .await
-        .unwrap();
+    let mut options = PostgresStore::options().schema(schema.name.clone());
+    if !prepares {
+        options = options.without_prepared_statements();
+    }
+    let store = options.open(pool.clone()).await.unwrap();
     (schema, pool, store, direct)
 }
 
@@ -139,11 +145,11 @@ async fn orders(direct: &PgPool) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_operation_is_committed_when_it_is_answered_whatever_was_left_on_its_connection() {
-    for connections in [1, 5] {
-        let (schema, pool, store, direct) = shop(connections).await;
+    for pools in POOLS {
+        let (schema, pool, store, direct) = shop(pools).await;
         let outside = outside(&schema, &direct).await;
         for (number, left) in LEFT.iter().enumerate() {
-            let case = format!("{left:?} on each of {connections}");
+            let case = format!("{left:?} on each of {pools:?}");
             let (done, back) = (id(&format!("done-{number}")), id(&format!("back-{number}")));
 
             spoil(&pool, *left).await;
@@ -206,10 +212,10 @@ async fn every_operation_is_committed_when_it_is_answered_whatever_was_left_on_i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_is_executed_once_whatever_was_left_on_its_connections() {
-    for connections in [1, 5] {
-        let (_schema, pool, store, direct) = shop(connections).await;
+    for pools in POOLS {
+        let (_schema, pool, store, direct) = shop(pools).await;
         for (number, left) in LEFT.iter().enumerate() {
-            let case = format!("{left:?} on each of {connections}");
+            let case = format!("{left:?} on each of {pools:?}");
             // A group of its own, as another process would have.
             let outside = || Idempotency::builder(store.clone()).build();
             let idem = Idempotency::builder(store.clone()).build();
@@ -227,15 +233,15 @@ async fn a_request_is_executed_once_whatever_was_left_on_its_connections() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_never_runs_in_a_transaction_that_somebody_left_open() {
-    for connections in [1, 5] {
-        let (_schema, pool, store, direct) = shop(connections).await;
+    for pools in POOLS {
+        let (_schema, pool, store, direct) = shop(pools).await;
         for (number, left) in LEFT.iter().enumerate() {
             if matches!(left, Left::Session(sql) if sql.contains("ROLE") || sql.contains("search_path") || sql.contains("timeout"))
             {
                 // The work's own affair: it has the session that the pool has lent.
                 continue;
             }
-            let case = format!("{left:?} on each of {connections}");
+            let case = format!("{left:?} on each of {pools:?}");
             let before = orders(&direct).await;
             let key = format!("tx-{number}");
             let idem = Idempotency::builder(store.clone()).build();
@@ -246,7 +252,7 @@ async fn work_never_runs_in_a_transaction_that_somebody_left_open() {
                         let key = key.clone();
                         Box::pin(async move {
                             let insert = sqlx::query("INSERT INTO orders (key) VALUES ($1)").bind(key);
-                            insert.execute(tx.connection()).await?;
+                            insert.persistent(pools.1).execute(tx.connection()).await?;
                             Ok(1)
                         })
                     })
@@ -268,7 +274,7 @@ async fn work_never_runs_in_a_transaction_that_somebody_left_open() {
 /// What a service does all day: clients hang up while their transaction is being begun, by the way of requests that do not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_among_begins_that_are_cancelled_at_every_point_are_executed_once() {
-    let (_schema, pool, store, direct) = shop(5).await;
+    let (_schema, pool, store, direct) = shop((5, true)).await;
     let (mut calls, mut cancelled) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
     for key in 0..40_u32 {
         let pool = pool.clone();

@@ -14,7 +14,7 @@ use oneflight::idempotency::{
 use oneflight::identity::{RequestId, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Ending, Isolation, PostgresStore, Store, StoreError, Takeover,
+    Claim, ClaimOutcome, ClaimRequest, Ending, Isolation, PostgresOptions, PostgresStore, Store, StoreError, Takeover,
     TransactionalStore,
 };
 use sqlx::postgres::PgPool;
@@ -120,10 +120,17 @@ async fn work_in_a_transaction_takes_two_round_trips_more_than_the_bare_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_operation_is_one_round_trip() {
+    let with = PostgresStore::options();
+    for options in [with.clone(), with.without_prepared_statements()] {
+        each_operation_is_one_round_trip_with(options).await;
+    }
+}
+
+async fn each_operation_is_one_round_trip_with(options: PostgresOptions) {
     let (schema, _) = shop().await;
     let proxy = Proxy::before(server().port()).await;
     let pool = schema.pool_through(proxy.port(), 1);
-    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    let store = options.open(pool.clone()).await.unwrap();
     let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"1");
     let hour = Duration::from_secs(3600);
     let mut trips = Vec::new();
@@ -161,6 +168,9 @@ async fn each_operation_is_one_round_trip() {
         let from = proxy.round_trips();
         store.purge(10).await.unwrap();
         count("purge", from).await;
+        let from = proxy.round_trips();
+        store.in_doubt(10, None).await.unwrap();
+        count("in doubt", from).await;
     }
     println!("{trips:?}");
     assert!(trips.iter().all(|(_, trips)| *trips == 1), "{trips:?}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Error, Idempotency, Recovery, Rollback, Source};
 use oneflight::identity::{RequestId, Scope};
-use oneflight::store::{PostgresStore, Store};
+use oneflight::store::{PostgresStore, Store, Watch};
 use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
@@ -19,7 +19,7 @@ mod postgres;
 mod proxy;
 
 use postgres::{Server, server};
-use proxy::Proxy;
+use proxy::{Cut, Proxy};
 
 fn id(key: &str) -> RequestId {
     RequestId::new(Scope::new("tenant-7"), key).unwrap()
@@ -28,6 +28,21 @@ fn id(key: &str) -> RequestId {
 /// A store as a process of its own would have it.
 async fn process(pool: PgPool) -> PostgresStore {
     PostgresStore::open(pool).await.unwrap()
+}
+
+/// A watch of this key, once it hears.
+async fn watched(store: &PostgresStore, key: &str) -> Watch {
+    let hears = async {
+        loop {
+            let watch = store.watch(&id(key)).await;
+            if !watch.is_none() {
+                return watch;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let hears = tokio::time::timeout(Duration::from_secs(20), hears).await;
+    hears.expect("it does not listen")
 }
 
 /// How a holder ends.
@@ -152,20 +167,14 @@ async fn nobody_notifies_unless_somebody_waits() {
         .unwrap();
     let heard = tokio::time::timeout(Duration::from_millis(300), ear.recv()).await;
     assert!(heard.is_err(), "{heard:?}");
-    // With a watch, the same is heard.
-    let mut watch = store.watch(&id("watched")).await;
-    while watch.is_none() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        watch = store.watch(&id("watched")).await;
-    }
+    // With a watch, the same is heard, after what the listener told itself.
+    let mut watch = watched(&store, "watched").await;
     let _ = idem
         .run_in_tx(id("watched"), |_| Box::pin(async { Ok(1) }))
         .await
         .unwrap();
-    tokio::time::timeout(Duration::from_secs(5), ear.recv())
-        .await
-        .unwrap()
-        .unwrap();
+    let told = async { while ear.recv().await.unwrap().payload().parse::<i64>().is_err() {} };
+    tokio::time::timeout(Duration::from_secs(5), told).await.unwrap();
     watch.changed().await;
     // Its sign is taken down when it goes.
     drop(watch);
@@ -196,13 +205,79 @@ async fn when_the_ear_is_cut_off_waiting_goes_on_and_comes_back() {
     assert!(watch.is_none(), "the source fell silent, and the watch does not know");
     let took = woken_after(&one, &two, "after", End::Commits).await;
     assert!(took < Duration::from_secs(2), "{took:?}");
-    for _ in 0..1_000 {
-        if !two.watch(&id("again")).await.is_none() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let _again = watched(&two, "again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ear_that_hears_nothing_since_its_connection_is_dead_is_noticed() {
+    let schema = server().schema().await;
+    let proxy = Proxy::before(server().port()).await;
+    let store = process(schema.pool_through(proxy.port(), 4)).await;
+    let mut watch = watched(&store, "watched").await;
+    proxy.cut("", Cut::Swallowed);
+    // It asks after some silence, and waits for the answer for some time.
+    tokio::time::timeout(Duration::from_secs(40), watch.changed())
+        .await
+        .unwrap();
+    assert!(watch.is_none(), "the source fell silent, and the watch does not know");
+    let _again = watched(&store, "again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ear_connects_with_the_options_that_the_pool_has_by_then() {
+    let schema = server().schema().await;
+    let old = Proxy::before(server().port()).await;
+    let pool = schema.pool_through(old.port(), 4);
+    let store = process(pool.clone()).await;
+    let mut watch = watched(&store, "before").await;
+    // As when a password was changed: the old way is closed.
+    pool.set_connect_options(schema.options.clone());
+    drop(old);
+    tokio::time::timeout(Duration::from_secs(5), watch.changed())
+        .await
+        .unwrap();
+    assert!(watch.is_none(), "the source fell silent, and the watch does not know");
+    let _after = watched(&store, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_wait_the_server_s_table_of_locks_has_room() {
+    const PROCESSES: usize = 30;
+    const KEYS: usize = 100;
+    const PLACES: i64 = 10;
+    let settings = format!("-c fsync=off -c max_connections=80 -c max_locks_per_transaction={PLACES}");
+    let server = Server::start(&settings);
+    let schema = server.schema().await;
+    let others = schema.pool(1);
+    let mut processes = JoinSet::new();
+    for number in 0..PROCESSES {
+        let pool = schema.pool(1);
+        processes.spawn(async move {
+            let store = process(pool).await;
+            let mut watches = vec![watched(&store, &format!("{number}")).await];
+            for key in 0..KEYS {
+                let watch = store.watch(&id(&format!("{number}-{key}"))).await;
+                watches.extend((!watch.is_none()).then_some(watch));
+            }
+            (store, watches)
+        });
     }
-    panic!("it does not listen again");
+    let processes = processes.join_all().await;
+    let most: i64 = sqlx::query_scalar(
+        "SELECT max(locks) FROM (
+            SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' GROUP BY pid) AS process",
+    )
+    .fetch_one(&others)
+    .await
+    .unwrap();
+    // Half of what the listening connection adds to the table.
+    assert_eq!(most, PLACES / 2);
+    for (_, watches) in &processes {
+        assert_eq!(i64::try_from(watches.len()).unwrap(), most);
+    }
+    // A transaction of somebody else's gets more than its own share.
+    let tables = "DO $$ BEGIN FOR n IN 1..200 LOOP EXECUTE 'CREATE TABLE other_' || n || ' ()'; END LOOP; END $$";
+    sqlx::raw_sql(tables).execute(&others).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,7 +32,7 @@ pub struct ClaimRequest<'a> {
     pub lease: Duration,
     /// What to do about a holder whose lease has expired.
     pub takeover: Takeover,
-    /// How long the store's own locks may be waited for; as long as the store thinks right if `None`.
+    /// How long the answer may be waited for; as long as the store thinks right if `None`.
     pub patience: Option<Duration>,
 }
 
@@ -56,8 +56,12 @@ impl<'a> ClaimRequest<'a> {
         self
     }
 
-    /// Waits no longer than this for locks of the store that others hold, whatever they hold them for; after that, the
-    /// answer is [`StoreError::Busy`](crate::store::StoreError::Busy). A store without such locks does not care.
+    /// Waits no longer than this for the answer, or no longer than the store does if that is shorter. A store gives up by then
+    /// what keeps it from answering: locks of its own that others hold, whatever they hold them for
+    /// ([`StoreError::Busy`](crate::store::StoreError::Busy)), a connection to be lent
+    /// ([`StoreError::NoConnection`](crate::store::StoreError::NoConnection)), or a server that does not answer
+    /// ([`StoreError::Unavailable`](crate::store::StoreError::Unavailable)). `RedisStore` has only the limit of its own, of a
+    /// few seconds. Work in a transaction is not limited by this, nor is what comes after it.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);

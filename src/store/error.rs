@@ -20,7 +20,8 @@ pub enum StoreError {
         /// How long that was.
         waited: Duration,
     },
-    /// Others had all connections of the pool for as long as it waits.
+    /// The pool had no connection to lend for as long as one was waited for: others had them all, or the server could not
+    /// be reached to make new ones.
     NoConnection,
     /// The database was written by a newer version of this crate.
     SchemaTooNew {
@@ -93,7 +94,8 @@ impl fmt::Display for StoreError {
                  that is kept open too long"
             ),
             Self::NoConnection => f.write_str(
-                "no connection of the pool became free; enlarge it, or look for connections that are held too long",
+                "no connection of the pool became free in time; if the server can be reached, enlarge the pool, or look for \
+                 connections that are held too long",
             ),
             Self::SchemaTooNew { found, known } => write!(
                 f,

@@ -70,6 +70,8 @@ pub trait Store: Send + Sync + 'static {
     /// Asking again with the same [`HolderId`](crate::record::HolderId) answers with the same claim: so that a claim
     /// whose answer was lost can be asked for again.
     ///
+    /// The answer comes within [`request.patience`](ClaimRequest::patience), be it an error.
+    ///
     /// # Errors
     ///
     /// When the store cannot be reached or understood. The claim may have been taken nevertheless.

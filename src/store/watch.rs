@@ -45,10 +45,10 @@ use tokio::sync::watch;
 #[must_use = "a watch that is dropped hears nothing"]
 pub struct Watch {
     changes: Option<watch::Receiver<()>>,
-    /// Leaves the registry when this is dropped; after the receiver, which is counted there.
-    _place: Option<Place>,
-    /// What else is given up then.
+    /// What is given up when this is dropped; before the place, so that no one else's is asked for first.
     _held: Option<Box<dyn Any + Send + Sync>>,
+    /// Leaves the registry then; after the receiver, which is counted there.
+    _place: Option<Place>,
 }
 
 impl Watch {
@@ -156,6 +156,12 @@ impl Watchers {
         if let Some(changes) = self.0.lock().by_key.get(&key) {
             changes.send_replace(());
         }
+    }
+
+    /// From now on, begins watches of no more keys than this at a time.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn bound(&self, most_keys: usize) {
+        self.0.lock().most_keys = most_keys;
     }
 
     /// The source has fallen silent: ends all watches, and begins no new ones.

@@ -55,15 +55,21 @@ pub(super) fn is_unborn_transaction(error: &sqlx::Error) -> bool {
 /// What an error is to the store's user.
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
-        // Others had all connections for as long as the pool waits.
+        // Others had all connections, or were trying to make them, for as long as we wait.
         sqlx::Error::PoolTimedOut => StoreError::NoConnection,
+        // It was not executed: there is no such prepared statement, or another one of that name.
+        error if code(&error).is_some_and(|code| code == "26000" || code == "42P05") => StoreError::Unsupported {
+            advice: "a prepared statement was not found in its session: most likely, a pooler shares sessions and does not \
+                     keep track of them, such as PgBouncer in transaction mode; let it (`max_prepared_statements`, from \
+                     PgBouncer 1.21), use its session mode, or open the store with `without_prepared_statements`",
+        },
         error => StoreError::unavailable(error),
     }
 }
 
-/// The server has not answered within our patience.
+/// The server has not answered within our patience, or the asker's.
 pub(super) fn late() -> sqlx::Error {
-    let what = "the server has not answered for as long as the store's patience";
+    let what = "the server has not answered for as long as it was waited for";
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
 }
 

@@ -1,8 +1,9 @@
 //! Hearing of changes from other processes: one connection a process, however many wait.
 //!
 //! ```text
-//! silent ──first watch──▶ connecting ──LISTEN──▶ hearing ──connection lost──▶ connecting, later each time
-//!                             └── nobody is subscribed: who waits, polls ──┘
+//! silent ──first watch──▶ connecting ──proven ours──▶ hearing ──connection lost──▶ connecting, later each time
+//!                          │  └──shared with others──▶ silent for minutes ──▶ connecting
+//!                          └── nobody is subscribed: who waits, polls ──┘
 //! ```
 //!
 //! `NOTIFY` makes all transactions that use it commit one after the other, so it is used only where somebody waits. Who
@@ -15,28 +16,49 @@
 //! * If the waiter gets it, every change from then on is told; and he looks at the record once more after that.
 //!
 //! The connection is outside of the user's pool, so that waiting takes nothing away from working.
+//!
+//! # Whose session it is
+//!
+//! A pooler that lends a session for one transaction at a time would run each of our statements in another one, and keep
+//! the locks. So the session has to be proven ours before a lock is taken: see [`prove`]. Every statement that concerns
+//! locks names the session that it is for, and does nothing in another.
+//!
+//! # How many locks
+//!
+//! All sessions share one table of locks, to which each connection that the server allows adds
+//! `max_locks_per_transaction` places. This one takes at most half of what it adds itself. So any number of processes
+//! leaves to the others what is theirs. Over the bound, one polls.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, Postgres, Row};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::names::Keys;
 use crate::record::random_u64;
 use crate::store::watch::{Watch, Watchers};
 
-/// How many keys may be waited for by notification at a time: each takes a place in the server's table of locks, which
-/// has 6,400 for everybody unless configured otherwise.
-const MOST_WATCHED: usize = 256;
 /// How many wishes are put to the server at a time.
 const BATCH: usize = 64;
 /// How long the server may take to answer one, before the connection is given up.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long the connection and the proof that its session is ours may take.
+const PROOF: Duration = Duration::from_secs(10);
+/// How often it is looked at whether the session is shared, before anything is left in it.
+const ROUNDS: usize = 8;
+/// How long a subscription is waited for. A caller that does not get it polls.
+const SUBSCRIBED: Duration = Duration::from_secs(1);
+/// After how much silence the server is asked whether the session is still there, and ours.
+const SILENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After how long a pooler that shares sessions is asked again whether it still does.
+const SHARED_PAUSE: Duration = Duration::from_secs(300);
 
 /// The process's ear. Clones share it.
 #[derive(Clone, Debug)]
@@ -80,8 +102,8 @@ impl Drop for Shown {
 
 impl Ear {
     pub(super) fn new(channel: String) -> Self {
-        let watchers = Watchers::new(MOST_WATCHED);
-        // Until it hears something.
+        // Until it hears something, and knows how many.
+        let watchers = Watchers::new(0);
         watchers.close();
         Self(Arc::new(Inner {
             channel,
@@ -106,7 +128,7 @@ impl Ear {
         if wishes.send(Wish::Show(sign, answers)).is_err() {
             return Watch::none();
         }
-        match timeout(ANSWER, answer).await {
+        match timeout(SUBSCRIBED, answer).await {
             Ok(Ok(shown)) => watch.holding(shown),
             Ok(Err(_)) | Err(_) => Watch::none(),
         }
@@ -120,9 +142,8 @@ impl Ear {
         }
         let (sender, receiver) = mpsc::unbounded_channel();
         *wishes = Some(sender.clone());
-        let options = pool.connect_options();
         let (channel, watchers) = (self.0.channel.clone(), self.0.watchers.clone());
-        tokio::spawn(listen(options, channel, Silence(watchers), receiver));
+        tokio::spawn(listen(pool.clone(), channel, Silence(watchers), receiver));
         sender
     }
 }
@@ -141,61 +162,145 @@ impl Drop for Silence {
     }
 }
 
-/// Listens until nobody can ask any more: the store and all its watches are gone.
-async fn listen(
-    options: Arc<PgConnectOptions>,
-    channel: String,
-    silence: Silence,
-    mut wishes: mpsc::UnboundedReceiver<Wish>,
-) {
+/// Listens until nobody can ask any more, since the store and all its watches are gone, or until the pool is closed.
+async fn listen(pool: PgPool, channel: String, silence: Silence, mut wishes: mpsc::UnboundedReceiver<Wish>) {
     let mut pause = FIRST_PAUSE;
     let mut connections: Connection = 0;
-    while !wishes.is_closed() || !wishes.is_empty() {
-        if let Ok(mut listener) = connect(&options, &channel).await {
+    while !pool.is_closed() {
+        let begun = Instant::now();
+        // The options are the pool's as they are now: passwords change.
+        match timeout(PROOF, connect(&pool.connect_options(), &channel)).await {
+            Ok(Ok(Some((mut listener, session)))) => {
+                connections += 1;
+                silence.0.bound(session.most_watched);
+                silence.0.open();
+                tokio::select! {
+                    () = hear(&mut listener, &session, connections, &silence.0, &mut wishes) => {}
+                    () = pool.close_event() => {}
+                }
+                silence.0.close();
+            }
+            Ok(Ok(None)) => pause = SHARED_PAUSE,
+            Ok(Err(_)) | Err(_) => {}
+        }
+        if begun.elapsed() > LONGEST_PAUSE && pause < SHARED_PAUSE {
             pause = FIRST_PAUSE;
-            silence.0.open();
-            connections += 1;
-            hear(&mut listener, connections, &silence.0, &mut wishes).await;
-            silence.0.close();
-            // Unanswered, who wishes for something knows that nothing is heard.
-            while wishes.try_recv().is_ok() {}
         }
         let jitter = Duration::from_micros(random_u64() % 50_000);
-        sleep(pause + jitter).await;
+        if timeout(pause + jitter, unanswered(&mut wishes)).await.is_ok() {
+            return;
+        }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-async fn connect(options: &PgConnectOptions, channel: &str) -> sqlx::Result<PgListener> {
+/// Leaves wishes without an answer, from which it is known that nothing is heard, until nobody can have any.
+async fn unanswered(wishes: &mut mpsc::UnboundedReceiver<Wish>) {
+    while wishes.recv().await.is_some() {}
+}
+
+/// A session of the server's that is ours.
+struct Session {
+    /// The server's process.
+    pid: i32,
+    /// For how many records locks may be taken in it.
+    most_watched: usize,
+}
+
+/// Connects and listens; `None` if the session is not ours.
+async fn connect(options: &PgConnectOptions, channel: &str) -> sqlx::Result<Option<(PgListener, Session)>> {
+    let options = options.clone().application_name("oneflight listener");
     // A listener wants a pool to take its connection from.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(ANSWER)
-        .connect_lazy_with(options.clone().application_name("oneflight listener"));
+        .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
-    listener.listen(channel).await?;
-    Ok(listener)
+    let mut witness = options.connect().await?;
+    let proven = prove(&mut listener, &mut witness, channel).await?;
+    let _ = witness.close().await;
+    Ok(proven.map(|session| (listener, session)))
 }
 
-/// Passes on what is heard and puts wishes to the server, until the connection is lost or nobody can ask any more.
+/// Proves that the listener's session is nobody else's while it is idle, with the help of a second connection.
+///
+/// A pooler that shares sessions sooner or later lends the listener's to the second connection, or another one to the
+/// listener. Until then, nothing was left in any session; it must not be: a `LISTEN` would have others told what they do
+/// not expect. What proves that the session is ours is a notification that comes while the listener asks for nothing: a
+/// client that has no session at that time does not hear it.
+async fn prove(listener: &mut PgListener, witness: &mut PgConnection, channel: &str) -> sqlx::Result<Option<Session>> {
+    let settings = "SELECT pg_backend_pid(), current_setting('max_locks_per_transaction')";
+    let [row] = &ask(&mut *listener, settings).await?[..] else {
+        return Ok(None);
+    };
+    let pid = row.try_get(0)?;
+    let places: usize = row.try_get::<String, _>(1)?.parse().unwrap_or_default();
+    for round in 0..ROUNDS {
+        // Not always in the same rhythm, which may be that of a pooler that lends its sessions in turns.
+        for _ in 0..=round % 2 {
+            if is_session(&mut *witness, pid).await? {
+                return Ok(None);
+            }
+        }
+        if !is_session(&mut *listener, pid).await? {
+            return Ok(None);
+        }
+    }
+    listener.listen(channel).await?;
+    let heard = async {
+        let proof = format!("proof {:016x}", random_u64());
+        ask(witness, &format!("SELECT pg_notify('{channel}', '{proof}')")).await?;
+        while let Some(notification) = listener.try_recv().await? {
+            if notification.payload() == proof {
+                return Ok(true);
+            }
+        }
+        Ok::<_, sqlx::Error>(false)
+    };
+    if !matches!(timeout(ANSWER, heard).await, Ok(Ok(true))) {
+        listener.unlisten(channel).await?;
+        return Ok(None);
+    }
+    Ok(Some(Session {
+        pid,
+        most_watched: places / 2,
+    }))
+}
+
+/// Whether this connection has, for this statement at least, the session of this process.
+async fn is_session<'c>(connection: impl Executor<'c, Database = Postgres>, pid: i32) -> sqlx::Result<bool> {
+    let rows = ask(connection, &format!("SELECT WHERE pg_backend_pid() = {pid}")).await?;
+    Ok(!rows.is_empty())
+}
+
+/// Puts one statement to the server, without preparing it: what was prepared in one session is not there in another.
+async fn ask<'c>(connection: impl Executor<'c, Database = Postgres>, statement: &str) -> sqlx::Result<Vec<PgRow>> {
+    let statement = AssertSqlSafe(statement.to_owned());
+    sqlx::raw_sql(statement).fetch_all(connection).await
+}
+
+/// Passes on what is heard and puts wishes to the server, until the connection is lost, its session is not ours, or
+/// nobody can ask any more.
 async fn hear(
     listener: &mut PgListener,
+    session: &Session,
     connection: Connection,
     watchers: &Watchers,
     wishes: &mut mpsc::UnboundedReceiver<Wish>,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        // Either may be dropped half-way: what has been read by then is read on later.
-        tokio::select! {
+        // Each may be dropped half-way: what has been read by then is read on later.
+        let ours = tokio::select! {
             heard = listener.try_recv() => match heard {
                 Ok(Some(notification)) => {
                     if let Ok(number) = notification.payload().parse() {
                         watchers.notify(registered(number));
                     }
+                    continue;
                 }
                 Ok(None) | Err(_) => return,
             },
@@ -203,25 +308,29 @@ async fn hear(
                 if wished == 0 {
                     return;
                 }
-                match timeout(ANSWER, fulfil(listener, connection, batch.drain(..))).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) | Err(_) => return,
-                }
+                timeout(ANSWER, fulfil(listener, session, connection, batch.drain(..))).await
             }
+            () = sleep(SILENCE) => timeout(ANSWER, is_session(&mut *listener, session.pid)).await,
+        };
+        if !matches!(ours, Ok(Ok(true))) {
+            return;
         }
     }
 }
 
-/// Takes and gives up the locks that show who waits, in two round trips at most. The server counts how often a session
-/// has each, so that several may wait for one record here.
+/// Takes and gives up the locks that show who waits, in two round trips at most, unless the session is not ours. The
+/// server counts how often a session has each, so that several may wait for one record here.
 async fn fulfil(
     listener: &mut PgListener,
+    session: &Session,
     connection: Connection,
     wishes: impl Iterator<Item = Wish>,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<bool> {
     let (mut show, mut hide) = (Vec::new(), Vec::new());
     for wish in wishes {
         match wish {
+            // Nobody waits for what nobody would be told of.
+            Wish::Show(_, answer) if answer.is_closed() => {}
             Wish::Show(sign, answer) => show.push((sign, answer)),
             // A sign of an earlier connection went down with it.
             Wish::Hide(number, of) if of == connection => hide.push(number),
@@ -229,27 +338,39 @@ async fn fulfil(
         }
     }
     if !hide.is_empty() {
-        sqlx::query("SELECT pg_advisory_unlock_shared(number) FROM unnest($1) AS wish (number)")
-            .bind(hide)
-            .execute(&mut *listener)
-            .await?;
+        let hidden = session.for_each("pg_advisory_unlock_shared", hide.iter());
+        if ask(&mut *listener, &hidden).await?.len() < hide.len() {
+            return Ok(false);
+        }
     }
     if show.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
-    let numbers: Vec<i64> = show.iter().map(|(sign, _)| sign.number).collect();
-    let shown: Vec<bool> = sqlx::query_scalar(
-        "SELECT pg_try_advisory_lock_shared(number) FROM unnest($1) WITH ORDINALITY AS wish (number, place) ORDER BY place",
-    )
-    .bind(numbers)
-    .fetch_all(&mut *listener)
-    .await?;
+    let shown = session.for_each("pg_try_advisory_lock_shared", show.iter().map(|(sign, _)| &sign.number));
+    let shown = ask(listener, &shown).await?;
+    let ours = shown.len() == show.len();
     for ((mut sign, answer), shown) in show.into_iter().zip(shown) {
-        if shown {
+        if shown.try_get(0)? {
             sign.up = Some(connection);
-            // If he is gone who wanted to know, the sign comes back and is dropped.
+            // If the caller is gone, the sign comes back and is dropped.
             let _ = answer.send(sign);
         }
     }
-    Ok(())
+    Ok(ours)
+}
+
+impl Session {
+    /// A statement that calls a function with each of these numbers, in this order, and does nothing in another session.
+    fn for_each<'n>(&self, function: &str, numbers: impl Iterator<Item = &'n i64>) -> String {
+        let mut list = String::new();
+        for number in numbers {
+            // Writing into a string does not fail.
+            let _ = write!(list, "{}{number}", if list.is_empty() { "" } else { ", " });
+        }
+        format!(
+            "SELECT {function}(number) FROM unnest('{{{list}}}'::bigint[]) WITH ORDINALITY AS wish (number, place)
+             WHERE pg_backend_pid() = {} ORDER BY place",
+            self.pid
+        )
+    }
 }

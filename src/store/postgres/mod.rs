@@ -1,19 +1,17 @@
 //! A store in PostgreSQL, shared by any number of processes on any number of machines.
 //!
-//! Each operation is one call of a [procedure](procedures), hence one round trip and one transaction of its own, on the
-//! server's clock. Nobody waits for
-//! another's claim inside the server: a claim tries an advisory lock on the identity's number, for the length of its
-//! statement or of its transaction, and whoever does not get it is "in progress" and holds no connection. What has to
-//! be thought through when two meet stands at the head of [`transaction`]; how those who wait hear of changes, in
-//! [`listen`].
+//! Each operation is one [call](call) of a [procedure](procedures), hence one round trip and one transaction of its own,
+//! on the server's clock. Nobody waits for another's claim inside the server: a claim tries an advisory lock on the
+//! identity's number, for the length of its statement or of its transaction, and whoever does not get it is "in progress"
+//! and holds no connection. What has to be thought through when two meet stands at the head of [`transaction`]; how those
+//! who wait hear of changes, in [`listen`].
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Executor;
-use sqlx::postgres::{PgArguments, PgPool, PgRow, Postgres};
-use sqlx::query::Query;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, PgRow, Postgres};
 use tokio::time::{Instant, timeout};
 
 use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
@@ -21,50 +19,79 @@ use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::telemetry;
 
+mod call;
 mod errors;
 mod listen;
 mod names;
 mod procedures;
 mod records;
+mod reserve;
 mod schema;
 mod settle;
 mod statements;
 mod transaction;
 
+use call::{Calls, Message, Value};
 use errors::{Tries, late};
 use listen::Ear;
 use names::Names;
-use statements::{LEAVE, Statements};
+use reserve::Reserve;
+use statements::Statements;
 use transaction::Borrowed;
 
 pub use statements::Isolation;
 
-/// An answer is waited for at least that long.
+/// An answer to one statement is waited for at least that long.
 const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
 ///
-/// The tables and procedures are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the store is
-/// opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
+/// The tables and procedures are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the
+/// store is opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
 ///
 /// # Connections
 ///
 /// The pool is the user's. An operation takes one of its connections for one round trip, and
-/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) one for its transaction. Whoever waits for a request in
-/// progress elsewhere holds none. A process in which somebody has waited has one connection more, outside of the pool
-/// and with the pool's options, which listens for all of them. It takes a session of its own: through a pooler that
-/// shares sessions between transactions (PgBouncer in transaction mode) nothing is heard, and who waits polls.
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a request in
+/// progress elsewhere holds none. There are at most two connections more for each store in a process, outside of the pool
+/// and with the pool's options as they are when these connect:
+///
+/// * One listens for all calls that wait, from the first wait on. It takes one lock for each key that is waited for, and at
+///   most half of the places that one connection adds to the server's table of locks (`max_locks_per_transaction`, 64
+///   unless set). Calls that wait for other keys then poll. While it begins to listen, there is another one for a moment.
+/// * One is in reserve for holders of claims: they renew, complete and release over it when the pool has no connection to
+///   lend at once. So no claim is lost because all connections of the pool are in use, for however long. It is opened with
+///   the pool's hooks when it is first needed, and closed after a minute without use.
 ///
 /// In which state the pool lends a connection does not matter. What an operation answers is committed: it refuses to run
 /// inside of a transaction that somebody has left open, failed or not, and
 /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
 /// back; its owner had dropped it. A connection that answers with an error is closed rather than given back, and if the
-/// error may come from its state (a transaction, a role, a timeout, what was prepared), the operation is tried on others,
-/// until one is new. Two things are taken as they are: `synchronous_commit`, and the search path when a store is opened
-/// without [a schema of its own](PostgresOptions::schema).
+/// error may come from its state (a transaction, a role, a timeout, an encoding, what was prepared), the operation is
+/// tried on others, until one is new. Two things are taken as they are: `synchronous_commit`, and the search path when a
+/// store is opened without [a schema of its own](PostgresOptions::schema).
 ///
-/// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to execute
-/// them, which `PUBLIC` has unless it was revoked.
+/// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to
+/// execute them, which `PUBLIC` has unless it was revoked.
+///
+/// # Poolers
+///
+/// In a mode in which a pooler shares sessions between transactions, such as PgBouncer's transaction mode, three things
+/// are different:
+///
+/// * Nothing is heard in a session that is shared. That is found out before any lock is taken in it, and looked at again
+///   every five minutes. Calls that wait poll.
+/// * `sqlx` prepares every statement, in a session, and uses it later, in another one perhaps. A pooler that keeps track of prepared
+///   statements makes up for that (PgBouncer from 1.21, with `max_prepared_statements`). With any other, another service's
+///   statement of the same name may be executed in place of the one that was meant: set
+///   [`without_prepared_statements`](PostgresOptions::without_prepared_statements), and make the work's own statements
+///   `persistent(false)`. `statement_cache_capacity(0)` does not do: the statements have names and are shared all the
+///   same. [`StoreError::Unsupported`] is the answer when a statement is not there.
+/// * PgBouncer has to ignore a parameter of `sqlx`'s (`ignore_startup_parameters = extra_float_digits`), or the options leave it out
+///   (`extra_float_digits(None)`). Before 1.20 it knows no `options`, such as a search path, at all: name the
+///   [schema](PostgresOptions::schema).
+///
+/// In session mode nothing is different. Statement mode refuses transactions, and is of no use.
 ///
 /// # Durability
 ///
@@ -104,6 +131,8 @@ pub struct PostgresStore {
     statements: Arc<Statements>,
     ear: Ear,
     patience: Duration,
+    prepares: bool,
+    reserve: Reserve,
 }
 
 /// Whether a claim leaves a request that [waits for a decision](Record::held).
@@ -121,6 +150,7 @@ pub struct PostgresOptions {
     isolation: Option<Isolation>,
     migrate: bool,
     patience: Duration,
+    prepares: bool,
 }
 
 impl Default for PostgresOptions {
@@ -133,6 +163,7 @@ impl Default for PostgresOptions {
             isolation: None,
             migrate: true,
             patience: Duration::from_secs(30),
+            prepares: true,
         }
     }
 }
@@ -170,10 +201,23 @@ impl PostgresOptions {
     /// How long the server may take to answer a statement of ours, or a commit, before its connection is given up, and how
     /// long it is then asked what became of a commit: 30 s each unless set, getting a connection included. So one that is dead,
     /// and that nobody says is dead, holds nobody up for longer, and the server gives up a transaction of ours whose client is
-    /// gone after about twice as long. The statements of the work are its own affair; a batch of
-    /// [`purge`](Store::purge) has to be small enough to be done in that time.
+    /// gone after about twice as long. A claim takes no longer than its caller
+    /// [waits](crate::idempotency::IdempotencyBuilder::wait), or 1 s if that is less. The statements of the work are its
+    /// own affair; a batch of [`purge`](Store::purge) has to be small enough to be done in that time.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Leaves no prepared statement in a session after a transaction: for a pooler that shares sessions between transactions and
+    /// does not keep track of prepared statements. See [Poolers](PostgresStore#poolers).
+    ///
+    /// Each operation is one round trip still: a message in which its values stand, as literals. So where the server shows
+    /// statements, as in its log, it shows keys and results as well, in hexadecimal digits. Each of the two statements that
+    /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) adds to a transaction takes two round trips, since it is
+    /// prepared there anew.
+    pub fn without_prepared_statements(mut self) -> Self {
+        self.prepares = false;
         self
     }
 
@@ -228,6 +272,8 @@ impl PostgresOptions {
             ear: Ear::new(names.channel()),
             names: Arc::new(names),
             patience: self.patience,
+            prepares: self.prepares,
+            reserve: Reserve::new(self.patience),
         })
     }
 }
@@ -258,18 +304,21 @@ impl PostgresStore {
     /// Claims; a request that is held is afterwards granted to nobody but who names the claim's token.
     async fn claim_as(&self, request: &ClaimRequest<'_>, held: Held) -> Result<ClaimOutcome, StoreError> {
         let fingerprint = request.id.fingerprint();
+        let (begun, limit) = (Instant::now(), self.limit(request));
         let mut tries = Tries::on(&self.pool);
         loop {
-            let claim = sqlx::query(self.statements.claim.clone())
-                .bind(request.id.scope())
-                .bind(request.id.key())
-                .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
-                .bind(&request.holder.as_bytes()[..])
-                .bind(records::millis(request.lease))
-                .bind(records::takeover(request.takeover))
-                .bind(self.names.keys(request.id).claim)
-                .bind(matches!(held, Held::Yes));
-            match self.ask(claim).await {
+            let values = [
+                Value::Text(request.id.scope()),
+                Value::Text(request.id.key()),
+                Value::Bytes(fingerprint.as_ref().map(|it| &it.as_bytes()[..])),
+                Value::Bytes(Some(&request.holder.as_bytes()[..])),
+                Value::Number(records::millis(request.lease)),
+                Value::Number(records::takeover(request.takeover)),
+                Value::Number(self.names.keys(request.id).claim),
+                Value::Flag(matches!(held, Held::Yes)),
+            ];
+            let claim = self.call(&self.statements.claim, &values);
+            match self.ask(limit.saturating_sub(begun.elapsed()), claim).await {
                 Ok(rows) => return records::claimed(records::only(&rows)?, request),
                 Err(error) => tries.after(error).await?,
             }
@@ -284,9 +333,8 @@ impl PostgresStore {
     async fn read_within(&self, limit: Duration, id: &RequestId) -> Result<Option<Record>, StoreError> {
         let mut tries = Tries::on(&self.pool);
         loop {
-            let load = sqlx::query(self.statements.load.clone())
-                .bind(id.scope())
-                .bind(id.key());
+            let values = [Value::Text(id.scope()), Value::Text(id.key())];
+            let load = self.call(&self.statements.load, &values);
             match self.ask_within(limit, load).await {
                 Ok(rows) => return records::record(records::only(&rows)?),
                 Err(error) => tries.after(error).await?,
@@ -297,45 +345,50 @@ impl PostgresStore {
     async fn list_in_doubt(&self, after: i64, limit: usize) -> Result<Vec<PgRow>, StoreError> {
         let mut tries = Tries::on(&self.pool);
         loop {
-            let list = sqlx::query(self.statements.in_doubt.clone())
-                .bind(after)
-                .bind(records::rows(limit));
-            match self.ask_outside(self.patience, list).await {
+            let list = self.statements.in_doubt(after, records::rows(limit));
+            match self.ask(self.patience, list).await {
                 Ok(rows) => return Ok(rows),
                 Err(error) => tries.after(error).await?,
             }
         }
     }
 
-    /// What the server answers to one statement, within our patience.
-    async fn ask(&self, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        self.ask_within(self.patience, query).await
+    /// How long the answer to a request for a claim may take.
+    fn limit(&self, request: &ClaimRequest<'_>) -> Duration {
+        let patience = request.patience.unwrap_or(self.patience);
+        patience.min(self.patience)
     }
 
-    /// What the server answers to one statement within this time, which is also that of getting a connection. One that has
-    /// not answered is closed: in the pool it would be waited for once more. So is one that answers with an error, since
-    /// that may be what somebody has left it in.
-    async fn ask_within(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+    /// A call of a procedure of ours.
+    fn call(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
+        match self.prepares {
+            true => calls.bound(values),
+            false => calls.written(values),
+        }
+    }
+
+    /// What the server answers within this time, which is also that of getting a connection of the pool.
+    async fn ask(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        self.ask_on(self.pool.acquire(), limit, message).await
+    }
+
+    /// The same for a holder, however long others keep the pool's connections.
+    async fn ask_within(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        self.ask_on(self.reserve.lend(limit, &self.pool), limit, message).await
+    }
+
+    /// A connection that has not answered in time is closed: in the pool it would be waited for once more. So is one that
+    /// answers with an error, since that may be what somebody has left it in.
+    async fn ask_on(
+        &self,
+        lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
+        limit: Duration,
+        message: Message,
+    ) -> sqlx::Result<Vec<PgRow>> {
         let begun = Instant::now();
-        let mut borrowed = Borrowed::within(limit, &self.pool).await?;
+        let mut borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
         let left = limit.saturating_sub(begun.elapsed());
-        let answered = timeout(left, query.fetch_all(borrowed.connection())).await;
-        let rows = answered.map_err(|_| late())??;
-        borrowed.give_back();
-        Ok(rows)
-    }
-
-    /// What the server answers to one plain statement, outside of any transaction that somebody has left open: two round
-    /// trips.
-    async fn ask_outside(&self, limit: Duration, query: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        let begun = Instant::now();
-        let mut borrowed = Borrowed::within(limit, &self.pool).await?;
-        let connection = borrowed.connection();
-        let answer = async {
-            connection.execute(LEAVE).await?;
-            query.fetch_all(connection).await
-        };
-        let answered = timeout(limit.saturating_sub(begun.elapsed()), answer).await;
+        let answered = timeout(left, message.put_to(borrowed.connection())).await;
         let rows = answered.map_err(|_| late())??;
         borrowed.give_back();
         Ok(rows)
@@ -358,13 +411,15 @@ impl Store for PostgresStore {
     async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let mut tries = Tries::on(&self.pool);
         loop {
-            let renew = sqlx::query(self.statements.renew.clone())
-                .bind(id.scope())
-                .bind(id.key())
-                .bind(records::number(token))
-                .bind(records::millis(lease))
-                .bind(self.names.keys(id).watch)
-                .bind(self.names.channel());
+            let values = [
+                Value::Text(id.scope()),
+                Value::Text(id.key()),
+                Value::Number(records::number(token)),
+                Value::Number(records::millis(lease)),
+                Value::Number(self.names.keys(id).watch),
+                Value::Text(&self.names.channel()),
+            ];
+            let renew = self.call(&self.statements.renew, &values);
             // A try that is not answered leaves time for others, as long as the lease runs.
             let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
             match self.ask_within(limit, renew).await {
@@ -379,15 +434,17 @@ impl Store for PostgresStore {
         let (id, token) = (claim.id(), claim.token());
         let mut tries = Tries::on(&self.pool);
         loop {
-            let complete = sqlx::query(self.statements.complete.clone())
-                .bind(id.scope())
-                .bind(id.key())
-                .bind(records::number(token))
-                .bind(result.as_bytes())
-                .bind(records::millis(retention))
-                .bind(self.names.keys(id).watch)
-                .bind(self.names.channel());
-            match self.ask(complete).await {
+            let values = [
+                Value::Text(id.scope()),
+                Value::Text(id.key()),
+                Value::Number(records::number(token)),
+                Value::Bytes(Some(result.as_bytes())),
+                Value::Number(records::millis(retention)),
+                Value::Number(self.names.keys(id).watch),
+                Value::Text(&self.names.channel()),
+            ];
+            let complete = self.call(&self.statements.complete, &values);
+            match self.ask_within(self.patience, complete).await {
                 Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => break,
                 Err(error) => tries.after(error).await?,
@@ -404,13 +461,15 @@ impl Store for PostgresStore {
         let (id, token) = (claim.id(), claim.token());
         let mut tries = Tries::on(&self.pool);
         loop {
-            let release = sqlx::query(self.statements.release.clone())
-                .bind(id.scope())
-                .bind(id.key())
-                .bind(records::number(token))
-                .bind(self.names.keys(id).watch)
-                .bind(self.names.channel());
-            match self.ask(release).await {
+            let values = [
+                Value::Text(id.scope()),
+                Value::Text(id.key()),
+                Value::Number(records::number(token)),
+                Value::Number(self.names.keys(id).watch),
+                Value::Text(&self.names.channel()),
+            ];
+            let release = self.call(&self.statements.release, &values);
+            match self.ask_within(self.patience, release).await {
                 Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,
@@ -426,8 +485,9 @@ impl Store for PostgresStore {
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
         let mut tries = Tries::on(&self.pool);
         loop {
-            let purge = sqlx::query(self.statements.purge.clone()).bind(records::rows(limit));
-            match self.ask(purge).await {
+            let values = [Value::Number(records::rows(limit))];
+            let purge = self.call(&self.statements.purge, &values);
+            match self.ask(self.patience, purge).await {
                 Ok(rows) => {
                     let purged: i64 = records::column(records::only(&rows)?, 0)?;
                     return Ok(usize::try_from(purged).unwrap_or(0));

@@ -10,22 +10,24 @@
 //! * inside of one, it is an error (2D000), before anything was done; in one that has failed already, the call is
 //!   (25P02). The connection is closed then, which rolls back what its owner had left, and another one is asked.
 //!
-//! The call is one statement and one round trip, as before, with its parameters bound and its plan kept by the session.
-//! What the session has for default transactions does not matter: each operation says what it needs.
+//! The call is one statement and one round trip; see [`call`](super::call) for how it is put to the server. What the
+//! session has for default transactions does not matter: each operation says what it needs. Nor does it matter how the
+//! session writes bytes where an answer is text. In a session that takes what is bound for another encoding than it is, a
+//! call would concern another key, and so is an error as well (0A000).
 //!
 //! The text of a procedure is part of a [migration](super::schema): one that was released is changed by another
 //! migration, and processes of both versions may call it meanwhile.
 
 use super::names::Names;
-use super::statements::{INSTANT, RECORD, absent, notify};
+use super::statements::{INSTANT, PLAIN, RECORD, absent, notify};
 
 /// A procedure of ours.
 pub(super) struct Procedure {
-    name: &'static str,
+    pub(super) name: &'static str,
     /// The types of what it takes, `$1` and on.
-    takes: &'static [&'static str],
+    pub(super) takes: &'static [&'static str],
     /// The types of the columns of its one row; null if there is nothing to tell.
-    answers: &'static [&'static str],
+    pub(super) answers: &'static [&'static str],
     /// What it does, once it is known to be outside of a transaction. `{into}` receives the answer.
     body: fn(&Names) -> String,
 }
@@ -170,23 +172,21 @@ impl Procedure {
         let body = (self.body)(names).replace("{into}", &format!("INTO {}", into.join(", ")));
         format!(
             "\nCREATE PROCEDURE {name}({parameters}) LANGUAGE plpgsql AS $procedure$
+DECLARE
+    encoding text := current_setting('client_encoding');
 BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
+    {PLAIN};
+    IF encoding <> 'UTF8' THEN
+        RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
+    END IF;
     {body};
 END
 $procedure$;\n",
             name = names.of(self.name),
             parameters = parameters.join(", "),
         )
-    }
-
-    /// The statement that calls it.
-    pub(super) fn call(&self, names: &Names) -> String {
-        let takes = (1..=self.takes.len()).map(|number| format!("${number}"));
-        let answers = self.answers.iter().map(|_| "NULL".to_owned());
-        let arguments: Vec<String> = takes.chain(answers).collect();
-        format!("CALL {}({})", names.of(self.name), arguments.join(", "))
     }
 }
 

@@ -44,16 +44,16 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
     let Some(token) = column::<Option<i64>>(row, 2)? else {
         return Ok(None);
     };
-    let fingerprint = match column::<Option<&[u8]>>(row, 1)? {
+    let fingerprint = match column::<Option<Vec<u8>>>(row, 1)? {
         None => None,
         Some(digest) => {
-            let digest = digest.try_into().map_err(|_| StoreError::Corrupt {
+            let digest = <[u8; 32]>::try_from(digest).map_err(|_| StoreError::Corrupt {
                 what: "a fingerprint is not 32 bytes long",
             })?;
             Some(Fingerprint::from_digest(digest))
         }
     };
-    let holder = column::<&[u8]>(row, 3)?.try_into().map_err(|_| StoreError::Corrupt {
+    let holder = <[u8; 16]>::try_from(column::<Vec<u8>>(row, 3)?).map_err(|_| StoreError::Corrupt {
         what: "a holder is not 16 bytes long",
     })?;
     let attempt = u32::try_from(column::<i64>(row, 4)?).map_err(|_| StoreError::Corrupt {
@@ -66,7 +66,7 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
         None => State::Completed {
             completed: timestamp(column(row, 7)?)?,
             expires: timestamp(column(row, 8)?)?,
-            result: RecordedResult::from_stored(column::<&[u8]>(row, 9)?),
+            result: RecordedResult::from_stored(column::<Vec<u8>>(row, 9)?),
         },
     };
     let mut record = Record::new(

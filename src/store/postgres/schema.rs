@@ -9,8 +9,9 @@ use std::fmt::Write;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
-use sqlx::{AssertSqlSafe, Connection, Executor};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
+use super::call::Value;
 use super::errors::{Tries, unavailable};
 use super::names::Names;
 use super::procedures;
@@ -123,13 +124,16 @@ pub(super) fn print(names: &Names, from: usize) -> String {
     script
 }
 
-/// A connection that is outside of any transaction; those that cannot be brought there are closed. What is asked on it
-/// is not looked for among what was prepared on it, which somebody may have let go.
+/// A connection that is outside of any transaction, and has the encoding of `sqlx`; those that cannot be brought there are
+/// closed.
 async fn outside(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
     let mut tries = Tries::on(pool);
     loop {
         let mut connection = pool.acquire().await.map_err(unavailable)?;
-        match connection.execute(LEAVE).await {
+        match connection
+            .execute(AssertSqlSafe(format!("{LEAVE}; SET client_encoding = 'UTF8'")))
+            .await
+        {
             Ok(_) => return Ok(connection),
             Err(error) => {
                 drop(connection.detach());
@@ -142,11 +146,7 @@ async fn outside(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> 
 /// The schema in which an unqualified name of a new table would stand.
 pub(super) async fn current(pool: &PgPool) -> Result<String, StoreError> {
     let mut connection = outside(pool).await?;
-    let schema: Option<String> = sqlx::query_scalar("SELECT current_schema()::text")
-        .persistent(false)
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(StoreError::unavailable)?;
+    let schema: Option<String> = value(&mut *connection, "SELECT current_schema()::text".to_owned()).await?;
     schema.ok_or(StoreError::InvalidName {
         what: "the search path of the connection names no schema that is there; set one in the options",
     })
@@ -185,25 +185,18 @@ fn known() -> i64 {
 async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, StoreError> {
     let known = known();
     // Not `to_regclass`: a session remembers names that were not there, and takes no lock here that would remind it.
-    let there: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM pg_class WHERE relname = $2
-            AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1))",
-    )
-    .persistent(false)
-    .bind(&names.schema)
-    .bind(format!("{}migrations", names.prefix))
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(StoreError::unavailable)?;
+    let look = format!(
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relname = '{}migrations'
+            AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = {}))",
+        names.prefix,
+        Value::Text(names.schema.as_deref().unwrap_or_default()),
+    );
+    let there: bool = value(&mut *connection, look).await?;
     if !there {
         return Ok(0);
     }
     let select = format!("SELECT coalesce(max(version), 0) FROM {}", names.of("migrations"));
-    let found: i64 = sqlx::query_scalar(AssertSqlSafe(select))
-        .persistent(false)
-        .fetch_one(connection)
-        .await
-        .map_err(StoreError::unavailable)?;
+    let found: i64 = value(connection, select).await?;
     if found > known {
         return Err(StoreError::SchemaTooNew { found, known });
     }
@@ -211,10 +204,11 @@ async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, St
 }
 
 async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), StoreError> {
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .persistent(false)
-        .bind(names.migration_lock())
-        .execute(&mut *connection)
+    connection
+        .execute(AssertSqlSafe(format!(
+            "SELECT pg_advisory_xact_lock({})",
+            names.migration_lock()
+        )))
         .await
         .map_err(StoreError::unavailable)?;
     // Looked at anew, and now for good.
@@ -245,14 +239,21 @@ async fn create_schema(connection: &mut PgConnection, names: &Names) -> Result<S
     let Some(schema) = &names.schema else {
         return Ok(String::new());
     };
-    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
-        .persistent(false)
-        .bind(schema)
-        .fetch_one(connection)
-        .await
-        .map_err(StoreError::unavailable)?;
-    match there {
+    let look = format!(
+        "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = {})",
+        Value::Text(schema)
+    );
+    match value(connection, look).await? {
         true => Ok(String::new()),
         false => Ok(format!(r#"CREATE SCHEMA "{schema}"; "#)),
     }
+}
+
+/// The one value that a statement answers with. It is not prepared: a pooler may not keep what was.
+async fn value<'c, T>(connection: impl Executor<'c, Database = Postgres>, statement: String) -> Result<T, StoreError>
+where
+    T: for<'r> sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
+{
+    let row = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_one(connection).await;
+    row.and_then(|row| row.try_get(0)).map_err(StoreError::unavailable)
 }

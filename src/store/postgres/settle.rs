@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::call::{Message, Value};
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
 use super::{PostgresStore, SHORTEST_WAIT};
@@ -64,12 +65,13 @@ impl PostgresStore {
     /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be
     /// ended.
     async fn end_if_idle(&self, number: &str) -> bool {
-        let end = sqlx::query(
+        let end = Message::outside(&format!(
             "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
-             WHERE backend_xid = $1::text::xid8::xid AND state LIKE 'idle in transaction%'",
-        );
+             WHERE backend_xid = {}::xid8::xid AND state LIKE 'idle in transaction%'",
+            Value::Text(number),
+        ));
         // Without the right to, it is waited for.
-        let Ok(rows) = self.ask_outside(self.try_for(), end.bind(number)).await else {
+        let Ok(rows) = self.ask_within(self.try_for(), end).await else {
             return false;
         };
         only(&rows).and_then(|row| column(row, 0)).unwrap_or(false)
@@ -78,8 +80,8 @@ impl PostgresStore {
     /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody
     /// answers.
     pub(super) async fn ended(&self, number: &str) -> Option<bool> {
-        let ask = sqlx::query("SELECT pg_xact_status($1::text::xid8)").bind(number);
-        match self.ask_outside(self.try_for(), ask).await {
+        let ask = Message::outside(&format!("SELECT pg_xact_status({}::xid8)", Value::Text(number)));
+        match self.ask_within(self.try_for(), ask).await {
             Ok(rows) => match only(&rows).and_then(|row| column::<Option<String>>(row, 0)).ok()? {
                 Some(status) if status == "in progress" => None,
                 status => Some(status.is_some_and(|status| status == "committed")),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
+use super::call::{Calls, Message, Value};
 use super::names::{Keys, Names};
 use super::procedures::{CLAIM, COMPLETE, LOAD, PURGE, RELEASE, RENEW};
 use crate::record::HolderId;
@@ -26,6 +27,9 @@ pub(super) const INSTANT: &str = "instant AS MATERIALIZED (
 /// Leaves the session outside of any transaction, in one message and without a warning where there is none. What
 /// somebody had left open is rolled back; after a failure, this fails as well.
 pub(super) const LEAVE: &str = "BEGIN; ROLLBACK";
+
+/// Has the rest of the transaction answer in the encoding, and with bytes in the digits, that `sqlx` reads.
+pub(super) const PLAIN: &str = "SET LOCAL client_encoding = 'UTF8'; SET LOCAL bytea_output = hex";
 
 /// Past its retention, a record counts as absent.
 pub(super) fn absent(r: &str, now: &str) -> String {
@@ -54,16 +58,16 @@ pub enum Isolation {
 pub(super) struct Statements {
     begin: String,
     keepalive: String,
-    pub(super) claim: SqlStr,
-    pub(super) renew: SqlStr,
-    pub(super) complete: SqlStr,
-    pub(super) release: SqlStr,
-    pub(super) load: SqlStr,
-    pub(super) purge: SqlStr,
-    pub(super) in_doubt: SqlStr,
+    pub(super) claim: Calls,
+    pub(super) renew: Calls,
+    pub(super) complete: Calls,
+    pub(super) release: Calls,
+    pub(super) load: Calls,
+    pub(super) purge: Calls,
+    in_doubt: String,
     pub(super) look: SqlStr,
     pub(super) record: SqlStr,
-    pub(super) notify: SqlStr,
+    channel: String,
 }
 
 impl Statements {
@@ -79,18 +83,18 @@ impl Statements {
             Some(Isolation::Serializable) => ", ISOLATION LEVEL SERIALIZABLE",
         };
         Self {
-            begin: format!("{LEAVE}; BEGIN READ WRITE{level}"),
+            begin: format!("{LEAVE}; BEGIN READ WRITE{level}; {PLAIN}"),
             keepalive: keepalive(patience),
-            claim: sql(CLAIM.call(names)),
-            renew: sql(RENEW.call(names)),
-            complete: sql(COMPLETE.call(names)),
-            release: sql(RELEASE.call(names)),
-            load: sql(LOAD.call(names)),
-            purge: sql(PURGE.call(names)),
-            in_doubt: sql(format!(
+            claim: Calls::of(&CLAIM, names),
+            renew: Calls::of(&RENEW, names),
+            complete: Calls::of(&COMPLETE, names),
+            release: Calls::of(&RELEASE, names),
+            load: Calls::of(&LOAD, names),
+            purge: Calls::of(&PURGE, names),
+            in_doubt: format!(
                 "WITH {INSTANT} SELECT now, {RECORD}, scope, key FROM {records}, instant
-                 WHERE token > $1 AND completed_at IS NULL AND lease_expires_at <= now ORDER BY token LIMIT $2"
-            )),
+                 WHERE completed_at IS NULL AND lease_expires_at <= now"
+            ),
             // The transaction gets its number here, unless what was read is an answer.
             look: sql(format!(
                 "WITH {INSTANT}, turn AS MATERIALIZED (
@@ -119,8 +123,20 @@ impl Statements {
                 absent = absent("r", "EXCLUDED.claimed_at"),
                 notify = notify(&channel, "$9")
             )),
-            notify: sql(format!("SELECT {}", notify(&channel, "$1"))),
+            channel,
         }
+    }
+
+    /// What is in doubt, with a larger token than `after`.
+    pub(super) fn in_doubt(&self, after: i64, limit: i64) -> Message {
+        let Self { in_doubt, .. } = self;
+        Message::outside(&format!("{in_doubt} AND token > {after} ORDER BY token LIMIT {limit}"))
+    }
+
+    /// Tells whoever watches.
+    pub(super) fn notify(&self, keys: Keys) -> SqlStr {
+        let watch = Value::Number(keys.watch).to_string();
+        AssertSqlSafe(format!("SELECT {}", notify(&self.channel, &watch))).into_sql_str()
     }
 
     /// Begins a transaction, tries to get the claim's lock, notes in the transaction whose turn it is, and sets the

@@ -47,9 +47,9 @@
 use std::error::Error;
 use std::time::Duration;
 
-use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
+use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
 use super::errors::{
@@ -122,14 +122,16 @@ impl PostgresStore {
         W: for<'t> FnOnce(OpenTransaction<'t, PgConnection>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static,
     {
+        // The asker's time, as long as nothing has been done.
+        let (begun, limit) = (Instant::now(), self.limit(&request));
+        let left = || limit.saturating_sub(begun.elapsed());
         let begin = self.statements.begin(self.names.keys(request.id), request.holder);
         let (mut tries, mut dead) = (Tries::on(&self.pool), 0);
         // Declared before the transaction, hence dropped after it: the connection is then closed.
-        let mut borrowed = self.borrow().await?;
+        let mut borrowed = self.borrow(left()).await?;
         let (mut transaction, row) = loop {
-            let begun = self.in_time(borrowed.connection().begin_with(begin.clone()));
-            let error = match begun.await {
-                Ok(mut transaction) => match self.read_in(&mut transaction, &request).await {
+            let error = match in_time(left(), borrowed.connection().begin_with(begin.clone())).await {
+                Ok(mut transaction) => match self.read_in(left(), &mut transaction, &request).await {
                     Ok(row) => break (transaction, row),
                     Err(error) => error,
                 },
@@ -143,10 +145,17 @@ impl PostgresStore {
             }
             // Closed first: the pool may have no other place.
             drop(borrowed);
-            borrowed = self.borrow().await?;
+            borrowed = self.borrow(left()).await?;
         };
         let granted = match granted(&row, &request)? {
             ClaimOutcome::Granted(granted) => granted,
+            answer @ ClaimOutcome::InDoubt { .. } => {
+                // It may be asked about again at once, to be taken over, and must not find our own lock.
+                if in_time(left(), transaction.rollback()).await.is_ok() {
+                    borrowed.give_back();
+                }
+                return Ok(not_granted(answer));
+            }
             answer => {
                 // The rollback goes out with the connection's way back to the pool. Nobody waits for it.
                 drop(transaction);
@@ -197,6 +206,7 @@ impl PostgresStore {
         let begun = Instant::now();
         let doubtful = ClaimRequest {
             lease: Duration::ZERO,
+            patience: None,
             ..request
         };
         for _ in 0..HOLD_TRIES {
@@ -210,29 +220,35 @@ impl PostgresStore {
     async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest<'_>) {
         if rolled_back && !borrowed.connection().is_in_transaction() {
             let keys = self.names.keys(request.id);
-            let notify = sqlx::query(self.statements.notify.clone()).bind(keys.watch);
-            if self.in_time(notify.execute(borrowed.connection())).await.is_ok() {
+            let notify = borrowed.connection().execute(self.statements.notify(keys));
+            if self.in_time(notify).await.is_ok() {
                 borrowed.give_back();
             }
         }
     }
 
-    async fn borrow(&self) -> Result<Borrowed, StoreError> {
-        Borrowed::within(self.patience, &self.pool).await.map_err(unavailable)
+    async fn borrow(&self, limit: Duration) -> Result<Borrowed, StoreError> {
+        Borrowed::within(limit, &self.pool).await.map_err(unavailable)
     }
 
     /// Waits for the server no longer than our patience. The connection is not to be used any more then.
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        timeout(self.patience, answer).await.unwrap_or_else(|_| Err(late()))
+        in_time(self.patience, answer).await
     }
 
     /// Reads the record, and gives the transaction its number.
-    async fn read_in(&self, connection: &mut PgConnection, request: &ClaimRequest<'_>) -> sqlx::Result<PgRow> {
+    async fn read_in(
+        &self,
+        limit: Duration,
+        connection: &mut PgConnection,
+        request: &ClaimRequest<'_>,
+    ) -> sqlx::Result<PgRow> {
         let look = sqlx::query(self.statements.look.clone())
             .bind(request.id.scope())
             .bind(request.id.key())
-            .bind(turn(request.holder));
-        self.in_time(look.fetch_one(connection)).await
+            .bind(turn(request.holder))
+            .persistent(self.prepares);
+        in_time(limit, look.fetch_one(connection)).await
     }
 
     /// Does what the work wants for an end, up to the commit.
@@ -270,7 +286,8 @@ impl PostgresStore {
             .bind(result.as_bytes())
             .bind(self.names.keys(request.id).watch)
             .bind(&granted.number)
-            .bind(granted.seen.map(number));
+            .bind(granted.seen.map(number))
+            .persistent(self.prepares);
         let row = self.in_time(record.fetch_one(connection)).await.map_err(not_recorded)?;
         if !column::<bool>(&row, 0)? {
             return Ok(Ended::Before);
@@ -282,6 +299,11 @@ impl PostgresStore {
             }),
         }
     }
+}
+
+/// Waits for the server no longer than this. The connection is not to be used any more then.
+async fn in_time<T>(limit: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// What follows from the record as it was read.
@@ -309,11 +331,21 @@ pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
 impl Borrowed {
     /// Waits for one no longer than this, nor than the pool does.
     pub(super) async fn within(limit: Duration, pool: &PgPool) -> sqlx::Result<Self> {
-        match timeout(limit, pool.acquire()).await {
-            Ok(acquired) => Ok(Self(Some(acquired?))),
+        Self::lent(limit, pool, pool.acquire()).await
+    }
+
+    /// Waits for one to be lent no longer than this.
+    pub(super) async fn lent(
+        limit: Duration,
+        pool: &PgPool,
+        lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
+    ) -> sqlx::Result<Self> {
+        match timeout(limit, lending).await {
+            Ok(Ok(lent)) => Ok(Self(Some(lent))),
+            Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => Err(error),
             // Others have them all.
-            Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
-            Err(_) => Err(late()),
+            Ok(Err(_)) | Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
+            Ok(Err(_)) | Err(_) => Err(late()),
         }
     }
 
