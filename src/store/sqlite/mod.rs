@@ -11,28 +11,34 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use sqlx::sqlite::{SqlitePool, SqliteSynchronous};
+use sqlx::sqlite::{SqlitePool, SqliteRow, SqliteSynchronous};
+use tokio::time::timeout;
 
 use super::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Store, StoreError, decide};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult};
 
 mod busy;
+mod file;
+mod lent;
 mod open;
 mod queue;
 mod records;
 mod schema;
 mod seal;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod writer;
 
-use busy::{Patience, is_busy, unavailable};
+use busy::{Patience, is_busy, is_plain, unavailable};
+use lent::Lent;
 use queue::Rank;
-use records::{Change, Claims};
+use records::{Change, Claims, Statement};
 use writer::{Ended, Writer};
 
 /// The longest deadline: some 30 years, which can be added to any instant.
@@ -187,30 +193,64 @@ impl SqliteStore {
 
     /// Creates or upgrades the tables.
     async fn prepare(pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
-        schema::migrate(&writer).await?;
-        Ok(Self { pool, writer })
+        let store = Self { pool, writer };
+        schema::migrate(&store).await?;
+        Ok(store)
     }
 
-    /// The record as it stands, past its retention or not, without the write lock.
-    async fn read(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
-        let mut patience = Patience::new(self.writer.deadline());
+    /// The rows that a statement reads, without the write lock.
+    async fn fetch<'q>(
+        &self,
+        limit: Option<Duration>,
+        statement: impl Fn() -> Statement<'q>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let read = self.try_fetch(limit, statement).await;
+        read.map_err(|error| self.writer.file.named(error))
+    }
+
+    async fn try_fetch<'q>(
+        &self,
+        limit: Option<Duration>,
+        statement: impl Fn() -> Statement<'q>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        self.writer.file.still_there()?;
+        let deadline = self.writer.deadline();
+        let mut patience = Patience::new(limit.map_or(deadline, |limit| limit.min(deadline)));
+        let mut unusable = 0;
         loop {
-            // Given back before pausing.
-            let read = async {
-                let mut connection = self.pool.acquire().await?;
-                records::select(&mut connection, id).await
+            // Closed before pausing, unless it was given back.
+            let error = {
+                let mut connection = Lent::by(&self.pool, &patience).await?;
+                match timeout(patience.for_an_errand(), statement().fetch_all(&mut *connection)).await {
+                    Ok(Ok(mut rows)) => {
+                        connection.give_back();
+                        self.writer.file.seen(&rows)?;
+                        rows.remove(0);
+                        return Ok(rows);
+                    }
+                    Ok(Err(error)) => error,
+                    Err(_) => return Err(patience.exhausted()),
+                }
             };
-            match read.await {
-                Err(error) if is_busy(&error) => patience.pause().await?,
-                Err(error) => return Err(unavailable(error)),
-                Ok(record) => return record.transpose(),
+            if is_busy(&error) {
+                patience.pause().await?;
+            } else if is_plain(&error) && unusable < self.pool.options().get_max_connections() {
+                // Most likely one on which a transaction was left open.
+                unusable += 1;
+            } else {
+                return Err(unavailable(error));
             }
         }
     }
 
+    /// The record as it stands, past its retention or not, without the write lock.
+    async fn read(&self, id: &RequestId, limit: Option<Duration>) -> Result<Option<Record>, StoreError> {
+        records::selected(&self.fetch(limit, || records::select(id)).await?)
+    }
+
     /// The answer to a request, if it takes no write.
     async fn answer_from_read(&self, request: &ClaimRequest<'_>) -> Result<Option<ClaimOutcome>, StoreError> {
-        match decide(self.read(request.id).await?, request) {
+        match decide(self.read(request.id, request.patience).await?, request) {
             Decision::Answer(outcome) => Ok(Some(outcome)),
             Decision::Grant { .. } => Ok(None),
         }
@@ -225,6 +265,7 @@ impl fmt::Debug for SqliteStore {
 
 impl Store for SqliteStore {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+        let asked = Instant::now();
         if let Some(answer) = self.answer_from_read(&request).await? {
             return Ok(answer);
         }
@@ -235,7 +276,8 @@ impl Store for SqliteStore {
             takeover,
             patience,
         } = request;
-        let id = id.clone();
+        let patience = patience.map(|it| it.saturating_sub(asked.elapsed()));
+        let (id, file) = (id.clone(), Arc::clone(&self.writer.file));
         let ended = self
             .writer
             .transaction(Rank::Business, patience, move |connection| {
@@ -247,13 +289,13 @@ impl Store for SqliteStore {
                         takeover,
                         patience,
                     };
-                    records::claim(connection, &request, Claims::Outside).await
+                    records::claim(connection, &request, Claims::Outside, &file).await
                 })
             })
             .await?;
         match ended {
             Ended::Committed(outcome) | Ended::RolledBack(outcome) => Ok(outcome),
-            Ended::Unknown(_, error) => Err(StoreError::unavailable(error)),
+            Ended::Unknown(_, error) => Err(self.writer.unavailable(error)),
         }
     }
 
@@ -277,7 +319,7 @@ impl Store for SqliteStore {
             return Ok(());
         }
         // Perhaps it was us, and the answer was lost.
-        match self.read(claim.id()).await? {
+        match self.read(claim.id(), None).await? {
             Some(record) if record.token == token && record.result().is_some() => Ok(()),
             _ => Err(StoreError::Outdated { token }),
         }
@@ -292,7 +334,7 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
-        let record = self.read(id).await?;
+        let record = self.read(id, None).await?;
         Ok(record.filter(|record| !record.is_past_retention()))
     }
 
@@ -305,18 +347,7 @@ impl Store for SqliteStore {
     async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let after = after.map_or(0, records::number);
-        let mut patience = Patience::new(self.writer.deadline());
-        loop {
-            // Given back before pausing.
-            let read = async {
-                let mut connection = self.pool.acquire().await?;
-                records::in_doubt(&mut connection, limit, after).await
-            };
-            match read.await {
-                Err(error) if is_busy(&error) => patience.pause().await?,
-                Err(error) => return Err(unavailable(error)),
-                Ok(doubtful) => return doubtful.into_iter().collect(),
-            }
-        }
+        let rows = self.fetch(None, || records::in_doubt(limit, after)).await?;
+        rows.iter().map(records::doubtful).collect()
     }
 }

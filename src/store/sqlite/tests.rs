@@ -128,8 +128,8 @@ async fn statements_are_prepared_once_a_connection() {
             .await
             .unwrap();
         let mut turn = store.writer.turn(Rank::Business, None).await.unwrap();
-        sizes.push(turn.connection().cached_statements_size());
-        turn.give_back();
+        sizes.push(turn.connection.cached_statements_size());
+        turn.connection.give_back();
     }
     assert!(sizes[0] > 5, "{sizes:?}");
     assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
@@ -148,7 +148,7 @@ async fn writers_of_one_process_take_turns_in_order() {
         assert!(futures::poll!(turn).is_pending());
     }
     while !waiting.is_empty() {
-        held.give_back();
+        held.connection.give_back();
         drop(held);
         let first = waiting.remove(0);
         for later in &mut waiting {
@@ -172,16 +172,16 @@ async fn what_concerns_a_lease_goes_before_the_whole_line() {
     let mut urgent = Box::pin(store.writer.turn(Rank::Lease, None));
     let mut gives_up = Box::pin(store.writer.turn(Rank::Lease, None));
     assert!(futures::poll!(&mut urgent).is_pending() && futures::poll!(&mut gives_up).is_pending());
-    held.give_back();
+    held.connection.give_back();
     drop(held);
     for turn in &mut business {
         assert!(futures::poll!(turn).is_pending(), "business went first");
     }
     let mut turn = urgent.await.unwrap();
-    turn.give_back();
+    turn.connection.give_back();
     drop(turn);
     drop(gives_up);
     for waiting in business {
-        waiting.await.unwrap().give_back();
+        waiting.await.unwrap().connection.give_back();
     }
 }

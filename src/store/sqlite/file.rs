@@ -1,0 +1,181 @@
+//! The one file that a store is about, for as long as the store lives.
+//!
+//! A file may be moved, deleted or replaced while connections have it open: they go on with what nobody else can find any
+//! more, and new ones, and other processes, get another database. And the same name may lead to another file, after a change
+//! of directory. Either would let a request be executed twice. So before a connection is used, it is seen whether the path
+//! still leads to the file that the store was made on; and in the errand in which a record is read, which file the connection
+//! has open.
+
+use std::error::Error;
+use std::fmt;
+
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::busy::unavailable;
+use crate::store::StoreError;
+
+/// Asks a connection which databases it has: what [`Databases`] is read from. One row, whatever there is.
+macro_rules! databases {
+    () => {
+        "SELECT max(CASE seq WHEN 0 THEN file END), count(*) FILTER (WHERE seq > 1) FROM pragma_database_list"
+    };
+}
+pub(super) use databases;
+
+/// The databases of a connection.
+pub(super) struct Databases {
+    /// The path of the main one's file, in full; empty if it is in memory.
+    main: String,
+    /// How many are attached, beside the one for temporary tables.
+    attached: i64,
+}
+
+impl Databases {
+    pub(super) fn of(row: &SqliteRow) -> sqlx::Result<Self> {
+        let main: Option<String> = row.try_get(0)?;
+        Ok(Self {
+            main: main.unwrap_or_default(),
+            attached: row.try_get(1)?,
+        })
+    }
+
+    pub(super) fn has_attached(&self) -> bool {
+        self.attached > 0
+    }
+}
+
+/// The file of a store.
+#[derive(Debug)]
+pub(super) struct DatabaseFile {
+    /// In full, and without symbolic links; empty if the database is in memory.
+    path: String,
+    identity: Option<Identity>,
+}
+
+impl DatabaseFile {
+    /// The file that a connection has open.
+    pub(super) async fn of(connection: &mut SqliteConnection) -> sqlx::Result<Self> {
+        let row = sqlx::query(databases!()).fetch_one(connection).await?;
+        let path = Databases::of(&row)?.main;
+        let identity = Identity::of(&path)?;
+        Ok(Self { path, identity })
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.path.is_empty()
+    }
+
+    /// Fails if the path leads elsewhere by now, or nowhere.
+    pub(super) fn still_there(&self) -> Result<(), StoreError> {
+        // What cannot be seen, for want of a right to look, is not known to have changed.
+        match Identity::of(&self.path) {
+            Ok(found) if found != self.identity => Err(StoreError::unavailable(
+                "the file was deleted, moved or replaced while it was open; put it back, or restart on the one that is \
+                 to be used",
+            )),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes apart what a statement answers that asks for the [databases](Databases) first. Fails if the connection has
+    /// another file open.
+    pub(super) fn seen<'r>(&self, rows: &'r [SqliteRow]) -> Result<(Databases, &'r [SqliteRow]), StoreError> {
+        let (databases, rows) = rows
+            .split_first()
+            .ok_or_else(|| unavailable(sqlx::Error::RowNotFound))?;
+        let databases = Databases::of(databases).map_err(unavailable)?;
+        self.is_main_of(&databases)?;
+        Ok((databases, rows))
+    }
+
+    /// Fails if a connection has another file open.
+    pub(super) async fn is_open_on(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let rows = sqlx::query(databases!())
+            .fetch_all(connection)
+            .await
+            .map_err(unavailable)?;
+        self.seen(&rows).map(drop)
+    }
+
+    fn is_main_of(&self, databases: &Databases) -> Result<(), StoreError> {
+        if databases.main == self.path {
+            return Ok(());
+        }
+        Err(StoreError::unavailable(format!(
+            "a connection of the pool has another file open, {}; name the database by its path in full",
+            databases.main
+        )))
+    }
+
+    /// Says in an error which file it is about.
+    pub(super) fn named(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Unavailable { source } => about(&self.path, source),
+            error => error,
+        }
+    }
+}
+
+/// An error about a file.
+pub(super) fn about(path: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
+    StoreError::unavailable(AboutFile {
+        path: path.to_owned(),
+        source: source.into(),
+    })
+}
+
+#[derive(Debug)]
+struct AboutFile {
+    path: String,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl fmt::Display for AboutFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_str() {
+            "" => f.write_str("SQLite database in memory: ")?,
+            path => write!(f, "SQLite database {path}: ")?,
+        }
+        self.source.fmt(f)
+    }
+}
+
+impl Error for AboutFile {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// What tells a file from another of the same name: device and number, where there is such a thing.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    number: u64,
+}
+
+impl Identity {
+    /// `None` if there is no such file.
+    #[cfg(unix)]
+    fn of(path: &str) -> std::io::Result<Option<Self>> {
+        use std::os::unix::fs::MetadataExt;
+        match std::fs::metadata(path) {
+            Ok(found) => Ok(Some(Self {
+                device: found.dev(),
+                number: found.ino(),
+            })),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An open file can be neither deleted nor replaced here.
+    #[cfg(not(unix))]
+    fn of(_path: &str) -> std::io::Result<Option<Self>> {
+        Ok(None)
+    }
+}
