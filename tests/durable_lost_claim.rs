@@ -70,7 +70,16 @@ async fn what_an_earlier_try_may_have_claimed_is_given_back_whatever_the_last_on
         })
         .build();
         let error = idem.run(id.clone(), |_| async { 1 }).await.unwrap_err();
-        assert!(matches!(error, Error::Store { effect: Effect::Nothing, .. }), "{error:?}");
+        assert!(
+            matches!(
+                error,
+                Error::Store {
+                    effect: Effect::Nothing,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
         // As it was told: the identity is new, and not held by a claim under which nobody works.
         assert_eq!(store.load(&id).await.unwrap(), None, "{error:?}");
     }

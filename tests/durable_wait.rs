@@ -146,7 +146,10 @@ async fn who_waits_for_the_writer_in_vain_is_told_what_the_record_says() {
     }
     let elsewhere = Elsewhere::run_in_tx(&folder, "long").await;
     let held = |recovery| {
-        let idem = Idempotency::builder(store.clone()).wait(WAIT).recovery(recovery).build();
+        let idem = Idempotency::builder(store.clone())
+            .wait(WAIT)
+            .recovery(recovery)
+            .build();
         let (claimed, doubtful) = (claimed.clone(), doubtful.clone());
         async move {
             let claimed = idem.run(claimed, |_| async { 2 }).await.unwrap_err();
@@ -158,7 +161,16 @@ async fn who_waits_for_the_writer_in_vain_is_told_what_the_record_says() {
     assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
     // Its policy would take over; what the dead holder did is not known.
     let error = held(Recovery::Rerun).await;
-    assert!(matches!(error, Error::Store { effect: Effect::Unknown, .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            Error::Store {
+                effect: Effect::Unknown,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     assert_eq!(elsewhere.end().await, 1);
 }
 

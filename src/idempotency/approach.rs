@@ -171,7 +171,10 @@ impl<'a, S: Store> Approach<'a, S> {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
-            let unknown = matches!(error, StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. });
+            let unknown = matches!(
+                error,
+                StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }
+            );
             if unknown && tries < CLAIM_TRIES {
                 tries += 1;
                 sleep(jittered(FIRST_PAUSE * tries)).await;

@@ -114,19 +114,19 @@ impl DatabaseFile {
 
     /// Says in an error which file it is about.
     pub(super) fn named(&self, error: StoreError) -> StoreError {
-        match error {
-            StoreError::Unavailable { source } => about(&self.path, source),
-            error => error,
-        }
+        about(&self.path, error)
     }
 }
 
-/// An error about a file.
-pub(super) fn about(path: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
-    StoreError::unavailable(AboutFile {
-        path: path.to_owned(),
-        source: source.into(),
-    })
+/// Says in an error which file it is about.
+pub(super) fn about(path: &str, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable { source } => StoreError::unavailable(AboutFile {
+            path: path.to_owned(),
+            source,
+        }),
+        error => error,
+    }
 }
 
 #[derive(Debug)]

@@ -62,6 +62,17 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 /// that was acknowledged could be gone, and the mutation be done twice.) With
 /// [`from_pool`](Self::from_pool), these settings are the pool's.
 ///
+/// # One file
+///
+/// A store is about one file for as long as it lives. A change of the working directory leads to no other. Once the file
+/// is deleted, moved or replaced (which can be seen on Unix), or a connection of the pool has another one open, all that the
+/// store is asked fails with [`StoreError::Unavailable`], which names the file; when the file is back, the store is as well.
+///
+/// In WAL mode, a commit over several files is one for each of them, and a crash in between keeps a part. So
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) is refused while a database is attached to its connection, by
+/// the pool or by the work, and nothing is kept. (In another mode, look up in SQLite's documentation of `ATTACH` what is one
+/// commit there.)
+///
 /// # Examples
 ///
 /// ```
@@ -109,8 +120,10 @@ impl SqliteOptions {
         self
     }
 
-    /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`]:
-    /// 30 s unless set. The writers of this process queue before that, for four times as long at most.
+    /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`], and
+    /// for a connection of the pool before it fails with [`StoreError::NoConnection`]: 30 s unless set. The writers of this
+    /// process queue before that, for four times as long at most. A call with a
+    /// [patience](ClaimRequest::patience) of its own waits no longer than that for all of them.
     pub fn busy_deadline(mut self, deadline: Duration) -> Self {
         self.busy_deadline = deadline.min(LONGEST_DEADLINE);
         self
@@ -122,11 +135,13 @@ impl SqliteOptions {
         self
     }
 
-    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables.
+    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
+    /// waits for no writer.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or was written by a newer version of this crate.
+    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
+    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
         open::file(&self, path.as_ref()).await
     }
@@ -144,28 +159,37 @@ impl SqliteOptions {
 }
 
 impl SqliteStore {
-    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables.
+    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
+    /// waits for no writer.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or was written by a newer version of this crate.
+    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
+    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::options().open(path).await
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
-    /// The pool's settings stay as they are. Its database should be in WAL mode: otherwise reads wait for writers, and a
+    /// Its database should be in WAL mode: otherwise reads wait for writers, and a
     /// commit waits for readers (it is tried again until the [deadline](SqliteOptions::busy_deadline)).
     ///
-    /// A connection on which a transaction was left open or given up half-way is closed rather than given back: a
-    /// database *in memory* would be gone with its last connection. [`MemoryStore`](crate::store::MemoryStore) is for
+    /// What state a connection was left in is of no account. One on which a transaction was left open, or that may only
+    /// read (`query_only`), is closed, and another one is used. `synchronous`, `foreign_keys`, `locking_mode` and
+    /// `busy_timeout` are, in each transaction that writes, what they were on the connection that the pool lent first.
+    /// Temporary tables do not stand in for ours.
+    ///
+    /// A connection whose state is not known is closed rather than given back: a
+    /// database *in memory* would be gone with it. [`MemoryStore`](crate::store::MemoryStore) is for
     /// that. A commit hook of yours on these connections is replaced by ours, which lets everything through that is not
     /// done inside [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx).
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate.
+    /// When the database cannot be reached, or was written by a newer version of this crate;
+    /// [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot roll
+    /// back (`journal_mode=OFF`).
     pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
         Self::options().from_pool(pool).await
     }

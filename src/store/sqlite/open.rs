@@ -36,15 +36,12 @@ pub(super) async fn file(options: &SqliteOptions, path: &Path) -> Result<SqliteS
         });
     }
     // The name of a file in a directory, whatever it is: SQLite gives some names a meaning.
-    let asked = std::path::absolute(path).map_err(|error| about(&path.to_string_lossy(), error))?;
-    let found = create(options, &asked).await;
-    let found = found.map_err(|error| match error {
-        StoreError::Unavailable { source } => about(&asked.to_string_lossy(), source),
-        error => error,
-    })?;
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let opened = create(options, path).await;
+    let (file, settings) = opened.map_err(|error| about(&path.to_string_lossy(), error))?;
 
     // From here on, the file that was found: never another one, and never a new one.
-    let connect = connect_to(options, found.path());
+    let connect = connect_to(options, file.path());
     let pool = SqlitePoolOptions::new()
         .max_connections(options.max_readers)
         .acquire_timeout(options.busy_deadline)
@@ -68,13 +65,7 @@ pub(super) async fn file(options: &SqliteOptions, path: &Path) -> Result<SqliteS
         .max_lifetime(None)
         .test_before_acquire(false)
         .connect_lazy_with(connect.busy_timeout(settings::BUSY_TIMEOUT));
-    let settings = {
-        let mut writer = Lent::by(&writers, &Patience::new(options.busy_deadline)).await?;
-        let settings = Settings::of(&mut writer).await;
-        writer.give_back();
-        settings.map_err(|error| found.named(unavailable(error)))?
-    };
-    let writer = Writer::new(writers, options.busy_deadline, seals, Commits::AtOnce, found, settings);
+    let writer = Writer::new(writers, options.busy_deadline, seals, Commits::AtOnce, file, settings);
     SqliteStore::prepare(pool, writer).await
 }
 
@@ -86,11 +77,12 @@ fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectO
 }
 
 /// Creates the file if it is missing, and sees to its being in WAL mode.
-async fn create(options: &SqliteOptions, path: &Path) -> Result<DatabaseFile, StoreError> {
+async fn create(options: &SqliteOptions, path: &Path) -> Result<(DatabaseFile, Settings), StoreError> {
     // WAL is a property of the file. Turning it on takes a lock that SQLite does not wait for, so it is
     // done once, here, with patience, and not by every connection of a pool.
     let first = connect_to(options, path)
         .create_if_missing(true)
+        .busy_timeout(settings::BUSY_TIMEOUT)
         .journal_mode(SqliteJournalMode::Wal);
     let mut patience = Patience::new(options.busy_deadline);
     let mut connection = loop {
@@ -100,19 +92,22 @@ async fn create(options: &SqliteOptions, path: &Path) -> Result<DatabaseFile, St
             Ok(connection) => break connection,
         }
     };
-    let file = DatabaseFile::of(&mut connection).await.map_err(unavailable)?;
+    let (file, settings, _) = ask(&mut connection).await.map_err(unavailable)?;
     connection.close().await.map_err(unavailable)?;
-    Ok(file)
+    Ok((file, settings))
 }
 
 /// Uses a pool of the caller's.
 pub(super) async fn pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
-    let (file, settings, mode) = {
+    let asked = async {
         let mut connection = Lent::by(&pool, &Patience::new(options.busy_deadline)).await?;
         let asked = ask(&mut connection).await.map_err(unavailable)?;
         connection.give_back();
-        asked
+        Ok(asked)
     };
+    let (file, settings, mode) = asked
+        .await
+        .map_err(|error| about(&pool.connect_options().get_filename().to_string_lossy(), error))?;
     if file.is_in_memory() && pool.options().get_max_connections() > 1 {
         return Err(StoreError::Unsupported {
             advice: "a database in memory, or a temporary one, is gone with its connections, and each may have one of its \

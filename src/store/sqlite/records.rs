@@ -211,9 +211,13 @@ fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
 }
 
 /// What is said of a transaction that could be committed in part.
-pub(super) const ATTACHED: &str = "another database is attached to the connection, and a crash could commit a transaction \
-     in one file and not in the other; keep what belongs together in one file, or run the transaction on a pool to whose \
-     connections nothing is attached";
+pub(super) fn attached() -> StoreError {
+    StoreError::Unsupported {
+        advice: "another database is attached to the connection, and a crash could commit the transaction in one file and \
+                 not in the other; keep what belongs together in one file, or run the transaction on a pool to whose \
+                 connections nothing is attached",
+    }
+}
 
 /// Where a claim is made, and so what else is done in the statement that writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,7 +238,7 @@ pub(super) async fn claim(
     match decide(record, request) {
         Decision::Answer(outcome) => Ok((End::RollBack, outcome)),
         Decision::Grant { .. } if claims == Claims::InTransaction(Commits::AtOnce) && databases.has_attached() => {
-            Err(StoreError::Unsupported { advice: ATTACHED })
+            Err(attached())
         }
         Decision::Grant { attempt, took_over } => {
             let token = grant(connection, request, attempt, claims).await.map_err(unavailable)?;

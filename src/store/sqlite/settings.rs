@@ -4,6 +4,10 @@
 //! there for whoever comes next. Some of them would break a promise (`synchronous`, `foreign_keys`), others would keep everybody
 //! waiting (`locking_mode`, `busy_timeout`). So they are set in the errand that begins a transaction, to what the store was
 //! made with.
+//!
+//! `synchronous` cannot be set within a transaction. So a connection on which one was left open is found out here, and not by
+//! the `BEGIN IMMEDIATE`: that would first take the lock for it, or be told that the database is busy for as long as its
+//! snapshot is an old one.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -82,6 +82,19 @@ async fn a_commit_whose_record_may_be_past_its_retention_is_not_said_to_be_rolle
 }
 
 #[tokio::test]
+async fn a_commit_that_cannot_be_looked_up_is_not_said_to_have_found_the_store_busy() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteStore::options().busy_deadline(Duration::from_millis(50));
+    let store = options.open(folder.path().join("busy.db")).await.unwrap();
+    let mut other = store.pool().acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *other).await.unwrap();
+    let kept = Kept::from_now(&Ending::RollBack);
+    let lost = sqlx::Error::WorkerCrashed;
+    let ended = look_up(&store, &id("busy"), HolderId::random(), kept, lost).await;
+    assert!(matches!(ended, Err(StoreError::Unavailable { .. })), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_claim_whose_answer_is_lost_is_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("claim.db")).await.unwrap();

@@ -91,7 +91,7 @@ impl TransactionalStore for SqliteStore {
                 Failed::Transaction => StoreError::TransactionEnded,
                 Failed::Record(error) => StoreError::RolledBack { source: error.into() },
                 Failed::Attached => StoreError::RolledBack {
-                    source: records::ATTACHED.into(),
+                    source: records::attached().into(),
                 },
             }),
             Ended::Unknown(Worked::No(_), error) => Err(self.writer.unavailable(error)),
@@ -220,7 +220,7 @@ pub(super) async fn look_up(
         .await;
     let record = match looked {
         Ok(Ended::Committed(record) | Ended::RolledBack(record) | Ended::Unknown(record, _)) => record,
-        // Why it cannot be found out is of no account: that a lock was held, say, would mean that nothing was done.
+        // Not why it cannot be found out: of a lock that others hold, say, is known that nothing was done under it.
         Err(_) => return Err(store.writer.unavailable(error)),
     };
     match record {

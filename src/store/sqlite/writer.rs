@@ -130,26 +130,18 @@ impl Writer {
 
     /// Makes one change in a transaction of its own; answers how many rows it changed.
     pub(super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
-        let rank = change.rank();
-        if let Seals::New = self.seals {
+        match self.seals {
+            Seals::Kept(_) => {
+                let changed = self.change_alone(&change).await;
+                changed.map_err(|error| self.file.named(error))
+            }
             // Nobody knows whether the user left a transaction open there: then a statement would be part of it.
-            let file = Arc::clone(&self.file);
-            let changed = self.transaction(rank, None, move |connection| {
-                Box::pin(async move {
-                    let rows = change.make(connection).await.map_err(unavailable)?;
-                    if rows == 0 {
-                        // In another file there is nothing to change, which says nothing of this one.
-                        file.is_open_on(connection).await?;
-                    }
-                    Ok((End::Commit, rows))
-                })
-            });
-            return match changed.await? {
-                Ended::Committed(rows) | Ended::RolledBack(rows) => Ok(rows),
-                Ended::Unknown(_, error) => Err(self.unavailable(error)),
-            };
+            Seals::New => self.change_in_transaction(change).await,
         }
-        let mut turn = self.turn(rank, None).await.map_err(|error| self.file.named(error))?;
+    }
+
+    async fn change_alone(&self, change: &Change) -> Result<u64, StoreError> {
+        let mut turn = self.turn(change.rank(), None).await?;
         let mut replaced = false;
         loop {
             let error = match change.make(&mut turn.connection).await {
@@ -159,16 +151,35 @@ impl Writer {
                 }
                 Err(error) => error,
             };
+            // Either may be because of what work has set on the connection.
             if is_busy(&error) {
                 turn.patience.pause().await?;
-                // Perhaps it is in its own way, as work left it.
+                // Should it fail, so does the next try.
                 let _ = self.settings.set(&mut turn.connection).await;
             } else if !replaced {
                 replaced = true;
                 self.replace(&mut turn).await?;
             } else {
-                return Err(self.unavailable(error));
+                return Err(unavailable(error));
             }
+        }
+    }
+
+    async fn change_in_transaction(&self, change: Change) -> Result<u64, StoreError> {
+        let file = Arc::clone(&self.file);
+        let changed = self.transaction(change.rank(), None, move |connection| {
+            Box::pin(async move {
+                let rows = change.make(connection).await.map_err(unavailable)?;
+                if rows == 0 {
+                    // In another file there is nothing to change, which says nothing of this one.
+                    file.is_open_on(connection).await?;
+                }
+                Ok((End::Commit, rows))
+            })
+        });
+        match changed.await? {
+            Ended::Committed(rows) | Ended::RolledBack(rows) => Ok(rows),
+            Ended::Unknown(_, error) => Err(self.unavailable(error)),
         }
     }
 
