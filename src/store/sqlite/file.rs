@@ -18,7 +18,8 @@ use crate::store::StoreError;
 /// Asks a connection which databases it has: what [`Databases`] is read from. One row, whatever there is.
 macro_rules! databases {
     () => {
-        "SELECT max(CASE seq WHEN 0 THEN file END), count(*) FILTER (WHERE seq > 1) FROM pragma_database_list"
+        "SELECT max(file) FILTER (WHERE seq = 0), count(*) FILTER (WHERE seq > 1 AND file <> '')
+         FROM pragma_database_list"
     };
 }
 pub(super) use databases;
@@ -27,7 +28,7 @@ pub(super) use databases;
 pub(super) struct Databases {
     /// The path of the main one's file, in full; empty if it is in memory.
     main: String,
-    /// How many are attached, beside the one for temporary tables.
+    /// How many files are attached, those of temporary tables aside.
     attached: i64,
 }
 

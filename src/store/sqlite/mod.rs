@@ -69,7 +69,7 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 /// store is asked fails with [`StoreError::Unavailable`], which names the file; when the file is back, the store is as well.
 ///
 /// In WAL mode, a commit over several files is one for each of them, and a crash in between keeps a part. So
-/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) is refused while a database is attached to its connection, by
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) is refused while another file is attached to its connection, by
 /// the pool or by the work, and nothing is kept. (In another mode, look up in SQLite's documentation of `ATTACH` what is one
 /// commit there.)
 ///
