@@ -210,34 +210,38 @@ async fn a_connection_that_may_only_read_is_replaced() {
 }
 
 #[tokio::test]
-async fn durability_and_constraints_are_those_that_the_store_was_made_with() {
+async fn durability_is_what_the_store_was_made_with() {
     let shop = Shop::open(2).await;
-    shop.leave("PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF").await;
+    shop.leave("PRAGMA synchronous = OFF").await;
     let idem = Idempotency::builder(shop.store.clone()).build();
-    let settings = idem.run_in_tx(id("settings"), |tx| {
+    let synchronous = idem.run_in_tx(id("synchronous"), |tx| {
         Box::pin(async move {
             let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
                 .fetch_one(tx.connection())
                 .await?;
-            let foreign_keys: i64 = sqlx::query_scalar("PRAGMA foreign_keys")
-                .fetch_one(tx.connection())
-                .await?;
-            Ok((synchronous, foreign_keys))
+            Ok(synchronous)
         })
     });
-    assert_eq!(*settings.await.unwrap(), (2, 1));
-    shop.leave("PRAGMA foreign_keys = OFF").await;
-    let stray = idem.run_in_tx(id("stray"), |tx| {
-        Box::pin(async move {
-            sqlx::query("INSERT INTO lines VALUES (77)")
-                .execute(tx.connection())
-                .await?;
-            Ok(1)
-        })
-    });
-    let error = stray.await.unwrap_err();
-    assert!(matches!(error, Error::RolledBack { .. }), "{error:?}");
-    shop.check("settings").await;
+    assert_eq!(*synchronous.await.unwrap(), 2);
+    shop.check("synchronous").await;
+}
+
+#[tokio::test]
+async fn what_concerns_the_users_tables_alone_is_as_the_connection_has_it() {
+    let shop = Shop::open(1).await;
+    for (setting, is_refused) in [("PRAGMA foreign_keys = OFF", false), ("PRAGMA foreign_keys = ON", true)] {
+        shop.leave(setting).await;
+        let idem = Idempotency::builder(shop.store.clone()).build();
+        let line = idem.run_in_tx(id(setting), |tx| {
+            Box::pin(async move {
+                let insert = sqlx::query("INSERT INTO lines VALUES (77)");
+                insert.execute(tx.connection()).await?;
+                Ok(1)
+            })
+        });
+        assert_eq!(line.await.is_err(), is_refused, "{setting}");
+        shop.check(setting).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

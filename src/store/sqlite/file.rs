@@ -15,11 +15,11 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::busy::unavailable;
 use crate::store::StoreError;
 
-/// Asks a connection which databases it has: what [`Databases`] is read from. One row, whatever there is.
+/// A table of one row that tells which databases a connection has: what [`Databases`] is read from.
 macro_rules! databases {
     () => {
-        "SELECT max(file) FILTER (WHERE seq = 0), count(*) FILTER (WHERE seq > 1 AND file <> '')
-         FROM pragma_database_list"
+        "(SELECT max(file) FILTER (WHERE seq = 0) AS main_file, count(*) FILTER (WHERE seq > 1 AND file <> '') AS attached
+          FROM pragma_database_list)"
     };
 }
 pub(super) use databases;
@@ -33,12 +33,17 @@ pub(super) struct Databases {
 }
 
 impl Databases {
-    pub(super) fn of(row: &SqliteRow) -> sqlx::Result<Self> {
-        let main: Option<String> = row.try_get(0)?;
+    fn of(row: &SqliteRow) -> sqlx::Result<Self> {
+        let main: Option<String> = row.try_get("main_file")?;
         Ok(Self {
             main: main.unwrap_or_default(),
-            attached: row.try_get(1)?,
+            attached: row.try_get("attached")?,
         })
+    }
+
+    async fn ask(connection: &mut SqliteConnection) -> sqlx::Result<Self> {
+        let ask = sqlx::query(concat!("SELECT * FROM ", databases!()));
+        Self::of(&ask.fetch_one(connection).await?)
     }
 
     pub(super) fn has_attached(&self) -> bool {
@@ -57,8 +62,7 @@ pub(super) struct DatabaseFile {
 impl DatabaseFile {
     /// The file that a connection has open.
     pub(super) async fn of(connection: &mut SqliteConnection) -> sqlx::Result<Self> {
-        let row = sqlx::query(databases!()).fetch_one(connection).await?;
-        let path = Databases::of(&row)?.main;
+        let path = Databases::ask(connection).await?.main;
         let identity = Identity::of(&path)?;
         Ok(Self { path, identity })
     }
@@ -83,29 +87,19 @@ impl DatabaseFile {
         }
     }
 
-    /// Takes apart what a statement answers that asks for the [databases](Databases) first. Fails if the connection has
-    /// another file open.
-    pub(super) fn seen<'r>(&self, rows: &'r [SqliteRow]) -> Result<(Databases, &'r [SqliteRow]), StoreError> {
-        let (databases, rows) = rows
-            .split_first()
-            .ok_or_else(|| unavailable(sqlx::Error::RowNotFound))?;
-        let databases = Databases::of(databases).map_err(unavailable)?;
-        self.is_main_of(&databases)?;
-        Ok((databases, rows))
+    /// Looks which databases a connection has, in a row that it has read along with them. Fails if it has another file open.
+    pub(super) fn seen_in(&self, row: &SqliteRow) -> Result<Databases, StoreError> {
+        self.is_main_of(Databases::of(row).map_err(unavailable)?)
     }
 
     /// Fails if a connection has another file open.
-    pub(super) async fn is_open_on(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        let rows = sqlx::query(databases!())
-            .fetch_all(connection)
-            .await
-            .map_err(unavailable)?;
-        self.seen(&rows).map(drop)
+    pub(super) async fn is_open_on(&self, connection: &mut SqliteConnection) -> Result<Databases, StoreError> {
+        self.is_main_of(Databases::ask(connection).await.map_err(unavailable)?)
     }
 
-    fn is_main_of(&self, databases: &Databases) -> Result<(), StoreError> {
+    fn is_main_of(&self, databases: Databases) -> Result<Databases, StoreError> {
         if databases.main == self.path {
-            return Ok(());
+            return Ok(databases);
         }
         Err(StoreError::unavailable(format!(
             "a connection of the pool has another file open, {}; name the database by its path in full",

@@ -176,9 +176,9 @@ impl SqliteStore {
     /// commit waits for readers (it is tried again until the [deadline](SqliteOptions::busy_deadline)).
     ///
     /// What state a connection was left in is of no account. One on which a transaction was left open, or that may only
-    /// read (`query_only`), is closed, and another one is used. `synchronous`, `foreign_keys`, `locking_mode` and
-    /// `busy_timeout` are, in each transaction that writes, what they were on the connection that the pool lent first.
-    /// Temporary tables do not stand in for ours.
+    /// read (`query_only`), is closed, and another one is used. `synchronous`, `locking_mode` and `busy_timeout` are, in each
+    /// transaction that writes, what they were on the connection that the pool lent first. Temporary tables do not stand in
+    /// for ours. What concerns your tables alone, `foreign_keys` for one, is as the connection has it.
     ///
     /// A connection whose state is not known is closed rather than given back: a
     /// database *in memory* would be gone with it. [`MemoryStore`](crate::store::MemoryStore) is for
@@ -246,10 +246,11 @@ impl SqliteStore {
             let error = {
                 let mut connection = Lent::by(&self.pool, &patience).await?;
                 match timeout(patience.for_an_errand(), statement().fetch_all(&mut *connection)).await {
-                    Ok(Ok(mut rows)) => {
+                    Ok(Ok(rows)) => {
                         connection.give_back();
-                        self.writer.file.seen(&rows)?;
-                        rows.remove(0);
+                        if let Some(row) = rows.first() {
+                            self.writer.file.seen_in(row)?;
+                        }
                         return Ok(rows);
                     }
                     Ok(Err(error)) => error,
@@ -269,7 +270,8 @@ impl SqliteStore {
 
     /// The record as it stands, past its retention or not, without the write lock.
     async fn read(&self, id: &RequestId, limit: Option<Duration>) -> Result<Option<Record>, StoreError> {
-        records::selected(&self.fetch(limit, || records::select(id)).await?)
+        let rows = self.fetch(limit, || records::select(id)).await?;
+        rows.first().map_or(Ok(None), records::selected)
     }
 
     /// The answer to a request, if it takes no write.
@@ -372,6 +374,8 @@ impl Store for SqliteStore {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let after = after.map_or(0, records::number);
         let rows = self.fetch(None, || records::in_doubt(limit, after)).await?;
-        rows.iter().map(records::doubtful).collect()
+        rows.iter()
+            .filter_map(|row| records::doubtful(row).transpose())
+            .collect()
     }
 }

@@ -20,7 +20,7 @@ use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreEr
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 macro_rules! complete {
-    ($before:expr, $after:expr) => {
+    ($before:literal, $after:literal) => {
         concat!(
             $before,
             "UPDATE main.oneflight_records
@@ -91,32 +91,28 @@ pub(super) fn number(token: FencingToken) -> i64 {
     i64::try_from(token.get()).unwrap_or(i64::MAX)
 }
 
-/// A statement that reads, after it has told which databases the connection has.
-macro_rules! reading {
-    ($before:literal, $select:literal, $after:literal) => {
-        concat!($before, databases!(), "; ", $select, $after)
-    };
-    // In a transaction of its own: one that was left open on the connection, with an older snapshot, is an error.
-    ($select:literal) => {
-        reading!("BEGIN; ", $select, "; COMMIT")
-    };
-}
-
+/// Beside what is read of the records, one row tells which [databases](Databases) the connection has, whether there are
+/// records or not.
 macro_rules! select {
-    ($($before:literal, $after:literal)?) => {
-        reading!(
-            $($before,)?
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
             "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result,
-                    CAST(unixepoch('subsec') * 1000 AS INTEGER)
-             FROM main.oneflight_records WHERE scope = ? AND key = ?"
-            $(, $after)?
+                    CAST(unixepoch('subsec') * 1000 AS INTEGER), main_file, attached
+             FROM ",
+            databases!(),
+            " LEFT JOIN main.oneflight_records ON scope = ? AND key = ?",
+            $after
         )
     };
 }
 
-/// Reads a record in a transaction of its own. The rows are for [`selected`].
+/// Reads a record in a transaction of its own: in one that was left open on the connection, and whose snapshot may be an old
+/// one, that is an error. The row is for [`selected`].
 pub(super) fn select(id: &RequestId) -> Statement<'_> {
-    sqlx::query(select!()).bind(id.scope()).bind(id.key())
+    sqlx::query(select!("BEGIN; ", "; COMMIT"))
+        .bind(id.scope())
+        .bind(id.key())
 }
 
 /// Reads a record in the transaction that is open.
@@ -126,34 +122,47 @@ pub(super) async fn select_within(
     file: &DatabaseFile,
 ) -> Result<(Option<Record>, Databases), StoreError> {
     let select = sqlx::query(select!("", "")).bind(id.scope()).bind(id.key());
-    let rows = select.fetch_all(connection).await.map_err(unavailable)?;
-    let (databases, rows) = file.seen(&rows)?;
-    Ok((selected(rows)?, databases))
+    let row = select.fetch_one(connection).await.map_err(unavailable)?;
+    Ok((selected(&row)?, file.seen_in(&row)?))
 }
 
-/// The record in the rows of a [`select`].
-pub(super) fn selected(rows: &[SqliteRow]) -> Result<Option<Record>, StoreError> {
-    rows.first().map(record).transpose()
+/// The record in the row of a [`select`].
+pub(super) fn selected(row: &SqliteRow) -> Result<Option<Record>, StoreError> {
+    match column::<Option<i64>>(row, 1)? {
+        Some(_token) => record(row).map(Some),
+        None => Ok(None),
+    }
 }
 
-/// Reads what is in progress with a lease that is over, in the order of the tokens. The rows are for
-/// [`doubtful`].
+/// Reads what is in progress with a lease that is over, in the order of the tokens, in a transaction of its own. The rows are
+/// for [`doubtful`].
 pub(super) fn in_doubt(limit: i64, after: i64) -> Statement<'static> {
-    sqlx::query(reading!(
-        "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now, scope, key
-         FROM main.oneflight_records, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
-         WHERE token > ? AND lease_expires_at <= now ORDER BY token LIMIT ?"
+    sqlx::query(concat!(
+        "BEGIN;
+         SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now,
+                main_file, attached, scope, key
+         FROM ",
+        databases!(),
+        " LEFT JOIN (
+             SELECT * FROM main.oneflight_records, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+             WHERE token > ? AND lease_expires_at <= now ORDER BY token LIMIT ?
+         ) ORDER BY token;
+         COMMIT"
     ))
     .bind(after)
     .bind(limit)
 }
 
-pub(super) fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
-    let id = RequestId::from_stored(column(row, 9)?, column(row, 10)?);
+/// What is in doubt in a row of [`in_doubt`].
+pub(super) fn doubtful(row: &SqliteRow) -> Result<Option<InDoubt>, StoreError> {
+    let Some(record) = selected(row)? else {
+        return Ok(None);
+    };
+    let id = RequestId::from_stored(column(row, 11)?, column(row, 12)?);
     let id = id.map_err(|_| StoreError::Corrupt {
         what: "a scope or a key is not valid",
     })?;
-    InDoubt::of(id, &record(row)?).ok_or(StoreError::Corrupt {
+    InDoubt::of(id, &record).map(Some).ok_or(StoreError::Corrupt {
         what: "what is in doubt has no lease",
     })
 }
@@ -288,25 +297,35 @@ async fn grant(
     Ok(FencingToken::new(u64::try_from(*token).unwrap_or_default()))
 }
 
-/// Gives up the savepoint of the work and completes the record. Answers which databases the connection has, or nothing if
-/// the record was not there to be completed.
+/// What became of a record in the transaction of its work.
+pub(super) enum Completed {
+    /// It was completed.
+    Yes,
+    /// It was, and files are attached to the connection.
+    BesideAttached,
+    /// It was not there to be completed.
+    No,
+}
+
+/// Gives up the savepoint of the work and completes the record.
 pub(super) async fn release_and_complete(
     connection: &mut SqliteConnection,
     id: &RequestId,
     token: FencingToken,
     result: &RecordedResult,
     retention: Duration,
-) -> sqlx::Result<Option<Databases>> {
+) -> sqlx::Result<Completed> {
     let completed = sqlx::query(complete!(
         "RELEASE oneflight_work; ",
-        concat!(" RETURNING token; ", databases!())
+        " RETURNING (SELECT count(*) FROM pragma_database_list WHERE seq > 1 AND file <> '')"
     ));
     let rows = bind_complete(completed, id, token, result, retention)
         .fetch_all(connection)
         .await?;
     match rows.as_slice() {
-        [_token, databases] => Databases::of(databases).map(Some),
-        _ => Ok(None),
+        [row] if row.try_get::<i64, _>(0)? == 0 => Ok(Completed::Yes),
+        [_] => Ok(Completed::BesideAttached),
+        _ => Ok(Completed::No),
     }
 }
 

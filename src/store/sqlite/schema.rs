@@ -15,14 +15,16 @@ use super::writer::{End, Ended};
 use crate::store::StoreError;
 
 const TABLES: &str = concat!(
-    "BEGIN; ",
+    "BEGIN;
+     SELECT *, EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = 'oneflight_migrations') AS found FROM ",
     databases!(),
-    "; SELECT 1 FROM main.sqlite_schema WHERE name = 'oneflight_migrations'; COMMIT"
+    "; COMMIT"
 );
 const NEWEST: &str = concat!(
-    "BEGIN; ",
+    "BEGIN;
+     SELECT *, (SELECT coalesce(max(version), 0) FROM main.oneflight_migrations) AS found FROM ",
     databases!(),
-    "; SELECT coalesce(max(version), 0) FROM main.oneflight_migrations; COMMIT"
+    "; COMMIT"
 );
 
 /// What is applied, in order. The version of a schema is how many of these it has.
@@ -54,9 +56,7 @@ CREATE INDEX main.oneflight_records_by_expiry ON oneflight_records (expires_at) 
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.
 pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
-    if let Some(found) = look(store).await?
-        && missing(found)?.is_empty()
-    {
+    if missing(look(store).await?)?.is_empty() {
         return Ok(());
     }
     match store
@@ -69,15 +69,20 @@ pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
     }
 }
 
-/// The version of the schema that was there a moment ago, if any.
-async fn look(store: &SqliteStore) -> Result<Option<i64>, StoreError> {
-    let tables = store.fetch(None, || sqlx::query(TABLES)).await?;
-    if tables.is_empty() {
-        return Ok(None);
+/// The version of the schema that was there a moment ago: 0 if there was none.
+async fn look(store: &SqliteStore) -> Result<i64, StoreError> {
+    let mut found = 0;
+    for look in [TABLES, NEWEST] {
+        let rows = store.fetch(None, || sqlx::query(look)).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound);
+        found = row
+            .and_then(|row| row.try_get("found"))
+            .map_err(|error| store.writer.unavailable(error))?;
+        if found == 0 {
+            break;
+        }
     }
-    let versions = store.fetch(None, || sqlx::query(NEWEST)).await?;
-    let newest = versions.first().map(|row| row.try_get(0)).transpose();
-    newest.map_err(|error| store.writer.unavailable(error))
+    Ok(found)
 }
 
 /// What is to be applied to a schema of this version.

@@ -1,13 +1,14 @@
 //! What a connection is set to while a store writes on it.
 //!
 //! Settings are a connection's, and stay when it is given back: what work sets, or the user on a connection of the pool, is
-//! there for whoever comes next. Some of them would break a promise (`synchronous`, `foreign_keys`), others would keep everybody
+//! there for whoever comes next. One of them would break a promise (`synchronous`), others would keep everybody
 //! waiting (`locking_mode`, `busy_timeout`). So they are set in the errand that begins a transaction, to what the store was
 //! made with.
 //!
 //! `synchronous` cannot be set within a transaction. So a connection on which one was left open is found out here, and not by
 //! the `BEGIN IMMEDIATE`: that would first take the lock for it, or be told that the database is busy for as long as its
-//! snapshot is an old one.
+//! snapshot is an old one. (What SQLite calls a flag, `foreign_keys` for one, is better not set each time: that has all
+//! prepared statements prepared again.)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +32,6 @@ impl Settings {
         let synchronous: i64 = sqlx::query_scalar("PRAGMA main.synchronous")
             .fetch_one(&mut *connection)
             .await?;
-        let foreign_keys: i64 = sqlx::query_scalar("PRAGMA foreign_keys")
-            .fetch_one(&mut *connection)
-            .await?;
         // One word, of SQLite's own.
         let locking_mode: String = sqlx::query_scalar("PRAGMA main.locking_mode")
             .fetch_one(&mut *connection)
@@ -44,8 +42,7 @@ impl Settings {
         let set = format!(
             "PRAGMA busy_timeout = {};
              PRAGMA main.locking_mode = {locking_mode};
-             PRAGMA main.synchronous = {synchronous};
-             PRAGMA foreign_keys = {foreign_keys}",
+             PRAGMA main.synchronous = {synchronous}",
             BUSY_TIMEOUT.as_millis(),
         );
         let and_begin = format!("{set}; BEGIN IMMEDIATE; PRAGMA busy_timeout = {busy_timeout}");

@@ -21,7 +21,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::SqliteStore;
 use super::busy::{is_plain, unavailable};
 use super::queue::Rank;
-use super::records::{self, Claims};
+use super::records::{self, Claims, Completed};
 use super::writer::{Commits, End, Ended};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, HolderId};
@@ -188,9 +188,9 @@ async fn end(
         run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
     }
     match records::release_and_complete(connection, id, token, result, retention).await {
-        Ok(Some(databases)) if commits == Commits::AtOnce && databases.has_attached() => Err(Failed::Attached),
-        Ok(Some(_)) => Ok(End::Commit),
-        Ok(None) => Err(Failed::Transaction),
+        Ok(Completed::BesideAttached) if commits == Commits::AtOnce => Err(Failed::Attached),
+        Ok(Completed::Yes | Completed::BesideAttached) => Ok(End::Commit),
+        Ok(Completed::No) => Err(Failed::Transaction),
         // The savepoint is gone, and the transaction with it.
         Err(error) if is_plain(&error) => Err(Failed::Transaction),
         Err(error) => Err(Failed::Record(error)),
