@@ -17,7 +17,9 @@ use crate::telemetry::{self, Gravity};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Effect {
-    /// This call did nothing, or what it did was rolled back.
+    /// This call did nothing, or what it did was rolled back. Another one for the same request, in another process, may be at
+    /// work all the same where the store cannot show it (in SQLite, in a transaction that is open): so repeat the request
+    /// under the same key.
     Nothing,
     /// The work was done.
     Done,
@@ -60,9 +62,9 @@ pub enum Error {
         /// The request.
         id: RequestId,
     },
-    /// Somebody else is executing the request, and was still when the wait ended; or, in a transaction, somebody held
-    /// the lock for so long, be it for this request or another. So is a request whose execution has ended without telling
-    /// what it did, until that has [settled](crate::idempotency::IdempotencyBuilder::settle).
+    /// Somebody else is executing the request, and was still when the wait ended. So is a request whose execution has ended
+    /// without telling what it did, until that has [settled](crate::idempotency::IdempotencyBuilder::settle). A lock of the
+    /// store that others held for the whole wait is no sign of that, but [`Store`](Self::Store) with [`StoreError::Busy`].
     InProgress {
         /// The request.
         id: RequestId,
