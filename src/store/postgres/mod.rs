@@ -86,7 +86,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///   statement of the same name may be executed in place of the one that was meant: set
 ///   [`without_prepared_statements`](PostgresOptions::without_prepared_statements), and make the work's own statements
 ///   `persistent(false)`. `statement_cache_capacity(0)` does not do: the statements have names and are shared all the
-///   same. [`StoreError::Unsupported`] is the answer when a statement is not there.
+///   same. [`StoreError::Unsupported`] is the answer when a statement is not there, nor on other
+///   connections that are tried.
 /// * PgBouncer has to ignore a parameter of `sqlx`'s (`ignore_startup_parameters = extra_float_digits`), or the options leave it out
 ///   (`extra_float_digits(None)`). Before 1.20 it knows no `options`, such as a search path, at all: name the
 ///   [schema](PostgresOptions::schema).
