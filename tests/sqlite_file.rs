@@ -196,7 +196,7 @@ async fn a_url_is_not_taken_for_a_path() {
         assert!(matches!(error, StoreError::Unsupported { .. }), "{url}: {error:?}");
         assert!(url.is_empty() || !std::path::Path::new(url).exists(), "{url}");
     }
-    // Whoever has such a file says so.
+    // A file of such a name is opened by a path.
     let folder = tempfile::tempdir().unwrap();
     SqliteStore::open(folder.path().join("sqlite:four.db")).await.unwrap();
     assert!(folder.path().join("sqlite:four.db").exists());

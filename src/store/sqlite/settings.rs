@@ -1,7 +1,7 @@
 //! What a connection is set to while a store writes on it.
 //!
 //! Settings are a connection's, and stay when it is given back: what work sets, or the user on a connection of the pool, is
-//! there for whoever comes next. One of them would break a promise (`synchronous`), others would keep everybody
+//! still set for its next use. One of them would break a promise (`synchronous`), others would keep everybody
 //! waiting (`locking_mode`, `busy_timeout`). So they are set in the errand that begins a transaction, to what the store was
 //! made with.
 //!
