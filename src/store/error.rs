@@ -121,7 +121,7 @@ impl fmt::Display for StoreError {
             Self::Corrupt { what } => write!(f, "a record in the store is corrupt: {what}"),
             Self::InvalidName { what } => write!(f, "tables or keys cannot be named like this: {what}"),
             Self::Unsupported { advice } => f.write_str(advice),
-            Self::Unavailable { .. } => f.write_str("the store is not available"),
+            Self::Unavailable { source } => write!(f, "the store is not available: {source}"),
         }
     }
 }

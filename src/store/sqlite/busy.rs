@@ -16,6 +16,9 @@ const SQLITE_ERROR: u32 = 1;
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_LOCKED: u32 = 6;
 
+/// How long is waited at least for what takes its time although nobody is in the way: being lent a connection, a read.
+const ERRAND: Duration = Duration::from_millis(100);
+
 /// Whether an error says "locked by somebody else", and nothing more.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     primary_code(error).is_some_and(|code| code == SQLITE_BUSY || code == SQLITE_LOCKED)
@@ -65,6 +68,11 @@ impl Patience {
     /// What is left until the deadline.
     pub(super) fn remaining(&self) -> Duration {
         self.deadline.saturating_sub(self.started.elapsed())
+    }
+
+    /// How long something may take that waits for others only if they are in the way.
+    pub(super) fn for_an_errand(&self) -> Duration {
+        self.remaining().max(ERRAND)
     }
 
     /// The error that says that the deadline has passed.

@@ -11,28 +11,34 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use sqlx::sqlite::{SqlitePool, SqliteSynchronous};
+use sqlx::sqlite::{SqlitePool, SqliteRow, SqliteSynchronous};
+use tokio::time::timeout;
 
 use super::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Store, StoreError, decide};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult};
 
 mod busy;
+mod file;
+mod lent;
 mod open;
 mod queue;
 mod records;
 mod schema;
 mod seal;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod writer;
 
-use busy::{Patience, is_busy, unavailable};
+use busy::{Patience, is_busy, is_plain, unavailable};
+use lent::Lent;
 use queue::Rank;
-use records::{Change, Claims};
+use records::{Change, Claims, Statement};
 use writer::{Ended, Writer};
 
 /// The longest deadline: some 30 years, which can be added to any instant.
@@ -55,6 +61,17 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 /// survives a power cut. (`NORMAL` survives a crash of the process and not that: a claim or a record
 /// that was acknowledged could be gone, and the mutation be done twice.) With
 /// [`from_pool`](Self::from_pool), these settings are the pool's.
+///
+/// # One file
+///
+/// A store is about one file for as long as it lives. A change of the working directory leads to no other. Once the file
+/// is deleted, moved or replaced (which can be seen on Unix), or a connection of the pool has another one open, all that the
+/// store is asked fails with [`StoreError::Unavailable`], which names the file; when the file is back, the store is as well.
+///
+/// In WAL mode, a commit over several files is one for each of them, and a crash in between keeps a part. So
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) is refused while another file is attached to its connection, by
+/// the pool or by the work, and nothing is kept. (In another mode, look up in SQLite's documentation of `ATTACH` what is one
+/// commit there.)
 ///
 /// # Examples
 ///
@@ -103,8 +120,10 @@ impl SqliteOptions {
         self
     }
 
-    /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`]:
-    /// 30 s unless set. The writers of this process queue before that, for four times as long at most.
+    /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`], and
+    /// for a connection of the pool before it fails with [`StoreError::NoConnection`]: 30 s unless set. The writers of this
+    /// process queue before that, for four times as long at most. A call with a
+    /// [patience](ClaimRequest::patience) of its own waits no longer than that for all of them.
     pub fn busy_deadline(mut self, deadline: Duration) -> Self {
         self.busy_deadline = deadline.min(LONGEST_DEADLINE);
         self
@@ -116,11 +135,13 @@ impl SqliteOptions {
         self
     }
 
-    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables.
+    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
+    /// waits for no writer.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or was written by a newer version of this crate.
+    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
+    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
         open::file(&self, path.as_ref()).await
     }
@@ -138,28 +159,37 @@ impl SqliteOptions {
 }
 
 impl SqliteStore {
-    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables.
+    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
+    /// waits for no writer.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or was written by a newer version of this crate.
+    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
+    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::options().open(path).await
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
-    /// The pool's settings stay as they are. Its database should be in WAL mode: otherwise reads wait for writers, and a
+    /// Its database should be in WAL mode: otherwise reads wait for writers, and a
     /// commit waits for readers (it is tried again until the [deadline](SqliteOptions::busy_deadline)).
     ///
-    /// A connection on which a transaction was left open or given up half-way is closed rather than given back: a
-    /// database *in memory* would be gone with its last connection. [`MemoryStore`](crate::store::MemoryStore) is for
+    /// What state a connection was left in is of no account. One on which a transaction was left open, or that may only
+    /// read (`query_only`), is closed, and another one is used. `synchronous`, `locking_mode` and `busy_timeout` are, in each
+    /// transaction that writes, what they were on the connection that the pool lent first. Temporary tables do not stand in
+    /// for ours. What concerns your tables alone, `foreign_keys` for one, is as the connection has it.
+    ///
+    /// A connection whose state is not known is closed rather than given back: a
+    /// database *in memory* would be gone with it. [`MemoryStore`](crate::store::MemoryStore) is for
     /// that. A commit hook of yours on these connections is replaced by ours, which lets everything through that is not
     /// done inside [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx).
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate.
+    /// When the database cannot be reached, or was written by a newer version of this crate;
+    /// [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot roll
+    /// back (`journal_mode=OFF`).
     pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
         Self::options().from_pool(pool).await
     }
@@ -187,30 +217,66 @@ impl SqliteStore {
 
     /// Creates or upgrades the tables.
     async fn prepare(pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
-        schema::migrate(&writer).await?;
-        Ok(Self { pool, writer })
+        let store = Self { pool, writer };
+        schema::migrate(&store).await?;
+        Ok(store)
     }
 
-    /// The record as it stands, past its retention or not, without the write lock.
-    async fn read(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
-        let mut patience = Patience::new(self.writer.deadline());
+    /// The rows that a statement reads, without the write lock.
+    async fn fetch<'q>(
+        &self,
+        limit: Option<Duration>,
+        statement: impl Fn() -> Statement<'q>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let read = self.try_fetch(limit, statement).await;
+        read.map_err(|error| self.writer.file.named(error))
+    }
+
+    async fn try_fetch<'q>(
+        &self,
+        limit: Option<Duration>,
+        statement: impl Fn() -> Statement<'q>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        self.writer.file.still_there()?;
+        let deadline = self.writer.deadline();
+        let mut patience = Patience::new(limit.map_or(deadline, |limit| limit.min(deadline)));
+        let mut unusable = 0;
         loop {
-            // Given back before pausing.
-            let read = async {
-                let mut connection = self.pool.acquire().await?;
-                records::select(&mut connection, id).await
+            // Closed before pausing, unless it was given back.
+            let error = {
+                let mut connection = Lent::by(&self.pool, &patience).await?;
+                match timeout(patience.for_an_errand(), statement().fetch_all(&mut *connection)).await {
+                    Ok(Ok(rows)) => {
+                        connection.give_back();
+                        if let Some(row) = rows.first() {
+                            self.writer.file.seen_in(row)?;
+                        }
+                        return Ok(rows);
+                    }
+                    Ok(Err(error)) => error,
+                    Err(_) => return Err(patience.exhausted()),
+                }
             };
-            match read.await {
-                Err(error) if is_busy(&error) => patience.pause().await?,
-                Err(error) => return Err(unavailable(error)),
-                Ok(record) => return record.transpose(),
+            if is_busy(&error) {
+                patience.pause().await?;
+            } else if is_plain(&error) && unusable < self.pool.options().get_max_connections() {
+                // Most likely one on which a transaction was left open.
+                unusable += 1;
+            } else {
+                return Err(unavailable(error));
             }
         }
     }
 
+    /// The record as it stands, past its retention or not, without the write lock.
+    async fn read(&self, id: &RequestId, limit: Option<Duration>) -> Result<Option<Record>, StoreError> {
+        let rows = self.fetch(limit, || records::select(id)).await?;
+        rows.first().map_or(Ok(None), records::selected)
+    }
+
     /// The answer to a request, if it takes no write.
     async fn answer_from_read(&self, request: &ClaimRequest<'_>) -> Result<Option<ClaimOutcome>, StoreError> {
-        match decide(self.read(request.id).await?, request) {
+        match decide(self.read(request.id, request.patience).await?, request) {
             Decision::Answer(outcome) => Ok(Some(outcome)),
             Decision::Grant { .. } => Ok(None),
         }
@@ -225,6 +291,7 @@ impl fmt::Debug for SqliteStore {
 
 impl Store for SqliteStore {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+        let asked = Instant::now();
         if let Some(answer) = self.answer_from_read(&request).await? {
             return Ok(answer);
         }
@@ -235,7 +302,8 @@ impl Store for SqliteStore {
             takeover,
             patience,
         } = request;
-        let id = id.clone();
+        let patience = patience.map(|it| it.saturating_sub(asked.elapsed()));
+        let (id, file) = (id.clone(), Arc::clone(&self.writer.file));
         let ended = self
             .writer
             .transaction(Rank::Business, patience, move |connection| {
@@ -247,13 +315,13 @@ impl Store for SqliteStore {
                         takeover,
                         patience,
                     };
-                    records::claim(connection, &request, Claims::Outside).await
+                    records::claim(connection, &request, Claims::Outside, &file).await
                 })
             })
             .await?;
         match ended {
             Ended::Committed(outcome) | Ended::RolledBack(outcome) => Ok(outcome),
-            Ended::Unknown(_, error) => Err(StoreError::unavailable(error)),
+            Ended::Unknown(_, error) => Err(self.writer.unavailable(error)),
         }
     }
 
@@ -277,7 +345,7 @@ impl Store for SqliteStore {
             return Ok(());
         }
         // Perhaps it was us, and the answer was lost.
-        match self.read(claim.id()).await? {
+        match self.read(claim.id(), None).await? {
             Some(record) if record.token == token && record.result().is_some() => Ok(()),
             _ => Err(StoreError::Outdated { token }),
         }
@@ -292,7 +360,7 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
-        let record = self.read(id).await?;
+        let record = self.read(id, None).await?;
         Ok(record.filter(|record| !record.is_past_retention()))
     }
 
@@ -305,18 +373,9 @@ impl Store for SqliteStore {
     async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let after = after.map_or(0, records::number);
-        let mut patience = Patience::new(self.writer.deadline());
-        loop {
-            // Given back before pausing.
-            let read = async {
-                let mut connection = self.pool.acquire().await?;
-                records::in_doubt(&mut connection, limit, after).await
-            };
-            match read.await {
-                Err(error) if is_busy(&error) => patience.pause().await?,
-                Err(error) => return Err(unavailable(error)),
-                Ok(doubtful) => return doubtful.into_iter().collect(),
-            }
-        }
+        let rows = self.fetch(None, || records::in_doubt(limit, after)).await?;
+        rows.iter()
+            .filter_map(|row| records::doubtful(row).transpose())
+            .collect()
     }
 }

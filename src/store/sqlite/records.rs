@@ -9,19 +9,21 @@ use sqlx::Row;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
+use super::busy::unavailable;
+use super::file::{DatabaseFile, Databases, databases};
 use super::queue::Rank;
-use super::writer::End;
+use super::writer::{Commits, End};
 use crate::identity::{Fingerprint, RequestId};
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
 
-type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 macro_rules! complete {
     ($before:literal, $after:literal) => {
         concat!(
             $before,
-            "UPDATE oneflight_records
+            "UPDATE main.oneflight_records
              SET state = 'completed', lease_expires_at = NULL, result = ?1,
                  completed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER),
                  expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?2
@@ -89,47 +91,78 @@ pub(super) fn number(token: FencingToken) -> i64 {
     i64::try_from(token.get()).unwrap_or(i64::MAX)
 }
 
-/// Reads a record. The outer result is the database's, the inner one says whether the row makes sense.
-pub(super) async fn select(
+/// Beside what is read of the records, one row tells which [databases](Databases) the connection has, whether there are
+/// records or not.
+macro_rules! select {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result,
+                    CAST(unixepoch('subsec') * 1000 AS INTEGER), main_file, attached
+             FROM ",
+            databases!(),
+            " LEFT JOIN main.oneflight_records ON scope = ? AND key = ?",
+            $after
+        )
+    };
+}
+
+/// Reads a record in a transaction of its own: in one that was left open on the connection, and whose snapshot may be an old
+/// one, that is an error. The row is for [`selected`].
+pub(super) fn select(id: &RequestId) -> Statement<'_> {
+    sqlx::query(select!("BEGIN; ", "; COMMIT"))
+        .bind(id.scope())
+        .bind(id.key())
+}
+
+/// Reads a record in the transaction that is open.
+pub(super) async fn select_within(
     connection: &mut SqliteConnection,
     id: &RequestId,
-) -> sqlx::Result<Option<Result<Record, StoreError>>> {
-    let row = sqlx::query(
-        "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result,
-                CAST(unixepoch('subsec') * 1000 AS INTEGER)
-         FROM oneflight_records WHERE scope = ? AND key = ?",
-    )
-    .bind(id.scope())
-    .bind(id.key())
-    .fetch_optional(connection)
-    .await?;
-    Ok(row.map(|row| record(&row)))
+    file: &DatabaseFile,
+) -> Result<(Option<Record>, Databases), StoreError> {
+    let select = sqlx::query(select!("", "")).bind(id.scope()).bind(id.key());
+    let row = select.fetch_one(connection).await.map_err(unavailable)?;
+    Ok((selected(&row)?, file.seen_in(&row)?))
 }
 
-/// Reads what is in progress with a lease that is over, in the order of the tokens.
-pub(super) async fn in_doubt(
-    connection: &mut SqliteConnection,
-    limit: i64,
-    after: i64,
-) -> sqlx::Result<Vec<Result<InDoubt, StoreError>>> {
-    let rows = sqlx::query(
-        "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now, scope, key
-         FROM oneflight_records, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
-         WHERE token > ? AND lease_expires_at <= now ORDER BY token LIMIT ?",
-    )
+/// The record in the row of a [`select`].
+pub(super) fn selected(row: &SqliteRow) -> Result<Option<Record>, StoreError> {
+    match column::<Option<i64>>(row, 1)? {
+        Some(_token) => record(row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads what is in progress with a lease that is over, in the order of the tokens, in a transaction of its own. The rows are
+/// for [`doubtful`].
+pub(super) fn in_doubt(limit: i64, after: i64) -> Statement<'static> {
+    sqlx::query(concat!(
+        "BEGIN;
+         SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now,
+                main_file, attached, scope, key
+         FROM ",
+        databases!(),
+        " LEFT JOIN (
+             SELECT * FROM main.oneflight_records, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+             WHERE token > ? AND lease_expires_at <= now ORDER BY token LIMIT ?
+         ) ORDER BY token;
+         COMMIT"
+    ))
     .bind(after)
     .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.iter().map(doubtful).collect())
 }
 
-fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
-    let id = RequestId::from_stored(column(row, 9)?, column(row, 10)?);
+/// What is in doubt in a row of [`in_doubt`].
+pub(super) fn doubtful(row: &SqliteRow) -> Result<Option<InDoubt>, StoreError> {
+    let Some(record) = selected(row)? else {
+        return Ok(None);
+    };
+    let id = RequestId::from_stored(column(row, 11)?, column(row, 12)?);
     let id = id.map_err(|_| StoreError::Corrupt {
         what: "a scope or a key is not valid",
     })?;
-    InDoubt::of(id, &record(row)?).ok_or(StoreError::Corrupt {
+    InDoubt::of(id, &record).map(Some).ok_or(StoreError::Corrupt {
         what: "what is in doubt has no lease",
     })
 }
@@ -186,12 +219,21 @@ fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
     unsigned(millis).map(Timestamp::from_millis)
 }
 
+/// What is said of a transaction that could be committed in part.
+pub(super) fn attached() -> StoreError {
+    StoreError::Unsupported {
+        advice: "another database is attached to the connection, and a crash could commit the transaction in one file and \
+                 not in the other; keep what belongs together in one file, or run the transaction on a pool to whose \
+                 connections nothing is attached",
+    }
+}
+
 /// Where a claim is made, and so what else is done in the statement that writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claims {
     Outside,
-    /// In the transaction of the work, for which a savepoint is set.
-    InTransaction,
+    /// In the transaction of the work, for which a savepoint is set, and which is committed like this.
+    InTransaction(Commits),
 }
 
 /// Decides under the write lock, and writes what follows from that. The end of the transaction goes along.
@@ -199,17 +241,16 @@ pub(super) async fn claim(
     connection: &mut SqliteConnection,
     request: &ClaimRequest<'_>,
     claims: Claims,
+    file: &DatabaseFile,
 ) -> Result<(End, ClaimOutcome), StoreError> {
-    let record = select(connection, request.id)
-        .await
-        .map_err(StoreError::unavailable)?
-        .transpose()?;
+    let (record, databases) = select_within(connection, request.id, file).await?;
     match decide(record, request) {
         Decision::Answer(outcome) => Ok((End::RollBack, outcome)),
+        Decision::Grant { .. } if claims == Claims::InTransaction(Commits::AtOnce) && databases.has_attached() => {
+            Err(attached())
+        }
         Decision::Grant { attempt, took_over } => {
-            let token = grant(connection, request, attempt, claims)
-                .await
-                .map_err(StoreError::unavailable)?;
+            let token = grant(connection, request, attempt, claims).await.map_err(unavailable)?;
             let claim = Claim::new(request.id.clone(), token, attempt, took_over);
             Ok((End::Commit, ClaimOutcome::Granted(claim)))
         }
@@ -219,7 +260,7 @@ pub(super) async fn claim(
 macro_rules! grant {
     ($then:literal) => {
         concat!(
-            "INSERT OR REPLACE INTO oneflight_records
+            "INSERT OR REPLACE INTO main.oneflight_records
                 (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at)
              SELECT ?1, ?2, ?3, ?4, ?5, 'in_progress', now, now + ?6
              FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
@@ -239,7 +280,7 @@ async fn grant(
     // One errand to the connection's thread, which is what a small transaction spends its time on.
     let statement = match claims {
         Claims::Outside => grant!(""),
-        Claims::InTransaction => grant!("; SAVEPOINT oneflight_work"),
+        Claims::InTransaction(_) => grant!("; SAVEPOINT oneflight_work"),
     };
     let fingerprint = request.id.fingerprint();
     let tokens: Vec<i64> = sqlx::query_scalar(statement)
@@ -256,24 +297,41 @@ async fn grant(
     Ok(FencingToken::new(u64::try_from(*token).unwrap_or_default()))
 }
 
-/// Gives up the savepoint of the work and completes the record. Says whether the record was there to be completed.
+/// What became of a record in the transaction of its work.
+pub(super) enum Completed {
+    /// It was completed.
+    Yes,
+    /// It was, and files are attached to the connection.
+    BesideAttached,
+    /// It was not there to be completed.
+    No,
+}
+
+/// Gives up the savepoint of the work and completes the record.
 pub(super) async fn release_and_complete(
     connection: &mut SqliteConnection,
     id: &RequestId,
     token: FencingToken,
     result: &RecordedResult,
     retention: Duration,
-) -> sqlx::Result<bool> {
-    let completed = sqlx::query(complete!("RELEASE oneflight_work; ", " RETURNING token"));
+) -> sqlx::Result<Completed> {
+    let completed = sqlx::query(complete!(
+        "RELEASE oneflight_work; ",
+        " RETURNING (SELECT count(*) FROM pragma_database_list WHERE seq > 1 AND file <> '')"
+    ));
     let rows = bind_complete(completed, id, token, result, retention)
         .fetch_all(connection)
         .await?;
-    Ok(rows.len() == 1)
+    match rows.as_slice() {
+        [row] if row.try_get::<i64, _>(0)? == 0 => Ok(Completed::Yes),
+        [_] => Ok(Completed::BesideAttached),
+        _ => Ok(Completed::No),
+    }
 }
 
 fn renew(id: &RequestId, token: FencingToken, lease: Duration) -> Statement<'_> {
     sqlx::query(
-        "UPDATE oneflight_records
+        "UPDATE main.oneflight_records
          SET lease_expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?
          WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
     )
@@ -309,7 +367,7 @@ fn bind_complete<'q>(
 
 fn release(id: &RequestId, token: FencingToken) -> Statement<'_> {
     sqlx::query(
-        "DELETE FROM oneflight_records
+        "DELETE FROM main.oneflight_records
          WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
     )
     .bind(id.scope())
@@ -319,8 +377,8 @@ fn release(id: &RequestId, token: FencingToken) -> Statement<'_> {
 
 fn purge(limit: i64) -> Statement<'static> {
     sqlx::query(
-        "DELETE FROM oneflight_records WHERE token IN (
-            SELECT token FROM oneflight_records
+        "DELETE FROM main.oneflight_records WHERE token IN (
+            SELECT token FROM main.oneflight_records
             WHERE expires_at <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
             ORDER BY expires_at LIMIT ?)",
     )

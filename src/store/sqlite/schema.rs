@@ -4,18 +4,35 @@
 //! however many processes open the same new file at once, one applies them and the others find them there.
 //! A migration that was released is never edited; a change is another migration.
 
+use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
+use super::SqliteStore;
+use super::busy::unavailable;
+use super::file::databases;
 use super::queue::Rank;
-use super::writer::{End, Ended, Writer};
+use super::writer::{End, Ended};
 use crate::store::StoreError;
+
+const TABLES: &str = concat!(
+    "BEGIN;
+     SELECT *, EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = 'oneflight_migrations') AS found FROM ",
+    databases!(),
+    "; COMMIT"
+);
+const NEWEST: &str = concat!(
+    "BEGIN;
+     SELECT *, (SELECT coalesce(max(version), 0) FROM main.oneflight_migrations) AS found FROM ",
+    databases!(),
+    "; COMMIT"
+);
 
 /// What is applied, in order. The version of a schema is how many of these it has.
 const MIGRATIONS: &[(&str, &str)] = &[("records and fencing tokens", RECORDS)];
 
 const RECORDS: &str = "
 -- All times are milliseconds since the Unix epoch, on the database's clock.
-CREATE TABLE oneflight_records (
+CREATE TABLE main.oneflight_records (
     -- A claim writes a new row in place of the one that stands there. AUTOINCREMENT draws a number that is larger than
     -- all before it, those of deleted rows included.
     token            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -34,39 +51,64 @@ CREATE TABLE oneflight_records (
     CHECK ((state = 'in_progress') = (lease_expires_at IS NOT NULL)),
     CHECK ((state = 'completed') = (result IS NOT NULL AND completed_at IS NOT NULL AND expires_at IS NOT NULL))
 );
-CREATE INDEX oneflight_records_by_expiry ON oneflight_records (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX main.oneflight_records_by_expiry ON oneflight_records (expires_at) WHERE expires_at IS NOT NULL;
 ";
 
-/// Creates or upgrades our tables.
-pub(super) async fn migrate(writer: &Writer) -> Result<(), StoreError> {
-    match writer
+/// Creates or upgrades our tables. Waits for the writer only if there is something to do.
+pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
+    if missing(look(store).await?)?.is_empty() {
+        return Ok(());
+    }
+    match store
+        .writer
         .transaction(Rank::Business, None, |it| Box::pin(apply(it)))
         .await?
     {
         Ended::Committed(()) | Ended::RolledBack(()) => Ok(()),
-        Ended::Unknown((), error) => Err(StoreError::unavailable(error)),
+        Ended::Unknown((), error) => Err(store.writer.unavailable(error)),
     }
 }
 
-async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreError> {
+/// The version of the schema that was there a moment ago: 0 if there was none.
+async fn look(store: &SqliteStore) -> Result<i64, StoreError> {
+    let mut found = 0;
+    for look in [TABLES, NEWEST] {
+        let rows = store.fetch(None, || sqlx::query(look)).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound);
+        found = row
+            .and_then(|row| row.try_get("found"))
+            .map_err(|error| store.writer.unavailable(error))?;
+        if found == 0 {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// What is to be applied to a schema of this version.
+fn missing(found: i64) -> Result<&'static [(&'static str, &'static str)], StoreError> {
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    let found = version(connection).await.map_err(StoreError::unavailable)?;
     if found > known {
         return Err(StoreError::SchemaTooNew { found, known });
     }
-    let missing = usize::try_from(found)
+    usize::try_from(found)
         .ok()
         .and_then(|found| MIGRATIONS.get(found..))
         .ok_or(StoreError::Corrupt {
             what: "the schema's version is negative",
-        })?;
+        })
+}
+
+async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreError> {
+    let found = version(connection).await.map_err(unavailable)?;
+    let missing = missing(found)?;
     if missing.is_empty() {
         return Ok((End::RollBack, ()));
     }
     for (version, (description, statements)) in (found + 1..).zip(missing) {
         upgrade(connection, version, description, statements)
             .await
-            .map_err(StoreError::unavailable)?;
+            .map_err(unavailable)?;
     }
     Ok((End::Commit, ()))
 }
@@ -74,7 +116,7 @@ async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreErro
 /// The version of the schema that is there: 0 if there is none.
 async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::raw_sql(
-        "CREATE TABLE IF NOT EXISTS oneflight_migrations (
+        "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
             version     INTEGER PRIMARY KEY,
             description TEXT    NOT NULL,
             applied_at  INTEGER NOT NULL
@@ -82,7 +124,7 @@ async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM oneflight_migrations")
+    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM main.oneflight_migrations")
         .fetch_one(connection)
         .await
 }
@@ -95,7 +137,7 @@ async fn upgrade(
 ) -> sqlx::Result<()> {
     sqlx::raw_sql(statements).execute(&mut *connection).await?;
     sqlx::query(
-        "INSERT INTO oneflight_migrations (version, description, applied_at)
+        "INSERT INTO main.oneflight_migrations (version, description, applied_at)
          VALUES (?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
     )
     .bind(version)

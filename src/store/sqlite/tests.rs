@@ -82,6 +82,19 @@ async fn a_commit_whose_record_may_be_past_its_retention_is_not_said_to_be_rolle
 }
 
 #[tokio::test]
+async fn a_commit_that_cannot_be_looked_up_is_not_said_to_have_found_the_store_busy() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteStore::options().busy_deadline(Duration::from_millis(50));
+    let store = options.open(folder.path().join("busy.db")).await.unwrap();
+    let mut other = store.pool().acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *other).await.unwrap();
+    let kept = Kept::from_now(&Ending::RollBack);
+    let lost = sqlx::Error::WorkerCrashed;
+    let ended = look_up(&store, &id("busy"), HolderId::random(), kept, lost).await;
+    assert!(matches!(ended, Err(StoreError::Unavailable { .. })), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_claim_whose_answer_is_lost_is_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("claim.db")).await.unwrap();
@@ -128,8 +141,8 @@ async fn statements_are_prepared_once_a_connection() {
             .await
             .unwrap();
         let mut turn = store.writer.turn(Rank::Business, None).await.unwrap();
-        sizes.push(turn.connection().cached_statements_size());
-        turn.give_back();
+        sizes.push(turn.connection.cached_statements_size());
+        turn.connection.give_back();
     }
     assert!(sizes[0] > 5, "{sizes:?}");
     assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
@@ -148,7 +161,7 @@ async fn writers_of_one_process_take_turns_in_order() {
         assert!(futures::poll!(turn).is_pending());
     }
     while !waiting.is_empty() {
-        held.give_back();
+        held.connection.give_back();
         drop(held);
         let first = waiting.remove(0);
         for later in &mut waiting {
@@ -172,16 +185,16 @@ async fn what_concerns_a_lease_goes_before_the_whole_line() {
     let mut urgent = Box::pin(store.writer.turn(Rank::Lease, None));
     let mut gives_up = Box::pin(store.writer.turn(Rank::Lease, None));
     assert!(futures::poll!(&mut urgent).is_pending() && futures::poll!(&mut gives_up).is_pending());
-    held.give_back();
+    held.connection.give_back();
     drop(held);
     for turn in &mut business {
         assert!(futures::poll!(turn).is_pending(), "business went first");
     }
     let mut turn = urgent.await.unwrap();
-    turn.give_back();
+    turn.connection.give_back();
     drop(turn);
     drop(gives_up);
     for waiting in business {
-        waiting.await.unwrap().give_back();
+        waiting.await.unwrap().connection.give_back();
     }
 }

@@ -13,15 +13,16 @@
 //! While the work runs, the connection is [sealed](super::seal): should the work end the transaction behind our back, or
 //! go on after SQLite ended it by itself, nothing of it is kept. The savepoint is gone then, so we know as well.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 
 use super::SqliteStore;
-use super::busy::is_plain;
+use super::busy::{is_plain, unavailable};
 use super::queue::Rank;
-use super::records::{self, Claims};
-use super::writer::{End, Ended};
+use super::records::{self, Claims, Completed};
+use super::writer::{Commits, End, Ended};
 use crate::identity::RequestId;
 use crate::record::{FencingToken, HolderId};
 use crate::store::{ClaimOutcome, ClaimRequest, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
@@ -34,16 +35,13 @@ impl TransactionalStore for SqliteStore {
         W: for<'t> FnOnce(OpenTransaction<'t, SqliteConnection>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static,
     {
+        let asked = Instant::now();
         if let Some(answer) = self.answer_from_read(&request).await? {
             return Ok(not_granted(answer));
         }
         let (id, writer) = (request.id.clone(), self.writer.clone());
-        let ClaimRequest {
-            holder,
-            takeover,
-            patience,
-            ..
-        } = request;
+        let ClaimRequest { holder, takeover, .. } = request;
+        let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
         let ended = self
             .writer
             .transaction(Rank::Business, patience, move |connection| {
@@ -55,16 +53,17 @@ impl TransactionalStore for SqliteStore {
                         takeover,
                         patience,
                     };
-                    let claim = match records::claim(connection, &request, Claims::InTransaction).await? {
+                    let claims = Claims::InTransaction(writer.commits);
+                    let claim = match records::claim(connection, &request, claims, &writer.file).await? {
                         (End::Commit, ClaimOutcome::Granted(claim)) => claim,
                         (_, outcome) => return Ok((End::RollBack, Worked::No(outcome))),
                     };
                     let (token, attempt) = (claim.token(), claim.attempt());
-                    let seal = writer.seal(connection).await.map_err(StoreError::unavailable)?;
+                    let seal = writer.seal(connection).await.map_err(unavailable)?;
                     seal.close();
                     let (ending, value) = writer.within(work(OpenTransaction::new(connection, attempt))).await;
                     let value = (value, Kept::from_now(&ending));
-                    Ok(match end(connection, &id, token, &ending).await {
+                    Ok(match end(connection, &id, token, &ending, writer.commits).await {
                         Ok(end) => {
                             seal.open();
                             (end, Worked::Yes(value))
@@ -91,8 +90,11 @@ impl TransactionalStore for SqliteStore {
             | Ended::Unknown(Worked::InVain(failed), _) => Err(match failed {
                 Failed::Transaction => StoreError::TransactionEnded,
                 Failed::Record(error) => StoreError::RolledBack { source: error.into() },
+                Failed::Attached => StoreError::RolledBack {
+                    source: records::attached().into(),
+                },
             }),
-            Ended::Unknown(Worked::No(_), error) => Err(StoreError::unavailable(error)),
+            Ended::Unknown(Worked::No(_), error) => Err(self.writer.unavailable(error)),
         }
     }
 }
@@ -135,6 +137,8 @@ enum Failed {
     Transaction,
     /// The record could not be written.
     Record(sqlx::Error),
+    /// The commit would be one for each of several files.
+    Attached,
 }
 
 /// An answer that grants nothing here. A claim of this very holder outside of a transaction is somebody
@@ -169,6 +173,7 @@ async fn end(
     id: &RequestId,
     token: FencingToken,
     ending: &Ending,
+    commits: Commits,
 ) -> Result<End, Failed> {
     let over = |_| Failed::Transaction;
     let (result, retention) = match ending {
@@ -183,8 +188,9 @@ async fn end(
         run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
     }
     match records::release_and_complete(connection, id, token, result, retention).await {
-        Ok(true) => Ok(End::Commit),
-        Ok(false) => Err(Failed::Transaction),
+        Ok(Completed::BesideAttached) if commits == Commits::AtOnce => Err(Failed::Attached),
+        Ok(Completed::Yes | Completed::BesideAttached) => Ok(End::Commit),
+        Ok(Completed::No) => Err(Failed::Transaction),
         // The savepoint is gone, and the transaction with it.
         Err(error) if is_plain(&error) => Err(Failed::Transaction),
         Err(error) => Err(Failed::Record(error)),
@@ -202,20 +208,21 @@ pub(super) async fn look_up(
     kept: Kept,
     error: sqlx::Error,
 ) -> Result<(), StoreError> {
-    let id = id.clone();
-    let ended = store
+    let (id, file) = (id.clone(), Arc::clone(&store.writer.file));
+    let looked = store
         .writer
         .transaction(Rank::Lease, None, move |connection| {
             Box::pin(async move {
-                let record = records::select(connection, &id)
-                    .await
-                    .map_err(StoreError::unavailable)?
-                    .transpose()?;
+                let (record, _) = records::select_within(connection, &id, &file).await?;
                 Ok((End::RollBack, record))
             })
         })
-        .await?;
-    let (Ended::Committed(record) | Ended::RolledBack(record) | Ended::Unknown(record, _)) = ended;
+        .await;
+    let record = match looked {
+        Ok(Ended::Committed(record) | Ended::RolledBack(record) | Ended::Unknown(record, _)) => record,
+        // Not why it cannot be found out: of a lock that others hold, say, is known that nothing was done under it.
+        Err(_) => return Err(store.writer.unavailable(error)),
+    };
     match record {
         Some(record) if record.holder == holder => match record.result() {
             Some(_) => Ok(()),
@@ -224,6 +231,6 @@ pub(super) async fn look_up(
             }),
         },
         _ if kept.is_certain() => Err(StoreError::RolledBack { source: error.into() }),
-        _ => Err(StoreError::unavailable(error)),
+        _ => Err(store.writer.unavailable(error)),
     }
 }

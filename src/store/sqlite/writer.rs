@@ -4,8 +4,8 @@
 //!
 //! A future of `sqlx` that is dropped leaves its statement running on the connection's own thread. Hence:
 //! * a single statement commits or fails by itself there, whoever listens;
-//! * a transaction that is dropped has its connection *closed*, which rolls it back. A connection with an
-//!   open transaction, or one whose transaction SQLite ended by itself while `sqlx` still counts it, never
+//! * a transaction that is dropped has its connection *closed*, which rolls it back ([`lent`](super::lent)). A connection
+//!   with an open transaction, or one whose transaction SQLite ended by itself while `sqlx` still counts it, never
 //!   gets back into the pool: only one that was committed or rolled back, with the answer seen, does.
 
 use std::future::Future;
@@ -13,24 +13,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use sqlx::{Connection, Transaction};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, unavailable};
+use super::file::DatabaseFile;
+use super::lent::Lent;
 use super::queue::{Queue, Rank};
 use super::records::Change;
 use super::seal::{Seal, Seals};
+use super::settings::Settings;
 use crate::store::{StoreError, turn};
 
 /// How many times the database's deadline a place in the queue is waited for: whoever stands in it sees others make
 /// progress, each within the deadline.
 const QUEUE_DEADLINES: u32 = 4;
-
-/// How many connections of the user's are tried on which no transaction can be begun.
-const UNUSABLE_CONNECTIONS: u32 = 4;
 
 /// How a transaction is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,19 +47,30 @@ pub(super) struct Writer {
     queue: Arc<Queue>,
     deadline: Duration,
     seals: Seals,
-    commits: Commits,
+    pub(super) commits: Commits,
+    pub(super) file: Arc<DatabaseFile>,
+    settings: Settings,
     #[cfg(test)]
     pub(super) faults: Arc<super::tests::Faults>,
 }
 
 impl Writer {
-    pub(super) fn new(pool: SqlitePool, deadline: Duration, seals: Seals, commits: Commits) -> Self {
+    pub(super) fn new(
+        pool: SqlitePool,
+        deadline: Duration,
+        seals: Seals,
+        commits: Commits,
+        file: DatabaseFile,
+        settings: Settings,
+    ) -> Self {
         Self {
             pool,
             queue: Arc::default(),
             deadline,
             seals,
             commits,
+            file: Arc::new(file),
+            settings,
             #[cfg(test)]
             faults: Arc::default(),
         }
@@ -76,7 +86,7 @@ impl Writer {
     }
 
     /// Waits for this caller's turn, then for a connection. Who waits for a turn holds no connection. With a limit, the
-    /// wait for the turn and the one for the database's lock together take no longer than that.
+    /// waits for the turn, for a connection and for the database's lock together take no longer than that.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
         if turn::Turn::current() == Some(self.identity()) {
             return Err(StoreError::Unsupported {
@@ -90,9 +100,11 @@ impl Writer {
             .await
             .map_err(|_| queueing.exhausted())?;
         let left = limit.saturating_sub(queueing.waited());
+        let patience = Patience::new(self.deadline.min(left));
+        self.file.still_there()?;
         Ok(Turn {
-            connection: Some(self.acquire().await?),
-            patience: Patience::new(self.deadline.min(left)),
+            connection: Lent::by(&self.pool, &patience).await?,
+            patience,
             _place: place,
         })
     }
@@ -111,34 +123,71 @@ impl Writer {
         self.seals.of(connection).await
     }
 
-    async fn acquire(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        self.pool.acquire().await.map_err(unavailable)
+    /// What an error on a connection is to the store's user.
+    pub(super) fn unavailable(&self, error: sqlx::Error) -> StoreError {
+        self.file.named(unavailable(error))
     }
 
     /// Makes one change in a transaction of its own; answers how many rows it changed.
     pub(super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
-        let rank = change.rank();
-        if let Seals::New = self.seals {
+        match self.seals {
+            Seals::Kept(_) => {
+                let changed = self.change_alone(&change).await;
+                changed.map_err(|error| self.file.named(error))
+            }
             // Nobody knows whether the user left a transaction open there: then a statement would be part of it.
-            let changed = self.transaction(rank, None, move |connection| {
-                Box::pin(async move { Ok((End::Commit, change.make(connection).await.map_err(unavailable)?)) })
-            });
-            return match changed.await? {
-                Ended::Committed(rows) | Ended::RolledBack(rows) => Ok(rows),
-                Ended::Unknown(_, error) => Err(unavailable(error)),
-            };
+            Seals::New => self.change_in_transaction(change).await,
         }
-        let mut turn = self.turn(rank, None).await?;
+    }
+
+    async fn change_alone(&self, change: &Change) -> Result<u64, StoreError> {
+        let mut turn = self.turn(change.rank(), None).await?;
+        let mut replaced = false;
         loop {
-            match change.make(turn.connection()).await {
+            let error = match change.make(&mut turn.connection).await {
                 Ok(rows) => {
-                    turn.give_back();
+                    turn.connection.give_back();
                     return Ok(rows);
                 }
-                Err(error) if is_busy(&error) => turn.patience.pause().await?,
-                Err(error) => return Err(unavailable(error)),
+                Err(error) => error,
+            };
+            // Either may be because of what work has set on the connection.
+            if is_busy(&error) {
+                turn.patience.pause().await?;
+                // Should it fail, so does the next try.
+                let _ = self.settings.set(&mut turn.connection).await;
+            } else if !replaced {
+                replaced = true;
+                self.replace(&mut turn).await?;
+            } else {
+                return Err(unavailable(error));
             }
         }
+    }
+
+    async fn change_in_transaction(&self, change: Change) -> Result<u64, StoreError> {
+        let file = Arc::clone(&self.file);
+        let changed = self.transaction(change.rank(), None, move |connection| {
+            Box::pin(async move {
+                let rows = change.make(connection).await.map_err(unavailable)?;
+                if rows == 0 {
+                    // In another file there is nothing to change, which says nothing of this one.
+                    file.is_open_on(connection).await?;
+                }
+                Ok((End::Commit, rows))
+            })
+        });
+        match changed.await? {
+            Ended::Committed(rows) | Ended::RolledBack(rows) => Ok(rows),
+            Ended::Unknown(_, error) => Err(self.unavailable(error)),
+        }
+    }
+
+    /// Closes the connection of a turn, and waits for another.
+    async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
+        turn.connection.close().await;
+        turn.connection = Lent::by(&self.pool, &turn.patience).await?;
+        Ok(())
     }
 }
 
@@ -171,21 +220,30 @@ impl Writer {
         limit: Option<Duration>,
         body: impl for<'t> FnOnce(&'t mut SqliteConnection) -> Body<'t, R> + Send,
     ) -> Result<Ended<R>, StoreError> {
+        let ended = self.begin_and_end(rank, limit, body).await;
+        ended.map_err(|error| self.file.named(error))
+    }
+
+    async fn begin_and_end<R>(
+        &self,
+        rank: Rank,
+        limit: Option<Duration>,
+        body: impl for<'t> FnOnce(&'t mut SqliteConnection) -> Body<'t, R> + Send,
+    ) -> Result<Ended<R>, StoreError> {
         // Declared before the transaction, hence dropped after it: rolled back, then closed.
         let mut turn = self.turn(rank, limit).await?;
         let mut unusable = 0;
         let mut transaction = loop {
-            let error = match turn.connection().begin_with("BEGIN IMMEDIATE").await {
+            let error = match turn.connection.begin_with(self.settings.and_begin()).await {
                 Ok(transaction) => break transaction,
                 Err(error) => error,
             };
             if is_busy(&error) {
                 turn.patience.pause().await?;
-            } else if unusable < UNUSABLE_CONNECTIONS && matches!(self.seals, Seals::New) {
-                // Most likely one of the user's on which a transaction was left open.
+            } else if unusable < self.pool.options().get_max_connections() {
+                // Most likely one on which a transaction was left open, or which may only read.
                 unusable += 1;
-                turn.close().await;
-                turn.connection = Some(self.acquire().await?);
+                self.replace(&mut turn).await?;
             } else {
                 return Err(unavailable(error));
             }
@@ -198,11 +256,11 @@ impl Writer {
             (End::Commit, Ok(value)) => {
                 return Ok(match self.commit(transaction).await {
                     Ok(()) => {
-                        turn.give_back_if_idle().await;
+                        turn.connection.give_back_if_idle().await;
                         Ended::Committed(value)
                     }
                     Err(error) => {
-                        turn.close().await;
+                        turn.connection.close().await;
                         Ended::Unknown(value, error)
                     }
                 });
@@ -214,9 +272,9 @@ impl Writer {
             (End::Commit | End::RollBack, answer) => (transaction.rollback().await.is_ok(), answer),
         };
         if rolled_back {
-            turn.give_back_if_idle().await;
+            turn.connection.give_back_if_idle().await;
         } else {
-            turn.close().await;
+            turn.connection.close().await;
         }
         answer.map(Ended::RolledBack)
     }
@@ -249,51 +307,9 @@ impl Writer {
     }
 }
 
-/// The right to write, with a connection. Dropped before its end, the connection is closed.
+/// The right to write, with a connection.
 pub(super) struct Turn {
-    /// `None` once it was given back or closed.
-    connection: Option<PoolConnection<Sqlite>>,
+    pub(super) connection: Lent,
     patience: Patience,
     _place: OwnedMutexGuard<()>,
-}
-
-impl Turn {
-    #[expect(
-        clippy::expect_used,
-        reason = "it is taken by whoever ends the turn, and then replaced or not asked for again"
-    )]
-    pub(super) fn connection(&mut self) -> &mut PoolConnection<Sqlite> {
-        self.connection.as_mut().expect("the turn isn't over")
-    }
-
-    /// Gives the connection back to the pool.
-    pub(super) fn give_back(&mut self) {
-        self.connection = None;
-    }
-
-    /// Gives the connection back if it is in no transaction any more, and else closes it.
-    async fn give_back_if_idle(&mut self) {
-        if self.connection().is_in_transaction() {
-            self.close().await;
-        } else {
-            self.give_back();
-        }
-    }
-
-    /// Closes the connection and waits until it is closed.
-    async fn close(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            // Whether it says goodbye in good order is of no account: the thread behind it ends.
-            let _ = connection.detach().close().await;
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            // Not `close_on_drop`: that would spawn, and there may be no runtime any more.
-            drop(connection.detach());
-        }
-    }
 }

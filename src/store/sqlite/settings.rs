@@ -1,0 +1,68 @@
+//! What a connection is set to while a store writes on it.
+//!
+//! Settings are a connection's, and stay when it is given back: what work sets, or the user on a connection of the pool, is
+//! still set for its next use. One of them would break a promise (`synchronous`), others would keep everybody
+//! waiting (`locking_mode`, `busy_timeout`). So they are set in the errand that begins a transaction, to what the store was
+//! made with.
+//!
+//! `synchronous` cannot be set within a transaction. So a connection on which one was left open is found out here, and not by
+//! the `BEGIN IMMEDIATE`: that would first take the lock for it, or be told that the database is busy for as long as its
+//! snapshot is an old one. (What SQLite calls a flag, `foreign_keys` for one, is better not set each time: that has all
+//! prepared statements prepared again.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+/// How long SQLite itself waits for a lock: its first, short steps only; then [`busy`](super::busy) takes over.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(8);
+
+/// The statements that set them. Clones share the text.
+#[derive(Clone)]
+pub(super) struct Settings {
+    alone: SqlStr,
+    and_begin: SqlStr,
+}
+
+impl Settings {
+    /// Those that a connection has, which are its pool's if nobody has changed them.
+    pub(super) async fn of(connection: &mut SqliteConnection) -> sqlx::Result<Self> {
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA main.synchronous")
+            .fetch_one(&mut *connection)
+            .await?;
+        // One word, of SQLite's own.
+        let locking_mode: String = sqlx::query_scalar("PRAGMA main.locking_mode")
+            .fetch_one(&mut *connection)
+            .await?;
+        let busy_timeout: i64 = sqlx::query_scalar("PRAGMA busy_timeout")
+            .fetch_one(&mut *connection)
+            .await?;
+        let set = format!(
+            "PRAGMA busy_timeout = {};
+             PRAGMA main.locking_mode = {locking_mode};
+             PRAGMA main.synchronous = {synchronous}",
+            BUSY_TIMEOUT.as_millis(),
+        );
+        let and_begin = format!("{set}; BEGIN IMMEDIATE; PRAGMA busy_timeout = {busy_timeout}");
+        Ok(Self {
+            alone: text(set),
+            and_begin: text(and_begin),
+        })
+    }
+
+    /// Sets a connection that is in no transaction.
+    pub(super) async fn set(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        sqlx::raw_sql(self.alone.clone()).execute(connection).await.map(drop)
+    }
+
+    /// Sets them and begins a transaction that writes. Within it, SQLite waits for as long as the pool has it wait.
+    pub(super) fn and_begin(&self) -> SqlStr {
+        self.and_begin.clone()
+    }
+}
+
+fn text(statements: String) -> SqlStr {
+    AssertSqlSafe(Arc::<str>::from(statements)).into_sql_str()
+}
