@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Error, Idempotency, Recovery, Source};
+use oneflight::http::Problem;
+use oneflight::idempotency::{Effect, Error, Idempotency, Recovery, Reply, Source};
 use oneflight::identity::{RequestId, Scope};
-use oneflight::store::{MemoryStore, SqliteStore};
+use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store, StoreError};
 use oneflight::{Drive, OnAbandon};
 use tokio::sync::oneshot;
 
@@ -61,45 +62,116 @@ async fn the_work_of_a_call_that_is_not_polled_goes_on() {
     assert_eq!(*idle.await.unwrap(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_a_transaction_elsewhere_holds_is_in_progress_when_the_wait_ends() {
-    let (folder, store) = shop().await;
-    let elsewhere = SqliteStore::open(folder.path().join("shop.db")).await.unwrap();
-    let there = Idempotency::builder(elsewhere).build();
-    let (enters, entered) = oneshot::channel();
-    let (leave, left) = oneshot::channel::<()>();
-    let holder = tokio::spawn(async move {
-        there
-            .run_in_tx(id("held"), |_| {
+/// A transaction of another process, which holds SQLite's one writer until it is told to end.
+struct Elsewhere {
+    ends: oneshot::Sender<()>,
+    transaction: tokio::task::JoinHandle<Result<Reply<u32>, Error>>,
+}
+
+impl Elsewhere {
+    async fn run_in_tx(folder: &tempfile::TempDir, key: &str) -> Self {
+        let store = SqliteStore::open(folder.path().join("shop.db")).await.unwrap();
+        let (idem, request) = (Idempotency::builder(store).build(), id(key));
+        let (enters, entered) = oneshot::channel();
+        let (ends, ended) = oneshot::channel::<()>();
+        let (mut enters, mut ended) = (Some(enters), Some(ended));
+        let transaction = tokio::spawn(async move {
+            idem.run_in_tx(request, move |_| {
+                let (enters, ended) = (enters.take().unwrap(), ended.take().unwrap());
                 Box::pin(async move {
                     enters.send(()).unwrap();
-                    left.await?;
+                    ended.await?;
                     Ok(1)
                 })
             })
             .await
-    });
-    entered.await.unwrap();
-    let wait = Duration::from_millis(1_500);
-    let here = Idempotency::builder(store).wait(wait).recovery(Recovery::Rerun).build();
-    let asked = Instant::now();
-    let error = here
-        .run_in_tx(id("held"), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap_err();
+        });
+        entered.await.unwrap();
+        Self { ends, transaction }
+    }
+
+    async fn end(self) -> u32 {
+        self.ends.send(()).unwrap();
+        *self.transaction.await.unwrap().unwrap()
+    }
+}
+
+const WAIT: Duration = Duration::from_millis(1_200);
+
+/// Checks that a call was told, after its wait, that the store was busy and that it did nothing itself.
+fn check_locked_out(error: Error, asked: Instant) {
     let waited = asked.elapsed();
-    let Error::InProgress { retry_after, .. } = &error else {
-        panic!("{error:?}")
-    };
-    assert!(*retry_after > Duration::ZERO && *retry_after < Duration::from_secs(10));
     assert!(
-        waited >= wait - Duration::from_millis(20) && waited < wait * 3,
+        waited >= WAIT - Duration::from_millis(20) && waited < WAIT * 5,
         "{waited:?}"
     );
-    leave.send(()).unwrap();
-    assert_eq!(*holder.await.unwrap().unwrap(), 1);
-    let reply = here.run_in_tx(id("held"), |_| Box::pin(async { Ok(2) })).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert!(
+        matches!(&error, Error::Store { source, effect: Effect::Nothing, .. }
+            if matches!(**source, StoreError::Busy { .. })),
+        "{error:?}"
+    );
+    let problem = Problem::from(error);
+    assert_eq!(problem.status(), 503);
+    assert!(problem.retry_after().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_writer_in_vain_is_not_told_that_the_request_is_being_executed() {
+    let (folder, store) = shop().await;
+    let here = Idempotency::builder(store).wait(WAIT).recovery(Recovery::Rerun).build();
+    let elsewhere = Elsewhere::run_in_tx(&folder, "held").await;
+    // Of the key that is executed elsewhere, in a transaction, nothing can be seen until it is committed.
+    for key in ["new", "held"] {
+        let asked = Instant::now();
+        let error = here.run_in_tx(id(key), |_| Box::pin(async { Ok(2) })).await;
+        check_locked_out(error.unwrap_err(), asked);
+        let asked = Instant::now();
+        check_locked_out(here.run(id(key), |_| async { 2 }).await.unwrap_err(), asked);
+    }
+    assert_eq!(elsewhere.end().await, 1);
+    for (key, value, source) in [("held", 1, Source::Replayed), ("new", 2, Source::Executed)] {
+        let reply = here.run_in_tx(id(key), |_| Box::pin(async { Ok(2) })).await.unwrap();
+        assert_eq!((*reply, reply.source()), (value, source));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_writer_in_vain_is_told_what_the_record_says() {
+    let (folder, store) = shop().await;
+    let asks = ClaimRequest::new;
+    let (claimed, doubtful) = (id("claimed"), id("doubtful"));
+    for (request, lease) in [(&claimed, Duration::from_secs(60)), (&doubtful, Duration::ZERO)] {
+        let granted = store.claim(asks(request, lease)).await;
+        assert!(matches!(granted, Ok(ClaimOutcome::Granted(_))), "{granted:?}");
+    }
+    let elsewhere = Elsewhere::run_in_tx(&folder, "long").await;
+    let held = |recovery| {
+        let idem = Idempotency::builder(store.clone())
+            .wait(WAIT)
+            .recovery(recovery)
+            .build();
+        let (claimed, doubtful) = (claimed.clone(), doubtful.clone());
+        async move {
+            let claimed = idem.run(claimed, |_| async { 2 }).await.unwrap_err();
+            assert!(matches!(claimed, Error::InProgress { .. }), "{claimed:?}");
+            idem.run(doubtful, |_| async { 2 }).await.unwrap_err()
+        }
+    };
+    let error = held(Recovery::Refuse).await;
+    assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
+    // Its policy would take over; what the dead holder did is not known.
+    let error = held(Recovery::Rerun).await;
+    assert!(
+        matches!(
+            error,
+            Error::Store {
+                effect: Effect::Unknown,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(elsewhere.end().await, 1);
 }
 
 #[tokio::test]

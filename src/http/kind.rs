@@ -4,7 +4,8 @@
 //! of the constant itself. A client decides by the type, or by the status, and never by the wording of title or detail.
 //!
 //! A problem that comes from executing the request has the member `effect` as well: `nothing`, `done` or `unknown` says
-//! what is known of the operation itself.
+//! what is known of the operation itself. `nothing` is said of this request: another one with the same key may be at work
+//! where that cannot be seen, so the key is to be kept.
 //!
 //! | type | status | did anything happen? | what the client does |
 //! | --- | --- | --- | --- |

@@ -132,50 +132,58 @@ impl<'a, S: Store> Approach<'a, S> {
         Err(Error::store(self.id, StoreError::Busy { waited }, Effect::Nothing))
     }
 
-    /// What to tell who did not get the store's lock. When the wait is over, the one who holds it may be at work on
-    /// this very request.
+    /// What to tell a caller that did not get the store's lock. This call did nothing. When the wait is over, what is known of
+    /// the request is its record: the lock may have been held for any other, or for this one where nobody can see it.
     pub(super) async fn locked_out(&self, error: StoreError) -> Result<Settled, Error> {
         if !self.left().is_zero() {
             return Err(Error::store(self.id, error, Effect::Nothing));
         }
-        let record = match timeout(LOCK_PATIENCE, self.shared.store.load(self.id)).await {
-            Ok(Ok(record)) => record,
-            Ok(Err(error)) => return Err(Error::store(self.id, error, Effect::Nothing)),
-            Err(_) => None,
+        let loaded = timeout(LOCK_PATIENCE, self.shared.store.load(self.id)).await;
+        let Ok(Ok(Some(record))) = loaded else {
+            return Err(Error::store(self.id, error, Effect::Nothing));
         };
-        if let Some(record) = &record
-            && record.fingerprint != self.id.fingerprint()
-        {
-            return Err(Error::Conflict { id: self.id.clone() });
+        let (id, attempt) = (self.id.clone(), record.attempt);
+        if record.fingerprint != id.fingerprint() {
+            return Err(Error::Conflict { id });
         }
-        match record
-            .as_ref()
-            .and_then(|record| Some((record.result()?, record.attempt)))
-        {
-            Some((result, attempt)) => Ok(Settled::replayed(result.clone(), attempt)),
-            None => Err(Error::InProgress {
-                id: self.id.clone(),
-                retry_after: LOCK_PATIENCE,
+        if let Some(result) = record.result() {
+            return Ok(Settled::replayed(result.clone(), attempt));
+        }
+        match record.lease_remaining() {
+            Some(remaining) if !remaining.is_zero() => Err(Error::InProgress {
+                id,
+                retry_after: remaining.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER),
             }),
+            _ => match self.shared.recovery {
+                Recovery::Refuse => Err(Error::InDoubt { id, attempt }),
+                Recovery::Rerun | Recovery::Ask(_) => Err(Error::store(&id, error, Effect::Unknown)),
+            },
         }
     }
 
     /// Asks for a claim. An answer that was lost is asked for again, as the same holder: so the claim that
-    /// was taken without our knowing is found, and not left to its lease.
+    /// was taken without our knowing is found, and not left to its lease. That it may have been taken stays true whatever the
+    /// last try comes to.
     async fn ask(&self) -> Result<ClaimOutcome, StoreError> {
         let mut tries = 1;
         loop {
-            match self.shared.store.claim(self.request()).await {
-                Err(StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }) if tries < CLAIM_TRIES => {
-                    tries += 1;
-                    sleep(jittered(FIRST_PAUSE * tries)).await;
-                }
-                Err(error @ (StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. })) => {
-                    conclude::disown(self.shared, self.id, self.holder).await;
-                    return Err(error);
-                }
-                answered => return answered,
+            let error = match self.shared.store.claim(self.request()).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => error,
+            };
+            let unknown = matches!(
+                error,
+                StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }
+            );
+            if unknown && tries < CLAIM_TRIES {
+                tries += 1;
+                sleep(jittered(FIRST_PAUSE * tries)).await;
+                continue;
             }
+            if unknown || tries > 1 {
+                conclude::disown(self.shared, self.id, self.holder).await;
+            }
+            return Err(error);
         }
     }
 

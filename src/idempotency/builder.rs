@@ -82,7 +82,8 @@ impl<S: Store> IdempotencyBuilder<S> {
     ///
     /// Callers in this process who join each other wait for as long as the work takes. Where a request in a transaction
     /// elsewhere cannot be seen (SQLite), the lock that it holds is waited for: for as long as this, and a second at
-    /// least, since it may be another request's.
+    /// least, since it may be another request's. After that, the answer is [`Store`](super::Error::Store) with
+    /// [`Busy`](crate::store::StoreError::Busy).
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self

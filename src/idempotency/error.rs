@@ -15,7 +15,9 @@ use crate::store::StoreError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Effect {
-    /// This call did nothing, or what it did was rolled back.
+    /// This call did nothing, or what it did was rolled back. Another one for the same request, in another process, may be at
+    /// work all the same where the store cannot show it (in SQLite, in a transaction that is open): so repeat the request
+    /// under the same key.
     Nothing,
     /// The work was done.
     Done,
@@ -34,8 +36,8 @@ pub enum Error {
         /// The request.
         id: RequestId,
     },
-    /// Somebody else is executing the request, and was still when the wait ended; or, in a transaction, somebody held
-    /// the lock for so long, be it for this request or another.
+    /// Somebody else is executing the request, and was still when the wait ended. A lock of the store that others held for
+    /// the whole wait is no sign of that, but [`Store`](Self::Store) with [`StoreError::Busy`].
     InProgress {
         /// The request.
         id: RequestId,
