@@ -306,7 +306,7 @@ async fn durable_calls() {
         let words: &'static [&'static str] = &["four", "five"];
         let reply = idem.run(request("run"), move |_| async move { words.concat() }).await;
         assert_eq!(*reply.unwrap(), "fourfive");
-        let failing = |_| async { Err::<Cow<'static, str>, _>(NotDone::because("not today")) };
+        let failing = |_| async { Err::<Cow<'static, str>, _>(NotDone::because("not today").into()) };
         assert!(idem.try_run(request("try"), failing).await.is_err());
         assert_eq!(
             durable(&idem, "generic", Cow::Borrowed("value")).await.unwrap(),

@@ -134,8 +134,7 @@ impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             // The source itself is in the message.
-            Self::RolledBack { source } => source.source(),
-            Self::Unavailable { source } => Some(&**source),
+            Self::RolledBack { source } | Self::Unavailable { source } => source.source(),
             _ => None,
         }
     }

@@ -76,7 +76,7 @@ pub(super) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is
         }
         next = match error.downcast_ref() {
             // It tells of its source itself, and names what is behind that only.
-            Some(StoreError::RolledBack { source }) => Some(&**source),
+            Some(StoreError::RolledBack { source } | StoreError::Unavailable { source }) => Some(&**source),
             _ => error.source(),
         };
     }
