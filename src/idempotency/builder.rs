@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::codec::Sizes;
+use super::progress::Flights;
 use super::recovery::Recovery;
 use super::{Idempotency, Shared};
 use crate::flight::{Drive, OnAbandon};
@@ -175,8 +177,8 @@ impl<S: Store> IdempotencyBuilder<S> {
         if let Some(callers) = self.max_callers {
             group = group.max_callers(callers);
         }
-        if let Some(runtime) = self.runtime {
-            group = group.runtime(runtime);
+        if let Some(runtime) = &self.runtime {
+            group = group.runtime(runtime.clone());
         }
         Idempotency {
             shared: Arc::new(Shared {
@@ -187,6 +189,9 @@ impl<S: Store> IdempotencyBuilder<S> {
                 recovery: self.recovery,
                 sizes: self.sizes,
                 conflict_retries: self.conflict_retries,
+                runtime: self.runtime,
+                flights: Flights::default(),
+                ends: watch::Sender::default(),
             }),
             group: group.build(),
         }
