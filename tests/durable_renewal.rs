@@ -130,7 +130,11 @@ async fn a_lease_is_renewed_where_the_work_goes_on_when_its_runtime_is_not_drive
 #[test]
 fn where_nobody_can_renew_a_lease_the_work_learns_that_it_is_lost() {
     let lines = Lines::default();
-    let idem = process(MemoryStore::new()).drive(Drive::InPlace).build();
+    // It is not by the clock that it is lost.
+    let idem = process(MemoryStore::new())
+        .lease(LEASE * 1_000)
+        .drive(Drive::InPlace)
+        .build();
     let begun = Arc::new(AtomicU32::new(0));
     let call = || {
         let (idem, begun) = (idem.clone(), Arc::clone(&begun));
@@ -158,7 +162,7 @@ fn where_nobody_can_renew_a_lease_the_work_learns_that_it_is_lost() {
         let reply = tracing::subscriber::with_default(subscriber, || futures::executor::block_on(follower));
         tells.send(*reply.unwrap()).unwrap();
     });
-    assert!(told.recv_timeout(LEASE * 50).expect("it is not told"));
+    assert!(told.recv_timeout(LEASE * 100).expect("it is not told"));
     assert!(lines.the("is not renewed any more").contains("WARN"));
 }
 
@@ -189,21 +193,28 @@ fn that_a_lease_is_over_can_be_seen_although_nothing_runs() {
     assert!(!context.is_lease_lost());
     // After the end of the execution there is nothing left to lose.
     drop(call);
-    runtime.block_on(idem.drain());
+    std::thread::sleep(LEASE * 2);
+    assert!(!context.is_lease_lost());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_panics_or_fails_as_it_renews_is_asked_again() {
+async fn a_store_that_panics_fails_or_is_silent_as_it_renews_is_asked_again() {
     // So long that there is time to print what was panicked with.
     let lease = LEASE * 5;
-    let faults = [Fault::Panics, Fault::Fails, Fault::AnswerLost, Fault::DoneAndPanics];
+    let faults = [
+        &[Fault::Panics, Fault::Panics][..],
+        &[Fault::DoneAndPanics, Fault::DoneAndPanics],
+        &[Fault::Fails, Fault::Fails],
+        &[Fault::AnswerLost, Fault::AnswerLost],
+        &[Fault::Hangs],
+    ];
     let all = faults.map(|fault| async move {
         let (store, work) = (Scripted::new(), Work::default());
-        store.next(Op::Renew, &[fault, fault]);
+        store.next(Op::Renew, fault);
         let running = tokio::spawn(work.run(&process(store.clone()).lease(lease).build()));
         work.begun().await;
         work.is_not_run_again(store.clone(), lease * 2).await;
-        assert!(store.calls(Op::Renew) > 4, "{fault:?}");
+        assert!(store.calls(Op::Renew) > 3, "{fault:?}");
         work.finish.notify_one();
         let reply = running.await.unwrap().unwrap();
         assert_eq!((*reply, reply.source()), (false, Source::Executed), "{fault:?}");

@@ -51,7 +51,7 @@ async fn is_free(idem: &Idempotency<Scripted>, key: &str, why: Fault) {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_is_not_answered_is_given_up_at_the_deadline_and_given_back() {
-    for fault in [Fault::Hangs, Fault::DoneAndHangs, Fault::LandsAfter(WAIT * 2)] {
+    for fault in [Fault::Hangs, Fault::DoneAndHangs, Fault::LandsAfter(WAIT * 3 / 2)] {
         let store = Scripted::new();
         let idem = process(&store);
         store.next(Op::Claim, &[fault]);

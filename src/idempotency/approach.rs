@@ -11,6 +11,8 @@
 //!      └────────────▶ granted
 //! ```
 //!
+//! The deadline is the latest of all callers that share the flight, and may come to be later while this waits.
+//!
 //! It does not know whether the claim is held by a lease or by a transaction. Nor does waiting hold anything of the
 //! store's but a subscription, which exists before the store is asked once more: so no change falls between the
 //! question and the wait. A notification may be lost all the same, so the store is asked now and then; often, if there
@@ -157,13 +159,13 @@ impl<'a, S: Store> Approach<'a, S> {
     /// Gives back what may have been granted. From now on this is another holder, so that what is granted late is not
     /// found as its own.
     async fn give_back(&mut self) {
-        let mut before = self.new_stake();
+        let mut before = self.take_stake();
         if let Some(given_back) = before.give_back() {
             let _ = within(GIVING_BACK, given_back).await;
         }
     }
 
-    fn new_stake(&mut self) -> Stake<S> {
+    fn take_stake(&mut self) -> Stake<S> {
         let stake = Stake::new(self.shared, self.id, self.runtime);
         std::mem::replace(&mut self.stake, stake)
     }
@@ -187,7 +189,7 @@ impl<'a, S: Store> Approach<'a, S> {
             }
         }
         if since.elapsed() < lease {
-            return Ok(Step::Granted((self.new_stake(), claim, since)));
+            return Ok(Step::Granted((self.take_stake(), claim, since)));
         }
         // The store takes longer than the lease lasts.
         let waited = asked.elapsed();

@@ -14,9 +14,10 @@ use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Watch};
 
-/// How long, at least, a result is tried to be recorded when the store fails.
+/// How long, at least, a result is tried to be recorded when the store fails; and how long, at most, one answer is waited
+/// for.
 const RECORD_PATIENCE: Duration = Duration::from_secs(10);
-/// How many times in that an answer is waited for.
+/// How often, at least, a question can be asked in the time that there is for its answer.
 const QUESTIONS: u32 = 3;
 
 impl<S: Store> Shared<S> {
@@ -25,9 +26,9 @@ impl<S: Store> Shared<S> {
         self.lease.max(RECORD_PATIENCE)
     }
 
-    /// How long an answer is waited for that nothing else limits: so short that it can be asked again.
+    /// How long an answer is waited for that nothing else limits.
     pub(super) fn answer_patience(&self) -> Duration {
-        self.record_patience() / QUESTIONS
+        (self.record_patience() / QUESTIONS).min(RECORD_PATIENCE)
     }
 
     /// Without a limit: the caller has one.

@@ -1,7 +1,7 @@
 //! Keeping a claim alive while the work runs.
 //!
 //! ```text
-//! renewing ──every lease/3──▶ renewing
+//! renewing ──every lease/3──▶ renewing; once more, if there is no answer in that time
 //!    │  └──store unreachable──▶ renewing, more often; lost for as long as a lease has passed since the last one
 //!    ├──another holder took over──▶ lost, for good
 //!    ├──its runtime is gone, or does not run──▶ renewing where the work is polled
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::Shared;
@@ -233,41 +233,75 @@ impl<S: Store> Keeper<S> {
 
     async fn renew(self: Arc<Self>) {
         let lease = self.shared.lease;
-        let mut failed = false;
+        let mut questions = JoinSet::new();
+        let mut pause = match *self.standing.borrow() {
+            Standing::Renewed(then) => (lease / 3).saturating_sub(then.elapsed()),
+            Standing::Lost | Standing::Over => return,
+        };
         loop {
-            let Standing::Renewed(renewed) = *self.standing.borrow() else {
-                return;
-            };
-            let pause = match failed {
-                true => lease / 10,
-                false => (lease / 3).saturating_sub(renewed.elapsed()),
-            };
-            if within(pause, self.stop.notified()).await.is_some() {
-                return;
-            }
-            let asked = Instant::now();
-            let renewal = self.shared.renew(&self.id, self.token).await;
-            failed = renewal.is_err();
-            match renewal {
-                Ok(()) => {
+            match self.next(&mut questions, pause).await {
+                // An answer that does not come must not cost the lease: it is asked again meanwhile.
+                Next::Ask => {
+                    let keeper = Arc::clone(&self);
+                    questions.spawn(telemetry::in_current_span(async move {
+                        let asked = Instant::now();
+                        (asked, keeper.shared.renew(&keeper.id, keeper.token).await)
+                    }));
+                    pause = lease / 3;
+                }
+                Next::Renewed(asked) => {
                     self.standing.send_if_modified(|standing| match standing {
                         Standing::Renewed(then) => {
                             let was_lost = then.elapsed() >= lease;
-                            *then = asked;
+                            *then = asked.max(*then);
                             was_lost
                         }
                         Standing::Lost | Standing::Over => false,
                     });
+                    pause = (lease / 3).saturating_sub(asked.elapsed());
                 }
-                Err(StoreError::Outdated { .. }) => {
+                Next::Failed => pause = lease / 10,
+                Next::Outdated => {
                     self.standing.send_replace(Standing::Lost);
                     if !self.concluding.load(Ordering::SeqCst) {
                         telemetry::lease_lost(&self.id, self.token.get());
                     }
                     return;
                 }
-                Err(_) => {}
+                Next::Stop => {
+                    while questions.join_next().await.is_some() {}
+                    return;
+                }
             }
         }
     }
+
+    /// What happens next, at the latest after the pause.
+    async fn next(&self, questions: &mut JoinSet<(Instant, Result<(), StoreError>)>, pause: Duration) -> Next {
+        let mut stop = pin!(self.stop.notified());
+        let earlier = poll_fn(|cx| {
+            if stop.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Stop);
+            }
+            match questions.poll_join_next(cx) {
+                Poll::Ready(Some(answer)) => Poll::Ready(match answer {
+                    Ok((asked, Ok(()))) => Next::Renewed(asked),
+                    Ok((_, Err(StoreError::Outdated { .. }))) => Next::Outdated,
+                    Ok((_, Err(_))) | Err(_) => Next::Failed,
+                }),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        });
+        within(pause, earlier).await.unwrap_or(Next::Ask)
+    }
+}
+
+/// What the task that renews does next.
+enum Next {
+    Ask,
+    /// By the question that was asked then.
+    Renewed(Instant),
+    Failed,
+    Outdated,
+    Stop,
 }

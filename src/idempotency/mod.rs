@@ -72,6 +72,8 @@ pub use transaction::{Rollback, Tx, TxFuture};
 ///
 /// Clones share everything. Make one for each store and process: what collapses in process does so within one.
 ///
+/// Calls need a tokio runtime with timers.
+///
 /// # Examples
 ///
 /// Work that does something elsewhere, over a store in memory:

@@ -109,7 +109,7 @@ impl<S: Store> Stake<S> {
         let runtime = Handle::try_current().unwrap_or_else(|_| self.runtime.clone());
         let given_back = async move {
             let answer = match question {
-                Some(question) => within(shared.record_patience(), question).await,
+                Some(question) => within(shared.answer_patience(), question).await,
                 None => held.map(|claim| Ok(ClaimOutcome::Granted(claim))),
             };
             match answer {
