@@ -21,12 +21,17 @@
 //! After [retention](IdempotencyBuilder::retention) a key is new again.
 
 use std::fmt;
-use std::future::{Future, ready};
+use std::future::{Future, poll_fn, ready};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::{Fingerprint, RequestId};
@@ -34,6 +39,7 @@ use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
 
 mod approach;
+mod asking;
 mod builder;
 mod codec;
 mod conclude;
@@ -41,15 +47,19 @@ mod context;
 mod error;
 mod execute;
 mod lease;
+mod progress;
 mod recovery;
 mod reply;
 mod resolve;
 mod settled;
+mod stake;
+mod timer;
 mod transaction;
 mod unfinished;
 mod unwind;
 
 use codec::Sizes;
+use progress::{Flights, Progress};
 use settled::Settled;
 use transaction::granted_twice;
 
@@ -64,6 +74,8 @@ pub use unfinished::{NotDone, Unfinished, Unknown};
 /// Executes each request once, and answers its duplicates with the result.
 ///
 /// Clones share everything. Make one for each store and process: what collapses in process does so within one.
+///
+/// Calls need a tokio runtime with timers.
 ///
 /// # Examples
 ///
@@ -155,6 +167,12 @@ struct Shared<S> {
     recovery: Recovery,
     sizes: Sizes,
     conflict_retries: u32,
+    /// The runtime on which work is spawned, if it was given one.
+    runtime: Option<Handle>,
+    /// What is in flight, of this and of its copies.
+    flights: Flights,
+    /// How many claims are about to be ended by tasks of their own, of this and of its copies.
+    ends: watch::Sender<usize>,
 }
 
 impl<S> Shared<S> {
@@ -163,6 +181,9 @@ impl<S> Shared<S> {
         Self {
             store: Arc::clone(&self.store),
             recovery: self.recovery.clone(),
+            runtime: self.runtime.clone(),
+            flights: self.flights.clone(),
+            ends: self.ends.clone(),
             ..*self
         }
     }
@@ -295,7 +316,7 @@ impl<S: Store> Idempotency<S> {
         W: Future<Output = Result<T, Unfinished>> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
-        let flight = move || execute::execute(shared, of, work);
+        let flight = move |progress| execute::execute(shared, of, progress, work);
         self.fly(id, flight).await
     }
 
@@ -334,8 +355,8 @@ impl<S: Store> Idempotency<S> {
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
         let mut once = Some(work);
-        let flight = move || {
-            transaction::execute_in_tx(shared, of, 0, move |tx| match once.take() {
+        let flight = move |progress| {
+            transaction::execute_in_tx(shared, of, progress, 0, move |tx| match once.take() {
                 Some(work) => work(tx),
                 None => Box::pin(ready(Err(Rollback::Failed(granted_twice())))),
             })
@@ -391,9 +412,9 @@ impl<S: Store> Idempotency<S> {
         F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
-        let flight = move || {
+        let flight = move |progress| {
             let retries = shared.conflict_retries;
-            transaction::execute_in_tx(shared, of, retries, work)
+            transaction::execute_in_tx(shared, of, progress, retries, work)
         };
         self.fly(id, flight).await
     }
@@ -402,28 +423,36 @@ impl<S: Store> Idempotency<S> {
     async fn fly<T, F, W>(&self, id: RequestId, flight: F) -> Result<Reply<T>, Error>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        F: FnOnce() -> W + Send + 'static,
+        F: FnOnce(Arc<Progress>) -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
         let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
         // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
+        let until = timer::after(self.shared.wait);
+        let progress = self.shared.flights.of(&id);
+        let leads = Arc::clone(&progress);
         let flight = move || {
-            let flight = flight();
-            async move {
+            leads.begin(until);
+            let sign = leads.sign.clone();
+            let flight = flight(leads);
+            sign.scope(async move {
                 let landed = match turn {
                     Some(turn) => turn.scope(flight).await,
                     None => flight.await,
                 };
                 (own, landed.inspect_err(Error::tell))
-            }
+            })
         };
         let run = self.group.run(id.clone(), flight);
         let landed = match own {
-            Some(fingerprint) if missing == MissingFingerprint::Conflict => run.fingerprint(fingerprint).await,
+            Some(fingerprint) if missing == MissingFingerprint::Conflict => {
+                self.share(run.fingerprint(fingerprint), &progress, until, turn).await
+            }
             // Without one, the group lets everybody in; who was not meant finds out afterwards.
-            _ => run.await,
+            _ => self.share(run, &progress, until, turn).await,
         };
+        let landed = landed.inspect_err(Error::tell)?;
         let refused = match landed {
             Ok(Outcome {
                 value: (leaders, _), ..
@@ -444,6 +473,24 @@ impl<S: Store> Idempotency<S> {
         Err(refused)
     }
 
+    /// Stays in a flight until it lands, or until the caller has to leave it.
+    async fn share<L>(
+        &self,
+        flight: impl Future<Output = L>,
+        progress: &Progress,
+        until: Instant,
+        turn: Option<Turn>,
+    ) -> Result<L, Error> {
+        let runtime = self.shared.runtime.clone();
+        let (mut flight, mut left) = (pin!(flight), pin!(progress.left_by(until, turn, runtime)));
+        // The second is polled only after the first has joined.
+        poll_fn(|cx| match flight.as_mut().poll(cx) {
+            Poll::Ready(landed) => Poll::Ready(Ok(landed)),
+            Poll::Pending => left.as_mut().poll(cx).map(Err),
+        })
+        .await
+    }
+
     /// What the store knows of a request.
     ///
     /// # Errors
@@ -454,7 +501,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// May be dropped.
     pub async fn status(&self, id: &RequestId) -> Result<Option<Record>, Error> {
-        let loaded = self.shared.store.load(id).await;
+        let loaded = self.shared.load(id).await;
         loaded.map_err(|error| Error::store(id, error, Effect::Unknown))
     }
 
@@ -538,13 +585,17 @@ impl<S: Store> Idempotency<S> {
         self.group.close();
     }
 
-    /// Waits until nothing is in flight: after [`close`](Self::close), a process may end then.
+    /// Waits until nothing is in flight, and no claim is being given back: after [`close`](Self::close), a process may end
+    /// then.
     ///
     /// # Cancel safety
     ///
     /// May be dropped and called again.
     pub async fn drain(&self) {
         self.group.drain().await;
+        let mut ends = self.shared.ends.subscribe();
+        // There is a sender: this one.
+        let _ = ends.wait_for(|ends| *ends == 0).await;
     }
 }
 

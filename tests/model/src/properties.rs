@@ -38,6 +38,13 @@ pub fn all() -> Vec<Property<Claims>> {
                 _ => true,
             })
         }),
+        Property::always(FREED, |claims: &Claims, world: &World| {
+            let scenario = &claims.scenario;
+            // Nothing goes wrong but that calls are left, so all work that began was recorded.
+            let applies = scenario.leaves && !scenario.work_fails && scenario.crashes + scenario.losses == 0;
+            let is_over = world.late.is_empty() && world.callers.iter().all(|caller| caller.is_over());
+            !applies || !is_over || world.row.as_ref().is_none_or(|row| row.result().is_some())
+        }),
         Property::always(NOT_STUCK, |claims: &Claims, world: &World| claims.comes_to_rest(world)),
     ]
 }
@@ -59,6 +66,8 @@ pub const RECORDED: &str =
     "what a caller is answered is recorded: no replay before complete, none of what was rolled back";
 /// Errors.
 pub const UNDONE: &str = "what a caller is told was not done is never recorded";
+/// Calls that are left.
+pub const FREED: &str = "no request stays in doubt whose work never began";
 /// Progress.
 pub const NOT_STUCK: &str = "with no more faults, everybody is answered soon after the lease";
 
