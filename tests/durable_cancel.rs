@@ -121,7 +121,7 @@ async fn work_that_did_nothing_is_given_back_although_nobody_waits_for_that() {
     store.next(Op::Release, &[Fault::Fails, Fault::Fails]);
     store.always(Op::Release, Fault::LandsAfter(MOMENT * 2));
     let idem = process(store.clone());
-    let call = idem.try_run(id("key"), |_| async { Err::<(), _>(NotDone::because("busy")) });
+    let call = idem.try_run(id("key"), |_| async { Err::<(), _>(NotDone::because("busy").into()) });
     assert!(timeout(MOMENT, call).await.is_err());
     timeout(EVER, idem.drain()).await.expect("it does not end");
     assert!(store.inner.is_empty(), "the claim was kept");
