@@ -4,11 +4,15 @@
 //! [`StoreError::Unavailable`], like an answer that was lost.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
+
 use super::Shared;
-use super::timer::within;
-use super::unwind::catch;
+use super::timer::{Until, within};
+use super::unwind::{CatchUnwind, catch};
 use crate::flight::Panicked;
 use crate::identity::RequestId;
 use crate::record::{FencingToken, Record, RecordedResult};
@@ -77,12 +81,42 @@ impl<S: Store> Shared<S> {
 }
 
 /// The answer to a question; if there is none within the limit, an error.
-pub(super) async fn answer_within<T>(
-    limit: Duration,
-    asked: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let answered = within(limit, caught(asked)).await;
-    answered.unwrap_or_else(|| Err(silent(limit)))
+pub(super) fn answer_within<A: Future>(limit: Duration, asked: A) -> Answer<A> {
+    let asked = within(limit, catch(asked));
+    Answer { asked, limit }
+}
+
+/// The answer to a question; if the store panics, an error.
+pub(super) fn caught<A: Future>(asked: A) -> Answer<A> {
+    answer_within(Duration::MAX, asked)
+}
+
+pin_project! {
+    /// See [`answer_within`].
+    pub(super) struct Answer<A> {
+        #[pin]
+        asked: Until<CatchUnwind<A>>,
+        limit: Duration,
+    }
+}
+
+impl<T, A: Future<Output = Result<T, StoreError>>> Future for Answer<A> {
+    type Output = Result<T, StoreError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        Poll::Ready(match ready!(this.asked.poll(cx)) {
+            Some(Ok(answered)) => answered,
+            Some(Err(panic)) => {
+                let panic = Panicked::from_payload(panic);
+                Err(StoreError::unavailable(format!(
+                    "the store panicked: {}",
+                    panic.message()
+                )))
+            }
+            None => Err(silent(*this.limit)),
+        })
+    }
 }
 
 /// The error that stands for no answer.
@@ -96,18 +130,4 @@ pub(super) fn may_have_landed(error: &StoreError) -> bool {
         error,
         StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }
     )
-}
-
-/// The answer to a question; if the store panics, an error.
-pub(super) async fn caught<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    match catch(asked).await {
-        Ok(answered) => answered,
-        Err(panic) => {
-            let panic = Panicked::from_payload(panic);
-            Err(StoreError::unavailable(format!(
-                "the store panicked: {}",
-                panic.message()
-            )))
-        }
-    }
 }

@@ -5,9 +5,9 @@
 //! another, or by an executor that is none. So a [`Timer`] is made anew wherever it is polled; where there are no timers it
 //! says so, and what was to be limited is waited for without a limit.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -111,21 +111,39 @@ impl Future for Timer {
 }
 
 /// Waits no longer than so; where there are no timers, for as long as it takes.
-pub(super) async fn within<A: Future>(limit: Duration, answer: A) -> Option<A::Output> {
-    until(after(limit), answer).await
+pub(super) fn within<A: Future>(limit: Duration, answer: A) -> Until<A> {
+    until(after(limit), answer)
 }
 
 /// Waits no longer than until then.
-pub(super) async fn until<A: Future>(at: Instant, answer: A) -> Option<A::Output> {
-    let (mut answer, mut timer) = (pin!(answer), pin!(Timer::at(at)));
-    poll_fn(|cx| match answer.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => match timer.as_mut().poll(cx) {
+pub(super) fn until<A: Future>(at: Instant, answer: A) -> Until<A> {
+    let timer = Timer::at(at);
+    Until { answer, timer }
+}
+
+pin_project! {
+    /// What is waited for until an instant. Not an `async fn`, which would hold what it waits for twice.
+    pub(super) struct Until<A> {
+        #[pin]
+        answer: A,
+        #[pin]
+        timer: Timer,
+    }
+}
+
+impl<A: Future> Future for Until<A> {
+    type Output = Option<A::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(answer) = this.answer.poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        match this.timer.poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(None),
             Poll::Ready(Err(NoTimers)) | Poll::Pending => Poll::Pending,
-        },
-    })
-    .await
+        }
+    }
 }
 
 /// Pauses for so long; where there are no timers, for a turn.

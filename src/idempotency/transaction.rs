@@ -193,11 +193,12 @@ where
         bench.over.store(false, Ordering::SeqCst);
         let until = approach.until();
         let (request, store) = (approach.request(), &shared.store);
-        let transaction = async move {
+        // The stores' own futures are large; in a box, they are not moved about.
+        let transaction = Box::pin(async move {
             store
                 .transact(request, move |open| run::<S, T, F>(taken, settings, of, open))
                 .await
-        };
+        });
         let transacted = bench.answered(approach.deadline(), transaction).await;
         let conflict: Option<&(dyn StdError + 'static)> = match &transacted {
             Ok(ClaimOutcome::Granted(Worked::Failed(error))) => Some(&**error),

@@ -4,6 +4,7 @@ use stateright::Property;
 
 use crate::caller::{Answer, At, Who};
 use crate::ledger::Broken;
+use crate::scenario::Recovery;
 use crate::world::{Claims, World};
 
 /// All of them.
@@ -40,8 +41,12 @@ pub fn all() -> Vec<Property<Claims>> {
         }),
         Property::always(FREED, |claims: &Claims, world: &World| {
             let scenario = &claims.scenario;
-            // Nothing goes wrong but that calls are left, so all work that began was recorded.
-            let applies = scenario.leaves && !scenario.work_fails && scenario.crashes + scenario.losses == 0;
+            // Nothing goes wrong but that calls are left, so all work that began was recorded. (Who has taken over cannot know
+            // whether the one before had begun, and leaves the doubt as it was.)
+            let applies = scenario.leaves
+                && scenario.recovery == Recovery::Refuse
+                && !scenario.work_fails
+                && scenario.crashes + scenario.losses == 0;
             let is_over = world.late.is_empty() && world.callers.iter().all(|caller| caller.is_over());
             !applies || !is_over || world.row.as_ref().is_none_or(|row| row.result().is_some())
         }),
