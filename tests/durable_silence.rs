@@ -166,7 +166,7 @@ async fn what_did_nothing_is_given_back_although_the_store_does_not_answer_once(
         let store = Scripted::new();
         store.next(Op::Release, &[fault]);
         let idem = process(&store);
-        let call = idem.try_run(id("key"), |_| async { Err::<u32, _>(NotDone::because("busy")) });
+        let call = idem.try_run(id("key"), |_| async { Err::<u32, _>(NotDone::because("busy").into()) });
         let error = answered(call).await.unwrap_err();
         assert!(matches!(error, Error::NotDone { .. }), "{error:?}");
         answered(idem.drain()).await;
