@@ -221,12 +221,16 @@ impl Backend for Postgres {
     type Store = PostgresStore;
     const TRANSACTIONS: bool = true;
 
-    async fn open(url: &str, _: Pool) -> Self {
+    async fn open(url: &str, pool: Pool) -> Self {
+        let mut options = PostgresStore::options().patience(PATIENCE);
+        if pool == Pool::Shared {
+            options = options.without_prepared_statements();
+        }
         let pool = PgPoolOptions::new().max_connections(6).acquire_timeout(PATIENCE);
         let pool = pool.connect_lazy(url).expect("it is a URL");
         // While the server is away, opening fails; a service would be started again.
         for _ in 0..100 {
-            if let Ok(store) = PostgresStore::options().patience(PATIENCE).open(pool.clone()).await {
+            if let Ok(store) = options.clone().open(pool.clone()).await {
                 return Self(store);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

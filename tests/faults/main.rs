@@ -114,6 +114,7 @@ fn short() -> ExitCode {
                 (Kind::Settings, 3),
                 (Kind::Disconnect, 2),
                 (Kind::PoolSession, 2),
+                (Kind::PoolTransaction, 2),
             ];
             if std::env::var_os("FAULTS_WITHOUT_CLOCK").is_some() {
                 kinds.retain(|&(kind, _)| kind != Kind::Clock);
