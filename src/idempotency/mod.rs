@@ -21,17 +21,14 @@
 //! After [retention](IdempotencyBuilder::retention) a key is new again.
 
 use std::fmt;
-use std::future::{Future, poll_fn, ready};
-use std::pin::pin;
+use std::future::{Future, ready};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::{Fingerprint, RequestId};
@@ -445,12 +442,13 @@ impl<S: Store> Idempotency<S> {
             })
         };
         let run = self.group.run(id.clone(), flight);
+        let left = progress.left_by(until, turn, self.shared.runtime.clone());
         let landed = match own {
             Some(fingerprint) if missing == MissingFingerprint::Conflict => {
-                self.share(run.fingerprint(fingerprint), &progress, until, turn).await
+                progress::share(run.fingerprint(fingerprint), left).await
             }
             // Without one, the group lets everybody in; who was not meant finds out afterwards.
-            _ => self.share(run, &progress, until, turn).await,
+            _ => progress::share(run, left).await,
         };
         let landed = landed.inspect_err(Error::tell)?;
         let refused = match landed {
@@ -471,24 +469,6 @@ impl<S: Store> Idempotency<S> {
         };
         refused.tell();
         Err(refused)
-    }
-
-    /// Stays in a flight until it lands, or until the caller has to leave it.
-    async fn share<L>(
-        &self,
-        flight: impl Future<Output = L>,
-        progress: &Progress,
-        until: Instant,
-        turn: Option<Turn>,
-    ) -> Result<L, Error> {
-        let runtime = self.shared.runtime.clone();
-        let (mut flight, mut left) = (pin!(flight), pin!(progress.left_by(until, turn, runtime)));
-        // The second is polled only after the first has joined.
-        poll_fn(|cx| match flight.as_mut().poll(cx) {
-            Poll::Ready(landed) => Poll::Ready(Ok(landed)),
-            Poll::Pending => left.as_mut().poll(cx).map(Err),
-        })
-        .await
     }
 
     /// What the store knows of a request.

@@ -16,12 +16,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::{Future, pending, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -156,6 +157,34 @@ impl Progress {
             }
             timer.as_mut().set(now + LOOK_AGAIN);
         }
+    }
+}
+
+/// Stays in a flight until it lands, or until the caller has to leave it, for the reason that `left` ends with.
+pub(super) fn share<F: Future, L: Future<Output = Error>>(flight: F, left: L) -> Share<F, L> {
+    Share { flight, left }
+}
+
+pin_project! {
+    /// See [`share`].
+    pub(super) struct Share<F, L> {
+        #[pin]
+        flight: F,
+        #[pin]
+        left: L,
+    }
+}
+
+impl<F: Future, L: Future<Output = Error>> Future for Share<F, L> {
+    type Output = Result<F::Output, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(landed) = this.flight.poll(cx) {
+            return Poll::Ready(Ok(landed));
+        }
+        // Not before the flight was joined: this is polled for the first time now.
+        this.left.poll(cx).map(Err)
     }
 }
 
