@@ -79,14 +79,11 @@ impl Writer {
     /// wait for the turn and the one for the database's lock together take no longer than that.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
         if turn::Turn::current() == Some(self.identity()) {
-            return Err(StoreError::Unsupported {
-                advice: "work in a transaction called the store that the transaction belongs to, and would wait for \
-                         itself; make the call before or after",
-            });
+            return Err(turn::waits_for_itself());
         }
         let limit = limit.unwrap_or(Duration::MAX);
         let queueing = Patience::new(self.deadline.saturating_mul(QUEUE_DEADLINES).min(limit));
-        let place = timeout(queueing.remaining(), self.queue.enter(rank))
+        let place = timeout(queueing.remaining(), self.identity().wait_for(self.queue.enter(rank)))
             .await
             .map_err(|_| queueing.exhausted())?;
         let left = limit.saturating_sub(queueing.waited());
