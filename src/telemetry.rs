@@ -12,6 +12,7 @@
 //! | "abandoned work cannot be finished" | warn | there is no runtime to finish it on: it is dropped |
 //! | "the work panicked" | error | with its message |
 //! | "the claim was lost to another holder while its work ran" | warn | `request`, `token` |
+//! | "the claim is not renewed any more while its work runs" | warn | `request`, `error`: its runtime is gone, and where the work is polled now is none with timers |
 //! | "took over the claim of a holder that died" | warn | `request`, `from` (the dead holder's token), `attempt` |
 //! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
 //! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
@@ -108,6 +109,11 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
+    pub(crate) fn not_renewed(request: &dyn Display, error: &dyn Display) {
+        tracing::warn!(target: TARGET, %request, %error, "the claim is not renewed any more while its work runs");
+    }
+
+    #[cfg(feature = "durable")]
     pub(crate) fn took_over(request: &dyn Display, from: u64, attempt: u32) {
         tracing::warn!(target: TARGET, %request, from, attempt, "took over the claim of a holder that died");
     }
@@ -180,6 +186,9 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn lease_lost(_request: &dyn Display, _token: u64) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_renewed(_request: &dyn Display, _error: &dyn Display) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn took_over(_request: &dyn Display, _from: u64, _attempt: u32) {}

@@ -28,6 +28,9 @@ pub enum Error {
     /// [`Drive::Spawned`](crate::Drive::Spawned) was asked for outside a runtime, and the group has none of its own.
     /// Nothing was run.
     NoRuntime,
+    /// The runtime has no timers, by which leases are renewed and waits end. Nothing was run. A [`Group`](super::Group)
+    /// needs none: only `Idempotency` answers this.
+    NoTimers,
 }
 
 impl fmt::Display for Error {
@@ -46,6 +49,9 @@ impl fmt::Display for Error {
             Self::Aborted => f.write_str("the flight was aborted; its work was dropped where it stood"),
             Self::NoRuntime => f.write_str(
                 "there is no runtime to spawn the work on; call from inside one, or give the group a handle",
+            ),
+            Self::NoTimers => f.write_str(
+                "the runtime has no timers; call `enable_time` or `enable_all` on the builder of the runtime",
             ),
         }
     }

@@ -85,7 +85,10 @@ impl From<idempotency::Error> for Problem {
             Error::Flight { source, .. } => match source {
                 group::Error::Conflict => key_reused(),
                 group::Error::Overloaded(_) | group::Error::Closed | group::Error::Aborted => unavailable(),
-                group::Error::Panicked(_) | group::Error::Reentrant | group::Error::NoRuntime => internal(effect),
+                group::Error::Panicked(_)
+                | group::Error::Reentrant
+                | group::Error::NoRuntime
+                | group::Error::NoTimers => internal(effect),
             },
             Error::Panicked { .. } | Error::ResultTooLarge { .. } | Error::Codec { .. } => internal(effect),
         };

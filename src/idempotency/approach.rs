@@ -11,23 +11,30 @@
 //!      └────────────▶ granted
 //! ```
 //!
+//! The deadline is the latest of all callers that share the flight, and may come to be later while this waits.
+//!
 //! It does not know whether the claim is held by a lease or by a transaction. Nor does waiting hold anything of the
 //! store's but a subscription, which exists before the store is asked once more: so no change falls between the
 //! question and the wait. A notification may be lost all the same, so the store is asked now and then; often, if there
 //! is no subscription.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::Shared;
-use super::codec::bounded;
-use super::conclude;
+use super::asking::{may_have_landed, silent};
+use super::conclude::record_known;
 use super::error::{Effect, Error};
-use super::recovery::{Answer, Doubt, Encoded, Recovery};
+use super::progress::{LOCK_PATIENCE, Progress};
+use super::recovery::{Answer, Doubt, Recovery};
 use super::settled::Settled;
+use super::stake::Stake;
+use super::timer::{after, pause, within};
 use crate::identity::RequestId;
-use crate::record::{FencingToken, HolderId, RecordedResult, Verdict, random_u64};
+use crate::record::{FencingToken, random_u64};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover, Watch};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -40,15 +47,18 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
 const CLAIM_TRIES: u32 = 3;
 /// How often a lease is renewed that was over, or nearly so, when its claim was granted.
 const RENEW_TRIES: u32 = 3;
-/// How long a lock of the store is waited for, however short the wait: most are held for another request.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How much longer than its locks the store itself is waited for.
+const MARGIN: Duration = Duration::from_millis(500);
+/// How long a claim that is given back is waited for. It is given back all the same.
+pub(super) const GIVING_BACK: Duration = Duration::from_secs(1);
 
-pub(super) struct Approach<'a, S> {
-    shared: &'a Shared<S>,
+pub(super) struct Approach<'a, S: Store> {
+    shared: &'a Arc<Shared<S>>,
     id: &'a RequestId,
-    holder: HolderId,
+    progress: &'a Progress,
+    runtime: &'a Handle,
+    stake: Stake<S>,
     takeover: Takeover,
-    until: Instant,
     pause: Duration,
     watch: Watch,
 }
@@ -60,8 +70,16 @@ pub(super) enum Step<C> {
     Again,
 }
 
+/// A claim, the stake that gives it back if its work does not begin, and the instant from which its lease counts.
+pub(super) type Granted<S> = (Stake<S>, Claim, Instant);
+
 impl<'a, S: Store> Approach<'a, S> {
-    pub(super) fn new(shared: &'a Shared<S>, id: &'a RequestId) -> Self {
+    pub(super) fn new(
+        shared: &'a Arc<Shared<S>>,
+        id: &'a RequestId,
+        progress: &'a Progress,
+        runtime: &'a Handle,
+    ) -> Self {
         let takeover = match shared.recovery {
             Recovery::Rerun => Takeover::Expired,
             Recovery::Refuse | Recovery::Ask(_) => Takeover::Never,
@@ -69,31 +87,64 @@ impl<'a, S: Store> Approach<'a, S> {
         Self {
             shared,
             id,
-            holder: HolderId::random(),
+            progress,
+            runtime,
+            stake: Stake::new(shared, id, runtime),
             takeover,
-            until: after(shared.wait),
             pause: FIRST_PAUSE,
             watch: Watch::none(),
         }
     }
 
+    /// What a transaction is asked for with.
     pub(super) fn request(&self) -> ClaimRequest<'a> {
         ClaimRequest::new(self.id, self.shared.lease)
-            .holder(self.holder)
+            .holder(self.stake.holder())
             .takeover(self.takeover)
-            .patience(self.left().max(LOCK_PATIENCE))
+            .patience(patience(self.progress))
+    }
+
+    /// Until when an answer to that is waited for.
+    pub(super) fn deadline(&self) -> Instant {
+        after(patience(self.progress) + MARGIN)
     }
 
     /// How much of the wait is left.
     fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
+        left(self.progress)
+    }
+
+    /// Until when the claim is waited for, as far as is known now.
+    pub(super) fn until(&self) -> Instant {
+        self.progress.until()
+    }
+
+    /// Whether a wait that was until then is over, and another caller has asked for a longer one meanwhile.
+    pub(super) fn goes_on(&self, until: Instant) -> bool {
+        Instant::now() >= until && !self.left().is_zero()
     }
 
     /// Asks for a claim, and sees to it that its lease runs: work is not begun under one that is over.
-    /// The claim comes with an instant from which the lease counts.
-    pub(super) async fn claim(&mut self) -> Result<Step<(Claim, Instant)>, Error> {
+    /// Unless it is granted, nothing of it is left behind.
+    pub(super) async fn claim(&mut self) -> Result<Step<Granted<S>>, Error> {
+        let until = self.until();
+        let step = self.ask_and_follow().await;
+        match step {
+            Ok(Step::Again) => step,
+            Ok(Step::Settled(_)) | Err(_) => {
+                self.give_back().await;
+                match step {
+                    Err(_) if self.goes_on(until) => Ok(Step::Again),
+                    step => step,
+                }
+            }
+            Ok(Step::Granted(_)) => step,
+        }
+    }
+
+    async fn ask_and_follow(&mut self) -> Result<Step<Granted<S>>, Error> {
         let asked = Instant::now();
-        let outcome = match self.ask().await {
+        let outcome = match ask(&mut self.stake, self.progress, self.takeover).await {
             Ok(outcome) => outcome,
             Err(error @ StoreError::Busy { .. }) => return self.locked_out(error).await.map(Step::Settled),
             Err(error) => return Err(Error::store(self.id, error, Effect::Nothing)),
@@ -105,29 +156,42 @@ impl<'a, S: Store> Approach<'a, S> {
         }
     }
 
+    /// Gives back what may have been granted. From now on this is another holder, so that what is granted late is not
+    /// found as its own.
+    async fn give_back(&mut self) {
+        let mut before = self.take_stake();
+        if let Some(given_back) = before.give_back() {
+            let _ = within(GIVING_BACK, given_back).await;
+        }
+    }
+
+    fn take_stake(&mut self) -> Stake<S> {
+        let stake = Stake::new(self.shared, self.id, self.runtime);
+        std::mem::replace(&mut self.stake, stake)
+    }
+
     /// The answer to the claim may have been long under way.
-    async fn with_running_lease(&self, claim: Claim, asked: Instant) -> Result<Step<(Claim, Instant)>, Error> {
+    async fn with_running_lease(&mut self, claim: Claim, asked: Instant) -> Result<Step<Granted<S>>, Error> {
         let lease = self.shared.lease;
         let mut since = asked;
         let mut tries = 0;
         while since.elapsed() >= lease / 3 && tries < RENEW_TRIES {
             tries += 1;
             let asked = Instant::now();
-            match self.shared.store.renew(self.id, claim.token(), lease).await {
+            match self.shared.renew(self.id, claim.token()).await {
                 Ok(()) => since = asked,
-                Err(StoreError::Outdated { .. }) => return Ok(Step::Again),
-                Err(_) if since.elapsed() < lease => break,
-                Err(error) => {
-                    conclude::give_up(self.shared, self.id, claim).await;
-                    return Err(Error::store(self.id, error, Effect::Nothing));
+                Err(StoreError::Outdated { .. }) => {
+                    self.stake.is_used();
+                    return Ok(Step::Again);
                 }
+                Err(_) if since.elapsed() < lease => break,
+                Err(error) => return Err(Error::store(self.id, error, Effect::Nothing)),
             }
         }
         if since.elapsed() < lease {
-            return Ok(Step::Granted((claim, since)));
+            return Ok(Step::Granted((self.take_stake(), claim, since)));
         }
         // The store takes longer than the lease lasts.
-        conclude::give_up(self.shared, self.id, claim).await;
         let waited = asked.elapsed();
         Err(Error::store(self.id, StoreError::Busy { waited }, Effect::Nothing))
     }
@@ -138,10 +202,10 @@ impl<'a, S: Store> Approach<'a, S> {
         if !self.left().is_zero() {
             return Err(Error::store(self.id, error, Effect::Nothing));
         }
-        let record = match timeout(LOCK_PATIENCE, self.shared.store.load(self.id)).await {
-            Ok(Ok(record)) => record,
-            Ok(Err(error)) => return Err(Error::store(self.id, error, Effect::Nothing)),
-            Err(_) => None,
+        let record = match within(LOCK_PATIENCE, self.shared.load(self.id)).await {
+            Some(Ok(record)) => record,
+            Some(Err(error)) => return Err(Error::store(self.id, error, Effect::Nothing)),
+            None => None,
         };
         if let Some(record) = &record
             && record.fingerprint != self.id.fingerprint()
@@ -160,25 +224,6 @@ impl<'a, S: Store> Approach<'a, S> {
         }
     }
 
-    /// Asks for a claim. An answer that was lost is asked for again, as the same holder: so the claim that
-    /// was taken without our knowing is found, and not left to its lease.
-    async fn ask(&self) -> Result<ClaimOutcome, StoreError> {
-        let mut tries = 1;
-        loop {
-            match self.shared.store.claim(self.request()).await {
-                Err(StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }) if tries < CLAIM_TRIES => {
-                    tries += 1;
-                    sleep(jittered(FIRST_PAUSE * tries)).await;
-                }
-                Err(error @ (StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. })) => {
-                    conclude::disown(self.shared, self.id, self.holder).await;
-                    return Err(error);
-                }
-                answered => return answered,
-            }
-        }
-    }
-
     /// What follows from the answer.
     pub(super) async fn step<C>(&mut self, outcome: ClaimOutcome<C>) -> Result<Step<C>, Error> {
         match outcome {
@@ -193,6 +238,7 @@ impl<'a, S: Store> Approach<'a, S> {
             },
             ClaimOutcome::Conflict => Err(Error::Conflict { id: self.id.clone() }),
             ClaimOutcome::InProgress { lease_remaining, .. } => {
+                self.progress.wait();
                 self.wait(lease_remaining).await?;
                 Ok(Step::Again)
             }
@@ -202,7 +248,7 @@ impl<'a, S: Store> Approach<'a, S> {
 
     /// Waits a random moment, longer each time, so that two transactions that met do not meet again.
     pub(super) async fn pause_after_conflict(&self, retried: u32) {
-        sleep(jittered(FIRST_PAUSE * (1 << retried.min(5)))).await;
+        pause(jittered(FIRST_PAUSE * (1 << retried.min(5)))).await;
     }
 
     /// Waits a little, if there is time left.
@@ -216,8 +262,7 @@ impl<'a, S: Store> Approach<'a, S> {
         }
         if self.watch.is_none() {
             // A store that is out of reach must not outlast the wait.
-            let subscribed = timeout(left, self.shared.store.watch(self.id)).await;
-            self.watch = subscribed.unwrap_or_else(|_| Watch::none());
+            self.watch = self.shared.watch(self.id, left).await;
             if !self.watch.is_none() {
                 return Ok(());
             }
@@ -229,7 +274,7 @@ impl<'a, S: Store> Approach<'a, S> {
         }
         // Not much longer than the lease: a dead holder is to be noticed when it ends.
         let pause = jittered(pause).min(lease_remaining.max(FIRST_PAUSE)).min(left);
-        let _ = timeout(pause, self.watch.changed()).await;
+        let _ = within(pause, self.watch.changed()).await;
         Ok(())
     }
 
@@ -259,14 +304,13 @@ impl<'a, S: Store> Approach<'a, S> {
             Answer::Completed(encoded) => {
                 // As somebody else: should this claim be granted late, when its answer is not waited for any more, it must
                 // not be found as our own by the next question, which is asked in order to work.
-                let worker = std::mem::replace(&mut self.holder, HolderId::random());
-                self.takeover = Takeover::Of(token);
-                let asked = self.ask().await;
-                (self.holder, self.takeover) = (worker, Takeover::Never);
-                let outcome = asked.map_err(|error| Error::store(self.id, error, Effect::Unknown))?;
-                match outcome {
+                let mut stake = Stake::new(self.shared, self.id, self.runtime);
+                let asked = ask(&mut stake, self.progress, Takeover::Of(token)).await;
+                self.takeover = Takeover::Never;
+                match asked.map_err(|error| Error::store(self.id, error, Effect::Unknown))? {
                     ClaimOutcome::Granted(claim) => {
-                        let result = self.complete(claim, &encoded).await?;
+                        let result = record_known(self.shared, self.id, claim, &encoded).await?;
+                        stake.is_used();
                         Ok(Step::Settled(Settled::replayed(result, attempt)))
                     }
                     // Somebody was faster: the next question to the store tells.
@@ -275,20 +319,41 @@ impl<'a, S: Store> Approach<'a, S> {
             }
         }
     }
-
-    /// Records a result that somebody has found out.
-    pub(super) async fn complete(&self, claim: Claim, encoded: &Encoded) -> Result<RecordedResult, Error> {
-        let (result, _) = bounded(&encoded.0, Verdict::Performed, self.shared.sizes).of_done();
-        conclude::record(self.shared, self.id, claim, &result).await?;
-        Ok(result)
-    }
 }
 
-/// The instant that is so far from now; for what is further than can be told, some 30 years.
-pub(super) fn after(duration: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(duration)
-        .unwrap_or_else(|| now + Duration::from_secs(1_000_000_000))
+/// How much of the wait is left.
+fn left(progress: &Progress) -> Duration {
+    progress.until().saturating_duration_since(Instant::now())
+}
+
+/// How long the locks of the store may be waited for.
+fn patience(progress: &Progress) -> Duration {
+    left(progress).max(LOCK_PATIENCE)
+}
+
+/// Asks for a claim. An answer that was lost is asked for again, as the same holder: so the claim that
+/// was taken without our knowing is found, and not left to its lease. If none comes, the error is one after which the
+/// claim may have been granted, if there was any.
+async fn ask<S: Store>(
+    stake: &mut Stake<S>,
+    progress: &Progress,
+    takeover: Takeover,
+) -> Result<ClaimOutcome, StoreError> {
+    let asked = Instant::now();
+    let deadline = after(patience(progress) + MARGIN);
+    let mut lost = None;
+    for tries in 1.. {
+        match stake.ask(takeover, patience(progress), deadline).await {
+            Some(Ok(outcome)) => return Ok(outcome),
+            Some(Err(error)) if may_have_landed(&error) && tries < CLAIM_TRIES && Instant::now() < deadline => {
+                lost.get_or_insert(error);
+            }
+            Some(Err(error)) => return Err(lost.unwrap_or(error)),
+            None => break,
+        }
+        pause(jittered(FIRST_PAUSE * (tries + 1))).await;
+    }
+    Err(lost.unwrap_or_else(|| silent(asked.elapsed())))
 }
 
 /// Between a half and the whole of a pause.

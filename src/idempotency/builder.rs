@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::codec::Sizes;
+use super::progress::Flights;
 use super::recovery::Recovery;
 use super::{Idempotency, Shared};
 use crate::flight::{Drive, OnAbandon};
@@ -70,6 +72,10 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// The claim is renewed three times as often while the work runs, so that this isn't a limit on the work. It
     /// is how long the others wait after a process has died. Work in a transaction needs no lease.
     ///
+    /// A task renews it on the runtime on which the work began, and where the work is polled if that runtime is shut down
+    /// or does not run. Where neither can be, or the store cannot be reached for so long, the lease is lost, and the work
+    /// [can see that](super::Context::is_lease_lost).
+    ///
     /// It must be several times longer than the store may take to answer: work is not begun under a lease that is
     /// over.
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -77,10 +83,15 @@ impl<S: Store> IdempotencyBuilder<S> {
         self
     }
 
-    /// How long a call waits for a request that is in progress elsewhere before it answers
-    /// [`InProgress`](super::Error::InProgress): 10 s unless set.
+    /// How long a call waits before the work begins: 10 s unless set. It waits for a request that is in progress elsewhere,
+    /// and is then answered [`InProgress`](super::Error::InProgress); or for a store that does not answer, and is then
+    /// answered [`Store`](super::Error::Store).
     ///
-    /// Callers in this process who join each other wait for as long as the work takes. Where a request in a transaction
+    /// It is each caller's own time, whoever it shares a flight with: a flight on its way to a claim goes on as long
+    /// as one of its callers waits. How long a store is waited for that has not answered at all is this and half a second,
+    /// and a second and a half at least.
+    ///
+    /// Callers in this process who join work that runs wait for as long as it takes. Where a request in a transaction
     /// elsewhere cannot be seen (SQLite), the lock that it holds is waited for: for as long as this, and a second at
     /// least, since it may be another request's.
     pub fn wait(mut self, wait: Duration) -> Self {
@@ -153,13 +164,16 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// What becomes of work that every caller has left: [`OnAbandon::Finish`] unless set.
     ///
     /// With [`OnAbandon::Cancel`], work in a transaction is rolled back; other work that had begun is in doubt when its
-    /// lease ends.
+    /// lease ends. What had not begun leaves nothing behind: a claim that was under way is given back by a task, for which
+    /// [`drain`](Idempotency::drain) waits.
     pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
         self.on_abandon = on_abandon;
         self
     }
 
-    /// The runtime on which work is spawned. Unless set, the one on which the call is polled.
+    /// The runtime on which work is spawned. Unless set, the one on which the call is polled. It needs timers
+    /// (`enable_time`); without them, a call is answered [`FlightError::NoTimers`](crate::FlightError::NoTimers) before
+    /// anything is asked of the store.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
@@ -175,8 +189,8 @@ impl<S: Store> IdempotencyBuilder<S> {
         if let Some(callers) = self.max_callers {
             group = group.max_callers(callers);
         }
-        if let Some(runtime) = self.runtime {
-            group = group.runtime(runtime);
+        if let Some(runtime) = &self.runtime {
+            group = group.runtime(runtime.clone());
         }
         Idempotency {
             shared: Arc::new(Shared {
@@ -187,6 +201,9 @@ impl<S: Store> IdempotencyBuilder<S> {
                 recovery: self.recovery,
                 sizes: self.sizes,
                 conflict_retries: self.conflict_retries,
+                runtime: self.runtime,
+                flights: Flights::default(),
+                ends: watch::Sender::default(),
             }),
             group: group.build(),
         }

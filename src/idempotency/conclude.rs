@@ -6,27 +6,34 @@
 //!           └──let go───▶ in doubt      the lease ends at once, so that nobody waits for it
 //! ```
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::Shared;
-use super::approach::{after, jittered};
+use super::approach::jittered;
+use super::asking::may_have_landed;
+use super::codec::bounded;
 use super::error::Error;
+use super::recovery::Encoded;
+use super::timer::{after, pause};
 use crate::identity::RequestId;
-use crate::record::{FencingToken, HolderId, RecordedResult, State};
+use crate::record::{FencingToken, HolderId, RecordedResult, State, Verdict};
 use crate::store::{Claim, Store, StoreError};
 use crate::telemetry;
 
-/// How long, at least, a result is tried to be recorded when the store fails.
-const RECORD_PATIENCE: Duration = Duration::from_secs(10);
-/// How often a claim is tried to be given back, or to be let go.
-const RELEASE_TRIES: u32 = 3;
+/// How often a claim is tried to be given back, to be let go, or to be found.
+const RELEASE_TRIES: u32 = 4;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Records the result. The work is done, so this does not give up easily: after an error it looks up what
-/// became of the attempt before it tries again.
+/// became of the attempt before it tries again. If it gives up, the error is one after which the result may be recorded,
+/// if there was any.
 pub(super) async fn record<S: Store>(
     shared: &Shared<S>,
     id: &RequestId,
@@ -34,18 +41,18 @@ pub(super) async fn record<S: Store>(
     result: &RecordedResult,
 ) -> Result<(), Error> {
     let (token, attempt) = (claim.token(), claim.attempt());
-    let until = after(shared.lease.max(RECORD_PATIENCE));
+    let until = after(shared.record_patience());
     let mut claim = claim;
+    let mut landed = None;
     loop {
-        let completed = shared.store.complete(claim, result.clone(), shared.retention);
-        let error = match completed.await {
+        let error = match shared.complete(claim, result).await {
             Ok(()) => return Ok(()),
             Err(StoreError::Outdated { .. }) => return Err(lease_lost(id)),
             Err(error) => error,
         };
         // It is recorded, but not where it is wanted; looking would not tell.
         let too_few = matches!(error, StoreError::TooFewReplicas { .. });
-        match shared.store.load(id).await {
+        match shared.load(id).await {
             Ok(Some(record)) if record.token == token => match record.state {
                 State::Completed { .. } if too_few => {}
                 State::Completed { .. } => return Ok(()),
@@ -55,15 +62,31 @@ pub(super) async fn record<S: Store>(
             Err(_) => {}
         }
         if Instant::now() >= until {
+            let error = landed.unwrap_or(error);
             telemetry::unrecorded(id, &error);
             return Err(Error::Unrecorded {
                 id: id.clone(),
                 source: Arc::new(error),
             });
         }
-        sleep(jittered(RETRY_PAUSE)).await;
+        if too_few || (landed.is_none() && may_have_landed(&error)) {
+            landed = Some(error);
+        }
+        pause(jittered(RETRY_PAUSE)).await;
         claim = Claim::new(id.clone(), token, attempt, None);
     }
+}
+
+/// Records a result that somebody has found out.
+pub(super) async fn record_known<S: Store>(
+    shared: &Shared<S>,
+    id: &RequestId,
+    claim: Claim,
+    encoded: &Encoded,
+) -> Result<RecordedResult, Error> {
+    let (result, _) = bounded(&encoded.0, Verdict::Performed, shared.sizes).of_done();
+    record(shared, id, claim, &result).await?;
+    Ok(result)
 }
 
 fn lease_lost(id: &RequestId) -> Error {
@@ -84,11 +107,11 @@ async fn release<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) {
     let (token, attempt) = (claim.token(), claim.attempt());
     let mut claim = claim;
     for tried in 1.. {
-        match shared.store.release(claim).await {
+        match shared.release(claim).await {
             // Outdated: it was given back already, or taken over. Either way it isn't ours any more.
             Ok(()) | Err(StoreError::Outdated { .. }) => return,
             Err(error) if tried >= RELEASE_TRIES => return telemetry::not_released(id, &error),
-            Err(_) => sleep(jittered(RETRY_PAUSE)).await,
+            Err(_) => pause(retry_pause(tried)).await,
         }
         claim = Claim::new(id.clone(), token, attempt, None);
     }
@@ -97,21 +120,73 @@ async fn release<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) {
 /// Lets the lease end at once, so that the next call needs not wait for it.
 pub(super) async fn let_go<S: Store>(shared: &Shared<S>, id: &RequestId, token: FencingToken) {
     for tried in 1.. {
-        match shared.store.renew(id, token, Duration::ZERO).await {
+        match shared.end_lease(id, token, Duration::ZERO).await {
             Ok(()) | Err(StoreError::Outdated { .. }) => return,
             Err(error) if tried >= RELEASE_TRIES => return telemetry::not_released(id, &error),
-            Err(_) => sleep(jittered(RETRY_PAUSE)).await,
+            Err(_) => pause(retry_pause(tried)).await,
         }
     }
 }
 
 /// Looks for a claim that may have been taken without an answer, and ends it: its work has not begun and never will.
 pub(super) async fn disown<S: Store>(shared: &Shared<S>, id: &RequestId, holder: HolderId) {
-    match shared.store.load(id).await {
-        Ok(Some(record)) if record.holder == holder && record.result().is_none() => {
-            give_up(shared, id, Claim::new(id.clone(), record.token, record.attempt, None)).await;
+    for tried in 1.. {
+        match shared.load(id).await {
+            Ok(Some(record)) if record.holder == holder && record.result().is_none() => {
+                let claim = Claim::new(id.clone(), record.token, record.attempt, None);
+                return give_up(shared, id, claim).await;
+            }
+            Ok(_) => return,
+            Err(error) if tried >= RELEASE_TRIES => return telemetry::not_released(id, &error),
+            Err(_) => pause(retry_pause(tried)).await,
         }
-        Ok(_) => {}
-        Err(error) => telemetry::not_released(id, &error),
+    }
+}
+
+/// Longer each time, so that a store which is restarted is found again.
+fn retry_pause(tried: u32) -> Duration {
+    jittered(RETRY_PAUSE * (1 << (2 * tried.min(RELEASE_TRIES))))
+}
+
+/// Sees to the end of a claim in a task of its own: it goes on if nobody waits for it, and [`drain`] waits for it.
+///
+/// [`drain`]: super::Idempotency::drain
+pub(super) fn see_to<S: Store>(
+    shared: &Shared<S>,
+    runtime: &Handle,
+    id: &RequestId,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    shared.ends.send_modify(|ends| *ends += 1);
+    let under_way = UnderWay {
+        ends: shared.ends.clone(),
+        id: id.clone(),
+        is_over: false,
+    };
+    runtime.spawn(telemetry::in_current_span(async move {
+        end.await;
+        under_way.ends();
+    }))
+}
+
+/// The end of a claim that is under way. Dropped before it is over, there was no runtime for it.
+struct UnderWay {
+    ends: watch::Sender<usize>,
+    id: RequestId,
+    is_over: bool,
+}
+
+impl UnderWay {
+    fn ends(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if !self.is_over {
+            telemetry::not_released(&self.id, &"its runtime was shut down");
+        }
+        self.ends.send_modify(|ends| *ends -= 1);
     }
 }

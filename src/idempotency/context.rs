@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use tokio::sync::watch;
-
+use super::lease::View;
 use crate::identity::{Fingerprint, RequestId};
 
 /// What the work is told about its execution. Cloning is cheap.
@@ -11,13 +10,13 @@ use crate::identity::{Fingerprint, RequestId};
 pub struct Context {
     id: RequestId,
     attempt: u32,
-    /// `None` in a transaction, which has no lease.
-    lost: Option<watch::Receiver<bool>>,
+    /// `None` in a transaction, which has none.
+    lease: Option<View>,
 }
 
 impl Context {
-    pub(super) fn new(id: RequestId, attempt: u32, lost: Option<watch::Receiver<bool>>) -> Self {
-        Self { id, attempt, lost }
+    pub(super) fn new(id: RequestId, attempt: u32, lease: Option<View>) -> Self {
+        Self { id, attempt, lease }
     }
 
     /// The request that is executed.
@@ -41,11 +40,14 @@ impl Context {
         downstream_key(&self.id, step.as_ref())
     }
 
-    /// Whether the claim is lost: another holder took over, or the store was out of reach for longer than
-    /// the lease. The result will not be recorded unless it turns out that nobody took over.
+    /// Whether the claim is lost: another holder took over, or it was not renewed for longer than the lease, since the
+    /// store was out of reach or the runtime did not run. The result will not be recorded unless it turns out that nobody
+    /// took over.
+    ///
+    /// It is judged by the clock: it is true as well where nothing has run that could tell.
     #[must_use]
     pub fn is_lease_lost(&self) -> bool {
-        self.lost.as_ref().is_some_and(|lost| *lost.borrow())
+        self.lease.as_ref().is_some_and(View::is_lost)
     }
 
     /// Waits until the claim is [lost](Self::is_lease_lost); for ever, if it never is.
@@ -56,13 +58,10 @@ impl Context {
     ///
     /// May be dropped and called again.
     pub async fn lease_lost(&self) {
-        if let Some(mut lost) = self.lost.clone()
-            && lost.wait_for(|lost| *lost).await.is_ok()
-        {
-            return;
+        match &self.lease {
+            Some(lease) => lease.lost().await,
+            None => std::future::pending().await,
         }
-        // In a transaction, or after the end of the execution: there is nothing left to lose.
-        std::future::pending().await
     }
 }
 

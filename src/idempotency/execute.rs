@@ -14,37 +14,39 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::runtime::Handle;
 
 use super::Shared;
-use super::approach::{Approach, Step};
+use super::approach::{Approach, GIVING_BACK, Step};
 use super::codec::prepare;
-use super::conclude::{give_up, let_go, record};
+use super::conclude::{give_up, let_go, record, see_to};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error, NotDone};
 use super::lease::Lease;
+use super::progress::Progress;
 use super::settled::Settled;
+use super::timer::{self, within};
 use super::unwind::catch;
-use crate::group;
 use crate::identity::RequestId;
 use crate::record::Verdict;
 use crate::store::Store;
 use crate::telemetry;
 
 /// The work of a flight.
-pub(super) async fn execute<S, T, F, W>(shared: Arc<Shared<S>>, id: RequestId, work: F) -> Result<Settled, Error>
+pub(super) async fn execute<S, T, F, W>(
+    shared: Arc<Shared<S>>,
+    id: RequestId,
+    progress: Arc<Progress>,
+    work: F,
+) -> Result<Settled, Error>
 where
     S: Store,
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
     F: FnOnce(Context) -> W + Send + 'static,
     W: Future<Output = Result<T, NotDone>> + Send + 'static,
 {
-    let runtime = Handle::try_current().map_err(|_| Error::Flight {
-        id: id.clone(),
-        source: group::Error::NoRuntime,
-    })?;
-    let mut approach = Approach::new(&shared, &id);
-    let (claim, since) = loop {
+    let runtime = timer::runtime().map_err(|source| Error::Flight { id: id.clone(), source })?;
+    let mut approach = Approach::new(&shared, &id, &progress, &runtime);
+    let (mut stake, claim, since) = loop {
         match approach.claim().await? {
             Step::Granted(granted) => break granted,
             Step::Settled(settled) => return Ok(settled.shared_as::<T>()),
@@ -55,16 +57,19 @@ where
         telemetry::took_over(&id, dead.get(), claim.attempt());
     }
     let (token, attempt) = (claim.token(), claim.attempt());
-    let lease = Lease::keep(&shared, &runtime, id.clone(), token, since);
-    let context = Context::new(id.clone(), attempt, Some(lease.lost()));
+    let mut lease = Lease::keep(&shared, &runtime, id.clone(), token, since);
+    let context = Context::new(id.clone(), attempt, Some(lease.view()));
+    progress.work();
+    // From here to the first poll of the work, nothing is waited for.
+    stake.is_used();
     // The closure is called inside, so that its panic is caught as well; and the finished work is dropped
     // before anybody learns of its result.
-    let worked = catch(async move { work(context).await }).await;
+    let worked = lease.during(catch(async move { work(context).await })).await;
     match worked {
         Ok(Ok(value)) => {
             let (result, failed) = prepare(&value, Verdict::Performed, shared.sizes).of_done();
             lease.concluding();
-            record(&shared, &id, claim, &result).await?;
+            lease.during(record(&shared, &id, claim, &result)).await?;
             drop(lease);
             match failed {
                 // The first time with the reason; a replay can only say that there was one.
@@ -73,13 +78,21 @@ where
             }
         }
         Ok(Err(reason)) => {
-            lease.stop(shared.lease).await;
-            give_up(&shared, &id, claim).await;
+            let (ending, of) = (Arc::clone(&shared), id.clone());
+            let given_up = see_to(&shared, &runtime, &id, async move {
+                lease.stop().await;
+                give_up(&ending, &of, claim).await;
+            });
+            let _ = within(GIVING_BACK, given_up).await;
             Err(Error::NotDone { id, reason })
         }
         Err(panic) => {
-            lease.stop(shared.lease).await;
-            let_go(&shared, &id, token).await;
+            let (ending, of) = (Arc::clone(&shared), id.clone());
+            let let_go = see_to(&shared, &runtime, &id, async move {
+                lease.stop().await;
+                let_go(&ending, &of, token).await;
+            });
+            let _ = within(GIVING_BACK, let_go).await;
             resume_unwind(panic)
         }
     }

@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::RequestId;
@@ -33,6 +35,7 @@ use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
 
 mod approach;
+mod asking;
 mod builder;
 mod codec;
 mod conclude;
@@ -40,14 +43,18 @@ mod context;
 mod error;
 mod execute;
 mod lease;
+mod progress;
 mod recovery;
 mod reply;
 mod resolve;
 mod settled;
+mod stake;
+mod timer;
 mod transaction;
 mod unwind;
 
 use codec::Sizes;
+use progress::{Flights, Progress};
 use settled::Settled;
 use transaction::granted_twice;
 
@@ -61,6 +68,8 @@ pub use transaction::{Rollback, Tx, TxFuture};
 /// Executes each request once, and answers its duplicates with the result.
 ///
 /// Clones share everything. Make one for each store and process: what collapses in process does so within one.
+///
+/// Calls need a tokio runtime with timers.
 ///
 /// # Examples
 ///
@@ -146,6 +155,12 @@ struct Shared<S> {
     recovery: Recovery,
     sizes: Sizes,
     conflict_retries: u32,
+    /// The runtime on which work is spawned, if it was given one.
+    runtime: Option<Handle>,
+    /// What is in flight, of this and of its copies.
+    flights: Flights,
+    /// How many claims are about to be ended by tasks of their own, of this and of its copies.
+    ends: watch::Sender<usize>,
 }
 
 impl<S> Shared<S> {
@@ -154,6 +169,9 @@ impl<S> Shared<S> {
         Self {
             store: Arc::clone(&self.store),
             recovery: self.recovery.clone(),
+            runtime: self.runtime.clone(),
+            flights: self.flights.clone(),
+            ends: self.ends.clone(),
             ..*self
         }
     }
@@ -254,7 +272,7 @@ impl<S: Store> Idempotency<S> {
         W: Future<Output = Result<T, NotDone>> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
-        let flight = move || execute::execute(shared, of, work);
+        let flight = move |progress| execute::execute(shared, of, progress, work);
         self.fly(id, flight).await
     }
 
@@ -289,8 +307,8 @@ impl<S: Store> Idempotency<S> {
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
         let mut once = Some(work);
-        let flight = move || {
-            transaction::execute_in_tx(shared, of, 0, move |tx| match once.take() {
+        let flight = move |progress| {
+            transaction::execute_in_tx(shared, of, progress, 0, move |tx| match once.take() {
                 Some(work) => work(tx),
                 None => Box::pin(ready(Err(Rollback::Failed(granted_twice())))),
             })
@@ -346,9 +364,9 @@ impl<S: Store> Idempotency<S> {
         F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
-        let flight = move || {
+        let flight = move |progress| {
             let retries = shared.conflict_retries;
-            transaction::execute_in_tx(shared, of, retries, work)
+            transaction::execute_in_tx(shared, of, progress, retries, work)
         };
         self.fly(id, flight).await
     }
@@ -357,24 +375,30 @@ impl<S: Store> Idempotency<S> {
     async fn fly<T, F, W>(&self, id: RequestId, flight: F) -> Result<Reply<T>, Error>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        F: FnOnce() -> W + Send + 'static,
+        F: FnOnce(Arc<Progress>) -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
         // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
+        let until = timer::after(self.shared.wait);
+        let progress = self.shared.flights.of(&id);
+        let leads = Arc::clone(&progress);
         let flight = move || {
-            let flight = flight();
-            async move {
+            leads.begin(until);
+            let sign = leads.sign.clone();
+            let flight = flight(leads);
+            sign.scope(async move {
                 match turn {
                     Some(turn) => turn.scope(flight).await,
                     None => flight.await,
                 }
-            }
+            })
         };
         let run = self.group.run(id.clone(), flight);
+        let left = progress.left_by(until, turn, self.shared.runtime.clone());
         let landed = match id.fingerprint() {
-            Some(fingerprint) => run.fingerprint(fingerprint).await,
-            None => run.await,
+            Some(fingerprint) => progress::share(run.fingerprint(fingerprint), left).await?,
+            None => progress::share(run, left).await?,
         };
         match landed {
             Ok(Outcome { value, role }) => value?.reply(&id, role),
@@ -399,7 +423,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// May be dropped.
     pub async fn status(&self, id: &RequestId) -> Result<Option<Record>, Error> {
-        let loaded = self.shared.store.load(id).await;
+        let loaded = self.shared.load(id).await;
         loaded.map_err(|error| Error::store(id, error, Effect::Unknown))
     }
 
@@ -483,13 +507,17 @@ impl<S: Store> Idempotency<S> {
         self.group.close();
     }
 
-    /// Waits until nothing is in flight: after [`close`](Self::close), a process may end then.
+    /// Waits until nothing is in flight, and no claim is being given back: after [`close`](Self::close), a process may end
+    /// then.
     ///
     /// # Cancel safety
     ///
     /// May be dropped and called again.
     pub async fn drain(&self) {
         self.group.drain().await;
+        let mut ends = self.shared.ends.subscribe();
+        // There is a sender: this one.
+        let _ = ends.wait_for(|ends| *ends == 0).await;
     }
 }
 

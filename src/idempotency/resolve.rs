@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::approach::Approach;
+use super::asking::answer_within;
+use super::conclude::record_known;
 use super::{Answer, Effect, Error, Idempotency};
 use crate::identity::RequestId;
 use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
@@ -38,13 +39,11 @@ impl<S: Store> Idempotency<S> {
         // No lease: should this be cut short, the request is in doubt again at once.
         let request = ClaimRequest::new(id, Duration::ZERO).takeover(Takeover::Of(record.token));
         let failed = |error| Error::store(id, error, Effect::Unknown);
-        match self.shared.store.claim(request).await.map_err(failed)? {
+        let claimed = answer_within(self.shared.answer_patience(), self.shared.claim(request));
+        match claimed.await.map_err(failed)? {
             ClaimOutcome::Granted(claim) => match answer {
-                Answer::Completed(encoded) => Approach::new(&self.shared, id)
-                    .complete(claim, &encoded)
-                    .await
-                    .map(drop),
-                Answer::Rerun | Answer::Refuse => self.shared.store.release(claim).await.map_err(failed),
+                Answer::Completed(encoded) => record_known(&self.shared, id, claim, &encoded).await.map(drop),
+                Answer::Rerun | Answer::Refuse => self.shared.release(claim).await.map_err(failed),
             },
             ClaimOutcome::Conflict => Err(Error::Conflict { id: id.clone() }),
             ClaimOutcome::InProgress { lease_remaining, .. } => Err(Error::InProgress {

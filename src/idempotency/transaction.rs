@@ -3,22 +3,28 @@
 use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::approach::{Approach, Step};
+use super::asking::{caught, silent};
 use super::codec::{Prepared, prepare};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error};
 use super::execute::encoding_failed;
+use super::progress::Progress;
 use super::settled::Settled;
+use super::timer::{self, NoTimers, Timer, after};
 use super::unwind::{Payload, catch};
 use crate::flight::Panicked;
 use crate::identity::RequestId;
@@ -118,12 +124,48 @@ enum Worked {
 struct Bench<F> {
     work: Mutex<Option<F>>,
     begun: AtomicBool,
+    over: AtomicBool,
+    progress: Arc<Progress>,
 }
+
+impl<F> Bench<F> {
+    /// What a transaction comes to. Before the work is begun the store has until the deadline; the work takes as long as it
+    /// likes; after it, there is a limit of its own.
+    async fn answered<A>(
+        &self,
+        deadline: Instant,
+        transaction: impl Future<Output = Result<A, StoreError>>,
+    ) -> Result<A, StoreError> {
+        let asked = Instant::now();
+        let (mut transaction, mut timer) = (pin!(caught(transaction)), pin!(Timer::at(deadline)));
+        let mut ends = false;
+        poll_fn(|cx| {
+            let answer = transaction.as_mut().poll(cx);
+            let (begun, over) = (self.begun.load(Ordering::SeqCst), self.over.load(Ordering::SeqCst));
+            if answer.is_ready() || (begun && !over) {
+                return answer;
+            }
+            if over && !std::mem::replace(&mut ends, true) {
+                timer.as_mut().set(after(ENDING_PATIENCE));
+            }
+            match timer.as_mut().poll(cx) {
+                Poll::Ready(Ok(())) => Poll::Ready(Err(silent(asked.elapsed()))),
+                Poll::Ready(Err(NoTimers)) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+/// How long a store may take to end a transaction whose work is over. The stores of this crate have limits of their own,
+/// which are shorter unless they are set.
+const ENDING_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The work of a flight. After a conflict with another transaction, it is run again so many times.
 pub(super) async fn execute_in_tx<S, T, F>(
     shared: Arc<Shared<S>>,
     id: RequestId,
+    progress: Arc<Progress>,
     retries: u32,
     work: F,
 ) -> Result<Settled, Error>
@@ -132,21 +174,28 @@ where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
     F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
 {
+    let runtime = timer::runtime().map_err(|source| Error::Flight { id: id.clone(), source })?;
     let bench = Arc::new(Bench {
         work: Mutex::new(Some(work)),
         begun: AtomicBool::new(false),
+        over: AtomicBool::new(false),
+        progress: Arc::clone(&progress),
     });
-    let mut approach = Approach::new(&shared, &id);
+    let mut approach = Approach::new(&shared, &id, &progress, &runtime);
     let mut retried = 0;
     let worked = loop {
         let (taken, settings, of) = (Arc::clone(&bench), Arc::clone(&shared), id.clone());
         bench.begun.store(false, Ordering::SeqCst);
-        let transacted = shared
-            .store
-            .transact(approach.request(), move |open| {
-                run::<S, T, F>(taken, settings, of, open)
-            })
-            .await;
+        bench.over.store(false, Ordering::SeqCst);
+        let until = approach.until();
+        let (request, store) = (approach.request(), &shared.store);
+        // The stores' own futures are large; in a box, they are not moved about.
+        let transaction = Box::pin(async move {
+            store
+                .transact(request, move |open| run::<S, T, F>(taken, settings, of, open))
+                .await
+        });
+        let transacted = bench.answered(approach.deadline(), transaction).await;
         let conflict: Option<&(dyn StdError + 'static)> = match &transacted {
             Ok(ClaimOutcome::Granted(Worked::Failed(error))) => Some(&**error),
             Err(error) => Some(error),
@@ -165,13 +214,17 @@ where
             Ok(outcome) => outcome,
             Err(error) => {
                 let begun = bench.begun.load(Ordering::SeqCst);
-                match error {
-                    StoreError::Busy { .. } if !begun => {
-                        let settled = approach.locked_out(error).await?;
-                        return Ok(settled.shared_as::<T>());
-                    }
-                    error => return Err(store_failed(id, error, begun)),
+                let failed = match error {
+                    StoreError::Busy { .. } if !begun => match approach.locked_out(error).await {
+                        Ok(settled) => return Ok(settled.shared_as::<T>()),
+                        Err(error) => error,
+                    },
+                    error => store_failed(id.clone(), error, begun),
+                };
+                if !begun && approach.goes_on(until) {
+                    continue;
                 }
+                return Err(failed);
             }
         };
         match approach.step(outcome).await? {
@@ -231,6 +284,7 @@ where
     Box::pin(async move {
         let attempt = open.attempt;
         bench.begun.store(true, Ordering::SeqCst);
+        bench.progress.work();
         let Some(mut work) = bench.work.lock().take() else {
             return (Ending::RollBack, Worked::Failed(granted_twice().into()));
         };
@@ -240,6 +294,7 @@ where
         };
         let worked = catch(async { work(&mut tx).await }).await;
         *bench.work.lock() = Some(work);
+        bench.over.store(true, Ordering::SeqCst);
         let (value, verdict) = match worked {
             Ok(Ok(value)) => (value, Verdict::Performed),
             Ok(Err(Rollback::Refused(value))) => (value, Verdict::Refused),

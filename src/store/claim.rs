@@ -96,6 +96,14 @@ impl Claim {
         }
     }
 
+    /// The same claim once more, for what ends it to be tried again.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            ..*self
+        }
+    }
+
     /// What was claimed.
     #[must_use]
     pub fn id(&self) -> &RequestId {

@@ -63,7 +63,12 @@ pub use watch::Watch;
 /// # Cancel safety
 ///
 /// A caller may drop the future of any operation at any time. The operation has then either happened
-/// as a whole or not at all, and the store remains usable.
+/// as a whole or not at all, or does so later, and the store remains usable.
+///
+/// # Panics and silence
+///
+/// [`Idempotency`](crate::idempotency::Idempotency) takes an operation that panics, or has not answered after a while, for
+/// one whose answer was lost. So a store needs no limits of its own to be safe; but it knows better which are right.
 pub trait Store: Send + Sync + 'static {
     /// Takes the right to execute a request, or says why not. One atomic step.
     ///

@@ -1,0 +1,199 @@
+//! How far a flight has come, for its callers to see: so that each of them waits as long as it said itself.
+//!
+//! ```text
+//! asking ──────────────granted─────────────▶ working: waited for, however long it takes
+//!    └──in progress elsewhere──▶ waiting ──────┘ granted
+//! ```
+//!
+//! A flight on its way to a claim is given up at the latest deadline of all who have asked for it. A caller whose own
+//! comes before that leaves the others to it. It cannot be left to the flight alone, nor to its leader: whoever joins
+//! late would have what is left of the leader's time.
+//!
+//! There is one [`Progress`] for a request, which is made by the first caller that comes and goes with the last. A flight
+//! that begins while some are still on their way out from the one before takes it over: the group has the key in flight
+//! once, so nobody else writes there.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::error::{Effect, Error};
+use super::timer::{NoTimers, Timer};
+use crate::identity::RequestId;
+use crate::store::turn::{self, Sign, Turn};
+
+/// How long the first answer of the store is waited for, however short the wait; and a lock of the store's, most of which
+/// are held for another request.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a caller whose time is over looks whether its flight has come so far that it may leave.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The flights of a process. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Flights(Arc<Mutex<HashMap<RequestId, Weak<Progress>>>>);
+
+impl Flights {
+    /// The flight of a request, that there is or will be.
+    pub(super) fn of(&self, id: &RequestId) -> Arc<Progress> {
+        let progress = || {
+            Arc::new(Progress {
+                id: id.clone(),
+                flights: self.clone(),
+                stage: Mutex::new((Stage::Asking, Instant::now())),
+                sign: Sign::default(),
+            })
+        };
+        match self.0.lock().entry(id.clone()) {
+            Entry::Occupied(mut place) => place.get().upgrade().unwrap_or_else(|| {
+                let progress = progress();
+                place.insert(Arc::downgrade(&progress));
+                progress
+            }),
+            Entry::Vacant(place) => {
+                let progress = progress();
+                place.insert(Arc::downgrade(&progress));
+                progress
+            }
+        }
+    }
+}
+
+/// How far a flight has come.
+pub(super) struct Progress {
+    id: RequestId,
+    flights: Flights,
+    /// And the latest deadline of those who asked for it.
+    stage: Mutex<(Stage, Instant)>,
+    /// For which turn to write it waits.
+    pub(super) sign: Sign,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The store has not answered so far.
+    Asking,
+    /// The store has said that the request is in progress.
+    Waiting,
+    Working,
+}
+
+impl Progress {
+    /// A flight begins, for a caller that waits until then.
+    pub(super) fn begin(&self, until: Instant) {
+        *self.stage.lock() = (Stage::Asking, until);
+    }
+
+    /// The store has said that the request is in progress elsewhere.
+    pub(super) fn wait(&self) {
+        let mut stage = self.stage.lock();
+        if stage.0 == Stage::Asking {
+            stage.0 = Stage::Waiting;
+        }
+    }
+
+    /// The claim is granted.
+    pub(super) fn work(&self) {
+        self.stage.lock().0 = Stage::Working;
+    }
+
+    /// Until when the claim is waited for.
+    pub(super) fn until(&self) -> Instant {
+        self.stage.lock().1
+    }
+
+    /// Why a caller that waits until then has to leave its flight before it lands; for ever, if it has not.
+    pub(super) async fn left_by(&self, until: Instant, turn: Option<Turn>, runtime: Option<Handle>) -> Error {
+        {
+            let mut stage = self.stage.lock();
+            stage.1 = stage.1.max(until);
+        }
+        let (mut late, mut in_the_way) = (pin!(self.is_late(until, runtime)), pin!(self.waits_for(turn)));
+        poll_fn(|cx| match in_the_way.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Error::store(&self.id, turn::waits_for_itself(), Effect::Unknown)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| Error::InProgress {
+                id: self.id.clone(),
+                retry_after: LOCK_PATIENCE,
+            }),
+        })
+        .await
+    }
+
+    async fn waits_for(&self, turn: Option<Turn>) {
+        match turn {
+            Some(turn) => self.sign.says(turn).await,
+            None => pending().await,
+        }
+    }
+
+    /// Whether a caller's time is over, and its flight goes on for others who have more.
+    async fn is_late(&self, until: Instant, runtime: Option<Handle>) {
+        let first_answer = Instant::now() + LOCK_PATIENCE;
+        let timer = match runtime {
+            Some(runtime) => Timer::of(&runtime, until),
+            None => Timer::at(until),
+        };
+        let mut timer = pin!(timer);
+        loop {
+            if let Err(NoTimers) = timer.as_mut().await {
+                return pending().await;
+            }
+            let now = Instant::now();
+            let (stage, latest) = *self.stage.lock();
+            match stage {
+                Stage::Working => return pending().await,
+                Stage::Waiting if latest > until => return,
+                Stage::Asking if latest > until && now >= first_answer => return,
+                // It is at its end by itself; or its first answer is about to come.
+                Stage::Waiting | Stage::Asking => {}
+            }
+            timer.as_mut().set(now + LOOK_AGAIN);
+        }
+    }
+}
+
+/// Stays in a flight until it lands, or until the caller has to leave it, for the reason that `left` ends with.
+pub(super) fn share<F: Future, L: Future<Output = Error>>(flight: F, left: L) -> Share<F, L> {
+    Share { flight, left }
+}
+
+pin_project! {
+    /// See [`share`].
+    pub(super) struct Share<F, L> {
+        #[pin]
+        flight: F,
+        #[pin]
+        left: L,
+    }
+}
+
+impl<F: Future, L: Future<Output = Error>> Future for Share<F, L> {
+    type Output = Result<F::Output, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(landed) = this.flight.poll(cx) {
+            return Poll::Ready(Ok(landed));
+        }
+        // Not before the flight was joined: this is polled for the first time now.
+        this.left.poll(cx).map(Err)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        let mut flights = self.flights.0.lock();
+        // Another one may have been made by now.
+        if flights.get(&self.id).is_some_and(|listed| listed.strong_count() == 0) {
+            flights.remove(&self.id);
+        }
+    }
+}
