@@ -2,7 +2,7 @@
 //! the dead. How long somebody waits in all is left out: who gives up at his deadline is one who asks no more.
 
 use crate::bug::Bug;
-use crate::caller::{Answer, At, Held, Reply, Request, SAYS, Takeover, Value, Who};
+use crate::caller::{Answer, At, Held, Reply, Request, Rpc, SAYS, Takeover, Value, Who};
 use crate::ledger::Sight;
 use crate::scenario::{Kind, LEASE, Recovery, Store};
 use crate::world::{Choice, Claims, World};
@@ -58,13 +58,26 @@ impl World {
 
     /// The store has answered a claim.
     pub fn asked(&mut self, claims: &Claims, who: Who, tries: u8, completing: bool, reply: Reply) {
+        let lost = tries > 1 || reply == Reply::Unavailable;
+        let caller = self.at(who);
+        caller.unsure |= lost && !completing;
+        let failed = if completing { Answer::Unknown } else { Answer::Nothing };
         match reply {
+            reply if caller.left => match reply {
+                Reply::Granted { token, attempt } => {
+                    caller.held = Some(Held { token, attempt });
+                    claims.see(Sight::GivenBack);
+                    self.give_up(claims, who, failed);
+                }
+                _ if lost || caller.unsure => self.disown(who, holder(claims, who, completing), 1, failed),
+                _ => self.answer(claims, who, failed),
+            },
             Reply::Unavailable if tries < CLAIM_TRIES => self.ask(claims, who, tries + 1, completing),
-            Reply::Unavailable => {
-                let then = if completing { Answer::Unknown } else { Answer::Nothing };
-                self.disown(who, holder(claims, who, completing), then);
+            // What was lost first weighs more than what failed last.
+            Reply::Unavailable | Reply::Busy if lost => {
+                self.disown(who, holder(claims, who, completing), 1, failed);
             }
-            Reply::Busy if completing => self.answer(claims, who, Answer::Unknown),
+            Reply::Busy if completing => self.answer(claims, who, failed),
             Reply::Busy => self.locked_out(claims, who),
             reply if completing => {
                 self.at(who).takeover = Takeover::Never;
@@ -79,10 +92,49 @@ impl World {
                 }
             }
             Reply::Granted { token, attempt } => {
-                self.at(who).held = Some(Held { token, attempt });
+                let caller = self.at(who);
+                caller.unsure = false;
+                caller.held = Some(Held { token, attempt });
                 self.with_running_lease(claims, who, 0);
             }
             reply => self.step(claims, who, reply),
+        }
+    }
+
+    /// Whether a call has something to give back, if it is left here.
+    pub fn may_be_left(&self, who: Who) -> bool {
+        let caller = &self.callers[usize::from(who)];
+        let has_a_stake = match caller.at {
+            At::Asking { .. } | At::RenewingFirst { .. } => true,
+            At::Recording { value, .. } => matches!(value, Value::Said(_)),
+            At::Waiting | At::Recovering(_) => caller.unsure,
+            _ => false,
+        };
+        has_a_stake && !caller.left
+    }
+
+    /// Nobody waits for the call any more, or its time is over. A question goes on; what else it waited for does not.
+    pub fn leave(&mut self, claims: &Claims, who: Who) {
+        let caller = self.at(who);
+        caller.left = true;
+        if let (At::Asking { .. }, false) = (&caller.at, claims.has(Bug::DropsClaim)) {
+            return;
+        }
+        if let Rpc::Sent(request) = std::mem::take(&mut caller.rpc) {
+            self.late(who, request);
+        }
+        match (self.at(who).held.is_some(), claims.has(Bug::DropsClaim)) {
+            (_, true) => self.answer(claims, who, Answer::Nothing),
+            (true, false) => self.give_up(claims, who, Answer::Unknown),
+            (false, false) => self.disown(who, who, 1, Answer::Nothing),
+        }
+    }
+
+    /// The way to a claim ends without one. What may have been granted all the same is given back.
+    fn turn_back(&mut self, claims: &Claims, who: Who, answer: Answer) {
+        match self.at(who).unsure {
+            true => self.disown(who, who, 1, answer),
+            false => self.answer(claims, who, answer),
         }
     }
 
@@ -91,10 +143,10 @@ impl World {
         match reply {
             Reply::Completed(value) => {
                 claims.see(Sight::Replayed);
-                self.answer(claims, who, Answer::Replayed(value));
+                self.turn_back(claims, who, Answer::Replayed(value));
             }
             Reply::InDoubt(token) => match claims.scenario.recovery {
-                Recovery::Refuse => self.answer(claims, who, Answer::InDoubt),
+                Recovery::Refuse => self.turn_back(claims, who, Answer::InDoubt),
                 Recovery::Rerun => self.again(claims, who),
                 Recovery::Ask => self.at(who).at = At::Recovering(token),
             },
@@ -115,7 +167,7 @@ impl World {
                 caller.takeover = Takeover::Of(doubtful);
                 self.ask(claims, who, 1, true);
             }
-            _ => self.answer(claims, who, Answer::InDoubt),
+            _ => self.turn_back(claims, who, Answer::InDoubt),
         }
     }
 
@@ -164,6 +216,6 @@ impl World {
             Reply::Loaded(None) => Answer::InProgress,
             _ => Answer::Nothing,
         };
-        self.answer(claims, who, answer);
+        self.turn_back(claims, who, answer);
     }
 }

@@ -34,6 +34,8 @@ pub enum Bug {
     SettlesWhatMayBeGone,
     /// The claim under which a policy's result is recorded is asked for as the holder who would work.
     SaysAsWorker,
+    /// Who is left while a claim is under way drops it.
+    DropsClaim,
     /// After an error, a result is not looked up: the work is said to have done nothing.
     ErrorMeansUndone,
 }

@@ -170,6 +170,7 @@ pub enum At {
     /// `conclude::disown`.
     Disowning {
         holder: Who,
+        tries: u8,
         then: Answer,
     },
     /// `Statements::begin`.
@@ -239,6 +240,10 @@ pub struct Caller {
     pub since: u8,
     /// Ticks since the present question was asked.
     pub asked: u8,
+    /// Whether an answer to a claim was lost, so that it may be granted, or be granted late.
+    pub unsure: bool,
+    /// Whether nobody waits for the call any more, so that what it is granted is given back.
+    pub left: bool,
     /// Whether a renewal learnt that the claim is lost.
     pub lost: bool,
     /// Whether `conclude::record` has asked what became of its attempt.
@@ -267,6 +272,8 @@ impl Caller {
             held: None,
             since: 0,
             asked: 0,
+            unsure: false,
+            left: false,
             lost: false,
             looking_up: false,
             fate: false,

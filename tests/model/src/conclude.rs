@@ -100,14 +100,22 @@ impl World {
     }
 
     /// Looks for a claim that may have been taken without an answer, and ends it.
-    pub fn disown(&mut self, who: Who, holder: Who, then: Answer) {
+    pub fn disown(&mut self, who: Who, holder: Who, tries: u8, then: Answer) {
         let caller = self.at(who);
-        caller.at = At::Disowning { holder, then };
+        caller.at = At::Disowning { holder, tries, then };
         caller.send(Request::Load);
     }
 
-    pub fn looked_to_disown(&mut self, claims: &Claims, who: Who, holder: Who, then: Answer, reply: Reply) {
+    pub fn looked_to_disown(
+        &mut self,
+        claims: &Claims,
+        who: Who,
+        (holder, tries): (Who, u8),
+        then: Answer,
+        reply: Reply,
+    ) {
         match reply {
+            Reply::Unavailable if tries < RELEASE_TRIES => self.disown(who, holder, tries + 1, then),
             Reply::Loaded(Some(row)) if row.holder == holder && row.result().is_none() => {
                 claims.see(Sight::Disowned);
                 self.at(who).held = Some(Held {

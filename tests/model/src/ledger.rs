@@ -135,6 +135,8 @@ sights! {
     AskedAgain => "a claim whose answer was lost was found by asking again",
     /// `disown`.
     Disowned => "a claim that was taken without an answer was given back",
+    /// A call that was left.
+    GivenBack => "a claim that was granted when nobody waited for it any more was given back",
     /// A claim that arrived late.
     LateClaim => "a claim that came late was granted to somebody who did not wait for it any more",
     /// `with_running_lease`.

@@ -4,6 +4,7 @@ use stateright::Property;
 
 use crate::caller::{Answer, At, Who};
 use crate::ledger::Broken;
+use crate::scenario::Recovery;
 use crate::world::{Claims, World};
 
 /// All of them.
@@ -38,6 +39,17 @@ pub fn all() -> Vec<Property<Claims>> {
                 _ => true,
             })
         }),
+        Property::always(FREED, |claims: &Claims, world: &World| {
+            let scenario = &claims.scenario;
+            // Nothing goes wrong but that calls are left, so all work that began was recorded. (Who has taken over cannot know
+            // whether the one before had begun, and leaves the doubt as it was.)
+            let applies = scenario.leaves
+                && scenario.recovery == Recovery::Refuse
+                && !scenario.work_fails
+                && scenario.crashes + scenario.losses == 0;
+            let is_over = world.late.is_empty() && world.callers.iter().all(|caller| caller.is_over());
+            !applies || !is_over || world.row.as_ref().is_none_or(|row| row.result().is_some())
+        }),
         Property::always(NOT_STUCK, |claims: &Claims, world: &World| claims.comes_to_rest(world)),
     ]
 }
@@ -59,6 +71,8 @@ pub const RECORDED: &str =
     "what a caller is answered is recorded: no replay before complete, none of what was rolled back";
 /// Errors.
 pub const UNDONE: &str = "what a caller is told was not done is never recorded";
+/// Calls that are left.
+pub const FREED: &str = "no request stays in doubt whose work never began";
 /// Progress.
 pub const NOT_STUCK: &str = "with no more faults, everybody is answered soon after the lease";
 

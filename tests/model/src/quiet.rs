@@ -108,7 +108,9 @@ fn may_happen(action: Action, late_first: bool) -> bool {
     match action {
         Action::Arrive(_) => late_first,
         // Nobody has to.
-        Action::Renew(_) | Action::Purge | Action::Choose(_, Choice::GivesUp | Choice::Panics) => false,
+        Action::Renew(_) | Action::Purge | Action::Leave(_) | Action::Choose(_, Choice::GivesUp | Choice::Panics) => {
+            false
+        }
         action => action.is_harmless(),
     }
 }

@@ -61,6 +61,8 @@ pub struct Scenario {
     pub losses: u8,
     /// Whether work outside of a transaction may also do nothing, or panic.
     pub work_fails: bool,
+    /// Whether calls may be left before their work has begun.
+    pub leaves: bool,
     /// What has to happen in it at least once.
     pub must_see: &'static [Sight],
     /// Whether it belongs to the long form only.
@@ -86,6 +88,7 @@ const fn scenario(name: &'static str, store: Store, recovery: Recovery, callers:
         callers,
         crashes: 0,
         losses: 0,
+        leaves: false,
         must_see: &[],
         work_fails: true,
         long: false,
@@ -104,6 +107,12 @@ impl Scenario {
     /// With work that only ever does what it is for, which leaves room for more of the others.
     const fn of_good_work(mut self) -> Self {
         self.work_fails = false;
+        self
+    }
+
+    /// With calls that may be left before their work has begun.
+    const fn with_leavers(mut self) -> Self {
+        self.leaves = true;
         self
     }
 
@@ -155,6 +164,19 @@ fn outside() -> Vec<Scenario> {
         claims("lease-three", Refuse, &[Run, Run, Run])
             .of_good_work()
             .shows(&[S::InDoubt, S::Replayed]),
+        claims("lease-leave", Refuse, &[Run, Run])
+            .of_good_work()
+            .with_leavers()
+            .shows(&[S::GivenBack]),
+        claims("lease-leave-lost", Rerun, &[Run, Run])
+            .faults(0, 1)
+            .of_good_work()
+            .with_leavers()
+            .shows(&[S::GivenBack, S::Disowned]),
+        claims("lease-leave-ask", Ask, &[Run, Run])
+            .of_good_work()
+            .with_leavers()
+            .shows(&[S::GivenBack, S::SaidCompleted]),
         claims("resolve-completed", Refuse, &[Run, ResolveCompleted])
             .faults(1, 1)
             .shows(&[S::Resolved]),
@@ -167,6 +189,12 @@ fn outside() -> Vec<Scenario> {
         claims("lease-ask-more", Ask, &[Run, Run])
             .faults(1, 1)
             .shows(&[S::SaidCompleted])
+            .long(),
+        claims("lease-leave-ask-more", Ask, &[Run, Run])
+            .faults(0, 1)
+            .of_good_work()
+            .with_leavers()
+            .shows(&[S::GivenBack, S::SaidCompleted, S::Disowned])
             .long(),
         claims("lease-three-more", Rerun, &[Run, Run, Run])
             .shows(&[S::TookOver])

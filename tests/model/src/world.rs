@@ -71,6 +71,8 @@ pub enum Action {
     ReceiveRenewal(Who),
     /// The writer's lock was waited for long enough.
     LockOut(Who),
+    /// Nobody waits any more for a call whose work has not begun.
+    Leave(Who),
     /// A session does what was sent before its client was gone, or gives up its lock after its commit.
     GoOn(u8),
     /// The server finds that the client of a session is gone, and rolls back.
@@ -225,6 +227,9 @@ impl World {
         if self.waits_for_writer(claims, who) {
             actions.push(Action::LockOut(who));
         }
+        if claims.scenario.leaves && self.may_be_left(who) {
+            actions.push(Action::Leave(who));
+        }
         if self.losses > 0 {
             if caller.rpc != Rpc::None && caller.rpc != Rpc::Got(Reply::Unavailable) {
                 actions.push(Action::Lose(who));
@@ -271,6 +276,7 @@ impl World {
             }
             Action::ReceiveRenewal(who) => self.renewed(claims, who),
             Action::LockOut(who) => self.at(who).rpc = Rpc::Got(Reply::Busy),
+            Action::Leave(who) => self.leave(claims, who),
             Action::GoOn(session) => return self.go_on(claims, session.into()).then_some(()),
             Action::EndSession(session) => self.end(session.into(), false),
             Action::Purge => return self.purge(claims).then_some(()),
@@ -322,7 +328,9 @@ impl World {
             At::Releasing { tries: u8::MAX, .. } => self.resolved(claims, who, reply),
             At::Releasing { tries, then } => self.released(claims, who, tries, then, reply),
             At::LettingGo { tries, then } => self.was_let_go(claims, who, tries, then, reply),
-            At::Disowning { holder, then } => self.looked_to_disown(claims, who, holder, then, reply),
+            At::Disowning { holder, tries, then } => {
+                self.looked_to_disown(claims, who, (holder, tries), then, reply);
+            }
             At::Beginning { dead } => self.began(claims, who, dead, reply),
             At::Looking => self.looked(claims, who, reply),
             At::RecordingInTx(value) => self.recorded_in_tx(claims, who, value, reply),

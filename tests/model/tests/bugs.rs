@@ -2,7 +2,7 @@
 
 use oneflight_model::bug::Bug;
 use oneflight_model::properties::{
-    FENCED, NOT_STUCK, NOT_UNASKED, ONE_EFFECT, ONE_HOLDER, ONE_RESULT, RECORDED, TOKENS_GROW, UNDONE,
+    FENCED, FREED, NOT_STUCK, NOT_UNASKED, ONE_EFFECT, ONE_HOLDER, ONE_RESULT, RECORDED, TOKENS_GROW, UNDONE,
 };
 use oneflight_model::{Claims, scenario};
 use stateright::{Checker, HasDiscoveries, Model};
@@ -42,6 +42,7 @@ found! {
     lost_means_rolled_back: LostMeansRolledBack in "tx-locks" by UNDONE,
     settles_what_may_be_gone: SettlesWhatMayBeGone in "tx-writer" by UNDONE,
     says_as_worker: SaysAsWorker in "lease-ask" by NOT_UNASKED,
+    drops_claim: DropsClaim in "lease-leave" by FREED,
     error_means_undone: ErrorMeansUndone in "lease-refuse" by UNDONE,
 }
 
