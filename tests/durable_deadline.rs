@@ -1,0 +1,247 @@
+//! Promise 10, of the wait: each caller waits as long as it said, whoever it shares its flight with; and work that has its
+//! turn to write waits for nobody who waits for that turn.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "common/scripted.rs"]
+mod scripted;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use oneflight::idempotency::{Context, Effect, Error, Idempotency, IdempotencyBuilder, Source};
+use oneflight::identity::{RequestId, Scope};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, SqliteStore, Store, StoreError};
+use oneflight::{Drive, OnAbandon};
+use scripted::{Fault, Op, Scripted};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Of a clock that runs only while everybody waits.
+const MOMENT: Duration = Duration::from_millis(300);
+const WAIT: Duration = Duration::from_secs(3);
+
+fn id(key: &str) -> RequestId {
+    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+}
+
+fn process(store: &Scripted) -> IdempotencyBuilder<Scripted> {
+    Idempotency::builder(store.clone()).wait(WAIT)
+}
+
+/// Another process has the request.
+async fn hold(store: &Scripted) -> Claim {
+    let request = id("key");
+    let claimed = store
+        .inner
+        .claim(ClaimRequest::new(&request, Duration::from_secs(600)))
+        .await;
+    let Ok(ClaimOutcome::Granted(claim)) = claimed else {
+        panic!("{claimed:?}")
+    };
+    claim
+}
+
+/// A call, and how long it took.
+async fn call(idem: Idempotency<Scripted>) -> (Duration, Result<Source, Error>) {
+    let asked = Instant::now();
+    let reply = idem.run(id("key"), |_| async { 1 }).await;
+    (asked.elapsed(), reply.map(|reply| reply.source()))
+}
+
+fn gave_up_in_time((took, answer): (Duration, Result<Source, Error>)) {
+    assert!(matches!(answer, Err(Error::InProgress { .. })), "{answer:?}");
+    assert!(took >= WAIT && took < WAIT + MOMENT, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_caller_waits_as_long_as_it_said_whoever_leads() {
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        let store = Scripted::new();
+        let _held = hold(&store).await;
+        let idem = process(&store).drive(drive).build();
+        let mut calls = Vec::new();
+        for _ in 0..4 {
+            calls.push(tokio::spawn(call(idem.clone())));
+            sleep(WAIT * 3 / 4).await;
+        }
+        for call in calls {
+            gave_up_in_time(call.await.unwrap());
+        }
+        assert_eq!(idem.in_flight(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_goes_on_waiting_when_the_leader_has_given_up() {
+    let store = Scripted::new();
+    let held = hold(&store).await;
+    let idem = process(&store).build();
+    let leader = tokio::spawn(call(idem.clone()));
+    sleep(WAIT - MOMENT).await;
+    let follower = tokio::spawn(call(idem.with_retention(Duration::from_secs(60))));
+    gave_up_in_time(leader.await.unwrap());
+    assert!(!follower.is_finished());
+    store.release(held).await.unwrap();
+    let (took, answer) = follower.await.unwrap();
+    assert!(answer.is_ok() && took < WAIT, "{took:?}: {answer:?}");
+}
+
+/// The same where it is the store that keeps silent, and then does not any more.
+#[tokio::test(start_paused = true)]
+async fn a_follower_has_its_own_time_for_a_store_that_is_silent() {
+    let store = Scripted::new();
+    store.next(Op::Claim, &[Fault::Hangs]);
+    let idem = process(&store).build();
+    let leader = tokio::spawn(call(idem.clone()));
+    sleep(WAIT - MOMENT).await;
+    let follower = tokio::spawn(call(idem.clone()));
+    let (took, answer) = leader.await.unwrap();
+    // It had its time. That it shares the execution which comes of it is as well.
+    assert!(
+        took >= WAIT && took < WAIT + Duration::from_secs(2),
+        "{took:?}: {answer:?}"
+    );
+    let (took, answer) = follower.await.unwrap();
+    assert!(answer.is_ok() && took < WAIT, "{took:?}: {answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_is_dropped_does_not_lengthen_the_wait_of_others() {
+    for policy in [OnAbandon::Cancel, OnAbandon::Finish] {
+        let store = Scripted::new();
+        let _held = hold(&store).await;
+        let idem = process(&store).on_abandon(policy).build();
+        let leader = tokio::spawn(call(idem.clone()));
+        sleep(WAIT - MOMENT).await;
+        assert!(timeout(MOMENT / 2, call(idem.clone())).await.is_err());
+        gave_up_in_time(leader.await.unwrap());
+        idem.drain().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_work_that_runs_waits_for_as_long_as_it_takes() {
+    let store = Scripted::new();
+    let idem = process(&store).build();
+    let (begins, begun) = oneshot::channel();
+    let leader = tokio::spawn({
+        let idem = idem.clone();
+        async move {
+            let work = |_| async move {
+                begins.send(()).unwrap();
+                sleep(WAIT * 10).await;
+                1
+            };
+            idem.run(id("key"), work).await.map(|reply| *reply)
+        }
+    });
+    begun.await.unwrap();
+    let (took, answer) = call(idem).await;
+    assert_eq!(answer.unwrap(), Source::Collapsed);
+    assert!(took > WAIT * 9);
+    assert_eq!(leader.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_still_shares_a_claim_that_is_being_asked_for() {
+    for fault in [Fault::None, Fault::AnsweredAfter(MOMENT)] {
+        let store = Scripted::new();
+        store.next(Op::Claim, &[fault]);
+        let idem = process(&store).wait(Duration::ZERO).build();
+        let mut calls = Vec::new();
+        for _ in 0..5 {
+            calls.push(tokio::spawn(call(idem.clone())));
+            sleep(MOMENT / 10).await;
+        }
+        for shared in join_all(calls).await {
+            shared.unwrap().1.unwrap();
+        }
+    }
+    let store = Scripted::new();
+    let _held = hold(&store).await;
+    let idem = process(&store).wait(Duration::ZERO).build();
+    let (took, answer) = call(idem).await;
+    assert!(
+        matches!(answer, Err(Error::InProgress { .. })) && took < MOMENT,
+        "{took:?}"
+    );
+}
+
+async fn shop() -> (tempfile::TempDir, Idempotency<SqliteStore>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("shop.db")).await.unwrap();
+    (folder, Idempotency::builder(store).build())
+}
+
+fn is_refused(error: &Error, took: Duration) {
+    let Error::Store { source, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert!(matches!(**source, StoreError::Unsupported { .. }), "{error:?}");
+    // Far less than the wait, of ten seconds.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_has_its_turn_to_write_does_not_join_who_waits_for_it() {
+    for in_tx in [true, false] {
+        let (_folder, idem) = shop().await;
+        let (inner, before) = (idem.clone(), idem.clone());
+        let outer = idem.run_in_tx(id("outer"), move |_| {
+            Box::pin(async move {
+                // It comes to wait for the turn to write, which is ours.
+                let waits = tokio::spawn(async move {
+                    match in_tx {
+                        true => before.run_in_tx(id("inner"), |_| Box::pin(async { Ok(1) })).await,
+                        false => before.run(id("inner"), |_| async { 1 }).await,
+                    }
+                });
+                while inner.in_flight() < 2 {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                let asked = Instant::now();
+                let joined = inner.run_in_tx(id("inner"), |_| Box::pin(async { Ok(2) })).await;
+                is_refused(&joined.unwrap_err(), asked.elapsed());
+                drop(waits);
+                Ok(1)
+            })
+        });
+        assert_eq!(*timeout(Duration::from_secs(9), outer).await.unwrap().unwrap(), 1);
+    }
+}
+
+/// Its work runs when it is joined; it is its result that has to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_has_its_turn_to_write_does_not_stay_with_who_comes_to_wait_for_it() {
+    let (_folder, idem) = shop().await;
+    let (begins, begun) = oneshot::channel();
+    let (leave, left) = oneshot::channel::<()>();
+    let running = tokio::spawn({
+        let idem = idem.clone();
+        async move {
+            let work = |_: Context| async move {
+                begins.send(()).unwrap();
+                left.await.unwrap();
+                1
+            };
+            idem.run(id("inner"), work).await.map(|reply| *reply)
+        }
+    });
+    begun.await.unwrap();
+    let inner = idem.clone();
+    let outer = idem.run_in_tx(id("outer"), move |_| {
+        Box::pin(async move {
+            let asked = Instant::now();
+            let mut joined = Box::pin(inner.run(id("inner"), |_| async { 2 }));
+            assert!(futures::poll!(&mut joined).is_pending());
+            leave.send(()).unwrap();
+            let error = joined.await.unwrap_err();
+            is_refused(&error, asked.elapsed());
+            assert_eq!(error.effect(), Effect::Unknown);
+            Ok(3)
+        })
+    });
+    assert_eq!(*timeout(Duration::from_secs(9), outer).await.unwrap().unwrap(), 3);
+    assert_eq!(running.await.unwrap().unwrap(), 1);
+}

@@ -1,0 +1,286 @@
+//! Promises 13 and 14, of a store that does not answer, or panics: nobody waits for it for ever, what it may have done is
+//! found out, and the key is not lost to it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "common/scripted.rs"]
+mod scripted;
+
+use std::time::Duration;
+
+use oneflight::idempotency::{Answer, Context, Effect, Error, Idempotency, NotDone, Recovery, Reply, Source};
+use oneflight::identity::{RequestId, Scope};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
+use scripted::{Fault, Op, Scripted};
+use tokio::time::{Instant, timeout};
+
+const WAIT: Duration = Duration::from_secs(10);
+/// By when a caller is told at the latest, in the time of a clock that runs only while everybody waits.
+const TOLD: Duration = Duration::from_secs(12);
+/// For ever, by the same clock.
+const EVER: Duration = Duration::from_secs(100_000);
+
+fn id(key: &str) -> RequestId {
+    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+}
+
+fn process(store: &Scripted) -> Idempotency<Scripted> {
+    Idempotency::builder(store.clone()).wait(WAIT).build()
+}
+
+async fn answered<T>(call: impl Future<Output = T>) -> T {
+    timeout(EVER, call).await.expect("it waits for ever")
+}
+
+/// What became of a call of a key that nothing is known of.
+async fn attempt(idem: &Idempotency<Scripted>, key: &str) -> Result<Reply<u32>, Error> {
+    answered(idem.run(id(key), |context: Context| async move { context.attempt() })).await
+}
+
+async fn die(store: &Scripted, key: &str) {
+    let request = id(key);
+    let claimed = store.inner.claim(ClaimRequest::new(&request, Duration::ZERO)).await;
+    assert!(matches!(claimed, Ok(ClaimOutcome::Granted(_))));
+}
+
+/// The key is free, with no more ado than waiting a little.
+async fn is_free(idem: &Idempotency<Scripted>, key: &str, why: Fault) {
+    let reply = attempt(idem, key).await.unwrap();
+    assert_eq!((*reply, reply.source()), (1, Source::Executed), "{why:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_not_answered_is_given_up_at_the_deadline_and_given_back() {
+    for fault in [Fault::Hangs, Fault::DoneAndHangs, Fault::LandsAfter(WAIT * 3 / 2)] {
+        let store = Scripted::new();
+        let idem = process(&store);
+        store.next(Op::Claim, &[fault]);
+        let asked = Instant::now();
+        let error = attempt(&idem, "key").await.unwrap_err();
+        assert_eq!(error.effect(), Effect::Nothing, "{fault:?}: {error:?}");
+        assert!(matches!(error, Error::Store { .. }), "{fault:?}: {error:?}");
+        assert!(
+            asked.elapsed() >= WAIT && asked.elapsed() < TOLD,
+            "{fault:?}: {:?}",
+            asked.elapsed()
+        );
+        // What was asked for may be granted later; it is given back then.
+        answered(idem.drain()).await;
+        assert!(store.inner.is_empty(), "{fault:?}");
+        is_free(&idem, "key", fault).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_over_a_claim_is_asked_again_as_the_same_holder() {
+    for fault in [Fault::Panics, Fault::DoneAndPanics, Fault::AnswerLost] {
+        let store = Scripted::new();
+        store.next(Op::Claim, &[fault, fault]);
+        is_free(&process(&store), "key", fault).await;
+        assert_eq!(store.calls(Op::Claim), 3);
+    }
+}
+
+/// The first answer was lost and what followed did nothing: that says nothing of the first.
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_answer_was_lost_is_given_back_whatever_came_after_it() {
+    for (last, tries) in [
+        (Fault::NoConnection, 2),
+        (Fault::Busy, 2),
+        (Fault::Fails, 3),
+        (Fault::Panics, 3),
+        (Fault::Hangs, 2),
+    ] {
+        let store = Scripted::new();
+        store.next(Op::Claim, &[Fault::AnswerLost, last, last][..tries]);
+        // Even if it cannot be looked up at first, or be given back.
+        store.next(Op::Load, &[Fault::Fails, Fault::Hangs, Fault::Panics]);
+        store.next(Op::Release, &[Fault::Fails, Fault::Hangs, Fault::Panics]);
+        let idem = process(&store);
+        let error = attempt(&idem, "key").await.unwrap_err();
+        assert_eq!(error.effect(), Effect::Nothing, "{last:?}: {error:?}");
+        // The graver of the two errors.
+        let Error::Store { source, .. } = &error else {
+            panic!("{last:?}: {error:?}")
+        };
+        assert!(
+            matches!(**source, StoreError::Unavailable { .. }),
+            "{last:?}: {error:?}"
+        );
+        answered(idem.drain()).await;
+        assert!(store.inner.is_empty(), "{last:?}: a claim was left behind");
+        is_free(&idem, "key", last).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_recorded_although_the_store_does_not_answer_once() {
+    for fault in [
+        Fault::Hangs,
+        Fault::DoneAndHangs,
+        Fault::Panics,
+        Fault::DoneAndPanics,
+        Fault::AnswerLost,
+    ] {
+        for look in [Fault::None, Fault::Hangs, Fault::Panics] {
+            let store = Scripted::new();
+            store.next(Op::Complete, &[fault]);
+            store.next(Op::Load, &[look]);
+            let idem = process(&store);
+            is_free(&idem, "key", fault).await;
+            let replay = attempt(&idem, "key").await.unwrap();
+            assert_eq!(replay.source(), Source::Replayed, "{fault:?}, {look:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_again_leaves_it_in_doubt_and_says_that_it_was_done() {
+    for fault in [Fault::Hangs, Fault::Panics] {
+        let store = Scripted::new();
+        store.always(Op::Complete, fault);
+        store.always(Op::Load, fault);
+        let error = attempt(&process(&store), "key").await.unwrap_err();
+        assert!(matches!(error, Error::Unrecorded { .. }), "{fault:?}: {error:?}");
+        assert_eq!(error.effect(), Effect::Done);
+    }
+}
+
+/// Of all that went wrong while a result was recorded, the caller hears what says most of it.
+#[tokio::test(start_paused = true)]
+async fn that_a_result_may_be_recorded_outweighs_that_nothing_was_at_last() {
+    let store = Scripted::new();
+    store.next(Op::Complete, &[Fault::AnswerLost]);
+    store.always(Op::Complete, Fault::NoConnection);
+    store.always(Op::Load, Fault::NoConnection);
+    let error = attempt(&process(&store), "key").await.unwrap_err();
+    let Error::Unrecorded { source, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(matches!(**source, StoreError::Unavailable { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_did_nothing_is_given_back_although_the_store_does_not_answer_once() {
+    for fault in [Fault::Hangs, Fault::DoneAndHangs, Fault::Panics, Fault::AnswerLost] {
+        let store = Scripted::new();
+        store.next(Op::Release, &[fault]);
+        let idem = process(&store);
+        let call = idem.try_run(id("key"), |_| async { Err::<u32, _>(NotDone::because("busy")) });
+        let error = answered(call).await.unwrap_err();
+        assert!(matches!(error, Error::NotDone { .. }), "{error:?}");
+        answered(idem.drain()).await;
+        is_free(&idem, "key", fault).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_work_is_told_although_the_store_does_not_answer() {
+    let store = Scripted::new();
+    store.always(Op::Renew, Fault::Hangs);
+    let idem = process(&store);
+    let call = idem.run(id("key"), |_| async {
+        if true {
+            panic!("out of paper")
+        }
+    });
+    let error = answered(call).await.unwrap_err();
+    assert!(matches!(error, Error::Panicked { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_not_answered_is_done_without() {
+    for fault in [Fault::Hangs, Fault::Panics] {
+        let store = Scripted::new();
+        store.always(Op::Watch, fault);
+        let request = id("key");
+        let held = store
+            .inner
+            .claim(ClaimRequest::new(&request, Duration::from_secs(600)))
+            .await;
+        assert!(matches!(held, Ok(ClaimOutcome::Granted(_))));
+        let asked = Instant::now();
+        let error = attempt(&process(&store), "key").await.unwrap_err();
+        assert!(matches!(error, Error::InProgress { .. }), "{fault:?}: {error:?}");
+        assert!(asked.elapsed() >= WAIT && asked.elapsed() < TOLD);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_not_begun_is_given_up_at_the_deadline() {
+    for fault in [Fault::Hangs, Fault::Panics] {
+        let store = Scripted::new();
+        store.next(Op::Begin, &[fault]);
+        let idem = process(&store);
+        let asked = Instant::now();
+        let call = idem.run_in_tx(id("key"), |_| Box::pin(async { Ok(1) }));
+        let error = answered(call).await.unwrap_err();
+        assert!(matches!(error, Error::Store { .. }), "{fault:?}: {error:?}");
+        assert_eq!(error.effect(), Effect::Nothing, "{fault:?}");
+        assert!(asked.elapsed() < TOLD);
+        is_free(&idem, "key", fault).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_a_transaction_ended_that_is_not_answered_is_not_known() {
+    for fault in [Fault::Hangs, Fault::DoneAndHangs, Fault::Panics, Fault::DoneAndPanics] {
+        let store = Scripted::new();
+        store.next(Op::End, &[fault]);
+        let idem = process(&store);
+        let call = idem.run_in_tx(id("key"), |_| {
+            Box::pin(async {
+                // Work has no limit.
+                tokio::time::sleep(WAIT * 100).await;
+                Ok(1)
+            })
+        });
+        let error = answered(call).await.unwrap_err();
+        assert_eq!(error.effect(), Effect::Unknown, "{fault:?}: {error:?}");
+        assert_eq!(idem.in_flight(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_resolves_is_answered_although_the_store_is_not() {
+    for fault in [Fault::Hangs, Fault::Panics] {
+        for op in [Op::Load, Op::Claim, Op::Release] {
+            let store = Scripted::new();
+            die(&store, "key").await;
+            store.next(op, &[fault]);
+            let idem = process(&store);
+            let error = answered(idem.resolve(&id("key"), Answer::Rerun)).await.unwrap_err();
+            assert!(matches!(error, Error::Store { .. }), "{op:?}, {fault:?}: {error:?}");
+            answered(idem.resolve(&id("key"), Answer::Rerun)).await.unwrap();
+            is_free(&idem, "key", fault).await;
+        }
+        let store = Scripted::new();
+        die(&store, "key").await;
+        store.next(Op::Complete, &[fault]);
+        let idem = process(&store);
+        answered(idem.resolve(&id("key"), Answer::completed(&7).unwrap()))
+            .await
+            .unwrap();
+        assert_eq!(*attempt(&idem, "key").await.unwrap(), 7);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_knows_the_result_is_heard_although_the_store_does_not_answer_once() {
+    for (op, faults) in [
+        (Op::Complete, &[Fault::Hangs][..]),
+        (Op::Complete, &[Fault::DoneAndPanics]),
+        (Op::Claim, &[Fault::None, Fault::Panics]),
+        (Op::Claim, &[Fault::None, Fault::DoneAndPanics]),
+    ] {
+        let store = Scripted::new();
+        die(&store, "key").await;
+        store.next(op, faults);
+        let idem = Idempotency::builder(store)
+            .wait(WAIT)
+            .recovery(Recovery::ask(|_| async { Answer::completed(&7).unwrap() }))
+            .build();
+        let reply = attempt(&idem, "key").await.unwrap();
+        assert_eq!((*reply, reply.source()), (7, Source::Replayed), "{op:?}, {faults:?}");
+    }
+}
