@@ -240,7 +240,7 @@ fn a_runtime_without_timers_is_refused_before_anything_is_asked() {
                 "{error:?}"
             );
             assert_eq!(error.effect(), Effect::Nothing);
-            let advice = std::error::Error::source(&error).unwrap().to_string();
+            let advice = error.to_string();
             assert!(advice.contains("enable_time"), "{advice}");
         };
         let call = idem.run(id("run"), |_| async { 1 });

@@ -152,6 +152,9 @@ pub enum Error {
         source: Arc<StoreError>,
     },
     /// The store failed.
+    ///
+    /// The effect is unknown also where this call has not begun the work, but may have been granted a claim that is not given
+    /// back so far: until that is done, or if it cannot be done, the request counts as in progress, then as in doubt.
     Store {
         /// The request.
         id: RequestId,
