@@ -74,6 +74,12 @@ mod shipped {
     pub(crate) fn current_runtime() -> Option<Handle> {
         Handle::try_current().ok()
     }
+
+    /// Whether the runtime has threads of its own that run its tasks. Others do so only while somebody is inside their
+    /// `block_on`.
+    pub(crate) fn drives_itself(runtime: &Handle) -> bool {
+        runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
+    }
 }
 
 #[cfg(oneflight_loom)]

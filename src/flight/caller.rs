@@ -15,7 +15,7 @@ use super::frame::Frame;
 use super::hash::{KeyHash, Packed};
 use super::list::{List, Node, Waiting};
 use super::state::{
-    CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, Snapshot, State, TASK,
+    CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, STEADY, Snapshot, State, TASK,
 };
 use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, Seat};
 use crate::sync::{AtomicU32, Mutex, bug};
@@ -165,15 +165,16 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
             Drive::Spawned => {
                 drop(frame);
-                drop(PollRight {
+                let right = PollRight {
                     caller: self.get_ref(),
                     flight: &lent,
-                });
+                };
                 let seat = Seat { flight, late: false };
-                if self.home.attend(seat).is_err() {
+                if self.home.attend(&lent, seat).is_err() {
                     // There is no runtime any more: then the callers drive.
                     self.dismiss_task(flight);
                 }
+                drop(right);
                 self.poll(cx)
             }
         }
@@ -218,7 +219,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
         let state = &lent.flight().state;
-        let may_poll = |now: Snapshot| now.has(TASK) == H::TASK && !now.has(POLLING);
+        let outwaited = &self.node.outwaited;
+        let may_poll = |now: Snapshot| {
+            let is_ours = H::TASK || !now.has(TASK) || (!now.has(STEADY) && outwaited.get());
+            is_ours && !now.has(POLLING)
+        };
         loop {
             if now.has(DONE) {
                 // SAFETY: it is done, and we are its caller.
@@ -247,6 +252,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             now = state.load();
             let polls_now = may_poll(now) && now.has(CALLED_FOR);
             if (!now.has(DONE) && !polls_now) || bug("no-second-look") {
+                // The work waits for a task that has not come. It has its chance until we are polled again.
+                let task_is_late = !H::TASK && !now.has(STEADY | POLLING) && now.has(CALLED_FOR);
+                outwaited.set(task_is_late);
+                if task_is_late && !bug("no-second-chance") {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
         }

@@ -50,9 +50,9 @@ pub(crate) use self::hash::KeyHash;
 pub(crate) use self::state::MAX_CALLERS;
 
 use self::list::{List, Waiting};
-use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, Snapshot, State, TASK, UNTOLD, WOKEN};
+use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, STEADY, Snapshot, State, UNTOLD, WOKEN};
 use crate::identity::Fingerprint;
-use crate::sync::{AtomicU32, Mutex, bug, round};
+use crate::sync::{AtomicU32, Handle, Mutex, bug, round};
 use crate::telemetry::FlightSpan;
 use std::any::Any;
 use std::fmt;
@@ -192,8 +192,11 @@ pub(crate) trait Home<K, T> {
     fn wake_rest(&self, rest: Waking<K, T>);
 
     /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for; gives the seat back where
-    /// there is no runtime.
-    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>>;
+    /// there is no runtime. Says first whether the task is [steady](FlightRef::keep_to_task).
+    fn attend(&self, flight: &FlightRef<K, T>, seat: Seat<K, T>) -> Result<(), Seat<K, T>>;
+
+    /// The runtime of the flight's task, if that is not steady: who polls the work in its stead does so inside that.
+    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle>;
 }
 
 /// Who leaves as the result is published.
@@ -262,8 +265,8 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             let mut waiting = self.waiting();
             let driver = waiting.pop_front();
             let standby = match &driver {
-                // A task of ours is always polled again.
-                Some(driver) if !self.state.load().has(TASK) && !bug("no-standby") => waiting.pop_standby(driver),
+                // A steady task is always polled again.
+                Some(driver) if !self.state.load().has(STEADY) && !bug("no-standby") => waiting.pop_standby(driver),
                 _ => None,
             };
             (driver, standby)
@@ -371,6 +374,16 @@ impl<K, T> FlightRef<K, T> {
     pub(crate) fn attending(&self) -> u32 {
         let state = &self.flight().state;
         state.attending(state.load())
+    }
+
+    /// The flight's address, which is its own while it is referred to.
+    pub(crate) fn id(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
+    /// Leaves the polling to the task of ours alone: its runtime drives itself, so it comes whenever it is woken.
+    pub(crate) fn keep_to_task(&self) {
+        self.flight().state.set(STEADY);
     }
 
     /// Whether the two are the same flight.

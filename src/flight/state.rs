@@ -1,6 +1,6 @@
 //! The word that says where a flight stands, and who may do what; and how many have joined.
 //!
-//! Eleven flags and, above them, the callers: those it began with, less those who left. Every change of the word is one
+//! Twelve flags and, above them, the callers: those it began with, less those who left. Every change of the word is one
 //! read-modify-write. Who joins counts himself in a number of its own, under the lock of the map's shard, so that a join
 //! needs no read-modify-write at all. It only grows, so whoever reads it without the lock may miss callers, and whoever
 //! then changes the word by compare-exchange has missed none who left. It is exact under the lock, and once the entry has
@@ -21,7 +21,7 @@ pub(super) const DONE: u32 = 1 << 3;
 pub(super) const ABORTED: u32 = 1 << 4;
 /// As [`ABORTED`], because every caller left: who joins now has to try again.
 pub(super) const CANCELLED: u32 = 1 << 5;
-/// One of the callers is a task of ours, which alone polls the work.
+/// One of the callers is a task of ours, which polls the work.
 pub(super) const TASK: u32 = 1 << 6;
 /// When the last caller leaves, the work is dropped instead of spawned.
 pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
@@ -37,8 +37,10 @@ pub(super) const ASKED: u32 = WOKEN | REPOLL;
 pub(super) const CALLED_FOR: u32 = ASKED | ABORTED;
 /// From here on the work is not polled with the leader's waker any more.
 pub(super) const JOINED: u32 = SHARED | REPOLL;
+/// With [`TASK`]: the task's runtime drives itself, so the task alone polls the work, and is woken for it alone.
+pub(super) const STEADY: u32 = 1 << 11;
 /// One caller.
-pub(super) const CALLER: u32 = 1 << 11;
+pub(super) const CALLER: u32 = 1 << 12;
 /// The most callers that a flight can have. One place is kept for a task of ours.
 pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
 

@@ -29,7 +29,7 @@ use self::drain::Drainers;
 use self::map::Map;
 use self::stats::Counters;
 use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking};
-use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, yield_now};
+use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, drives_itself, yield_now};
 use crate::telemetry;
 use std::borrow::Borrow;
 use std::fmt;
@@ -349,12 +349,17 @@ where
 {
     #[inline]
     fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
-        let removed = {
+        let (removed, runtime) = {
             let mut shard = self.map.shard(flight.hash()).lock();
             let removed = shard.remove(flight.hash(), |other| other.is(flight) || bug("remove-any"));
             shard.forgotten -= usize::from(removed.is_none() && !bug("panic-keeps-entry"));
-            removed
+            let runtime = match shard.runtimes.is_empty() {
+                true => None,
+                false => shard.runtimes.remove(&flight.id()),
+            };
+            (removed, runtime)
         };
+        drop(runtime);
         if self.settings.max_flights.is_some() {
             self.flights.fetch_sub(1, Ordering::Relaxed);
         }
@@ -369,6 +374,10 @@ where
         act()
     }
 
+    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
+        self.map.shard(flight.hash()).lock().runtimes.get(&flight.id()).cloned()
+    }
+
     fn wake_rest(&self, rest: Waking<K, T>) {
         if let Some(runtime) = self.runtime() {
             runtime.spawn(async move {
@@ -379,10 +388,21 @@ where
         }
     }
 
-    fn attend(self: &Arc<Self>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
+    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
         let Some(runtime) = self.runtime() else {
             return Err(seat);
         };
+        if drives_itself(&runtime) {
+            flight.keep_to_task();
+        } else {
+            let mut shard = self.map.shard(flight.hash()).lock();
+            let before = match shard.lists(flight) {
+                true => shard.runtimes.insert(flight.id(), runtime.clone()),
+                false => None,
+            };
+            drop(shard);
+            drop(before);
+        }
         let caller = Caller::new(Arc::clone(self));
         caller.sit(seat);
         // The result is the callers'.
@@ -421,8 +441,12 @@ where
         Inner::wake_rest(self, rest);
     }
 
-    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
-        Inner::attend(self, seat)
+    fn attend(&self, flight: &FlightRef<K, T>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
+        Inner::attend(self, flight, seat)
+    }
+
+    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
+        Inner::runtime_of(self, flight)
     }
 }
 
@@ -451,8 +475,12 @@ where
         Inner::wake_rest(self, rest);
     }
 
-    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
-        Inner::attend(self, seat)
+    fn attend(&self, flight: &FlightRef<K, T>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
+        Inner::attend(self, flight, seat)
+    }
+
+    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
+        Inner::runtime_of(self, flight)
     }
 }
 

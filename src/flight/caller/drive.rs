@@ -4,9 +4,9 @@ use super::Caller;
 use super::land::Polled;
 use crate::flight::frame::Frame;
 use crate::flight::list::{Driver, Leaves, List};
-use crate::flight::state::{ABORTED, ASKED, DONE, POLLING, SHARED, Snapshot, WOKEN};
+use crate::flight::state::{ABORTED, ASKED, DONE, POLLING, SHARED, Snapshot, TASK, WOKEN};
 use crate::flight::{Cargo, Event, Flight, FlightRef, Home, Landed, Lent, waker};
-use crate::sync::bug;
+use crate::sync::{Handle, bug};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
@@ -46,6 +46,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 caller: self.get_ref(),
                 flight: &lent,
             };
+            // What is polled in a task's stead finds the same runtime around it.
+            let runtime = match now.has(TASK) && !H::TASK {
+                true => self.home.runtime_of(&lent),
+                false => None,
+            };
+            let entered = runtime.as_ref().map(Handle::enter);
             let polled = lent.flight().span.enter(|| {
                 if now.has(SHARED) {
                     let waker = waker::lend(flight);
@@ -54,6 +60,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     whole.as_ref().cargo.poll(cx)
                 }
             });
+            drop(entered);
             drop(frame);
             match polled {
                 Poll::Ready(landed) => {
@@ -103,7 +110,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             let mut waiting = flight.waiting();
             // SAFETY: the lock is held.
             if self.node.is_linked() && unsafe { self.node.is_woken_by(waker) } {
-                let event = self.place(&mut waiting, place);
+                let event = self.place(flight, &mut waiting, place);
                 drop(waiting);
                 self.note(event);
                 return;
@@ -120,7 +127,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         let (event, old) = {
             let mut waiting = flight.waiting();
-            let event = self.place(&mut waiting, place);
+            let event = self.place(flight, &mut waiting, place);
             // SAFETY: the lock is held.
             (event, unsafe { self.node.set_waker(waker) })
         };
@@ -129,7 +136,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     }
 
     /// Puts the node where it belongs; says whether the work has passed to another driver with that.
-    fn place(&self, waiting: &mut List, place: Place) -> Option<Event> {
+    fn place(&self, flight: &Flight<K, T>, waiting: &mut List, place: Place) -> Option<Event> {
         let front = match place {
             Place::Back => false,
             Place::Front | Place::Driver => true,
@@ -146,15 +153,17 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
         }
         match place {
-            Place::Driver | Place::Helper if front => self.become_driver(waiting),
+            Place::Driver | Place::Helper if front => self.become_driver(flight, waiting),
             _ => None,
         }
     }
 
-    pub(super) fn become_driver(&self, waiting: &mut List) -> Option<Event> {
+    pub(super) fn become_driver(&self, flight: &Flight<K, T>, waiting: &mut List) -> Option<Event> {
         match waiting.set_driver(&self.node) {
             _ if H::TASK => None,
             Driver::Same => None,
+            // It is there, and has not polled the work yet.
+            Driver::Gone if flight.state.load().has(TASK) => Some(Event::TakenOver),
             Driver::Gone => Some(Event::HandedOver),
             Driver::Another => Some(Event::TakenOver),
         }

@@ -4,7 +4,7 @@ use super::Caller;
 use crate::flight::cargo::quietly;
 use crate::flight::list::Leaves;
 use crate::flight::state::{
-    ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, Snapshot, TASK, UNTOLD,
+    ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK, UNTOLD,
 };
 use crate::flight::{Cargo, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
 use crate::sync::bug;
@@ -37,7 +37,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             let event = {
                 let mut waiting = lent.flight().waiting();
                 let event = match polled {
-                    Polled::Now => self.become_driver(&mut waiting),
+                    Polled::Now => self.become_driver(lent.flight(), &mut waiting),
                     Polled::Not => None,
                 };
                 // SAFETY: if it is linked, then here.
@@ -148,7 +148,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if H::TASK {
             // The runtime shuts down and drops its tasks. Callers, if there are any, take the work back.
             state.set(JOINED);
-            state.clear(TASK);
+            state.clear(TASK | STEADY);
         }
         {
             let mut waiting = lent.flight().waiting();
@@ -200,11 +200,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             };
             if certain && to_finish {
                 let seat = Seat { flight, late: false };
-                if self.home.attend(seat).is_ok() {
+                if self.home.attend(&lent, seat).is_ok() {
                     self.home.note(Event::Abandoned);
                     return;
                 }
-                state.clear(TASK);
+                state.clear(TASK | STEADY);
                 self.home.note(Event::Unspawnable);
                 spawn = false;
             } else if certain {
