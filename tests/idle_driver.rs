@@ -236,8 +236,7 @@ fn work_whose_task_is_not_polled_any_more_is_driven_by_callers_elsewhere() {
                 let (tell, told) = mpsc::channel();
                 std::thread::spawn(move || {
                     let call = group.run(1, || async { 0 });
-                    // One caller is on another runtime, the others are on none.
-                    drop(tell.send(futures::executor::block_on(call).unwrap().value));
+                    let _ = tell.send(futures::executor::block_on(call).unwrap().value);
                 });
                 told
             })

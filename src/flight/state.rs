@@ -1,6 +1,6 @@
 //! The word that says where a flight stands, and who may do what; and how many have joined.
 //!
-//! Twelve flags and, above them, the callers: those it began with, less those who left. Every change of the word is one
+//! Eleven flags and, above them, the callers: those it began with, less those who left. Every change of the word is one
 //! read-modify-write. Who joins counts himself in a number of its own, under the lock of the map's shard, so that a join
 //! needs no read-modify-write at all. It only grows, so whoever reads it without the lock may miss callers, and whoever
 //! then changes the word by compare-exchange has missed none who left. It is exact under the lock, and once the entry has
@@ -29,8 +29,10 @@ pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
 pub(super) const REPOLL: u32 = 1 << 8;
 /// The flight carries a fingerprint.
 pub(super) const PROVEN: u32 = 1 << 9;
-/// The flight is done, and not all who wait have been woken: whoever takes his result or leaves wakes another one.
-pub(super) const UNTOLD: u32 = 1 << 10;
+/// The flight is done, and not all who wait have been woken: whoever takes his result or leaves wakes another one. It has
+/// the place of [`REPOLL`], which means nothing any more once a flight is done. A request that stood as the flight landed
+/// is taken for this: then one caller finds that there is nobody to wake, and clears it.
+pub(super) const UNTOLD: u32 = REPOLL;
 /// The work asks for a poll, or a caller does.
 pub(super) const ASKED: u32 = WOKEN | REPOLL;
 /// The work is to be polled, or dropped.
@@ -38,9 +40,9 @@ pub(super) const CALLED_FOR: u32 = ASKED | ABORTED;
 /// From here on the work is not polled with the leader's waker any more.
 pub(super) const JOINED: u32 = SHARED | REPOLL;
 /// With [`TASK`]: the task's runtime drives itself, so the task alone polls the work, and is woken for it alone.
-pub(super) const STEADY: u32 = 1 << 11;
+pub(super) const STEADY: u32 = 1 << 10;
 /// One caller.
-pub(super) const CALLER: u32 = 1 << 12;
+pub(super) const CALLER: u32 = 1 << 11;
 /// The most callers that a flight can have. One place is kept for a task of ours.
 pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
 
