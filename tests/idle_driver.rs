@@ -165,7 +165,10 @@ async fn spawned_work_is_shared_and_survives_its_callers() {
 
 /// A runtime that runs its tasks only while a thread is inside its `block_on`.
 fn current_thread() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
 }
 
 /// What `act` returns on a thread of its own; a panic if that takes long.
@@ -289,7 +292,11 @@ fn a_task_that_comes_after_all_goes_on_with_the_work() {
     assert!(left.is_none());
     let mut elsewhere = Task::new(group.run(1, || async { 0 }));
     elsewhere.pending();
-    assert_eq!(elsewhere.wakes(), 1, "it is to be polled again if the task does not come");
+    assert_eq!(
+        elsewhere.wakes(),
+        1,
+        "it is to be polled again if the task does not come"
+    );
     elsewhere.pending();
     assert_eq!(group.stats().taken_over, 1);
     gate.open(1);
@@ -323,7 +330,10 @@ fn work_that_is_driven_for_its_task_sees_the_tasks_runtime() {
     let none = group.clone();
     let another = current_thread();
     let at_home = on_another_thread(move || another.block_on(none.run(1, || async { false })));
-    assert!(at_home.unwrap().value, "the work was polled outside of the runtime that it was spawned on");
+    assert!(
+        at_home.unwrap().value,
+        "the work was polled outside of the runtime that it was spawned on"
+    );
 }
 
 /// What `drain` waits for is driven by it, if by nobody else.
@@ -406,6 +416,9 @@ async fn spawned_work_stays_on_its_task_while_its_runtime_is_driven() {
         polled_by.dedup();
         assert_eq!(polled_by.len(), 1, "more than one task polled the work");
         let stats = group.stats();
-        assert_eq!((stats.led, stats.joined, stats.taken_over, stats.handed_over), (1, 19, 0, 0));
+        assert_eq!(
+            (stats.led, stats.joined, stats.taken_over, stats.handed_over),
+            (1, 19, 0, 0)
+        );
     }
 }

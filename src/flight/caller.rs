@@ -11,7 +11,7 @@ mod land;
 use self::drive::{Place, PollRight};
 use self::land::Polled;
 use super::cargo::{Hold, Proof};
-use super::frame::Frame;
+use super::frame::{Anchor, Frame};
 use super::hash::{KeyHash, Packed};
 use super::list::{List, Node, Waiting};
 use super::state::{
@@ -63,6 +63,19 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     /// Whether he is a caller of a flight at present.
     pub(crate) fn is_seated(&self) -> bool {
         self.flight.get().is_some()
+    }
+
+    /// The flight whose caller this is, kept from being freed, unless it has landed.
+    pub(crate) fn under_way(&self) -> Option<Anchor> {
+        let flight = self.flight.get()?;
+        // SAFETY: we are its caller.
+        let lent = unsafe { Lent::new(flight) };
+        (!lent.flight().state.load().has(DONE)).then(|| lent.anchor())
+    }
+
+    /// Leaves the flight, as if dropped.
+    pub(crate) fn give_up(&self) {
+        self.leave();
     }
 
     /// Becomes a caller of the flight that the seat is in.

@@ -1,6 +1,6 @@
 //! Whose work this thread is polling at the moment.
 //!
-//! A call made from inside a flight's work has that flight as its parent; so the group sees who waits for whom.
+//! A call that is polled inside a flight's work has that flight as its parent; so the group sees who waits for whom.
 //! Entered flights are on this thread's stack, one above the other; the innermost is kept, the outer ones are put
 //! back when it is left.
 
@@ -70,6 +70,12 @@ impl Anchor {
         let polled = CURRENT.with(Cell::get)?;
         // SAFETY: its frame has not been left, so the flight is alive.
         Some(unsafe { Self::new(polled) })
+    }
+
+    /// Its address.
+    #[inline]
+    pub(crate) fn current_id() -> Option<usize> {
+        CURRENT.with(Cell::get).map(|polled| polled.flight.addr())
     }
 
     /// # Safety

@@ -1,6 +1,6 @@
 //! Joining without leading.
 
-use super::waits::Wait;
+use super::waits::{Wait, follow};
 use super::{Borrowed, Error, Group, Outcome, Role};
 use crate::flight::{Anchor, Caller, Failure, KeyHash};
 use crate::identity::Fingerprint;
@@ -93,6 +93,10 @@ where
             }
         } else {
             assert!(caller.is_seated(), "`Join` polled after it was ready");
+            if follow(this.wait, &caller).is_err() {
+                caller.give_up();
+                return Poll::Ready(Some(Err(Error::Reentrant)));
+            }
         }
         let landed = ready!(caller.poll(cx));
         *this.wait = None;

@@ -1,7 +1,7 @@
 //! The futures that callers hold: lead or join at the first poll, then drive or wait.
 
 use super::map::Found;
-use super::waits::Wait;
+use super::waits::{Wait, follow};
 use super::{Borrowed, Error, Group, Inner, Key, Limit};
 use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, KeyHash, OnAbandon, Proof, Seat, Takeoff, quietly};
 use crate::identity::Fingerprint;
@@ -151,6 +151,11 @@ where
             // Each way returns for itself: a result that is first joined with others and then taken apart costs more than
             // all the rest of a follower's poll.
             if caller.is_seated() {
+                if follow(this.wait, &caller).is_err() {
+                    caller.give_up();
+                    over(this.call);
+                    return Poll::Ready(Err(Error::Reentrant));
+                }
                 let failure = match ready!(caller.poll(cx)) {
                     Ok(value) => {
                         *this.wait = None;
