@@ -100,7 +100,14 @@ mod telemetry;
 #[cfg(oneflight_loom)]
 #[doc(hidden)]
 pub mod model {
-    pub use crate::sync::{join_tasks, wake_in_rounds_of};
+    pub use crate::sync::{Runtime, join_tasks, spawn_onto, wake_in_rounds_of};
+}
+
+/// For the random schedules only.
+#[cfg(oneflight_shuttle)]
+#[doc(hidden)]
+pub mod schedules {
+    pub use crate::sync::drop_left_tasks;
 }
 
 pub use crate::flight::{Drive, OnAbandon, Panicked};

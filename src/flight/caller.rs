@@ -8,7 +8,7 @@
 mod drive;
 mod land;
 
-use self::drive::{Place, PollRight};
+use self::drive::Place;
 use self::land::Polled;
 use super::cargo::{Hold, Proof};
 use super::frame::{Anchor, Frame};
@@ -17,7 +17,7 @@ use super::list::{List, Node, Waiting};
 use super::state::{
     CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, STEADY, Snapshot, State, TASK,
 };
-use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, Seat};
+use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, PollRight, Seat};
 use crate::sync::{AtomicU32, Mutex, bug};
 use crate::telemetry::FlightSpan;
 use std::cell::Cell;
@@ -179,7 +179,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             Drive::Spawned => {
                 drop(frame);
                 let right = PollRight {
-                    caller: self.get_ref(),
+                    home: &self.home,
                     flight: &lent,
                 };
                 let seat = Seat { flight, late: false };

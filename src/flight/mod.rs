@@ -39,6 +39,7 @@ mod caller;
 mod cargo;
 mod frame;
 mod hash;
+mod helper;
 mod list;
 mod state;
 mod waker;
@@ -47,6 +48,7 @@ pub(crate) use self::caller::{Caller, Takeoff};
 pub(crate) use self::cargo::{Cargo, Proof, quietly};
 pub(crate) use self::frame::Anchor;
 pub(crate) use self::hash::KeyHash;
+pub(crate) use self::helper::Helper;
 pub(crate) use self::state::MAX_CALLERS;
 
 use self::list::{List, Waiting};
@@ -266,8 +268,9 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             let driver = waiting.pop_front();
             let standby = match &driver {
                 // A steady task is always polled again.
-                Some(driver) if !self.state.load().has(STEADY) && !bug("no-standby") => waiting.pop_standby(driver),
-                _ => None,
+                Some(_) if self.state.load().has(STEADY) || bug("no-standby") => None,
+                Some(driver) => waiting.pop_standby(driver),
+                None => None,
             };
             (driver, standby)
         };
@@ -475,6 +478,23 @@ impl<K, T> FlightRef<K, T> {
     fn flight(&self) -> &Flight<K, T> {
         // SAFETY: this reference is counted.
         unsafe { self.0.as_ref() }
+    }
+}
+
+/// `POLLING`, which is given up even when a waker's `clone` panics.
+struct PollRight<'a, K, T, H: Home<K, T>> {
+    home: &'a H,
+    flight: &'a FlightRef<K, T>,
+}
+
+impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
+    fn drop(&mut self) {
+        let before = self.flight.flight().state.clear(POLLING);
+        if before.has(ABORTED) && !bug("deaf-to-abort") {
+            self.flight.end_if_idle(self.home);
+        } else if before.has(ASKED) && !bug("deaf-to-wake") {
+            self.flight.flight().wake_drivers();
+        }
     }
 }
 

@@ -91,6 +91,11 @@ impl<K, T> Shard<K, T> {
             .is_some()
     }
 
+    /// All that are listed.
+    pub(super) fn flights(&self) -> impl Iterator<Item = &FlightRef<K, T>> {
+        self.table.iter()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }

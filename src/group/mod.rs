@@ -402,6 +402,10 @@ where
             };
             drop(shard);
             drop(before);
+            if self.drainers.any() {
+                // Whoever drains stands by for the task.
+                self.drainers.wake_all();
+            }
         }
         let caller = Caller::new(Arc::clone(self));
         caller.sit(seat);

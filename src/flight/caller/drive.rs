@@ -4,8 +4,8 @@ use super::Caller;
 use super::land::Polled;
 use crate::flight::frame::Frame;
 use crate::flight::list::{Driver, Leaves, List};
-use crate::flight::state::{ABORTED, ASKED, DONE, POLLING, SHARED, Snapshot, TASK, WOKEN};
-use crate::flight::{Cargo, Event, Flight, FlightRef, Home, Landed, Lent, waker};
+use crate::flight::state::{ABORTED, DONE, SHARED, Snapshot, TASK, WOKEN};
+use crate::flight::{Cargo, Event, Flight, Home, Landed, Lent, PollRight, waker};
 use crate::sync::{Handle, bug};
 use std::pin::Pin;
 use std::ptr::NonNull;
@@ -43,7 +43,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
             // Given up whatever unwinds while we park: a waker's `clone` or `drop`. The poll itself lets nothing out.
             let right = PollRight {
-                caller: self.get_ref(),
+                home: &self.home,
                 flight: &lent,
             };
             // What is polled in a task's stead finds the same runtime around it.
@@ -172,23 +172,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     pub(super) fn note(&self, event: Option<Event>) {
         if let Some(event) = event {
             self.home.note(event);
-        }
-    }
-}
-
-/// `POLLING`, which is given up even when a waker's `clone` panics.
-pub(super) struct PollRight<'a, K, T, H: Home<K, T>> {
-    pub(super) caller: &'a Caller<K, T, H>,
-    pub(super) flight: &'a FlightRef<K, T>,
-}
-
-impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
-    fn drop(&mut self) {
-        let before = self.flight.flight().state.clear(POLLING);
-        if before.has(ABORTED) && !bug("deaf-to-abort") {
-            self.flight.end_if_idle(&self.caller.home);
-        } else if before.has(ASKED) && !bug("deaf-to-wake") {
-            self.flight.flight().wake_drivers();
         }
     }
 }

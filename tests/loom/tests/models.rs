@@ -3,8 +3,8 @@
 
 use loom::future::block_on;
 use loom::thread;
-use oneflight::model::{join_tasks, wake_in_rounds_of};
-use oneflight::{FlightError, Group, OnAbandon, Role};
+use oneflight::model::{Runtime, join_tasks, spawn_onto, wake_in_rounds_of};
+use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use oneflight_loom::{Bound, Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop, upto};
 use std::sync::Arc;
 
@@ -599,4 +599,120 @@ fn abandon_join_shared() {
         assert_eq!(group.in_flight(), 0);
         ledger.check();
     });
+}
+
+/// Work is left to a task that is never polled, or not any more, whether it was spawned or abandoned. A caller elsewhere goes
+/// on with it, and the task, dropped meanwhile or later, finds nothing to do.
+#[test]
+fn left_task_join() {
+    for polls in [0, 1] {
+        for drive in [Drive::InPlace, Drive::Spawned] {
+            spawn_onto(Runtime::Left { polls });
+            let name = format!("{drive:?} task polled {polls} times and left/join/wake/task dropped");
+            explore(&name, upto(2, 2, 3), move || {
+                let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+                drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate)).drive(drive)));
+                let elsewhere = {
+                    let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
+                    thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
+                };
+                gate.open();
+                elsewhere.join().unwrap();
+                assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+                join_tasks();
+                ledger.check();
+            });
+        }
+    }
+}
+
+/// The runtime of such a task goes while a caller elsewhere takes its work over.
+#[test]
+fn left_task_dropped() {
+    for polls in [0, 1] {
+        spawn_onto(Runtime::Left { polls });
+        let name = format!("task polled {polls} times and left/a caller takes over/task dropped");
+        explore(&name, upto(3, 4, 4), || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate))));
+            let mut elsewhere = Box::pin(group.run(1, gated(&ledger, &gate)));
+            assert!(poll_once(elsewhere.as_mut()).is_pending());
+            gate.open();
+            let runtime = thread::spawn(join_tasks);
+            drop(block_on(elsewhere).unwrap());
+            runtime.join().unwrap();
+            assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+            ledger.check();
+        });
+    }
+}
+
+/// The caller who stands by for such a task goes as it is told; another one, who only waits, has to be told then.
+#[test]
+fn left_task_standby_drops() {
+    spawn_onto(Runtime::Left { polls: 1 });
+    explore("task left/its standby is told and drops", upto(3, 4, 4), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate))));
+        let mut standby = Box::pin(group.run(1, gated(&ledger, &gate)));
+        assert!(poll_once(standby.as_mut()).is_pending());
+        let other = {
+            let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
+            thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
+        };
+        gate.open();
+        drop(standby);
+        other.join().unwrap();
+        assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+        join_tasks();
+        ledger.check();
+    });
+}
+
+/// A task that may be late and is not, and a caller who stands by for it: one of them polls the work, and never both.
+#[test]
+fn late_task_races_standby() {
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        spawn_onto(Runtime::Driven);
+        explore(&format!("{drive:?} task/standby/wake"), upto(2, 2, 3), move || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate)).drive(drive)));
+            let opener = {
+                let gate = gate.clone();
+                thread::spawn(move || gate.open())
+            };
+            drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap());
+            opener.join().unwrap();
+            block_on(group.drain());
+            join_tasks();
+            ledger.check();
+        });
+    }
+}
+
+/// Whoever drains a group stands by for a task that is left, and races one that is not.
+#[test]
+fn drain_helps() {
+    for runtime in [Runtime::Left { polls: 0 }, Runtime::Left { polls: 1 }, Runtime::Driven] {
+        spawn_onto(runtime);
+        explore(&format!("{runtime:?}: abandon/drain/wake"), upto(2, 2, 3), || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            let mut call = {
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
+                Box::pin(async move { drop(group.run(1, work).await) })
+            };
+            assert!(poll_once(call.as_mut()).is_pending());
+            let abandons = thread::spawn(move || {
+                drop(call);
+                gate.open();
+            });
+            block_on(group.drain());
+            assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+            abandons.join().unwrap();
+            join_tasks();
+            ledger.check();
+            let stats = group.stats();
+            assert_eq!((stats.abandoned, stats.finished_unattended), (1, 1));
+        });
+    }
 }
