@@ -8,7 +8,7 @@ use super::list::{Leaves, Node};
 use super::state::{ABORTED, ASKED, DONE, POLLING, STEADY, Snapshot, TASK};
 use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
 use crate::flight::frame::Frame;
-use crate::sync::Handle;
+use crate::sync::{Handle, bug};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -142,7 +142,7 @@ impl<K, T> Drop for Helper<K, T> {
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
         let now = flight.state.load();
-        if now.has(ASKED) && !now.has(POLLING | DONE) {
+        if now.has(ASKED) && !now.has(POLLING | DONE) && !bug("helper-leaves-without-wake") {
             // We may have been the one who was woken for it.
             flight.wake_drivers();
         }

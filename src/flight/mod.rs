@@ -52,7 +52,7 @@ pub(crate) use self::helper::Helper;
 pub(crate) use self::state::MAX_CALLERS;
 
 use self::list::{List, Waiting};
-use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, STEADY, Snapshot, State, UNTOLD, WOKEN};
+use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, STEADY, Snapshot, State, TASK, UNTOLD, WOKEN};
 use crate::identity::Fingerprint;
 use crate::sync::{AtomicU32, Handle, Mutex, bug, round};
 use crate::telemetry::FlightSpan;
@@ -269,6 +269,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             let standby = match &driver {
                 // A steady task is always polled again.
                 Some(_) if self.state.load().has(STEADY) || bug("no-standby") => None,
+                Some(_) if bug("task-without-standby") && self.state.load().has(TASK) => None,
                 Some(driver) => waiting.pop_standby(driver),
                 None => None,
             };

@@ -6,6 +6,7 @@ use loom::thread;
 use oneflight::model::{Runtime, join_tasks, spawn_onto, wake_in_rounds_of};
 use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use oneflight_loom::{Bound, Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop, upto};
+use std::pin::Pin;
 use std::sync::Arc;
 
 fn group() -> Group<u8, Value> {
@@ -19,7 +20,7 @@ fn group_that_cancels() -> Group<u8, Value> {
         .build()
 }
 
-type Work = std::pin::Pin<Box<dyn Future<Output = Value> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Value> + Send>>;
 
 /// Work that is pending once and wakes itself.
 fn yielding(ledger: &Arc<Ledger>) -> impl FnOnce() -> Work + Send + use<> {
@@ -647,26 +648,36 @@ fn left_task_dropped() {
     }
 }
 
-/// The caller who stands by for such a task goes as it is told; another one, who only waits, has to be told then.
+/// The caller who stands by for such a task, or the drain that does, goes as it is told; another caller, who only waits, has
+/// to be told then.
 #[test]
 fn left_task_standby_drops() {
-    spawn_onto(Runtime::Left { polls: 1 });
-    explore("task left/its standby is told and drops", upto(3, 4, 4), || {
-        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
-        drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate))));
-        let mut standby = Box::pin(group.run(1, gated(&ledger, &gate)));
-        assert!(poll_once(standby.as_mut()).is_pending());
-        let other = {
-            let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
-            thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
-        };
-        gate.open();
-        drop(standby);
-        other.join().unwrap();
-        assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
-        join_tasks();
-        ledger.check();
-    });
+    for drains in [false, true] {
+        spawn_onto(Runtime::Left { polls: 1 });
+        let name = format!(
+            "task left/its standby{} is told and drops",
+            if drains { ", a drain," } else { "" }
+        );
+        explore(&name, upto(2, 4, 4), move || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate))));
+            let mut standby: Pin<Box<dyn Future<Output = ()>>> = match drains {
+                true => Box::pin(group.drain()),
+                false => Box::pin(async { drop(group.run(1, gated(&ledger, &gate)).await) }),
+            };
+            assert!(poll_once(Pin::new(&mut standby)).is_pending());
+            let other = {
+                let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
+                thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
+            };
+            gate.open();
+            drop(standby);
+            other.join().unwrap();
+            assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+            join_tasks();
+            ledger.check();
+        });
+    }
 }
 
 /// A task that may be late and is not, and a caller who stands by for it: one of them polls the work, and never both.
@@ -674,28 +685,27 @@ fn left_task_standby_drops() {
 fn late_task_races_standby() {
     for drive in [Drive::InPlace, Drive::Spawned] {
         spawn_onto(Runtime::Driven);
-        explore(&format!("{drive:?} task/standby/wake"), upto(2, 2, 3), move || {
+        explore(&format!("{drive:?} task/standby/wake"), upto(2, 3, 3), move || {
             let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
             drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate)).drive(drive)));
-            let opener = {
-                let gate = gate.clone();
-                thread::spawn(move || gate.open())
-            };
-            drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap());
-            opener.join().unwrap();
-            block_on(group.drain());
+            let mut standby = Box::pin(group.run(1, gated(&ledger, &gate)));
+            assert!(poll_once(standby.as_mut()).is_pending());
+            gate.open();
+            drop(block_on(standby).unwrap());
+            assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
             join_tasks();
             ledger.check();
         });
     }
 }
 
-/// Whoever drains a group stands by for a task that is left, and races one that is not.
+/// Whoever drains a group stands by for a task that is left, as it is left.
 #[test]
 fn drain_helps() {
-    for runtime in [Runtime::Left { polls: 0 }, Runtime::Left { polls: 1 }, Runtime::Driven] {
-        spawn_onto(runtime);
-        explore(&format!("{runtime:?}: abandon/drain/wake"), upto(2, 2, 3), || {
+    for polls in [0, 1] {
+        spawn_onto(Runtime::Left { polls });
+        let name = format!("abandon/task polled {polls} times and left/wake/drain");
+        explore(&name, upto(2, 3, 3), || {
             let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
             let mut call = {
                 let (group, work) = (group.clone(), gated(&ledger, &gate));
@@ -715,4 +725,23 @@ fn drain_helps() {
             assert_eq!((stats.abandoned, stats.finished_unattended), (1, 1));
         });
     }
+}
+
+/// Whoever drains a group and the task that it stands by for: one of them polls the work, and never both.
+#[test]
+fn late_task_races_drain() {
+    spawn_onto(Runtime::Driven);
+    explore("task/drain/wake", upto(2, 3, 3), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate))));
+        let mut drain = Box::pin(group.drain());
+        assert!(poll_once(drain.as_mut()).is_pending());
+        gate.open();
+        block_on(drain);
+        assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+        join_tasks();
+        ledger.check();
+        let stats = group.stats();
+        assert_eq!((stats.abandoned, stats.finished_unattended), (1, 1));
+    });
 }
