@@ -16,6 +16,7 @@ use super::hash::{KeyHash, Packed};
 use super::list::{List, Node, Waiting};
 use super::state::{
     CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, STEADY, Snapshot, State, TASK,
+    task_on,
 };
 use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, PollRight, Seat};
 use crate::sync::{AtomicU32, Mutex, bug};
@@ -182,10 +183,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     home: &self.home,
                     flight: &lent,
                 };
-                let seat = Seat { flight, late: false };
-                if self.home.attend(&lent, seat).is_err() {
-                    // There is no runtime any more: then the callers drive.
-                    self.dismiss_task(flight);
+                match self.home.runtime() {
+                    Some(runtime) => {
+                        state.set(task_on(&runtime));
+                        self.home.attend(&lent, runtime, Seat { flight, late: false });
+                    }
+                    // There is none any more: then the callers drive.
+                    None => self.dismiss_task(flight),
                 }
                 drop(right);
                 self.poll(cx)

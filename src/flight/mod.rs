@@ -193,9 +193,11 @@ pub(crate) trait Home<K, T> {
     /// callers keeps his thread from nobody for long. Drops them, which wakes them all, where there is no runtime.
     fn wake_rest(&self, rest: Waking<K, T>);
 
-    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for; gives the seat back where
-    /// there is no runtime. Says first whether the task is [steady](FlightRef::keep_to_task).
-    fn attend(&self, flight: &FlightRef<K, T>, seat: Seat<K, T>) -> Result<(), Seat<K, T>>;
+    /// The runtime that a task would be spawned on now, if there is one.
+    fn runtime(&self) -> Option<Handle>;
+
+    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for.
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>);
 
     /// The runtime of the flight's task, if that is not steady: who polls the work in its stead does so inside that.
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle>;
@@ -383,11 +385,6 @@ impl<K, T> FlightRef<K, T> {
     /// The flight's address, which is its own while it is referred to.
     pub(crate) fn id(&self) -> usize {
         self.0.as_ptr().addr()
-    }
-
-    /// Leaves the polling to the task of ours alone: its runtime drives itself, so it comes whenever it is woken.
-    pub(crate) fn keep_to_task(&self) {
-        self.flight().state.set(STEADY);
     }
 
     /// Whether the two are the same flight.

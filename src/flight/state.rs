@@ -6,7 +6,7 @@
 //! then changes the word by compare-exchange has missed none who left. It is exact under the lock, and once the entry has
 //! left the map; when a flight is done it is added to the word, and the word alone counts who is still there.
 
-use crate::sync::{AtomicU32, bug, estimate, load};
+use crate::sync::{AtomicU32, Handle, bug, drives_itself, estimate, load};
 use std::sync::atomic::Ordering;
 
 /// Somebody has the slot to himself: to poll the work, to drop it, or to put the result in.
@@ -41,6 +41,15 @@ pub(super) const CALLED_FOR: u32 = ASKED | ABORTED;
 pub(super) const JOINED: u32 = SHARED | REPOLL;
 /// With [`TASK`]: the task's runtime drives itself, so the task alone polls the work, and is woken for it alone.
 pub(super) const STEADY: u32 = 1 << 10;
+/// The marks of a flight with a task on this runtime. They are set in one step, or in the hands of who has [`POLLING`]: no
+/// caller is to poll the work, and so come to stand before a task that alone is woken for it.
+pub(super) fn task_on(runtime: &Handle) -> u32 {
+    match drives_itself(runtime) {
+        true => TASK | STEADY,
+        false => TASK,
+    }
+}
+
 /// One caller.
 pub(super) const CALLER: u32 = 1 << 11;
 /// The most callers that a flight can have. One place is kept for a task of ours.

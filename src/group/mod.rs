@@ -388,13 +388,8 @@ where
         }
     }
 
-    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
-        let Some(runtime) = self.runtime() else {
-            return Err(seat);
-        };
-        if drives_itself(&runtime) {
-            flight.keep_to_task();
-        } else {
+    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
+        if !drives_itself(&runtime) {
             let mut shard = self.map.shard(flight.hash()).lock();
             let before = match shard.lists(flight) {
                 true => shard.runtimes.insert(flight.id(), runtime.clone()),
@@ -414,7 +409,6 @@ where
             let caller = pin!(caller);
             let _ = poll_fn(move |cx| caller.as_ref().poll(cx)).await;
         });
-        Ok(())
     }
 }
 
@@ -445,8 +439,12 @@ where
         Inner::wake_rest(self, rest);
     }
 
-    fn attend(&self, flight: &FlightRef<K, T>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
-        Inner::attend(self, flight, seat)
+    fn runtime(&self) -> Option<Handle> {
+        Inner::runtime(self)
+    }
+
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
+        Inner::attend(self, flight, runtime, seat);
     }
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
@@ -479,8 +477,12 @@ where
         Inner::wake_rest(self, rest);
     }
 
-    fn attend(&self, flight: &FlightRef<K, T>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
-        Inner::attend(self, flight, seat)
+    fn runtime(&self) -> Option<Handle> {
+        Inner::runtime(self)
+    }
+
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
+        Inner::attend(self, flight, runtime, seat);
     }
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
