@@ -59,7 +59,7 @@
 //!
 //! * The idle-driver guarantee is whole within one task. Across tasks, the driver and *one* standby are woken for each
 //!   step (one of another task, if one is among the next eight in line); if both are alive and neither is polled, the
-//!   others wait. [`Drive::Spawned`] has no such limit.
+//!   others wait. Work with a task of its own on a multi-threaded runtime ([`Drive::Spawned`]) has no such limit.
 //! * Work that is polled in place sees the task-locals and the tracing context of whoever polls it. Under the feature
 //!   `tracing` it has a span of its own.
 //! * Without a runtime there is nobody to finish abandoned work: it is dropped, counted and logged.

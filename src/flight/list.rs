@@ -29,7 +29,8 @@ pub(super) struct Node {
     /// Set by its owner, cleared under the lock. Whoever clears it does so last and never touches the node again, so a caller who reads
     /// `false` without the lock may free his node.
     linked: AtomicBool,
-    /// The owner's own note, see [`Caller`](super::Caller); it stands here because there is room.
+    /// Its owner's note: it has given a task of ours the chance to come, and the task had not come by then. Nobody else
+    /// touches it; it stands here because there is room.
     pub(super) outwaited: Cell<bool>,
     waker: UnsafeCell<Option<Waker>>,
     links: UnsafeCell<Links>,

@@ -29,6 +29,31 @@
 //!   read-modify-write. Who leaves and seems to be the last makes sure under that lock ([`Home::while_nobody_joins`]).
 //! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
 //!
+//! # Work that is left to a task
+//!
+//! Abandoned work, and work that is spawned from the beginning, is polled by a task of ours. It stands at the front of the
+//! list. Whether callers may rely on it depends on its runtime:
+//!
+//! ```text
+//!                       WOKEN: task and standby woken         standby polled, the task has not come
+//!   idle, with a task ────────────────────────────────▶ called ────────────────────────────────────▶ late
+//!     ▲        ▲                                           │         (it wakes itself: one more chance)  │
+//!     │        └──────────── task polled: POLLING ◀────────┴───────────────────────────────◀─────────────┤
+//!     │                                                                                                  │
+//!     └───────────────────── standby polled again: POLLING, inside the task's runtime ◀──────────────────┘
+//! ```
+//!
+//! * A runtime with threads of its own polls what is woken. Its task is `STEADY`: it alone polls the work, and it alone is
+//!   woken for it.
+//! * Any other runtime runs its tasks only while a thread is inside its `block_on`, which may be never. So a standby is
+//!   woken with the task, as with a driver. A caller who is polled and finds the work called for, and nobody polling it,
+//!   wakes himself and notes that he has waited (`outwaited`, in his node; who finds nothing to do forgets it). If the
+//!   call still stands as he is polled again, he takes `POLLING` like a driver. On a runtime that is driven the task is
+//!   ahead of him in the queue, so its work stays with it. A step costs two wake-ups, and one more if the task is late.
+//! * Nobody takes anything from the task but the right to poll: if it comes after all, it finds the right taken, or
+//!   nothing to do, and goes to the front again.
+//! * Whoever drains the group stands by as well ([`Helper`]), without being a caller.
+//!
 //! # Who frees
 //!
 //! `refs` counts the map's entry, each waker, whoever looks the flight up, and *all callers together* as one. The last
@@ -136,6 +161,10 @@ impl std::error::Error for Panicked {}
 pub enum OnAbandon {
     /// It is spawned onto the runtime and runs to its end: a mutation cut in half is the worst outcome. Where there is
     /// no runtime it is dropped, as with [`Cancel`](Self::Cancel).
+    ///
+    /// A multi-threaded runtime runs it whatever its callers do. A current-thread runtime runs it only while a thread is
+    /// inside its `block_on`. Until then, callers who join the flight, and [`Group::drain`](crate::Group::drain), poll
+    /// the work in its place. If there are none, the work rests until the runtime is driven, or is dropped with it.
     #[default]
     Finish,
     /// It is dropped where it stands, before its key is free again.
@@ -151,6 +180,12 @@ pub enum Drive {
     #[default]
     InPlace,
     /// A task of its own, so that it goes on whether its callers are polled or not.
+    ///
+    /// On a multi-threaded runtime that task alone polls the work. On a current-thread runtime, which may exist and not be
+    /// driven, a caller who is polled stands in for a task that was woken and has not come by the caller's next poll. He
+    /// polls the work inside the task's runtime (`Handle::enter`), so it finds the same reactor and timers around it; what
+    /// they bring comes only when that runtime is driven. While the runtime is driven and its callers are tasks of it, the
+    /// work stays on its own task. If the task and one standby are both not polled, the other callers wait.
     Spawned,
 }
 

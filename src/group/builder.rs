@@ -66,7 +66,8 @@ impl<K, T, S> GroupBuilder<K, T, S> {
     }
 
     /// The runtime on which work is spawned: when its last caller is dropped, or for [`Drive::Spawned`]. Unless set, the
-    /// one that this happens in; give one if that may be none, or one that does not live long.
+    /// one that this happens in; give one if that may be none, one that does not live long, or one that is not always
+    /// driven.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.settings.runtime = Some(runtime);
         self

@@ -157,6 +157,9 @@ where
     /// Dropping the future leaves the flight. If another caller is there, he goes on with the work from where it stands;
     /// it is never begun anew. If nobody is, [`OnAbandon`] says what happens.
     ///
+    /// A call ends although the runtime that the work was left to is not driven: whoever is polled stands in, see
+    /// [`Drive::Spawned`]. What was left to that runtime keeps a copy of the result until it is driven or dropped.
+    ///
     /// # Panics
     ///
     /// The future panics if it is polled again after it was ready. A panic in the key's `Hash` or `Eq` passes through
@@ -299,6 +302,10 @@ where
     /// Waits until nothing is in flight: the work of every flight has ended and was dropped.
     ///
     /// On a group that is not [closed](Self::close) new flights may begin, and it ends at a moment at which there is none.
+    ///
+    /// Work that was spawned or abandoned onto a current-thread runtime which nobody drives is polled here, inside that
+    /// runtime. It stands in for nobody else: a flight whose callers are alive and not polled is only waited for, and so is
+    /// one that was [forgotten](Self::forget) before it was abandoned.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
