@@ -74,11 +74,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         (!lent.flight().state.load().has(DONE)).then(|| lent.anchor())
     }
 
-    /// Leaves the flight, as if dropped.
-    pub(crate) fn give_up(&self) {
-        self.leave();
-    }
-
     /// Becomes a caller of the flight that the seat is in.
     pub(crate) fn sit(&self, seat: Seat<K, T>) {
         debug_assert!(!self.is_seated());

@@ -94,7 +94,7 @@ where
         } else {
             assert!(caller.is_seated(), "`Join` polled after it was ready");
             if follow(this.wait, &caller).is_err() {
-                caller.give_up();
+                caller.leave();
                 return Poll::Ready(Some(Err(Error::Reentrant)));
             }
         }

@@ -152,7 +152,7 @@ where
             // all the rest of a follower's poll.
             if caller.is_seated() {
                 if follow(this.wait, &caller).is_err() {
-                    caller.give_up();
+                    caller.leave();
                     over(this.call);
                     return Poll::Ready(Err(Error::Reentrant));
                 }

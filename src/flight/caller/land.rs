@@ -140,8 +140,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
-    /// Leaves before the flight has landed. The last one sees to the work.
-    pub(super) fn leave(&self) {
+    /// Leaves the flight, as who is dropped does. The last one sees to the work.
+    pub(crate) fn leave(&self) {
         let Some(flight) = self.flight.take() else { return };
         // SAFETY: we are its caller until one of the steps below takes that back, each of which is the last.
         let lent = unsafe { Lent::new(flight) };
