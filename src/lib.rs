@@ -100,7 +100,7 @@ mod telemetry;
 #[cfg(oneflight_loom)]
 #[doc(hidden)]
 pub mod model {
-    pub use crate::sync::{Runtime, join_tasks, spawn_onto, wake_in_rounds_of};
+    pub use crate::sync::{Runtime, join_tasks, nest_at_most, spawn_onto, wake_in_rounds_of};
 }
 
 /// For the random schedules only.

@@ -430,3 +430,26 @@ pub(crate) fn round() -> usize {
 pub fn wake_in_rounds_of(callers: usize) {
     ROUND.set(callers);
 }
+
+/// How many polls of work, or wake-ups and ends of flights, may stand one inside the other on one stack. Much more than calls
+/// are nested by design, and little enough for a stack of two megabytes.
+#[cfg(not(oneflight_loom))]
+pub(crate) const fn deepest() -> u32 {
+    16
+}
+
+#[cfg(oneflight_loom)]
+std::thread_local! {
+    static DEEPEST: std::cell::Cell<u32> = const { std::cell::Cell::new(u32::MAX) };
+}
+
+#[cfg(oneflight_loom)]
+pub(crate) fn deepest() -> u32 {
+    DEEPEST.get()
+}
+
+/// In the models of this thread, so many may stand one inside the other.
+#[cfg(oneflight_loom)]
+pub fn nest_at_most(deepest: u32) {
+    DEEPEST.set(deepest);
+}

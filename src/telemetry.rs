@@ -92,7 +92,7 @@ mod traced {
             Event::Panicked(panic) => {
                 tracing::error!(target: TARGET, message_of_panic = panic.message(), "the work panicked");
             }
-            Event::FinishedUnattended | Event::Aborted => {}
+            Event::Aborted => {}
         }
     }
 

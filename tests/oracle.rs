@@ -87,6 +87,8 @@ struct Model {
     calls: BTreeMap<usize, (usize, Role)>,
     joined: u64,
     refused: u64,
+    /// Calls so far: those of `run`, and those of `join` that found a flight.
+    made: u64,
 }
 
 impl Model {
@@ -102,6 +104,7 @@ impl Model {
     }
 
     fn begin(&mut self, slot: usize, key: u8, work: Option<(usize, bool)>) -> Poll<Answer> {
+        self.made += u64::from(work.is_some() || self.listed(key).is_some());
         let (flight, role) = match (self.listed(key), work) {
             (Some(flight), _) => {
                 self.joined += 1;
@@ -319,6 +322,7 @@ fn history(ops: Vec<Op>) -> Result<(), TestCaseError> {
         let stats = group.stats();
         prop_assert_eq!(stats.led, model.flights.len() as u64);
         prop_assert_eq!((stats.joined, stats.refused), (model.joined, model.refused));
+        prop_assert_eq!(stats.led + stats.joined + stats.refused, model.made);
         // Whoever has a result waiting has been told; and of those whose work could go on, somebody has.
         for (number, flight) in model.flights.iter().enumerate() {
             let mut callers = model

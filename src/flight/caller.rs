@@ -11,35 +11,52 @@ mod land;
 use self::drive::Place;
 use self::land::Polled;
 use super::cargo::{Hold, Proof};
-use super::frame::{Anchor, Frame};
+use super::frame::{Anchor, Frame, is_deep, put_off};
 use super::hash::{KeyHash, Packed};
 use super::list::{List, Node, Waiting};
 use super::state::{
-    CALLED_FOR, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, STEADY, Snapshot, State, TASK,
-    task_on,
+    ABORTED, CALLED_FOR, CALLER, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, STEADY, Snapshot,
+    State, TASK, task_on,
 };
 use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, PollRight, Seat};
-use crate::sync::{AtomicU32, Mutex, bug};
+use crate::sync::{AtomicU32, Mutex, bug, drives_itself};
 use crate::telemetry::FlightSpan;
 use std::cell::Cell;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// See the module's documentation.
 pub(crate) struct Caller<K, T, H: Home<K, T>> {
     home: H,
-    /// The flight whose caller this is; while it is there, the flight's word counts him.
-    flight: Cell<Option<NonNull<Flight<K, T>>>>,
+    flight: Berth<K, T>,
     node: Node,
 }
 
-// SAFETY: the pointer stands for a place in a flight, which is `Send` and `Sync` where its key and its result are. The
-// node is reached by other threads only through the flight's list, under its lock.
-unsafe impl<K: Send + Sync, T: Send + Sync, H: Home<K, T> + Send> Send for Caller<K, T, H> {}
+/// The flight whose caller this is; while it is there, the flight's word counts him.
+///
+/// A caller is `Send` because its parts are. It has no `impl` of its own for that, since such an `impl` would have to ask
+/// for a [`Home`], and with it for `'static`; but the compiler forgets lifetimes where it looks whether an `async` block
+/// is `Send`, and would refuse each block in which a key or result holds a reference or a trait object.
+struct Berth<K, T>(Cell<Option<NonNull<Flight<K, T>>>>);
+
+// SAFETY: the pointer is a counted place in a flight, which it keeps alive, and not bound to a thread. Through it another
+// thread looks at the key and copies the result while others do (`Sync`), takes the result out, or drops both (`Send`). The
+// work, whose type is not seen here, is `Send` and `Sync` as a `Cargo`. The cell itself is reached by one thread at a time: it
+// keeps the berth from being `Sync`.
+unsafe impl<K: Send + Sync, T: Send + Sync> Send for Berth<K, T> {}
+
+impl<K, T> Deref for Berth<K, T> {
+    type Target = Cell<Option<NonNull<Flight<K, T>>>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
 
 /// A flight that its leader has made and not yet given its work. He holds `POLLING`.
 #[must_use = "the flight waits for its work"]
@@ -52,7 +69,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     pub(crate) fn new(home: H) -> Self {
         Self {
             home,
-            flight: Cell::new(None),
+            flight: Berth(Cell::new(None)),
             node: Node::new(),
         }
     }
@@ -163,6 +180,15 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         let state = &lent.flight().state;
         match takeoff.drive {
+            Drive::InPlace if frame.is_too_deep() => {
+                drop(frame);
+                state.set(JOINED);
+                drop(PollRight {
+                    home: &self.home,
+                    flight: &lent,
+                });
+                self.poll(cx)
+            }
             Drive::InPlace => {
                 let mut now = state.load();
                 if now.has(REPOLL) {
@@ -190,6 +216,35 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 self.poll(cx)
             }
         }
+    }
+
+    /// Sees to it that the work is polled on another stack, since this one holds too many polls; false if it may have been
+    /// already, so that it is to be looked at anew.
+    #[cold]
+    fn poll_elsewhere(&self, flight: &FlightRef<K, T>, now: Snapshot, waker: &Waker) -> bool {
+        let state = &flight.flight().state;
+        if !now.has(TASK)
+            && let Some(runtime) = self.home.runtime().filter(drives_itself)
+        {
+            if state.change(now, now.0.wrapping_add(CALLER) | task_on(&runtime) | JOINED) {
+                let seat = Seat {
+                    flight: flight.0,
+                    late: false,
+                };
+                self.home.attend(flight, runtime, seat);
+            }
+            return false;
+        }
+        if !now.has(SHARED) {
+            // It will not be polled with our waker.
+            state.set(JOINED);
+        }
+        self.register(flight.flight(), waker, self.place_to_poll(now));
+        if state.load().has(DONE) {
+            return false;
+        }
+        put_off(self.home.polls_later(flight.clone()));
+        true
     }
 
     /// Takes the place of a task back that was never spawned.
@@ -242,6 +297,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 return Poll::Ready(unsafe { self.take(flight) });
             }
             if may_poll(now) && (now.has(CALLED_FOR) || !now.has(SHARED)) {
+                if is_deep() && !now.has(ABORTED) {
+                    if self.poll_elsewhere(&lent, now, cx.waker()) {
+                        return Poll::Pending;
+                    }
+                    now = state.load();
+                    continue;
+                }
                 if lent.flight().try_poll_right(now) {
                     // SAFETY: `POLLING` is ours now; the flight is not done, so the slot holds the work. The frame ends
                     // before the flight can.

@@ -3,7 +3,7 @@
 //! This file knows nothing of callers or of the state word. It says what each access needs, and
 //! [`Caller`](super::Caller) sees to it.
 
-use super::{Failure, Landed, Panicked, waker};
+use super::{Ended, Failure, Landed, Panicked, waker};
 use crate::identity::Fingerprint;
 use crate::sync::UnsafeCell;
 use std::future::Future;
@@ -74,11 +74,13 @@ pub(crate) trait Cargo<K, T>: Send + Sync {
     /// How to make a waker of a pointer to the flight that carries this.
     fn waker(&self) -> &'static RawWakerVTable;
 
-    /// Polls the work and drops it when it is ready. A panic in either is the result.
+    /// Polls the work, and drops it when it is ready. Its value goes into the slot and not through the stack of those who
+    /// poll, since it may be large. A panic in either is a failure.
     ///
     /// # Safety
-    /// The slot holds the work; the caller has it to himself. After `Ready` the slot is empty.
-    unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Landed<T>>;
+    /// The slot holds the work; the caller has it to himself. After `Ready(Ok(()))` the slot holds the result, after another
+    /// `Ready` it is empty.
+    unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Ended>;
 
     /// Drops the work unfinished. A panic in its destructor goes no further than the panic hook.
     ///
@@ -86,9 +88,11 @@ pub(crate) trait Cargo<K, T>: Send + Sync {
     /// The slot holds the work; the caller has it to himself. Afterwards the slot is empty.
     unsafe fn drop_work(&self);
 
+    /// Puts a failure in.
+    ///
     /// # Safety
-    /// The slot is empty; the caller has it to himself.
-    unsafe fn put(&self, landed: Landed<T>);
+    /// The slot is empty; the caller has it to himself. Afterwards it holds the result.
+    unsafe fn fail(&self, failure: Failure);
 
     /// Clones the result. A panic in that is the result.
     ///
@@ -116,30 +120,37 @@ where
         waker::vtable::<K, T, Self>()
     }
 
-    unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Landed<T>> {
+    unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Ended> {
         self.slot.with_mut(|slot| {
             // SAFETY: the slot holds the work and is ours alone. A flight never moves, and the work leaves it only by
             // being dropped in place, so pinning it is sound.
             let work = unsafe { Pin::new_unchecked(&mut *(*slot).work) };
-            let polled = catch_unwind(AssertUnwindSafe(|| work.poll(cx)));
-            let landed = match polled {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(value)) => Ok(value),
-                Err(panic) => Err(Failure::Panicked(Panicked::from_payload(panic))),
+            // Its place while the work has the slot. Moved once, below: without optimization each move is a copy of its own.
+            let mut polled = Poll::Pending;
+            let unwound = catch_unwind(AssertUnwindSafe(|| polled = work.poll(cx)));
+            let panicked = match unwound {
+                Ok(()) if polled.is_pending() => return Poll::Pending,
+                Ok(()) => None,
+                Err(panic) => Some(Panicked::from_payload(panic)),
             };
             // SAFETY: the work was live and is not touched again.
             let dropped = catch_unwind(AssertUnwindSafe(|| unsafe {
                 ManuallyDrop::drop(&mut (*slot).work);
             }));
-            Poll::Ready(match (dropped, landed) {
-                (Ok(()), landed) => landed,
-                // The first panic is what is told.
-                (Err(second), Err(first)) => {
-                    quietly(|| drop(second));
-                    Err(first)
+            Poll::Ready(match (dropped, panicked) {
+                (Ok(()), None) => {
+                    // SAFETY: the slot is ours alone, and empty by now.
+                    unsafe { fill(slot, polled) };
+                    Ok(())
                 }
-                (Err(panic), Ok(value)) => {
-                    quietly(|| drop(value));
+                (Ok(()), Some(panicked)) => Err(Failure::Panicked(panicked)),
+                // The first panic is what is told.
+                (Err(second), Some(first)) => {
+                    quietly(|| drop(second));
+                    Err(Failure::Panicked(first))
+                }
+                (Err(panic), None) => {
+                    quietly(|| polled = Poll::Pending);
                     Err(Failure::Panicked(Panicked::from_payload(panic)))
                 }
             })
@@ -153,10 +164,10 @@ where
         });
     }
 
-    unsafe fn put(&self, landed: Landed<T>) {
+    unsafe fn fail(&self, failure: Failure) {
         // SAFETY: exclusive by contract; the slot is empty, so nothing is overwritten that would need its drop.
         self.slot.with_mut(|slot| unsafe {
-            (*slot).landed = ManuallyDrop::new(landed);
+            (*slot).landed = ManuallyDrop::new(Err(failure));
         });
     }
 
@@ -172,6 +183,17 @@ where
         // SAFETY: the result is there, ours alone, and counts as moved out from here on.
         self.slot
             .with_mut(|slot| unsafe { ManuallyDrop::take(&mut (*slot).landed) })
+    }
+}
+
+/// Puts the value of work that is ready into the slot.
+///
+/// # Safety
+/// The slot is empty, and the caller has it to itself.
+unsafe fn fill<W, T>(slot: *mut Slot<W, T>, polled: Poll<T>) {
+    if let Poll::Ready(value) = polled {
+        // SAFETY: by contract; nothing is overwritten that would need its drop.
+        unsafe { (*slot).landed = ManuallyDrop::new(Ok(value)) };
     }
 }
 

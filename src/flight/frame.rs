@@ -3,9 +3,15 @@
 //! A call that is polled inside a flight's work has that flight as its parent; so the group sees who waits for whom.
 //! Entered flights are on this thread's stack, one above the other; the innermost is kept, the outer ones are put
 //! back when it is left.
+//!
+//! Below a bound, work is not polled on top of the others but put off until the outermost of them has been polled. Work that
+//! was put off puts work off itself, which is polled next, and so on down a chain of flights. What ends there has called for
+//! the work that waited for it, so that is polled once more, and so on up the chain: each flight of it is polled twice, and not
+//! once for each that ends below it.
 
+use super::cargo::quietly;
 use super::{Cargo, Flight};
-use crate::sync::per_thread;
+use crate::sync::{deepest, per_thread};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
@@ -15,21 +21,32 @@ per_thread! {
     static CURRENT: Cell<Option<Polled>> = Cell::new(None);
 }
 
+// Of the outermost frame. It is none while nothing is put off, and has no destructor, so that leaving a frame costs little.
+per_thread! {
+    static PUT_OFF: Cell<Option<NonNull<Vec<PutOff>>>> = Cell::new(None);
+}
+
+/// Polls work if that is called for, and says whether its flight has ended with that.
+pub(super) type PutOff = Box<dyn FnMut() -> bool>;
+
 #[derive(Clone, Copy)]
 struct Polled {
     flight: *const (),
     waker: &'static RawWakerVTable,
+    /// How many frames there are, with this one.
+    depth: u32,
 }
 
 impl Polled {
     /// # Safety
     /// The flight is alive.
     #[inline]
-    unsafe fn new<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>) -> Self {
+    unsafe fn new<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>, depth: u32) -> Self {
         Self {
             flight: flight.as_ptr().cast_const().cast(),
             // SAFETY: alive by contract.
             waker: unsafe { flight.as_ref() }.cargo.waker(),
+            depth,
         }
     }
 }
@@ -44,10 +61,65 @@ impl Frame {
     /// The flight is alive until the frame is dropped, on this thread and before any frame that was entered earlier.
     #[inline]
     pub(super) unsafe fn enter<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>) -> Self {
-        // SAFETY: alive by contract.
-        let polled = unsafe { Polled::new(flight) };
-        Self {
-            outer: CURRENT.with(|current| current.replace(Some(polled))),
+        CURRENT.with(|current| {
+            let outer = current.get();
+            let depth = 1 + outer.map_or(0, |outer| outer.depth);
+            // SAFETY: alive by contract.
+            current.set(Some(unsafe { Polled::new(flight, depth) }));
+            Self { outer }
+        })
+    }
+
+    /// Whether this one should not have been entered, see [`is_deep`].
+    #[inline]
+    pub(super) fn is_too_deep(&self) -> bool {
+        self.outer.is_some_and(|outer| outer.depth >= deepest())
+    }
+}
+
+/// Whether so much work is being polled on this stack, one inside the other, that no more is to be.
+#[inline]
+pub(super) fn is_deep() -> bool {
+    CURRENT.with(Cell::get).is_some_and(|polled| polled.depth >= deepest())
+}
+
+/// Has `poll` called when the outermost frame of this thread is left; there is one.
+pub(super) fn put_off(poll: PutOff) {
+    PUT_OFF.with(|place| {
+        let list = place.take().unwrap_or_else(|| NonNull::from(Box::leak(Box::default())));
+        // SAFETY: made by `Box::leak` and not taken back yet; reached from this place alone.
+        unsafe { (*list.as_ptr()).push(poll) };
+        place.set(Some(list));
+    });
+}
+
+fn take_put_off() -> Vec<PutOff> {
+    match PUT_OFF.with(Cell::take) {
+        // SAFETY: made by `Box::leak`, and out of its place now.
+        Some(list) => *unsafe { Box::from_raw(list.as_ptr()) },
+        None => Vec::new(),
+    }
+}
+
+#[cold]
+fn poll_put_off() {
+    // Each with whether it was polled before.
+    let mut open = Vec::new();
+    let mut ended = false;
+    loop {
+        open.extend(take_put_off().into_iter().rev().map(|poll| (poll, false)));
+        let Some((mut poll, again)) = open.pop() else { return };
+        if again && !std::mem::take(&mut ended) {
+            quietly(|| drop(poll));
+            continue;
+        }
+        let mut has_ended = false;
+        quietly(|| has_ended = poll());
+        ended |= has_ended;
+        if !has_ended && PUT_OFF.with(Cell::get).is_some() {
+            open.push((poll, true));
+        } else {
+            quietly(|| drop(poll));
         }
     }
 }
@@ -55,6 +127,10 @@ impl Frame {
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
+        if self.outer.is_none() && PUT_OFF.with(Cell::get).is_some() {
+            // This frame stays meanwhile, so that none of those that are entered now is the outermost.
+            poll_put_off();
+        }
         CURRENT.with(|current| current.set(self.outer));
     }
 }
@@ -82,7 +158,7 @@ impl Anchor {
     /// The flight is alive.
     pub(super) unsafe fn of<K, T>(flight: NonNull<Flight<K, T>>) -> Self {
         // SAFETY: passed on.
-        unsafe { Self::new(Polled::new(flight)) }
+        unsafe { Self::new(Polled::new(flight, 0)) }
     }
 
     /// # Safety

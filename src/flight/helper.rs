@@ -1,13 +1,14 @@
-//! Who stands by a flight without being one of its callers, for a task of ours that may not be polled: whoever drains
-//! a group. No limit and no policy counts a helper, and it gets no part of the result.
+//! Who polls a flight's work without being one of its callers: whoever drains a group, for a task of ours that may not be
+//! polled; and the end of the outermost poll on a thread, for a caller that stood too deep to do so itself. No limit and no policy
+//! counts either, and neither gets a part of the result.
 //!
-//! It waits in the flight's list as a caller does, and polls the work under the same conditions: at once where callers do,
-//! at its second look where a task that is not steady has been called and has not come.
+//! A [`Helper`] waits in the flight's list as a caller does, and polls the work under the same conditions: at once where
+//! callers do, at its second look where a task that is not steady has been called and has not come.
 
+use super::frame::{Frame, is_deep, put_off};
 use super::list::{Leaves, Node};
-use super::state::{ABORTED, ASKED, DONE, POLLING, STEADY, Snapshot, TASK};
+use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK};
 use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
-use crate::flight::frame::Frame;
 use crate::sync::{Handle, bug};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -18,9 +19,6 @@ pub(crate) struct Helper<K, T> {
     node: Node,
 }
 
-// SAFETY: the reference is `Send` where key and result are. The node is reached by other threads only through the
-// flight's list, under its lock.
-unsafe impl<K: Send + Sync, T: Send + Sync> Send for Helper<K, T> {}
 // SAFETY: nothing can be done with a helper that is only borrowed.
 unsafe impl<K: Send + Sync, T: Send + Sync> Sync for Helper<K, T> {}
 
@@ -29,6 +27,58 @@ impl<K, T> FlightRef<K, T> {
     pub(crate) fn may_need_help(&self) -> bool {
         let now = self.flight().state.load();
         now.has(TASK) && !now.has(STEADY)
+    }
+
+    /// Polls the work once, or drops it, if that is called for and nobody does; says whether the flight has ended with that.
+    pub(crate) fn poll_if_called_for(&self, home: &impl Home<K, T>) -> bool {
+        loop {
+            let now = self.flight().state.load();
+            if now.has(DONE | POLLING) || !now.has(CALLED_FOR) {
+                return false;
+            }
+            if now.has(ABORTED) {
+                self.end_if_idle(home);
+                return true;
+            }
+            if self.flight().try_poll_right(now) {
+                return self.poll_for_others(now, home, || ()).is_ready();
+            }
+        }
+    }
+
+    /// Polls the work once. We hold `POLLING`; `now` is what the word said when it was taken. Before it is given up, with the
+    /// flight under way, `park` is called.
+    fn poll_for_others(&self, now: Snapshot, home: &impl Home<K, T>, park: impl FnOnce()) -> Poll<()> {
+        let flight = self.flight();
+        let right = PollRight { home, flight: self };
+        let runtime = match now.has(TASK) {
+            true => home.runtime_of(self),
+            false => None,
+        };
+        let entered = runtime.as_ref().map(Handle::enter);
+        // SAFETY: our reference keeps the flight alive; `POLLING` is ours and the flight is not done, so the slot holds the
+        // work.
+        let (frame, polled) = unsafe {
+            let frame = Frame::enter(self.0);
+            let waker = waker::lend(self.0);
+            let poll = || flight.cargo.poll(&mut Context::from_waker(&waker));
+            (frame, flight.span.enter(poll))
+        };
+        drop(entered);
+        drop(frame);
+        let Poll::Ready(ended) = polled else {
+            park();
+            drop(right);
+            return Poll::Pending;
+        };
+        std::mem::forget(right);
+        if let Err(Failure::Panicked(panic)) = &ended {
+            home.note(Event::Panicked(panic.clone()));
+        }
+        drop(self.vacate(home));
+        // SAFETY: `POLLING` is ours; the slot holds the value or is empty, as `ended` says.
+        unsafe { self.publish(ended, Leaver::Nobody, home) };
+        Poll::Ready(())
     }
 }
 
@@ -57,8 +107,14 @@ impl<K, T> Helper<K, T> {
             if asks(now) && (outwaited.get() || !now.has(TASK)) {
                 if now.has(ABORTED) {
                     self.flight.end_if_idle(home);
+                } else if is_deep() {
+                    self.wait(cx.waker());
+                    if !state.load().has(DONE) {
+                        put_off(home.polls_later(self.flight.clone()));
+                        return Poll::Pending;
+                    }
                 } else if self.flight.flight().try_poll_right(now) {
-                    return self.drive(now, home, cx.waker());
+                    return self.flight.poll_for_others(now, home, || self.wait(cx.waker()));
                 }
                 now = state.load();
                 continue;
@@ -74,46 +130,6 @@ impl<K, T> Helper<K, T> {
                 return Poll::Pending;
             }
         }
-    }
-
-    /// Polls the work once. We hold `POLLING`; `now` is what the word said when it was taken.
-    fn drive(self: Pin<&Self>, now: Snapshot, home: &impl Home<K, T>, own: &Waker) -> Poll<()> {
-        let flight = self.flight.flight();
-        let right = PollRight {
-            home,
-            flight: &self.flight,
-        };
-        let runtime = match now.has(TASK) {
-            true => home.runtime_of(&self.flight),
-            false => None,
-        };
-        let entered = runtime.as_ref().map(Handle::enter);
-        // SAFETY: our reference keeps the flight alive; `POLLING` is ours and the flight is not done, so the slot holds the
-        // work.
-        let polled = unsafe {
-            let _frame = Frame::enter(self.flight.0);
-            let waker = waker::lend(self.flight.0);
-            flight
-                .span
-                .enter(|| flight.cargo.poll(&mut Context::from_waker(&waker)))
-        };
-        drop(entered);
-        let Poll::Ready(landed) = polled else {
-            self.wait(own);
-            drop(right);
-            return Poll::Pending;
-        };
-        std::mem::forget(right);
-        if let Err(Failure::Panicked(panic)) = &landed {
-            home.note(Event::Panicked(panic.clone()));
-        }
-        drop(self.flight.vacate(home));
-        // SAFETY: `POLLING` is ours, and the slot is empty.
-        let (before, left) = unsafe { self.flight.publish(landed, Leaver::Nobody, home) };
-        if left == u32::from(before.has(TASK)) && !before.has(ABORTED) {
-            home.note(Event::FinishedUnattended);
-        }
-        Poll::Ready(())
     }
 
     /// Sees to it that the node is in the list, with this waker.

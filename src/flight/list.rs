@@ -43,6 +43,10 @@ struct Links {
     next: *const Node,
 }
 
+// SAFETY: who moves a node owns it, and it is not linked then (it is pinned while it is): its links lead nowhere and are not
+// followed. Of a node that is linked they are followed under the list's lock, by whichever thread has that.
+unsafe impl Send for Links {}
+
 impl Node {
     #[inline]
     pub(super) fn new() -> Self {

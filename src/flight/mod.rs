@@ -14,7 +14,7 @@
 //!                        ▼                           │ abort, or all callers left (cancel)    ▼
 //!                   work dropped ◀───────────────────┴──────────────────────────────▶ work dropped
 //!                        │
-//!                        ▼  entry leaves the map ─▶ result into the slot ─▶ DONE ─▶ callers woken, in rounds
+//!                        ▼  result into the slot ─▶ entry leaves the map ─▶ DONE ─▶ callers woken, in rounds
 //! ```
 //!
 //! * `POLLING` is the right to the slot. It is taken by compare-exchange and lost at the end of a poll, so it is held
@@ -28,6 +28,8 @@
 //! * Who joins counts himself under the lock that guards the entry, in a number of his own, and so without a
 //!   read-modify-write. Who leaves and seems to be the last makes sure under that lock ([`Home::while_nobody_joins`]).
 //! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
+//! * A caller that would poll the work too deep inside other polls stays, and leaves it to a poll on another stack: by a task of
+//!   ours where that is `STEADY`, and otherwise by the outermost poll on its thread, as that ends (`frame.rs`).
 //!
 //! # Work that is left to a task
 //!
@@ -66,6 +68,7 @@ mod frame;
 mod hash;
 mod helper;
 mod list;
+mod nest;
 mod state;
 mod waker;
 
@@ -77,6 +80,7 @@ pub(crate) use self::helper::Helper;
 pub(crate) use self::state::MAX_CALLERS;
 
 use self::list::{List, Waiting};
+use self::nest::nest;
 use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, STEADY, Snapshot, State, TASK, UNTOLD, WOKEN};
 use crate::identity::Fingerprint;
 use crate::sync::{AtomicU32, Handle, Mutex, bug, round};
@@ -91,6 +95,9 @@ use std::task::Waker;
 
 /// How a flight ends: with the work's value, or why there is none.
 pub(crate) type Landed<T> = Result<T, Failure>;
+
+/// The same while the value, if there is one, is in the flight's slot.
+type Ended = Result<(), Failure>;
 
 /// Why a flight has no value.
 #[derive(Clone, Debug)]
@@ -177,6 +184,12 @@ pub enum OnAbandon {
 pub enum Drive {
     /// A caller's own task: nothing is spawned and no task is switched to. If that caller is dropped or not polled,
     /// another one who is polled goes on.
+    ///
+    /// Where work calls for a key whose work calls for another one, and so on, each is polled inside the one before. Below
+    /// the sixteenth, a chain of any length takes a bounded part of the stack: on a multi-threaded runtime the work is given
+    /// a task of its own, as with [`Spawned`](Self::Spawned). Elsewhere it is polled by the same task once the outermost of the
+    /// works has been polled. So there, work that is called for at such a depth does not go on while a thread blocks inside
+    /// the outermost one's poll, even if it blocks on that very call.
     #[default]
     InPlace,
     /// A task of its own, so that it goes on whether its callers are polled or not.
@@ -200,8 +213,6 @@ pub(crate) enum Event {
     Abandoned,
     /// Every caller had left, and there was no runtime for the work to go on.
     Unspawnable,
-    /// An abandoned flight landed, and nobody had joined it again.
-    FinishedUnattended,
     /// Every caller had left, and the work was dropped.
     Cancelled,
     /// The work was dropped because that was asked for.
@@ -236,6 +247,13 @@ pub(crate) trait Home<K, T> {
 
     /// The runtime of the flight's task, if that is not steady: who polls the work in its stead does so inside that.
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle>;
+
+    /// What ends the flight if it is idle then, and does not borrow this home.
+    fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()>;
+
+    /// What polls the flight's work if that is called for then, and does not borrow this home. Says whether the flight
+    /// has ended with that.
+    fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool>;
 }
 
 /// Who leaves as the result is published.
@@ -422,6 +440,14 @@ impl<K, T> FlightRef<K, T> {
         self.0.as_ptr().addr()
     }
 
+    /// Whether the work has come to its end and nobody is there for its result. Exact under the lock that guards the
+    /// flight's entry.
+    pub(crate) fn is_unattended(&self) -> bool {
+        let state = &self.flight().state;
+        let now = state.load();
+        !now.has(ABORTED) && state.attending(now) == 0
+    }
+
     /// Whether the two are the same flight.
     pub(crate) fn is(&self, other: &Self) -> bool {
         std::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
@@ -447,8 +473,13 @@ impl<K, T> FlightRef<K, T> {
         true
     }
 
-    /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself.
-    fn end_if_idle(&self, home: &impl Home<K, T>) {
+    /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself. Deep inside the
+    /// end of others, it is put off until these have ended.
+    pub(crate) fn end_if_idle(&self, home: &impl Home<K, T>) {
+        nest(|| self.end(home), || home.ends_later(self.clone()));
+    }
+
+    fn end(&self, home: &impl Home<K, T>) {
         loop {
             let now = self.flight().state.load();
             if now.has(POLLING | DONE) {
@@ -458,8 +489,10 @@ impl<K, T> FlightRef<K, T> {
                 // SAFETY: the right to poll was just taken; the flight is not done, so the slot holds the work.
                 unsafe {
                     self.flight().cargo.drop_work();
+                    // Counted before anybody can see that the flight has ended.
+                    let failure = now.failure(home);
                     drop(self.vacate(home));
-                    self.publish(now.failure(home), Leaver::Nobody, home);
+                    self.publish(Err(failure), Leaver::Nobody, home);
                 }
                 return;
             }
@@ -472,20 +505,20 @@ impl<K, T> FlightRef<K, T> {
         home.vacate(self).filter(|listed| listed.is(self))
     }
 
-    /// Puts the result where everyone finds it, and wakes everyone: a round of them here, the rest in a task if there is a
+    /// Shows the result to everyone, and wakes everyone: a round of them here, the rest in a task if there is a
     /// runtime. The entry has left the map.
     ///
-    /// Says what the word was, and how many callers there were left then.
-    ///
     /// # Safety
-    /// The caller holds `POLLING`; the slot is empty.
-    unsafe fn publish(&self, landed: Landed<T>, leaver: Leaver, home: &impl Home<K, T>) -> (Snapshot, u32) {
+    /// The caller holds `POLLING`; the slot holds the value or is empty, as `ended` says.
+    unsafe fn publish(&self, ended: Ended, leaver: Leaver, home: &impl Home<K, T>) {
         // Keeps the flight until everyone is woken: those who leave may be the last.
         let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
         let flight = self.flight();
-        // SAFETY: by contract.
-        unsafe { flight.cargo.put(landed) };
-        let (before, left) = match leaver {
+        if let Err(failure) = ended {
+            // SAFETY: by contract.
+            unsafe { flight.cargo.fail(failure) };
+        }
+        let left = match leaver {
             Leaver::Nobody => flight.state.finish(),
             Leaver::Publisher => flight.state.finish_and_leave(),
         };
@@ -505,7 +538,6 @@ impl<K, T> FlightRef<K, T> {
             }
         }
         drop(kept);
-        (before, left)
     }
 
     fn flight(&self) -> &Flight<K, T> {
@@ -533,13 +565,13 @@ impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
 
 impl Snapshot {
     /// Why a flight that was to be aborted or cancelled has no value; counted.
-    fn failure<K, T, V>(self, home: &impl Home<K, T>) -> Landed<V> {
+    fn failure<K, T>(self, home: &impl Home<K, T>) -> Failure {
         if self.has(CANCELLED) {
             home.note(Event::Cancelled);
-            Err(Failure::Cancelled)
+            Failure::Cancelled
         } else {
             home.note(Event::Aborted);
-            Err(Failure::Aborted)
+            Failure::Aborted
         }
     }
 }

@@ -168,27 +168,26 @@ impl State {
         self.word.fetch_sub(CALLER, order) / CALLER
     }
 
-    /// From `POLLING` to `DONE` in one step; says what stood before, and how many callers are left. The entry has left the
-    /// map, so the number is final.
+    /// From `POLLING` to `DONE` in one step; says how many callers are left. The entry has left the map, so the number is
+    /// final.
     #[inline]
-    pub(super) fn finish(&self) -> (Snapshot, u32) {
+    pub(super) fn finish(&self) -> u32 {
         self.finish_with(0)
     }
 
     /// As [`finish`](Self::finish), and one caller fewer.
     #[inline]
-    pub(super) fn finish_and_leave(&self) -> (Snapshot, u32) {
+    pub(super) fn finish_and_leave(&self) -> u32 {
         self.finish_with(1)
     }
 
     #[inline]
-    fn finish_with(&self, leavers: u32) -> (Snapshot, u32) {
+    fn finish_with(&self, leavers: u32) -> u32 {
         let joined = self.joined();
         let change = joined
             .wrapping_sub(leavers)
             .wrapping_mul(CALLER)
             .wrapping_add(DONE - POLLING);
-        let before = self.word.fetch_add(change, Ordering::AcqRel);
-        (Snapshot(before), before.wrapping_add(change) / CALLER)
+        self.word.fetch_add(change, Ordering::AcqRel).wrapping_add(change) / CALLER
     }
 }

@@ -4,6 +4,7 @@
 //! although one of them may not be polled for now. A waker that outlives its flight keeps the flight's memory and
 //! key, never the work or the result.
 
+use super::nest::nest;
 use super::{Cargo, Flight};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -62,7 +63,12 @@ where
 
     unsafe fn wake_by_ref(pointer: *const ()) {
         // SAFETY: this waker keeps the flight alive.
-        unsafe { Self::flight(pointer).as_ref() }.wake();
+        let wake = || unsafe { Self::flight(pointer).as_ref() }.wake();
+        nest(wake, || {
+            // SAFETY: as above, and this is a waker of its own.
+            let waker = unsafe { Waker::from_raw(Self::clone(pointer)) };
+            Box::new(move || waker.wake())
+        });
     }
 
     unsafe fn drop(pointer: *const ()) {

@@ -92,30 +92,34 @@ pub struct Drain<'g, K, T, S> {
     place: Option<u64>,
     /// By the addresses of their flights.
     helpers: HashMap<usize, Pin<Box<Helper<K, T>>>>,
+    /// [`help_out`](Self::help_out), from where its bounds are known: the future itself has none, because the compiler forgets
+    /// lifetimes, and with them what holds for `'static` alone, where it looks whether an `async` block is `Send`.
+    help: fn(&mut Self, &mut Context<'_>),
 }
 
-impl<'g, K, T, S> Drain<'g, K, T, S> {
-    pub(super) fn new(group: &'g Group<K, T, S>) -> Self {
-        Self {
-            group,
-            place: None,
-            helpers: HashMap::new(),
-        }
-    }
-
+impl<K, T, S> Drain<'_, K, T, S> {
     fn inner(&self) -> &Inner<K, T, S> {
         &self.group.inner
     }
 }
 
-impl<K, T, S> Drain<'_, K, T, S>
+impl<'g, K, T, S> Drain<'g, K, T, S>
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
+    pub(super) fn new(group: &'g Group<K, T, S>) -> Self {
+        Self {
+            group,
+            place: None,
+            helpers: HashMap::new(),
+            help: Self::help_out,
+        }
+    }
+
     /// Stands by for tasks that may not be polled.
-    fn help(&mut self, cx: &mut Context<'_>) {
+    fn help_out(&mut self, cx: &mut Context<'_>) {
         for shard in self.group.inner.map.shards() {
             let left: Vec<_> = {
                 let shard = shard.lock();
@@ -128,18 +132,14 @@ where
                     .or_insert_with(|| Box::pin(Helper::new(flight)));
             }
         }
-        let home = &&self.group.inner;
+        // As a task of ours, nobody is behind a helper.
+        let home = &self.group.inner;
         self.helpers
             .retain(|_, helper| helper.as_mut().poll(home, cx).is_pending());
     }
 }
 
-impl<K, T, S> Future for Drain<'_, K, T, S>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    T: Clone + Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
+impl<K, T, S> Future for Drain<'_, K, T, S> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -149,7 +149,7 @@ where
         let mut place = self.place;
         self.inner().drainers.register(&mut place, cx.waker());
         self.place = place;
-        self.help(cx);
+        (self.help)(&mut self, cx);
         if self.inner().in_flight() == 0 && !bug("look-before-registering") {
             return Poll::Ready(());
         }

@@ -15,11 +15,54 @@ use std::task::{Context, Poll, ready};
 pin_project! {
     /// The future of [`Group::join`]: `None` if the key was not in flight.
     ///
+    /// `C` is the call, known by what it does as in [`Run`](super::Run).
+    ///
     /// # Panics
     ///
     /// If it is polled again after it was ready.
+    #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
-    pub struct Join<'g, K, T, S, Q>
+    pub struct Join<C> {
+        #[pin]
+        call: C,
+    }
+}
+
+/// A call that joins the flight of its key, if there is one: what a [`Join`] is of.
+pub trait Joining: Future<Output = Option<Result<Outcome<Self::Value>, Error>>> + fmt::Debug {
+    /// The work's value.
+    type Value;
+
+    #[doc(hidden)]
+    fn set_fingerprint(&mut self, fingerprint: Fingerprint);
+}
+
+impl<C> Join<C> {
+    pub(super) fn new(call: C) -> Self {
+        Self { call }
+    }
+}
+
+impl<C: Joining> Join<C> {
+    /// With the fingerprint of the request that the key stands for, as [`Run::fingerprint`](super::Run::fingerprint).
+    pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.call.set_fingerprint(fingerprint);
+        self
+    }
+}
+
+impl<C: Joining> Future for Join<C> {
+    type Output = C::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        self.project().call.poll(cx)
+    }
+}
+
+pin_project! {
+    /// Joins at the first poll, then drives or waits.
+    pub(super) struct JoinOnly<'g, K, T, S, Q>
     where
         K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
         T: Clone, T: Send, T: Sync, T: 'static,
@@ -33,9 +76,23 @@ pin_project! {
         #[pin]
         caller: Caller<K, T, Borrowed<'g, K, T, S>>,
     }
+
+    impl<K, T, S, Q> PinnedDrop for JoinOnly<'_, K, T, S, Q>
+    where
+        K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
+        T: Clone, T: Send, T: Sync, T: 'static,
+        S: BuildHasher, S: Send, S: Sync, S: 'static,
+        Q: ?Sized,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            if this.late && this.caller.is_seated() {
+                this.caller.home().counters.count_joined_late();
+            }
+        }
+    }
 }
 
-impl<'g, K, T, S, Q> Join<'g, K, T, S, Q>
+impl<'g, K, T, S, Q> JoinOnly<'g, K, T, S, Q>
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
@@ -51,15 +108,23 @@ where
             caller: Caller::new(&group.inner),
         }
     }
+}
 
-    /// With the fingerprint of the request that the key stands for, as [`Run::fingerprint`](super::Run::fingerprint).
-    pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+impl<K, T, S, Q> Joining for JoinOnly<'_, K, T, S, Q>
+where
+    K: Hash + Eq + Send + Sync + 'static + Borrow<Q>,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+    Q: Hash + Eq + ?Sized,
+{
+    type Value = T;
+
+    fn set_fingerprint(&mut self, fingerprint: Fingerprint) {
         self.fingerprint = Some(fingerprint);
-        self
     }
 }
 
-impl<K, T, S, Q> Future for Join<'_, K, T, S, Q>
+impl<K, T, S, Q> Future for JoinOnly<'_, K, T, S, Q>
 where
     K: Hash + Eq + Send + Sync + 'static + Borrow<Q>,
     T: Clone + Send + Sync + 'static,
@@ -89,7 +154,7 @@ where
                     *this.late = seat.late;
                     caller.sit(seat);
                 }
-                Err(error) => return Poll::Ready(Some(inner.refuse(error))),
+                Err(error) => return Poll::Ready(Some(Err(inner.refuse(error)))),
             }
         } else {
             assert!(caller.is_seated(), "`Join` polled after it was ready");
@@ -100,9 +165,14 @@ where
         }
         let landed = ready!(caller.poll(cx));
         *this.wait = None;
+        if *this.late {
+            if let Err(Failure::Aborted | Failure::Cancelled) = landed {
+                // It was to end so already as we joined: as good as gone.
+                return Poll::Ready(None);
+            }
+            inner.counters.count_joined_late();
+        }
         Poll::Ready(match landed {
-            // It was to end so already as we joined: as good as gone.
-            Err(Failure::Aborted | Failure::Cancelled) if *this.late => None,
             Ok(value) => Some(Ok(Outcome {
                 value,
                 role: Role::Follower,
@@ -112,7 +182,7 @@ where
     }
 }
 
-impl<K, T, S, Q> fmt::Debug for Join<'_, K, T, S, Q>
+impl<K, T, S, Q> fmt::Debug for JoinOnly<'_, K, T, S, Q>
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
@@ -120,7 +190,7 @@ where
     Q: ?Sized,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Join")
+        f.debug_struct("Call")
             .field("joined", &self.caller.is_seated())
             .finish_non_exhaustive()
     }

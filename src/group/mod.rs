@@ -19,14 +19,16 @@ pub use self::builder::GroupBuilder;
 pub use self::drain::Drain;
 pub use self::error::{Error, Limit, TryError};
 pub use self::hash::{Hasher, RandomState};
-pub use self::join::Join;
-pub use self::key::{ByRef, Key, Owned};
-pub use self::run::{Outcome, Role, Run};
+pub use self::join::{Join, Joining};
+pub use self::run::{Call, Outcome, Role, Run, Unproven};
 pub use self::stats::Stats;
-pub use self::try_run::{ShareError, TryRun};
+pub use self::try_run::TryRun;
 
 use self::drain::Drainers;
+use self::join::JoinOnly;
+use self::key::{ByRef, Owned};
 use self::map::Map;
+use self::run::LeadOrJoin;
 use self::stats::Counters;
 use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking};
 use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, drives_itself, yield_now};
@@ -67,9 +69,18 @@ use std::sync::atomic::Ordering;
 ///
 /// # Where the work runs
 ///
-/// The work is polled in place, by the task of a caller, so it sees that task's locals; after a hand-over it is polled
-/// by another task, so it should not rely on them. What the work made of a runtime (timers, sockets) stays bound to
+/// The work is polled in place, by the task of a caller, so it sees that task's locals; after a hand-over, or deep inside
+/// other work, it is polled by another task, so it should not rely on them. What the work made of a runtime (timers, sockets) stays bound to
 /// that runtime: callers on several runtimes may share a group, but the work then needs the runtime that it began on.
+///
+/// # Stack
+///
+/// Flights may wait for each other in a chain of any length: what is polled, woken or ended on one stack is at most sixteen
+/// deep ([`Drive::InPlace`]; below that, polling needs a runtime for a task of its own).
+///
+/// A result is kept in the flight, and cloned for all callers but one. Where it is handed out it is moved like the result of
+/// any `async fn`; without optimization that takes up to twenty times its size on the stack. Results of 64 KiB pass through a
+/// thread with two megabytes; what may be larger, or is dear to clone, belongs in an [`Arc`].
 pub struct Group<K, T, S = RandomState> {
     inner: Arc<Inner<K, T, S>>,
 }
@@ -165,12 +176,12 @@ where
     /// The future panics if it is polled again after it was ready. A panic in the key's `Hash` or `Eq` passes through
     /// to this caller; nothing was begun then. So does a panic in the destructor of the key or the closure of a call that
     /// joins; he is a caller of the flight then, as any other.
-    pub fn run<F, W>(&self, key: K, work: F) -> Run<'_, K, T, S, Owned<K>, F, ()>
+    pub fn run<F, W>(&self, key: K, work: F) -> Run<impl Unproven<Value = T, Proven = impl Call<Value = T>>>
     where
         F: FnOnce() -> W,
         W: Future<Output = T> + Send + 'static,
     {
-        Run::new(self, Owned(key), work)
+        Run::new(LeadOrJoin::new(self, Owned(key), work))
     }
 
     /// [`run`](Self::run) with a borrowed key, which is made an owned one only to lead.
@@ -196,14 +207,18 @@ where
     /// # Panics
     ///
     /// As [`run`](Self::run); a panic of `to_owned` passes through as well.
-    pub fn run_by_ref<'g, Q, F, W>(&'g self, key: &'g Q, work: F) -> Run<'g, K, T, S, ByRef<'g, Q>, F, ()>
+    pub fn run_by_ref<'g, Q, F, W>(
+        &'g self,
+        key: &'g Q,
+        work: F,
+    ) -> Run<impl Unproven<Value = T, Proven = impl Call<Value = T>>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
         F: FnOnce() -> W,
         W: Future<Output = T> + Send + 'static,
     {
-        Run::new(self, ByRef(key), work)
+        Run::new(LeadOrJoin::new(self, ByRef(key), work))
     }
 
     /// Shares the result of the work that runs for this key, if any does; begins none.
@@ -222,12 +237,12 @@ where
     /// # Cancel safety
     ///
     /// As [`run`](Self::run): whoever joins is a caller like any other.
-    pub fn join<'g, Q>(&'g self, key: &'g Q) -> Join<'g, K, T, S, Q>
+    pub fn join<'g, Q>(&'g self, key: &'g Q) -> Join<impl Joining<Value = T>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        Join::new(self, key)
+        Join::new(JoinOnly::new(self, key))
     }
 
     /// Takes the key's flight out of the map: later calls begin another one. The flight itself, and its callers, are
@@ -342,9 +357,9 @@ impl<K, T, S> Inner<K, T, S> {
         self.settings.runtime.clone().or_else(current_runtime)
     }
 
-    fn refuse<V>(&self, error: Error) -> Result<V, Error> {
+    fn refuse(&self, error: Error) -> Error {
         self.counters.count_refused();
-        Err(error)
+        error
     }
 }
 
@@ -355,7 +370,7 @@ where
     S: BuildHasher + Send + Sync + 'static,
 {
     #[inline]
-    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
+    fn vacate(&self, flight: &FlightRef<K, T>, by_task: bool) -> Option<FlightRef<K, T>> {
         let (removed, runtime) = {
             let mut shard = self.map.shard(flight.hash()).lock();
             let removed = shard.remove(flight.hash(), |other| other.is(flight) || bug("remove-any"));
@@ -364,6 +379,10 @@ where
                 true => None,
                 false => shard.runtimes.remove(&flight.id()),
             };
+            if by_task && flight.is_unattended() {
+                // Under the lock: nobody joins meanwhile, and whoever sees that the flight has gone sees this.
+                self.counters.count_finished_unattended();
+            }
             (removed, runtime)
         };
         drop(runtime);
@@ -395,6 +414,16 @@ where
         }
     }
 
+    fn ends_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
+        let inner = Arc::clone(self);
+        Box::new(move || flight.end_if_idle(&inner))
+    }
+
+    fn polls_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
+        let inner = Arc::clone(self);
+        Box::new(move || flight.poll_if_called_for(&inner))
+    }
+
     fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
         if !drives_itself(&runtime) {
             let mut shard = self.map.shard(flight.hash()).lock();
@@ -414,7 +443,7 @@ where
         // The result is the callers'.
         runtime.spawn(async move {
             let caller = pin!(caller);
-            let _ = poll_fn(move |cx| caller.as_ref().poll(cx)).await;
+            poll_fn(move |cx| caller.as_ref().poll(cx).map(drop)).await;
         });
     }
 }
@@ -431,7 +460,7 @@ where
     const TASK: bool = false;
 
     fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
-        Inner::vacate(self, flight)
+        Inner::vacate(self, flight, Self::TASK)
     }
 
     fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
@@ -456,6 +485,14 @@ where
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
         Inner::runtime_of(self, flight)
+    }
+
+    fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
+        Inner::ends_later(self, flight)
+    }
+
+    fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
+        Inner::polls_later(self, flight)
     }
 }
 
@@ -469,7 +506,7 @@ where
     const TASK: bool = true;
 
     fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
-        Inner::vacate(self, flight)
+        Inner::vacate(self, flight, Self::TASK)
     }
 
     fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
@@ -494,6 +531,14 @@ where
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
         Inner::runtime_of(self, flight)
+    }
+
+    fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
+        Inner::ends_later(self, flight)
+    }
+
+    fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
+        Inner::polls_later(self, flight)
     }
 }
 

@@ -1,9 +1,12 @@
 //! The futures that callers hold: lead or join at the first poll, then drive or wait.
 
+use super::key::Key;
 use super::map::Found;
 use super::waits::{Wait, follow};
-use super::{Borrowed, Error, Group, Inner, Key, Limit};
-use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, KeyHash, OnAbandon, Proof, Seat, Takeoff, quietly};
+use super::{Borrowed, Error, Group, Inner, Limit};
+use crate::flight::{
+    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, Landed, OnAbandon, Proof, Seat, Takeoff, quietly,
+};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
 use std::fmt;
@@ -11,7 +14,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// What a call got, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,14 +56,97 @@ pin_project! {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// The future is `Send` if key and closure are. It can be awaited in a spawned block whatever `'static` references and
+    /// trait objects key, closure and result hold.
+    ///
+    /// `C` is the call. Its type has no name and is known by what it does, because a bound on a named one would not hold
+    /// where the compiler has erased the lifetimes, as it does in an `async` block that has to be `Send`.
+    ///
+    /// The work has to be `Send` in any case, since another caller may go on with it:
+    ///
+    /// ```compile_fail,E0277
+    /// use oneflight::Group;
+    /// use std::{future::poll_fn, rc::Rc, task::Poll};
+    ///
+    /// let (group, local): (Group<u8, u8>, _) = (Group::new(), Rc::new(1));
+    /// let _ = group.run(1, || poll_fn(move |_| Poll::Ready(*local)));
+    /// ```
+    #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
-    pub struct Run<'g, K, T, S, Q, F, P>
+    pub struct Run<C> {
+        #[pin]
+        call: C,
+    }
+}
+
+/// A call that leads the flight of its key or joins it: what a [`Run`] is of.
+pub trait Call: Future<Output = Result<Outcome<Self::Value>, Error>> + fmt::Debug {
+    /// The work's value.
+    type Value;
+
+    #[doc(hidden)]
+    fn set_on_abandon(&mut self, on_abandon: OnAbandon);
+
+    #[doc(hidden)]
+    fn set_drive(&mut self, drive: Drive);
+}
+
+/// A [`Call`] without a fingerprint.
+pub trait Unproven: Call {
+    /// The same call with one.
+    type Proven: Call<Value = Self::Value>;
+
+    #[doc(hidden)]
+    fn with(self, fingerprint: Fingerprint) -> Self::Proven;
+}
+
+impl<C> Run<C> {
+    pub(super) fn new(call: C) -> Self {
+        Self { call }
+    }
+}
+
+impl<C: Unproven> Run<C> {
+    /// With the fingerprint of the request that the key stands for: if the key is in flight with another one, or
+    /// without, the call gets [`Error::Conflict`] and not another request's result.
+    pub fn fingerprint(self, fingerprint: Fingerprint) -> Run<C::Proven> {
+        Run::new(self.call.with(fingerprint))
+    }
+}
+
+impl<C: Call> Run<C> {
+    /// What becomes of the work if this call leads and then every caller leaves. The group's policy unless set.
+    pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
+        self.call.set_on_abandon(on_abandon);
+        self
+    }
+
+    /// Who polls the work if this call leads. The group's policy unless set.
+    pub fn drive(mut self, drive: Drive) -> Self {
+        self.call.set_drive(drive);
+        self
+    }
+}
+
+impl<C: Call> Future for Run<C> {
+    type Output = C::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        self.project().call.poll(cx)
+    }
+}
+
+pin_project! {
+    /// Leads or joins at the first poll, then drives or waits.
+    pub(super) struct LeadOrJoin<'g, K, T, S, Q, F, P>
     where
         K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
         T: Clone, T: Send, T: Sync, T: 'static,
         S: BuildHasher, S: Send, S: Sync, S: 'static,
     {
-        call: Option<Call<Q, F, P>>,
+        call: Option<Baggage<Q, F, P>>,
         on_abandon: OnAbandon,
         drive: Drive,
         role: Role,
@@ -68,16 +154,30 @@ pin_project! {
         #[pin]
         caller: Caller<K, T, Borrowed<'g, K, T, S>>,
     }
+
+    impl<K, T, S, Q, F, P> PinnedDrop for LeadOrJoin<'_, K, T, S, Q, F, P>
+    where
+        K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
+        T: Clone, T: Send, T: Sync, T: 'static,
+        S: BuildHasher, S: Send, S: Sync, S: 'static,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            // A late caller that leaves is not made again.
+            if this.call.is_some() && this.caller.is_seated() {
+                this.caller.home().counters.count_joined_late();
+            }
+        }
+    }
 }
 
 /// What a call has with it until it has joined or led.
-struct Call<Q, F, P> {
+struct Baggage<Q, F, P> {
     key: Q,
     work: F,
     proof: P,
 }
 
-impl<'g, K, T, S, Q, F> Run<'g, K, T, S, Q, F, ()>
+impl<'g, K, T, S, Q, F> LeadOrJoin<'g, K, T, S, Q, F, ()>
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
@@ -86,7 +186,7 @@ where
     pub(super) fn new(group: &'g Group<K, T, S>, key: Q, work: F) -> Self {
         let settings = &group.inner.settings;
         Self {
-            call: Some(Call { key, work, proof: () }),
+            call: Some(Baggage { key, work, proof: () }),
             on_abandon: settings.on_abandon,
             drive: settings.drive,
             role: Role::Leader,
@@ -94,12 +194,43 @@ where
             caller: Caller::new(&group.inner),
         }
     }
+}
 
-    /// With the fingerprint of the request that the key stands for: if the key is in flight with another one, or
-    /// without, the call gets [`Error::Conflict`] and not another request's result.
-    pub fn fingerprint(self, fingerprint: Fingerprint) -> Run<'g, K, T, S, Q, F, Fingerprint> {
-        Run {
-            call: self.call.map(|call| Call {
+impl<K, T, S, Q, F, P, W> Call for LeadOrJoin<'_, K, T, S, Q, F, P>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+    Q: Key<K>,
+    F: FnOnce() -> W,
+    P: Proof,
+    W: Future<Output = T> + Send + 'static,
+{
+    type Value = T;
+
+    fn set_on_abandon(&mut self, on_abandon: OnAbandon) {
+        self.on_abandon = on_abandon;
+    }
+
+    fn set_drive(&mut self, drive: Drive) {
+        self.drive = drive;
+    }
+}
+
+impl<'g, K, T, S, Q, F, W> Unproven for LeadOrJoin<'g, K, T, S, Q, F, ()>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+    Q: Key<K>,
+    F: FnOnce() -> W,
+    W: Future<Output = T> + Send + 'static,
+{
+    type Proven = LeadOrJoin<'g, K, T, S, Q, F, Fingerprint>;
+
+    fn with(mut self, fingerprint: Fingerprint) -> Self::Proven {
+        LeadOrJoin {
+            call: self.call.take().map(|call| Baggage {
                 key: call.key,
                 work: call.work,
                 proof: fingerprint,
@@ -113,26 +244,7 @@ where
     }
 }
 
-impl<K, T, S, Q, F, P> Run<'_, K, T, S, Q, F, P>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    T: Clone + Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
-    /// What becomes of the work if this call leads and then every caller leaves. The group's policy unless set.
-    pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
-        self.on_abandon = on_abandon;
-        self
-    }
-
-    /// Who polls the work if this call leads. The group's policy unless set.
-    pub fn drive(mut self, drive: Drive) -> Self {
-        self.drive = drive;
-        self
-    }
-}
-
-impl<K, T, S, Q, F, P, W> Future for Run<'_, K, T, S, Q, F, P>
+impl<K, T, S, Q, F, P, W> Future for LeadOrJoin<'_, K, T, S, Q, F, P>
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
@@ -148,53 +260,62 @@ where
         let this = self.project();
         let caller = this.caller.into_ref();
         loop {
-            // Each way returns for itself: a result that is first joined with others and then taken apart costs more than
-            // all the rest of a follower's poll.
+            // What the work is polled through holds the result in one place: without optimization each mention of it would
+            // be a copy on the stack of that poll. And each way returns for itself: a result that is first joined with others
+            // and then taken apart costs more than all the rest of a follower's poll.
             if caller.is_seated() {
                 if follow(this.wait, &caller).is_err() {
                     caller.leave();
-                    over(this.call);
+                    over(caller.get_ref().home(), this.call);
                     return Poll::Ready(Err(Error::Reentrant));
                 }
-                let failure = match ready!(caller.poll(cx)) {
-                    Ok(value) => {
+                let polled = caller.poll(cx);
+                match &polled {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(failure)) if failure.is_another_calls() && this.call.is_some() => {
                         *this.wait = None;
-                        over(this.call);
-                        return Poll::Ready(Ok(Outcome {
-                            value,
-                            role: *this.role,
-                        }));
+                        continue;
                     }
-                    Err(failure) => failure,
-                };
-                *this.wait = None;
-                if failure.is_another_calls() && this.call.is_some() {
-                    continue;
+                    Poll::Ready(_) => {}
                 }
-                over(this.call);
-                return Poll::Ready(Err(failure.into()));
+                *this.wait = None;
+                over(caller.get_ref().home(), this.call);
+                return told(polled, *this.role);
             }
             match begin(caller, this.call, *this.on_abandon, *this.drive, this.role, this.wait) {
                 Ok(Begun::Joined) => {}
                 Ok(Begun::Led(takeoff, work)) => {
                     let role = *this.role;
-                    let landed = ready!(caller.take_off(takeoff, work, cx));
-                    *this.wait = None;
-                    return Poll::Ready(landed.map(|value| Outcome { value, role }).map_err(Error::from));
+                    let polled = caller.take_off(takeoff, work, cx);
+                    if polled.is_ready() {
+                        *this.wait = None;
+                    }
+                    return told(polled, role);
                 }
                 Err(error) => {
                     let refused = caller.get_ref().home().refuse(error);
                     *this.call = None;
-                    return Poll::Ready(refused);
+                    return Poll::Ready(Err(refused));
                 }
             }
         }
     }
 }
 
-/// Drops a call that was kept to be made again, and is not.
-fn over<Q, F, P>(call: &mut Option<Call<Q, F, P>>) {
+/// What a caller is told of its flight.
+#[inline]
+fn told<T>(polled: Poll<Landed<T>>, role: Role) -> Poll<Result<Outcome<T>, Error>> {
+    match polled {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Ok(value)) => Poll::Ready(Ok(Outcome { value, role })),
+        Poll::Ready(Err(failure)) => Poll::Ready(Err(failure.into())),
+    }
+}
+
+/// Drops a call that was kept to be made again, and is not: it has joined after all.
+fn over<K, T, S, Q, F, P>(inner: &Inner<K, T, S>, call: &mut Option<Baggage<Q, F, P>>) {
     if call.is_some() {
+        inner.counters.count_joined_late();
         quietly(|| *call = None);
     }
 }
@@ -209,7 +330,7 @@ enum Begun<K, T, F, P, W> {
 /// already: then it is made again once that is over.
 fn begin<K, T, S, Q, F, P, W>(
     caller: Pin<&Caller<K, T, Borrowed<'_, K, T, S>>>,
-    place: &mut Option<Call<Q, F, P>>,
+    place: &mut Option<Baggage<Q, F, P>>,
     on_abandon: OnAbandon,
     drive: Drive,
     role: &mut Role,
@@ -257,7 +378,7 @@ where
                     drop(shard);
                     return Err(error);
                 }
-                let Some(Call { key, work, proof }) = place.take() else {
+                let Some(Baggage { key, work, proof }) = place.take() else {
                     panic!("{OVER}")
                 };
                 *role = Role::Leader;
@@ -359,14 +480,14 @@ impl From<Failure> for Error {
     }
 }
 
-impl<K, T, S, Q, F, P> fmt::Debug for Run<'_, K, T, S, Q, F, P>
+impl<K, T, S, Q, F, P> fmt::Debug for LeadOrJoin<'_, K, T, S, Q, F, P>
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run")
+        f.debug_struct("Call")
             .field("begun", &self.caller.is_seated())
             .field("role", &self.role)
             .finish_non_exhaustive()

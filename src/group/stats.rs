@@ -6,15 +6,22 @@ use std::sync::atomic::Ordering;
 
 /// What a group has counted since it was made; [`Group::stats`](super::Group::stats) reads it.
 ///
-/// The figures are read one after the other: while calls run, they need not belong to one moment.
+/// Each call counts once: `led + joined + refused` is the number of calls, once all of them are over. A call is a future of
+/// [`run`](super::Group::run) or its siblings that was polled, unless its key panicked, or one of
+/// [`join`](super::Group::join) that did not end with `None`.
+///
+/// What becomes of a flight is counted before the flight is seen to have ended: when [`drain`](super::Group::drain) is over,
+/// and with it all calls, the figures are final. They are read one after the other: while calls run, they need not belong to
+/// one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Flights begun: executions.
     pub led: u64,
-    /// Calls that joined a flight. A call that finds a flight which is to end without a result already, waits for that
-    /// and leads the next one, counts there only.
+    /// Calls that joined a flight. A call that finds a flight which is to be dropped unfinished already counts when it is
+    /// known what becomes of it: here if it gets a result or a panic after all, or leaves before that, and otherwise where
+    /// the next flight of its key puts it.
     pub joined: u64,
     /// Times that another caller went on with the work of a driver who had left.
     pub handed_over: u64,
@@ -22,7 +29,7 @@ pub struct Stats {
     pub taken_over: u64,
     /// How often every caller had left a flight that had not landed, and the work went on as a task.
     pub abandoned: u64,
-    /// Flights that landed as a task, with no caller there.
+    /// Flights that landed as a task, with no caller there as the flight left the map.
     pub finished_unattended: u64,
     /// Flights whose work was dropped because every caller had left: by policy, or for want of a runtime.
     pub cancelled: u64,
@@ -37,6 +44,8 @@ pub struct Stats {
 /// The counters that are not kept in the shards: of things that happen rarely.
 #[derive(Debug)]
 pub(super) struct Counters {
+    /// Those who joined a flight that was to be dropped unfinished already: the others are counted in the shards.
+    joined_late: AtomicU64,
     handed_over: AtomicU64,
     taken_over: AtomicU64,
     abandoned: AtomicU64,
@@ -50,6 +59,7 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn new() -> Self {
         Self {
+            joined_late: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
             taken_over: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
@@ -66,7 +76,6 @@ impl Counters {
             Event::HandedOver => &self.handed_over,
             Event::TakenOver => &self.taken_over,
             Event::Abandoned => &self.abandoned,
-            Event::FinishedUnattended => &self.finished_unattended,
             Event::Cancelled => &self.cancelled,
             Event::Aborted => &self.aborted,
             Event::Panicked(_) => &self.panicked,
@@ -74,6 +83,16 @@ impl Counters {
         };
         // Relaxed: a counter guards nothing.
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cold]
+    pub(super) fn count_joined_late(&self) {
+        self.joined_late.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cold]
+    pub(super) fn count_finished_unattended(&self) {
+        self.finished_unattended.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_refused(&self) {
@@ -84,7 +103,7 @@ impl Counters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             led: 0,
-            joined: 0,
+            joined: read(&self.joined_late),
             handed_over: read(&self.handed_over),
             taken_over: read(&self.taken_over),
             abandoned: read(&self.abandoned),

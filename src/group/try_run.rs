@@ -2,8 +2,8 @@
 //!
 //! A group of `Result<V, Arc<E>>` runs work of `Result<V, E>`: every caller of a flight gets the same error, shared.
 
-use super::run::{Outcome, Run};
-use super::{ByRef, Error, Group, Owned, TryError};
+use super::run::{Call, Outcome, Run, Unproven};
+use super::{Error, Group, TryError};
 use crate::flight::{Drive, OnAbandon};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
@@ -12,7 +12,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 impl<K, V, E, S> Group<K, Result<V, Arc<E>>, S>
 where
@@ -48,15 +48,11 @@ where
     /// # Panics
     ///
     /// As [`run`](Self::run).
-    #[allow(
-        clippy::type_complexity,
-        reason = "an alias would hide which settings the future takes"
-    )]
     pub fn try_run<F, W>(
         &self,
         key: K,
         work: F,
-    ) -> TryRun<Run<'_, K, Result<V, Arc<E>>, S, Owned<K>, impl FnOnce() -> ShareError<W>, ()>>
+    ) -> TryRun<impl Unproven<Value = Result<V, Arc<E>>, Proven = impl Call<Value = Result<V, Arc<E>>>>>
     where
         F: FnOnce() -> W,
         W: Future<Output = Result<V, E>> + Send + 'static,
@@ -79,15 +75,11 @@ where
     /// # Panics
     ///
     /// As [`run_by_ref`](Self::run_by_ref).
-    #[allow(
-        clippy::type_complexity,
-        reason = "an alias would hide which settings the future takes"
-    )]
     pub fn try_run_by_ref<'g, Q, F, W>(
         &'g self,
         key: &'g Q,
         work: F,
-    ) -> TryRun<Run<'g, K, Result<V, Arc<E>>, S, ByRef<'g, Q>, impl FnOnce() -> ShareError<W>, ()>>
+    ) -> TryRun<impl Unproven<Value = Result<V, Arc<E>>, Proven = impl Call<Value = Result<V, Arc<E>>>>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
@@ -102,9 +94,7 @@ where
 
 pin_project! {
     /// Work whose error is put into an `Arc`, to be shared.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless polled"]
-    pub struct ShareError<W> {
+    struct ShareError<W> {
         #[pin]
         work: W,
     }
@@ -125,32 +115,22 @@ pin_project! {
     /// The future of [`Group::try_run`]. It takes the same settings as [`Run`] before it is polled.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
-    pub struct TryRun<R> {
+    pub struct TryRun<C> {
         #[pin]
-        run: R,
+        run: Run<C>,
     }
 }
 
-impl<'g, K, T, S, Q, F> TryRun<Run<'g, K, T, S, Q, F, ()>>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    T: Clone + Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
+impl<C: Unproven> TryRun<C> {
     /// As [`Run::fingerprint`].
-    pub fn fingerprint(self, fingerprint: Fingerprint) -> TryRun<Run<'g, K, T, S, Q, F, Fingerprint>> {
+    pub fn fingerprint(self, fingerprint: Fingerprint) -> TryRun<C::Proven> {
         TryRun {
             run: self.run.fingerprint(fingerprint),
         }
     }
 }
 
-impl<K, T, S, Q, F, P> TryRun<Run<'_, K, T, S, Q, F, P>>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    T: Clone + Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
+impl<C: Call> TryRun<C> {
     /// As [`Run::on_abandon`].
     pub fn on_abandon(self, on_abandon: OnAbandon) -> Self {
         Self {
@@ -166,17 +146,25 @@ where
     }
 }
 
-impl<R, V, E> Future for TryRun<R>
+impl<C, V, E> Future for TryRun<C>
 where
-    R: Future<Output = Result<Outcome<Result<V, Arc<E>>>, Error>>,
+    C: Call<Value = Result<V, Arc<E>>>,
 {
     type Output = Result<Outcome<V>, TryError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Outcome { value, role } = ready!(self.project().run.poll(cx))?;
-        Poll::Ready(match value {
+        let polled = self.project().run.poll(cx);
+        told(polled)
+    }
+}
+
+/// What a caller is told of a flight whose work can fail.
+fn told<V, E>(polled: Poll<Result<Outcome<Result<V, Arc<E>>>, Error>>) -> Poll<Result<Outcome<V>, TryError<E>>> {
+    polled.map(|outcome| {
+        let Outcome { value, role } = outcome?;
+        match value {
             Ok(value) => Ok(Outcome { value, role }),
             Err(error) => Err(TryError::Work(error)),
-        })
-    }
+        }
+    })
 }

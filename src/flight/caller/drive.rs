@@ -39,7 +39,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             if now.has(ABORTED) {
                 drop(frame);
                 whole.as_ref().cargo.drop_work();
-                return Poll::Ready(self.land(whole, flight, now.failure(&self.home), Polled::Not));
+                return Poll::Ready(self.land(whole, flight, Err(now.failure(&self.home)), Polled::Not));
             }
             // Given up whatever unwinds while we park: a waker's `clone` or `drop`. The poll itself lets nothing out.
             let right = PollRight {
@@ -63,9 +63,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             drop(entered);
             drop(frame);
             match polled {
-                Poll::Ready(landed) => {
+                Poll::Ready(ended) => {
                     std::mem::forget(right);
-                    Poll::Ready(self.land(whole, flight, landed, Polled::Now))
+                    Poll::Ready(self.land(whole, flight, ended, Polled::Now))
                 }
                 Poll::Pending => self.park(right, now, cx),
             }
@@ -79,13 +79,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     {
         let flight = right.flight.flight();
         if now.has(SHARED) {
-            // A first follower who only brings the flight's waker in does not become the driver by that.
-            let place = if now.has(WOKEN) || H::TASK {
-                Place::Driver
-            } else {
-                Place::Helper
-            };
-            self.register(flight, cx.waker(), place);
+            self.register(flight, cx.waker(), self.place_to_poll(now));
         } else {
             // SAFETY: while the flight was not shared as we took `POLLING`, the leader's waker is the affair of who
             // has that right.
@@ -101,6 +95,16 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             return self.poll(cx);
         }
         Poll::Pending
+    }
+
+    /// The place of who polls the work now, or puts that off.
+    pub(super) fn place_to_poll(&self, now: Snapshot) -> Place {
+        // A first follower who only brings the flight's waker in does not become the driver by that.
+        if now.has(WOKEN) || H::TASK {
+            Place::Driver
+        } else {
+            Place::Helper
+        }
     }
 
     /// Sees to it that the node is in the list, with this waker.

@@ -7,7 +7,7 @@ use crate::flight::state::{
     ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK,
     UNTOLD, task_on,
 };
-use crate::flight::{Cargo, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
+use crate::flight::{Cargo, Ended, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
 use crate::sync::bug;
 use std::pin::Pin;
 use std::ptr::NonNull;
@@ -17,13 +17,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     /// Ends the flight with this result, and takes ours of it.
     ///
     /// # Safety
-    /// The flight is ours, `whole` is the same; we hold `POLLING`, the slot is empty.
+    /// The flight is ours, `whole` is the same; we hold `POLLING`, the slot holds the value or is empty, as `ended` says.
     #[inline]
     pub(super) unsafe fn land<C: Cargo<K, T> + ?Sized>(
         self: Pin<&Self>,
         whole: NonNull<Flight<K, T, C>>,
         flight: NonNull<Flight<K, T>>,
-        landed: Landed<T>,
+        ended: Ended,
         polled: Polled,
     ) -> Landed<T>
     where
@@ -31,7 +31,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     {
         // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
-        if let Err(Failure::Panicked(panic)) = &landed {
+        if let Err(Failure::Panicked(panic)) = &ended {
             self.home.note(Event::Panicked(panic.clone()));
         }
         if lent.flight().state.load().has(SHARED) {
@@ -47,7 +47,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             };
             self.note(event);
         }
-        let listed = match &landed {
+        let listed = match &ended {
             Ok(_) if bug("publish-before-removal") => None,
             Err(_) if bug("panic-keeps-entry") => None,
             _ => lent.vacate(&self.home),
@@ -57,18 +57,19 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if lent.flight().state.callers(now) == 1 && refs == 1 + u32::from(listed.is_some()) {
             // Nobody else is here, and since the entry has gone, nobody can come: no need to publish anything. Both loads
             // acquire, so whatever those did who have left is over.
-            if H::TASK && !now.has(ABORTED) {
-                self.home.note(Event::FinishedUnattended);
-            }
             self.flight.set(None);
             // SAFETY: ours and the one in `listed` are the only references; the list that the node may be linked in goes
             // with the flight.
-            unsafe {
+            return unsafe {
                 std::mem::forget(listed);
                 self.node.forget();
+                let landed = match ended {
+                    Ok(()) => lent.flight().cargo.take(),
+                    Err(failure) => Err(failure),
+                };
                 quietly(|| drop(Box::from_raw(whole.as_ptr())));
-            }
-            return landed;
+                landed
+            };
         }
         drop(listed);
         if H::TASK {
@@ -76,15 +77,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             // What is returned here nobody looks at.
             self.flight.set(None);
             // SAFETY: by contract.
-            let (before, left) = unsafe { lent.publish(landed, Leaver::Publisher, &self.home) };
-            if left == 0 && !before.has(ABORTED) {
-                self.home.note(Event::FinishedUnattended);
-            }
+            unsafe { lent.publish(ended, Leaver::Publisher, &self.home) };
             return Err(Failure::Cancelled);
         }
         // SAFETY: by contract; then it is done.
         unsafe {
-            lent.publish(landed, Leaver::Nobody, &self.home);
+            lent.publish(ended, Leaver::Nobody, &self.home);
             if bug("publish-before-removal") {
                 drop(lent.vacate(&self.home));
             }

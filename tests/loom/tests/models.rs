@@ -3,7 +3,7 @@
 
 use loom::future::block_on;
 use loom::thread;
-use oneflight::model::{Runtime, join_tasks, spawn_onto, wake_in_rounds_of};
+use oneflight::model::{Runtime, join_tasks, nest_at_most, spawn_onto, wake_in_rounds_of};
 use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use oneflight_loom::{Bound, Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop, upto};
 use std::pin::Pin;
@@ -743,5 +743,28 @@ fn late_task_races_drain() {
         ledger.check();
         let stats = group.stats();
         assert_eq!((stats.abandoned, stats.finished_unattended), (1, 1));
+    });
+}
+
+/// Work calls for a key that another caller calls for as well, and stands too deep to poll that flight's work itself: whether it
+/// leads or joins, a task goes on with it, and what it ends with reaches both.
+#[test]
+fn deep_call_join() {
+    explore("deep call/join", upto(2, 2, 3), || {
+        nest_at_most(1);
+        let (group, ledger) = (group(), Arc::new(Ledger::default()));
+        let other = {
+            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+            thread::spawn(move || drop(block_on(group.run(2, yielding(&ledger))).unwrap()))
+        };
+        let outer = {
+            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+            move || -> Work { Box::pin(async move { group.run(2, yielding(&ledger)).await.unwrap().value }) }
+        };
+        drop(block_on(group.run(1, outer)).unwrap());
+        other.join().unwrap();
+        join_tasks();
+        assert_eq!(group.in_flight(), 0);
+        ledger.check();
     });
 }

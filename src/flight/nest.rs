@@ -1,0 +1,70 @@
+//! How deep calls of ours stand inside each other on one stack.
+//!
+//! A flight's end wakes the work that waited for it, and with that its flight, which wakes the work that waits for that one. Work
+//! that is dropped drops its calls, and with them the work of flights that nobody else waits for. Both go through code of the
+//! user and of runtimes, so neither can be a loop. But beyond a bound what is to be done is put off until the outermost such
+//! call of this thread is through: then a chain of any length takes a bounded part of the stack.
+
+use super::quietly;
+use crate::sync::{deepest, per_thread};
+use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
+
+per_thread! {
+    static OUTERMOST: Cell<Option<NonNull<Outermost>>> = Cell::new(None);
+}
+
+/// The outermost call of a thread; it lies on the stack.
+struct Outermost {
+    depth: Cell<u32>,
+    put_off: RefCell<Vec<Box<dyn FnOnce()>>>,
+}
+
+impl Outermost {
+    fn next(&self) -> Option<Box<dyn FnOnce()>> {
+        self.put_off.borrow_mut().pop()
+    }
+}
+
+/// Does `act`, or puts it off in the form of `later`, which has to keep alive what it needs.
+pub(super) fn nest(act: impl FnOnce(), later: impl FnOnce() -> Box<dyn FnOnce()>) {
+    let Some(outermost) = OUTERMOST.with(Cell::get) else {
+        let outermost = Outermost {
+            depth: Cell::new(1),
+            put_off: RefCell::new(Vec::new()),
+        };
+        OUTERMOST.with(|place| place.set(Some(NonNull::from(&outermost))));
+        let _over = Over(&outermost);
+        return act();
+    };
+    // SAFETY: it is taken out of its place before it goes, and all that are inside it have returned then.
+    let outermost = unsafe { outermost.as_ref() };
+    if outermost.depth.get() >= deepest() {
+        outermost.put_off.borrow_mut().push(later());
+        return;
+    }
+    outermost.depth.update(|depth| depth + 1);
+    let _back = Back(&outermost.depth);
+    act();
+}
+
+/// Does what was put off, also when the outermost call unwinds.
+struct Over<'a>(&'a Outermost);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        while let Some(act) = self.0.next() {
+            quietly(act);
+        }
+        OUTERMOST.with(|place| place.set(None));
+    }
+}
+
+/// One call fewer stands inside the others.
+struct Back<'a>(&'a Cell<u32>);
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        self.0.update(|depth| depth - 1);
+    }
+}

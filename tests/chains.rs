@@ -1,0 +1,155 @@
+//! Flights that wait for each other in a long chain: key n's work asks for key n - 1. However long it is, no stack overflows,
+//! whether the chain is made, woken, landed or dropped, from either end. (An overflow ends the process.)
+
+mod common;
+
+use common::{Gate, Task};
+use futures::executor::block_on;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use oneflight::{FlightError, Group, OnAbandon, Outcome};
+use std::task::Poll;
+
+const LONG: usize = 100_000;
+/// Each call made by work looks through the flights that its flight waits for, so chains that grow at their upper end are shorter.
+const SHORT: usize = 2_500;
+
+type Outcomes = Result<Outcome<usize>, FlightError>;
+
+/// A call of `n`, whose work calls `n - 1`, and so on to the last, which waits for the gate.
+fn call(group: Group<usize, usize>, gate: Gate, n: usize) -> BoxFuture<'static, Outcomes> {
+    Box::pin(async move {
+        let own = group.clone();
+        let work = || async move {
+            if n == 0 {
+                gate.pass().await;
+                return 0;
+            }
+            call(own, gate, n - 1).await.unwrap().value + 1
+        };
+        group.run(n, work).await
+    })
+}
+
+#[derive(Clone, Copy, Debug)]
+enum From {
+    Above,
+    Below,
+}
+
+impl From {
+    fn keys(self) -> Box<dyn Iterator<Item = usize>> {
+        match self {
+            Self::Above => Box::new((0..LONG).rev()),
+            Self::Below => Box::new(0..SHORT),
+        }
+    }
+}
+
+fn runtimes() -> [tokio::runtime::Runtime; 2] {
+    [
+        tokio::runtime::Builder::new_current_thread().build().unwrap(),
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .build()
+            .unwrap(),
+    ]
+}
+
+/// One task for each call.
+async fn tasks(group: &Group<usize, usize>, from: From) {
+    let gate = Gate::new();
+    let tasks: Vec<_> = from
+        .keys()
+        .map(|n| (n, tokio::spawn(call(group.clone(), gate.clone(), n))))
+        .collect();
+    // Each has been called by its task and, but for the last, by the work above it.
+    while group.stats().led + group.stats().joined < 2 * tasks.len() as u64 - 1 {
+        tokio::task::yield_now().await;
+    }
+    gate.open(1);
+    for (n, task) in tasks {
+        assert_eq!(task.await.unwrap().unwrap().value, n, "{from:?}");
+    }
+}
+
+#[test]
+fn one_task_for_each_call() {
+    for runtime in runtimes() {
+        for from in [From::Above, From::Below] {
+            let group = Group::new();
+            runtime.block_on(tasks(&group, from));
+            assert_eq!(group.in_flight(), 0);
+        }
+    }
+}
+
+/// The calls have no other callers than the work above them.
+#[test]
+fn one_task_for_all_calls() {
+    for runtime in runtimes() {
+        let (group, gate) = (Group::new(), Gate::new());
+        let outcome = runtime.block_on(async {
+            let call = tokio::spawn(call(group.clone(), gate.clone(), LONG - 1));
+            while group.in_flight() < LONG {
+                tokio::task::yield_now().await;
+            }
+            gate.open(1);
+            call.await.unwrap().unwrap()
+        });
+        assert_eq!(outcome.value, LONG - 1);
+    }
+}
+
+/// The end of each flight wakes the next one.
+#[test]
+fn without_a_runtime() {
+    let (group, gate) = (Group::new(), Gate::new());
+    let mut calls: FuturesUnordered<_> = From::Below
+        .keys()
+        .map(|n| call(group.clone(), gate.clone(), n))
+        .collect();
+    block_on(async {
+        let mut landed = 0;
+        loop {
+            match futures::poll!(calls.next()) {
+                Poll::Ready(Some(outcome)) => {
+                    outcome.unwrap();
+                    landed += 1;
+                }
+                Poll::Ready(None) => return assert_eq!(landed, SHORT),
+                Poll::Pending => gate.open(1),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_chain_that_is_dropped() {
+    let (group, gate) = (Group::builder().on_abandon(OnAbandon::Cancel).build(), Gate::new());
+    let mut calls: Vec<_> = From::Below
+        .keys()
+        .map(|n| Task::new(call(group.clone(), gate.clone(), n)))
+        .collect();
+    calls.iter_mut().for_each(Task::pending);
+    // The last one leaves each flight to the next one's work, so all the work goes with the last call.
+    drop(calls);
+    assert_eq!((group.in_flight(), group.stats().cancelled), (0, SHORT as u64));
+}
+
+#[test]
+fn a_chain_whose_runtime_ends() {
+    for runtime in runtimes() {
+        let (group, gate) = (Group::new(), Gate::new());
+        runtime.block_on(async {
+            for n in From::Above.keys() {
+                drop(tokio::spawn(call(group.clone(), gate.clone(), n)));
+            }
+            while group.in_flight() < LONG {
+                tokio::task::yield_now().await;
+            }
+        });
+        drop(runtime);
+        assert_eq!(group.in_flight(), 0);
+    }
+}
