@@ -3,16 +3,18 @@
 
 mod common;
 
-use common::{Gate, Task};
+use common::{Gate, Task, run_all};
 use futures::executor::block_on;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use oneflight::{FlightError, Group, OnAbandon, Outcome};
+use oneflight::{Drive, FlightError, Group, OnAbandon, Outcome};
 use std::task::Poll;
 
 const LONG: usize = 100_000;
 /// Each call made by work looks through the flights that its flight waits for, so chains that grow at their upper end are shorter.
 const SHORT: usize = 2_500;
+/// Whoever stands in for a task asks to be polled twice first, and with it all who wait for the call.
+const LEFT: usize = 800;
 
 type Outcomes = Result<Outcome<usize>, FlightError>;
 
@@ -87,18 +89,86 @@ fn one_task_for_each_call() {
 /// The calls have no other callers than the work above them.
 #[test]
 fn one_task_for_all_calls() {
-    for runtime in runtimes() {
-        let (group, gate) = (Group::new(), Gate::new());
-        let outcome = runtime.block_on(async {
-            let call = tokio::spawn(call(group.clone(), gate.clone(), LONG - 1));
-            while group.in_flight() < LONG {
-                tokio::task::yield_now().await;
-            }
-            gate.open(1);
-            call.await.unwrap().unwrap()
-        });
-        assert_eq!(outcome.value, LONG - 1);
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        for runtime in runtimes() {
+            let (group, gate) = (Group::builder().drive(drive).build(), Gate::new());
+            let outcome = runtime.block_on(async {
+                let call = tokio::spawn(call(group.clone(), gate.clone(), LONG - 1));
+                while group.in_flight() < LONG {
+                    tokio::task::yield_now().await;
+                }
+                gate.open(1);
+                call.await.unwrap().unwrap()
+            });
+            assert_eq!(outcome.value, LONG - 1);
+        }
     }
+}
+
+/// The same by the thread alone.
+#[test]
+fn one_call_without_a_runtime() {
+    let (group, gate) = (Group::new(), Gate::new());
+    let mut made = Task::new(call(group.clone(), gate.clone(), LONG - 1));
+    made.pending();
+    assert_eq!(group.in_flight(), LONG);
+    assert_eq!(made.wakes(), 0, "there is nothing to do");
+    gate.open(1);
+    let outcome = run_all(vec![made]).remove(0);
+    assert_eq!(outcome.unwrap().value, LONG - 1);
+}
+
+/// Each flight has a task, which does not come: the only caller who is polled stands in for all of them, one after the other.
+#[test]
+fn a_chain_whose_tasks_are_left() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for begun in [false, true] {
+        let (group, gate) = (
+            Group::builder()
+                .drive(Drive::Spawned)
+                .runtime(runtime.handle().clone())
+                .build(),
+            Gate::new(),
+        );
+        let made = call(group.clone(), gate.clone(), LEFT - 1);
+        if begun {
+            let mut made = Task::new(call(group.clone(), gate.clone(), LEFT - 1));
+            runtime.block_on(async {
+                made.pending();
+                while group.in_flight() < LEFT {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        gate.open(1);
+        let small = std::thread::Builder::new().stack_size(512 * 1024);
+        let thread = small.spawn(move || block_on(made)).unwrap();
+        assert_eq!(thread.join().unwrap().unwrap().value, LEFT - 1);
+        assert_eq!(group.in_flight(), 0);
+    }
+}
+
+/// Who waits for whom is seen although the calls are not polled by who waits.
+#[test]
+fn a_chain_that_is_a_circle() {
+    fn call(
+        group: Group<usize, Result<usize, FlightError>>,
+        n: usize,
+    ) -> BoxFuture<'static, Result<usize, FlightError>> {
+        Box::pin(async move {
+            let own = group.clone();
+            let work = || async move { call(own, n.checked_sub(1).unwrap_or(LONG - 1)).await };
+            group.run(n, work).await.and_then(|outcome| outcome.value)
+        })
+    }
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        for runtime in runtimes() {
+            let group = Group::builder().drive(drive).build();
+            let outcome = runtime.block_on(async { tokio::spawn(call(group, LONG - 1)).await.unwrap() });
+            assert_eq!(outcome, Err(FlightError::Reentrant), "{drive:?}");
+        }
+    }
+    assert_eq!(block_on(call(Group::new(), LONG - 1)), Err(FlightError::Reentrant));
 }
 
 /// The end of each flight wakes the next one.

@@ -240,7 +240,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             state.set(JOINED);
         }
         self.register(flight.flight(), waker, self.place_to_poll(now));
-        if state.load().has(DONE) {
+        // Whoever finished before we were in the list did not see us, and what is put off would see that nothing is to be done.
+        if state.load().has(DONE) && !bug("put-off-when-done") {
             return false;
         }
         put_off(self.home.polls_later(flight.clone()));

@@ -267,7 +267,7 @@ where
                 if follow(this.wait, &caller).is_err() {
                     caller.leave();
                     over(caller.get_ref().home(), this.call);
-                    return Poll::Ready(Err(Error::Reentrant));
+                    return refused(Error::Reentrant);
                 }
                 let polled = caller.poll(cx);
                 match &polled {
@@ -293,9 +293,9 @@ where
                     return told(polled, role);
                 }
                 Err(error) => {
-                    let refused = caller.get_ref().home().refuse(error);
+                    let error = caller.get_ref().home().refuse(error);
                     *this.call = None;
-                    return Poll::Ready(Err(refused));
+                    return refused(error);
                 }
             }
         }
@@ -304,12 +304,18 @@ where
 
 /// What a caller is told of its flight.
 #[inline]
-fn told<T>(polled: Poll<Landed<T>>, role: Role) -> Poll<Result<Outcome<T>, Error>> {
+pub(super) fn told<T>(polled: Poll<Landed<T>>, role: Role) -> Poll<Result<Outcome<T>, Error>> {
     match polled {
         Poll::Pending => Poll::Pending,
         Poll::Ready(Ok(value)) => Poll::Ready(Ok(Outcome { value, role })),
         Poll::Ready(Err(failure)) => Poll::Ready(Err(failure.into())),
     }
+}
+
+/// A function of its own, since the place of a result that is only written down takes stack as well, without optimization.
+#[cold]
+pub(super) fn refused<T>(error: Error) -> Poll<Result<Outcome<T>, Error>> {
+    Poll::Ready(Err(error))
 }
 
 /// Drops a call that was kept to be made again, and is not: it has joined after all.

@@ -747,24 +747,61 @@ fn late_task_races_drain() {
 }
 
 /// Work calls for a key that another caller calls for as well, and stands too deep to poll that flight's work itself: whether it
-/// leads or joins, a task goes on with it, and what it ends with reaches both.
+/// leads or joins, a task goes on with it or, where that may not be polled, the outermost poll; and what it ends with reaches
+/// both.
 #[test]
 fn deep_call_join() {
-    explore("deep call/join", upto(2, 2, 3), || {
-        nest_at_most(1);
-        let (group, ledger) = (group(), Arc::new(Ledger::default()));
-        let other = {
-            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
-            thread::spawn(move || drop(block_on(group.run(2, yielding(&ledger))).unwrap()))
-        };
-        let outer = {
-            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
-            move || -> Work { Box::pin(async move { group.run(2, yielding(&ledger)).await.unwrap().value }) }
-        };
-        drop(block_on(group.run(1, outer)).unwrap());
-        other.join().unwrap();
-        join_tasks();
-        assert_eq!(group.in_flight(), 0);
-        ledger.check();
-    });
+    for runtime in [Runtime::Steady, Runtime::Left { polls: 0 }] {
+        spawn_onto(runtime);
+        explore(&format!("deep call/join, tasks: {runtime:?}"), upto(2, 2, 3), || {
+            nest_at_most(1);
+            let (group, ledger) = (group(), Arc::new(Ledger::default()));
+            let other = {
+                let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+                thread::spawn(move || drop(block_on(group.run(2, yielding(&ledger))).unwrap()))
+            };
+            drop(block_on(group.run(1, calls(&group, yielding(&ledger)))).unwrap());
+            other.join().unwrap();
+            join_tasks();
+            assert_eq!(group.in_flight(), 0);
+            ledger.check();
+        });
+    }
+}
+
+/// Such a call stands by for a task that is left: it is the outermost poll that goes on with the work.
+#[test]
+fn deep_standby() {
+    for polls in [0, 1] {
+        spawn_onto(Runtime::Left { polls });
+        explore(
+            &format!("task polled {polls} times and left/deep call/wake"),
+            upto(2, 3, 3),
+            || {
+                nest_at_most(1);
+                let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+                drop(poll_once_and_drop(
+                    group.run(2, gated(&ledger, &gate)).drive(Drive::Spawned),
+                ));
+                let opens = {
+                    let gate = gate.clone();
+                    thread::spawn(move || gate.open())
+                };
+                drop(block_on(group.run(1, calls(&group, gated(&ledger, &gate)))).unwrap());
+                opens.join().unwrap();
+                assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+                join_tasks();
+                ledger.check();
+            },
+        );
+    }
+}
+
+/// Work that calls for key 2, for which there is this work.
+fn calls<W: Future<Output = Value> + Send + 'static>(
+    group: &Group<u8, Value>,
+    work: impl FnOnce() -> W + Send + 'static,
+) -> impl FnOnce() -> Work {
+    let group = group.clone();
+    move || -> Work { Box::pin(async move { group.run(2, work).await.unwrap().value }) }
 }
