@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use oneflight::{Drive, FlightError, Group, OnAbandon, Outcome};
 use std::task::Poll;
+use tokio::runtime::RuntimeFlavor;
 
 const LONG: usize = 100_000;
 /// Each call made by work looks through the flights that its flight waits for, so chains that grow at their upper end are shorter.
@@ -58,6 +59,15 @@ fn runtimes() -> [tokio::runtime::Runtime; 2] {
     ]
 }
 
+/// How long a chain is to be. For work that is spawned where tasks may not be polled, all who wait are woken for each step, and
+/// there is a step for each flight.
+fn length(drive: Drive, runtime: &tokio::runtime::Runtime) -> usize {
+    match (drive, runtime.handle().runtime_flavor()) {
+        (Drive::Spawned, RuntimeFlavor::CurrentThread) => SHORT,
+        _ => LONG,
+    }
+}
+
 /// One task for each call.
 async fn tasks(group: &Group<usize, usize>, from: From) {
     let gate = Gate::new();
@@ -92,15 +102,16 @@ fn one_task_for_all_calls() {
     for drive in [Drive::InPlace, Drive::Spawned] {
         for runtime in runtimes() {
             let (group, gate) = (Group::builder().drive(drive).build(), Gate::new());
+            let flights = length(drive, &runtime);
             let outcome = runtime.block_on(async {
-                let call = tokio::spawn(call(group.clone(), gate.clone(), LONG - 1));
-                while group.in_flight() < LONG {
+                let call = tokio::spawn(call(group.clone(), gate.clone(), flights - 1));
+                while group.in_flight() < flights {
                     tokio::task::yield_now().await;
                 }
                 gate.open(1);
                 call.await.unwrap().unwrap()
             });
-            assert_eq!(outcome.value, LONG - 1);
+            assert_eq!(outcome.value, flights - 1);
         }
     }
 }
@@ -148,27 +159,29 @@ fn a_chain_whose_tasks_are_left() {
     }
 }
 
+type Answer = Result<usize, FlightError>;
+
+/// A call of `n`, whose work calls the next one, and the last one's the first.
+fn circle(group: Group<usize, Answer>, flights: usize, n: usize) -> BoxFuture<'static, Answer> {
+    Box::pin(async move {
+        let own = group.clone();
+        let work = move || async move { circle(own, flights, (n + 1) % flights).await };
+        group.run(n, work).await.and_then(|outcome| outcome.value)
+    })
+}
+
 /// Who waits for whom is seen although the calls are not polled by who waits.
 #[test]
 fn a_chain_that_is_a_circle() {
-    fn call(
-        group: Group<usize, Result<usize, FlightError>>,
-        n: usize,
-    ) -> BoxFuture<'static, Result<usize, FlightError>> {
-        Box::pin(async move {
-            let own = group.clone();
-            let work = || async move { call(own, n.checked_sub(1).unwrap_or(LONG - 1)).await };
-            group.run(n, work).await.and_then(|outcome| outcome.value)
-        })
-    }
     for drive in [Drive::InPlace, Drive::Spawned] {
         for runtime in runtimes() {
             let group = Group::builder().drive(drive).build();
-            let outcome = runtime.block_on(async { tokio::spawn(call(group, LONG - 1)).await.unwrap() });
+            let flights = length(drive, &runtime);
+            let outcome = runtime.block_on(async { tokio::spawn(circle(group, flights, 0)).await.unwrap() });
             assert_eq!(outcome, Err(FlightError::Reentrant), "{drive:?}");
         }
     }
-    assert_eq!(block_on(call(Group::new(), LONG - 1)), Err(FlightError::Reentrant));
+    assert_eq!(block_on(circle(Group::new(), LONG, 0)), Err(FlightError::Reentrant));
 }
 
 /// The end of each flight wakes the next one.
