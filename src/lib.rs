@@ -59,7 +59,7 @@
 //!
 //! * The idle-driver guarantee is whole within one task. Across tasks, the driver and *one* standby are woken for each
 //!   step (one of another task, if one is among the next eight in line); if both are alive and neither is polled, the
-//!   others wait. [`Drive::Spawned`] has no such limit.
+//!   others wait. Work with a task of its own on a multi-threaded runtime ([`Drive::Spawned`]) has no such limit.
 //! * Work that is polled in place sees the task-locals and the tracing context of whoever polls it. Under the feature
 //!   `tracing` it has a span of its own.
 //! * Without a runtime there is nobody to finish abandoned work: it is dropped, counted and logged.
@@ -100,7 +100,14 @@ mod telemetry;
 #[cfg(oneflight_loom)]
 #[doc(hidden)]
 pub mod model {
-    pub use crate::sync::{join_tasks, nest_at_most, wake_in_rounds_of};
+    pub use crate::sync::{Runtime, join_tasks, nest_at_most, spawn_onto, wake_in_rounds_of};
+}
+
+/// For the random schedules only.
+#[cfg(oneflight_shuttle)]
+#[doc(hidden)]
+pub mod schedules {
+    pub use crate::sync::drop_left_tasks;
 }
 
 pub use crate::flight::{Drive, OnAbandon, Panicked};

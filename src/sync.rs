@@ -14,9 +14,11 @@ pub(crate) use self::shipped::*;
 pub(crate) use self::scheduled::*;
 
 #[cfg(oneflight_loom)]
-pub use self::modelled::join_tasks;
-#[cfg(oneflight_loom)]
 pub(crate) use self::modelled::*;
+#[cfg(oneflight_loom)]
+pub use self::modelled::{Runtime, join_tasks, spawn_onto};
+#[cfg(oneflight_shuttle)]
+pub use self::scheduled::drop_left_tasks;
 
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 mod shipped {
@@ -74,6 +76,12 @@ mod shipped {
     pub(crate) fn current_runtime() -> Option<Handle> {
         Handle::try_current().ok()
     }
+
+    /// Whether the runtime has threads of its own that run its tasks. Others do so only while somebody is inside their
+    /// `block_on`.
+    pub(crate) fn drives_itself(runtime: &Handle) -> bool {
+        runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
+    }
 }
 
 #[cfg(oneflight_loom)]
@@ -119,8 +127,33 @@ mod modelled {
     }
     pub(crate) use per_thread;
 
+    /// What becomes of a task that is spawned in a model.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Runtime {
+        /// It is a thread of its own, and callers may rely on that.
+        Steady,
+        /// It is a thread of its own, and callers may not rely on that.
+        Driven,
+        /// It is polled so often, and then kept.
+        Left {
+            /// How often.
+            polls: usize,
+        },
+    }
+
+    std::thread_local! {
+        static RUNTIME: std::cell::Cell<Runtime> = const { std::cell::Cell::new(Runtime::Steady) };
+    }
+
+    /// Says what becomes of tasks in the models of this thread.
+    pub fn spawn_onto(runtime: Runtime) {
+        RUNTIME.set(runtime);
+    }
+
+    type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
     global! {
-        static TASKS: Mutex<Vec<loom::thread::JoinHandle<()>>> = Mutex::new(Vec::new());
+        static TASKS: Mutex<(Vec<loom::thread::JoinHandle<()>>, Vec<Task>)> = Mutex::new((Vec::new(), Vec::new()));
     }
 
     /// In a model, tasks are threads.
@@ -128,21 +161,41 @@ mod modelled {
         loom::thread::yield_now();
     }
 
-    /// In a model, a spawned task is a thread of its own.
+    /// In a model, a spawned task is a thread of its own, unless its runtime is left.
     #[derive(Clone)]
     pub struct Handle;
 
     impl Handle {
         pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
-            let thread = loom::thread::spawn(move || loom::future::block_on(task));
-            TASKS.lock().push(thread);
+            let Runtime::Left { polls } = RUNTIME.get() else {
+                let thread = loom::thread::spawn(move || loom::future::block_on(task));
+                TASKS.lock().0.push(thread);
+                return;
+            };
+            let mut task: Task = Box::pin(task);
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            if !(0..polls).any(|_| task.as_mut().poll(&mut cx).is_ready()) {
+                TASKS.lock().1.push(task);
+            }
+        }
+
+        pub(crate) fn enter(&self) -> Entered<'_> {
+            Entered(self)
         }
     }
 
-    /// Waits for the tasks that were spawned in this execution of a model.
+    /// Nothing depends on where it is polled in a model.
+    pub(crate) struct Entered<'a>(#[allow(dead_code, reason = "borrows, as the shipped one does")] &'a Handle);
+
+    pub(crate) fn drives_itself(_runtime: &Handle) -> bool {
+        RUNTIME.get() == Runtime::Steady
+    }
+
+    /// Waits for the tasks that were spawned in this execution of a model, and drops those that were left.
     pub fn join_tasks() {
-        let tasks = std::mem::take(&mut *TASKS.lock());
-        for task in tasks {
+        let (threads, left) = std::mem::take(&mut *TASKS.lock());
+        drop(left);
+        for task in threads {
             task.join().expect("a task panicked");
         }
     }
@@ -248,18 +301,48 @@ mod scheduled {
 
     pub(crate) use shuttle::future::yield_now;
 
-    /// Under random schedules, a spawned task is one of shuttle's.
+    type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    global! {
+        /// Tasks of a runtime that is not driven.
+        static LEFT: Mutex<Vec<Task>> = Mutex::new(Vec::new());
+    }
+
+    /// Under random schedules, a spawned task is one of shuttle's. One of four runtimes is steady, two may stand still
+    /// and do not, and one does.
     #[derive(Clone, Debug)]
-    pub struct Handle;
+    pub struct Handle(u8);
 
     impl Handle {
         pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
-            drop(shuttle::future::spawn(task));
+            if self.0 == 3 {
+                LEFT.lock().push(Box::pin(task));
+            } else {
+                drop(shuttle::future::spawn(task));
+            }
+        }
+
+        pub(crate) fn enter(&self) -> Entered<'_> {
+            Entered(self)
         }
     }
 
+    /// Nothing depends on where it is polled here.
+    pub(crate) struct Entered<'a>(#[allow(dead_code, reason = "borrows, as the shipped one does")] &'a Handle);
+
+    pub(crate) fn drives_itself(runtime: &Handle) -> bool {
+        runtime.0 == 0
+    }
+
+    /// Drops the tasks of the runtime that is not driven, as its end does.
+    pub fn drop_left_tasks() {
+        let left = std::mem::take(&mut *LEFT.lock());
+        drop(left);
+    }
+
     pub(crate) fn current_runtime() -> Option<Handle> {
-        Some(Handle)
+        let any = shuttle::rand::RngCore::next_u32(&mut shuttle::rand::thread_rng());
+        Some(Handle((any % 4) as u8))
     }
 }
 

@@ -1,11 +1,15 @@
-//! Promise 3, *futurelock*: a driver that is alive but not polled holds nobody up.
+//! Promise 3, *futurelock*: a driver that is alive but not polled holds nobody up, and neither does a runtime that
+//! exists and is not driven.
 
 mod common;
 
-use common::{Gate, Task};
-use oneflight::{Drive, Group, Role};
+use common::{Gate, Task, yield_once};
+use futures::FutureExt;
+use oneflight::{Drive, Group, OnAbandon, Role};
 use std::pin::pin;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 
 #[tokio::test]
@@ -157,4 +161,268 @@ async fn spawned_work_is_shared_and_survives_its_callers() {
     group.drain().await;
     let stats = group.stats();
     assert_eq!((stats.led, stats.joined, stats.finished_unattended), (1, 1, 1));
+}
+
+/// A runtime that runs its tasks only while a thread is inside its `block_on`.
+fn current_thread() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+}
+
+/// What `act` returns on a thread of its own; a panic if that takes long.
+fn on_another_thread<R: Send + 'static>(act: impl FnOnce() -> R + Send + 'static) -> R {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || drop(tell.send(act())));
+    let told = told.recv_timeout(Duration::from_secs(20));
+    told.expect("held up by a runtime that nobody drives")
+}
+
+/// Work of two steps, each of which waits for the gate.
+fn two_steps(gate: &Gate) -> impl Future<Output = u32> + Send + use<> {
+    let gate = gate.clone();
+    async move {
+        gate.pass().await;
+        gate.pass().await;
+        7
+    }
+}
+
+/// Opens the gate for one step after the other, once the work waits there.
+fn open_in_steps(gate: &Gate) {
+    let gate = gate.clone();
+    std::thread::spawn(move || {
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(5));
+            gate.open(1);
+        }
+    });
+}
+
+#[test]
+fn work_that_was_left_to_a_runtime_nobody_drives_is_driven_by_callers_elsewhere() {
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        let (group, gate, runtime) = (Group::<u8, u32>::new(), Gate::new(), current_thread());
+        let work = two_steps(&gate);
+        let left = runtime.block_on(async { group.run(1, || work).drive(drive).now_or_never() });
+        assert!(left.is_none());
+        open_in_steps(&gate);
+        let elsewhere = group.clone();
+        let outcome = on_another_thread(move || futures::executor::block_on(elsewhere.run(1, || async { 0 })));
+        let outcome = outcome.unwrap();
+        assert_eq!((outcome.value, outcome.role), (7, Role::Follower), "{drive:?}");
+        assert_eq!(group.in_flight(), 0);
+        let stats = group.stats();
+        assert_eq!((stats.led, stats.taken_over, stats.finished_unattended), (1, 1, 0));
+        drop(runtime);
+        assert_eq!(group.stats(), stats, "the task had nothing left to do");
+    }
+}
+
+/// The task has polled the work, and waits for its next step as its runtime is left alone.
+#[test]
+fn work_whose_task_is_not_polled_any_more_is_driven_by_callers_elsewhere() {
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        let (group, gate, runtime) = (Group::<u8, u32>::new(), Gate::new(), current_thread());
+        let work = two_steps(&gate);
+        runtime.block_on(async {
+            let mut left = Task::new(group.run(1, || work).drive(drive));
+            left.pending();
+            left.drop();
+            yield_once().await;
+            tokio::task::yield_now().await;
+        });
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                let group = group.clone();
+                let (tell, told) = mpsc::channel();
+                std::thread::spawn(move || {
+                    let call = group.run(1, || async { 0 });
+                    let _ = tell.send(futures::executor::block_on(call).unwrap().value);
+                });
+                told
+            })
+            .collect();
+        while group.stats().joined < 3 {
+            std::thread::yield_now();
+        }
+        open_in_steps(&gate);
+        for caller in callers {
+            let value = caller.recv_timeout(Duration::from_secs(20));
+            assert_eq!(value.expect("held up by a runtime that nobody drives"), 7);
+        }
+        assert_eq!((group.in_flight(), group.stats().led), (0, 1));
+    }
+}
+
+#[test]
+fn a_leader_drives_what_it_spawned_onto_a_runtime_that_nobody_drives() {
+    let (gate, runtime) = (Gate::new(), current_thread());
+    let group: Group<u8, u32> = Group::builder()
+        .drive(Drive::Spawned)
+        .runtime(runtime.handle().clone())
+        .build();
+    let work = two_steps(&gate);
+    open_in_steps(&gate);
+    let leads = group.clone();
+    let outcome = on_another_thread(move || futures::executor::block_on(leads.run(1, || work)));
+    assert_eq!(outcome.unwrap().value, 7);
+    assert_eq!(group.in_flight(), 0);
+}
+
+/// `Handle::block_on` polls its own future only: the runtime's tasks stand still.
+#[test]
+fn a_caller_inside_the_very_runtime_that_nobody_drives() {
+    let (group, gate, runtime) = (Group::<u8, u32>::new(), Gate::new(), current_thread());
+    let work = two_steps(&gate);
+    let left = runtime.block_on(async { group.run(1, || work).now_or_never() });
+    assert!(left.is_none());
+    open_in_steps(&gate);
+    let handle = runtime.handle().clone();
+    let outcome = on_another_thread(move || handle.block_on(group.run(1, || async { 0 })));
+    assert_eq!(outcome.unwrap().value, 7);
+}
+
+#[test]
+fn a_task_that_comes_after_all_goes_on_with_the_work() {
+    let (group, gate, runtime) = (Group::<u8, u32>::new(), Gate::new(), current_thread());
+    let work = two_steps(&gate);
+    let left = runtime.block_on(async { group.run(1, || work).now_or_never() });
+    assert!(left.is_none());
+    let mut elsewhere = Task::new(group.run(1, || async { 0 }));
+    elsewhere.pending();
+    assert_eq!(
+        elsewhere.wakes(),
+        1,
+        "it is to be polled again if the task does not come"
+    );
+    elsewhere.pending();
+    assert_eq!(group.stats().taken_over, 1);
+    gate.open(1);
+    assert!(elsewhere.wakes() > 1);
+    elsewhere.pending();
+    // Now the runtime is driven again, and the caller is not polled.
+    runtime.block_on(async {
+        tokio::task::yield_now().await;
+        gate.open(1);
+        tokio::task::yield_now().await;
+    });
+    assert_eq!(group.in_flight(), 0);
+    assert_eq!(elsewhere.ready().unwrap().value, 7);
+}
+
+#[test]
+fn work_that_is_driven_for_its_task_sees_the_tasks_runtime() {
+    let (group, runtime, gate) = (Group::<u8, bool>::new(), current_thread(), Gate::new());
+    let (id, passes) = (runtime.handle().id(), gate.clone());
+    let work = || async move {
+        let mut at_home = true;
+        for _ in 0..2 {
+            at_home &= Handle::try_current().is_ok_and(|runtime| runtime.id() == id);
+            passes.pass().await;
+        }
+        at_home
+    };
+    let left = runtime.block_on(async { group.run(1, work).drive(Drive::Spawned).now_or_never() });
+    assert!(left.is_none());
+    gate.open(2);
+    let none = group.clone();
+    let another = current_thread();
+    let at_home = on_another_thread(move || another.block_on(none.run(1, || async { false })));
+    assert!(
+        at_home.unwrap().value,
+        "the work was polled outside of the runtime that it was spawned on"
+    );
+}
+
+/// What `drain` waits for is driven by it, if by nobody else.
+#[test]
+fn drain_drives_what_was_left_to_a_runtime_that_nobody_drives() {
+    for begun in [false, true] {
+        for drive in [Drive::InPlace, Drive::Spawned] {
+            let (group, gate, runtime) = (Group::<u8, u32>::new(), Gate::new(), current_thread());
+            let work = two_steps(&gate);
+            let mut left = Task::new(group.run(1, || work).drive(drive));
+            runtime.block_on(async {
+                left.pending();
+                left.drop();
+                if begun {
+                    tokio::task::yield_now().await;
+                }
+            });
+            open_in_steps(&gate);
+            let drains = group.clone();
+            on_another_thread(move || futures::executor::block_on(drains.drain()));
+            assert_eq!(group.in_flight(), 0);
+            let stats = group.stats();
+            assert_eq!((stats.led, stats.finished_unattended, stats.cancelled), (1, 1, 0));
+            drop(runtime);
+            assert_eq!(group.stats(), stats);
+        }
+    }
+}
+
+#[test]
+fn drain_drives_what_is_left_while_it_waits() {
+    let (group, gate, runtime) = (Group::<u8, u32>::new(), Gate::new(), current_thread());
+    let work = two_steps(&gate);
+    let mut last = Task::new(group.run(1, || work));
+    last.pending();
+    let mut drain = Task::new(group.drain());
+    drain.pending();
+    runtime.block_on(async { last.drop() });
+    let told = drain.wakes();
+    assert!(told > 0, "nobody else can go on with the work");
+    // The task has its chance, then the work is polled.
+    drain.pending();
+    drain.pending();
+    for step in 1..=2 {
+        let told = drain.wakes();
+        gate.open(1);
+        assert!(drain.wakes() > told, "step {step}");
+        if step == 1 {
+            drain.pending();
+        }
+    }
+    drain.ready();
+}
+
+/// The common case: what is spawned stays on its own task, whoever else is polled.
+#[tokio::test]
+async fn spawned_work_stays_on_its_task_while_its_runtime_is_driven() {
+    for on_abandon in [OnAbandon::Finish, OnAbandon::Cancel] {
+        let group: Group<u8, usize> = Group::builder().drive(Drive::Spawned).on_abandon(on_abandon).build();
+        let polled_by = Arc::new(Mutex::new(Vec::new()));
+        let callers: Vec<_> = (0..20)
+            .map(|_| {
+                let (group, polled_by) = (group.clone(), Arc::clone(&polled_by));
+                tokio::spawn(async move {
+                    let own = tokio::task::id();
+                    let work = move || async move {
+                        for _ in 0..10 {
+                            let by = tokio::task::id();
+                            assert_ne!(by, own);
+                            polled_by.lock().unwrap().push(by);
+                            tokio::time::sleep(Duration::from_micros(100)).await;
+                        }
+                        7
+                    };
+                    group.run(1, work).await.unwrap().value
+                })
+            })
+            .collect();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), 7);
+        }
+        let mut polled_by = std::mem::take(&mut *polled_by.lock().unwrap());
+        assert_eq!(polled_by.len(), 10);
+        polled_by.dedup();
+        assert_eq!(polled_by.len(), 1, "more than one task polled the work");
+        let stats = group.stats();
+        assert_eq!(
+            (stats.led, stats.joined, stats.taken_over, stats.handed_over),
+            (1, 19, 0, 0)
+        );
+    }
 }

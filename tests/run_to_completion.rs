@@ -251,22 +251,43 @@ async fn settle() {
     }
 }
 
-#[tokio::test]
+/// What a test waits for that cannot wait for it otherwise.
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn followers_of_a_task_are_woken_for_the_result_only() {
     for drive in [Drive::InPlace, Drive::Spawned] {
         let group: Group<u8, usize> = Group::new();
-        let (gate, done) = (Gate::new(), Tally::default());
-        let mut first = Task::new(group.run(1, gated(&gate, &done)).drive(drive));
+        let (gate, steps) = (Gate::new(), Tally::default());
+        let mut first = Task::new({
+            let (gate, steps) = (gate.clone(), steps.clone());
+            let work = move || async move {
+                for _ in 0..2 {
+                    gate.pass().await;
+                    steps.add();
+                }
+                1
+            };
+            group.run(1, work).drive(drive)
+        });
         first.pending();
         first.drop();
         let mut followers: Vec<_> = (0..3).map(|_| Task::new(group.run(1, || async { 0 }))).collect();
         followers.iter_mut().for_each(Task::pending);
-        settle().await;
         gate.open(1);
-        settle().await;
+        until(|| steps.get() == 1).await;
+        // Polled again, they leave the work to its task all the same.
+        followers.iter_mut().for_each(Task::pending);
         assert!(followers.iter().all(|follower| follower.wakes() == 0), "{drive:?}");
         gate.open(1);
-        settle().await;
+        until(|| followers.iter().all(|follower| follower.wakes() > 0)).await;
         for mut follower in followers {
             assert_eq!(follower.wakes(), 1);
             assert_eq!(follower.ready().unwrap().value, 1);
@@ -275,6 +296,34 @@ async fn followers_of_a_task_are_woken_for_the_result_only() {
         assert_eq!((stats.abandoned, stats.finished_unattended), (1, 0));
         // A task goes on with the work: that is no other caller.
         assert_eq!((stats.handed_over, stats.taken_over), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn one_follower_stands_by_for_a_task_that_may_not_be_polled() {
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        let group: Group<u8, usize> = Group::new();
+        let (gate, done) = (Gate::new(), Tally::default());
+        let mut first = Task::new(group.run(1, gated(&gate, &done)).drive(drive));
+        first.pending();
+        first.drop();
+        settle().await;
+        let mut followers: Vec<_> = (0..3).map(|_| Task::new(group.run(1, || async { 0 }))).collect();
+        followers.iter_mut().for_each(Task::pending);
+        let wakes = |followers: &[Task<_>]| followers.iter().map(Task::wakes).sum::<usize>();
+        gate.open(1);
+        settle().await;
+        assert_eq!(wakes(&followers), 1, "{drive:?}");
+        // Whoever is polled now finds that the task has come.
+        followers.iter_mut().for_each(Task::pending);
+        assert_eq!(wakes(&followers), 1, "{drive:?}");
+        gate.open(1);
+        settle().await;
+        for mut follower in followers {
+            assert_eq!(follower.ready().unwrap().value, 1);
+        }
+        let stats = group.stats();
+        assert_eq!((stats.handed_over, stats.taken_over), (0, 0), "{drive:?}");
     }
 }
 

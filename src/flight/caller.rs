@@ -8,17 +8,18 @@
 mod drive;
 mod land;
 
-use self::drive::{Place, PollRight};
+use self::drive::Place;
 use self::land::Polled;
 use super::cargo::{Hold, Proof};
-use super::frame::{Frame, is_deep};
+use super::frame::{Anchor, Frame, is_deep, put_off};
 use super::hash::{KeyHash, Packed};
 use super::list::{List, Node, Waiting};
 use super::state::{
-    CALLED_FOR, CALLER, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, Snapshot, State, TASK,
+    ABORTED, CALLED_FOR, CALLER, CANCEL_ON_ABANDON, DONE, JOINED, POLLING, PROVEN, REPOLL, SHARED, STEADY, Snapshot,
+    State, TASK, task_on,
 };
-use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, Seat};
-use crate::sync::{AtomicU32, Mutex, bug};
+use super::{Drive, Failure, Flight, FlightRef, Home, Landed, Lent, OnAbandon, Panicked, PollRight, Seat};
+use crate::sync::{AtomicU32, Mutex, bug, drives_itself};
 use crate::telemetry::FlightSpan;
 use std::cell::Cell;
 use std::future::Future;
@@ -27,7 +28,7 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// See the module's documentation.
 pub(crate) struct Caller<K, T, H: Home<K, T>> {
@@ -80,6 +81,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     /// Whether he is a caller of a flight at present.
     pub(crate) fn is_seated(&self) -> bool {
         self.flight.get().is_some()
+    }
+
+    /// The flight whose caller this is, kept from being freed, unless it has landed.
+    pub(crate) fn under_way(&self) -> Option<Anchor> {
+        let flight = self.flight.get()?;
+        // SAFETY: we are its caller.
+        let lent = unsafe { Lent::new(flight) };
+        (!lent.flight().state.load().has(DONE)).then(|| lent.anchor())
     }
 
     /// Becomes a caller of the flight that the seat is in.
@@ -171,6 +180,15 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         let state = &lent.flight().state;
         match takeoff.drive {
+            Drive::InPlace if frame.is_too_deep() => {
+                drop(frame);
+                state.set(JOINED);
+                drop(PollRight {
+                    home: &self.home,
+                    flight: &lent,
+                });
+                self.poll(cx)
+            }
             Drive::InPlace => {
                 let mut now = state.load();
                 if now.has(REPOLL) {
@@ -182,41 +200,52 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
             Drive::Spawned => {
                 drop(frame);
-                drop(PollRight {
-                    caller: self.get_ref(),
+                let right = PollRight {
+                    home: &self.home,
                     flight: &lent,
-                });
-                let seat = Seat { flight, late: false };
-                if self.home.attend(seat).is_err() {
-                    // There is no runtime any more: then the callers drive.
-                    self.dismiss_task(flight);
+                };
+                match self.home.runtime() {
+                    Some(runtime) => {
+                        state.set(task_on(&runtime));
+                        self.home.attend(&lent, runtime, Seat { flight, late: false });
+                    }
+                    // There is none any more: then the callers drive.
+                    None => self.dismiss_task(flight),
                 }
+                drop(right);
                 self.poll(cx)
             }
         }
     }
 
-    /// Gives the work to a task of ours, which polls it from now on; false if there is no runtime for one, or one has it
-    /// already.
+    /// Sees to it that the work is polled on another stack, since this one holds too many polls; false if it may have been
+    /// already, so that it is to be looked at anew.
     #[cold]
-    fn pass_to_task(&self, flight: NonNull<Flight<K, T>>, now: Snapshot) -> bool {
-        if now.has(TASK) || !self.home.can_attend() {
+    fn poll_elsewhere(&self, flight: &FlightRef<K, T>, now: Snapshot, waker: &Waker) -> bool {
+        let state = &flight.flight().state;
+        if !now.has(TASK)
+            && let Some(runtime) = self.home.runtime().filter(drives_itself)
+        {
+            if state.change(now, now.0.wrapping_add(CALLER) | task_on(&runtime) | JOINED) {
+                let seat = Seat {
+                    flight: flight.0,
+                    late: false,
+                };
+                self.home.attend(flight, runtime, seat);
+            }
             return false;
         }
-        // SAFETY: we are its caller.
-        let lent = unsafe { Lent::new(flight) };
-        if !lent
-            .flight()
-            .state
-            .change(now, now.0.wrapping_add(CALLER) | TASK | JOINED)
-        {
-            return true;
+        if !now.has(SHARED) {
+            // It will not be polled with our waker.
+            state.set(JOINED);
         }
-        let passed = self.home.attend(Seat { flight, late: false }).is_ok();
-        if !passed {
-            self.dismiss_task(flight);
+        self.register(flight.flight(), waker, self.place_to_poll(now));
+        // Whoever finished before we were in the list did not see us, and what is put off would see that nothing is to be done.
+        if state.load().has(DONE) && !bug("put-off-when-done") {
+            return false;
         }
-        passed
+        put_off(self.home.polls_later(flight.clone()));
+        true
     }
 
     /// Takes the place of a task back that was never spawned.
@@ -258,14 +287,21 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         // SAFETY: we are its caller.
         let lent = unsafe { Lent::new(flight) };
         let state = &lent.flight().state;
-        let may_poll = |now: Snapshot| now.has(TASK) == H::TASK && !now.has(POLLING);
+        let outwaited = &self.node.outwaited;
+        let may_poll = |now: Snapshot| {
+            let is_ours = H::TASK || !now.has(TASK) || (!now.has(STEADY) && outwaited.get());
+            is_ours && !now.has(POLLING)
+        };
         loop {
             if now.has(DONE) {
                 // SAFETY: it is done, and we are its caller.
                 return Poll::Ready(unsafe { self.take(flight) });
             }
             if may_poll(now) && (now.has(CALLED_FOR) || !now.has(SHARED)) {
-                if is_deep() && self.pass_to_task(flight, now) {
+                if is_deep() && !now.has(ABORTED) {
+                    if self.poll_elsewhere(&lent, now, cx.waker()) {
+                        return Poll::Pending;
+                    }
                     now = state.load();
                     continue;
                 }
@@ -291,6 +327,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             now = state.load();
             let polls_now = may_poll(now) && now.has(CALLED_FOR);
             if (!now.has(DONE) && !polls_now) || bug("no-second-look") {
+                // The work waits for a task that has not come. It has its chance until we are polled again.
+                let task_is_late = !H::TASK && !now.has(STEADY | POLLING) && now.has(CALLED_FOR);
+                outwaited.set(task_is_late);
+                if task_is_late && !bug("no-second-chance") {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
         }

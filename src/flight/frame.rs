@@ -1,9 +1,15 @@
 //! Whose work this thread is polling at the moment.
 //!
-//! A call made from inside a flight's work has that flight as its parent; so the group sees who waits for whom.
+//! A call that is polled inside a flight's work has that flight as its parent; so the group sees who waits for whom.
 //! Entered flights are on this thread's stack, one above the other; the innermost is kept, the outer ones are put
 //! back when it is left.
+//!
+//! Below a bound, work is not polled on top of the others but put off until the outermost of them has been polled. Work that
+//! was put off puts work off itself, which is polled next, and so on down a chain of flights. What ends there has called for
+//! the work that waited for it, so that is polled once more, and so on up the chain: each flight of it is polled twice, and not
+//! once for each that ends below it.
 
+use super::cargo::quietly;
 use super::{Cargo, Flight};
 use crate::sync::{deepest, per_thread};
 use std::cell::Cell;
@@ -14,6 +20,14 @@ use std::task::{RawWaker, RawWakerVTable, Waker};
 per_thread! {
     static CURRENT: Cell<Option<Polled>> = Cell::new(None);
 }
+
+// Of the outermost frame. It is none while nothing is put off, and has no destructor, so that leaving a frame costs little.
+per_thread! {
+    static PUT_OFF: Cell<Option<NonNull<Vec<PutOff>>>> = Cell::new(None);
+}
+
+/// Polls work if that is called for, and says whether its flight has ended with that.
+pub(super) type PutOff = Box<dyn FnMut() -> bool>;
 
 #[derive(Clone, Copy)]
 struct Polled {
@@ -55,17 +69,68 @@ impl Frame {
             Self { outer }
         })
     }
+
+    /// Whether this one should not have been entered, see [`is_deep`].
+    #[inline]
+    pub(super) fn is_too_deep(&self) -> bool {
+        self.outer.is_some_and(|outer| outer.depth >= deepest())
+    }
 }
 
-/// Whether so much work is being polled on this stack, one inside the other, that what comes is to be polled on another one.
+/// Whether so much work is being polled on this stack, one inside the other, that no more is to be.
 #[inline]
-pub(crate) fn is_deep() -> bool {
+pub(super) fn is_deep() -> bool {
     CURRENT.with(Cell::get).is_some_and(|polled| polled.depth >= deepest())
+}
+
+/// Has `poll` called when the outermost frame of this thread is left; there is one.
+pub(super) fn put_off(poll: PutOff) {
+    PUT_OFF.with(|place| {
+        let list = place.take().unwrap_or_else(|| NonNull::from(Box::leak(Box::default())));
+        // SAFETY: made by `Box::leak` and not taken back yet; reached from this place alone.
+        unsafe { (*list.as_ptr()).push(poll) };
+        place.set(Some(list));
+    });
+}
+
+fn take_put_off() -> Vec<PutOff> {
+    match PUT_OFF.with(Cell::take) {
+        // SAFETY: made by `Box::leak`, and out of its place now.
+        Some(list) => *unsafe { Box::from_raw(list.as_ptr()) },
+        None => Vec::new(),
+    }
+}
+
+#[cold]
+fn poll_put_off() {
+    // Each with whether it was polled before.
+    let mut open = Vec::new();
+    let mut ended = false;
+    loop {
+        open.extend(take_put_off().into_iter().rev().map(|poll| (poll, false)));
+        let Some((mut poll, again)) = open.pop() else { return };
+        if again && !std::mem::take(&mut ended) {
+            quietly(|| drop(poll));
+            continue;
+        }
+        let mut has_ended = false;
+        quietly(|| has_ended = poll());
+        ended |= has_ended;
+        if !has_ended && PUT_OFF.with(Cell::get).is_some() {
+            open.push((poll, true));
+        } else {
+            quietly(|| drop(poll));
+        }
+    }
 }
 
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
+        if self.outer.is_none() && PUT_OFF.with(Cell::get).is_some() {
+            // This frame stays meanwhile, so that none of those that are entered now is the outermost.
+            poll_put_off();
+        }
         CURRENT.with(|current| current.set(self.outer));
     }
 }
@@ -81,6 +146,12 @@ impl Anchor {
         let polled = CURRENT.with(Cell::get)?;
         // SAFETY: its frame has not been left, so the flight is alive.
         Some(unsafe { Self::new(polled) })
+    }
+
+    /// Its address.
+    #[inline]
+    pub(crate) fn current_id() -> Option<usize> {
+        CURRENT.with(Cell::get).map(|polled| polled.flight.addr())
     }
 
     /// # Safety

@@ -13,6 +13,7 @@
 //! is made anew from its address when it is followed.
 
 use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, bug, glance};
+use std::cell::Cell;
 use std::marker::PhantomPinned;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
@@ -28,6 +29,9 @@ pub(super) struct Node {
     /// Set by its owner, cleared under the lock. Whoever clears it does so last and never touches the node again, so a caller who reads
     /// `false` without the lock may free his node.
     linked: AtomicBool,
+    /// Its owner's note: it has given a task of ours the chance to come, and the task had not come by then. Nobody else
+    /// touches it; it stands here because there is room.
+    pub(super) outwaited: Cell<bool>,
     waker: UnsafeCell<Option<Waker>>,
     links: UnsafeCell<Links>,
     _pinned: PhantomPinned,
@@ -48,6 +52,7 @@ impl Node {
     pub(super) fn new() -> Self {
         Self {
             linked: AtomicBool::new(false),
+            outwaited: Cell::new(false),
             waker: UnsafeCell::new(None),
             links: UnsafeCell::new(Links {
                 previous: ptr::null(),

@@ -28,7 +28,33 @@
 //! * Who joins counts himself under the lock that guards the entry, in a number of his own, and so without a
 //!   read-modify-write. Who leaves and seems to be the last makes sure under that lock ([`Home::while_nobody_joins`]).
 //! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
-//! * A caller that would poll the work too deep inside other polls gives it to a task of ours as well, and stays.
+//! * A caller that would poll the work too deep inside other polls stays, and leaves it to a poll on another stack: by a task of
+//!   ours where that is `STEADY`, and otherwise by the outermost poll on its thread, as that ends (`frame.rs`).
+//!
+//! # Work that is left to a task
+//!
+//! Abandoned work, and work that is spawned from the beginning, is polled by a task of ours. It stands at the front of the
+//! list. Whether callers may rely on it depends on its runtime:
+//!
+//! ```text
+//!                       WOKEN: task and standby woken         standby polled, the task has not come
+//!   idle, with a task ────────────────────────────────▶ called ────────────────────────────────────▶ late
+//!     ▲        ▲                                           │         (it wakes itself: one more chance)  │
+//!     │        └──────────── task polled: POLLING ◀────────┴───────────────────────────────◀─────────────┤
+//!     │                                                                                                  │
+//!     └───────────────────── standby polled again: POLLING, inside the task's runtime ◀──────────────────┘
+//! ```
+//!
+//! * A runtime with threads of its own polls what is woken. Its task is `STEADY`: it alone polls the work, and it alone is
+//!   woken for it.
+//! * Any other runtime runs its tasks only while a thread is inside its `block_on`, which may be never. So a standby is
+//!   woken with the task, as with a driver. A caller who is polled and finds the work called for, and nobody polling it,
+//!   wakes himself and notes that he has waited (`outwaited`, in his node; who finds nothing to do forgets it). If the
+//!   call still stands as he is polled again, he takes `POLLING` like a driver. On a runtime that is driven the task is
+//!   ahead of him in the queue, so its work stays with it. A step costs two wake-ups, and one more if the task is late.
+//! * Nobody takes anything from the task but the right to poll: if it comes after all, it finds the right taken, or
+//!   nothing to do, and goes to the front again.
+//! * Whoever drains the group stands by as well ([`Helper`]), without being a caller.
 //!
 //! # Who frees
 //!
@@ -40,6 +66,7 @@ mod caller;
 mod cargo;
 mod frame;
 mod hash;
+mod helper;
 mod list;
 mod nest;
 mod state;
@@ -47,15 +74,16 @@ mod waker;
 
 pub(crate) use self::caller::{Caller, Takeoff};
 pub(crate) use self::cargo::{Cargo, Proof, quietly};
-pub(crate) use self::frame::{Anchor, is_deep};
+pub(crate) use self::frame::Anchor;
 pub(crate) use self::hash::KeyHash;
+pub(crate) use self::helper::Helper;
 pub(crate) use self::state::MAX_CALLERS;
 
 use self::list::{List, Waiting};
 use self::nest::nest;
-use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, Snapshot, State, TASK, UNTOLD, WOKEN};
+use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, STEADY, Snapshot, State, TASK, UNTOLD, WOKEN};
 use crate::identity::Fingerprint;
-use crate::sync::{AtomicU32, Mutex, bug, round};
+use crate::sync::{AtomicU32, Handle, Mutex, bug, round};
 use crate::telemetry::FlightSpan;
 use std::any::Any;
 use std::fmt;
@@ -140,6 +168,10 @@ impl std::error::Error for Panicked {}
 pub enum OnAbandon {
     /// It is spawned onto the runtime and runs to its end: a mutation cut in half is the worst outcome. Where there is
     /// no runtime it is dropped, as with [`Cancel`](Self::Cancel).
+    ///
+    /// A multi-threaded runtime runs it whatever its callers do. A current-thread runtime runs it only while a thread is
+    /// inside its `block_on`. Until then, callers who join the flight, and [`Group::drain`](crate::Group::drain), poll
+    /// the work in its place. If there are none, the work rests until the runtime is driven, or is dropped with it.
     #[default]
     Finish,
     /// It is dropped where it stands, before its key is free again.
@@ -154,11 +186,19 @@ pub enum Drive {
     /// another one who is polled goes on.
     ///
     /// Where work calls for a key whose work calls for another one, and so on, each is polled inside the one before. Below
-    /// the sixteenth the work is given a task of its own, as with [`Spawned`](Self::Spawned), so that a chain of any length takes
-    /// a bounded part of the stack. Without a runtime it is polled all the same.
+    /// the sixteenth, a chain of any length takes a bounded part of the stack: on a multi-threaded runtime the work is given
+    /// a task of its own, as with [`Spawned`](Self::Spawned). Elsewhere it is polled by the same task once the outermost of the
+    /// works has been polled. So there, work that is called for at such a depth does not go on while a thread blocks inside
+    /// the outermost one's poll, even if it blocks on that very call.
     #[default]
     InPlace,
     /// A task of its own, so that it goes on whether its callers are polled or not.
+    ///
+    /// On a multi-threaded runtime that task alone polls the work. On a current-thread runtime, which may exist and not be
+    /// driven, a caller who is polled stands in for a task that was woken and has not come by the caller's next poll. He
+    /// polls the work inside the task's runtime (`Handle::enter`), so it finds the same reactor and timers around it; what
+    /// they bring comes only when that runtime is driven. While the runtime is driven and its callers are tasks of it, the
+    /// work stays on its own task. If the task and one standby are both not polled, the other callers wait.
     Spawned,
 }
 
@@ -199,15 +239,21 @@ pub(crate) trait Home<K, T> {
     /// callers keeps his thread from nobody for long. Drops them, which wakes them all, where there is no runtime.
     fn wake_rest(&self, rest: Waking<K, T>);
 
+    /// The runtime that a task would be spawned on now, if there is one.
+    fn runtime(&self) -> Option<Handle>;
+
+    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for.
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>);
+
+    /// The runtime of the flight's task, if that is not steady: who polls the work in its stead does so inside that.
+    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle>;
+
     /// What ends the flight if it is idle then, and does not borrow this home.
     fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()>;
 
-    /// Whether there is a runtime for [`attend`](Self::attend).
-    fn can_attend(&self) -> bool;
-
-    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for; gives the seat back where
-    /// there is no runtime.
-    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>>;
+    /// What polls the flight's work if that is called for then, and does not borrow this home. Says whether the flight
+    /// has ended with that.
+    fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool>;
 }
 
 /// Who leaves as the result is published.
@@ -276,9 +322,11 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             let mut waiting = self.waiting();
             let driver = waiting.pop_front();
             let standby = match &driver {
-                // A task of ours is always polled again.
-                Some(driver) if !self.state.load().has(TASK) && !bug("no-standby") => waiting.pop_standby(driver),
-                _ => None,
+                // A steady task is always polled again.
+                Some(_) if self.state.load().has(STEADY) || bug("no-standby") => None,
+                Some(_) if bug("task-without-standby") && self.state.load().has(TASK) => None,
+                Some(driver) => waiting.pop_standby(driver),
+                None => None,
             };
             (driver, standby)
         };
@@ -387,6 +435,11 @@ impl<K, T> FlightRef<K, T> {
         state.attending(state.load())
     }
 
+    /// The flight's address, which is its own while it is referred to.
+    pub(crate) fn id(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
     /// Whether the work has come to its end and nobody is there for its result. Exact under the lock that guards the
     /// flight's entry.
     pub(crate) fn is_unattended(&self) -> bool {
@@ -490,6 +543,23 @@ impl<K, T> FlightRef<K, T> {
     fn flight(&self) -> &Flight<K, T> {
         // SAFETY: this reference is counted.
         unsafe { self.0.as_ref() }
+    }
+}
+
+/// `POLLING`, which is given up even when a waker's `clone` panics.
+struct PollRight<'a, K, T, H: Home<K, T>> {
+    home: &'a H,
+    flight: &'a FlightRef<K, T>,
+}
+
+impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
+    fn drop(&mut self) {
+        let before = self.flight.flight().state.clear(POLLING);
+        if before.has(ABORTED) && !bug("deaf-to-abort") {
+            self.flight.end_if_idle(self.home);
+        } else if before.has(ASKED) && !bug("deaf-to-wake") {
+            self.flight.flight().wake_drivers();
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! then changes the word by compare-exchange has missed none who left. It is exact under the lock, and once the entry has
 //! left the map; when a flight is done it is added to the word, and the word alone counts who is still there.
 
-use crate::sync::{AtomicU32, bug, estimate, load};
+use crate::sync::{AtomicU32, Handle, bug, drives_itself, estimate, load};
 use std::sync::atomic::Ordering;
 
 /// Somebody has the slot to himself: to poll the work, to drop it, or to put the result in.
@@ -21,7 +21,7 @@ pub(super) const DONE: u32 = 1 << 3;
 pub(super) const ABORTED: u32 = 1 << 4;
 /// As [`ABORTED`], because every caller left: who joins now has to try again.
 pub(super) const CANCELLED: u32 = 1 << 5;
-/// One of the callers is a task of ours, which alone polls the work.
+/// One of the callers is a task of ours, which polls the work.
 pub(super) const TASK: u32 = 1 << 6;
 /// When the last caller leaves, the work is dropped instead of spawned.
 pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
@@ -29,14 +29,27 @@ pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
 pub(super) const REPOLL: u32 = 1 << 8;
 /// The flight carries a fingerprint.
 pub(super) const PROVEN: u32 = 1 << 9;
-/// The flight is done, and not all who wait have been woken: whoever takes his result or leaves wakes another one.
-pub(super) const UNTOLD: u32 = 1 << 10;
+/// The flight is done, and not all who wait have been woken: whoever takes his result or leaves wakes another one. It has
+/// the place of [`REPOLL`], which means nothing any more once a flight is done. A request that stood as the flight landed
+/// is taken for this: then one caller finds that there is nobody to wake, and clears it.
+pub(super) const UNTOLD: u32 = REPOLL;
 /// The work asks for a poll, or a caller does.
 pub(super) const ASKED: u32 = WOKEN | REPOLL;
 /// The work is to be polled, or dropped.
 pub(super) const CALLED_FOR: u32 = ASKED | ABORTED;
 /// From here on the work is not polled with the leader's waker any more.
 pub(super) const JOINED: u32 = SHARED | REPOLL;
+/// With [`TASK`]: the task's runtime drives itself, so the task alone polls the work, and is woken for it alone.
+pub(super) const STEADY: u32 = 1 << 10;
+/// The marks of a flight with a task on this runtime. They are set in one step, or in the hands of who has [`POLLING`]: no
+/// caller is to poll the work, and so come to stand before a task that alone is woken for it.
+pub(super) fn task_on(runtime: &Handle) -> u32 {
+    match drives_itself(runtime) {
+        true => TASK | STEADY,
+        false => TASK,
+    }
+}
+
 /// One caller.
 pub(super) const CALLER: u32 = 1 << 11;
 /// The most callers that a flight can have. One place is kept for a task of ours.

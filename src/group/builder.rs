@@ -47,7 +47,7 @@ impl<K, T, S> GroupBuilder<K, T, S> {
     }
 
     /// At most so many callers of one flight at a time, its leader included; one more gets
-    /// [`Overloaded`](super::Error::Overloaded) at once. 16,777,214 unless set, which is also the most.
+    /// [`Overloaded`](super::Error::Overloaded) at once. 2,097,150 unless set, which is also the most.
     pub fn max_callers(mut self, callers: u32) -> Self {
         self.settings.max_callers = callers.clamp(1, MAX_CALLERS);
         self
@@ -66,7 +66,8 @@ impl<K, T, S> GroupBuilder<K, T, S> {
     }
 
     /// The runtime on which work is spawned: when its last caller is dropped, or for [`Drive::Spawned`]. Unless set, the
-    /// one that this happens in; give one if that may be none, or one that does not live long.
+    /// one that this happens in; give one if that may be none, one that does not live long, or one that is not always
+    /// driven.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.settings.runtime = Some(runtime);
         self

@@ -2,12 +2,17 @@
 //!
 //! A flight that has left the map looks whether anybody drains only after it has let go of its shard's lock; who
 //! drains says so first and then takes the lock of each shard. So one of the two sees the other.
+//!
+//! Abandoned and spawned work is polled by tasks. Where such a task may not be polled, because its runtime may not be
+//! driven, whoever drains stands by for it, with a [`Helper`] for each.
 
 use super::{Group, Inner};
-use crate::flight::quietly;
+use crate::flight::{Helper, quietly};
 use crate::sync::{AtomicBool, Mutex, bug};
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -85,15 +90,52 @@ impl Drainers {
 pub struct Drain<'g, K, T, S> {
     group: &'g Group<K, T, S>,
     place: Option<u64>,
+    /// By the addresses of their flights.
+    helpers: HashMap<usize, Pin<Box<Helper<K, T>>>>,
+    /// [`help_out`](Self::help_out), from where its bounds are known: the future itself has none, because the compiler forgets
+    /// lifetimes, and with them what holds for `'static` alone, where it looks whether an `async` block is `Send`.
+    help: fn(&mut Self, &mut Context<'_>),
 }
 
-impl<'g, K, T, S> Drain<'g, K, T, S> {
-    pub(super) fn new(group: &'g Group<K, T, S>) -> Self {
-        Self { group, place: None }
-    }
-
+impl<K, T, S> Drain<'_, K, T, S> {
     fn inner(&self) -> &Inner<K, T, S> {
         &self.group.inner
+    }
+}
+
+impl<'g, K, T, S> Drain<'g, K, T, S>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    pub(super) fn new(group: &'g Group<K, T, S>) -> Self {
+        Self {
+            group,
+            place: None,
+            helpers: HashMap::new(),
+            help: Self::help_out,
+        }
+    }
+
+    /// Stands by for tasks that may not be polled.
+    fn help_out(&mut self, cx: &mut Context<'_>) {
+        for shard in self.group.inner.map.shards() {
+            let left: Vec<_> = {
+                let shard = shard.lock();
+                let left = shard.flights().filter(|flight| flight.may_need_help());
+                left.cloned().collect()
+            };
+            for flight in left {
+                self.helpers
+                    .entry(flight.id())
+                    .or_insert_with(|| Box::pin(Helper::new(flight)));
+            }
+        }
+        // As a task of ours, nobody is behind a helper.
+        let home = &self.group.inner;
+        self.helpers
+            .retain(|_, helper| helper.as_mut().poll(home, cx).is_pending());
     }
 }
 
@@ -107,6 +149,7 @@ impl<K, T, S> Future for Drain<'_, K, T, S> {
         let mut place = self.place;
         self.inner().drainers.register(&mut place, cx.waker());
         self.place = place;
+        (self.help)(&mut self, cx);
         if self.inner().in_flight() == 0 && !bug("look-before-registering") {
             return Poll::Ready(());
         }

@@ -13,8 +13,14 @@ pub enum Error {
     ///
     /// A caller whose own copy of the result could not be made, because its `Clone` panicked, gets this alone.
     Panicked(Panicked),
-    /// The call would have waited for itself: it was made from inside the work of a flight that, directly or through
-    /// other flights, waits for this one. Nothing was run or joined.
+    /// The call would have waited for itself: it was polled inside the work of a flight that, directly or through other
+    /// flights, waits for this one. At its first poll nothing was run or joined. A call that was begun elsewhere and then
+    /// awaited in such work has left its flight, as if dropped.
+    ///
+    /// A call counts as awaited by the work that polled it last. Not seen is what waits through a spawned task, or through
+    /// anything else that is not a call of a group: such a circle hangs. A call that the work gives away, to a task for
+    /// example, counts as the work's until it is polled there or dropped: what asks for the work's key in between may be
+    /// told of a circle that is none.
     Reentrant,
     /// A limit of the group is reached; nothing was run or joined.
     Overloaded(Limit),

@@ -1,6 +1,7 @@
 //! Joining without leading.
 
-use super::waits::Wait;
+use super::run::{refused, told};
+use super::waits::{Wait, follow};
 use super::{Borrowed, Error, Group, Outcome, Role};
 use crate::flight::{Anchor, Caller, Failure, KeyHash};
 use crate::identity::Fingerprint;
@@ -10,7 +11,7 @@ use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 pin_project! {
     /// The future of [`Group::join`]: `None` if the key was not in flight.
@@ -154,27 +155,32 @@ where
                     *this.late = seat.late;
                     caller.sit(seat);
                 }
-                Err(error) => return Poll::Ready(Some(Err(inner.refuse(error)))),
+                Err(error) => return refused(inner.refuse(error)).map(Some),
             }
         } else {
             assert!(caller.is_seated(), "`Join` polled after it was ready");
+            if follow(this.wait, &caller).is_err() {
+                caller.leave();
+                if *this.late {
+                    inner.counters.count_joined_late();
+                }
+                return refused(Error::Reentrant).map(Some);
+            }
         }
-        let landed = ready!(caller.poll(cx));
+        let polled = caller.poll(cx);
+        let ends = match &polled {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(landed) => matches!(landed, Err(Failure::Aborted | Failure::Cancelled)),
+        };
         *this.wait = None;
         if *this.late {
-            if let Err(Failure::Aborted | Failure::Cancelled) = landed {
+            if ends {
                 // It was to end so already as we joined: as good as gone.
                 return Poll::Ready(None);
             }
             inner.counters.count_joined_late();
         }
-        Poll::Ready(match landed {
-            Ok(value) => Some(Ok(Outcome {
-                value,
-                role: Role::Follower,
-            })),
-            Err(failure) => Some(Err(failure.into())),
-        })
+        told(polled, Role::Follower).map(Some)
     }
 }
 

@@ -5,9 +5,10 @@
 //! forgotten never removes its successor.
 
 use crate::flight::{FlightRef, KeyHash};
-use crate::sync::Mutex;
+use crate::sync::{Handle, Mutex};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use std::collections::HashMap;
 
 /// A table gives memory back once it has this many times the room that it uses.
 const SHRINK_AT: usize = 8;
@@ -31,6 +32,9 @@ pub(super) struct Shard<K, T> {
     pub(super) joined: u64,
     /// Flights that were taken out before they landed and have not landed yet.
     pub(super) forgotten: usize,
+    /// The runtimes of those tasks of ours that are not steady, by their flight's address. An entry is made while the
+    /// flight is listed and goes as it lands, so the address is the flight's own.
+    pub(super) runtimes: HashMap<usize, Handle>,
 }
 
 /// What a call finds for its key.
@@ -80,6 +84,18 @@ impl<K, T> Shard<K, T> {
         Some(flight)
     }
 
+    /// Whether this very flight is listed.
+    pub(super) fn lists(&self, flight: &FlightRef<K, T>) -> bool {
+        self.table
+            .find(flight.hash().spread(), |other| other.is(flight))
+            .is_some()
+    }
+
+    /// All that are listed.
+    pub(super) fn flights(&self) -> impl Iterator<Item = &FlightRef<K, T>> {
+        self.table.iter()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
@@ -100,6 +116,7 @@ impl<K, T> Map<K, T> {
                         led: 0,
                         joined: 0,
                         forgotten: 0,
+                        runtimes: HashMap::new(),
                     }))
                 })
                 .collect(),

@@ -31,7 +31,7 @@ use self::map::Map;
 use self::run::LeadOrJoin;
 use self::stats::Counters;
 use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking};
-use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, yield_now};
+use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, drives_itself, yield_now};
 use crate::telemetry;
 use std::borrow::Borrow;
 use std::fmt;
@@ -167,6 +167,9 @@ where
     ///
     /// Dropping the future leaves the flight. If another caller is there, he goes on with the work from where it stands;
     /// it is never begun anew. If nobody is, [`OnAbandon`] says what happens.
+    ///
+    /// A call ends although the runtime that the work was left to is not driven: whoever is polled stands in, see
+    /// [`Drive::Spawned`]. What was left to that runtime keeps a copy of the result until it is driven or dropped.
     ///
     /// # Panics
     ///
@@ -315,6 +318,10 @@ where
     ///
     /// On a group that is not [closed](Self::close) new flights may begin, and it ends at a moment at which there is none.
     ///
+    /// Work that was spawned or abandoned onto a current-thread runtime which nobody drives is polled here, inside that
+    /// runtime. It stands in for nobody else: a flight whose callers are alive and not polled is only waited for, and so is
+    /// one that was [forgotten](Self::forget) before it was abandoned.
+    ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// use oneflight::Group;
@@ -364,16 +371,21 @@ where
 {
     #[inline]
     fn vacate(&self, flight: &FlightRef<K, T>, by_task: bool) -> Option<FlightRef<K, T>> {
-        let removed = {
+        let (removed, runtime) = {
             let mut shard = self.map.shard(flight.hash()).lock();
             let removed = shard.remove(flight.hash(), |other| other.is(flight) || bug("remove-any"));
             shard.forgotten -= usize::from(removed.is_none() && !bug("panic-keeps-entry"));
+            let runtime = match shard.runtimes.is_empty() {
+                true => None,
+                false => shard.runtimes.remove(&flight.id()),
+            };
             if by_task && flight.is_unattended() {
                 // Under the lock: nobody joins meanwhile, and whoever sees that the flight has gone sees this.
                 self.counters.count_finished_unattended();
             }
-            removed
+            (removed, runtime)
         };
+        drop(runtime);
         if self.settings.max_flights.is_some() {
             self.flights.fetch_sub(1, Ordering::Relaxed);
         }
@@ -388,6 +400,10 @@ where
         act()
     }
 
+    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
+        self.map.shard(flight.hash()).lock().runtimes.get(&flight.id()).cloned()
+    }
+
     fn wake_rest(&self, rest: Waking<K, T>) {
         if let Some(runtime) = self.runtime() {
             runtime.spawn(async move {
@@ -400,13 +416,28 @@ where
 
     fn ends_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
         let inner = Arc::clone(self);
-        Box::new(move || flight.end_if_idle(&&inner))
+        Box::new(move || flight.end_if_idle(&inner))
     }
 
-    fn attend(self: &Arc<Self>, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
-        let Some(runtime) = self.runtime() else {
-            return Err(seat);
-        };
+    fn polls_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
+        let inner = Arc::clone(self);
+        Box::new(move || flight.poll_if_called_for(&inner))
+    }
+
+    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
+        if !drives_itself(&runtime) {
+            let mut shard = self.map.shard(flight.hash()).lock();
+            let before = match shard.lists(flight) {
+                true => shard.runtimes.insert(flight.id(), runtime.clone()),
+                false => None,
+            };
+            drop(shard);
+            drop(before);
+            if self.drainers.any() && !bug("drain-asleep") {
+                // Whoever drains stands by for the task.
+                self.drainers.wake_all();
+            }
+        }
         let caller = Caller::new(Arc::clone(self));
         caller.sit(seat);
         // The result is the callers'.
@@ -414,7 +445,6 @@ where
             let caller = pin!(caller);
             poll_fn(move |cx| caller.as_ref().poll(cx).map(drop)).await;
         });
-        Ok(())
     }
 }
 
@@ -445,16 +475,24 @@ where
         Inner::wake_rest(self, rest);
     }
 
+    fn runtime(&self) -> Option<Handle> {
+        Inner::runtime(self)
+    }
+
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
+        Inner::attend(self, flight, runtime, seat);
+    }
+
+    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
+        Inner::runtime_of(self, flight)
+    }
+
     fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
         Inner::ends_later(self, flight)
     }
 
-    fn can_attend(&self) -> bool {
-        self.runtime().is_some()
-    }
-
-    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
-        Inner::attend(self, seat)
+    fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
+        Inner::polls_later(self, flight)
     }
 }
 
@@ -483,16 +521,24 @@ where
         Inner::wake_rest(self, rest);
     }
 
+    fn runtime(&self) -> Option<Handle> {
+        Inner::runtime(self)
+    }
+
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
+        Inner::attend(self, flight, runtime, seat);
+    }
+
+    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
+        Inner::runtime_of(self, flight)
+    }
+
     fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
         Inner::ends_later(self, flight)
     }
 
-    fn can_attend(&self) -> bool {
-        self.runtime().is_some()
-    }
-
-    fn attend(&self, seat: Seat<K, T>) -> Result<(), Seat<K, T>> {
-        Inner::attend(self, seat)
+    fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
+        Inner::polls_later(self, flight)
     }
 }
 

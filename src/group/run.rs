@@ -2,10 +2,10 @@
 
 use super::key::Key;
 use super::map::Found;
-use super::waits::Wait;
+use super::waits::{Wait, follow};
 use super::{Borrowed, Error, Group, Inner, Limit};
 use crate::flight::{
-    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, Landed, OnAbandon, Proof, Seat, Takeoff, is_deep, quietly,
+    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, Landed, OnAbandon, Proof, Seat, Takeoff, quietly,
 };
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
@@ -264,6 +264,11 @@ where
             // be a copy on the stack of that poll. And each way returns for itself: a result that is first joined with others
             // and then taken apart costs more than all the rest of a follower's poll.
             if caller.is_seated() {
+                if follow(this.wait, &caller).is_err() {
+                    caller.leave();
+                    over(caller.get_ref().home(), this.call);
+                    return refused(Error::Reentrant);
+                }
                 let polled = caller.poll(cx);
                 match &polled {
                     Poll::Pending => return Poll::Pending,
@@ -288,9 +293,9 @@ where
                     return told(polled, role);
                 }
                 Err(error) => {
-                    let refused = caller.get_ref().home().refuse(error);
+                    let error = caller.get_ref().home().refuse(error);
                     *this.call = None;
-                    return Poll::Ready(Err(refused));
+                    return refused(error);
                 }
             }
         }
@@ -299,12 +304,18 @@ where
 
 /// What a caller is told of its flight.
 #[inline]
-fn told<T>(polled: Poll<Landed<T>>, role: Role) -> Poll<Result<Outcome<T>, Error>> {
+pub(super) fn told<T>(polled: Poll<Landed<T>>, role: Role) -> Poll<Result<Outcome<T>, Error>> {
     match polled {
         Poll::Pending => Poll::Pending,
         Poll::Ready(Ok(value)) => Poll::Ready(Ok(Outcome { value, role })),
         Poll::Ready(Err(failure)) => Poll::Ready(Err(failure.into())),
     }
+}
+
+/// A function of its own, since the place of a result that is only written down takes stack as well, without optimization.
+#[cold]
+pub(super) fn refused<T>(error: Error) -> Poll<Result<Outcome<T>, Error>> {
+    Poll::Ready(Err(error))
 }
 
 /// Drops a call that was kept to be made again, and is not: it has joined after all.
@@ -344,11 +355,6 @@ where
     let inner = *caller.get_ref().home();
     let mut parent = Anchor::current();
     let hash = KeyHash::of(call.key.hash(&inner.hasher));
-    let drive = match drive {
-        // Deep down in other work, the work of this call begins on a stack of its own.
-        Drive::InPlace if parent.is_some() && is_deep() && inner.runtime().is_some() => Drive::Spawned,
-        drive => drive,
-    };
     let can_spawn = drive != Drive::Spawned || inner.runtime().is_some();
     let mut made = None;
     let mut shard = inner.map.shard(hash).lock();

@@ -1,10 +1,14 @@
 //! Who waits for whom: the edges between flights whose work has made a call and the flights that it waits for.
 //!
-//! Only calls that are made from inside work come here, whatever their group, so a circle through several groups is
-//! seen as well. An edge is entered only if the child does not wait for the parent already; since that is looked up
-//! and entered under one lock, the edges never form a circle.
+//! An edge belongs to the flight whose work polled the call last: each poll sees to it, and a poll outside of all work
+//! takes the edge away. Only calls that are polled inside work come here, whatever their group, so a circle through several
+//! groups is seen as well. An edge is entered only if the child does not wait for the parent already; since that is
+//! looked up and entered under one lock, the edges never form a circle.
+//!
+//! What is not seen: a wait that passes through a spawned task, or through anything else that is not a call; and a call
+//! that the work has given away, until it is polled elsewhere or dropped, still counts as the work's.
 
-use crate::flight::Anchor;
+use crate::flight::{Anchor, Caller, Home};
 use crate::sync::{Mutex, global};
 use std::collections::{HashMap, HashSet};
 
@@ -36,6 +40,25 @@ impl Wait {
         drop(waits);
         Ok(Self { parent, child })
     }
+}
+
+/// Before a call that has a flight is polled: the flight is waited for by whose work polls the call now.
+#[inline]
+pub(super) fn follow<K, T, H: Home<K, T>>(wait: &mut Option<Wait>, caller: &Caller<K, T, H>) -> Result<(), Circle> {
+    if Anchor::current_id() == wait.as_ref().map(|wait| wait.parent.id()) {
+        return Ok(());
+    }
+    moved(wait, caller)
+}
+
+#[cold]
+fn moved<K, T, H: Home<K, T>>(wait: &mut Option<Wait>, caller: &Caller<K, T, H>) -> Result<(), Circle> {
+    *wait = None;
+    // Nobody waits for a flight that has landed.
+    if let (Some(parent), Some(child)) = (Anchor::current(), caller.under_way()) {
+        *wait = Some(Wait::enter(parent, child)?);
+    }
+    Ok(())
 }
 
 impl Drop for Wait {

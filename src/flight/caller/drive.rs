@@ -4,9 +4,9 @@ use super::Caller;
 use super::land::Polled;
 use crate::flight::frame::Frame;
 use crate::flight::list::{Driver, Leaves, List};
-use crate::flight::state::{ABORTED, ASKED, DONE, POLLING, SHARED, Snapshot, WOKEN};
-use crate::flight::{Cargo, Event, Flight, FlightRef, Home, Landed, Lent, waker};
-use crate::sync::bug;
+use crate::flight::state::{ABORTED, DONE, SHARED, Snapshot, TASK, WOKEN};
+use crate::flight::{Cargo, Event, Flight, Home, Landed, Lent, PollRight, waker};
+use crate::sync::{Handle, bug};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
@@ -43,9 +43,15 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
             // Given up whatever unwinds while we park: a waker's `clone` or `drop`. The poll itself lets nothing out.
             let right = PollRight {
-                caller: self.get_ref(),
+                home: &self.home,
                 flight: &lent,
             };
+            // What is polled in a task's stead finds the same runtime around it.
+            let runtime = match now.has(TASK) && !H::TASK {
+                true => self.home.runtime_of(&lent),
+                false => None,
+            };
+            let entered = runtime.as_ref().map(Handle::enter);
             let polled = lent.flight().span.enter(|| {
                 if now.has(SHARED) {
                     let waker = waker::lend(flight);
@@ -54,6 +60,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     whole.as_ref().cargo.poll(cx)
                 }
             });
+            drop(entered);
             drop(frame);
             match polled {
                 Poll::Ready(ended) => {
@@ -72,13 +79,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     {
         let flight = right.flight.flight();
         if now.has(SHARED) {
-            // A first follower who only brings the flight's waker in does not become the driver by that.
-            let place = if now.has(WOKEN) || H::TASK {
-                Place::Driver
-            } else {
-                Place::Helper
-            };
-            self.register(flight, cx.waker(), place);
+            self.register(flight, cx.waker(), self.place_to_poll(now));
         } else {
             // SAFETY: while the flight was not shared as we took `POLLING`, the leader's waker is the affair of who
             // has that right.
@@ -96,6 +97,16 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         Poll::Pending
     }
 
+    /// The place of who polls the work now, or puts that off.
+    pub(super) fn place_to_poll(&self, now: Snapshot) -> Place {
+        // A first follower who only brings the flight's waker in does not become the driver by that.
+        if now.has(WOKEN) || H::TASK {
+            Place::Driver
+        } else {
+            Place::Helper
+        }
+    }
+
     /// Sees to it that the node is in the list, with this waker.
     pub(super) fn register(&self, flight: &Flight<K, T>, waker: &Waker, place: Place) {
         // Whoever is not in the list is put there by nobody else, so this look needs no lock.
@@ -103,7 +114,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             let mut waiting = flight.waiting();
             // SAFETY: the lock is held.
             if self.node.is_linked() && unsafe { self.node.is_woken_by(waker) } {
-                let event = self.place(&mut waiting, place);
+                let event = self.place(flight, &mut waiting, place);
                 drop(waiting);
                 self.note(event);
                 return;
@@ -120,7 +131,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         let (event, old) = {
             let mut waiting = flight.waiting();
-            let event = self.place(&mut waiting, place);
+            let event = self.place(flight, &mut waiting, place);
             // SAFETY: the lock is held.
             (event, unsafe { self.node.set_waker(waker) })
         };
@@ -129,7 +140,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     }
 
     /// Puts the node where it belongs; says whether the work has passed to another driver with that.
-    fn place(&self, waiting: &mut List, place: Place) -> Option<Event> {
+    fn place(&self, flight: &Flight<K, T>, waiting: &mut List, place: Place) -> Option<Event> {
         let front = match place {
             Place::Back => false,
             Place::Front | Place::Driver => true,
@@ -146,15 +157,17 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
         }
         match place {
-            Place::Driver | Place::Helper if front => self.become_driver(waiting),
+            Place::Driver | Place::Helper if front => self.become_driver(flight, waiting),
             _ => None,
         }
     }
 
-    pub(super) fn become_driver(&self, waiting: &mut List) -> Option<Event> {
+    pub(super) fn become_driver(&self, flight: &Flight<K, T>, waiting: &mut List) -> Option<Event> {
         match waiting.set_driver(&self.node) {
             _ if H::TASK => None,
             Driver::Same => None,
+            // It is there, and has not polled the work yet.
+            Driver::Gone if flight.state.load().has(TASK) => Some(Event::TakenOver),
             Driver::Gone => Some(Event::HandedOver),
             Driver::Another => Some(Event::TakenOver),
         }
@@ -163,23 +176,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     pub(super) fn note(&self, event: Option<Event>) {
         if let Some(event) = event {
             self.home.note(event);
-        }
-    }
-}
-
-/// `POLLING`, which is given up even when a waker's `clone` panics.
-pub(super) struct PollRight<'a, K, T, H: Home<K, T>> {
-    pub(super) caller: &'a Caller<K, T, H>,
-    pub(super) flight: &'a FlightRef<K, T>,
-}
-
-impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
-    fn drop(&mut self) {
-        let before = self.flight.flight().state.clear(POLLING);
-        if before.has(ABORTED) && !bug("deaf-to-abort") {
-            self.flight.end_if_idle(&self.caller.home);
-        } else if before.has(ASKED) && !bug("deaf-to-wake") {
-            self.flight.flight().wake_drivers();
         }
     }
 }

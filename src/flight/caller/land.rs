@@ -4,7 +4,8 @@ use super::Caller;
 use crate::flight::cargo::quietly;
 use crate::flight::list::Leaves;
 use crate::flight::state::{
-    ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, Snapshot, TASK, UNTOLD,
+    ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK,
+    UNTOLD, task_on,
 };
 use crate::flight::{Cargo, Ended, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
 use crate::sync::bug;
@@ -37,7 +38,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             let event = {
                 let mut waiting = lent.flight().waiting();
                 let event = match polled {
-                    Polled::Now => self.become_driver(&mut waiting),
+                    Polled::Now => self.become_driver(lent.flight(), &mut waiting),
                     Polled::Not => None,
                 };
                 // SAFETY: if it is linked, then here.
@@ -137,8 +138,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
-    /// Leaves before the flight has landed. The last one sees to the work.
-    pub(super) fn leave(&self) {
+    /// Leaves the flight, as who is dropped does. The last one sees to the work.
+    pub(crate) fn leave(&self) {
         let Some(flight) = self.flight.take() else { return };
         // SAFETY: we are its caller until one of the steps below takes that back, each of which is the last.
         let lent = unsafe { Lent::new(flight) };
@@ -146,14 +147,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if H::TASK {
             // The runtime shuts down and drops its tasks. Callers, if there are any, take the work back.
             state.set(JOINED);
-            state.clear(TASK);
+            state.clear(TASK | STEADY);
         }
         {
             let mut waiting = lent.flight().waiting();
             // SAFETY: if it is linked, then here.
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
-        let mut spawn = !H::TASK;
         loop {
             let now = state.load();
             if bug("blind-leave") && state.callers(now) > 1 {
@@ -183,10 +183,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 continue;
             }
             // As far as can be seen from here, we are the last. It is certain only while nobody can join.
-            let to_finish = spawn && !now.has(CANCEL_ON_ABANDON);
-            let mark = match to_finish {
-                true => TASK | JOINED,
-                false => ABORTED | CANCELLED,
+            let to_finish = !H::TASK && !now.has(CANCEL_ON_ABANDON);
+            let runtime = match to_finish {
+                true => self.home.runtime(),
+                false => None,
+            };
+            let mark = match &runtime {
+                Some(runtime) => task_on(runtime) | JOINED,
+                None => ABORTED | CANCELLED,
             };
             let last = || {
                 let now = state.load();
@@ -196,18 +200,18 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 true => last(),
                 false => self.home.while_nobody_joins(&lent, last),
             };
-            if certain && to_finish {
-                let seat = Seat { flight, late: false };
-                if self.home.attend(seat).is_ok() {
-                    self.home.note(Event::Abandoned);
-                    return;
-                }
-                state.clear(TASK);
-                self.home.note(Event::Unspawnable);
-                spawn = false;
-            } else if certain {
-                lent.end_if_idle(&self.home);
+            if !certain {
+                continue;
             }
+            if let Some(runtime) = runtime {
+                self.home.attend(&lent, runtime, Seat { flight, late: false });
+                self.home.note(Event::Abandoned);
+                return;
+            }
+            if to_finish {
+                self.home.note(Event::Unspawnable);
+            }
+            lent.end_if_idle(&self.home);
         }
     }
 }

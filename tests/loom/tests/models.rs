@@ -3,9 +3,10 @@
 
 use loom::future::block_on;
 use loom::thread;
-use oneflight::model::{join_tasks, nest_at_most, wake_in_rounds_of};
-use oneflight::{FlightError, Group, OnAbandon, Role};
+use oneflight::model::{Runtime, join_tasks, nest_at_most, spawn_onto, wake_in_rounds_of};
+use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use oneflight_loom::{Bound, Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop, upto};
+use std::pin::Pin;
 use std::sync::Arc;
 
 fn group() -> Group<u8, Value> {
@@ -19,7 +20,7 @@ fn group_that_cancels() -> Group<u8, Value> {
         .build()
 }
 
-type Work = std::pin::Pin<Box<dyn Future<Output = Value> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Value> + Send>>;
 
 /// Work that is pending once and wakes itself.
 fn yielding(ledger: &Arc<Ledger>) -> impl FnOnce() -> Work + Send + use<> {
@@ -601,25 +602,206 @@ fn abandon_join_shared() {
     });
 }
 
+/// Work is left to a task that is never polled, or not any more, whether it was spawned or abandoned. A caller elsewhere goes
+/// on with it, and the task, dropped meanwhile or later, finds nothing to do.
+#[test]
+fn left_task_join() {
+    for polls in [0, 1] {
+        for drive in [Drive::InPlace, Drive::Spawned] {
+            spawn_onto(Runtime::Left { polls });
+            let name = format!("{drive:?} task polled {polls} times and left/join/wake/task dropped");
+            explore(&name, upto(2, 2, 3), move || {
+                let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+                drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate)).drive(drive)));
+                let elsewhere = {
+                    let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
+                    thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
+                };
+                gate.open();
+                elsewhere.join().unwrap();
+                assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+                join_tasks();
+                ledger.check();
+            });
+        }
+    }
+}
+
+/// The runtime of such a task goes while a caller elsewhere takes its work over.
+#[test]
+fn left_task_dropped() {
+    for polls in [0, 1] {
+        spawn_onto(Runtime::Left { polls });
+        let name = format!("task polled {polls} times and left/a caller takes over/task dropped");
+        explore(&name, upto(3, 4, 4), || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate))));
+            let mut elsewhere = Box::pin(group.run(1, gated(&ledger, &gate)));
+            assert!(poll_once(elsewhere.as_mut()).is_pending());
+            gate.open();
+            let runtime = thread::spawn(join_tasks);
+            drop(block_on(elsewhere).unwrap());
+            runtime.join().unwrap();
+            assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+            ledger.check();
+        });
+    }
+}
+
+/// The caller who stands by for such a task, or the drain that does, goes as it is told; another caller, who only waits, has
+/// to be told then.
+#[test]
+fn left_task_standby_drops() {
+    for drains in [false, true] {
+        spawn_onto(Runtime::Left { polls: 1 });
+        let name = format!(
+            "task left/its standby{} is told and drops",
+            if drains { ", a drain," } else { "" }
+        );
+        explore(&name, upto(2, 4, 4), move || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate))));
+            let mut standby: Pin<Box<dyn Future<Output = ()>>> = match drains {
+                true => Box::pin(group.drain()),
+                false => Box::pin(async { drop(group.run(1, gated(&ledger, &gate)).await) }),
+            };
+            assert!(poll_once(Pin::new(&mut standby)).is_pending());
+            let other = {
+                let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
+                thread::spawn(move || drop(block_on(group.run(1, gated(&ledger, &gate))).unwrap()))
+            };
+            gate.open();
+            drop(standby);
+            other.join().unwrap();
+            assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+            join_tasks();
+            ledger.check();
+        });
+    }
+}
+
+/// A task that may be late and is not, and a caller who stands by for it: one of them polls the work, and never both.
+#[test]
+fn late_task_races_standby() {
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        spawn_onto(Runtime::Driven);
+        explore(&format!("{drive:?} task/standby/wake"), upto(2, 3, 3), move || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate)).drive(drive)));
+            let mut standby = Box::pin(group.run(1, gated(&ledger, &gate)));
+            assert!(poll_once(standby.as_mut()).is_pending());
+            gate.open();
+            drop(block_on(standby).unwrap());
+            assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+            join_tasks();
+            ledger.check();
+        });
+    }
+}
+
+/// Whoever drains a group stands by for a task that is left, as it is left.
+#[test]
+fn drain_helps() {
+    for polls in [0, 1] {
+        spawn_onto(Runtime::Left { polls });
+        let name = format!("abandon/task polled {polls} times and left/wake/drain");
+        explore(&name, upto(2, 3, 3), || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            let mut call = {
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
+                Box::pin(async move { drop(group.run(1, work).await) })
+            };
+            assert!(poll_once(call.as_mut()).is_pending());
+            let abandons = thread::spawn(move || {
+                drop(call);
+                gate.open();
+            });
+            block_on(group.drain());
+            assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+            abandons.join().unwrap();
+            join_tasks();
+            ledger.check();
+            let stats = group.stats();
+            assert_eq!((stats.abandoned, stats.finished_unattended), (1, 1));
+        });
+    }
+}
+
+/// Whoever drains a group and the task that it stands by for: one of them polls the work, and never both.
+#[test]
+fn late_task_races_drain() {
+    spawn_onto(Runtime::Driven);
+    explore("task/drain/wake", upto(2, 3, 3), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        drop(poll_once_and_drop(group.run(1, gated(&ledger, &gate))));
+        let mut drain = Box::pin(group.drain());
+        assert!(poll_once(drain.as_mut()).is_pending());
+        gate.open();
+        block_on(drain);
+        assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+        join_tasks();
+        ledger.check();
+        let stats = group.stats();
+        assert_eq!((stats.abandoned, stats.finished_unattended), (1, 1));
+    });
+}
+
 /// Work calls for a key that another caller calls for as well, and stands too deep to poll that flight's work itself: whether it
-/// leads or joins, a task goes on with it, and what it ends with reaches both.
+/// leads or joins, a task goes on with it or, where that may not be polled, the outermost poll; and what it ends with reaches
+/// both.
 #[test]
 fn deep_call_join() {
-    explore("deep call/join", upto(2, 2, 3), || {
-        nest_at_most(1);
-        let (group, ledger) = (group(), Arc::new(Ledger::default()));
-        let other = {
-            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
-            thread::spawn(move || drop(block_on(group.run(2, yielding(&ledger))).unwrap()))
-        };
-        let outer = {
-            let (group, ledger) = (group.clone(), Arc::clone(&ledger));
-            move || -> Work { Box::pin(async move { group.run(2, yielding(&ledger)).await.unwrap().value }) }
-        };
-        drop(block_on(group.run(1, outer)).unwrap());
-        other.join().unwrap();
-        join_tasks();
-        assert_eq!(group.in_flight(), 0);
-        ledger.check();
-    });
+    for runtime in [Runtime::Steady, Runtime::Left { polls: 0 }] {
+        spawn_onto(runtime);
+        explore(&format!("deep call/join, tasks: {runtime:?}"), upto(2, 2, 3), || {
+            nest_at_most(1);
+            let (group, ledger) = (group(), Arc::new(Ledger::default()));
+            let other = {
+                let (group, ledger) = (group.clone(), Arc::clone(&ledger));
+                thread::spawn(move || drop(block_on(group.run(2, yielding(&ledger))).unwrap()))
+            };
+            drop(block_on(group.run(1, calls(&group, yielding(&ledger)))).unwrap());
+            other.join().unwrap();
+            join_tasks();
+            assert_eq!(group.in_flight(), 0);
+            ledger.check();
+        });
+    }
+}
+
+/// Such a call stands by for a task that is left: it is the outermost poll that goes on with the work.
+#[test]
+fn deep_standby() {
+    for polls in [0, 1] {
+        spawn_onto(Runtime::Left { polls });
+        explore(
+            &format!("task polled {polls} times and left/deep call/wake"),
+            upto(2, 3, 3),
+            || {
+                nest_at_most(1);
+                let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+                drop(poll_once_and_drop(
+                    group.run(2, gated(&ledger, &gate)).drive(Drive::Spawned),
+                ));
+                let opens = {
+                    let gate = gate.clone();
+                    thread::spawn(move || gate.open())
+                };
+                drop(block_on(group.run(1, calls(&group, gated(&ledger, &gate)))).unwrap());
+                opens.join().unwrap();
+                assert_eq!((ledger.begun(), group.in_flight()), (1, 0));
+                join_tasks();
+                ledger.check();
+            },
+        );
+    }
+}
+
+/// Work that calls for key 2, for which there is this work.
+fn calls<W: Future<Output = Value> + Send + 'static>(
+    group: &Group<u8, Value>,
+    work: impl FnOnce() -> W + Send + 'static,
+) -> impl FnOnce() -> Work {
+    let group = group.clone();
+    move || -> Work { Box::pin(async move { group.run(2, work).await.unwrap().value }) }
 }

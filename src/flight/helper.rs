@@ -1,0 +1,166 @@
+//! Who polls a flight's work without being one of its callers: whoever drains a group, for a task of ours that may not be
+//! polled; and the end of the outermost poll on a thread, for a caller that stood too deep to do so itself. No limit and no policy
+//! counts either, and neither gets a part of the result.
+//!
+//! A [`Helper`] waits in the flight's list as a caller does, and polls the work under the same conditions: at once where
+//! callers do, at its second look where a task that is not steady has been called and has not come.
+
+use super::frame::{Frame, is_deep, put_off};
+use super::list::{Leaves, Node};
+use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK};
+use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
+use crate::sync::{Handle, bug};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+/// See the module's documentation.
+pub(crate) struct Helper<K, T> {
+    flight: FlightRef<K, T>,
+    node: Node,
+}
+
+// SAFETY: nothing can be done with a helper that is only borrowed.
+unsafe impl<K: Send + Sync, T: Send + Sync> Sync for Helper<K, T> {}
+
+impl<K, T> FlightRef<K, T> {
+    /// Whether the work is left to a task of ours that may not be polled when it is called.
+    pub(crate) fn may_need_help(&self) -> bool {
+        let now = self.flight().state.load();
+        now.has(TASK) && !now.has(STEADY)
+    }
+
+    /// Polls the work once, or drops it, if that is called for and nobody does; says whether the flight has ended with that.
+    pub(crate) fn poll_if_called_for(&self, home: &impl Home<K, T>) -> bool {
+        loop {
+            let now = self.flight().state.load();
+            if now.has(DONE | POLLING) || !now.has(CALLED_FOR) {
+                return false;
+            }
+            if now.has(ABORTED) {
+                self.end_if_idle(home);
+                return true;
+            }
+            if self.flight().try_poll_right(now) {
+                return self.poll_for_others(now, home, || ()).is_ready();
+            }
+        }
+    }
+
+    /// Polls the work once. We hold `POLLING`; `now` is what the word said when it was taken. Before it is given up, with the
+    /// flight under way, `park` is called.
+    fn poll_for_others(&self, now: Snapshot, home: &impl Home<K, T>, park: impl FnOnce()) -> Poll<()> {
+        let flight = self.flight();
+        let right = PollRight { home, flight: self };
+        let runtime = match now.has(TASK) {
+            true => home.runtime_of(self),
+            false => None,
+        };
+        let entered = runtime.as_ref().map(Handle::enter);
+        // SAFETY: our reference keeps the flight alive; `POLLING` is ours and the flight is not done, so the slot holds the
+        // work.
+        let (frame, polled) = unsafe {
+            let frame = Frame::enter(self.0);
+            let waker = waker::lend(self.0);
+            let poll = || flight.cargo.poll(&mut Context::from_waker(&waker));
+            (frame, flight.span.enter(poll))
+        };
+        drop(entered);
+        drop(frame);
+        let Poll::Ready(ended) = polled else {
+            park();
+            drop(right);
+            return Poll::Pending;
+        };
+        std::mem::forget(right);
+        if let Err(Failure::Panicked(panic)) = &ended {
+            home.note(Event::Panicked(panic.clone()));
+        }
+        drop(self.vacate(home));
+        // SAFETY: `POLLING` is ours; the slot holds the value or is empty, as `ended` says.
+        unsafe { self.publish(ended, Leaver::Nobody, home) };
+        Poll::Ready(())
+    }
+}
+
+impl<K, T> Helper<K, T> {
+    pub(crate) fn new(flight: FlightRef<K, T>) -> Self {
+        Self {
+            flight,
+            node: Node::new(),
+        }
+    }
+
+    /// Polls the work if nobody else comes to do so; ready when the flight has landed.
+    pub(crate) fn poll(self: Pin<&mut Self>, home: &impl Home<K, T>, cx: &mut Context<'_>) -> Poll<()> {
+        // Shared from here on, since the list may lead others to the node.
+        self.as_ref().poll_shared(home, cx)
+    }
+
+    fn poll_shared(self: Pin<&Self>, home: &impl Home<K, T>, cx: &mut Context<'_>) -> Poll<()> {
+        let (state, outwaited) = (&self.flight.flight().state, &self.node.outwaited);
+        let asks = |now: Snapshot| now.has(ASKED) && !now.has(POLLING | STEADY);
+        let mut now = state.load();
+        loop {
+            if now.has(DONE) {
+                return Poll::Ready(());
+            }
+            if asks(now) && (outwaited.get() || !now.has(TASK)) {
+                if now.has(ABORTED) {
+                    self.flight.end_if_idle(home);
+                } else if is_deep() {
+                    self.wait(cx.waker());
+                    if !state.load().has(DONE) {
+                        put_off(home.polls_later(self.flight.clone()));
+                        return Poll::Pending;
+                    }
+                } else if self.flight.flight().try_poll_right(now) {
+                    return self.flight.poll_for_others(now, home, || self.wait(cx.waker()));
+                }
+                now = state.load();
+                continue;
+            }
+            self.wait(cx.waker());
+            now = state.load();
+            if !now.has(DONE) {
+                let task_is_late = asks(now);
+                outwaited.set(task_is_late);
+                if task_is_late {
+                    cx.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Sees to it that the node is in the list, with this waker.
+    fn wait(&self, own: &Waker) {
+        let flight = self.flight.flight();
+        let own = own.clone();
+        let mut waiting = flight.waiting();
+        // SAFETY: the lock is held; the node is pinned and unlinked before it is freed, and never in another list.
+        let before = unsafe {
+            if !self.node.is_linked() {
+                waiting.push_back(&self.node);
+            }
+            self.node.set_waker(own)
+        };
+        drop(waiting);
+        drop(before);
+    }
+}
+
+impl<K, T> Drop for Helper<K, T> {
+    fn drop(&mut self) {
+        let flight = self.flight.flight();
+        {
+            let mut waiting = flight.waiting();
+            // SAFETY: if it is linked, then here.
+            unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
+        }
+        let now = flight.state.load();
+        if now.has(ASKED) && !now.has(POLLING | DONE) && !bug("helper-leaves-without-wake") {
+            // We may have been the one who was woken for it.
+            flight.wake_drivers();
+        }
+    }
+}
