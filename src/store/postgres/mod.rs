@@ -1,6 +1,6 @@
 //! A store in PostgreSQL, shared by any number of processes on any number of machines.
 //!
-//! Each operation is one [call](call) of a [procedure](procedures), hence one round trip and one transaction of its own,
+//! Each operation is one [call] of a [procedure](procedures), hence one round trip and one transaction of its own,
 //! on the server's clock. Nobody waits for another's claim inside the server: a claim tries an advisory lock on the
 //! identity's number, for the length of its statement or of its transaction, and whoever does not get it is "in progress"
 //! and holds no connection. What has to be thought through when two meet stands at the head of [`transaction`]; how those

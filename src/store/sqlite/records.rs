@@ -126,7 +126,7 @@ pub(super) async fn select_within(
     Ok((selected(&row)?, file.seen_in(&row)?))
 }
 
-/// The record in the row of a [`select`].
+/// The record in the row of a [`select()`].
 pub(super) fn selected(row: &SqliteRow) -> Result<Option<Record>, StoreError> {
     match token(row)? {
         Some(_token) => record(row).map(Some),
@@ -153,7 +153,7 @@ pub(super) fn in_doubt(limit: i64, after: i64) -> Statement<'static> {
     .bind(limit)
 }
 
-/// The token in the row of a [`select`] or of [`in_doubt`], if there is a record in it.
+/// The token in the row of a [`select()`] or of [`in_doubt`], if there is a record in it.
 pub(super) fn token(row: &SqliteRow) -> Result<Option<i64>, StoreError> {
     column(row, 1)
 }
