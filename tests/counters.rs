@@ -283,28 +283,25 @@ fn go<F: Future>(call: F, polls: Option<usize>) -> Option<F::Output> {
     None
 }
 
-fn work(group: Group<u8, u8>, made: Arc<AtomicU64>, key: u8, work: Work) -> impl Future<Output = u8> + Send {
-    async move {
-        match work {
-            Work::Polls(polls) => {
-                for poll in 0..polls {
-                    if poll > 0 {
-                        yield_once().await;
-                    }
-                    (0..3).for_each(|_| std::thread::yield_now());
+async fn work(group: Group<u8, u8>, made: Arc<AtomicU64>, key: u8, work: Work) -> u8 {
+    match work {
+        Work::Polls(polls) => {
+            for poll in 0..polls {
+                if poll > 0 {
+                    yield_once().await;
                 }
-            }
-            Work::Panics => panic!("as planned"),
-            Work::Circle | Work::Calls(_) => {
-                let other = if let Work::Calls(other) = work { other } else { key };
-                made.fetch_add(1, SeqCst);
-                let inner: std::pin::Pin<Box<dyn Future<Output = _> + Send>> =
-                    Box::pin(group.run(other, || async { 1 }));
-                let _ = inner.await;
+                (0..3).for_each(|_| std::thread::yield_now());
             }
         }
-        key
+        Work::Panics => panic!("as planned"),
+        Work::Circle | Work::Calls(_) => {
+            let other = if let Work::Calls(other) = work { other } else { key };
+            made.fetch_add(1, SeqCst);
+            let inner: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(group.run(other, || async { 1 }));
+            let _ = inner.await;
+        }
     }
+    key
 }
 
 fn storm(threads: Vec<Vec<Op>>) -> Result<(), TestCaseError> {

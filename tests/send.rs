@@ -1,6 +1,11 @@
 //! Calls compile, and run, wherever a future has to be `Send`: in spawned blocks, in `async fn`s that hold references, joined,
 //! boxed and through generic helpers, for keys and results of any type that a [`Group`] takes. The compiler forgets lifetimes
 //! when it looks into a block whether it is `Send`, so a bound that holds for `'static` alone shows here and nowhere else.
+#![allow(
+    clippy::manual_async_fn,
+    clippy::ptr_arg,
+    reason = "each form of a call is written out, whether there is a shorter one or not"
+)]
 
 use futures::future::{BoxFuture, join_all, try_join};
 use futures::stream::{FuturesUnordered, StreamExt};

@@ -75,8 +75,8 @@ use std::sync::atomic::Ordering;
 ///
 /// # Stack
 ///
-/// Flights may wait for each other in a chain of any length: what is polled, woken or ended on one stack is at most sixteen
-/// deep ([`Drive::InPlace`]; below that, polling needs a runtime for a task of its own).
+/// Flights may wait for each other in a chain of any length, with a runtime or without: what is polled, woken or ended on one
+/// stack is at most sixteen deep ([`Drive::InPlace`] says who polls what is below that).
 ///
 /// A result is kept in the flight, and cloned for all callers but one. Where it is handed out it is moved like the result of
 /// any `async fn`; without optimization that takes up to twenty times its size on the stack. Results of 64 KiB pass through a

@@ -158,8 +158,11 @@ where
     }
 }
 
+/// What a call ends with.
+type Answer<T> = Result<Outcome<T>, Error>;
+
 /// What a caller is told of a flight whose work can fail.
-fn told<V, E>(polled: Poll<Result<Outcome<Result<V, Arc<E>>>, Error>>) -> Poll<Result<Outcome<V>, TryError<E>>> {
+fn told<V, E>(polled: Poll<Answer<Result<V, Arc<E>>>>) -> Poll<Result<Outcome<V>, TryError<E>>> {
     polled.map(|outcome| {
         let Outcome { value, role } = outcome?;
         match value {
