@@ -21,6 +21,9 @@ use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Watch};
 /// How long, at least, a result is tried to be recorded when the store fails; and how long, at most, one answer is waited
 /// for.
 const RECORD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the answer to a result that is to be recorded is waited for. The stores of this crate have limits of their own,
+/// which are shorter unless they are set: a lock or a standby that is slow must not cost work that is done its record.
+const COMPLETION_PATIENCE: Duration = Duration::from_secs(60);
 /// How often, at least, a question can be asked in the time that there is for its answer.
 const QUESTIONS: u32 = 3;
 
@@ -59,7 +62,7 @@ impl<S: Store> Shared<S> {
 
     pub(super) async fn complete(&self, claim: Claim, result: &RecordedResult) -> Result<(), StoreError> {
         let completed = async { self.store.complete(claim, result.clone(), self.retention).await };
-        answer_within(self.answer_patience(), completed).await
+        answer_within(COMPLETION_PATIENCE, completed).await
     }
 
     pub(super) async fn release(&self, claim: Claim) -> Result<(), StoreError> {

@@ -45,7 +45,9 @@ pub(super) async fn record<S: Store>(
     let until = after(shared.record_patience());
     let mut claim = claim;
     let mut landed = None;
+    let mut tried = 0;
     loop {
+        tried += 1;
         let error = match shared.complete(claim, result).await {
             Ok(()) => return Ok(()),
             Err(StoreError::Outdated { .. }) => return Err(lease_lost(id)),
@@ -62,7 +64,8 @@ pub(super) async fn record<S: Store>(
             Ok(_) => return Err(lease_lost(id)),
             Err(_) => {}
         }
-        if Instant::now() >= until {
+        // A single try may have taken all the time.
+        if Instant::now() >= until && tried > 1 {
             let error = landed.unwrap_or(error);
             telemetry::unrecorded(id, &error);
             return Err(Error::Unrecorded {
@@ -124,19 +127,22 @@ async fn release<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) -> 
 }
 
 /// Lets the lease end after `settle`, whatever is left of it: until then the request counts as in progress, and after
-/// that as in doubt.
+/// that as in doubt. As long as that is to come, this is not given up: a lease that ends before would have a policy asked
+/// too early.
 pub(super) async fn let_go<S: Store>(
     shared: &Shared<S>,
     id: &RequestId,
     token: FencingToken,
     settle: Duration,
 ) -> bool {
+    let over = Instant::now();
     let mut tried = 0;
     loop {
         tried += 1;
-        match shared.end_lease(id, token, settle).await {
+        let left = settle.saturating_sub(over.elapsed());
+        match shared.end_lease(id, token, left).await {
             Ok(()) | Err(StoreError::Outdated { .. }) => return true,
-            Err(error) if tried >= RELEASE_TRIES => {
+            Err(error) if tried >= RELEASE_TRIES && left.is_zero() => {
                 telemetry::not_released(id, &error);
                 return false;
             }

@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -101,7 +101,7 @@ struct Keeper<S> {
     id: RequestId,
     token: FencingToken,
     standing: watch::Sender<Standing>,
-    stop: Notify,
+    stop: watch::Sender<bool>,
     /// The claim is being completed: that it is gone is no loss.
     concluding: AtomicBool,
 }
@@ -120,7 +120,7 @@ impl<S: Store> Lease<S> {
             id,
             token,
             standing: watch::Sender::new(Standing::Renewed(since)),
-            stop: Notify::new(),
+            stop: watch::Sender::new(false),
             concluding: AtomicBool::new(false),
         });
         Self {
@@ -204,7 +204,7 @@ impl<S: Store> Lease<S> {
     /// now on is not undone by it.
     pub(super) async fn stop(mut self) {
         self.concluding();
-        self.keeper.stop.notify_one();
+        self.keeper.stop.send_replace(true);
         if let Some(task) = &mut self.task {
             let _ = within(self.keeper.shared.lease, task).await;
         }
@@ -278,7 +278,8 @@ impl<S: Store> Keeper<S> {
 
     /// What happens next, at the latest after the pause.
     async fn next(&self, questions: &mut JoinSet<(Instant, Result<(), StoreError>)>, pause: Duration) -> Next {
-        let mut stop = pin!(self.stop.notified());
+        let mut stopped = self.stop.subscribe();
+        let mut stop = pin!(stopped.wait_for(|is_stopped| *is_stopped));
         let earlier = poll_fn(|cx| {
             if stop.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Stop);

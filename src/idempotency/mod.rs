@@ -152,6 +152,12 @@ pub struct Idempotency<S> {
 /// What a flight comes to, and the fingerprint of the call that leads it.
 type Landed = (Option<Fingerprint>, Result<Settled, Error>);
 
+/// Why a call has no answer: its flight has told of it, or it is to be told of here.
+enum Refused {
+    ByFlight(Error),
+    Here(Error),
+}
+
 /// What a flight needs, whoever polls it.
 struct Shared<S> {
     store: Arc<S>,
@@ -453,12 +459,13 @@ impl<S: Store> Idempotency<S> {
         let landed = landed.inspect_err(Error::tell)?;
         let refused = match landed {
             Ok(Outcome {
-                value: (leaders, _), ..
-            }) if missing.tells_apart(leaders, own) => Error::Conflict { id },
-            Ok(Outcome {
-                value: (_, value),
+                value: (leaders, value),
                 role,
-            }) => return value?.reply(&id, role).inspect_err(Error::tell),
+            }) => match self.told_apart(&id, leaders, value).await {
+                Ok(settled) => return settled.reply(&id, role).inspect_err(Error::tell),
+                Err(Refused::ByFlight(error)) => return Err(error),
+                Err(Refused::Here(error)) => error,
+            },
             // Told of by its flight. In a transaction, the panic has become a value by now.
             Err(group::Error::Panicked(panic)) => {
                 let effect = Effect::Unknown;
@@ -469,6 +476,35 @@ impl<S: Store> Idempotency<S> {
         };
         refused.tell();
         Err(refused)
+    }
+
+    /// What a flight comes to for a call whose fingerprint need not be the leader's: the leader was answered under its own.
+    /// Where they differ, the record tells which payload the answer belongs to.
+    async fn told_apart(
+        &self,
+        id: &RequestId,
+        leaders: Option<Fingerprint>,
+        landed: Result<Settled, Error>,
+    ) -> Result<Settled, Refused> {
+        let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
+        if leaders == own {
+            return landed.map_err(Refused::ByFlight);
+        }
+        let conflict = || Refused::Here(Error::Conflict { id: id.clone() });
+        if missing.tells_apart(leaders, own) {
+            return Err(conflict());
+        }
+        let unknown = |error| Refused::Here(Error::store(id, error, Effect::Unknown));
+        match self.shared.load(id).await.map_err(unknown)? {
+            Some(record) if missing.tells_apart(record.fingerprint, own) => Err(conflict()),
+            Some(record) => match (landed, record.result()) {
+                (Ok(settled), _) => Ok(settled),
+                // What was refused to the leader need not be refused here.
+                (Err(Error::Conflict { .. }), Some(result)) => Ok(Settled::replayed(result.clone(), record.attempt)),
+                (Err(error), _) => Err(Refused::ByFlight(error)),
+            },
+            None => landed.map_err(Refused::ByFlight),
+        }
     }
 
     /// What the store knows of a request.

@@ -109,6 +109,7 @@ impl<S: Store> Stake<S> {
         let (shared, id, holder) = (Arc::clone(&self.shared), self.id.clone(), self.holder);
         let runtime = Handle::try_current().unwrap_or_else(|_| self.runtime.clone());
         let given_back = async move {
+            let is_asked = question.is_some();
             let answer = match question {
                 Some(question) => within(shared.answer_patience(), question).await,
                 None => held.map(|claim| Ok(ClaimOutcome::Granted(claim))),
@@ -116,6 +117,11 @@ impl<S: Store> Stake<S> {
             match answer {
                 Some(Ok(ClaimOutcome::Granted(claim))) => give_up(&shared, &id, claim).await,
                 Some(Ok(_)) if !lost => true,
+                // What was asked last may still be on its way.
+                None if is_asked => {
+                    disown(&shared, &id, holder).await;
+                    false
+                }
                 Some(_) | None => disown(&shared, &id, holder).await,
             }
         };

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::names::Names;
 use super::procedures::Procedure;
-use super::statements::{LEAVE, PLAIN};
+use super::statements::{LEAVE, PATH, PLAIN};
 
 /// A value that a statement is given.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ pub(super) enum Message {
 impl Message {
     /// A plain statement, outside of any transaction that somebody has left open.
     pub(super) fn outside(statement: &str) -> Self {
-        Self::Written(format!("{LEAVE}; {PLAIN}; {statement}"))
+        Self::Written(format!("{LEAVE}; {PLAIN}; {PATH}; {statement}"))
     }
 
     /// What the server answers to it.

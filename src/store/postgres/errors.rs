@@ -160,7 +160,7 @@ impl Tries {
     pub(super) fn on(pool: &PgPool) -> Self {
         Self {
             conflicts: 0,
-            sessions: pool.options().get_max_connections().saturating_add(2),
+            sessions: pool.size().saturating_add(2),
             begun: Instant::now(),
         }
     }

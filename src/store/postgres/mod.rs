@@ -421,8 +421,11 @@ impl Store for PostgresStore {
                 Value::Text(&self.names.channel()),
             ];
             let renew = self.call(&self.statements.renew, &values);
-            // A try that is not answered leaves time for others, as long as the lease runs.
-            let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
+            // A try that is not answered leaves time for others, as long as the lease runs. To end it there is no hurry.
+            let limit = match lease.is_zero() {
+                true => self.patience,
+                false => self.patience.min((lease / 3).max(SHORTEST_WAIT)),
+            };
             match self.ask_within(limit, renew).await {
                 Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),

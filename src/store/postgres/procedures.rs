@@ -19,7 +19,7 @@
 //! migration, and processes of both versions may call it meanwhile.
 
 use super::names::Names;
-use super::statements::{INSTANT, PLAIN, RECORD, absent, notify};
+use super::statements::{INSTANT, PATH, PLAIN, RECORD, absent, notify};
 
 /// A procedure of ours.
 pub(super) struct Procedure {
@@ -173,11 +173,12 @@ impl Procedure {
         format!(
             "\nCREATE PROCEDURE {name}({parameters}) LANGUAGE plpgsql AS $procedure$
 DECLARE
-    encoding text := current_setting('client_encoding');
+    encoding text := pg_catalog.current_setting('client_encoding');
 BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     {PLAIN};
+    {PATH};
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
     END IF;
@@ -212,8 +213,8 @@ fn claim(names: &Names) -> String {
      seen AS MATERIALIZED (
         SELECT {RECORD}, {grantable_seen} AS grantable FROM {records} r, instant WHERE scope = $1 AND key = $2),
      drawn AS MATERIALIZED (
-        SELECT nextval('{tokens}') AS token
-        WHERE CASE WHEN coalesce((SELECT grantable FROM seen), true) THEN pg_try_advisory_xact_lock($7) ELSE false END),
+        SELECT pg_catalog.nextval('{tokens}'::pg_catalog.regclass) AS token
+        WHERE CASE WHEN coalesce((SELECT grantable FROM seen), true) THEN pg_catalog.pg_try_advisory_xact_lock($7) ELSE false END),
      granted AS (
         INSERT INTO {records} AS r (scope, key, token, fingerprint, holder, attempt, claimed_at, lease_expires_at, held)
         SELECT $1, $2, token, $3, $4, 1, now, now + $5, $8 FROM drawn, instant

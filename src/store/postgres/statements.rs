@@ -20,9 +20,11 @@ use crate::record::HolderId;
 pub(super) const RECORD: &str =
     "fingerprint, token, holder, attempt, took_over, lease_expires_at, completed_at, expires_at, result, held";
 
-/// One instant for the whole of a statement, in milliseconds.
+/// One instant for the whole of a statement, in milliseconds. Its words are named in full, like all functions of ours: in
+/// the user's transaction, the search path is the user's, and what is found by it need not be the server's.
 pub(super) const INSTANT: &str = "instant AS MATERIALIZED (
-    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now)";
+    SELECT pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000::numeric)::bigint
+    AS now)";
 
 /// Leaves the session outside of any transaction, in one message and without a warning where there is none. What
 /// somebody had left open is rolled back; after a failure, this fails as well.
@@ -31,6 +33,10 @@ pub(super) const LEAVE: &str = "BEGIN; ROLLBACK";
 /// Has the rest of the transaction answer in the encoding, and with bytes in the digits, that `sqlx` reads.
 pub(super) const PLAIN: &str = "SET LOCAL client_encoding = 'UTF8'; SET LOCAL bytea_output = hex";
 
+/// Has the rest of a transaction of ours find nothing but what is the server's, and what is named with its schema: others
+/// may have made functions and operators where the session looks.
+pub(super) const PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
+
 /// Past its retention, a record counts as absent.
 pub(super) fn absent(r: &str, now: &str) -> String {
     format!("({r}.completed_at IS NOT NULL AND {r}.expires_at <= {now})")
@@ -38,7 +44,9 @@ pub(super) fn absent(r: &str, now: &str) -> String {
 
 /// Tells whoever watches, if anybody does: see [`listen`](super::listen).
 pub(super) fn notify(channel: &str, watch: &str) -> String {
-    format!("CASE WHEN NOT pg_try_advisory_xact_lock({watch}) THEN pg_notify({channel}, {watch}::text)::text END")
+    format!(
+        "CASE WHEN NOT pg_catalog.pg_try_advisory_xact_lock({watch}) THEN pg_catalog.pg_notify({channel}, {watch}::text)::text END"
+    )
 }
 
 /// How a transaction may be isolated. The server's default for the connection unless set.
@@ -98,19 +106,19 @@ impl Statements {
             // The transaction gets its number here, unless what was read is an answer.
             look: sql(format!(
                 "WITH {INSTANT}, turn AS MATERIALIZED (
-                    SELECT current_setting('oneflight.turn', true) IS NOT DISTINCT FROM $3 AS ours)
+                    SELECT pg_catalog.current_setting('oneflight.turn', true) IS NOT DISTINCT FROM $3 AS ours)
                  SELECT now, r.*, ours, CASE WHEN ours AND coalesce(greatest(lease_expires_at, expires_at) <= now, true)
-                                             THEN pg_current_xact_id()::text END
+                                             THEN pg_catalog.pg_current_xact_id()::text END
                  FROM instant CROSS JOIN turn LEFT JOIN (
                     SELECT {RECORD} FROM {records} WHERE scope = $1 AND key = $2) r ON true"
             )),
             record: sql(format!(
                 "WITH {INSTANT}, turn AS MATERIALIZED (
-                    SELECT pg_current_xact_id_if_assigned()::text IS NOT DISTINCT FROM $10 AS ours),
+                    SELECT pg_catalog.pg_current_xact_id_if_assigned()::text IS NOT DISTINCT FROM $10 AS ours),
                  written AS (
                     INSERT INTO {records} AS r (scope, key, token, fingerprint, holder, attempt, took_over, claimed_at,
                                                 completed_at, expires_at, result)
-                    SELECT $1, $2, nextval('{tokens}'), $3, $4, $5, $6, now, now, now + $7, $8
+                    SELECT $1, $2, pg_catalog.nextval('{tokens}'::pg_catalog.regclass), $3, $4, $5, $6, now, now, now + $7, $8
                     FROM instant, turn WHERE ours
                     ON CONFLICT (scope, key) DO UPDATE
                     SET (token, fingerprint, holder, attempt, took_over, claimed_at, lease_expires_at, completed_at,
@@ -147,8 +155,8 @@ impl Statements {
         let Self { begin, .. } = self;
         let turn = turn(holder);
         AssertSqlSafe(format!(
-            "{begin}; SELECT set_config('oneflight.turn', \
-             CASE WHEN pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true){keepalive}; \
+            "{begin}; SELECT pg_catalog.set_config('oneflight.turn', \
+             CASE WHEN pg_catalog.pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true){keepalive}; \
              SAVEPOINT oneflight_work",
             claim = keys.claim,
             keepalive = self.keepalive,
@@ -165,8 +173,8 @@ fn keepalive(patience: Duration) -> String {
 
     let setting = |name: &str, most: u64| {
         format!(
-            ", set_config('{name}', \
-             least(nullif(current_setting('{name}')::bigint, 0), {most})::text, true)"
+            ", pg_catalog.set_config('{name}', \
+             least(nullif(pg_catalog.current_setting('{name}')::bigint, 0), {most})::text, true)"
         )
     };
     let idle = patience.as_secs().clamp(1, 3_600);
