@@ -159,7 +159,8 @@ async fn what_cannot_be_opened_is_named_with_its_cause() {
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(path.to_str().unwrap()) && text.contains(cause), "{text}");
-        let source = error.source().and_then(StdError::source).unwrap();
+        // What the message has is not told again.
+        let source = error.source().unwrap();
         assert!(source.is::<sqlx::Error>(), "{source:?}");
     }
 }

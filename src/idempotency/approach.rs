@@ -181,8 +181,9 @@ impl<'a, S: Store> Approach<'a, S> {
     /// found as its own. Says whether nothing is left of it so far.
     async fn give_back(&mut self) -> bool {
         let mut before = self.take_stake();
+        let is_open = before.is_open();
         match before.give_back() {
-            Some(given_back) => matches!(within(GIVING_BACK, given_back).await, Some(Ok(true))),
+            Some(given_back) => matches!(within(GIVING_BACK, given_back).await, Some(Ok(true))) || !is_open,
             None => true,
         }
     }

@@ -114,8 +114,9 @@ async fn release<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) -> 
     loop {
         tried += 1;
         match shared.release(claim).await {
-            // Outdated: it was given back already, or taken over. Either way it isn't ours any more.
-            Ok(()) | Err(StoreError::Outdated { .. }) => return true,
+            // Outdated: it was given back already, or taken over. Either way it isn't ours any more. With too few replicas, it
+            // is given back all the same.
+            Ok(()) | Err(StoreError::Outdated { .. } | StoreError::TooFewReplicas { .. }) => return true,
             Err(error) if tried >= RELEASE_TRIES => {
                 telemetry::not_released(id, &error);
                 return false;
@@ -141,7 +142,7 @@ pub(super) async fn let_go<S: Store>(
         tried += 1;
         let left = settle.saturating_sub(over.elapsed());
         match shared.end_lease(id, token, left).await {
-            Ok(()) | Err(StoreError::Outdated { .. }) => return true,
+            Ok(()) | Err(StoreError::Outdated { .. } | StoreError::TooFewReplicas { .. }) => return true,
             Err(error) if tried >= RELEASE_TRIES && left.is_zero() => {
                 telemetry::not_released(id, &error);
                 return false;

@@ -26,6 +26,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::asking::silent;
 use super::error::{Effect, Error};
 use super::timer::{NoTimers, Timer};
 use crate::identity::RequestId;
@@ -116,12 +117,17 @@ impl Progress {
             let mut stage = self.stage.lock();
             stage.1 = stage.1.max(until);
         }
+        let since = Instant::now();
         let (mut late, mut in_the_way) = (pin!(self.is_late(until, runtime)), pin!(self.waits_for(turn)));
         poll_fn(|cx| match in_the_way.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Error::store(&self.id, turn::waits_for_itself(), Effect::Unknown)),
-            Poll::Pending => late.as_mut().poll(cx).map(|()| Error::InProgress {
-                id: self.id.clone(),
-                retry_after: LOCK_PATIENCE,
+            Poll::Pending => late.as_mut().poll(cx).map(|stage| match stage {
+                Stage::Waiting | Stage::Working => Error::InProgress {
+                    id: self.id.clone(),
+                    retry_after: LOCK_PATIENCE,
+                },
+                // That somebody is executing it is not known. But the others go on asking.
+                Stage::Asking => Error::store(&self.id, silent(since.elapsed()), Effect::Unknown),
             }),
         })
         .await
@@ -134,8 +140,8 @@ impl Progress {
         }
     }
 
-    /// Whether a caller's time is over, and its flight goes on for others who have more.
-    async fn is_late(&self, until: Instant, runtime: Option<Handle>) {
+    /// Waits until a caller's time is over and its flight goes on for others who have more; says how far that has come.
+    async fn is_late(&self, until: Instant, runtime: Option<Handle>) -> Stage {
         let first_answer = Instant::now() + LOCK_PATIENCE;
         let timer = match runtime {
             Some(runtime) => Timer::of(&runtime, until),
@@ -150,8 +156,8 @@ impl Progress {
             let (stage, latest) = *self.stage.lock();
             match stage {
                 Stage::Working => return pending().await,
-                Stage::Waiting if latest > until => return,
-                Stage::Asking if latest > until && now >= first_answer => return,
+                Stage::Waiting if latest > until => return stage,
+                Stage::Asking if latest > until && now >= first_answer => return stage,
                 // It is at its end by itself; or its first answer is about to come.
                 Stage::Waiting | Stage::Asking => {}
             }

@@ -44,6 +44,8 @@ pub(super) struct Stake<S: Store> {
     question: Mutex<Option<Question>>,
     /// An answer was lost: the claim may be granted, or will be.
     lost: bool,
+    /// It is granted, and fewer replicas have it than are wanted.
+    too_few: bool,
     held: Option<Claim>,
 }
 
@@ -57,6 +59,7 @@ impl<S: Store> Stake<S> {
             runtime: runtime.clone(),
             question: Mutex::new(None),
             lost: false,
+            too_few: false,
             held: None,
         }
     }
@@ -89,6 +92,7 @@ impl<S: Store> Stake<S> {
                 self.held = Some(claim.again());
             }
             Ok(_) => {}
+            Err(StoreError::TooFewReplicas { .. }) => self.too_few = true,
             Err(error) => self.lost |= may_have_landed(error),
         }
         Some(answer)
@@ -99,10 +103,16 @@ impl<S: Store> Stake<S> {
         self.held = None;
     }
 
+    /// Whether it is open what was granted, or will be, or it is granted: that has to be given back before it can be said that
+    /// nothing is left.
+    pub(super) fn is_open(&mut self) -> bool {
+        self.question.get_mut().is_some() || self.lost || self.held.is_some()
+    }
+
     /// Gives back what may have been granted, and answers whether nothing is left of it. It goes on if nobody waits for it.
     pub(super) fn give_back(&mut self) -> Option<JoinHandle<bool>> {
         let (question, held) = (self.question.get_mut().take(), self.held.take());
-        let lost = std::mem::take(&mut self.lost);
+        let lost = std::mem::take(&mut self.lost) | std::mem::take(&mut self.too_few);
         if question.is_none() && held.is_none() && !lost {
             return None;
         }

@@ -94,8 +94,8 @@ impl fmt::Display for StoreError {
                  that is kept open too long"
             ),
             Self::NoConnection => f.write_str(
-                "no connection of the pool became free in time; if the server can be reached, enlarge the pool, or look for \
-                 connections that are held too long",
+                "no connection of the pool became free in time, or the pool is closed; if the server can be reached, enlarge the \
+                 pool, or look for connections that are held too long",
             ),
             Self::SchemaTooNew { found, known } => write!(
                 f,

@@ -56,7 +56,7 @@ pub(super) fn is_unborn_transaction(error: &sqlx::Error) -> bool {
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
         // Others had all connections, or were trying to make them, for as long as we wait.
-        sqlx::Error::PoolTimedOut => StoreError::NoConnection,
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => StoreError::NoConnection,
         // It was not executed: there is no such prepared statement, or another one of that name.
         error if code(&error).is_some_and(|code| code == "26000" || code == "42P05") => StoreError::Unsupported {
             advice: "a prepared statement was not found in its session: most likely, a pooler shares sessions and does not \

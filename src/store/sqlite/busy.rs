@@ -18,6 +18,7 @@ const SQLITE_LOCKED: u32 = 6;
 /// The primary result codes that say that what was asked for is not to be had.
 const SQLITE_TOOBIG: u32 = 18;
 const SQLITE_CONSTRAINT: u32 = 19;
+const SQLITE_CONSTRAINT_COMMITHOOK: u32 = 531;
 const SQLITE_MISMATCH: u32 = 20;
 
 /// How long is waited at least for what takes its time although nobody is in the way: being lent a connection, a read.
@@ -35,22 +36,27 @@ pub(super) fn is_plain(error: &sqlx::Error) -> bool {
 
 /// Whether what was asked for is refused, and will be again: a constraint, or a value.
 pub(super) fn is_violation(error: &sqlx::Error) -> bool {
-    primary_code(error).is_some_and(|code| [SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH].contains(&code))
+    // A commit that our seal refuses is no fault of the request, but of the work that asked for it.
+    code(error) != Some(SQLITE_CONSTRAINT_COMMITHOOK)
+        && primary_code(error).is_some_and(|code| [SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH].contains(&code))
 }
 
 /// What an error is to the store's user.
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
         // Others had all connections for as long as the pool waits.
-        sqlx::Error::PoolTimedOut => StoreError::NoConnection,
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => StoreError::NoConnection,
         error => StoreError::unavailable(error),
     }
 }
 
+fn code(error: &sqlx::Error) -> Option<u32> {
+    error.as_database_error().and_then(DatabaseError::code)?.parse().ok()
+}
+
 fn primary_code(error: &sqlx::Error) -> Option<u32> {
-    let code = error.as_database_error().and_then(DatabaseError::code)?;
     // The lower byte of an extended result code is the primary one.
-    Some(code.parse::<u32>().ok()? & 0xff)
+    Some(code(error)? & 0xff)
 }
 
 /// A deadline and the pauses until it.
