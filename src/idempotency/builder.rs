@@ -136,14 +136,19 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// How long after an execution has ended without telling what it did the [recovery policy](Self::recovery) is
     /// asked: one [lease](Self::lease) unless set.
     ///
-    /// Such an execution panicked, or said that it [does not know](super::Unknown). What it called may still be at it: a request that was cut off by a time-out lands
-    /// later, and a policy that looks before finds nothing and runs the work once more. Set this to the time after which
-    /// nothing can land any more, by the limits of what the work calls. Until then the request is
+    /// Such an execution panicked, or said that it [does not know](super::Unknown). What it called may still be at it: a
+    /// request that was cut off by a time-out lands later, and a policy that looks before finds nothing and runs the work
+    /// once more. Set this to the time after which nothing can land any more, by the limits of what the work calls. Until
+    /// then the request is
     /// [in progress](super::Error::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that
     /// the work calls knows its [keys](super::Context::downstream_key) again, or has ended when the work ends.
     ///
     /// A process that dies is not waited for in this way, but by what is left of its lease, two thirds of it at least: let
-    /// that be as long. [`Recovery::Refuse`] asks nobody; the request is in doubt at once.
+    /// that be as long.
+    ///
+    /// [`Recovery::Refuse`] asks nobody, so unless this is set the request is in doubt at once there. Set it there as well
+    /// before a process with another policy may meet what this one left: in a fleet whose processes differ, and in the
+    /// version before the one that has another policy. The time is kept with the request by the process that did not know.
     ///
     /// ```
     /// use oneflight::idempotency::{Idempotency, Recovery};
@@ -281,7 +286,8 @@ impl<S: Store> IdempotencyBuilder<S> {
     #[must_use]
     pub fn build(self) -> Idempotency<S> {
         let settle = match self.recovery {
-            Recovery::Refuse => Duration::ZERO,
+            // Nobody is asked about it here. Others may have another policy, which only the user knows.
+            Recovery::Refuse => self.settle.unwrap_or(Duration::ZERO),
             Recovery::Rerun | Recovery::Ask(_) => self.settle.unwrap_or(self.lease),
         };
         let mut group = Group::builder().drive(self.drive).on_abandon(self.on_abandon);

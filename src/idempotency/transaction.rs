@@ -81,7 +81,8 @@ impl<C> fmt::Debug for Tx<'_, C> {
 
 /// Why work in a transaction has its rows rolled back.
 ///
-/// Any error becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done. Nothing is recorded
+/// Any [`std::error::Error`] becomes [`Failed`](Self::Failed) by `?` (others, such as `anyhow::Error` or a boxed one, by
+/// `.map_err(Rollback::failed)`): in a transaction, what failed was not done. Nothing is recorded
 /// then, and a client who tries again executes again. So what can never succeed, a constraint that the request violates
 /// for one, should be told apart and be [`Refused`](Self::Refused). A violation that the work lets pass is told apart all
 /// the same, as [`RollbackKind::Violation`], and is a fault of the service to its client.

@@ -181,6 +181,9 @@ impl SqliteStore {
     /// transaction that writes, what they were on the connection that the pool lent first. Temporary tables do not stand in
     /// for ours. What concerns your tables alone, `foreign_keys` for one, is as the connection has it.
     ///
+    /// A transaction that was left open *after it wrote* holds the one right to write, though, until the pool lends its
+    /// connection and it is closed; until then, all who write wait, as for any other writer.
+    ///
     /// A connection whose state is not known is closed rather than given back: a
     /// database *in memory* would be gone with it. [`MemoryStore`](crate::store::MemoryStore) is for
     /// that. A commit hook of yours on these connections is replaced by ours, which lets everything through that is not
