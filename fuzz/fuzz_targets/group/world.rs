@@ -386,6 +386,8 @@ impl World {
         let now = self.tick_clock();
         let answer = answer.map(|answer| answer.map(|outcome| (outcome.role, outcome.value.receive())));
         let mut tickets = self.tickets.borrow_mut();
+        let refused = tickets.iter().filter(|ticket| ticket.state == Settled::Refused);
+        let was_refused = self.group.stats().refused > refused.count() as u64;
         let ticket = &mut tickets[number];
         assert_eq!(ticket.state, Settled::Pending, "answered twice");
         let execution = match &answer {
@@ -416,7 +418,11 @@ impl World {
                 FlightError::Reentrant => {
                     let inside = self.polling.get() + self.dropping.get() > 0;
                     assert!(inside, "called from outside of work");
-                    Settled::Refused
+                    // A call that had led or joined before it closed a circle counts as that.
+                    match was_refused {
+                        true => Settled::Refused,
+                        false => Settled::Answered,
+                    }
                 }
                 FlightError::Closed => {
                     assert!(self.closed.get(), "it is open");
