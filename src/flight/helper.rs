@@ -5,6 +5,7 @@
 //! A [`Helper`] waits in the flight's list as a caller does, and polls the work under the same conditions: at once where
 //! callers do, at its second look where a task that is not steady has been called and has not come.
 
+use super::cargo::quietly;
 use super::frame::{Frame, is_deep, put_off};
 use super::list::{Leaves, Node};
 use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK};
@@ -64,7 +65,8 @@ impl<K, T> FlightRef<K, T> {
             let poll = || flight.cargo.poll(&mut Context::from_waker(&waker));
             (frame, flight.span.enter(poll))
         };
-        drop(entered);
+        // It panics where the work has left another guard of a runtime on this thread.
+        quietly(|| drop(entered));
         drop(frame);
         let Poll::Ready(ended) = polled else {
             park();

@@ -30,7 +30,7 @@ use self::key::{ByRef, Owned};
 use self::map::Map;
 use self::run::LeadOrJoin;
 use self::stats::Counters;
-use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking};
+use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking, quietly};
 use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, drives_itself, yield_now};
 use crate::telemetry;
 use std::borrow::Borrow;
@@ -385,7 +385,7 @@ where
             }
             (removed, runtime)
         };
-        drop(runtime);
+        quietly(|| drop(runtime));
         if self.settings.max_flights.is_some() {
             self.flights.fetch_sub(1, Ordering::Relaxed);
         }

@@ -2,6 +2,7 @@
 
 use super::Caller;
 use super::land::Polled;
+use crate::flight::cargo::quietly;
 use crate::flight::frame::Frame;
 use crate::flight::list::{Driver, Leaves, List};
 use crate::flight::state::{ABORTED, DONE, SHARED, Snapshot, TASK, WOKEN};
@@ -60,7 +61,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     whole.as_ref().cargo.poll(cx)
                 }
             });
-            drop(entered);
+            // It panics where the work has left another guard of a runtime on this thread.
+            quietly(|| drop(entered));
             drop(frame);
             match polled {
                 Poll::Ready(ended) => {
