@@ -5,9 +5,11 @@ mod common;
 
 use common::{Gate, Task, yield_once};
 use futures::FutureExt;
-use oneflight::{Drive, Group, OnAbandon, Role};
+use futures::future::BoxFuture;
+use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
@@ -425,4 +427,88 @@ async fn spawned_work_stays_on_its_task_while_its_runtime_is_driven() {
             (1, 19, 0, 0)
         );
     }
+}
+
+/// A waker that does something once, as it is cloned.
+#[allow(unsafe_code, reason = "a waker by hand")]
+fn does_as_it_is_cloned(act: Box<dyn FnOnce() + Send>) -> Waker {
+    type Act = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+    fn clone(act: *const ()) -> RawWaker {
+        // SAFETY: leaked below.
+        let now = unsafe { &*act.cast::<Act>() }.lock().unwrap().take();
+        if let Some(now) = now {
+            now();
+        }
+        RawWaker::new(act, &TABLE)
+    }
+    static TABLE: RawWakerVTable = RawWakerVTable::new(clone, |_| (), |_| (), |_| ());
+    let act: &'static Act = Box::leak(Box::new(Mutex::new(Some(act))));
+    // SAFETY: what it points to is leaked and may be shared among threads.
+    unsafe { Waker::from_raw(RawWaker::new(std::ptr::from_ref(act).cast(), &TABLE)) }
+}
+
+/// Polls `innermost` inside the work of so many flights, one inside the other.
+fn inside_works(group: Group<u8, ()>, depth: u8, innermost: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let calls = group.clone();
+        let work = move || match depth {
+            1 => innermost,
+            _ => inside_works(calls, depth - 1, innermost),
+        };
+        group.run(depth, work).await.unwrap();
+    })
+}
+
+/// Too deep inside other work, a caller without a runtime puts the poll off. Another one, on a runtime with threads, has given
+/// the work a task before the first is in the list.
+#[test]
+fn a_caller_that_puts_the_poll_off_does_not_stand_before_a_task() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let (group, gate) = (Group::<u8, ()>::new(), Gate::new());
+    let (tell, told) = mpsc::channel();
+    let (keep, kept) = mpsc::channel();
+    let (handle, calls) = (runtime.handle().clone(), group.clone());
+    let gives_it_a_task = does_as_it_is_cloned(Box::new(move || {
+        let _inside = handle.enter();
+        let mut second =
+            Task::new(Box::pin(async move { calls.run(99, || async {}).await.map(drop) })
+                as BoxFuture<Result<(), FlightError>>);
+        second.pending();
+        keep.send(second).unwrap();
+        // Once the only thread of the runtime comes to this, it has polled the work.
+        let (come, comes) = mpsc::channel();
+        handle.spawn(async move { come.send(()) });
+        comes.recv().unwrap();
+    }));
+    let (passes, calls) = (gate.clone(), group.clone());
+    let mut first = Box::pin(async move {
+        let work = || async move {
+            passes.pass().await;
+            passes.pass().await;
+            tell.send(()).unwrap();
+        };
+        calls.run(99, work).await.map(drop)
+    });
+    let mut wakers = vec![gives_it_a_task, Waker::noop().clone()];
+    let innermost = std::future::poll_fn(move |_| {
+        let waker = wakers.pop().unwrap();
+        let polled = first.as_mut().poll(&mut Context::from_waker(&waker));
+        polled.map(|outcome| outcome.unwrap())
+    });
+    let mut outermost = Task::new(inside_works(group, 16, Box::pin(innermost)));
+    outermost.pending();
+    gate.open(1);
+    outermost.pending();
+    let mut second = kept.try_recv().expect("the second call was made meanwhile");
+    second.pending();
+    gate.open(1);
+    let told = told.recv_timeout(Duration::from_secs(20));
+    told.expect("the task was not woken for the work");
+    while second.wakes() == 0 {
+        std::thread::yield_now();
+    }
+    second.ready().unwrap();
 }
