@@ -429,6 +429,59 @@ async fn spawned_work_stays_on_its_task_while_its_runtime_is_driven() {
     }
 }
 
+/// A chain of calls: the work for `n` calls for `n - 1`. Each notes if it is polled elsewhere than inside the runtime.
+fn chain(group: Group<u8, ()>, outside: Arc<Mutex<Vec<u8>>>, own: tokio::runtime::Id, n: u8) -> BoxFuture<'static, ()> {
+    let at_home = move || Handle::try_current().is_ok_and(|runtime| runtime.id() == own);
+    Box::pin(async move {
+        let calls = group.clone();
+        let work = move || async move {
+            if !at_home() {
+                outside.lock().unwrap().push(n);
+            }
+            if n > 0 {
+                chain(calls, Arc::clone(&outside), own, n - 1).await;
+            }
+            yield_once().await;
+            if !at_home() {
+                outside.lock().unwrap().push(n);
+            }
+        };
+        group.run(n, work).await.unwrap();
+    })
+}
+
+/// What is put off because it is called for too deep inside other work is polled where that was.
+#[test]
+fn work_that_is_driven_for_its_task_finds_the_tasks_runtime_at_any_depth() {
+    for drains in [false, true] {
+        let (group, runtime, gate) = (Group::<u8, ()>::new(), current_thread(), Gate::new());
+        let outside = Arc::new(Mutex::new(Vec::new()));
+        let (passes, below) = (
+            gate.clone(),
+            chain(group.clone(), Arc::clone(&outside), runtime.handle().id(), 39),
+        );
+        let work = || async move {
+            passes.pass().await;
+            below.await;
+        };
+        let left = runtime.block_on(async { group.run(40, work).now_or_never() });
+        assert!(left.is_none());
+        gate.open(1);
+        let elsewhere = group.clone();
+        on_another_thread(move || {
+            if drains {
+                futures::executor::block_on(elsewhere.drain());
+            } else {
+                let call = elsewhere.run(40, || async {});
+                futures::executor::block_on(call).unwrap();
+            }
+        });
+        assert_eq!(group.in_flight(), 0);
+        let outside = std::mem::take(&mut *outside.lock().unwrap());
+        assert_eq!(outside, Vec::<u8>::new(), "polled outside of the runtime");
+    }
+}
+
 /// A waker that does something once, as it is cloned.
 #[allow(unsafe_code, reason = "a waker by hand")]
 fn does_as_it_is_cloned(act: Box<dyn FnOnce() + Send>) -> Waker {

@@ -30,8 +30,9 @@ impl<K, T> FlightRef<K, T> {
         now.has(TASK) && !now.has(STEADY)
     }
 
-    /// Polls the work once, or drops it, if that is called for and nobody does; says whether the flight has ended with that.
-    pub(crate) fn poll_if_called_for(&self, home: &impl Home<K, T>) -> bool {
+    /// Polls the work once, or drops it, if that is called for and nobody does; says whether the flight has ended with that. Work
+    /// that is not left to a task is polled inside the runtime `around`.
+    pub(crate) fn poll_if_called_for(&self, home: &impl Home<K, T>, around: Option<&Handle>) -> bool {
         loop {
             let now = self.flight().state.load();
             if now.has(DONE | POLLING) || !now.has(CALLED_FOR) {
@@ -42,21 +43,27 @@ impl<K, T> FlightRef<K, T> {
                 return true;
             }
             if self.flight().try_poll_right(now) {
-                return self.poll_for_others(now, home, || ()).is_ready();
+                return self.poll_for_others(now, home, around, || ()).is_ready();
             }
         }
     }
 
-    /// Polls the work once. We hold `POLLING`; `now` is what the word said when it was taken. Before it is given up, with the
-    /// flight under way, `park` is called.
-    fn poll_for_others(&self, now: Snapshot, home: &impl Home<K, T>, park: impl FnOnce()) -> Poll<()> {
+    /// Polls the work once, inside the runtime of its task or, if it has none, `around`. We hold `POLLING`; `now` is what the
+    /// word said when it was taken. Before it is given up, with the flight under way, `park` is called.
+    fn poll_for_others(
+        &self,
+        now: Snapshot,
+        home: &impl Home<K, T>,
+        around: Option<&Handle>,
+        park: impl FnOnce(),
+    ) -> Poll<()> {
         let flight = self.flight();
         let right = PollRight { home, flight: self };
         let runtime = match now.has(TASK) {
             true => home.runtime_of(self),
             false => None,
         };
-        let entered = runtime.as_ref().map(Handle::enter);
+        let entered = runtime.as_ref().or(around).map(Handle::enter);
         // SAFETY: our reference keeps the flight alive; `POLLING` is ours and the flight is not done, so the slot holds the
         // work.
         let (frame, polled) = unsafe {
@@ -116,7 +123,7 @@ impl<K, T> Helper<K, T> {
                         return Poll::Pending;
                     }
                 } else if self.flight.flight().try_poll_right(now) {
-                    return self.flight.poll_for_others(now, home, || self.wait(cx.waker()));
+                    return self.flight.poll_for_others(now, home, None, || self.wait(cx.waker()));
                 }
                 now = state.load();
                 continue;

@@ -251,8 +251,8 @@ pub(crate) trait Home<K, T> {
     /// What ends the flight if it is idle then, and does not borrow this home.
     fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()>;
 
-    /// What polls the flight's work if that is called for then, and does not borrow this home. Says whether the flight
-    /// has ended with that.
+    /// What polls the flight's work if that is called for then, inside the runtime that is current now, and does not borrow
+    /// this home. Says whether the flight has ended with that.
     fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool>;
 }
 

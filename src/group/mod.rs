@@ -421,7 +421,9 @@ where
 
     fn polls_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
         let inner = Arc::clone(self);
-        Box::new(move || flight.poll_if_called_for(&inner))
+        // By then, whoever polls the work above may have left the runtime that it polls that inside.
+        let around = current_runtime();
+        Box::new(move || flight.poll_if_called_for(&inner, around.as_ref()))
     }
 
     fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
