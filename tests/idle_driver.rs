@@ -482,6 +482,28 @@ fn work_that_is_driven_for_its_task_finds_the_tasks_runtime_at_any_depth() {
     }
 }
 
+/// The flight is not listed any more as it is given its task.
+#[test]
+fn work_that_was_forgotten_as_it_was_made_finds_its_tasks_runtime() {
+    let runtime = current_thread();
+    let group: Group<u8, bool> = Group::builder()
+        .drive(Drive::Spawned)
+        .runtime(runtime.handle().clone())
+        .build();
+    let (id, forgets) = (runtime.handle().id(), group.clone());
+    let make = move || {
+        assert!(forgets.forget(&1));
+        async move { Handle::try_current().is_ok_and(|runtime| runtime.id() == id) }
+    };
+    let leads = group.clone();
+    let outcome = on_another_thread(move || futures::executor::block_on(leads.run(1, make)));
+    assert!(
+        outcome.unwrap().value,
+        "the work was polled outside of the runtime that it was spawned on"
+    );
+    assert_eq!(group.in_flight(), 0);
+}
+
 /// A waker that does something once, as it is cloned.
 #[allow(unsafe_code, reason = "a waker by hand")]
 fn does_as_it_is_cloned(act: Box<dyn FnOnce() + Send>) -> Waker {

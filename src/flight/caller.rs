@@ -207,7 +207,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 match self.home.runtime() {
                     Some(runtime) => {
                         state.set(task_on(&runtime));
-                        self.home.attend(&lent, runtime, Seat { flight, late: false });
+                        self.home.attend(&lent, runtime, Seat { flight, late: false }, true);
                     }
                     // There is none any more: then the callers drive.
                     None => self.dismiss_task(flight),
@@ -233,7 +233,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 flight: flight.0,
                 late: false,
             };
-            self.home.attend(flight, runtime, seat);
+            self.home.attend(flight, runtime, seat, false);
             now = state.load();
             if now.has(TASK | DONE) {
                 return false;

@@ -242,8 +242,9 @@ pub(crate) trait Home<K, T> {
     /// The runtime that a task would be spawned on now, if there is one.
     fn runtime(&self) -> Option<Handle>;
 
-    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for.
-    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>);
+    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for. If the flight takes off with that, it
+    /// has had no task before, and its leader still has `POLLING`.
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool);
 
     /// The runtime of the flight's task, if that is not steady: who polls the work in its stead does so inside that.
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle>;

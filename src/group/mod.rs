@@ -426,19 +426,23 @@ where
         Box::new(move || flight.poll_if_called_for(&inner, around.as_ref()))
     }
 
-    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
-        if !drives_itself(&runtime) {
+    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
+        let steady = drives_itself(&runtime);
+        if !(steady && takes_off) {
             let mut shard = self.map.shard(flight.hash()).lock();
-            let before = match shard.lists(flight) {
-                true => shard.runtimes.insert(flight.id(), runtime.clone()),
+            let before = match steady {
+                // Of a task that went with its runtime.
+                true => shard.runtimes.remove(&flight.id()),
+                // What takes off cannot have landed, although it may be forgotten by now.
+                false if takes_off || shard.lists(flight) => shard.runtimes.insert(flight.id(), runtime.clone()),
                 false => None,
             };
             drop(shard);
             drop(before);
-            if self.drainers.any() && !bug("drain-asleep") {
-                // Whoever drains stands by for the task.
-                self.drainers.wake_all();
-            }
+        }
+        if !steady && self.drainers.any() && !bug("drain-asleep") {
+            // Whoever drains stands by for the task.
+            self.drainers.wake_all();
         }
         let caller = Caller::new(Arc::clone(self));
         caller.sit(seat);
@@ -481,8 +485,8 @@ where
         Inner::runtime(self)
     }
 
-    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
-        Inner::attend(self, flight, runtime, seat);
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
+        Inner::attend(self, flight, runtime, seat, takes_off);
     }
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
@@ -527,8 +531,8 @@ where
         Inner::runtime(self)
     }
 
-    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
-        Inner::attend(self, flight, runtime, seat);
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
+        Inner::attend(self, flight, runtime, seat, takes_off);
     }
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
