@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, RawWaker, RawWakerVTable, Waker};
+use std::task::{Context, RawWaker, RawWakerVTable, Wake, Waker};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
@@ -502,6 +502,63 @@ fn work_that_was_forgotten_as_it_was_made_finds_its_tasks_runtime() {
         "the work was polled outside of the runtime that it was spawned on"
     );
     assert_eq!(group.in_flight(), 0);
+}
+
+/// What is done once, as somebody is woken.
+struct Does(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Wake for Does {
+    fn wake(self: Arc<Self>) {
+        let act = self.0.lock().unwrap().take();
+        if let Some(act) = act {
+            act();
+        }
+    }
+}
+
+/// Does `act` inside the wake-ups of so many flights, one inside the other.
+fn inside_wakes(depth: usize, act: Box<dyn FnOnce() + Send>) {
+    let group: Group<usize, ()> = Group::new();
+    let mut calls = Vec::new();
+    let mut next = act;
+    for flight in 0..depth {
+        let gate = Gate::new();
+        let waits = gate.clone();
+        let mut driver = Box::pin(group.run(flight, || async move { waits.pass().await }));
+        let waker = Waker::from(Arc::new(Does(Mutex::new(Some(next)))));
+        assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        // With a follower, the work is polled with the flight's waker.
+        let mut follower = Task::new(group.run(flight, || async {}));
+        follower.pending();
+        calls.push((driver, follower));
+        next = Box::new(move || gate.open(1));
+    }
+    next();
+}
+
+/// Deep inside other wake-ups, the end of a flight is put off. Meanwhile it is to be ended, and nobody can.
+#[test]
+fn drain_waits_for_an_end_that_is_put_off() {
+    let (group, runtime) = (Group::<u8, ()>::new(), current_thread());
+    let left = runtime.block_on(async { group.run(1, std::future::pending).now_or_never() });
+    assert!(left.is_none());
+    let drains = group.clone();
+    let mut drain = Task::new(Box::pin(async move { drains.drain().await }) as BoxFuture<'static, ()>);
+    drain.pending();
+    let (tell, told) = mpsc::channel();
+    let aborts = group.clone();
+    let act = Box::new(move || {
+        assert!(aborts.abort(&1));
+        let in_flight = aborts.in_flight();
+        let is_pending = drain.poll().is_pending();
+        tell.send((drain, in_flight, is_pending)).unwrap();
+    });
+    on_another_thread(move || inside_wakes(16, act));
+    let (mut drain, in_flight, is_pending) = told.recv().unwrap();
+    assert_eq!((in_flight, is_pending), (1, true), "the end was not put off");
+    assert!(drain.wakes() > 0);
+    drain.ready();
+    assert_eq!((group.in_flight(), group.stats().aborted), (0, 1));
 }
 
 /// A waker that does something once, as it is cloned.

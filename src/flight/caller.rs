@@ -94,6 +94,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     /// Becomes a caller of the flight that the seat is in.
     pub(crate) fn sit(&self, seat: Seat<K, T>) {
         debug_assert!(!self.is_seated());
+        // Of a flight that it was in before, at most.
+        self.node.outwaited.set(false);
         self.flight.set(Some(seat.flight));
         if !H::TASK {
             // SAFETY: we are its caller.

@@ -8,7 +8,7 @@
 use super::cargo::quietly;
 use super::frame::{Frame, is_deep, put_off};
 use super::list::{Leaves, Node};
-use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK};
+use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK, UNTOLD};
 use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
 use crate::sync::{Handle, bug};
 use std::pin::Pin;
@@ -41,6 +41,10 @@ impl<K, T> FlightRef<K, T> {
             if now.has(ABORTED) {
                 self.end_if_idle(home);
                 return true;
+            }
+            if now.has(STEADY) {
+                // It has been given a task meanwhile, which comes.
+                return false;
             }
             if self.flight().try_poll_right(now) {
                 return self.poll_for_others(now, home, around, || ()).is_ready();
@@ -116,6 +120,11 @@ impl<K, T> Helper<K, T> {
             if asks(now) && (outwaited.get() || !now.has(TASK)) {
                 if now.has(ABORTED) {
                     self.flight.end_if_idle(home);
+                    // That may be put off, and somebody else may have come to do so: we are woken in the end.
+                    self.wait(cx.waker());
+                    if !state.load().has(DONE) {
+                        return Poll::Pending;
+                    }
                 } else if is_deep() {
                     self.wait(cx.waker());
                     if !state.load().has(DONE) {
@@ -167,6 +176,10 @@ impl<K, T> Drop for Helper<K, T> {
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
         let now = flight.state.load();
+        if now.has(DONE) && now.has(UNTOLD) {
+            // Whoever is told that the flight is done tells another one.
+            flight.wake_next();
+        }
         if now.has(ASKED) && !now.has(POLLING | DONE) && !bug("helper-leaves-without-wake") {
             // We may have been the one who was woken for it.
             flight.wake_drivers();
