@@ -8,7 +8,9 @@ use futures::executor::block_on;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use oneflight::{Drive, FlightError, Group, OnAbandon, Outcome};
+use std::sync::mpsc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::runtime::RuntimeFlavor;
 
 const LONG: usize = 100_000;
@@ -235,4 +237,30 @@ fn a_chain_whose_runtime_ends() {
         drop(runtime);
         assert_eq!(group.in_flight(), 0);
     }
+}
+
+/// What `act` returns on a thread of its own; a panic if that takes long.
+fn on_another_thread<R: Send + 'static>(act: impl FnOnce() -> R + Send + 'static) -> R {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || drop(tell.send(act())));
+    told.recv_timeout(Duration::from_secs(60)).expect("it does not end")
+}
+
+/// Below the bound, work would be given a task there; each such task is dropped as it is spawned.
+#[test]
+fn a_chain_in_a_group_whose_runtime_has_ended() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let group = Group::builder().runtime(runtime.handle().clone()).build();
+    drop(runtime);
+    let gate = Gate::new();
+    let mut made = Task::new(call(group.clone(), gate.clone(), SHORT - 1));
+    let value = on_another_thread(move || {
+        made.pending();
+        gate.open(1);
+        run_all(vec![made]).remove(0).unwrap().value
+    });
+    assert_eq!((value, group.in_flight()), (SHORT - 1, 0));
 }

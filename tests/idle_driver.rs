@@ -5,9 +5,11 @@ mod common;
 
 use common::{Gate, Task, yield_once};
 use futures::FutureExt;
-use oneflight::{Drive, Group, OnAbandon, Role};
+use futures::future::BoxFuture;
+use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, RawWaker, RawWakerVTable, Wake, Waker};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
@@ -425,4 +427,220 @@ async fn spawned_work_stays_on_its_task_while_its_runtime_is_driven() {
             (1, 19, 0, 0)
         );
     }
+}
+
+/// A chain of calls: the work for `n` calls for `n - 1`. Each notes if it is polled elsewhere than inside the runtime.
+fn chain(group: Group<u8, ()>, outside: Arc<Mutex<Vec<u8>>>, own: tokio::runtime::Id, n: u8) -> BoxFuture<'static, ()> {
+    let at_home = move || Handle::try_current().is_ok_and(|runtime| runtime.id() == own);
+    Box::pin(async move {
+        let calls = group.clone();
+        let work = move || async move {
+            if !at_home() {
+                outside.lock().unwrap().push(n);
+            }
+            if n > 0 {
+                chain(calls, Arc::clone(&outside), own, n - 1).await;
+            }
+            yield_once().await;
+            if !at_home() {
+                outside.lock().unwrap().push(n);
+            }
+        };
+        group.run(n, work).await.unwrap();
+    })
+}
+
+/// What is put off because it is called for too deep inside other work is polled where that was.
+#[test]
+fn work_that_is_driven_for_its_task_finds_the_tasks_runtime_at_any_depth() {
+    for drains in [false, true] {
+        let (group, runtime, gate) = (Group::<u8, ()>::new(), current_thread(), Gate::new());
+        let outside = Arc::new(Mutex::new(Vec::new()));
+        let (passes, below) = (
+            gate.clone(),
+            chain(group.clone(), Arc::clone(&outside), runtime.handle().id(), 39),
+        );
+        let work = || async move {
+            passes.pass().await;
+            below.await;
+        };
+        let left = runtime.block_on(async { group.run(40, work).now_or_never() });
+        assert!(left.is_none());
+        gate.open(1);
+        let elsewhere = group.clone();
+        on_another_thread(move || {
+            if drains {
+                futures::executor::block_on(elsewhere.drain());
+            } else {
+                let call = elsewhere.run(40, || async {});
+                futures::executor::block_on(call).unwrap();
+            }
+        });
+        assert_eq!(group.in_flight(), 0);
+        let outside = std::mem::take(&mut *outside.lock().unwrap());
+        assert_eq!(outside, Vec::<u8>::new(), "polled outside of the runtime");
+    }
+}
+
+/// The flight is not listed any more as it is given its task.
+#[test]
+fn work_that_was_forgotten_as_it_was_made_finds_its_tasks_runtime() {
+    let runtime = current_thread();
+    let group: Group<u8, bool> = Group::builder()
+        .drive(Drive::Spawned)
+        .runtime(runtime.handle().clone())
+        .build();
+    let (id, forgets) = (runtime.handle().id(), group.clone());
+    let make = move || {
+        assert!(forgets.forget(&1));
+        async move { Handle::try_current().is_ok_and(|runtime| runtime.id() == id) }
+    };
+    let leads = group.clone();
+    let outcome = on_another_thread(move || futures::executor::block_on(leads.run(1, make)));
+    assert!(
+        outcome.unwrap().value,
+        "the work was polled outside of the runtime that it was spawned on"
+    );
+    assert_eq!(group.in_flight(), 0);
+}
+
+/// What is done once, as somebody is woken.
+struct Does(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Wake for Does {
+    fn wake(self: Arc<Self>) {
+        let act = self.0.lock().unwrap().take();
+        if let Some(act) = act {
+            act();
+        }
+    }
+}
+
+/// Does `act` inside the wake-ups of so many flights, one inside the other.
+fn inside_wakes(depth: usize, act: Box<dyn FnOnce() + Send>) {
+    let group: Group<usize, ()> = Group::new();
+    let mut calls = Vec::new();
+    let mut next = act;
+    for flight in 0..depth {
+        let gate = Gate::new();
+        let waits = gate.clone();
+        let mut driver = Box::pin(group.run(flight, || async move { waits.pass().await }));
+        let waker = Waker::from(Arc::new(Does(Mutex::new(Some(next)))));
+        assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        // With a follower, the work is polled with the flight's waker.
+        let mut follower = Task::new(group.run(flight, || async {}));
+        follower.pending();
+        calls.push((driver, follower));
+        next = Box::new(move || gate.open(1));
+    }
+    next();
+}
+
+/// Deep inside other wake-ups, the end of a flight is put off. Meanwhile it is to be ended, and nobody can.
+#[test]
+fn drain_waits_for_an_end_that_is_put_off() {
+    let (group, runtime) = (Group::<u8, ()>::new(), current_thread());
+    let left = runtime.block_on(async { group.run(1, std::future::pending).now_or_never() });
+    assert!(left.is_none());
+    let drains = group.clone();
+    let mut drain = Task::new(Box::pin(async move { drains.drain().await }) as BoxFuture<'static, ()>);
+    drain.pending();
+    let (tell, told) = mpsc::channel();
+    let aborts = group.clone();
+    let act = Box::new(move || {
+        assert!(aborts.abort(&1));
+        let in_flight = aborts.in_flight();
+        let is_pending = drain.poll().is_pending();
+        tell.send((drain, in_flight, is_pending)).unwrap();
+    });
+    on_another_thread(move || inside_wakes(16, act));
+    let (mut drain, in_flight, is_pending) = told.recv().unwrap();
+    assert_eq!((in_flight, is_pending), (1, true), "the end was not put off");
+    assert!(drain.wakes() > 0);
+    drain.ready();
+    assert_eq!((group.in_flight(), group.stats().aborted), (0, 1));
+}
+
+/// A waker that does something once, as it is cloned.
+#[allow(unsafe_code, reason = "a waker by hand")]
+fn does_as_it_is_cloned(act: Box<dyn FnOnce() + Send>) -> Waker {
+    type Act = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+    fn clone(act: *const ()) -> RawWaker {
+        // SAFETY: leaked below.
+        let now = unsafe { &*act.cast::<Act>() }.lock().unwrap().take();
+        if let Some(now) = now {
+            now();
+        }
+        RawWaker::new(act, &TABLE)
+    }
+    static TABLE: RawWakerVTable = RawWakerVTable::new(clone, |_| (), |_| (), |_| ());
+    let act: &'static Act = Box::leak(Box::new(Mutex::new(Some(act))));
+    // SAFETY: what it points to is leaked and may be shared among threads.
+    unsafe { Waker::from_raw(RawWaker::new(std::ptr::from_ref(act).cast(), &TABLE)) }
+}
+
+/// Polls `innermost` inside the work of so many flights, one inside the other.
+fn inside_works(group: Group<u8, ()>, depth: u8, innermost: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let calls = group.clone();
+        let work = move || match depth {
+            1 => innermost,
+            _ => inside_works(calls, depth - 1, innermost),
+        };
+        group.run(depth, work).await.unwrap();
+    })
+}
+
+/// Too deep inside other work, a caller without a runtime puts the poll off. Another one, on a runtime with threads, has given
+/// the work a task before the first is in the list.
+#[test]
+fn a_caller_that_puts_the_poll_off_does_not_stand_before_a_task() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let (group, gate) = (Group::<u8, ()>::new(), Gate::new());
+    let (tell, told) = mpsc::channel();
+    let (keep, kept) = mpsc::channel();
+    let (handle, calls) = (runtime.handle().clone(), group.clone());
+    let gives_it_a_task = does_as_it_is_cloned(Box::new(move || {
+        let _inside = handle.enter();
+        let mut second =
+            Task::new(Box::pin(async move { calls.run(99, || async {}).await.map(drop) })
+                as BoxFuture<Result<(), FlightError>>);
+        second.pending();
+        keep.send(second).unwrap();
+        // Once the only thread of the runtime comes to this, it has polled the work.
+        let (come, comes) = mpsc::channel();
+        handle.spawn(async move { come.send(()) });
+        comes.recv().unwrap();
+    }));
+    let (passes, calls) = (gate.clone(), group.clone());
+    let mut first = Box::pin(async move {
+        let work = || async move {
+            passes.pass().await;
+            passes.pass().await;
+            tell.send(()).unwrap();
+        };
+        calls.run(99, work).await.map(drop)
+    });
+    let mut wakers = vec![gives_it_a_task, Waker::noop().clone()];
+    let innermost = std::future::poll_fn(move |_| {
+        let waker = wakers.pop().unwrap();
+        let polled = first.as_mut().poll(&mut Context::from_waker(&waker));
+        polled.map(|outcome| outcome.unwrap())
+    });
+    let mut outermost = Task::new(inside_works(group, 16, Box::pin(innermost)));
+    outermost.pending();
+    gate.open(1);
+    outermost.pending();
+    let mut second = kept.try_recv().expect("the second call was made meanwhile");
+    second.pending();
+    gate.open(1);
+    let told = told.recv_timeout(Duration::from_secs(20));
+    told.expect("the task was not woken for the work");
+    while second.wakes() == 0 {
+        std::thread::yield_now();
+    }
+    second.ready().unwrap();
 }

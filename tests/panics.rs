@@ -4,11 +4,12 @@
 mod common;
 
 use common::{CountsDrop, Gate, Tally, Task};
-use oneflight::{FlightError, Group, Role};
+use oneflight::{Drive, FlightError, Group, Role};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+use tokio::runtime::Handle;
 
 fn message<T: std::fmt::Debug>(outcome: Result<T, FlightError>) -> String {
     match outcome {
@@ -485,4 +486,37 @@ async fn spawned_work_that_panics_as_it_is_made_leaves_nothing_behind() {
     let call = group.run(Arc::clone(&key), unmade).drive(oneflight::Drive::Spawned);
     assert_eq!(message(Task::new(call).ready()), "never made");
     assert_eq!((group.in_flight(), Arc::strong_count(&key)), (0, 1));
+}
+
+/// The guard of the runtime that the work is polled inside panics as it is dropped, when the work has left another one there.
+#[test]
+fn work_that_leaks_a_guard_of_its_tasks_runtime_lands() {
+    for drains in [false, true] {
+        // What it leaks stays with the thread.
+        let polls = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let group: Group<u8, String> = Group::builder()
+                .drive(Drive::Spawned)
+                .runtime(runtime.handle().clone())
+                .build();
+            let mut leader = Task::new(group.run(1, || async {
+                std::mem::forget(Handle::current().enter());
+                "done".to_owned()
+            }));
+            // The task has its chance first.
+            leader.pending();
+            if drains {
+                leader.drop();
+                let mut drain = Task::new(group.drain());
+                drain.pending();
+                drain.ready();
+            } else {
+                assert_eq!(leader.ready().unwrap().value, "done");
+            }
+            assert!(!group.abort(&1), "the flight has not landed");
+            assert_eq!(group.in_flight(), 0);
+            drop(runtime);
+        });
+        polls.join().unwrap();
+    }
 }

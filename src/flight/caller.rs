@@ -94,6 +94,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     /// Becomes a caller of the flight that the seat is in.
     pub(crate) fn sit(&self, seat: Seat<K, T>) {
         debug_assert!(!self.is_seated());
+        // Of a flight that it was in before, at most.
+        self.node.outwaited.set(false);
         self.flight.set(Some(seat.flight));
         if !H::TASK {
             // SAFETY: we are its caller.
@@ -207,7 +209,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 match self.home.runtime() {
                     Some(runtime) => {
                         state.set(task_on(&runtime));
-                        self.home.attend(&lent, runtime, Seat { flight, late: false });
+                        self.home.attend(&lent, runtime, Seat { flight, late: false }, true);
                     }
                     // There is none any more: then the callers drive.
                     None => self.dismiss_task(flight),
@@ -221,19 +223,24 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     /// Sees to it that the work is polled on another stack, since this one holds too many polls; false if it may have been
     /// already, so that it is to be looked at anew.
     #[cold]
-    fn poll_elsewhere(&self, flight: &FlightRef<K, T>, now: Snapshot, waker: &Waker) -> bool {
+    fn poll_elsewhere(&self, flight: &FlightRef<K, T>, mut now: Snapshot, waker: &Waker) -> bool {
         let state = &flight.flight().state;
         if !now.has(TASK)
             && let Some(runtime) = self.home.runtime().filter(drives_itself)
         {
-            if state.change(now, now.0.wrapping_add(CALLER) | task_on(&runtime) | JOINED) {
-                let seat = Seat {
-                    flight: flight.0,
-                    late: false,
-                };
-                self.home.attend(flight, runtime, seat);
+            if !state.change(now, now.0.wrapping_add(CALLER) | task_on(&runtime) | JOINED) {
+                return false;
             }
-            return false;
+            let seat = Seat {
+                flight: flight.0,
+                late: false,
+            };
+            self.home.attend(flight, runtime, seat, false);
+            now = state.load();
+            if now.has(TASK | DONE) {
+                return false;
+            }
+            // The runtime has ended, and dropped the task as it was spawned. So would it drop the next one.
         }
         if !now.has(SHARED) {
             // It will not be polled with our waker.

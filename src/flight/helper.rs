@@ -5,9 +5,10 @@
 //! A [`Helper`] waits in the flight's list as a caller does, and polls the work under the same conditions: at once where
 //! callers do, at its second look where a task that is not steady has been called and has not come.
 
+use super::cargo::quietly;
 use super::frame::{Frame, is_deep, put_off};
 use super::list::{Leaves, Node};
-use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK};
+use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK, UNTOLD};
 use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
 use crate::sync::{Handle, bug};
 use std::pin::Pin;
@@ -29,8 +30,9 @@ impl<K, T> FlightRef<K, T> {
         now.has(TASK) && !now.has(STEADY)
     }
 
-    /// Polls the work once, or drops it, if that is called for and nobody does; says whether the flight has ended with that.
-    pub(crate) fn poll_if_called_for(&self, home: &impl Home<K, T>) -> bool {
+    /// Polls the work once, or drops it, if that is called for and nobody does; says whether the flight has ended with that. Work
+    /// that is not left to a task is polled inside the runtime `around`.
+    pub(crate) fn poll_if_called_for(&self, home: &impl Home<K, T>, around: Option<&Handle>) -> bool {
         loop {
             let now = self.flight().state.load();
             if now.has(DONE | POLLING) || !now.has(CALLED_FOR) {
@@ -40,22 +42,32 @@ impl<K, T> FlightRef<K, T> {
                 self.end_if_idle(home);
                 return true;
             }
+            if now.has(STEADY) {
+                // It has been given a task meanwhile, which comes.
+                return false;
+            }
             if self.flight().try_poll_right(now) {
-                return self.poll_for_others(now, home, || ()).is_ready();
+                return self.poll_for_others(now, home, around, || ()).is_ready();
             }
         }
     }
 
-    /// Polls the work once. We hold `POLLING`; `now` is what the word said when it was taken. Before it is given up, with the
-    /// flight under way, `park` is called.
-    fn poll_for_others(&self, now: Snapshot, home: &impl Home<K, T>, park: impl FnOnce()) -> Poll<()> {
+    /// Polls the work once, inside the runtime of its task or, if it has none, `around`. We hold `POLLING`; `now` is what the
+    /// word said when it was taken. Before it is given up, with the flight under way, `park` is called.
+    fn poll_for_others(
+        &self,
+        now: Snapshot,
+        home: &impl Home<K, T>,
+        around: Option<&Handle>,
+        park: impl FnOnce(),
+    ) -> Poll<()> {
         let flight = self.flight();
         let right = PollRight { home, flight: self };
         let runtime = match now.has(TASK) {
             true => home.runtime_of(self),
             false => None,
         };
-        let entered = runtime.as_ref().map(Handle::enter);
+        let entered = runtime.as_ref().or(around).map(Handle::enter);
         // SAFETY: our reference keeps the flight alive; `POLLING` is ours and the flight is not done, so the slot holds the
         // work.
         let (frame, polled) = unsafe {
@@ -64,7 +76,8 @@ impl<K, T> FlightRef<K, T> {
             let poll = || flight.cargo.poll(&mut Context::from_waker(&waker));
             (frame, flight.span.enter(poll))
         };
-        drop(entered);
+        // It panics where the work has left another guard of a runtime on this thread.
+        quietly(|| drop(entered));
         drop(frame);
         let Poll::Ready(ended) = polled else {
             park();
@@ -107,6 +120,11 @@ impl<K, T> Helper<K, T> {
             if asks(now) && (outwaited.get() || !now.has(TASK)) {
                 if now.has(ABORTED) {
                     self.flight.end_if_idle(home);
+                    // That may be put off, and somebody else may have come to do so: we are woken in the end.
+                    self.wait(cx.waker());
+                    if !state.load().has(DONE) {
+                        return Poll::Pending;
+                    }
                 } else if is_deep() {
                     self.wait(cx.waker());
                     if !state.load().has(DONE) {
@@ -114,7 +132,7 @@ impl<K, T> Helper<K, T> {
                         return Poll::Pending;
                     }
                 } else if self.flight.flight().try_poll_right(now) {
-                    return self.flight.poll_for_others(now, home, || self.wait(cx.waker()));
+                    return self.flight.poll_for_others(now, home, None, || self.wait(cx.waker()));
                 }
                 now = state.load();
                 continue;
@@ -158,6 +176,10 @@ impl<K, T> Drop for Helper<K, T> {
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
         let now = flight.state.load();
+        if now.has(DONE) && now.has(UNTOLD) {
+            // Whoever is told that the flight is done tells another one.
+            flight.wake_next();
+        }
         if now.has(ASKED) && !now.has(POLLING | DONE) && !bug("helper-leaves-without-wake") {
             // We may have been the one who was woken for it.
             flight.wake_drivers();

@@ -242,8 +242,9 @@ pub(crate) trait Home<K, T> {
     /// The runtime that a task would be spawned on now, if there is one.
     fn runtime(&self) -> Option<Handle>;
 
-    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for.
-    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>);
+    /// Spawns a task that polls the flight to its end, as the caller that `seat` stands for. If the flight takes off with that, it
+    /// has had no task before, and its leader still has `POLLING`.
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool);
 
     /// The runtime of the flight's task, if that is not steady: who polls the work in its stead does so inside that.
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle>;
@@ -251,8 +252,8 @@ pub(crate) trait Home<K, T> {
     /// What ends the flight if it is idle then, and does not borrow this home.
     fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()>;
 
-    /// What polls the flight's work if that is called for then, and does not borrow this home. Says whether the flight
-    /// has ended with that.
+    /// What polls the flight's work if that is called for then, inside the runtime that is current now, and does not borrow
+    /// this home. Says whether the flight has ended with that.
     fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool>;
 }
 

@@ -32,8 +32,8 @@ pub(super) struct Shard<K, T> {
     pub(super) joined: u64,
     /// Flights that were taken out before they landed and have not landed yet.
     pub(super) forgotten: usize,
-    /// The runtimes of those tasks of ours that are not steady, by their flight's address. An entry is made while the
-    /// flight is listed and goes as it lands, so the address is the flight's own.
+    /// The runtimes of those tasks of ours that are not steady, by their flight's address. An entry is made before the
+    /// flight lands and goes as it does, so the address is the flight's own.
     pub(super) runtimes: HashMap<usize, Handle>,
 }
 

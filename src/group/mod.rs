@@ -30,7 +30,7 @@ use self::key::{ByRef, Owned};
 use self::map::Map;
 use self::run::LeadOrJoin;
 use self::stats::Counters;
-use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking};
+use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking, quietly};
 use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, drives_itself, yield_now};
 use crate::telemetry;
 use std::borrow::Borrow;
@@ -385,7 +385,7 @@ where
             }
             (removed, runtime)
         };
-        drop(runtime);
+        quietly(|| drop(runtime));
         if self.settings.max_flights.is_some() {
             self.flights.fetch_sub(1, Ordering::Relaxed);
         }
@@ -421,22 +421,28 @@ where
 
     fn polls_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
         let inner = Arc::clone(self);
-        Box::new(move || flight.poll_if_called_for(&inner))
+        // By then, whoever polls the work above may have left the runtime that it polls that inside.
+        let around = current_runtime();
+        Box::new(move || flight.poll_if_called_for(&inner, around.as_ref()))
     }
 
-    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
-        if !drives_itself(&runtime) {
+    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
+        let steady = drives_itself(&runtime);
+        if !(steady && takes_off) {
             let mut shard = self.map.shard(flight.hash()).lock();
-            let before = match shard.lists(flight) {
-                true => shard.runtimes.insert(flight.id(), runtime.clone()),
+            let before = match steady {
+                // Of a task that went with its runtime.
+                true => shard.runtimes.remove(&flight.id()),
+                // What takes off cannot have landed, although it may be forgotten by now.
+                false if takes_off || shard.lists(flight) => shard.runtimes.insert(flight.id(), runtime.clone()),
                 false => None,
             };
             drop(shard);
             drop(before);
-            if self.drainers.any() && !bug("drain-asleep") {
-                // Whoever drains stands by for the task.
-                self.drainers.wake_all();
-            }
+        }
+        if !steady && self.drainers.any() && !bug("drain-asleep") {
+            // Whoever drains stands by for the task.
+            self.drainers.wake_all();
         }
         let caller = Caller::new(Arc::clone(self));
         caller.sit(seat);
@@ -479,8 +485,8 @@ where
         Inner::runtime(self)
     }
 
-    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
-        Inner::attend(self, flight, runtime, seat);
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
+        Inner::attend(self, flight, runtime, seat, takes_off);
     }
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
@@ -525,8 +531,8 @@ where
         Inner::runtime(self)
     }
 
-    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>) {
-        Inner::attend(self, flight, runtime, seat);
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
+        Inner::attend(self, flight, runtime, seat, takes_off);
     }
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {

@@ -2,9 +2,10 @@
 
 use super::Caller;
 use super::land::Polled;
+use crate::flight::cargo::quietly;
 use crate::flight::frame::Frame;
 use crate::flight::list::{Driver, Leaves, List};
-use crate::flight::state::{ABORTED, DONE, SHARED, Snapshot, TASK, WOKEN};
+use crate::flight::state::{ABORTED, DONE, SHARED, STEADY, Snapshot, TASK, WOKEN};
 use crate::flight::{Cargo, Event, Flight, Home, Landed, Lent, PollRight, waker};
 use crate::sync::{Handle, bug};
 use std::pin::Pin;
@@ -60,7 +61,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     whole.as_ref().cargo.poll(cx)
                 }
             });
-            drop(entered);
+            // It panics where the work has left another guard of a runtime on this thread.
+            quietly(|| drop(entered));
             drop(frame);
             match polled {
                 Poll::Ready(ended) => {
@@ -141,6 +143,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
 
     /// Puts the node where it belongs; says whether the work has passed to another driver with that.
     fn place(&self, flight: &Flight<K, T>, waiting: &mut List, place: Place) -> Option<Event> {
+        // A caller that puts the poll off does not hold `POLLING`, so the work may have been given a steady task meanwhile,
+        // which alone is woken: the caller is not to stand before it. If the mark is not seen here, the task has yet to take
+        // this lock, and comes before us then. Who has polled holds `POLLING`, over which no caller sets the mark.
+        let place = match !H::TASK && flight.state.load().has(STEADY) {
+            true => Place::Back,
+            false => place,
+        };
         let front = match place {
             Place::Back => false,
             Place::Front | Place::Driver => true,

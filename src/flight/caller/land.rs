@@ -204,7 +204,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 continue;
             }
             if let Some(runtime) = runtime {
-                self.home.attend(&lent, runtime, Seat { flight, late: false });
+                self.home.attend(&lent, runtime, Seat { flight, late: false }, false);
                 self.home.note(Event::Abandoned);
                 return;
             }
