@@ -143,6 +143,44 @@ async fn orders(direct: &PgPool) -> i64 {
     count.fetch_one(direct).await.unwrap()
 }
 
+/// Some are found before the server's own: `nextval` since a text is preferred to a `regclass`, `*` since the server has none
+/// for these very types.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_have_made_where_a_session_looks_does_not_stand_in_for_what_is_the_servers() {
+    for pools in POOLS {
+        let (schema, _pool, store, direct) = shop(pools).await;
+        let forged = "CREATE FUNCTION nextval(text) RETURNS bigint LANGUAGE sql AS 'SELECT 42::bigint';
+             CREATE FUNCTION times(numeric, int) RETURNS numeric LANGUAGE sql AS 'SELECT 666::numeric';
+             CREATE OPERATOR * (LEFTARG = numeric, RIGHTARG = int, FUNCTION = times)";
+        direct.execute(forged).await.unwrap();
+        let found: (i64, bool) = sqlx::query_as("SELECT nextval('any'), 1::numeric * 1000 = 666")
+            .fetch_one(&direct)
+            .await
+            .unwrap();
+        assert_eq!(found, (42, true), "the session finds them");
+
+        let idem = Idempotency::builder(store.clone()).build();
+        let run = id("run");
+        let reply = idem.run(run.clone(), |_| async { 1 }).await.unwrap();
+        assert_eq!(*reply, 1);
+        let in_tx = id("in tx");
+        let reply = idem
+            .run_in_tx(in_tx.clone(), |_| Box::pin(async { Ok(2) }))
+            .await
+            .unwrap();
+        assert_eq!(*reply, 2);
+        let outside = outside(&schema, &direct).await;
+        for id in [&run, &in_tx] {
+            let record = outside.load(id).await.unwrap().unwrap();
+            assert_ne!(record.token.get(), 42);
+            assert!(record.observed.as_millis() > 1_700_000_000_000, "{:?}", record.observed);
+        }
+        let claim = store.claim(ClaimRequest::new(&id("claim"), LONG)).await.unwrap();
+        assert!(matches!(claim, ClaimOutcome::Granted(claim) if claim.token().get() != 42));
+        assert_eq!(store.in_doubt(10, None).await.unwrap(), []);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_operation_is_committed_when_it_is_answered_whatever_was_left_on_its_connection() {
     for pools in POOLS {
