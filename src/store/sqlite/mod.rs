@@ -181,6 +181,10 @@ impl SqliteStore {
     /// transaction that writes, what they were on the connection that the pool lent first. Temporary tables do not stand in
     /// for ours. What concerns your tables alone, `foreign_keys` for one, is as the connection has it.
     ///
+    /// Three things are not made up for: temporary *triggers* on our tables, which may undo what we write; `PRAGMA
+    /// full_column_names`, with which our columns are not found; and a file that is attached to be read only counts as any
+    /// other. Leave none of them on connections of this pool.
+    ///
     /// A transaction that was left open *after it wrote* holds the one right to write, though, until the pool lends its
     /// connection and it is closed; until then, all who write wait, as for any other writer.
     ///
