@@ -37,7 +37,7 @@ pub(crate) struct Caller<K, T, H: Home<K, T>> {
     node: Node,
 }
 
-/// The flight whose caller this is; while it is there, the flight's word counts him.
+/// The flight whose caller this is; while it is there, the flight's word counts it.
 ///
 /// A caller is `Send` because its parts are. It has no `impl` of its own for that, since such an `impl` would have to ask
 /// for a [`Home`], and with it for `'static`; but the compiler forgets lifetimes where it looks whether an `async` block
@@ -247,7 +247,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             state.set(JOINED);
         }
         self.register(flight.flight(), waker, self.place_to_poll(now));
-        // Whoever finished before we were in the list did not see us, and what is put off would see that nothing is to be done.
+        // A caller that finished before we were in the list did not see us, and what is put off would see that nothing is to be done.
         if state.load().has(DONE) && !bug("put-off-when-done") {
             return false;
         }

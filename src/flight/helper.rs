@@ -1,4 +1,4 @@
-//! Who polls a flight's work without being one of its callers: whoever drains a group, for a task of ours that may not be
+//! Who polls a flight's work without being one of its callers: a drain of a group, for a task of ours that may not be
 //! polled; and the end of the outermost poll on a thread, for a caller that stood too deep to do so itself. No limit and no policy
 //! counts either, and neither gets a part of the result.
 //!
@@ -177,7 +177,7 @@ impl<K, T> Drop for Helper<K, T> {
         }
         let now = flight.state.load();
         if now.has(DONE) && now.has(UNTOLD) {
-            // Whoever is told that the flight is done tells another one.
+            // What is told that the flight is done tells another one.
             flight.wake_next();
         }
         if now.has(ASKED) && !now.has(POLLING | DONE) && !bug("helper-leaves-without-wake") {

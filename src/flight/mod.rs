@@ -49,12 +49,12 @@
 //!   woken for it.
 //! * Any other runtime runs its tasks only while a thread is inside its `block_on`, which may be never. So a standby is
 //!   woken with the task, as with a driver. A caller who is polled and finds the work called for, and nobody polling it,
-//!   wakes himself and notes that he has waited (`outwaited`, in his node; who finds nothing to do forgets it). If the
-//!   call still stands as he is polled again, he takes `POLLING` like a driver. On a runtime that is driven the task is
-//!   ahead of him in the queue, so its work stays with it. A step costs two wake-ups, and one more if the task is late.
+//!   wakes itself and notes that it has waited (`outwaited`, in its node; finding nothing to do clears it). If the
+//!   call still stands as it is polled again, it takes `POLLING` like a driver. On a runtime that is driven the task is
+//!   ahead of it in the queue, so its work stays with it. A step costs two wake-ups, and one more if the task is late.
 //! * Nobody takes anything from the task but the right to poll: if it comes after all, it finds the right taken, or
 //!   nothing to do, and goes to the front again.
-//! * Whoever drains the group stands by as well ([`Helper`]), without being a caller.
+//! * A drain of the group stands by as well ([`Helper`]), without being a caller.
 //!
 //! # Who frees
 //!
@@ -195,7 +195,7 @@ pub enum Drive {
     /// A task of its own, so that it goes on whether its callers are polled or not.
     ///
     /// On a multi-threaded runtime that task alone polls the work. On a current-thread runtime, which may exist and not be
-    /// driven, a caller who is polled stands in for a task that was woken and has not come by the caller's next poll. He
+    /// driven, a caller who is polled stands in for a task that was woken and has not come by the caller's next poll. It
     /// polls the work inside the task's runtime (`Handle::enter`), so it finds the same reactor and timers around it; what
     /// they bring comes only when that runtime is driven. While the runtime is driven and its callers are tasks of it, the
     /// work stays on its own task. If the task and one standby are both not polled, the other callers wait.

@@ -29,7 +29,7 @@ pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
 pub(super) const REPOLL: u32 = 1 << 8;
 /// The flight carries a fingerprint.
 pub(super) const PROVEN: u32 = 1 << 9;
-/// The flight is done, and not all who wait have been woken: whoever takes his result or leaves wakes another one. It has
+/// The flight is done, and not all who wait have been woken: a caller that takes its result or leaves wakes another one. It has
 /// the place of [`REPOLL`], which means nothing any more once a flight is done. A request that stood as the flight landed
 /// is taken for this: then one caller finds that there is nobody to wake, and clears it.
 pub(super) const UNTOLD: u32 = REPOLL;

@@ -4,7 +4,7 @@
 //! drains says so first and then takes the lock of each shard. So one of the two sees the other.
 //!
 //! Abandoned and spawned work is polled by tasks. Where such a task may not be polled, because its runtime may not be
-//! driven, whoever drains stands by for it, with a [`Helper`] for each.
+//! driven, a drain stands by for it, with a [`Helper`] for each.
 
 use super::{Group, Inner};
 use crate::flight::{Helper, quietly};

@@ -100,9 +100,14 @@ impl<'a, S: Store> Approach<'a, S> {
         }
     }
 
+    /// The identity with the fingerprint that the next question is asked with.
+    fn asked(&self) -> &RequestId {
+        self.known_as.as_ref().unwrap_or(self.id)
+    }
+
     /// What a transaction is asked for with.
     pub(super) fn request(&self) -> ClaimRequest<'_> {
-        ClaimRequest::new(self.known_as.as_ref().unwrap_or(self.id), self.shared.lease)
+        ClaimRequest::new(self.asked(), self.shared.lease)
             .holder(self.stake.holder())
             .takeover(self.takeover)
             .patience(patience(self.progress))
@@ -351,13 +356,7 @@ impl<'a, S: Store> Approach<'a, S> {
                 // As somebody else: should this claim be granted late, when its answer is not waited for any more, it must
                 // not be found as our own by the next question, which is asked in order to work.
                 let mut stake = Stake::new(self.shared, self.id, self.runtime);
-                let asked = ask(
-                    &mut stake,
-                    self.known_as.as_ref().unwrap_or(self.id),
-                    self.progress,
-                    Takeover::Of(token),
-                )
-                .await;
+                let asked = ask(&mut stake, self.asked(), self.progress, Takeover::Of(token)).await;
                 self.takeover = Takeover::Never;
                 match asked.map_err(|error| Error::store(self.id, error, Effect::Unknown))? {
                     ClaimOutcome::Granted(claim) => {

@@ -68,7 +68,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
 /// back; its owner had dropped it. A connection that answers with an error is closed rather than given back, and if the
 /// error may come from its state (a transaction, a role, a timeout, an encoding, what was prepared), the operation is
-/// tried on others, until one is new. Three things are taken as they are: `synchronous_commit`; operators that somebody made
+/// tried on others, as many as the pool has and two more. Three things are taken as they are: `synchronous_commit`; operators that somebody made
 /// in a schema *before* `pg_catalog` in the search path of a session that runs work in a transaction; and the search path
 /// when a store is opened without [a schema of its own](PostgresOptions::schema).
 ///
