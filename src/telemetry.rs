@@ -41,7 +41,8 @@ pub(crate) enum Gravity {
 mod traced {
     #[cfg(feature = "durable")]
     use super::Gravity;
-    use crate::flight::{Event, quietly};
+    use crate::flight::Event;
+    use crate::unwind::quietly;
     #[cfg(feature = "durable")]
     use std::error::Error;
     #[cfg(feature = "durable")]

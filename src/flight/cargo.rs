@@ -6,6 +6,7 @@
 use super::{Ended, Failure, Landed, Panicked, waker};
 use crate::identity::Fingerprint;
 use crate::sync::UnsafeCell;
+use crate::unwind::quietly;
 use std::future::Future;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -194,16 +195,5 @@ unsafe fn fill<W, T>(slot: *mut Slot<W, T>, polled: Poll<T>) {
     if let Poll::Ready(value) = polled {
         // SAFETY: by contract; nothing is overwritten that would need its drop.
         unsafe { (*slot).landed = ManuallyDrop::new(Ok(value)) };
-    }
-}
-
-/// Runs `act` and lets no panic out: for destructors and wakers of others, whose panic the hook has told of and
-/// which must not keep us from what is still to be done.
-pub(crate) fn quietly(act: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(act))
-        && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
-    {
-        // Even the payload's destructor panicked: only forgetting is certain to be quiet.
-        std::mem::forget(panic);
     }
 }

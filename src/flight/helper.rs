@@ -5,12 +5,12 @@
 //! A [`Helper`] waits in the flight's list as a caller does, and polls the work under the same conditions: at once where
 //! callers do, at its second look where a task that is not steady has been called and has not come.
 
-use super::cargo::quietly;
 use super::frame::{Frame, is_deep, put_off};
 use super::list::{Leaves, Node};
 use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK, UNTOLD};
 use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
 use crate::sync::{Handle, bug};
+use crate::unwind::quietly;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 

@@ -73,7 +73,7 @@ mod state;
 mod waker;
 
 pub(crate) use self::caller::{Caller, Takeoff};
-pub(crate) use self::cargo::{Cargo, Proof, quietly};
+pub(crate) use self::cargo::{Cargo, Proof};
 pub(crate) use self::frame::Anchor;
 pub(crate) use self::hash::KeyHash;
 pub(crate) use self::helper::Helper;
@@ -85,6 +85,7 @@ use self::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, PROVEN, STEADY, Snap
 use crate::identity::Fingerprint;
 use crate::sync::{AtomicU32, Handle, Mutex, bug, round};
 use crate::telemetry::FlightSpan;
+use crate::unwind::quietly;
 use std::any::Any;
 use std::fmt;
 use std::ops::{Deref, DerefMut};

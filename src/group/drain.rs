@@ -7,8 +7,9 @@
 //! driven, a drain stands by for it, with a [`Helper`] for each.
 
 use super::{Group, Inner};
-use crate::flight::{Helper, quietly};
+use crate::flight::Helper;
 use crate::sync::{AtomicBool, Mutex, bug};
+use crate::unwind::quietly;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;

@@ -4,10 +4,9 @@ use super::key::Key;
 use super::map::Found;
 use super::waits::{Wait, follow};
 use super::{Borrowed, Error, Group, Inner, Limit};
-use crate::flight::{
-    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, Landed, OnAbandon, Proof, Seat, Takeoff, quietly,
-};
+use crate::flight::{Anchor, Caller, Drive, Failure, FlightRef, KeyHash, Landed, OnAbandon, Proof, Seat, Takeoff};
 use crate::identity::Fingerprint;
+use crate::unwind::quietly;
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::future::Future;

@@ -2,12 +2,12 @@
 
 use super::Caller;
 use super::land::Polled;
-use crate::flight::cargo::quietly;
 use crate::flight::frame::Frame;
 use crate::flight::list::{Driver, Leaves, List};
 use crate::flight::state::{ABORTED, DONE, SHARED, STEADY, Snapshot, TASK, WOKEN};
 use crate::flight::{Cargo, Event, Flight, Home, Landed, Lent, PollRight, waker};
 use crate::sync::{Handle, bug};
+use crate::unwind::quietly;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};

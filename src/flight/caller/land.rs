@@ -1,7 +1,6 @@
 //! How a flight ends, and how a caller leaves it, before that or after.
 
 use super::Caller;
-use crate::flight::cargo::quietly;
 use crate::flight::list::Leaves;
 use crate::flight::state::{
     ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK,
@@ -9,6 +8,7 @@ use crate::flight::state::{
 };
 use crate::flight::{Cargo, Ended, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
 use crate::sync::bug;
+use crate::unwind::quietly;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
