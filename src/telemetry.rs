@@ -190,7 +190,7 @@ mod traced {
         );
     }
 
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+    #[cfg(feature = "durable")]
     pub(crate) fn unreadable(token: u64, error: &dyn Display) {
         tracing::error!(
             target: TARGET,
@@ -271,7 +271,7 @@ mod silent {
     #[cfg(feature = "durable")]
     pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Error) {}
 
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+    #[cfg(feature = "durable")]
     pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}
 
     #[cfg(feature = "redis")]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use checkout_support::{Request, Server};
 use oneflight::idempotency::Idempotency;
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::SqliteStore;
+use oneflight_sqlite::SqliteStore;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_records_go_and_the_others_stay() {

@@ -15,7 +15,8 @@ use lines::Lines;
 use oneflight::OnAbandon;
 use oneflight::idempotency::{Context, Idempotency, NotDone, Origin, Recovery, Resolution};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store};
+use oneflight_sqlite::SqliteStore;
 use scripted::{Fault, Op, Scripted};
 use tokio::time::{sleep, timeout};
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use oneflight::idempotency::{CodecError, Effect, Error, Idempotency};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, Decoded, RecordedResult};
-use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, Store};
+use oneflight_sqlite::SqliteStore;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 

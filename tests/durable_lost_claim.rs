@@ -8,7 +8,8 @@ use std::time::Duration;
 use oneflight::idempotency::{Effect, Error, Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, SqliteStore, Store, StoreError};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError};
+use oneflight_sqlite::SqliteStore;
 
 /// A store which takes the first claim and loses the answer, and does not take the next one.
 struct Loses {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use oneflight::idempotency::{Effect, Error, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unknown};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError};
+use oneflight_sqlite::SqliteStore;
 use tokio::runtime::Runtime;
 
 fn id(key: &str) -> RequestIdentity {

@@ -14,7 +14,8 @@ use oneflight::idempotency::{
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{Decoded, RecordedResult};
-use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store};
+use oneflight_sqlite::SqliteStore;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 

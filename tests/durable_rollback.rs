@@ -5,7 +5,8 @@
 
 use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Rollback};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{SqliteStore, StoreError};
+use oneflight::store::StoreError;
+use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tempfile::TempDir;

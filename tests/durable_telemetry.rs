@@ -12,7 +12,8 @@ use lines::Lines;
 use oneflight::idempotency::{Idempotency, NotDone, Recovery, Rollback, Unfinished, Unknown};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store, StoreError};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, Store, StoreError};
+use oneflight_sqlite::SqliteStore;
 use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 

@@ -11,7 +11,8 @@ use futures::future::join_all;
 use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Recovery, Rollback};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::State;
-use oneflight::store::{SqliteStore, StoreError};
+use oneflight::store::StoreError;
+use oneflight_sqlite::SqliteStore;
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 

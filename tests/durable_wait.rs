@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use oneflight::http::Problem;
 use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Recovery, Reply};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError};
+use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError};
 use oneflight::{Drive, OnAbandon};
+use oneflight_sqlite::SqliteStore;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, PostgresStore, SqliteStore, Store};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, PostgresStore, Store};
+use oneflight_sqlite::SqliteStore;
 use redis::cmd;
 
 #[path = "common/postgres.rs"]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store, StoreError};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
+use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
 fn id(key: &str) -> RequestIdentity {

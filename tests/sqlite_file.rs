@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{ClaimRequest, SqliteStore, Store, StoreError};
+use oneflight::store::{ClaimRequest, Store, StoreError};
+use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, SqliteConnection};
 

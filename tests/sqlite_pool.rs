@@ -8,7 +8,8 @@ use std::time::Duration;
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
-use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store};
+use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Row, SqlitePool};
 

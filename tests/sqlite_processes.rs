@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::SqliteStore;
+use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::SqliteSynchronous;
 use tempfile::TempDir;
 use tokio::task::JoinSet;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError, Takeover, conformance,
+    Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError, Takeover, conformance,
 };
+use oneflight_sqlite::SqliteStore;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_memory_store_conforms() {

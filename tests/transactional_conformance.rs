@@ -12,9 +12,10 @@ use oneflight::identity::RequestIdentity;
 use oneflight::record::{CodecId, FencingToken, Record, RecordedResult, Verdict};
 use oneflight::store::conformance::{self, Failure, Ledger, Written};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Ending, OpenTransaction, SqliteStore, Store, StoreError, Takeover,
-    TransactionalStore, WorkFuture,
+    Claim, ClaimOutcome, ClaimRequest, Ending, OpenTransaction, Store, StoreError, Takeover, TransactionalStore,
+    WorkFuture,
 };
+use oneflight_sqlite::SqliteStore;
 use sqlx::SqliteConnection;
 
 /// How a store is broken, if it is.

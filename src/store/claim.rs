@@ -177,9 +177,8 @@ impl<C> ClaimOutcome<C> {
     }
 }
 
-/// What a store has to do about a request.
+/// What a store has to do about a request: one of these two, and there will be no third.
 #[derive(Debug)]
-#[non_exhaustive]
 #[must_use]
 pub enum Decision {
     /// Draw a new token and write the record anew, as in progress.

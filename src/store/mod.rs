@@ -7,7 +7,7 @@
 //! | store | for |
 //! | --- | --- |
 //! | [`MemoryStore`] | tests, and services of one process whose duplicates all come within its lifetime |
-//! | `SqliteStore` (feature `sqlite`) | one machine, any number of processes, one file |
+//! | `SqliteStore` (crate `oneflight-sqlite`) | one machine, any number of processes, one file |
 //! | `PostgresStore` (feature `postgres`) | many machines, one PostgreSQL |
 //! | `RedisStore` (feature `redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
 //!
@@ -36,12 +36,13 @@ mod memory;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "sqlite")]
-mod sqlite;
+mod report;
 mod transaction;
-pub(crate) mod turn;
+#[doc(hidden)]
+pub mod turn;
 mod watch;
 
+pub use crate::backoff::jitter;
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::StoreError;
@@ -50,9 +51,8 @@ pub use memory::MemoryStore;
 pub use postgres::{Isolation, PostgresOptions, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConnection, RedisOptions, RedisStore};
-#[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteStore};
-pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture};
+pub use report::report_unreadable;
+pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, is_caused_by};
 pub use watch::Watch;
 
 /// Keeps the records of request identities.

@@ -66,9 +66,21 @@ pub trait TransactionalStore: Store {
     }
 }
 
-/// Whether an error of this type, of which `is_it` holds, is this one or among its causes.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(super) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
+/// Returns whether this error, or one among its causes, is of the type `E` and `is_it` holds of it.
+///
+/// A store answers [`is_conflict`](TransactionalStore::is_conflict) and [`is_violation`](TransactionalStore::is_violation) with
+/// it: the errors of its driver reach it inside of others. The source that a [`StoreError`] tells of itself counts as well.
+///
+/// ```
+/// use oneflight::store::{StoreError, is_caused_by};
+/// use std::io::{Error, ErrorKind};
+///
+/// let timed_out = |error: &Error| error.kind() == ErrorKind::TimedOut;
+/// let rolled_back = StoreError::RolledBack { source: Error::from(ErrorKind::TimedOut).into() };
+/// assert!(is_caused_by(&rolled_back, timed_out));
+/// assert!(!is_caused_by(&StoreError::NoConnection, timed_out));
+/// ```
+pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if error.downcast_ref().is_some_and(&is_it) {
@@ -107,9 +119,8 @@ impl<C> fmt::Debug for OpenTransaction<'_, C> {
     }
 }
 
-/// How the work wants its transaction to end.
+/// How the work wants its transaction to end. A store has to know every way, so another one would be a breaking change.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 #[must_use]
 pub enum Ending {
     /// Keep the work's rows and record the result.

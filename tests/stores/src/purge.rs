@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use oneflight::store::{ClaimOutcome, ClaimRequest, PostgresStore, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, PostgresStore, Store};
+use oneflight_sqlite::SqliteStore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 

@@ -6,7 +6,8 @@
 
 use oneflight::idempotency::Idempotency;
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{PostgresStore, RedisStore, SqliteStore};
+use oneflight::store::{PostgresStore, RedisStore};
+use oneflight_sqlite::SqliteStore;
 use redis::{AsyncCommands, SetExpiry, SetOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 

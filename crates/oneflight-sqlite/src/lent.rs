@@ -12,7 +12,7 @@ use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use tokio::time::timeout;
 
 use super::busy::{Patience, unavailable};
-use crate::store::StoreError;
+use oneflight::store::StoreError;
 
 pub(super) struct Lent {
     /// `None` once it was given back or closed.

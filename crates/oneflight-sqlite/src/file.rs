@@ -13,7 +13,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::busy::unavailable;
-use crate::store::StoreError;
+use oneflight::store::StoreError;
 
 /// A table of one row that tells which databases a connection has: what [`Databases`] is read from.
 macro_rules! databases {

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::error::DatabaseError;
 
-use crate::backoff::random_u64;
-use crate::store::StoreError;
+use oneflight::store::{StoreError, jitter};
 
 /// The primary result code of a statement that cannot be carried out as it stands.
 const SQLITE_ERROR: u32 = 1;
@@ -105,7 +104,7 @@ impl Patience {
         }
         self.pauses = self.pauses.saturating_add(1);
         let longest = u64::from(self.pauses.min(10)) * 1_000;
-        let pause = Duration::from_micros(500 + random_u64() % longest);
+        let pause = Duration::from_micros(500) + jitter(Duration::from_micros(longest));
         tokio::time::sleep(pause.min(remaining)).await;
         Ok(())
     }

@@ -13,9 +13,9 @@ use super::busy::unavailable;
 use super::file::{DatabaseFile, Databases, databases};
 use super::queue::Rank;
 use super::writer::{Commits, End};
-use crate::identity::{Fingerprint, RequestIdentity};
-use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
+use oneflight::identity::{Fingerprint, RequestIdentity};
+use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 

@@ -12,7 +12,7 @@ use super::busy::unavailable;
 use super::file::databases;
 use super::queue::Rank;
 use super::writer::{End, Ended};
-use crate::store::StoreError;
+use oneflight::store::StoreError;
 
 const TABLES: &str = concat!(
     "BEGIN;

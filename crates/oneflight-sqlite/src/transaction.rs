@@ -24,11 +24,11 @@ use super::busy::{is_plain, is_violation, unavailable};
 use super::queue::Rank;
 use super::records::{self, Claims, Completed};
 use super::writer::{Commits, End, Ended};
-use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, HolderId};
-use crate::store::transaction::is_caused_by;
-use crate::store::{
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, HolderId};
+use oneflight::store::{
     ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture,
+    is_caused_by,
 };
 
 impl TransactionalStore for SqliteStore {
@@ -50,10 +50,8 @@ impl TransactionalStore for SqliteStore {
             .writer
             .transaction(Rank::Business, patience, move |connection| {
                 Box::pin(async move {
-                    let request = ClaimRequest {
-                        lease: Duration::ZERO,
-                        ..request
-                    };
+                    let mut request = request;
+                    request.lease = Duration::ZERO;
                     let id = &request.id;
                     let claims = Claims::InTransaction(writer.commits);
                     let claim = match records::claim(connection, &request, claims, &writer.file).await? {

@@ -8,10 +8,10 @@ use sqlx::Connection;
 use super::SqliteStore;
 use super::queue::Rank;
 use super::transaction::{Kept, look_up};
-use crate::idempotency::{Idempotency, Origin};
-use crate::identity::{RequestIdentity, Scope};
-use crate::record::{CodecId, HolderId, RecordedResult, Verdict};
-use crate::store::{ClaimOutcome, ClaimRequest, Ending, Store, StoreError};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::record::{CodecId, HolderId, RecordedResult, Verdict};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Ending, Store, StoreError};
 
 /// Faults to inject.
 #[derive(Default)]

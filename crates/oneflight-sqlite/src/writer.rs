@@ -25,7 +25,7 @@ use super::queue::{Queue, Rank};
 use super::records::Change;
 use super::seal::{Seal, Seals};
 use super::settings::Settings;
-use crate::store::{StoreError, turn};
+use oneflight::store::{StoreError, turn};
 
 /// How many times the database's deadline a place in the queue is waited for: whoever stands in it sees others make
 /// progress, each within the deadline.

@@ -16,7 +16,7 @@ use super::seal::{Seal, Seals};
 use super::settings::{self, Settings};
 use super::writer::{Commits, Writer};
 use super::{SqliteOptions, SqliteStore};
-use crate::store::StoreError;
+use oneflight::store::StoreError;
 
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! A store in one SQLite file, shared by any number of processes of one machine.
+#![doc = include_str!("../README.md")]
+//! # How it works
 //!
 //! SQLite has one writer at a time. Reads never wait for it (WAL), so every claim first *reads*: a replay, a
 //! conflict and "in progress elsewhere" take no lock. What must write queues in process, first come first
@@ -9,6 +10,9 @@
 //! one clock. Set it back, and leases and retention last longer by as much; set it forward, and what ends within that
 //! time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had died.
 
+#![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,10 +21,11 @@ use std::time::{Duration, Instant};
 use sqlx::sqlite::{SqlitePool, SqliteRow, SqliteSynchronous};
 use tokio::time::timeout;
 
-use super::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Store, StoreError, decide};
-use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, Record, RecordedResult};
-use crate::telemetry;
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Store, StoreError, decide, report_unreadable,
+};
 
 mod busy;
 mod file;
@@ -53,7 +58,7 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 /// # Leases and transactions
 ///
 /// What prolongs or ends a claim goes before all transactions that wait, and so waits for one at most: the one that runs.
-/// A transaction that takes longer than a third of the [lease](crate::idempotency::IdempotencyBuilder::lease) delays
+/// A transaction that takes longer than a third of the [lease](oneflight::idempotency::IdempotencyBuilder::lease) delays
 /// renewals, and one that takes longer than two thirds may cost a live holder its claim.
 ///
 /// # Durability
@@ -70,22 +75,47 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 /// store is asked fails with [`StoreError::Unavailable`], which names the file; when the file is back, the store is as well.
 ///
 /// In WAL mode, a commit over several files is one for each of them, and a crash in between keeps a part. So
-/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) is refused while another file is attached to its connection, by
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) is refused while another file is attached to its connection, by
 /// the pool or by the work, and nothing is kept. (In another mode, look up in SQLite's documentation of `ATTACH` what is one
 /// commit there.)
 ///
 /// # Examples
 ///
+/// Work on the store's own database, in one commit with its record:
+///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("orders.db");
-/// use oneflight::store::SqliteStore;
+/// use oneflight::idempotency::{Idempotency, Rollback};
+/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight_sqlite::SqliteStore;
 ///
 /// let store = SqliteStore::open(path).await?;
 /// sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
 ///     .execute(store.pool())
 ///     .await?;
+/// let idem = Idempotency::builder(store.clone()).build();
+///
+/// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+/// for attempt in 0..3 {
+///     let reply = idem
+///         .run_in_tx(id.clone(), |tx| {
+///             Box::pin(async move {
+///                 let done = sqlx::query("INSERT INTO orders (item) VALUES ('tea')")
+///                     .execute(tx.connection())
+///                     .await?; // An error rolls back and frees the key.
+///                 if done.rows_affected() == 0 {
+///                     return Err(Rollback::Declined(0)); // Rolls back and is remembered.
+///                 }
+///                 Ok(done.last_insert_rowid())
+///             })
+///         })
+///         .await?;
+///     assert_eq!((*reply, reply.is_cached()), (1, attempt > 0));
+/// }
+/// let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(store.pool()).await?;
+/// assert_eq!(orders, 1);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -149,7 +179,7 @@ impl SqliteOptions {
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
-    /// Work in [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) gets one of its connections.
+    /// Work in [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) gets one of its connections.
     ///
     /// # Errors
     ///
@@ -189,9 +219,9 @@ impl SqliteStore {
     /// connection and it is closed; until then, all who write wait, as for any other writer.
     ///
     /// A connection whose state is not known is closed rather than given back: a
-    /// database *in memory* would be gone with it. [`MemoryStore`](crate::store::MemoryStore) is for
+    /// database *in memory* would be gone with it. [`MemoryStore`](oneflight::store::MemoryStore) is for
     /// that. A commit hook of yours on these connections is replaced by ours, which lets everything through that is not
-    /// done inside [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx).
+    /// done inside [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
     ///
     /// # Errors
     ///
@@ -210,7 +240,7 @@ impl SqliteStore {
     /// The pool, for the caller's own tables.
     ///
     /// For what must be committed with the record, use
-    /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx). Do not write through the pool *while* inside it: SQLite
+    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). Do not write through the pool *while* inside it: SQLite
     /// has one writer, and that would wait for itself.
     #[must_use]
     pub fn pool(&self) -> &SqlitePool {
@@ -376,7 +406,7 @@ impl Store for SqliteStore {
                 (found, after) = (found + 1, token);
                 match records::doubtful(row) {
                     Ok(it) => doubtful.push(it),
-                    Err(error) => telemetry::unreadable(after.cast_unsigned(), &error),
+                    Err(error) => report_unreadable(FencingToken::new(after.cast_unsigned()), &error),
                 }
             }
             if found < missing {
