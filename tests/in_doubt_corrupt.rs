@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, PostgresStore, Store};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store};
+use oneflight_postgres::PostgresStore;
 use oneflight_sqlite::SqliteStore;
 use redis::cmd;
 

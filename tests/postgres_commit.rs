@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Effect, Error, Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{PostgresStore, Store, StoreError};
+use oneflight::store::{Store, StoreError};
+use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 #[path = "common/postgres.rs"]

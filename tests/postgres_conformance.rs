@@ -4,8 +4,9 @@
 
 use std::error::Error;
 
+use oneflight::store::StoreError;
 use oneflight::store::conformance::{self, Failure, Ledger, Written};
-use oneflight::store::{PostgresStore, StoreError};
+use oneflight_postgres::PostgresStore;
 use sqlx::postgres::PgConnection;
 
 #[path = "common/postgres.rs"]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Context, Effect, Error, Idempotency};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::PostgresStore;
+use oneflight_postgres::PostgresStore;
 use postgres::server;
 use proxy::{Cut, Proxy};
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, HolderId, Record, State, Timestamp};
-use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, PostgresStore, Store, Takeover};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, Store, Takeover};
+use oneflight_postgres::PostgresStore;
 
 #[path = "common/decision.rs"]
 mod decision;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use oneflight::idempotency::{Error, Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
-use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, PostgresStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, Store};
+use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection, Executor};
 

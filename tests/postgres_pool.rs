@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use oneflight::idempotency::{Idempotency, Origin, Recovery};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
-use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Ending, PostgresStore, Store, StoreError, TransactionalStore,
-};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Ending, Store, StoreError, TransactionalStore};
+use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::sync::{Notify, oneshot};
 

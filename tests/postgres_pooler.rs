@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::conformance::{self, Failure, Ledger, Written};
-use oneflight::store::{PostgresStore, Store, StoreError};
+use oneflight::store::{Store, StoreError};
+use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::task::AbortHandle;

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{ClaimOutcome, ClaimRequest, PostgresStore, Store, StoreError};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
+use oneflight_postgres::PostgresStore;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 

@@ -14,9 +14,9 @@ use oneflight::idempotency::{
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Denied, Ending, Isolation, PostgresOptions, PostgresStore, Store, StoreError,
-    Takeover, TransactionalStore,
+    Claim, ClaimOutcome, ClaimRequest, Denied, Ending, Store, StoreError, Takeover, TransactionalStore,
 };
+use oneflight_postgres::{Isolation, PostgresOptions, PostgresStore};
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::Barrier;

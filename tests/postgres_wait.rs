@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Error, Idempotency, Origin, Recovery, Rollback};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{PostgresStore, Store, Watch};
+use oneflight::store::{Store, Watch};
+use oneflight_postgres::PostgresStore;
 use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;

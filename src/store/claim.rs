@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, HolderId, Record, State};
 
-/// What to do about a holder whose lease has expired.
+/// What to do about a holder whose lease has expired. A store has to know every variant, so another one would be a breaking
+/// change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Takeover {
     /// Answer [`Denied::InDoubt`].
     Never,

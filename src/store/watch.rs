@@ -71,8 +71,7 @@ impl Watch {
     }
 
     /// The same watch, with something that is dropped when it is.
-    #[cfg(any(feature = "postgres", feature = "redis"))]
-    pub(super) fn holding(mut self, held: impl Any + Send + Sync) -> Self {
+    pub fn holding(mut self, held: impl Any + Send + Sync) -> Self {
         self._held = Some(Box::new(held));
         self
     }
@@ -109,7 +108,7 @@ impl fmt::Debug for Watch {
 
 /// Who waits for what in this process. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Watchers(Arc<Mutex<Registry>>);
+pub struct Watchers(Arc<Mutex<Registry>>);
 
 struct Registry {
     open: bool,
@@ -119,7 +118,7 @@ struct Registry {
 
 impl Watchers {
     /// An open registry for at most so many keys at a time. Any number of callers may watch one key.
-    pub(crate) fn new(most_keys: usize) -> Self {
+    pub fn new(most_keys: usize) -> Self {
         Self(Arc::new(Mutex::new(Registry {
             open: true,
             most_keys,
@@ -128,7 +127,7 @@ impl Watchers {
     }
 
     /// Subscribes to a key; to nothing if the registry is full or closed.
-    pub(crate) fn watch(&self, key: u64) -> Watch {
+    pub fn watch(&self, key: u64) -> Watch {
         let mut registry = self.0.lock();
         if !registry.open {
             return Watch::none();
@@ -152,24 +151,19 @@ impl Watchers {
     }
 
     /// Tells everyone who watches this key to look again.
-    pub(crate) fn notify(&self, key: u64) {
+    pub fn notify(&self, key: u64) {
         if let Some(changes) = self.0.lock().by_key.get(&key) {
             changes.send_replace(());
         }
     }
 
     /// From now on, begins watches of no more keys than this at a time.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn bound(&self, most_keys: usize) {
+    pub fn bound(&self, most_keys: usize) {
         self.0.lock().most_keys = most_keys;
     }
 
     /// The source has fallen silent: ends all watches, and begins no new ones.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "redis")),
-        allow(dead_code, reason = "what stays in process does not fall silent")
-    )]
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let ended = {
             let mut registry = self.0.lock();
             registry.open = false;
@@ -180,11 +174,7 @@ impl Watchers {
     }
 
     /// The source is heard (again).
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "redis")),
-        allow(dead_code, reason = "what stays in process does not fall silent")
-    )]
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         self.0.lock().open = true;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
-use oneflight::store::PostgresStore;
+use oneflight_postgres::PostgresStore;
 use oneflight_sqlite::SqliteStore;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnectOptions;

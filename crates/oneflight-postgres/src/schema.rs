@@ -16,7 +16,7 @@ use super::errors::{Tries, unavailable};
 use super::names::Names;
 use super::procedures;
 use super::statements::LEAVE;
-use crate::store::StoreError;
+use oneflight::store::StoreError;
 
 struct Migration {
     description: &'static str,

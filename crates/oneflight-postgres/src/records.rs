@@ -5,9 +5,9 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::{PgRow, Postgres};
 
-use crate::identity::{Fingerprint, RequestIdentity};
-use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, InDoubt, StoreError, Takeover, decide};
+use oneflight::identity::{Fingerprint, RequestIdentity};
+use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, InDoubt, StoreError, Takeover, decide};
 
 /// How long somebody is taken to hold a claim of whom it is only known that he is deciding about it, or has it in a
 /// transaction.

@@ -3,8 +3,8 @@
 //! Names go into the text of statements, so what is not a plain identifier is refused. The numbers are digests: of two
 //! identities with one number, which is one chance in 2^64, one would wait for the other, and nothing more.
 
-use crate::identity::{Fingerprint, RequestIdentity};
-use crate::store::StoreError;
+use oneflight::identity::{Fingerprint, RequestIdentity};
+use oneflight::store::StoreError;
 
 /// PostgreSQL cuts names at 63 bytes. The longest that we append has 28.
 const MAX_BYTES: usize = 32;

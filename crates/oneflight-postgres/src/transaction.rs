@@ -59,11 +59,10 @@ use super::errors::{
 use super::records::{column, millis, number, record, untold};
 use super::statements::turn;
 use super::{Held, PostgresStore};
-use crate::record::{FencingToken, Record};
-use crate::store::transaction::is_caused_by;
-use crate::store::{
+use oneflight::record::{FencingToken, Record};
+use oneflight::store::{
     ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture,
-    decide,
+    decide, is_caused_by,
 };
 
 /// How many connections of the pool may turn out to be lost before that is an answer.
@@ -205,11 +204,8 @@ impl PostgresStore {
     /// over, and which is held. If that cannot be done, the caller knows all the same.
     async fn hold(&self, request: ClaimRequest) {
         let begun = Instant::now();
-        let doubtful = ClaimRequest {
-            lease: Duration::ZERO,
-            patience: None,
-            ..request
-        };
+        let mut doubtful = request;
+        (doubtful.lease, doubtful.patience) = (Duration::ZERO, None);
         for _ in 0..HOLD_TRIES {
             if self.claim_as(&doubtful, Held::Yes).await.is_ok() || begun.elapsed() > self.patience {
                 return;

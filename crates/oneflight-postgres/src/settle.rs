@@ -22,8 +22,7 @@ use super::call::{Message, Value};
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
 use super::{PostgresStore, SHORTEST_WAIT};
-use crate::backoff::random_u64;
-use crate::store::{ClaimRequest, StoreError};
+use oneflight::store::{ClaimRequest, StoreError, jitter};
 
 /// The pauses between two questions, in microseconds: from about this long, growing to sixteen times as long.
 const FIRST_PAUSE: u64 = 2_000;
@@ -51,7 +50,7 @@ impl PostgresStore {
             } else if !ending && begun.elapsed() > self.patience / 2 {
                 ending = self.end_if_idle(number).await;
             }
-            sleep(Duration::from_micros(longest / 2 + random_u64() % longest)).await;
+            sleep(Duration::from_micros(longest / 2) + jitter(Duration::from_micros(longest))).await;
             longest = (longest * 2).min(FIRST_PAUSE * 16);
         }
         Err(StoreError::Unavailable { source: lost })

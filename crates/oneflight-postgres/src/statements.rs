@@ -2,7 +2,7 @@
 //! once.
 //!
 //! Every statement takes its time from the server's clock, once, and what it asks of a record it asks in the words of
-//! [`decide`](crate::store::decide). Only [`claim`](Statements::claim) decides in SQL, because it answers and writes in
+//! [`decide`](oneflight::store::decide). Only [`claim`](Statements::claim) decides in SQL, because it answers and writes in
 //! one round trip; a test holds both against each other, case by case.
 //!
 //! What is not part of a transaction of ours is a call of a [procedure](super::procedures), or follows [`LEAVE`].
@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use super::call::{Calls, Message, Value};
 use super::names::{Keys, Names};
 use super::procedures::{CLAIM, COMPLETE, LOAD, PURGE, RELEASE, RENEW};
-use crate::record::HolderId;
+use oneflight::record::HolderId;
 
 /// The columns of a record, in the order in which it is read.
 pub(super) const RECORD: &str =

@@ -1,10 +1,14 @@
-//! A store in PostgreSQL, shared by any number of processes on any number of machines.
+#![doc = include_str!("../README.md")]
+//! # How it works
 //!
-//! Each operation is one [call] of a [procedure](procedures), hence one round trip and one transaction of its own,
+//! Each operation is one call of a procedure (`procedures.rs`), hence one round trip and one transaction of its own,
 //! on the server's clock. Nobody waits for another's claim inside the server: a claim tries an advisory lock on the
 //! identity's number, for the length of its statement or of its transaction, and whoever does not get it is "in progress"
-//! and holds no connection. What has to be thought through when two meet stands at the head of [`transaction`]; how those
-//! who wait hear of changes, in [`listen`].
+//! and holds no connection. What has to be thought through when two meet stands at the head of `transaction.rs`; how
+//! those who wait hear of changes, at the head of `listen.rs`.
+
+#![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,10 +18,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgRow, Postgres};
 use tokio::time::{Instant, timeout};
 
-use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
-use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, Record, RecordedResult};
-use crate::telemetry;
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch, report_unreadable};
 
 mod call;
 mod errors;
@@ -52,7 +55,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// # Connections
 ///
 /// The pool is the user's. An operation takes one of its connections for one round trip, and
-/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a request in
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a request in
 /// progress elsewhere holds none. There are at most two connections more for each store in a process, outside of the pool
 /// and with the pool's options as they are when these connect:
 ///
@@ -65,7 +68,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// In which state the pool lends a connection does not matter. What an operation answers is committed: it refuses to run
 /// inside of a transaction that somebody has left open, failed or not, and
-/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
 /// back; its owner had dropped it. A connection that answers with an error is closed rather than given back, and if the
 /// error may come from its state (a transaction, a role, a timeout, an encoding, what was prepared), the operation is
 /// tried on others, as many as the pool has and two more. Three things are taken as they are: `synchronous_commit`; operators that somebody made
@@ -108,7 +111,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use oneflight::idempotency::Idempotency;
 /// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::PostgresStore;
+/// use oneflight_postgres::PostgresStore;
 /// use sqlx::postgres::PgPool;
 ///
 /// let pool = PgPool::connect("postgres://shop@localhost/shop").await?;
@@ -185,9 +188,9 @@ impl PostgresOptions {
         self
     }
 
-    /// How the transactions of [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) are isolated: as the
+    /// How the transactions of [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) are isolated: as the
     /// connection's are by default, unless set. Above [`Isolation::ReadCommitted`] the server refuses some transactions
-    /// that met others; see [`run_in_tx_retrying`](crate::idempotency::Idempotency::run_in_tx_retrying).
+    /// that met others; see [`run_in_tx_retrying`](oneflight::idempotency::Idempotency::run_in_tx_retrying).
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = Some(isolation);
         self
@@ -204,7 +207,7 @@ impl PostgresOptions {
     /// long it is then asked what became of a commit: 30 s each unless set, getting a connection included. So one that is dead,
     /// and that nobody says is dead, holds nobody up for longer, and the server gives up a transaction of ours whose client is
     /// gone after about twice as long. A claim takes no longer than its caller
-    /// [waits](crate::idempotency::IdempotencyBuilder::wait), or 1 s if that is less. The statements of the work are its
+    /// [waits](oneflight::idempotency::IdempotencyBuilder::wait), or 1 s if that is less. The statements of the work are its
     /// own affair; a batch of [`purge`](Store::purge) has to be small enough to be done in that time.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -216,7 +219,7 @@ impl PostgresOptions {
     ///
     /// Each operation is one round trip still: a message in which its values stand, as literals. So where the server shows
     /// statements, as in its log, it shows keys and results as well, in hexadecimal digits. Each of the two statements that
-    /// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) adds to a transaction takes two round trips, since it is
+    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) adds to a transaction takes two round trips, since it is
     /// prepared there anew.
     pub fn without_prepared_statements(mut self) -> Self {
         self.prepares = false;
@@ -226,7 +229,7 @@ impl PostgresOptions {
     /// Our tables as one SQL script for an empty database, for those who run their migrations otherwise.
     ///
     /// ```
-    /// use oneflight::store::PostgresStore;
+    /// use oneflight_postgres::PostgresStore;
     ///
     /// let script = PostgresStore::options().schema("shop").migrations_sql()?;
     /// assert!(script.contains(r#"CREATE TABLE "shop"."oneflight_records""#));
@@ -297,7 +300,7 @@ impl PostgresStore {
 
     /// The pool, for the caller's own tables.
     ///
-    /// For what must be committed with the record, use [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx).
+    /// For what must be committed with the record, use [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
@@ -512,7 +515,7 @@ impl Store for PostgresStore {
                 after = records::column(row, 2)?;
                 match records::doubtful(row) {
                     Ok(found) => doubtful.push(found),
-                    Err(error) => telemetry::unreadable(after.cast_unsigned(), &error),
+                    Err(error) => report_unreadable(FencingToken::new(after.cast_unsigned()), &error),
                 }
             }
             if rows.len() < missing {

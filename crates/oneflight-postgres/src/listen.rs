@@ -40,8 +40,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::names::Keys;
-use crate::backoff::random_u64;
-use crate::store::watch::{Watch, Watchers};
+use oneflight::record::HolderId;
+use oneflight::store::{Watch, Watchers, jitter};
 
 /// How many wishes are put to the server at a time.
 const BATCH: usize = 64;
@@ -57,6 +57,8 @@ const SUBSCRIBED: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What is added to a pause at most, so that processes which lost the server together do not come back together.
+const JITTER: Duration = Duration::from_millis(50);
 /// After how long a pooler that shares sessions is asked again whether it still does.
 const SHARED_PAUSE: Duration = Duration::from_secs(300);
 
@@ -186,8 +188,7 @@ async fn listen(pool: PgPool, channel: String, silence: Silence, mut wishes: mps
         if begun.elapsed() > LONGEST_PAUSE && pause < SHARED_PAUSE {
             pause = FIRST_PAUSE;
         }
-        let jitter = Duration::from_micros(random_u64() % 50_000);
-        if timeout(pause + jitter, unanswered(&mut wishes)).await.is_ok() {
+        if timeout(pause + jitter(JITTER), unanswered(&mut wishes)).await.is_ok() {
             return;
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -251,7 +252,7 @@ async fn prove(listener: &mut PgListener, witness: &mut PgConnection, channel: &
     }
     listener.listen(channel).await?;
     let heard = async {
-        let proof = format!("proof {:016x}", random_u64());
+        let proof = format!("proof {:032x}", u128::from_be_bytes(*HolderId::random().as_bytes()));
         ask(witness, &format!("SELECT pg_notify('{channel}', '{proof}')")).await?;
         while let Some(notification) = listener.try_recv().await? {
             if notification.payload() == proof {

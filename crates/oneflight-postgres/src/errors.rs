@@ -9,8 +9,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgPool;
 use tokio::time::Instant;
 
-use crate::backoff::random_u64;
-use crate::store::StoreError;
+use oneflight::store::{StoreError, jitter};
 
 /// How often a statement of ours is tried that others' transactions get in the way of.
 const TRIES: u32 = 6;
@@ -177,7 +176,7 @@ impl Tries {
             return Err(unavailable(error));
         }
         let longest = 1_000 << self.conflicts;
-        tokio::time::sleep(Duration::from_micros(500 + random_u64() % longest)).await;
+        tokio::time::sleep(Duration::from_micros(500) + jitter(Duration::from_micros(longest))).await;
         Ok(())
     }
 }
