@@ -96,7 +96,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! | --- | --- | --- |
 //! | (none) | [`Group`], and the vocabulary of [`identity`] | `tokio` (`rt`), `hashbrown`, `parking_lot`, `foldhash` |
 //! | `durable` | `Idempotency`, `Store`, `MemoryStore`, the conformance suite | `serde_json`, `sha2`, `tokio` (`sync`, `time`) |
-//! | `redis` | `RedisStore`, also for Valkey and clusters; implies `durable` | `redis` 1, `futures-util` |
 //! | `compress` | large results kept compressed, if asked for; implies `durable` | `lz4_flex` |
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |

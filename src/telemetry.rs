@@ -200,7 +200,7 @@ mod traced {
         );
     }
 
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "durable")]
     pub(crate) fn set_back(counter: &dyn Display, token: u64) {
         tracing::error!(
             target: TARGET,
@@ -274,6 +274,6 @@ mod silent {
     #[cfg(feature = "durable")]
     pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}
 
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "durable")]
     pub(crate) fn set_back(_counter: &dyn Display, _token: u64) {}
 }

@@ -8,7 +8,8 @@ use futures::StreamExt;
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, RedisStore, Store};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store};
+use oneflight_redis::RedisStore;
 use redis::cmd;
 use tokio::sync::mpsc;
 

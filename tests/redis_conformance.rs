@@ -4,8 +4,8 @@
 
 use std::error::Error;
 
-use oneflight::store::RedisStore;
 use oneflight::store::conformance::{self, Failure};
+use oneflight_redis::RedisStore;
 
 #[path = "common/redis.rs"]
 mod server;

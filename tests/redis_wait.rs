@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Idempotency, Origin, Recovery};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{RedisStore, Store, Watch};
+use oneflight::store::{Store, Watch};
+use oneflight_redis::RedisStore;
 use redis::cmd;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;

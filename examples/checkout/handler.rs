@@ -32,8 +32,9 @@ use oneflight::idempotency::{
     self, Doubt, Effect, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unfinished, Unknown,
 };
 use oneflight::identity::{IdempotencyKey, RequestIdentity, Scope};
-use oneflight::store::{RedisStore, Store, TransactionalStore};
+use oneflight::store::{Store, TransactionalStore};
 use oneflight_postgres::PostgresStore;
+use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 
 use crate::database::{Database, Entry, Orders};

@@ -9,7 +9,7 @@
 //! | [`MemoryStore`] | tests, and services of one process whose duplicates all come within its lifetime |
 //! | `SqliteStore` (crate `oneflight-sqlite`) | one machine, any number of processes, one file |
 //! | `PostgresStore` (crate `oneflight-postgres`) | many machines, one PostgreSQL |
-//! | `RedisStore` (feature `redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
+//! | `RedisStore` (crate `oneflight-redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
 //!
 //! # Writing one
 //!
@@ -32,8 +32,6 @@ mod clock;
 pub mod conformance;
 mod error;
 mod memory;
-#[cfg(feature = "redis")]
-mod redis;
 mod report;
 mod transaction;
 #[doc(hidden)]
@@ -45,9 +43,7 @@ pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, d
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::StoreError;
 pub use memory::MemoryStore;
-#[cfg(feature = "redis")]
-pub use redis::{RedisConnection, RedisOptions, RedisStore};
-pub use report::report_unreadable;
+pub use report::{report_forgotten_tokens, report_unreadable};
 pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, is_caused_by};
 pub use watch::{Watch, Watchers};
 

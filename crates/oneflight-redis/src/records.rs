@@ -9,9 +9,9 @@ use redis::Value;
 
 use super::names::Keys;
 use super::tokens::Shard;
-use crate::identity::Fingerprint;
-use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Denied, StoreError, Takeover};
+use oneflight::identity::Fingerprint;
+use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, StoreError, Takeover};
 
 /// Added to any time until the year 142000, it is still a number that Lua counts exactly.
 const LONGEST: u64 = 1 << 52;

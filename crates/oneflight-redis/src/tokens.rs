@@ -28,7 +28,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::record::FencingToken;
+use oneflight::record::FencingToken;
 
 /// How many shards there are. It must never change: an identity's counter is that of its shard.
 pub(super) const SHARDS: u16 = 1024;

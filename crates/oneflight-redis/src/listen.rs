@@ -25,8 +25,7 @@ use redis::{Client, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::backoff::random_u64;
-use crate::store::watch::{Watch, Watchers};
+use oneflight::store::{Watch, Watchers, jitter};
 
 /// How many records may be waited for by notification at a time.
 const MOST_WATCHED: usize = 16_384;
@@ -38,6 +37,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What is added to a pause at most, so that processes which lost the server together do not come back together.
+const JITTER: Duration = Duration::from_millis(50);
 
 /// The process's ear. Clones share it.
 #[derive(Clone)]
@@ -178,8 +179,7 @@ impl Listening {
                 // Unanswered, who wishes for something knows that nothing is heard.
                 while self.wishes.try_recv().is_ok() {}
             }
-            let jitter = Duration::from_micros(random_u64() % 50_000);
-            sleep(pause + jitter).await;
+            sleep(pause + jitter(JITTER)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::store::StoreError;
+use oneflight::store::StoreError;
 
 /// The server does not know the script, and has to be sent it.
 pub(super) fn is_unknown_script(error: &RedisError) -> bool {

@@ -12,9 +12,8 @@ use super::connection::Call;
 use super::records::{self, Answer};
 use super::scripts::{IN_PROGRESS, LOAD};
 use super::tokens::Shard;
-use crate::record::FencingToken;
-use crate::store::{InDoubt, StoreError};
-use crate::telemetry;
+use oneflight::record::FencingToken;
+use oneflight::store::{InDoubt, StoreError, report_unreadable};
 
 /// How many questions are under way at a time.
 const AT_ONCE: usize = 64;
@@ -44,7 +43,7 @@ impl RedisStore {
             while let Some((token, found)) = looks.next().await {
                 match found {
                     Ok(found) => doubtful.extend(found),
-                    Err(error @ StoreError::Corrupt { .. }) => telemetry::unreadable(token.get(), &error),
+                    Err(error @ StoreError::Corrupt { .. }) => report_unreadable(token, &error),
                     Err(error) => return Err(error),
                 }
                 if doubtful.len() == limit {

@@ -1,9 +1,13 @@
-//! A store in Redis or Valkey, one server or a cluster of them, shared by any number of processes on any number of machines.
+#![doc = include_str!("../README.md")]
+//! # How it works
 //!
 //! Each operation is one script that runs inside the server, alone: atomic, one round trip, on the server's clock. A
 //! record is a hash; what is completed expires by itself, what is in progress never does. How keys are named stands in
-//! [`names`], what tokens are made of in [`tokens`], how those who wait hear of changes in [`listen`]. There are no transactions
+//! `names.rs`, what tokens are made of in `tokens.rs`, how those who wait hear of changes in `listen.rs`. There are no transactions
 //! that a user's own statements could join, so there is no `run_in_tx`.
+
+#![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +15,11 @@ use std::time::Duration;
 
 use redis::{IntoConnectionInfo, Value};
 
-use super::{Claim, ClaimOutcome, ClaimRequest, Denied, InDoubt, Store, StoreError, Watch};
-use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, Record, RecordedResult};
-use crate::telemetry;
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, Denied, InDoubt, Store, StoreError, Watch, report_forgotten_tokens,
+};
 
 mod connection;
 mod doubt;
@@ -40,14 +45,14 @@ pub use options::RedisOptions;
 ///
 /// # What it costs
 ///
-/// A claim, a renewal, a completion, a release and a look are one round trip each, so [`run`](crate::idempotency::Idempotency::run)
+/// A claim, a renewal, a completion, a release and a look are one round trip each, so [`run`](oneflight::idempotency::Idempotency::run)
 /// takes two, and a replay one. (After the server has forgotten our scripts, the first call of each takes one more.) A record
 /// takes its scope and key, 32 bytes of fingerprint, the result, and some 200 bytes around them, or some 600 if the result has more
 /// than 64 bytes, until its retention ends; then the server deletes it by itself, and [`purge`](Store::purge) finds nothing to do.
 ///
 /// Redis does one thing at a time and keeps everything in memory: a result of a megabyte is copied on that one thread when it
 /// is written and each time it is replayed. Results are bounded by
-/// [`max_result_bytes`](crate::idempotency::IdempotencyBuilder::max_result_bytes); the server's own bound is
+/// [`max_result_bytes`](oneflight::idempotency::IdempotencyBuilder::max_result_bytes); the server's own bound is
 /// `proto-max-bulk-len`, 512 MiB unless set.
 ///
 /// # Connections
@@ -78,7 +83,7 @@ pub use options::RedisOptions;
 /// fencing: tokens do not go backwards, even so, unless both the count and the clock of the server that
 /// goes on are behind; and a holder whose claim was forgotten is told that it is outdated. When a process sees that the server
 /// has forgotten tokens, [`setbacks`](Self::setbacks) counts it. Where a mutation must not happen twice under any of this, use
-/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx) with a transactional store: there is none for Redis.
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) with a transactional store: there is none for Redis.
 ///
 /// A server that evicts keys when its memory is full would delete records: it is refused, unless
 /// [accepted](RedisOptions::accept_eviction). One whose memory is full and that evicts nothing refuses claims; leases are renewed and
@@ -95,7 +100,7 @@ pub use options::RedisOptions;
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use oneflight::idempotency::Idempotency;
 /// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::RedisStore;
+/// use oneflight_redis::RedisStore;
 ///
 /// let idem = Idempotency::builder(RedisStore::open("redis://localhost/").await?).build();
 ///
@@ -168,7 +173,7 @@ impl RedisStore {
         }
         if set_back {
             self.0.seen.set_back();
-            telemetry::set_back(&keys.last_token, token.get());
+            report_forgotten_tokens(&keys.last_token, token);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::listen::Ear;
 use super::names::Names;
 use super::tokens::Seen;
 use super::{Inner, RedisStore};
-use crate::store::StoreError;
+use oneflight::store::StoreError;
 
 /// Between two tries to connect again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ impl RedisOptions {
     /// `WAIT`, which it answers after `within` at the latest. With fewer the answer is [`StoreError::TooFewReplicas`].
     ///
     /// This holds for what is found as well: a claim or a completion that is asked for again because its answer was lost, a
-    /// replay, and a [look](crate::store::Store::load) at a result. The server counts for `WAIT` only what the asking connection
+    /// replay, and a [look](oneflight::store::Store::load) at a result. The server counts for `WAIT` only what the asking connection
     /// has written, so what is found is written once more, as it is. While replicas are missing, no result is replayed.
     ///
     /// This makes it unlikely that a failover loses either, and no more: a replica that has not acknowledged may still be the

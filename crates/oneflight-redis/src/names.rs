@@ -15,9 +15,9 @@
 //! Braces in it do no harm, since the first pair of a key is its tag and a prefix has none. A record's key is also the
 //! channel on which its changes are told.
 
-use crate::identity::{Fingerprint, RequestIdentity};
-use crate::record::FencingToken;
-use crate::store::StoreError;
+use oneflight::identity::{Fingerprint, RequestIdentity};
+use oneflight::record::FencingToken;
+use oneflight::store::StoreError;
 
 use super::tokens::{SHARDS, Shard};
 
@@ -104,7 +104,7 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Scope;
+    use oneflight::identity::Scope;
 
     fn id(scope: &str, key: &str) -> RequestIdentity {
         RequestIdentity::new(Scope::new(scope), key).unwrap()

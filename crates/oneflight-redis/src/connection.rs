@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 
 use super::errors::{is_unknown_script, unavailable};
 use super::scripts::Script;
-use crate::store::StoreError;
+use oneflight::store::StoreError;
 
 /// After how long without an answer it is asked whether there can be one.
 const DOUBTS_AFTER: Duration = Duration::from_millis(250);
