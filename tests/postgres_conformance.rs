@@ -5,7 +5,7 @@
 use std::error::Error;
 
 use oneflight::store::StoreError;
-use oneflight::store::conformance::{self, Failure, Ledger, Written};
+use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::PgConnection;
 

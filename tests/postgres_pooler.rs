@@ -6,8 +6,8 @@ use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::conformance::{self, Failure, Ledger, Written};
 use oneflight::store::{Store, StoreError};
+use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor};

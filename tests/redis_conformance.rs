@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use oneflight::store::conformance::{self, Failure};
+use oneflight_conformance::{self as conformance, Failure};
 use oneflight_redis::RedisStore;
 
 #[path = "common/redis.rs"]

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError, Takeover, conformance,
-};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError, Takeover};
+use oneflight_conformance as conformance;
 use oneflight_sqlite::SqliteStore;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{CodecId, FencingToken, Record, RecordedResult, Verdict};
-use oneflight::store::conformance::{self, Failure, Ledger, Written};
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Ending, OpenTransaction, Store, StoreError, Takeover, TransactionalStore,
     WorkFuture,
 };
+use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_sqlite::SqliteStore;
 use sqlx::SqliteConnection;
 

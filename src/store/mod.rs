@@ -14,7 +14,7 @@
 //! # Writing one
 //!
 //! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
-//! [conformance suite](conformance), which takes about ten lines.
+//! conformance suite (crate `oneflight-conformance`), which takes about ten lines.
 //!
 //! What a store must never do: hand out a token that is not larger than all before it, also after
 //! everything was purged; use the clock of the machine that asks; forget a record that is in progress
@@ -29,7 +29,6 @@ use crate::record::{FencingToken, Record, RecordedResult, State};
 
 mod claim;
 mod clock;
-pub mod conformance;
 mod error;
 mod memory;
 mod report;

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 
 use super::probe::{LONG, result};
 use super::{Failure, name};
-use crate::identity::{Fingerprint, RequestIdentity, Scope};
-use crate::record::RecordedResult;
-use crate::store::{
+use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
+use oneflight::record::RecordedResult;
+use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Denied, Ending, Store, StoreError, Takeover, TransactionalStore,
 };
 

@@ -1,14 +1,14 @@
-//! What every store must do, as a suite that any store can run.
+#![doc = include_str!("../README.md")]
 //!
 //! The suite makes a fresh store for each check and uses nothing but the [`Store`] trait. Time passes by
 //! sleeping, a few seconds in all, unless the store has a clock that the test can move: see [`run_with`].
 //!
 //! ```
-//! # #[tokio::main] async fn main() -> Result<(), oneflight::store::conformance::Failure> {
-//! use oneflight::store::{ManualClock, MemoryStore, conformance};
+//! # #[tokio::main] async fn main() -> Result<(), oneflight_conformance::Failure> {
+//! use oneflight::store::{ManualClock, MemoryStore};
 //!
 //! let clock = ManualClock::new();
-//! conformance::run_with(
+//! oneflight_conformance::run_with(
 //!     async || MemoryStore::with_clock(clock.clone()),
 //!     async |duration| clock.advance(duration),
 //! )
@@ -16,18 +16,21 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A store on its own clock: `conformance::run(async || MyStore::connect().await).await?`. It needs a tokio
+//! A store on its own clock: `oneflight_conformance::run(async || MyStore::connect().await).await?`. It needs a tokio
 //! runtime; with a multi-threaded one the concurrent checks are sharper.
 //!
-//! A [`TransactionalStore`](super::TransactionalStore) also runs [`run_transactional`], which needs a table to write
-//! to: a [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a [`Watch`](super::Watch), is
+//! A [`TransactionalStore`](oneflight::store::TransactionalStore) also runs [`run_transactional`], which needs a table to write
+//! to: a [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a [`Watch`](oneflight::store::Watch), is
 //! checked if it is there.
+
+#![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClaimOutcome, Denied, Store, StoreError};
+use oneflight::store::{ClaimOutcome, Denied, Store, StoreError};
 
 mod checks;
 mod probe;
@@ -120,5 +123,6 @@ fn name<C>(outcome: &ClaimOutcome<C>) -> &'static str {
         ClaimOutcome::Denied(Denied::InProgress { .. }) => "in progress",
         ClaimOutcome::Denied(Denied::Conflict) => "conflict",
         ClaimOutcome::Denied(Denied::InDoubt { .. }) => "in doubt",
+        ClaimOutcome::Denied(_) => "denied",
     }
 }

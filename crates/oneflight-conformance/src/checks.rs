@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 
 use super::probe::{LATER, LONG, Probe, SHORT, result};
 use super::{Failure, name};
-use crate::identity::RequestIdentity;
-use crate::record::HolderId;
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};
+use oneflight::identity::RequestIdentity;
+use oneflight::record::HolderId;
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};
 
 const CROWD: usize = 64;
 /// Within what time a notification is not late, on a slow machine.
@@ -102,7 +102,7 @@ pub(super) async fn identities_do_not_disturb_each_other<S: Store, P: AsyncFn(Du
     let pairs = [("a", "bc"), ("ab", "c"), ("a", "c"), ("ab", "bc")];
     let mut claims = Vec::new();
     for (scope, key) in pairs {
-        let Ok(id) = RequestIdentity::new(crate::identity::Scope::new(scope), key) else {
+        let Ok(id) = RequestIdentity::new(oneflight::identity::Scope::new(scope), key) else {
             return probe.failure("the suite made an invalid identity");
         };
         claims.push((probe.claim(&id, LONG).await?, id));

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Failure, name};
-use crate::identity::{Fingerprint, RequestIdentity, Scope};
-use crate::record::{CodecId, FencingToken, HolderId, Record, RecordedResult, Verdict};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};
+use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
+use oneflight::record::{CodecId, FencingToken, HolderId, Record, RecordedResult, Verdict};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};
 
 /// Long enough that no check outlasts it.
 pub(super) const LONG: Duration = Duration::from_secs(600);
