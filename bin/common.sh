@@ -22,18 +22,23 @@ fuzz_targets() {
     ls fuzz/corpus
 }
 
-# The packages whose tests any toolchain can run: the crate, what comes apart from it, and the examples.
-tested_manifests() {
-    ls Cargo.toml crates/*/Cargo.toml examples/Cargo.toml 2>/dev/null
+# The directories of the packages that are published: the crate, and what comes apart from it.
+published() {
+    compgen -G "crates/*" || true
+    echo .
 }
 
-# The arguments by which cargo runs all their tests, except the test programs that are named.
+# The name of the package in a directory.
+package() {
+    sed -n '/^\[package\]$/,/^$/s/^name = "\(.*\)"$/\1/p' "$1/Cargo.toml"
+}
+
+# The arguments by which cargo runs the tests of all these and of the examples, except the test programs that are named.
 all_tests_but() {
-    local manifest directory test
+    local directory test
     echo --lib
-    for manifest in $(tested_manifests); do
-        directory=$(dirname "$manifest")
-        printf -- '--package\n%s\n' "$(sed -n '/^\[package\]$/,/^$/s/^name = "\(.*\)"$/\1/p' "$manifest")"
+    for directory in $(published) $(compgen -G examples/Cargo.toml >/dev/null && echo examples); do
+        printf -- '--package\n%s\n' "$(package "$directory")"
         for test in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
             [ -e "$test" ] || continue
             test=${test%/main.rs} test=${test##*/} test=${test%.rs}
