@@ -1,4 +1,4 @@
-//! Who asks for what: the [`RequestId`] that a mutation is executed once for.
+//! Who asks for what: the [`RequestIdentity`] that a mutation is executed once for.
 //!
 //! A request identity is a [`Scope`] (whose key is it, and for which operation) and an [`IdempotencyKey`]
 //! (what the client sent). The two together are hashed and compared; the [`Fingerprint`] of the payload
@@ -9,14 +9,14 @@
 //! flights, stores or HTTP.
 //!
 //! ```
-//! use oneflight::identity::{RequestId, Scope};
+//! use oneflight::identity::{RequestIdentity, Scope};
 //!
-//! let id = RequestId::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+//! let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 //! assert_eq!(id.key(), "a7f3");
 //! assert_eq!(id.scope(), "tenant-7|route=POST /orders");
 //!
 //! // The same key of another tenant is another request.
-//! assert_ne!(id, RequestId::new(Scope::new("tenant-8").route("POST /orders"), "a7f3")?);
+//! assert_ne!(id, RequestIdentity::new(Scope::new("tenant-8").route("POST /orders"), "a7f3")?);
 //! # Ok::<(), oneflight::identity::IdentityError>(())
 //! ```
 
@@ -45,16 +45,16 @@ const SEPARATOR: char = '\u{1f}';
 /// Equality and hash look at scope and key only. Cloning is cheap: it counts a reference.
 ///
 /// ```
-/// use oneflight::identity::{Fingerprint, RequestId, Scope};
+/// use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 ///
-/// let id = RequestId::new(Scope::new("tenant-7"), "a7f3")?;
+/// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
 /// let with = id.clone().with_known_fingerprint(Fingerprint::from_digest([7; 32]));
 /// assert_eq!(id, with);
 /// assert_ne!(id.fingerprint(), with.fingerprint());
 /// # Ok::<(), oneflight::identity::IdentityError>(())
 /// ```
 #[derive(Clone)]
-pub struct RequestId {
+pub struct RequestIdentity {
     /// `scope SEPARATOR key`: one allocation, one comparison.
     text: Arc<str>,
     /// Where the separator stands. A validated scope is far shorter than a `u16` can say.
@@ -62,7 +62,7 @@ pub struct RequestId {
     fingerprint: Option<Fingerprint>,
 }
 
-impl RequestId {
+impl RequestIdentity {
     /// Joins a scope and a key into an identity.
     ///
     /// The key may be an [`IdempotencyKey`] or anything that can be validated as one.
@@ -81,10 +81,10 @@ impl RequestId {
     /// The identity as a store reads it back: the scope in its [canonical form](Self::scope), and the key.
     ///
     /// ```
-    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::identity::{RequestIdentity, Scope};
     ///
-    /// let id = RequestId::new(Scope::new("tenant-7").user("u1"), "a7f3")?;
-    /// assert_eq!(RequestId::from_stored(id.scope(), id.key())?, id);
+    /// let id = RequestIdentity::new(Scope::new("tenant-7").user("u1"), "a7f3")?;
+    /// assert_eq!(RequestIdentity::from_stored(id.scope(), id.key())?, id);
     /// # Ok::<(), oneflight::identity::IdentityError>(())
     /// ```
     ///
@@ -126,9 +126,9 @@ impl RequestId {
     /// [`with_known_fingerprint`](Self::with_known_fingerprint).
     ///
     /// ```
-    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::identity::{RequestIdentity, Scope};
     ///
-    /// let id = RequestId::new(Scope::new("tenant-7"), "a7f3")?.with_fingerprint(br#"{"item":1}"#);
+    /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?.with_fingerprint(br#"{"item":1}"#);
     /// assert!(id.fingerprint().is_some());
     /// # Ok::<(), oneflight::identity::IdentityError>(())
     /// ```
@@ -179,29 +179,29 @@ impl RequestId {
     }
 }
 
-impl PartialEq for RequestId {
+impl PartialEq for RequestIdentity {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
     }
 }
 
-impl Eq for RequestId {}
+impl Eq for RequestIdentity {}
 
-impl Hash for RequestId {
+impl Hash for RequestIdentity {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.text.hash(state);
     }
 }
 
-impl fmt::Display for RequestId {
+impl fmt::Display for RequestIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{}]", self.key(), self.scope())
     }
 }
 
-impl fmt::Debug for RequestId {
+impl fmt::Debug for RequestIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestId")
+        f.debug_struct("RequestIdentity")
             .field("scope", &self.scope())
             .field("key", &self.key())
             .field("fingerprint", &self.fingerprint)

@@ -16,7 +16,7 @@ fn the_first_is_executed_and_the_next_replayed_however_they_spell_it() {
     assert_eq!(first.status, 201, "{first:?}");
     let placed = first.json();
     assert_eq!(placed["cached"], false);
-    assert_eq!(placed["source"], "executed");
+    assert_eq!(placed["origin"], "executed");
     assert_eq!(placed["item"], "tea");
     assert_eq!(placed["quantity"], 2);
 
@@ -33,7 +33,7 @@ fn the_first_is_executed_and_the_next_replayed_however_they_spell_it() {
         assert_eq!(answer.status, 201, "{answer:?}");
         let again = answer.json();
         assert_eq!(again["cached"], true);
-        assert_eq!(again["source"], "replayed");
+        assert_eq!(again["origin"], "replayed");
         assert_eq!(again["order_id"], placed["order_id"]);
     }
     assert_eq!(server.orders(), 1);
@@ -49,10 +49,10 @@ fn those_that_come_meanwhile_are_collapsed() {
             .collect();
         clients
             .into_iter()
-            .map(|client| client.join().unwrap()["source"].as_str().unwrap().to_owned())
+            .map(|client| client.join().unwrap()["origin"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     });
-    let count = |source: &str| sources.iter().filter(|one| *one == source).count();
+    let count = |origin: &str| sources.iter().filter(|one| *one == origin).count();
     assert_eq!(count("executed"), 1, "{sources:?}");
     assert!(count("collapsed") > 0, "{sources:?}");
     assert_eq!(server.orders(), 1);
@@ -65,7 +65,7 @@ fn the_record_outlives_the_process() {
     let order = Request::order().key("k-1").json(TEA);
     let first = Server::start(&db, 0, &["--delay-ms", "0"]).send(&order).json();
     let second = Server::start(&db, 0, &["--delay-ms", "0"]).send(&order).json();
-    assert_eq!(second["source"], "replayed");
+    assert_eq!(second["origin"], "replayed");
     assert_eq!(second["order_id"], first["order_id"]);
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use checkout_support::{Answer, Request, Server, exchange};
 use oneflight::idempotency::Idempotency;
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::MemoryStore;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
@@ -80,7 +80,7 @@ async fn killed_during_the_payment_and_asked_again_it_is_one_order() {
     let server = Server::start(&db, 0, &["--delay-ms", "0"]);
     let answer = send(&server, "k-1").join().unwrap().unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");
-    assert_eq!(answer.json()["source"], "executed");
+    assert_eq!(answer.json()["origin"], "executed");
     assert_eq!(server.orders(), 1);
 }
 
@@ -134,14 +134,14 @@ async fn an_order_that_cannot_be_written_is_paid_under_the_same_key_next_time() 
         .unwrap();
     let answer = server.send(&order);
     assert_eq!(answer.status, 201, "{answer:?}");
-    assert_eq!(answer.json()["source"], "executed");
+    assert_eq!(answer.json()["origin"], "executed");
     let paid: String = sqlx::query_scalar("SELECT payment FROM orders")
         .fetch_one(&mut connection)
         .await
         .unwrap();
 
     // The provider's key follows from the identity alone: whoever asks, it is the same.
-    let id = RequestId::new(Scope::new("shop").route("POST /orders"), "k-1").unwrap();
+    let id = RequestIdentity::new(Scope::new("shop").route("POST /orders"), "k-1").unwrap();
     let anywhere = Idempotency::builder(MemoryStore::new()).build();
     let key = anywhere
         .run(id, |context| async move { context.downstream_key("payment") })

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use checkout_support::{Request, Server};
 use oneflight::idempotency::Idempotency;
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::SqliteStore;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +33,7 @@ async fn expired_records_go_and_the_others_stay() {
         .build();
     // More than one batch.
     for number in 0..450 {
-        let id = RequestId::new(Scope::new("expired"), format!("old-{number}")).unwrap();
+        let id = RequestIdentity::new(Scope::new("expired"), format!("old-{number}")).unwrap();
         let reply = short.run_in_tx(id, move |_| Box::pin(async move { Ok(number) }));
         assert_eq!(*reply.await.unwrap(), number);
     }
@@ -49,7 +49,7 @@ async fn expired_records_go_and_the_others_stay() {
     }
     assert_eq!(count().await, (0, kept));
     let again = server.send(&order).json();
-    assert_eq!(again["source"], "replayed");
+    assert_eq!(again["origin"], "replayed");
     assert_eq!(again["order_id"], placed["order_id"]);
 
     // The purge is not in the way of the end.

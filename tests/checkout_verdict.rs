@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use oneflight::idempotency::Source;
+use oneflight::idempotency::Origin;
 
 #[path = "../examples/checkout/database.rs"]
 mod database;
@@ -49,17 +49,17 @@ impl Storm {
             rows,
         };
         for key in 0..KEYS {
-            storm.answer(key, Source::Executed);
-            storm.answer(key, Source::Replayed);
+            storm.answer(key, Origin::Executed);
+            storm.answer(key, Origin::Replayed);
         }
         storm
     }
 
-    fn answer(&mut self, key: u32, source: Source) {
-        self.answer_with(key, source, i64::from(key) + 1);
+    fn answer(&mut self, key: u32, origin: Origin) {
+        self.answer_with(key, origin, i64::from(key) + 1);
     }
 
-    fn answer_with(&mut self, key: u32, source: Source, order_id: i64) {
+    fn answer_with(&mut self, key: u32, origin: Origin, order_id: i64) {
         let order = self.plan.order(key);
         let answer = Answer {
             placed: Placed {
@@ -67,8 +67,8 @@ impl Storm {
                 item: order.item,
                 quantity: order.quantity,
             },
-            cached: source != Source::Executed,
-            source,
+            cached: origin != Origin::Executed,
+            origin,
         };
         self.tally.requests += 1;
         self.tally.answered(&self.plan, key, &answer, Duration::from_millis(1));
@@ -110,7 +110,7 @@ fn a_request_that_was_never_sent_is_missed() {
     let mut storm = Storm::new();
     storm.tally = Tally::default();
     for key in 0..KEYS {
-        storm.answer(key, Source::Executed);
+        storm.answer(key, Origin::Executed);
     }
     let report = storm.report();
     assert_eq!(report.requests, 3);
@@ -123,7 +123,7 @@ fn a_request_that_nobody_accounts_for_is_missed() {
     let mut storm = Storm::new();
     storm.tally = Tally::default();
     for key in 0..KEYS {
-        storm.answer(key, Source::Executed);
+        storm.answer(key, Origin::Executed);
         // Sent, and neither answered nor failed.
         storm.tally.requests += 1;
     }
@@ -137,7 +137,7 @@ fn an_error_is_not_right() {
     let mut storm = Storm::new();
     storm.tally = Tally::default();
     for key in 0..KEYS {
-        storm.answer(key, Source::Executed);
+        storm.answer(key, Origin::Executed);
         storm.tally.requests += 1;
         storm.tally.failed("key", &"refused");
     }
@@ -152,7 +152,7 @@ fn a_second_order_and_whoever_was_told_of_it_are_wrong() {
     storm.rows.push(row(&storm.plan, 0, 9));
     assert!(!storm.report().is_right());
     storm.tally = Tally::default();
-    storm.answer_with(0, Source::Executed, 9);
+    storm.answer_with(0, Origin::Executed, 9);
     let report = storm.report();
     assert_eq!((report.orders, report.keys_with_several, report.mismatched), (4, 1, 1));
 }

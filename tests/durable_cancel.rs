@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use lines::Lines;
 use oneflight::OnAbandon;
-use oneflight::idempotency::{Answer, Context, Idempotency, NotDone, Recovery, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Context, Idempotency, NotDone, Origin, Recovery, Resolution};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store};
 use scripted::{Fault, Op, Scripted};
 use tokio::time::{sleep, timeout};
@@ -24,8 +24,8 @@ const MOMENT: Duration = Duration::from_millis(100);
 /// Far more than anything here takes.
 const EVER: Duration = Duration::from_secs(60);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 fn process<S: Store>(store: S) -> Idempotency<S> {
@@ -107,7 +107,7 @@ async fn a_claim_under_which_only_a_result_is_recorded_is_let_go_at_once() {
         let idem = Idempotency::builder(store.clone())
             .lease(Duration::from_secs(600))
             .on_abandon(OnAbandon::Cancel)
-            .recovery(Recovery::ask(|_| async { Answer::completed(&()).unwrap() }))
+            .recovery(Recovery::ask(|_| async { Resolution::completed(&()).unwrap() }))
             .build();
         leave(&idem).await;
         timeout(EVER, idem.drain()).await.expect("it does not end");
@@ -194,5 +194,5 @@ async fn abandoned_work_is_finished_unless_said_otherwise() {
     assert!(timeout(MOMENT, idem.run(id("key"), |_| async { 1 })).await.is_err());
     timeout(EVER, idem.drain()).await.expect("it does not end");
     let reply = idem.run(id("key"), |_| async { 2 }).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
 }

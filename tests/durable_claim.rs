@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use oneflight::idempotency::{Effect, Error, Idempotency, IdempotencyBuilder, NotDone, Recovery, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, IdempotencyBuilder, NotDone, Origin, Recovery};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{MemoryStore, Store};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
 }
 
 fn process(store: &MemoryStore) -> IdempotencyBuilder<MemoryStore> {
@@ -42,10 +42,10 @@ async fn many_processes_execute_once() {
 
     assert_eq!(executions.load(Ordering::SeqCst), 1);
     assert!(replies.iter().all(|reply| **reply == 1));
-    let executed = replies.iter().filter(|it| it.source() == Source::Executed).count();
+    let executed = replies.iter().filter(|it| it.origin() == Origin::Executed).count();
     assert_eq!(executed, 1);
-    assert!(replies.iter().any(|it| it.source() == Source::Collapsed));
-    assert!(replies.iter().any(|it| it.source() == Source::Replayed));
+    assert!(replies.iter().any(|it| it.origin() == Origin::Collapsed));
+    assert!(replies.iter().any(|it| it.origin() == Origin::Replayed));
 }
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn a_claim_held_elsewhere_is_waited_for_and_then_replayed() {
     finish.notify_one();
     assert_eq!(*holder.await.unwrap().unwrap(), "theirs");
     let reply = waiter.await.unwrap().unwrap();
-    assert_eq!((reply.as_str(), reply.source()), ("theirs", Source::Replayed));
+    assert_eq!((reply.as_str(), reply.origin()), ("theirs", Origin::Replayed));
 }
 
 #[tokio::test]
@@ -119,9 +119,9 @@ async fn the_lease_is_renewed_while_the_work_runs() {
     // Eager to take over, and given no chance.
     let heir = process(&store).recovery(Recovery::Rerun).build();
     let reply = heir.run(id("long"), |_| async { 2 }).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
     let reply = holder.await.unwrap().unwrap();
-    assert_eq!((reply.source(), reply.attempt()), (Source::Executed, 1));
+    assert_eq!((reply.origin(), reply.attempt()), (Origin::Executed, 1));
 }
 
 /// A store whose renewals do not arrive.
@@ -131,13 +131,13 @@ struct Unrenewed(MemoryStore);
 impl Store for Unrenewed {
     async fn claim(
         &self,
-        request: oneflight::store::ClaimRequest<'_>,
+        request: oneflight::store::ClaimRequest,
     ) -> Result<oneflight::store::ClaimOutcome, oneflight::store::StoreError> {
         self.0.claim(request).await
     }
     async fn renew(
         &self,
-        _: &RequestId,
+        _: &RequestIdentity,
         _: oneflight::record::FencingToken,
         _: Duration,
     ) -> Result<(), oneflight::store::StoreError> {
@@ -154,7 +154,10 @@ impl Store for Unrenewed {
     async fn release(&self, claim: oneflight::store::Claim) -> Result<(), oneflight::store::StoreError> {
         self.0.release(claim).await
     }
-    async fn load(&self, id: &RequestId) -> Result<Option<oneflight::record::Record>, oneflight::store::StoreError> {
+    async fn load(
+        &self,
+        id: &RequestIdentity,
+    ) -> Result<Option<oneflight::record::Record>, oneflight::store::StoreError> {
         self.0.load(id).await
     }
     async fn purge(&self, limit: usize) -> Result<usize, oneflight::store::StoreError> {
@@ -201,7 +204,7 @@ async fn a_holder_that_was_taken_over_is_refused_and_learns_it() {
     assert_eq!(error.effect(), Effect::Done);
     // The outdated result was not kept.
     let reply = heir.run(id("fence"), |_| async { String::new() }).await.unwrap();
-    assert_eq!((reply.as_str(), reply.source()), ("heir, attempt 2", Source::Replayed));
+    assert_eq!((reply.as_str(), reply.origin()), ("heir, attempt 2", Origin::Replayed));
 }
 
 #[tokio::test]
@@ -214,7 +217,7 @@ async fn a_late_holder_whom_nobody_took_over_is_heard() {
         1
     };
     let reply = cut_off.run(id("late"), work).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Executed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
 }
 
 #[tokio::test]
@@ -242,7 +245,7 @@ async fn work_that_did_nothing_frees_the_claim_and_all_callers_hear_why() {
         })
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Executed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
 }
 
 #[tokio::test]
@@ -257,7 +260,7 @@ async fn a_call_whose_callers_all_left_is_executed_and_recorded() {
     assert!(left.is_err());
     idem.drain().await;
     let reply = process(&store).build().run(id("left"), |_| async { 2 }).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
 }
 
 #[tokio::test]

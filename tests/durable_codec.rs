@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use oneflight::idempotency::{CodecError, Effect, Error, Idempotency};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, Decoded, RecordedResult};
 use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 #[test]

@@ -9,8 +9,8 @@ mod scripted;
 use std::time::Duration;
 
 use futures::future::join_all;
-use oneflight::idempotency::{Context, Effect, Error, Idempotency, IdempotencyBuilder, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Context, Effect, Error, Idempotency, IdempotencyBuilder, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, SqliteStore, Store, StoreError};
 use oneflight::{Drive, OnAbandon};
 use scripted::{Fault, Op, Scripted};
@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep, timeout};
 const MOMENT: Duration = Duration::from_millis(300);
 const WAIT: Duration = Duration::from_secs(3);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 fn process(store: &Scripted) -> IdempotencyBuilder<Scripted> {
@@ -43,13 +43,13 @@ async fn hold(store: &Scripted) -> Claim {
 }
 
 /// A call, and how long it took.
-async fn call(idem: Idempotency<Scripted>) -> (Duration, Result<Source, Error>) {
+async fn call(idem: Idempotency<Scripted>) -> (Duration, Result<Origin, Error>) {
     let asked = Instant::now();
     let reply = idem.run(id("key"), |_| async { 1 }).await;
-    (asked.elapsed(), reply.map(|reply| reply.source()))
+    (asked.elapsed(), reply.map(|reply| reply.origin()))
 }
 
-fn gave_up_in_time((took, answer): (Duration, Result<Source, Error>)) {
+fn gave_up_in_time((took, answer): (Duration, Result<Origin, Error>)) {
     assert!(matches!(answer, Err(Error::InProgress { .. })), "{answer:?}");
     assert!(took >= WAIT && took < WAIT + MOMENT, "{took:?}");
 }
@@ -138,7 +138,7 @@ async fn who_joins_work_that_runs_waits_for_as_long_as_it_takes() {
     });
     begun.await.unwrap();
     let (took, answer) = call(idem).await;
-    assert_eq!(answer.unwrap(), Source::Collapsed);
+    assert_eq!(answer.unwrap(), Origin::Collapsed);
     assert!(took > WAIT * 9);
     assert_eq!(leader.await.unwrap().unwrap(), 1);
 }

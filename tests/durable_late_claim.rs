@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneflight::idempotency::{Answer, Idempotency, Recovery, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin, Recovery, Resolution};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, Store, StoreError, Takeover};
 
@@ -21,18 +21,18 @@ struct Late {
 const LEASE: Duration = Duration::from_millis(100);
 
 impl Store for Late {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         match self.asked.fetch_add(1, Ordering::SeqCst) + 1 {
             2 => {
                 *self.late.lock().expect("nobody panicked") = Some((request.holder, request.takeover));
                 Err(StoreError::unavailable("the connection broke"))
             }
             3 => {
-                self.inner.renew(request.id, self.dead, LEASE).await?;
-                let answer = self.inner.claim(request).await;
-                self.inner.renew(request.id, self.dead, Duration::ZERO).await?;
+                self.inner.renew(&request.id, self.dead, LEASE).await?;
+                let answer = self.inner.claim(request.clone()).await;
+                self.inner.renew(&request.id, self.dead, Duration::ZERO).await?;
                 let (holder, takeover) = (self.late.lock().expect("nobody panicked").take()).expect("it came before");
-                let late = ClaimRequest::new(request.id, LEASE).holder(holder).takeover(takeover);
+                let late = ClaimRequest::new(&request.id, LEASE).holder(holder).takeover(takeover);
                 assert!(matches!(self.inner.claim(late).await?, ClaimOutcome::Granted(_)));
                 answer
             }
@@ -40,7 +40,7 @@ impl Store for Late {
         }
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.inner.renew(id, token, lease).await
     }
 
@@ -52,7 +52,7 @@ impl Store for Late {
         self.inner.release(claim).await
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         self.inner.load(id).await
     }
 
@@ -66,7 +66,7 @@ impl Store for Late {
 #[tokio::test]
 async fn a_claim_for_a_known_result_that_comes_late_runs_no_work() -> Result<(), Box<dyn std::error::Error>> {
     let inner = MemoryStore::new();
-    let id = RequestId::new(Scope::new("tenant"), "key")?;
+    let id = RequestIdentity::new(Scope::new("tenant"), "key")?;
     let ClaimOutcome::Granted(dead) = inner.claim(ClaimRequest::new(&id, Duration::ZERO)).await? else {
         panic!("it is new");
     };
@@ -79,13 +79,13 @@ async fn a_claim_for_a_known_result_that_comes_late_runs_no_work() -> Result<(),
     let idem = Idempotency::builder(store)
         .lease(LEASE)
         .recovery(Recovery::ask(|_| async {
-            Answer::completed("found out").unwrap_or(Answer::Refuse)
+            Resolution::completed("found out").unwrap_or(Resolution::Hold)
         }))
         .build();
 
     let reply = idem.run(id, |_| async { "done again".to_owned() }).await?;
 
     assert_eq!(reply.value(), "found out");
-    assert_eq!(reply.source(), Source::Replayed);
+    assert_eq!(reply.origin(), Origin::Replayed);
     Ok(())
 }

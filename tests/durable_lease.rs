@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneflight::idempotency::{Answer, Context, Effect, Error, Idempotency, NotDone, Recovery, Reply, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Context, Effect, Error, Idempotency, NotDone, Origin, Recovery, Reply, Resolution};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store, StoreError};
 use sqlx::sqlite::SqliteSynchronous;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// A memory store whose answers come late, or get lost.
@@ -50,7 +50,7 @@ impl Faulty {
 }
 
 impl Store for Faulty {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         let outcome = self.store.claim(request).await;
         let millis = self.claim_takes.swap(0, Ordering::SeqCst);
         if millis > 0 {
@@ -61,7 +61,7 @@ impl Store for Faulty {
         }
         outcome
     }
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.store.renew(id, token, lease).await
     }
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
@@ -74,7 +74,7 @@ impl Store for Faulty {
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
         self.store.release(claim).await
     }
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let record = self.store.load(id).await;
         if take(&self.succeeds) {
             // Another heir takes over, and dies.
@@ -151,8 +151,8 @@ async fn work_whose_claim_was_long_under_way_begins_with_a_lease_that_runs() {
     assert_eq!(reply.attempt(), 2);
     let reply = first.await.unwrap().unwrap();
     assert_eq!(
-        (reply.source(), executions.load(Ordering::SeqCst)),
-        (Source::Replayed, 1)
+        (reply.origin(), executions.load(Ordering::SeqCst)),
+        (Origin::Replayed, 1)
     );
 
     // With nobody to take over, the lease is renewed before the work begins.
@@ -185,7 +185,7 @@ async fn a_claim_whose_answers_were_all_lost_is_given_back() {
         .run(id("lost"), |context: Context| async move { context.attempt() })
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Executed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
 }
 
 #[tokio::test]
@@ -193,14 +193,14 @@ async fn an_answer_of_the_policy_survives_a_lost_acknowledgement() {
     let store = Faulty::new();
     die(&store, "ack").await;
     store.completions_lost.store(1, Ordering::SeqCst);
-    let recovery = Recovery::ask(|_| async { Answer::completed("found").unwrap() });
+    let recovery = Recovery::ask(|_| async { Resolution::completed("found").unwrap() });
     let idem = Idempotency::builder(store.clone()).recovery(recovery).build();
     let reply: Reply<String> = idem.run(id("ack"), |_| async { String::new() }).await.unwrap();
-    assert_eq!((reply.as_str(), reply.source()), ("found", Source::Replayed));
+    assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));
 
     die(&store, "resolved").await;
     store.completions_lost.store(1, Ordering::SeqCst);
-    idem.resolve(&id("resolved"), Answer::completed("found").unwrap())
+    idem.resolve(&id("resolved"), Resolution::completed("found").unwrap())
         .await
         .unwrap();
     let reply = idem.run(id("resolved"), |_| async { String::new() }).await.unwrap();
@@ -213,7 +213,7 @@ async fn a_decision_about_one_holder_is_none_about_the_next() {
     die(&store, "decided").await;
     let idem = Idempotency::builder(store.clone()).build();
     store.succeeds.store(1, Ordering::SeqCst);
-    let error = idem.resolve(&id("decided"), Answer::Rerun).await.unwrap_err();
+    let error = idem.resolve(&id("decided"), Resolution::Rerun).await.unwrap_err();
     assert!(matches!(error, Error::InDoubt { attempt: 2, .. }), "{error:?}");
     assert!(idem.status(&id("decided")).await.unwrap().is_some());
 }
@@ -290,7 +290,7 @@ async fn a_holder_who_is_alive_keeps_his_lease_however_many_transactions_queue()
         })
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source()), (true, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (true, Origin::Replayed));
     assert!(*holder.await.unwrap().unwrap());
     assert_eq!(executions.load(Ordering::SeqCst), 1);
     for done in business.join_all().await {

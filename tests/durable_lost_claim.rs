@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneflight::idempotency::{Effect, Error, Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, SqliteStore, Store, StoreError};
 
@@ -18,7 +18,7 @@ struct Loses {
 }
 
 impl Store for Loses {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         match self.asked.fetch_add(1, Ordering::SeqCst) {
             0 => {
                 let granted = self.inner.claim(request).await?;
@@ -30,7 +30,7 @@ impl Store for Loses {
         }
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.inner.renew(id, token, lease).await
     }
 
@@ -42,7 +42,7 @@ impl Store for Loses {
         self.inner.release(claim).await
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         self.inner.load(id).await
     }
 
@@ -55,7 +55,7 @@ impl Store for Loses {
 async fn what_an_earlier_try_may_have_claimed_is_given_back_whatever_the_last_one_says() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("lost.db")).await.unwrap();
-    let id = RequestId::new(Scope::new("tenant"), "key").unwrap();
+    let id = RequestIdentity::new(Scope::new("tenant"), "key").unwrap();
     let then: [fn() -> StoreError; 2] = [
         || StoreError::NoConnection,
         || StoreError::Busy {
@@ -85,5 +85,5 @@ async fn what_an_earlier_try_may_have_claimed_is_given_back_whatever_the_last_on
     }
     let idem = Idempotency::builder(store).build();
     let reply = idem.run(id, |_| async { 1 }).await.unwrap();
-    assert_eq!(reply.source(), Source::Executed);
+    assert_eq!(reply.origin(), Origin::Executed);
 }

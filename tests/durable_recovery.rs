@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneflight::idempotency::{Answer, Effect, Error, Idempotency, NotDone, Recovery, Reply, Source, Unknown};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unknown};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError};
 use tokio::runtime::Runtime;
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// Runs work that has an effect and then dies with its process: its runtime is dropped in the middle. Answers the
@@ -57,27 +57,27 @@ fn until_its_lease_ends_a_dead_holder_counts_as_alive() {
 
 #[test]
 fn refused_until_somebody_decides_which_is_the_default() {
-    let (store, clock, _) = after_crash("refuse");
+    let (store, clock, _) = after_crash("hold");
     clock.advance(Duration::from_secs(30));
     Runtime::new().unwrap().block_on(async {
         let idem = Idempotency::builder(store).build();
         for _ in 0..3 {
-            let error = idem.run(id("refuse"), |_| async { String::new() }).await.unwrap_err();
+            let error = idem.run(id("hold"), |_| async { String::new() }).await.unwrap_err();
             assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
             assert_eq!(error.effect(), Effect::Unknown);
         }
         // Undecided stays in doubt.
-        idem.resolve(&id("refuse"), Answer::Refuse).await.unwrap();
-        assert!(idem.run(id("refuse"), |_| async { String::new() }).await.is_err());
+        idem.resolve(&id("hold"), Resolution::Hold).await.unwrap();
+        assert!(idem.run(id("hold"), |_| async { String::new() }).await.is_err());
         // It was done: here is what it came to.
-        let answer = Answer::completed("charge 7").unwrap();
-        idem.resolve(&id("refuse"), answer).await.unwrap();
-        let reply = idem.run(id("refuse"), |_| async { String::new() }).await.unwrap();
-        assert_eq!((reply.as_str(), reply.source()), ("charge 7", Source::Replayed));
+        let answer = Resolution::completed("charge 7").unwrap();
+        idem.resolve(&id("hold"), answer).await.unwrap();
+        let reply = idem.run(id("hold"), |_| async { String::new() }).await.unwrap();
+        assert_eq!((reply.as_str(), reply.origin()), ("charge 7", Origin::Replayed));
         // What is settled stays settled.
-        idem.resolve(&id("refuse"), Answer::Rerun).await.unwrap();
+        idem.resolve(&id("hold"), Resolution::Rerun).await.unwrap();
         assert_eq!(
-            *idem.run(id("refuse"), |_| async { String::new() }).await.unwrap(),
+            *idem.run(id("hold"), |_| async { String::new() }).await.unwrap(),
             "charge 7"
         );
     });
@@ -93,9 +93,12 @@ async fn who_resolves_need_not_know_the_payload_but_must_not_know_another() {
         .map(|it: Reply<u32>| *it);
     assert!(matches!(error, Err(Error::Panicked { .. })));
     let other = id("payload").with_fingerprint("other");
-    let error = idem.resolve(&other, Answer::completed(&7).unwrap()).await.unwrap_err();
+    let error = idem
+        .resolve(&other, Resolution::completed(&7).unwrap())
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
-    idem.resolve(&id("payload"), Answer::completed(&7).unwrap())
+    idem.resolve(&id("payload"), Resolution::completed(&7).unwrap())
         .await
         .unwrap();
     assert_eq!(*idem.run(request, |_| async { 8 }).await.unwrap(), 7);
@@ -106,18 +109,18 @@ fn resolved_as_not_done_it_is_new() {
     let (store, clock, _) = after_crash("new");
     Runtime::new().unwrap().block_on(async {
         let idem = Idempotency::builder(store).build();
-        let error = idem.resolve(&id("new"), Answer::Rerun).await.unwrap_err();
+        let error = idem.resolve(&id("new"), Resolution::Rerun).await.unwrap_err();
         assert!(
             matches!(error, Error::InProgress { .. }),
             "the holder may be alive: {error:?}"
         );
         clock.advance(Duration::from_secs(30));
-        idem.resolve(&id("new"), Answer::Rerun).await.unwrap();
+        idem.resolve(&id("new"), Resolution::Rerun).await.unwrap();
         let reply = idem
             .run(id("new"), |context| async move { context.attempt() })
             .await
             .unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Executed));
+        assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
     });
 }
 
@@ -135,7 +138,7 @@ fn run_again_under_the_same_downstream_key() {
             )
         };
         let reply = idem.run(id("rerun"), work).await.unwrap();
-        assert_eq!((reply.0, reply.attempt(), reply.source()), (2, 2, Source::Executed));
+        assert_eq!((reply.0, reply.attempt(), reply.origin()), (2, 2, Origin::Executed));
         assert_eq!(reply.1, downstream);
         assert_eq!(downstream.len(), 64);
         assert_ne!(reply.1, reply.2, "each step has its own");
@@ -159,13 +162,13 @@ fn asked_the_user_may_know_the_result() {
             let known = doubt.downstream_key("charge") == downstream && doubt.attempt == 1;
             async move {
                 assert!(known);
-                Answer::completed("found").unwrap()
+                Resolution::completed("found").unwrap()
             }
         });
         let idem = Idempotency::builder(store).recovery(recovery).build();
         for _ in 0..2 {
             let reply: Reply<String> = idem.run(id("ask"), |_| async { panic!("run again") }).await.unwrap();
-            assert_eq!((reply.as_str(), reply.source()), ("found", Source::Replayed));
+            assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     });
@@ -176,18 +179,18 @@ fn asked_the_user_may_have_it_run_again_or_refused() {
     let (store, clock, _) = after_crash("again");
     clock.advance(Duration::from_secs(30));
     Runtime::new().unwrap().block_on(async {
-        let undecided = Recovery::ask(|_| async { Answer::Refuse });
+        let undecided = Recovery::ask(|_| async { Resolution::Hold });
         let idem = Idempotency::builder(store.clone()).recovery(undecided).build();
         let error = idem.run(id("again"), |_| async { 0 }).await.unwrap_err();
         assert!(matches!(error, Error::InDoubt { .. }), "{error:?}");
 
-        let decided = Recovery::ask(|_| async { Answer::Rerun });
+        let decided = Recovery::ask(|_| async { Resolution::Rerun });
         let idem = Idempotency::builder(store).recovery(decided).build();
         let reply = idem
             .run(id("again"), |context| async move { context.attempt() })
             .await
             .unwrap();
-        assert_eq!((*reply, reply.source()), (2, Source::Executed));
+        assert_eq!((*reply, reply.origin()), (2, Origin::Executed));
     });
 }
 
@@ -200,7 +203,7 @@ fn many_heirs_run_it_again_once() {
         let calls = (0..16).map(|n| {
             let recovery = match n % 2 {
                 0 => Recovery::Rerun,
-                _ => Recovery::ask(|_| async { Answer::Rerun }),
+                _ => Recovery::ask(|_| async { Resolution::Rerun }),
             };
             let idem = Idempotency::builder(store.clone()).recovery(recovery).build();
             let executions = Arc::clone(&executions);
@@ -340,11 +343,11 @@ impl Faulty {
 }
 
 impl Store for Faulty {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         self.before()?;
         self.after(self.store.claim(request).await)
     }
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.before()?;
         self.after(self.store.renew(id, token, lease).await)
     }
@@ -357,7 +360,7 @@ impl Store for Faulty {
         self.before()?;
         self.after(self.store.release(claim).await)
     }
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         self.before()?;
         self.store.load(id).await
     }
@@ -376,7 +379,7 @@ async fn a_lost_acknowledgement_of_completion_is_looked_up_and_not_repeated() {
         1
     };
     let reply = idem.run(id("ack"), work).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Executed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
     assert_eq!(store.completions.load(Ordering::SeqCst), 1, "looked up, not repeated");
     assert_eq!(*idem.run(id("ack"), |_| async { 2 }).await.unwrap(), 1);
 }
@@ -420,7 +423,7 @@ async fn a_lost_answer_to_a_claim_finds_the_claim() {
         .run(id("claim"), |context| async move { context.attempt() })
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Executed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
 }
 
 #[tokio::test]
@@ -486,8 +489,8 @@ impl Elsewhere {
             let found = landed.load(Ordering::SeqCst) > 0;
             async move {
                 match found {
-                    true => Answer::completed("found").unwrap(),
-                    false => Answer::Rerun,
+                    true => Resolution::completed("found").unwrap(),
+                    false => Resolution::Rerun,
                 }
             }
         })
@@ -513,7 +516,7 @@ async fn what_a_panic_left_has_its_time_before_the_policy_is_asked() {
     assert!(matches!(error, Error::Panicked { .. }), "{error:?}");
     for _ in 0..2 {
         let reply = call().await.unwrap();
-        assert_eq!((reply.as_str(), reply.source()), ("found", Source::Replayed));
+        assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));
     }
     assert_eq!(elsewhere.calls.load(Ordering::SeqCst), 1);
 }
@@ -538,7 +541,7 @@ async fn until_it_has_settled_a_panic_is_in_progress_and_says_for_how_long() {
         "not the lease, but {retry_after:?}"
     );
     // Nor is an operator to settle it before.
-    let error = idem.resolve(&id("settling"), Answer::Rerun).await.unwrap_err();
+    let error = idem.resolve(&id("settling"), Resolution::Rerun).await.unwrap_err();
     assert!(matches!(error, Error::InProgress { .. }), "{error:?}");
     let patient = Idempotency::builder(store).recovery(Recovery::Rerun).build();
     assert_eq!(patient.run(id("settling"), |_| async { 1 }).await.unwrap().attempt(), 2);
@@ -567,7 +570,7 @@ async fn work_that_does_not_know_says_so_to_every_caller_and_is_in_doubt() {
     // Nobody is asked by default, so there is nothing to wait for.
     let error = idem.run(id("unknown"), |_| async { 1 }).await.unwrap_err();
     assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
-    idem.resolve(&id("unknown"), Answer::completed(&7).unwrap())
+    idem.resolve(&id("unknown"), Resolution::completed(&7).unwrap())
         .await
         .unwrap();
     assert_eq!(*idem.run(id("unknown"), |_| async { 1 }).await.unwrap(), 7);
@@ -592,7 +595,7 @@ async fn what_work_that_does_not_know_left_has_its_time_before_the_policy_is_ask
     assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
     for _ in 0..2 {
         let reply = call().await.unwrap();
-        assert_eq!((reply.as_str(), reply.source()), ("found", Source::Replayed));
+        assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));
     }
     assert_eq!(elsewhere.calls.load(Ordering::SeqCst), 1);
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use lines::Lines;
-use oneflight::idempotency::{Context, Effect, Error, Idempotency, IdempotencyBuilder, Recovery, Reply, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Context, Effect, Error, Idempotency, IdempotencyBuilder, Origin, Recovery, Reply};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{MemoryStore, Store};
 use oneflight::{Drive, FlightError};
 use scripted::{Fault, Op, Scripted};
@@ -25,8 +25,8 @@ use tokio::time::sleep;
 
 const LEASE: Duration = Duration::from_millis(600);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 fn runtime() -> Runtime {
@@ -217,7 +217,7 @@ async fn a_store_that_panics_fails_or_is_silent_as_it_renews_is_asked_again() {
         assert!(store.calls(Op::Renew) > 3, "{fault:?}");
         work.finish.notify_one();
         let reply = running.await.unwrap().unwrap();
-        assert_eq!((*reply, reply.source()), (false, Source::Executed), "{fault:?}");
+        assert_eq!((*reply, reply.origin()), (false, Origin::Executed), "{fault:?}");
     });
     futures::future::join_all(all).await;
 }

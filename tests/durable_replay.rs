@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use oneflight::idempotency::{
-    Answer, CodecError, Effect, Error, Idempotency, IdempotencyBuilder, MissingFingerprint, Recovery, Reply, Source,
-    Unknown,
+    CodecError, Effect, Error, Idempotency, IdempotencyBuilder, MissingFingerprint, Origin, Recovery, Reply,
+    Resolution, Unknown,
 };
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{Decoded, RecordedResult};
 use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,13 +43,13 @@ async fn a_replay_is_the_same_byte_for_byte() {
     let store = MemoryStore::new();
     let idem = Idempotency::builder(store.clone()).build();
     let first = idem.run(id("replay"), |_| async { order() }).await.unwrap();
-    assert_eq!((first.source(), first.is_cached()), (Source::Executed, false));
+    assert_eq!((first.origin(), first.is_cached()), (Origin::Executed, false));
     for idem in [idem, Idempotency::builder(store).build()] {
         let again: Reply<Order> = idem
             .run(id("replay"), |_| async { panic!("called again") })
             .await
             .unwrap();
-        assert_eq!((again.source(), again.is_cached()), (Source::Replayed, true));
+        assert_eq!((again.origin(), again.is_cached()), (Origin::Replayed, true));
         assert_eq!(again.recorded().as_bytes(), first.recorded().as_bytes());
         assert_eq!((again.value(), again.value()), (first.value(), &order()));
     }
@@ -69,8 +69,8 @@ async fn callers_at_the_same_time_share_one_execution_and_one_value() {
     });
     let replies: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(executions.load(Ordering::SeqCst), 1);
-    let count = |source| replies.iter().filter(|it| it.source() == source).count();
-    assert_eq!((count(Source::Executed), count(Source::Collapsed)), (1, 999));
+    let count = |source| replies.iter().filter(|it| it.origin() == source).count();
+    assert_eq!((count(Origin::Executed), count(Origin::Collapsed)), (1, 999));
     let first = replies[0].clone().into_shared();
     assert!(replies.iter().all(|it| Arc::ptr_eq(&it.clone().into_shared(), &first)));
 }
@@ -84,7 +84,7 @@ async fn what_the_work_answers_is_recorded_failures_too() {
         .run(id("declined"), |_| async { Ok::<u32, String>(1) })
         .await
         .unwrap();
-    assert_eq!(again.source(), Source::Replayed);
+    assert_eq!(again.origin(), Origin::Replayed);
     assert_eq!(
         (first.value(), again.value()),
         (&Err("card declined".to_owned()), first.value())
@@ -135,9 +135,9 @@ async fn no_scope_reads_the_answer_of_another() {
         Scope::new("a").route("POST /orders").user("u1"),
     ];
     for (number, scope) in (0..).zip(scopes) {
-        let id = RequestId::new(scope, "the same key").unwrap();
+        let id = RequestIdentity::new(scope, "the same key").unwrap();
         let reply = idem.run(id, move |_| async move { number }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (number, Source::Executed));
+        assert_eq!((*reply, reply.origin()), (number, Origin::Executed));
     }
 }
 
@@ -163,7 +163,7 @@ async fn retention_counts_from_completion_and_then_the_key_is_new() {
     assert!(idem.status(&id("kept")).await.unwrap().is_none());
     let other = id("kept").with_fingerprint("other");
     let reply = idem.run(other, |_| async { 3 }).await.unwrap();
-    assert_eq!((*reply, reply.source(), reply.attempt()), (3, Source::Executed, 1));
+    assert_eq!((*reply, reply.origin(), reply.attempt()), (3, Origin::Executed, 1));
     // The new record is not purged for the old one's age.
     assert_eq!(store.purge(10).await.unwrap(), 0);
     clock.advance(hour * 24);
@@ -196,8 +196,8 @@ async fn calls_may_have_another_retention() {
         idem.run(id("shared"), |_| async { panic!("called as well") }),
     );
     assert_eq!(
-        (one.unwrap().source(), other.unwrap().source()),
-        (Source::Executed, Source::Collapsed)
+        (one.unwrap().origin(), other.unwrap().origin()),
+        (Origin::Executed, Origin::Collapsed)
     );
     clock.advance(day * 2);
     assert!(idem.status(&id("shared")).await.unwrap().is_some());
@@ -319,9 +319,9 @@ async fn a_follower_who_asks_for_another_type_gets_the_recorded_value_as_that() 
     let follower = idem.run(id("types"), |_| async { serde_json::Value::Null });
     let stranger = idem.run(id("types"), |_| async { 7_u32 });
     let (leader, follower, stranger) = tokio::join!(leader, follower, stranger);
-    assert_eq!(leader.unwrap().source(), Source::Executed);
+    assert_eq!(leader.unwrap().origin(), Origin::Executed);
     let follower = follower.unwrap();
-    assert_eq!(follower.source(), Source::Collapsed);
+    assert_eq!(follower.origin(), Origin::Collapsed);
     assert_eq!(follower["number"], u64::MAX);
     let error = stranger.unwrap_err();
     assert!(
@@ -407,7 +407,7 @@ async fn a_fingerprint_on_one_side_only_is_accepted_where_that_is_said() {
     assert!(matches!(error, Err(Error::Conflict { .. })), "{error:?}");
     for (known, value) in [(id("before").with_fingerprint("body"), 1), (id("after"), 2)] {
         let reply = deployed.run(known, |_| async { 3 }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (value, Source::Replayed));
+        assert_eq!((*reply, reply.origin()), (value, Origin::Replayed));
     }
     // Another payload is another request.
     let error = deployed
@@ -421,8 +421,8 @@ async fn a_fingerprint_on_one_side_only_is_accepted_where_that_is_said() {
     assert_eq!(record.fingerprint, with.fingerprint());
 }
 
-fn without_fingerprint(of: &RequestId) -> RequestId {
-    RequestId::from_stored(of.scope(), of.key()).unwrap()
+fn without_fingerprint(of: &RequestIdentity) -> RequestIdentity {
+    RequestIdentity::from_stored(of.scope(), of.key()).unwrap()
 }
 
 #[tokio::test]
@@ -496,9 +496,12 @@ async fn what_is_in_doubt_without_a_fingerprint_is_settled_by_who_has_one() {
     let after = deployed(store).recovery(Recovery::Rerun).build();
     let work = |context: oneflight::idempotency::Context| async move { context.attempt() };
     let reply = after.run(id("rerun").with_fingerprint("body"), work).await.unwrap();
-    assert_eq!((*reply, reply.source()), (2, Source::Executed));
+    assert_eq!((*reply, reply.origin()), (2, Origin::Executed));
     let resolved = id("resolved").with_fingerprint("body");
-    after.resolve(&resolved, Answer::completed(&7).unwrap()).await.unwrap();
+    after
+        .resolve(&resolved, Resolution::completed(&7).unwrap())
+        .await
+        .unwrap();
     assert_eq!(*after.run(resolved, work).await.unwrap(), 7);
 }
 
@@ -514,7 +517,7 @@ async fn in_a_transaction_a_fingerprint_on_one_side_only_is_accepted_where_that_
         .run_in_tx(with.clone(), |_| Box::pin(async { Ok(2) }))
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
     let error = before.run_in_tx(with, |_| Box::pin(async { Ok(2) })).await;
     assert!(matches!(error, Err(Error::Conflict { .. })), "{error:?}");
 }

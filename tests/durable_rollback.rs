@@ -3,15 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use oneflight::idempotency::{Effect, Error, Idempotency, Rollback, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Rollback};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{SqliteStore, StoreError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tempfile::TempDir;
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
 }
 
 /// A store on its own file, and one on a pool of the user's.
@@ -113,7 +113,7 @@ async fn whatever_ended_the_transaction_nothing_is_kept_and_that_is_said() {
                                 ends.end(tx.connection()).await;
                                 match then {
                                     Then::Answers => Ok(1),
-                                    Then::Refuses => Err(Rollback::Refused(1)),
+                                    Then::Refuses => Err(Rollback::Declined(1)),
                                     Then::Fails => Err(Rollback::failed("no")),
                                     Then::Panics => panic!("at the disco"),
                                 }
@@ -137,7 +137,7 @@ async fn whatever_ended_the_transaction_nothing_is_kept_and_that_is_said() {
             })
             .await
             .unwrap();
-        assert_eq!((reply.source(), orders(store.pool()).await), (Source::Executed, 1));
+        assert_eq!((reply.origin(), orders(store.pool()).await), (Origin::Executed, 1));
         for _ in 0..8 {
             sqlx::query("INSERT INTO orders (item) VALUES ('outside')")
                 .execute(store.pool())

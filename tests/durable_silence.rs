@@ -8,8 +8,8 @@ mod scripted;
 
 use std::time::Duration;
 
-use oneflight::idempotency::{Answer, Context, Effect, Error, Idempotency, NotDone, Recovery, Reply, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Context, Effect, Error, Idempotency, NotDone, Origin, Recovery, Reply, Resolution};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
 use scripted::{Fault, Op, Scripted};
 use tokio::time::{Instant, timeout};
@@ -20,8 +20,8 @@ const TOLD: Duration = Duration::from_secs(12);
 /// For ever, by the same clock.
 const EVER: Duration = Duration::from_secs(100_000);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 fn process(store: &Scripted) -> Idempotency<Scripted> {
@@ -46,7 +46,7 @@ async fn die(store: &Scripted, key: &str) {
 /// The key is free, with no more ado than waiting a little.
 async fn is_free(idem: &Idempotency<Scripted>, key: &str, why: Fault) {
     let reply = attempt(idem, key).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Executed), "{why:?}");
+    assert_eq!((*reply, reply.origin()), (1, Origin::Executed), "{why:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,7 +130,7 @@ async fn a_result_is_recorded_although_the_store_does_not_answer_once() {
             let idem = process(&store);
             is_free(&idem, "key", fault).await;
             let replay = attempt(&idem, "key").await.unwrap();
-            assert_eq!(replay.source(), Source::Replayed, "{fault:?}, {look:?}");
+            assert_eq!(replay.origin(), Origin::Replayed, "{fault:?}, {look:?}");
         }
     }
 }
@@ -250,16 +250,16 @@ async fn who_resolves_is_answered_although_the_store_is_not() {
             die(&store, "key").await;
             store.next(op, &[fault]);
             let idem = process(&store);
-            let error = answered(idem.resolve(&id("key"), Answer::Rerun)).await.unwrap_err();
+            let error = answered(idem.resolve(&id("key"), Resolution::Rerun)).await.unwrap_err();
             assert!(matches!(error, Error::Store { .. }), "{op:?}, {fault:?}: {error:?}");
-            answered(idem.resolve(&id("key"), Answer::Rerun)).await.unwrap();
+            answered(idem.resolve(&id("key"), Resolution::Rerun)).await.unwrap();
             is_free(&idem, "key", fault).await;
         }
         let store = Scripted::new();
         die(&store, "key").await;
         store.next(Op::Complete, &[fault]);
         let idem = process(&store);
-        answered(idem.resolve(&id("key"), Answer::completed(&7).unwrap()))
+        answered(idem.resolve(&id("key"), Resolution::completed(&7).unwrap()))
             .await
             .unwrap();
         assert_eq!(*attempt(&idem, "key").await.unwrap(), 7);
@@ -279,9 +279,9 @@ async fn a_policy_that_knows_the_result_is_heard_although_the_store_does_not_ans
         store.next(op, faults);
         let idem = Idempotency::builder(store)
             .wait(WAIT)
-            .recovery(Recovery::ask(|_| async { Answer::completed(&7).unwrap() }))
+            .recovery(Recovery::ask(|_| async { Resolution::completed(&7).unwrap() }))
             .build();
         let reply = attempt(&idem, "key").await.unwrap();
-        assert_eq!((*reply, reply.source()), (7, Source::Replayed), "{op:?}, {faults:?}");
+        assert_eq!((*reply, reply.origin()), (7, Origin::Replayed), "{op:?}, {faults:?}");
     }
 }

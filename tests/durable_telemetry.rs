@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use lines::Lines;
 use oneflight::idempotency::{Idempotency, NotDone, Recovery, Rollback, Unfinished, Unknown};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store, StoreError};
 use tracing::Instrument;
 use tracing::instrument::WithSubscriber;
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// Without a subscriber on the threads of a pool: everything happens on this one.
@@ -109,10 +109,10 @@ fn what_we_tell_of_a_request_carries_its_correlation_id() {
 struct Slow(MemoryStore);
 
 impl Store for Slow {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         self.0.claim(request).await
     }
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         // Was in the queue behind whatever ended the claim.
         tokio::time::sleep(Duration::from_millis(30)).await;
         self.0.renew(id, token, lease).await
@@ -127,7 +127,7 @@ impl Store for Slow {
         tokio::time::sleep(Duration::from_millis(60)).await;
         Ok(())
     }
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         self.0.load(id).await
     }
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
@@ -248,10 +248,10 @@ fn every_failure_is_told_once_with_its_request_its_cause_and_its_correlation_id(
 struct Away;
 
 impl Store for Away {
-    async fn claim(&self, _: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, _: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
-    async fn renew(&self, _: &RequestId, _: FencingToken, _: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, _: &RequestIdentity, _: FencingToken, _: Duration) -> Result<(), StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
     async fn complete(&self, _: Claim, _: RecordedResult, _: Duration) -> Result<(), StoreError> {
@@ -260,7 +260,7 @@ impl Store for Away {
     async fn release(&self, _: Claim) -> Result<(), StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
-    async fn load(&self, _: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, _: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
     async fn purge(&self, _: usize) -> Result<usize, StoreError> {

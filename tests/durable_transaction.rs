@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use oneflight::idempotency::{Effect, Error, Idempotency, Recovery, Rollback, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Recovery, Rollback};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::State;
 use oneflight::store::{SqliteStore, StoreError};
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
 }
 
 struct Shop {
@@ -81,14 +81,14 @@ async fn duplicates_make_one_row_and_all_get_its_number() {
         .collect();
     assert_eq!(shop.orders().await, 1);
     assert!(replies.iter().all(|it| **it == 1));
-    assert_eq!(replies.iter().filter(|it| it.source() == Source::Executed).count(), 1);
+    assert_eq!(replies.iter().filter(|it| it.origin() == Origin::Executed).count(), 1);
 
     let elsewhere = shop.elsewhere().await;
     let again = elsewhere
         .run_in_tx(id("one"), |_| Box::pin(async { Ok(2_i64) }))
         .await
         .unwrap();
-    assert_eq!((*again, again.source()), (1, Source::Replayed));
+    assert_eq!((*again, again.origin()), (1, Origin::Replayed));
     assert_eq!(again.recorded(), replies[0].recorded());
 }
 
@@ -126,7 +126,7 @@ async fn what_fails_is_rolled_back_and_the_key_is_free() {
         })
         .await
         .unwrap();
-    assert_eq!((reply.source(), shop.orders().await), (Source::Executed, 1));
+    assert_eq!((reply.origin(), shop.orders().await), (Origin::Executed, 1));
 }
 
 #[tokio::test]
@@ -141,13 +141,13 @@ async fn what_is_refused_is_remembered_and_its_rows_are_rolled_back() {
                 Box::pin(async move {
                     executions.fetch_add(1, Ordering::SeqCst);
                     order(tx.connection(), "tea").await?;
-                    Err(Rollback::Refused("out of tea".to_owned()))
+                    Err(Rollback::Declined("out of tea".to_owned()))
                 })
             })
             .await
             .unwrap();
         assert_eq!(reply.as_str(), "out of tea");
-        assert!(reply.is_refused());
+        assert!(reply.is_declined());
         assert_eq!(reply.is_cached(), round > 0);
     }
     assert_eq!((executions.load(Ordering::SeqCst), shop.orders().await), (1, 0));
@@ -156,7 +156,7 @@ async fn what_is_refused_is_remembered_and_its_rows_are_rolled_back() {
         .run_in_tx(id("done"), |_| Box::pin(async { Ok(1) }))
         .await
         .unwrap();
-    assert!(!done.is_refused());
+    assert!(!done.is_declined());
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_panic_is_rolled_back_and_the_key_is_free() {
         })
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source(), shop.orders().await), (1, Source::Executed, 1));
+    assert_eq!((*reply, reply.origin(), shop.orders().await), (1, Origin::Executed, 1));
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn a_result_that_is_too_large_is_rolled_back_and_the_key_is_free() {
         .run_in_tx(id("large"), |_| Box::pin(async { Ok(String::new()) }))
         .await
         .unwrap();
-    assert_eq!(reply.source(), Source::Executed);
+    assert_eq!(reply.origin(), Origin::Executed);
 }
 
 #[tokio::test]
@@ -252,7 +252,7 @@ async fn a_commit_that_the_database_refuses_is_rolled_back_and_the_key_is_free()
         .run_in_tx(id("deferred"), |_| Box::pin(async { Ok(2) }))
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source()), (2, Source::Executed));
+    assert_eq!((*reply, reply.origin()), (2, Origin::Executed));
 }
 
 #[tokio::test]
@@ -292,7 +292,7 @@ async fn nested_transactions_of_the_user_are_savepoints() {
         })
         .await
         .unwrap();
-    assert_eq!(reply.source(), Source::Executed);
+    assert_eq!(reply.origin(), Origin::Executed);
     let items: Vec<String> = sqlx::query_scalar("SELECT item FROM orders ORDER BY number")
         .fetch_all(shop.store.pool())
         .await
@@ -331,7 +331,7 @@ async fn a_claim_outside_of_a_transaction_is_respected_and_the_other_way_round()
     finish.notify_one();
     assert_eq!(*holder.await.unwrap().unwrap(), 1);
     let reply = waiter.await.unwrap().unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
 
     // And `run` is answered from what a transaction recorded.
     let inside = shop
@@ -341,7 +341,7 @@ async fn a_claim_outside_of_a_transaction_is_respected_and_the_other_way_round()
         .unwrap();
     assert_eq!(*inside, 3);
     let reply = impatient.run(id("inside"), |_| async { 4 }).await.unwrap();
-    assert_eq!((*reply, reply.source()), (3, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (3, Origin::Replayed));
 }
 
 #[tokio::test]
@@ -430,7 +430,7 @@ async fn callers_who_all_leave_leave_a_whole_transaction() {
         .run_in_tx(id("left"), |_| Box::pin(async { Ok(0_i64) }))
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source()), (2, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (2, Origin::Replayed));
 }
 
 #[test]
@@ -476,7 +476,7 @@ fn a_process_that_dies_in_the_middle_leaves_nothing() {
             })
             .await
             .unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Executed));
+        assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
     });
 }
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oneflight::http::Problem;
-use oneflight::idempotency::{Effect, Error, Idempotency, Recovery, Reply, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Recovery, Reply};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError};
 use oneflight::{Drive, OnAbandon};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 async fn shop() -> (tempfile::TempDir, SqliteStore) {
@@ -131,9 +131,9 @@ async fn who_waits_for_the_writer_in_vain_is_not_told_that_the_request_is_being_
         check_locked_out(here.run(id(key), |_| async { 2 }).await.unwrap_err(), asked);
     }
     assert_eq!(elsewhere.end().await, 1);
-    for (key, value, source) in [("held", 1, Source::Replayed), ("new", 2, Source::Executed)] {
+    for (key, value, source) in [("held", 1, Origin::Replayed), ("new", 2, Origin::Executed)] {
         let reply = here.run_in_tx(id(key), |_| Box::pin(async { Ok(2) })).await.unwrap();
-        assert_eq!((*reply, reply.source()), (value, source));
+        assert_eq!((*reply, reply.origin()), (value, source));
     }
 }
 
@@ -159,7 +159,7 @@ async fn who_waits_for_the_writer_in_vain_is_told_what_the_record_says() {
             idem.run(doubtful, |_| async { 2 }).await.unwrap_err()
         }
     };
-    let error = held(Recovery::Refuse).await;
+    let error = held(Recovery::Hold).await;
     assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
     // Its policy would take over; what the dead holder did is not known.
     let error = held(Recovery::Rerun).await;

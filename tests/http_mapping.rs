@@ -8,12 +8,12 @@ use std::time::Duration;
 use http::StatusCode;
 use oneflight::http::{Problem, kind};
 use oneflight::idempotency::{CodecError, Effect, Error, Idempotency, NotDone, RollbackKind, Unknown};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{MemoryStore, StoreError};
 use oneflight::{FlightError, group};
 
-fn id() -> RequestId {
-    RequestId::new(Scope::new("secret-tenant"), "secret-key").unwrap()
+fn id() -> RequestIdentity {
+    RequestIdentity::new(Scope::new("secret-tenant"), "secret-key").unwrap()
 }
 
 fn store(source: StoreError) -> Error {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use oneflight::http::{KeyError, Problem, form_key, json_key, kind, require_key};
-use oneflight::identity::{Fingerprint, RequestId, Scope};
+use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use serde_json::{Value, json};
 
 fn body(problem: Problem) -> Value {
@@ -122,16 +122,16 @@ fn what_is_wrong_with_a_key_is_a_400_that_says_what_to_do() {
 
 #[test]
 fn an_identity_that_is_not_valid_is_a_400() {
-    let key = RequestId::new(Scope::new("tenant-7"), "").unwrap_err();
+    let key = RequestIdentity::new(Scope::new("tenant-7"), "").unwrap_err();
     assert_eq!(Problem::from(key).type_uri(), kind::KEY_MALFORMED);
-    let scope = Problem::from(RequestId::new(Scope::new("tenant\n7"), "k").unwrap_err());
+    let scope = Problem::from(RequestIdentity::new(Scope::new("tenant\n7"), "k").unwrap_err());
     assert_eq!(scope.status(), StatusCode::BAD_REQUEST);
     assert_eq!(scope.type_uri(), kind::SCOPE_MALFORMED);
 }
 
 #[test]
 fn what_the_service_left_out_is_not_blamed_on_the_client() {
-    let of_scope = |scope| RequestId::new(scope, "k").unwrap_err();
+    let of_scope = |scope| RequestIdentity::new(scope, "k").unwrap_err();
     for error in [
         of_scope(Scope::new("")),
         of_scope(Scope::new("tenant-7").route("")),

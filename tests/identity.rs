@@ -5,11 +5,11 @@
 
 use std::collections::HashSet;
 
-use oneflight::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestId, Scope};
+use oneflight::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity, Scope};
 use proptest::prelude::*;
 
-fn id(scope: Scope, key: &str) -> RequestId {
-    RequestId::new(scope, key).unwrap()
+fn id(scope: Scope, key: &str) -> RequestIdentity {
+    RequestIdentity::new(scope, key).unwrap()
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_key_is_one_to_255_bytes_of_printable_ascii() {
 
 #[test]
 fn a_scope_has_no_empty_part_no_control_character_and_a_limit() {
-    let of = |scope| RequestId::new(scope, "k").map(drop);
+    let of = |scope| RequestIdentity::new(scope, "k").map(drop);
     assert_eq!(
         of(Scope::new("")),
         Err(IdentityError::ScopePartEmpty { part: "namespace" })
@@ -92,7 +92,7 @@ fn no_two_scopes_are_the_same() {
         Scope::new("a").route("b").user("c"),
         Scope::new("a").route("b=").user("c"),
     ];
-    let different: HashSet<RequestId> = scopes.iter().map(|scope| id(scope.clone(), "k")).collect();
+    let different: HashSet<RequestIdentity> = scopes.iter().map(|scope| id(scope.clone(), "k")).collect();
     assert_eq!(different.len(), scopes.len());
     // The order in which the parts are given is of no account.
     assert_eq!(
@@ -144,7 +144,7 @@ proptest! {
             let mut scope = Scope::new(namespace);
             if let Some(route) = route { scope = scope.route(route); }
             if let Some(user) = user { scope = scope.user(user); }
-            RequestId::new(scope, key).unwrap()
+            RequestIdentity::new(scope, key).unwrap()
         };
         let (a, b) = (make(&one), make(&other));
         prop_assert_eq!(a.key(), &one.3);
@@ -162,7 +162,7 @@ proptest! {
 
 #[test]
 fn only_what_can_be_left_out_is_said_to_be() {
-    let told = |scope| RequestId::new(scope, "k").unwrap_err().to_string();
+    let told = |scope| RequestIdentity::new(scope, "k").unwrap_err().to_string();
     assert!(!told(Scope::new("")).contains("leave"));
     assert!(told(Scope::new("")).contains("name"));
     assert!(told(Scope::new("tenant-7").user("")).contains("leave"));

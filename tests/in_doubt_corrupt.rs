@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, PostgresStore, SqliteStore, Store};
 use redis::cmd;
 
@@ -16,8 +16,8 @@ mod redis_server;
 
 use redis_server::{place, prefix};
 
-fn id(number: usize) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), format!("k{number}")).unwrap()
+fn id(number: usize) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), format!("k{number}")).unwrap()
 }
 
 async fn five_in_doubt<S: Store>(store: &S) -> Vec<Claim> {

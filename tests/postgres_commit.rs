@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Effect, Error, Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{PostgresStore, Store, StoreError};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
@@ -18,8 +18,8 @@ mod proxy;
 use postgres::{Schema, Server, server};
 use proxy::{Cut, Proxy};
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// A shop behind a proxy, and a pool that does not go through it.
@@ -39,7 +39,7 @@ async fn shop(server: &Server, patience: Duration) -> (Proxy, Idempotency<Postgr
     (proxy, Idempotency::builder(store).build(), direct, schema)
 }
 
-async fn order(idem: &Idempotency<PostgresStore>, key: &str) -> Result<(i64, Source), Error> {
+async fn order(idem: &Idempotency<PostgresStore>, key: &str) -> Result<(i64, Origin), Error> {
     let bound = key.to_owned();
     let work = idem.run_in_tx(id(key), move |tx| {
         let key = bound.clone();
@@ -51,7 +51,7 @@ async fn order(idem: &Idempotency<PostgresStore>, key: &str) -> Result<(i64, Sou
                 .await?)
         })
     });
-    work.await.map(|reply| (*reply, reply.source()))
+    work.await.map(|reply| (*reply, reply.origin()))
 }
 
 async fn orders(pool: &PgPool, key: &str) -> i64 {
@@ -65,9 +65,9 @@ async fn a_commit_that_arrived_is_a_reply_although_its_answer_was_lost() {
     for (key, cut) in [("after", Cut::After), ("after-answer", Cut::AfterAnswer)] {
         proxy.cut("COMMIT", cut);
         let (number, source) = order(&idem, key).await.unwrap();
-        assert_eq!(source, Source::Executed);
+        assert_eq!(source, Origin::Executed);
         assert_eq!(orders(&direct, key).await, 1);
-        assert_eq!(order(&idem, key).await.unwrap(), (number, Source::Replayed));
+        assert_eq!(order(&idem, key).await.unwrap(), (number, Origin::Replayed));
     }
     assert_eq!(proxy.cuts(), 2);
 }
@@ -79,7 +79,7 @@ async fn a_commit_that_never_arrived_is_rolled_back_and_the_key_is_free() {
     let error = order(&idem, "before").await.unwrap_err();
     assert!(matches!(error, Error::RolledBack { .. }), "{error:?}");
     assert_eq!(orders(&direct, "before").await, 0);
-    assert_eq!(order(&idem, "before").await.unwrap().1, Source::Executed);
+    assert_eq!(order(&idem, "before").await.unwrap().1, Origin::Executed);
     assert_eq!(orders(&direct, "before").await, 1);
 }
 
@@ -99,7 +99,7 @@ async fn a_commit_that_nobody_answers_is_asked_about_within_its_patience() {
     assert!(matches!(error, Error::RolledBack { .. }), "{error:?}");
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(orders(&direct, "late").await, 0);
-    assert_eq!(order(&idem, "late").await.unwrap().1, Source::Executed);
+    assert_eq!(order(&idem, "late").await.unwrap().1, Origin::Executed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,7 +123,7 @@ async fn a_statement_that_nobody_answers_is_given_up_with_its_connection() {
         );
         assert_eq!(proxy.cuts(), cuts + 1, "{key}");
         proxy.cut_all();
-        assert_eq!(order(&idem, key).await.unwrap().1, Source::Executed, "{key}");
+        assert_eq!(order(&idem, key).await.unwrap().1, Origin::Executed, "{key}");
         assert_eq!(orders(&direct, key).await, 1, "{key}");
     }
 }
@@ -177,14 +177,14 @@ async fn a_claim_that_nobody_answers_is_asked_for_over_another_connection() {
         proxy.cut_after(skipped, key, Cut::Swallowed);
         let begun = Instant::now();
         let reply = run(key, 1).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Executed), "{key}");
+        assert_eq!((*reply, reply.origin()), (1, Origin::Executed), "{key}");
         assert!(
             begun.elapsed() < Duration::from_secs(10),
             "{key}: {:?}",
             begun.elapsed()
         );
         let reply = run(key, 2).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Replayed), "{key}");
+        assert_eq!((*reply, reply.origin()), (1, Origin::Replayed), "{key}");
     }
     assert_eq!(proxy.cuts(), 2);
 }
@@ -255,12 +255,12 @@ async fn a_connection_that_is_cut_anywhere_else_did_nothing() {
             let key = &format!("cut-{at}-{cut:?}");
             proxy.cut(bytes, cut);
             match order(&idem, key).await {
-                Ok((_, source)) => assert_eq!(source, Source::Executed),
+                Ok((_, source)) => assert_eq!(source, Origin::Executed),
                 Err(error) => {
                     assert_ne!(error.effect(), Effect::Done, "{key}: {error:?}");
                     assert_eq!(orders(&direct, key).await, 0, "{key}: {error:?}");
                     // Until the server notices, it is in progress.
-                    assert_eq!(order(&idem, key).await.unwrap().1, Source::Executed, "{key}: {error:?}");
+                    assert_eq!(order(&idem, key).await.unwrap().1, Origin::Executed, "{key}: {error:?}");
                 }
             }
             assert_eq!(orders(&direct, key).await, 1, "{key}");
@@ -289,7 +289,7 @@ async fn a_server_that_crashes_in_the_commit_is_asked_when_it_is_back() {
         proxy.disarm();
         let kept = orders(&direct, key).await;
         match answer {
-            Ok((_, source)) => assert_eq!((source, kept), (Source::Executed, 1), "{key}"),
+            Ok((_, source)) => assert_eq!((source, kept), (Origin::Executed, 1), "{key}"),
             Err(error) if error.effect() == Effect::Nothing => assert_eq!(kept, 0, "{key}: {error:?}"),
             Err(error) => println!("{key}: not known ({error}), kept {kept}"),
         }

@@ -10,7 +10,7 @@ mod proxy;
 use std::time::{Duration, Instant};
 
 use oneflight::idempotency::{Context, Effect, Error, Idempotency};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::PostgresStore;
 use postgres::server;
 use proxy::{Cut, Proxy};
@@ -23,7 +23,7 @@ async fn a_server_that_is_silent_is_waited_for_no_longer_than_the_caller_said() 
     let store = PostgresStore::open(schema.pool_through(proxy.port(), 4)).await.unwrap();
     let idem = Idempotency::builder(store).wait(Duration::from_secs(2)).build();
     for in_tx in [false, true] {
-        let id = RequestId::new(Scope::new("tenant-7"), format!("silent-{in_tx}")).unwrap();
+        let id = RequestIdentity::new(Scope::new("tenant-7"), format!("silent-{in_tx}")).unwrap();
         let call = async || match in_tx {
             true => idem.run_in_tx(id.clone(), |_| Box::pin(async { Ok(1) })).await,
             false => {

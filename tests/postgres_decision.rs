@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, HolderId, Record, State, Timestamp};
-use oneflight::store::{ClaimOutcome, ClaimRequest, PostgresStore, Store, Takeover};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, PostgresStore, Store, Takeover};
 
 #[path = "common/decision.rs"]
 mod decision;
@@ -19,7 +19,7 @@ use postgres::server;
 const TOKEN: FencingToken = FencingToken::new(1_000_000);
 
 /// Puts the row there that the record stands for, with its times about the server's now.
-async fn put(store: &PostgresStore, id: &RequestId, record: &Record) {
+async fn put(store: &PostgresStore, id: &RequestIdentity, record: &Record) {
     let (lease, completed, expires, result) = match &record.state {
         State::InProgress { lease_expires } => (Some(*lease_expires), None, None, None),
         State::Completed {
@@ -86,7 +86,7 @@ async fn what_changes_while_the_statement_runs_is_what_it_answers_with() {
         ("takes over", takes_over),
         ("releases", releases),
     ] {
-        let id = RequestId::new(Scope::new("case"), change.replace(' ', "-")).unwrap();
+        let id = RequestIdentity::new(Scope::new("case"), change.replace(' ', "-")).unwrap();
         let there = There::InProgress { lease_runs: false };
         let record = record(there, None, HolderId::random(), 1, TOKEN).unwrap();
         put(&store, &id, &record).await;
@@ -119,12 +119,15 @@ async fn what_changes_while_the_statement_runs_is_what_it_answers_with() {
         let answer = claiming.await.unwrap().unwrap();
         match change {
             "renews" => assert!(
-                matches!(answer, ClaimOutcome::InProgress { attempt: 1, .. }),
+                matches!(answer, ClaimOutcome::Denied(Denied::InProgress { attempt: 1, .. })),
                 "{answer:?}"
             ),
-            "completes" => assert!(matches!(answer, ClaimOutcome::Completed(_)), "{answer:?}"),
+            "completes" => assert!(
+                matches!(answer, ClaimOutcome::Denied(Denied::Completed(_))),
+                "{answer:?}"
+            ),
             "takes over" => assert!(
-                matches!(answer, ClaimOutcome::InProgress { attempt: 2, .. }),
+                matches!(answer, ClaimOutcome::Denied(Denied::InProgress { attempt: 2, .. })),
                 "{answer:?}"
             ),
             _ => assert_eq!(

@@ -7,10 +7,10 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use oneflight::idempotency::{Error, Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Error, Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
-use oneflight::store::{ClaimOutcome, ClaimRequest, PostgresStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, PostgresStore, Store};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection, Executor};
 
@@ -26,8 +26,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const LONG: Duration = Duration::from_secs(60);
 
 /// What has to mean the same in every encoding, and as part of a statement's text.
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new(r"cañón 表\').$1"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new(r"cañón 表\').$1"), key).unwrap()
 }
 
 fn result() -> RecordedResult {
@@ -211,7 +211,10 @@ async fn every_operation_is_committed_when_it_is_answered_whatever_was_left_on_i
 
             spoil(&pool, *left).await;
             let replayed = store.claim(ClaimRequest::new(&done, LONG)).await.expect(&case);
-            assert!(matches!(replayed, ClaimOutcome::Completed(_)), "{case}: {replayed:?}");
+            assert!(
+                matches!(replayed, ClaimOutcome::Denied(Denied::Completed(_))),
+                "{case}: {replayed:?}"
+            );
 
             // What was committed after the snapshot of what was left is seen.
             spoil(&pool, *left).await;
@@ -260,10 +263,10 @@ async fn a_request_is_executed_once_whatever_was_left_on_its_connections() {
             let request = id(&format!("run-{number}"));
             spoil(&pool, *left).await;
             let reply = idem.run(request.clone(), |_| async { 7 }).await.expect(&case);
-            assert_eq!((*reply, reply.source()), (7, Source::Executed), "{case}");
+            assert_eq!((*reply, reply.origin()), (7, Origin::Executed), "{case}");
             spoil(&pool, *left).await;
             let reply = outside().run(request, |_| async { 8 }).await.expect(&case);
-            assert_eq!((*reply, reply.source()), (7, Source::Replayed), "{case}");
+            assert_eq!((*reply, reply.origin()), (7, Origin::Replayed), "{case}");
         }
         assert_eq!(orders(&direct).await, 0, "what was left is rolled back");
     }
@@ -299,11 +302,11 @@ async fn work_never_runs_in_a_transaction_that_somebody_left_open() {
             };
             spoil(&pool, *left).await;
             let reply = order(idem).await.expect(&case);
-            assert_eq!(reply.source(), Source::Executed, "{case}");
+            assert_eq!(reply.origin(), Origin::Executed, "{case}");
             assert_eq!(orders(&direct).await, before + 1, "{case}");
             spoil(&pool, *left).await;
             let again = order(Idempotency::builder(store.clone()).build()).await.expect(&case);
-            assert_eq!(again.source(), Source::Replayed, "{case}");
+            assert_eq!(again.origin(), Origin::Replayed, "{case}");
             assert_eq!(orders(&direct).await, before + 1, "{case}");
         }
     }
@@ -349,7 +352,7 @@ async fn requests_among_begins_that_are_cancelled_at_every_point_are_executed_on
     for key in 0..40 {
         let idem = Idempotency::builder(store.clone()).build();
         let reply = idem.run(id(&format!("k{key}")), |_| async { 2 }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+        assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
     }
     assert_eq!(orders(&direct).await, 40);
 }
@@ -416,7 +419,7 @@ async fn a_commit_whose_answer_was_lost_is_looked_up_whatever_was_left_on_the_ot
         });
         let reply: Result<_, Error> = reply.await;
         let reply = reply.unwrap_or_else(|error| panic!("{left:?}: {error:?}"));
-        assert_eq!((*reply, reply.source()), (1, Source::Executed), "{left:?}");
+        assert_eq!((*reply, reply.origin()), (1, Origin::Executed), "{left:?}");
         assert_eq!(proxy.cuts(), 1, "{left:?}");
         assert_eq!(orders(&direct).await, 1, "{left:?}");
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Idempotency, Recovery, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin, Recovery};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Ending, PostgresStore, Store, StoreError, TransactionalStore,
@@ -27,8 +27,8 @@ use proxy::{Cut, Proxy};
 /// More than anything here takes, and less than the store's patience.
 const SOON: Duration = Duration::from_secs(15);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -119,10 +119,10 @@ async fn a_pool_that_is_all_in_transactions_costs_no_holder_its_lease() {
                 2
             });
             let reply = work.await.unwrap();
-            (*reply, reply.source())
+            (*reply, reply.origin())
         }
     });
-    assert_eq!(soon("the waiter", waiting).await.unwrap(), (1, Source::Replayed));
+    assert_eq!(soon("the waiter", waiting).await.unwrap(), (1, Origin::Replayed));
     assert_eq!(soon("the holder", holding).await.unwrap().unwrap(), 1);
     assert_eq!(executions.load(SeqCst), 1);
     let there = connections(&schema.pool(1), &schema.name).await;
@@ -228,7 +228,7 @@ async fn who_asks_a_server_that_does_not_answer_is_told_within_its_own_time() {
         let asked = id("asked");
         let request = ClaimRequest::new(&asked, SOON).patience(Duration::from_millis(700));
         let begun = Instant::now();
-        let claim = soon("the claim", store.claim(request)).await;
+        let claim = soon("the claim", store.claim(request.clone())).await;
         assert!(
             matches!(claim, Err(StoreError::Unavailable { .. })),
             "{trouble:?}: {claim:?}"

@@ -5,7 +5,7 @@
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::conformance::{self, Failure, Ledger, Written};
 use oneflight::store::{PostgresStore, Store, StoreError};
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
@@ -28,8 +28,8 @@ const TRANSACTION: &str = "pool_mode = transaction\ndefault_pool_size = 8";
 /// Lends the session that was idle for longest, not the one that was just given back.
 const IN_TURN: &str = "pool_mode = transaction\ndefault_pool_size = 8\nserver_round_robin = 1";
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// A pool of connections through a pooler.

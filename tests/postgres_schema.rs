@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, PostgresStore, Store, StoreError};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
@@ -16,7 +16,7 @@ mod postgres;
 use postgres::server;
 
 async fn is_granted(store: &PostgresStore) -> bool {
-    let id = RequestId::new(Scope::new("tenant-7"), "k").unwrap();
+    let id = RequestIdentity::new(Scope::new("tenant-7"), "k").unwrap();
     let claimed = store.claim(ClaimRequest::new(&id, Duration::from_secs(60))).await;
     matches!(claimed.unwrap(), ClaimOutcome::Granted(_))
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 use http::StatusCode;
 use oneflight::http::{Problem, kind};
 use oneflight::idempotency::{
-    Answer, Effect, Error, Idempotency, NotDone, Recovery, Reply, Rollback, RollbackKind, Source,
+    Effect, Error, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Rollback, RollbackKind,
 };
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Ending, Isolation, PostgresOptions, PostgresStore, Store, StoreError, Takeover,
-    TransactionalStore,
+    Claim, ClaimOutcome, ClaimRequest, Denied, Ending, Isolation, PostgresOptions, PostgresStore, Store, StoreError,
+    Takeover, TransactionalStore,
 };
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection};
@@ -29,8 +29,8 @@ mod proxy;
 use postgres::{Schema, server};
 use proxy::{Cut, Proxy};
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 async fn shop() -> (Schema, PostgresStore) {
@@ -95,22 +95,22 @@ async fn work_in_a_transaction_takes_two_round_trips_more_than_the_bare_one() {
                 Ok(1)
             })
         });
-        work.await.unwrap().source()
+        work.await.unwrap().origin()
     };
     let counted = async |from: usize| settled(&proxy).await - from;
     // The first time on a connection, statements are prepared.
     bare().await;
-    assert_eq!(ours("first").await, Source::Executed);
+    assert_eq!(ours("first").await, Origin::Executed);
     counted(0).await;
 
     let from = proxy.round_trips();
     bare().await;
     let bare_trips = counted(from).await;
     let from = proxy.round_trips();
-    assert_eq!(ours("second").await, Source::Executed);
+    assert_eq!(ours("second").await, Origin::Executed);
     let our_trips = counted(from).await;
     let from = proxy.round_trips();
-    assert_eq!(ours("second").await, Source::Replayed);
+    assert_eq!(ours("second").await, Origin::Replayed);
     let replay_trips = counted(from).await;
     println!("round trips: bare transaction {bare_trips}, run_in_tx {our_trips}, its replay {replay_trips}");
     assert_eq!(our_trips - bare_trips, 2);
@@ -154,7 +154,7 @@ async fn each_operation_is_one_round_trip_with(options: PostgresOptions) {
         count("complete", from).await;
         let from = proxy.round_trips();
         let replayed = store.claim(ClaimRequest::new(&done, hour)).await.unwrap();
-        assert!(matches!(replayed, ClaimOutcome::Completed(_)));
+        assert!(matches!(replayed, ClaimOutcome::Denied(Denied::Completed(_))));
         count("claim of what is completed", from).await;
         let from = proxy.round_trips();
         store.load(&done).await.unwrap().unwrap();
@@ -241,14 +241,14 @@ async fn failure_refusal_and_panic_leave_no_rows() {
                 let _ = sqlx::query("INSERT INTO nowhere VALUES (1)")
                     .execute(tx.connection())
                     .await;
-                Err(Rollback::Refused(402))
+                Err(Rollback::Declined(402))
             })
         })
     };
     let refused = refuse().await.unwrap();
-    assert!(refused.is_refused() && !refused.is_cached());
+    assert!(refused.is_declined() && !refused.is_cached());
     let again = refuse().await.unwrap();
-    assert!((*again, again.is_refused(), again.source()) == (402, true, Source::Replayed));
+    assert!((*again, again.is_declined(), again.origin()) == (402, true, Origin::Replayed));
     assert_eq!(orders(&pool).await, 0);
 }
 
@@ -288,7 +288,7 @@ async fn a_transaction_of_the_work_s_inside_is_a_savepoint() {
             Ok(1)
         })
     });
-    assert_eq!(nested.await.unwrap().source(), Source::Executed);
+    assert_eq!(nested.await.unwrap().origin(), Origin::Executed);
     assert_eq!(orders(&pool).await, 1);
     // One that is left open for good leaves nothing at all.
     let forgotten = idem.run_in_tx(id("l"), |tx| {
@@ -398,7 +398,7 @@ async fn work_that_commits_by_itself_is_never_run_again_unless_somebody_says_so(
     let listed = with(Recovery::Rerun).in_doubt(10, None).await.unwrap();
     assert_eq!(listed.len(), 2);
     with(Recovery::Rerun)
-        .resolve(&id("resolved"), Answer::Rerun)
+        .resolve(&id("resolved"), Resolution::Rerun)
         .await
         .unwrap();
     assert_eq!(
@@ -408,7 +408,7 @@ async fn work_that_commits_by_itself_is_never_run_again_unless_somebody_says_so(
             .unwrap(),
         3
     );
-    let rerun = || Recovery::ask(|_| async { Answer::Rerun });
+    let rerun = || Recovery::ask(|_| async { Resolution::Rerun });
     let died: Result<Reply<i32>, _> = with(rerun()).run(id("asked"), |_| async { panic!("on purpose") }).await;
     assert!(matches!(died, Err(Error::Panicked { .. })), "{died:?}");
     let error = with(Recovery::Rerun)
@@ -499,7 +499,7 @@ async fn what_the_work_sets_in_its_session_does_not_part_it_from_its_record() {
                         Box::pin(async move {
                             sqlx::query(INSERT).execute(tx.connection()).await?;
                             sqlx::raw_sql(set).execute(tx.connection()).await?;
-                            if refuses { Err(Rollback::Refused(402)) } else { Ok(200) }
+                            if refuses { Err(Rollback::Declined(402)) } else { Ok(200) }
                         })
                     })
                     .await
@@ -507,12 +507,12 @@ async fn what_the_work_sets_in_its_session_does_not_part_it_from_its_record() {
             };
             let reply = order().await.unwrap_or_else(|error| panic!("{set}: {error:?}"));
             assert_eq!(
-                (reply.source(), reply.is_refused()),
-                (Source::Executed, refuses),
+                (reply.origin(), reply.is_declined()),
+                (Origin::Executed, refuses),
                 "{set}"
             );
             assert_eq!(orders(&direct).await, before + i64::from(!refuses), "{set}");
-            assert_eq!(order().await.unwrap().source(), Source::Replayed, "{set}");
+            assert_eq!(order().await.unwrap().origin(), Origin::Replayed, "{set}");
             // What it left in the session is its own affair, and that of who gets the connection next.
             sqlx::raw_sql("DISCARD TEMP; RESET ALL").execute(&pool).await.unwrap();
         }
@@ -737,9 +737,9 @@ async fn what_is_in_doubt_is_listed_and_settled() {
     assert_eq!(page.iter().map(|it| it.id.key()).collect::<Vec<_>>(), ["a", "b"]);
     let rest = idem.in_doubt(2, Some(page[1].token)).await.unwrap();
     assert_eq!(rest.len(), 1);
-    let answer = Answer::completed(&7).unwrap();
+    let answer = Resolution::completed(&7).unwrap();
     idem.resolve(&page[0].id, answer).await.unwrap();
-    idem.resolve(&page[1].id, Answer::Rerun).await.unwrap();
+    idem.resolve(&page[1].id, Resolution::Rerun).await.unwrap();
     assert_eq!(*idem.run(id("a"), |_| async { 8 }).await.unwrap(), 7);
     assert_eq!(*idem.run(id("b"), |_| async { 8 }).await.unwrap(), 8);
     let left = idem.in_doubt(10, None).await.unwrap();

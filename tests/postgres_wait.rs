@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Error, Idempotency, Recovery, Rollback, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Error, Idempotency, Origin, Recovery, Rollback};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{PostgresStore, Store, Watch};
 use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, oneshot};
@@ -21,8 +21,8 @@ mod proxy;
 use postgres::{Server, server};
 use proxy::{Cut, Proxy};
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// A store as a process of its own would have it.
@@ -104,7 +104,7 @@ async fn woken_after(one: &PostgresStore, two: &PostgresStore, key: &str, end: E
                 _ => waiter.run_in_tx(id, |_| Box::pin(async { Ok(2) })).await,
             };
             let reply = reply.unwrap();
-            (*reply, reply.source(), Instant::now())
+            (*reply, reply.origin(), Instant::now())
         }
     });
     // Long enough that it is subscribed and the pauses between its questions are long.
@@ -114,8 +114,8 @@ async fn woken_after(one: &PostgresStore, two: &PostgresStore, key: &str, end: E
     let (value, source, woken) = waiting.await.unwrap();
     let _ = holding.await.unwrap();
     match end {
-        End::Completes | End::Commits => assert_eq!((value, source), (1, Source::Replayed)),
-        End::RollsBack | End::Panics => assert_eq!((value, source), (2, Source::Executed)),
+        End::Completes | End::Commits => assert_eq!((value, source), (1, Origin::Replayed)),
+        End::RollsBack | End::Panics => assert_eq!((value, source), (2, Origin::Executed)),
     }
     woken - ended
 }

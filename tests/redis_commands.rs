@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use oneflight::idempotency::{Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, RedisStore, Store};
 use redis::cmd;
@@ -19,8 +19,8 @@ use server::{Server, prefix};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// Everything that a server is asked for, in its order, without what scripts ask for inside.
@@ -90,12 +90,12 @@ async fn a_run_takes_two_round_trips_and_a_replay_one() {
     watched.commands().await;
 
     let reply = idem.run(id("k"), |_| async { 1 }).await.unwrap();
-    assert_eq!(reply.source(), Source::Executed);
+    assert_eq!(reply.origin(), Origin::Executed);
     let run = watched.commands().await;
     assert_eq!(run.len(), 2, "{run:#?}");
 
     let reply = idem.run(id("k"), |_| async { 2 }).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
     let replay = watched.commands().await;
     assert_eq!(replay.len(), 1, "{replay:#?}");
     assert!(run.iter().chain(&replay).all(|line| line.contains(r#""EVALSHA""#)));

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Error, Idempotency, Recovery, Source};
-use oneflight::identity::{Fingerprint, RequestId, Scope};
+use oneflight::idempotency::{Error, Idempotency, Origin, Recovery};
+use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use oneflight::record::{CodecId, HolderId, RecordedResult, State, Verdict};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, RedisStore, Store, StoreError, Takeover};
 use redis::aio::MultiplexedConnection;
@@ -25,8 +25,8 @@ use server::{Server, place, prefix, server};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 fn result() -> RecordedResult {
@@ -40,7 +40,7 @@ fn granted(outcome: ClaimOutcome) -> Claim {
     }
 }
 
-async fn claim(store: &RedisStore, id: &RequestId) -> Claim {
+async fn claim(store: &RedisStore, id: &RequestIdentity) -> Claim {
     granted(store.claim(ClaimRequest::new(id, MINUTE)).await.unwrap())
 }
 
@@ -74,9 +74,9 @@ async fn scripts_that_the_server_forgets_are_sent_again() {
     });
     for n in 0..500 {
         let reply = idem.run(id(&format!("k{n}")), move |_| async move { n }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (n, Source::Executed));
+        assert_eq!((*reply, reply.origin()), (n, Origin::Executed));
         let reply = idem.run(id(&format!("k{n}")), |_| async { -1 }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (n, Source::Replayed));
+        assert_eq!((*reply, reply.origin()), (n, Origin::Replayed));
     }
     flushes.store(false, SeqCst);
     let count: u32 = flushing.await.unwrap();
@@ -100,14 +100,14 @@ async fn a_connection_over_which_nobody_answers_is_given_up_for_another() {
         proxy.cut_after(skipped, key, Cut::Swallowed);
         let begun = Instant::now();
         let reply = run(key, 1).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Executed), "{key}");
+        assert_eq!((*reply, reply.origin()), (1, Origin::Executed), "{key}");
         assert!(
             begun.elapsed() < Duration::from_secs(10),
             "{key}: {:?}",
             begun.elapsed()
         );
         let reply = run(key, 2).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Replayed), "{key}");
+        assert_eq!((*reply, reply.origin()), (1, Origin::Replayed), "{key}");
     }
     assert_eq!(proxy.cuts(), 2);
 }
@@ -197,7 +197,7 @@ async fn a_server_that_is_killed_and_started_again_has_lost_nothing() {
     for (key, value) in &acknowledged {
         // What somebody was told is what everybody is told, and nothing ran after that.
         let reply = idem.run(id(key), |_| async { 0 }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (*value, Source::Replayed), "{key}");
+        assert_eq!((*reply, reply.origin()), (*value, Origin::Replayed), "{key}");
         let count = executed.lock().unwrap()[key];
         assert_eq!(count, *value, "{key} was executed after it had been answered");
         reruns += count - 1;
@@ -278,7 +278,7 @@ async fn tokens_do_not_go_backwards_with_the_clock_of_the_server_nor_with_its_me
 
     // A process that has seen nothing is kept from going backwards by the clock, if that goes on.
     cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
-    let id = RequestId::new(Scope::new("tenant-7"), "another").unwrap();
+    let id = RequestIdentity::new(Scope::new("tenant-7"), "another").unwrap();
     let before = claim(&server.store("shop:").await, &id).await;
     cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
     let after = claim(&server.store("shop:").await, &id).await;
@@ -510,12 +510,12 @@ async fn too_few_replicas_are_told() {
     let holder = HolderId::random();
     let new = id("new");
     let request = ClaimRequest::new(&new, MINUTE).holder(holder);
-    let answer = store.claim(request).await.unwrap_err();
+    let answer = store.claim(request.clone()).await.unwrap_err();
     assert!(told(&answer), "{answer:?}");
     // Nor is it acknowledged by being asked for again, over the same connection or over another one.
-    assert!(told(&store.claim(request).await.unwrap_err()));
+    assert!(told(&store.claim(request.clone()).await.unwrap_err()));
     let again = primary.store_with(options).await;
-    assert!(told(&again.claim(request).await.unwrap_err()));
+    assert!(told(&again.claim(request.clone()).await.unwrap_err()));
     // Work is not begun under such a claim, and the claim is not left to its lease.
     let idem = Idempotency::builder(store.clone()).build();
     let ran = Arc::new(AtomicBool::new(false));
@@ -531,5 +531,5 @@ async fn too_few_replicas_are_told() {
     assert!(store.load(&id("run")).await.unwrap().is_none());
 
     replica.signal("CONT");
-    assert_eq!(granted(patient.claim(request).await.unwrap()).attempt(), 1);
+    assert_eq!(granted(patient.claim(request.clone()).await.unwrap()).attempt(), 1);
 }

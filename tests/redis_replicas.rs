@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Effect, Error, Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, HolderId, RecordedResult, Verdict};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, RedisOptions, RedisStore, Store, StoreError};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, RedisOptions, RedisStore, Store, StoreError};
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use tokio::task::JoinHandle;
@@ -30,8 +30,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// How long replicas are waited for that do not answer. A connection is to be lost meanwhile.
 const WITHIN: Duration = Duration::from_secs(1);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 fn result() -> RecordedResult {
@@ -159,7 +159,7 @@ async fn a_result_that_is_found_after_its_answer_was_lost_is_recorded_only_when_
     );
     replica.signal("CONT");
     let reply = idem.run(id("k"), work(false)).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
     assert_eq!(executed.load(SeqCst), 1);
 }
 
@@ -172,18 +172,18 @@ async fn a_claim_that_is_asked_for_again_is_granted_only_when_it_is_acknowledged
     let request = ClaimRequest::new(&id, MINUTE).holder(holder);
     replica.signal("STOP");
     let cutting = cut_in_wait(&primary, &proxy).await;
-    let lost = store.claim(request).await.unwrap_err();
+    let lost = store.claim(request.clone()).await.unwrap_err();
     cutting.await.unwrap();
     assert!(matches!(lost, StoreError::Unavailable { .. }), "{lost:?}");
     for asked in ["over the next connection", "over another process's"] {
         let store = through(&proxy, wanted(1)).await;
-        let answer = store.claim(request).await.unwrap_err();
+        let answer = store.claim(request.clone()).await.unwrap_err();
         assert!(is_too_few(&answer), "{asked}: {answer:?}");
     }
     // Work is not begun under such a claim, and the claim is not left to its lease.
     let cutting = cut_in_wait(&primary, &proxy).await;
     let idem = Idempotency::builder(store.clone()).build();
-    let other = RequestId::new(Scope::new("tenant-7"), "other").unwrap();
+    let other = RequestIdentity::new(Scope::new("tenant-7"), "other").unwrap();
     let error = idem.run(other.clone(), |_| async { unreachable!("it has no claim") as u32 });
     let error = error.await.unwrap_err();
     let Error::Store { effect, .. } = error else {
@@ -198,7 +198,7 @@ async fn a_claim_that_is_asked_for_again_is_granted_only_when_it_is_acknowledged
     let patient = primary
         .store_with(RedisStore::options().acknowledged_by(1, MINUTE))
         .await;
-    let claim = granted(patient.claim(request).await.unwrap());
+    let claim = granted(patient.claim(request.clone()).await.unwrap());
     assert_eq!(claim.attempt(), 1);
 }
 
@@ -259,7 +259,10 @@ async fn a_completion_that_is_asked_for_again_succeeds_only_when_it_is_acknowled
     patient.complete(again(), result(), MINUTE).await.unwrap();
     assert_eq!(patient.load(&id).await.unwrap().unwrap().result(), Some(&result()));
     let outcome = patient.claim(ClaimRequest::new(&id, MINUTE)).await.unwrap();
-    assert!(matches!(outcome, ClaimOutcome::Completed(_)), "{outcome:?}");
+    assert!(
+        matches!(outcome, ClaimOutcome::Denied(Denied::Completed(_))),
+        "{outcome:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -310,7 +313,7 @@ async fn what_is_found_is_written_again_for_who_waits_for_replicas_and_for_nobod
         let store = primary.store_with(options.prefix(format!("{writes}:"))).await;
         let (id, holder) = (id("k"), HolderId::random());
         let request = ClaimRequest::new(&id, MINUTE).holder(holder);
-        let claim = granted(store.claim(request).await.unwrap());
+        let claim = granted(store.claim(request.clone()).await.unwrap());
         let again = || Claim::new(id.clone(), claim.token(), claim.attempt(), None);
 
         let before = offset().await;
@@ -332,11 +335,14 @@ async fn what_is_found_is_written_again_for_who_waits_for_replicas_and_for_nobod
 
         let before = offset().await;
         let outcome = store.claim(ClaimRequest::new(&id, MINUTE)).await.unwrap();
-        assert!(matches!(outcome, ClaimOutcome::Completed(_)), "{outcome:?}");
+        assert!(
+            matches!(outcome, ClaimOutcome::Denied(Denied::Completed(_))),
+            "{outcome:?}"
+        );
         assert_eq!(offset().await > before, writes, "a replay");
 
         // What tells of nothing durable writes nothing.
-        let absent = RequestId::new(Scope::new("tenant-7"), "absent").unwrap();
+        let absent = RequestIdentity::new(Scope::new("tenant-7"), "absent").unwrap();
         let before = offset().await;
         assert!(store.load(&absent).await.unwrap().is_none());
         assert_eq!(offset().await, before);

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Idempotency, Recovery, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin, Recovery};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{RedisStore, Store, Watch};
 use redis::cmd;
 use tokio::sync::{Notify, oneshot};
@@ -17,8 +17,8 @@ mod server;
 
 use server::{Server, cluster, prefix, server};
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// How long after the end of a holder in one process a waiter in another one knows.
@@ -52,7 +52,7 @@ async fn woken_after(one: &RedisStore, two: &RedisStore, key: &str, panics: bool
         let id = id(key);
         async move {
             let reply = waiter.run(id, |_| async { 2 }).await.unwrap();
-            (*reply, reply.source(), Instant::now())
+            (*reply, reply.origin(), Instant::now())
         }
     });
     // Long enough that it is subscribed and the pauses between its questions are long.
@@ -62,8 +62,8 @@ async fn woken_after(one: &RedisStore, two: &RedisStore, key: &str, panics: bool
     let (value, source, woken) = waiting.await.unwrap();
     let _ = holding.await.unwrap();
     match panics {
-        false => assert_eq!((value, source), (1, Source::Replayed)),
-        true => assert_eq!((value, source), (2, Source::Executed)),
+        false => assert_eq!((value, source), (1, Origin::Replayed)),
+        true => assert_eq!((value, source), (2, Origin::Executed)),
     }
     woken - ended
 }
@@ -99,7 +99,7 @@ async fn a_waiter_at_another_node_of_a_cluster_is_woken_by_notification() {
 }
 
 /// A subscription, once the store hears.
-async fn watch(store: &RedisStore, id: &RequestId) -> Watch {
+async fn watch(store: &RedisStore, id: &RequestIdentity) -> Watch {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         let watch = store.watch(id).await;

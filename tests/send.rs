@@ -10,7 +10,7 @@
 use futures::future::{BoxFuture, join_all, try_join};
 use futures::stream::{FuturesUnordered, StreamExt};
 use oneflight::idempotency::{Error as IdempotencyError, Idempotency, NotDone, Rollback};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{MemoryStore, SqliteStore, Store};
 use oneflight::{Drive, Fingerprint, FlightError, Group, OnAbandon, Outcome, TryError};
 use serde::Serialize;
@@ -287,8 +287,8 @@ fallible! {
     nested_errors: TryError<Box<DynError>>, Arc<dyn Any + Send + Sync> = Arc::new(1);
 }
 
-fn request(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant").route("POST /orders"), key).unwrap()
+fn request(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant").route("POST /orders"), key).unwrap()
 }
 
 async fn durable<S: Store, T>(idem: &Idempotency<S>, key: &str, value: T) -> Result<T, IdempotencyError>
@@ -352,7 +352,7 @@ async fn durable_calls_in_a_transaction() {
             .await;
         assert_eq!(*reply.unwrap(), "umbrella");
         let refused = idem.run_in_tx_retrying(request("refused"), |_| {
-            Box::pin(async { Err(Rollback::Refused(Cow::<'static, str>::Borrowed("no"))) })
+            Box::pin(async { Err(Rollback::Declined(Cow::<'static, str>::Borrowed("no"))) })
         });
         assert_eq!(*refused.await.unwrap(), "no");
         assert_eq!(*in_tx(&idem, &request("helper")).await.unwrap(), 1);
@@ -363,7 +363,7 @@ async fn durable_calls_in_a_transaction() {
 
 async fn in_tx(
     idem: &Idempotency<SqliteStore>,
-    id: &RequestId,
+    id: &RequestIdentity,
 ) -> Result<oneflight::idempotency::Reply<u8>, IdempotencyError> {
     idem.run_in_tx(id.clone(), |_| Box::pin(async { Ok(1) })).await
 }

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use oneflight::idempotency::{Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store, StoreError};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,7 +218,7 @@ async fn a_call_dropped_anywhere_leaves_no_open_transaction() {
             .await
             .expect("not locked out")
             .unwrap();
-        assert_eq!((*reply, reply.source()), (0, Source::Executed), "after {polls} polls");
+        assert_eq!((*reply, reply.origin()), (0, Origin::Executed), "after {polls} polls");
     }
 }
 

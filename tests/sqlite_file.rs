@@ -6,14 +6,14 @@ use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use oneflight::idempotency::{Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimRequest, SqliteStore, Store, StoreError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, SqliteConnection};
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 /// An error and all its causes.
@@ -79,7 +79,7 @@ async fn a_change_of_directory_leads_to_no_second_file() {
     drop(connections);
     for read in reads {
         match read {
-            Ok(reply) => assert_eq!((*reply, reply.source()), (1, Source::Replayed)),
+            Ok(reply) => assert_eq!((*reply, reply.origin()), (1, Origin::Replayed)),
             Err(error) => {
                 assert!(told(&error).contains("lent.db"), "{}", told(&error));
                 refused += 1;
@@ -136,7 +136,7 @@ async fn a_file_that_is_deleted_or_replaced_is_an_error_until_it_is_back() {
         }
         std::fs::rename(&aside, &path).unwrap();
         let reply = idem.run(id("before"), |_| async { 2 }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+        assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
         assert_eq!(*idem.run(id("new"), |_| async { 2 }).await.unwrap(), 2);
     }
 }

@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Effect, Error, Idempotency, Rollback, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Rollback};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store, StoreError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions};
@@ -16,8 +16,8 @@ use tempfile::TempDir;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 async fn pool(path: &Path, mode: SqliteJournalMode, connections: u32) -> SqlitePool {
@@ -78,7 +78,7 @@ impl Shop {
         let idem = Idempotency::builder(self.store.clone()).build();
         let outside = id(&format!("outside {key}"));
         let reply = idem.run(outside.clone(), |_| async { 1 }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Executed), "{key}");
+        assert_eq!((*reply, reply.origin()), (1, Origin::Executed), "{key}");
         let record = self.elsewhere.load(&outside).await.unwrap();
         assert!(record.unwrap().result().is_some(), "{key}");
         let inside = id(&format!("inside {key}"));
@@ -144,7 +144,7 @@ async fn what_was_done_meanwhile_is_seen_whatever_snapshot_a_connection_has_open
     shop.elsewhere.complete(claim, result, MINUTE).await.unwrap();
     let idem = Idempotency::builder(shop.store.clone()).build();
     let reply = idem.run(request.clone(), |_| async { 2 }).await.unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
 
     shop.leave("BEGIN; SELECT count(*) FROM oneflight_records").await;
     let request = id("in doubt");
@@ -251,7 +251,7 @@ async fn an_exclusive_lock_is_not_kept() {
     shop.check("exclusive").await;
     let idem = Idempotency::builder(shop.elsewhere.clone()).build();
     let reply = idem.run(id("elsewhere"), |_| async { 1 }).await.unwrap();
-    assert_eq!(reply.source(), Source::Executed);
+    assert_eq!(reply.origin(), Origin::Executed);
 }
 
 /// What work changes on the connection that it is given, whatever becomes of it, holds up no later call.
@@ -404,7 +404,7 @@ async fn a_transaction_over_an_attached_database_is_refused() {
     );
     // Outside of a transaction, our record is all that is written.
     let reply = idem.run(id("outside"), |_| async { 1 }).await.unwrap();
-    assert_eq!(reply.source(), Source::Executed);
+    assert_eq!(reply.origin(), Origin::Executed);
     let entries: i64 = sqlx::query_scalar("SELECT count(*) FROM ledger")
         .fetch_one(&mut connection)
         .await

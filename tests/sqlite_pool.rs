@@ -5,15 +5,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oneflight::idempotency::{Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Row, SqlitePool};
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tenant-7"), key).unwrap()
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
 async fn pool(path: &Path, mode: SqliteJournalMode, connections: u32) -> SqlitePool {
@@ -100,7 +100,7 @@ async fn a_commit_that_readers_hold_up_is_tried_again() {
         sqlx::raw_sql("COMMIT").execute(&mut *reader).await.unwrap();
         drop(reader);
         let reply = calls.await.unwrap().unwrap();
-        assert_eq!((*reply, reply.source()), (n + 1, Source::Executed));
+        assert_eq!((*reply, reply.origin()), (n + 1, Origin::Executed));
         let rows = sqlx::query("SELECT count(*) FROM orders")
             .fetch_one(&pool)
             .await

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::SqliteStore;
 use sqlx::sqlite::SqliteSynchronous;
 use tempfile::TempDir;
@@ -16,8 +16,8 @@ const PROCESSES: usize = 4;
 const KEYS: usize = 100;
 const DUPLICATES: usize = 50;
 
-fn id(key: usize) -> RequestId {
-    RequestId::new(Scope::new("tenant-7").route("POST /orders"), format!("key-{key}"))
+fn id(key: usize) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), format!("key-{key}"))
         .unwrap()
         .with_fingerprint(key.to_be_bytes())
 }
@@ -39,7 +39,7 @@ async fn processes() -> (TempDir, Vec<Idempotency<SqliteStore>>) {
 }
 
 /// Every key has one row, and every caller of a key got its number.
-async fn check(store: &SqliteStore, replies: &[(usize, i64, Source)]) {
+async fn check(store: &SqliteStore, replies: &[(usize, i64, Origin)]) {
     let rows: Vec<(i64, i64)> = sqlx::query_as("SELECT key, number FROM orders ORDER BY key")
         .fetch_all(store.pool())
         .await
@@ -51,11 +51,11 @@ async fn check(store: &SqliteStore, replies: &[(usize, i64, Source)]) {
         assert_eq!(*number, rows[*key].1, "the answer to another request");
     }
     let count = |source| replies.iter().filter(|reply| reply.2 == source).count();
-    assert_eq!(count(Source::Executed), KEYS);
+    assert_eq!(count(Origin::Executed), KEYS);
     println!(
         "collapsed {}, replayed {}",
-        count(Source::Collapsed),
-        count(Source::Replayed)
+        count(Origin::Collapsed),
+        count(Origin::Replayed)
     );
 }
 
@@ -75,7 +75,7 @@ async fn fifty_duplicates_of_each_of_a_hundred_keys_make_one_row_a_key_in_a_tran
                 })
                 .await
                 .unwrap();
-            (key, *reply, reply.source())
+            (key, *reply, reply.origin())
         });
     }
     check(processes[0].store(), &calls.join_all().await).await;
@@ -94,7 +94,7 @@ async fn fifty_duplicates_of_each_of_a_hundred_keys_are_executed_once_a_key_outs
                 insert.execute(&pool).await.unwrap().last_insert_rowid()
             };
             let reply = idem.run(id(key), work).await.unwrap();
-            (key, *reply, reply.source())
+            (key, *reply, reply.origin())
         });
     }
     check(processes[0].store(), &calls.join_all().await).await;
@@ -129,9 +129,9 @@ async fn a_replay_does_not_wait_for_the_writer() {
     let asked = Instant::now();
     for idem in &processes {
         let reply = idem.run(id(1), |_| async { 2 }).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+        assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
         let reply = idem.run_in_tx(id(1), |_| Box::pin(async { Ok(2) })).await.unwrap();
-        assert_eq!((*reply, reply.source()), (1, Source::Replayed));
+        assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
     }
     assert!(asked.elapsed() < Duration::from_secs(2));
     sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
@@ -164,5 +164,5 @@ async fn a_lock_that_is_never_given_up_is_busy_at_the_deadline_and_not_before() 
     assert!(asked.elapsed() >= deadline && asked.elapsed() < deadline * 10);
     sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
     let reply = idem.run_in_tx(id(1), |_| Box::pin(async { Ok(1) })).await.unwrap();
-    assert_eq!(reply.source(), Source::Executed);
+    assert_eq!(reply.origin(), Origin::Executed);
 }

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use oneflight::identity::RequestId;
+use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError, Takeover, conformance,
@@ -84,7 +84,7 @@ impl Broken {
     }
 
     /// The token that stands in the record, whatever the caller's was.
-    async fn valid(&self, id: &RequestId, token: FencingToken) -> FencingToken {
+    async fn valid(&self, id: &RequestIdentity, token: FencingToken) -> FencingToken {
         match (self.defect, self.store.load(id).await.unwrap()) {
             (Defect::IgnoresTokens, Some(record)) => record.token,
             _ => token,
@@ -93,15 +93,15 @@ impl Broken {
 }
 
 impl Store for Broken {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
-        let bare = RequestId::new(oneflight::identity::Scope::new("bare"), request.id.key()).unwrap();
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        let bare = RequestIdentity::new(oneflight::identity::Scope::new("bare"), request.id.key()).unwrap();
         let mut request = request;
         match self.defect {
             Defect::GrantsEveryClaim => {
                 let token = FencingToken::new(self.tokens.fetch_add(1, Ordering::Relaxed));
                 return Ok(ClaimOutcome::Granted(Claim::new(request.id.clone(), token, 1, None)));
             }
-            Defect::IgnoresFingerprints => request.id = &bare,
+            Defect::IgnoresFingerprints => request.id = bare,
             Defect::NeverTakesOver => request = request.takeover(Takeover::Never),
             Defect::TakesOverUnasked => request = request.takeover(Takeover::Expired),
             _ => {}
@@ -116,7 +116,7 @@ impl Store for Broken {
         })
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let token = self.valid(id, token).await;
         self.store.renew(id, token, lease).await
     }
@@ -137,7 +137,7 @@ impl Store for Broken {
         self.store.release(claim).await
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let record = self.store.load(id).await?;
         Ok(record.filter(|record| {
             let doubtful = record.lease_remaining() == Some(Duration::ZERO);

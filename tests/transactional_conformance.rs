@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use oneflight::identity::RequestId;
+use oneflight::identity::RequestIdentity;
 use oneflight::record::{CodecId, FencingToken, Record, RecordedResult, Verdict};
 use oneflight::store::conformance::{self, Failure, Ledger, Written};
 use oneflight::store::{
@@ -77,11 +77,11 @@ impl Ledger for Shop {
 }
 
 impl Store for Shop {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         self.store.claim(request).await
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.store.renew(id, token, lease).await
     }
 
@@ -93,7 +93,7 @@ impl Store for Shop {
         self.store.release(claim).await
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         self.store.load(id).await
     }
 
@@ -105,7 +105,7 @@ impl Store for Shop {
 impl TransactionalStore for Shop {
     type Connection = SqliteConnection;
 
-    async fn transact<W, R>(&self, request: ClaimRequest<'_>, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn transact<W, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
         W: for<'t> FnOnce(OpenTransaction<'t, SqliteConnection>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static,
@@ -126,7 +126,7 @@ impl TransactionalStore for Shop {
                 let there = self.load(&id).await?;
                 if there.is_some_and(|record| record.result().is_none()) {
                     let other = self.others.fetch_add(1, SeqCst);
-                    id = RequestId::from_stored(id.scope(), &format!("other-{other}")).unwrap();
+                    id = RequestIdentity::from_stored(id.scope(), &format!("other-{other}")).unwrap();
                 }
             }
             _ => {}
@@ -150,7 +150,7 @@ impl TransactionalStore for Shop {
 fn spoilt(defect: Defect, ending: Ending) -> Ending {
     let retention = Duration::from_secs(60);
     match (defect, ending) {
-        (Defect::KeepsWhatIsRefused, Ending::Refuse { result, retention }) => Ending::Commit { result, retention },
+        (Defect::KeepsWhatIsRefused, Ending::Decline { result, retention }) => Ending::Commit { result, retention },
         (Defect::KeepsWhatIsRolledBack, Ending::RollBack) => Ending::Commit {
             result: RecordedResult::value(Verdict::Performed, CodecId::Json, b"1"),
             retention,

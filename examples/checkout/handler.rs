@@ -29,9 +29,9 @@ use std::time::Duration;
 
 use oneflight::http::{CorrelationId, Problem};
 use oneflight::idempotency::{
-    self, Answer, Doubt, Effect, Idempotency, NotDone, Recovery, Reply, Source, Unfinished, Unknown,
+    self, Doubt, Effect, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unfinished, Unknown,
 };
-use oneflight::identity::{IdempotencyKey, RequestId, Scope};
+use oneflight::identity::{IdempotencyKey, RequestIdentity, Scope};
 use oneflight::store::{PostgresStore, RedisStore, SqliteStore, Store, TransactionalStore};
 
 use crate::database::{Database, Entry, Orders};
@@ -99,7 +99,7 @@ impl Handler {
         orders: &Database,
         provider: Provider,
         incoming: Incoming,
-    ) -> Result<(Placed, Source), Problem> {
+    ) -> Result<(Placed, Origin), Problem> {
         match self {
             Self::Naive => naive::place_order(orders, provider, &incoming)
                 .await
@@ -143,10 +143,10 @@ fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
         let orders = orders.clone();
         async move {
             match orders.find(doubt.id.key()).await {
-                Ok(Some(row)) => Answer::completed(&Placed::from(row)).unwrap_or(Answer::Refuse),
-                Ok(None) => Answer::Rerun,
+                Ok(Some(row)) => Resolution::completed(&Placed::from(row)).unwrap_or(Resolution::Hold),
+                Ok(None) => Resolution::Rerun,
                 // Not known now: whoever comes later asks again.
-                Err(_) => Answer::Refuse,
+                Err(_) => Resolution::Hold,
             }
         }
     };
@@ -158,9 +158,9 @@ fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
 
 /// Nobody logs in to this shop. Where somebody does, add `.user(…)`: else whoever learns of a key reads the answer of
 /// another.
-fn identity(operation: &str, incoming: &Incoming) -> Result<RequestId, Problem> {
+fn identity(operation: &str, incoming: &Incoming) -> Result<RequestIdentity, Problem> {
     let scope = Scope::new("shop").route(operation);
-    let id = RequestId::new(scope, incoming.key.clone())?;
+    let id = RequestIdentity::new(scope, incoming.key.clone())?;
     Ok(id.with_known_fingerprint(incoming.order.fingerprint()))
 }
 
@@ -169,7 +169,7 @@ async fn place_within<S>(
     idempotency: &Idempotency<S>,
     provider: Provider,
     incoming: Incoming,
-) -> Result<(Placed, Source), Problem>
+) -> Result<(Placed, Origin), Problem>
 where
     S: TransactionalStore,
     S::Connection: Orders,
@@ -201,8 +201,8 @@ where
             })
     };
     let reply = idempotency.try_run(whole, work).await.map_err(refusal)?;
-    let source = reply.source();
-    Ok((reply.into_inner(), source))
+    let origin = reply.origin();
+    Ok((reply.into_inner(), origin))
 }
 
 /// The order, once as far as the claim goes: paid for, and then written beside its record.
@@ -211,7 +211,7 @@ async fn place_beside<S: Store>(
     orders: Database,
     provider: Provider,
     incoming: Incoming,
-) -> Result<(Placed, Source), Problem> {
+) -> Result<(Placed, Origin), Problem> {
     let whole = identity("POST /orders", &incoming)?;
 
     let work = move |context: idempotency::Context| async move {
@@ -231,8 +231,8 @@ async fn place_beside<S: Store>(
             })
     };
     let reply = idempotency.try_run(whole, work).await.map_err(refusal)?;
-    let source = reply.source();
-    Ok((reply.into_inner(), source))
+    let origin = reply.origin();
+    Ok((reply.into_inner(), origin))
 }
 
 impl Incoming {

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 
-use oneflight::idempotency::Source;
+use oneflight::idempotency::Origin;
 
 use crate::database::{Database, Entry};
 use crate::handler::Incoming;
@@ -17,7 +17,7 @@ pub(crate) async fn place_order(
     database: &Database,
     provider: Provider,
     incoming: &Incoming,
-) -> Result<(Placed, Source), Box<dyn Error + Send + Sync>> {
+) -> Result<(Placed, Origin), Box<dyn Error + Send + Sync>> {
     let Incoming {
         key,
         correlation,
@@ -26,7 +26,7 @@ pub(crate) async fn place_order(
 
     // Have we seen this key?
     if let Some(answer) = database.answer(key.as_str()).await? {
-        return Ok((serde_json::from_str(&answer)?, Source::Replayed));
+        return Ok((serde_json::from_str(&answer)?, Origin::Replayed));
     }
 
     // No: have it paid, under a new key for each attempt, as client libraries do unless they are given one, …
@@ -47,5 +47,5 @@ pub(crate) async fn place_order(
 
     // And remember the answer for the next time.
     database.remember(key.as_str(), serde_json::to_string(&placed)?).await?;
-    Ok((placed, Source::Executed))
+    Ok((placed, Origin::Executed))
 }

@@ -5,7 +5,7 @@
 
 use axum::http::{HeaderMap, StatusCode};
 use oneflight::http::{BodyFormat, KEY_FIELD, Problem, require_key};
-use oneflight::idempotency::Source;
+use oneflight::idempotency::Origin;
 use oneflight::identity::{Fingerprint, IdempotencyKey};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ pub(crate) struct Answer {
     /// Whether the order had been placed already, or was being placed, when this request came.
     pub(crate) cached: bool,
     /// How the answer came to be: `executed`, `collapsed` or `replayed`.
-    pub(crate) source: Source,
+    pub(crate) origin: Origin,
 }
 
 /// The JSON body. The key is read by `oneflight::http`; here it is only known to be no mistake.

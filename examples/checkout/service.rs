@@ -16,7 +16,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use oneflight::http::{CorrelationId, Problem, X_REQUEST_ID};
-use oneflight::idempotency::Source;
+use oneflight::idempotency::Origin;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -196,13 +196,13 @@ async fn place_order(
         shop.handler.place(&shop.orders, shop.provider, incoming).await
     };
     match placed.await {
-        Ok((placed, source)) => {
-            tracing::info!(order_id = placed.order_id, ?source, "order answered");
+        Ok((placed, origin)) => {
+            tracing::info!(order_id = placed.order_id, ?origin, "order answered");
             // 201 for the duplicates as well: whoever lost the first answer gets the same one.
             let answer = Answer {
                 placed,
-                cached: source != Source::Executed,
-                source,
+                cached: origin != Origin::Executed,
+                origin,
             };
             (StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(answer)).into_response()
         }

@@ -10,7 +10,7 @@ use oneflight::http::{
     CorrelationId, IDEMPOTENCY_KEY, KeyError, KeyPlace, X_CORRELATION_ID, X_REQUEST_ID, find_key, header_key,
     require_key,
 };
-use oneflight::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestId, Scope};
+use oneflight::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity, Scope};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 #[derive(Arbitrary, Debug)]
@@ -181,7 +181,7 @@ impl Names {
     }
 
     /// Reads the canonical form back.
-    fn read(id: &RequestId) -> Self {
+    fn read(id: &RequestIdentity) -> Self {
         let plain = |text: &str| text.replace("%7C", "|").replace("%3D", "=").replace("%25", "%");
         let mut parts = id.scope().split('|');
         let mut names = Self {
@@ -202,7 +202,9 @@ impl Names {
 }
 
 fn identities(names: [Names; 2]) {
-    let ids = names.each_ref().map(|names| RequestId::new(names.scope(), &*names.key));
+    let ids = names
+        .each_ref()
+        .map(|names| RequestIdentity::new(names.scope(), &*names.key));
     for (names, id) in names.iter().zip(&ids) {
         let parts = [Some(&names.namespace), names.route.as_ref(), names.user.as_ref()];
         let is_part = |part: &&String| !part.is_empty() && !part.chars().any(char::is_control);

@@ -5,8 +5,8 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use oneflight::idempotency::{Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, DecodeError, Decoded, HolderId, RecordedResult, Timestamp, Verdict};
 use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, Store};
 use serde_json::Value;
@@ -71,7 +71,7 @@ fn reference(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
         verdict: if kind == 0 {
             Verdict::Performed
         } else {
-            Verdict::Refused
+            Verdict::Declined
         },
         codec: match codec {
             0 => CodecId::None,
@@ -117,7 +117,7 @@ fn wait<F: Future>(future: F) -> F::Output {
 /// A completed request whose record holds these bytes is not executed again, whatever they are.
 fn replayed(bytes: Vec<u8>) {
     let store = MemoryStore::new();
-    let id = RequestId::new(Scope::new("fuzz"), "key").expect("a valid identity");
+    let id = RequestIdentity::new(Scope::new("fuzz"), "key").expect("a valid identity");
     let ClaimOutcome::Granted(claim) = wait(store.claim(ClaimRequest::new(&id, HOUR))).expect("a store in memory")
     else {
         panic!("a new identity is free");
@@ -136,7 +136,7 @@ fn replayed(bytes: Vec<u8>) {
             }),
         ) => {}
         (Ok(reply), Ok(Decoded::Value { codec, payload, .. })) => {
-            assert_eq!(reply.source(), Source::Replayed);
+            assert_eq!(reply.origin(), Origin::Replayed);
             let payload = if codec == CodecId::Json { payload } else { b"null" };
             let expected: Value = serde_json::from_slice(payload).expect("it was decoded");
             assert_eq!(*reply, expected);
@@ -165,7 +165,7 @@ fuzz_target!(|input: Input| match input {
     Input::Replayed(bytes) => replayed(bytes),
     Input::Encoded(encoded) => match encoded {
         Encoded::Value { refused, json, payload } => {
-            let verdict = if refused { Verdict::Refused } else { Verdict::Performed };
+            let verdict = if refused { Verdict::Declined } else { Verdict::Performed };
             let codec = if json { CodecId::Json } else { CodecId::None };
             let result = RecordedResult::value(verdict, codec, &payload);
             let expected = [&[1, u8::from(refused), u8::from(json)], &payload[..]].concat();

@@ -15,12 +15,12 @@
 //!
 //! ```
 //! use oneflight::http::{self, CorrelationId, Problem, X_REQUEST_ID};
-//! use oneflight::identity::{RequestId, Scope};
+//! use oneflight::identity::{RequestIdentity, Scope};
 //!
-//! fn identify(headers: &::http::HeaderMap, body: &[u8]) -> Result<RequestId, Problem> {
+//! fn identify(headers: &::http::HeaderMap, body: &[u8]) -> Result<RequestIdentity, Problem> {
 //!     let key = http::require_key(headers, body)?;
 //!     let scope = Scope::new("tenant-7").route("POST /orders");
-//!     Ok(RequestId::new(scope, key)?)
+//!     Ok(RequestIdentity::new(scope, key)?)
 //! }
 //!
 //! // A retry-safe client sends a key; what it gets without one tells it what to do.

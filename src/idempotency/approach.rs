@@ -30,13 +30,13 @@ use super::builder::MissingFingerprint;
 use super::conclude::record_known;
 use super::error::{Effect, Error};
 use super::progress::{LOCK_PATIENCE, Progress};
-use super::recovery::{Answer, Doubt, Recovery};
+use super::recovery::{Doubt, Recovery, Resolution};
 use super::settled::Settled;
 use super::stake::Stake;
 use super::timer::{after, pause, within};
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, random_u64};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover, Watch};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover, Watch};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -55,9 +55,9 @@ pub(super) const GIVING_BACK: Duration = Duration::from_secs(1);
 
 pub(super) struct Approach<'a, S: Store> {
     shared: &'a Arc<Shared<S>>,
-    id: &'a RequestId,
+    id: &'a RequestIdentity,
     /// The same with the fingerprint of its record, or without, as the next question is asked.
-    known_as: Option<RequestId>,
+    known_as: Option<RequestIdentity>,
     progress: &'a Progress,
     runtime: &'a Handle,
     stake: Stake<S>,
@@ -79,13 +79,13 @@ pub(super) type Granted<S> = (Stake<S>, Claim, Instant);
 impl<'a, S: Store> Approach<'a, S> {
     pub(super) fn new(
         shared: &'a Arc<Shared<S>>,
-        id: &'a RequestId,
+        id: &'a RequestIdentity,
         progress: &'a Progress,
         runtime: &'a Handle,
     ) -> Self {
         let takeover = match shared.recovery {
             Recovery::Rerun => Takeover::Expired,
-            Recovery::Refuse | Recovery::Ask(_) => Takeover::Never,
+            Recovery::Hold | Recovery::Ask(_) => Takeover::Never,
         };
         Self {
             shared,
@@ -101,12 +101,12 @@ impl<'a, S: Store> Approach<'a, S> {
     }
 
     /// The identity with the fingerprint that the next question is asked with.
-    fn asked(&self) -> &RequestId {
+    fn asked(&self) -> &RequestIdentity {
         self.known_as.as_ref().unwrap_or(self.id)
     }
 
     /// What a transaction is asked for with.
-    pub(super) fn request(&self) -> ClaimRequest<'_> {
+    pub(super) fn request(&self) -> ClaimRequest {
         ClaimRequest::new(self.asked(), self.shared.lease)
             .holder(self.stake.holder())
             .takeover(self.takeover)
@@ -250,7 +250,7 @@ impl<'a, S: Store> Approach<'a, S> {
                 retry_after: remaining.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER),
             }),
             _ => match self.shared.recovery {
-                Recovery::Refuse => Err(Error::InDoubt { id, attempt }),
+                Recovery::Hold => Err(Error::InDoubt { id, attempt }),
                 Recovery::Rerun | Recovery::Ask(_) => Err(Error::store(&id, error, Effect::Unknown)),
             },
         }
@@ -260,7 +260,7 @@ impl<'a, S: Store> Approach<'a, S> {
     pub(super) async fn step<C>(&mut self, outcome: ClaimOutcome<C>) -> Result<Step<C>, Error> {
         match outcome {
             ClaimOutcome::Granted(claim) => Ok(Step::Granted(claim)),
-            ClaimOutcome::Completed(record) => match record.result() {
+            ClaimOutcome::Denied(Denied::Completed(record)) => match record.result() {
                 Some(result) => Ok(Step::Settled(Settled::replayed(result.clone(), record.attempt))),
                 None => {
                     let what = "a completed record has no result";
@@ -268,17 +268,17 @@ impl<'a, S: Store> Approach<'a, S> {
                     Err(Error::store(self.id, error, Effect::Done))
                 }
             },
-            ClaimOutcome::Conflict => {
+            ClaimOutcome::Denied(Denied::Conflict) => {
                 self.reconcile().await?;
                 Ok(Step::Again)
             }
-            ClaimOutcome::InProgress { lease_remaining, .. } => {
+            ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) => {
                 self.progress.wait();
                 self.wait(lease_remaining).await?;
                 self.known_as = None;
                 Ok(Step::Again)
             }
-            ClaimOutcome::InDoubt { token, attempt } => self.recover(token, attempt).await,
+            ClaimOutcome::Denied(Denied::InDoubt { token, attempt }) => self.recover(token, attempt).await,
         }
     }
 
@@ -340,19 +340,19 @@ impl<'a, S: Store> Approach<'a, S> {
         };
         let answer = match &self.shared.recovery {
             // The store would have granted it, if that were for a policy to say: it is held.
-            Recovery::Refuse | Recovery::Rerun => Answer::Refuse,
+            Recovery::Hold | Recovery::Rerun => Resolution::Hold,
             Recovery::Ask(ask) => ask(doubt).await,
         };
         match answer {
-            Answer::Rerun => {
+            Resolution::Rerun => {
                 self.takeover = Takeover::Of(token);
                 Ok(Step::Again)
             }
-            Answer::Refuse => Err(Error::InDoubt {
+            Resolution::Hold => Err(Error::InDoubt {
                 id: self.id.clone(),
                 attempt,
             }),
-            Answer::Completed(encoded) => {
+            Resolution::Completed(encoded) => {
                 // As somebody else: should this claim be granted late, when its answer is not waited for any more, it must
                 // not be found as our own by the next question, which is asked in order to work.
                 let mut stake = Stake::new(self.shared, self.id, self.runtime);
@@ -387,7 +387,7 @@ fn patience(progress: &Progress) -> Duration {
 /// claim may have been granted, if there was any.
 async fn ask<S: Store>(
     stake: &mut Stake<S>,
-    id: &RequestId,
+    id: &RequestIdentity,
     progress: &Progress,
     takeover: Takeover,
 ) -> Result<ClaimOutcome, StoreError> {

@@ -14,7 +14,7 @@ use super::Shared;
 use super::timer::{Until, within};
 use super::unwind::{CatchUnwind, catch};
 use crate::flight::Panicked;
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Watch};
 
@@ -39,12 +39,12 @@ impl<S: Store> Shared<S> {
     }
 
     /// Without a limit: the caller has one.
-    pub(super) async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    pub(super) async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         caught(async { self.store.claim(request).await }).await
     }
 
     /// An answer that takes longer than the lease comes too late to be of use.
-    pub(super) async fn renew(&self, id: &RequestId, token: FencingToken) -> Result<(), StoreError> {
+    pub(super) async fn renew(&self, id: &RequestIdentity, token: FencingToken) -> Result<(), StoreError> {
         let renewed = async { self.store.renew(id, token, self.lease).await };
         answer_within(self.lease, renewed).await
     }
@@ -52,7 +52,7 @@ impl<S: Store> Shared<S> {
     /// Sets what is left of the lease, to end it.
     pub(super) async fn end_lease(
         &self,
-        id: &RequestId,
+        id: &RequestIdentity,
         token: FencingToken,
         left: Duration,
     ) -> Result<(), StoreError> {
@@ -69,12 +69,12 @@ impl<S: Store> Shared<S> {
         answer_within(self.answer_patience(), async { self.store.release(claim).await }).await
     }
 
-    pub(super) async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    pub(super) async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         answer_within(self.answer_patience(), async { self.store.load(id).await }).await
     }
 
     /// No subscription, if the store does not answer within the limit.
-    pub(super) async fn watch(&self, id: &RequestId, limit: Duration) -> Watch {
+    pub(super) async fn watch(&self, id: &RequestIdentity, limit: Duration) -> Watch {
         let watched = caught(async { Ok(self.store.watch(id).await) });
         match within(limit, watched).await {
             Some(Ok(watch)) => watch,

@@ -65,7 +65,7 @@ impl<S: Store> IdempotencyBuilder<S> {
             wait: Duration::from_secs(15),
             settle: None,
             missing_fingerprint: MissingFingerprint::default(),
-            recovery: Recovery::Refuse,
+            recovery: Recovery::Hold,
             sizes: Sizes {
                 most: 256 * 1024,
                 plain: usize::MAX,
@@ -146,7 +146,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// A process that dies is not waited for in this way, but by what is left of its lease, two thirds of it at least: let
     /// that be as long.
     ///
-    /// [`Recovery::Refuse`] asks nobody, so unless this is set the request is in doubt at once there. Set it there as well
+    /// [`Recovery::Hold`] asks nobody, so unless this is set the request is in doubt at once there. Set it there as well
     /// before a process with another policy may meet what this one left: in a fleet whose processes differ, and in the
     /// version before the one that has another policy. The time is kept with the request by the process that did not know.
     ///
@@ -169,7 +169,7 @@ impl<S: Store> IdempotencyBuilder<S> {
         self
     }
 
-    /// What to do about a request whose holder died: [`Recovery::Refuse`] unless set.
+    /// What to do about a request whose holder died: [`Recovery::Hold`] unless set.
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
         self
@@ -188,11 +188,11 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use oneflight::idempotency::{Idempotency, MissingFingerprint};
-    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::identity::{RequestIdentity, Scope};
     /// use oneflight::store::MemoryStore;
     ///
     /// let store = MemoryStore::new();
-    /// let id = RequestId::new(Scope::new("tenant-7"), "a7f3")?;
+    /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
     /// let before = Idempotency::builder(store.clone()).build();
     /// let _ = before.run(id.clone(), |_| async { 1 }).await?;
     ///
@@ -287,7 +287,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     pub fn build(self) -> Idempotency<S> {
         let settle = match self.recovery {
             // Nobody is asked about it here. Others may have another policy, which only the user knows.
-            Recovery::Refuse => self.settle.unwrap_or(Duration::ZERO),
+            Recovery::Hold => self.settle.unwrap_or(Duration::ZERO),
             Recovery::Rerun | Recovery::Ask(_) => self.settle.unwrap_or(self.lease),
         };
         let mut group = Group::builder().drive(self.drive).on_abandon(self.on_abandon);

@@ -23,7 +23,7 @@ use super::error::Error;
 use super::recovery::Encoded;
 use super::timer::{after, pause};
 use crate::group;
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, HolderId, RecordedResult, State, Verdict};
 use crate::store::{Claim, Store, StoreError};
 use crate::telemetry;
@@ -37,7 +37,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// if there was any.
 pub(super) async fn record<S: Store>(
     shared: &Shared<S>,
-    id: &RequestId,
+    id: &RequestIdentity,
     claim: Claim,
     result: &RecordedResult,
 ) -> Result<(), Error> {
@@ -84,7 +84,7 @@ pub(super) async fn record<S: Store>(
 /// Records a result that somebody has found out.
 pub(super) async fn record_known<S: Store>(
     shared: &Shared<S>,
-    id: &RequestId,
+    id: &RequestIdentity,
     claim: Claim,
     encoded: &Encoded,
 ) -> Result<RecordedResult, Error> {
@@ -93,13 +93,13 @@ pub(super) async fn record_known<S: Store>(
     Ok(result)
 }
 
-fn lease_lost(id: &RequestId) -> Error {
+fn lease_lost(id: &RequestIdentity) -> Error {
     Error::LeaseLost { id: id.clone() }
 }
 
 /// Ends a claim under which nothing was done. That says nothing of the attempts before it, so only a first attempt
 /// makes the identity new; a later one leaves the doubt as it was. Says whether that is done.
-pub(super) async fn give_up<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) -> bool {
+pub(super) async fn give_up<S: Store>(shared: &Shared<S>, id: &RequestIdentity, claim: Claim) -> bool {
     match claim.attempt() {
         1 => release(shared, id, claim).await,
         _ => let_go(shared, id, claim.token(), Duration::ZERO).await,
@@ -107,7 +107,7 @@ pub(super) async fn give_up<S: Store>(shared: &Shared<S>, id: &RequestId, claim:
 }
 
 /// Gives the claim back. If that cannot be done, which is answered, it is in doubt when the lease ends.
-async fn release<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) -> bool {
+async fn release<S: Store>(shared: &Shared<S>, id: &RequestIdentity, claim: Claim) -> bool {
     let (token, attempt) = (claim.token(), claim.attempt());
     let mut claim = claim;
     let mut tried = 0;
@@ -132,7 +132,7 @@ async fn release<S: Store>(shared: &Shared<S>, id: &RequestId, claim: Claim) -> 
 /// too early.
 pub(super) async fn let_go<S: Store>(
     shared: &Shared<S>,
-    id: &RequestId,
+    id: &RequestIdentity,
     token: FencingToken,
     settle: Duration,
 ) -> bool {
@@ -154,7 +154,7 @@ pub(super) async fn let_go<S: Store>(
 
 /// Looks for a claim that may have been taken without an answer, and ends it: its work has not begun and never will. Says
 /// whether nothing is left of it.
-pub(super) async fn disown<S: Store>(shared: &Shared<S>, id: &RequestId, holder: HolderId) -> bool {
+pub(super) async fn disown<S: Store>(shared: &Shared<S>, id: &RequestIdentity, holder: HolderId) -> bool {
     let mut tried = 0;
     loop {
         tried += 1;
@@ -185,7 +185,7 @@ fn retry_pause(tried: u32) -> Duration {
 pub(super) fn see_to<S: Store, R: Send + 'static>(
     shared: &Shared<S>,
     runtime: &Handle,
-    id: &RequestId,
+    id: &RequestIdentity,
     end: impl Future<Output = R> + Send + 'static,
 ) -> JoinHandle<R> {
     shared.ends.send_modify(|ends| *ends += 1);
@@ -204,7 +204,7 @@ pub(super) fn see_to<S: Store, R: Send + 'static>(
 /// The end of a claim that is under way. Dropped before it is over, there was no runtime for it.
 struct UnderWay {
     ends: watch::Sender<usize>,
-    id: RequestId,
+    id: RequestIdentity,
     is_over: bool,
 }
 

@@ -3,25 +3,25 @@
 use std::fmt;
 
 use super::lease::View;
-use crate::identity::{Fingerprint, RequestId};
+use crate::identity::{Fingerprint, RequestIdentity};
 
 /// What the work is told about its execution. Cloning is cheap.
 #[derive(Clone)]
 pub struct Context {
-    id: RequestId,
+    id: RequestIdentity,
     attempt: u32,
     /// `None` in a transaction, which has none.
     lease: Option<View>,
 }
 
 impl Context {
-    pub(super) fn new(id: RequestId, attempt: u32, lease: Option<View>) -> Self {
+    pub(super) fn new(id: RequestIdentity, attempt: u32, lease: Option<View>) -> Self {
         Self { id, attempt, lease }
     }
 
     /// The request that is executed.
     #[must_use]
-    pub fn id(&self) -> &RequestId {
+    pub fn id(&self) -> &RequestIdentity {
         &self.id
     }
 
@@ -66,7 +66,7 @@ impl Context {
 }
 
 /// The key under which a step of a request is known downstream.
-pub(super) fn downstream_key(id: &RequestId, step: &str) -> String {
+pub(super) fn downstream_key(id: &RequestIdentity, step: &str) -> String {
     Fingerprint::builder()
         .part("purpose", "oneflight downstream key 1")
         .part("identity", id.canonical())

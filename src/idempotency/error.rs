@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::unfinished::{NotDone, Unknown};
 use crate::flight::Panicked;
 use crate::group;
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::DecodeError;
 use crate::store::StoreError;
 use crate::telemetry::{self, Gravity};
@@ -60,14 +60,14 @@ pub enum Error {
     /// second, the module `oneflight::http` says what to take a fingerprint of.
     Conflict {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
     },
     /// Somebody else is executing the request, and was still when the wait ended. So is a request whose execution has ended
     /// without telling what it did, until that has [settled](crate::idempotency::IdempotencyBuilder::settle). A lock of the
     /// store that others held for the whole wait is no sign of that, but [`Store`](Self::Store) with [`StoreError::Busy`].
     InProgress {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// When asking again is worthwhile.
         retry_after: Duration,
     },
@@ -75,14 +75,14 @@ pub enum Error {
     /// say. See [`Recovery`](crate::idempotency::Recovery).
     InDoubt {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// Which attempt it was, from 1.
         attempt: u32,
     },
     /// The work says of itself that it did nothing. The identity is new again, unless an earlier attempt is in doubt.
     NotDone {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// Why.
         reason: NotDone,
     },
@@ -91,7 +91,7 @@ pub enum Error {
     /// [settled](crate::idempotency::IdempotencyBuilder::settle).
     Unknown {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// Why.
         reason: Unknown,
     },
@@ -99,10 +99,10 @@ pub enum Error {
     ///
     /// Whether trying again helps depends on the [kind](RollbackKind): a constraint that was violated is violated the next
     /// time as well. What is refused for good should be
-    /// [`Rollback::Refused`](crate::idempotency::Rollback::Refused), which is recorded and replayed.
+    /// [`Rollback::Declined`](crate::idempotency::Rollback::Declined), which is recorded and replayed.
     RolledBack {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// What the store makes of the error.
         kind: RollbackKind,
         /// What failed: the error that the work returned, or a [`StoreError`].
@@ -111,7 +111,7 @@ pub enum Error {
     /// The work panicked. In a transaction it was rolled back; otherwise it is in doubt what was done.
     Panicked {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// The panic's message.
         panic: Panicked,
         /// What is known of the mutation.
@@ -121,7 +121,7 @@ pub enum Error {
     /// *done*, and that fact is recorded: it is not done again, and every call gets this answer.
     ResultTooLarge {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// The size of the encoded result, in bytes.
         size: u64,
         /// The limit in force when the work was done, in bytes.
@@ -132,7 +132,7 @@ pub enum Error {
     /// The result cannot be encoded, or cannot be decoded as the type asked for.
     Codec {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// What the codec says.
         source: CodecError,
         /// Whether the work was done or rolled back.
@@ -142,12 +142,12 @@ pub enum Error {
     /// and the work may have been done twice. Shorten the work, or lengthen the lease.
     LeaseLost {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
     },
     /// The work was done, but the store could not be told. The request is in doubt once the lease ends.
     Unrecorded {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// What the store says.
         source: Arc<StoreError>,
     },
@@ -157,7 +157,7 @@ pub enum Error {
     /// back so far: until that is done, or if it cannot be done, the request counts as in progress, then as in doubt.
     Store {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// What the store says.
         source: Arc<StoreError>,
         /// What is known of the mutation.
@@ -166,7 +166,7 @@ pub enum Error {
     /// The flight in process did not take off: a limit, a circle, or no runtime.
     Flight {
         /// The request.
-        id: RequestId,
+        id: RequestIdentity,
         /// Why.
         source: group::Error,
     },
@@ -175,7 +175,7 @@ pub enum Error {
 impl Error {
     /// Which request it is about.
     #[must_use]
-    pub fn id(&self) -> &RequestId {
+    pub fn id(&self) -> &RequestIdentity {
         match self {
             Self::Conflict { id }
             | Self::InProgress { id, .. }
@@ -238,7 +238,7 @@ impl Error {
         telemetry::unanswered(gravity, self.id(), &self.effect(), &WithoutRequest(self));
     }
 
-    pub(super) fn store(id: &RequestId, source: StoreError, effect: Effect) -> Self {
+    pub(super) fn store(id: &RequestIdentity, source: StoreError, effect: Effect) -> Self {
         Self::Store {
             id: id.clone(),
             source: Arc::new(source),

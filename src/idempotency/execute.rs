@@ -30,7 +30,7 @@ use super::timer::{self, within};
 use super::unfinished::Unfinished;
 use super::unwind::catch;
 use crate::flight::Panicked;
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Verdict};
 use crate::store::Store;
 use crate::telemetry;
@@ -38,7 +38,7 @@ use crate::telemetry;
 /// The work of a flight.
 pub(super) async fn execute<S, T, F, W>(
     shared: Arc<Shared<S>>,
-    id: RequestId,
+    id: RequestIdentity,
     progress: Arc<Progress>,
     work: F,
 ) -> Result<Settled, Error>
@@ -109,7 +109,7 @@ where
 async fn leave_in_doubt<S: Store>(
     shared: &Arc<Shared<S>>,
     runtime: &Handle,
-    id: &RequestId,
+    id: &RequestIdentity,
     token: FencingToken,
     lease: Lease<S>,
 ) {
@@ -121,6 +121,6 @@ async fn leave_in_doubt<S: Store>(
     let _ = within(GIVING_BACK, let_go).await;
 }
 
-pub(super) fn encoding_failed(id: RequestId, source: CodecError, effect: Effect) -> Error {
+pub(super) fn encoding_failed(id: RequestIdentity, source: CodecError, effect: Effect) -> Error {
     Error::Codec { id, source, effect }
 }

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::timer::{self, Timer, after, until, within};
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::FencingToken;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -98,7 +98,7 @@ pub(super) struct Lease<S: Store> {
 /// What the task needs to renew.
 struct Keeper<S> {
     shared: Arc<Shared<S>>,
-    id: RequestId,
+    id: RequestIdentity,
     token: FencingToken,
     standing: watch::Sender<Standing>,
     stop: watch::Sender<bool>,
@@ -111,7 +111,7 @@ impl<S: Store> Lease<S> {
     pub(super) fn keep(
         shared: &Arc<Shared<S>>,
         runtime: &Handle,
-        id: RequestId,
+        id: RequestIdentity,
         token: FencingToken,
         since: Instant,
     ) -> Self {

@@ -31,7 +31,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::group::{self, Group, Outcome, Stats};
-use crate::identity::{Fingerprint, RequestId};
+use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
 
@@ -63,8 +63,8 @@ use transaction::granted_twice;
 pub use builder::{IdempotencyBuilder, MissingFingerprint};
 pub use context::Context;
 pub use error::{CodecError, Effect, Error, RollbackKind};
-pub use recovery::{Answer, Doubt, Encoded, Recovery};
-pub use reply::{Reply, Source};
+pub use recovery::{Doubt, Encoded, Recovery, Resolution};
+pub use reply::{Origin, Reply};
 pub use transaction::{Rollback, Tx, TxFuture};
 pub use unfinished::{NotDone, Unfinished, Unknown};
 
@@ -80,24 +80,24 @@ pub use unfinished::{NotDone, Unfinished, Unknown};
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::{Idempotency, Source};
-/// use oneflight::identity::{RequestId, Scope};
+/// use oneflight::idempotency::{Idempotency, Origin};
+/// use oneflight::identity::{RequestIdentity, Scope};
 /// use oneflight::store::MemoryStore;
 ///
 /// # async fn charge(idempotency_key: &str, _amount: u64) -> Result<String, String> { Ok(idempotency_key.into()) }
 /// let idem = Idempotency::builder(MemoryStore::new()).build();
 ///
 /// let body = br#"{"amount":700}"#;
-/// let id = RequestId::new(Scope::new("tenant-7").route("POST /charges"), "a7f3")?.with_fingerprint(body);
+/// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /charges"), "a7f3")?.with_fingerprint(body);
 ///
 /// // A declined card is an answer as well: `Result` is recorded like any other value.
 /// let first = idem
 ///     .run(id.clone(), |context| async move { charge(&context.downstream_key("charge"), 700).await })
 ///     .await?;
-/// assert_eq!(first.source(), Source::Executed);
+/// assert_eq!(first.origin(), Origin::Executed);
 ///
 /// let again = idem.run(id, |_| async { Err("not called: it is replayed".to_owned()) }).await?;
-/// assert_eq!(again.source(), Source::Replayed);
+/// assert_eq!(again.origin(), Origin::Replayed);
 /// assert_eq!(again.value(), first.value());
 /// # let _: &Result<String, String> = again.value();
 /// # Ok(()) }
@@ -112,7 +112,7 @@ Work on the store's own database, in one commit with its record:
 # let folder = tempfile::tempdir()?;
 # let path = folder.path().join("orders.db");
 use oneflight::idempotency::{Idempotency, Rollback};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::SqliteStore;
 
 let store = SqliteStore::open(path).await?;
@@ -121,7 +121,7 @@ sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
     .await?;
 let idem = Idempotency::builder(store.clone()).build();
 
-let id = RequestId::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 for attempt in 0..3 {
     let reply = idem
         .run_in_tx(id.clone(), |tx| {
@@ -130,7 +130,7 @@ for attempt in 0..3 {
                     .execute(tx.connection())
                     .await?; // An error rolls back and frees the key.
                 if done.rows_affected() == 0 {
-                    return Err(Rollback::Refused(0)); // Rolls back and is remembered.
+                    return Err(Rollback::Declined(0)); // Rolls back and is remembered.
                 }
                 Ok(done.last_insert_rowid())
             })
@@ -146,14 +146,14 @@ assert_eq!(orders, 1);
 )]
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
-    group: Group<RequestId, Landed>,
+    group: Group<RequestIdentity, Landed>,
 }
 
 /// What a flight comes to, and the fingerprint of the call that leads it.
 type Landed = (Option<Fingerprint>, Result<Settled, Error>);
 
 /// Why a call has no answer: its flight has told of it, or it is to be told of here.
-enum Refused {
+enum Unanswered {
     ByFlight(Error),
     Here(Error),
 }
@@ -205,7 +205,7 @@ impl<S: Store> Idempotency<S> {
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::identity::{RequestIdentity, Scope};
     /// use oneflight::store::MemoryStore;
     /// use std::time::Duration;
     ///
@@ -213,7 +213,7 @@ impl<S: Store> Idempotency<S> {
     /// // A payment provider sends its notifications again for a week.
     /// let webhooks = idem.with_retention(Duration::from_secs(7 * 24 * 60 * 60));
     ///
-    /// let id = RequestId::new(Scope::new("psp").route("POST /webhooks"), "evt_1f3a")?;
+    /// let id = RequestIdentity::new(Scope::new("psp").route("POST /webhooks"), "evt_1f3a")?;
     /// let booked = webhooks.run(id, |_| async { "booked".to_owned() }).await?;
     /// # let _ = booked;
     /// # Ok(()) }
@@ -254,7 +254,7 @@ impl<S: Store> Idempotency<S> {
     /// # Panics
     ///
     /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers, and the request is in doubt.
-    pub async fn run<T, F, W>(&self, id: RequestId, work: F) -> Result<Reply<T>, Error>
+    pub async fn run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         F: FnOnce(Context) -> W + Send + 'static,
@@ -277,7 +277,7 @@ impl<S: Store> Idempotency<S> {
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use oneflight::idempotency::{Idempotency, NotDone, Unknown};
-    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::identity::{RequestIdentity, Scope};
     /// use oneflight::store::MemoryStore;
     /// use std::time::Duration;
     ///
@@ -287,7 +287,7 @@ impl<S: Store> Idempotency<S> {
     /// #     async fn charge(&self, _key: &str) -> Result<String, std::io::Error> { Ok("ch_1".into()) }
     /// # }
     /// let idem = Idempotency::builder(MemoryStore::new()).build();
-    /// let id = RequestId::new(Scope::new("tenant-7").route("POST /charges"), "a7f3")?;
+    /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /charges"), "a7f3")?;
     /// let reply = idem
     ///     .try_run(id, |context| async move {
     ///         let provider = Provider::connect().await.map_err(NotDone::because)?;
@@ -312,7 +312,7 @@ impl<S: Store> Idempotency<S> {
     /// # Panics
     ///
     /// As [`run`](Self::run).
-    pub async fn try_run<T, F, W>(&self, id: RequestId, work: F) -> Result<Reply<T>, Error>
+    pub async fn try_run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         F: FnOnce(Context) -> W + Send + 'static,
@@ -336,7 +336,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does
     /// a result that is too large to keep or does not survive its JSON. A request that can never succeed would be
-    /// executed again with every retry: answer it with [`Rollback::Refused`], which rolls the rows back and records the
+    /// executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records the
     /// answer.
     ///
     /// # Errors
@@ -350,7 +350,7 @@ impl<S: Store> Idempotency<S> {
     /// # Panics
     ///
     /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers.
-    pub async fn run_in_tx<T, F>(&self, id: RequestId, work: F) -> Result<Reply<T>, Error>
+    pub async fn run_in_tx<T, F>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -377,10 +377,10 @@ impl<S: Store> Idempotency<S> {
     /// ```no_run
     /// # async fn example(store: oneflight::store::SqliteStore) -> Result<(), Box<dyn std::error::Error>> {
     /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::identity::{RequestId, Scope};
+    /// use oneflight::identity::{RequestIdentity, Scope};
     ///
     /// let idem = Idempotency::builder(store).conflict_retries(8).build();
-    /// let id = RequestId::new(Scope::new("tenant-7").route("POST /transfers"), "a7f3")?;
+    /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /transfers"), "a7f3")?;
     /// let account = String::from("DE89");
     /// idem.run_in_tx_retrying(id, move |tx| {
     ///     // Each run has a copy of its own.
@@ -408,7 +408,7 @@ impl<S: Store> Idempotency<S> {
     /// # Panics
     ///
     /// As [`run_in_tx`](Self::run_in_tx).
-    pub async fn run_in_tx_retrying<T, F>(&self, id: RequestId, work: F) -> Result<Reply<T>, Error>
+    pub async fn run_in_tx_retrying<T, F>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -423,7 +423,7 @@ impl<S: Store> Idempotency<S> {
     }
 
     /// Leads or joins the flight of a request.
-    async fn fly<T, F, W>(&self, id: RequestId, flight: F) -> Result<Reply<T>, Error>
+    async fn fly<T, F, W>(&self, id: RequestIdentity, flight: F) -> Result<Reply<T>, Error>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         F: FnOnce(Arc<Progress>) -> W + Send + 'static,
@@ -463,8 +463,8 @@ impl<S: Store> Idempotency<S> {
                 role,
             }) => match self.told_apart(&id, leaders, value).await {
                 Ok(settled) => return settled.reply(&id, role).inspect_err(Error::tell),
-                Err(Refused::ByFlight(error)) => return Err(error),
-                Err(Refused::Here(error)) => error,
+                Err(Unanswered::ByFlight(error)) => return Err(error),
+                Err(Unanswered::Here(error)) => error,
             },
             // Told of by its flight. In a transaction, the panic has become a value by now.
             Err(group::Error::Panicked(panic)) => {
@@ -482,28 +482,28 @@ impl<S: Store> Idempotency<S> {
     /// Where they differ, the record tells which payload the answer belongs to.
     async fn told_apart(
         &self,
-        id: &RequestId,
+        id: &RequestIdentity,
         leaders: Option<Fingerprint>,
         landed: Result<Settled, Error>,
-    ) -> Result<Settled, Refused> {
+    ) -> Result<Settled, Unanswered> {
         let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
         if leaders == own {
-            return landed.map_err(Refused::ByFlight);
+            return landed.map_err(Unanswered::ByFlight);
         }
-        let conflict = || Refused::Here(Error::Conflict { id: id.clone() });
+        let conflict = || Unanswered::Here(Error::Conflict { id: id.clone() });
         if missing.tells_apart(leaders, own) {
             return Err(conflict());
         }
-        let unknown = |error| Refused::Here(Error::store(id, error, Effect::Unknown));
+        let unknown = |error| Unanswered::Here(Error::store(id, error, Effect::Unknown));
         match self.shared.load(id).await.map_err(unknown)? {
             Some(record) if missing.tells_apart(record.fingerprint, own) => Err(conflict()),
             Some(record) => match (landed, record.result()) {
                 (Ok(settled), _) => Ok(settled),
                 // What was refused to the leader need not be refused here.
                 (Err(Error::Conflict { .. }), Some(result)) => Ok(Settled::replayed(result.clone(), record.attempt)),
-                (Err(error), _) => Err(Refused::ByFlight(error)),
+                (Err(error), _) => Err(Unanswered::ByFlight(error)),
             },
-            None => landed.map_err(Refused::ByFlight),
+            None => landed.map_err(Unanswered::ByFlight),
         }
     }
 
@@ -516,7 +516,7 @@ impl<S: Store> Idempotency<S> {
     /// # Cancel safety
     ///
     /// May be dropped.
-    pub async fn status(&self, id: &RequestId) -> Result<Option<Record>, Error> {
+    pub async fn status(&self, id: &RequestIdentity) -> Result<Option<Record>, Error> {
         let loaded = self.shared.load(id).await;
         loaded.map_err(|error| Error::store(id, error, Effect::Unknown))
     }
@@ -526,7 +526,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use oneflight::idempotency::{Answer, Idempotency};
+    /// use oneflight::idempotency::{Resolution, Idempotency};
     /// use oneflight::store::MemoryStore;
     ///
     /// let idem = Idempotency::builder(MemoryStore::new()).build();
@@ -537,7 +537,7 @@ impl<S: Store> Idempotency<S> {
     ///     after = Some(last.token);
     ///     for doubtful in page {
     ///         // Somebody has looked and found that nothing had been done.
-    ///         idem.resolve(&doubtful.id, Answer::Rerun).await?;
+    ///         idem.resolve(&doubtful.id, Resolution::Rerun).await?;
     ///     }
     /// }
     /// # Ok(()) }

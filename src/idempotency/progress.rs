@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use super::asking::silent;
 use super::error::{Effect, Error};
 use super::timer::{NoTimers, Timer};
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::store::turn::{self, Sign, Turn};
 
 /// How long the first answer of the store is waited for, however short the wait; and a lock of the store's, most of which
@@ -40,11 +40,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The flights of a process. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Flights(Arc<Mutex<HashMap<RequestId, Weak<Progress>>>>);
+pub(super) struct Flights(Arc<Mutex<HashMap<RequestIdentity, Weak<Progress>>>>);
 
 impl Flights {
     /// The flight of a request, that there is or will be.
-    pub(super) fn of(&self, id: &RequestId) -> Arc<Progress> {
+    pub(super) fn of(&self, id: &RequestIdentity) -> Arc<Progress> {
         let progress = || {
             Arc::new(Progress {
                 id: id.clone(),
@@ -70,7 +70,7 @@ impl Flights {
 
 /// How far a flight has come.
 pub(super) struct Progress {
-    id: RequestId,
+    id: RequestIdentity,
     flights: Flights,
     /// And the latest deadline of those who asked for it.
     stage: Mutex<(Stage, Instant)>,

@@ -10,9 +10,9 @@ use serde::Serialize;
 use super::codec;
 use super::context::downstream_key;
 use super::error::CodecError;
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 
-type Asked = Pin<Box<dyn Future<Output = Answer> + Send>>;
+type Asked = Pin<Box<dyn Future<Output = Resolution> + Send>>;
 
 /// What to do about a request whose holder died, panicked, lost its lease, or did [not know](super::Unknown) what it did.
 ///
@@ -21,14 +21,14 @@ type Asked = Pin<Box<dyn Future<Output = Answer> + Send>>;
 ///
 /// Work in a transaction is in doubt only if it ended the transaction itself, and then waits for a decision under every
 /// policy but [`Ask`](Self::Ask). Other work is, and no policy can know what it did; the default
-/// therefore is [`Refuse`](Self::Refuse): what may have been done once is not done again until somebody
+/// therefore is [`Hold`](Self::Hold): what may have been done once is not done again until somebody
 /// who knows says so.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Recovery {
-    /// Answer [`InDoubt`](super::Error::InDoubt) until it is [resolved](super::Idempotency::resolve). The default.
+    /// Resolution [`InDoubt`](super::Error::InDoubt) until it is [resolved](super::Idempotency::resolve). The default.
     #[default]
-    Refuse,
+    Hold,
     /// Run the work again, with the same [downstream keys](super::Context::downstream_key).
     ///
     /// Right when everything that the work does is idempotent under these keys, or harmless when repeated.
@@ -47,7 +47,7 @@ impl Recovery {
     /// gone. Set [`settle`](super::IdempotencyBuilder::settle) and the [lease](super::IdempotencyBuilder::lease) by it.
     ///
     /// ```
-    /// use oneflight::idempotency::{Answer, Idempotency, Recovery};
+    /// use oneflight::idempotency::{Resolution, Idempotency, Recovery};
     /// use oneflight::store::MemoryStore;
     /// use std::time::Duration;
     ///
@@ -58,11 +58,11 @@ impl Recovery {
     /// let idem = Idempotency::builder(MemoryStore::new())
     ///     .recovery(Recovery::ask(|doubt| async move {
     ///         match find_charge(&doubt.downstream_key("charge")).await {
-    ///             Ok(Some(charge)) => Answer::completed(&charge).unwrap_or(Answer::Refuse),
+    ///             Ok(Some(charge)) => Resolution::completed(&charge).unwrap_or(Resolution::Hold),
     ///             // Nor will it be there later: that is what was waited for.
-    ///             Ok(None) => Answer::Rerun,
+    ///             Ok(None) => Resolution::Rerun,
     ///             // Not known now. The next call asks again.
-    ///             Err(_) => Answer::Refuse,
+    ///             Err(_) => Resolution::Hold,
     ///         }
     ///     }))
     ///     // After a panic, or work that does not know.
@@ -77,7 +77,7 @@ impl Recovery {
     pub fn ask<F, A>(ask: F) -> Self
     where
         F: Fn(Doubt) -> A + Send + Sync + 'static,
-        A: Future<Output = Answer> + Send + 'static,
+        A: Future<Output = Resolution> + Send + 'static,
     {
         Self::Ask(Arc::new(move |doubt| Box::pin(ask(doubt))))
     }
@@ -86,7 +86,7 @@ impl Recovery {
 impl fmt::Debug for Recovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Refuse => "Refuse",
+            Self::Hold => "Hold",
             Self::Rerun => "Rerun",
             Self::Ask(_) => "Ask(..)",
         })
@@ -98,7 +98,7 @@ impl fmt::Debug for Recovery {
 #[non_exhaustive]
 pub struct Doubt {
     /// The request.
-    pub id: RequestId,
+    pub id: RequestIdentity,
     /// The attempt that ended without telling, from 1.
     pub attempt: u32,
 }
@@ -114,17 +114,17 @@ impl Doubt {
 /// What is known, by asking the world, of a request in doubt.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Answer {
-    /// It was done: record this result. Made by [`Answer::completed`].
+pub enum Resolution {
+    /// It was done: record this result. Made by [`Resolution::completed`].
     #[non_exhaustive]
     Completed(Encoded),
     /// It was not done, or may be done again: run the work, with the next attempt's number.
     Rerun,
     /// That is not known: answer [`InDoubt`](super::Error::InDoubt).
-    Refuse,
+    Hold,
 }
 
-impl Answer {
+impl Resolution {
     /// It was done, and this is the result.
     ///
     /// # Errors

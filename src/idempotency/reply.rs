@@ -11,7 +11,7 @@ use crate::record::{RecordedResult, Verdict};
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
-pub enum Source {
+pub enum Origin {
     /// This call's own work was executed.
     Executed,
     /// This call joined another one whose work was executed.
@@ -20,7 +20,7 @@ pub enum Source {
     Replayed,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Executed => "executed",
@@ -34,24 +34,24 @@ impl fmt::Display for Source {
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::{Idempotency, Source};
-/// use oneflight::identity::{RequestId, Scope};
+/// use oneflight::idempotency::{Idempotency, Origin};
+/// use oneflight::identity::{RequestIdentity, Scope};
 /// use oneflight::store::MemoryStore;
 ///
 /// let idem = Idempotency::builder(MemoryStore::new()).build();
-/// let id = RequestId::new(Scope::new("tenant-7"), "a7f3")?;
+/// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
 ///
 /// let reply = idem.run(id.clone(), |_| async { String::from("order 1") }).await?;
 /// assert_eq!((reply.as_str(), reply.is_cached()), ("order 1", false));
 ///
 /// let reply = idem.run(id, |_| async { String::from("order 2") }).await?;
-/// assert_eq!((reply.as_str(), reply.source()), ("order 1", Source::Replayed));
+/// assert_eq!((reply.as_str(), reply.origin()), ("order 1", Origin::Replayed));
 /// # Ok(()) }
 /// ```
 #[must_use]
 pub struct Reply<T> {
     pub(super) value: Arc<T>,
-    pub(super) source: Source,
+    pub(super) origin: Origin,
     pub(super) verdict: Verdict,
     pub(super) attempt: u32,
     pub(super) result: RecordedResult,
@@ -60,21 +60,21 @@ pub struct Reply<T> {
 impl<T> Reply<T> {
     /// Where it comes from.
     #[must_use]
-    pub fn source(&self) -> Source {
-        self.source
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// Whether the work of another call, earlier or at the same time, is what answered.
     #[must_use]
     pub fn is_cached(&self) -> bool {
-        self.source != Source::Executed
+        self.origin != Origin::Executed
     }
 
-    /// Whether the work in a transaction was [refused](crate::idempotency::Rollback::Refused): its rows were
+    /// Whether the work in a transaction was [declined](crate::idempotency::Rollback::Declined): its rows were
     /// rolled back and this answer kept.
     #[must_use]
-    pub fn is_refused(&self) -> bool {
-        self.verdict == Verdict::Refused
+    pub fn is_declined(&self) -> bool {
+        self.verdict == Verdict::Declined
     }
 
     /// At which attempt the work was done: 1 unless an earlier holder died.
@@ -122,7 +122,7 @@ impl<T> Clone for Reply<T> {
     fn clone(&self) -> Self {
         Self {
             value: Arc::clone(&self.value),
-            source: self.source,
+            origin: self.origin,
             verdict: self.verdict,
             attempt: self.attempt,
             result: self.result.clone(),
@@ -134,7 +134,7 @@ impl<T> Clone for Reply<T> {
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
-            .field("source", &self.source)
+            .field("origin", &self.origin)
             .field("verdict", &self.verdict)
             .field("attempt", &self.attempt)
             .finish_non_exhaustive()

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use super::asking::answer_within;
 use super::conclude::record_known;
-use super::{Answer, Effect, Error, Idempotency};
-use crate::identity::RequestId;
-use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
+use super::{Effect, Error, Idempotency, Resolution};
+use crate::identity::RequestIdentity;
+use crate::store::{ClaimOutcome, ClaimRequest, Denied, Store, Takeover};
 
 impl<S: Store> Idempotency<S> {
     /// Settles a request that is in doubt, once somebody has found out what became of it.
     ///
-    /// [`Answer::Completed`] records the result, [`Answer::Rerun`] makes the identity new, so that the next call
-    /// executes; [`Answer::Refuse`] changes nothing. Nor does any answer change a request that is unknown or completed.
+    /// [`Resolution::Completed`] records the result, [`Resolution::Rerun`] makes the identity new, so that the next call
+    /// executes; [`Resolution::Hold`] changes nothing. Nor does any answer change a request that is unknown or completed.
     /// The fingerprint may be left out.
     ///
     /// Whoever finds out by looking at what the work calls is not to look too early: a call that was cut off may still
@@ -27,11 +27,11 @@ impl<S: Store> Idempotency<S> {
     /// # Cancel safety
     ///
     /// Dropped half-way, the request is settled or still in doubt.
-    pub async fn resolve(&self, id: &RequestId, answer: Answer) -> Result<(), Error> {
+    pub async fn resolve(&self, id: &RequestIdentity, resolution: Resolution) -> Result<(), Error> {
         let Some(record) = self.status(id).await? else {
             return Ok(());
         };
-        if record.result().is_some() || matches!(answer, Answer::Refuse) {
+        if record.result().is_some() || matches!(resolution, Resolution::Hold) {
             return Ok(());
         }
         // Who resolves need not know the payload.
@@ -48,20 +48,20 @@ impl<S: Store> Idempotency<S> {
         let failed = |error| Error::store(id, error, Effect::Unknown);
         let claimed = answer_within(self.shared.answer_patience(), self.shared.claim(request));
         match claimed.await.map_err(failed)? {
-            ClaimOutcome::Granted(claim) => match answer {
-                Answer::Completed(encoded) => record_known(&self.shared, id, claim, &encoded).await.map(drop),
-                Answer::Rerun | Answer::Refuse => self.shared.release(claim).await.map_err(failed),
+            ClaimOutcome::Granted(claim) => match resolution {
+                Resolution::Completed(encoded) => record_known(&self.shared, id, claim, &encoded).await.map(drop),
+                Resolution::Rerun | Resolution::Hold => self.shared.release(claim).await.map_err(failed),
             },
-            ClaimOutcome::Conflict => Err(Error::Conflict { id: id.clone() }),
-            ClaimOutcome::InProgress { lease_remaining, .. } => Err(Error::InProgress {
+            ClaimOutcome::Denied(Denied::Conflict) => Err(Error::Conflict { id: id.clone() }),
+            ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) => Err(Error::InProgress {
                 id: id.clone(),
                 retry_after: lease_remaining,
             }),
-            ClaimOutcome::InDoubt { attempt, .. } => Err(Error::InDoubt {
+            ClaimOutcome::Denied(Denied::InDoubt { attempt, .. }) => Err(Error::InDoubt {
                 id: id.clone(),
                 attempt,
             }),
-            ClaimOutcome::Completed(_) => Ok(()),
+            ClaimOutcome::Denied(Denied::Completed(_)) => Ok(()),
         }
     }
 }

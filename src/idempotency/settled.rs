@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::codec::decode;
 use super::error::{CodecError, Effect, Error};
-use super::reply::{Reply, Source};
+use super::reply::{Origin, Reply};
 use crate::group::Role;
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{Decoded, RecordedResult};
 
 /// A request that is settled: its result as recorded, and the value if somebody has it already.
@@ -21,15 +21,15 @@ pub(super) struct Settled {
     value: Option<Arc<dyn Any + Send + Sync>>,
     result: RecordedResult,
     attempt: u32,
-    origin: Origin,
+    ran: Ran,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
+enum Ran {
     /// This flight executed the work.
-    Executed,
+    Now,
     /// The result was recorded earlier.
-    Replayed,
+    Earlier,
 }
 
 impl Settled {
@@ -38,7 +38,7 @@ impl Settled {
             value,
             result,
             attempt,
-            origin: Origin::Executed,
+            ran: Ran::Now,
         }
     }
 
@@ -47,7 +47,7 @@ impl Settled {
             value: None,
             result,
             attempt,
-            origin: Origin::Replayed,
+            ran: Ran::Earlier,
         }
     }
 
@@ -65,7 +65,7 @@ impl Settled {
     }
 
     /// The reply for one caller.
-    pub(super) fn reply<T>(self, id: &RequestId, role: Role) -> Result<Reply<T>, Error>
+    pub(super) fn reply<T>(self, id: &RequestIdentity, role: Role) -> Result<Reply<T>, Error>
     where
         T: DeserializeOwned + Send + Sync + 'static,
     {
@@ -95,14 +95,14 @@ impl Settled {
             Some(Ok(value)) => value,
             Some(Err(_)) | None => Arc::new(decode(codec, payload).map_err(failed)?),
         };
-        let source = match (self.origin, role) {
-            (Origin::Replayed, _) => Source::Replayed,
-            (Origin::Executed, Role::Leader) => Source::Executed,
-            (Origin::Executed, Role::Follower) => Source::Collapsed,
+        let origin = match (self.ran, role) {
+            (Ran::Earlier, _) => Origin::Replayed,
+            (Ran::Now, Role::Leader) => Origin::Executed,
+            (Ran::Now, Role::Follower) => Origin::Collapsed,
         };
         Ok(Reply {
             value,
-            source,
+            origin,
             verdict,
             attempt: self.attempt,
             result: self.result,

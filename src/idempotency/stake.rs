@@ -27,7 +27,7 @@ use super::Shared;
 use super::asking::may_have_landed;
 use super::conclude::{disown, give_up, see_to};
 use super::timer::{until, within};
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::HolderId;
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
 
@@ -36,7 +36,7 @@ type Question = Pin<Box<dyn Future<Output = Result<ClaimOutcome, StoreError>> + 
 /// See the module's documentation.
 pub(super) struct Stake<S: Store> {
     shared: Arc<Shared<S>>,
-    id: RequestId,
+    id: RequestIdentity,
     holder: HolderId,
     /// Where it is given back, if it is dropped where no runtime is.
     runtime: Handle,
@@ -51,7 +51,7 @@ pub(super) struct Stake<S: Store> {
 
 impl<S: Store> Stake<S> {
     /// A stake of a new holder's, which has asked for nothing.
-    pub(super) fn new(shared: &Arc<Shared<S>>, id: &RequestId, runtime: &Handle) -> Self {
+    pub(super) fn new(shared: &Arc<Shared<S>>, id: &RequestIdentity, runtime: &Handle) -> Self {
         Self {
             shared: Arc::clone(shared),
             id: id.clone(),
@@ -71,7 +71,7 @@ impl<S: Store> Stake<S> {
     /// Asks for the claim, of this identity with the fingerprint as it is known, until then; no answer is `None`.
     pub(super) async fn ask(
         &mut self,
-        id: &RequestId,
+        id: &RequestIdentity,
         takeover: Takeover,
         patience: Duration,
         deadline: Instant,

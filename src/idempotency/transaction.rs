@@ -27,7 +27,7 @@ use super::settled::Settled;
 use super::timer::{self, NoTimers, Timer, after};
 use super::unwind::{Payload, catch};
 use crate::flight::Panicked;
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
 use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
 use crate::telemetry;
@@ -84,11 +84,11 @@ impl<C> fmt::Debug for Tx<'_, C> {
 /// Any [`std::error::Error`] becomes [`Failed`](Self::Failed) by `?` (others, such as `anyhow::Error` or a boxed one, by
 /// `.map_err(Rollback::failed)`): in a transaction, what failed was not done. Nothing is recorded
 /// then, and a client who tries again executes again. So what can never succeed, a constraint that the request violates
-/// for one, should be told apart and be [`Refused`](Self::Refused). A violation that the work lets pass is told apart all
+/// for one, should be told apart and be [`Declined`](Self::Declined). A violation that the work lets pass is told apart all
 /// the same, as [`RollbackKind::Violation`], and is a fault of the service to its client.
 pub enum Rollback<T> {
-    /// Refused for good: the rows are rolled back, and this answer is recorded and replayed.
-    Refused(T),
+    /// Declined for good: the rows are rolled back, and this answer is recorded and replayed.
+    Declined(T),
     /// It broke: everything is rolled back, and the identity is new again.
     Failed(Box<dyn StdError + Send + Sync>),
 }
@@ -106,11 +106,11 @@ impl<T, E: StdError + Send + Sync + 'static> From<E> for Rollback<T> {
     }
 }
 
-/// Shows the reason of a failure, not the value of a refusal.
+/// Shows the reason of a failure, not the value of what is declined.
 impl<T> fmt::Debug for Rollback<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(_) => f.write_str("Refused(..)"),
+            Self::Declined(_) => f.write_str("Declined(..)"),
             Self::Failed(reason) => f.debug_tuple("Failed").field(reason).finish(),
         }
     }
@@ -169,7 +169,7 @@ const ENDING_PATIENCE: Duration = Duration::from_secs(120);
 /// The work of a flight. After a conflict with another transaction, it is run again so many times.
 pub(super) async fn execute_in_tx<S, T, F>(
     shared: Arc<Shared<S>>,
-    id: RequestId,
+    id: RequestIdentity,
     progress: Arc<Progress>,
     retries: u32,
     work: F,
@@ -257,7 +257,11 @@ where
     }
 }
 
-fn rolled_back<S: TransactionalStore>(store: &S, id: RequestId, source: Arc<dyn StdError + Send + Sync>) -> Error {
+fn rolled_back<S: TransactionalStore>(
+    store: &S,
+    id: RequestIdentity,
+    source: Arc<dyn StdError + Send + Sync>,
+) -> Error {
     let kind = match &*source {
         violation if store.is_violation(violation) => RollbackKind::Violation,
         conflict if store.is_conflict(conflict) => RollbackKind::Conflict,
@@ -266,7 +270,7 @@ fn rolled_back<S: TransactionalStore>(store: &S, id: RequestId, source: Arc<dyn 
     Error::RolledBack { id, kind, source }
 }
 
-fn store_failed<S: TransactionalStore>(store: &S, id: RequestId, error: StoreError, begun: bool) -> Error {
+fn store_failed<S: TransactionalStore>(store: &S, id: RequestIdentity, error: StoreError, begun: bool) -> Error {
     match error {
         StoreError::RolledBack { .. } => rolled_back(store, id, Arc::new(error)),
         StoreError::TransactionEnded => Error::store(&id, error, Effect::Nothing),
@@ -284,7 +288,7 @@ pub(super) fn granted_twice() -> Box<dyn StdError + Send + Sync> {
 fn run<'t, S, T, F>(
     bench: Arc<Bench<F>>,
     shared: Arc<Shared<S>>,
-    id: RequestId,
+    id: RequestIdentity,
     open: OpenTransaction<'t, S::Connection>,
 ) -> WorkFuture<'t, Worked>
 where
@@ -308,7 +312,7 @@ where
         bench.over.store(true, Ordering::SeqCst);
         let (value, verdict) = match worked {
             Ok(Ok(value)) => (value, Verdict::Performed),
-            Ok(Err(Rollback::Refused(value))) => (value, Verdict::Refused),
+            Ok(Err(Rollback::Declined(value))) => (value, Verdict::Declined),
             Ok(Err(Rollback::Failed(reason))) => return (Ending::RollBack, Worked::Failed(reason.into())),
             Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
         };
@@ -321,7 +325,7 @@ where
         let worked = Worked::Recorded(Arc::new(value), result.clone(), attempt);
         let ending = match verdict {
             Verdict::Performed => Ending::Commit { result, retention },
-            Verdict::Refused => Ending::Refuse { result, retention },
+            Verdict::Declined => Ending::Decline { result, retention },
         };
         (ending, worked)
     })

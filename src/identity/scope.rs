@@ -9,21 +9,21 @@ use super::IdentityError;
 /// Inside what a key is valid: a namespace (most often the tenant), and if wanted a route and a user.
 ///
 /// A key says nothing outside its scope: no tenant, user or route reads another's result. Put in whatever
-/// must not share answers. The parts are validated by [`RequestId::new`](crate::identity::RequestId::new).
+/// must not share answers. The parts are validated by [`RequestIdentity::new`](crate::identity::RequestIdentity::new).
 ///
 /// ```
-/// use oneflight::identity::{RequestId, Scope};
+/// use oneflight::identity::{RequestIdentity, Scope};
 ///
 /// let scope = Scope::new("tenant-7").route("POST /orders").user("u1");
-/// assert_eq!(RequestId::new(scope, "a7f3")?.scope(), "tenant-7|route=POST /orders|user=u1");
+/// assert_eq!(RequestIdentity::new(scope, "a7f3")?.scope(), "tenant-7|route=POST /orders|user=u1");
 ///
 /// // Delimiters inside a part are escaped: this is another scope.
 /// let forged = Scope::new("tenant-7|route=POST /orders").user("u1");
-/// assert_eq!(RequestId::new(forged, "a7f3")?.scope(), "tenant-7%7Croute%3DPOST /orders|user=u1");
+/// assert_eq!(RequestIdentity::new(forged, "a7f3")?.scope(), "tenant-7%7Croute%3DPOST /orders|user=u1");
 /// # Ok::<(), oneflight::identity::IdentityError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[must_use = "a scope does nothing until it is joined with a key in a RequestId"]
+#[must_use = "a scope does nothing until it is joined with a key in a RequestIdentity"]
 pub struct Scope {
     namespace: String,
     route: Option<String>,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! byte 0     version of this layout: 1
-//! byte 1     0 performed, 1 refused, 2 performed but too large to keep, 3 performed but not encodable
+//! byte 1     0 performed, 1 declined, 2 performed but too large to keep, 3 performed but not encodable
 //! byte 2     codec of the payload: 0 none, 1 JSON, 2 JSON compressed with LZ4
 //! byte 3..   payload; for "too large" the size that it had and the limit that it exceeded, each as 8 bytes, big-endian
 //! ```
@@ -17,7 +17,7 @@ const VERSION: u8 = 1;
 const HEADER: usize = 3;
 
 const PERFORMED: u8 = 0;
-const REFUSED: u8 = 1;
+const DECLINED: u8 = 1;
 const TOO_LARGE: u8 = 2;
 const NOT_ENCODABLE: u8 = 3;
 
@@ -40,8 +40,8 @@ pub enum CodecId {
 pub enum Verdict {
     /// The work was done.
     Performed,
-    /// The work in a transaction was refused for good: the answer is kept, its rows were rolled back.
-    Refused,
+    /// The work in a transaction was declined for good: the answer is kept, its rows were rolled back.
+    Declined,
 }
 
 /// A recorded result, decoded as far as its header.
@@ -115,7 +115,7 @@ impl RecordedResult {
     pub fn value(verdict: Verdict, codec: CodecId, payload: &[u8]) -> Self {
         let kind = match verdict {
             Verdict::Performed => PERFORMED,
-            Verdict::Refused => REFUSED,
+            Verdict::Declined => DECLINED,
         };
         Self::assemble(kind, codec, payload)
     }
@@ -170,7 +170,7 @@ impl RecordedResult {
         };
         let verdict = match *kind {
             PERFORMED => Verdict::Performed,
-            REFUSED => Verdict::Refused,
+            DECLINED => Verdict::Declined,
             TOO_LARGE => {
                 let (size, limit) = payload.split_first_chunk().ok_or(DecodeError::Truncated)?;
                 let limit = limit.try_into().map_err(|_| DecodeError::Truncated)?;
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        for verdict in [Verdict::Performed, Verdict::Refused] {
+        for verdict in [Verdict::Performed, Verdict::Declined] {
             let result = RecordedResult::value(verdict, CodecId::Json, b"{}");
             let read = RecordedResult::from_stored(result.as_bytes().to_vec());
             let expected = Decoded::Value {

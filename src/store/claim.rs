@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, HolderId, Record, State};
 
 /// What to do about a holder whose lease has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Takeover {
-    /// Answer [`ClaimOutcome::InDoubt`].
+    /// Answer [`Denied::InDoubt`].
     Never,
     /// Take the claim over from whoever it is, unless the request is [held](Record::held).
     Expired,
@@ -21,11 +21,11 @@ pub enum Takeover {
 }
 
 /// What a claim is asked for with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct ClaimRequest<'a> {
+pub struct ClaimRequest {
     /// The identity, with its fingerprint.
-    pub id: &'a RequestId,
+    pub id: RequestIdentity,
     /// Who asks.
     pub holder: HolderId,
     /// For how long the claim is wanted at first.
@@ -36,12 +36,12 @@ pub struct ClaimRequest<'a> {
     pub patience: Option<Duration>,
 }
 
-impl<'a> ClaimRequest<'a> {
+impl ClaimRequest {
     /// Asks for `id` for the length of `lease`, as a new holder, without taking over.
     #[must_use]
-    pub fn new(id: &'a RequestId, lease: Duration) -> Self {
+    pub fn new(id: &RequestIdentity, lease: Duration) -> Self {
         Self {
-            id,
+            id: id.clone(),
             holder: HolderId::random(),
             lease,
             takeover: Takeover::Never,
@@ -81,7 +81,7 @@ impl<'a> ClaimRequest<'a> {
 #[derive(Debug)]
 #[must_use = "a claim must be completed or released"]
 pub struct Claim {
-    id: RequestId,
+    id: RequestIdentity,
     token: FencingToken,
     attempt: u32,
     took_over: Option<FencingToken>,
@@ -91,7 +91,7 @@ impl Claim {
     /// A claim as a store hands it out.
     ///
     /// `attempt` counts from 1; `took_over` is the token of the holder whose lease had expired, if any.
-    pub fn new(id: RequestId, token: FencingToken, attempt: u32, took_over: Option<FencingToken>) -> Self {
+    pub fn new(id: RequestIdentity, token: FencingToken, attempt: u32, took_over: Option<FencingToken>) -> Self {
         Self {
             id,
             token,
@@ -110,7 +110,7 @@ impl Claim {
 
     /// What was claimed.
     #[must_use]
-    pub fn id(&self) -> &RequestId {
+    pub fn id(&self) -> &RequestIdentity {
         &self.id
     }
 
@@ -133,16 +133,23 @@ impl Claim {
     }
 }
 
-/// What became of a wish to claim. `C` is a [`Claim`], or a transaction that holds one.
+/// What a request for a claim came to. `C` is a [`Claim`], or what was made of one.
 #[derive(Debug)]
-#[non_exhaustive]
 #[must_use]
 pub enum ClaimOutcome<C = Claim> {
     /// The claim is the asker's.
     Granted(C),
+    /// The claim was not granted, and nothing was changed.
+    Denied(Denied),
+}
+
+/// Why a claim is not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Denied {
     /// The request was completed earlier: this is its record.
     Completed(Record),
-    /// Somebody else holds the claim.
+    /// Another holder has the claim.
     InProgress {
         /// How long the holder's lease still runs.
         lease_remaining: Duration,
@@ -151,7 +158,7 @@ pub enum ClaimOutcome<C = Claim> {
     },
     /// The identity is known with another fingerprint.
     Conflict,
-    /// A holder's lease expired and the asker did not want to take over: it isn't known what was done.
+    /// A holder's lease has expired, and it is not to be taken over: it is not known what was done.
     InDoubt {
         /// The holder's token; see [`Takeover::Of`].
         token: FencingToken,
@@ -161,20 +168,11 @@ pub enum ClaimOutcome<C = Claim> {
 }
 
 impl<C> ClaimOutcome<C> {
-    /// The same outcome for another kind of claim.
+    /// Maps what was granted.
     pub fn map<D>(self, granted: impl FnOnce(C) -> D) -> ClaimOutcome<D> {
         match self {
             Self::Granted(claim) => ClaimOutcome::Granted(granted(claim)),
-            Self::Completed(record) => ClaimOutcome::Completed(record),
-            Self::InProgress {
-                lease_remaining,
-                attempt,
-            } => ClaimOutcome::InProgress {
-                lease_remaining,
-                attempt,
-            },
-            Self::Conflict => ClaimOutcome::Conflict,
-            Self::InDoubt { token, attempt } => ClaimOutcome::InDoubt { token, attempt },
+            Self::Denied(denied) => ClaimOutcome::Denied(denied),
         }
     }
 }
@@ -191,8 +189,8 @@ pub enum Decision {
         /// Whose expired claim this takes over.
         took_over: Option<FencingToken>,
     },
-    /// Write nothing and answer this.
-    Answer(ClaimOutcome),
+    /// Write nothing: this is the outcome.
+    Unchanged(ClaimOutcome),
 }
 
 /// Decides about a request in the light of the record that stands there now, if any.
@@ -200,7 +198,7 @@ pub enum Decision {
 /// Fingerprints compare as `Option`s: one side with and the other without is a conflict too. A holder who asks again
 /// gets the claim that it has; if the lease of that is over, a new one of the same attempt, whose lease runs. A request
 /// that is [held](Record::held) is granted to nobody but who names its token.
-pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
+pub fn decide(record: Option<Record>, request: &ClaimRequest) -> Decision {
     const NEW: Decision = Decision::Grant {
         attempt: 1,
         took_over: None,
@@ -210,10 +208,10 @@ pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
         return NEW;
     }
     if record.fingerprint != request.id.fingerprint() {
-        return Decision::Answer(ClaimOutcome::Conflict);
+        return Decision::Unchanged(ClaimOutcome::Denied(Denied::Conflict));
     }
     let State::InProgress { lease_expires } = record.state else {
-        return Decision::Answer(ClaimOutcome::Completed(record));
+        return Decision::Unchanged(ClaimOutcome::Denied(Denied::Completed(record)));
     };
     let Record {
         token, attempt, held, ..
@@ -222,7 +220,7 @@ pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
     if record.holder == request.holder {
         if runs {
             let claim = Claim::new(request.id.clone(), token, attempt, None);
-            return Decision::Answer(ClaimOutcome::Granted(claim));
+            return Decision::Unchanged(ClaimOutcome::Granted(claim));
         }
         if !held {
             return Decision::Grant {
@@ -232,16 +230,16 @@ pub fn decide(record: Option<Record>, request: &ClaimRequest<'_>) -> Decision {
         }
     }
     if runs {
-        return Decision::Answer(ClaimOutcome::InProgress {
+        return Decision::Unchanged(ClaimOutcome::Denied(Denied::InProgress {
             lease_remaining: lease_expires.since(record.observed),
             attempt,
-        });
+        }));
     }
     match request.takeover {
         Takeover::Expired if !held => {}
         Takeover::Of(doubtful) if doubtful == token => {}
         Takeover::Never | Takeover::Expired | Takeover::Of(_) => {
-            return Decision::Answer(ClaimOutcome::InDoubt { token, attempt });
+            return Decision::Unchanged(ClaimOutcome::Denied(Denied::InDoubt { token, attempt }));
         }
     }
     Decision::Grant {

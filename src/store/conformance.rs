@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClaimOutcome, Store, StoreError};
+use super::{ClaimOutcome, Denied, Store, StoreError};
 
 mod checks;
 mod probe;
@@ -116,9 +116,9 @@ pub async fn run_with<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Du
 fn name<C>(outcome: &ClaimOutcome<C>) -> &'static str {
     match outcome {
         ClaimOutcome::Granted(_) => "granted",
-        ClaimOutcome::Completed(_) => "completed",
-        ClaimOutcome::InProgress { .. } => "in progress",
-        ClaimOutcome::Conflict => "conflict",
-        ClaimOutcome::InDoubt { .. } => "in doubt",
+        ClaimOutcome::Denied(Denied::Completed(_)) => "completed",
+        ClaimOutcome::Denied(Denied::InProgress { .. }) => "in progress",
+        ClaimOutcome::Denied(Denied::Conflict) => "conflict",
+        ClaimOutcome::Denied(Denied::InDoubt { .. }) => "in doubt",
     }
 }

@@ -15,7 +15,7 @@ use super::watch::Watchers;
 use super::{
     Claim, ClaimOutcome, ClaimRequest, Clock, Decision, InDoubt, Store, StoreError, SystemClock, Watch, decide,
 };
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 
 /// How many keys may be waited for by notification at a time.
@@ -46,8 +46,8 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct Records {
-    by_id: HashMap<RequestId, Record>,
-    by_expiry: BTreeMap<(Timestamp, FencingToken), RequestId>,
+    by_id: HashMap<RequestIdentity, Record>,
+    by_expiry: BTreeMap<(Timestamp, FencingToken), RequestIdentity>,
     last_token: u64,
 }
 
@@ -69,7 +69,7 @@ impl MemoryStore {
         }
     }
 
-    fn notify(&self, id: &RequestId) {
+    fn notify(&self, id: &RequestIdentity) {
         self.watchers.notify(self.hasher.hash_one(id));
     }
 
@@ -101,13 +101,13 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl Records {
-    fn observe(&self, id: &RequestId, now: Timestamp) -> Option<Record> {
+    fn observe(&self, id: &RequestIdentity, now: Timestamp) -> Option<Record> {
         let mut record = self.by_id.get(id)?.clone();
         record.observed = now;
         Some(record)
     }
 
-    fn put(&mut self, id: RequestId, record: Record) {
+    fn put(&mut self, id: RequestIdentity, record: Record) {
         let replaced = match self.by_id.get_mut(&id) {
             Some(place) => std::mem::replace(place, record),
             None => {
@@ -120,9 +120,9 @@ impl Records {
         }
     }
 
-    fn claim(&mut self, request: &ClaimRequest<'_>, now: Timestamp) -> ClaimOutcome {
-        match decide(self.observe(request.id, now), request) {
-            Decision::Answer(outcome) => outcome,
+    fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> ClaimOutcome {
+        match decide(self.observe(&request.id, now), request) {
+            Decision::Unchanged(outcome) => outcome,
             Decision::Grant { attempt, took_over } => {
                 self.last_token += 1;
                 let token = FencingToken::new(self.last_token);
@@ -138,7 +138,7 @@ impl Records {
     }
 
     /// The record, if this token holds its claim.
-    fn held(&mut self, id: &RequestId, token: FencingToken) -> Result<&mut Record, StoreError> {
+    fn held(&mut self, id: &RequestIdentity, token: FencingToken) -> Result<&mut Record, StoreError> {
         match self.by_id.get_mut(id) {
             Some(record) if record.token == token && matches!(record.state, State::InProgress { .. }) => Ok(record),
             _ => Err(StoreError::Outdated { token }),
@@ -187,12 +187,12 @@ impl Records {
 }
 
 impl Store for MemoryStore {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         let now = self.clock.now();
         Ok(self.state.lock().claim(&request, now))
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let lease_expires = self.clock.now().after(lease);
         self.state.lock().held(id, token)?.state = State::InProgress { lease_expires };
         if lease.is_zero() {
@@ -218,7 +218,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let record = self.state.lock().observe(id, self.clock.now());
         Ok(record.filter(|record| !record.is_past_retention()))
     }
@@ -243,7 +243,7 @@ impl Store for MemoryStore {
         Ok(doubtful)
     }
 
-    async fn watch(&self, id: &RequestId) -> Watch {
+    async fn watch(&self, id: &RequestIdentity) -> Watch {
         self.watchers.watch(self.hasher.hash_one(id))
     }
 }

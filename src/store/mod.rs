@@ -24,7 +24,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult, State};
 
 mod claim;
@@ -42,7 +42,7 @@ mod transaction;
 pub(crate) mod turn;
 mod watch;
 
-pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Takeover, decide};
+pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::StoreError;
 pub use memory::MemoryStore;
@@ -80,7 +80,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// When the store cannot be reached or understood. The claim may have been taken nevertheless.
-    fn claim(&self, request: ClaimRequest<'_>) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send;
+    fn claim(&self, request: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send;
 
     /// Sets the lease of a claim to `lease` from now; zero lets it expire at once.
     ///
@@ -91,7 +91,7 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Outdated`] when the token no longer holds the claim.
     fn renew(
         &self,
-        id: &RequestId,
+        id: &RequestIdentity,
         token: FencingToken,
         lease: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -124,7 +124,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// When the store cannot be reached or understood, and [`StoreError::TooFewReplicas`] when there is a result that a
     /// failover may lose.
-    fn load(&self, id: &RequestId) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+    fn load(&self, id: &RequestIdentity) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
 
     /// Deletes at most `limit` completed records that are past their retention, and says how many.
     ///
@@ -166,7 +166,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// May be dropped.
-    fn watch(&self, id: &RequestId) -> impl Future<Output = Watch> + Send {
+    fn watch(&self, id: &RequestIdentity) -> impl Future<Output = Watch> + Send {
         let _ = id;
         std::future::ready(Watch::none())
     }
@@ -177,7 +177,7 @@ pub trait Store: Send + Sync + 'static {
 #[non_exhaustive]
 pub struct InDoubt {
     /// The request, with the fingerprint that it was claimed with.
-    pub id: RequestId,
+    pub id: RequestIdentity,
     /// The token of the holder that did not tell.
     pub token: FencingToken,
     /// Which attempt it was, from 1.
@@ -189,7 +189,7 @@ pub struct InDoubt {
 impl InDoubt {
     /// A request in doubt, if its record says so.
     #[must_use]
-    pub fn of(id: RequestId, record: &Record) -> Option<Self> {
+    pub fn of(id: RequestIdentity, record: &Record) -> Option<Self> {
         let State::InProgress { lease_expires } = record.state else {
             return None;
         };
@@ -208,13 +208,13 @@ impl InDoubt {
 
 /// A store that is shared.
 impl<S: Store> Store for Arc<S> {
-    fn claim(&self, request: ClaimRequest<'_>) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send {
+    fn claim(&self, request: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send {
         S::claim(self, request)
     }
 
     fn renew(
         &self,
-        id: &RequestId,
+        id: &RequestIdentity,
         token: FencingToken,
         lease: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
@@ -234,7 +234,7 @@ impl<S: Store> Store for Arc<S> {
         S::release(self, claim)
     }
 
-    fn load(&self, id: &RequestId) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+    fn load(&self, id: &RequestIdentity) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
         S::load(self, id)
     }
 
@@ -250,7 +250,7 @@ impl<S: Store> Store for Arc<S> {
         S::in_doubt(self, limit, after)
     }
 
-    fn watch(&self, id: &RequestId) -> impl Future<Output = Watch> + Send {
+    fn watch(&self, id: &RequestIdentity) -> impl Future<Output = Watch> + Send {
         S::watch(self, id)
     }
 }

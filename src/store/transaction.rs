@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! begin, claim ──granted──▶ work ──▶ Ending::Commit ────▶ completed
-//!      │                     ├─────▶ Ending::Refuse ────▶ completed, the work's rows rolled back
+//!      │                     ├─────▶ Ending::Decline ────▶ completed, the work's rows rolled back
 //!      │                     └─────▶ Ending::RollBack ──▶ as if never begun
 //!      └──not granted──▶ the work is not called
 //! ```
@@ -43,7 +43,7 @@ pub trait TransactionalStore: Store {
     /// Dropped before it has answered, the transaction is rolled back, or was committed as a whole.
     fn transact<W, R>(
         &self,
-        request: ClaimRequest<'_>,
+        request: ClaimRequest,
         work: W,
     ) -> impl Future<Output = Result<ClaimOutcome<R>, StoreError>> + Send
     where
@@ -120,7 +120,7 @@ pub enum Ending {
         retention: Duration,
     },
     /// Roll the work's rows back and record the result.
-    Refuse {
+    Decline {
         /// What to replay.
         result: RecordedResult,
         /// For how long.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use oneflight::identity::{Fingerprint, RequestId, Scope};
+use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use oneflight::record::{CodecId, FencingToken, HolderId, Record, RecordedResult, State, Timestamp, Verdict};
-use oneflight::store::{ClaimOutcome, ClaimRequest, Decision, Store, Takeover, decide};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Decision, Denied, Store, Takeover, decide};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
@@ -35,16 +35,16 @@ pub fn of_outcome(outcome: ClaimOutcome, there: Option<FencingToken>) -> Answer 
             attempt: claim.attempt(),
             took_over: claim.took_over(),
         },
-        ClaimOutcome::Completed(record) => Answer::Completed(record.result().unwrap().clone()),
-        ClaimOutcome::InProgress {
+        ClaimOutcome::Denied(Denied::Completed(record)) => Answer::Completed(record.result().unwrap().clone()),
+        ClaimOutcome::Denied(Denied::InProgress {
             lease_remaining,
             attempt,
-        } => {
+        }) => {
             assert!(lease_remaining > HOUR / 2, "{lease_remaining:?}");
             Answer::InProgress { attempt }
         }
-        ClaimOutcome::Conflict => Answer::Conflict,
-        ClaimOutcome::InDoubt { token, attempt } => Answer::InDoubt { token, attempt },
+        ClaimOutcome::Denied(Denied::Conflict) => Answer::Conflict,
+        ClaimOutcome::Denied(Denied::InDoubt { token, attempt }) => Answer::InDoubt { token, attempt },
         other => panic!("{other:?}"),
     }
 }
@@ -56,7 +56,7 @@ fn of_decision(decision: Decision, there: Option<FencingToken>) -> Answer {
             attempt,
             took_over,
         },
-        Decision::Answer(outcome) => of_outcome(outcome, there),
+        Decision::Unchanged(outcome) => of_outcome(outcome, there),
         other => panic!("{other:?}"),
     }
 }
@@ -111,8 +111,8 @@ pub fn offset(record: &Record, at: Timestamp) -> i64 {
 pub async fn agrees<S: Store>(
     store: &S,
     helds: &[bool],
-    token: impl AsyncFn(&RequestId, u64) -> FencingToken,
-    put: impl AsyncFn(&RequestId, &Record),
+    token: impl AsyncFn(&RequestIdentity, u64) -> FencingToken,
+    put: impl AsyncFn(&RequestIdentity, &Record),
 ) {
     let (us, other) = (HolderId::random(), HolderId::random());
     let prints = [None, Some(Fingerprint::of("one")), Some(Fingerprint::of("two"))];
@@ -141,7 +141,7 @@ pub async fn agrees<S: Store>(
     }
     let mut granted = 0;
     for (number, &(there, print_there, print_asked, holder, attempt, asked, held)) in cases.iter().enumerate() {
-        let id = RequestId::new(Scope::new("case"), format!("k{number}")).unwrap();
+        let id = RequestIdentity::new(Scope::new("case"), format!("k{number}")).unwrap();
         let id = match print_asked {
             Some(print) => id.with_known_fingerprint(print),
             None => id,

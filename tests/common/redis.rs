@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use oneflight::identity::RequestId;
+use oneflight::identity::RequestIdentity;
 use oneflight::store::{ClaimOutcome, ClaimRequest, RedisOptions, RedisStore, Store};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, cmd};
@@ -55,7 +55,7 @@ impl Place {
 }
 
 /// Finds out where an identity that is new belongs, of a store that only tells its tokens.
-pub async fn place(store: &RedisStore, prefix: &str, id: &RequestId) -> Place {
+pub async fn place(store: &RedisStore, prefix: &str, id: &RequestIdentity) -> Place {
     let claim = match store.claim(ClaimRequest::new(id, STARTS_WITHIN)).await {
         Ok(ClaimOutcome::Granted(claim)) => claim,
         other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oneflight::identity::RequestId;
+use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Ending, MemoryStore, OpenTransaction, Store, StoreError, TransactionalStore,
@@ -140,7 +140,7 @@ impl Scripted {
 }
 
 impl Store for Scripted {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         let (id, holder, lease, takeover) = (request.id.clone(), request.holder, request.lease, request.takeover);
         self.act(Op::Claim, move |inner| async move {
             let request = ClaimRequest::new(&id, lease).holder(holder).takeover(takeover);
@@ -149,7 +149,7 @@ impl Store for Scripted {
         .await
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let id = id.clone();
         self.act(
             Op::Renew,
@@ -170,7 +170,7 @@ impl Store for Scripted {
             .await
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let id = id.clone();
         self.act(Op::Load, move |inner| async move { inner.load(&id).await })
             .await
@@ -180,7 +180,7 @@ impl Store for Scripted {
         self.inner.purge(limit).await
     }
 
-    async fn watch(&self, id: &RequestId) -> Watch {
+    async fn watch(&self, id: &RequestIdentity) -> Watch {
         let id = id.clone();
         self.act(Op::Watch, move |inner| async move { Ok(inner.watch(&id).await) })
             .await
@@ -192,7 +192,7 @@ impl Store for Scripted {
 impl TransactionalStore for Scripted {
     type Connection = ();
 
-    async fn transact<W, R>(&self, request: ClaimRequest<'_>, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn transact<W, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
         W: for<'t> FnOnce(OpenTransaction<'t, ()>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static,
@@ -200,15 +200,12 @@ impl TransactionalStore for Scripted {
         self.act(Op::Begin, |_| async { Ok(()) }).await?;
         let claim = match self.inner.claim(request).await? {
             ClaimOutcome::Granted(claim) => claim,
-            ClaimOutcome::Completed(record) => return Ok(ClaimOutcome::Completed(record)),
-            ClaimOutcome::Conflict => return Ok(ClaimOutcome::Conflict),
-            ClaimOutcome::InDoubt { token, attempt } => return Ok(ClaimOutcome::InDoubt { token, attempt }),
-            other => return Ok(other.map(|_| unreachable!("it was not granted"))),
+            ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
         };
         let (ending, value) = work(OpenTransaction::new(&mut (), claim.attempt())).await;
         self.act(Op::End, move |inner| async move {
             match ending {
-                Ending::Commit { result, retention } | Ending::Refuse { result, retention } => {
+                Ending::Commit { result, retention } | Ending::Decline { result, retention } => {
                     inner.complete(claim, result, retention).await
                 }
                 _ => inner.release(claim).await,

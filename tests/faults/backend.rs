@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use fastrand::Rng;
 use futures::FutureExt;
 use oneflight::idempotency::{Error, Idempotency, Reply};
-use oneflight::identity::RequestId;
+use oneflight::identity::RequestIdentity;
 use oneflight::store::{PostgresStore, RedisStore, SqliteStore, Store};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPoolOptions;
@@ -111,7 +111,7 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// Executes a request in a transaction of the store.
     fn in_transaction(
         idem: &Idempotency<Self::Store>,
-        id: RequestId,
+        id: RequestIdentity,
         work: InTransaction,
     ) -> impl Future<Output = Result<Reply<String>, Error>> + Send;
 
@@ -131,7 +131,7 @@ macro_rules! on_database {
     ($store:ty, $words:expr) => {
         async fn in_transaction(
             idem: &Idempotency<$store>,
-            id: RequestId,
+            id: RequestIdentity,
             work: InTransaction,
         ) -> Result<Reply<String>, Error> {
             idem.run_in_tx(id, move |tx| {
@@ -268,7 +268,7 @@ impl Backend for Redis {
 
     async fn in_transaction(
         _: &Idempotency<RedisStore>,
-        _: RequestId,
+        _: RequestIdentity,
         _: InTransaction,
     ) -> Result<Reply<String>, Error> {
         unreachable!("Redis has no transactions that work could run in")

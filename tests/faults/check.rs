@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use oneflight::idempotency::Source;
+use oneflight::idempotency::Origin;
 use oneflight::record::{Decoded, Record, State};
 use oneflight::store::Store;
 
@@ -128,7 +128,7 @@ fn answers<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Option<&st
                 ),
             ));
         }
-        if answered.source == Source::Executed {
+        if answered.origin == Origin::Executed {
             executed += 1;
             if answered.phase > 1 && !round.settled.contains(key) {
                 let text = format!(

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use oneflight::idempotency::Source;
+use oneflight::idempotency::Origin;
 
 use crate::crew::{Heard, Number};
 use crate::messages::{Key, Known, Order, Said};
@@ -18,7 +18,7 @@ pub struct Answered {
     pub key: Key,
     pub mark: String,
     pub attempt: u32,
-    pub source: Source,
+    pub origin: Origin,
     pub phase: u32,
 }
 
@@ -126,7 +126,7 @@ impl Ledger {
                 key,
                 mark,
                 attempt,
-                source,
+                origin,
             } => {
                 self.end(from, &key, at);
                 let phase = self.phase;
@@ -134,7 +134,7 @@ impl Ledger {
                     key,
                     mark,
                     attempt,
-                    source,
+                    origin,
                     phase,
                 });
             }

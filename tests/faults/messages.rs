@@ -9,8 +9,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oneflight::idempotency::Source;
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::Origin;
+use oneflight::identity::{RequestIdentity, Scope};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::StoreName;
@@ -78,9 +78,9 @@ impl Key {
         format!("{}.{:?}.{}", self.round, self.manner, self.number)
     }
 
-    pub fn id(&self) -> RequestId {
+    pub fn id(&self) -> RequestIdentity {
         let scope = Scope::new("faults").route(format!("POST /{:?}", self.manner));
-        let id = RequestId::new(scope, self.text()).expect("the key is a key");
+        let id = RequestIdentity::new(scope, self.text()).expect("the key is a key");
         id.with_fingerprint(self.text())
     }
 }
@@ -123,7 +123,7 @@ pub enum Said {
         key: Key,
         mark: String,
         attempt: u32,
-        source: Source,
+        origin: Origin,
     },
     /// The answer of [`Manner::Refuse`] about a holder that died.
     InDoubt { key: Key, attempt: u32 },

@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use oneflight::idempotency::{Answer, Error, Idempotency};
+use oneflight::idempotency::{Error, Idempotency, Resolution};
 use rustix::process::Signal;
 use tokio::time::timeout_at;
 
@@ -348,10 +348,10 @@ impl<'a, B: Backend> Round<'a, B> {
     async fn settle(&mut self) {
         for key in self.ledger.in_doubt.clone() {
             let answer = match world::done(&self.scene.world, &key.round, &key.text()) {
-                Some(mark) => Answer::completed(&mark).expect("it can be written"),
+                Some(mark) => Resolution::completed(&mark).expect("it can be written"),
                 None => {
                     self.settled.insert(key.clone());
-                    Answer::Rerun
+                    Resolution::Rerun
                 }
             };
             let mut settled = self.scene.operator.resolve(&key.id(), answer.clone()).await;

@@ -82,7 +82,7 @@ async fn all<B: Backend>(plan: &Plan) -> Tally {
         std::fs::create_dir(&world).expect("the directory is new");
         let scene = Scene {
             kind,
-            operator: Idempotency::builder(backend.store()).recovery(Recovery::Refuse).build(),
+            operator: Idempotency::builder(backend.store()).recovery(Recovery::Hold).build(),
             backend,
             site: at,
             proxy,

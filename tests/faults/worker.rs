@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
-use oneflight::idempotency::{Answer, Effect, Error, Idempotency, Recovery, Reply};
-use oneflight::identity::RequestId;
+use oneflight::idempotency::{Effect, Error, Idempotency, Recovery, Reply, Resolution};
+use oneflight::identity::RequestIdentity;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::runtime;
 use tokio::sync::mpsc;
@@ -61,13 +61,13 @@ async fn serve<B: Backend>(post: Post) {
         let done = world::done(&world, &round, &key);
         async move {
             match done {
-                Some(mark) => Answer::completed(&mark).unwrap_or(Answer::Refuse),
-                None => Answer::Rerun,
+                Some(mark) => Resolution::completed(&mark).unwrap_or(Resolution::Hold),
+                None => Resolution::Rerun,
             }
         }
     });
     let service = Arc::new(Service::<B> {
-        refuse: with(Recovery::Refuse),
+        refuse: with(Recovery::Hold),
         rerun: with(Recovery::Rerun),
         ask: with(ask),
         post,
@@ -159,7 +159,7 @@ impl<B: Backend> Service<B> {
                         key,
                         mark: reply.value().clone(),
                         attempt: reply.attempt(),
-                        source: reply.source(),
+                        origin: reply.origin(),
                     });
                 }
                 Err(Error::InDoubt { attempt, .. }) if key.manner == Manner::Refuse => {
@@ -183,7 +183,7 @@ impl<B: Backend> Service<B> {
         }
     }
 
-    async fn try_call(&self, id: RequestId, work: Work) -> Result<Reply<String>, Error> {
+    async fn try_call(&self, id: RequestIdentity, work: Work) -> Result<Reply<String>, Error> {
         let idem = match work.key.manner {
             Manner::InTransaction => return B::in_transaction(&self.refuse, id, work).await,
             Manner::Refuse => &self.refuse,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use oneflight::idempotency::Source;
+use oneflight::idempotency::Origin;
 use serde::Serialize;
 
 use super::plan::Plan;
@@ -20,7 +20,7 @@ pub(crate) struct Seen {
     key: u32,
     order_id: i64,
     as_ordered: bool,
-    source: Source,
+    origin: Origin,
     latency: Duration,
 }
 
@@ -48,8 +48,8 @@ impl Tally {
             order_id: placed.order_id,
             as_ordered: placed.item == order.item
                 && placed.quantity == order.quantity
-                && answer.cached == (answer.source != Source::Executed),
-            source: answer.source,
+                && answer.cached == (answer.origin != Origin::Executed),
+            origin: answer.origin,
             latency,
         });
     }
@@ -76,8 +76,8 @@ impl Tally {
         &self.complaints
     }
 
-    fn count(&self, source: Source) -> u64 {
-        self.seen.iter().filter(|seen| seen.source == source).count() as u64
+    fn count(&self, origin: Origin) -> u64 {
+        self.seen.iter().filter(|seen| seen.origin == origin).count() as u64
     }
 }
 
@@ -164,9 +164,9 @@ impl Report {
             orders: rows.len() as u64,
             keys_with_several: orders_of.values().filter(|orders| **orders > 1).count() as u64,
             keys_without: u64::from(keys).saturating_sub(orders_of.len() as u64),
-            executed: tally.count(Source::Executed),
-            collapsed: tally.count(Source::Collapsed),
-            replayed: tally.count(Source::Replayed),
+            executed: tally.count(Origin::Executed),
+            collapsed: tally.count(Origin::Collapsed),
+            replayed: tally.count(Origin::Replayed),
             hang_ups: tally.hang_ups,
             repeats: tally.repeats,
             retries: tally.retries,

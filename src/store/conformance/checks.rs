@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 
 use super::probe::{LATER, LONG, Probe, SHORT, result};
 use super::{Failure, name};
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::HolderId;
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};
 
 const CROWD: usize = 64;
 /// Within what time a notification is not late, on a slow machine.
@@ -18,7 +18,11 @@ const HEARD_WITHIN: Duration = Duration::from_secs(5);
 type Checked = Result<(), Failure>;
 
 /// Claims from many tasks at once; answers the outcomes.
-async fn crowd<S: Store>(store: &Arc<S>, id: &RequestId, takeover: Takeover) -> Vec<Result<ClaimOutcome, StoreError>> {
+async fn crowd<S: Store>(
+    store: &Arc<S>,
+    id: &RequestIdentity,
+    takeover: Takeover,
+) -> Vec<Result<ClaimOutcome, StoreError>> {
     let mut tasks = JoinSet::new();
     let start = Arc::new(tokio::sync::Barrier::new(CROWD));
     for _ in 0..CROWD {
@@ -40,14 +44,14 @@ async fn crowd<S: Store>(store: &Arc<S>, id: &RequestId, takeover: Takeover) -> 
 /// Of a crowd, one holds the claim and all others learn that it is held.
 async fn one_wins<S: Store, P: AsyncFn(Duration)>(
     probe: &Probe<'_, S, P>,
-    id: &RequestId,
+    id: &RequestIdentity,
     takeover: Takeover,
 ) -> Result<Claim, Failure> {
     let mut winners = Vec::new();
     for outcome in crowd(&probe.store, id, takeover).await {
         match probe.ok(outcome)? {
             ClaimOutcome::Granted(claim) => winners.push(claim),
-            ClaimOutcome::InProgress { .. } => {}
+            ClaimOutcome::Denied(Denied::InProgress { .. }) => {}
             other => return probe.failure(format!("a loser was told {}", name(&other))),
         }
     }
@@ -82,7 +86,7 @@ pub(super) async fn one_of_many_gets_the_claim<S: Store, P: AsyncFn(Duration)>(p
         let claim = one_wins(probe, &id, Takeover::Never).await?;
         probe.complete(claim, &result(round), LONG).await?;
         for outcome in crowd(&probe.store, &id, Takeover::Expired).await {
-            let ClaimOutcome::Completed(record) = probe.ok(outcome)? else {
+            let ClaimOutcome::Denied(Denied::Completed(record)) = probe.ok(outcome)? else {
                 return probe.failure("a claim after completion was not a replay");
             };
             probe.require(record.result() == Some(&result(round)), "a replay is another result")?;
@@ -98,7 +102,7 @@ pub(super) async fn identities_do_not_disturb_each_other<S: Store, P: AsyncFn(Du
     let pairs = [("a", "bc"), ("ab", "c"), ("a", "c"), ("ab", "bc")];
     let mut claims = Vec::new();
     for (scope, key) in pairs {
-        let Ok(id) = RequestId::new(crate::identity::Scope::new(scope), key) else {
+        let Ok(id) = RequestIdentity::new(crate::identity::Scope::new(scope), key) else {
             return probe.failure("the suite made an invalid identity");
         };
         claims.push((probe.claim(&id, LONG).await?, id));
@@ -129,7 +133,7 @@ pub(super) async fn the_same_holder_gets_the_same_claim<S: Store, P: AsyncFn(Dur
         "a holder that asks again gets another claim",
     )?;
     match probe.ask_as(&id, HolderId::random()).await? {
-        ClaimOutcome::InProgress { .. } => Ok(()),
+        ClaimOutcome::Denied(Denied::InProgress { .. }) => Ok(()),
         other => probe.failure(format!("another holder was told {}", name(&other))),
     }
 }
@@ -149,7 +153,7 @@ where
         "a holder that asks again took over from itself",
     )?;
     match probe.ask(&id, LONG, Takeover::Expired).await? {
-        ClaimOutcome::InProgress { .. } => Ok(()),
+        ClaimOutcome::Denied(Denied::InProgress { .. }) => Ok(()),
         other => probe.failure(format!("another holder was told {}", name(&other))),
     }
 }
@@ -163,7 +167,7 @@ pub(super) async fn another_fingerprint_is_a_conflict<S: Store, P: AsyncFn(Durat
     for phase in ["in progress", "completed"] {
         for other in &others {
             match probe.ask(other, LONG, Takeover::Expired).await? {
-                ClaimOutcome::Conflict => {}
+                ClaimOutcome::Denied(Denied::Conflict) => {}
                 outcome => {
                     return probe.failure(format!("{phase}: another payload is {}", name(&outcome)));
                 }
@@ -179,7 +183,7 @@ pub(super) async fn another_fingerprint_is_a_conflict<S: Store, P: AsyncFn(Durat
     let bare = probe.id("bare")?;
     probe.claim(&bare, LONG).await.map(drop)?;
     match probe.ask(&probe.id_of("bare", 1)?, LONG, Takeover::Never).await? {
-        ClaimOutcome::Conflict => Ok(()),
+        ClaimOutcome::Denied(Denied::Conflict) => Ok(()),
         outcome => probe.failure(format!("a payload against none is {}", name(&outcome))),
     }
 }
@@ -241,12 +245,12 @@ pub(super) async fn a_lease_runs_out_and_is_in_doubt<S: Store, P: AsyncFn(Durati
     let id = probe.id("lease")?;
     let claim = probe.claim(&id, SHORT).await?;
     match probe.ask(&id, LONG, Takeover::Expired).await? {
-        ClaimOutcome::InProgress { lease_remaining, .. } if lease_remaining <= SHORT => {}
+        ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining <= SHORT => {}
         other => return probe.failure(format!("during the lease: {}", name(&other))),
     }
     probe.pass(LATER).await;
     match probe.ask(&id, LONG, Takeover::Never).await? {
-        ClaimOutcome::InDoubt { token, attempt } => probe.require(
+        ClaimOutcome::Denied(Denied::InDoubt { token, attempt }) => probe.require(
             token == claim.token() && attempt == 1,
             "the doubt is about another holder",
         ),
@@ -260,7 +264,7 @@ pub(super) async fn a_renewed_lease_lasts<S: Store, P: AsyncFn(Duration)>(probe:
     probe.ok(probe.store.renew(&id, claim.token(), LONG).await)?;
     probe.pass(LATER).await;
     match probe.ask(&id, LONG, Takeover::Expired).await? {
-        ClaimOutcome::InProgress { .. } => Ok(()),
+        ClaimOutcome::Denied(Denied::InProgress { .. }) => Ok(()),
         other => probe.failure(format!("during a renewed lease: {}", name(&other))),
     }
 }
@@ -272,7 +276,7 @@ pub(super) async fn a_lease_renewed_to_nothing_is_over<S: Store, P: AsyncFn(Dura
     let claim = probe.claim(&id, LONG).await?;
     probe.ok(probe.store.renew(&id, claim.token(), Duration::ZERO).await)?;
     match probe.ask(&id, LONG, Takeover::Never).await? {
-        ClaimOutcome::InDoubt { .. } => {}
+        ClaimOutcome::Denied(Denied::InDoubt { .. }) => {}
         other => return probe.failure(format!("after the lease was given up: {}", name(&other))),
     }
     let claim = probe.granted(probe.ask(&id, LONG, Takeover::Expired).await?)?;
@@ -303,7 +307,7 @@ pub(super) async fn a_takeover_from_somebody_else_is_refused<S: Store, P: AsyncF
     let second = probe.granted(probe.ask(&id, Duration::ZERO, of_first).await?)?;
     // A decision about the first holder is none about the second.
     match probe.ask(&id, LONG, of_first).await? {
-        ClaimOutcome::InDoubt { token, .. } if token == second.token() => Ok(()),
+        ClaimOutcome::Denied(Denied::InDoubt { token, .. }) if token == second.token() => Ok(()),
         other => probe.failure(format!("an outdated decision was {}", name(&other))),
     }
 }
@@ -343,7 +347,7 @@ where
     let id = probe.id("late")?;
     let claim = probe.claim(&id, Duration::ZERO).await?;
     match probe.ask(&id, LONG, Takeover::Never).await? {
-        ClaimOutcome::InDoubt { .. } => {}
+        ClaimOutcome::Denied(Denied::InDoubt { .. }) => {}
         other => return probe.failure(format!("without a lease: {}", name(&other))),
     }
     probe.complete(claim, &result(1), LONG).await?;

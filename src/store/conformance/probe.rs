@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Failure, name};
-use crate::identity::{Fingerprint, RequestId, Scope};
+use crate::identity::{Fingerprint, RequestIdentity, Scope};
 use crate::record::{CodecId, FencingToken, HolderId, Record, RecordedResult, Verdict};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};
 
 /// Long enough that no check outlasts it.
 pub(super) const LONG: Duration = Duration::from_secs(600);
@@ -51,18 +51,19 @@ impl<'a, S: Store, P: AsyncFn(Duration)> Probe<'a, S, P> {
         })
     }
 
-    pub(super) fn id(&self, key: &str) -> Result<RequestId, Failure> {
-        RequestId::new(Scope::new("conformance"), key).or_else(|_| self.failure("the suite made an invalid identity"))
+    pub(super) fn id(&self, key: &str) -> Result<RequestIdentity, Failure> {
+        RequestIdentity::new(Scope::new("conformance"), key)
+            .or_else(|_| self.failure("the suite made an invalid identity"))
     }
 
-    pub(super) fn id_of(&self, key: &str, digest: u8) -> Result<RequestId, Failure> {
+    pub(super) fn id_of(&self, key: &str, digest: u8) -> Result<RequestIdentity, Failure> {
         let fingerprint = Fingerprint::from_digest([digest; 32]);
         Ok(self.id(key)?.with_known_fingerprint(fingerprint))
     }
 
     pub(super) async fn ask(
         &self,
-        id: &RequestId,
+        id: &RequestIdentity,
         lease: Duration,
         takeover: Takeover,
     ) -> Result<ClaimOutcome, Failure> {
@@ -70,7 +71,7 @@ impl<'a, S: Store, P: AsyncFn(Duration)> Probe<'a, S, P> {
         self.ok(self.store.claim(request).await)
     }
 
-    pub(super) async fn ask_as(&self, id: &RequestId, holder: HolderId) -> Result<ClaimOutcome, Failure> {
+    pub(super) async fn ask_as(&self, id: &RequestIdentity, holder: HolderId) -> Result<ClaimOutcome, Failure> {
         let request = ClaimRequest::new(id, LONG).holder(holder);
         self.ok(self.store.claim(request).await)
     }
@@ -82,14 +83,14 @@ impl<'a, S: Store, P: AsyncFn(Duration)> Probe<'a, S, P> {
         }
     }
 
-    pub(super) async fn claim(&self, id: &RequestId, lease: Duration) -> Result<Claim, Failure> {
+    pub(super) async fn claim(&self, id: &RequestIdentity, lease: Duration) -> Result<Claim, Failure> {
         let outcome = self.ask(id, lease, Takeover::Never).await?;
         self.granted(outcome)
     }
 
-    pub(super) async fn completed(&self, id: &RequestId) -> Result<Record, Failure> {
+    pub(super) async fn completed(&self, id: &RequestIdentity) -> Result<Record, Failure> {
         match self.ask(id, LONG, Takeover::Never).await? {
-            ClaimOutcome::Completed(record) => Ok(record),
+            ClaimOutcome::Denied(Denied::Completed(record)) => Ok(record),
             other => self.failure(format!("expected a replay, got {}", name(&other))),
         }
     }

@@ -12,9 +12,11 @@ use tokio::time::{Instant, sleep};
 
 use super::probe::{LONG, result};
 use super::{Failure, name};
-use crate::identity::{Fingerprint, RequestId, Scope};
+use crate::identity::{Fingerprint, RequestIdentity, Scope};
 use crate::record::RecordedResult;
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Ending, Store, StoreError, Takeover, TransactionalStore};
+use crate::store::{
+    Claim, ClaimOutcome, ClaimRequest, Denied, Ending, Store, StoreError, Takeover, TransactionalStore,
+};
 
 const CROWD: usize = 32;
 /// How long a transaction that was dropped may hold its claim.
@@ -98,7 +100,7 @@ pub async fn run_transactional<L: Ledger>(make: impl AsyncFn() -> L) -> Result<(
     }
     check!(
         rows_and_record_are_one_commit,
-        a_refusal_is_recorded_without_its_rows,
+        what_is_declined_is_recorded_without_its_rows,
         what_is_rolled_back_leaves_nothing,
         one_of_many_executes,
         another_fingerprint_is_a_conflict,
@@ -119,7 +121,7 @@ struct Desk<L> {
 #[derive(Clone, Copy)]
 enum Wish {
     Commit,
-    Refuse,
+    Decline,
     RollBack,
 }
 
@@ -127,7 +129,7 @@ fn ending(wish: Wish, result: RecordedResult) -> Ending {
     let retention = LONG;
     match wish {
         Wish::Commit => Ending::Commit { result, retention },
-        Wish::Refuse => Ending::Refuse { result, retention },
+        Wish::Decline => Ending::Decline { result, retention },
         Wish::RollBack => Ending::RollBack,
     }
 }
@@ -153,18 +155,18 @@ impl<L: Ledger> Desk<L> {
         })
     }
 
-    fn id(&self, digest: u8) -> Result<RequestId, Failure> {
-        match RequestId::new(Scope::new("conformance"), self.check) {
+    fn id(&self, digest: u8) -> Result<RequestIdentity, Failure> {
+        match RequestIdentity::new(Scope::new("conformance"), self.check) {
             Ok(id) => Ok(id.with_known_fingerprint(Fingerprint::from_digest([digest; 32]))),
             Err(_) => self.failure("the suite made an invalid identity"),
         }
     }
 
-    async fn execute(&self, request: ClaimRequest<'_>, wish: Wish, seed: u8) -> Outcome<u32> {
+    async fn execute(&self, request: ClaimRequest, wish: Wish, seed: u8) -> Outcome<u32> {
         execute(&self.ledger, request, wish, seed).await
     }
 
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, Failure> {
+    async fn claim(&self, request: ClaimRequest) -> Result<Claim, Failure> {
         match self.ok(self.ledger.store().claim(request).await)? {
             ClaimOutcome::Granted(claim) => Ok(claim),
             other => self.failure(format!("expected a grant, got {}", name(&other))),
@@ -176,7 +178,7 @@ impl<L: Ledger> Desk<L> {
         self.require(rows == expected, &format!("{rows} rows are kept, and not {expected}"))
     }
 
-    async fn recorded(&self, id: &RequestId, expected: Option<u8>) -> Checked {
+    async fn recorded(&self, id: &RequestIdentity, expected: Option<u8>) -> Checked {
         let record = self.ok(self.ledger.store().load(id).await)?;
         let found = record.as_ref().and_then(|record| record.result());
         self.require(
@@ -195,7 +197,7 @@ impl<L: Ledger> Desk<L> {
 
     fn replayed(&self, outcome: Outcome<u32>, seed: u8) -> Checked {
         match self.ok(outcome)? {
-            ClaimOutcome::Completed(record) => {
+            ClaimOutcome::Denied(Denied::Completed(record)) => {
                 self.require(record.result() == Some(&result(seed)), "a replay is another result")
             }
             other => self.failure(format!("expected a replay, got {}", name(&other))),
@@ -204,7 +206,7 @@ impl<L: Ledger> Desk<L> {
 }
 
 /// One execution that writes a row; answers with the attempt if it ran.
-async fn execute<L: Ledger>(ledger: &L, request: ClaimRequest<'_>, wish: Wish, seed: u8) -> Outcome<u32> {
+async fn execute<L: Ledger>(ledger: &L, request: ClaimRequest, wish: Wish, seed: u8) -> Outcome<u32> {
     let writes = ledger.clone();
     let work = ledger.store().transact(request, move |open| {
         Box::pin(async move {
@@ -236,9 +238,9 @@ async fn rows_and_record_are_one_commit<L: Ledger>(desk: &Desk<L>) -> Checked {
     desk.rows(1).await
 }
 
-async fn a_refusal_is_recorded_without_its_rows<L: Ledger>(desk: &Desk<L>) -> Checked {
+async fn what_is_declined_is_recorded_without_its_rows<L: Ledger>(desk: &Desk<L>) -> Checked {
     let id = desk.id(1)?;
-    let outcome = desk.execute(ClaimRequest::new(&id, LONG), Wish::Refuse, 1).await;
+    let outcome = desk.execute(ClaimRequest::new(&id, LONG), Wish::Decline, 1).await;
     desk.executed(outcome, 1)?;
     desk.rows(0).await?;
     desk.recorded(&id, Some(1)).await?;
@@ -281,7 +283,7 @@ async fn one_of_many_executes<L: Ledger>(desk: &Desk<L>) -> Checked {
         let outcome = outcome.unwrap_or_else(|panic| Err(StoreError::unavailable(panic)));
         match desk.ok(outcome)? {
             ClaimOutcome::Granted(_) => executed += 1,
-            ClaimOutcome::InProgress { .. } | ClaimOutcome::Completed(_) => {}
+            ClaimOutcome::Denied(Denied::InProgress { .. }) | ClaimOutcome::Denied(Denied::Completed(_)) => {}
             other => return desk.failure(format!("a loser was told {}", name(&other))),
         }
     }
@@ -294,7 +296,7 @@ async fn another_fingerprint_is_a_conflict<L: Ledger>(desk: &Desk<L>) -> Checked
     let outcome = desk.execute(ClaimRequest::new(&id, LONG), Wish::Commit, 1).await;
     desk.executed(outcome, 1)?;
     match desk.ok(desk.execute(ClaimRequest::new(&other, LONG), Wish::Commit, 2).await)? {
-        ClaimOutcome::Conflict => desk.rows(1).await,
+        ClaimOutcome::Denied(Denied::Conflict) => desk.rows(1).await,
         outcome => desk.failure(format!("another payload is {}", name(&outcome))),
     }
 }
@@ -306,7 +308,7 @@ async fn a_claim_outside_is_respected<L: Ledger>(desk: &Desk<L>) -> Checked {
     for takeover in [Takeover::Never, Takeover::Expired, Takeover::Of(claim.token())] {
         let request = ClaimRequest::new(&id, LONG).takeover(takeover);
         match desk.ok(desk.execute(request, Wish::Commit, 2).await)? {
-            ClaimOutcome::InProgress { .. } => desk.rows(0).await?,
+            ClaimOutcome::Denied(Denied::InProgress { .. }) => desk.rows(0).await?,
             other => return desk.failure(format!("beside a claim outside: {}", name(&other))),
         }
     }
@@ -345,7 +347,7 @@ async fn a_transaction_is_respected_outside<L: Ledger>(desk: &Desk<L>) -> Checke
             .await
         {
             // A store with one writer says that he is at work, and not on what.
-            Ok(ClaimOutcome::InProgress { .. }) | Err(StoreError::Busy { .. }) => {}
+            Ok(ClaimOutcome::Denied(Denied::InProgress { .. })) | Err(StoreError::Busy { .. }) => {}
             answered => {
                 let outcome = desk.ok(answered)?;
                 return desk.failure(format!("beside a transaction: {}", name(&outcome)));
@@ -358,7 +360,7 @@ async fn a_transaction_is_respected_outside<L: Ledger>(desk: &Desk<L>) -> Checke
         answered => return desk.ok(answered).map(drop),
     }
     match desk.ok(desk.ledger.store().claim(ClaimRequest::new(&id, LONG)).await)? {
-        ClaimOutcome::Completed(record) => {
+        ClaimOutcome::Denied(Denied::Completed(record)) => {
             desk.require(record.result() == Some(&result(1)), "a replay is another result")
         }
         other => desk.failure(format!("after the commit: {}", name(&other))),
@@ -370,7 +372,7 @@ async fn what_is_in_doubt_is_taken_over_only_if_wanted<L: Ledger>(desk: &Desk<L>
     let claim = desk.claim(ClaimRequest::new(&id, Duration::ZERO)).await?;
     let token = claim.token();
     match desk.ok(desk.execute(ClaimRequest::new(&id, LONG), Wish::Commit, 1).await)? {
-        ClaimOutcome::InDoubt { token: of, attempt: 1 } if of == token => {}
+        ClaimOutcome::Denied(Denied::InDoubt { token: of, attempt: 1 }) if of == token => {}
         other => return desk.failure(format!("after the lease: {}", name(&other))),
     }
     desk.rows(0).await?;
@@ -418,7 +420,7 @@ async fn what_is_dropped_half_way_leaves_nothing<L: Ledger>(desk: &Desk<L>) -> C
     let since = Instant::now();
     loop {
         match desk.execute(ClaimRequest::new(&id, LONG), Wish::Commit, 2).await {
-            Ok(ClaimOutcome::InProgress { .. }) if since.elapsed() < FREE_WITHIN => {
+            Ok(ClaimOutcome::Denied(Denied::InProgress { .. })) if since.elapsed() < FREE_WITHIN => {
                 sleep(Duration::from_millis(5)).await;
             }
             outcome => {

@@ -15,7 +15,7 @@ use sqlx::postgres::{PgPool, PgRow, Postgres};
 use tokio::time::{Instant, timeout};
 
 use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::telemetry;
 
@@ -107,14 +107,14 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use oneflight::idempotency::Idempotency;
-/// use oneflight::identity::{RequestId, Scope};
+/// use oneflight::identity::{RequestIdentity, Scope};
 /// use oneflight::store::PostgresStore;
 /// use sqlx::postgres::PgPool;
 ///
 /// let pool = PgPool::connect("postgres://shop@localhost/shop").await?;
 /// let idem = Idempotency::builder(PostgresStore::open(pool).await?).build();
 ///
-/// let id = RequestId::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+/// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 /// let order: i64 = *idem
 ///     .run_in_tx(id, |tx| {
 ///         Box::pin(async move {
@@ -304,7 +304,7 @@ impl PostgresStore {
     }
 
     /// Claims; a request that is held is afterwards granted to nobody but who names the claim's token.
-    async fn claim_as(&self, request: &ClaimRequest<'_>, held: Held) -> Result<ClaimOutcome, StoreError> {
+    async fn claim_as(&self, request: &ClaimRequest, held: Held) -> Result<ClaimOutcome, StoreError> {
         let fingerprint = request.id.fingerprint();
         let (begun, limit) = (Instant::now(), self.limit(request));
         let mut tries = Tries::on(&self.pool);
@@ -316,7 +316,7 @@ impl PostgresStore {
                 Value::Bytes(Some(&request.holder.as_bytes()[..])),
                 Value::Number(records::millis(request.lease)),
                 Value::Number(records::takeover(request.takeover)),
-                Value::Number(self.names.keys(request.id).claim),
+                Value::Number(self.names.keys(&request.id).claim),
                 Value::Flag(matches!(held, Held::Yes)),
             ];
             let claim = self.call(&self.statements.claim, &values);
@@ -328,11 +328,11 @@ impl PostgresStore {
     }
 
     /// The record as it stands, past its retention or not.
-    async fn read(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn read(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         self.read_within(self.patience, id).await
     }
 
-    async fn read_within(&self, limit: Duration, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn read_within(&self, limit: Duration, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let mut tries = Tries::on(&self.pool);
         loop {
             let values = [Value::Text(id.scope()), Value::Text(id.key())];
@@ -356,7 +356,7 @@ impl PostgresStore {
     }
 
     /// How long the answer to a request for a claim may take.
-    fn limit(&self, request: &ClaimRequest<'_>) -> Duration {
+    fn limit(&self, request: &ClaimRequest) -> Duration {
         let patience = request.patience.unwrap_or(self.patience);
         patience.min(self.patience)
     }
@@ -406,11 +406,11 @@ impl fmt::Debug for PostgresStore {
 }
 
 impl Store for PostgresStore {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         self.claim_as(&request, Held::No).await
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let mut tries = Tries::on(&self.pool);
         loop {
             let values = [
@@ -482,7 +482,7 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let record = self.read(id).await?;
         Ok(record.filter(|record| !record.is_past_retention()))
     }
@@ -522,7 +522,7 @@ impl Store for PostgresStore {
         Ok(doubtful)
     }
 
-    async fn watch(&self, id: &RequestId) -> Watch {
+    async fn watch(&self, id: &RequestIdentity) -> Watch {
         self.ear.watch(&self.pool, self.names.keys(id)).await
     }
 }

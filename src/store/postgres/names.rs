@@ -3,7 +3,7 @@
 //! Names go into the text of statements, so what is not a plain identifier is refused. The numbers are digests: of two
 //! identities with one number, which is one chance in 2^64, one would wait for the other, and nothing more.
 
-use crate::identity::{Fingerprint, RequestId};
+use crate::identity::{Fingerprint, RequestIdentity};
 use crate::store::StoreError;
 
 /// PostgreSQL cuts names at 63 bytes. The longest that we append has 28.
@@ -61,7 +61,7 @@ impl Names {
     }
 
     /// The numbers of an identity.
-    pub(super) fn keys(&self, id: &RequestId) -> Keys {
+    pub(super) fn keys(&self, id: &RequestIdentity) -> Keys {
         let digest = self.digest("identity", id.scope(), id.key());
         Keys {
             claim: number(&digest, 0),

@@ -5,9 +5,9 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::{PgRow, Postgres};
 
-use crate::identity::{Fingerprint, RequestId};
+use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, Takeover, decide};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, InDoubt, StoreError, Takeover, decide};
 
 /// How long somebody is taken to hold a claim of whom it is only known that he is deciding about it, or has it in a
 /// transaction.
@@ -82,7 +82,7 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
 }
 
 /// The answer to a claim: a record, and in column 11 whether it is what the claim wrote.
-pub(super) fn claimed(row: &PgRow, request: &ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+pub(super) fn claimed(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome, StoreError> {
     let record = record(row)?;
     if column::<Option<bool>>(row, 11)? == Some(true) {
         let Some(record) = record else {
@@ -97,40 +97,23 @@ pub(super) fn claimed(row: &PgRow, request: &ClaimRequest<'_>) -> Result<ClaimOu
     }
     let attempt = record.as_ref().map_or(1, |record| record.attempt);
     match decide(record, request) {
-        Decision::Answer(outcome) => Ok(outcome),
+        Decision::Unchanged(outcome) => Ok(outcome),
         // It was to be had, and somebody else was at it.
-        Decision::Grant { .. } => Ok(untold(attempt)),
+        Decision::Grant { .. } => Ok(ClaimOutcome::Denied(untold(attempt))),
     }
 }
 
-/// Somebody has the claim, or is about to; of a transaction nothing else can be seen.
-pub(super) fn untold<C>(attempt: u32) -> ClaimOutcome<C> {
-    ClaimOutcome::InProgress {
+/// Another holder has the claim, or is about to; of a transaction nothing else can be seen.
+pub(super) fn untold(attempt: u32) -> Denied {
+    Denied::InProgress {
         lease_remaining: UNTOLD,
         attempt,
     }
 }
 
-/// An answer that grants nothing.
-pub(super) fn not_granted<C, D>(answer: ClaimOutcome<C>) -> ClaimOutcome<D> {
-    match answer {
-        ClaimOutcome::Granted(_) => untold(1),
-        ClaimOutcome::Completed(record) => ClaimOutcome::Completed(record),
-        ClaimOutcome::Conflict => ClaimOutcome::Conflict,
-        ClaimOutcome::InProgress {
-            lease_remaining,
-            attempt,
-        } => ClaimOutcome::InProgress {
-            lease_remaining,
-            attempt,
-        },
-        ClaimOutcome::InDoubt { token, attempt } => ClaimOutcome::InDoubt { token, attempt },
-    }
-}
-
 /// A row of the list of what is in doubt: a record, and its scope and key in columns 11 and 12.
 pub(super) fn doubtful(row: &PgRow) -> Result<InDoubt, StoreError> {
-    let id = RequestId::from_stored(column(row, 11)?, column(row, 12)?);
+    let id = RequestIdentity::from_stored(column(row, 11)?, column(row, 12)?);
     let id = id.map_err(|_| StoreError::Corrupt {
         what: "a scope or a key is not valid",
     })?;

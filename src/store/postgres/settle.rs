@@ -32,7 +32,7 @@ impl PostgresStore {
     /// Answers if the transaction was committed, and fails with what is the matter if it was not.
     pub(super) async fn settle(
         &self,
-        request: &ClaimRequest<'_>,
+        request: &ClaimRequest,
         number: &str,
         lost: Box<dyn Error + Send + Sync>,
     ) -> Result<(), StoreError> {
@@ -41,7 +41,7 @@ impl PostgresStore {
         let mut ending = false;
         while begun.elapsed() < self.patience {
             if let Some(committed) = self.ended(number).await {
-                match self.read_within(self.try_for(), request.id).await {
+                match self.read_within(self.try_for(), &request.id).await {
                     Ok(Some(record)) if record.holder == request.holder && record.result().is_some() => return Ok(()),
                     // Its record was purged since, or it was another one's number. Neither is a thing to guess about.
                     Ok(_) if committed => break,

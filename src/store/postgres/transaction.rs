@@ -56,13 +56,14 @@ use super::errors::{
     Tries, is_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, is_violation, late, not_recorded,
     rolled_back, unavailable,
 };
-use super::records::{column, millis, not_granted, number, record, untold};
+use super::records::{column, millis, number, record, untold};
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use crate::record::{FencingToken, Record};
 use crate::store::transaction::is_caused_by;
 use crate::store::{
-    ClaimOutcome, ClaimRequest, Decision, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture, decide,
+    ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture,
+    decide,
 };
 
 /// How many connections of the pool may turn out to be lost before that is an answer.
@@ -75,12 +76,12 @@ const UNDO: &str = "ROLLBACK TO oneflight_work; SELECT pg_current_xact_id_if_ass
 impl TransactionalStore for PostgresStore {
     type Connection = PgConnection;
 
-    async fn transact<W, R>(&self, request: ClaimRequest<'_>, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn transact<W, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
         W: for<'t> FnOnce(OpenTransaction<'t, PgConnection>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static,
     {
-        let ended = self.run(request, work).await;
+        let ended = self.run(&request, work).await;
         if let Err(StoreError::CommittedByWork) = ended {
             self.hold(request).await;
         }
@@ -117,21 +118,21 @@ enum Ended {
 }
 
 impl PostgresStore {
-    async fn run<W, R>(&self, request: ClaimRequest<'_>, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn run<W, R>(&self, request: &ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
         W: for<'t> FnOnce(OpenTransaction<'t, PgConnection>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static,
     {
         // The asker's time, as long as nothing has been done.
-        let (begun, limit) = (Instant::now(), self.limit(&request));
+        let (begun, limit) = (Instant::now(), self.limit(request));
         let left = || limit.saturating_sub(begun.elapsed());
-        let begin = self.statements.begin(self.names.keys(request.id), request.holder);
+        let begin = self.statements.begin(self.names.keys(&request.id), request.holder);
         let (mut tries, mut dead) = (Tries::on(&self.pool), 0);
         // Declared before the transaction, hence dropped after it: the connection is then closed.
         let mut borrowed = self.borrow(left()).await?;
         let (mut transaction, row) = loop {
             let error = match in_time(left(), borrowed.connection().begin_with(begin.clone())).await {
-                Ok(mut transaction) => match self.read_in(left(), &mut transaction, &request).await {
+                Ok(mut transaction) => match self.read_in(left(), &mut transaction, request).await {
                     Ok(row) => break (transaction, row),
                     Err(error) => error,
                 },
@@ -147,24 +148,24 @@ impl PostgresStore {
             drop(borrowed);
             borrowed = self.borrow(left()).await?;
         };
-        let granted = match granted(&row, &request)? {
+        let granted = match granted(&row, request)? {
             ClaimOutcome::Granted(granted) => granted,
-            answer @ ClaimOutcome::InDoubt { .. } => {
+            ClaimOutcome::Denied(denied @ Denied::InDoubt { .. }) => {
                 // It may be asked about again at once, to be taken over, and must not find our own lock.
                 if in_time(left(), transaction.rollback()).await.is_ok() {
                     borrowed.give_back();
                 }
-                return Ok(not_granted(answer));
+                return Ok(ClaimOutcome::Denied(denied));
             }
-            answer => {
+            ClaimOutcome::Denied(denied) => {
                 // The rollback goes out with the connection's way back to the pool. Nobody waits for it.
                 drop(transaction);
                 borrowed.give_back();
-                return Ok(not_granted(answer));
+                return Ok(ClaimOutcome::Denied(denied));
             }
         };
         let (ending, value) = work(OpenTransaction::new(&mut transaction, granted.attempt)).await;
-        match self.end(&mut transaction, &request, &granted, &ending).await {
+        match self.end(&mut transaction, request, &granted, &ending).await {
             Ok(Ended::Ready) => {}
             Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
             broken @ (Ok(Ended::Lost) | Err(_)) => {
@@ -178,7 +179,7 @@ impl PostgresStore {
             }
             Ok(Ended::RolledBack) => {
                 let rolled_back = self.in_time(transaction.rollback()).await.is_ok();
-                self.tell_and_give_back(borrowed, rolled_back, &request).await;
+                self.tell_and_give_back(borrowed, rolled_back, request).await;
                 return Ok(ClaimOutcome::Granted(value));
             }
         }
@@ -196,13 +197,13 @@ impl PostgresStore {
             Err(error) => error,
         };
         drop(borrowed);
-        self.settle(&request, &granted.number, lost.into()).await?;
+        self.settle(request, &granted.number, lost.into()).await?;
         Ok(ClaimOutcome::Granted(value))
     }
 
     /// Leaves a request that is not free for the next one to execute, under no policy: a record in progress, whose lease is
     /// over, and which is held. If that cannot be done, the caller knows all the same.
-    async fn hold(&self, request: ClaimRequest<'_>) {
+    async fn hold(&self, request: ClaimRequest) {
         let begun = Instant::now();
         let doubtful = ClaimRequest {
             lease: Duration::ZERO,
@@ -217,9 +218,9 @@ impl PostgresStore {
     }
 
     /// Whoever waits for what was rolled back is to try it now.
-    async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest<'_>) {
+    async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest) {
         if rolled_back && !borrowed.connection().is_in_transaction() {
-            let keys = self.names.keys(request.id);
+            let keys = self.names.keys(&request.id);
             let notify = borrowed.connection().execute(self.statements.notify(keys));
             if self.in_time(notify).await.is_ok() {
                 borrowed.give_back();
@@ -241,7 +242,7 @@ impl PostgresStore {
         &self,
         limit: Duration,
         connection: &mut PgConnection,
-        request: &ClaimRequest<'_>,
+        request: &ClaimRequest,
     ) -> sqlx::Result<PgRow> {
         let look = sqlx::query(self.statements.look.clone())
             .bind(request.id.scope())
@@ -255,11 +256,11 @@ impl PostgresStore {
     async fn end(
         &self,
         connection: &mut PgConnection,
-        request: &ClaimRequest<'_>,
+        request: &ClaimRequest,
         granted: &Granted,
         ending: &Ending,
     ) -> Result<Ended, StoreError> {
-        if let Ending::RollBack | Ending::Refuse { .. } = ending {
+        if let Ending::RollBack | Ending::Decline { .. } = ending {
             // A transaction that still has the savepoint is the one that was begun, unless its number is another one.
             match self.in_time(sqlx::raw_sql(UNDO).fetch_one(&mut *connection)).await {
                 Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number) => {}
@@ -272,7 +273,7 @@ impl PostgresStore {
         }
         let (result, retention) = match ending {
             Ending::RollBack => return Ok(Ended::RolledBack),
-            Ending::Commit { result, retention } | Ending::Refuse { result, retention } => (result, *retention),
+            Ending::Commit { result, retention } | Ending::Decline { result, retention } => (result, *retention),
         };
         let fingerprint = request.id.fingerprint();
         let record = sqlx::query(self.statements.record.clone())
@@ -284,7 +285,7 @@ impl PostgresStore {
             .bind(granted.took_over.map(number))
             .bind(millis(retention))
             .bind(result.as_bytes())
-            .bind(self.names.keys(request.id).watch)
+            .bind(self.names.keys(&request.id).watch)
             .bind(&granted.number)
             .bind(granted.seen.map(number))
             .persistent(self.prepares);
@@ -307,14 +308,15 @@ async fn in_time<T>(limit: Duration, answer: impl Future<Output = sqlx::Result<T
 }
 
 /// What follows from the record as it was read.
-fn granted(row: &PgRow, request: &ClaimRequest<'_>) -> Result<ClaimOutcome<Granted>, StoreError> {
+fn granted(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome<Granted>, StoreError> {
     let (record, locked) = (record(row)?, column::<bool>(row, 11)?);
     let seen = record.as_ref().map(|record| record.token);
     let attempt = record.as_ref().map_or(1, |record: &Record| record.attempt);
     Ok(match decide(record, request) {
         // A claim of this very holder outside is somebody else's as far as this transaction goes.
-        Decision::Answer(answer) => not_granted(answer),
-        Decision::Grant { .. } if !locked => untold(attempt),
+        Decision::Unchanged(ClaimOutcome::Granted(_)) => ClaimOutcome::Denied(untold(1)),
+        Decision::Unchanged(ClaimOutcome::Denied(denied)) => ClaimOutcome::Denied(denied),
+        Decision::Grant { .. } if !locked => ClaimOutcome::Denied(untold(attempt)),
         Decision::Grant { attempt, took_over } => ClaimOutcome::Granted(Granted {
             attempt,
             took_over,

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use redis::{IntoConnectionInfo, Value};
 
-use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
-use crate::identity::RequestId;
+use super::{Claim, ClaimOutcome, ClaimRequest, Denied, InDoubt, Store, StoreError, Watch};
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::telemetry;
 
@@ -94,12 +94,12 @@ pub use options::RedisOptions;
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use oneflight::idempotency::Idempotency;
-/// use oneflight::identity::{RequestId, Scope};
+/// use oneflight::identity::{RequestIdentity, Scope};
 /// use oneflight::store::RedisStore;
 ///
 /// let idem = Idempotency::builder(RedisStore::open("redis://localhost/").await?).build();
 ///
-/// let id = RequestId::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+/// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 /// let receipt = idem.run(id, |_| async { "charged".to_owned() }).await?;
 /// # let _ = receipt;
 /// # Ok(()) }
@@ -184,8 +184,8 @@ impl fmt::Debug for RedisStore {
 }
 
 impl Store for RedisStore {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
-        let keys = self.0.names.keys(request.id);
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        let keys = self.0.names.keys(&request.id);
         let fingerprint = request.id.fingerprint();
         let lease = records::millis(request.lease).to_string();
         let takeover = records::takeover(request.takeover, &keys);
@@ -208,13 +208,13 @@ impl Store for RedisStore {
         if let ClaimOutcome::Granted(claim) = &claimed.outcome {
             self.see(&keys, claim.token(), claimed.set_back);
         }
-        if let ClaimOutcome::Granted(_) | ClaimOutcome::Completed(_) = &claimed.outcome {
+        if let ClaimOutcome::Granted(_) | ClaimOutcome::Denied(Denied::Completed(_)) = &claimed.outcome {
             answered.acknowledged?;
         }
         Ok(claimed.outcome)
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let keys = self.0.names.keys(id);
         let count = counted(&keys, token)?;
         let lease = records::millis(lease).to_string();
@@ -256,7 +256,7 @@ impl Store for RedisStore {
         Answer::new(answered)?.done(claim.token())
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let keys = self.0.names.keys(id);
         let answered = self
             .write(Call {
@@ -282,7 +282,7 @@ impl Store for RedisStore {
         self.list_in_doubt(limit, after).await
     }
 
-    async fn watch(&self, id: &RequestId) -> Watch {
+    async fn watch(&self, id: &RequestIdentity) -> Watch {
         match &self.0.ear {
             Some(ear) => ear.watch(&self.0.names.keys(id).record).await,
             None => Watch::none(),

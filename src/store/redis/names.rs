@@ -15,7 +15,7 @@
 //! Braces in it do no harm, since the first pair of a key is its tag and a prefix has none. A record's key is also the
 //! channel on which its changes are told.
 
-use crate::identity::{Fingerprint, RequestId};
+use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::FencingToken;
 use crate::store::StoreError;
 
@@ -60,7 +60,7 @@ impl Names {
         Err(StoreError::InvalidName { what })
     }
 
-    pub(super) fn keys(&self, id: &RequestId) -> Keys {
+    pub(super) fn keys(&self, id: &RequestIdentity) -> Keys {
         let shard = shard(id);
         Keys {
             shard,
@@ -76,16 +76,16 @@ impl Names {
     }
 
     /// The identity of a record of this shard, by its key.
-    pub(super) fn identity(&self, shard: Shard, record: &[u8]) -> Option<RequestId> {
+    pub(super) fn identity(&self, shard: Shard, record: &[u8]) -> Option<RequestIdentity> {
         let text = std::str::from_utf8(record).ok()?;
         let text = text.strip_prefix(&format!("{}{{{shard}}}:", self.prefix))?;
         let (scope, key) = text.split_once(SEPARATOR)?;
-        RequestId::from_stored(scope, key).ok()
+        RequestIdentity::from_stored(scope, key).ok()
     }
 }
 
 /// Where an identity belongs. It must never change: another shard has another counter.
-fn shard(id: &RequestId) -> Shard {
+fn shard(id: &RequestIdentity) -> Shard {
     let digest = Fingerprint::builder()
         .part("scope", id.scope())
         .part("key", id.key())
@@ -106,8 +106,8 @@ mod tests {
     use super::*;
     use crate::identity::Scope;
 
-    fn id(scope: &str, key: &str) -> RequestId {
-        RequestId::new(Scope::new(scope), key).unwrap()
+    fn id(scope: &str, key: &str) -> RequestIdentity {
+        RequestIdentity::new(Scope::new(scope), key).unwrap()
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::names::Keys;
 use super::tokens::Shard;
 use crate::identity::Fingerprint;
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use crate::store::{Claim, ClaimOutcome, ClaimRequest, StoreError, Takeover};
+use crate::store::{Claim, ClaimOutcome, ClaimRequest, Denied, StoreError, Takeover};
 
 /// Added to any time until the year 142000, it is still a number that Lua counts exactly.
 const LONGEST: u64 = 1 << 52;
@@ -63,7 +63,7 @@ impl Answer {
     }
 
     /// The answer to a claim.
-    pub(super) fn claimed(mut self, request: &ClaimRequest<'_>, shard: Shard) -> Result<Claimed, StoreError> {
+    pub(super) fn claimed(mut self, request: &ClaimRequest, shard: Shard) -> Result<Claimed, StoreError> {
         let mut set_back = false;
         let outcome = match &self.word[..] {
             b"granted" => {
@@ -72,16 +72,16 @@ impl Answer {
                 set_back = self.number()? != 0;
                 ClaimOutcome::Granted(Claim::new(request.id.clone(), token, attempt, took_over))
             }
-            b"in progress" => ClaimOutcome::InProgress {
+            b"in progress" => ClaimOutcome::Denied(Denied::InProgress {
                 lease_remaining: Duration::from_millis(self.number()?),
                 attempt: self.attempt()?,
-            },
-            b"in doubt" => ClaimOutcome::InDoubt {
+            }),
+            b"in doubt" => ClaimOutcome::Denied(Denied::InDoubt {
                 token: self.token(shard)?,
                 attempt: self.attempt()?,
-            },
-            b"conflict" => ClaimOutcome::Conflict,
-            b"record" => ClaimOutcome::Completed(self.whole_record(shard)?),
+            }),
+            b"conflict" => ClaimOutcome::Denied(Denied::Conflict),
+            b"record" => ClaimOutcome::Denied(Denied::Completed(self.whole_record(shard)?)),
             _ => return Err(malformed()),
         };
         Ok(Claimed { outcome, set_back })

@@ -18,7 +18,7 @@ use sqlx::sqlite::{SqlitePool, SqliteRow, SqliteSynchronous};
 use tokio::time::timeout;
 
 use super::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Store, StoreError, decide};
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::telemetry;
 
@@ -277,15 +277,15 @@ impl SqliteStore {
     }
 
     /// The record as it stands, past its retention or not, without the write lock.
-    async fn read(&self, id: &RequestId, limit: Option<Duration>) -> Result<Option<Record>, StoreError> {
+    async fn read(&self, id: &RequestIdentity, limit: Option<Duration>) -> Result<Option<Record>, StoreError> {
         let rows = self.fetch(limit, || records::select(id)).await?;
         rows.first().map_or(Ok(None), records::selected)
     }
 
     /// The answer to a request, if it takes no write.
-    async fn answer_from_read(&self, request: &ClaimRequest<'_>) -> Result<Option<ClaimOutcome>, StoreError> {
-        match decide(self.read(request.id, request.patience).await?, request) {
-            Decision::Answer(outcome) => Ok(Some(outcome)),
+    async fn answer_from_read(&self, request: &ClaimRequest) -> Result<Option<ClaimOutcome>, StoreError> {
+        match decide(self.read(&request.id, request.patience).await?, request) {
+            Decision::Unchanged(outcome) => Ok(Some(outcome)),
             Decision::Grant { .. } => Ok(None),
         }
     }
@@ -298,33 +298,17 @@ impl fmt::Debug for SqliteStore {
 }
 
 impl Store for SqliteStore {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         let asked = Instant::now();
         if let Some(answer) = self.answer_from_read(&request).await? {
             return Ok(answer);
         }
-        let ClaimRequest {
-            id,
-            holder,
-            lease,
-            takeover,
-            patience,
-        } = request;
-        let patience = patience.map(|it| it.saturating_sub(asked.elapsed()));
-        let (id, file) = (id.clone(), Arc::clone(&self.writer.file));
+        let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
+        let file = Arc::clone(&self.writer.file);
         let ended = self
             .writer
             .transaction(Rank::Business, patience, move |connection| {
-                Box::pin(async move {
-                    let request = ClaimRequest {
-                        id: &id,
-                        holder,
-                        lease,
-                        takeover,
-                        patience,
-                    };
-                    records::claim(connection, &request, Claims::Outside, &file).await
-                })
+                Box::pin(async move { records::claim(connection, &request, Claims::Outside, &file).await })
             })
             .await?;
         match ended {
@@ -333,7 +317,7 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn renew(&self, id: &RequestId, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let id = id.clone();
         match self.writer.change(Change::Renew { id, token, lease }).await? {
             0 => Err(StoreError::Outdated { token }),
@@ -367,7 +351,7 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn load(&self, id: &RequestId) -> Result<Option<Record>, StoreError> {
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let record = self.read(id, None).await?;
         Ok(record.filter(|record| !record.is_past_retention()))
     }

@@ -13,7 +13,7 @@ use super::busy::unavailable;
 use super::file::{DatabaseFile, Databases, databases};
 use super::queue::Rank;
 use super::writer::{Commits, End};
-use crate::identity::{Fingerprint, RequestId};
+use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
 
@@ -36,18 +36,18 @@ macro_rules! complete {
 /// What is done to records in one statement.
 pub(super) enum Change {
     Renew {
-        id: RequestId,
+        id: RequestIdentity,
         token: FencingToken,
         lease: Duration,
     },
     Complete {
-        id: RequestId,
+        id: RequestIdentity,
         token: FencingToken,
         result: RecordedResult,
         retention: Duration,
     },
     Release {
-        id: RequestId,
+        id: RequestIdentity,
         token: FencingToken,
     },
     Purge {
@@ -109,7 +109,7 @@ macro_rules! select {
 
 /// Reads a record in a transaction of its own: in one that was left open on the connection, and whose snapshot may be an old
 /// one, that is an error. The row is for [`selected`].
-pub(super) fn select(id: &RequestId) -> Statement<'_> {
+pub(super) fn select(id: &RequestIdentity) -> Statement<'_> {
     sqlx::query(select!("BEGIN; ", "; COMMIT"))
         .bind(id.scope())
         .bind(id.key())
@@ -118,7 +118,7 @@ pub(super) fn select(id: &RequestId) -> Statement<'_> {
 /// Reads a record in the transaction that is open.
 pub(super) async fn select_within(
     connection: &mut SqliteConnection,
-    id: &RequestId,
+    id: &RequestIdentity,
     file: &DatabaseFile,
 ) -> Result<(Option<Record>, Databases), StoreError> {
     let select = sqlx::query(select!("", "")).bind(id.scope()).bind(id.key());
@@ -161,7 +161,7 @@ pub(super) fn token(row: &SqliteRow) -> Result<Option<i64>, StoreError> {
 /// What is in doubt in a row of [`in_doubt`] that has a [token].
 pub(super) fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
     let record = record(row)?;
-    let id = RequestId::from_stored(column(row, 11)?, column(row, 12)?);
+    let id = RequestIdentity::from_stored(column(row, 11)?, column(row, 12)?);
     let id = id.map_err(|_| StoreError::Corrupt {
         what: "a scope or a key is not valid",
     })?;
@@ -242,13 +242,13 @@ pub(super) enum Claims {
 /// Decides under the write lock, and writes what follows from that. The end of the transaction goes along.
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
-    request: &ClaimRequest<'_>,
+    request: &ClaimRequest,
     claims: Claims,
     file: &DatabaseFile,
 ) -> Result<(End, ClaimOutcome), StoreError> {
-    let (record, databases) = select_within(connection, request.id, file).await?;
+    let (record, databases) = select_within(connection, &request.id, file).await?;
     match decide(record, request) {
-        Decision::Answer(outcome) => Ok((End::RollBack, outcome)),
+        Decision::Unchanged(outcome) => Ok((End::RollBack, outcome)),
         Decision::Grant { .. } if claims == Claims::InTransaction(Commits::AtOnce) && databases.has_attached() => {
             Err(attached())
         }
@@ -276,7 +276,7 @@ macro_rules! grant {
 /// Draws a token and writes the record as in progress, in place of whatever stands there.
 async fn grant(
     connection: &mut SqliteConnection,
-    request: &ClaimRequest<'_>,
+    request: &ClaimRequest,
     attempt: u32,
     claims: Claims,
 ) -> sqlx::Result<FencingToken> {
@@ -313,7 +313,7 @@ pub(super) enum Completed {
 /// Gives up the savepoint of the work and completes the record.
 pub(super) async fn release_and_complete(
     connection: &mut SqliteConnection,
-    id: &RequestId,
+    id: &RequestIdentity,
     token: FencingToken,
     result: &RecordedResult,
     retention: Duration,
@@ -332,7 +332,7 @@ pub(super) async fn release_and_complete(
     }
 }
 
-fn renew(id: &RequestId, token: FencingToken, lease: Duration) -> Statement<'_> {
+fn renew(id: &RequestIdentity, token: FencingToken, lease: Duration) -> Statement<'_> {
     sqlx::query(
         "UPDATE main.oneflight_records
          SET lease_expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?
@@ -345,7 +345,7 @@ fn renew(id: &RequestId, token: FencingToken, lease: Duration) -> Statement<'_> 
 }
 
 fn complete<'q>(
-    id: &'q RequestId,
+    id: &'q RequestIdentity,
     token: FencingToken,
     result: &'q RecordedResult,
     retention: Duration,
@@ -355,7 +355,7 @@ fn complete<'q>(
 
 fn bind_complete<'q>(
     statement: Statement<'q>,
-    id: &'q RequestId,
+    id: &'q RequestIdentity,
     token: FencingToken,
     result: &'q RecordedResult,
     retention: Duration,
@@ -368,7 +368,7 @@ fn bind_complete<'q>(
         .bind(number(token))
 }
 
-fn release(id: &RequestId, token: FencingToken) -> Statement<'_> {
+fn release(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
     sqlx::query(
         "DELETE FROM main.oneflight_records
          WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",

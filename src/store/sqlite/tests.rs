@@ -8,8 +8,8 @@ use sqlx::Connection;
 use super::SqliteStore;
 use super::queue::Rank;
 use super::transaction::{Kept, look_up};
-use crate::idempotency::{Idempotency, Source};
-use crate::identity::{RequestId, Scope};
+use crate::idempotency::{Idempotency, Origin};
+use crate::identity::{RequestIdentity, Scope};
 use crate::record::{CodecId, HolderId, RecordedResult, Verdict};
 use crate::store::{ClaimOutcome, ClaimRequest, Ending, Store, StoreError};
 
@@ -28,8 +28,8 @@ impl Faults {
     }
 }
 
-fn id(key: &str) -> RequestId {
-    RequestId::new(Scope::new("tests"), key).expect("a valid identity")
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tests"), key).expect("a valid identity")
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() {
             })
             .await
             .unwrap();
-        assert_eq!(reply.source(), Source::Executed);
+        assert_eq!(reply.origin(), Origin::Executed);
     }
     let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
         .fetch_one(store.pool())
@@ -104,7 +104,7 @@ async fn a_claim_whose_answer_is_lost_is_found_again() {
         .run(id("claim"), |context| async move { context.attempt() })
         .await
         .unwrap();
-    assert_eq!((*reply, reply.source()), (1, Source::Executed));
+    assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
 }
 
 #[tokio::test]

@@ -24,37 +24,37 @@ use super::busy::{is_plain, is_violation, unavailable};
 use super::queue::Rank;
 use super::records::{self, Claims, Completed};
 use super::writer::{Commits, End, Ended};
-use crate::identity::RequestId;
+use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, HolderId};
 use crate::store::transaction::is_caused_by;
-use crate::store::{ClaimOutcome, ClaimRequest, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
+use crate::store::{
+    ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture,
+};
 
 impl TransactionalStore for SqliteStore {
     type Connection = SqliteConnection;
 
-    async fn transact<W, R>(&self, request: ClaimRequest<'_>, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn transact<W, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
         W: for<'t> FnOnce(OpenTransaction<'t, SqliteConnection>) -> WorkFuture<'t, R> + Send + 'static,
         R: Send + 'static,
     {
         let asked = Instant::now();
         if let Some(answer) = self.answer_from_read(&request).await? {
-            return Ok(not_granted(answer));
+            return Ok(ClaimOutcome::Denied(not_granted(answer)));
         }
         let (id, writer) = (request.id.clone(), self.writer.clone());
-        let ClaimRequest { holder, takeover, .. } = request;
+        let holder = request.holder;
         let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
         let ended = self
             .writer
             .transaction(Rank::Business, patience, move |connection| {
                 Box::pin(async move {
                     let request = ClaimRequest {
-                        id: &id,
-                        holder,
                         lease: Duration::ZERO,
-                        takeover,
-                        patience,
+                        ..request
                     };
+                    let id = &request.id;
                     let claims = Claims::InTransaction(writer.commits);
                     let claim = match records::claim(connection, &request, claims, &writer.file).await? {
                         (End::Commit, ClaimOutcome::Granted(claim)) => claim,
@@ -65,7 +65,7 @@ impl TransactionalStore for SqliteStore {
                     seal.close();
                     let (ending, value) = writer.within(work(OpenTransaction::new(connection, attempt))).await;
                     let value = (value, Kept::from_now(&ending));
-                    Ok(match end(connection, &id, token, &ending, writer.commits).await {
+                    Ok(match end(connection, id, token, &ending, writer.commits).await {
                         Ok(end) => {
                             seal.open();
                             (end, Worked::Yes(value))
@@ -83,10 +83,12 @@ impl TransactionalStore for SqliteStore {
                 Ok(ClaimOutcome::Granted(value))
             }
             Ended::Unknown(Worked::Yes((value, kept)), error) => {
-                look_up(self, request.id, holder, kept, error).await?;
+                look_up(self, &id, holder, kept, error).await?;
                 Ok(ClaimOutcome::Granted(value))
             }
-            Ended::Committed(Worked::No(outcome)) | Ended::RolledBack(Worked::No(outcome)) => Ok(not_granted(outcome)),
+            Ended::Committed(Worked::No(outcome)) | Ended::RolledBack(Worked::No(outcome)) => {
+                Ok(ClaimOutcome::Denied(not_granted(outcome)))
+            }
             Ended::Committed(Worked::InVain(failed))
             | Ended::RolledBack(Worked::InVain(failed))
             | Ended::Unknown(Worked::InVain(failed), _) => Err(match failed {
@@ -114,7 +116,7 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn from_now(ending: &Ending) -> Self {
         let retention = match ending {
-            Ending::Commit { retention, .. } | Ending::Refuse { retention, .. } => *retention,
+            Ending::Commit { retention, .. } | Ending::Decline { retention, .. } => *retention,
             Ending::RollBack => Duration::MAX,
         };
         Self {
@@ -147,24 +149,15 @@ enum Failed {
     Attached,
 }
 
-/// An answer that grants nothing here. A claim of this very holder outside of a transaction is somebody
-/// else's as far as this transaction goes.
-fn not_granted<R>(answer: ClaimOutcome) -> ClaimOutcome<R> {
+/// Why nothing is granted here. A claim of this very holder outside of a transaction is another's as far as this transaction
+/// goes.
+fn not_granted(answer: ClaimOutcome) -> Denied {
     match answer {
-        ClaimOutcome::Granted(claim) => ClaimOutcome::InProgress {
+        ClaimOutcome::Granted(claim) => Denied::InProgress {
             lease_remaining: Duration::ZERO,
             attempt: claim.attempt(),
         },
-        ClaimOutcome::Completed(record) => ClaimOutcome::Completed(record),
-        ClaimOutcome::Conflict => ClaimOutcome::Conflict,
-        ClaimOutcome::InProgress {
-            lease_remaining,
-            attempt,
-        } => ClaimOutcome::InProgress {
-            lease_remaining,
-            attempt,
-        },
-        ClaimOutcome::InDoubt { token, attempt } => ClaimOutcome::InDoubt { token, attempt },
+        ClaimOutcome::Denied(denied) => denied,
     }
 }
 
@@ -176,7 +169,7 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) -> sqlx
 /// Does what the work wants for an end, up to the commit.
 async fn end(
     connection: &mut SqliteConnection,
-    id: &RequestId,
+    id: &RequestIdentity,
     token: FencingToken,
     ending: &Ending,
     commits: Commits,
@@ -188,9 +181,9 @@ async fn end(
             run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
             return Ok(End::RollBack);
         }
-        Ending::Commit { result, retention } | Ending::Refuse { result, retention } => (result, *retention),
+        Ending::Commit { result, retention } | Ending::Decline { result, retention } => (result, *retention),
     };
-    if let Ending::Refuse { .. } = ending {
+    if let Ending::Decline { .. } = ending {
         run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
     }
     match records::release_and_complete(connection, id, token, result, retention).await {
@@ -209,7 +202,7 @@ async fn end(
 /// retention by then.
 pub(super) async fn look_up(
     store: &SqliteStore,
-    id: &RequestId,
+    id: &RequestIdentity,
     holder: HolderId,
     kept: Kept,
     error: sqlx::Error,

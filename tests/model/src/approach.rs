@@ -26,7 +26,7 @@ impl World {
     pub fn call(&mut self, claims: &Claims, who: Who) {
         self.at(who).takeover = match claims.scenario.recovery {
             Recovery::Rerun => Takeover::Expired,
-            Recovery::Refuse | Recovery::Ask => Takeover::Never,
+            Recovery::Hold | Recovery::Ask => Takeover::Never,
         };
         match claims.kind(who) {
             Kind::Run | Kind::RunInTx => self.again(claims, who),
@@ -146,7 +146,7 @@ impl World {
                 self.turn_back(claims, who, Answer::Replayed(value));
             }
             Reply::InDoubt(token) => match claims.scenario.recovery {
-                Recovery::Refuse => self.turn_back(claims, who, Answer::InDoubt),
+                Recovery::Hold => self.turn_back(claims, who, Answer::InDoubt),
                 Recovery::Rerun => self.again(claims, who),
                 Recovery::Ask => self.at(who).at = At::Recovering(token),
             },

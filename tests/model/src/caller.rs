@@ -14,7 +14,7 @@ pub enum Value {
     /// The caller's work did something.
     Performed(Who),
     /// The caller's work in a transaction was refused.
-    Refused(Who),
+    Declined(Who),
     /// The caller was told, by its policy or as an operator, that this is the result.
     Said(Who),
 }
@@ -23,7 +23,7 @@ impl Value {
     pub fn bit(self) -> u16 {
         1 << match self {
             Self::Performed(who) => who,
-            Self::Refused(who) => 4 + who,
+            Self::Declined(who) => 4 + who,
             Self::Said(who) => 8 + who,
         }
     }

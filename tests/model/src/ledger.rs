@@ -86,7 +86,7 @@ impl Ledger {
     /// Whether work of this caller's was ever recorded.
     #[must_use]
     pub fn was_completed_by(&self, who: Who) -> bool {
-        self.was_completed(Value::Performed(who)) || self.was_completed(Value::Refused(who))
+        self.was_completed(Value::Performed(who)) || self.was_completed(Value::Declined(who))
     }
 
     /// The retention is over: the identity is new, and what happens to it now is another matter.
@@ -169,8 +169,8 @@ sights! {
     Purged => "a record was purged",
     /// Work that did nothing.
     NotDone => "work did nothing, and the identity was new",
-    /// A refusal in a transaction.
-    Refused => "work in a transaction was refused for good, and that was recorded",
+    /// What is declined in a transaction.
+    Declined => "work in a transaction was declined for good, and that was recorded",
     /// A failure in a transaction.
     Failed => "work in a transaction failed and was rolled back",
 }

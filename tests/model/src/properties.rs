@@ -44,7 +44,7 @@ pub fn all() -> Vec<Property<Claims>> {
             // Nothing goes wrong but that calls are left, so all work that began was recorded. (Who has taken over cannot know
             // whether the one before had begun, and leaves the doubt as it was.)
             let applies = scenario.leaves
-                && scenario.recovery == Recovery::Refuse
+                && scenario.recovery == Recovery::Hold
                 && !scenario.work_fails
                 && scenario.crashes + scenario.losses == 0;
             let is_over = world.late.is_empty() && world.callers.iter().all(|caller| caller.is_over());

@@ -26,7 +26,7 @@ pub enum Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
     /// Nothing, until somebody resolves it.
-    Refuse,
+    Hold,
     /// Run again.
     Rerun,
     /// Any of the three answers, each time.
@@ -140,11 +140,11 @@ pub fn all() -> Vec<Scenario> {
 /// Claims that are held by a lease.
 fn outside() -> Vec<Scenario> {
     use Kind::{ResolveCompleted, ResolveRerun, Run};
-    use Recovery::{Ask, Refuse, Rerun};
+    use Recovery::{Ask, Hold, Rerun};
     use Sight as S;
     let claims = |name, recovery, callers| scenario(name, Store::Locks, recovery, callers);
     vec![
-        claims("lease-refuse", Refuse, &[Run, Run]).faults(1, 1).shows(&[
+        claims("lease-hold", Hold, &[Run, Run]).faults(1, 1).shows(&[
             S::InDoubt,
             S::Replayed,
             S::AskedAgain,
@@ -163,10 +163,10 @@ fn outside() -> Vec<Scenario> {
             .faults(0, 1)
             .of_good_work()
             .shows(&[S::SaidCompleted, S::InDoubt, S::TookOver]),
-        claims("lease-three", Refuse, &[Run, Run, Run])
+        claims("lease-three", Hold, &[Run, Run, Run])
             .of_good_work()
             .shows(&[S::InDoubt, S::Replayed]),
-        claims("lease-leave", Refuse, &[Run, Run])
+        claims("lease-leave", Hold, &[Run, Run])
             .of_good_work()
             .with_leavers()
             .shows(&[S::GivenBack]),
@@ -179,12 +179,12 @@ fn outside() -> Vec<Scenario> {
             .of_good_work()
             .with_leavers()
             .shows(&[S::GivenBack, S::SaidCompleted]),
-        claims("resolve-completed", Refuse, &[Run, ResolveCompleted])
+        claims("resolve-completed", Hold, &[Run, ResolveCompleted])
             .faults(1, 1)
             .shows(&[S::Resolved]),
-        claims("resolve-rerun", Refuse, &[Run, Run, ResolveRerun]).shows(&[S::Resolved, S::Fenced]),
+        claims("resolve-rerun", Hold, &[Run, Run, ResolveRerun]).shows(&[S::Resolved, S::Fenced]),
         // The same with more faults, or more processes.
-        claims("lease-refuse-more", Refuse, &[Run, Run])
+        claims("lease-hold-more", Hold, &[Run, Run])
             .faults(1, 2)
             .shows(&[S::Disowned])
             .long(),
@@ -201,11 +201,11 @@ fn outside() -> Vec<Scenario> {
         claims("lease-three-more", Rerun, &[Run, Run, Run])
             .shows(&[S::TookOver])
             .long(),
-        claims("resolve-completed-more", Refuse, &[Run, Run, ResolveCompleted])
+        claims("resolve-completed-more", Hold, &[Run, Run, ResolveCompleted])
             .faults(0, 1)
             .shows(&[S::Resolved])
             .long(),
-        claims("resolve-rerun-more", Refuse, &[Run, Run, ResolveRerun])
+        claims("resolve-rerun-more", Hold, &[Run, Run, ResolveRerun])
             .faults(0, 1)
             .shows(&[S::Resolved])
             .long(),
@@ -219,14 +219,14 @@ fn in_transactions() -> Vec<Scenario> {
     use Store::{Locks, OneWriter, Snapshots};
     const TWO: &[Kind] = &[RunInTx, RunInTx];
     const THREE: &[Kind] = &[RunInTx, RunInTx, RunInTx];
-    let claims = |name, store, callers| scenario(name, store, Recovery::Refuse, callers);
+    let claims = |name, store, callers| scenario(name, store, Recovery::Hold, callers);
     vec![
         claims("tx-locks", Locks, TWO).faults(1, 2).shows(&[
             S::LockRefused,
             S::SettledCommitted,
             S::SettledRolledBack,
             S::EndedIdle,
-            S::Refused,
+            S::Declined,
             S::Failed,
         ]),
         claims("tx-locks-three", Locks, THREE)
@@ -263,7 +263,7 @@ fn in_transactions() -> Vec<Scenario> {
 /// Both ways of claiming, of one identity.
 fn mixed() -> Vec<Scenario> {
     use Kind::{ResolveRerun, Run, RunInTx};
-    use Recovery::{Ask, Refuse, Rerun};
+    use Recovery::{Ask, Hold, Rerun};
     use Sight as S;
     use Store::{Locks, OneWriter, Snapshots};
     const TWO: &[Kind] = &[Run, RunInTx];
@@ -283,7 +283,7 @@ fn mixed() -> Vec<Scenario> {
             S::Fenced,
             S::LockedOut,
         ]),
-        scenario("mixed-resolve", Locks, Refuse, &[Run, RunInTx, ResolveRerun]).shows(&[S::Resolved, S::LockRefused]),
+        scenario("mixed-resolve", Locks, Hold, &[Run, RunInTx, ResolveRerun]).shows(&[S::Resolved, S::LockRefused]),
         // The same with more faults, or more processes.
         scenario("mixed-locks-more", Locks, Rerun, TWO)
             .faults(1, 2)

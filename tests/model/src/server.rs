@@ -6,9 +6,9 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, FencingToken, HolderId, Record, RecordedResult, State, Timestamp, Verdict};
-use oneflight::store::{self, ClaimOutcome, ClaimRequest, Decision, decide};
+use oneflight::store::{self, ClaimOutcome, ClaimRequest, Decision, Denied, decide};
 
 use crate::bug::Bug;
 use crate::caller::{At, Reply, Request, Rpc, SAYS, Takeover, Value, Who};
@@ -106,9 +106,9 @@ fn token(token: FencingToken) -> Token {
     u8::try_from(token.get()).expect("tokens of the model are small")
 }
 
-fn id() -> &'static RequestId {
-    static ID: OnceLock<RequestId> = OnceLock::new();
-    ID.get_or_init(|| RequestId::new(Scope::new("model"), "one").expect("it is a valid identity"))
+fn id() -> &'static RequestIdentity {
+    static ID: OnceLock<RequestIdentity> = OnceLock::new();
+    ID.get_or_init(|| RequestIdentity::new(Scope::new("model"), "one").expect("it is a valid identity"))
 }
 
 /// What is to be done about a wish to claim: an answer, or a grant of this attempt.
@@ -134,16 +134,16 @@ pub fn decide_about(claims: &Claims, row: Option<&Row>, who: Who, takeover: Take
         Decision::Grant { attempt, .. } => Decided::Grant {
             attempt: u8::try_from(attempt).unwrap_or(u8::MAX).min(MOST_ATTEMPTS),
         },
-        Decision::Answer(answer) => Decided::Answer(match answer {
+        Decision::Unchanged(answer) => Decided::Answer(match answer {
             ClaimOutcome::Granted(claim) => Reply::Granted {
                 token: token(claim.token()),
                 attempt: u8::try_from(claim.attempt()).unwrap_or(u8::MAX),
             },
-            ClaimOutcome::Completed(_) => {
+            ClaimOutcome::Denied(Denied::Completed(_)) => {
                 Reply::Completed(row.and_then(Row::result).expect("a completed record has a result"))
             }
-            ClaimOutcome::InDoubt { .. } if claims.has(Bug::DeafToExpiry) => Reply::InProgress,
-            ClaimOutcome::InDoubt { token: doubtful, .. } => Reply::InDoubt(token(doubtful)),
+            ClaimOutcome::Denied(Denied::InDoubt { .. }) if claims.has(Bug::DeafToExpiry) => Reply::InProgress,
+            ClaimOutcome::Denied(Denied::InDoubt { token: doubtful, .. }) => Reply::InDoubt(token(doubtful)),
             // All callers have the same fingerprint.
             _ => Reply::InProgress,
         }),

@@ -270,8 +270,8 @@ impl World {
         if self.row.as_ref().is_some_and(|row| row.result().is_none()) {
             claims.see(Sight::TransactionTookOver);
         }
-        if let Value::Refused(_) = value {
-            claims.see(Sight::Refused);
+        if let Value::Declined(_) = value {
+            claims.see(Sight::Declined);
         }
         self.replace(claims);
         self.last_token = self.last_token.max(row.token);

@@ -60,14 +60,14 @@ impl World {
     pub fn worked_in_tx(&mut self, claims: &Claims, who: Who, attempt: u8, seen: Option<Token>, outcome: Choice) {
         let value = match outcome {
             Choice::DoesIt => Value::Performed(who),
-            Choice::Refuses => Value::Refused(who),
+            Choice::Declines => Value::Declined(who),
             _ => {
                 claims.see(Sight::Failed);
                 self.roll_back(who);
                 return self.answer(claims, who, Answer::RolledBack);
             }
         };
-        // A refusal goes back to the savepoint, which takes the work's rows along.
+        // What is declined goes back to the savepoint, which takes the work's rows along.
         self.set_effect(who, outcome == Choice::DoesIt);
         let caller = self.at(who);
         caller.at = At::RecordingInTx(value);

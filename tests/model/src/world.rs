@@ -42,11 +42,11 @@ pub enum Choice {
     DoesIt,
     DoesNothing,
     Panics,
-    Refuses,
+    Declines,
     Fails,
     SaysRerun,
     SaysCompleted,
-    SaysRefuse,
+    SaysHold,
     AsksAgain,
     EndsIdle,
     GivesUp,
@@ -208,10 +208,10 @@ impl World {
                 At::Working if claims.scenario.work_fails => &[Choice::DoesIt, Choice::DoesNothing, Choice::Panics],
                 At::Working => &[Choice::DoesIt],
                 At::WorkingInTx { .. } if claims.scenario.work_fails => {
-                    &[Choice::DoesIt, Choice::Refuses, Choice::Fails]
+                    &[Choice::DoesIt, Choice::Declines, Choice::Fails]
                 }
                 At::WorkingInTx { .. } => &[Choice::DoesIt],
-                At::Recovering(_) => &[Choice::SaysRerun, Choice::SaysCompleted, Choice::SaysRefuse],
+                At::Recovering(_) => &[Choice::SaysRerun, Choice::SaysCompleted, Choice::SaysHold],
                 At::Settling(_) if claims.scenario.store == Store::OneWriter => &[Choice::AsksAgain, Choice::GivesUp],
                 At::Settling(_) => &[Choice::AsksAgain, Choice::EndsIdle, Choice::GivesUp],
                 _ => &[],

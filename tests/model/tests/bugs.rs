@@ -32,9 +32,9 @@ found! {
     takeover_keeps_token: TakeoverKeepsToken in "lease-rerun" by RECORDED,
     token_from_record: TokenFromRecord in "lease-rerun" by TOKENS_GROW,
     client_clock: ClientClock in "lease-rerun" by ONE_HOLDER,
-    deaf_to_expiry: DeafToExpiry in "lease-refuse" by NOT_STUCK,
+    deaf_to_expiry: DeafToExpiry in "lease-hold" by NOT_STUCK,
     release_later_attempt: ReleaseLaterAttempt in "lease-three-more" by NOT_UNASKED,
-    purge_in_progress: PurgeInProgress in "lease-refuse" by NOT_UNASKED,
+    purge_in_progress: PurgeInProgress in "lease-hold" by NOT_UNASKED,
     look_before_lock: LookBeforeLock in "tx-writer" by ONE_EFFECT,
     blind_record: BlindRecord in "mixed-locks" by ONE_RESULT,
     record_outside_transaction: RecordOutsideTransaction in "tx-locks" by RECORDED,
@@ -43,7 +43,7 @@ found! {
     settles_what_may_be_gone: SettlesWhatMayBeGone in "tx-writer" by UNDONE,
     says_as_worker: SaysAsWorker in "lease-ask" by NOT_UNASKED,
     drops_claim: DropsClaim in "lease-leave" by FREED,
-    error_means_undone: ErrorMeansUndone in "lease-refuse" by UNDONE,
+    error_means_undone: ErrorMeansUndone in "lease-hold" by UNDONE,
 }
 
 /// In PostgreSQL, *record* looks once more at what it writes over, so that a look before the lock does no harm there.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{PostgresStore, SqliteStore};
 use sqlx::AssertSqlSafe;
@@ -41,18 +41,18 @@ fn scope() -> Scope {
 }
 
 /// The identity of the record with this number.
-pub(crate) fn known(number: u64) -> Result<RequestId, Failure> {
+pub(crate) fn known(number: u64) -> Result<RequestIdentity, Failure> {
     let scattered = number.wrapping_mul(SCATTER) % (1 << 32);
-    Ok(RequestId::new(
+    Ok(RequestIdentity::new(
         scope(),
         format!("{scattered:08x}-0000-4000-8000-000000000000"),
     )?)
 }
 
 /// An identity of which there is no record, and which falls among those that there are.
-pub(crate) fn new(number: u64) -> Result<RequestId, Failure> {
+pub(crate) fn new(number: u64) -> Result<RequestIdentity, Failure> {
     let scattered = fastrand::u32(..);
-    Ok(RequestId::new(
+    Ok(RequestIdentity::new(
         scope(),
         format!("{scattered:08x}-0000-4000-9000-{number:012x}"),
     )?)

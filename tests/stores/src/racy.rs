@@ -5,7 +5,7 @@
 //! (`run_in_tx`). Every call is the first of its key. The databases wait for the disk, as they do unless told otherwise.
 
 use oneflight::idempotency::Idempotency;
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{PostgresStore, RedisStore, SqliteStore};
 use redis::{AsyncCommands, SetExpiry, SetOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -31,8 +31,8 @@ fn key(clients: u64, number: u64) -> String {
     format!("{clients:08x}-0000-4000-8000-{number:012x}")
 }
 
-fn id(route: &str, key: String) -> Result<RequestId, Failure> {
-    Ok(RequestId::new(Scope::new("tenant-7").route(route), key)?)
+fn id(route: &str, key: String) -> Result<RequestIdentity, Failure> {
+    Ok(RequestIdentity::new(Scope::new("tenant-7").route(route), key)?)
 }
 
 fn figure(case: &str, compared: &[Compared]) -> Figure {

@@ -1,7 +1,7 @@
 //! SQLite: how many orders a second go through `run_in_tx`, against the bare transaction on a pool of the same settings.
 
 use oneflight::idempotency::Idempotency;
-use oneflight::identity::{RequestId, Scope};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
@@ -32,7 +32,7 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
         let (mut ratios, mut times) = (Vec::new(), Vec::new());
         for clients in [1, 8] {
             let ours = async |number| {
-                let id = RequestId::new(
+                let id = RequestIdentity::new(
                     Scope::new("tenant-7"),
                     format!("{clients:08x}-0000-4000-8000-{number:012x}"),
                 )?;

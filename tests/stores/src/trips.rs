@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use oneflight::idempotency::{Idempotency, Source};
-use oneflight::identity::{RequestId, Scope};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::PostgresStore;
 use redis::cmd;
 use tokio::sync::mpsc;
@@ -13,8 +13,8 @@ use crate::figures::Figure;
 use crate::proxy::Proxy;
 use crate::{Failure, postgres, redis_server};
 
-fn id(key: &str) -> Result<RequestId, Failure> {
-    Ok(RequestId::new(Scope::new("tenant-7").route("POST /orders"), key)?)
+fn id(key: &str) -> Result<RequestIdentity, Failure> {
+    Ok(RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), key)?)
 }
 
 pub(crate) async fn measure() -> Result<Vec<Figure>, Failure> {
@@ -48,20 +48,20 @@ async fn of_postgres() -> Result<Vec<Figure>, Failure> {
         let bare = counter.trips().await;
 
         let mut in_tx = Vec::new();
-        for expected in [Source::Executed, Source::Replayed] {
+        for expected in [Origin::Executed, Origin::Replayed] {
             let work = idem.run_in_tx(id(&format!("tx-{round}"))?, |tx| {
                 Box::pin(async move {
                     sqlx::query(INSERT).execute(tx.connection()).await?;
                     Ok(1)
                 })
             });
-            check_source(work.await?.source(), expected)?;
+            check_origin(work.await?.origin(), expected)?;
             in_tx.push(counter.trips().await);
         }
         let mut run = Vec::new();
-        for (expected, connections) in [(Source::Executed, 2), (Source::Replayed, 1)] {
+        for (expected, connections) in [(Origin::Executed, 2), (Origin::Replayed, 1)] {
             let reply = idem.run(id(&format!("run-{round}"))?, |_| async { 1 }).await?;
-            check_source(reply.source(), expected)?;
+            check_origin(reply.origin(), expected)?;
             run.push(counter.trips().await - connections * of_the_pool);
         }
         counts = [of_the_pool, bare, in_tx[0], in_tx[1], run[0], run[1]];
@@ -115,10 +115,10 @@ impl<'p> Counter<'p> {
     }
 }
 
-fn check_source(source: Source, expected: Source) -> Result<(), Failure> {
-    match source == expected {
+fn check_origin(origin: Origin, expected: Origin) -> Result<(), Failure> {
+    match origin == expected {
         true => Ok(()),
-        false => Err(format!("a call was {source:?} that should have been {expected:?}").into()),
+        false => Err(format!("a call was {origin:?} that should have been {expected:?}").into()),
     }
 }
 
@@ -156,8 +156,8 @@ async fn of_redis() -> Result<Vec<Figure>, Failure> {
     let _ = idem.run(id("first")?, |_| async { 1 }).await?;
     commands().await?;
     let mut counts = Vec::new();
-    for expected in [Source::Executed, Source::Replayed] {
-        check_source(idem.run(id("second")?, |_| async { 1 }).await?.source(), expected)?;
+    for expected in [Origin::Executed, Origin::Replayed] {
+        check_origin(idem.run(id("second")?, |_| async { 1 }).await?.origin(), expected)?;
         counts.push(commands().await?);
     }
     Ok(vec![
