@@ -1,4 +1,4 @@
-//! Promise: what went wrong is told as RFC 9457 problem details, with the status that a client can act on.
+//! Promise 17: what went wrong is told as RFC 9457 problem details, with the status that a client can act on.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
