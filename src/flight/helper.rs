@@ -5,10 +5,15 @@
 //! A [`Helper`] waits in the flight's list as a caller does, and polls the work under the same conditions: at once where
 //! callers do, at its second look where a task that is not steady has been called and has not come.
 
+use super::ending::{Leaver, PollRight};
+use super::event::Event;
+use super::failure::Failure;
 use super::frame::{Frame, is_deep, put_off};
+use super::home::Home;
 use super::list::{Leaves, Node};
+use super::reference::FlightRef;
 use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK, UNTOLD};
-use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
+use super::waker;
 use crate::sync::{Handle, bug};
 use crate::unwind::quietly;
 use std::pin::Pin;

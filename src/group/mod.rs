@@ -32,7 +32,6 @@ use self::run::LeadOrJoin;
 use self::stats::Counters;
 use crate::flight::{Caller, Drive, Event, FlightRef, Home, KeyHash, OnAbandon, Seat, Waking};
 use crate::sync::{AtomicBool, AtomicUsize, Handle, bug, current_runtime, drives_itself, yield_now};
-use crate::telemetry;
 use crate::unwind::quietly;
 use std::borrow::Borrow;
 use std::fmt;
@@ -351,7 +350,7 @@ impl<K, T, S> Inner<K, T, S> {
 
     fn told(&self, event: &Event) {
         self.counters.count(event);
-        telemetry::tell(event);
+        event.tell();
     }
 
     fn runtime(&self) -> Option<Handle> {

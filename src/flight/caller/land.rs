@@ -1,12 +1,18 @@
 //! How a flight ends, and how a caller leaves it, before that or after.
 
-use super::Caller;
+use super::berth::Caller;
+use crate::flight::allocation::Flight;
+use crate::flight::cargo::Cargo;
+use crate::flight::ending::Leaver;
+use crate::flight::event::Event;
+use crate::flight::failure::{Ended, Failure, Landed};
+use crate::flight::home::Home;
 use crate::flight::list::Leaves;
+use crate::flight::reference::{FlightRef, Lent, Seat};
 use crate::flight::state::{
     ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK,
     UNTOLD, task_on,
 };
-use crate::flight::{Cargo, Ended, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
 use crate::sync::bug;
 use crate::unwind::quietly;
 use std::pin::Pin;
@@ -212,6 +218,15 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 self.home.note(Event::Unspawnable);
             }
             lent.end_if_idle(&self.home);
+        }
+    }
+}
+
+impl<K, T, H: Home<K, T>> Drop for Caller<K, T, H> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_seated() {
+            self.leave();
         }
     }
 }
