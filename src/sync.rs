@@ -394,21 +394,6 @@ pub(crate) fn estimate(_number: &AtomicU32) -> u32 {
     1
 }
 
-/// Whether the deliberate bug of this name is let in. Each of them is one that a model has to find, and `bin/loom --bugs`
-/// lets them in one by one; outside the models this is `false` at compile time.
-#[cfg(not(oneflight_loom))]
-#[inline(always)]
-pub(crate) const fn bug(_name: &str) -> bool {
-    false
-}
-
-#[cfg(oneflight_loom)]
-pub(crate) fn bug(name: &str) -> bool {
-    static LET_IN: std::sync::LazyLock<Option<String>> =
-        std::sync::LazyLock::new(|| std::env::var("ONEFLIGHT_BUG").ok());
-    LET_IN.as_deref() == Some(name)
-}
-
 /// How many callers are woken before their waker makes way for others: some ten microseconds' worth.
 #[cfg(not(oneflight_loom))]
 pub(crate) const fn round() -> usize {

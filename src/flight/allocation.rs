@@ -3,8 +3,8 @@
 use super::cargo::Cargo;
 use super::hash::Packed;
 use super::list::{List, Waiting};
-use super::state::{ASKED, DONE, POLLING, STEADY, Snapshot, State, TASK, UNTOLD, WOKEN};
-use crate::sync::{AtomicU32, Mutex, bug};
+use super::state::{ASKED, DONE, POLLING, STEADY, Snapshot, State, UNTOLD, WOKEN};
+use crate::sync::{AtomicU32, Mutex};
 use crate::telemetry::FlightSpan;
 use crate::unwind::quietly;
 use std::marker::PhantomData;
@@ -46,11 +46,8 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
 
     /// The work asks to be polled.
     pub(super) fn wake(&self) {
-        if bug("wake-before-mark") {
-            self.wake_drivers();
-        }
         // Whoever set `WOKEN` before has woken somebody; whoever is polling looks at it when he is through.
-        if !self.state.set(WOKEN).has(ASKED | POLLING | DONE) && !bug("wake-before-mark") {
+        if !self.state.set(WOKEN).has(ASKED | POLLING | DONE) {
             self.wake_drivers();
         }
     }
@@ -62,8 +59,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             let driver = waiting.pop_front();
             let standby = match &driver {
                 // A steady task is always polled again.
-                Some(_) if self.state.load().has(STEADY) || bug("no-standby") => None,
-                Some(_) if bug("task-without-standby") && self.state.load().has(TASK) => None,
+                Some(_) if self.state.load().has(STEADY) => None,
                 Some(driver) => waiting.pop_standby(driver),
                 None => None,
             };
@@ -113,7 +109,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
     }
 
     pub(super) fn try_poll_right(&self, now: Snapshot) -> bool {
-        self.state.change(now, (now.0 | POLLING) & !ASKED) || bug("two-at-once")
+        self.state.change(now, (now.0 | POLLING) & !ASKED)
     }
 }
 

@@ -5,7 +5,6 @@
 
 use super::inner::Inner;
 use crate::flight::Helper;
-use crate::sync::bug;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
@@ -66,14 +65,11 @@ impl<K, T, S> Future for Drain<'_, K, T, S> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if bug("look-before-registering") && self.group.in_flight() == 0 {
-            return Poll::Ready(());
-        }
         let mut place = self.place;
         self.group.drainers.register(&mut place, cx.waker());
         self.place = place;
         (self.help)(&mut self, cx);
-        if self.group.in_flight() == 0 && !bug("look-before-registering") {
+        if self.group.in_flight() == 0 {
             return Poll::Ready(());
         }
         Poll::Pending

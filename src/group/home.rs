@@ -2,7 +2,7 @@
 
 use super::inner::Inner;
 use crate::flight::{Caller, Event, FlightRef, Home, Seat, Waking};
-use crate::sync::{Handle, bug, current_runtime, drives_itself, yield_now};
+use crate::sync::{Handle, current_runtime, drives_itself, yield_now};
 use crate::unwind::quietly;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hash};
@@ -20,8 +20,8 @@ where
     fn vacate(&self, flight: &FlightRef<K, T>, by_task: bool) -> Option<FlightRef<K, T>> {
         let (removed, runtime) = {
             let mut shard = self.map.shard(flight.hash()).lock();
-            let removed = shard.remove(flight.hash(), |other| other.is(flight) || bug("remove-any"));
-            shard.forgotten -= usize::from(removed.is_none() && !bug("panic-keeps-entry"));
+            let removed = shard.remove(flight.hash(), |other| other.is(flight));
+            shard.forgotten -= usize::from(removed.is_none());
             let runtime = match shard.runtimes.is_empty() {
                 true => None,
                 false => shard.runtimes.remove(&flight.id()),
@@ -87,7 +87,7 @@ where
             drop(shard);
             drop(before);
         }
-        if !steady && self.drainers.any() && !bug("drain-asleep") {
+        if !steady && self.drainers.any() {
             // Whoever drains stands by for the task.
             self.drainers.wake_all();
         }

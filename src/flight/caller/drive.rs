@@ -15,7 +15,7 @@ use crate::flight::state::{
     ABORTED, CALLED_FOR, CALLER, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK, task_on,
 };
 use crate::flight::waker;
-use crate::sync::{Handle, bug, drives_itself};
+use crate::sync::{Handle, drives_itself};
 use crate::unwind::quietly;
 use std::pin::Pin;
 use std::ptr::NonNull;
@@ -83,20 +83,19 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 continue;
             }
             // A task of ours stands at the front, where it is found: only it is woken for the work.
-            let place = if H::TASK && !bug("attendant-behind") {
-                Place::Front
-            } else {
-                Place::Back
+            let place = match H::TASK {
+                true => Place::Front,
+                false => Place::Back,
             };
             self.register(lent.flight(), cx.waker(), place);
             // Whoever woke or finished before we were in the list did not see us; then we see his mark.
             now = state.load();
             let polls_now = may_poll(now) && now.has(CALLED_FOR);
-            if (!now.has(DONE) && !polls_now) || bug("no-second-look") {
+            if !now.has(DONE) && !polls_now {
                 // The work waits for a task that has not come. It has its chance until we are polled again.
                 let task_is_late = !H::TASK && !now.has(STEADY | POLLING) && now.has(CALLED_FOR);
                 outwaited.set(task_is_late);
-                if task_is_late && !bug("no-second-chance") {
+                if task_is_late {
                     cx.waker().wake_by_ref();
                 }
                 return Poll::Pending;
@@ -132,7 +131,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         self.register(flight.flight(), waker, self.place_to_poll(now));
         // A caller that finished before we were in the list did not see us, and what is put off would see that nothing is to be done.
-        if state.load().has(DONE) && !bug("put-off-when-done") {
+        if state.load().has(DONE) {
             return false;
         }
         put_off(self.home.polls_later(flight.clone()));
@@ -215,7 +214,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
         }
         drop(right);
-        if flight.state.load().has(ABORTED | DONE) && !bug("deaf-to-abort") {
+        if flight.state.load().has(ABORTED | DONE) {
             return self.poll(cx);
         }
         Poll::Pending
