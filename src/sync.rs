@@ -84,6 +84,27 @@ mod shipped {
     }
 }
 
+/// A checker's mutex without poisoning, as `parking_lot`'s is.
+#[cfg(any(oneflight_loom, oneflight_shuttle))]
+macro_rules! mutex_of {
+    ($checker:ident) => {
+        #[derive(Debug)]
+        pub(crate) struct Mutex<T>($checker::sync::Mutex<T>);
+
+        impl<T> Mutex<T> {
+            pub(crate) fn new(value: T) -> Self {
+                Self($checker::sync::Mutex::new(value))
+            }
+
+            pub(crate) fn lock(&self) -> $checker::sync::MutexGuard<'_, T> {
+                match self.0.lock() {
+                    Ok(guard) => guard,
+                    Err(poisoned) => poisoned.into_inner(),
+                }
+            }
+        }
+    };
+}
 #[cfg(oneflight_loom)]
 mod modelled {
     pub(crate) use loom::cell::UnsafeCell;
@@ -91,22 +112,7 @@ mod modelled {
     use std::fmt;
     use std::future::Future;
 
-    /// loom's mutex without poisoning, as `parking_lot`'s is.
-    #[derive(Debug)]
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-            match self.0.lock() {
-                Ok(guard) => guard,
-                Err(poisoned) => poisoned.into_inner(),
-            }
-        }
-    }
+    mutex_of!(loom);
 
     macro_rules! global {
         ($(#[$meta:meta])* static $name:ident: $type:ty = $init:expr;) => {
@@ -217,22 +223,7 @@ mod scheduled {
     use std::fmt;
     use std::future::Future;
 
-    /// shuttle's mutex without poisoning, as `parking_lot`'s is.
-    #[derive(Debug)]
-    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(shuttle::sync::Mutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> shuttle::sync::MutexGuard<'_, T> {
-            match self.0.lock() {
-                Ok(guard) => guard,
-                Err(poisoned) => poisoned.into_inner(),
-            }
-        }
-    }
+    mutex_of!(shuttle);
 
     /// A cell that notices when it is used by two at once.
     pub(crate) struct UnsafeCell<T: ?Sized> {

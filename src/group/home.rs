@@ -10,45 +10,80 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-impl<K, T, S> Inner<K, T, S>
+/// How a caller holds its group.
+pub(super) trait Held {
+    type Group;
+    /// Whether such callers are tasks of ours.
+    const TASK: bool;
+
+    fn group(&self) -> &Arc<Self::Group>;
+}
+
+/// The calls of users borrow it.
+pub(super) type Borrowed<'g, K, T, S> = &'g Arc<Inner<K, T, S>>;
+
+impl<G> Held for &Arc<G> {
+    type Group = G;
+    const TASK: bool = false;
+
+    fn group(&self) -> &Arc<G> {
+        self
+    }
+}
+
+/// A task of ours keeps it alive, since the task may outlive every handle.
+impl<G> Held for Arc<G> {
+    type Group = G;
+    const TASK: bool = true;
+
+    fn group(&self) -> &Arc<G> {
+        self
+    }
+}
+
+impl<K, T, S, H> Home<K, T> for H
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
+    H: Held<Group = Inner<K, T, S>>,
 {
+    const TASK: bool = H::TASK;
+
     #[inline]
-    fn vacate(&self, flight: &FlightRef<K, T>, by_task: bool) -> Option<FlightRef<K, T>> {
+    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
+        let group = self.group();
         let (removed, runtime) = {
-            let mut shard = self.map.shard(flight.hash()).lock();
+            let mut shard = group.map.shard(flight.hash()).lock();
             let removed = shard.remove(flight.hash(), |other| other.is(flight));
             shard.forgotten -= usize::from(removed.is_none());
             let runtime = match shard.runtimes.is_empty() {
                 true => None,
                 false => shard.runtimes.remove(&flight.id()),
             };
-            if by_task && flight.is_unattended() {
+            if H::TASK && flight.is_unattended() {
                 // Under the lock: nobody joins meanwhile, and whoever sees that the flight has gone sees this.
-                self.counters.count_finished_unattended();
+                group.counters.count_finished_unattended();
             }
             (removed, runtime)
         };
         quietly(|| drop(runtime));
-        if self.settings.max_flights.is_some() {
-            self.flights.fetch_sub(1, Ordering::Relaxed);
+        if group.settings.max_flights.is_some() {
+            group.flights.fetch_sub(1, Ordering::Relaxed);
         }
-        if self.drainers.any() && self.in_flight() == 0 {
-            self.drainers.wake_all();
+        if group.drainers.any() && group.in_flight() == 0 {
+            group.drainers.wake_all();
         }
         removed
     }
 
     fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
-        let _shard = self.map.shard(flight.hash()).lock();
+        let _shard = self.group().map.shard(flight.hash()).lock();
         act()
     }
 
-    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
-        self.map.shard(flight.hash()).lock().runtimes.get(&flight.id()).cloned()
+    fn note(&self, event: Event) {
+        self.group().told(&event);
     }
 
     fn wake_rest(&self, rest: Waking<K, T>) {
@@ -61,22 +96,15 @@ where
         }
     }
 
-    fn ends_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
-        let inner = Arc::clone(self);
-        Box::new(move || flight.end_if_idle(&inner))
+    fn runtime(&self) -> Option<Handle> {
+        Inner::runtime(self.group())
     }
 
-    fn polls_later(self: &Arc<Self>, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
-        let inner = Arc::clone(self);
-        // By then, whoever polls the work above may have left the runtime that it polls that inside.
-        let around = current_runtime();
-        Box::new(move || flight.poll_if_called_for(&inner, around.as_ref()))
-    }
-
-    fn attend(self: &Arc<Self>, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
+    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
+        let group = self.group();
         let steady = drives_itself(&runtime);
         if !(steady && takes_off) {
-            let mut shard = self.map.shard(flight.hash()).lock();
+            let mut shard = group.map.shard(flight.hash()).lock();
             let before = match steady {
                 // Of a task that went with its runtime.
                 true => shard.runtimes.remove(&flight.id()),
@@ -87,11 +115,11 @@ where
             drop(shard);
             drop(before);
         }
-        if !steady && self.drainers.any() {
+        if !steady && group.drainers.any() {
             // Whoever drains stands by for the task.
-            self.drainers.wake_all();
+            group.drainers.wake_all();
         }
-        let caller = Caller::new(Arc::clone(self));
+        let caller = Caller::new(Arc::clone(group));
         caller.sit(seat);
         // The result is the callers'.
         runtime.spawn(async move {
@@ -99,98 +127,21 @@ where
             poll_fn(move |cx| caller.as_ref().poll(cx).map(drop)).await;
         });
     }
-}
-
-/// The group as a caller's home: he borrows it.
-pub(super) type Borrowed<'g, K, T, S> = &'g Arc<Inner<K, T, S>>;
-
-impl<K, T, S> Home<K, T> for Borrowed<'_, K, T, S>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    T: Clone + Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
-    const TASK: bool = false;
-
-    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
-        Inner::vacate(self, flight, Self::TASK)
-    }
-
-    fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
-        Inner::while_nobody_joins(self, flight, act)
-    }
-
-    fn note(&self, event: Event) {
-        self.told(&event);
-    }
-
-    fn wake_rest(&self, rest: Waking<K, T>) {
-        Inner::wake_rest(self, rest);
-    }
-
-    fn runtime(&self) -> Option<Handle> {
-        Inner::runtime(self)
-    }
-
-    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
-        Inner::attend(self, flight, runtime, seat, takes_off);
-    }
 
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
-        Inner::runtime_of(self, flight)
+        let shard = self.group().map.shard(flight.hash()).lock();
+        shard.runtimes.get(&flight.id()).cloned()
     }
 
     fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
-        Inner::ends_later(self, flight)
+        let group = Arc::clone(self.group());
+        Box::new(move || flight.end_if_idle(&group))
     }
 
     fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
-        Inner::polls_later(self, flight)
-    }
-}
-
-/// An attendant keeps the group alive, since his task may outlive every handle.
-impl<K, T, S> Home<K, T> for Arc<Inner<K, T, S>>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    T: Clone + Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
-    const TASK: bool = true;
-
-    fn vacate(&self, flight: &FlightRef<K, T>) -> Option<FlightRef<K, T>> {
-        Inner::vacate(self, flight, Self::TASK)
-    }
-
-    fn while_nobody_joins<R>(&self, flight: &FlightRef<K, T>, act: impl FnOnce() -> R) -> R {
-        Inner::while_nobody_joins(self, flight, act)
-    }
-
-    fn note(&self, event: Event) {
-        self.told(&event);
-    }
-
-    fn wake_rest(&self, rest: Waking<K, T>) {
-        Inner::wake_rest(self, rest);
-    }
-
-    fn runtime(&self) -> Option<Handle> {
-        Inner::runtime(self)
-    }
-
-    fn attend(&self, flight: &FlightRef<K, T>, runtime: Handle, seat: Seat<K, T>, takes_off: bool) {
-        Inner::attend(self, flight, runtime, seat, takes_off);
-    }
-
-    fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle> {
-        Inner::runtime_of(self, flight)
-    }
-
-    fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
-        Inner::ends_later(self, flight)
-    }
-
-    fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
-        Inner::polls_later(self, flight)
+        let group = Arc::clone(self.group());
+        // By then, whoever polls the work above may have left the runtime that it polls that inside.
+        let around = current_runtime();
+        Box::new(move || flight.poll_if_called_for(&group, around.as_ref()))
     }
 }
