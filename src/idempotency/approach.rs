@@ -34,8 +34,9 @@ use super::recovery::{Doubt, Recovery, Resolution};
 use super::settled::Settled;
 use super::stake::Stake;
 use super::timer::{after, pause, within};
+use crate::backoff::jittered;
 use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, random_u64};
+use crate::record::FencingToken;
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover, Watch};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -401,10 +402,4 @@ async fn ask<S: Store>(
         pause(jittered(FIRST_PAUSE * (tries + 1))).await;
     }
     Err(lost.unwrap_or_else(|| silent(asked.elapsed())))
-}
-
-/// Between a half and the whole of a pause.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    let half = u64::try_from(pause.as_micros() / 2).unwrap_or(u64::MAX);
-    Duration::from_micros(half + random_u64() % (half + 1))
 }

@@ -12,11 +12,11 @@ use pin_project_lite::pin_project;
 
 use super::Shared;
 use super::timer::{Until, within};
-use super::unwind::{CatchUnwind, catch};
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Watch};
+use crate::unwind::{CatchUnwind, catch};
 
 /// How long, at least, a result is tried to be recorded when the store fails; and how long, at most, one answer is waited
 /// for.

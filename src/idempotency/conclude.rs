@@ -15,12 +15,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::approach::jittered;
 use super::asking::may_have_landed;
 use super::codec::bounded;
 use super::error::{Error, ErrorKind};
 use super::recovery::Encoded;
 use super::timer::{after, pause};
+use crate::backoff::jittered;
 use crate::group;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, HolderId, RecordedResult, State, Verdict};

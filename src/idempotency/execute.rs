@@ -28,12 +28,12 @@ use super::progress::Progress;
 use super::settled::Settled;
 use super::timer::{self, within};
 use super::unfinished::Unfinished;
-use super::unwind::catch;
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Verdict};
 use crate::store::Store;
 use crate::telemetry;
+use crate::unwind::catch;
 
 /// The work of a flight.
 pub(super) async fn execute<S, T, F, W>(

@@ -54,7 +54,6 @@ mod stake;
 mod timer;
 mod transaction;
 mod unfinished;
-mod unwind;
 
 use codec::Sizes;
 use progress::{Flights, Progress};
