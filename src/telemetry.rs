@@ -41,12 +41,12 @@ pub(crate) enum Gravity {
 mod traced {
     #[cfg(feature = "durable")]
     use super::Gravity;
-    use crate::flight::Event;
     use crate::unwind::quietly;
     #[cfg(feature = "durable")]
     use std::error::Error;
+    use std::fmt::Debug;
     #[cfg(feature = "durable")]
-    use std::fmt::{self, Debug, Display};
+    use std::fmt::{self, Display};
     use std::sync::OnceLock;
     use tracing::Span;
 
@@ -90,27 +90,29 @@ mod traced {
         }
     }
 
-    /// Writes the event's line.
-    pub(crate) fn tell(event: &Event) {
-        quietly(|| write(event));
+    pub(crate) fn driver_changed(event: &dyn Debug) {
+        quietly(|| tracing::debug!(target: TARGET, ?event, "the work goes on with another caller"));
     }
 
-    fn write(event: &Event) {
-        match event {
-            Event::HandedOver | Event::TakenOver => {
-                tracing::debug!(target: TARGET, ?event, "the work goes on with another caller");
-            }
-            Event::Abandoned => tracing::debug!(target: TARGET, "abandoned work goes on as a task"),
-            Event::Unspawnable => tracing::warn!(
+    pub(crate) fn abandoned() {
+        quietly(|| tracing::debug!(target: TARGET, "abandoned work goes on as a task"));
+    }
+
+    pub(crate) fn unspawnable() {
+        quietly(|| {
+            tracing::warn!(
                 target: TARGET,
                 "abandoned work cannot be finished: there is no runtime here, and the group has no handle of one"
-            ),
-            Event::Cancelled => tracing::debug!(target: TARGET, "abandoned work was dropped"),
-            Event::Panicked(panic) => {
-                tracing::error!(target: TARGET, message_of_panic = panic.message(), "the work panicked");
-            }
-            Event::Aborted => {}
-        }
+            );
+        });
+    }
+
+    pub(crate) fn cancelled() {
+        quietly(|| tracing::debug!(target: TARGET, "abandoned work was dropped"));
+    }
+
+    pub(crate) fn panicked(message_of_panic: &str) {
+        quietly(|| tracing::error!(target: TARGET, message_of_panic, "the work panicked"));
     }
 
     /// Runs what becomes a task of its own inside the span that is current now.
@@ -215,11 +217,11 @@ mod traced {
 mod silent {
     #[cfg(feature = "durable")]
     use super::Gravity;
-    use crate::flight::Event;
     #[cfg(feature = "durable")]
     use std::error::Error;
+    use std::fmt::Debug;
     #[cfg(feature = "durable")]
-    use std::fmt::{Debug, Display};
+    use std::fmt::Display;
 
     #[derive(Debug)]
     pub(crate) struct FlightSpan;
@@ -243,7 +245,19 @@ mod silent {
     }
 
     #[inline(always)]
-    pub(crate) fn tell(_event: &Event) {}
+    pub(crate) fn driver_changed(_event: &dyn Debug) {}
+
+    #[inline(always)]
+    pub(crate) fn abandoned() {}
+
+    #[inline(always)]
+    pub(crate) fn unspawnable() {}
+
+    #[inline(always)]
+    pub(crate) fn cancelled() {}
+
+    #[inline(always)]
+    pub(crate) fn panicked(_message: &str) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn in_current_span<W: Future>(work: W) -> W {

@@ -43,7 +43,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use report::{report_forgotten_tokens, report_unreadable};
-pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, is_caused_by};
+pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, find, is_caused_by};
 pub use watch::{Watch, Watchers};
 
 /// Keeps the records of request identities.
