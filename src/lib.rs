@@ -145,9 +145,3 @@ pub use crate::idempotency::{Error, Idempotency, Origin, Reply, ResultExt, Rollb
 pub use crate::identity::{Fingerprint, RequestIdentity, Scope};
 #[cfg(feature = "durable")]
 pub use crate::store::MemoryStore;
-
-/// The README's examples, as tests.
-#[cfg(all(doctest, feature = "durable"))]
-#[doc = include_str!("../README.md")]
-#[derive(Debug)]
-pub struct Readme;
