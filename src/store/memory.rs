@@ -275,3 +275,34 @@ impl Store for MemoryStore {
         self.0.watchers.watch(self.0.watched_as(id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Scope;
+    use crate::record::{CodecId, Verdict};
+    use crate::store::ManualClock;
+
+    #[tokio::test]
+    async fn what_is_in_doubt_has_the_fingerprint_of_its_own_claim() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::with_clock(clock.clone());
+        let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3").unwrap();
+        let before = id.clone().with_fingerprint("body");
+        let request = ClaimRequest::new(&before, Duration::from_secs(1));
+        let ClaimOutcome::Granted(claim) = store.claim(request).await.unwrap() else {
+            panic!("nobody else has it");
+        };
+        let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"1");
+        store.complete(claim, result, Duration::from_secs(1)).await.unwrap();
+        clock.advance(Duration::from_secs(2));
+
+        // After its retention it is new, and asked for without a fingerprint.
+        let _ = store.claim(ClaimRequest::new(&id, Duration::ZERO)).await.unwrap();
+        let doubtful = store.in_doubt(1, None).await.unwrap();
+        assert_eq!(doubtful[0].id.fingerprint(), None);
+        // Its place in the index was that of the claim before, and is no reason to delete it.
+        assert_eq!(store.purge(1).await.unwrap(), 0);
+        assert_eq!(store.len(), 1);
+    }
+}

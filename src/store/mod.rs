@@ -11,6 +11,8 @@
 //! | `PostgresStore` (feature `postgres`) | many machines, one PostgreSQL |
 //! | `RedisStore` (feature `redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
 //!
+//! [`DynStore`] is any of them without its type.
+//!
 //! # Writing one
 //!
 //! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
@@ -30,6 +32,7 @@ use crate::record::{FencingToken, Record, RecordedResult, State};
 mod claim;
 mod clock;
 pub mod conformance;
+mod dyn_store;
 mod error;
 mod memory;
 #[cfg(feature = "postgres")]
@@ -44,6 +47,7 @@ mod watch;
 
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use dyn_store::DynStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
