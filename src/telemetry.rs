@@ -15,6 +15,7 @@
 //! | "the claim is not renewed any more while its work runs" | warn | `request`, `error`: its runtime is gone, and where the work is polled now is none with timers |
 //! | "took over the claim of a holder that died" | warn | `request`, `from` (the dead holder's token), `attempt` |
 //! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
+//! | "what is past its retention was not purged; the next round tries again" | warn | `error` |
 //! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
@@ -192,6 +193,16 @@ mod traced {
         );
     }
 
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_purged(error: &dyn Error) {
+        let error = Causes(error);
+        tracing::warn!(
+            target: TARGET,
+            %error,
+            "what is past its retention was not purged; the next round tries again"
+        );
+    }
+
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
     pub(crate) fn unreadable(token: u64, error: &dyn Display) {
         tracing::error!(
@@ -284,6 +295,9 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Error) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_purged(_error: &dyn Error) {}
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
     pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}
