@@ -351,6 +351,10 @@ impl Store for Faulty {
         self.before()?;
         self.after(self.store.renew(id, token, lease).await)
     }
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.before()?;
+        self.after(self.store.end_lease(id, token, left).await)
+    }
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         self.before()?;
         self.completions.fetch_add(1, Ordering::SeqCst);

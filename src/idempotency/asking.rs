@@ -56,7 +56,7 @@ impl<S: Store> Shared<S> {
         token: FencingToken,
         left: Duration,
     ) -> Result<(), StoreError> {
-        let ended = async { self.store.renew(id, token, left).await };
+        let ended = async { self.store.end_lease(id, token, left).await };
         answer_within(self.answer_patience(), ended).await
     }
 

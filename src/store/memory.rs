@@ -193,9 +193,17 @@ impl Store for MemoryStore {
     }
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        let lease_expires = self.clock.now().after(lease);
+        let renewed = self.clock.now().after(lease);
+        if let State::InProgress { lease_expires } = &mut self.state.lock().held(id, token)?.state {
+            *lease_expires = renewed.max(*lease_expires);
+        }
+        Ok(())
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let lease_expires = self.clock.now().after(left);
         self.state.lock().held(id, token)?.state = State::InProgress { lease_expires };
-        if lease.is_zero() {
+        if left.is_zero() {
             self.notify(id);
         }
         Ok(())

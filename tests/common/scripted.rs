@@ -19,6 +19,7 @@ use tokio::time::sleep;
 pub enum Op {
     Claim,
     Renew,
+    EndLease,
     Complete,
     Release,
     Load,
@@ -155,6 +156,14 @@ impl Store for Scripted {
             Op::Renew,
             move |inner| async move { inner.renew(&id, token, lease).await },
         )
+        .await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.act(Op::EndLease, move |inner| async move {
+            inner.end_lease(&id, token, left).await
+        })
         .await
     }
 
