@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Rollback};
+use oneflight::idempotency::{Effect, ErrorKind, Idempotency, Origin, Rollback};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{SqliteStore, StoreError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
@@ -161,10 +161,10 @@ async fn work_that_answers_although_its_transaction_is_over_is_told_so() {
         })
         .await
         .unwrap_err();
-    let Error::Store { source, .. } = &error else {
+    let ErrorKind::Store(source) = error.kind() else {
         panic!("{error:?}")
     };
-    assert!(matches!(**source, StoreError::TransactionEnded), "{source:?}");
+    assert!(matches!(source, StoreError::TransactionEnded), "{source:?}");
 }
 
 #[tokio::test]

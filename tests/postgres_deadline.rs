@@ -9,7 +9,7 @@ mod proxy;
 
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Context, Effect, Error, Idempotency};
+use oneflight::idempotency::{Context, Effect, ErrorKind, Idempotency};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::PostgresStore;
 use postgres::server;
@@ -35,7 +35,7 @@ async fn a_server_that_is_silent_is_waited_for_no_longer_than_the_caller_said() 
         let asked = Instant::now();
         let error = call().await.unwrap_err();
         let took = asked.elapsed();
-        assert!(matches!(error, Error::Store { .. }), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
         // A transaction that is not answered is rolled back; a claim may be granted still, and is given back then.
         let effect = if in_tx { Effect::Nothing } else { Effect::Unknown };
         assert_eq!(error.effect(), effect);

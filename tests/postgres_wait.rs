@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Error, Idempotency, Origin, Recovery, Rollback};
+use oneflight::idempotency::{ErrorKind, Idempotency, Origin, Recovery, Rollback};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{PostgresStore, Store, Watch};
 use sqlx::postgres::PgPool;
@@ -304,7 +304,7 @@ async fn a_waiter_s_deadline_holds() {
         .run_in_tx(id("held"), |_| Box::pin(async { Ok(2) }))
         .await
         .unwrap_err();
-    assert!(matches!(waited, Error::InProgress { .. }), "{waited:?}");
+    assert!(matches!(waited.kind(), ErrorKind::InProgress { .. }), "{waited:?}");
     let took = begun.elapsed();
     assert!(
         (Duration::from_millis(700)..Duration::from_secs(2)).contains(&took),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Error, Idempotency, Origin, Recovery};
+use oneflight::idempotency::{ErrorKind, Idempotency, Origin, Recovery};
 use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use oneflight::record::{CodecId, HolderId, RecordedResult, State, Verdict};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, RedisStore, Store, StoreError, Takeover};
@@ -522,8 +522,9 @@ async fn too_few_replicas_are_told() {
     let runs = Arc::clone(&ran);
     let error = idem
         .run(id("run"), move |_| async move { runs.store(true, SeqCst) })
-        .await;
-    let Err(Error::Store { source, .. }) = &error else {
+        .await
+        .unwrap_err();
+    let ErrorKind::Store(source) = error.kind() else {
         panic!("{error:?}")
     };
     assert!(told(source), "{source:?}");

@@ -155,7 +155,7 @@ async fn a_row_that_makes_no_sense_is_an_error_and_is_not_executed() {
     let idem = Idempotency::builder(store).build();
     let error = idem.run(id("corrupt"), |_| async { 1 }).await.unwrap_err();
     assert!(
-        matches!(error, oneflight::idempotency::Error::Store { .. }),
+        matches!(error.kind(), oneflight::idempotency::ErrorKind::Store(_)),
         "{error:?}"
     );
 }

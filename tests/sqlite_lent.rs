@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Effect, Error, Idempotency, Origin, Rollback};
+use oneflight::idempotency::{Effect, ErrorKind, Idempotency, Origin, Rollback};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store, StoreError};
@@ -398,8 +398,8 @@ async fn a_transaction_over_an_attached_database_is_refused() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, Error::Store { source, effect: Effect::Nothing, .. }
-            if matches!(**source, StoreError::Unsupported { .. })),
+        matches!(error.kind(), ErrorKind::Store(source) if matches!(source, StoreError::Unsupported { .. }))
+            && error.effect() == Effect::Nothing,
         "{error:?}"
     );
     // Outside of a transaction, our record is all that is written.

@@ -153,14 +153,14 @@ async fn a_lock_that_is_never_given_up_is_busy_at_the_deadline_and_not_before() 
     let idem = Idempotency::builder(store).build();
     let asked = Instant::now();
     let error = idem.run_in_tx(id(1), |_| Box::pin(async { Ok(1) })).await.unwrap_err();
-    let oneflight::idempotency::Error::Store { source, effect, .. } = &error else {
+    let oneflight::idempotency::ErrorKind::Store(source) = error.kind() else {
         panic!("{error:?}")
     };
     assert!(
-        matches!(**source, oneflight::store::StoreError::Busy { .. }),
+        matches!(source, oneflight::store::StoreError::Busy { .. }),
         "{source:?}"
     );
-    assert_eq!(*effect, oneflight::idempotency::Effect::Nothing);
+    assert_eq!(error.effect(), oneflight::idempotency::Effect::Nothing);
     assert!(asked.elapsed() >= deadline && asked.elapsed() < deadline * 10);
     sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
     let reply = idem.run_in_tx(id(1), |_| Box::pin(async { Ok(1) })).await.unwrap();

@@ -258,10 +258,5 @@ impl Incoming {
 fn refusal(error: idempotency::Error) -> Problem {
     // The client is told what it can do, the log what was wrong.
     tracing::warn!(error = &error as &dyn Error, "not placed");
-    let entry = match &error {
-        idempotency::Error::NotDone { reason, .. } => reason.downcast_ref::<idempotency::Error>(),
-        idempotency::Error::Unknown { reason, .. } => reason.downcast_ref::<idempotency::Error>(),
-        _ => None,
-    };
-    entry.unwrap_or(&error).clone().into()
+    error.cause().unwrap_or(&error).clone().into()
 }

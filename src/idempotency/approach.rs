@@ -28,7 +28,7 @@ use super::Shared;
 use super::asking::{may_have_landed, silent};
 use super::builder::MissingFingerprint;
 use super::conclude::record_known;
-use super::error::{Effect, Error};
+use super::error::{Effect, Error, ErrorKind};
 use super::progress::{LOCK_PATIENCE, Progress};
 use super::recovery::{Doubt, Recovery, Resolution};
 use super::settled::Settled;
@@ -145,15 +145,13 @@ impl<'a, S: Store> Approach<'a, S> {
                 match step {
                     Err(_) if self.goes_on(until) => Ok(Step::Again),
                     // What may have been granted is in doubt when its lease ends.
-                    Err(Error::Store {
-                        id,
-                        source,
-                        effect: Effect::Nothing,
-                    }) if !is_given_back => Err(Error::Store {
-                        id,
-                        source,
-                        effect: Effect::Unknown,
-                    }),
+                    Err(error)
+                        if !is_given_back
+                            && matches!(error.kind(), ErrorKind::Store(_))
+                            && error.effect() == Effect::Nothing =>
+                    {
+                        Err(error.with_effect(Effect::Unknown))
+                    }
                     step => step,
                 }
             }
@@ -233,25 +231,25 @@ impl<'a, S: Store> Approach<'a, S> {
         let Some(Ok(Some(record))) = within(LOCK_PATIENCE, self.shared.load(self.id)).await else {
             return Err(Error::store(self.id, error, Effect::Nothing));
         };
-        let (id, attempt) = (self.id.clone(), record.attempt);
+        let attempt = record.attempt;
         if self
             .shared
             .missing_fingerprint
-            .tells_apart(record.fingerprint, id.fingerprint())
+            .tells_apart(record.fingerprint, self.id.fingerprint())
         {
-            return Err(Error::Conflict { id });
+            return Err(ErrorKind::Conflict.of(self.id));
         }
         if let Some(result) = record.result() {
             return Ok(Settled::replayed(result.clone(), attempt));
         }
         match record.lease_remaining() {
-            Some(remaining) if !remaining.is_zero() => Err(Error::InProgress {
-                id,
+            Some(remaining) if !remaining.is_zero() => Err(ErrorKind::InProgress {
                 retry_after: remaining.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER),
-            }),
+            }
+            .of(self.id)),
             _ => match self.shared.recovery {
-                Recovery::Hold => Err(Error::InDoubt { id, attempt }),
-                Recovery::Rerun | Recovery::Ask(_) => Err(Error::store(&id, error, Effect::Unknown)),
+                Recovery::Hold => Err(ErrorKind::InDoubt { attempt }.of(self.id)),
+                Recovery::Rerun | Recovery::Ask(_) => Err(Error::store(self.id, error, Effect::Unknown)),
             },
         }
     }
@@ -284,7 +282,7 @@ impl<'a, S: Store> Approach<'a, S> {
 
     /// Has the next question asked with the fingerprint of the record, if that is to be accepted.
     async fn reconcile(&mut self) -> Result<(), Error> {
-        let conflict = || Error::Conflict { id: self.id.clone() };
+        let conflict = || ErrorKind::Conflict.of(self.id);
         let missing = self.shared.missing_fingerprint;
         if missing == MissingFingerprint::Conflict {
             return Err(conflict());
@@ -309,10 +307,10 @@ impl<'a, S: Store> Approach<'a, S> {
     async fn wait(&mut self, lease_remaining: Duration) -> Result<(), Error> {
         let left = self.left();
         if left.is_zero() {
-            return Err(Error::InProgress {
-                id: self.id.clone(),
+            return Err(ErrorKind::InProgress {
                 retry_after: lease_remaining.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER),
-            });
+            }
+            .of(self.id));
         }
         if self.watch.is_none() {
             // A store that is out of reach must not outlast the wait.
@@ -348,10 +346,7 @@ impl<'a, S: Store> Approach<'a, S> {
                 self.takeover = Takeover::Of(token);
                 Ok(Step::Again)
             }
-            Resolution::Hold => Err(Error::InDoubt {
-                id: self.id.clone(),
-                attempt,
-            }),
+            Resolution::Hold => Err(ErrorKind::InDoubt { attempt }.of(self.id)),
             Resolution::Completed(encoded) => {
                 // As somebody else: should this claim be granted late, when its answer is not waited for any more, it must
                 // not be found as our own by the next question, which is asked in order to work.

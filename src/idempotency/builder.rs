@@ -19,7 +19,7 @@ use crate::store::Store;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissingFingerprint {
-    /// They may be two requests: [`Error::Conflict`](super::Error::Conflict). The default.
+    /// They may be two requests: [`ErrorKind::Conflict`](super::ErrorKind::Conflict). The default.
     #[default]
     Conflict,
     /// They are taken for the same request.
@@ -113,8 +113,8 @@ impl<S: Store> IdempotencyBuilder<S> {
     }
 
     /// How long a call waits before the work begins: 15 s unless set. It waits for a request that is in progress elsewhere,
-    /// and is then answered [`InProgress`](super::Error::InProgress); or for a store that does not answer, and is then
-    /// answered [`Store`](super::Error::Store).
+    /// and is then answered [`InProgress`](super::ErrorKind::InProgress); or for a store that does not answer, and is then
+    /// answered [`Store`](super::ErrorKind::Store).
     ///
     /// If that is more than a [lease](Self::lease) (and than the time to [settle](Self::settle)), a duplicate that comes
     /// after a crash sees the end of the dead holder's lease, and has an answer instead of a wait for nothing. It should be
@@ -126,7 +126,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     ///
     /// Callers in this process who join work that runs wait for as long as it takes. Where a request in a transaction
     /// elsewhere cannot be seen (SQLite), the lock that it holds is waited for: for as long as this, and a second at
-    /// least, since it may be another request's. After that, the answer is [`Store`](super::Error::Store) with
+    /// least, since it may be another request's. After that, the answer is [`Store`](super::ErrorKind::Store) with
     /// [`Busy`](crate::store::StoreError::Busy).
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
@@ -140,7 +140,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// request that was cut off by a time-out lands later, and a policy that looks before finds nothing and runs the work
     /// once more. Set this to the time after which nothing can land any more, by the limits of what the work calls. Until
     /// then the request is
-    /// [in progress](super::Error::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that
+    /// [in progress](super::ErrorKind::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that
     /// the work calls knows its [keys](super::Context::downstream_key) again, or has ended when the work ends.
     ///
     /// A process that dies is not waited for in this way, but by what is left of its lease, two thirds of it at least: let
@@ -176,7 +176,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     }
 
     /// What it means that only one of two calls with the same identity has a fingerprint: a
-    /// [conflict](super::Error::Conflict) unless set.
+    /// [conflict](super::ErrorKind::Conflict) unless set.
     ///
     /// It is for the time of a deploy that adds fingerprints, or takes them away: what was recorded before has none, and
     /// each retry of it would be refused for as long as it is kept. So set [`MissingFingerprint::Accept`] in the version
@@ -210,7 +210,7 @@ impl<S: Store> IdempotencyBuilder<S> {
 
     /// How large an encoded result may be, in bytes: 256 KiB unless set.
     ///
-    /// See [`ResultTooLarge`](super::Error::ResultTooLarge) for what becomes of a larger one.
+    /// See [`ResultTooLarge`](super::ErrorKind::ResultTooLarge) for what becomes of a larger one.
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
         self.sizes.most = bytes;
         self

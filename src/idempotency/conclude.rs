@@ -7,7 +7,6 @@
 //! ```
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -19,7 +18,7 @@ use super::Shared;
 use super::approach::jittered;
 use super::asking::may_have_landed;
 use super::codec::bounded;
-use super::error::Error;
+use super::error::{Error, ErrorKind};
 use super::recovery::Encoded;
 use super::timer::{after, pause};
 use crate::group;
@@ -68,10 +67,7 @@ pub(super) async fn record<S: Store>(
         if Instant::now() >= until && tried > 1 {
             let error = landed.unwrap_or(error);
             telemetry::unrecorded(id, &error);
-            return Err(Error::Unrecorded {
-                id: id.clone(),
-                source: Arc::new(error),
-            });
+            return Err(ErrorKind::Unrecorded(error).of(id));
         }
         if too_few || (landed.is_none() && may_have_landed(&error)) {
             landed = Some(error);
@@ -94,7 +90,7 @@ pub(super) async fn record_known<S: Store>(
 }
 
 fn lease_lost(id: &RequestIdentity) -> Error {
-    Error::LeaseLost { id: id.clone() }
+    ErrorKind::LeaseLost.of(id)
 }
 
 /// Ends a claim under which nothing was done. That says nothing of the attempts before it, so only a first attempt

@@ -22,7 +22,7 @@ use super::approach::{Approach, GIVING_BACK, Step};
 use super::codec::prepare;
 use super::conclude::{give_up, let_go, record, see_to};
 use super::context::Context;
-use super::error::{CodecError, Effect, Error};
+use super::error::{CodecError, Effect, Error, ErrorKind};
 use super::lease::Lease;
 use super::progress::Progress;
 use super::settled::Settled;
@@ -48,7 +48,7 @@ where
     F: FnOnce(Context) -> W + Send + 'static,
     W: Future<Output = Result<T, Unfinished>> + Send + 'static,
 {
-    let runtime = timer::runtime().map_err(|source| Error::Flight { id: id.clone(), source })?;
+    let runtime = timer::runtime().map_err(|source| ErrorKind::Flight(source).of(&id))?;
     let mut approach = Approach::new(&shared, &id, &progress, &runtime);
     let (mut stake, claim, since) = loop {
         match approach.claim().await? {
@@ -77,7 +77,7 @@ where
             drop(lease);
             match failed {
                 // The first time with the reason; a replay can only say that there was one.
-                Some(source) => Err(encoding_failed(id, source, Effect::Done)),
+                Some(source) => Err(encoding_failed(&id, source, Effect::Done)),
                 None => Ok(Settled::executed(Some(Arc::new(value)), result, attempt)),
             }
         }
@@ -88,18 +88,17 @@ where
                 give_up(&ending, &of, claim).await
             });
             let _ = within(GIVING_BACK, given_up).await;
-            Err(Error::NotDone { id, reason })
+            Err(ErrorKind::NotDone(reason).of(&id))
         }
         Ok(Err(Unfinished::Unknown(reason))) => {
             leave_in_doubt(&shared, &runtime, &id, token, lease).await;
-            Err(Error::Unknown { id, reason })
+            Err(ErrorKind::Unknown(reason).of(&id))
         }
         Err(panic) => {
             leave_in_doubt(&shared, &runtime, &id, token, lease).await;
             let panic = Panicked::from_payload(panic);
             let message = panic.message().to_owned();
-            let effect = Effect::Unknown;
-            Error::Panicked { id, panic, effect }.tell();
+            ErrorKind::Panicked(panic).of(&id).tell();
             resume_unwind(Box::new(message))
         }
     }
@@ -121,6 +120,6 @@ async fn leave_in_doubt<S: Store>(
     let _ = within(GIVING_BACK, let_go).await;
 }
 
-pub(super) fn encoding_failed(id: RequestIdentity, source: CodecError, effect: Effect) -> Error {
-    Error::Codec { id, source, effect }
+pub(super) fn encoding_failed(id: &RequestIdentity, source: CodecError, effect: Effect) -> Error {
+    ErrorKind::Codec(source).of(id).with_effect(effect)
 }

@@ -48,6 +48,7 @@ mod progress;
 mod recovery;
 mod reply;
 mod resolve;
+mod result_ext;
 mod settled;
 mod stake;
 mod timer;
@@ -62,9 +63,10 @@ use transaction::granted_twice;
 
 pub use builder::{IdempotencyBuilder, MissingFingerprint};
 pub use context::Context;
-pub use error::{CodecError, Effect, Error, RollbackKind};
+pub use error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
+pub use result_ext::ResultExt;
 pub use transaction::{Rollback, Tx, TxFuture};
 pub use unfinished::{NotDone, Unfinished, Unknown};
 
@@ -238,7 +240,7 @@ impl<S: Store> Idempotency<S> {
     /// [builder](IdempotencyBuilder::drive) says otherwise.
     ///
     /// `T` is recorded as JSON, so it must survive that. What cannot be read again is an error the first time
-    /// ([`Error::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so
+    /// ([`ErrorKind::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so
     /// does a `Some(f64::NAN)`. A caller who shares the flight and asks for another `T` than the one who executes gets
     /// the recorded value decoded as that.
     ///
@@ -253,7 +255,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Panics
     ///
-    /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers, and the request is in doubt.
+    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`] for all callers, and the request is in doubt.
     pub async fn run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -334,7 +336,7 @@ impl<S: Store> Idempotency<S> {
     /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it
     /// would wait for itself, and in PostgreSQL for a connection, when enough others do the same.
     ///
-    /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does
+    /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`]); so does a panic, and so does
     /// a result that is too large to keep or does not survive its JSON. A request that can never succeed would be
     /// executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records the
     /// answer.
@@ -349,7 +351,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Panics
     ///
-    /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers.
+    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`] for all callers.
     pub async fn run_in_tx<T, F>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
@@ -399,7 +401,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Errors
     ///
-    /// As [`run_in_tx`](Self::run_in_tx); of a conflict, [`Error::RolledBack`] when it was run again for the last time.
+    /// As [`run_in_tx`](Self::run_in_tx); of a conflict, [`ErrorKind::RolledBack`] when it was run again for the last time.
     ///
     /// # Cancel safety
     ///
@@ -468,11 +470,10 @@ impl<S: Store> Idempotency<S> {
             },
             // Told of by its flight. In a transaction, the panic has become a value by now.
             Err(group::Error::Panicked(panic)) => {
-                let effect = Effect::Unknown;
-                return Err(Error::Panicked { id, panic, effect });
+                return Err(ErrorKind::Panicked(panic).of(&id));
             }
-            Err(group::Error::Conflict) => Error::Conflict { id },
-            Err(source) => Error::Flight { id, source },
+            Err(group::Error::Conflict) => ErrorKind::Conflict.of(&id),
+            Err(source) => ErrorKind::Flight(source).of(&id),
         };
         refused.tell();
         Err(refused)
@@ -490,7 +491,7 @@ impl<S: Store> Idempotency<S> {
         if leaders == own {
             return landed.map_err(Unanswered::ByFlight);
         }
-        let conflict = || Unanswered::Here(Error::Conflict { id: id.clone() });
+        let conflict = || Unanswered::Here(ErrorKind::Conflict.of(id));
         if missing.tells_apart(leaders, own) {
             return Err(conflict());
         }
@@ -500,7 +501,9 @@ impl<S: Store> Idempotency<S> {
             Some(record) => match (landed, record.result()) {
                 (Ok(settled), _) => Ok(settled),
                 // What was refused to the leader need not be refused here.
-                (Err(Error::Conflict { .. }), Some(result)) => Ok(Settled::replayed(result.clone(), record.attempt)),
+                (Err(error), Some(result)) if matches!(error.kind(), ErrorKind::Conflict) => {
+                    Ok(Settled::replayed(result.clone(), record.attempt))
+                }
                 (Err(error), _) => Err(Unanswered::ByFlight(error)),
             },
             None => landed.map_err(Unanswered::ByFlight),
@@ -511,7 +514,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::Store`].
+    /// [`ErrorKind::Store`].
     ///
     /// # Cancel safety
     ///

@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::asking::silent;
-use super::error::{Effect, Error};
+use super::error::{Effect, Error, ErrorKind};
 use super::timer::{NoTimers, Timer};
 use crate::identity::RequestIdentity;
 use crate::store::turn::{self, Sign, Turn};
@@ -122,10 +122,10 @@ impl Progress {
         poll_fn(|cx| match in_the_way.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Error::store(&self.id, turn::waits_for_itself(), Effect::Unknown)),
             Poll::Pending => late.as_mut().poll(cx).map(|stage| match stage {
-                Stage::Waiting | Stage::Working => Error::InProgress {
-                    id: self.id.clone(),
+                Stage::Waiting | Stage::Working => ErrorKind::InProgress {
                     retry_after: LOCK_PATIENCE,
-                },
+                }
+                .of(&self.id),
                 // That somebody is executing it is not known. But the others go on asking.
                 Stage::Asking => Error::store(&self.id, silent(since.elapsed()), Effect::Unknown),
             }),

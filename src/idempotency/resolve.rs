@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::asking::answer_within;
 use super::conclude::record_known;
-use super::{Effect, Error, Idempotency, Resolution};
+use super::{Effect, Error, ErrorKind, Idempotency, Resolution};
 use crate::identity::RequestIdentity;
 use crate::store::{ClaimOutcome, ClaimRequest, Denied, Store, Takeover};
 
@@ -20,9 +20,9 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::InProgress`] while a holder is alive, [`Error::Conflict`] if the fingerprint is another one,
-    /// [`Error::InDoubt`] if another attempt has ended in doubt meanwhile, and [`Error::Store`]. The request is as it was
-    /// then. [`Error::Unrecorded`] if the store failed over the result.
+    /// [`ErrorKind::InProgress`] while a holder is alive, [`ErrorKind::Conflict`] if the fingerprint is another one,
+    /// [`ErrorKind::InDoubt`] if another attempt has ended in doubt meanwhile, and [`ErrorKind::Store`]. The request is as it was
+    /// then. [`ErrorKind::Unrecorded`] if the store failed over the result.
     ///
     /// # Cancel safety
     ///
@@ -52,15 +52,12 @@ impl<S: Store> Idempotency<S> {
                 Resolution::Completed(encoded) => record_known(&self.shared, id, claim, &encoded).await.map(drop),
                 Resolution::Rerun | Resolution::Hold => self.shared.release(claim).await.map_err(failed),
             },
-            ClaimOutcome::Denied(Denied::Conflict) => Err(Error::Conflict { id: id.clone() }),
-            ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) => Err(Error::InProgress {
-                id: id.clone(),
+            ClaimOutcome::Denied(Denied::Conflict) => Err(ErrorKind::Conflict.of(id)),
+            ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) => Err(ErrorKind::InProgress {
                 retry_after: lease_remaining,
-            }),
-            ClaimOutcome::Denied(Denied::InDoubt { attempt, .. }) => Err(Error::InDoubt {
-                id: id.clone(),
-                attempt,
-            }),
+            }
+            .of(id)),
+            ClaimOutcome::Denied(Denied::InDoubt { attempt, .. }) => Err(ErrorKind::InDoubt { attempt }.of(id)),
             ClaimOutcome::Denied(Denied::Completed(_)) => Ok(()),
         }
     }

@@ -20,7 +20,7 @@ use super::approach::{Approach, Step};
 use super::asking::{caught, silent};
 use super::codec::{Prepared, prepare};
 use super::context::Context;
-use super::error::{CodecError, Effect, Error, RollbackKind};
+use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::execute::encoding_failed;
 use super::progress::Progress;
 use super::settled::Settled;
@@ -179,7 +179,7 @@ where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
     F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
 {
-    let runtime = timer::runtime().map_err(|source| Error::Flight { id: id.clone(), source })?;
+    let runtime = timer::runtime().map_err(|source| ErrorKind::Flight(source).of(&id))?;
     let bench = Arc::new(Bench {
         work: Mutex::new(Some(work)),
         begun: AtomicBool::new(false),
@@ -224,7 +224,7 @@ where
                         Ok(settled) => return Ok(settled.shared_as::<T>()),
                         Err(error) => error,
                     },
-                    error => store_failed(&*shared.store, id.clone(), error, begun),
+                    error => store_failed(&*shared.store, &id, error, begun),
                 };
                 if !begun && approach.goes_on(until) {
                     continue;
@@ -240,26 +240,21 @@ where
     };
     match worked {
         Worked::Recorded(value, result, attempt) => Ok(Settled::executed(Some(value), result, attempt)),
-        Worked::Failed(source) => Err(rolled_back(&*shared.store, id, source)),
-        Worked::TooLarge { size, limit } => Err(Error::ResultTooLarge {
-            id,
-            size,
-            limit,
-            effect: Effect::Nothing,
-        }),
-        Worked::NotEncodable(source) => Err(encoding_failed(id, source, Effect::Nothing)),
+        Worked::Failed(source) => Err(rolled_back(&*shared.store, &id, source)),
+        Worked::TooLarge { size, limit } => Err(ErrorKind::ResultTooLarge { size, limit }
+            .of(&id)
+            .with_effect(Effect::Nothing)),
+        Worked::NotEncodable(source) => Err(encoding_failed(&id, source, Effect::Nothing)),
         // Not thrown on: whoever shares this flight is to learn that it was rolled back.
-        Worked::Panicked(panic) => Err(Error::Panicked {
-            id,
-            panic: Panicked::from_payload(panic),
-            effect: Effect::Nothing,
-        }),
+        Worked::Panicked(panic) => Err(ErrorKind::Panicked(Panicked::from_payload(panic))
+            .of(&id)
+            .with_effect(Effect::Nothing)),
     }
 }
 
 fn rolled_back<S: TransactionalStore>(
     store: &S,
-    id: RequestIdentity,
+    id: &RequestIdentity,
     source: Arc<dyn StdError + Send + Sync>,
 ) -> Error {
     let kind = match &*source {
@@ -267,15 +262,15 @@ fn rolled_back<S: TransactionalStore>(
         conflict if store.is_conflict(conflict) => RollbackKind::Conflict,
         _ => RollbackKind::Failure,
     };
-    Error::RolledBack { id, kind, source }
+    ErrorKind::RolledBack { kind, source }.of(id)
 }
 
-fn store_failed<S: TransactionalStore>(store: &S, id: RequestIdentity, error: StoreError, begun: bool) -> Error {
+fn store_failed<S: TransactionalStore>(store: &S, id: &RequestIdentity, error: StoreError, begun: bool) -> Error {
     match error {
         StoreError::RolledBack { .. } => rolled_back(store, id, Arc::new(error)),
-        StoreError::TransactionEnded => Error::store(&id, error, Effect::Nothing),
-        error if begun => Error::store(&id, error, Effect::Unknown),
-        error => Error::store(&id, error, Effect::Nothing),
+        StoreError::TransactionEnded => Error::store(id, error, Effect::Nothing),
+        error if begun => Error::store(id, error, Effect::Unknown),
+        error => Error::store(id, error, Effect::Nothing),
     }
 }
 

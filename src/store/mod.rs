@@ -52,7 +52,7 @@ pub use postgres::{Isolation, PostgresOptions, PostgresStore};
 pub use redis::{RedisConnection, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
-pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture};
+pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, find};
 pub use watch::Watch;
 
 /// Keeps the records of request identities.

@@ -66,21 +66,36 @@ pub trait TransactionalStore: Store {
     }
 }
 
+/// Finds the first error of this type among an error and its causes. A [`StoreError`] that names its source in its own
+/// message is looked into as well.
+///
+/// ```
+/// use oneflight::store::{StoreError, find};
+///
+/// let error = StoreError::unavailable(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+/// let cause: &std::io::Error = find(&error).expect("it is the source");
+/// assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionReset);
+/// ```
+#[must_use]
+pub fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
 /// Whether an error of this type, of which `is_it` holds, is this one or among its causes.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(super) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.downcast_ref().is_some_and(&is_it) {
-            return true;
-        }
-        next = match error.downcast_ref() {
-            // It tells of its source itself, and names what is behind that only.
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(&is_it))
+}
+
+/// An error and its causes.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| {
+        match error.downcast_ref() {
+            // It names its source in its own message, and so passes it over in `source`.
             Some(StoreError::RolledBack { source } | StoreError::Unavailable { source }) => Some(&**source),
             _ => error.source(),
-        };
-    }
-    false
+        }
+    })
 }
 
 /// A transaction that holds a claim, as the work gets it.

@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use oneflight::idempotency::{Error, Idempotency, Resolution};
+use oneflight::idempotency::{ErrorKind, Idempotency, Resolution};
 use rustix::process::Signal;
 use tokio::time::timeout_at;
 
@@ -356,7 +356,9 @@ impl<'a, B: Backend> Round<'a, B> {
             };
             let mut settled = self.scene.operator.resolve(&key.id(), answer.clone()).await;
             // A connection that was lost is noticed when it is used.
-            if let Err(Error::Store { .. }) = settled {
+            if let Err(error) = &settled
+                && let ErrorKind::Store(_) = error.kind()
+            {
                 settled = self.scene.operator.resolve(&key.id(), answer).await;
             }
             if let Err(error) = settled {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
-use oneflight::idempotency::{Effect, Error, Idempotency, Recovery, Reply, Resolution};
+use oneflight::idempotency::{Effect, Error, ErrorKind, Idempotency, Recovery, Reply, Resolution};
 use oneflight::identity::RequestIdentity;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::runtime;
@@ -162,10 +162,12 @@ impl<B: Backend> Service<B> {
                         origin: reply.origin(),
                     });
                 }
-                Err(Error::InDoubt { attempt, .. }) if key.manner == Manner::Refuse => {
-                    return say(&Said::InDoubt { key, attempt });
-                }
-                Err(error) => error,
+                Err(error) => match error.kind() {
+                    &ErrorKind::InDoubt { attempt } if key.manner == Manner::Refuse => {
+                        return say(&Said::InDoubt { key, attempt });
+                    }
+                    _ => error,
+                },
             };
             let marks = marks.lock().unwrap().clone();
             say(&Said::Failed {
@@ -176,7 +178,7 @@ impl<B: Backend> Service<B> {
                     _ => Known::Unknown,
                 },
                 marks,
-                unrecorded: matches!(error, Error::LeaseLost { .. } | Error::Unrecorded { .. }),
+                unrecorded: matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Unrecorded(_)),
                 why: explained(&error),
             });
             tokio::time::sleep(Duration::from_millis(random.u64(5..40))).await;

@@ -85,15 +85,13 @@ pub(super) fn is_lost(error: &sqlx::Error) -> bool {
 
 /// A transaction of which nothing was kept.
 pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
-    StoreError::RolledBack { source: error.into() }
+    StoreError::rolled_back(error)
 }
 
 /// A record that could not be written at the end of the work: its transaction is rolled back.
 pub(super) fn not_recorded(error: sqlx::Error) -> StoreError {
     match code(&error) {
-        Some(code) if code == NO_PRIVILEGE => StoreError::RolledBack {
-            source: Box::new(OtherRole(error)),
-        },
+        Some(code) if code == NO_PRIVILEGE => StoreError::rolled_back(OtherRole(error)),
         _ => rolled_back(error),
     }
 }

@@ -45,7 +45,7 @@ impl PostgresStore {
                     Ok(Some(record)) if record.holder == request.holder && record.result().is_some() => return Ok(()),
                     // Its record was purged since, or it was another one's number. Neither is a thing to guess about.
                     Ok(_) if committed => break,
-                    Ok(_) => return Err(StoreError::RolledBack { source: lost }),
+                    Ok(_) => return Err(StoreError::rolled_back(lost)),
                     Err(_) => {}
                 }
             } else if !ending && begun.elapsed() > self.patience / 2 {
@@ -54,7 +54,7 @@ impl PostgresStore {
             sleep(Duration::from_micros(longest / 2 + random_u64() % longest)).await;
             longest = (longest * 2).min(FIRST_PAUSE * 16);
         }
-        Err(StoreError::Unavailable { source: lost })
+        Err(StoreError::unavailable(lost))
     }
 
     /// How long one question may take: a connection that is dead as well leaves time for others.

@@ -295,9 +295,9 @@ impl PostgresStore {
         }
         match column::<bool>(&row, 1)? {
             true => Ok(Ended::Ready),
-            false => Err(StoreError::RolledBack {
-                source: "the holder whose claim had been taken over came back meanwhile".into(),
-            }),
+            false => Err(StoreError::rolled_back(
+                "the holder whose claim had been taken over came back meanwhile",
+            )),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -127,7 +128,7 @@ pub(super) fn about(path: &str, error: StoreError) -> StoreError {
 #[derive(Debug)]
 struct AboutFile {
     path: String,
-    source: Box<dyn Error + Send + Sync>,
+    source: Arc<dyn Error + Send + Sync>,
 }
 
 impl fmt::Display for AboutFile {

@@ -93,10 +93,8 @@ impl TransactionalStore for SqliteStore {
             | Ended::RolledBack(Worked::InVain(failed))
             | Ended::Unknown(Worked::InVain(failed), _) => Err(match failed {
                 Failed::Transaction => StoreError::TransactionEnded,
-                Failed::Record(error) => StoreError::RolledBack { source: error.into() },
-                Failed::Attached => StoreError::RolledBack {
-                    source: records::attached().into(),
-                },
+                Failed::Record(error) => StoreError::rolled_back(error),
+                Failed::Attached => StoreError::rolled_back(records::attached()),
             }),
             Ended::Unknown(Worked::No(_), error) => Err(self.writer.unavailable(error)),
         }
@@ -229,7 +227,7 @@ pub(super) async fn look_up(
                 what: "a transaction was committed before it had its result",
             }),
         },
-        _ if kept.is_certain() => Err(StoreError::RolledBack { source: error.into() }),
+        _ if kept.is_certain() => Err(StoreError::rolled_back(error)),
         _ => Err(store.writer.unavailable(error)),
     }
 }
