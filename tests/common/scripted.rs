@@ -51,6 +51,8 @@ pub enum Fault {
     Fails,
     /// It is done, and the answer is lost.
     AnswerLost,
+    /// It is done, and fewer replicas have it than are wanted.
+    TooFewReplicas,
     /// Nothing is done: all connections of the pool are in use.
     NoConnection,
     /// Nothing is done: the lock is held by others.
@@ -133,6 +135,14 @@ impl Scripted {
             Fault::AnswerLost => {
                 let _ = act.await;
                 Err(StoreError::unavailable("connection reset"))
+            }
+            Fault::TooFewReplicas => {
+                let _ = act.await;
+                Err(StoreError::TooFewReplicas {
+                    acknowledged: 0,
+                    wanted: 1,
+                    waited: Duration::ZERO,
+                })
             }
             Fault::NoConnection => Err(StoreError::NoConnection),
             Fault::Busy => Err(StoreError::Busy { waited: Duration::ZERO }),
