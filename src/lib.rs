@@ -75,12 +75,16 @@
 //! | `redis` | `RedisStore`, also for Valkey and clusters; implies `durable` | `redis` 1, `futures-util` |
 //! | `compress` | large results kept compressed, if asked for; implies `durable` | `lz4_flex` |
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
+//! | `axum` | a [`Problem`](http::Problem) is a response of axum; implies `http` | `axum-core` |
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
 //! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+#[cfg(feature = "durable")]
+mod backoff;
 #[allow(unsafe_code)]
 mod flight;
 pub mod group;
@@ -95,6 +99,7 @@ pub mod record;
 pub mod store;
 mod sync;
 mod telemetry;
+mod unwind;
 
 /// For the models only.
 #[cfg(oneflight_loom)]
@@ -112,7 +117,11 @@ pub mod schedules {
 
 pub use crate::flight::{Drive, OnAbandon, Panicked};
 pub use crate::group::{Error as FlightError, Group, GroupBuilder, Limit, Outcome, Role, Stats, TryError};
-pub use crate::identity::Fingerprint;
+#[cfg(feature = "durable")]
+pub use crate::idempotency::{Error, Idempotency, Origin, Reply, ResultExt, Rollback, Tx};
+pub use crate::identity::{Fingerprint, RequestIdentity, Scope};
+#[cfg(feature = "durable")]
+pub use crate::store::MemoryStore;
 
 /// The README's examples, as tests.
 #[cfg(all(doctest, feature = "sqlite"))]

@@ -84,6 +84,27 @@ mod shipped {
     }
 }
 
+/// A checker's mutex without poisoning, as `parking_lot`'s is.
+#[cfg(any(oneflight_loom, oneflight_shuttle))]
+macro_rules! mutex_of {
+    ($checker:ident) => {
+        #[derive(Debug)]
+        pub(crate) struct Mutex<T>($checker::sync::Mutex<T>);
+
+        impl<T> Mutex<T> {
+            pub(crate) fn new(value: T) -> Self {
+                Self($checker::sync::Mutex::new(value))
+            }
+
+            pub(crate) fn lock(&self) -> $checker::sync::MutexGuard<'_, T> {
+                match self.0.lock() {
+                    Ok(guard) => guard,
+                    Err(poisoned) => poisoned.into_inner(),
+                }
+            }
+        }
+    };
+}
 #[cfg(oneflight_loom)]
 mod modelled {
     pub(crate) use loom::cell::UnsafeCell;
@@ -91,22 +112,7 @@ mod modelled {
     use std::fmt;
     use std::future::Future;
 
-    /// loom's mutex without poisoning, as `parking_lot`'s is.
-    #[derive(Debug)]
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-            match self.0.lock() {
-                Ok(guard) => guard,
-                Err(poisoned) => poisoned.into_inner(),
-            }
-        }
-    }
+    mutex_of!(loom);
 
     macro_rules! global {
         ($(#[$meta:meta])* static $name:ident: $type:ty = $init:expr;) => {
@@ -217,22 +223,7 @@ mod scheduled {
     use std::fmt;
     use std::future::Future;
 
-    /// shuttle's mutex without poisoning, as `parking_lot`'s is.
-    #[derive(Debug)]
-    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(shuttle::sync::Mutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> shuttle::sync::MutexGuard<'_, T> {
-            match self.0.lock() {
-                Ok(guard) => guard,
-                Err(poisoned) => poisoned.into_inner(),
-            }
-        }
-    }
+    mutex_of!(shuttle);
 
     /// A cell that notices when it is used by two at once.
     pub(crate) struct UnsafeCell<T: ?Sized> {
@@ -392,21 +383,6 @@ pub(crate) fn estimate(number: &AtomicU32) -> u32 {
 #[cfg(oneflight_loom)]
 pub(crate) fn estimate(_number: &AtomicU32) -> u32 {
     1
-}
-
-/// Whether the deliberate bug of this name is let in. Each of them is one that a model has to find, and `bin/loom --bugs`
-/// lets them in one by one; outside the models this is `false` at compile time.
-#[cfg(not(oneflight_loom))]
-#[inline(always)]
-pub(crate) const fn bug(_name: &str) -> bool {
-    false
-}
-
-#[cfg(oneflight_loom)]
-pub(crate) fn bug(name: &str) -> bool {
-    static LET_IN: std::sync::LazyLock<Option<String>> =
-        std::sync::LazyLock::new(|| std::env::var("ONEFLIGHT_BUG").ok());
-    LET_IN.as_deref() == Some(name)
 }
 
 /// How many callers are woken before their waker makes way for others: some ten microseconds' worth.

@@ -15,6 +15,7 @@
 //! | "the claim is not renewed any more while its work runs" | warn | `request`, `error`: its runtime is gone, and where the work is polled now is none with timers |
 //! | "took over the claim of a holder that died" | warn | `request`, `from` (the dead holder's token), `attempt` |
 //! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
+//! | "what is past its retention was not purged; the next round tries again" | warn | `error` |
 //! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
@@ -41,11 +42,12 @@ pub(crate) enum Gravity {
 mod traced {
     #[cfg(feature = "durable")]
     use super::Gravity;
-    use crate::flight::{Event, quietly};
+    use crate::unwind::quietly;
     #[cfg(feature = "durable")]
     use std::error::Error;
+    use std::fmt::Debug;
     #[cfg(feature = "durable")]
-    use std::fmt::{self, Debug, Display};
+    use std::fmt::{self, Display};
     use std::sync::OnceLock;
     use tracing::Span;
 
@@ -89,27 +91,29 @@ mod traced {
         }
     }
 
-    /// Writes the event's line.
-    pub(crate) fn tell(event: &Event) {
-        quietly(|| write(event));
+    pub(crate) fn driver_changed(event: &dyn Debug) {
+        quietly(|| tracing::debug!(target: TARGET, ?event, "the work goes on with another caller"));
     }
 
-    fn write(event: &Event) {
-        match event {
-            Event::HandedOver | Event::TakenOver => {
-                tracing::debug!(target: TARGET, ?event, "the work goes on with another caller");
-            }
-            Event::Abandoned => tracing::debug!(target: TARGET, "abandoned work goes on as a task"),
-            Event::Unspawnable => tracing::warn!(
+    pub(crate) fn abandoned() {
+        quietly(|| tracing::debug!(target: TARGET, "abandoned work goes on as a task"));
+    }
+
+    pub(crate) fn unspawnable() {
+        quietly(|| {
+            tracing::warn!(
                 target: TARGET,
                 "abandoned work cannot be finished: there is no runtime here, and the group has no handle of one"
-            ),
-            Event::Cancelled => tracing::debug!(target: TARGET, "abandoned work was dropped"),
-            Event::Panicked(panic) => {
-                tracing::error!(target: TARGET, message_of_panic = panic.message(), "the work panicked");
-            }
-            Event::Aborted => {}
-        }
+            );
+        });
+    }
+
+    pub(crate) fn cancelled() {
+        quietly(|| tracing::debug!(target: TARGET, "abandoned work was dropped"));
+    }
+
+    pub(crate) fn panicked(message_of_panic: &str) {
+        quietly(|| tracing::error!(target: TARGET, message_of_panic, "the work panicked"));
     }
 
     /// Runs what becomes a task of its own inside the span that is current now.
@@ -189,6 +193,16 @@ mod traced {
         );
     }
 
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_purged(error: &dyn Error) {
+        let error = Causes(error);
+        tracing::warn!(
+            target: TARGET,
+            %error,
+            "what is past its retention was not purged; the next round tries again"
+        );
+    }
+
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
     pub(crate) fn unreadable(token: u64, error: &dyn Display) {
         tracing::error!(
@@ -214,11 +228,11 @@ mod traced {
 mod silent {
     #[cfg(feature = "durable")]
     use super::Gravity;
-    use crate::flight::Event;
     #[cfg(feature = "durable")]
     use std::error::Error;
+    use std::fmt::Debug;
     #[cfg(feature = "durable")]
-    use std::fmt::{Debug, Display};
+    use std::fmt::Display;
 
     #[derive(Debug)]
     pub(crate) struct FlightSpan;
@@ -242,7 +256,19 @@ mod silent {
     }
 
     #[inline(always)]
-    pub(crate) fn tell(_event: &Event) {}
+    pub(crate) fn driver_changed(_event: &dyn Debug) {}
+
+    #[inline(always)]
+    pub(crate) fn abandoned() {}
+
+    #[inline(always)]
+    pub(crate) fn unspawnable() {}
+
+    #[inline(always)]
+    pub(crate) fn cancelled() {}
+
+    #[inline(always)]
+    pub(crate) fn panicked(_message: &str) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn in_current_span<W: Future>(work: W) -> W {
@@ -269,6 +295,9 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Error) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_purged(_error: &dyn Error) {}
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
     pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}

@@ -1,4 +1,4 @@
-//! Promise: every answer says whether it was executed, collapsed or replayed, and which request it belongs to.
+//! Promise 20: every answer says whether it was executed, collapsed or replayed, and which request it belongs to.
 
 mod checkout_support;
 

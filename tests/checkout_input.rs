@@ -1,4 +1,4 @@
-//! Promise: bad input is answered with a problem that says what to do, never with a 5xx, and nothing is written.
+//! Promise 17: bad input is answered with a problem that says what to do, never with a 5xx, and nothing is written.
 
 mod checkout_support;
 

@@ -80,7 +80,9 @@ async fn a_claim_that_took_two_questions_is_not_given_back_once_its_work_has_beg
         let store = Scripted::new();
         store.next(Op::Claim, &[first]);
         let idem = process(store.clone());
-        let call = idem.try_run(id("key"), |_| async { Err::<u32, _>(Unknown::because("no answer").into()) });
+        let call = idem.try_run(id("key"), |_| async {
+            Err::<u32, _>(Unknown::because("no answer").into())
+        });
         let error = call.await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Unknown(_)), "{error:?}");
         timeout(EVER, idem.drain()).await.expect("it does not end");

@@ -159,7 +159,10 @@ async fn a_caller_that_leaves_is_told_when_asking_again_is_worthwhile() {
     let _second = tokio::spawn(call(idem));
     let (_, answer) = first.await.unwrap();
     let told = answer.unwrap_err().retry_after().expect("it is in progress");
-    assert!(told > Duration::from_secs(2) && told <= Duration::from_secs(4), "{told:?}");
+    assert!(
+        told > Duration::from_secs(2) && told <= Duration::from_secs(4),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
-//! Promises 11, 17 and 18: a completed request is replayed, byte for byte, until its retention ends; never to
-//! another payload or scope; and every reply says whether it was executed, collapsed or replayed.
+//! Promises 11, 18, 19 and 20: a completed request is replayed, byte for byte, until its retention ends; never to
+//! another payload or scope; what ran is not run again because its result could not be kept; and every reply says whether it
+//! was executed, collapsed or replayed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

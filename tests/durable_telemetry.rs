@@ -1,4 +1,4 @@
-//! Promise 18, for what is durable: every line of a request, whoever polls its work, is inside the request's span and so
+//! Promise 20, for what is durable: every line of a request, whoever polls its work, is inside the request's span and so
 //! carries its correlation id; and nothing is told that is not so.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]

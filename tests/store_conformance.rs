@@ -8,7 +8,8 @@ use std::time::Duration;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError, Takeover, conformance,
+    Claim, ClaimOutcome, ClaimRequest, DynStore, ManualClock, MemoryStore, SqliteStore, Store, StoreError, Takeover,
+    conformance,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -25,6 +26,13 @@ async fn the_memory_store_conforms_without_sleeping() {
     )
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_its_type_conforms() {
+    conformance::run(async || DynStore::new(MemoryStore::new()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

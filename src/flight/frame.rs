@@ -9,9 +9,10 @@
 //! the work that waited for it, so that is polled once more, and so on up the chain: each flight of it is polled twice, and not
 //! once for each that ends below it.
 
-use super::cargo::quietly;
-use super::{Cargo, Flight};
+use super::allocation::Flight;
+use super::cargo::Cargo;
 use crate::sync::{deepest, per_thread};
+use crate::unwind::quietly;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;

@@ -5,12 +5,17 @@
 //! A [`Helper`] waits in the flight's list as a caller does, and polls the work under the same conditions: at once where
 //! callers do, at its second look where a task that is not steady has been called and has not come.
 
-use super::cargo::quietly;
+use super::ending::{Leaver, PollRight};
+use super::event::Event;
+use super::failure::Failure;
 use super::frame::{Frame, is_deep, put_off};
+use super::home::Home;
 use super::list::{Leaves, Node};
+use super::reference::FlightRef;
 use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK, UNTOLD};
-use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
-use crate::sync::{Handle, bug};
+use super::waker;
+use crate::sync::Handle;
+use crate::unwind::quietly;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -180,7 +185,7 @@ impl<K, T> Drop for Helper<K, T> {
             // What is told that the flight is done tells another one.
             flight.wake_next();
         }
-        if now.has(ASKED) && !now.has(POLLING | DONE) && !bug("helper-leaves-without-wake") {
+        if now.has(ASKED) && !now.has(POLLING | DONE) {
             // We may have been the one who was woken for it.
             flight.wake_drivers();
         }

@@ -12,7 +12,7 @@
 //! an address that is used again does no harm there; since the exchange compares addresses, the pointer to the next node
 //! is made anew from its address when it is followed.
 
-use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, bug, glance};
+use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, glance};
 use std::cell::Cell;
 use std::marker::PhantomPinned;
 use std::ops::{Deref, DerefMut};
@@ -173,11 +173,7 @@ impl Waiting {
         };
         // A read-modify-write even if nobody is there: it is what orders us before whoever comes later. Acquire: the
         // nodes. Release: what we did before, for those who come later.
-        let newest = if bug("glance-at-newcomers") && self.newcomers.load(Ordering::Relaxed).is_null() {
-            ptr::null_mut()
-        } else {
-            self.newcomers.swap(ptr::null_mut(), Ordering::AcqRel)
-        };
+        let newest = self.newcomers.swap(ptr::null_mut(), Ordering::AcqRel);
         // SAFETY: who is on the stack is linked and nowhere else; the stack is ours alone now, and the lock is held.
         unsafe { list.admit(newest) };
         list

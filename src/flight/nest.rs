@@ -5,8 +5,8 @@
 //! user and of runtimes, so neither can be a loop. But beyond a bound what is to be done is put off until the outermost such
 //! call of this thread is through: then a chain of any length takes a bounded part of the stack.
 
-use super::quietly;
 use crate::sync::{deepest, per_thread};
+use crate::unwind::quietly;
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 

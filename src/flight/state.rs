@@ -6,7 +6,7 @@
 //! then changes the word by compare-exchange has missed none who left. It is exact under the lock, and once the entry has
 //! left the map; when a flight is done it is added to the word, and the word alone counts who is still there.
 
-use crate::sync::{AtomicU32, Handle, bug, drives_itself, estimate, load};
+use crate::sync::{AtomicU32, Handle, drives_itself, estimate, load};
 use std::sync::atomic::Ordering;
 
 /// Somebody has the slot to himself: to poll the work, to drop it, or to put the result in.
@@ -96,12 +96,7 @@ impl State {
     /// Acquire: whoever sees `DONE`, or that the others have left, sees what they wrote.
     #[inline]
     pub(super) fn load(&self) -> Snapshot {
-        let order = if bug("relaxed-load") {
-            Ordering::Relaxed
-        } else {
-            Ordering::Acquire
-        };
-        Snapshot(load(&self.word, order))
+        Snapshot(load(&self.word, Ordering::Acquire))
     }
 
     /// How many callers there are besides those who left before the word said this; see above for when that is exact.
@@ -160,12 +155,7 @@ impl State {
     /// One caller fewer. Says how many there were, if the flight is done; after that it may be gone.
     #[inline]
     pub(super) fn leave(&self) -> u32 {
-        let order = if bug("relaxed-leave") {
-            Ordering::Relaxed
-        } else {
-            Ordering::AcqRel
-        };
-        self.word.fetch_sub(CALLER, order) / CALLER
+        self.word.fetch_sub(CALLER, Ordering::AcqRel) / CALLER
     }
 
     /// From `POLLING` to `DONE` in one step; says how many callers are left. The entry has left the map, so the number is

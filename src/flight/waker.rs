@@ -4,8 +4,9 @@
 //! although one of them may not be polled for now. A waker that outlives its flight keeps the flight's memory and
 //! key, never the work or the result.
 
+use super::allocation::Flight;
+use super::cargo::Cargo;
 use super::nest::nest;
-use super::{Cargo, Flight};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;

@@ -1,9 +1,11 @@
 //! How a group is set up.
 
-use super::drain::Drainers;
+use super::drainers::Drainers;
+use super::handle::Group;
+use super::hash::RandomState;
+use super::inner::{Inner, Settings};
 use super::map::Map;
 use super::stats::Counters;
-use super::{Group, Inner, RandomState, Settings};
 use crate::flight::{Drive, MAX_CALLERS, OnAbandon};
 use crate::sync::{AtomicBool, AtomicUsize, Handle};
 use std::fmt;
@@ -11,6 +13,36 @@ use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::num::NonZero;
 use std::sync::Arc;
+
+impl<K, T> Group<K, T> {
+    /// A group without limits, whose abandoned work is finished.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Begins a group with limits or other policies.
+    ///
+    /// ```
+    /// use oneflight::{Group, OnAbandon};
+    ///
+    /// let group: Group<u64, String> = Group::builder()
+    ///     .max_flights(10_000)
+    ///     .max_callers(1_000)
+    ///     .on_abandon(OnAbandon::Cancel)
+    ///     .build();
+    /// # drop(group);
+    /// ```
+    pub fn builder() -> GroupBuilder<K, T> {
+        GroupBuilder::new()
+    }
+}
+
+impl<K, T> Default for Group<K, T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// Builds a [`Group`]; [`Group::builder`] begins one.
 #[must_use = "a builder makes no group before `build`"]

@@ -1,8 +1,9 @@
 //! Joining without leading.
 
-use super::run::{refused, told};
+use super::error::Error;
+use super::home::Borrowed;
+use super::run::{Outcome, Role, refused, told};
 use super::waits::{Wait, follow};
-use super::{Borrowed, Error, Group, Outcome, Role};
 use crate::flight::{Anchor, Caller, Failure, KeyHash};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
@@ -14,7 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pin_project! {
-    /// The future of [`Group::join`]: `None` if the key was not in flight.
+    /// The future of [`Group::join`](super::Group::join): `None` if the key was not in flight.
     ///
     /// `C` is the call, known by what it does as in [`Run`](super::Run).
     ///
@@ -100,13 +101,13 @@ where
     S: BuildHasher + Send + Sync + 'static,
     Q: ?Sized,
 {
-    pub(super) fn new(group: &'g Group<K, T, S>, key: &'g Q) -> Self {
+    pub(super) fn new(group: Borrowed<'g, K, T, S>, key: &'g Q) -> Self {
         Self {
             key: Some(key),
             fingerprint: None,
             late: false,
             wait: None,
-            caller: Caller::new(&group.inner),
+            caller: Caller::new(group),
         }
     }
 }

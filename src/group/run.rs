@@ -1,19 +1,19 @@
 //! The futures that callers hold: lead or join at the first poll, then drive or wait.
 
+use super::error::Error;
+use super::home::Borrowed;
+use super::inner::Inner;
 use super::key::Key;
 use super::map::Found;
 use super::waits::{Wait, follow};
-use super::{Borrowed, Error, Group, Inner, Limit};
-use crate::flight::{
-    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, Landed, OnAbandon, Proof, Seat, Takeoff, quietly,
-};
+use crate::flight::{Anchor, Caller, Drive, Failure, KeyHash, Landed, OnAbandon, Proof, Takeoff};
 use crate::identity::Fingerprint;
+use crate::unwind::quietly;
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 /// What a call got, and how.
@@ -37,7 +37,7 @@ pub enum Role {
 }
 
 pin_project! {
-    /// The future of [`Group::run`] and [`Group::run_by_ref`].
+    /// The future of [`Group::run`](super::Group::run) and [`Group::run_by_ref`](super::Group::run_by_ref).
     ///
     /// Until it is first polled, it can be given what only some calls need:
     ///
@@ -183,15 +183,15 @@ where
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    pub(super) fn new(group: &'g Group<K, T, S>, key: Q, work: F) -> Self {
-        let settings = &group.inner.settings;
+    pub(super) fn new(group: Borrowed<'g, K, T, S>, key: Q, work: F) -> Self {
+        let settings = &group.settings;
         Self {
             call: Some(Baggage { key, work, proof: () }),
             on_abandon: settings.on_abandon,
             drive: settings.drive,
             role: Role::Leader,
             wait: None,
-            caller: Caller::new(&group.inner),
+            caller: Caller::new(group),
         }
     }
 }
@@ -414,58 +414,6 @@ where
 
 /// What polling a call too often is told.
 const OVER: &str = "`Run` polled after it was ready";
-
-impl<K, T, S> Inner<K, T, S> {
-    /// A place in `flight`, if the call may have one. Under the lock of the flight's shard; runs no user code.
-    #[inline]
-    pub(super) fn join(
-        &self,
-        flight: &FlightRef<K, T>,
-        fingerprint: Option<&Fingerprint>,
-        parent: &mut Option<Anchor>,
-        wait: &mut Option<Wait>,
-    ) -> Result<Seat<K, T>, Error> {
-        if flight.fingerprint() != fingerprint {
-            return Err(Error::Conflict);
-        }
-        if flight.attending() >= self.settings.max_callers {
-            return Err(Error::Overloaded(Limit::Callers(self.settings.max_callers)));
-        }
-        if parent.is_some() {
-            wait_for(flight, parent, wait)?;
-        }
-        // A flight has left the map before it is done, so there is a seat.
-        flight.join().ok_or(Error::Aborted)
-    }
-
-    /// Whether a flight may begin. Under the lock of its shard.
-    fn admit(&self) -> Result<(), Error> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::Closed);
-        }
-        let Some(limit) = self.settings.max_flights else {
-            return Ok(());
-        };
-        let one_more = |flights| (flights < limit).then_some(flights + 1);
-        match self
-            .flights
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-        {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::Overloaded(Limit::Flights(limit))),
-        }
-    }
-}
-
-/// Enters that the flight whose work makes this call waits for `flight`.
-#[cold]
-fn wait_for<K, T>(flight: &FlightRef<K, T>, parent: &mut Option<Anchor>, wait: &mut Option<Wait>) -> Result<(), Error> {
-    if let Some(parent) = parent.take() {
-        let entered = Wait::enter(parent, flight.anchor());
-        *wait = Some(entered.map_err(|_circle| Error::Reentrant)?);
-    }
-    Ok(())
-}
 
 impl Failure {
     /// Whether somebody else's wish ended the flight, so that a call that came too late to have been meant is made again.

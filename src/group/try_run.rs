@@ -2,8 +2,9 @@
 //!
 //! A group of `Result<V, Arc<E>>` runs work of `Result<V, E>`: every caller of a flight gets the same error, shared.
 
+use super::error::{Error, TryError};
+use super::handle::Group;
 use super::run::{Call, Outcome, Run, Unproven};
-use super::{Error, Group, TryError};
 use crate::flight::{Drive, OnAbandon};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::timer::{Until, within};
-use super::unwind::{CatchUnwind, catch};
 use crate::flight::Panicked;
 use crate::store::StoreError;
+use crate::unwind::{CatchUnwind, catch};
 
 /// The answer to a question; if there is none within the limit, an error.
 pub(super) fn answer_within<A: Future>(limit: Duration, asked: A) -> Answer<A> {

@@ -21,11 +21,11 @@ use super::progress::Progress;
 use super::settled::Settled;
 use super::shared::Shared;
 use super::unfinished::Unfinished;
-use super::unwind::catch;
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::Verdict;
 use crate::store::Store;
+use crate::unwind::catch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -69,7 +69,7 @@ where
         }
         Ok(Err(Unfinished::Unknown(reason))) => {
             held.leave_in_doubt().await;
-            Err(ErrorKind::Unknown(reason).of(&id))
+            Err(ErrorKind::Unknown(reason).of(&id).settling_in(shared.settle))
         }
         Err(panic) => {
             held.leave_in_doubt().await;

@@ -43,6 +43,7 @@ mod error;
 mod execute;
 mod missing;
 mod progress;
+mod purge;
 mod recovery;
 mod reply;
 mod resolve;
@@ -52,9 +53,9 @@ mod shared;
 mod timer;
 mod transaction;
 mod unfinished;
-mod unwind;
 
 use progress::Progress;
+use purge::Purging;
 use settled::Settled;
 use shared::Shared;
 use transaction::granted_twice;
@@ -148,6 +149,8 @@ assert_eq!(orders, 1);
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
     group: Group<RequestIdentity, Landed>,
+    /// Not among what flights need, so that it ends with the last copy of this.
+    purging: Option<Arc<Purging>>,
 }
 
 /// What a flight comes to, and the fingerprint of the call that leads it.
@@ -189,6 +192,7 @@ impl<S: Store> Idempotency<S> {
         Self {
             shared: Arc::new(shared),
             group: self.group.clone(),
+            purging: self.purging.clone(),
         }
     }
 
@@ -384,6 +388,13 @@ impl<S: Store> Idempotency<S> {
         self.fly(id, flight).await
     }
 
+    /// Begins to purge, if that is wanted and has not begun.
+    fn begin_purging(&self) {
+        if let Some(purging) = &self.purging {
+            purging.begin(&self.shared.store, self.shared.runtime.as_ref());
+        }
+    }
+
     /// Leads or joins the flight of a request.
     async fn fly<T, F, W>(&self, id: RequestIdentity, flight: F) -> Result<Reply<T>, Error>
     where
@@ -391,6 +402,7 @@ impl<S: Store> Idempotency<S> {
         F: FnOnce(Arc<Progress>) -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
+        self.begin_purging();
         let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
         // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
@@ -517,30 +529,7 @@ impl<S: Store> Idempotency<S> {
         self.shared.store.in_doubt(limit, after).await
     }
 
-    /// The store. What is past its retention takes up space until it is [purged](Store::purge):
-    ///
-    /// ```
-    /// # #[tokio::main] async fn main() {
-    /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::store::{MemoryStore, Store};
-    /// use std::time::Duration;
-    ///
-    /// let idem = Idempotency::builder(MemoryStore::new()).build();
-    /// let purging = tokio::spawn({
-    ///     let idem = idem.clone();
-    ///     async move {
-    ///         loop {
-    ///             // In small batches with a pause after each, so that no other writer waits for long.
-    ///             while idem.store().purge(50).await.is_ok_and(|purged| purged == 50) {
-    ///                 tokio::time::sleep(Duration::from_millis(20)).await;
-    ///             }
-    ///             tokio::time::sleep(Duration::from_secs(60)).await;
-    ///         }
-    ///     }
-    /// });
-    /// # purging.abort();
-    /// # }
-    /// ```
+    /// The store.
     #[must_use]
     pub fn store(&self) -> &S {
         &self.shared.store
@@ -583,6 +572,7 @@ impl<S> Clone for Idempotency<S> {
         Self {
             shared: Arc::clone(&self.shared),
             group: self.group.clone(),
+            purging: self.purging.clone(),
         }
     }
 }
@@ -598,6 +588,7 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("recovery", &self.shared.recovery)
             .field("max_result_bytes", &self.shared.sizes.most)
             .field("conflict_retries", &self.shared.conflict_retries)
+            .field("purging", &self.purging)
             .finish_non_exhaustive()
     }
 }

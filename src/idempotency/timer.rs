@@ -16,7 +16,6 @@ use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::group;
-use crate::record::random_u64;
 
 /// The runtime that polls this, if it has timers.
 pub(super) fn runtime() -> Result<Handle, group::Error> {
@@ -152,10 +151,4 @@ pub(super) async fn pause(duration: Duration) {
     if let Err(NoTimers) = Timer::at(after(duration)).await {
         tokio::task::yield_now().await;
     }
-}
-
-/// Between a half and the whole of a pause.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    let half = u64::try_from(pause.as_micros() / 2).unwrap_or(u64::MAX);
-    Duration::from_micros(half + random_u64() % (half + 1))
 }

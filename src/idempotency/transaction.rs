@@ -25,12 +25,12 @@ use super::progress::Progress;
 use super::settled::Settled;
 use super::shared::Shared;
 use super::timer::{NoTimers, Timer, after};
-use super::unwind::{Payload, catch};
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
 use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
 use crate::telemetry;
+use crate::unwind::{Payload, catch};
 
 /// The future of work in a transaction, which borrows the transaction for `'t`.
 pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Rollback<T>>> + Send + 't>>;

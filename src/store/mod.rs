@@ -11,6 +11,8 @@
 //! | `PostgresStore` (feature `postgres`) | many machines, one PostgreSQL |
 //! | `RedisStore` (feature `redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
 //!
+//! [`DynStore`] is any of them without its type.
+//!
 //! # Writing one
 //!
 //! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
@@ -30,6 +32,7 @@ use crate::record::{FencingToken, Record, RecordedResult, State};
 mod claim;
 mod clock;
 pub mod conformance;
+mod dyn_store;
 mod error;
 mod memory;
 #[cfg(feature = "postgres")]
@@ -44,6 +47,7 @@ mod watch;
 
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use dyn_store::DynStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
@@ -144,9 +148,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes at most `limit` completed records that are past their retention, and says how many.
     ///
-    /// Purging is about space only: such a record counts as absent whether it is still there or not. Call
-    /// it from time to time, again after a pause while it answers `limit`. Claims may wait for one batch, in SQLite all of them do: 50
-    /// at a time with 20 ms after each are some 2,000 a second, and delay few claims (`docs/stores.md`). What is in progress is never deleted. A store whose records expire
+    /// Purging is about space only: such a record counts as absent whether it is still there or not. What is in progress is
+    /// never deleted. [`purge_every`](crate::idempotency::IdempotencyBuilder::purge_every) calls it from time to time.
+    /// Claims may wait for one batch, in SQLite all of them do; so batches are small, with a pause after each
+    /// (`docs/stores.md` has what that costs). A store whose records expire
     /// by themselves has nothing to do and answers 0.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ pub enum Op {
     Release,
     Load,
     Watch,
+    Purge,
     /// A transaction, before its work.
     Begin,
     /// A transaction, after its work.
@@ -196,7 +197,8 @@ impl Store for Scripted {
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        self.inner.purge(limit).await
+        self.act(Op::Purge, move |inner| async move { inner.purge(limit).await })
+            .await
     }
 
     async fn watch(&self, id: &RequestIdentity) -> Watch {

@@ -1,14 +1,19 @@
 //! How a flight ends, and how a caller leaves it, before that or after.
 
-use super::Caller;
-use crate::flight::cargo::quietly;
+use super::berth::Caller;
+use crate::flight::allocation::Flight;
+use crate::flight::cargo::Cargo;
+use crate::flight::ending::Leaver;
+use crate::flight::event::Event;
+use crate::flight::failure::{Ended, Failure, Landed};
+use crate::flight::home::Home;
 use crate::flight::list::Leaves;
+use crate::flight::reference::{FlightRef, Lent, Seat};
 use crate::flight::state::{
     ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK,
     UNTOLD, task_on,
 };
-use crate::flight::{Cargo, Ended, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
-use crate::sync::bug;
+use crate::unwind::quietly;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
@@ -47,11 +52,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             };
             self.note(event);
         }
-        let listed = match &ended {
-            Ok(_) if bug("publish-before-removal") => None,
-            Err(_) if bug("panic-keeps-entry") => None,
-            _ => lent.vacate(&self.home),
-        };
+        let listed = lent.vacate(&self.home);
         let now = lent.flight().state.load();
         let refs = lent.flight().refs.load(Ordering::Acquire);
         if lent.flight().state.callers(now) == 1 && refs == 1 + u32::from(listed.is_some()) {
@@ -83,9 +84,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         // SAFETY: by contract; then it is done.
         unsafe {
             lent.publish(ended, Leaver::Nobody, &self.home);
-            if bug("publish-before-removal") {
-                drop(lent.vacate(&self.home));
-            }
             self.take(flight)
         }
     }
@@ -156,10 +154,6 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         loop {
             let now = state.load();
-            if bug("blind-leave") && state.callers(now) > 1 {
-                state.leave();
-                return;
-            }
             if now.has(DONE) {
                 if now.has(UNTOLD) {
                     lent.flight().wake_next();
@@ -167,7 +161,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 // SAFETY: it is done, and we are its caller.
                 return unsafe { leave_done(flight) };
             }
-            if now.has(ASKED) && !now.has(POLLING) && !bug("leave-without-wake") {
+            if now.has(ASKED) && !now.has(POLLING) {
                 // We may have been the one who was woken for it.
                 lent.flight().wake_drivers();
             }
@@ -196,11 +190,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 let now = state.load();
                 !goes_on_without_us(now, state.attending(now)) && !now.has(DONE) && state.change(now, now.0 | mark)
             };
-            let certain = match bug("blind-cancel") {
-                true => last(),
-                false => self.home.while_nobody_joins(&lent, last),
-            };
-            if !certain {
+            if !self.home.while_nobody_joins(&lent, last) {
                 continue;
             }
             if let Some(runtime) = runtime {
@@ -212,6 +202,15 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 self.home.note(Event::Unspawnable);
             }
             lent.end_if_idle(&self.home);
+        }
+    }
+}
+
+impl<K, T, H: Home<K, T>> Drop for Caller<K, T, H> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_seated() {
+            self.leave();
         }
     }
 }
@@ -229,7 +228,7 @@ fn goes_on_without_us(now: Snapshot, attending: u32) -> bool {
 unsafe fn leave_done<K, T>(flight: NonNull<Flight<K, T>>) {
     // SAFETY: our place keeps the flight alive; if it was the last, result and common reference are left to us.
     unsafe {
-        if flight.as_ref().state.leave() == 1 && !bug("unclaimed-result-kept") {
+        if flight.as_ref().state.leave() == 1 {
             let unclaimed = flight.as_ref().cargo.take();
             Flight::release(flight);
             quietly(|| drop(unclaimed));

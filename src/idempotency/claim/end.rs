@@ -18,13 +18,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::case::Case;
+use crate::backoff::jittered;
 use crate::group;
 use crate::idempotency::answer::may_have_landed;
 use crate::idempotency::codec::bounded;
 use crate::idempotency::error::{Error, ErrorKind};
 use crate::idempotency::recovery::Encoded;
 use crate::idempotency::shared::Shared;
-use crate::idempotency::timer::{after, jittered, pause, within};
+use crate::idempotency::timer::{after, pause, within};
 use crate::identity::RequestIdentity;
 use crate::record::{HolderId, RecordedResult, State, Verdict};
 use crate::store::{Claim, Store, StoreError};

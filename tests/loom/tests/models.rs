@@ -69,13 +69,11 @@ fn join_complete() {
             thread::spawn(move || drop(call(&group, &ledger)))
         };
         let first = call(&group, &ledger).value.number;
-        let begun = ledger.begun();
         let second = call(&group, &ledger);
         assert!(
             second.value.number > first,
             "a call that began after another returned joined its flight"
         );
-        let _ = begun;
         drop(second);
         other.join().unwrap();
         assert_eq!(group.in_flight(), 0);
@@ -88,17 +86,8 @@ fn join_complete() {
 fn join_yielding() {
     explore("join/complete, yielding work", upto(3, 5, 5), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
-        let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
-            let ledger = Arc::clone(ledger);
-            let outcome = block_on(group.run(1, move || {
-                let execution = ledger.begin();
-                async move {
-                    YieldOnce::new().await;
-                    execution.value()
-                }
-            }));
-            outcome.unwrap().role
-        };
+        let call =
+            |group: &Group<u8, Value>, ledger: &Arc<Ledger>| block_on(group.run(1, yielding(ledger))).unwrap().role;
         let other = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
             thread::spawn(move || call(&group, &ledger))
@@ -118,15 +107,7 @@ fn hand_over_wake() {
     explore("two callers/wake of the work", upto(2, 2, 3), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>, gate: &Gate| {
-            let (ledger, gate) = (Arc::clone(ledger), gate.clone());
-            block_on(group.run(1, move || {
-                let execution = ledger.begin();
-                async move {
-                    gate.opened().await;
-                    execution.value()
-                }
-            }))
-            .unwrap();
+            block_on(group.run(1, gated(ledger, gate))).unwrap();
         };
         let other = {
             let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
@@ -154,25 +135,15 @@ fn driver_dropped_join() {
                 Arc::new(Ledger::default()),
                 Gate::new(),
             );
-            let work = |ledger: &Arc<Ledger>, gate: &Gate| {
-                let (ledger, gate) = (Arc::clone(ledger), gate.clone());
-                move || {
-                    let execution = ledger.begin();
-                    async move {
-                        gate.opened().await;
-                        execution.value()
-                    }
-                }
-            };
             let fickle = {
-                let (group, work) = (group.clone(), work(&ledger, &gate));
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
                 thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
             };
             let opener = {
                 let gate = gate.clone();
                 thread::spawn(move || gate.open())
             };
-            block_on(group.run(1, work(&ledger, &gate))).unwrap();
+            block_on(group.run(1, gated(&ledger, &gate))).unwrap();
             fickle.join().unwrap();
             opener.join().unwrap();
             block_on(group.drain());
@@ -432,15 +403,7 @@ fn forget_complete() {
     explore("forget/complete", upto(3, 7, 7), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
-            let ledger = Arc::clone(ledger);
-            block_on(group.run(1, move || {
-                let execution = ledger.begin();
-                async move {
-                    YieldOnce::new().await;
-                    execution.value()
-                }
-            }))
-            .unwrap();
+            block_on(group.run(1, yielding(ledger))).unwrap();
         };
         let forgetful = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
@@ -465,16 +428,7 @@ fn abort_complete() {
             let group = group.clone();
             thread::spawn(move || group.abort(&1))
         };
-        let outcome = {
-            let ledger = Arc::clone(&ledger);
-            block_on(group.run(1, move || {
-                let execution = ledger.begin();
-                async move {
-                    YieldOnce::new().await;
-                    execution.value()
-                }
-            }))
-        };
+        let outcome = block_on(group.run(1, yielding(&ledger)));
         let aborted = aborter.join().unwrap();
         match outcome {
             Ok(outcome) => drop(outcome.value),
@@ -525,13 +479,7 @@ fn close_join_drain() {
         let caller = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
             thread::spawn(move || {
-                let outcome = block_on(group.run(1, move || {
-                    let execution = ledger.begin();
-                    async move {
-                        YieldOnce::new().await;
-                        execution.value()
-                    }
-                }));
+                let outcome = block_on(group.run(1, yielding(&ledger)));
                 matches!(outcome, Ok(_) | Err(FlightError::Closed))
             })
         };
