@@ -25,25 +25,23 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-mod approach;
+mod answer;
 mod asking;
 mod builder;
+mod claim;
 mod codec;
-mod conclude;
 mod context;
+mod downstream;
 mod error;
 mod execute;
-mod lease;
+mod missing;
 mod progress;
 mod purge;
 mod recovery;
@@ -51,20 +49,21 @@ mod reply;
 mod resolve;
 mod result_ext;
 mod settled;
-mod stake;
+mod shared;
 mod timer;
 mod transaction;
 mod unfinished;
 
-use codec::Sizes;
-use progress::{Flights, Progress};
+use progress::Progress;
 use purge::Purging;
 use settled::Settled;
+use shared::Shared;
 use transaction::granted_twice;
 
-pub use builder::{IdempotencyBuilder, MissingFingerprint};
+pub use builder::IdempotencyBuilder;
 pub use context::Context;
 pub use error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
+pub use missing::MissingFingerprint;
 pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
 pub use result_ext::ResultExt;
@@ -163,46 +162,7 @@ enum Unanswered {
     Here(Error),
 }
 
-/// What a flight needs, whoever polls it.
-struct Shared<S> {
-    store: Arc<S>,
-    retention: Duration,
-    lease: Duration,
-    wait: Duration,
-    /// How long what an execution left, when it ended without telling what it did, is let alone.
-    settle: Duration,
-    missing_fingerprint: MissingFingerprint,
-    recovery: Recovery,
-    sizes: Sizes,
-    conflict_retries: u32,
-    /// The runtime on which work is spawned, if it was given one.
-    runtime: Option<Handle>,
-    /// What is in flight, of this and of its copies.
-    flights: Flights,
-    /// How many claims are about to be ended by tasks of their own, of this and of its copies.
-    ends: watch::Sender<usize>,
-}
-
-impl<S> Shared<S> {
-    /// The same settings over the same store.
-    fn copy(&self) -> Self {
-        Self {
-            store: Arc::clone(&self.store),
-            recovery: self.recovery.clone(),
-            runtime: self.runtime.clone(),
-            flights: self.flights.clone(),
-            ends: self.ends.clone(),
-            ..*self
-        }
-    }
-}
-
 impl<S: Store> Idempotency<S> {
-    /// Begins to set one up over a store.
-    pub fn builder(store: S) -> IdempotencyBuilder<S> {
-        IdempotencyBuilder::new(store)
-    }
-
     /// The same with another [retention](IdempotencyBuilder::retention), for calls whose results are to be kept for longer than
     /// others, or not so long. Everything else is shared, flights too; of calls that share one, the retention of that which
     /// executes counts.
