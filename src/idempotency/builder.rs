@@ -6,35 +6,16 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::Idempotency;
 use super::codec::Sizes;
+use super::missing::MissingFingerprint;
 use super::progress::Flights;
+use super::purge::Purging;
 use super::recovery::Recovery;
-use super::{Idempotency, Shared};
+use super::shared::Shared;
 use crate::flight::{Drive, OnAbandon};
 use crate::group::Group;
-use crate::identity::Fingerprint;
 use crate::store::Store;
-
-/// What it means that of two calls with one identity, or of a call and its record, only one has a fingerprint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MissingFingerprint {
-    /// They may be two requests: [`ErrorKind::Conflict`](super::ErrorKind::Conflict). The default.
-    #[default]
-    Conflict,
-    /// They are taken for the same request.
-    Accept,
-}
-
-impl MissingFingerprint {
-    /// Whether two requests of one identity are told apart by their fingerprints.
-    pub(super) fn tells_apart(self, one: Option<Fingerprint>, other: Option<Fingerprint>) -> bool {
-        match (self, one, other) {
-            (Self::Accept, None, _) | (Self::Accept, _, None) => false,
-            _ => one != other,
-        }
-    }
-}
 
 /// Sets up an [`Idempotency`]. Made by [`Idempotency::builder`].
 #[derive(Debug)]
@@ -54,10 +35,18 @@ pub struct IdempotencyBuilder<S> {
     runtime: Option<Handle>,
     drive: Drive,
     on_abandon: OnAbandon,
+    purge_every: Option<Duration>,
+}
+
+impl<S: Store> Idempotency<S> {
+    /// Begins to set one up over a store.
+    pub fn builder(store: S) -> IdempotencyBuilder<S> {
+        IdempotencyBuilder::new(store)
+    }
 }
 
 impl<S: Store> IdempotencyBuilder<S> {
-    pub(super) fn new(store: S) -> Self {
+    fn new(store: S) -> Self {
         Self {
             store,
             retention: Duration::from_secs(24 * 60 * 60),
@@ -76,6 +65,7 @@ impl<S: Store> IdempotencyBuilder<S> {
             runtime: None,
             drive: Drive::Spawned,
             on_abandon: OnAbandon::Finish,
+            purge_every: None,
         }
     }
 
@@ -83,8 +73,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// unless set.
     ///
     /// At its end the identity is **new**: a retry that comes later executes again, whether the record was
-    /// purged or not (what takes up space is deleted by [`Store::purge`] alone, which somebody has to call from time to
-    /// time). So it must be longer than the longest time over which a client retries. It does
+    /// purged or not (what takes up space is deleted by [`Store::purge`] alone: see [`purge_every`](Self::purge_every)). So it must be longer than the longest time over which a client retries. It does
     /// not apply to what is in progress or in doubt, which is kept until it is settled. For calls that need another one, see
     /// [`with_retention`](Idempotency::with_retention).
     pub fn retention(mut self, retention: Duration) -> Self {
@@ -234,6 +223,33 @@ impl<S: Store> IdempotencyBuilder<S> {
         self
     }
 
+    /// Deletes what is past its retention, in a task in the background that begins at once and then pauses for this long
+    /// after each round: a second at the least. There is no such task unless this is set.
+    ///
+    /// A round deletes 50 records at a time, with 20 ms after each batch, until there are no more: some 2,000 a second,
+    /// which delay few claims. A round that fails is told of by an event, and the next one tries again.
+    ///
+    /// The task runs on the [runtime](Self::runtime) that was set, or on that where this is [built](Self::build); if there
+    /// is none, or it is shut down later, on that of the next call. Clones, and copies of
+    /// [another retention](Idempotency::with_retention), have one task in common. It ends when the last of them is dropped.
+    ///
+    /// Several processes over one store may all purge. A store whose records expire by themselves (Redis) does not need it.
+    ///
+    /// ```
+    /// use oneflight::idempotency::Idempotency;
+    /// use oneflight::store::MemoryStore;
+    /// use std::time::Duration;
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new())
+    ///     .purge_every(Duration::from_secs(60))
+    ///     .build();
+    /// # let _ = idem;
+    /// ```
+    pub fn purge_every(mut self, every: Duration) -> Self {
+        self.purge_every = Some(every);
+        self
+    }
+
     /// How often work is run again whose transaction lost to another one: 5 times unless set. For
     /// [`run_in_tx_retrying`](Idempotency::run_in_tx_retrying) only.
     pub fn conflict_retries(mut self, retries: u32) -> Self {
@@ -300,7 +316,7 @@ impl<S: Store> IdempotencyBuilder<S> {
         if let Some(runtime) = &self.runtime {
             group = group.runtime(runtime.clone());
         }
-        Idempotency {
+        let idempotency = Idempotency {
             shared: Arc::new(Shared {
                 store: Arc::new(self.store),
                 retention: self.retention,
@@ -316,6 +332,9 @@ impl<S: Store> IdempotencyBuilder<S> {
                 ends: watch::Sender::default(),
             }),
             group: group.build(),
-        }
+            purging: self.purge_every.map(|every| Arc::new(Purging::new(every))),
+        };
+        idempotency.begin_purging();
+        idempotency
     }
 }

@@ -25,44 +25,45 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-mod approach;
+mod answer;
 mod asking;
 mod builder;
+mod claim;
 mod codec;
-mod conclude;
 mod context;
+mod downstream;
 mod error;
 mod execute;
-mod lease;
+mod missing;
 mod progress;
+mod purge;
 mod recovery;
 mod reply;
 mod resolve;
 mod result_ext;
 mod settled;
-mod stake;
+mod shared;
 mod timer;
 mod transaction;
 mod unfinished;
 
-use codec::Sizes;
-use progress::{Flights, Progress};
+use progress::Progress;
+use purge::Purging;
 use settled::Settled;
+use shared::Shared;
 use transaction::granted_twice;
 
-pub use builder::{IdempotencyBuilder, MissingFingerprint};
+pub use builder::IdempotencyBuilder;
 pub use context::Context;
 pub use error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
+pub use missing::MissingFingerprint;
 pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
 pub use result_ext::ResultExt;
@@ -109,6 +110,8 @@ pub use unfinished::{NotDone, Unfinished, Unknown};
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
     group: Group<RequestIdentity, Landed>,
+    /// Not among what flights need, so that it ends with the last copy of this.
+    purging: Option<Arc<Purging>>,
 }
 
 /// What a flight comes to, and the fingerprint of the call that leads it.
@@ -120,46 +123,7 @@ enum Unanswered {
     Here(Error),
 }
 
-/// What a flight needs, whoever polls it.
-struct Shared<S> {
-    store: Arc<S>,
-    retention: Duration,
-    lease: Duration,
-    wait: Duration,
-    /// How long what an execution left, when it ended without telling what it did, is let alone.
-    settle: Duration,
-    missing_fingerprint: MissingFingerprint,
-    recovery: Recovery,
-    sizes: Sizes,
-    conflict_retries: u32,
-    /// The runtime on which work is spawned, if it was given one.
-    runtime: Option<Handle>,
-    /// What is in flight, of this and of its copies.
-    flights: Flights,
-    /// How many claims are about to be ended by tasks of their own, of this and of its copies.
-    ends: watch::Sender<usize>,
-}
-
-impl<S> Shared<S> {
-    /// The same settings over the same store.
-    fn copy(&self) -> Self {
-        Self {
-            store: Arc::clone(&self.store),
-            recovery: self.recovery.clone(),
-            runtime: self.runtime.clone(),
-            flights: self.flights.clone(),
-            ends: self.ends.clone(),
-            ..*self
-        }
-    }
-}
-
 impl<S: Store> Idempotency<S> {
-    /// Begins to set one up over a store.
-    pub fn builder(store: S) -> IdempotencyBuilder<S> {
-        IdempotencyBuilder::new(store)
-    }
-
     /// The same with another [retention](IdempotencyBuilder::retention), for calls whose results are to be kept for longer than
     /// others, or not so long. Everything else is shared, flights too; of calls that share one, the retention of that which
     /// executes counts.
@@ -189,6 +153,7 @@ impl<S: Store> Idempotency<S> {
         Self {
             shared: Arc::new(shared),
             group: self.group.clone(),
+            purging: self.purging.clone(),
         }
     }
 
@@ -337,7 +302,10 @@ impl<S: Store> Idempotency<S> {
     /// statements it does again.
     ///
     /// ```no_run
-    /// # async fn example(store: oneflight::store::SqliteStore) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use oneflight::store::TransactionalStore;
+    /// # struct Connection;
+    /// # async fn withdraw(_: &mut Connection, _account: &str, _amount: u64) -> Result<(), std::io::Error> { Ok(()) }
+    /// # async fn example(store: impl TransactionalStore<Connection = Connection>) -> Result<(), Box<dyn std::error::Error>> {
     /// use oneflight::idempotency::Idempotency;
     /// use oneflight::identity::{RequestIdentity, Scope};
     ///
@@ -348,10 +316,7 @@ impl<S: Store> Idempotency<S> {
     ///     // Each run has a copy of its own.
     ///     let account = account.clone();
     ///     Box::pin(async move {
-    ///         sqlx::query("UPDATE accounts SET balance = balance - 7 WHERE number = ?")
-    ///             .bind(account)
-    ///             .execute(tx.connection())
-    ///             .await?;
+    ///         withdraw(tx.connection(), &account, 7).await?; // UPDATE accounts SET balance = balance - 7 …
     ///         Ok(())
     ///     })
     /// })
@@ -384,6 +349,13 @@ impl<S: Store> Idempotency<S> {
         self.fly(id, flight).await
     }
 
+    /// Begins to purge, if that is wanted and has not begun.
+    fn begin_purging(&self) {
+        if let Some(purging) = &self.purging {
+            purging.begin(&self.shared.store, self.shared.runtime.as_ref());
+        }
+    }
+
     /// Leads or joins the flight of a request.
     async fn fly<T, F, W>(&self, id: RequestIdentity, flight: F) -> Result<Reply<T>, Error>
     where
@@ -391,6 +363,7 @@ impl<S: Store> Idempotency<S> {
         F: FnOnce(Arc<Progress>) -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
+        self.begin_purging();
         let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
         // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
@@ -517,30 +490,7 @@ impl<S: Store> Idempotency<S> {
         self.shared.store.in_doubt(limit, after).await
     }
 
-    /// The store. What is past its retention takes up space until it is [purged](Store::purge):
-    ///
-    /// ```
-    /// # #[tokio::main] async fn main() {
-    /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::store::{MemoryStore, Store};
-    /// use std::time::Duration;
-    ///
-    /// let idem = Idempotency::builder(MemoryStore::new()).build();
-    /// let purging = tokio::spawn({
-    ///     let idem = idem.clone();
-    ///     async move {
-    ///         loop {
-    ///             // In small batches with a pause after each, so that no other writer waits for long.
-    ///             while idem.store().purge(50).await.is_ok_and(|purged| purged == 50) {
-    ///                 tokio::time::sleep(Duration::from_millis(20)).await;
-    ///             }
-    ///             tokio::time::sleep(Duration::from_secs(60)).await;
-    ///         }
-    ///     }
-    /// });
-    /// # purging.abort();
-    /// # }
-    /// ```
+    /// The store.
     #[must_use]
     pub fn store(&self) -> &S {
         &self.shared.store
@@ -583,6 +533,7 @@ impl<S> Clone for Idempotency<S> {
         Self {
             shared: Arc::clone(&self.shared),
             group: self.group.clone(),
+            purging: self.purging.clone(),
         }
     }
 }
@@ -598,6 +549,7 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("recovery", &self.shared.recovery)
             .field("max_result_bytes", &self.shared.sizes.most)
             .field("conflict_retries", &self.shared.conflict_retries)
+            .field("purging", &self.purging)
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::codec;
-use super::context::downstream_key;
+use super::downstream::downstream_key;
 use super::error::CodecError;
 use crate::identity::RequestIdentity;
 

@@ -11,6 +11,8 @@
 //! | `PostgresStore` (crate `oneflight-postgres`) | many machines, one PostgreSQL |
 //! | `RedisStore` (crate `oneflight-redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
 //!
+//! [`DynStore`] is any of them without its type.
+//!
 //! # Writing one
 //!
 //! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
@@ -29,6 +31,7 @@ use crate::record::{FencingToken, Record, RecordedResult, State};
 
 mod claim;
 mod clock;
+mod dyn_store;
 mod error;
 mod memory;
 mod report;
@@ -40,6 +43,7 @@ mod watch;
 pub use crate::backoff::jitter;
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use dyn_store::DynStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use report::{report_forgotten_tokens, report_unreadable};
@@ -73,7 +77,8 @@ pub trait Store: Send + Sync + 'static {
     /// When the store cannot be reached or understood. The claim may have been taken nevertheless.
     fn claim(&self, request: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send;
 
-    /// Sets the lease of a claim to `lease` from now; zero lets it expire at once.
+    /// Prolongs the lease of a claim to `lease` from now. It never shortens one: a renewal that was long under way takes
+    /// nothing from what was set after it, by another renewal or by [`end_lease`](Self::end_lease).
     ///
     /// A lease that has expired is renewed as long as nobody took over.
     ///
@@ -85,6 +90,21 @@ pub trait Store: Send + Sync + 'static {
         id: &RequestIdentity,
         token: FencingToken,
         lease: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends the lease of a claim on purpose: it lasts for `left` from now, whatever is left of it. Zero lets it expire at
+    /// once, and tells those who [watch](Self::watch).
+    ///
+    /// Until then the request counts as in progress, and after that as in doubt.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Outdated`] when the token no longer holds the claim.
+    fn end_lease(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        left: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Records the result, to be replayed for `retention` from now.
@@ -119,9 +139,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes at most `limit` completed records that are past their retention, and says how many.
     ///
-    /// Purging is about space only: such a record counts as absent whether it is still there or not. Call
-    /// it from time to time, again after a pause while it answers `limit`. Claims may wait for one batch, in SQLite all of them do: 50
-    /// at a time with 20 ms after each are some 2,000 a second, and delay few claims (`docs/stores.md`). What is in progress is never deleted. A store whose records expire
+    /// Purging is about space only: such a record counts as absent whether it is still there or not. What is in progress is
+    /// never deleted. [`purge_every`](crate::idempotency::IdempotencyBuilder::purge_every) calls it from time to time.
+    /// Claims may wait for one batch, in SQLite all of them do; so batches are small, with a pause after each
+    /// (`docs/stores.md` has what that costs). A store whose records expire
     /// by themselves has nothing to do and answers 0.
     ///
     /// # Errors
@@ -210,6 +231,15 @@ impl<S: Store> Store for Arc<S> {
         lease: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
         S::renew(self, id, token, lease)
+    }
+
+    fn end_lease(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        left: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::end_lease(self, id, token, left)
     }
 
     fn complete(

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError, Takeover};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, DynStore, ManualClock, MemoryStore, Store, StoreError, Takeover,
+};
 use oneflight_conformance as conformance;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -26,6 +28,13 @@ async fn the_memory_store_conforms_without_sleeping() {
     .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_its_type_conforms() {
+    conformance::run(async || DynStore::new(MemoryStore::new()))
+        .await
+        .unwrap();
+}
+
 /// How a store is broken.
 #[derive(Clone, Copy, Debug)]
 enum Defect {
@@ -38,6 +47,7 @@ enum Defect {
     ForgetsWhatIsInDoubt,
     CountsBackwards,
     KeepsForever,
+    ShortensLeases,
 }
 
 /// A memory store with a defect.
@@ -91,7 +101,15 @@ impl Store for Broken {
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let token = self.valid(id, token).await;
-        self.store.renew(id, token, lease).await
+        match self.defect {
+            Defect::ShortensLeases => self.store.end_lease(id, token, lease).await,
+            _ => self.store.renew(id, token, lease).await,
+        }
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let token = self.valid(id, token).await;
+        self.store.end_lease(id, token, left).await
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
@@ -129,7 +147,7 @@ async fn a_broken_store_does_not_conform() {
         (Defect::GrantsEveryClaim, "a_new_identity_is_granted"),
         (Defect::IgnoresTokens, "an_outdated_holder_is_refused"),
         (Defect::IgnoresFingerprints, "another_fingerprint_is_a_conflict"),
-        (Defect::NeverTakesOver, "a_lease_renewed_to_nothing_is_over"),
+        (Defect::NeverTakesOver, "a_lease_that_is_ended_is_over"),
         (Defect::TakesOverUnasked, "a_lease_runs_out_and_is_in_doubt"),
         (Defect::ForgetsResults, "one_of_many_gets_the_claim"),
         (
@@ -138,6 +156,7 @@ async fn a_broken_store_does_not_conform() {
         ),
         (Defect::CountsBackwards, "a_new_identity_is_granted"),
         (Defect::KeepsForever, "after_retention_an_identity_is_new"),
+        (Defect::ShortensLeases, "a_renewal_never_shortens_a_lease"),
     ];
     for (defect, check) in expected {
         let failure = conformance::run(async || Broken::new(defect))

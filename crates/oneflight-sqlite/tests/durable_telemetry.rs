@@ -152,6 +152,9 @@ impl Store for Away {
     async fn renew(&self, _: &RequestIdentity, _: FencingToken, _: Duration) -> Result<(), StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
+    async fn end_lease(&self, _: &RequestIdentity, _: FencingToken, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
     async fn complete(&self, _: Claim, _: RecordedResult, _: Duration) -> Result<(), StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
