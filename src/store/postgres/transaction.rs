@@ -53,10 +53,11 @@ use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
 use super::errors::{
-    Tries, is_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, is_violation, late, not_recorded,
-    rolled_back, unavailable,
+    is_conflict, is_refused_commit, is_transaction_over, is_used_up, is_violation, late, not_recorded, rolled_back,
+    unavailable,
 };
 use super::records::{column, millis, number, record, untold};
+use super::retry::Tries;
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use crate::record::{FencingToken, Record};
@@ -127,7 +128,7 @@ impl PostgresStore {
         let (begun, limit) = (Instant::now(), self.limit(request));
         let left = || limit.saturating_sub(begun.elapsed());
         let begin = self.statements.begin(self.names.keys(&request.id), request.holder);
-        let (mut tries, mut dead) = (Tries::on(&self.pool), 0);
+        let mut tries = Tries::on(&self.pool).past_lost_connections(DEAD_CONNECTIONS);
         // Declared before the transaction, hence dropped after it: the connection is then closed.
         let mut borrowed = self.borrow(left()).await?;
         let (mut transaction, row) = loop {
@@ -140,10 +141,7 @@ impl PostgresStore {
             };
             // Most likely one that was lost while it lay in the pool, or that somebody has left in some state. Nothing has
             // been done so far.
-            dead += u32::from(is_lost(&error));
-            if !is_lost(&error) || dead > DEAD_CONNECTIONS {
-                tries.after(error).await?;
-            }
+            tries.after(error).await?;
             // Closed first: the pool may have no other place.
             drop(borrowed);
             borrowed = self.borrow(left()).await?;
@@ -204,17 +202,13 @@ impl PostgresStore {
     /// Leaves a request that is not free for the next one to execute, under no policy: a record in progress, whose lease is
     /// over, and which is held. If that cannot be done, the caller knows all the same.
     async fn hold(&self, request: ClaimRequest) {
-        let begun = Instant::now();
         let doubtful = ClaimRequest {
             lease: Duration::ZERO,
             patience: None,
             ..request
         };
-        for _ in 0..HOLD_TRIES {
-            if self.claim_as(&doubtful, Held::Yes).await.is_ok() || begun.elapsed() > self.patience {
-                return;
-            }
-        }
+        let tries = Tries::on(&self.pool).insisting(HOLD_TRIES - 1, self.patience);
+        let _ = self.claim_as(&doubtful, Held::Yes, tries).await;
     }
 
     /// Whoever waits for what was rolled back is to try it now.

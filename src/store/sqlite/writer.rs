@@ -25,7 +25,7 @@ use super::queue::{Queue, Rank};
 use super::records::Change;
 use super::seal::{Seal, Seals};
 use super::settings::Settings;
-use crate::store::{StoreError, turn};
+use crate::store::{self, StoreError};
 
 /// How many times the database's deadline a place in the queue is waited for: whoever stands in it sees others make
 /// progress, each within the deadline.
@@ -44,6 +44,8 @@ pub(super) enum Commits {
 #[derive(Clone)]
 pub(super) struct Writer {
     pub(super) pool: SqlitePool,
+    /// What work has that holds the queue's place.
+    turn: store::Turn,
     queue: Arc<Queue>,
     deadline: Duration,
     seals: Seals,
@@ -65,6 +67,7 @@ impl Writer {
     ) -> Self {
         Self {
             pool,
+            turn: store::Turn::new(),
             queue: Arc::default(),
             deadline,
             seals,
@@ -88,14 +91,11 @@ impl Writer {
     /// Waits for this caller's turn, then for a connection. Who waits for a turn holds no connection. With a limit, the
     /// waits for the turn, for a connection and for the database's lock together take no longer than that.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
-        if turn::Turn::current() == Some(self.identity()) {
-            return Err(turn::waits_for_itself());
-        }
         let limit = limit.unwrap_or(Duration::MAX);
         let queueing = Patience::new(self.deadline.saturating_mul(QUEUE_DEADLINES).min(limit));
-        let place = timeout(queueing.remaining(), self.identity().wait_for(self.queue.enter(rank)))
+        let place = timeout(queueing.remaining(), self.turn.wait_for(self.queue.enter(rank)))
             .await
-            .map_err(|_| queueing.exhausted())?;
+            .map_err(|_| queueing.exhausted())??;
         let left = limit.saturating_sub(queueing.waited());
         let patience = Patience::new(self.deadline.min(left));
         self.file.still_there()?;
@@ -106,13 +106,9 @@ impl Writer {
         })
     }
 
-    fn identity(&self) -> turn::Turn {
-        turn::Turn::at(Arc::as_ptr(&self.queue))
-    }
-
     /// Runs the work of whoever has the turn, so that its wish for another one is noticed.
     pub(super) fn within<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
-        self.identity().scope(work)
+        self.turn.scope(work)
     }
 
     /// The seal of a connection that this writer has a turn with.
