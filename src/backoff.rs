@@ -1,4 +1,4 @@
-//! Pauses before another attempt, of random length, so that those who failed together do not try again together.
+//! Pauses before another attempt. They are of random length, so that attempts that failed together are not repeated together.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;

@@ -1,15 +1,17 @@
-//! What the crate says of itself, with all names in one place. Without the `tracing` feature it says nothing and costs
-//! nothing. A subscriber that panics is reported by the panic hook and disturbs no flight: a flight is told of with the right
-//! to poll in hand, and must not lose it, nor give it up over an empty slot.
+//! The crate's spans and events, with all names in one place. Without the `tracing` feature there are none, and they cost
+//! nothing.
+//!
+//! A subscriber that panics is reported by the panic hook and disturbs no flight. Events of a flight are written while the right
+//! to poll is held, which must not be lost, nor be given up while the slot is empty.
 //!
 //! | name | kind | when |
 //! | --- | --- | --- |
-//! | `oneflight.flight` | span, debug | for each flight, a child of the leader's span; it is entered whenever the work is polled, by whichever task. A follower's span follows from it |
+//! | `oneflight.flight` | span, debug | for each flight, a child of the leader's span. It is entered whenever the work is polled, whichever task polls it. A follower's span follows from it |
 //! | `oneflight` | target | of every event below |
-//! | "the work goes on with another caller" | debug | hand-over from a driver who left, or take-over from one who is not polled |
+//! | "the work goes on with another caller" | debug | hand-over from a driver that left, or take-over from one that is not polled |
 //! | "abandoned work goes on as a task" | debug | every caller had left |
 //! | "abandoned work was dropped" | debug | the same, where the policy is to cancel |
-//! | "abandoned work cannot be finished" | warn | there is no runtime to finish it on: it is dropped |
+//! | "abandoned work cannot be finished" | warn | there is no runtime to finish it on, so it is dropped |
 //! | "the work panicked" | error | with its message |
 //! | "the claim was lost to another holder while its work ran" | warn | `request`, `token` |
 //! | "the claim is not renewed any more while its work runs" | warn | `request`, `error`: its runtime is gone, and where the work is polled now is none with timers |
@@ -53,7 +55,7 @@ mod traced {
 
     const TARGET: &str = "oneflight";
 
-    /// The span of one flight: made by its leader where no lock is held, hence a moment after the flight.
+    /// The span of one flight. Its leader makes it where no lock is held, so a moment after the flight.
     #[derive(Debug)]
     pub(crate) struct FlightSpan(OnceLock<Span>);
 
@@ -62,7 +64,7 @@ mod traced {
             Self(OnceLock::new())
         }
 
-        /// Makes the span, as a child of this thread's current one.
+        /// Creates the span, as a child of this thread's current one.
         pub(crate) fn open(&self) {
             quietly(|| {
                 self.0
@@ -81,7 +83,7 @@ mod traced {
             polled
         }
 
-        /// Says that what this thread does now follows from the flight.
+        /// Records that this thread's current span follows from the flight's.
         pub(crate) fn link_current(&self) {
             if let Some(span) = self.0.get() {
                 quietly(|| {
@@ -116,7 +118,7 @@ mod traced {
         quietly(|| tracing::error!(target: TARGET, message_of_panic, "the work panicked"));
     }
 
-    /// Runs what becomes a task of its own inside the span that is current now.
+    /// Attaches the span that is current now to work that becomes a task of its own.
     #[cfg(feature = "durable")]
     pub(crate) fn in_current_span<W: Future>(work: W) -> impl Future<Output = W::Output> + use<W> {
         tracing::Instrument::in_current_span(work)

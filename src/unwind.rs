@@ -1,12 +1,12 @@
-//! Panics of code that is not ours, kept from unwinding through the code that has still something to do.
+//! Keeps panics of code that is not ours from unwinding through code that has something left to do.
 
 #[cfg(feature = "durable")]
 pub(crate) use self::caught::{CatchUnwind, Payload, catch};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs `act` and lets no panic out. For destructors and wakers of others: the panic hook has reported their panic, which
-/// must not keep the caller from what is still to be done.
+/// Runs `act` and lets no panic out. It is for destructors and wakers that are not ours: the panic hook has reported their
+/// panic, which must not keep the code that calls them from what it has left to do.
 pub(crate) fn quietly(act: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(act))
         && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
@@ -37,7 +37,7 @@ mod caught {
     }
 
     /// Makes a panic of `work` a value, so that the claim can be concluded before the panic goes on. The work is not polled
-    /// after it panicked, so nobody sees it half-way.
+    /// after it panicked, so it is never seen half-way.
     pub(crate) fn catch<W: Future>(work: W) -> CatchUnwind<W> {
         CatchUnwind { work }
     }

@@ -1,6 +1,6 @@
 //! Modules import only from below: no cycle among the modules of a folder, from the crate's root down to the last one.
 //!
-//! Who imports whom is read from the sources: `use` declarations, and paths that begin with `crate`, `super`, `self` or the
+//! The imports are read from the sources: `use` declarations, and paths that begin with `crate`, `super`, `self` or the
 //! name of a child. A folder's own file (`mod.rs`) is a module beside its children: where it re-exports them, they may not
 //! import from it. Modules named `tests` may import what they like.
 

@@ -1,13 +1,13 @@
-//! What a flight carries, without its types: the work and, once it has landed, its result.
+//! What a flight carries, without its types: the work and, once the flight has landed, its result.
 //!
-//! This file knows nothing of callers or of the state word. It says what each access needs, and
-//! [`Caller`](super::Caller) sees to it.
+//! This file does not know callers or the state word. It says what each access needs, and [`Caller`](super::Caller) provides
+//! that.
 
 use super::failure::{Ended, Failure, Landed};
 use crate::identity::Fingerprint;
 use std::task::{Context, Poll, RawWakerVTable};
 
-/// The fingerprint that a call carries, if it does: `()` for the many that don't, which then costs nothing.
+/// The fingerprint of a call: a [`Fingerprint`], or `()` for a call without one, which then costs nothing.
 pub(crate) trait Proof: Send + Sync + 'static {
     fn fingerprint(&self) -> Option<&Fingerprint>;
 }
@@ -27,40 +27,43 @@ impl Proof for Fingerprint {
 /// [`Hold`](super::hold::Hold) without its types of proof and work.
 ///
 /// # Safety
-/// "To himself" below means that the caller holds `POLLING`, or is the only one left who can reach the flight.
+/// "Exclusive" below means that the code that calls the method holds `POLLING`, or that no other code can reach the flight
+/// any more.
 pub(crate) trait Cargo<K, T>: Send + Sync {
     fn fingerprint(&self) -> Option<&Fingerprint>;
 
-    /// How to make a waker of a pointer to the flight that carries this.
+    /// Returns the table of the waker whose data is a pointer to the flight that carries this.
     fn waker(&self) -> &'static RawWakerVTable;
 
-    /// Polls the work, and drops it when it is ready. Its value goes into the slot and not through the stack of those who
-    /// poll, since it may be large. A panic in either is a failure.
+    /// Polls the work, and drops it when it is ready. Its value may be large, so it goes into the slot and not through the
+    /// stack of the poll. A panic of the poll or of the destructor is a failure.
     ///
     /// # Safety
-    /// The slot holds the work; the caller has it to himself. After `Ready(Ok(()))` the slot holds the result, after another
-    /// `Ready` it is empty.
+    /// The slot holds the work, and access is exclusive. After `Ready(Ok(()))` the slot holds the result; after `Ready(Err(_))`
+    /// it is empty.
     unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Ended>;
 
     /// Drops the work unfinished. A panic in its destructor goes no further than the panic hook.
     ///
     /// # Safety
-    /// The slot holds the work; the caller has it to himself. Afterwards the slot is empty.
+    /// The slot holds the work, and access is exclusive. Afterwards the slot is empty.
     unsafe fn drop_work(&self);
 
-    /// Puts a failure in.
+    /// Puts a failure into the slot.
     ///
     /// # Safety
-    /// The slot is empty; the caller has it to himself. Afterwards it holds the result.
+    /// The slot is empty, and access is exclusive. Afterwards it holds the result.
     unsafe fn fail(&self, failure: Failure);
 
-    /// Clones the result. A panic in that is the result.
+    /// Clones the result. If that panics, the panic is the result.
     ///
     /// # Safety
-    /// The slot holds the result and keeps it meanwhile.
+    /// The slot holds the result, and keeps it until this returns.
     unsafe fn copy(&self) -> Landed<T>;
 
+    /// Takes the result out.
+    ///
     /// # Safety
-    /// The slot holds the result; the caller has it to himself. Afterwards the slot is empty.
+    /// The slot holds the result, and access is exclusive. Afterwards the slot is empty.
     unsafe fn take(&self) -> Landed<T>;
 }

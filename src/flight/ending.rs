@@ -1,5 +1,5 @@
-//! How a flight ends, whoever sees to it: the work is dropped, the entry leaves the map, the result is published, and those who
-//! wait are woken.
+//! How a flight ends: the work is dropped, the entry leaves the map, the result is published, and the waiting callers are
+//! woken.
 
 use super::allocation::Flight;
 use super::event::Event;
@@ -11,15 +11,16 @@ use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, Snapshot, UNTOLD};
 use crate::sync::round;
 use crate::unwind::quietly;
 
-/// Who leaves as the result is published.
+/// Which caller leaves in the step that publishes the result.
 pub(super) enum Leaver {
     Nobody,
-    /// The caller who publishes, in the same step.
+    /// The caller that publishes.
     Publisher,
 }
 
 impl<K, T> FlightRef<K, T> {
-    /// Ends the flight without a result, now or as soon as the poll that is under way is over; false if it has landed.
+    /// Ends the flight without a value, now or as soon as the poll that is under way is over. Returns whether it had not
+    /// landed.
     pub(crate) fn abort(&self, home: &impl Home<K, T>) -> bool {
         if self.flight().state.set(ABORTED).has(DONE) {
             return false;
@@ -28,8 +29,8 @@ impl<K, T> FlightRef<K, T> {
         true
     }
 
-    /// Ends a flight that is to be aborted or cancelled, unless somebody polls it, who will find out himself. Deep inside the
-    /// end of others, it is put off until these have ended.
+    /// Ends a flight that is to be aborted or cancelled, unless its work is being polled: the holder of `POLLING` ends it
+    /// then. Deep inside the end of other flights, this is put off until these have ended.
     pub(crate) fn end_if_idle(&self, home: &impl Home<K, T>) {
         nest(|| self.end(home), || home.ends_later(self.clone()));
     }
@@ -44,7 +45,7 @@ impl<K, T> FlightRef<K, T> {
                 // SAFETY: the right to poll was just taken; the flight is not done, so the slot holds the work.
                 unsafe {
                     self.flight().cargo.drop_work();
-                    // Counted before anybody can see that the flight has ended.
+                    // Counted before the end of the flight can be seen.
                     let failure = now.failure(home);
                     drop(self.vacate(home));
                     self.publish(Err(failure), Leaver::Nobody, home);
@@ -54,19 +55,19 @@ impl<K, T> FlightRef<K, T> {
         }
     }
 
-    /// Takes the entry out of the map: the map's reference, if the flight was still listed.
+    /// Takes the entry out of the map. Returns the map's reference, if the flight was still listed.
     #[inline]
     pub(super) fn vacate(&self, home: &impl Home<K, T>) -> Option<FlightRef<K, T>> {
         home.vacate(self).filter(|listed| listed.is(self))
     }
 
-    /// Shows the result to everyone, and wakes everyone: a round of them here, the rest in a task if there is a
-    /// runtime. The entry has left the map.
+    /// Publishes the result and wakes all waiting callers: a round of them here, the rest in a task if there is a runtime.
+    /// The entry has left the map.
     ///
     /// # Safety
-    /// The caller holds `POLLING`; the slot holds the value or is empty, as `ended` says.
+    /// `POLLING` is ours. The slot holds the value if `ended` is `Ok`, and is empty otherwise.
     pub(super) unsafe fn publish(&self, ended: Ended, leaver: Leaver, home: &impl Home<K, T>) {
-        // Keeps the flight until everyone is woken: those who leave may be the last.
+        // Keeps the flight until all are woken: a caller that leaves meanwhile may be the last.
         let kept = matches!(leaver, Leaver::Publisher).then(|| self.clone());
         let flight = self.flight();
         if let Err(failure) = ended {
@@ -78,13 +79,13 @@ impl<K, T> FlightRef<K, T> {
             Leaver::Publisher => flight.state.finish_and_leave(),
         };
         if flight.wake_some(round()) {
-            // A task wakes the rest; and so does whoever is awake, for a task may have long to wait for its turn.
+            // A task wakes the rest. Callers that are awake do so as well, since the task may have to wait long for its turn.
             flight.state.set(UNTOLD);
             home.wake_rest(Waking(self.clone()));
         }
         if left == 0 {
-            // All have left, and left the rest to us.
-            // SAFETY: nobody joins a flight that is done, so nobody is there to look at the result; the callers' common
+            // All callers have left, and left the result to us.
+            // SAFETY: a flight that is done is not joined, so no caller looks at the result any more. The callers' common
             // reference is left over.
             unsafe {
                 let unclaimed = flight.cargo.take();
@@ -96,7 +97,7 @@ impl<K, T> FlightRef<K, T> {
     }
 }
 
-/// `POLLING`, which is given up even when a waker's `clone` panics.
+/// `POLLING`, which is given up even if a waker's `clone` panics.
 pub(super) struct PollRight<'a, K, T, H: Home<K, T>> {
     pub(super) home: &'a H,
     pub(super) flight: &'a FlightRef<K, T>,
@@ -114,7 +115,7 @@ impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
 }
 
 impl Snapshot {
-    /// Why a flight that was to be aborted or cancelled has no value; counted.
+    /// Returns why a flight that was to be aborted or cancelled has no value, and has it counted.
     pub(super) fn failure<K, T>(self, home: &impl Home<K, T>) -> Failure {
         if self.has(CANCELLED) {
             home.note(Event::Cancelled);

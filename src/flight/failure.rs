@@ -5,10 +5,10 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-/// How a flight ends: with the work's value, or why there is none.
+/// The end of a flight: the work's value, or why there is none.
 pub(crate) type Landed<T> = Result<T, Failure>;
 
-/// The same while the value, if there is one, is in the flight's slot.
+/// The end of a flight whose value, if there is one, is in the slot.
 pub(super) type Ended = Result<(), Failure>;
 
 /// Why a flight has no value.
@@ -16,20 +16,20 @@ pub(super) type Ended = Result<(), Failure>;
 pub(crate) enum Failure {
     Panicked(Panicked),
     Aborted,
-    /// Every caller had left; whoever joined after that has to try again.
+    /// Every caller had left. A call that joined after that has to be made again.
     Cancelled,
 }
 
-/// The work of a flight panicked, and with what message.
+/// A panic of a flight's work, with its message.
 ///
-/// Every caller of the flight gets it. What the work did before it panicked has happened.
+/// Every caller of the flight gets it. What the work did before it panicked stays done.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Panicked {
     message: Arc<str>,
 }
 
 impl Panicked {
-    /// What the work said as it panicked: the panic's message, if it was text.
+    /// Returns the panic's message. If the payload was not text, the message says so.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -53,7 +53,7 @@ impl Panicked {
         } else if let Some(text) = payload.downcast_ref::<String>() {
             Arc::from(text.as_str())
         } else {
-            Arc::from("a panic whose payload is no text")
+            Arc::from("a panic whose payload is not text")
         };
         quietly(|| drop(payload));
         Self { message }

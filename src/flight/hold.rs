@@ -1,4 +1,4 @@
-//! Where the cargo lies: one place for the work and then its result.
+//! The cargo with its types: one place for the work and then its result.
 
 use super::cargo::{Cargo, Proof};
 use super::failure::{Ended, Failure, Landed, Panicked};
@@ -19,14 +19,14 @@ union Slot<W, T> {
     landed: ManuallyDrop<Landed<T>>,
 }
 
-/// The typed end of a flight. Nothing in it is dropped of itself: who drops the flight has emptied the slot.
+/// The typed end of a flight. Dropping it drops no work and no result: the slot is emptied before the flight is freed.
 pub(crate) struct Hold<P, W, T> {
     proof: P,
     slot: UnsafeCell<Slot<W, T>>,
 }
 
-// SAFETY: `slot` is reached only through the unsafe methods below, whose callers have it to themselves (the work is
-// `Send`: it is polled by one thread after another) or, for `copy`, share a result that is `Sync`.
+// SAFETY: `slot` is reached only through the unsafe methods below. Their access is exclusive (the work is `Send`: it is polled
+// by one thread after another) or, for `copy`, shared, of a result that is `Sync`.
 unsafe impl<P: Sync, W: Send, T: Send + Sync> Sync for Hold<P, W, T> {}
 
 impl<P, W, T> Hold<P, W, T> {
@@ -37,8 +37,10 @@ impl<P, W, T> Hold<P, W, T> {
         }
     }
 
+    /// Puts the work in.
+    ///
     /// # Safety
-    /// The slot is empty, and the caller has it to himself.
+    /// The slot is empty, and access is exclusive.
     pub(super) unsafe fn load(&self, work: W) {
         // SAFETY: exclusive by contract; nothing is overwritten that would need its drop.
         self.slot.with_mut(|slot| unsafe {
@@ -67,7 +69,8 @@ where
             // SAFETY: the slot holds the work and is ours alone. A flight never moves, and the work leaves it only by
             // being dropped in place, so pinning it is sound.
             let work = unsafe { Pin::new_unchecked(&mut *(*slot).work) };
-            // Its place while the work has the slot. Moved once, below: without optimization each move is a copy of its own.
+            // The place of the value while the work has the slot. It is moved once, below: without optimization each move is a
+            // copy of its own.
             let mut polled = Poll::Pending;
             let unwound = catch_unwind(AssertUnwindSafe(|| polled = work.poll(cx)));
             let panicked = match unwound {
@@ -86,7 +89,7 @@ where
                     Ok(())
                 }
                 (Ok(()), Some(panicked)) => Err(Failure::Panicked(panicked)),
-                // The first panic is what is told.
+                // The first panic is the one that callers are told.
                 (Err(second), Some(first)) => {
                     quietly(|| drop(second));
                     Err(Failure::Panicked(first))
@@ -115,7 +118,7 @@ where
 
     unsafe fn copy(&self) -> Landed<T> {
         let copied = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: the result is there by contract, and nobody writes while it may be looked at.
+            // SAFETY: the result is there by contract, and is not written while it is shared.
             self.slot.with(|slot| unsafe { Landed::clone(&(*slot).landed) })
         }));
         copied.unwrap_or_else(|panic| Err(Failure::Panicked(Panicked::from_payload(panic))))
@@ -131,7 +134,7 @@ where
 /// Puts the value of work that is ready into the slot.
 ///
 /// # Safety
-/// The slot is empty, and the caller has it to itself.
+/// The slot is empty, and access is exclusive.
 unsafe fn fill<W, T>(slot: *mut Slot<W, T>, polled: Poll<T>) {
     if let Poll::Ready(value) = polled {
         // SAFETY: by contract; nothing is overwritten that would need its drop.

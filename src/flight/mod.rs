@@ -1,8 +1,8 @@
-//! One flight: an execution of work, shared by all who ask for its key meanwhile.
+//! One flight: an execution of work, shared by all callers that ask for its key while it is in flight.
 //!
-//! A flight is one allocation: its counters, the list of those who wait, the key, and one place for the work and then
-//! its result. This module knows of callers and wakers, not of the map that the flight is listed in; what it needs of
-//! its owner it asks through [`Home`]. All `unsafe` of the crate is here, behind the safe [`Caller`] and [`FlightRef`].
+//! A flight is one allocation: its counters, the list of waiting callers, the key, and one place for the work and then its
+//! result. This module knows callers and wakers. It does not know the map that lists the flight: what it needs of its owner
+//! it asks through [`Home`]. All `unsafe` of the crate is here, behind the safe [`Caller`] and [`FlightRef`].
 //!
 //! # States
 //!
@@ -17,24 +17,27 @@
 //!                        ▼  result into the slot ─▶ entry leaves the map ─▶ DONE ─▶ callers woken, in rounds
 //! ```
 //!
-//! * `POLLING` is the right to the slot. It is taken by compare-exchange and lost at the end of a poll, so it is held
-//!   by whoever is *being polled*, never by a caller who merely waits: an idle driver holds nobody up.
-//! * While the leader is alone, the work is polled with the leader's own waker: the flight costs what a plain future
+//! * `POLLING` is the right to the slot. It is taken by compare-exchange and given up at the end of a poll. So its holder is
+//!   a caller that *is being polled*, never one that merely waits: an idle driver holds up no other caller.
+//! * While the leader is alone, the work is polled with the leader's own waker, and the flight costs what a plain future
 //!   costs. The first follower sets `SHARED` and `REPOLL`. From then on the work gets the flight's own waker, which sets
-//!   `WOKEN` and wakes the driver and a standby; whichever of them is polled first takes `POLLING`.
-//! * A wake-up is never lost. `WOKEN` and `REPOLL` are cleared only by who takes `POLLING` (before the poll). Whoever gives `POLLING`
-//!   up and finds one of them, and every caller who leaves and finds one, wakes the next two. A caller who has registered
-//!   looks at the word once more: either the waker saw him in the list, or he sees the waker's mark.
-//! * Who joins counts himself under the lock that guards the entry, in a number of his own, and so without a
-//!   read-modify-write. Who leaves and seems to be the last makes sure under that lock ([`Home::while_nobody_joins`]).
-//! * When the last caller leaves, his place passes to a task of ours (`TASK`), or the work is dropped (`CANCELLED`).
-//! * A caller that would poll the work too deep inside other polls stays, and leaves it to a poll on another stack: by a task of
-//!   ours where that is `STEADY`, and otherwise by the outermost poll on its thread, as that ends (`frame.rs`).
+//!   `WOKEN` and wakes the driver and a standby. The first of them to be polled takes `POLLING`.
+//! * A wake-up is never lost. `WOKEN` and `REPOLL` are cleared only together with taking `POLLING`, before the poll. The
+//!   holder of `POLLING` that gives it up and finds one of them wakes the next two callers, and so does every caller that
+//!   leaves and finds one. A caller that has registered looks at the word once more: either the waker saw the caller in the
+//!   list, or the caller sees the waker's mark.
+//! * A joining caller counts itself under the lock that guards the entry. It does so in a number of its own, which takes no
+//!   read-modify-write. A leaving caller that seems to be the last makes sure under that lock ([`Home::while_nobody_joins`]).
+//! * When the last caller leaves, its place passes to a task that the home spawns (`TASK`), or the work is dropped
+//!   (`CANCELLED`).
+//! * A caller that would poll the work too deep inside other polls stays in the flight and leaves the poll to another stack.
+//!   A `STEADY` task does it if the runtime allows one. Otherwise the outermost poll on the caller's thread does it, as it
+//!   ends (`frame.rs`).
 //!
 //! # Work that is left to a task
 //!
-//! Abandoned work, and work that is spawned from the beginning, is polled by a task of ours. It stands at the front of the
-//! list. Whether callers may rely on it depends on its runtime:
+//! Abandoned work, and work that is spawned from the beginning, is polled by a task: the flight's task. It stands at the
+//! front of the list. Whether callers may rely on it depends on its runtime:
 //!
 //! ```text
 //!                       WOKEN: task and standby woken         standby polled, the task has not come
@@ -45,22 +48,23 @@
 //!     └───────────────────── standby polled again: POLLING, inside the task's runtime ◀──────────────────┘
 //! ```
 //!
-//! * A runtime with threads of its own polls what is woken. Its task is `STEADY`: it alone polls the work, and it alone is
-//!   woken for it.
+//! * A runtime with threads of its own polls what is woken. Its task is `STEADY`: only the task polls the work, and only
+//!   the task is woken for it.
 //! * Any other runtime runs its tasks only while a thread is inside its `block_on`, which may be never. So a standby is
-//!   woken with the task, as with a driver. A caller who is polled and finds the work called for, and nobody polling it,
-//!   wakes itself and notes that it has waited (`outwaited`, in its node; finding nothing to do clears it). If the
-//!   call still stands as it is polled again, it takes `POLLING` like a driver. On a runtime that is driven the task is
-//!   ahead of it in the queue, so its work stays with it. A step costs two wake-ups, and one more if the task is late.
-//! * Nobody takes anything from the task but the right to poll: if it comes after all, it finds the right taken, or
-//!   nothing to do, and goes to the front again.
+//!   woken with the task, as it is with a driver. A caller that is polled, and finds the work called for while nothing polls
+//!   it, wakes itself and notes that it has waited (`outwaited`, in its node; finding nothing to do clears the note). If the
+//!   call still stands as the caller is polled again, the caller takes `POLLING` like a driver. On a runtime that is driven,
+//!   the task is ahead of the caller in the queue, so the work stays with the task. A step costs two wake-ups, and one more
+//!   if the task is late.
+//! * Only the right to poll is taken from the task. If it comes after all, it finds the right taken, or nothing to do, and
+//!   goes to the front again.
 //! * A drain of the group stands by as well ([`Helper`]), without being a caller.
 //!
-//! # Who frees
+//! # What frees a flight
 //!
-//! `refs` counts the map's entry, each waker, whoever looks the flight up, and *all callers together* as one. The last
-//! caller to leave after `DONE` takes or drops the result and gives their common reference up. So the slot is empty
-//! when the memory goes, and a leader whom nobody joined frees the flight without one atomic change.
+//! `refs` counts the map's entry, each waker, each lookup, and *all callers together* as one. The last caller to leave after
+//! `DONE` takes or drops the result and gives up the callers' common reference. So the slot is empty when the memory goes,
+//! and a leader that no follower joined frees the flight without one atomic change.
 
 mod allocation;
 mod caller;

@@ -1,4 +1,4 @@
-//! References to a flight: counted, lent, and those that stand for a place among its callers.
+//! References to a flight: counted ones, lent ones, and those that stand for a place among its callers.
 
 use super::allocation::Flight;
 use super::frame::Anchor;
@@ -29,7 +29,7 @@ impl<K, T> FlightRef<K, T> {
 
     #[inline]
     pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
-        // Most flights have none, and are spared the call.
+        // Most flights have none, and the flag spares them the call.
         if self.flight().state.load().has(PROVEN) {
             self.flight().cargo.fingerprint()
         } else {
@@ -37,39 +37,39 @@ impl<K, T> FlightRef<K, T> {
         }
     }
 
-    /// Keeps the flight's address from being used again.
+    /// Returns a handle that keeps the flight's address from being used again.
     pub(crate) fn anchor(&self) -> Anchor {
         // SAFETY: this reference is counted.
         unsafe { Anchor::of(self.0) }
     }
 
-    /// How many callers there are, tasks of ours not counted.
+    /// Returns the number of callers, the flight's task not counted.
     #[inline]
     pub(crate) fn attending(&self) -> u32 {
         let state = &self.flight().state;
         state.attending(state.load())
     }
 
-    /// The flight's address, which is its own while it is referred to.
+    /// Returns the flight's address, which is unique while a reference exists.
     pub(crate) fn id(&self) -> usize {
         self.0.as_ptr().addr()
     }
 
-    /// Whether the work has come to its end and nobody is there for its result. Exact under the lock that guards the
-    /// flight's entry.
+    /// Returns whether the work has come to its end with no caller there for its result. Exact under the lock that guards
+    /// the flight's entry.
     pub(crate) fn is_unattended(&self) -> bool {
         let state = &self.flight().state;
         let now = state.load();
         !now.has(ABORTED) && state.attending(now) == 0
     }
 
-    /// Whether the two are the same flight.
+    /// Returns whether both refer to the same flight.
     pub(crate) fn is(&self, other: &Self) -> bool {
         std::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
     }
 
-    /// One caller more, unless the flight is done. Only under the lock that guards the flight's entry, and while the
-    /// entry is there: then a limit that was checked there holds.
+    /// Adds a caller, unless the flight is done. To be called under the lock that guards the flight's entry, and while the
+    /// entry is there: then a limit that was checked under the same lock holds.
     #[inline]
     pub(crate) fn join(&self) -> Option<Seat<K, T>> {
         let before = self.flight().state.join()?;
@@ -94,12 +94,12 @@ impl<K, T> Clone for FlightRef<K, T> {
 
 impl<K, T> Drop for FlightRef<K, T> {
     fn drop(&mut self) {
-        // SAFETY: this reference is ours; when it is the last, the callers' has gone, and the result with it.
+        // SAFETY: this reference is ours. If it is the last, the callers' reference has gone, and the result with it.
         unsafe { Flight::release(self.0) };
     }
 }
 
-/// A reference that is only lent: it is not given up when it goes out of sight.
+/// A reference that is lent: dropping it does not give up a count.
 pub(super) struct Lent<K, T>(ManuallyDrop<FlightRef<K, T>>);
 
 impl<K, T> Lent<K, T> {
@@ -118,22 +118,22 @@ impl<K, T> Deref for Lent<K, T> {
     }
 }
 
-/// One place among the callers of a flight, not yet taken by anybody.
-#[must_use = "a place that nobody takes keeps the flight from ending"]
+/// One place among the callers of a flight that no [`Caller`](super::Caller) has taken yet.
+#[must_use = "a place that is not taken keeps the flight from ending"]
 pub(crate) struct Seat<K, T> {
     pub(super) flight: NonNull<Flight<K, T>>,
-    /// The flight was being aborted or cancelled already: if it ends so, the call has to be made again.
+    /// The flight was being aborted or cancelled already. If it ends so, the call has to be made again.
     pub(crate) late: bool,
 }
 
 // SAFETY: a seat is a counted place in a flight that is `Send` and `Sync` itself.
 unsafe impl<K: Send + Sync, T: Send + Sync> Send for Seat<K, T> {}
 
-/// Those of a landed flight's callers who are still to be woken. Dropped, it wakes them all.
+/// The callers of a landed flight that are still to be woken. Dropping it wakes them all.
 pub(crate) struct Waking<K, T>(pub(super) FlightRef<K, T>);
 
 impl<K, T> Waking<K, T> {
-    /// Wakes a round of them; says whether there are more.
+    /// Wakes a round of them; returns whether there are more.
     pub(crate) fn wake_round(&self) -> bool {
         self.0.flight().wake_some(round())
     }

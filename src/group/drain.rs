@@ -1,7 +1,7 @@
 //! Waiting until nothing is in flight.
 //!
-//! Abandoned and spawned work is polled by tasks. Where such a task may not be polled, because its runtime may not be
-//! driven, a drain stands by for it, with a [`Helper`] for each.
+//! Abandoned and spawned work is polled by tasks. A task may not be polled, because its runtime may not be driven. For each
+//! such task, a drain stands by with a [`Helper`].
 
 use super::inner::Inner;
 use crate::flight::Helper;
@@ -18,10 +18,10 @@ use std::task::{Context, Poll};
 pub struct Drain<'g, K, T, S> {
     group: &'g Arc<Inner<K, T, S>>,
     place: Option<u64>,
-    /// By the addresses of their flights.
+    /// Helpers, by the addresses of their flights.
     helpers: HashMap<usize, Pin<Box<Helper<K, T>>>>,
-    /// [`help_out`](Self::help_out), from where its bounds are known: the future itself has none, because the compiler forgets
-    /// lifetimes, and with them what holds for `'static` alone, where it looks whether an `async` block is `Send`.
+    /// [`help_out`](Self::help_out), taken where its bounds are known. The future itself has none: where the compiler checks
+    /// whether an `async` block is `Send` it has erased the lifetimes, so a bound with `'static` would not hold.
     help: fn(&mut Self, &mut Context<'_>),
 }
 
@@ -54,7 +54,7 @@ where
                     .or_insert_with(|| Box::pin(Helper::new(flight)));
             }
         }
-        // As a task of ours, nobody is behind a helper.
+        // The home of a task: no user is behind a helper either.
         let home = self.group;
         self.helpers
             .retain(|_, helper| helper.as_mut().poll(home, cx).is_pending());

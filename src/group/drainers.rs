@@ -1,14 +1,14 @@
-//! Those who wait until nothing is in flight.
+//! The drains that wait until nothing is in flight.
 //!
-//! A flight that has left the map looks whether anybody drains only after it has let go of its shard's lock; who
-//! drains says so first and then takes the lock of each shard. So one of the two sees the other.
+//! A flight that has left the map looks for drains after it has released its shard's lock. A drain registers first and then
+//! takes the lock of each shard. So one of the two sees the other.
 
 use crate::sync::{AtomicBool, Mutex};
 use crate::unwind::quietly;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-/// Those who wait for the group to be idle.
+/// The drains that wait for the group to be idle.
 #[derive(Debug)]
 pub(super) struct Drainers {
     any: AtomicBool,
@@ -32,7 +32,7 @@ impl Drainers {
         }
     }
 
-    /// Whether anybody waits. Relaxed: the shards' locks order it, see above.
+    /// Returns whether a drain waits. Relaxed: the shards' locks order it, see above.
     #[inline]
     pub(super) fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)

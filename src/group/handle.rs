@@ -1,4 +1,4 @@
-//! The handle of a group, which makes calls and looks after the group's flights.
+//! The handle of a group: its calls, and what else can be done with its flights.
 
 use super::drain::Drain;
 use super::hash::RandomState;
@@ -38,23 +38,24 @@ use std::sync::atomic::Ordering;
 /// # }
 /// ```
 ///
-/// Clones are handles to the same group. A group collapses what is in flight *now*; it keeps no result. What must also
-/// hold for the calls that come later, from elsewhere, or after a crash is the affair of `Idempotency` (feature `durable`).
+/// Clones are handles to the same group. A group collapses what is in flight *now* and keeps no result. For calls that come
+/// later, from another process, or after a crash, there is `Idempotency` (feature `durable`).
 ///
 /// # Where the work runs
 ///
-/// The work is polled in place, by the task of a caller, so it sees that task's locals; after a hand-over, or deep inside
-/// other work, it is polled by another task, so it should not rely on them. What the work made of a runtime (timers, sockets) stays bound to
-/// that runtime: callers on several runtimes may share a group, but the work then needs the runtime that it began on.
+/// The work is polled in place, by the task of a caller, so it sees that task's locals. It should not rely on them: after a
+/// hand-over, or deep inside other work, it is polled by another task. What the work creates in a runtime (timers, sockets)
+/// stays bound to that runtime. Callers on several runtimes may share a group, but the work then needs the runtime that it
+/// began on.
 ///
 /// # Stack
 ///
-/// Flights may wait for each other in a chain of any length, with a runtime or without: what is polled, woken or ended on one
-/// stack is at most sixteen deep ([`Drive::InPlace`](crate::Drive::InPlace) says who polls what is below that).
+/// Flights may wait for each other in a chain of any length, with a runtime or without. What is polled, woken or ended on one
+/// stack is at most sixteen deep ([`Drive::InPlace`](crate::Drive::InPlace) says how work below that is polled).
 ///
-/// A result is kept in the flight, and cloned for all callers but one. Where it is handed out it is moved like the result of
-/// any `async fn`; without optimization that takes up to twenty times its size on the stack. Results of 64 KiB pass through a
-/// thread with two megabytes; what may be larger, or is dear to clone, belongs in an [`Arc`].
+/// A result is kept in the flight, and cloned for all callers but one. As it is handed out, it is moved like the result of any
+/// `async fn`. Without optimization that takes up to twenty times its size on the stack. Results of 64 KiB pass through a
+/// thread with two megabytes of stack. A result that may be larger, or is expensive to clone, belongs in an [`Arc`].
 pub struct Group<K, T, S = RandomState> {
     pub(super) inner: Arc<Inner<K, T, S>>,
 }
@@ -65,10 +66,10 @@ where
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    /// Runs `work`, or, if the key is in flight, shares the result of the work that runs.
+    /// Runs `work` or, if the key is in flight, shares the result of the work that runs.
     ///
-    /// Nothing happens before the future is first polled; that poll joins or leads. Only the leader's closure is called.
-    /// The future can be given a fingerprint, and policies of its own, before it is awaited: see [`Run`].
+    /// Nothing happens before the future is first polled. That poll joins or leads. Only the leader's closure is called.
+    /// The future can be given a fingerprint, and policies of its own, before it is awaited; see [`Run`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), oneflight::FlightError> {
@@ -83,23 +84,24 @@ where
     ///
     /// # Errors
     ///
-    /// The future ends with an [`Error`](super::Error) if the work panics or is aborted, or if the call is refused; each variant says
-    /// when. Which of them can happen depends on the group's limits and on what else the program does; a plain
-    /// group whose work does not panic and does not wait for itself has none.
+    /// The future ends with an [`Error`](super::Error) if the work panics or is aborted, or if the call is refused. Each variant
+    /// says when. Which of them can happen depends on the group's limits and on what else the program does. A plain group
+    /// whose work does not panic and does not wait for itself has none.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the flight. If another caller is there, he goes on with the work from where it stands;
-    /// it is never begun anew. If nobody is, [`OnAbandon`](crate::OnAbandon) says what happens.
+    /// Dropping the future leaves the flight. If there is another caller, it goes on with the work from where the work stands;
+    /// work is never begun anew. If there is none, [`OnAbandon`](crate::OnAbandon) says what happens.
     ///
-    /// A call ends although the runtime that the work was left to is not driven: whoever is polled stands in, see
-    /// [`Drive::Spawned`](crate::Drive::Spawned). What was left to that runtime keeps a copy of the result until it is driven or dropped.
+    /// A call ends even if the runtime that the work was left to is not driven: a caller that is polled stands in, see
+    /// [`Drive::Spawned`](crate::Drive::Spawned). The task on that runtime keeps a copy of the result until the runtime is
+    /// driven or dropped.
     ///
     /// # Panics
     ///
-    /// The future panics if it is polled again after it was ready. A panic in the key's `Hash` or `Eq` passes through
-    /// to this caller; nothing was begun then. So does a panic in the destructor of the key or the closure of a call that
-    /// joins; he is a caller of the flight then, as any other.
+    /// The future panics if it is polled again after it was ready. A panic in the key's `Hash` or `Eq` passes through to the
+    /// code that polls the future, and nothing was begun then. So does a panic in the destructor of the key or the closure of
+    /// a call that joins; the call has joined the flight then, as any other.
     pub fn run<F, W>(&self, key: K, work: F) -> Run<impl Unproven<Value = T, Proven = impl Call<Value = T>>>
     where
         F: FnOnce() -> W,
@@ -108,7 +110,7 @@ where
         Run::new(LeadOrJoin::new(&self.inner, Owned(key), work))
     }
 
-    /// [`run`](Self::run) with a borrowed key, which is made an owned one only to lead.
+    /// Does the same as [`run`](Self::run) with a borrowed key, which is made an owned one only to lead.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), oneflight::FlightError> {
@@ -145,9 +147,9 @@ where
         Run::new(LeadOrJoin::new(&self.inner, ByRef(key), work))
     }
 
-    /// Shares the result of the work that runs for this key, if any does; begins none.
+    /// Shares the result of the work that runs for this key, if there is any. Begins no work.
     ///
-    /// The future looks when it is first polled, and is `None` if the key is not in flight then.
+    /// The future looks for a flight when it is first polled, and returns `None` if the key is not in flight then.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -160,7 +162,7 @@ where
     ///
     /// # Cancel safety
     ///
-    /// As [`run`](Self::run): whoever joins is a caller like any other.
+    /// As [`run`](Self::run): a call that joins is a caller like any other.
     pub fn join<'g, Q>(&'g self, key: &'g Q) -> Join<impl Joining<Value = T>>
     where
         K: Borrow<Q>,
@@ -169,8 +171,9 @@ where
         Join::new(JoinOnly::new(&self.inner, key))
     }
 
-    /// Takes the key's flight out of the map: later calls begin another one. The flight itself, and its callers, are
-    /// not touched. Says whether there was one.
+    /// Takes the key's flight out of the map, so that later calls begin another one. Returns whether there was one.
+    ///
+    /// The flight itself goes on, and its callers get its result.
     pub fn forget<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -187,11 +190,11 @@ where
         forgotten.is_some()
     }
 
-    /// Ends the key's flight without a result: its work is dropped and its callers get [`Error::Aborted`](super::Error::Aborted). Says whether
-    /// there was a flight to end.
+    /// Ends the key's flight without a result: its work is dropped, and its callers get
+    /// [`Error::Aborted`](super::Error::Aborted). Returns whether there was a flight to end.
     ///
-    /// Work that is being polled at this moment is dropped when that poll ends; if the poll finishes the work, the
-    /// flight has its result after all.
+    /// Work that is being polled at this moment is dropped when that poll ends. If the poll finishes the work, the flight has
+    /// its result after all.
     pub fn abort<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -205,13 +208,13 @@ where
         found.is_some_and(|flight| flight.abort(&&self.inner))
     }
 
-    /// How many flights there are at this moment, forgotten ones that have not landed yet included.
+    /// Returns the number of flights at this moment, forgotten ones that have not landed yet included.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.inner.in_flight()
     }
 
-    /// What the group has counted so far.
+    /// Returns what the group has counted so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = self.inner.counters.read();
@@ -223,16 +226,17 @@ where
         stats
     }
 
-    /// Begins no new flights from now on: such calls get [`Error::Closed`](super::Error::Closed). What is in flight goes on and can be joined.
+    /// Closes the group: it begins no new flights from now on, and calls that would begin one get
+    /// [`Error::Closed`](super::Error::Closed). Flights that are under way go on and can be joined.
     ///
-    /// A call that another thread makes at this very moment may still begin one; [`drain`](Self::drain) waits for that,
-    /// and when it is over, none begins any more.
+    /// A call that another thread makes at this very moment may still begin a flight. [`drain`](Self::drain) waits for it, and
+    /// after that none begins any more.
     pub fn close(&self) {
-        // Relaxed: whoever leads looks at it under his shard's lock, which every look at what is in flight takes as well.
+        // Relaxed: a call that leads reads it under its shard's lock, which every look at what is in flight takes as well.
         self.inner.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the group is closed.
+    /// Returns whether the group is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.inner.closed.load(Ordering::Relaxed)
@@ -240,11 +244,12 @@ where
 
     /// Waits until nothing is in flight: the work of every flight has ended and was dropped.
     ///
-    /// On a group that is not [closed](Self::close) new flights may begin, and it ends at a moment at which there is none.
+    /// On a group that is not [closed](Self::close), new flights may begin. The future is ready at a moment at which there is
+    /// none.
     ///
-    /// Work that was spawned or abandoned onto a current-thread runtime which nobody drives is polled here, inside that
-    /// runtime. It stands in for nobody else: a flight whose callers are alive and not polled is only waited for, and so is
-    /// one that was [forgotten](Self::forget) before it was abandoned.
+    /// Work that was spawned or abandoned onto a current-thread runtime, while that runtime is not driven, is polled here,
+    /// inside the runtime. Other flights are only waited for: those whose callers are alive and not polled, and those that
+    /// were [forgotten](Self::forget) before they were abandoned.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -259,7 +264,7 @@ where
     ///
     /// # Cancel safety
     ///
-    /// It only waits and can be dropped at any time. Called from inside the group's own work, it waits for itself.
+    /// The future only waits, and can be dropped at any time. Awaited inside the group's own work, it waits for itself.
     pub fn drain(&self) -> Drain<'_, K, T, S> {
         Drain::new(&self.inner)
     }

@@ -13,13 +13,13 @@ use std::sync::atomic::Ordering;
 /// How a caller holds its group.
 pub(super) trait Held {
     type Group;
-    /// Whether such callers are tasks of ours.
+    /// Whether such callers are tasks of the group.
     const TASK: bool;
 
     fn group(&self) -> &Arc<Self::Group>;
 }
 
-/// The calls of users borrow it.
+/// A user's call borrows its group.
 pub(super) type Borrowed<'g, K, T, S> = &'g Arc<Inner<K, T, S>>;
 
 impl<G> Held for &Arc<G> {
@@ -31,7 +31,7 @@ impl<G> Held for &Arc<G> {
     }
 }
 
-/// A task of ours keeps it alive, since the task may outlive every handle.
+/// A task keeps its group alive, since it may outlive every handle.
 impl<G> Held for Arc<G> {
     type Group = G;
     const TASK: bool = true;
@@ -62,7 +62,7 @@ where
                 false => shard.runtimes.remove(&flight.id()),
             };
             if H::TASK && flight.is_unattended() {
-                // Under the lock: nobody joins meanwhile, and whoever sees that the flight has gone sees this.
+                // Under the lock: the flight is not joined meanwhile, and a thread that sees that it has gone sees this count.
                 group.counters.count_finished_unattended();
             }
             (removed, runtime)
@@ -106,9 +106,9 @@ where
         if !(steady && takes_off) {
             let mut shard = group.map.shard(flight.hash()).lock();
             let before = match steady {
-                // Of a task that went with its runtime.
+                // The runtime of an earlier task, which went with it.
                 true => shard.runtimes.remove(&flight.id()),
-                // What takes off cannot have landed, although it may be forgotten by now.
+                // A flight that takes off cannot have landed, although it may be forgotten by now.
                 false if takes_off || shard.lists(flight) => shard.runtimes.insert(flight.id(), runtime.clone()),
                 false => None,
             };
@@ -116,12 +116,12 @@ where
             drop(before);
         }
         if !steady && group.drainers.any() {
-            // Whoever drains stands by for the task.
+            // Drains stand by for the task.
             group.drainers.wake_all();
         }
         let caller = Caller::new(Arc::clone(group));
         caller.sit(seat);
-        // The result is the callers'.
+        // The result belongs to the callers.
         runtime.spawn(async move {
             let caller = pin!(caller);
             poll_fn(move |cx| caller.as_ref().poll(cx).map(drop)).await;
@@ -140,7 +140,7 @@ where
 
     fn polls_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnMut() -> bool> {
         let group = Arc::clone(self.group());
-        // By then, whoever polls the work above may have left the runtime that it polls that inside.
+        // By then, the poll of the outer work may have left the runtime that is current now.
         let around = current_runtime();
         Box::new(move || flight.poll_if_called_for(&group, around.as_ref()))
     }

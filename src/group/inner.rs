@@ -10,13 +10,13 @@ use crate::identity::Fingerprint;
 use crate::sync::{AtomicBool, AtomicUsize, Handle, current_runtime};
 use std::sync::atomic::Ordering;
 
-/// See the module's documentation.
+/// What is behind the handles of a group.
 pub(super) struct Inner<K, T, S> {
     pub(super) map: Map<K, T>,
     pub(super) hasher: S,
     pub(super) settings: Settings,
     pub(super) closed: AtomicBool,
-    /// Flights that have not landed; counted only where there is a limit.
+    /// The number of flights that have not landed. It is counted only if there is a limit.
     pub(super) flights: AtomicUsize,
     pub(super) counters: Counters,
     pub(super) drainers: Drainers,
@@ -33,7 +33,7 @@ pub(super) struct Settings {
 
 impl<K, T, S> Inner<K, T, S> {
     pub(super) fn in_flight(&self) -> usize {
-        // All locks at once, in one order: the figure belongs to one moment.
+        // All locks at once, taken in one order, so that the number belongs to one moment.
         let shards: Vec<_> = self.map.shards().map(|shard| shard.lock()).collect();
         shards.iter().map(|shard| shard.len() + shard.forgotten).sum()
     }
@@ -52,7 +52,8 @@ impl<K, T, S> Inner<K, T, S> {
         error
     }
 
-    /// A place in `flight`, if the call may have one. Under the lock of the flight's shard; runs no user code.
+    /// Takes a place in `flight`, if the call may have one. To be called under the lock of the flight's shard; runs no user
+    /// code.
     #[inline]
     pub(super) fn join(
         &self,
@@ -74,7 +75,7 @@ impl<K, T, S> Inner<K, T, S> {
         flight.join().ok_or(Error::Aborted)
     }
 
-    /// Whether a flight may begin. Under the lock of its shard.
+    /// Checks whether a flight may begin, and counts it. To be called under the lock of its shard.
     pub(super) fn admit(&self) -> Result<(), Error> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::Closed);
@@ -93,7 +94,7 @@ impl<K, T, S> Inner<K, T, S> {
     }
 }
 
-/// Enters that the flight whose work makes this call waits for `flight`.
+/// Records that the flight whose work makes this call waits for `flight`.
 #[cold]
 fn wait_for<K, T>(flight: &FlightRef<K, T>, parent: &mut Option<Anchor>, wait: &mut Option<Wait>) -> Result<(), Error> {
     if let Some(parent) = parent.take() {

@@ -1,4 +1,4 @@
-//! Joining without leading.
+//! The future of a call that joins and never leads.
 
 use super::error::Error;
 use super::home::Borrowed;
@@ -15,13 +15,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pin_project! {
-    /// The future of [`Group::join`](super::Group::join): `None` if the key was not in flight.
+    /// The future of [`Group::join`](super::Group::join). It returns `None` if the key was not in flight.
     ///
-    /// `C` is the call, known by what it does as in [`Run`](super::Run).
+    /// `C` is the call, an unnamed type as in [`Run`](super::Run).
     ///
     /// # Panics
     ///
-    /// If it is polled again after it was ready.
+    /// Panics if it is polled again after it was ready.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct Join<C> {
@@ -30,7 +30,7 @@ pin_project! {
     }
 }
 
-/// A call that joins the flight of its key, if there is one: what a [`Join`] is of.
+/// A call that joins the flight of its key, if there is one; [`Join`] is its future.
 pub trait Joining: Future<Output = Option<Result<Outcome<Self::Value>, Error>>> + fmt::Debug {
     /// The work's value.
     type Value;
@@ -46,7 +46,7 @@ impl<C> Join<C> {
 }
 
 impl<C: Joining> Join<C> {
-    /// With the fingerprint of the request that the key stands for, as [`Run::fingerprint`](super::Run::fingerprint).
+    /// Sets the fingerprint of the request that the key stands for, as [`Run::fingerprint`](super::Run::fingerprint) does.
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.call.set_fingerprint(fingerprint);
         self
@@ -176,7 +176,7 @@ where
         *this.wait = None;
         if *this.late {
             if ends {
-                // It was to end so already as we joined: as good as gone.
+                // The flight was ending already as we joined, so it counts as not in flight.
                 return Poll::Ready(None);
             }
             inner.counters.count_joined_late();

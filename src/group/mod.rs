@@ -1,7 +1,7 @@
 //! Collapse within a process: the map of in-flight futures, and the futures handed to callers.
 //!
-//! A [`Group`] is a namespace of flights. It knows keys, policies and limits; how one flight is shared is the affair of
-//! the flight module below it.
+//! A [`Group`] is a namespace of flights. It knows keys, policies and limits. How one flight is shared is the business of the
+//! `flight` module below it.
 
 mod builder;
 mod drain;

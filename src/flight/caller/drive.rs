@@ -1,5 +1,5 @@
-//! What a caller does when he is polled: waits or, with the right to poll, polls the work once and gives the right up, ready to
-//! be woken.
+//! How a caller is polled: it waits or, if it gets the right to poll, polls the work once and gives up the right, ready to be
+//! woken.
 
 use super::berth::Caller;
 use super::land::Polled;
@@ -22,20 +22,20 @@ use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
 impl<K, T, H: Home<K, T>> Caller<K, T, H> {
-    /// Polls the work if it is to be polled and nobody does; otherwise waits.
+    /// Polls the work if that is called for and `POLLING` is free; waits otherwise.
     #[inline]
     pub(crate) fn poll(self: Pin<&Self>, cx: &mut Context<'_>) -> Poll<Landed<T>>
     where
         T: Clone,
     {
         let Some(flight) = self.flight.get() else {
-            // The futures that hold callers do not poll them any more once they have a result.
+            // The futures that hold callers do not poll them again once they have a result.
             return Poll::Pending;
         };
-        // SAFETY: we are its caller.
+        // SAFETY: this is a caller of the flight.
         let now = unsafe { flight.as_ref() }.state.load();
         if now.has(DONE) {
-            // SAFETY: it is done, and we are its caller.
+            // SAFETY: the flight is done, and this is a caller of it.
             return Poll::Ready(unsafe { self.take(flight) });
         }
         self.poll_unfinished(flight, now, cx)
@@ -50,7 +50,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     where
         T: Clone,
     {
-        // SAFETY: we are its caller.
+        // SAFETY: this is a caller of the flight.
         let lent = unsafe { Lent::new(flight) };
         let state = &lent.flight().state;
         let outwaited = &self.node.outwaited;
@@ -60,7 +60,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         };
         loop {
             if now.has(DONE) {
-                // SAFETY: it is done, and we are its caller.
+                // SAFETY: the flight is done, and this is a caller of it.
                 return Poll::Ready(unsafe { self.take(flight) });
             }
             if may_poll(now) && (now.has(CALLED_FOR) || !now.has(SHARED)) {
@@ -72,7 +72,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     continue;
                 }
                 if lent.flight().try_poll_right(now) {
-                    // SAFETY: `POLLING` is ours now; the flight is not done, so the slot holds the work. The frame ends
+                    // SAFETY: `POLLING` is ours now. The flight is not done, so the slot holds the work. The frame ends
                     // before the flight can.
                     return unsafe {
                         let frame = Frame::enter(flight);
@@ -82,17 +82,17 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 now = state.load();
                 continue;
             }
-            // A task of ours stands at the front, where it is found: only it is woken for the work.
+            // The flight's task stands at the front, where it is found: a steady task alone is woken for the work.
             let place = match H::TASK {
                 true => Place::Front,
                 false => Place::Back,
             };
             self.register(lent.flight(), cx.waker(), place);
-            // Whoever woke or finished before we were in the list did not see us; then we see his mark.
+            // A wake-up or an end that came before we were in the list did not see us. We see its mark now.
             now = state.load();
             let polls_now = may_poll(now) && now.has(CALLED_FOR);
             if !now.has(DONE) && !polls_now {
-                // The work waits for a task that has not come. It has its chance until we are polled again.
+                // The work waits for a task that has not come. The task has its chance until we are polled again.
                 let task_is_late = !H::TASK && !now.has(STEADY | POLLING) && now.has(CALLED_FOR);
                 outwaited.set(task_is_late);
                 if task_is_late {
@@ -103,8 +103,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
-    /// Sees to it that the work is polled on another stack, since this one holds too many polls; false if it may have been
-    /// already, so that it is to be looked at anew.
+    /// Has the work polled on another stack, since this one holds too many polls. Returns false if the work may have been
+    /// polled meanwhile, so that the caller has to look anew.
     #[cold]
     fn poll_elsewhere(&self, flight: &FlightRef<K, T>, mut now: Snapshot, waker: &Waker) -> bool {
         let state = &flight.flight().state;
@@ -123,14 +123,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             if now.has(TASK | DONE) {
                 return false;
             }
-            // The runtime has ended, and dropped the task as it was spawned. So would it drop the next one.
+            // The runtime has ended, and dropped the task as it was spawned. It would drop the next one as well.
         }
         if !now.has(SHARED) {
-            // It will not be polled with our waker.
+            // The work will not be polled with our waker.
             state.set(JOINED);
         }
         self.register(flight.flight(), waker, self.place_to_poll(now));
-        // A caller that finished before we were in the list did not see us, and what is put off would see that nothing is to be done.
+        // An end that came before we were in the list did not see us, and the poll that is put off would find nothing to do.
         if state.load().has(DONE) {
             return false;
         }
@@ -138,11 +138,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         true
     }
 
-    /// Polls the work once. The leader knows its type the first time, which spares him the indirection.
+    /// Polls the work once. For its first poll the leader knows the work's type, which spares the indirection.
     ///
     /// # Safety
-    /// The flight is ours, `whole` is the same; we hold `POLLING`, the slot holds the work; `frame` is the flight's; `now`
-    /// is what the word said when we took `POLLING`.
+    /// This is a caller of `flight`; `whole` is the same flight, and `frame` is its frame. `POLLING` is ours, and the slot holds
+    /// the work. `now` is the word as it was when `POLLING` was taken.
     #[inline]
     pub(super) unsafe fn drive<C: Cargo<K, T> + ?Sized>(
         self: Pin<&Self>,
@@ -163,12 +163,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 whole.as_ref().cargo.drop_work();
                 return Poll::Ready(self.land(whole, flight, Err(now.failure(&self.home)), Polled::Not));
             }
-            // Given up whatever unwinds while we park: a waker's `clone` or `drop`. The poll itself lets nothing out.
+            // Given up even if a waker's `clone` or `drop` unwinds while we park. The poll itself lets no panic out.
             let right = PollRight {
                 home: &self.home,
                 flight: &lent,
             };
-            // What is polled in a task's stead finds the same runtime around it.
+            // Work that is polled in a task's stead finds the task's runtime around it.
             let runtime = match now.has(TASK) && !H::TASK {
                 true => self.home.runtime_of(&lent),
                 false => None,
@@ -182,7 +182,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     whole.as_ref().cargo.poll(cx)
                 }
             });
-            // It panics where the work has left another guard of a runtime on this thread.
+            // The drop panics if the work has left another guard of a runtime on this thread.
             quietly(|| drop(entered));
             drop(frame);
             match polled {
@@ -195,7 +195,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
-    /// Gives `POLLING` up, ready to be woken. `now` is what the word said when it was taken.
+    /// Gives up `POLLING`, ready to be woken. `now` is the word as it was when `POLLING` was taken.
     fn park(self: Pin<&Self>, right: PollRight<'_, K, T, H>, now: Snapshot, cx: &mut Context<'_>) -> Poll<Landed<T>>
     where
         T: Clone,
@@ -204,8 +204,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if now.has(SHARED) {
             self.register(flight, cx.waker(), self.place_to_poll(now));
         } else {
-            // SAFETY: while the flight was not shared as we took `POLLING`, the leader's waker is the affair of who
-            // has that right.
+            // SAFETY: the flight was not shared as `POLLING` was taken, so the leader's waker belongs to the holder of
+            // `POLLING`, which is us.
             unsafe {
                 if !self.node.is_woken_by(cx.waker()) {
                     let waker = cx.waker().clone();

@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
-/// A flight that its leader has made and not yet given its work. He holds `POLLING`.
+/// A flight that its leader has made and not yet given its work. The leader holds `POLLING`.
 #[must_use = "the flight waits for its work"]
 pub(crate) struct Takeoff<K, T, P, W> {
     flight: NonNull<Flight<K, T, Hold<P, W, T>>>,
@@ -31,7 +31,7 @@ pub(crate) struct Takeoff<K, T, P, W> {
 }
 
 impl<K, T, H: Home<K, T>> Caller<K, T, H> {
-    /// Makes a flight and becomes its leader: the map's reference, and the flight to be given its work.
+    /// Makes a flight and becomes its leader. Returns the map's reference, and the flight to be given its work.
     pub(crate) fn lead<P, W>(
         self: Pin<&Self>,
         key: K,
@@ -53,13 +53,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let proven = proof.fingerprint().map_or(0, |_| PROVEN);
         let flags = policy | proven | POLLING;
         let (state, waiting) = match drive {
-            // SAFETY: the node is pinned, not linked elsewhere, and unlinked before it is freed (`leave`, `take`), or
-            // freed together with the flight, which nobody else can reach then (`land`).
+            // SAFETY: the node is pinned and not linked elsewhere. It is unlinked before it is freed (`leave`, `take`), or
+            // freed after a flight that no other thread could reach any more (`land`).
             Drive::InPlace => (State::new(flags, 1), unsafe { List::of_leader(&self.get_ref().node) }),
             Drive::Spawned => (State::new(flags | JOINED | TASK, 2), List::empty()),
         };
         let flight = NonNull::from(Box::leak(Box::new(Flight {
-            // The map's, and the callers'.
+            // The map's reference, and the callers' common one.
             refs: AtomicU32::new(2),
             state,
             lock: Mutex::new(()),
@@ -89,14 +89,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         W: Future<Output = T> + Send + 'static,
     {
         let flight: NonNull<Flight<K, T>> = takeoff.flight;
-        // SAFETY: we are its caller.
+        // SAFETY: this is a caller of the flight.
         let lent = unsafe { Lent::new(flight) };
         lent.flight().span.open();
         // SAFETY: as above; it ends before the flight can.
         let frame = unsafe { Frame::enter(takeoff.flight) };
         let made = catch_unwind(AssertUnwindSafe(|| lent.flight().span.enter(make)));
         match made {
-            // SAFETY: the leader has had `POLLING` since he made the flight; the slot is still empty.
+            // SAFETY: the leader has held `POLLING` since it made the flight; the slot is still empty.
             Ok(work) => unsafe { takeoff.flight.as_ref().cargo.load(work) },
             Err(panic) => {
                 drop(frame);
@@ -122,7 +122,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             Drive::InPlace => {
                 let mut now = state.load();
                 if now.has(REPOLL) {
-                    // Somebody has joined already: this will be the poll that he asks for.
+                    // A caller has joined already: this is the poll that it asks for.
                     now = state.clear(REPOLL);
                 }
                 // SAFETY: `POLLING` is ours, and the slot holds the work.
@@ -139,7 +139,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                         state.set(task_on(&runtime));
                         self.home.attend(&lent, runtime, Seat { flight, late: false }, true);
                     }
-                    // There is none any more: then the callers drive.
+                    // There is no runtime any more, so the callers drive.
                     None => self.dismiss_task(flight),
                 }
                 drop(right);
@@ -148,9 +148,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
-    /// Takes the place of a task back that was never spawned.
+    /// Gives up the place of a task that was never spawned.
     fn dismiss_task(&self, flight: NonNull<Flight<K, T>>) {
-        // SAFETY: we are its caller.
+        // SAFETY: this is a caller of the flight.
         let lent = unsafe { Lent::new(flight) };
         lent.flight().state.clear(TASK);
         lent.flight().state.leave();

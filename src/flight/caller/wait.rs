@@ -1,4 +1,4 @@
-//! How a caller waits: where in the flight's list he stands, and as what.
+//! How a caller waits: where in the flight's list it stands, and in which role.
 
 use super::berth::Caller;
 use crate::flight::allocation::Flight;
@@ -8,27 +8,27 @@ use crate::flight::list::{Driver, Leaves, List};
 use crate::flight::state::{STEADY, Snapshot, TASK, WOKEN};
 use std::task::Waker;
 
-/// One of so many newcomers takes the lock, and the others out of the stack, so that whoever takes it next, perhaps to
-/// wake the work, finds few.
+/// One in this many newcomers takes the lock and moves the others from the stack to the ring. So the next holder of the lock,
+/// which may be about to wake the work, finds few.
 const NEWCOMERS: u32 = 64;
 
-/// Where in the list, and as what.
+/// A caller's position in the list, and its role.
 #[derive(Clone, Copy)]
 pub(super) enum Place {
     /// Behind the others, to wait.
     Back,
-    /// Before the others, to be woken for the work: a task of ours that has not polled it this time.
+    /// Before the others, to be woken for the work: the flight's task, which has not polled the work this time.
     Front,
-    /// Before the others, as the one who polled the work because it was woken.
+    /// Before the others, as the caller that polled the work because the work was woken.
     Driver,
-    /// Polled the work only to bring the flight's waker in: waits, unless the driver has gone.
+    /// Has polled the work only to give it the flight's waker. Waits behind the others, unless the driver has left.
     Helper,
 }
 
 impl<K, T, H: Home<K, T>> Caller<K, T, H> {
-    /// The place of who polls the work now, or puts that off.
+    /// Returns the place of a caller that polls the work now, or puts the poll off.
     pub(super) fn place_to_poll(&self, now: Snapshot) -> Place {
-        // A first follower who only brings the flight's waker in does not become the driver by that.
+        // A first follower that only gives the work the flight's waker does not become the driver by that.
         if now.has(WOKEN) || H::TASK {
             Place::Driver
         } else {
@@ -36,9 +36,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
-    /// Sees to it that the node is in the list, with this waker.
+    /// Makes sure that the node is in the list, with this waker.
     pub(super) fn register(&self, flight: &Flight<K, T>, waker: &Waker, place: Place) {
-        // Whoever is not in the list is put there by nobody else, so this look needs no lock.
+        // Only the caller itself puts its node in the list, so this look needs no lock.
         if self.node.is_linked() {
             let mut waiting = flight.waiting();
             // SAFETY: the lock is held.
@@ -51,7 +51,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         let waker = waker.clone();
         if let (Place::Back, false) = (place, self.node.is_linked()) {
-            // SAFETY: not linked, and pinned in the caller's future, which unlinks it before it is freed.
+            // SAFETY: the node is ours and not linked. It is pinned in the caller's future, which unlinks it before it is freed.
             drop(unsafe { flight.waiting.push(&self.node, waker) });
             if flight.state.joined_or_so().is_multiple_of(NEWCOMERS) {
                 drop(flight.waiting());
@@ -68,11 +68,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         self.note(event);
     }
 
-    /// Puts the node where it belongs; says whether the work has passed to another driver with that.
+    /// Puts the node where it belongs. Returns the event if the work has passed to another driver with that.
     fn place(&self, flight: &Flight<K, T>, waiting: &mut List, place: Place) -> Option<Event> {
-        // A caller that puts the poll off does not hold `POLLING`, so the work may have been given a steady task meanwhile,
-        // which alone is woken: the caller is not to stand before it. If the mark is not seen here, the task has yet to take
-        // this lock, and comes before us then. Who has polled holds `POLLING`, over which no caller sets the mark.
+        // A caller that puts the poll off does not hold `POLLING`, so the work may have been given a steady task meanwhile.
+        // Only that task is woken, so the caller must not stand before it. If the mark is not seen here, the task has yet to
+        // take this lock, and goes before this caller then. A caller that has polled holds `POLLING`; no other caller sets the
+        // mark meanwhile.
         let place = match !H::TASK && flight.state.load().has(STEADY) {
             true => Place::Back,
             false => place,
@@ -82,8 +83,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             Place::Front | Place::Driver => true,
             Place::Helper => !waiting.has_another_driver(&self.node),
         };
-        // SAFETY: the node is pinned in the caller's future and unlinked before that is freed; it is linked in no other
-        // list, since a caller has one flight at a time.
+        // SAFETY: the node is pinned in the caller's future and unlinked before that is freed. It is linked in no other list,
+        // since a caller has one flight at a time.
         unsafe {
             if front {
                 waiting.unlink(&self.node, Leaves::ForNow);
@@ -102,7 +103,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         match waiting.set_driver(&self.node) {
             _ if H::TASK => None,
             Driver::Same => None,
-            // It is there, and has not polled the work yet.
+            // The task is there, and has not polled the work yet.
             Driver::Gone if flight.state.load().has(TASK) => Some(Event::TakenOver),
             Driver::Gone => Some(Event::HandedOver),
             Driver::Another => Some(Event::TakenOver),
