@@ -19,6 +19,7 @@ use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::telemetry;
 
+mod borrowed;
 mod call;
 mod errors;
 mod listen;
@@ -29,9 +30,11 @@ mod reserve;
 mod retry;
 mod schema;
 mod settle;
+mod sql;
 mod statements;
 mod transaction;
 
+use borrowed::Borrowed;
 use call::{Calls, Message, Value};
 use errors::late;
 use listen::Ear;
@@ -39,7 +42,6 @@ use names::Names;
 use reserve::Reserve;
 use retry::{Tries, tried};
 use statements::Statements;
-use transaction::Borrowed;
 
 pub use statements::Isolation;
 

@@ -15,7 +15,7 @@ use super::call::Value;
 use super::names::Names;
 use super::procedures::{self, CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
 use super::retry::{Tries, tried};
-use super::statements::LEAVE;
+use super::sql::LEAVE;
 use crate::store::StoreError;
 
 struct Migration {

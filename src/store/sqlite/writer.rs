@@ -19,6 +19,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, unavailable};
+use super::ending::{Commits, End, Ended};
 use super::file::DatabaseFile;
 use super::lent::Lent;
 use super::queue::{Queue, Rank};
@@ -30,15 +31,6 @@ use crate::store::{self, StoreError};
 /// How many times the database's deadline a place in the queue is waited for: whoever stands in it sees others make
 /// progress, each within the deadline.
 const QUEUE_DEADLINES: u32 = 4;
-
-/// How a transaction is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Commits {
-    /// In WAL mode: no reader stands in the way.
-    AtOnce,
-    /// In any other: readers may have to go first, so a commit that finds the database busy is tried again.
-    AfterReaders,
-}
 
 /// Gives out turns to write. Clones share the queue.
 #[derive(Clone)]
@@ -182,23 +174,6 @@ impl Writer {
         turn.connection = Lent::by(&self.pool, &turn.patience).await?;
         Ok(())
     }
-}
-
-/// How the body of a transaction wants it to end.
-pub(super) enum End {
-    Commit,
-    RollBack,
-    /// The transaction isn't what it should be, and nothing was or is committed: close the connection.
-    Close,
-}
-
-/// How a transaction ended.
-#[must_use]
-pub(super) enum Ended<R> {
-    Committed(R),
-    RolledBack(R),
-    /// The commit failed. The connection is closed, for good: what a look-up finds from now on is final.
-    Unknown(R, sqlx::Error),
 }
 
 /// The future of the body of a transaction.
