@@ -512,11 +512,8 @@ async fn in_a_transaction_a_fingerprint_on_one_side_only_is_accepted_where_that_
     let _ = before.run(id("k"), |_| async { 1 }).await.unwrap();
     let with = id("k").with_fingerprint("body");
     let deployed = deployed(store).build();
-    let reply = deployed
-        .run_in_tx(with.clone(), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap();
+    let reply = deployed.run_in_tx(with.clone(), |_| async { Ok(2) }).await.unwrap();
     assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
-    let error = before.run_in_tx(with, |_| Box::pin(async { Ok(2) })).await;
+    let error = before.run_in_tx(with, |_| async { Ok(2) }).await;
     assert!(matches!(error, Err(Error::Conflict { .. })), "{error:?}");
 }

@@ -168,6 +168,13 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (
+            store(StoreError::TransactionEscaped),
+            500,
+            kind::INTERNAL,
+            false,
+            "nothing",
+        ),
+        (
             Error::Store {
                 id: id.clone(),
                 source: Arc::new(StoreError::CommittedByWork),

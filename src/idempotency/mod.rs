@@ -21,7 +21,7 @@
 //! After [retention](IdempotencyBuilder::retention) a key is new again.
 
 use std::fmt;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub use context::Context;
 pub use error::{CodecError, Effect, Error, RollbackKind};
 pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
-pub use transaction::{Rollback, Tx, TxFuture};
+pub use transaction::{Rollback, Tx};
 pub use unfinished::{NotDone, Unfinished, Unknown};
 
 /// Executes each request once, and answers its duplicates with the result.
@@ -124,16 +124,14 @@ let idem = Idempotency::builder(store.clone()).build();
 let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 for attempt in 0..3 {
     let reply = idem
-        .run_in_tx(id.clone(), |tx| {
-            Box::pin(async move {
-                let done = sqlx::query("INSERT INTO orders (item) VALUES ('tea')")
-                    .execute(tx.connection())
-                    .await?; // An error rolls back and frees the key.
-                if done.rows_affected() == 0 {
-                    return Err(Rollback::Declined(0)); // Rolls back and is remembered.
-                }
-                Ok(done.last_insert_rowid())
-            })
+        .run_in_tx(id.clone(), |mut tx| async move {
+            let done = sqlx::query("INSERT INTO orders (item) VALUES ('tea')")
+                .execute(&mut *tx)
+                .await?; // An error rolls back and frees the key.
+            if done.rows_affected() == 0 {
+                return Err(Rollback::Declined(0)); // Rolls back and is remembered.
+            }
+            Ok(done.last_insert_rowid())
         })
         .await?;
     assert_eq!((*reply, reply.is_cached()), (1, attempt > 0));
@@ -350,21 +348,28 @@ impl<S: Store> Idempotency<S> {
     /// # Panics
     ///
     /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers.
-    pub async fn run_in_tx<T, F>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
+    pub async fn run_in_tx<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        F: for<'t> FnOnce(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+        F: FnOnce(Tx<S>) -> W + Send + 'static,
+        W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
         let mut once = Some(work);
-        let flight = move |progress| {
-            transaction::execute_in_tx(shared, of, progress, 0, move |tx| match once.take() {
-                Some(work) => work(tx),
-                None => Box::pin(ready(Err(Rollback::Failed(granted_twice())))),
-            })
+        let work = move |tx| {
+            let work = once.take().map(|work| work(tx));
+            async move {
+                match work {
+                    Some(work) => work.await,
+                    None => Err(Rollback::Failed(granted_twice())),
+                }
+            }
         };
-        self.fly(id, flight).await
+        self.fly(id, move |progress| {
+            transaction::execute_in_tx(shared, of, progress, 0, work)
+        })
+        .await
     }
 
     /// [`run_in_tx`](Self::run_in_tx) for work that may be called again: when its transaction lost to another one, by a
@@ -382,18 +387,20 @@ impl<S: Store> Idempotency<S> {
     /// let idem = Idempotency::builder(store).conflict_retries(8).build();
     /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /transfers"), "a7f3")?;
     /// let account = String::from("DE89");
-    /// idem.run_in_tx_retrying(id, move |tx| {
-    ///     // Each run has a copy of its own.
-    ///     let account = account.clone();
-    ///     Box::pin(async move {
-    ///         sqlx::query("UPDATE accounts SET balance = balance - 7 WHERE number = ?")
-    ///             .bind(account)
-    ///             .execute(tx.connection())
-    ///             .await?;
-    ///         Ok(())
+    /// let reply = idem
+    ///     .run_in_tx_retrying(id, move |mut tx| {
+    ///         // Each run has a copy of its own.
+    ///         let account = account.clone();
+    ///         async move {
+    ///             sqlx::query("UPDATE accounts SET balance = balance - 7 WHERE number = ?")
+    ///                 .bind(&account)
+    ///                 .execute(&mut *tx)
+    ///                 .await?;
+    ///             Ok(account)
+    ///         }
     ///     })
-    /// })
-    /// .await?;
+    ///     .await?;
+    /// println!("{} was charged", *reply);
     /// # Ok(()) }
     /// ```
     ///
@@ -408,11 +415,12 @@ impl<S: Store> Idempotency<S> {
     /// # Panics
     ///
     /// As [`run_in_tx`](Self::run_in_tx).
-    pub async fn run_in_tx_retrying<T, F>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
+    pub async fn run_in_tx_retrying<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+        F: FnMut(Tx<S>) -> W + Send + 'static,
+        W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
     {
         let (shared, of) = (Arc::clone(&self.shared), id.clone());
         let flight = move |progress| {

@@ -47,12 +47,12 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
-pub use postgres::{Isolation, PostgresOptions, PostgresStore};
+pub use postgres::{Isolation, Names as PostgresNames, PostgresOptions, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConnection, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
-pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture};
+pub use transaction::{Ending, Lent, OpenTransaction, TransactionalStore};
 pub use watch::Watch;
 
 /// Keeps the records of request identities.
