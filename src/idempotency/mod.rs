@@ -332,6 +332,9 @@ impl<S: Store> Idempotency<S> {
     /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it
     /// would wait for itself, and in PostgreSQL for a connection, when enough others do the same.
     ///
+    /// The work owns its [`Tx`], which goes back when it is dropped. A `Tx` that outlives the work has escaped: nothing is kept
+    /// ([`StoreError::TransactionEscaped`]).
+    ///
     /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does
     /// a result that is too large to keep or does not survive its JSON. A request that can never succeed would be
     /// executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records the

@@ -73,7 +73,8 @@ use crate::telemetry;
 /// escaped. Then nothing is kept, and the answer is [`StoreError::TransactionEscaped`], unless the work failed by itself.
 /// In PostgreSQL the session is terminated; if that is not possible, the answer is [`StoreError::CommittedByWork`]. In
 /// SQLite the `Tx` holds the one right to write until it is dropped, and other calls find the store
-/// [busy](StoreError::Busy). Either way its connection is lost to the pool until then, and is closed.
+/// [busy](StoreError::Busy). Either way its place in the pool is taken until then, which closing the pool waits for, and its
+/// connection is closed.
 ///
 /// # Roles
 ///

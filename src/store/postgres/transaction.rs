@@ -48,7 +48,7 @@
 //!
 //! It might say `COMMIT` at any time. So the session that is in the transaction of that number is terminated, and the number
 //! asked about until it is over. If there was no such session, or the transaction was committed all the same, it is as if the
-//! work had ended it.
+//! work had ended it. So it is if nobody may terminate the session; while it is there, its lock is the claim.
 
 use std::error::Error;
 use std::ops::{Deref, DerefMut};
