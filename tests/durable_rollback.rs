@@ -109,7 +109,7 @@ async fn whatever_ended_the_transaction_nothing_is_kept_and_that_is_said() {
                 for _ in 0..3 {
                     let error = idem
                         .run_in_tx(id(&key), move |mut tx| async move {
-                            ends.end(&mut *tx).await;
+                            ends.end(&mut tx).await;
                             match then {
                                 Then::Answers => Ok(1),
                                 Then::Refuses => Err(Rollback::Declined(1)),
@@ -128,7 +128,7 @@ async fn whatever_ended_the_transaction_nothing_is_kept_and_that_is_said() {
         // The store works on, and so does the user's pool.
         let reply = idem
             .run_in_tx(id("next"), |mut tx| async move {
-                insert(&mut *tx, "tea").await?;
+                insert(&mut tx, "tea").await?;
                 Ok(1)
             })
             .await
@@ -150,7 +150,7 @@ async fn work_that_answers_although_its_transaction_is_over_is_told_so() {
     let idem = Idempotency::builder(store.clone()).build();
     let error = idem
         .run_in_tx(id("told"), |mut tx| async move {
-            Ends::Commit.end(&mut *tx).await;
+            Ends::Commit.end(&mut tx).await;
             Ok(1)
         })
         .await
