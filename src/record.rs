@@ -20,6 +20,7 @@ mod result;
 
 pub use holder::HolderId;
 pub(crate) use holder::random_u64;
+pub(crate) use result::JSON;
 pub use result::{CodecId, DecodeError, Decoded, RecordedResult, Verdict};
 
 /// An instant on the *store's* clock, in milliseconds since the Unix epoch.

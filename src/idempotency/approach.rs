@@ -348,6 +348,7 @@ impl<'a, S: Store> Approach<'a, S> {
             }
             Resolution::Hold => Err(ErrorKind::InDoubt { attempt }.of(self.id)),
             Resolution::Completed(encoded) => {
+                encoded.check(self.shared.format).map_err(|error| error.of(self.id))?;
                 // As somebody else: should this claim be granted late, when its answer is not waited for any more, it must
                 // not be found as our own by the next question, which is asked in order to work.
                 let mut stake = Stake::new(self.shared, self.id, self.runtime);

@@ -13,13 +13,11 @@ use std::future::Future;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
 use super::Shared;
 use super::approach::{Approach, GIVING_BACK, Step};
-use super::codec::prepare;
+use super::codec::{Codec, prepare};
 use super::conclude::{give_up, let_go, record, see_to};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error, ErrorKind};
@@ -36,15 +34,17 @@ use crate::store::Store;
 use crate::telemetry;
 
 /// The work of a flight.
-pub(super) async fn execute<S, T, F, W>(
+pub(super) async fn execute<S, C, T, F, W>(
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     progress: Arc<Progress>,
     work: F,
 ) -> Result<Settled, Error>
 where
     S: Store,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
     F: FnOnce(Context) -> W + Send + 'static,
     W: Future<Output = Result<T, Unfinished>> + Send + 'static,
 {
@@ -53,7 +53,7 @@ where
     let (mut stake, claim, since) = loop {
         match approach.claim().await? {
             Step::Granted(granted) => break granted,
-            Step::Settled(settled) => return Ok(settled.shared_as::<T>()),
+            Step::Settled(settled) => return Ok(settled.shared_as(&*codec)),
             Step::Again => {}
         }
     };
@@ -71,7 +71,7 @@ where
     let worked = lease.during(catch(async move { work(context).await })).await;
     match worked {
         Ok(Ok(value)) => {
-            let (result, failed) = prepare(&value, Verdict::Performed, shared.sizes).of_done();
+            let (result, failed) = prepare(&*codec, &value, Verdict::Performed, shared.sizes).of_done();
             lease.concluding();
             lease.during(record(&shared, &id, claim, &result)).await?;
             drop(lease);

@@ -11,14 +11,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::approach::{Approach, Step};
 use super::asking::{caught, silent};
-use super::codec::{Prepared, prepare};
+use super::codec::{Codec, Prepared, prepare};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::execute::encoding_failed;
@@ -167,8 +165,9 @@ impl<F> Bench<F> {
 const ENDING_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The work of a flight. After a conflict with another transaction, it is run again so many times.
-pub(super) async fn execute_in_tx<S, T, F>(
+pub(super) async fn execute_in_tx<S, C, T, F>(
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     progress: Arc<Progress>,
     retries: u32,
@@ -176,7 +175,8 @@ pub(super) async fn execute_in_tx<S, T, F>(
 ) -> Result<Settled, Error>
 where
     S: TransactionalStore,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
     F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
 {
     let runtime = timer::runtime().map_err(|source| ErrorKind::Flight(source).of(&id))?;
@@ -189,7 +189,7 @@ where
     let mut approach = Approach::new(&shared, &id, &progress, &runtime);
     let mut retried = 0;
     let worked = loop {
-        let (taken, settings, of) = (Arc::clone(&bench), Arc::clone(&shared), id.clone());
+        let (taken, settings, by, of) = (Arc::clone(&bench), Arc::clone(&shared), Arc::clone(&codec), id.clone());
         bench.begun.store(false, Ordering::SeqCst);
         bench.over.store(false, Ordering::SeqCst);
         let until = approach.until();
@@ -197,7 +197,7 @@ where
         // The stores' own futures are large; in a box, they are not moved about.
         let transaction = Box::pin(async move {
             store
-                .transact(request, move |open| run::<S, T, F>(taken, settings, of, open))
+                .transact(request, move |open| run(taken, settings, by, of, open))
                 .await
         });
         let transacted = bench.answered(approach.deadline(), transaction).await;
@@ -221,7 +221,7 @@ where
                 let begun = bench.begun.load(Ordering::SeqCst);
                 let failed = match error {
                     StoreError::Busy { .. } if !begun => match approach.locked_out(error).await {
-                        Ok(settled) => return Ok(settled.shared_as::<T>()),
+                        Ok(settled) => return Ok(settled.shared_as(&*codec)),
                         Err(error) => error,
                     },
                     error => store_failed(&*shared.store, &id, error, begun),
@@ -234,7 +234,7 @@ where
         };
         match approach.step(outcome).await? {
             Step::Granted(worked) => break worked,
-            Step::Settled(settled) => return Ok(settled.shared_as::<T>()),
+            Step::Settled(settled) => return Ok(settled.shared_as(&*codec)),
             Step::Again => {}
         }
     };
@@ -280,15 +280,17 @@ pub(super) fn granted_twice() -> Box<dyn StdError + Send + Sync> {
 }
 
 /// Runs the work in an open transaction and says how that is to end.
-fn run<'t, S, T, F>(
+fn run<'t, S, C, T, F>(
     bench: Arc<Bench<F>>,
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     open: OpenTransaction<'t, S::Connection>,
 ) -> WorkFuture<'t, Worked>
 where
     S: TransactionalStore,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
     F: for<'w> FnMut(&'w mut Tx<'w, S::Connection>) -> TxFuture<'w, T> + Send + 'static,
 {
     Box::pin(async move {
@@ -311,7 +313,7 @@ where
             Ok(Err(Rollback::Failed(reason))) => return (Ending::RollBack, Worked::Failed(reason.into())),
             Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
         };
-        let result = match prepare(&value, verdict, shared.sizes) {
+        let result = match prepare(&*codec, &value, verdict, shared.sizes) {
             Prepared::Kept(result) => result,
             Prepared::TooLarge { size, limit } => return (Ending::RollBack, Worked::TooLarge { size, limit }),
             Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),
