@@ -83,6 +83,8 @@
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+#[cfg(feature = "durable")]
+mod backoff;
 #[allow(unsafe_code)]
 mod flight;
 pub mod group;
@@ -97,6 +99,7 @@ pub mod record;
 pub mod store;
 mod sync;
 mod telemetry;
+mod unwind;
 
 /// For the models only.
 #[cfg(oneflight_loom)]

@@ -19,7 +19,6 @@ mod holder;
 mod result;
 
 pub use holder::HolderId;
-pub(crate) use holder::random_u64;
 pub(crate) use result::JSON;
 pub use result::{CodecId, DecodeError, Decoded, RecordedResult, Verdict};
 

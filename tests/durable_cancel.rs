@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use lines::Lines;
 use oneflight::OnAbandon;
-use oneflight::idempotency::{Context, Idempotency, NotDone, Origin, Recovery, Resolution};
+use oneflight::idempotency::{Context, ErrorKind, Idempotency, NotDone, Origin, Recovery, Resolution, Unknown};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, SqliteStore, Store};
 use scripted::{Fault, Op, Scripted};
@@ -71,6 +71,24 @@ async fn a_claim_that_was_granted_and_left_before_its_work_began_is_given_back()
     assert_eq!(store.calls(Op::Renew), 1, "it was left too early");
     timeout(EVER, idem.drain()).await.expect("it does not end");
     assert!(store.inner.is_empty(), "the claim was kept");
+}
+
+/// Its first answer was that replicas lack it, and the second one that they have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_took_two_questions_is_not_given_back_once_its_work_has_begun() {
+    for first in [Fault::TooFewReplicas, Fault::AnswerLost] {
+        let store = Scripted::new();
+        store.next(Op::Claim, &[first]);
+        let idem = process(store.clone());
+        let call = idem.try_run(id("key"), |_| async {
+            Err::<u32, _>(Unknown::because("no answer").into())
+        });
+        let error = call.await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unknown(_)), "{error:?}");
+        timeout(EVER, idem.drain()).await.expect("it does not end");
+        assert_eq!(store.calls(Op::Claim), 2);
+        assert_eq!(store.inner.in_doubt(9, None).await.unwrap().len(), 1, "{first:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -143,6 +143,14 @@ impl Store for Unrenewed {
     ) -> Result<(), oneflight::store::StoreError> {
         Err(oneflight::store::StoreError::unavailable("the network is down"))
     }
+    async fn end_lease(
+        &self,
+        _: &RequestIdentity,
+        _: oneflight::record::FencingToken,
+        _: Duration,
+    ) -> Result<(), oneflight::store::StoreError> {
+        Err(oneflight::store::StoreError::unavailable("the network is down"))
+    }
     async fn complete(
         &self,
         claim: oneflight::store::Claim,

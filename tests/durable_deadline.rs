@@ -146,6 +146,25 @@ async fn who_joins_work_that_runs_waits_for_as_long_as_it_takes() {
     assert_eq!(leader.await.unwrap().unwrap(), 1);
 }
 
+/// What the store has said of the lease is told to every caller, also to one that leaves the flight to others.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_is_told_when_asking_again_is_worthwhile() {
+    let store = Scripted::new();
+    let request = id("key");
+    let held = ClaimRequest::new(&request, WAIT + Duration::from_secs(3));
+    assert!(matches!(store.inner.claim(held).await, Ok(ClaimOutcome::Granted(_))));
+    let idem = process(&store).build();
+    let first = tokio::spawn(call(idem.clone()));
+    sleep(WAIT / 2).await;
+    let _second = tokio::spawn(call(idem));
+    let (_, answer) = first.await.unwrap();
+    let told = answer.unwrap_err().retry_after().expect("it is in progress");
+    assert!(
+        told > Duration::from_secs(2) && told <= Duration::from_secs(4),
+        "{told:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_does_not_wait_still_shares_a_claim_that_is_being_asked_for() {
     for fault in [Fault::None, Fault::AnsweredAfter(MOMENT)] {

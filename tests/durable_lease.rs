@@ -64,6 +64,9 @@ impl Store for Faulty {
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.store.renew(id, token, lease).await
     }
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.store.end_lease(id, token, left).await
+    }
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         let completed = self.store.complete(claim, result, retention).await;
         if take(&self.completions_lost) {

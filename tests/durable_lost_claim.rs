@@ -34,6 +34,10 @@ impl Store for Loses {
         self.inner.renew(id, token, lease).await
     }
 
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.inner.end_lease(id, token, left).await
+    }
+
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         self.inner.complete(claim, result, retention).await
     }

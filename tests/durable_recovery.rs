@@ -365,6 +365,10 @@ impl Store for Faulty {
         self.before()?;
         self.after(self.store.renew(id, token, lease).await)
     }
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.before()?;
+        self.after(self.store.end_lease(id, token, left).await)
+    }
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         self.before()?;
         self.completions.fetch_add(1, Ordering::SeqCst);
@@ -602,6 +606,13 @@ async fn what_work_that_does_not_know_left_has_its_time_before_the_policy_is_ask
     };
     let error = call().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unknown(_)), "{error:?}");
+    let again = error.retry_after().expect("it is known when the policy is asked");
+    assert!(
+        again > Duration::from_secs(2) && again <= Duration::from_secs(3),
+        "{again:?}"
+    );
+    // A client is told the same.
+    assert_eq!(oneflight::http::Problem::from(error).retry_after(), Some(again));
     for _ in 0..2 {
         let reply = call().await.unwrap();
         assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));

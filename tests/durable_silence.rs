@@ -6,10 +6,11 @@
 #[path = "common/scripted.rs"]
 mod scripted;
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use oneflight::idempotency::{
-    Context, Effect, Error, ErrorKind, Idempotency, NotDone, Origin, Recovery, Reply, Resolution,
+    Context, Effect, Error, ErrorKind, Idempotency, MissingFingerprint, NotDone, Origin, Recovery, Reply, Resolution,
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
@@ -289,4 +290,47 @@ async fn a_policy_that_knows_the_result_is_heard_although_the_store_does_not_ans
         let reply = attempt(&idem, "key").await.unwrap();
         assert_eq!((*reply, reply.origin()), (7, Origin::Replayed), "{op:?}, {faults:?}");
     }
+}
+
+/// Whether two payloads are the same is told by the record, which is looked at before the wait goes on.
+#[tokio::test(start_paused = true)]
+async fn a_look_for_a_missing_fingerprint_is_given_up_at_the_deadline() {
+    const SHORT: Duration = Duration::from_secs(2);
+    let store = Scripted::new();
+    let request = id("key").with_fingerprint("body");
+    let held = store.inner.claim(ClaimRequest::new(&request, EVER)).await;
+    assert!(matches!(held, Ok(ClaimOutcome::Granted(_))));
+    store.always(Op::Load, Fault::Hangs);
+    let idem = Idempotency::builder(store)
+        .missing_fingerprint(MissingFingerprint::Accept)
+        .wait(SHORT)
+        .build();
+    let asked = Instant::now();
+    let error = attempt(&idem, "key").await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+    assert!(
+        asked.elapsed() <= SHORT + Duration::from_millis(50),
+        "{:?}",
+        asked.elapsed()
+    );
+}
+
+/// The claim was long under way, so its lease is renewed before the work begins; it has not ended.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_before_the_work_is_not_waited_for_longer_than_the_caller_waits() {
+    let store = Scripted::new();
+    store.next(Op::Claim, &[Fault::AnsweredAfter(WAIT - Duration::from_secs(1))]);
+    store.next(Op::Renew, &[Fault::Hangs]);
+    let idem = Idempotency::builder(store.clone())
+        .wait(WAIT)
+        .lease(Duration::from_secs(20))
+        .build();
+    let asked = Instant::now();
+    let begun = Arc::new(OnceLock::new());
+    let work = Arc::clone(&begun);
+    let call = idem.run(id("key"), move |_| async move { work.set(Instant::now()).unwrap() });
+    let _ = answered(call).await.unwrap();
+    assert!(store.calls(Op::Renew) > 0);
+    let begun = *begun.get().unwrap() - asked;
+    assert!(begun <= TOLD, "{begun:?}");
 }

@@ -117,6 +117,11 @@ impl Store for Slow {
         tokio::time::sleep(Duration::from_millis(30)).await;
         self.0.renew(id, token, lease).await
     }
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        // Was in the queue behind whatever ended the claim.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        self.0.end_lease(id, token, left).await
+    }
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         self.0.complete(claim, result, retention).await?;
         tokio::time::sleep(Duration::from_millis(60)).await;
@@ -252,6 +257,9 @@ impl Store for Away {
         Err(StoreError::unavailable("connection refused"))
     }
     async fn renew(&self, _: &RequestIdentity, _: FencingToken, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
+    async fn end_lease(&self, _: &RequestIdentity, _: FencingToken, _: Duration) -> Result<(), StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
     async fn complete(&self, _: Claim, _: RecordedResult, _: Duration) -> Result<(), StoreError> {

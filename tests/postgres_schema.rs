@@ -51,7 +51,7 @@ async fn however_many_open_a_new_database_at_once_it_is_made_once() {
             .fetch_one(&schema.pool(1))
             .await
             .unwrap();
-        assert_eq!(applied, 2);
+        assert_eq!(applied, 3);
     }
 }
 
@@ -110,6 +110,24 @@ async fn a_database_of_version_1_is_upgraded_with_its_records_by_us_or_by_a_scri
     assert!(!is_granted(&store).await && !is_granted(&other).await);
 }
 
+/// In version 2, renewals could shorten a lease, and ended it as well.
+#[tokio::test]
+async fn a_database_of_version_2_gets_the_procedures_of_today() {
+    let (ours, new) = (server().schema().await, server().schema().await);
+    let (ours, new) = (ours.pool(2), new.pool(2));
+    PostgresStore::open(ours.clone()).await.unwrap();
+    let back = "DROP PROCEDURE oneflight_renew;
+                DROP PROCEDURE oneflight_end_lease;
+                CREATE PROCEDURE oneflight_renew(text, text, bigint, bigint, bigint, text, INOUT bigint, INOUT text)
+                    LANGUAGE plpgsql AS 'BEGIN COMMIT; END';
+                DELETE FROM oneflight_migrations WHERE version > 2";
+    sqlx::raw_sql(back).execute(&ours).await.unwrap();
+    let store = PostgresStore::open(ours.clone()).await.unwrap();
+    PostgresStore::open(new.clone()).await.unwrap();
+    assert_eq!(described(&ours).await, described(&new).await);
+    assert!(is_granted(&store).await);
+}
+
 #[tokio::test]
 async fn a_schema_that_is_missing_is_made_and_prefixes_keep_stores_apart() {
     let schema = server().schema().await;
@@ -141,7 +159,7 @@ async fn a_newer_database_and_names_that_are_none_are_refused() {
     for options in [PostgresStore::options(), PostgresStore::options().without_migrations()] {
         let newer = options.open(pool.clone()).await;
         assert!(
-            matches!(newer, Err(StoreError::SchemaTooNew { found: 99, known: 2 })),
+            matches!(newer, Err(StoreError::SchemaTooNew { found: 99, known: 3 })),
             "{newer:?}"
         );
     }

@@ -73,6 +73,7 @@ enum Defect {
     ForgetsWhatIsInDoubt,
     CountsBackwards,
     KeepsForever,
+    ShortensLeases,
 }
 
 /// A memory store with a defect.
@@ -126,7 +127,15 @@ impl Store for Broken {
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let token = self.valid(id, token).await;
-        self.store.renew(id, token, lease).await
+        match self.defect {
+            Defect::ShortensLeases => self.store.end_lease(id, token, lease).await,
+            _ => self.store.renew(id, token, lease).await,
+        }
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let token = self.valid(id, token).await;
+        self.store.end_lease(id, token, left).await
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
@@ -164,7 +173,7 @@ async fn a_broken_store_does_not_conform() {
         (Defect::GrantsEveryClaim, "a_new_identity_is_granted"),
         (Defect::IgnoresTokens, "an_outdated_holder_is_refused"),
         (Defect::IgnoresFingerprints, "another_fingerprint_is_a_conflict"),
-        (Defect::NeverTakesOver, "a_lease_renewed_to_nothing_is_over"),
+        (Defect::NeverTakesOver, "a_lease_that_is_ended_is_over"),
         (Defect::TakesOverUnasked, "a_lease_runs_out_and_is_in_doubt"),
         (Defect::ForgetsResults, "one_of_many_gets_the_claim"),
         (
@@ -173,6 +182,7 @@ async fn a_broken_store_does_not_conform() {
         ),
         (Defect::CountsBackwards, "a_new_identity_is_granted"),
         (Defect::KeepsForever, "after_retention_an_identity_is_new"),
+        (Defect::ShortensLeases, "a_renewal_never_shortens_a_lease"),
     ];
     for (defect, check) in expected {
         let failure = conformance::run(async || Broken::new(defect))

@@ -85,6 +85,10 @@ impl Store for Shop {
         self.store.renew(id, token, lease).await
     }
 
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.store.end_lease(id, token, left).await
+    }
+
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         self.store.complete(claim, result, retention).await
     }

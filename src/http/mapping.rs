@@ -78,7 +78,7 @@ impl From<idempotency::Error> for Problem {
                  with the same key after the time in Retry-After, to learn what became of it: under a new key it might be \
                  done twice.",
             )
-            .with_retry_after(SOON),
+            .with_retry_after(error.retry_after().unwrap_or(SOON).max(SOON)),
             // What is wrong with the request the handler would have said: it has no answer to what its database refuses,
             // and that is a bug (RFC 9110, 15.6.1). 409 and 422 tell the client that it can mend something, 503 that
             // it passes.

@@ -6,36 +6,16 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::Idempotency;
 use super::codec::{Format, Json, Sizes};
+use super::missing::MissingFingerprint;
 use super::progress::Flights;
 use super::purge::Purging;
 use super::recovery::Recovery;
-use super::{Idempotency, Shared};
+use super::shared::Shared;
 use crate::flight::{Drive, OnAbandon};
 use crate::group::Group;
-use crate::identity::Fingerprint;
 use crate::store::Store;
-
-/// What it means that of two calls with one identity, or of a call and its record, only one has a fingerprint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MissingFingerprint {
-    /// They may be two requests: [`ErrorKind::Conflict`](super::ErrorKind::Conflict). The default.
-    #[default]
-    Conflict,
-    /// They are taken for the same request.
-    Accept,
-}
-
-impl MissingFingerprint {
-    /// Whether two requests of one identity are told apart by their fingerprints.
-    pub(super) fn tells_apart(self, one: Option<Fingerprint>, other: Option<Fingerprint>) -> bool {
-        match (self, one, other) {
-            (Self::Accept, None, _) | (Self::Accept, _, None) => false,
-            _ => one != other,
-        }
-    }
-}
 
 /// Sets up an [`Idempotency`]. Made by [`Idempotency::builder`].
 #[derive(Debug)]
@@ -64,8 +44,15 @@ struct Settings {
     purge_every: Option<Duration>,
 }
 
+impl<S: Store> Idempotency<S> {
+    /// Begins to set one up over a store.
+    pub fn builder(store: S) -> IdempotencyBuilder<S> {
+        IdempotencyBuilder::new(store)
+    }
+}
+
 impl<S: Store> IdempotencyBuilder<S> {
-    pub(super) fn new(store: S) -> Self {
+    fn new(store: S) -> Self {
         let settings = Settings {
             retention: Duration::from_secs(24 * 60 * 60),
             lease: Duration::from_secs(10),

@@ -80,6 +80,8 @@ struct Inner {
     identity: RequestIdentity,
     kind: ErrorKind,
     effect: Effect,
+    /// For how long what the work left is let alone.
+    settles_in: Option<Duration>,
 }
 
 /// What happened to a call that has no reply.
@@ -190,7 +192,12 @@ impl Error {
     #[must_use]
     pub fn new(identity: RequestIdentity, kind: ErrorKind) -> Self {
         let effect = kind.effect();
-        Self(Arc::new(Inner { identity, kind, effect }))
+        Self(Arc::new(Inner {
+            identity,
+            kind,
+            effect,
+            settles_in: None,
+        }))
     }
 
     /// The same error with another effect.
@@ -198,6 +205,15 @@ impl Error {
     pub fn with_effect(self, effect: Effect) -> Self {
         let inner = Arc::unwrap_or_clone(self.0);
         Self(Arc::new(Inner { effect, ..inner }))
+    }
+
+    /// The same error of work whose outcome settles within this time.
+    pub(super) fn settling_in(self, settle: Duration) -> Self {
+        let inner = Arc::unwrap_or_clone(self.0);
+        Self(Arc::new(Inner {
+            settles_in: Some(settle).filter(|settle| !settle.is_zero()),
+            ..inner
+        }))
     }
 
     /// What happened.
@@ -218,12 +234,13 @@ impl Error {
         self.0.effect
     }
 
-    /// When asking again is worthwhile, where that is known.
+    /// When asking again is worthwhile, where that is known: of a request in progress, and of one whose work does not know
+    /// what it did and is to [settle](super::IdempotencyBuilder::settle).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind() {
             ErrorKind::InProgress { retry_after } => Some(*retry_after),
-            _ => None,
+            _ => self.0.settles_in,
         }
     }
 

@@ -25,23 +25,21 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
 
-mod approach;
+mod answer;
 mod asking;
 mod builder;
+mod claim;
 mod codec;
-mod conclude;
 mod context;
+mod downstream;
 mod error;
 mod execute;
-mod lease;
+mod missing;
 mod progress;
 mod purge;
 mod recovery;
@@ -49,22 +47,22 @@ mod reply;
 mod resolve;
 mod result_ext;
 mod settled;
-mod stake;
+mod shared;
 mod timer;
 mod transaction;
 mod unfinished;
-mod unwind;
 
-use codec::Sizes;
-use progress::{Flights, Progress};
+use progress::Progress;
 use purge::Purging;
 use settled::Settled;
+use shared::Shared;
 use transaction::granted_twice;
 
-pub use builder::{IdempotencyBuilder, MissingFingerprint};
+pub use builder::IdempotencyBuilder;
 pub use codec::{Codec, Format, Json};
 pub use context::Context;
 pub use error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
+pub use missing::MissingFingerprint;
 pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
 pub use result_ext::ResultExt;
@@ -162,49 +160,6 @@ type Landed = (Option<Fingerprint>, Result<Settled, Error>);
 enum Unanswered {
     ByFlight(Error),
     Here(Error),
-}
-
-/// What a flight needs, whoever polls it.
-struct Shared<S> {
-    store: Arc<S>,
-    retention: Duration,
-    lease: Duration,
-    wait: Duration,
-    /// How long what an execution left, when it ended without telling what it did, is let alone.
-    settle: Duration,
-    missing_fingerprint: MissingFingerprint,
-    recovery: Recovery,
-    sizes: Sizes,
-    /// The name of the codec in use, by which a result that is brought from outside is accepted.
-    format: &'static str,
-    conflict_retries: u32,
-    /// The runtime on which work is spawned, if it was given one.
-    runtime: Option<Handle>,
-    /// What is in flight, of this and of its copies.
-    flights: Flights,
-    /// How many claims are about to be ended by tasks of their own, of this and of its copies.
-    ends: watch::Sender<usize>,
-}
-
-impl<S> Shared<S> {
-    /// The same settings over the same store.
-    fn copy(&self) -> Self {
-        Self {
-            store: Arc::clone(&self.store),
-            recovery: self.recovery.clone(),
-            runtime: self.runtime.clone(),
-            flights: self.flights.clone(),
-            ends: self.ends.clone(),
-            ..*self
-        }
-    }
-}
-
-impl<S: Store> Idempotency<S> {
-    /// Begins to set one up over a store.
-    pub fn builder(store: S) -> IdempotencyBuilder<S> {
-        IdempotencyBuilder::new(store)
-    }
 }
 
 impl<S: Store, C: Format> Idempotency<S, C> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::asking::answer_within;
+use super::answer::answer_within;
 use super::timer::within;
 use crate::store::Store;
 use crate::telemetry;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::codec::{self, Codec};
-use super::context::downstream_key;
+use super::downstream::downstream_key;
 use super::error::{CodecError, ErrorKind};
 use crate::identity::RequestIdentity;
 use crate::record::CodecId;

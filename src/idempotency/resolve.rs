@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::asking::answer_within;
+use super::answer::answer_within;
+use super::claim::{record_known, told};
 use super::codec::Format;
-use super::conclude::record_known;
-use super::{Effect, Error, ErrorKind, Idempotency, Resolution};
+use super::{Effect, Error, Idempotency, Resolution};
 use crate::identity::RequestIdentity;
-use crate::store::{ClaimOutcome, ClaimRequest, Denied, Store, Takeover};
+use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
 
 impl<S: Store, C: Format> Idempotency<S, C> {
     /// Settles a request that is in doubt, once somebody has found out what became of it.
@@ -53,16 +53,10 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         let claimed = answer_within(self.shared.answer_patience(), self.shared.claim(request));
         match claimed.await.map_err(failed)? {
             ClaimOutcome::Granted(claim) => match resolution {
-                Resolution::Completed(encoded) => record_known(&self.shared, id, claim, &encoded).await.map(drop),
-                Resolution::Rerun | Resolution::Hold => self.shared.release(claim).await.map_err(failed),
+                Resolution::Completed(encoded) => record_known(&self.shared, &claim, &encoded).await.map(drop),
+                Resolution::Rerun | Resolution::Hold => self.shared.release(&claim).await.map_err(failed),
             },
-            ClaimOutcome::Denied(Denied::Conflict) => Err(ErrorKind::Conflict.of(id)),
-            ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) => Err(ErrorKind::InProgress {
-                retry_after: lease_remaining,
-            }
-            .of(id)),
-            ClaimOutcome::Denied(Denied::InDoubt { attempt, .. }) => Err(ErrorKind::InDoubt { attempt }.of(id)),
-            ClaimOutcome::Denied(Denied::Completed(_)) => Ok(()),
+            ClaimOutcome::Denied(denied) => told(id, denied).map(drop),
         }
     }
 }

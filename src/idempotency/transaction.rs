@@ -13,22 +13,22 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Shared;
-use super::approach::{Approach, Step};
-use super::asking::{caught, silent};
+use super::answer::{caught, silent};
+use super::claim::{Acquire, Case};
 use super::codec::{Codec, Prepared, prepare};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::execute::encoding_failed;
 use super::progress::Progress;
 use super::settled::Settled;
-use super::timer::{self, NoTimers, Timer, after};
-use super::unwind::{Payload, catch};
+use super::shared::Shared;
+use super::timer::{NoTimers, Timer, after};
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
 use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
 use crate::telemetry;
+use crate::unwind::{Payload, catch};
 
 /// The future of work in a transaction, which borrows the transaction for `'t`.
 pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Rollback<T>>> + Send + 't>>;
@@ -179,28 +179,28 @@ where
     T: Send + Sync + 'static,
     F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
 {
-    let runtime = timer::runtime().map_err(|source| ErrorKind::Flight(source).of(&id))?;
+    let case = Case::open(&shared, &id)?;
     let bench = Arc::new(Bench {
         work: Mutex::new(Some(work)),
         begun: AtomicBool::new(false),
         over: AtomicBool::new(false),
         progress: Arc::clone(&progress),
     });
-    let mut approach = Approach::new(&shared, &id, &progress, &runtime);
+    let mut acquire = Acquire::new(&case, &progress);
     let mut retried = 0;
     let worked = loop {
         let (taken, settings, by, of) = (Arc::clone(&bench), Arc::clone(&shared), Arc::clone(&codec), id.clone());
         bench.begun.store(false, Ordering::SeqCst);
         bench.over.store(false, Ordering::SeqCst);
-        let until = approach.until();
-        let (request, store) = (approach.request(), &shared.store);
+        let until = acquire.until();
+        let (request, store) = (acquire.request(), &shared.store);
         // The stores' own futures are large; in a box, they are not moved about.
         let transaction = Box::pin(async move {
             store
                 .transact(request, move |open| run(taken, settings, by, of, open))
                 .await
         });
-        let transacted = bench.answered(approach.deadline(), transaction).await;
+        let transacted = bench.answered(acquire.deadline(), transaction).await;
         let conflict: Option<&(dyn StdError + 'static)> = match &transacted {
             Ok(ClaimOutcome::Granted(Worked::Failed(error))) => Some(&**error),
             Err(error) => Some(error),
@@ -212,7 +212,7 @@ where
         {
             retried += 1;
             telemetry::retried(&id, retried);
-            approach.pause_after_conflict(retried).await;
+            acquire.pause_after_conflict(retried).await;
             continue;
         }
         let outcome = match transacted {
@@ -220,22 +220,25 @@ where
             Err(error) => {
                 let begun = bench.begun.load(Ordering::SeqCst);
                 let failed = match error {
-                    StoreError::Busy { .. } if !begun => match approach.locked_out(error).await {
+                    StoreError::Busy { .. } if !begun => match acquire.locked_out(error).await {
                         Ok(settled) => return Ok(settled.shared_as(&*codec)),
                         Err(error) => error,
                     },
                     error => store_failed(&*shared.store, &id, error, begun),
                 };
-                if !begun && approach.goes_on(until) {
+                if !begun && acquire.goes_on(until) {
                     continue;
                 }
                 return Err(failed);
             }
         };
-        match approach.step(outcome).await? {
-            Step::Granted(worked) => break worked,
-            Step::Settled(settled) => return Ok(settled.shared_as(&*codec)),
-            Step::Again => {}
+        match outcome {
+            ClaimOutcome::Granted(worked) => break worked,
+            ClaimOutcome::Denied(denied) => {
+                if let Some(settled) = acquire.follow(denied).await? {
+                    return Ok(settled.shared_as(&*codec));
+                }
+            }
         }
     };
     match worked {

@@ -88,6 +88,13 @@ trait Erased: Send + Sync {
         lease: Duration,
     ) -> Answer<'a, Result<(), StoreError>>;
 
+    fn end_lease<'a>(
+        &'a self,
+        id: &'a RequestIdentity,
+        token: FencingToken,
+        left: Duration,
+    ) -> Answer<'a, Result<(), StoreError>>;
+
     fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration)
     -> Answer<'_, Result<(), StoreError>>;
 
@@ -114,6 +121,15 @@ impl<S: Store> Erased for S {
         lease: Duration,
     ) -> Answer<'a, Result<(), StoreError>> {
         Box::pin(Store::renew(self, id, token, lease))
+    }
+
+    fn end_lease<'a>(
+        &'a self,
+        id: &'a RequestIdentity,
+        token: FencingToken,
+        left: Duration,
+    ) -> Answer<'a, Result<(), StoreError>> {
+        Box::pin(Store::end_lease(self, id, token, left))
     }
 
     fn complete(
@@ -153,6 +169,10 @@ impl Store for DynStore {
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.0.renew(id, token, lease).await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.0.end_lease(id, token, left).await
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {

@@ -145,14 +145,21 @@ impl Records {
         }
     }
 
-    fn renew(&self, id: &RequestIdentity, token: FencingToken, lease_expires: Timestamp) -> Result<(), StoreError> {
-        match self.by_id.get_mut(id) {
-            Some(mut record) if record.is_claimed_by(token) => {
-                record.state = State::InProgress { lease_expires };
-                Ok(())
-            }
-            _ => Err(StoreError::Outdated { token }),
+    /// Sets when the lease of a claim expires, by when it does so now.
+    fn set_lease(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        set: impl FnOnce(Timestamp) -> Timestamp,
+    ) -> Result<(), StoreError> {
+        if let Some(mut record) = self.by_id.get_mut(id)
+            && record.token == token
+            && let State::InProgress { lease_expires } = &mut record.state
+        {
+            *lease_expires = set(*lease_expires);
+            return Ok(());
         }
+        Err(StoreError::Outdated { token })
     }
 
     fn complete(
@@ -235,8 +242,14 @@ impl Store for MemoryStore {
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         let now = self.0.clock.now();
-        self.0.renew(id, token, now.after(lease))?;
-        if lease.is_zero() {
+        self.0
+            .set_lease(id, token, |lease_expires| now.after(lease).max(lease_expires))
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let now = self.0.clock.now();
+        self.0.set_lease(id, token, |_| now.after(left))?;
+        if left.is_zero() {
             self.0.notify(id);
         }
         Ok(())

@@ -86,7 +86,8 @@ pub trait Store: Send + Sync + 'static {
     /// When the store cannot be reached or understood. The claim may have been taken nevertheless.
     fn claim(&self, request: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send;
 
-    /// Sets the lease of a claim to `lease` from now; zero lets it expire at once.
+    /// Prolongs the lease of a claim to `lease` from now. It never shortens one: a renewal that was long under way takes
+    /// nothing from what was set after it, by another renewal or by [`end_lease`](Self::end_lease).
     ///
     /// A lease that has expired is renewed as long as nobody took over.
     ///
@@ -98,6 +99,21 @@ pub trait Store: Send + Sync + 'static {
         id: &RequestIdentity,
         token: FencingToken,
         lease: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends the lease of a claim on purpose: it lasts for `left` from now, whatever is left of it. Zero lets it expire at
+    /// once, and tells those who [watch](Self::watch).
+    ///
+    /// Until then the request counts as in progress, and after that as in doubt.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Outdated`] when the token no longer holds the claim.
+    fn end_lease(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        left: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Records the result, to be replayed for `retention` from now.
@@ -224,6 +240,15 @@ impl<S: Store> Store for Arc<S> {
         lease: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
         S::renew(self, id, token, lease)
+    }
+
+    fn end_lease(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        left: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::end_lease(self, id, token, left)
     }
 
     fn complete(

@@ -19,6 +19,7 @@ use tokio::time::sleep;
 pub enum Op {
     Claim,
     Renew,
+    EndLease,
     Complete,
     Release,
     Load,
@@ -51,6 +52,8 @@ pub enum Fault {
     Fails,
     /// It is done, and the answer is lost.
     AnswerLost,
+    /// It is done, and fewer replicas have it than are wanted.
+    TooFewReplicas,
     /// Nothing is done: all connections of the pool are in use.
     NoConnection,
     /// Nothing is done: the lock is held by others.
@@ -134,6 +137,14 @@ impl Scripted {
                 let _ = act.await;
                 Err(StoreError::unavailable("connection reset"))
             }
+            Fault::TooFewReplicas => {
+                let _ = act.await;
+                Err(StoreError::TooFewReplicas {
+                    acknowledged: 0,
+                    wanted: 1,
+                    waited: Duration::ZERO,
+                })
+            }
             Fault::NoConnection => Err(StoreError::NoConnection),
             Fault::Busy => Err(StoreError::Busy { waited: Duration::ZERO }),
         }
@@ -156,6 +167,14 @@ impl Store for Scripted {
             Op::Renew,
             move |inner| async move { inner.renew(&id, token, lease).await },
         )
+        .await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.act(Op::EndLease, move |inner| async move {
+            inner.end_lease(&id, token, left).await
+        })
         .await
     }
 

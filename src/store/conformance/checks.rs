@@ -146,7 +146,7 @@ where
     let id = probe.id("late-holder")?;
     let holder = HolderId::random();
     let first = probe.granted(probe.ask_as(&id, holder).await?)?;
-    probe.ok(probe.store.renew(&id, first.token(), Duration::ZERO).await)?;
+    probe.ok(probe.store.end_lease(&id, first.token(), Duration::ZERO).await)?;
     let second = probe.granted(probe.ask_as(&id, holder).await?)?;
     probe.require(
         second.attempt() == first.attempt() && second.took_over().is_none(),
@@ -269,12 +269,36 @@ pub(super) async fn a_renewed_lease_lasts<S: Store, P: AsyncFn(Duration)>(probe:
     }
 }
 
-pub(super) async fn a_lease_renewed_to_nothing_is_over<S: Store, P: AsyncFn(Duration)>(
+pub(super) async fn a_renewal_never_shortens_a_lease<S: Store, P: AsyncFn(Duration)>(
     probe: &Probe<'_, S, P>,
 ) -> Checked {
+    let id = probe.id("late-renewal")?;
+    let claim = probe.claim(&id, LONG).await?;
+    for late in [SHORT, Duration::ZERO] {
+        probe.ok(probe.store.renew(&id, claim.token(), late).await)?;
+    }
+    probe.pass(LATER).await;
+    match probe.ask(&id, LONG, Takeover::Expired).await? {
+        ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining > LONG / 2 => {}
+        other => return probe.failure(format!("after a renewal for a shorter time: {}", name(&other))),
+    }
+    // To end it before its time is another operation.
+    probe.ok(probe.store.end_lease(&id, claim.token(), SHORT).await)?;
+    match probe.ask(&id, LONG, Takeover::Never).await? {
+        ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining <= SHORT => {}
+        other => return probe.failure(format!("until the end that was set: {}", name(&other))),
+    }
+    probe.pass(LATER).await;
+    match probe.ask(&id, LONG, Takeover::Never).await? {
+        ClaimOutcome::Denied(Denied::InDoubt { .. }) => Ok(()),
+        other => probe.failure(format!("after the end that was set: {}", name(&other))),
+    }
+}
+
+pub(super) async fn a_lease_that_is_ended_is_over<S: Store, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {
     let id = probe.id("given-up")?;
     let claim = probe.claim(&id, LONG).await?;
-    probe.ok(probe.store.renew(&id, claim.token(), Duration::ZERO).await)?;
+    probe.ok(probe.store.end_lease(&id, claim.token(), Duration::ZERO).await)?;
     match probe.ask(&id, LONG, Takeover::Never).await? {
         ClaimOutcome::Denied(Denied::InDoubt { .. }) => {}
         other => return probe.failure(format!("after the lease was given up: {}", name(&other))),
@@ -286,7 +310,7 @@ pub(super) async fn a_lease_renewed_to_nothing_is_over<S: Store, P: AsyncFn(Dura
 pub(super) async fn one_of_many_takes_over<S: Store, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {
     let id = probe.id_of("takeover", 1)?;
     let dead = probe.claim(&id, LONG).await?;
-    probe.ok(probe.store.renew(&id, dead.token(), Duration::ZERO).await)?;
+    probe.ok(probe.store.end_lease(&id, dead.token(), Duration::ZERO).await)?;
     let heir = one_wins(probe, &id, Takeover::Expired).await?;
     probe.require(
         heir.token() > dead.token() && heir.attempt() == 2,
@@ -322,6 +346,8 @@ pub(super) async fn an_outdated_holder_is_refused<S: Store, P: AsyncFn(Duration)
 
     let answer = probe.store.renew(&id, token, LONG).await;
     probe.outdated(answer, token, "an outdated holder renews")?;
+    let answer = probe.store.end_lease(&id, token, Duration::ZERO).await;
+    probe.outdated(answer, token, "an outdated holder ends a lease")?;
     let answer = probe.store.release(releasing).await;
     probe.outdated(answer, token, "an outdated holder releases")?;
     let answer = probe.store.complete(old, result(1), LONG).await;
@@ -429,7 +455,7 @@ pub(super) async fn tokens_never_go_backwards<S: Store, P: AsyncFn(Duration)>(pr
                 probe.pass(Duration::from_millis(2)).await;
                 probe.ok(probe.store.purge(100).await).map(drop)?;
             }
-            _ => probe.ok(probe.store.renew(&id, token, Duration::ZERO).await)?,
+            _ => probe.ok(probe.store.end_lease(&id, token, Duration::ZERO).await)?,
         }
     }
     Ok(())
@@ -445,7 +471,7 @@ pub(super) async fn what_is_in_doubt_is_listed<S: Store, P: AsyncFn(Duration)>(p
     for (digest, key) in (1..).zip(["one", "two", "three"]) {
         let id = probe.id_of(key, digest)?;
         let claim = probe.claim(&id, LONG).await?;
-        probe.ok(probe.store.renew(&id, claim.token(), Duration::ZERO).await)?;
+        probe.ok(probe.store.end_lease(&id, claim.token(), Duration::ZERO).await)?;
         doubtful.push((id, claim));
     }
     // Neither of these is.
@@ -493,7 +519,7 @@ pub(super) async fn who_watches_hears_of_every_end<S: Store, P: AsyncFn(Duration
         match end {
             "completed" => probe.complete(claim, &result(0), LONG).await?,
             "released" => probe.ok(probe.store.release(claim).await)?,
-            _ => probe.ok(probe.store.renew(&id, claim.token(), Duration::ZERO).await)?,
+            _ => probe.ok(probe.store.end_lease(&id, claim.token(), Duration::ZERO).await)?,
         }
         let heard = tokio::time::timeout(HEARD_WITHIN, watch.changed()).await;
         probe.require(

@@ -9,7 +9,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgPool;
 use tokio::time::Instant;
 
-use crate::record::random_u64;
+use crate::backoff::random_u64;
 use crate::store::StoreError;
 
 /// How often a statement of ours is tried that others' transactions get in the way of.

@@ -40,7 +40,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::names::Keys;
-use crate::record::random_u64;
+use crate::backoff::random_u64;
 use crate::store::watch::{Watch, Watchers};
 
 /// How many wishes are put to the server at a time.

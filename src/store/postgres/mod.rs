@@ -418,16 +418,31 @@ impl Store for PostgresStore {
                 Value::Text(id.key()),
                 Value::Number(records::number(token)),
                 Value::Number(records::millis(lease)),
+            ];
+            let renew = self.call(&self.statements.renew, &values);
+            // A try that is not answered leaves time for others, as long as the lease runs.
+            let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
+            match self.ask_within(limit, renew).await {
+                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
+                Ok(_) => return Err(StoreError::Outdated { token }),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let mut tries = Tries::on(&self.pool);
+        loop {
+            let values = [
+                Value::Text(id.scope()),
+                Value::Text(id.key()),
+                Value::Number(records::number(token)),
+                Value::Number(records::millis(left)),
                 Value::Number(self.names.keys(id).watch),
                 Value::Text(&self.names.channel()),
             ];
-            let renew = self.call(&self.statements.renew, &values);
-            // A try that is not answered leaves time for others, as long as the lease runs. To end it there is no hurry.
-            let limit = match lease.is_zero() {
-                true => self.patience,
-                false => self.patience.min((lease / 3).max(SHORTEST_WAIT)),
-            };
-            match self.ask_within(limit, renew).await {
+            let end = self.call(&self.statements.end_lease, &values);
+            match self.ask_within(self.patience, end).await {
                 Ok(rows) if records::is_changed(&rows)? => return Ok(()),
                 Ok(_) => return Err(StoreError::Outdated { token }),
                 Err(error) => tries.after(error).await?,

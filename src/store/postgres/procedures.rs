@@ -49,9 +49,26 @@ pub(super) const CLAIM: Procedure = Procedure {
     body: claim,
 };
 
-/// Takes scope, key, token, lease, and the number of those who watch with their channel.
+/// Takes scope, key, token, and lease.
 pub(super) const RENEW: Procedure = Procedure {
     name: "renew",
+    takes: &["text", "text", "bigint", "bigint"],
+    answers: &["bigint"],
+    body: |names| {
+        format!(
+            "WITH {INSTANT}, changed AS (
+                UPDATE {records} SET lease_expires_at = greatest(lease_expires_at, now + $4) FROM instant
+                WHERE scope = $1 AND key = $2 AND token = $3 AND completed_at IS NULL
+                RETURNING token)
+             SELECT token {{into}} FROM changed",
+            records = names.of("records"),
+        )
+    },
+};
+
+/// Takes scope, key, token, what is to be left of the lease, and the number of those who watch with their channel.
+pub(super) const END_LEASE: Procedure = Procedure {
+    name: "end_lease",
     takes: &["text", "text", "bigint", "bigint", "bigint", "text"],
     answers: &["bigint", "text"],
     body: |names| {
@@ -137,13 +154,13 @@ pub(super) const PURGE: Procedure = Procedure {
     },
 };
 
-/// All of them, as a migration creates them. They name the schema of our tables, since a search path is the session's;
+/// These, as a migration creates them. They name the schema of our tables, since a search path is the session's;
 /// if it is not known yet, the script puts in the first one of the search path that it is run with.
-pub(super) fn create(names: &Names) -> String {
+pub(super) fn create(procedures: &[&Procedure], names: &Names) -> String {
     const SCHEMA: &str = "oneflight schema";
 
     if names.schema.is_some() {
-        return create_in(names);
+        return create_in(procedures, names);
     }
     let in_place_of_it = Names {
         schema: Some(SCHEMA.to_owned()),
@@ -153,14 +170,12 @@ pub(super) fn create(names: &Names) -> String {
         r#"DO $schema$ BEGIN EXECUTE replace($script${script}$script$,
     '"{SCHEMA}"', '"' || replace(current_schema(), '"', '""') || '"'); END $schema$;
 "#,
-        script = create_in(&in_place_of_it),
+        script = create_in(procedures, &in_place_of_it),
     )
 }
 
-fn create_in(names: &Names) -> String {
-    [&CLAIM, &RENEW, &COMPLETE, &RELEASE, &LOAD, &PURGE]
-        .map(|procedure| procedure.create(names))
-        .concat()
+fn create_in(procedures: &[&Procedure], names: &Names) -> String {
+    procedures.iter().map(|procedure| procedure.create(names)).collect()
 }
 
 impl Procedure {

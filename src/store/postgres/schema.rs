@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 use super::call::Value;
 use super::errors::{Tries, unavailable};
 use super::names::Names;
-use super::procedures;
+use super::procedures::{self, CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
 use super::statements::LEAVE;
 use crate::store::StoreError;
 
@@ -32,6 +32,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         description: "requests that are held, and procedures",
         statements: held_and_procedures,
+    },
+    Migration {
+        description: "renewals that never shorten a lease",
+        statements: renewals,
     },
 ];
 
@@ -82,7 +86,17 @@ ALTER TABLE {records} ADD COLUMN held boolean NOT NULL DEFAULT false;
 -- Each refuses to run inside of a transaction, by its COMMIT: what it answers is then known to be committed.
 {procedures}",
         records = names.of("records"),
-        procedures = procedures::create(names),
+        procedures = procedures::create(&[&CLAIM, &COMPLETE, &RELEASE, &LOAD, &PURGE], names),
+    )
+}
+
+fn renewals(names: &Names) -> String {
+    format!(
+        "-- It set a lease to whatever was asked for.
+DROP PROCEDURE IF EXISTS {renew}(text, text, bigint, bigint, bigint, text, INOUT bigint, INOUT text);
+{procedures}",
+        renew = names.of(RENEW.name),
+        procedures = procedures::create(&[&RENEW, &END_LEASE], names),
     )
 }
 

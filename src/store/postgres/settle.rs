@@ -22,7 +22,7 @@ use super::call::{Message, Value};
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
 use super::{PostgresStore, SHORTEST_WAIT};
-use crate::record::random_u64;
+use crate::backoff::random_u64;
 use crate::store::{ClaimRequest, StoreError};
 
 /// The pauses between two questions, in microseconds: from about this long, growing to sixteen times as long.

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::call::{Calls, Message, Value};
 use super::names::{Keys, Names};
-use super::procedures::{CLAIM, COMPLETE, LOAD, PURGE, RELEASE, RENEW};
+use super::procedures::{CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
 use crate::record::HolderId;
 
 /// The columns of a record, in the order in which it is read.
@@ -68,6 +68,7 @@ pub(super) struct Statements {
     keepalive: String,
     pub(super) claim: Calls,
     pub(super) renew: Calls,
+    pub(super) end_lease: Calls,
     pub(super) complete: Calls,
     pub(super) release: Calls,
     pub(super) load: Calls,
@@ -95,6 +96,7 @@ impl Statements {
             keepalive: keepalive(patience),
             claim: Calls::of(&CLAIM, names),
             renew: Calls::of(&RENEW, names),
+            end_lease: Calls::of(&END_LEASE, names),
             complete: Calls::of(&COMPLETE, names),
             release: Calls::of(&RELEASE, names),
             load: Calls::of(&LOAD, names),

@@ -25,7 +25,7 @@ use redis::{Client, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::record::random_u64;
+use crate::backoff::random_u64;
 use crate::store::watch::{Watch, Watchers};
 
 /// How many records may be waited for by notification at a time.

@@ -30,7 +30,7 @@ use connection::{Acknowledgement, Answered, Call};
 use listen::Ear;
 use names::{Keys, Names};
 use records::Answer;
-use scripts::{CLAIM, COMPLETE, LOAD, RELEASE, RENEW};
+use scripts::{CLAIM, COMPLETE, END_LEASE, LOAD, RELEASE, RENEW, Script};
 use tokens::Seen;
 
 pub use connection::RedisConnection;
@@ -161,6 +161,27 @@ impl RedisStore {
             .await
     }
 
+    /// Runs a script that changes the lease of a claim.
+    async fn set_lease(
+        &self,
+        script: &'static Script,
+        id: &RequestIdentity,
+        token: FencingToken,
+        lease: Duration,
+    ) -> Result<(), StoreError> {
+        let keys = self.0.names.keys(id);
+        let count = counted(&keys, token)?;
+        let lease = records::millis(lease).to_string();
+        let answered = self
+            .ask(Call {
+                script,
+                keys: &[&keys.record],
+                arguments: &[count.as_bytes(), lease.as_bytes()],
+            })
+            .await?;
+        Answer::new(answered)?.done(token)
+    }
+
     /// Notes how far the shard has counted.
     fn see(&self, keys: &Keys, token: FencingToken, set_back: bool) {
         if let Some(count) = keys.count(token) {
@@ -215,17 +236,11 @@ impl Store for RedisStore {
     }
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        let keys = self.0.names.keys(id);
-        let count = counted(&keys, token)?;
-        let lease = records::millis(lease).to_string();
-        let answered = self
-            .ask(Call {
-                script: &RENEW,
-                keys: &[&keys.record],
-                arguments: &[count.as_bytes(), lease.as_bytes()],
-            })
-            .await?;
-        Answer::new(answered)?.done(token)
+        self.set_lease(&RENEW, id, token, lease).await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.set_lease(&END_LEASE, id, token, left).await
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ macro_rules! scripts {
 scripts! {
     CLAIM: "scripts/claim.lua",
     RENEW: "scripts/renew.lua",
+    END_LEASE: "scripts/end_lease.lua",
     COMPLETE: "scripts/complete.lua",
     RELEASE: "scripts/release.lua",
     LOAD: "scripts/load.lua",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::error::DatabaseError;
 
-use crate::record::random_u64;
+use crate::backoff::random_u64;
 use crate::store::StoreError;
 
 /// The primary result code of a statement that cannot be carried out as it stands.

@@ -325,6 +325,14 @@ impl Store for SqliteStore {
         }
     }
 
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let id = id.clone();
+        match self.writer.change(Change::EndLease { id, token, left }).await? {
+            0 => Err(StoreError::Outdated { token }),
+            _ => Ok(()),
+        }
+    }
+
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         let (id, token) = (claim.id().clone(), claim.token());
         let change = Change::Complete {

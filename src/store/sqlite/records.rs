@@ -40,6 +40,11 @@ pub(super) enum Change {
         token: FencingToken,
         lease: Duration,
     },
+    EndLease {
+        id: RequestIdentity,
+        token: FencingToken,
+        left: Duration,
+    },
     Complete {
         id: RequestIdentity,
         token: FencingToken,
@@ -58,7 +63,7 @@ pub(super) enum Change {
 impl Change {
     pub(super) fn rank(&self) -> Rank {
         match self {
-            Self::Renew { .. } | Self::Complete { .. } | Self::Release { .. } => Rank::Lease,
+            Self::Renew { .. } | Self::EndLease { .. } | Self::Complete { .. } | Self::Release { .. } => Rank::Lease,
             Self::Purge { .. } => Rank::Business,
         }
     }
@@ -67,6 +72,7 @@ impl Change {
     pub(super) async fn make(&self, connection: &mut SqliteConnection) -> sqlx::Result<u64> {
         let statement = match self {
             Self::Renew { id, token, lease } => renew(id, *token, *lease),
+            Self::EndLease { id, token, left } => end_lease(id, *token, *left),
             Self::Complete {
                 id,
                 token,
@@ -333,15 +339,34 @@ pub(super) async fn release_and_complete(
 }
 
 fn renew(id: &RequestIdentity, token: FencingToken, lease: Duration) -> Statement<'_> {
-    sqlx::query(
+    let renew = sqlx::query(
+        "UPDATE main.oneflight_records
+         SET lease_expires_at = max(lease_expires_at, CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?)
+         WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
+    );
+    bind_lease(renew, id, token, lease)
+}
+
+fn end_lease(id: &RequestIdentity, token: FencingToken, left: Duration) -> Statement<'_> {
+    let end = sqlx::query(
         "UPDATE main.oneflight_records
          SET lease_expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?
          WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
-    )
-    .bind(millis(lease))
-    .bind(id.scope())
-    .bind(id.key())
-    .bind(number(token))
+    );
+    bind_lease(end, id, token, left)
+}
+
+fn bind_lease<'q>(
+    statement: Statement<'q>,
+    id: &'q RequestIdentity,
+    token: FencingToken,
+    lease: Duration,
+) -> Statement<'q> {
+    statement
+        .bind(millis(lease))
+        .bind(id.scope())
+        .bind(id.key())
+        .bind(number(token))
 }
 
 fn complete<'q>(

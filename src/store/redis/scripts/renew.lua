@@ -1,4 +1,4 @@
--- Sets the lease of a claim.
+-- Prolongs the lease of a claim, and never shortens it.
 --
 -- KEYS  the record
 -- ARGV  token, lease in milliseconds
@@ -10,8 +10,8 @@ end
 if record.token ~= ARGV[1] or record.completed then
     return { 'outdated' }
 end
-overwrite(KEYS[1], 'lease_expires', decimal(math.floor(now() / 1000) + tonumber(ARGV[2])))
-if ARGV[2] == '0' then
-    tell(KEYS[1])
+local expires = math.floor(now() / 1000) + tonumber(ARGV[2])
+if expires > whole(record.lease_expires) then
+    overwrite(KEYS[1], 'lease_expires', decimal(expires))
 end
 return { 'done' }

@@ -27,9 +27,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::Shared;
-use super::timer::{self, Timer, after, until, within};
-use crate::identity::RequestIdentity;
+use super::case::Case;
+use crate::idempotency::timer::{self, Timer, after, until, within};
 use crate::record::FencingToken;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -46,7 +45,7 @@ enum Standing {
 
 /// What the work may know of its lease.
 #[derive(Clone)]
-pub(super) struct View {
+pub(in crate::idempotency) struct View {
     standing: watch::Receiver<Standing>,
     lease: Duration,
 }
@@ -62,12 +61,12 @@ impl Standing {
 }
 
 impl View {
-    pub(super) fn is_lost(&self) -> bool {
+    pub(in crate::idempotency) fn is_lost(&self) -> bool {
         self.standing.borrow().is_lost(self.lease)
     }
 
     /// Waits until it is lost; for ever, if it never is.
-    pub(super) async fn lost(&self) {
+    pub(in crate::idempotency) async fn lost(&self) {
         let mut standing = self.standing.clone();
         loop {
             let now = *standing.borrow_and_update();
@@ -97,8 +96,7 @@ pub(super) struct Lease<S: Store> {
 
 /// What the task needs to renew.
 struct Keeper<S> {
-    shared: Arc<Shared<S>>,
-    id: RequestIdentity,
+    case: Case<S>,
     token: FencingToken,
     standing: watch::Sender<Standing>,
     stop: watch::Sender<bool>,
@@ -108,23 +106,17 @@ struct Keeper<S> {
 
 impl<S: Store> Lease<S> {
     /// Begins to renew. The lease runs since the instant given.
-    pub(super) fn keep(
-        shared: &Arc<Shared<S>>,
-        runtime: &Handle,
-        id: RequestIdentity,
-        token: FencingToken,
-        since: Instant,
-    ) -> Self {
+    pub(super) fn keep(case: Case<S>, token: FencingToken, since: Instant) -> Self {
+        let runtime = case.runtime.clone();
         let keeper = Arc::new(Keeper {
-            shared: Arc::clone(shared),
-            id,
+            case,
             token,
             standing: watch::Sender::new(Standing::Renewed(since)),
             stop: watch::Sender::new(false),
             concluding: AtomicBool::new(false),
         });
         Self {
-            task: Some(keeper.spawn(runtime)),
+            task: Some(keeper.spawn(&runtime)),
             on: runtime.id(),
             keeper,
         }
@@ -134,7 +126,7 @@ impl<S: Store> Lease<S> {
     pub(super) fn view(&self) -> View {
         View {
             standing: self.keeper.standing.subscribe(),
-            lease: self.keeper.shared.lease,
+            lease: self.keeper.case.shared.lease,
         }
     }
 
@@ -148,7 +140,7 @@ impl<S: Store> Lease<S> {
                 // It is made anew where the work is polled now.
                 while let Poll::Ready(Ok(())) = look.as_mut().poll(cx) {
                     look.as_mut()
-                        .set(self.overdue().max(after(self.keeper.shared.lease / 2)));
+                        .set(self.overdue().max(after(self.keeper.case.shared.lease / 2)));
                 }
             }
             polled
@@ -159,7 +151,7 @@ impl<S: Store> Lease<S> {
     /// When a renewal is overdue.
     fn overdue(&self) -> Instant {
         match *self.keeper.standing.borrow() {
-            Standing::Renewed(then) => then + (self.keeper.shared.lease / 2).min(LONG),
+            Standing::Renewed(then) => then + (self.keeper.case.shared.lease / 2).min(LONG),
             Standing::Lost | Standing::Over => after(LONG),
         }
     }
@@ -174,7 +166,7 @@ impl<S: Store> Lease<S> {
                     Err(reason) => {
                         self.task = None;
                         self.keeper.standing.send_replace(Standing::Lost);
-                        telemetry::not_renewed(&self.keeper.id, &reason);
+                        telemetry::not_renewed(&self.keeper.case.id, &reason);
                     }
                 },
                 Poll::Pending => match Handle::try_current() {
@@ -206,7 +198,7 @@ impl<S: Store> Lease<S> {
         self.concluding();
         self.keeper.stop.send_replace(true);
         if let Some(task) = &mut self.task {
-            let _ = within(self.keeper.shared.lease, task).await;
+            let _ = within(self.keeper.case.shared.lease, task).await;
         }
     }
 }
@@ -216,7 +208,7 @@ impl<S: Store> Drop for Lease<S> {
         if let Some(task) = &self.task {
             task.abort();
         }
-        let lease = self.keeper.shared.lease;
+        let lease = self.keeper.case.shared.lease;
         self.keeper.standing.send_modify(|standing| {
             *standing = match standing.is_lost(lease) {
                 true => Standing::Lost,
@@ -232,7 +224,7 @@ impl<S: Store> Keeper<S> {
     }
 
     async fn renew(self: Arc<Self>) {
-        let lease = self.shared.lease;
+        let lease = self.case.shared.lease;
         let mut questions = JoinSet::new();
         let mut pause = match *self.standing.borrow() {
             Standing::Renewed(then) => (lease / 3).saturating_sub(then.elapsed()),
@@ -245,7 +237,7 @@ impl<S: Store> Keeper<S> {
                     let keeper = Arc::clone(&self);
                     questions.spawn(telemetry::in_current_span(async move {
                         let asked = Instant::now();
-                        (asked, keeper.shared.renew(&keeper.id, keeper.token).await)
+                        (asked, keeper.case.shared.renew(&keeper.case.id, keeper.token).await)
                     }));
                     pause = lease / 3;
                 }
@@ -264,7 +256,7 @@ impl<S: Store> Keeper<S> {
                 Next::Outdated => {
                     self.standing.send_replace(Standing::Lost);
                     if !self.concluding.load(Ordering::SeqCst) {
-                        telemetry::lease_lost(&self.id, self.token.get());
+                        telemetry::lease_lost(&self.case.id, self.token.get());
                     }
                     return;
                 }

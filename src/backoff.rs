@@ -1,0 +1,16 @@
+//! Pauses before another attempt. They are of random length, so that attempts that failed together are not repeated together.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+/// Returns a number that is unpredictable enough for jitter: the standard library seeds its hashers from the system, once
+/// a thread.
+pub(crate) fn random_u64() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}
+
+/// Returns a random part of `pause`: between a half and the whole of it.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let half = u64::try_from(pause.as_micros() / 2).unwrap_or(u64::MAX);
+    Duration::from_micros(half + random_u64() % (half + 1))
+}
