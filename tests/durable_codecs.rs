@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use oneflight::idempotency::{
     Codec, CodecError, Effect, Error, ErrorKind, Format, Idempotency, Json, Origin, Recovery, Reply, Resolution,
-    Rollback,
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, Decoded};
-use oneflight::store::{MemoryStore, SqliteStore};
+use oneflight::store::MemoryStore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -136,26 +135,6 @@ async fn what_has_no_serde_is_recorded_and_replayed() {
     let again = idem.run(id("a"), |_| async { panic!("done before") }).await.unwrap();
     assert_eq!((again.value(), again.origin()), (&image(), Origin::Replayed));
     assert_eq!(again.recorded(), first.recorded());
-}
-
-#[tokio::test]
-async fn in_a_transaction_as_well_be_it_declined() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(folder.path().join("codecs.db")).await.unwrap();
-    let idem = Idempotency::builder(store).codec(Responses).build();
-    for origin in [Origin::Executed, Origin::Replayed] {
-        let done = idem
-            .run_in_tx(id("done"), |_| Box::pin(async { Ok(image()) }))
-            .await
-            .unwrap();
-        assert_eq!((done.value(), done.origin()), (&image(), origin));
-        let declined = idem
-            .run_in_tx(id("declined"), |_| Box::pin(async { Err(Rollback::Declined(image())) }))
-            .await
-            .unwrap();
-        assert!(declined.is_declined());
-        assert_eq!((declined.value(), declined.origin()), (&image(), origin));
-    }
 }
 
 #[tokio::test]

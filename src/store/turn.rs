@@ -22,28 +22,26 @@ tokio::task_local! {
 
 /// A turn that is being taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turn(usize);
+pub struct Turn(usize);
 
 impl Turn {
     /// The turn in the queue at this address.
-    #[cfg(feature = "sqlite")]
-    pub(super) fn at<Q: ?Sized>(queue: *const Q) -> Self {
+    pub fn at<Q: ?Sized>(queue: *const Q) -> Self {
         Self(queue.addr())
     }
 
     /// The one that the code which runs now takes, if any.
-    pub(crate) fn current() -> Option<Self> {
+    pub fn current() -> Option<Self> {
         TURN_IN.try_with(|queue| Self(*queue)).ok()
     }
 
     /// Runs work as part of the turn.
-    pub(crate) fn scope<W: Future>(self, work: W) -> impl Future<Output = W::Output> + use<W> {
+    pub fn scope<W: Future>(self, work: W) -> impl Future<Output = W::Output> + use<W> {
         TURN_IN.scope(self.0, work)
     }
 
     /// Waits for this turn, for all to see who share the flight that does.
-    #[cfg(feature = "sqlite")]
-    pub(super) async fn wait_for<W: Future>(self, turn: W) -> W::Output {
+    pub async fn wait_for<W: Future>(self, turn: W) -> W::Output {
         let sign = SIGN.try_with(Sign::clone).ok();
         let _shown = sign.as_ref().map(|sign| sign.show(self));
         turn.await
@@ -51,7 +49,7 @@ impl Turn {
 }
 
 /// What is said to work that waits for its own turn.
-pub(crate) fn waits_for_itself() -> StoreError {
+pub fn waits_for_itself() -> StoreError {
     StoreError::Unsupported {
         advice: "work in a transaction called the store that the transaction belongs to, and would wait for \
                  itself; make the call before or after",
@@ -75,7 +73,6 @@ impl Sign {
         let _ = sign.wait_for(|shown| *shown == Some(turn)).await;
     }
 
-    #[cfg(feature = "sqlite")]
     fn show(&self, turn: Turn) -> impl Drop + use<'_> {
         struct Shown<'s>(&'s Sign);
 
