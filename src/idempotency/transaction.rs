@@ -12,13 +12,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::answer::{caught, silent};
 use super::claim::{Acquire, Case};
-use super::codec::{Prepared, prepare};
+use super::codec::{Codec, Prepared, prepare};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::progress::Progress;
@@ -208,8 +206,9 @@ impl<F> Bench<F> {
 const ENDING_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The work of a flight. After a conflict with another transaction, it is run again so many times.
-pub(super) async fn execute_in_tx<S, T, F, W>(
+pub(super) async fn execute_in_tx<S, C, T, F, W>(
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     progress: Arc<Progress>,
     retries: u32,
@@ -217,7 +216,8 @@ pub(super) async fn execute_in_tx<S, T, F, W>(
 ) -> Result<Settled, Error>
 where
     S: TransactionalStore,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
     F: FnMut(Tx<S>) -> W + Send + 'static,
     W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
 {
@@ -231,7 +231,7 @@ where
     let mut acquire = Acquire::new(&case, &progress);
     let mut retried = 0;
     let worked = loop {
-        let (taken, settings, of) = (Arc::clone(&bench), Arc::clone(&shared), id.clone());
+        let (taken, settings, by, of) = (Arc::clone(&bench), Arc::clone(&shared), Arc::clone(&codec), id.clone());
         bench.begun.store(false, Ordering::SeqCst);
         bench.over.store(false, Ordering::SeqCst);
         let until = acquire.until();
@@ -239,7 +239,7 @@ where
         // The stores' own futures are large; in a box, they are not moved about.
         let transaction = Box::pin(async move {
             store
-                .transact(request, move |open| run(taken, settings, of, open))
+                .transact(request, move |open| run(taken, settings, by, of, open))
                 .await
         });
         let transacted = bench.answered(acquire.deadline(), transaction).await;
@@ -263,7 +263,7 @@ where
                 let begun = bench.begun.load(Ordering::SeqCst);
                 let failed = match error {
                     StoreError::Busy { .. } if !begun => match acquire.locked_out(error).await {
-                        Ok(settled) => return Ok(settled.shared_as::<T>()),
+                        Ok(settled) => return Ok(settled.shared_as(&*codec)),
                         Err(error) => error,
                     },
                     error => store_failed(&*shared.store, &id, error, begun),
@@ -278,7 +278,7 @@ where
             ClaimOutcome::Granted(worked) => break worked,
             ClaimOutcome::Denied(denied) => {
                 if let Some(settled) = acquire.follow(denied).await? {
-                    return Ok(settled.shared_as::<T>());
+                    return Ok(settled.shared_as(&*codec));
                 }
             }
         }
@@ -325,15 +325,17 @@ pub(super) fn granted_twice() -> Box<dyn StdError + Send + Sync> {
 }
 
 /// Runs the work in an open transaction and says how that is to end.
-async fn run<S, T, F, W>(
+async fn run<S, C, T, F, W>(
     bench: Arc<Bench<F>>,
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     open: OpenTransaction<S::Connection, S::Names>,
 ) -> (Ending, Worked)
 where
     S: TransactionalStore,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
     F: FnMut(Tx<S>) -> W + Send + 'static,
     W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
 {
@@ -353,7 +355,7 @@ where
         Ok(Err(Rollback::Failed(reason))) => return (Ending::RollBack, Worked::Failed(reason.into())),
         Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
     };
-    let result = match prepare(&value, verdict, shared.sizes) {
+    let result = match prepare(&*codec, &value, verdict, shared.sizes) {
         Prepared::Kept(result) => result,
         Prepared::TooLarge { size, limit } => return (Ending::RollBack, Worked::TooLarge { size, limit }),
         Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),

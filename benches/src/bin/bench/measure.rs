@@ -42,6 +42,7 @@ const MANY_FLIGHTS: usize = 1_000_000;
 const TOO_SLOW: f64 = 3_000.0;
 
 /// All figures of a run.
+#[derive(Default)]
 pub struct Measured {
     pub ready: Standings,
     pub ready_borrowed: Standings,
