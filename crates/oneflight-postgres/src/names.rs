@@ -59,11 +59,6 @@ impl Names {
         }
     }
 
-    /// An index of ours, which stands in the schema of its table.
-    pub(super) fn index(&self, name: &str) -> String {
-        format!(r#""{}{name}""#, self.prefix)
-    }
-
     /// The number under which migrations exclude each other, here and in the SQL that we print.
     pub(super) fn migration_lock(&self) -> i64 {
         number(&self.digest("migrations", "", ""), 0)
