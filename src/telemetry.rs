@@ -205,7 +205,7 @@ mod traced {
         );
     }
 
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+    #[cfg(feature = "durable")]
     pub(crate) fn unreadable(token: u64, error: &dyn Display) {
         tracing::error!(
             target: TARGET,
@@ -215,7 +215,7 @@ mod traced {
         );
     }
 
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "durable")]
     pub(crate) fn set_back(counter: &dyn Display, token: u64) {
         tracing::error!(
             target: TARGET,
@@ -301,9 +301,9 @@ mod silent {
     #[cfg(feature = "durable")]
     pub(crate) fn not_purged(_error: &dyn Error) {}
 
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+    #[cfg(feature = "durable")]
     pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}
 
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "durable")]
     pub(crate) fn set_back(_counter: &dyn Display, _token: u64) {}
 }

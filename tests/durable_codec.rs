@@ -10,7 +10,7 @@ use std::time::Duration;
 use oneflight::idempotency::{CodecError, Effect, Error, ErrorKind, Idempotency};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, Decoded, RecordedResult};
-use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, Store};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -70,38 +70,6 @@ async fn a_result_that_cannot_be_read_again_is_known_as_that_the_first_time() {
         );
     }
     assert_eq!(executions.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
-async fn in_a_transaction_such_a_result_is_rolled_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(folder.path().join("codec.db")).await.unwrap();
-    sqlx::query("CREATE TABLE orders (number INTEGER PRIMARY KEY)")
-        .execute(store.pool())
-        .await
-        .unwrap();
-    let idem = Idempotency::builder(store.clone()).build();
-    let error = idem
-        .run_in_tx(id("nan"), |tx| {
-            Box::pin(async move {
-                sqlx::query("INSERT INTO orders DEFAULT VALUES")
-                    .execute(tx.connection())
-                    .await?;
-                Ok(f64::NAN)
-            })
-        })
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error.kind(), ErrorKind::Codec(_)) && error.effect() == Effect::Nothing,
-        "{error:?}"
-    );
-    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
-        .fetch_one(store.pool())
-        .await
-        .unwrap();
-    assert_eq!(rows, 0);
-    assert!(idem.status(&id("nan")).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -3,38 +3,24 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "common/crash.rs"]
+mod crash;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crash::crash;
 use oneflight::idempotency::{
     Effect, Error, ErrorKind, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unknown,
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError};
 use tokio::runtime::Runtime;
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
-}
-
-/// Runs work that has an effect and then dies with its process: its runtime is dropped in the middle. Answers the
-/// key that it sent downstream.
-fn crash<S: Store + Clone>(store: &S, lease: Duration, key: &'static str) -> String {
-    let idem = Idempotency::builder(store.clone()).lease(lease).build();
-    let process = Runtime::new().unwrap();
-    let (sent, sends) = std::sync::mpsc::channel();
-    process.spawn(async move {
-        let work = |context: oneflight::idempotency::Context| async move {
-            sent.send(context.downstream_key("charge")).unwrap();
-            std::future::pending::<String>().await
-        };
-        idem.run(id(key), work).await
-    });
-    let downstream = sends.recv().unwrap();
-    drop(process);
-    downstream
 }
 
 fn after_crash(key: &'static str) -> (MemoryStore, ManualClock, String) {
@@ -226,37 +212,6 @@ fn many_heirs_run_it_again_once() {
         for value in futures::future::join_all(calls).await {
             assert_eq!(value.unwrap(), 1);
         }
-    });
-}
-
-#[test]
-fn a_crash_over_sqlite_is_found_by_the_next_process() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("crash.db");
-    let lease = Duration::from_millis(300);
-    let opener = Runtime::new().unwrap();
-    let store = opener.block_on(SqliteStore::open(&path)).unwrap();
-    let downstream = crash(&store, lease, "sqlite");
-    drop(store);
-    drop(opener);
-    Runtime::new().unwrap().block_on(async {
-        let store = SqliteStore::open(&path).await.unwrap();
-        let eager = Idempotency::builder(store.clone())
-            .recovery(Recovery::Rerun)
-            .wait(Duration::ZERO)
-            .build();
-        let error = eager.run(id("sqlite"), |_| async { String::new() }).await;
-        assert!(
-            matches!(error.as_ref().map_err(Error::kind), Err(ErrorKind::InProgress { .. })),
-            "the lease still runs"
-        );
-        // Waits for the lease of the dead to end, and then runs.
-        let heir = Idempotency::builder(store).recovery(Recovery::Rerun).build();
-        let reply = heir
-            .run(id("sqlite"), |context| async move { context.downstream_key("charge") })
-            .await
-            .unwrap();
-        assert_eq!((reply.as_str(), reply.attempt()), (downstream.as_str(), 2));
     });
 }
 

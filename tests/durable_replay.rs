@@ -15,7 +15,7 @@ use oneflight::idempotency::{
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{Decoded, RecordedResult};
-use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -480,24 +480,4 @@ async fn what_is_in_doubt_without_a_fingerprint_is_settled_by_who_has_one() {
         .await
         .unwrap();
     assert_eq!(*after.run(resolved, work).await.unwrap(), 7);
-}
-
-#[tokio::test]
-async fn in_a_transaction_a_fingerprint_on_one_side_only_is_accepted_where_that_is_said() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(folder.path().join("deploy.db")).await.unwrap();
-    let before = Idempotency::builder(store.clone()).build();
-    let _ = before.run(id("k"), |_| async { 1 }).await.unwrap();
-    let with = id("k").with_fingerprint("body");
-    let deployed = deployed(store).build();
-    let reply = deployed
-        .run_in_tx(with.clone(), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap();
-    assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
-    let error = before.run_in_tx(with, |_| Box::pin(async { Ok(2) })).await;
-    assert!(
-        matches!(error.as_ref().map_err(Error::kind), Err(ErrorKind::Conflict)),
-        "{error:?}"
-    );
 }

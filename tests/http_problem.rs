@@ -82,23 +82,6 @@ fn waiting_is_told_in_whole_seconds_rounded_up() {
 }
 
 #[test]
-fn the_response_fits_the_framework() {
-    let problem = || Problem::body_too_large(16);
-    let text: Response<String> = problem().into_response();
-    let bytes: Response<Vec<u8>> = problem().into();
-    // What a handler of axum does with its error.
-    let axum = axum::response::IntoResponse::into_response(problem());
-    let hyper: Response<http_body_util::Full<axum::body::Bytes>> = problem().into_response();
-    assert_eq!(text.body().as_bytes(), bytes.body());
-    for headers in [text.headers(), axum.headers(), hyper.headers()] {
-        assert_eq!(headers[CONTENT_TYPE], "application/problem+json");
-        assert_eq!(headers["cache-control"], "no-store");
-    }
-    assert_eq!(text.status(), StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(body(problem())["limit"], 16);
-}
-
-#[test]
 fn what_is_wrong_with_a_key_is_a_400_that_says_what_to_do() {
     let missing = Problem::from(KeyError::Missing);
     assert_eq!(missing.type_uri(), kind::KEY_MISSING);

@@ -9,9 +9,9 @@
 
 use futures::future::{BoxFuture, join_all, try_join};
 use futures::stream::{FuturesUnordered, StreamExt};
-use oneflight::idempotency::{Error as IdempotencyError, Idempotency, NotDone, Rollback};
+use oneflight::idempotency::{Error as IdempotencyError, Idempotency, NotDone};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{MemoryStore, SqliteStore, Store};
+use oneflight::store::{MemoryStore, Store};
 use oneflight::{Drive, Fingerprint, FlightError, Group, OnAbandon, Outcome, TryError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -332,40 +332,6 @@ async fn durable_calls() {
     })
     .await
     .unwrap();
-}
-
-#[tokio::test]
-async fn durable_calls_in_a_transaction() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(folder.path().join("send.db")).await.unwrap();
-    let idem = Idempotency::builder(store).build();
-    tokio::spawn(async move {
-        let item: &'static str = "umbrella";
-        let reply = idem
-            .run_in_tx(request("in-tx"), move |tx| {
-                Box::pin(async move {
-                    let asked = sqlx::query_scalar("SELECT ?").bind(item);
-                    let answer: String = asked.fetch_one(tx.connection()).await?;
-                    Ok(answer)
-                })
-            })
-            .await;
-        assert_eq!(*reply.unwrap(), "umbrella");
-        let refused = idem.run_in_tx_retrying(request("refused"), |_| {
-            Box::pin(async { Err(Rollback::Declined(Cow::<'static, str>::Borrowed("no"))) })
-        });
-        assert_eq!(*refused.await.unwrap(), "no");
-        assert_eq!(*in_tx(&idem, &request("helper")).await.unwrap(), 1);
-    })
-    .await
-    .unwrap();
-}
-
-async fn in_tx(
-    idem: &Idempotency<SqliteStore>,
-    id: &RequestIdentity,
-) -> Result<oneflight::idempotency::Reply<u8>, IdempotencyError> {
-    idem.run_in_tx(id.clone(), |_| Box::pin(async { Ok(1) })).await
 }
 
 /// Looks what a type is, without asking for it.

@@ -32,7 +32,10 @@ use oneflight::idempotency::{
     self, Doubt, Effect, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unfinished, Unknown,
 };
 use oneflight::identity::{IdempotencyKey, RequestIdentity, Scope};
-use oneflight::store::{PostgresStore, RedisStore, SqliteStore, Store, TransactionalStore};
+use oneflight::store::{Store, TransactionalStore};
+use oneflight_postgres::PostgresStore;
+use oneflight_redis::RedisStore;
+use oneflight_sqlite::SqliteStore;
 
 use crate::database::{Database, Entry, Orders};
 use crate::naive;

@@ -104,48 +104,9 @@ pub use unfinished::{NotDone, Unfinished, Unknown};
 /// # let _: &Result<String, String> = again.value();
 /// # Ok(()) }
 /// ```
-#[cfg_attr(
-    feature = "sqlite",
-    doc = r#"
-Work on the store's own database, in one commit with its record:
-
-```
-# #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-# let folder = tempfile::tempdir()?;
-# let path = folder.path().join("orders.db");
-use oneflight::idempotency::{Idempotency, Rollback};
-use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::SqliteStore;
-
-let store = SqliteStore::open(path).await?;
-sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
-    .execute(store.pool())
-    .await?;
-let idem = Idempotency::builder(store.clone()).build();
-
-let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
-for attempt in 0..3 {
-    let reply = idem
-        .run_in_tx(id.clone(), |tx| {
-            Box::pin(async move {
-                let done = sqlx::query("INSERT INTO orders (item) VALUES ('tea')")
-                    .execute(tx.connection())
-                    .await?; // An error rolls back and frees the key.
-                if done.rows_affected() == 0 {
-                    return Err(Rollback::Declined(0)); // Rolls back and is remembered.
-                }
-                Ok(done.last_insert_rowid())
-            })
-        })
-        .await?;
-    assert_eq!((*reply, reply.is_cached()), (1, attempt > 0));
-}
-let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(store.pool()).await?;
-assert_eq!(orders, 1);
-# Ok(()) }
-```
-"#
-)]
+///
+/// Work on the store's own database, in one commit with its record: see [`run_in_tx`](Self::run_in_tx), and the crates
+/// `oneflight-sqlite` and `oneflight-postgres`.
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
     group: Group<RequestIdentity, Landed>,
@@ -341,7 +302,10 @@ impl<S: Store> Idempotency<S> {
     /// statements it does again.
     ///
     /// ```no_run
-    /// # async fn example(store: oneflight::store::SqliteStore) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use oneflight::store::TransactionalStore;
+    /// # struct Connection;
+    /// # async fn withdraw(_: &mut Connection, _account: &str, _amount: u64) -> Result<(), std::io::Error> { Ok(()) }
+    /// # async fn example(store: impl TransactionalStore<Connection = Connection>) -> Result<(), Box<dyn std::error::Error>> {
     /// use oneflight::idempotency::Idempotency;
     /// use oneflight::identity::{RequestIdentity, Scope};
     ///
@@ -352,10 +316,7 @@ impl<S: Store> Idempotency<S> {
     ///     // Each run has a copy of its own.
     ///     let account = account.clone();
     ///     Box::pin(async move {
-    ///         sqlx::query("UPDATE accounts SET balance = balance - 7 WHERE number = ?")
-    ///             .bind(account)
-    ///             .execute(tx.connection())
-    ///             .await?;
+    ///         withdraw(tx.connection(), &account, 7).await?; // UPDATE accounts SET balance = balance - 7 …
     ///         Ok(())
     ///     })
     /// })

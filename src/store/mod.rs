@@ -7,16 +7,16 @@
 //! | store | for |
 //! | --- | --- |
 //! | [`MemoryStore`] | tests, and services of one process whose duplicates all come within its lifetime |
-//! | `SqliteStore` (feature `sqlite`) | one machine, any number of processes, one file |
-//! | `PostgresStore` (feature `postgres`) | many machines, one PostgreSQL |
-//! | `RedisStore` (feature `redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
+//! | `SqliteStore` (crate `oneflight-sqlite`) | one machine, any number of processes, one file |
+//! | `PostgresStore` (crate `oneflight-postgres`) | many machines, one PostgreSQL |
+//! | `RedisStore` (crate `oneflight-redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
 //!
 //! [`DynStore`] is any of them without its type.
 //!
 //! # Writing one
 //!
 //! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
-//! [conformance suite](conformance), which takes about ten lines.
+//! conformance suite (crate `oneflight-conformance`), which takes about ten lines.
 //!
 //! A store that queues its writers has a [`Turn`], so that work which would wait for itself is told so.
 //!
@@ -33,34 +33,25 @@ use crate::record::{FencingToken, Record, RecordedResult, State};
 
 mod claim;
 mod clock;
-pub mod conformance;
 mod dyn_store;
 mod error;
 mod memory;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(feature = "redis")]
-mod redis;
-#[cfg(feature = "sqlite")]
-mod sqlite;
+mod report;
 mod transaction;
-pub(crate) mod turn;
+#[doc(hidden)]
+pub mod turn;
 mod watch;
 
+pub use crate::backoff::jitter;
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use dyn_store::DynStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
-#[cfg(feature = "postgres")]
-pub use postgres::{Isolation, PostgresOptions, PostgresStore};
-#[cfg(feature = "redis")]
-pub use redis::{RedisConnection, RedisOptions, RedisStore};
-#[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteStore};
-pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, find};
+pub use report::{report_forgotten_tokens, report_unreadable};
+pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, find, is_caused_by};
 pub use turn::Turn;
-pub use watch::Watch;
+pub use watch::{Watch, Watchers};
 
 /// Keeps the records of request identities.
 ///

@@ -81,9 +81,21 @@ pub fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Whether an error of this type, of which `is_it` holds, is this one or among its causes.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(super) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
+/// Returns whether this error, or one among its causes, is of the type `E` and `is_it` holds of it.
+///
+/// A store answers [`is_conflict`](TransactionalStore::is_conflict) and [`is_violation`](TransactionalStore::is_violation) with
+/// it: the errors of its driver reach it inside of others. The source that a [`StoreError`] tells of itself counts as well.
+///
+/// ```
+/// use oneflight::store::{StoreError, is_caused_by};
+/// use std::io::{Error, ErrorKind};
+///
+/// let timed_out = |error: &Error| error.kind() == ErrorKind::TimedOut;
+/// let rolled_back = StoreError::RolledBack { source: Error::from(ErrorKind::TimedOut).into() };
+/// assert!(is_caused_by(&rolled_back, timed_out));
+/// assert!(!is_caused_by(&StoreError::NoConnection, timed_out));
+/// ```
+pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
     causes(error).any(|cause| cause.downcast_ref().is_some_and(&is_it))
 }
 
@@ -122,9 +134,8 @@ impl<C> fmt::Debug for OpenTransaction<'_, C> {
     }
 }
 
-/// How the work wants its transaction to end.
+/// How the work wants its transaction to end. A store has to know every way, so another one would be a breaking change.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 #[must_use]
 pub enum Ending {
     /// Keep the work's rows and record the result.

@@ -99,7 +99,7 @@ impl Default for Turn {
 }
 
 /// What is said to work that waits for its own turn.
-pub(crate) fn waits_for_itself() -> StoreError {
+pub fn waits_for_itself() -> StoreError {
     StoreError::Unsupported {
         advice: "work in a transaction called the store that the transaction belongs to, and would wait for \
                  itself; make the call before or after",

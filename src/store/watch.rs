@@ -70,8 +70,7 @@ impl Watch {
     }
 
     /// The same watch, with something that is dropped when it is.
-    #[cfg(any(feature = "postgres", feature = "redis"))]
-    pub(super) fn holding(mut self, held: impl Any + Send + Sync) -> Self {
+    pub fn holding(mut self, held: impl Any + Send + Sync) -> Self {
         self._held = Some(Box::new(held));
         self
     }
@@ -111,7 +110,7 @@ impl fmt::Debug for Watch {
 /// A concurrent map, so that what happens to one key holds up no other. No lock is held while anybody is woken: a sender
 /// is used, and dropped, as a copy outside.
 #[derive(Clone)]
-pub(crate) struct Watchers(Arc<Registry>);
+pub struct Watchers(Arc<Registry>);
 
 struct Registry {
     /// Read within an entry. Closing changes this first and goes through the map then, so no watch outlives it.
@@ -125,7 +124,7 @@ struct Registry {
 impl Watchers {
     /// An open registry, which limits the number of keys that are watched at a time. Any number of callers may watch one
     /// key.
-    pub(crate) fn new(most_keys: usize) -> Self {
+    pub fn new(most_keys: usize) -> Self {
         Self(Arc::new(Registry {
             open: AtomicBool::new(true),
             most_keys: AtomicUsize::new(most_keys),
@@ -135,7 +134,7 @@ impl Watchers {
     }
 
     /// Subscribes to a key; to nothing if the registry is full or closed.
-    pub(crate) fn watch(&self, key: u64) -> Watch {
+    pub fn watch(&self, key: u64) -> Watch {
         match self.0.subscribe(key) {
             Some(changes) => Watch {
                 changes: Some(changes),
@@ -150,7 +149,7 @@ impl Watchers {
     }
 
     /// Tells everyone who watches this key to look again.
-    pub(crate) fn notify(&self, key: u64) {
+    pub fn notify(&self, key: u64) {
         let changes = self.0.by_key.get(&key).map(|changes| changes.clone());
         if let Some(changes) = changes {
             changes.send_replace(());
@@ -158,17 +157,12 @@ impl Watchers {
     }
 
     /// From now on, begins watches of no more keys than this at a time.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn bound(&self, most_keys: usize) {
+    pub fn bound(&self, most_keys: usize) {
         self.0.most_keys.store(most_keys, Ordering::SeqCst);
     }
 
     /// The source has fallen silent: ends all watches, and begins no new ones.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "redis")),
-        allow(dead_code, reason = "what stays in process does not fall silent")
-    )]
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.0.open.store(false, Ordering::SeqCst);
         let mut ended = Vec::new();
         self.0.by_key.retain(|_, changes| {
@@ -179,11 +173,7 @@ impl Watchers {
     }
 
     /// The source is heard (again).
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "redis")),
-        allow(dead_code, reason = "what stays in process does not fall silent")
-    )]
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         self.0.open.store(true, Ordering::SeqCst);
     }
 }

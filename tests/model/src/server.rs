@@ -147,7 +147,6 @@ pub fn decide_about(claims: &Claims, row: Option<&Row>, who: Who, takeover: Take
             // All callers have the same fingerprint.
             _ => Reply::InProgress,
         }),
-        _ => unreachable!("the decision has two kinds"),
     }
 }
 
