@@ -9,9 +9,9 @@
 
 use futures::future::{BoxFuture, join_all, try_join};
 use futures::stream::{FuturesUnordered, StreamExt};
-use oneflight::idempotency::{Error as IdempotencyError, Idempotency, NotDone, Rollback};
+use oneflight::idempotency::{Error as IdempotencyError, Idempotency, NotDone, Rollback, Tx};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{MemoryStore, SqliteStore, Store};
+use oneflight::store::{MemoryStore, SqliteStore, Store, TransactionalStore};
 use oneflight::{Drive, Fingerprint, FlightError, Group, OnAbandon, Outcome, TryError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -354,6 +354,7 @@ async fn durable_calls_in_a_transaction() {
         });
         assert_eq!(*refused.await.unwrap(), "no");
         assert_eq!(*in_tx(&idem, &request("helper")).await.unwrap(), 1);
+        assert_eq!(*in_tx_of_any_store(&idem, &request("any")).await.unwrap(), 1);
     })
     .await
     .unwrap();
@@ -364,6 +365,18 @@ async fn in_tx(
     id: &RequestIdentity,
 ) -> Result<oneflight::idempotency::Reply<u8>, IdempotencyError> {
     idem.run_in_tx(id.clone(), |_| async { Ok(1) }).await
+}
+
+async fn in_tx_of_any_store<S: TransactionalStore>(
+    idem: &Idempotency<S>,
+    id: &RequestIdentity,
+) -> Result<oneflight::idempotency::Reply<u32>, IdempotencyError> {
+    async fn attempts<S: TransactionalStore>(mut tx: Tx<S>) -> Result<u32, Rollback<u32>> {
+        let _: &mut S::Connection = &mut tx;
+        yield_now().await;
+        Ok(tx.context().attempt())
+    }
+    idem.run_in_tx(id.clone(), attempts).await
 }
 
 /// Looks what a type is, without asking for it.
