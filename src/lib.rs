@@ -33,7 +33,33 @@
 //! }
 //! ```
 //!
-#![cfg_attr(feature = "sqlite", doc = include_str!("../docs/tour_durable.md"))]
+#![cfg_attr(
+    feature = "durable",
+    doc = r##"
+**Afterwards**, elsewhere or after a crash, duplicates are answered from a record in a [store](store), by
+[`Idempotency`](idempotency::Idempotency). Where the store is the database that the work writes to, the record is written in
+the same commit as the mutation: see the crate `oneflight-sqlite`.
+
+```
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::store::MemoryStore;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let idem = Idempotency::builder(MemoryStore::new()).build();
+
+    for expected in [Origin::Executed, Origin::Replayed] {
+        let scope = Scope::new("tenant-7").route("POST /orders");
+        let id = RequestIdentity::new(scope, "c0ffee")?.with_fingerprint(br#"{"item":"umbrella"}"#);
+        let reply = idem.run(id, |_| async { 4711 }).await?; // … the payment API …
+        assert_eq!((*reply, reply.origin()), (4711, expected));
+    }
+    Ok(())
+}
+```
+"##
+)]
 //! # What is promised
 //!
 //! Of a [`Group`]:
@@ -69,18 +95,19 @@
 //! | feature | brings | depends on |
 //! | --- | --- | --- |
 //! | (none) | [`Group`], and the vocabulary of [`identity`] | `tokio` (`rt`), `hashbrown`, `parking_lot`, `foldhash` |
-//! | `durable` | `Idempotency`, `Store`, `MemoryStore`, the conformance suite | `serde_json`, `sha2`, `tokio` (`sync`, `time`) |
-//! | `sqlite` | `SqliteStore` and `run_in_tx`; implies `durable` | `sqlx` 0.9 |
-//! | `postgres` | `PostgresStore` and `run_in_tx`; implies `durable` | `sqlx` 0.9 |
-//! | `redis` | `RedisStore`, also for Valkey and clusters; implies `durable` | `redis` 1, `futures-util` |
+//! | `durable` | `Idempotency`, `Store`, `MemoryStore` | `serde_json`, `sha2`, `tokio` (`sync`, `time`) |
 //! | `compress` | large results kept compressed, if asked for; implies `durable` | `lz4_flex` |
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
+//! | `axum` | a [`Problem`](http::Problem) is a response of axum; implies `http` | `axum-core` |
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
 //! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+#[cfg(feature = "durable")]
+mod backoff;
 #[allow(unsafe_code)]
 mod flight;
 pub mod group;
@@ -95,6 +122,7 @@ pub mod record;
 pub mod store;
 mod sync;
 mod telemetry;
+mod unwind;
 
 /// For the models only.
 #[cfg(oneflight_loom)]
@@ -112,10 +140,8 @@ pub mod schedules {
 
 pub use crate::flight::{Drive, OnAbandon, Panicked};
 pub use crate::group::{Error as FlightError, Group, GroupBuilder, Limit, Outcome, Role, Stats, TryError};
-pub use crate::identity::Fingerprint;
-
-/// The README's examples, as tests.
-#[cfg(all(doctest, feature = "sqlite"))]
-#[doc = include_str!("../README.md")]
-#[derive(Debug)]
-pub struct Readme;
+#[cfg(feature = "durable")]
+pub use crate::idempotency::{Error, Idempotency, Origin, Reply, ResultExt, Rollback, Tx};
+pub use crate::identity::{Fingerprint, RequestIdentity, Scope};
+#[cfg(feature = "durable")]
+pub use crate::store::MemoryStore;

@@ -19,7 +19,6 @@ mod holder;
 mod result;
 
 pub use holder::HolderId;
-pub(crate) use holder::random_u64;
 pub use result::{CodecId, DecodeError, Decoded, RecordedResult, Verdict};
 
 /// An instant on the *store's* clock, in milliseconds since the Unix epoch.

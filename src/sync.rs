@@ -1,9 +1,9 @@
-//! The only place that knows of the model checkers.
+//! The only place that knows the model checkers.
 //!
-//! Everything that decides who polls, who is woken and who frees is built from what this module gives out: the
+//! Everything that decides which caller polls, which is woken and which frees is built from what this module provides: the
 //! standard library's and `parking_lot`'s types in an ordinary build, loom's under `--cfg oneflight_loom`, shuttle's under
-//! `--cfg oneflight_shuttle`. So models and random schedules explore the code that ships. The cfg has a name of its own because `--cfg loom` would switch over
-//! dependencies (tokio among them) that are to stay as they are.
+//! `--cfg oneflight_shuttle`. So models and random schedules explore the code that ships. The cfgs have names of their own,
+//! because `--cfg loom` would also switch dependencies over (tokio among them), which must stay as they are.
 
 use std::sync::atomic::Ordering;
 
@@ -48,7 +48,7 @@ mod shipped {
         }
     }
 
-    /// The process-wide value of `$init`, made when it is first asked for.
+    /// Declares a process-wide value, which is made of `$init` when it is first used.
     macro_rules! global {
         ($(#[$meta:meta])* static $name:ident: $type:ty = $init:expr;) => {
             $(#[$meta])*
@@ -69,21 +69,42 @@ mod shipped {
     /// Lets the other tasks of the runtime run.
     pub(crate) use tokio::task::yield_now;
 
-    /// A runtime that work can be spawned on.
+    /// A handle of a runtime that work can be spawned on.
     pub(crate) type Handle = tokio::runtime::Handle;
 
-    /// The runtime of the current context, if there is one.
+    /// Returns the runtime of the current context, if there is one.
     pub(crate) fn current_runtime() -> Option<Handle> {
         Handle::try_current().ok()
     }
 
-    /// Whether the runtime has threads of its own that run its tasks. Others do so only while somebody is inside their
-    /// `block_on`.
+    /// Returns whether the runtime has threads of its own that run its tasks. Other runtimes run tasks only while a thread is
+    /// inside their `block_on`.
     pub(crate) fn drives_itself(runtime: &Handle) -> bool {
         runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
     }
 }
 
+/// Declares the checker's mutex, without poisoning, as `parking_lot`'s is.
+#[cfg(any(oneflight_loom, oneflight_shuttle))]
+macro_rules! mutex_of {
+    ($checker:ident) => {
+        #[derive(Debug)]
+        pub(crate) struct Mutex<T>($checker::sync::Mutex<T>);
+
+        impl<T> Mutex<T> {
+            pub(crate) fn new(value: T) -> Self {
+                Self($checker::sync::Mutex::new(value))
+            }
+
+            pub(crate) fn lock(&self) -> $checker::sync::MutexGuard<'_, T> {
+                match self.0.lock() {
+                    Ok(guard) => guard,
+                    Err(poisoned) => poisoned.into_inner(),
+                }
+            }
+        }
+    };
+}
 #[cfg(oneflight_loom)]
 mod modelled {
     pub(crate) use loom::cell::UnsafeCell;
@@ -91,22 +112,7 @@ mod modelled {
     use std::fmt;
     use std::future::Future;
 
-    /// loom's mutex without poisoning, as `parking_lot`'s is.
-    #[derive(Debug)]
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-            match self.0.lock() {
-                Ok(guard) => guard,
-                Err(poisoned) => poisoned.into_inner(),
-            }
-        }
-    }
+    mutex_of!(loom);
 
     macro_rules! global {
         ($(#[$meta:meta])* static $name:ident: $type:ty = $init:expr;) => {
@@ -127,16 +133,16 @@ mod modelled {
     }
     pub(crate) use per_thread;
 
-    /// What becomes of a task that is spawned in a model.
+    /// How a task that is spawned in a model is run.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Runtime {
-        /// It is a thread of its own, and callers may rely on that.
+        /// In a thread of its own, and callers may rely on that.
         Steady,
-        /// It is a thread of its own, and callers may not rely on that.
+        /// In a thread of its own, and callers may not rely on that.
         Driven,
-        /// It is polled so often, and then kept.
+        /// It is polled a number of times, and then kept.
         Left {
-            /// How often.
+            /// The number of polls.
             polls: usize,
         },
     }
@@ -145,7 +151,7 @@ mod modelled {
         static RUNTIME: std::cell::Cell<Runtime> = const { std::cell::Cell::new(Runtime::Steady) };
     }
 
-    /// Says what becomes of tasks in the models of this thread.
+    /// Sets how tasks in the models of this thread are run.
     pub fn spawn_onto(runtime: Runtime) {
         RUNTIME.set(runtime);
     }
@@ -156,12 +162,12 @@ mod modelled {
         static TASKS: Mutex<(Vec<loom::thread::JoinHandle<()>>, Vec<Task>)> = Mutex::new((Vec::new(), Vec::new()));
     }
 
-    /// In a model, tasks are threads.
+    /// In a model, tasks are threads, so the thread yields.
     pub(crate) async fn yield_now() {
         loom::thread::yield_now();
     }
 
-    /// In a model, a spawned task is a thread of its own, unless its runtime is left.
+    /// Spawns tasks in a model: each is a thread of its own, unless it is to be [left](Runtime::Left).
     #[derive(Clone)]
     pub struct Handle;
 
@@ -184,14 +190,14 @@ mod modelled {
         }
     }
 
-    /// Nothing depends on where it is polled in a model.
+    /// The guard of an entered runtime. In a model nothing depends on it.
     pub(crate) struct Entered<'a>(#[allow(dead_code, reason = "borrows, as the shipped one does")] &'a Handle);
 
     pub(crate) fn drives_itself(_runtime: &Handle) -> bool {
         RUNTIME.get() == Runtime::Steady
     }
 
-    /// Waits for the tasks that were spawned in this execution of a model, and drops those that were left.
+    /// Drops the tasks that were left in this execution of a model, and waits for the others.
     pub fn join_tasks() {
         let (threads, left) = std::mem::take(&mut *TASKS.lock());
         drop(left);
@@ -217,26 +223,11 @@ mod scheduled {
     use std::fmt;
     use std::future::Future;
 
-    /// shuttle's mutex without poisoning, as `parking_lot`'s is.
-    #[derive(Debug)]
-    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+    mutex_of!(shuttle);
 
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(shuttle::sync::Mutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> shuttle::sync::MutexGuard<'_, T> {
-            match self.0.lock() {
-                Ok(guard) => guard,
-                Err(poisoned) => poisoned.into_inner(),
-            }
-        }
-    }
-
-    /// A cell that notices when it is used by two at once.
+    /// A cell that panics if it is written while it is used.
     pub(crate) struct UnsafeCell<T: ?Sized> {
-        /// The readers, or -1 for a writer.
+        /// The number of readers, or -1 for a writer.
         users: std::sync::atomic::AtomicIsize,
         value: std::cell::UnsafeCell<T>,
     }
@@ -304,12 +295,12 @@ mod scheduled {
     type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
     global! {
-        /// Tasks of a runtime that is not driven.
+        /// The tasks of a runtime that is not driven.
         static LEFT: Mutex<Vec<Task>> = Mutex::new(Vec::new());
     }
 
-    /// Under random schedules, a spawned task is one of shuttle's. One of four runtimes is steady, two may stand still
-    /// and do not, and one does.
+    /// Spawns tasks under random schedules: each is one of shuttle's. Of four runtimes one is steady, two may stand still and
+    /// do not, and one stands still.
     #[derive(Clone, Debug)]
     pub struct Handle(u8);
 
@@ -327,14 +318,14 @@ mod scheduled {
         }
     }
 
-    /// Nothing depends on where it is polled here.
+    /// The guard of an entered runtime. Under random schedules nothing depends on it.
     pub(crate) struct Entered<'a>(#[allow(dead_code, reason = "borrows, as the shipped one does")] &'a Handle);
 
     pub(crate) fn drives_itself(runtime: &Handle) -> bool {
         runtime.0 == 0
     }
 
-    /// Drops the tasks of the runtime that is not driven, as its end does.
+    /// Drops the tasks of the runtime that stands still, as the end of a runtime does.
     pub fn drop_left_tasks() {
         let left = std::mem::take(&mut *LEFT.lock());
         drop(left);
@@ -353,10 +344,11 @@ pub(crate) fn load(atomic: &AtomicU32, order: Ordering) -> u32 {
     atomic.load(order)
 }
 
-/// Reads an atomic, as the model is told to by `ONEFLIGHT_LOADS`: plainly, so that what is read may be stale as the memory
-/// model allows; or, with `newest`, by a read-modify-write that changes nothing. The checker remembers one access to an
-/// atomic, so a plain load that stands before a compare-exchange hides from it that the exchange could have come
-/// earlier, and it does not try that order. The models are run both ways.
+/// Reads an atomic in the way that `ONEFLIGHT_LOADS` says: by a plain load, which may be stale as the memory model allows, or,
+/// with `newest`, by a read-modify-write that changes nothing.
+///
+/// The checker remembers one access to an atomic. So a plain load before a compare-exchange hides from it that the exchange
+/// could have come earlier, and it does not try that order. The models are run both ways.
 #[cfg(oneflight_loom)]
 pub(crate) fn load(atomic: &AtomicU32, order: Ordering) -> u32 {
     static NEWEST: std::sync::LazyLock<bool> =
@@ -368,48 +360,33 @@ pub(crate) fn load(atomic: &AtomicU32, order: Ordering) -> u32 {
     }
 }
 
-/// What a pointer may be at the moment: a guess, for a compare-exchange to begin with.
+/// Returns a guess at a pointer's value, for a compare-exchange to begin with.
 #[cfg(not(oneflight_loom))]
 #[inline(always)]
 pub(crate) fn glance<T>(pointer: &AtomicPtr<T>) -> *mut T {
     pointer.load(Ordering::Relaxed)
 }
 
-/// The same in a model, where all guesses are one: the exchange fails if it is wrong, and what is tried then is right.
+/// Returns null in a model: if the guess is wrong, the exchange fails, and the next one is tried with the right value.
 #[cfg(oneflight_loom)]
 pub(crate) fn glance<T>(_pointer: &AtomicPtr<T>) -> *mut T {
     std::ptr::null_mut()
 }
 
-/// What a number is, roughly.
+/// Returns roughly what a number is.
 #[cfg(not(oneflight_loom))]
 #[inline(always)]
 pub(crate) fn estimate(number: &AtomicU32) -> u32 {
     number.load(Ordering::Relaxed)
 }
 
-/// The same in a model, where all estimates are one: what depends on them is not to matter.
+/// Returns one in a model: nothing that matters may depend on an estimate.
 #[cfg(oneflight_loom)]
 pub(crate) fn estimate(_number: &AtomicU32) -> u32 {
     1
 }
 
-/// Whether the deliberate bug of this name is let in. Each of them is one that a model has to find, and `bin/loom --bugs`
-/// lets them in one by one; outside the models this is `false` at compile time.
-#[cfg(not(oneflight_loom))]
-#[inline(always)]
-pub(crate) const fn bug(_name: &str) -> bool {
-    false
-}
-
-#[cfg(oneflight_loom)]
-pub(crate) fn bug(name: &str) -> bool {
-    static LET_IN: std::sync::LazyLock<Option<String>> =
-        std::sync::LazyLock::new(|| std::env::var("ONEFLIGHT_BUG").ok());
-    LET_IN.as_deref() == Some(name)
-}
-
-/// How many callers are woken before their waker makes way for others: some ten microseconds' worth.
+/// Returns the number of callers that are woken in a row before other tasks get a turn: some ten microseconds' worth.
 #[cfg(not(oneflight_loom))]
 pub(crate) const fn round() -> usize {
     512
@@ -425,14 +402,14 @@ pub(crate) fn round() -> usize {
     ROUND.get()
 }
 
-/// In the models of this thread, so many callers are woken before their waker makes way.
+/// Sets the number of callers that are woken in a row in the models of this thread.
 #[cfg(oneflight_loom)]
 pub fn wake_in_rounds_of(callers: usize) {
     ROUND.set(callers);
 }
 
-/// How many polls of work, or wake-ups and ends of flights, may stand one inside the other on one stack. Much more than calls
-/// are nested by design, and little enough for a stack of two megabytes.
+/// Returns how deep polls of work may stand one inside the other on one stack, and likewise wake-ups and ends of flights. It is
+/// much deeper than calls are nested by design, and takes little enough of a stack of two megabytes.
 #[cfg(not(oneflight_loom))]
 pub(crate) const fn deepest() -> u32 {
     16
@@ -448,7 +425,7 @@ pub(crate) fn deepest() -> u32 {
     DEEPEST.get()
 }
 
-/// In the models of this thread, so many may stand one inside the other.
+/// Sets this depth in the models of this thread.
 #[cfg(oneflight_loom)]
 pub fn nest_at_most(deepest: u32) {
     DEEPEST.set(deepest);

@@ -1,20 +1,23 @@
-//! What the crate says of itself, with all names in one place. Without the `tracing` feature it says nothing and costs
-//! nothing. A subscriber that panics is reported by the panic hook and disturbs no flight: a flight is told of with the right
-//! to poll in hand, and must not lose it, nor give it up over an empty slot.
+//! The crate's spans and events, with all names in one place. Without the `tracing` feature there are none, and they cost
+//! nothing.
+//!
+//! A subscriber that panics is reported by the panic hook and disturbs no flight. Events of a flight are written while the right
+//! to poll is held, which must not be lost, nor be given up while the slot is empty.
 //!
 //! | name | kind | when |
 //! | --- | --- | --- |
-//! | `oneflight.flight` | span, debug | for each flight, a child of the leader's span; it is entered whenever the work is polled, by whichever task. A follower's span follows from it |
+//! | `oneflight.flight` | span, debug | for each flight, a child of the leader's span. It is entered whenever the work is polled, whichever task polls it. A follower's span follows from it |
 //! | `oneflight` | target | of every event below |
-//! | "the work goes on with another caller" | debug | hand-over from a driver who left, or take-over from one who is not polled |
+//! | "the work goes on with another caller" | debug | hand-over from a driver that left, or take-over from one that is not polled |
 //! | "abandoned work goes on as a task" | debug | every caller had left |
 //! | "abandoned work was dropped" | debug | the same, where the policy is to cancel |
-//! | "abandoned work cannot be finished" | warn | there is no runtime to finish it on: it is dropped |
+//! | "abandoned work cannot be finished" | warn | there is no runtime to finish it on, so it is dropped |
 //! | "the work panicked" | error | with its message |
 //! | "the claim was lost to another holder while its work ran" | warn | `request`, `token` |
 //! | "the claim is not renewed any more while its work runs" | warn | `request`, `error`: its runtime is gone, and where the work is polled now is none with timers |
 //! | "took over the claim of a holder that died" | warn | `request`, `from` (the dead holder's token), `attempt` |
 //! | "a claim could not be given back; it is in doubt when its lease ends" | warn | `request`, `error` |
+//! | "what is past its retention was not purged; the next round tries again" | warn | `error` |
 //! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
@@ -41,17 +44,18 @@ pub(crate) enum Gravity {
 mod traced {
     #[cfg(feature = "durable")]
     use super::Gravity;
-    use crate::flight::{Event, quietly};
+    use crate::unwind::quietly;
     #[cfg(feature = "durable")]
     use std::error::Error;
+    use std::fmt::Debug;
     #[cfg(feature = "durable")]
-    use std::fmt::{self, Debug, Display};
+    use std::fmt::{self, Display};
     use std::sync::OnceLock;
     use tracing::Span;
 
     const TARGET: &str = "oneflight";
 
-    /// The span of one flight: made by its leader where no lock is held, hence a moment after the flight.
+    /// The span of one flight. Its leader makes it where no lock is held, so a moment after the flight.
     #[derive(Debug)]
     pub(crate) struct FlightSpan(OnceLock<Span>);
 
@@ -60,7 +64,7 @@ mod traced {
             Self(OnceLock::new())
         }
 
-        /// Makes the span, as a child of this thread's current one.
+        /// Creates the span, as a child of this thread's current one.
         pub(crate) fn open(&self) {
             quietly(|| {
                 self.0
@@ -79,7 +83,7 @@ mod traced {
             polled
         }
 
-        /// Says that what this thread does now follows from the flight.
+        /// Records that this thread's current span follows from the flight's.
         pub(crate) fn link_current(&self) {
             if let Some(span) = self.0.get() {
                 quietly(|| {
@@ -89,30 +93,32 @@ mod traced {
         }
     }
 
-    /// Writes the event's line.
-    pub(crate) fn tell(event: &Event) {
-        quietly(|| write(event));
+    pub(crate) fn driver_changed(event: &dyn Debug) {
+        quietly(|| tracing::debug!(target: TARGET, ?event, "the work goes on with another caller"));
     }
 
-    fn write(event: &Event) {
-        match event {
-            Event::HandedOver | Event::TakenOver => {
-                tracing::debug!(target: TARGET, ?event, "the work goes on with another caller");
-            }
-            Event::Abandoned => tracing::debug!(target: TARGET, "abandoned work goes on as a task"),
-            Event::Unspawnable => tracing::warn!(
+    pub(crate) fn abandoned() {
+        quietly(|| tracing::debug!(target: TARGET, "abandoned work goes on as a task"));
+    }
+
+    pub(crate) fn unspawnable() {
+        quietly(|| {
+            tracing::warn!(
                 target: TARGET,
                 "abandoned work cannot be finished: there is no runtime here, and the group has no handle of one"
-            ),
-            Event::Cancelled => tracing::debug!(target: TARGET, "abandoned work was dropped"),
-            Event::Panicked(panic) => {
-                tracing::error!(target: TARGET, message_of_panic = panic.message(), "the work panicked");
-            }
-            Event::Aborted => {}
-        }
+            );
+        });
     }
 
-    /// Runs what becomes a task of its own inside the span that is current now.
+    pub(crate) fn cancelled() {
+        quietly(|| tracing::debug!(target: TARGET, "abandoned work was dropped"));
+    }
+
+    pub(crate) fn panicked(message_of_panic: &str) {
+        quietly(|| tracing::error!(target: TARGET, message_of_panic, "the work panicked"));
+    }
+
+    /// Attaches the span that is current now to work that becomes a task of its own.
     #[cfg(feature = "durable")]
     pub(crate) fn in_current_span<W: Future>(work: W) -> impl Future<Output = W::Output> + use<W> {
         tracing::Instrument::in_current_span(work)
@@ -189,7 +195,17 @@ mod traced {
         );
     }
 
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_purged(error: &dyn Error) {
+        let error = Causes(error);
+        tracing::warn!(
+            target: TARGET,
+            %error,
+            "what is past its retention was not purged; the next round tries again"
+        );
+    }
+
+    #[cfg(feature = "durable")]
     pub(crate) fn unreadable(token: u64, error: &dyn Display) {
         tracing::error!(
             target: TARGET,
@@ -199,7 +215,7 @@ mod traced {
         );
     }
 
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "durable")]
     pub(crate) fn set_back(counter: &dyn Display, token: u64) {
         tracing::error!(
             target: TARGET,
@@ -214,11 +230,11 @@ mod traced {
 mod silent {
     #[cfg(feature = "durable")]
     use super::Gravity;
-    use crate::flight::Event;
     #[cfg(feature = "durable")]
     use std::error::Error;
+    use std::fmt::Debug;
     #[cfg(feature = "durable")]
-    use std::fmt::{Debug, Display};
+    use std::fmt::Display;
 
     #[derive(Debug)]
     pub(crate) struct FlightSpan;
@@ -242,7 +258,19 @@ mod silent {
     }
 
     #[inline(always)]
-    pub(crate) fn tell(_event: &Event) {}
+    pub(crate) fn driver_changed(_event: &dyn Debug) {}
+
+    #[inline(always)]
+    pub(crate) fn abandoned() {}
+
+    #[inline(always)]
+    pub(crate) fn unspawnable() {}
+
+    #[inline(always)]
+    pub(crate) fn cancelled() {}
+
+    #[inline(always)]
+    pub(crate) fn panicked(_message: &str) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn in_current_span<W: Future>(work: W) -> W {
@@ -270,9 +298,12 @@ mod silent {
     #[cfg(feature = "durable")]
     pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Error) {}
 
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_purged(_error: &dyn Error) {}
+
+    #[cfg(feature = "durable")]
     pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}
 
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "durable")]
     pub(crate) fn set_back(_counter: &dyn Display, _token: u64) {}
 }

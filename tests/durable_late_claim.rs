@@ -30,7 +30,7 @@ impl Store for Late {
             3 => {
                 self.inner.renew(&request.id, self.dead, LEASE).await?;
                 let answer = self.inner.claim(request.clone()).await;
-                self.inner.renew(&request.id, self.dead, Duration::ZERO).await?;
+                self.inner.end_lease(&request.id, self.dead, Duration::ZERO).await?;
                 let (holder, takeover) = (self.late.lock().expect("nobody panicked").take()).expect("it came before");
                 let late = ClaimRequest::new(&request.id, LEASE).holder(holder).takeover(takeover);
                 assert!(matches!(self.inner.claim(late).await?, ClaimOutcome::Granted(_)));
@@ -42,6 +42,10 @@ impl Store for Late {
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.inner.renew(id, token, lease).await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.inner.end_lease(id, token, left).await
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {

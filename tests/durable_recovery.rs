@@ -3,36 +3,24 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "common/crash.rs"]
+mod crash;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneflight::idempotency::{Effect, Error, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unknown};
+use crash::crash;
+use oneflight::idempotency::{
+    Effect, Error, ErrorKind, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unknown,
+};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, SqliteStore, Store, StoreError};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError};
 use tokio::runtime::Runtime;
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
-}
-
-/// Runs work that has an effect and then dies with its process: its runtime is dropped in the middle. Answers the
-/// key that it sent downstream.
-fn crash<S: Store + Clone>(store: &S, lease: Duration, key: &'static str) -> String {
-    let idem = Idempotency::builder(store.clone()).lease(lease).build();
-    let process = Runtime::new().unwrap();
-    let (sent, sends) = std::sync::mpsc::channel();
-    process.spawn(async move {
-        let work = |context: oneflight::idempotency::Context| async move {
-            sent.send(context.downstream_key("charge")).unwrap();
-            std::future::pending::<String>().await
-        };
-        idem.run(id(key), work).await
-    });
-    let downstream = sends.recv().unwrap();
-    drop(process);
-    downstream
 }
 
 fn after_crash(key: &'static str) -> (MemoryStore, ManualClock, String) {
@@ -51,7 +39,7 @@ fn until_its_lease_ends_a_dead_holder_counts_as_alive() {
             .recovery(Recovery::Rerun)
             .build();
         let error = idem.run(id("dead"), |_| async { String::new() }).await.unwrap_err();
-        assert!(matches!(error, Error::InProgress { .. }), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::InProgress { .. }), "{error:?}");
     });
 }
 
@@ -63,7 +51,10 @@ fn refused_until_somebody_decides_which_is_the_default() {
         let idem = Idempotency::builder(store).build();
         for _ in 0..3 {
             let error = idem.run(id("hold"), |_| async { String::new() }).await.unwrap_err();
-            assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
+            assert!(
+                matches!(error.kind(), ErrorKind::InDoubt { attempt: 1, .. }),
+                "{error:?}"
+            );
             assert_eq!(error.effect(), Effect::Unknown);
         }
         // Undecided stays in doubt.
@@ -91,13 +82,16 @@ async fn who_resolves_need_not_know_the_payload_but_must_not_know_another() {
         .run(request.clone(), |_| async { panic!("died") })
         .await
         .map(|it: Reply<u32>| *it);
-    assert!(matches!(error, Err(Error::Panicked { .. })));
+    assert!(matches!(
+        error.as_ref().map_err(Error::kind),
+        Err(ErrorKind::Panicked(_))
+    ));
     let other = id("payload").with_fingerprint("other");
     let error = idem
         .resolve(&other, Resolution::completed(&7).unwrap())
         .await
         .unwrap_err();
-    assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::Conflict), "{error:?}");
     idem.resolve(&id("payload"), Resolution::completed(&7).unwrap())
         .await
         .unwrap();
@@ -111,7 +105,7 @@ fn resolved_as_not_done_it_is_new() {
         let idem = Idempotency::builder(store).build();
         let error = idem.resolve(&id("new"), Resolution::Rerun).await.unwrap_err();
         assert!(
-            matches!(error, Error::InProgress { .. }),
+            matches!(error.kind(), ErrorKind::InProgress { .. }),
             "the holder may be alive: {error:?}"
         );
         clock.advance(Duration::from_secs(30));
@@ -182,7 +176,7 @@ fn asked_the_user_may_have_it_run_again_or_refused() {
         let undecided = Recovery::ask(|_| async { Resolution::Hold });
         let idem = Idempotency::builder(store.clone()).recovery(undecided).build();
         let error = idem.run(id("again"), |_| async { 0 }).await.unwrap_err();
-        assert!(matches!(error, Error::InDoubt { .. }), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::InDoubt { .. }), "{error:?}");
 
         let decided = Recovery::ask(|_| async { Resolution::Rerun });
         let idem = Idempotency::builder(store).recovery(decided).build();
@@ -221,34 +215,6 @@ fn many_heirs_run_it_again_once() {
     });
 }
 
-#[test]
-fn a_crash_over_sqlite_is_found_by_the_next_process() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("crash.db");
-    let lease = Duration::from_millis(300);
-    let opener = Runtime::new().unwrap();
-    let store = opener.block_on(SqliteStore::open(&path)).unwrap();
-    let downstream = crash(&store, lease, "sqlite");
-    drop(store);
-    drop(opener);
-    Runtime::new().unwrap().block_on(async {
-        let store = SqliteStore::open(&path).await.unwrap();
-        let eager = Idempotency::builder(store.clone())
-            .recovery(Recovery::Rerun)
-            .wait(Duration::ZERO)
-            .build();
-        let error = eager.run(id("sqlite"), |_| async { String::new() }).await;
-        assert!(matches!(error, Err(Error::InProgress { .. })), "the lease still runs");
-        // Waits for the lease of the dead to end, and then runs.
-        let heir = Idempotency::builder(store).recovery(Recovery::Rerun).build();
-        let reply = heir
-            .run(id("sqlite"), |context| async move { context.downstream_key("charge") })
-            .await
-            .unwrap();
-        assert_eq!((reply.as_str(), reply.attempt()), (downstream.as_str(), 2));
-    });
-}
-
 #[tokio::test]
 async fn a_panic_reaches_every_caller_and_is_in_doubt_at_once() {
     let store = MemoryStore::new();
@@ -266,15 +232,18 @@ async fn a_panic_reaches_every_caller_and_is_in_doubt_at_once() {
         .into_iter()
         .map(Result::unwrap_err)
     {
-        let Error::Panicked { panic, effect, .. } = &error else {
+        let ErrorKind::Panicked(panic) = error.kind() else {
             panic!("{error:?}")
         };
-        assert_eq!((panic.message(), *effect), ("out of paper", Effect::Unknown));
+        assert_eq!((panic.message(), error.effect()), ("out of paper", Effect::Unknown));
     }
     assert_eq!(idem.in_flight(), 0);
     // No lease to wait for, and no guess.
     let error = idem.run(id("panic"), |_| async {}).await.unwrap_err();
-    assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
+    assert!(
+        matches!(error.kind(), ErrorKind::InDoubt { attempt: 1, .. }),
+        "{error:?}"
+    );
     let bold = Idempotency::builder(store).recovery(Recovery::Rerun).build();
     let reply = bold
         .run(id("panic"), |context| async move { context.attempt() })
@@ -291,7 +260,7 @@ async fn a_panic_before_the_first_await_is_no_different() {
         .build();
     let closure = |_: oneflight::idempotency::Context| -> std::future::Ready<u32> { panic!("in the closure") };
     let error = idem.run(id("early"), closure).await.unwrap_err();
-    assert!(matches!(error, Error::Panicked { .. }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::Panicked(_)), "{error:?}");
     assert_eq!(*idem.run(id("early"), |_| async { 1 }).await.unwrap(), 1);
 }
 
@@ -350,6 +319,10 @@ impl Store for Faulty {
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
         self.before()?;
         self.after(self.store.renew(id, token, lease).await)
+    }
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.before()?;
+        self.after(self.store.end_lease(id, token, left).await)
     }
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         self.before()?;
@@ -410,7 +383,7 @@ async fn a_store_that_stays_away_leaves_it_in_doubt_and_says_that_it_was_done() 
         1
     };
     let error = idem.run(id("away"), work).await.unwrap_err();
-    assert!(matches!(error, Error::Unrecorded { .. }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::Unrecorded(_)), "{error:?}");
     assert_eq!(error.effect(), Effect::Done);
 }
 
@@ -436,7 +409,7 @@ async fn a_lost_answer_to_a_release_still_frees() {
         Err::<u32, _>(NotDone::because("busy").into())
     };
     let error = idem.try_run(id("release"), work).await.unwrap_err();
-    assert!(matches!(error, Error::NotDone { .. }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::NotDone(_)), "{error:?}");
     assert_eq!(*idem.run(id("release"), |_| async { 1 }).await.unwrap(), 1);
 }
 
@@ -452,13 +425,7 @@ async fn a_store_that_answers_nothing_runs_nothing_and_may_have_been_claimed() {
         .unwrap_err();
     // The work was not called; but it cannot be told from a claim whose answer was lost, which is in doubt later.
     assert!(
-        matches!(
-            error,
-            Error::Store {
-                effect: Effect::Unknown,
-                ..
-            }
-        ),
+        matches!(error.kind(), ErrorKind::Store(_)) && error.effect() == Effect::Unknown,
         "{error:?}"
     );
     store.failing.store(0, Ordering::SeqCst);
@@ -513,7 +480,7 @@ async fn what_a_panic_left_has_its_time_before_the_policy_is_asked() {
         })
     };
     let error = call().await.unwrap_err();
-    assert!(matches!(error, Error::Panicked { .. }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::Panicked(_)), "{error:?}");
     for _ in 0..2 {
         let reply = call().await.unwrap();
         assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));
@@ -533,16 +500,16 @@ async fn until_it_has_settled_a_panic_is_in_progress_and_says_for_how_long() {
     let closure = |_: oneflight::idempotency::Context| -> std::future::Ready<u32> { panic!("in the closure") };
     assert!(idem.run(id("settling"), closure).await.is_err());
     let error = idem.run(id("settling"), |_| async { 1 }).await.unwrap_err();
-    let Error::InProgress { retry_after, .. } = error else {
+    let ErrorKind::InProgress { retry_after, .. } = error.kind() else {
         panic!("{error:?}")
     };
     assert!(
-        retry_after <= Duration::from_secs(3),
+        *retry_after <= Duration::from_secs(3),
         "not the lease, but {retry_after:?}"
     );
     // Nor is an operator to settle it before.
     let error = idem.resolve(&id("settling"), Resolution::Rerun).await.unwrap_err();
-    assert!(matches!(error, Error::InProgress { .. }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::InProgress { .. }), "{error:?}");
     let patient = Idempotency::builder(store).recovery(Recovery::Rerun).build();
     assert_eq!(patient.run(id("settling"), |_| async { 1 }).await.unwrap().attempt(), 2);
 }
@@ -561,15 +528,16 @@ async fn work_that_does_not_know_says_so_to_every_caller_and_is_in_doubt() {
         .into_iter()
         .map(Result::unwrap_err)
     {
-        let Error::Unknown { reason, .. } = &error else {
-            panic!("{error:?}")
-        };
-        assert!(reason.downcast_ref::<std::io::Error>().is_some());
+        assert!(matches!(error.kind(), ErrorKind::Unknown(_)), "{error:?}");
+        assert!(error.cause::<std::io::Error>().is_some());
         assert_eq!(error.effect(), Effect::Unknown);
     }
     // Nobody is asked by default, so there is nothing to wait for.
     let error = idem.run(id("unknown"), |_| async { 1 }).await.unwrap_err();
-    assert!(matches!(error, Error::InDoubt { attempt: 1, .. }), "{error:?}");
+    assert!(
+        matches!(error.kind(), ErrorKind::InDoubt { attempt: 1, .. }),
+        "{error:?}"
+    );
     idem.resolve(&id("unknown"), Resolution::completed(&7).unwrap())
         .await
         .unwrap();
@@ -592,7 +560,14 @@ async fn what_work_that_does_not_know_left_has_its_time_before_the_policy_is_ask
         })
     };
     let error = call().await.unwrap_err();
-    assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::Unknown(_)), "{error:?}");
+    let again = error.retry_after().expect("it is known when the policy is asked");
+    assert!(
+        again > Duration::from_secs(2) && again <= Duration::from_secs(3),
+        "{again:?}"
+    );
+    // A client is told the same.
+    assert_eq!(oneflight::http::Problem::from(error).retry_after(), Some(again));
     for _ in 0..2 {
         let reply = call().await.unwrap();
         assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));

@@ -6,9 +6,12 @@
 #[path = "common/scripted.rs"]
 mod scripted;
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use oneflight::idempotency::{Context, Effect, Error, Idempotency, NotDone, Origin, Recovery, Reply, Resolution};
+use oneflight::idempotency::{
+    Context, Effect, Error, ErrorKind, Idempotency, MissingFingerprint, NotDone, Origin, Recovery, Reply, Resolution,
+};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
 use scripted::{Fault, Op, Scripted};
@@ -59,7 +62,7 @@ async fn a_claim_that_is_not_answered_is_given_up_at_the_deadline_and_given_back
         let error = attempt(&idem, "key").await.unwrap_err();
         // What may have been granted is not given back so far.
         assert_eq!(error.effect(), Effect::Unknown, "{fault:?}: {error:?}");
-        assert!(matches!(error, Error::Store { .. }), "{fault:?}: {error:?}");
+        assert!(matches!(error.kind(), ErrorKind::Store(_)), "{fault:?}: {error:?}");
         assert!(
             asked.elapsed() >= WAIT && asked.elapsed() < TOLD,
             "{fault:?}: {:?}",
@@ -101,13 +104,10 @@ async fn a_claim_whose_answer_was_lost_is_given_back_whatever_came_after_it() {
         let error = attempt(&idem, "key").await.unwrap_err();
         assert_eq!(error.effect(), Effect::Unknown, "{last:?}: {error:?}");
         // The graver of the two errors.
-        let Error::Store { source, .. } = &error else {
+        let ErrorKind::Store(source) = error.kind() else {
             panic!("{last:?}: {error:?}")
         };
-        assert!(
-            matches!(**source, StoreError::Unavailable { .. }),
-            "{last:?}: {error:?}"
-        );
+        assert!(matches!(source, StoreError::Unavailable { .. }), "{last:?}: {error:?}");
         answered(idem.drain()).await;
         assert!(store.inner.is_empty(), "{last:?}: a claim was left behind");
         is_free(&idem, "key", last).await;
@@ -142,7 +142,7 @@ async fn a_store_that_never_answers_again_leaves_it_in_doubt_and_says_that_it_wa
         store.always(Op::Complete, fault);
         store.always(Op::Load, fault);
         let error = attempt(&process(&store), "key").await.unwrap_err();
-        assert!(matches!(error, Error::Unrecorded { .. }), "{fault:?}: {error:?}");
+        assert!(matches!(error.kind(), ErrorKind::Unrecorded(_)), "{fault:?}: {error:?}");
         assert_eq!(error.effect(), Effect::Done);
     }
 }
@@ -155,10 +155,10 @@ async fn that_a_result_may_be_recorded_outweighs_that_nothing_was_at_last() {
     store.always(Op::Complete, Fault::NoConnection);
     store.always(Op::Load, Fault::NoConnection);
     let error = attempt(&process(&store), "key").await.unwrap_err();
-    let Error::Unrecorded { source, .. } = &error else {
+    let ErrorKind::Unrecorded(source) = error.kind() else {
         panic!("{error:?}")
     };
-    assert!(matches!(**source, StoreError::Unavailable { .. }), "{error:?}");
+    assert!(matches!(source, StoreError::Unavailable { .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +169,7 @@ async fn what_did_nothing_is_given_back_although_the_store_does_not_answer_once(
         let idem = process(&store);
         let call = idem.try_run(id("key"), |_| async { Err::<u32, _>(NotDone::because("busy").into()) });
         let error = answered(call).await.unwrap_err();
-        assert!(matches!(error, Error::NotDone { .. }), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::NotDone(_)), "{error:?}");
         answered(idem.drain()).await;
         is_free(&idem, "key", fault).await;
     }
@@ -186,7 +186,7 @@ async fn a_panic_of_the_work_is_told_although_the_store_does_not_answer() {
         }
     });
     let error = answered(call).await.unwrap_err();
-    assert!(matches!(error, Error::Panicked { .. }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::Panicked(_)), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,7 +202,10 @@ async fn a_subscription_that_is_not_answered_is_done_without() {
         assert!(matches!(held, Ok(ClaimOutcome::Granted(_))));
         let asked = Instant::now();
         let error = attempt(&process(&store), "key").await.unwrap_err();
-        assert!(matches!(error, Error::InProgress { .. }), "{fault:?}: {error:?}");
+        assert!(
+            matches!(error.kind(), ErrorKind::InProgress { .. }),
+            "{fault:?}: {error:?}"
+        );
         assert!(asked.elapsed() >= WAIT && asked.elapsed() < TOLD);
     }
 }
@@ -216,7 +219,7 @@ async fn a_transaction_that_is_not_begun_is_given_up_at_the_deadline() {
         let asked = Instant::now();
         let call = idem.run_in_tx(id("key"), |_| async { Ok(1) });
         let error = answered(call).await.unwrap_err();
-        assert!(matches!(error, Error::Store { .. }), "{fault:?}: {error:?}");
+        assert!(matches!(error.kind(), ErrorKind::Store(_)), "{fault:?}: {error:?}");
         assert_eq!(error.effect(), Effect::Nothing, "{fault:?}");
         assert!(asked.elapsed() < TOLD);
         is_free(&idem, "key", fault).await;
@@ -249,7 +252,10 @@ async fn who_resolves_is_answered_although_the_store_is_not() {
             store.next(op, &[fault]);
             let idem = process(&store);
             let error = answered(idem.resolve(&id("key"), Resolution::Rerun)).await.unwrap_err();
-            assert!(matches!(error, Error::Store { .. }), "{op:?}, {fault:?}: {error:?}");
+            assert!(
+                matches!(error.kind(), ErrorKind::Store(_)),
+                "{op:?}, {fault:?}: {error:?}"
+            );
             answered(idem.resolve(&id("key"), Resolution::Rerun)).await.unwrap();
             is_free(&idem, "key", fault).await;
         }
@@ -282,4 +288,47 @@ async fn a_policy_that_knows_the_result_is_heard_although_the_store_does_not_ans
         let reply = attempt(&idem, "key").await.unwrap();
         assert_eq!((*reply, reply.origin()), (7, Origin::Replayed), "{op:?}, {faults:?}");
     }
+}
+
+/// Whether two payloads are the same is told by the record, which is looked at before the wait goes on.
+#[tokio::test(start_paused = true)]
+async fn a_look_for_a_missing_fingerprint_is_given_up_at_the_deadline() {
+    const SHORT: Duration = Duration::from_secs(2);
+    let store = Scripted::new();
+    let request = id("key").with_fingerprint("body");
+    let held = store.inner.claim(ClaimRequest::new(&request, EVER)).await;
+    assert!(matches!(held, Ok(ClaimOutcome::Granted(_))));
+    store.always(Op::Load, Fault::Hangs);
+    let idem = Idempotency::builder(store)
+        .missing_fingerprint(MissingFingerprint::Accept)
+        .wait(SHORT)
+        .build();
+    let asked = Instant::now();
+    let error = attempt(&idem, "key").await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+    assert!(
+        asked.elapsed() <= SHORT + Duration::from_millis(50),
+        "{:?}",
+        asked.elapsed()
+    );
+}
+
+/// The claim was long under way, so its lease is renewed before the work begins; it has not ended.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_before_the_work_is_not_waited_for_longer_than_the_caller_waits() {
+    let store = Scripted::new();
+    store.next(Op::Claim, &[Fault::AnsweredAfter(WAIT - Duration::from_secs(1))]);
+    store.next(Op::Renew, &[Fault::Hangs]);
+    let idem = Idempotency::builder(store.clone())
+        .wait(WAIT)
+        .lease(Duration::from_secs(20))
+        .build();
+    let asked = Instant::now();
+    let begun = Arc::new(OnceLock::new());
+    let work = Arc::clone(&begun);
+    let call = idem.run(id("key"), move |_| async move { work.set(Instant::now()).unwrap() });
+    let _ = answered(call).await.unwrap();
+    assert!(store.calls(Op::Renew) > 0);
+    let begun = *begun.get().unwrap() - asked;
+    assert!(begun <= TOLD, "{begun:?}");
 }

@@ -1,4 +1,4 @@
-//! Promise: every request has a correlation id that can stand in a header, a log line and a database column.
+//! Promise 20: every request has a correlation id that can stand in a header, a log line and a database column.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

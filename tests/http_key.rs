@@ -1,4 +1,4 @@
-//! Promise: of what a client sends, exactly one valid key is understood, and anything else is refused.
+//! Promise 17: of what a client sends, exactly one valid key is understood, and anything else is refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,13 +1,12 @@
-//! Promise: every way in which a request can fail has its status and its type, and tells nobody's secrets.
+//! Promise 17: every way in which a request can fail has its status and its type, and tells nobody's secrets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use oneflight::http::{Problem, kind};
-use oneflight::idempotency::{CodecError, Effect, Error, Idempotency, NotDone, RollbackKind, Unknown};
+use oneflight::idempotency::{CodecError, Effect, Error, ErrorKind, Idempotency, NotDone, RollbackKind, Unknown};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{MemoryStore, StoreError};
 use oneflight::{FlightError, group};
@@ -17,118 +16,84 @@ fn id() -> RequestIdentity {
 }
 
 fn store(source: StoreError) -> Error {
-    Error::Store {
-        id: id(),
-        source: Arc::new(source),
-        effect: Effect::Nothing,
-    }
+    Error::new(id(), ErrorKind::Store(source)).with_effect(Effect::Nothing)
 }
 
-fn rolled_back(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
-    Error::RolledBack {
-        id: id(),
-        kind: RollbackKind::Failure,
-        source: source.into(),
-    }
+fn rolled_back(kind: RollbackKind, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    let source = source.into();
+    Error::new(id(), ErrorKind::RolledBack { kind, source })
 }
 
 fn flight(source: FlightError) -> Error {
-    Error::Flight { id: id(), source }
+    Error::new(id(), ErrorKind::Flight(source))
 }
 
 /// Error, status, type, whether the client is asked to come back, effect.
 fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
-    let id = id();
+    let error = |kind| Error::new(id(), kind);
     let token = || StoreError::unavailable("secret-host:5432 refused");
     vec![
+        (error(ErrorKind::Conflict), 422, kind::KEY_REUSED, false, "nothing"),
         (
-            Error::Conflict { id: id.clone() },
-            422,
-            kind::KEY_REUSED,
-            false,
-            "nothing",
-        ),
-        (
-            Error::InProgress {
-                id: id.clone(),
+            error(ErrorKind::InProgress {
                 retry_after: Duration::from_millis(1_500),
-            },
+            }),
             409,
             kind::IN_PROGRESS,
             true,
             "unknown",
         ),
         (
-            Error::InDoubt {
-                id: id.clone(),
-                attempt: 2,
-            },
+            error(ErrorKind::InDoubt { attempt: 2 }),
             409,
             kind::IN_DOUBT,
             false,
             "unknown",
         ),
         (
-            Error::NotDone {
-                id: id.clone(),
-                reason: NotDone::because("secret-host refused"),
-            },
+            error(ErrorKind::NotDone(NotDone::because("secret-host refused"))),
             503,
             kind::NOT_DONE,
             true,
             "nothing",
         ),
         (
-            Error::Unknown {
-                id: id.clone(),
-                reason: Unknown::because("secret-host timed out"),
-            },
+            error(ErrorKind::Unknown(Unknown::because("secret-host timed out"))),
             503,
             kind::OUTCOME_UNKNOWN,
             true,
             "unknown",
         ),
         (
-            rolled_back("secret-account is not there".into()),
+            rolled_back(RollbackKind::Failure, "secret-account is not there".into()),
             503,
             kind::NOT_DONE,
             true,
             "nothing",
         ),
         (
-            Error::RolledBack {
-                id: id.clone(),
-                kind: RollbackKind::Violation,
-                source: Arc::new(StoreError::RolledBack {
-                    source: "UNIQUE constraint failed: secret.table".into(),
-                }),
-            },
+            rolled_back(
+                RollbackKind::Violation,
+                Box::new(StoreError::rolled_back("UNIQUE constraint failed: secret.table")),
+            ),
             500,
             kind::INTERNAL,
             false,
             "nothing",
         ),
         (
-            rolled_back(Box::new(StoreError::RolledBack {
-                source: "secret-table is locked".into(),
-            })),
+            rolled_back(
+                RollbackKind::Failure,
+                Box::new(StoreError::rolled_back("secret-table is locked")),
+            ),
             503,
             kind::UNAVAILABLE,
             true,
             "nothing",
         ),
+        (error(ErrorKind::LeaseLost), 409, kind::IN_PROGRESS, true, "done"),
         (
-            Error::LeaseLost { id: id.clone() },
-            409,
-            kind::IN_PROGRESS,
-            true,
-            "done",
-        ),
-        (
-            Error::Unrecorded {
-                id: id.clone(),
-                source: Arc::new(token()),
-            },
+            error(ErrorKind::Unrecorded(token())),
             503,
             kind::UNAVAILABLE,
             true,
@@ -145,9 +110,7 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (
-            store(StoreError::RolledBack {
-                source: "secret-table is full".into(),
-            }),
+            store(StoreError::rolled_back("secret-table is full")),
             503,
             kind::UNAVAILABLE,
             true,
@@ -175,11 +138,7 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (
-            Error::Store {
-                id: id.clone(),
-                source: Arc::new(StoreError::CommittedByWork),
-                effect: Effect::Unknown,
-            },
+            error(ErrorKind::Store(StoreError::CommittedByWork)),
             409,
             kind::IN_DOUBT,
             false,
@@ -198,23 +157,14 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
         (flight(FlightError::Reentrant), 500, kind::INTERNAL, false, "nothing"),
         (flight(FlightError::NoRuntime), 500, kind::INTERNAL, false, "nothing"),
         (
-            Error::ResultTooLarge {
-                id: id.clone(),
-                size: 9,
-                limit: 8,
-                effect: Effect::Done,
-            },
+            error(ErrorKind::ResultTooLarge { size: 9, limit: 8 }).with_effect(Effect::Done),
             500,
             kind::INTERNAL,
             false,
             "done",
         ),
         (
-            Error::Codec {
-                id,
-                source: CodecError::NotRecorded,
-                effect: Effect::Unknown,
-            },
+            error(ErrorKind::Codec(CodecError::NotRecorded)),
             500,
             kind::INTERNAL,
             false,
@@ -240,10 +190,12 @@ fn every_error_has_its_status_and_its_type() {
 
 #[test]
 fn the_time_to_come_back_is_the_one_of_the_error() {
-    let problem = Problem::from(Error::InProgress {
-        id: id(),
-        retry_after: Duration::from_millis(1_500),
-    });
+    let problem = Problem::from(Error::new(
+        id(),
+        ErrorKind::InProgress {
+            retry_after: Duration::from_millis(1_500),
+        },
+    ));
     let response: http::Response<String> = problem.into_response();
     assert_eq!(response.headers()["retry-after"], "2");
 }

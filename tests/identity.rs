@@ -1,4 +1,4 @@
-//! Promise 17: a key is valid only inside its scope. And: bad input is refused with an error that says the limit
+//! Promise 18: a key is valid only inside its scope. And: bad input is refused with an error that says the limit
 //! and not the content.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]

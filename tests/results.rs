@@ -1,4 +1,4 @@
-//! Promises 9 and 18: what is held while user code runs, what is cloned and when it is dropped; and what is told.
+//! Promises 9 and 20: what is held while user code runs, what is cloned and when it is dropped; and what is told.
 
 mod common;
 

@@ -9,9 +9,9 @@
 
 use futures::future::{BoxFuture, join_all, try_join};
 use futures::stream::{FuturesUnordered, StreamExt};
-use oneflight::idempotency::{Error as IdempotencyError, Idempotency, NotDone, Rollback, Tx};
+use oneflight::idempotency::{Error as IdempotencyError, Idempotency, NotDone};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{MemoryStore, SqliteStore, Store, TransactionalStore};
+use oneflight::store::{MemoryStore, Store};
 use oneflight::{Drive, Fingerprint, FlightError, Group, OnAbandon, Outcome, TryError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -332,51 +332,6 @@ async fn durable_calls() {
     })
     .await
     .unwrap();
-}
-
-#[tokio::test]
-async fn durable_calls_in_a_transaction() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(folder.path().join("send.db")).await.unwrap();
-    let idem = Idempotency::builder(store).build();
-    tokio::spawn(async move {
-        let item: &'static str = "umbrella";
-        let reply = idem
-            .run_in_tx(request("in-tx"), move |mut tx| async move {
-                let asked = sqlx::query_scalar("SELECT ?").bind(item);
-                let answer: String = asked.fetch_one(&mut *tx).await?;
-                Ok(answer)
-            })
-            .await;
-        assert_eq!(*reply.unwrap(), "umbrella");
-        let refused = idem.run_in_tx_retrying(request("refused"), |_| async {
-            Err(Rollback::Declined(Cow::<'static, str>::Borrowed("no")))
-        });
-        assert_eq!(*refused.await.unwrap(), "no");
-        assert_eq!(*in_tx(&idem, &request("helper")).await.unwrap(), 1);
-        assert_eq!(*in_tx_of_any_store(&idem, &request("any")).await.unwrap(), 1);
-    })
-    .await
-    .unwrap();
-}
-
-async fn in_tx(
-    idem: &Idempotency<SqliteStore>,
-    id: &RequestIdentity,
-) -> Result<oneflight::idempotency::Reply<u8>, IdempotencyError> {
-    idem.run_in_tx(id.clone(), |_| async { Ok(1) }).await
-}
-
-async fn in_tx_of_any_store<S: TransactionalStore>(
-    idem: &Idempotency<S>,
-    id: &RequestIdentity,
-) -> Result<oneflight::idempotency::Reply<u32>, IdempotencyError> {
-    async fn attempts<S: TransactionalStore>(mut tx: Tx<S>) -> Result<u32, Rollback<u32>> {
-        let _: &mut S::Connection = &mut tx;
-        yield_now().await;
-        Ok(tx.context().attempt())
-    }
-    idem.run_in_tx(id.clone(), attempts).await
 }
 
 /// Looks what a type is, without asking for it.

@@ -1,4 +1,4 @@
-//! Promise 18, for a group: the work has a span of its own, whoever polls it, inside the span of the request that began it;
+//! Promise 20, for a group: the work has a span of its own, whoever polls it, inside the span of the request that began it;
 //! what is worth a line has one.
 
 mod common;

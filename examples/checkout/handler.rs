@@ -32,19 +32,24 @@ use oneflight::idempotency::{
     self, Doubt, Effect, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unfinished, Unknown,
 };
 use oneflight::identity::{IdempotencyKey, RequestIdentity, Scope};
-use oneflight::store::{PostgresStore, RedisStore, SqliteStore, Store, TransactionalStore};
+use oneflight::store::{Store, TransactionalStore};
+use oneflight_postgres::PostgresStore;
+use oneflight_redis::RedisStore;
+use oneflight_sqlite::SqliteStore;
 
 use crate::database::{Database, Entry, Orders};
 use crate::naive;
 use crate::order::{NewOrder, Placed};
 use crate::payment::Provider;
 use crate::place::Place;
-use crate::purge::Purge;
 use crate::service::unavailable;
 
 /// A process that says nothing for so long is held to be dead, and its orders are taken over by whoever is asked again.
 /// Short, for a mistake costs little here: the payment is safe to repeat, and an order's row is looked for.
 const LEASE: Duration = Duration::from_secs(3);
+
+/// Records past their retention are of no account, and take up space until they are deleted.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
 
 /// A request, as far as an order needs it.
 #[derive(Debug, Clone)]
@@ -82,15 +87,6 @@ impl Handler {
         match self {
             Self::Naive => "naive",
             Self::Sqlite(_) | Self::Postgres(_) | Self::Redis(_) => "oneflight",
-        }
-    }
-
-    /// Begins to purge what is past its retention, where that does not go by itself.
-    pub(crate) fn purge(&self) -> Option<Purge> {
-        match self {
-            Self::Sqlite(it) => Some(Purge::begin(it.store().clone())),
-            Self::Postgres(it) => Some(Purge::begin(it.store().clone())),
-            Self::Naive | Self::Redis(_) => None,
         }
     }
 
@@ -134,10 +130,12 @@ fn within<S: TransactionalStore>(store: S) -> Idempotency<S> {
         .lease(LEASE)
         .recovery(Recovery::Rerun)
         .settle(Duration::ZERO)
+        .purge_every(PURGE_EVERY)
         .build()
 }
 
-/// Over a store beside the orders: what became of an order whose service died, the orders tell.
+/// Over a store beside the orders: what became of an order whose service died, the orders tell. Its records expire by
+/// themselves.
 fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
     let ask = move |doubt: Doubt| {
         let orders = orders.clone();
@@ -256,10 +254,5 @@ impl Incoming {
 fn refusal(error: idempotency::Error) -> Problem {
     // The client is told what it can do, the log what was wrong.
     tracing::warn!(error = &error as &dyn Error, "not placed");
-    let entry = match &error {
-        idempotency::Error::NotDone { reason, .. } => reason.downcast_ref::<idempotency::Error>(),
-        idempotency::Error::Unknown { reason, .. } => reason.downcast_ref::<idempotency::Error>(),
-        _ => None,
-    };
-    entry.unwrap_or(&error).clone().into()
+    error.cause().unwrap_or(&error).clone().into()
 }

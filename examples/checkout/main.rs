@@ -19,7 +19,6 @@ mod naive;
 mod order;
 mod payment;
 mod place;
-mod purge;
 mod service;
 mod storm;
 

@@ -29,7 +29,6 @@ use crate::handler::{Handler, Incoming};
 use crate::order::{Answer, MAX_BODY, NewOrder};
 use crate::payment::Provider;
 use crate::place::Place;
-use crate::purge::Purge;
 
 /// A client gets so long to send its body.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -51,8 +50,6 @@ pub(crate) struct Config {
 pub(crate) struct Service {
     address: SocketAddr,
     shop: Shop,
-    /// `None` if there is nothing to purge.
-    purge: Option<Purge>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
 }
@@ -97,7 +94,6 @@ impl Service {
         });
         Ok(Self {
             address,
-            purge: shop.handler.purge(),
             shop,
             stop,
             server,
@@ -115,11 +111,7 @@ impl Service {
     /// What did not end in time is still running: end the process. That is safe, if not polite.
     pub(crate) async fn stop(self) -> Result<(), Box<dyn Error + Send + Sync>> {
         let Self {
-            shop,
-            purge,
-            stop,
-            mut server,
-            ..
+            shop, stop, mut server, ..
         } = self;
         let _ = stop.send(());
         match timeout(DRAIN_TIME, &mut server).await {
@@ -131,9 +123,6 @@ impl Service {
         }
         let rest = async {
             shop.handler.end().await;
-            if let Some(purge) = purge {
-                purge.end().await;
-            }
             // Waits for connections that are in use.
             shop.orders.close().await;
         };

@@ -1,18 +1,13 @@
-//! What a flight carries: the work and, once it has landed, its result, in the same place.
+//! What a flight carries, without its types: the work and, once the flight has landed, its result.
 //!
-//! This file knows nothing of callers or of the state word. It says what each access needs, and
-//! [`Caller`](super::Caller) sees to it.
+//! This file does not know callers or the state word. It says what each access needs, and [`Caller`](super::Caller) provides
+//! that.
 
-use super::{Ended, Failure, Landed, Panicked, waker};
+use super::failure::{Ended, Failure, Landed};
 use crate::identity::Fingerprint;
-use crate::sync::UnsafeCell;
-use std::future::Future;
-use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::task::{Context, Poll, RawWakerVTable};
 
-/// The fingerprint that a call carries, if it does: `()` for the many that don't, which then costs nothing.
+/// The fingerprint of a call: a [`Fingerprint`], or `()` for a call without one, which then costs nothing.
 pub(crate) trait Proof: Send + Sync + 'static {
     fn fingerprint(&self) -> Option<&Fingerprint>;
 }
@@ -29,181 +24,46 @@ impl Proof for Fingerprint {
     }
 }
 
-/// One place for work and result: the work is dropped before the result is put in, so they never live together.
-union Slot<W, T> {
-    empty: (),
-    work: ManuallyDrop<W>,
-    landed: ManuallyDrop<Landed<T>>,
-}
-
-/// The typed end of a flight. Nothing in it is dropped of itself: who drops the flight has emptied the slot.
-pub(crate) struct Hold<P, W, T> {
-    proof: P,
-    slot: UnsafeCell<Slot<W, T>>,
-}
-
-// SAFETY: `slot` is reached only through the unsafe methods below, whose callers have it to themselves (the work is
-// `Send`: it is polled by one thread after another) or, for `copy`, share a result that is `Sync`.
-unsafe impl<P: Sync, W: Send, T: Send + Sync> Sync for Hold<P, W, T> {}
-
-impl<P, W, T> Hold<P, W, T> {
-    pub(super) fn new(proof: P) -> Self {
-        Self {
-            proof,
-            slot: UnsafeCell::new(Slot { empty: () }),
-        }
-    }
-
-    /// # Safety
-    /// The slot is empty, and the caller has it to himself.
-    pub(super) unsafe fn load(&self, work: W) {
-        // SAFETY: exclusive by contract; nothing is overwritten that would need its drop.
-        self.slot.with_mut(|slot| unsafe {
-            (*slot).work = ManuallyDrop::new(work);
-        });
-    }
-}
-
-/// [`Hold`] without its types of proof and work.
+/// [`Hold`](super::hold::Hold) without its types of proof and work.
 ///
 /// # Safety
-/// "To himself" below means that the caller holds `POLLING`, or is the only one left who can reach the flight.
+/// "Exclusive" below means that the code that calls the method holds `POLLING`, or that no other code can reach the flight
+/// any more.
 pub(crate) trait Cargo<K, T>: Send + Sync {
     fn fingerprint(&self) -> Option<&Fingerprint>;
 
-    /// How to make a waker of a pointer to the flight that carries this.
+    /// Returns the table of the waker whose data is a pointer to the flight that carries this.
     fn waker(&self) -> &'static RawWakerVTable;
 
-    /// Polls the work, and drops it when it is ready. Its value goes into the slot and not through the stack of those who
-    /// poll, since it may be large. A panic in either is a failure.
+    /// Polls the work, and drops it when it is ready. Its value may be large, so it goes into the slot and not through the
+    /// stack of the poll. A panic of the poll or of the destructor is a failure.
     ///
     /// # Safety
-    /// The slot holds the work; the caller has it to himself. After `Ready(Ok(()))` the slot holds the result, after another
-    /// `Ready` it is empty.
+    /// The slot holds the work, and access is exclusive. After `Ready(Ok(()))` the slot holds the result; after `Ready(Err(_))`
+    /// it is empty.
     unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Ended>;
 
     /// Drops the work unfinished. A panic in its destructor goes no further than the panic hook.
     ///
     /// # Safety
-    /// The slot holds the work; the caller has it to himself. Afterwards the slot is empty.
+    /// The slot holds the work, and access is exclusive. Afterwards the slot is empty.
     unsafe fn drop_work(&self);
 
-    /// Puts a failure in.
+    /// Puts a failure into the slot.
     ///
     /// # Safety
-    /// The slot is empty; the caller has it to himself. Afterwards it holds the result.
+    /// The slot is empty, and access is exclusive. Afterwards it holds the result.
     unsafe fn fail(&self, failure: Failure);
 
-    /// Clones the result. A panic in that is the result.
+    /// Clones the result. If that panics, the panic is the result.
     ///
     /// # Safety
-    /// The slot holds the result and keeps it meanwhile.
+    /// The slot holds the result, and keeps it until this returns.
     unsafe fn copy(&self) -> Landed<T>;
 
+    /// Takes the result out.
+    ///
     /// # Safety
-    /// The slot holds the result; the caller has it to himself. Afterwards the slot is empty.
+    /// The slot holds the result, and access is exclusive. Afterwards the slot is empty.
     unsafe fn take(&self) -> Landed<T>;
-}
-
-impl<K, T, P, W> Cargo<K, T> for Hold<P, W, T>
-where
-    K: Send + Sync + 'static,
-    T: Clone + Send + Sync + 'static,
-    P: Proof,
-    W: Future<Output = T> + Send + 'static,
-{
-    fn fingerprint(&self) -> Option<&Fingerprint> {
-        self.proof.fingerprint()
-    }
-
-    fn waker(&self) -> &'static RawWakerVTable {
-        waker::vtable::<K, T, Self>()
-    }
-
-    unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<Ended> {
-        self.slot.with_mut(|slot| {
-            // SAFETY: the slot holds the work and is ours alone. A flight never moves, and the work leaves it only by
-            // being dropped in place, so pinning it is sound.
-            let work = unsafe { Pin::new_unchecked(&mut *(*slot).work) };
-            // Its place while the work has the slot. Moved once, below: without optimization each move is a copy of its own.
-            let mut polled = Poll::Pending;
-            let unwound = catch_unwind(AssertUnwindSafe(|| polled = work.poll(cx)));
-            let panicked = match unwound {
-                Ok(()) if polled.is_pending() => return Poll::Pending,
-                Ok(()) => None,
-                Err(panic) => Some(Panicked::from_payload(panic)),
-            };
-            // SAFETY: the work was live and is not touched again.
-            let dropped = catch_unwind(AssertUnwindSafe(|| unsafe {
-                ManuallyDrop::drop(&mut (*slot).work);
-            }));
-            Poll::Ready(match (dropped, panicked) {
-                (Ok(()), None) => {
-                    // SAFETY: the slot is ours alone, and empty by now.
-                    unsafe { fill(slot, polled) };
-                    Ok(())
-                }
-                (Ok(()), Some(panicked)) => Err(Failure::Panicked(panicked)),
-                // The first panic is what is told.
-                (Err(second), Some(first)) => {
-                    quietly(|| drop(second));
-                    Err(Failure::Panicked(first))
-                }
-                (Err(panic), None) => {
-                    quietly(|| polled = Poll::Pending);
-                    Err(Failure::Panicked(Panicked::from_payload(panic)))
-                }
-            })
-        })
-    }
-
-    unsafe fn drop_work(&self) {
-        self.slot.with_mut(|slot| {
-            // SAFETY: the work is live, ours alone, and not touched again.
-            quietly(|| unsafe { ManuallyDrop::drop(&mut (*slot).work) });
-        });
-    }
-
-    unsafe fn fail(&self, failure: Failure) {
-        // SAFETY: exclusive by contract; the slot is empty, so nothing is overwritten that would need its drop.
-        self.slot.with_mut(|slot| unsafe {
-            (*slot).landed = ManuallyDrop::new(Err(failure));
-        });
-    }
-
-    unsafe fn copy(&self) -> Landed<T> {
-        let copied = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: the result is there by contract, and nobody writes while it may be looked at.
-            self.slot.with(|slot| unsafe { Landed::clone(&(*slot).landed) })
-        }));
-        copied.unwrap_or_else(|panic| Err(Failure::Panicked(Panicked::from_payload(panic))))
-    }
-
-    unsafe fn take(&self) -> Landed<T> {
-        // SAFETY: the result is there, ours alone, and counts as moved out from here on.
-        self.slot
-            .with_mut(|slot| unsafe { ManuallyDrop::take(&mut (*slot).landed) })
-    }
-}
-
-/// Puts the value of work that is ready into the slot.
-///
-/// # Safety
-/// The slot is empty, and the caller has it to itself.
-unsafe fn fill<W, T>(slot: *mut Slot<W, T>, polled: Poll<T>) {
-    if let Poll::Ready(value) = polled {
-        // SAFETY: by contract; nothing is overwritten that would need its drop.
-        unsafe { (*slot).landed = ManuallyDrop::new(Ok(value)) };
-    }
-}
-
-/// Runs `act` and lets no panic out: for destructors and wakers of others, whose panic the hook has told of and
-/// which must not keep us from what is still to be done.
-pub(crate) fn quietly(act: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(act))
-        && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
-    {
-        // Even the payload's destructor panicked: only forgetting is certain to be quiet.
-        std::mem::forget(panic);
-    }
 }

@@ -1,17 +1,18 @@
-//! Whose work this thread is polling at the moment.
+//! The flights whose work this thread is polling at the moment.
 //!
-//! A call that is polled inside a flight's work has that flight as its parent; so the group sees who waits for whom.
-//! Entered flights are on this thread's stack, one above the other; the innermost is kept, the outer ones are put
-//! back when it is left.
+//! A call that is polled inside a flight's work has that flight as its parent, so the group sees which flight waits for which.
+//! Entered flights are on this thread's stack, one above the other. The innermost is kept here, and the one around it is put
+//! back when the innermost is left.
 //!
-//! Below a bound, work is not polled on top of the others but put off until the outermost of them has been polled. Work that
-//! was put off puts work off itself, which is polled next, and so on down a chain of flights. What ends there has called for
-//! the work that waited for it, so that is polled once more, and so on up the chain: each flight of it is polled twice, and not
-//! once for each that ends below it.
+//! Below a bound, work is not polled on top of the others. Its poll is put off until the outermost of them has returned. Work
+//! whose poll was put off puts off polls itself; these come next, and so on down a chain of flights. A flight that ends there
+//! calls for the work that waited for it, so that work is polled once more, and so on up the chain. So each flight of the chain
+//! is polled twice, and not once for each flight that ends below it.
 
-use super::cargo::quietly;
-use super::{Cargo, Flight};
+use super::allocation::Flight;
+use super::cargo::Cargo;
 use crate::sync::{deepest, per_thread};
+use crate::unwind::quietly;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
@@ -21,19 +22,20 @@ per_thread! {
     static CURRENT: Cell<Option<Polled>> = Cell::new(None);
 }
 
-// Of the outermost frame. It is none while nothing is put off, and has no destructor, so that leaving a frame costs little.
+// The polls that were put off until the outermost frame is left. It is `None` while there are none, and has no destructor, so
+// that leaving a frame costs little.
 per_thread! {
     static PUT_OFF: Cell<Option<NonNull<Vec<PutOff>>>> = Cell::new(None);
 }
 
-/// Polls work if that is called for, and says whether its flight has ended with that.
+/// Polls work if that is called for; returns whether its flight has ended with that.
 pub(super) type PutOff = Box<dyn FnMut() -> bool>;
 
 #[derive(Clone, Copy)]
 struct Polled {
     flight: *const (),
     waker: &'static RawWakerVTable,
-    /// How many frames there are, with this one.
+    /// The number of frames, with this one.
     depth: u32,
 }
 
@@ -51,7 +53,7 @@ impl Polled {
     }
 }
 
-/// While this lives, the flight's work is what this thread polls.
+/// Marks a flight's work as what this thread polls, until it is dropped.
 pub(super) struct Frame {
     outer: Option<Polled>,
 }
@@ -70,24 +72,24 @@ impl Frame {
         })
     }
 
-    /// Whether this one should not have been entered, see [`is_deep`].
+    /// Returns whether there were too many frames to enter this one, see [`is_deep`].
     #[inline]
     pub(super) fn is_too_deep(&self) -> bool {
         self.outer.is_some_and(|outer| outer.depth >= deepest())
     }
 }
 
-/// Whether so much work is being polled on this stack, one inside the other, that no more is to be.
+/// Returns whether as much work is being polled on this stack, one inside the other, as may be.
 #[inline]
 pub(super) fn is_deep() -> bool {
     CURRENT.with(Cell::get).is_some_and(|polled| polled.depth >= deepest())
 }
 
-/// Has `poll` called when the outermost frame of this thread is left; there is one.
+/// Has `poll` called when the outermost frame of this thread is left. There is a frame.
 pub(super) fn put_off(poll: PutOff) {
     PUT_OFF.with(|place| {
         let list = place.take().unwrap_or_else(|| NonNull::from(Box::leak(Box::default())));
-        // SAFETY: made by `Box::leak` and not taken back yet; reached from this place alone.
+        // SAFETY: made by `Box::leak` and not taken back yet; reached only from this place.
         unsafe { (*list.as_ptr()).push(poll) };
         place.set(Some(list));
     });
@@ -103,7 +105,7 @@ fn take_put_off() -> Vec<PutOff> {
 
 #[cold]
 fn poll_put_off() {
-    // Each with whether it was polled before.
+    // Each poll, and whether it was called before.
     let mut open = Vec::new();
     let mut ended = false;
     loop {
@@ -128,19 +130,19 @@ impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
         if self.outer.is_none() && PUT_OFF.with(Cell::get).is_some() {
-            // This frame stays meanwhile, so that none of those that are entered now is the outermost.
+            // This frame stays meanwhile, so that no frame that is entered now is the outermost.
             poll_put_off();
         }
         CURRENT.with(|current| current.set(self.outer));
     }
 }
 
-/// A flight of any type, kept from being freed, so that its address stays its own.
+/// A flight of any type, kept from being freed, so that its address stays unique.
 #[derive(Debug)]
 pub(crate) struct Anchor(Waker);
 
 impl Anchor {
-    /// The innermost flight whose work this thread makes or polls, if it does.
+    /// Returns the innermost flight whose work this thread makes or polls, if there is one.
     #[inline]
     pub(crate) fn current() -> Option<Self> {
         let polled = CURRENT.with(Cell::get)?;
@@ -148,7 +150,7 @@ impl Anchor {
         Some(unsafe { Self::new(polled) })
     }
 
-    /// Its address.
+    /// Returns the address of that flight.
     #[inline]
     pub(crate) fn current_id() -> Option<usize> {
         CURRENT.with(Cell::get).map(|polled| polled.flight.addr())
@@ -169,7 +171,7 @@ impl Anchor {
         Self(Waker::clone(&lent))
     }
 
-    /// The flight's address.
+    /// Returns the flight's address.
     pub(crate) fn id(&self) -> usize {
         self.0.data().addr()
     }

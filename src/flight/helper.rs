@@ -1,37 +1,42 @@
-//! Who polls a flight's work without being one of its callers: a drain of a group, for a task of ours that may not be
-//! polled; and the end of the outermost poll on a thread, for a caller that stood too deep to do so itself. No limit and no policy
-//! counts either, and neither gets a part of the result.
+//! Polls of a flight's work that do not come from one of its callers. A drain of a group stands by for a task that may not be
+//! polled. The outermost poll on a thread, as it ends, polls for a caller that was too deep to do so itself. Neither counts for
+//! limits and policies, and neither gets the result.
 //!
 //! A [`Helper`] waits in the flight's list as a caller does, and polls the work under the same conditions: at once where
-//! callers do, at its second look where a task that is not steady has been called and has not come.
+//! callers do, and at its second look where a task that is not steady has been called and has not come.
 
-use super::cargo::quietly;
+use super::ending::{Leaver, PollRight};
+use super::event::Event;
+use super::failure::Failure;
 use super::frame::{Frame, is_deep, put_off};
+use super::home::Home;
 use super::list::{Leaves, Node};
+use super::reference::FlightRef;
 use super::state::{ABORTED, ASKED, CALLED_FOR, DONE, POLLING, STEADY, Snapshot, TASK, UNTOLD};
-use super::{Event, Failure, FlightRef, Home, Leaver, PollRight, waker};
-use crate::sync::{Handle, bug};
+use super::waker;
+use crate::sync::Handle;
+use crate::unwind::quietly;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// See the module's documentation.
+/// Waits for a flight and polls its work, without being a caller; see the module's documentation.
 pub(crate) struct Helper<K, T> {
     flight: FlightRef<K, T>,
     node: Node,
 }
 
-// SAFETY: nothing can be done with a helper that is only borrowed.
+// SAFETY: a shared reference to a helper gives access to nothing.
 unsafe impl<K: Send + Sync, T: Send + Sync> Sync for Helper<K, T> {}
 
 impl<K, T> FlightRef<K, T> {
-    /// Whether the work is left to a task of ours that may not be polled when it is called.
+    /// Returns whether the work is left to a task that may not be polled when it is woken.
     pub(crate) fn may_need_help(&self) -> bool {
         let now = self.flight().state.load();
         now.has(TASK) && !now.has(STEADY)
     }
 
-    /// Polls the work once, or drops it, if that is called for and nobody does; says whether the flight has ended with that. Work
-    /// that is not left to a task is polled inside the runtime `around`.
+    /// Polls the work once, or drops it, if that is called for and no holder of `POLLING` does so. Returns whether the flight
+    /// has ended with that. Work that is not left to a task is polled inside the runtime `around`.
     pub(crate) fn poll_if_called_for(&self, home: &impl Home<K, T>, around: Option<&Handle>) -> bool {
         loop {
             let now = self.flight().state.load();
@@ -43,7 +48,7 @@ impl<K, T> FlightRef<K, T> {
                 return true;
             }
             if now.has(STEADY) {
-                // It has been given a task meanwhile, which comes.
+                // The work has been given a task meanwhile, which is certain to be polled.
                 return false;
             }
             if self.flight().try_poll_right(now) {
@@ -52,8 +57,8 @@ impl<K, T> FlightRef<K, T> {
         }
     }
 
-    /// Polls the work once, inside the runtime of its task or, if it has none, `around`. We hold `POLLING`; `now` is what the
-    /// word said when it was taken. Before it is given up, with the flight under way, `park` is called.
+    /// Polls the work once, inside the runtime of its task or, if it has none, `around`. `POLLING` is ours, and `now` is the
+    /// word as it was when it was taken. If the work is pending, `park` is called before `POLLING` is given up.
     fn poll_for_others(
         &self,
         now: Snapshot,
@@ -76,7 +81,7 @@ impl<K, T> FlightRef<K, T> {
             let poll = || flight.cargo.poll(&mut Context::from_waker(&waker));
             (frame, flight.span.enter(poll))
         };
-        // It panics where the work has left another guard of a runtime on this thread.
+        // The drop panics if the work has left another guard of a runtime on this thread.
         quietly(|| drop(entered));
         drop(frame);
         let Poll::Ready(ended) = polled else {
@@ -89,7 +94,7 @@ impl<K, T> FlightRef<K, T> {
             home.note(Event::Panicked(panic.clone()));
         }
         drop(self.vacate(home));
-        // SAFETY: `POLLING` is ours; the slot holds the value or is empty, as `ended` says.
+        // SAFETY: `POLLING` is ours. The slot holds the value if `ended` is `Ok`, and is empty otherwise.
         unsafe { self.publish(ended, Leaver::Nobody, home) };
         Poll::Ready(())
     }
@@ -103,9 +108,9 @@ impl<K, T> Helper<K, T> {
         }
     }
 
-    /// Polls the work if nobody else comes to do so; ready when the flight has landed.
+    /// Polls the work if no task and no caller comes to do so. Ready when the flight has landed.
     pub(crate) fn poll(self: Pin<&mut Self>, home: &impl Home<K, T>, cx: &mut Context<'_>) -> Poll<()> {
-        // Shared from here on, since the list may lead others to the node.
+        // Shared from here on, since other threads may reach the node by way of the list.
         self.as_ref().poll_shared(home, cx)
     }
 
@@ -120,7 +125,7 @@ impl<K, T> Helper<K, T> {
             if asks(now) && (outwaited.get() || !now.has(TASK)) {
                 if now.has(ABORTED) {
                     self.flight.end_if_idle(home);
-                    // That may be put off, and somebody else may have come to do so: we are woken in the end.
+                    // That may be put off, or another thread may be doing it. Either wakes us when it is done.
                     self.wait(cx.waker());
                     if !state.load().has(DONE) {
                         return Poll::Pending;
@@ -150,12 +155,12 @@ impl<K, T> Helper<K, T> {
         }
     }
 
-    /// Sees to it that the node is in the list, with this waker.
+    /// Makes sure that the node is in the list, with this waker.
     fn wait(&self, own: &Waker) {
         let flight = self.flight.flight();
         let own = own.clone();
         let mut waiting = flight.waiting();
-        // SAFETY: the lock is held; the node is pinned and unlinked before it is freed, and never in another list.
+        // SAFETY: the lock is held. The node is pinned, is unlinked before it is freed, and is never in another list.
         let before = unsafe {
             if !self.node.is_linked() {
                 waiting.push_back(&self.node);
@@ -172,16 +177,16 @@ impl<K, T> Drop for Helper<K, T> {
         let flight = self.flight.flight();
         {
             let mut waiting = flight.waiting();
-            // SAFETY: if it is linked, then here.
+            // SAFETY: if the node is linked, then in this list.
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
         let now = flight.state.load();
         if now.has(DONE) && now.has(UNTOLD) {
-            // What is told that the flight is done tells another one.
+            // A waiting caller that learns that the flight is done wakes another one.
             flight.wake_next();
         }
-        if now.has(ASKED) && !now.has(POLLING | DONE) && !bug("helper-leaves-without-wake") {
-            // We may have been the one who was woken for it.
+        if now.has(ASKED) && !now.has(POLLING | DONE) {
+            // This helper may have been the one that was woken for it.
             flight.wake_drivers();
         }
     }

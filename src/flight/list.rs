@@ -1,18 +1,18 @@
-//! The callers who wait: an intrusive ring of nodes that live in the callers' own pinned futures, so that waiting
-//! allocates nothing.
+//! The waiting callers: an intrusive ring of nodes that are part of the callers' own pinned futures, so that waiting allocates
+//! nothing.
 //!
-//! A node is linked exactly while it waits: its waker is taken out only together with the node. One exception: the
-//! leader's node is linked from birth, and while nobody has joined its waker is the affair of whoever has `POLLING`.
-//! At the front stands the driver (the caller who polled the work last), then the others in the order in which they
-//! came. All functions of the list ask for its lock to be held.
+//! A node is linked exactly while it waits: its waker is taken out only together with the node. One exception: the leader's
+//! node is linked from the beginning, and until a caller joins, its waker belongs to the holder of `POLLING`. At the front
+//! stands the driver (the caller that polled the work last), then the others in the order in which they came. All functions
+//! of the list require that its lock is held.
 //!
-//! Who comes to wait takes no lock: he puts himself on a stack of newcomers (R. K. Treiber, *Systems Programming: Coping
-//! with Parallelism*, IBM RJ 5118, 1986) by one compare-exchange. Whoever takes the lock takes the whole stack first,
-//! so under the lock there are no newcomers but those who come meanwhile. Nobody takes a single node off the stack, so
-//! an address that is used again does no harm there; since the exchange compares addresses, the pointer to the next node
-//! is made anew from its address when it is followed.
+//! A caller that comes to wait takes no lock: it pushes its node on a stack of newcomers (R. K. Treiber, *Systems Programming:
+//! Coping with Parallelism*, IBM RJ 5118, 1986) by one compare-exchange. Taking the lock includes taking the whole stack, so
+//! under the lock the only newcomers are those that come meanwhile. No single node is taken off the stack, so an address that
+//! is used again does no harm there. Since the exchange compares addresses, the pointer to the next node is made anew from its
+//! address when it is followed.
 
-use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, bug, glance};
+use crate::sync::{AtomicBool, AtomicPtr, Mutex, UnsafeCell, glance};
 use std::cell::Cell;
 use std::marker::PhantomPinned;
 use std::ops::{Deref, DerefMut};
@@ -20,17 +20,17 @@ use std::ptr;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-/// How many callers behind the driver are looked at for one that another task polls.
+/// The number of callers behind the driver that are searched for one that another task polls.
 const STANDBY_SEARCH: usize = 8;
 
 /// A caller's place in the list.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// Set by its owner, cleared under the lock. Whoever clears it does so last and never touches the node again, so a caller who reads
-    /// `false` without the lock may free his node.
+    /// Set by the node's owner, cleared under the lock. Clearing it is the last access to the node, so an owner that reads
+    /// `false` without the lock may free the node.
     linked: AtomicBool,
-    /// Its owner's note: it has given a task of ours the chance to come, and the task had not come by then. Nobody else
-    /// touches it; it stands here because there is room.
+    /// A note of the node's owner: it has given the flight's task the chance to come, and the task had not come by then. Only
+    /// the owner uses it; it stands here because there is room.
     pub(super) outwaited: Cell<bool>,
     waker: UnsafeCell<Option<Waker>>,
     links: UnsafeCell<Links>,
@@ -43,8 +43,8 @@ struct Links {
     next: *const Node,
 }
 
-// SAFETY: who moves a node owns it, and it is not linked then (it is pinned while it is): its links lead nowhere and are not
-// followed. Of a node that is linked they are followed under the list's lock, by whichever thread has that.
+// SAFETY: a node is moved only by its owner and while it is not linked (a linked node is pinned). Its links lead nowhere then,
+// and are not followed. The links of a linked node are followed only by the thread that holds the list's lock.
 unsafe impl Send for Links {}
 
 impl Node {
@@ -62,23 +62,26 @@ impl Node {
         }
     }
 
-    /// Says that the node is linked nowhere, where the list has gone or goes now.
+    /// Marks the node as not linked, because its list is gone or about to go.
     ///
     /// # Safety
-    /// Nobody will follow the list to this node any more.
+    /// The list is not followed to this node any more.
     #[inline]
     pub(super) unsafe fn forget(&self) {
         self.linked.store(false, Ordering::Relaxed);
     }
 
-    /// Only the node's owner links it, so for him `false` is final. Acquire: he may be about to free the node.
+    /// Returns whether the node is in a list. Only its owner links it, so for the owner `false` is final. Acquire: the owner may
+    /// be about to free the node.
     #[inline]
     pub(super) fn is_linked(&self) -> bool {
         self.linked.load(Ordering::Acquire)
     }
 
+    /// Returns whether the node's waker wakes the same task as `waker`.
+    ///
     /// # Safety
-    /// The caller holds the list's lock, or `POLLING` while the flight is not shared.
+    /// The list's lock is held, or `POLLING` while the flight is not shared.
     #[inline]
     pub(super) unsafe fn is_woken_by(&self, waker: &Waker) -> bool {
         // SAFETY: exclusive by contract.
@@ -86,10 +89,10 @@ impl Node {
             .with(|own| unsafe { (*own).as_ref() }.is_some_and(|own| own.will_wake(waker)))
     }
 
-    /// Puts a waker in and gives the old one back, to be dropped where no lock is held.
+    /// Puts a waker in and returns the old one, to be dropped where no lock is held.
     ///
     /// # Safety
-    /// As [`is_woken_by`](Self::is_woken_by), or the node is the caller's own and not linked.
+    /// As [`is_woken_by`](Self::is_woken_by), or the code that calls this owns the node, which is not linked.
     #[inline]
     pub(super) unsafe fn set_waker(&self, waker: Waker) -> Option<Waker> {
         // SAFETY: exclusive by contract.
@@ -113,8 +116,8 @@ impl Node {
     }
 }
 
-/// Those who wait: the ring, and the stack of those who are not in it yet. The lock of the ring stands elsewhere, where it
-/// takes no room.
+/// The waiting callers: the ring, and the stack of those that are not in it yet. The lock of the ring stands elsewhere, where
+/// it takes no room.
 #[derive(Debug)]
 pub(super) struct Waiting {
     newcomers: AtomicPtr<Node>,
@@ -133,24 +136,24 @@ impl Waiting {
         }
     }
 
-    /// Has a node wait behind all others, with this waker. Gives back the waker that it had.
+    /// Puts a node behind all others, with this waker. Returns the waker that it had.
     ///
     /// # Safety
-    /// The node is the caller's own and not linked; it stays where it is and is not freed before it is unlinked.
+    /// The code that calls this owns the node, which is not linked. The node is not moved or freed before it is unlinked.
     #[inline]
     pub(super) unsafe fn push(&self, node: &Node, waker: Waker) -> Option<Waker> {
-        // SAFETY: nobody else reaches a node that is not linked.
+        // SAFETY: only its owner reaches a node that is not linked.
         let old = unsafe { node.set_waker(waker) };
-        // Relaxed: whoever else reads it has found the node by the exchange below, or is its owner.
+        // Relaxed: it is read by the owner, or by code that has found the node by way of the exchange below.
         node.linked.store(true, Ordering::Relaxed);
         let this = ptr::from_ref(node).cast_mut();
         this.expose_provenance();
         let mut newest = glance(&self.newcomers);
         loop {
-            // SAFETY: nobody else reaches the node before it is on the stack.
+            // SAFETY: only its owner reaches the node before it is on the stack.
             unsafe { node.links(|links| links.next = newest) };
-            // Release: the node and its waker. Acquire: if somebody has looked here before us and found nobody, we see
-            // what he had done before that, his mark in the flight's word.
+            // Release: publishes the node and its waker. Acquire: a waker that has looked here before us, and found no node, had
+            // set its mark in the flight's word before that; we see the mark.
             let pushed = self
                 .newcomers
                 .compare_exchange(newest, this, Ordering::AcqRel, Ordering::Relaxed);
@@ -161,7 +164,7 @@ impl Waiting {
         }
     }
 
-    /// The ring, with everybody in it who has come by now.
+    /// Locks the ring, and puts in all callers that have come by now.
     ///
     /// # Safety
     /// `lock` is the one that this list is always taken with.
@@ -171,14 +174,10 @@ impl Waiting {
             _lock: lock.lock(),
             list: &self.list,
         };
-        // A read-modify-write even if nobody is there: it is what orders us before whoever comes later. Acquire: the
-        // nodes. Release: what we did before, for those who come later.
-        let newest = if bug("glance-at-newcomers") && self.newcomers.load(Ordering::Relaxed).is_null() {
-            ptr::null_mut()
-        } else {
-            self.newcomers.swap(ptr::null_mut(), Ordering::AcqRel)
-        };
-        // SAFETY: who is on the stack is linked and nowhere else; the stack is ours alone now, and the lock is held.
+        // A read-modify-write even if there are no newcomers: it orders us before every caller that comes later. Acquire:
+        // the nodes. Release: what we did before, for callers that come later.
+        let newest = self.newcomers.swap(ptr::null_mut(), Ordering::AcqRel);
+        // SAFETY: nodes on the stack are linked there and nowhere else. The stack is ours alone now, and the lock is held.
         unsafe { list.admit(newest) };
         list
     }
@@ -195,7 +194,7 @@ impl<L> Deref for Locked<'_, L> {
 
     #[inline]
     fn deref(&self) -> &List {
-        // SAFETY: the lock is held, and nothing is written through `self` while this is borrowed from it.
+        // SAFETY: the lock is held, and the list is not written while this is borrowed from `self`.
         self.list.with(|list| unsafe { &*list })
     }
 }
@@ -208,19 +207,18 @@ impl<L> DerefMut for Locked<'_, L> {
     }
 }
 
-/// The ring, and who drove last.
+/// The ring, and the driver.
 #[derive(Debug)]
 pub(super) struct List {
     front: *const Node,
     driver: *const Node,
 }
 
-// SAFETY: the pointers are followed only under the list's lock, and nodes are unlinked under that lock
-// before they are freed.
+// SAFETY: the pointers are followed only under the list's lock, and nodes are unlinked under that lock before they are freed.
 unsafe impl Send for List {}
 
 impl List {
-    /// A list with nobody in it.
+    /// Returns an empty list.
     #[inline]
     pub(super) fn empty() -> Self {
         Self {
@@ -229,10 +227,10 @@ impl List {
         }
     }
 
-    /// A list with the leader in it, who drives.
+    /// Returns a list of the leader, which is the driver.
     ///
     /// # Safety
-    /// As [`push_back`](Self::push_back); nobody else knows of the node yet.
+    /// As [`push_back`](Self::push_back). No other thread reaches the node yet.
     #[inline]
     pub(super) unsafe fn of_leader(node: &Node) -> Self {
         let mut list = Self::empty();
@@ -247,12 +245,12 @@ impl List {
         self.front.is_null()
     }
 
-    /// Whether somebody else drives, and is still there.
+    /// Returns whether another caller is the driver, and has not left.
     pub(super) fn has_another_driver(&self, node: &Node) -> bool {
         !self.driver.is_null() && !ptr::eq(self.driver, node)
     }
 
-    /// Says that `node` polls the work now; answers who did before.
+    /// Makes `node` the driver; returns which one was the driver before.
     pub(super) fn set_driver(&mut self, node: &Node) -> Driver {
         let before = std::mem::replace(&mut self.driver, node);
         if before.is_null() {
@@ -264,8 +262,10 @@ impl List {
         }
     }
 
+    /// Puts the node behind the others.
+    ///
     /// # Safety
-    /// The node is not linked, stays where it is and is not freed before it is unlinked.
+    /// The node is not linked, and is not moved or freed before it is unlinked.
     #[inline]
     pub(super) unsafe fn push_back(&mut self, node: &Node) {
         let node: *const Node = node;
@@ -284,10 +284,10 @@ impl List {
         }
     }
 
-    /// Puts newcomers behind the others, the oldest first. `newest` is the first of a chain along `next`.
+    /// Puts newcomers behind the others, the oldest first. `newest` is the first of a chain along `next`, or null.
     ///
     /// # Safety
-    /// The nodes of the chain are linked, in this chain only, which nobody else follows.
+    /// The nodes of the chain are linked, in this chain only, which no other thread follows.
     unsafe fn admit(&mut self, newest: *const Node) {
         if newest.is_null() {
             return;
@@ -298,7 +298,7 @@ impl List {
             loop {
                 let older = (*oldest).links(|links| {
                     let older = std::mem::replace(&mut links.next, younger);
-                    // The address is that of a linked node; the pointer may have been made for one that was there before.
+                    // The address is that of a linked node. The pointer may have been made for an earlier node at this address.
                     links.previous = ptr::with_exposed_provenance(older.addr());
                     links.previous
                 });
@@ -311,7 +311,7 @@ impl List {
                 self.front = oldest;
             }
             let front = self.front;
-            // Of a chain that is the whole ring, `front` is the oldest, and `back` the newest.
+            // If the chain is the whole ring, `front` is the oldest and `back` the newest.
             let back = if ptr::eq(front, oldest) {
                 newest
             } else {
@@ -324,15 +324,17 @@ impl List {
         }
     }
 
+    /// Puts the node before the others.
+    ///
     /// # Safety
     /// As [`push_back`](Self::push_back).
     pub(super) unsafe fn push_front(&mut self, node: &Node) {
-        // SAFETY: passed on. In a ring, the front is where the pointer points.
+        // SAFETY: passed on. The back of a ring becomes its front by moving the pointer.
         unsafe { self.push_back(node) };
         self.front = node;
     }
 
-    /// Takes the node out, if it is in; the waker stays in it. A driver who goes for good says so with `leaves`.
+    /// Takes the node out, if it is linked. Its waker stays in it. With [`Leaves::ForGood`], the driver stops being it.
     ///
     /// # Safety
     /// If the node is linked, then in this list.
@@ -367,7 +369,7 @@ impl List {
         }
     }
 
-    /// Takes the first node out, and its waker.
+    /// Takes the first node out, and returns its waker.
     #[inline]
     pub(super) fn pop_front(&mut self) -> Option<Waker> {
         while !self.front.is_null() {
@@ -379,8 +381,8 @@ impl List {
         None
     }
 
-    /// Takes out somebody to stand by for a driver whom `driver` wakes: if one is near, a caller of another task, since
-    /// callers of one task are polled, or not, together.
+    /// Takes out a caller to stand by for the driver, whose waker is `driver`. It takes a caller of another task if one is
+    /// near, since callers of the same task are polled, or not polled, together.
     pub(super) fn pop_standby(&mut self, driver: &Waker) -> Option<Waker> {
         let mut candidate = self.front;
         for _ in 0..STANDBY_SEARCH {
@@ -408,7 +410,7 @@ impl List {
     /// The node is linked in this list.
     #[inline]
     unsafe fn pop(&mut self, node: *const Node) -> Option<Waker> {
-        // SAFETY: linked nodes are alive until `linked` is cleared, which is the last touch.
+        // SAFETY: linked nodes are alive until `linked` is cleared, which is the last access.
         unsafe {
             self.remove(node);
             let waker = (*node).take_waker();
@@ -418,7 +420,7 @@ impl List {
     }
 }
 
-/// Who polled the work before.
+/// Which caller was the driver before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Driver {
     Same,
@@ -426,7 +428,7 @@ pub(super) enum Driver {
     Gone,
 }
 
-/// Why a node is taken out.
+/// Whether a caller whose node is taken out goes on waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leaves {
     ForNow,

@@ -1,12 +1,12 @@
-//! How deep calls of ours stand inside each other on one stack.
+//! A bound on how deep wake-ups and ends of flights stand inside each other on one stack.
 //!
-//! A flight's end wakes the work that waited for it, and with that its flight, which wakes the work that waits for that one. Work
-//! that is dropped drops its calls, and with them the work of flights that nobody else waits for. Both go through code of the
-//! user and of runtimes, so neither can be a loop. But beyond a bound what is to be done is put off until the outermost such
-//! call of this thread is through: then a chain of any length takes a bounded part of the stack.
+//! A flight's end wakes the work that waited for it. That wakes the flight of this work, which wakes the work that waits for
+//! it in turn. Work that is dropped drops its calls, and with them the work of flights that have no other caller. Both go
+//! through code of the user and of runtimes, so neither can be a loop. Beyond a bound, the next wake-up or end is put off
+//! until the outermost one of this thread has returned. So a chain of any length takes a bounded part of the stack.
 
-use super::quietly;
 use crate::sync::{deepest, per_thread};
+use crate::unwind::quietly;
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
@@ -14,7 +14,7 @@ per_thread! {
     static OUTERMOST: Cell<Option<NonNull<Outermost>>> = Cell::new(None);
 }
 
-/// The outermost call of a thread; it lies on the stack.
+/// The outermost call of a thread. It is on the stack.
 struct Outermost {
     depth: Cell<u32>,
     put_off: RefCell<Vec<Box<dyn FnOnce()>>>,
@@ -26,7 +26,7 @@ impl Outermost {
     }
 }
 
-/// Does `act`, or puts it off in the form of `later`, which has to keep alive what it needs.
+/// Calls `act`, or puts it off in the form of `later`, which has to keep alive what it needs.
 pub(super) fn nest(act: impl FnOnce(), later: impl FnOnce() -> Box<dyn FnOnce()>) {
     let Some(outermost) = OUTERMOST.with(Cell::get) else {
         let outermost = Outermost {
@@ -37,7 +37,7 @@ pub(super) fn nest(act: impl FnOnce(), later: impl FnOnce() -> Box<dyn FnOnce()>
         let _over = Over(&outermost);
         return act();
     };
-    // SAFETY: it is taken out of its place before it goes, and all that are inside it have returned then.
+    // SAFETY: it is taken out of its place before it is freed, and all calls inside it have returned by then.
     let outermost = unsafe { outermost.as_ref() };
     if outermost.depth.get() >= deepest() {
         outermost.put_off.borrow_mut().push(later());
@@ -48,7 +48,7 @@ pub(super) fn nest(act: impl FnOnce(), later: impl FnOnce() -> Box<dyn FnOnce()>
     act();
 }
 
-/// Does what was put off, also when the outermost call unwinds.
+/// Does what was put off when dropped, also if the outermost call unwinds.
 struct Over<'a>(&'a Outermost);
 
 impl Drop for Over<'_> {
@@ -60,7 +60,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// One call fewer stands inside the others.
+/// Counts the call out again when dropped.
 struct Back<'a>(&'a Cell<u32>);
 
 impl Drop for Back<'_> {

@@ -1,27 +1,29 @@
-//! The word that says where a flight stands, and who may do what; and how many have joined.
+//! The word that says where a flight stands and what may be done with it, and the number of callers that have joined.
 //!
-//! Eleven flags and, above them, the callers: those it began with, less those who left. Every change of the word is one
-//! read-modify-write. Who joins counts himself in a number of its own, under the lock of the map's shard, so that a join
-//! needs no read-modify-write at all. It only grows, so whoever reads it without the lock may miss callers, and whoever
-//! then changes the word by compare-exchange has missed none who left. It is exact under the lock, and once the entry has
-//! left the map; when a flight is done it is added to the word, and the word alone counts who is still there.
+//! The word has eleven flags and, above them, a count of callers: those the flight began with, less those that left. Every
+//! change of the word is one read-modify-write. Callers that join are counted in a number of their own, under the lock of the
+//! map's shard, so that a join needs no read-modify-write at all.
+//!
+//! The number only grows. Read without the lock, it may miss callers that have joined; a compare-exchange of the word that
+//! succeeds after that has missed none that left. The number is exact under the lock, and once the entry has left the map.
+//! When a flight is done, the number is added to the word, and the word alone counts the callers that are still there.
 
-use crate::sync::{AtomicU32, Handle, bug, drives_itself, estimate, load};
+use crate::sync::{AtomicU32, Handle, drives_itself, estimate, load};
 use std::sync::atomic::Ordering;
 
-/// Somebody has the slot to himself: to poll the work, to drop it, or to put the result in.
+/// The slot has a holder, which alone may poll the work, drop it, or put the result in.
 pub(super) const POLLING: u32 = 1;
 /// The flight's own waker was called after the last poll began.
 pub(super) const WOKEN: u32 = 1 << 1;
-/// Somebody joined: from the next poll on the work is polled with the flight's own waker.
+/// A caller has joined. From the next poll on, the work is polled with the flight's own waker.
 pub(super) const SHARED: u32 = 1 << 2;
-/// The result is in the slot. The last change but for callers who leave.
+/// The result is in the slot. After this, the word changes only as callers leave and are told.
 pub(super) const DONE: u32 = 1 << 3;
 /// The work is to be dropped unfinished.
 pub(super) const ABORTED: u32 = 1 << 4;
-/// As [`ABORTED`], because every caller left: who joins now has to try again.
+/// As [`ABORTED`], because every caller left. A call that joins now has to be made again.
 pub(super) const CANCELLED: u32 = 1 << 5;
-/// One of the callers is a task of ours, which polls the work.
+/// One of the callers is the flight's task, which polls the work.
 pub(super) const TASK: u32 = 1 << 6;
 /// When the last caller leaves, the work is dropped instead of spawned.
 pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
@@ -29,9 +31,9 @@ pub(super) const CANCEL_ON_ABANDON: u32 = 1 << 7;
 pub(super) const REPOLL: u32 = 1 << 8;
 /// The flight carries a fingerprint.
 pub(super) const PROVEN: u32 = 1 << 9;
-/// The flight is done, and not all who wait have been woken: a caller that takes its result or leaves wakes another one. It has
-/// the place of [`REPOLL`], which means nothing any more once a flight is done. A request that stood as the flight landed
-/// is taken for this: then one caller finds that there is nobody to wake, and clears it.
+/// The flight is done, and not all waiting callers have been woken: a caller that takes its result or leaves wakes another
+/// one. The flag has the place of [`REPOLL`], which has no meaning once a flight is done. A `REPOLL` that stood as the flight
+/// landed is taken for this flag: then one caller finds no other to wake, and clears it.
 pub(super) const UNTOLD: u32 = REPOLL;
 /// The work asks for a poll, or a caller does.
 pub(super) const ASKED: u32 = WOKEN | REPOLL;
@@ -39,10 +41,10 @@ pub(super) const ASKED: u32 = WOKEN | REPOLL;
 pub(super) const CALLED_FOR: u32 = ASKED | ABORTED;
 /// From here on the work is not polled with the leader's waker any more.
 pub(super) const JOINED: u32 = SHARED | REPOLL;
-/// With [`TASK`]: the task's runtime drives itself, so the task alone polls the work, and is woken for it alone.
+/// With [`TASK`]: the task's runtime drives itself, so only the task polls the work, and only the task is woken for it.
 pub(super) const STEADY: u32 = 1 << 10;
-/// The marks of a flight with a task on this runtime. They are set in one step, or in the hands of who has [`POLLING`]: no
-/// caller is to poll the work, and so come to stand before a task that alone is woken for it.
+/// Returns the marks of a flight with a task on this runtime. They are set in one step, or by the holder of [`POLLING`].
+/// Otherwise a caller could poll the work in between, and come to stand before a task that alone is woken for the work.
 pub(super) fn task_on(runtime: &Handle) -> u32 {
     match drives_itself(runtime) {
         true => TASK | STEADY,
@@ -52,7 +54,7 @@ pub(super) fn task_on(runtime: &Handle) -> u32 {
 
 /// One caller.
 pub(super) const CALLER: u32 = 1 << 11;
-/// The most callers that a flight can have. One place is kept for a task of ours.
+/// The most callers that a flight can have. One place is kept for the flight's task.
 pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
 
 /// What the word said at one moment.
@@ -66,7 +68,7 @@ impl Snapshot {
     }
 }
 
-/// The word itself, and the number.
+/// The word, and the number of callers that have joined.
 #[derive(Debug)]
 pub(super) struct State {
     word: AtomicU32,
@@ -82,7 +84,7 @@ impl State {
         }
     }
 
-    /// How many have joined, roughly: for what may be wrong.
+    /// Returns roughly how many callers have joined, for uses where the number may be wrong.
     #[inline]
     pub(super) fn joined_or_so(&self) -> u32 {
         estimate(&self.joined)
@@ -93,35 +95,30 @@ impl State {
         self.joined.load(Ordering::Relaxed)
     }
 
-    /// Acquire: whoever sees `DONE`, or that the others have left, sees what they wrote.
+    /// Acquire: a reader that sees `DONE`, or that other callers have left, sees what was written before that.
     #[inline]
     pub(super) fn load(&self) -> Snapshot {
-        let order = if bug("relaxed-load") {
-            Ordering::Relaxed
-        } else {
-            Ordering::Acquire
-        };
-        Snapshot(load(&self.word, order))
+        Snapshot(load(&self.word, Ordering::Acquire))
     }
 
-    /// How many callers there are besides those who left before the word said this; see above for when that is exact.
+    /// Returns the number of callers, less those that had left when the word was read; see above for when it is exact.
     #[inline]
     pub(super) fn callers(&self, now: Snapshot) -> u32 {
         let joined = if now.has(DONE) { 0 } else { self.joined() };
-        // Both wrap round, the callers at any time don't.
+        // Both may wrap round; the number of callers at any time does not.
         now.0.wrapping_add(joined.wrapping_mul(CALLER)) / CALLER
     }
 
-    /// Callers that are not a task of ours.
+    /// Returns the number of callers, the flight's task not counted.
     #[inline]
     pub(super) fn attending(&self, now: Snapshot) -> u32 {
         self.callers(now).saturating_sub(u32::from(now.has(TASK)))
     }
 
-    /// Changes `from` to `to`; false if the word is another by now.
+    /// Changes `from` to `to`; returns false if the word is no longer `from`.
     ///
-    /// `AcqRel`: taking `POLLING` has to see what the last one who had it wrote to the slot and, while there were no
-    /// followers, to the leader's node; giving it or a place up has to publish the same.
+    /// `AcqRel`: taking `POLLING` has to see what its last holder wrote to the slot and, while there were no followers, to
+    /// the leader's node. Giving up `POLLING` or a place has to publish the same.
     #[inline]
     pub(super) fn change(&self, from: Snapshot, to: u32) -> bool {
         self.word
@@ -129,21 +126,23 @@ impl State {
             .is_ok()
     }
 
-    /// Sets `flags`; says what stood before.
+    /// Sets `flags`; returns the word as it was before.
     #[inline]
     pub(super) fn set(&self, flags: u32) -> Snapshot {
         Snapshot(self.word.fetch_or(flags, Ordering::AcqRel))
     }
 
-    /// Clears `flags`; says what stood before.
+    /// Clears `flags`; returns the word as it was before.
     #[inline]
     pub(super) fn clear(&self, flags: u32) -> Snapshot {
         Snapshot(self.word.fetch_and(!flags, Ordering::AcqRel))
     }
 
-    /// One caller more, and with the first follower the request to poll anew; says what stood before, or nothing if
-    /// the flight is done: nobody joins it then, whatever the map says. Under the lock that guards the flight's entry,
-    /// so that no other caller writes the number, and a last one who leaves and cancels is seen, or sees us.
+    /// Counts one caller more, and sets the request to poll anew if it is the first follower. Returns the word as it was
+    /// before, or `None` if the flight is done: then it cannot be joined, whatever the map says.
+    ///
+    /// To be called under the lock that guards the flight's entry. So no other caller writes the number, and a last caller
+    /// that leaves and cancels is seen here, or sees this caller.
     #[inline]
     pub(super) fn join(&self) -> Option<Snapshot> {
         let now = self.load();
@@ -157,25 +156,20 @@ impl State {
         Some(self.set(JOINED))
     }
 
-    /// One caller fewer. Says how many there were, if the flight is done; after that it may be gone.
+    /// Counts one caller fewer. If the flight is done, returns how many there were; after that the flight may be freed.
     #[inline]
     pub(super) fn leave(&self) -> u32 {
-        let order = if bug("relaxed-leave") {
-            Ordering::Relaxed
-        } else {
-            Ordering::AcqRel
-        };
-        self.word.fetch_sub(CALLER, order) / CALLER
+        self.word.fetch_sub(CALLER, Ordering::AcqRel) / CALLER
     }
 
-    /// From `POLLING` to `DONE` in one step; says how many callers are left. The entry has left the map, so the number is
-    /// final.
+    /// Goes from `POLLING` to `DONE` in one step; returns how many callers are left. The entry has left the map, so the
+    /// number of joined callers is final.
     #[inline]
     pub(super) fn finish(&self) -> u32 {
         self.finish_with(0)
     }
 
-    /// As [`finish`](Self::finish), and one caller fewer.
+    /// As [`finish`](Self::finish), and counts one caller fewer in the same step.
     #[inline]
     pub(super) fn finish_and_leave(&self) -> u32 {
         self.finish_with(1)

@@ -1,17 +1,18 @@
 //! The flight's own waker: a pointer to the flight, and one reference to it.
 //!
-//! In use once a flight is shared. It marks the flight and wakes the driver and a standby, so that the work goes on
-//! although one of them may not be polled for now. A waker that outlives its flight keeps the flight's memory and
-//! key, never the work or the result.
+//! It is in use once a flight is shared. It marks the flight and wakes the driver and a standby, so that the work goes on
+//! even if one of them is not polled for now. A waker that outlives its flight keeps the flight's memory and key, never the
+//! work or the result.
 
+use super::allocation::Flight;
+use super::cargo::Cargo;
 use super::nest::nest;
-use super::{Cargo, Flight};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-/// How to treat a pointer to a flight of this type as a waker.
+/// Returns the table of wakers whose data is a pointer to a flight of this type.
 pub(super) fn vtable<K, T, C>() -> &'static RawWakerVTable
 where
     K: Send + Sync + 'static,
@@ -21,7 +22,7 @@ where
     &Table::<K, T, C>::TABLE
 }
 
-/// The waker of `flight`, lent: it owns no reference.
+/// Returns the waker of `flight`, lent: it owns no reference.
 ///
 /// # Safety
 /// The flight outlives what is returned (its clones own references of their own).

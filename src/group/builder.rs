@@ -1,9 +1,11 @@
-//! How a group is set up.
+//! The builder of a group.
 
-use super::drain::Drainers;
+use super::drainers::Drainers;
+use super::handle::Group;
+use super::hash::RandomState;
+use super::inner::{Inner, Settings};
 use super::map::Map;
 use super::stats::Counters;
-use super::{Group, Inner, RandomState, Settings};
 use crate::flight::{Drive, MAX_CALLERS, OnAbandon};
 use crate::sync::{AtomicBool, AtomicUsize, Handle};
 use std::fmt;
@@ -12,7 +14,37 @@ use std::marker::PhantomData;
 use std::num::NonZero;
 use std::sync::Arc;
 
-/// Builds a [`Group`]; [`Group::builder`] begins one.
+impl<K, T> Group<K, T> {
+    /// Creates a group without limits, whose abandoned work is finished.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Returns a builder for a group with limits or other policies.
+    ///
+    /// ```
+    /// use oneflight::{Group, OnAbandon};
+    ///
+    /// let group: Group<u64, String> = Group::builder()
+    ///     .max_flights(10_000)
+    ///     .max_callers(1_000)
+    ///     .on_abandon(OnAbandon::Cancel)
+    ///     .build();
+    /// # drop(group);
+    /// ```
+    pub fn builder() -> GroupBuilder<K, T> {
+        GroupBuilder::new()
+    }
+}
+
+impl<K, T> Default for Group<K, T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Builds a [`Group`]; returned by [`Group::builder`].
 #[must_use = "a builder makes no group before `build`"]
 pub struct GroupBuilder<K, T, S = RandomState> {
     settings: Settings,
@@ -39,41 +71,45 @@ impl<K, T> GroupBuilder<K, T> {
 }
 
 impl<K, T, S> GroupBuilder<K, T, S> {
-    /// At most so many flights at a time, forgotten ones included; a call that would begin one more gets
-    /// [`Overloaded`](super::Error::Overloaded) at once. Unlimited unless set.
+    /// Limits the number of concurrent flights, forgotten ones included. Unlimited unless set.
+    ///
+    /// A call that would begin one more gets [`Overloaded`](super::Error::Overloaded) at once.
     pub fn max_flights(mut self, flights: usize) -> Self {
         self.settings.max_flights = Some(flights);
         self
     }
 
-    /// At most so many callers of one flight at a time, its leader included; one more gets
-    /// [`Overloaded`](super::Error::Overloaded) at once. 2,097,150 unless set, which is also the most.
+    /// Limits the number of concurrent callers of one flight, its leader included. 2,097,150 unless set, which is also the
+    /// maximum.
+    ///
+    /// One caller more gets [`Overloaded`](super::Error::Overloaded) at once.
     pub fn max_callers(mut self, callers: u32) -> Self {
         self.settings.max_callers = callers.clamp(1, MAX_CALLERS);
         self
     }
 
-    /// What becomes of work that every caller has left. [`OnAbandon::Finish`] unless set; a call may say otherwise.
+    /// Sets what becomes of work that every caller has left. [`OnAbandon::Finish`] unless set. A call may override it.
     pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
         self.settings.on_abandon = on_abandon;
         self
     }
 
-    /// Who polls the work. [`Drive::InPlace`] unless set; a call may say otherwise.
+    /// Sets which task polls the work. [`Drive::InPlace`] unless set. A call may override it.
     pub fn drive(mut self, drive: Drive) -> Self {
         self.settings.drive = drive;
         self
     }
 
-    /// The runtime on which work is spawned: when its last caller is dropped, or for [`Drive::Spawned`]. Unless set, the
-    /// one that this happens in; give one if that may be none, one that does not live long, or one that is not always
-    /// driven.
+    /// Sets the runtime on which work is spawned, when its last caller is dropped or for [`Drive::Spawned`]. Unless set, that is
+    /// the runtime in whose context the spawning happens.
+    ///
+    /// Set it if there may be no such runtime, or one that ends early or is not always driven.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.settings.runtime = Some(runtime);
         self
     }
 
-    /// How keys are hashed; see [`RandomState`].
+    /// Sets the hasher of keys; see [`RandomState`].
     pub fn hasher<H: BuildHasher>(self, hasher: H) -> GroupBuilder<K, T, H> {
         GroupBuilder {
             settings: self.settings,
@@ -83,8 +119,8 @@ impl<K, T, S> GroupBuilder<K, T, S> {
         }
     }
 
-    /// Into how many separately locked parts the map is divided: rounded up to a power of two, at most 65,536. Four for
-    /// each processor unless set.
+    /// Sets the number of separately locked parts of the map. Four for each processor unless set. The number is rounded up to a
+    /// power of two, and is 65,536 at most.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self

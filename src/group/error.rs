@@ -8,34 +8,34 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The work panicked. Everyone who shared the flight gets this, and the key is free again. What the work did before
-    /// it panicked has happened.
+    /// The work panicked. Every caller of the flight gets this, and the key is free again. What the work did before it
+    /// panicked stays done.
     ///
-    /// A caller whose own copy of the result could not be made, because its `Clone` panicked, gets this alone.
+    /// If the result's `Clone` panics, only the caller whose copy was to be made gets this.
     Panicked(Panicked),
-    /// The call would have waited for itself: it was polled inside the work of a flight that, directly or through other
-    /// flights, waits for this one. At its first poll nothing was run or joined. A call that was begun elsewhere and then
-    /// awaited in such work has left its flight, as if dropped.
+    /// The call would have waited for itself: it was polled inside the work of a flight that the call's flight waits for,
+    /// directly or through other flights. If this was the call's first poll, nothing was run or joined. If the call was begun
+    /// elsewhere and then awaited in such work, it has left its flight, as if dropped.
     ///
-    /// A call counts as awaited by the work that polled it last. Not seen is what waits through a spawned task, or through
-    /// anything else that is not a call of a group: such a circle hangs. A call that the work gives away, to a task for
-    /// example, counts as the work's until it is polled there or dropped: what asks for the work's key in between may be
-    /// told of a circle that is none.
+    /// A call counts as awaited by the work that polled it last. A wait that passes through a spawned task, or through
+    /// anything else that is not a call of a group, is not seen: such a circle hangs. A call that the work gives away, for
+    /// example to a task, counts as the work's until it is polled there or dropped. A call for the work's key in between may
+    /// get this error although there is no circle.
     Reentrant,
-    /// A limit of the group is reached; nothing was run or joined.
+    /// A limit of the group is reached. Nothing was run or joined.
     Overloaded(Limit),
     /// The group is closed and begins no new flights. Flights that are under way can still be joined.
     Closed,
     /// The key is in flight with another fingerprint, or only one of the two calls carries one: the same key stands for
     /// two different requests. Nothing was run or joined.
     Conflict,
-    /// The flight was aborted. Its work was dropped where it stood; what it did before that has happened.
+    /// The flight was aborted. Its work was dropped where it stood. What it did before that stays done.
     Aborted,
     /// [`Drive::Spawned`](crate::Drive::Spawned) was asked for outside a runtime, and the group has none of its own.
     /// Nothing was run.
     NoRuntime,
-    /// The runtime has no timers, by which leases are renewed and waits end. Nothing was run. A [`Group`](super::Group)
-    /// needs none: only `Idempotency` answers this.
+    /// The runtime has no timers, which are needed to renew leases and to end waits. Nothing was run. Only `Idempotency` returns
+    /// this, since a [`Group`](super::Group) needs no timers.
     NoTimers,
 }
 
@@ -65,13 +65,13 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Which limit of a group a call ran into.
+/// The limit of a group that a call ran into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {
-    /// As many flights as the group may have.
+    /// The number of flights that the group may have.
     Flights(usize),
-    /// As many callers as one flight may have.
+    /// The number of callers that one flight may have.
     Callers(u32),
 }
 
@@ -88,9 +88,9 @@ impl fmt::Display for Limit {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TryError<E> {
-    /// The work failed. Everyone who shared the flight gets the same error.
+    /// The work failed. Every caller of the flight gets the same error.
     Work(Arc<E>),
-    /// The work did not end.
+    /// The flight has no result of the work.
     Flight(Error),
 }
 

@@ -1,14 +1,14 @@
-//! How keys are hashed, unless a group is given another hasher. Types of our own around `foldhash`, so that its versions
-//! are no affair of the users'.
+//! The default hasher of keys. It wraps `foldhash`, so that `foldhash` and its versions are no part of the public interface.
 
 use foldhash::quality::{FoldHasher, RandomState as Seeds};
 use std::fmt;
 use std::hash::{self, BuildHasher};
 
-/// The hasher of a group, unless it is given another: fast, and seeded anew for each group.
+/// The default hasher of a group: fast, and seeded anew for each group.
 ///
-/// It resists keys that were prepared to collide. A service that must also withstand clients who search for collisions
-/// by measuring answers can take [`std::hash::RandomState`] instead, with [`GroupBuilder::hasher`](super::GroupBuilder::hasher).
+/// It resists keys that were prepared to collide. A service that must also withstand clients that search for collisions by
+/// measuring response times can use [`std::hash::RandomState`] instead, with
+/// [`GroupBuilder::hasher`](super::GroupBuilder::hasher).
 #[derive(Clone, Default)]
 pub struct RandomState(Seeds);
 
@@ -27,7 +27,7 @@ impl fmt::Debug for RandomState {
     }
 }
 
-/// What [`RandomState`] makes.
+/// The hasher that [`RandomState`] builds.
 #[derive(Clone)]
 pub struct Hasher(FoldHasher<'static>);
 

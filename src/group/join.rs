@@ -1,8 +1,9 @@
-//! Joining without leading.
+//! The future of a call that joins and never leads.
 
-use super::run::{refused, told};
+use super::error::Error;
+use super::home::Borrowed;
+use super::run::{Outcome, Role, refused, told};
 use super::waits::{Wait, follow};
-use super::{Borrowed, Error, Group, Outcome, Role};
 use crate::flight::{Anchor, Caller, Failure, KeyHash};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
@@ -14,13 +15,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pin_project! {
-    /// The future of [`Group::join`]: `None` if the key was not in flight.
+    /// The future of [`Group::join`](super::Group::join). It returns `None` if the key was not in flight.
     ///
-    /// `C` is the call, known by what it does as in [`Run`](super::Run).
+    /// `C` is the call, an unnamed type as in [`Run`](super::Run).
     ///
     /// # Panics
     ///
-    /// If it is polled again after it was ready.
+    /// Panics if it is polled again after it was ready.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct Join<C> {
@@ -29,7 +30,7 @@ pin_project! {
     }
 }
 
-/// A call that joins the flight of its key, if there is one: what a [`Join`] is of.
+/// A call that joins the flight of its key, if there is one; [`Join`] is its future.
 pub trait Joining: Future<Output = Option<Result<Outcome<Self::Value>, Error>>> + fmt::Debug {
     /// The work's value.
     type Value;
@@ -45,7 +46,7 @@ impl<C> Join<C> {
 }
 
 impl<C: Joining> Join<C> {
-    /// With the fingerprint of the request that the key stands for, as [`Run::fingerprint`](super::Run::fingerprint).
+    /// Sets the fingerprint of the request that the key stands for, as [`Run::fingerprint`](super::Run::fingerprint) does.
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.call.set_fingerprint(fingerprint);
         self
@@ -100,13 +101,13 @@ where
     S: BuildHasher + Send + Sync + 'static,
     Q: ?Sized,
 {
-    pub(super) fn new(group: &'g Group<K, T, S>, key: &'g Q) -> Self {
+    pub(super) fn new(group: Borrowed<'g, K, T, S>, key: &'g Q) -> Self {
         Self {
             key: Some(key),
             fingerprint: None,
             late: false,
             wait: None,
-            caller: Caller::new(&group.inner),
+            caller: Caller::new(group),
         }
     }
 }
@@ -175,7 +176,7 @@ where
         *this.wait = None;
         if *this.late {
             if ends {
-                // It was to end so already as we joined: as good as gone.
+                // The flight was ending already as we joined, so it counts as not in flight.
                 return Poll::Ready(None);
             }
             inner.counters.count_joined_late();

@@ -1,18 +1,18 @@
-//! How a call holds its key: as its own, or borrowed until it is known that it leads.
+//! How a call holds its key: owned, or borrowed until it is known that the call leads.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
 
-/// A key of a call.
+/// The key of a call.
 pub(super) trait Key<K> {
     /// Whether making the key owned runs code of the user, which must not be under a lock.
     const BORROWED: bool;
 
     fn hash(&self, hasher: &impl BuildHasher) -> u64;
     fn is(&self, key: &K) -> bool;
-    /// An owned key for a borrowed one. Runs code of the user.
+    /// Makes an owned key of a borrowed one. Runs code of the user.
     fn make(&self) -> Option<K>;
-    /// The key as it goes into a flight: the one that was made, for a borrowed one.
+    /// Returns the key as it goes into a flight: for a borrowed key, the one that was made.
     fn owned(self, made: Option<K>) -> K;
 }
 

@@ -1,8 +1,8 @@
 //! The map of flights: sharded, each shard a hash table of references under a lock, the key inside the flight.
 //!
-//! It knows no policy. Four operations: join or lead, look up, remove if it is the same, go through all. Each takes one
-//! lock once, and only `Eq` of the key runs under it: a flight keeps its hash. Removal compares identity, so a flight that was
-//! forgotten never removes its successor.
+//! It knows no policy. It has four operations: join or lead, look up, remove if it is the same flight, and go through all.
+//! Each takes one lock once. Of user code only the key's `Eq` runs under it, since a flight keeps its hash. Removal compares
+//! identity, so a flight that was forgotten never removes its successor.
 
 use crate::flight::{FlightRef, KeyHash};
 use crate::sync::{Handle, Mutex};
@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use std::collections::HashMap;
 
-/// A table gives memory back once it has this many times the room that it uses.
+/// A table gives memory back once its capacity is this many times what it uses.
 const SHRINK_AT: usize = 8;
 /// A table of this size is never worth shrinking.
 const SMALL: usize = 64;
@@ -21,26 +21,26 @@ pub(super) struct Map<K, T> {
 
 type Place<K, T> = Padded<Mutex<Shard<K, T>>>;
 
-/// A cache line of its own (two, since processors fetch them in pairs).
+/// Gives its content a cache line of its own (two, since processors fetch them in pairs).
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// The flights of one shard, and what it counts under its lock, which costs nothing there.
+/// The flights of one shard, and what is counted under its lock, where counting costs nothing.
 pub(super) struct Shard<K, T> {
     table: HashTable<FlightRef<K, T>>,
     pub(super) led: u64,
     pub(super) joined: u64,
-    /// Flights that were taken out before they landed and have not landed yet.
+    /// The number of flights that were forgotten and have not landed yet.
     pub(super) forgotten: usize,
-    /// The runtimes of those tasks of ours that are not steady, by their flight's address. An entry is made before the
-    /// flight lands and goes as it does, so the address is the flight's own.
+    /// The runtimes of tasks that are not steady, by the address of the task's flight. An entry is made before the flight lands
+    /// and removed as it lands, so the address is unique.
     pub(super) runtimes: HashMap<usize, Handle>,
 }
 
 /// What a call finds for its key.
 pub(super) enum Found<'a, K, T> {
     Flight(&'a FlightRef<K, T>),
-    /// Nothing, and the place to put one.
+    /// No flight, and the place for one.
     Free(Vacancy<'a, K, T>),
 }
 
@@ -54,7 +54,7 @@ impl<K, T> Vacancy<'_, K, T> {
 }
 
 impl<K, T> Shard<K, T> {
-    /// The flight of a key, or the place for one.
+    /// Returns the flight of a key, or reserves the place for one.
     #[inline]
     pub(super) fn find_or_reserve(&mut self, hash: KeyHash, is_key: impl Fn(&K) -> bool) -> Found<'_, K, T> {
         let entry = self.table.entry(hash.spread(), |flight| is_key(flight.key()), spread);
@@ -68,7 +68,7 @@ impl<K, T> Shard<K, T> {
         self.table.find(hash.spread(), |flight| is_key(flight.key()))
     }
 
-    /// Takes out the entry that `is_it` accepts.
+    /// Removes the entry that `is_it` accepts.
     #[inline]
     pub(super) fn remove(
         &mut self,
@@ -84,14 +84,14 @@ impl<K, T> Shard<K, T> {
         Some(flight)
     }
 
-    /// Whether this very flight is listed.
+    /// Returns whether this very flight is listed.
     pub(super) fn lists(&self, flight: &FlightRef<K, T>) -> bool {
         self.table
             .find(flight.hash().spread(), |other| other.is(flight))
             .is_some()
     }
 
-    /// All that are listed.
+    /// Iterates over the flights that are listed.
     pub(super) fn flights(&self) -> impl Iterator<Item = &FlightRef<K, T>> {
         self.table.iter()
     }
@@ -123,15 +123,15 @@ impl<K, T> Map<K, T> {
         }
     }
 
-    /// The shard of a hash, by bits that the table inside looks at neither first (the top seven) nor, while it is small,
-    /// for the place (the low ones).
+    /// Returns the shard of a hash. It is chosen by bits that the shard's table uses neither as tags (the top seven) nor, while
+    /// the table is small, for positions (the low ones).
     #[inline]
     pub(super) fn shard(&self, hash: KeyHash) -> &Mutex<Shard<K, T>> {
         let index = (hash.spread() >> 32) as usize & (self.shards.len() - 1);
         &self.shards[index].0
     }
 
-    /// All shards, one after the other.
+    /// Iterates over all shards.
     pub(super) fn shards(&self) -> impl Iterator<Item = &Mutex<Shard<K, T>>> {
         self.shards.iter().map(|shard| &shard.0)
     }

@@ -1,22 +1,22 @@
 //! The futures that callers hold: lead or join at the first poll, then drive or wait.
 
+use super::error::Error;
+use super::home::Borrowed;
+use super::inner::Inner;
 use super::key::Key;
 use super::map::Found;
 use super::waits::{Wait, follow};
-use super::{Borrowed, Error, Group, Inner, Limit};
-use crate::flight::{
-    Anchor, Caller, Drive, Failure, FlightRef, KeyHash, Landed, OnAbandon, Proof, Seat, Takeoff, quietly,
-};
+use crate::flight::{Anchor, Caller, Drive, Failure, KeyHash, Landed, OnAbandon, Proof, Takeoff};
 use crate::identity::Fingerprint;
+use crate::unwind::quietly;
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-/// What a call got, and how.
+/// The value that a call got, and the call's role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Outcome<T> {
@@ -26,20 +26,20 @@ pub struct Outcome<T> {
     pub role: Role,
 }
 
-/// A caller's part in a flight.
+/// A caller's role in a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Role {
-    /// His work ran.
+    /// The call's own work ran.
     Leader,
-    /// He joined the work of another.
+    /// The call joined the work of another one.
     Follower,
 }
 
 pin_project! {
-    /// The future of [`Group::run`] and [`Group::run_by_ref`].
+    /// The future of [`Group::run`](super::Group::run) and [`Group::run_by_ref`](super::Group::run_by_ref).
     ///
-    /// Until it is first polled, it can be given what only some calls need:
+    /// Before it is first polled, it takes settings that only some calls need:
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), oneflight::FlightError> {
@@ -57,13 +57,13 @@ pin_project! {
     /// # }
     /// ```
     ///
-    /// The future is `Send` if key and closure are. It can be awaited in a spawned block whatever `'static` references and
-    /// trait objects key, closure and result hold.
+    /// The future is `Send` if key and closure are. It can be awaited in a spawned block even if key, closure and result hold
+    /// `'static` references and trait objects.
     ///
-    /// `C` is the call. Its type has no name and is known by what it does, because a bound on a named one would not hold
-    /// where the compiler has erased the lifetimes, as it does in an `async` block that has to be `Send`.
+    /// `C` is the call, an unnamed type that implements [`Call`]. A bound on a named type would not hold in an `async` block
+    /// that has to be `Send`, because the compiler erases lifetimes there.
     ///
-    /// The work has to be `Send` in any case, since another caller may go on with it:
+    /// The work must be `Send` in any case, since another caller may go on with it:
     ///
     /// ```compile_fail,E0277
     /// use oneflight::Group;
@@ -80,7 +80,7 @@ pin_project! {
     }
 }
 
-/// A call that leads the flight of its key or joins it: what a [`Run`] is of.
+/// A call that leads the flight of its key or joins it; [`Run`] is its future.
 pub trait Call: Future<Output = Result<Outcome<Self::Value>, Error>> + fmt::Debug {
     /// The work's value.
     type Value;
@@ -94,7 +94,7 @@ pub trait Call: Future<Output = Result<Outcome<Self::Value>, Error>> + fmt::Debu
 
 /// A [`Call`] without a fingerprint.
 pub trait Unproven: Call {
-    /// The same call with one.
+    /// The same call with a fingerprint.
     type Proven: Call<Value = Self::Value>;
 
     #[doc(hidden)]
@@ -108,21 +108,21 @@ impl<C> Run<C> {
 }
 
 impl<C: Unproven> Run<C> {
-    /// With the fingerprint of the request that the key stands for: if the key is in flight with another one, or
-    /// without, the call gets [`Error::Conflict`] and not another request's result.
+    /// Sets the fingerprint of the request that the key stands for. If the key is in flight with another fingerprint or
+    /// without one, the call gets [`Error::Conflict`] and not another request's result.
     pub fn fingerprint(self, fingerprint: Fingerprint) -> Run<C::Proven> {
         Run::new(self.call.with(fingerprint))
     }
 }
 
 impl<C: Call> Run<C> {
-    /// What becomes of the work if this call leads and then every caller leaves. The group's policy unless set.
+    /// Sets what becomes of the work if this call leads and then every caller leaves. The group's policy unless set.
     pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
         self.call.set_on_abandon(on_abandon);
         self
     }
 
-    /// Who polls the work if this call leads. The group's policy unless set.
+    /// Sets which task polls the work if this call leads. The group's policy unless set.
     pub fn drive(mut self, drive: Drive) -> Self {
         self.call.set_drive(drive);
         self
@@ -162,7 +162,7 @@ pin_project! {
         S: BuildHasher, S: Send, S: Sync, S: 'static,
     {
         fn drop(this: Pin<&mut Self>) {
-            // A late caller that leaves is not made again.
+            // A late call that is dropped is not made again, so it counts as one that joined.
             if this.call.is_some() && this.caller.is_seated() {
                 this.caller.home().counters.count_joined_late();
             }
@@ -170,7 +170,7 @@ pin_project! {
     }
 }
 
-/// What a call has with it until it has joined or led.
+/// What a call carries until it has joined or led.
 struct Baggage<Q, F, P> {
     key: Q,
     work: F,
@@ -183,15 +183,15 @@ where
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    pub(super) fn new(group: &'g Group<K, T, S>, key: Q, work: F) -> Self {
-        let settings = &group.inner.settings;
+    pub(super) fn new(group: Borrowed<'g, K, T, S>, key: Q, work: F) -> Self {
+        let settings = &group.settings;
         Self {
             call: Some(Baggage { key, work, proof: () }),
             on_abandon: settings.on_abandon,
             drive: settings.drive,
             role: Role::Leader,
             wait: None,
-            caller: Caller::new(&group.inner),
+            caller: Caller::new(group),
         }
     }
 }
@@ -260,9 +260,9 @@ where
         let this = self.project();
         let caller = this.caller.into_ref();
         loop {
-            // What the work is polled through holds the result in one place: without optimization each mention of it would
-            // be a copy on the stack of that poll. And each way returns for itself: a result that is first joined with others
-            // and then taken apart costs more than all the rest of a follower's poll.
+            // The functions through which the work is polled hold the result in one place: without optimization each mention
+            // of it would be a copy on the stack of that poll. And each path returns for itself: to merge the results of
+            // several paths and then match on them costs more than all the rest of a follower's poll.
             if caller.is_seated() {
                 if follow(this.wait, &caller).is_err() {
                     caller.leave();
@@ -302,7 +302,7 @@ where
     }
 }
 
-/// What a caller is told of its flight.
+/// Makes a call's result of how its flight landed.
 #[inline]
 pub(super) fn told<T>(polled: Poll<Landed<T>>, role: Role) -> Poll<Result<Outcome<T>, Error>> {
     match polled {
@@ -312,13 +312,14 @@ pub(super) fn told<T>(polled: Poll<Landed<T>>, role: Role) -> Poll<Result<Outcom
     }
 }
 
-/// A function of its own, since the place of a result that is only written down takes stack as well, without optimization.
+/// Makes the result of a call that is refused. A function of its own, since without optimization each place that makes a result
+/// takes stack for it.
 #[cold]
 pub(super) fn refused<T>(error: Error) -> Poll<Result<Outcome<T>, Error>> {
     Poll::Ready(Err(error))
 }
 
-/// Drops a call that was kept to be made again, and is not: it has joined after all.
+/// Drops what was kept to make a late call again, which is not needed: the call has joined after all.
 fn over<K, T, S, Q, F, P>(inner: &Inner<K, T, S>, call: &mut Option<Baggage<Q, F, P>>) {
     if call.is_some() {
         inner.counters.count_joined_late();
@@ -332,8 +333,8 @@ enum Begun<K, T, F, P, W> {
     Led(Takeoff<K, T, P, W>, F),
 }
 
-/// Joins the key's flight or leads one. The call is used up by that, unless the flight is to be aborted or cancelled
-/// already: then it is made again once that is over.
+/// Joins the key's flight or leads one. That uses up `place`, unless the flight is to be aborted or cancelled already: then the
+/// call is kept, to be made again once that is over.
 fn begin<K, T, S, Q, F, P, W>(
     caller: Pin<&Caller<K, T, Borrowed<'_, K, T, S>>>,
     place: &mut Option<Baggage<Q, F, P>>,
@@ -390,7 +391,7 @@ where
                 *role = Role::Leader;
                 let (flight, takeoff) = caller.lead(key.owned(made), hash, proof, on_abandon, drive);
                 if let Some(parent) = parent {
-                    // Nobody knows of the flight yet, so it waits for nobody: no circle.
+                    // The flight is new and waits for no other, so there is no circle.
                     *wait = Wait::enter(parent, flight.anchor()).ok();
                 }
                 vacancy.fill(flight);
@@ -403,7 +404,7 @@ where
     drop(shard);
     let seat = seat?;
     let late = seat.late;
-    // First of all the role and the seat, whatever the destructors in the call do.
+    // Role and seat come first, since the destructors in the call may panic.
     *role = Role::Follower;
     caller.sit(seat);
     if !late {
@@ -412,70 +413,18 @@ where
     Ok(Begun::Joined)
 }
 
-/// What polling a call too often is told.
+/// The message of the panic if a call is polled after it was ready.
 const OVER: &str = "`Run` polled after it was ready";
 
-impl<K, T, S> Inner<K, T, S> {
-    /// A place in `flight`, if the call may have one. Under the lock of the flight's shard; runs no user code.
-    #[inline]
-    pub(super) fn join(
-        &self,
-        flight: &FlightRef<K, T>,
-        fingerprint: Option<&Fingerprint>,
-        parent: &mut Option<Anchor>,
-        wait: &mut Option<Wait>,
-    ) -> Result<Seat<K, T>, Error> {
-        if flight.fingerprint() != fingerprint {
-            return Err(Error::Conflict);
-        }
-        if flight.attending() >= self.settings.max_callers {
-            return Err(Error::Overloaded(Limit::Callers(self.settings.max_callers)));
-        }
-        if parent.is_some() {
-            wait_for(flight, parent, wait)?;
-        }
-        // A flight has left the map before it is done, so there is a seat.
-        flight.join().ok_or(Error::Aborted)
-    }
-
-    /// Whether a flight may begin. Under the lock of its shard.
-    fn admit(&self) -> Result<(), Error> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::Closed);
-        }
-        let Some(limit) = self.settings.max_flights else {
-            return Ok(());
-        };
-        let one_more = |flights| (flights < limit).then_some(flights + 1);
-        match self
-            .flights
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-        {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::Overloaded(Limit::Flights(limit))),
-        }
-    }
-}
-
-/// Enters that the flight whose work makes this call waits for `flight`.
-#[cold]
-fn wait_for<K, T>(flight: &FlightRef<K, T>, parent: &mut Option<Anchor>, wait: &mut Option<Wait>) -> Result<(), Error> {
-    if let Some(parent) = parent.take() {
-        let entered = Wait::enter(parent, flight.anchor());
-        *wait = Some(entered.map_err(|_circle| Error::Reentrant)?);
-    }
-    Ok(())
-}
-
 impl Failure {
-    /// Whether somebody else's wish ended the flight, so that a call that came too late to have been meant is made again.
+    /// Returns whether the flight was aborted or cancelled. A call that joined after that was asked for is made again.
     #[cold]
     fn is_another_calls(&self) -> bool {
         matches!(self, Self::Aborted | Self::Cancelled)
     }
 }
 
-/// What a caller is told.
+/// The error of a call whose flight has no value.
 impl From<Failure> for Error {
     #[cold]
     fn from(failure: Failure) -> Self {

@@ -1,4 +1,4 @@
-//! What a group has counted.
+//! What a group counts.
 
 use crate::flight::Event;
 use crate::sync::AtomicU64;
@@ -7,44 +7,45 @@ use std::sync::atomic::Ordering;
 /// What a group has counted since it was made; [`Group::stats`](super::Group::stats) reads it.
 ///
 /// Each call counts once: `led + joined + refused` is the number of calls, once all of them are over. A call is a future of
-/// [`run`](super::Group::run) or its siblings that was polled, unless its key panicked, or one of
+/// [`run`](super::Group::run) or its siblings that was polled, unless its key panicked, or a future of
 /// [`join`](super::Group::join) that did not end with `None`.
 ///
-/// What becomes of a flight is counted before the flight is seen to have ended: when [`drain`](super::Group::drain) is over,
-/// and with it all calls, the figures are final. They are read one after the other: while calls run, they need not belong to
-/// one moment.
+/// What becomes of a flight is counted before the end of the flight can be seen. So the figures are final when
+/// [`drain`](super::Group::drain) and all calls are over. They are read one after the other, so while calls run they may not
+/// belong to one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Flights begun: executions.
+    /// The number of flights begun, that is, of executions.
     pub led: u64,
-    /// Calls that joined a flight. A call that finds a flight which is to be dropped unfinished already counts when it is
-    /// known what becomes of it: here if it gets a result or a panic after all, or leaves before that, and otherwise where
-    /// the next flight of its key puts it.
+    /// The number of calls that joined a flight.
+    ///
+    /// A call may find a flight whose work is to be dropped already. It counts when it is known what becomes of it: here if it
+    /// gets a result or a panic after all, or leaves before that; otherwise by what happens when it is made again.
     pub joined: u64,
-    /// Times that another caller went on with the work of a driver who had left.
+    /// How often another caller went on with the work of a driver that had left.
     pub handed_over: u64,
-    /// Times that another caller went on with the work of a driver who was there, but not polled.
+    /// How often another caller went on with the work of a driver that was there, but not polled.
     pub taken_over: u64,
-    /// How often every caller had left a flight that had not landed, and the work went on as a task.
+    /// How often every caller left before the flight had landed, and the work went on as a task.
     pub abandoned: u64,
-    /// Flights that landed as a task, with no caller there as the flight left the map.
+    /// The number of flights that landed in a task, with no caller there as they left the map.
     pub finished_unattended: u64,
-    /// Flights whose work was dropped because every caller had left: by policy, or for want of a runtime.
+    /// The number of flights whose work was dropped because every caller had left, by policy or for want of a runtime.
     pub cancelled: u64,
-    /// Flights that were aborted.
+    /// The number of flights that were aborted.
     pub aborted: u64,
-    /// Flights whose work panicked.
+    /// The number of flights whose work panicked.
     pub panicked: u64,
-    /// Calls that were refused: closed, overloaded, in conflict, re-entrant or without a runtime.
+    /// The number of calls that were refused: closed, overloaded, in conflict, re-entrant or without a runtime.
     pub refused: u64,
 }
 
-/// The counters that are not kept in the shards: of things that happen rarely.
+/// The counters of what happens rarely. The others are kept in the shards.
 #[derive(Debug)]
 pub(super) struct Counters {
-    /// Those who joined a flight that was to be dropped unfinished already: the others are counted in the shards.
+    /// Calls that joined a flight whose work was to be dropped already. Other joins are counted in the shards.
     joined_late: AtomicU64,
     handed_over: AtomicU64,
     taken_over: AtomicU64,

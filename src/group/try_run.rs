@@ -2,8 +2,9 @@
 //!
 //! A group of `Result<V, Arc<E>>` runs work of `Result<V, E>`: every caller of a flight gets the same error, shared.
 
+use super::error::{Error, TryError};
+use super::handle::Group;
 use super::run::{Call, Outcome, Run, Unproven};
-use super::{Error, Group, TryError};
 use crate::flight::{Drive, OnAbandon};
 use crate::identity::Fingerprint;
 use pin_project_lite::pin_project;
@@ -21,7 +22,8 @@ where
     E: Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    /// [`run`](Self::run) for work that can fail: its error reaches everyone who shared the flight, as the same `Arc`.
+    /// Does the same as [`run`](Self::run) for work that can fail. Its error reaches every caller of the flight, as the same
+    /// `Arc`.
     ///
     /// ```
     /// use oneflight::{Group, TryError};
@@ -62,7 +64,7 @@ where
         }
     }
 
-    /// [`try_run`](Self::try_run) with a borrowed key, which is made an owned one only to lead.
+    /// Does the same as [`try_run`](Self::try_run) with a borrowed key, which is made an owned one only to lead.
     ///
     /// # Errors
     ///
@@ -112,7 +114,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`Group::try_run`]. It takes the same settings as [`Run`] before it is polled.
+    /// The future of [`Group::try_run`]. Before it is polled, it takes the same settings as [`Run`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct TryRun<C> {
@@ -122,7 +124,7 @@ pin_project! {
 }
 
 impl<C: Unproven> TryRun<C> {
-    /// As [`Run::fingerprint`].
+    /// Sets the fingerprint, as [`Run::fingerprint`] does.
     pub fn fingerprint(self, fingerprint: Fingerprint) -> TryRun<C::Proven> {
         TryRun {
             run: self.run.fingerprint(fingerprint),
@@ -131,14 +133,14 @@ impl<C: Unproven> TryRun<C> {
 }
 
 impl<C: Call> TryRun<C> {
-    /// As [`Run::on_abandon`].
+    /// Sets what becomes of abandoned work, as [`Run::on_abandon`] does.
     pub fn on_abandon(self, on_abandon: OnAbandon) -> Self {
         Self {
             run: self.run.on_abandon(on_abandon),
         }
     }
 
-    /// As [`Run::drive`].
+    /// Sets which task polls the work, as [`Run::drive`] does.
     pub fn drive(self, drive: Drive) -> Self {
         Self {
             run: self.run.drive(drive),
@@ -161,7 +163,7 @@ where
 /// What a call ends with.
 type Answer<T> = Result<Outcome<T>, Error>;
 
-/// What a caller is told of a flight whose work can fail.
+/// Splits the outcome of work that can fail.
 fn told<V, E>(polled: Poll<Answer<Result<V, Arc<E>>>>) -> Poll<Result<Outcome<V>, TryError<E>>> {
     polled.map(|outcome| {
         let Outcome { value, role } = outcome?;

@@ -1,32 +1,32 @@
-//! Who waits for whom: the edges between flights whose work has made a call and the flights that it waits for.
+//! Which flight waits for which: edges from flights whose work has made a call to the flights that the calls wait for.
 //!
-//! An edge belongs to the flight whose work polled the call last: each poll sees to it, and a poll outside of all work
-//! takes the edge away. Only calls that are polled inside work come here, whatever their group, so a circle through several
-//! groups is seen as well. An edge is entered only if the child does not wait for the parent already; since that is
-//! looked up and entered under one lock, the edges never form a circle.
+//! An edge belongs to the flight whose work polled the call last: each poll updates it, and a poll outside of all work removes
+//! it. Only calls that are polled inside work come here. They do so whatever their group, so a circle through several groups is
+//! seen as well. An edge is entered only if the child does not wait for the parent already. Both the check and the entry are
+//! made under one lock, so the edges never form a circle.
 //!
-//! What is not seen: a wait that passes through a spawned task, or through anything else that is not a call; and a call
-//! that the work has given away, until it is polled elsewhere or dropped, still counts as the work's.
+//! A wait that passes through a spawned task, or through anything else that is not a call, is not seen. A call that the work
+//! has given away counts as the work's until it is polled elsewhere or dropped.
 
 use crate::flight::{Anchor, Caller, Home};
 use crate::sync::{Mutex, global};
 use std::collections::{HashMap, HashSet};
 
 global! {
-    /// For each flight by its address, the flights that its work waits for, and how often it does.
+    /// For the address of each flight, the flights that its work waits for, and the number of such waits.
     static WAITS: Mutex<Waits> = Mutex::new(Waits::new());
 }
 
 type Waits = HashMap<usize, HashMap<usize, usize>>;
 
-/// One edge, while it lives. It keeps both addresses from being used again.
+/// One edge, which is removed on drop. It keeps both addresses from being used again.
 #[derive(Debug)]
 pub(super) struct Wait {
     parent: Anchor,
     child: Anchor,
 }
 
-/// Waiting would close a circle.
+/// The wait would close a circle.
 #[derive(Debug)]
 pub(super) struct Circle;
 
@@ -42,7 +42,7 @@ impl Wait {
     }
 }
 
-/// Before a call that has a flight is polled: the flight is waited for by whose work polls the call now.
+/// Updates the edge of a call that has a flight, before the call is polled: the work that polls it now is what waits.
 #[inline]
 pub(super) fn follow<K, T, H: Home<K, T>>(wait: &mut Option<Wait>, caller: &Caller<K, T, H>) -> Result<(), Circle> {
     if Anchor::current_id() == wait.as_ref().map(|wait| wait.parent.id()) {
@@ -54,7 +54,7 @@ pub(super) fn follow<K, T, H: Home<K, T>>(wait: &mut Option<Wait>, caller: &Call
 #[cold]
 fn moved<K, T, H: Home<K, T>>(wait: &mut Option<Wait>, caller: &Caller<K, T, H>) -> Result<(), Circle> {
     *wait = None;
-    // Nobody waits for a flight that has landed.
+    // A flight that has landed is not waited for.
     if let (Some(parent), Some(child)) = (Anchor::current(), caller.under_way()) {
         *wait = Some(Wait::enter(parent, child)?);
     }

@@ -53,22 +53,22 @@ impl From<idempotency::Error> for Problem {
     ///
     /// The error is for the log, with its sources; none of that is in the problem.
     fn from(error: idempotency::Error) -> Self {
-        use idempotency::Error;
+        use idempotency::ErrorKind;
         let effect = error.effect();
-        let problem = match error {
-            Error::Conflict { .. } => key_reused(),
-            Error::InProgress { retry_after, .. } => in_progress(retry_after),
+        let problem = match error.kind() {
+            ErrorKind::Conflict => key_reused(),
+            ErrorKind::InProgress { retry_after } => in_progress(*retry_after),
             // Whoever took over records an answer, or leaves the request in doubt: in both cases it is there to ask for.
-            Error::LeaseLost { .. } => in_progress(SOON),
-            Error::InDoubt { .. } => in_doubt(
+            ErrorKind::LeaseLost => in_progress(SOON),
+            ErrorKind::InDoubt { .. } => in_doubt(
                 "An earlier attempt broke off, and the service does not guess what it did. Ask the service's \
                  operator, and keep the key: under a new one the operation might be done twice.",
             ),
-            Error::NotDone { .. } => {
+            ErrorKind::NotDone(_) => {
                 not_done("The operation could not be carried out at the moment. Repeat the request with the same key.")
                     .with_retry_after(SOON)
             }
-            Error::Unknown { .. } => Self::of_kind(
+            ErrorKind::Unknown(_) => Self::of_kind(
                 StatusCode::SERVICE_UNAVAILABLE,
                 kind::OUTCOME_UNKNOWN,
                 "Whether the operation took effect is not known yet",
@@ -78,23 +78,23 @@ impl From<idempotency::Error> for Problem {
                  with the same key after the time in Retry-After, to learn what became of it: under a new key it might be \
                  done twice.",
             )
-            .with_retry_after(SOON),
+            .with_retry_after(error.retry_after().unwrap_or(SOON).max(SOON)),
             // What is wrong with the request the handler would have said: it has no answer to what its database refuses,
             // and that is a bug (RFC 9110, 15.6.1). 409 and 422 tell the client that it can mend something, 503 that
             // it passes.
-            Error::RolledBack {
+            ErrorKind::RolledBack {
                 kind: RollbackKind::Violation,
                 ..
             } => internal(effect),
             // The commit failed, for want of a lock perhaps: that passes.
-            Error::RolledBack { source, .. } if source.is::<StoreError>() => unavailable(),
-            Error::RolledBack { .. } => not_done(
+            ErrorKind::RolledBack { source, .. } if source.is::<StoreError>() => unavailable(),
+            ErrorKind::RolledBack { .. } => not_done(
                 "The operation failed and was undone as a whole. It is safe to repeat the request with the same key; if \
                  it fails again, tell the operator.",
             )
             .with_retry_after(SOON),
-            Error::Unrecorded { .. } => unavailable(),
-            Error::Store { source, .. } => match *source {
+            ErrorKind::Unrecorded(_) => unavailable(),
+            ErrorKind::Store(source) => match source {
                 StoreError::CommittedByWork => in_doubt(
                     "The operation may have been carried out, and the service has no record of its result. Ask the \
                      service's operator, and keep the key: under a new one the operation might be done twice.",
@@ -105,7 +105,7 @@ impl From<idempotency::Error> for Problem {
                 | StoreError::Unsupported { .. } => internal(effect),
                 _ => unavailable(),
             },
-            Error::Flight { source, .. } => match source {
+            ErrorKind::Flight(source) => match source {
                 group::Error::Conflict => key_reused(),
                 group::Error::Overloaded(_) | group::Error::Closed | group::Error::Aborted => unavailable(),
                 group::Error::Panicked(_)
@@ -113,7 +113,7 @@ impl From<idempotency::Error> for Problem {
                 | group::Error::NoRuntime
                 | group::Error::NoTimers => internal(effect),
             },
-            Error::Panicked { .. } | Error::ResultTooLarge { .. } | Error::Codec { .. } => internal(effect),
+            ErrorKind::Panicked(_) | ErrorKind::ResultTooLarge { .. } | ErrorKind::Codec(_) => internal(effect),
         };
         problem.with_member(
             "effect",

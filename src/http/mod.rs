@@ -9,6 +9,7 @@
 //! | Which key does this request carry? | [`require_key`], [`find_key`], or one place at a time: [`header_key`], [`json_key`], [`form_key`] |
 //! | What is the body, JSON or a form? | [`BodyFormat::of`] |
 //! | What do I answer when something is wrong? | [`Problem`], made from [`KeyError`], [`IdentityError`](crate::identity::IdentityError) or [`idempotency::Error`](crate::idempotency::Error) |
+//! | How does my handler in axum answer it? | It returns `Result<_, Problem>`, under the feature `axum` |
 //! | How do I recognise this request in every log? | [`CorrelationId`] |
 //!
 //! # Example: a door for any framework

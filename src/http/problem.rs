@@ -267,3 +267,10 @@ impl<B: From<String>> From<Problem> for Response<B> {
         problem.into_response()
     }
 }
+
+#[cfg(feature = "axum")]
+impl axum_core::response::IntoResponse for Problem {
+    fn into_response(self) -> axum_core::response::Response {
+        self.into_response()
+    }
+}

@@ -3,17 +3,11 @@
 //! So a question that is not answered, or panics, is one of which it is not known what it did:
 //! [`StoreError::Unavailable`], like an answer that was lost.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use pin_project_lite::pin_project;
-
-use super::Shared;
-use super::timer::{Until, within};
-use super::unwind::{CatchUnwind, catch};
-use crate::flight::Panicked;
+use super::answer::{answer_within, caught};
+use super::shared::Shared;
+use super::timer::within;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Watch};
@@ -50,22 +44,19 @@ impl<S: Store> Shared<S> {
     }
 
     /// Sets what is left of the lease, to end it.
-    pub(super) async fn end_lease(
-        &self,
-        id: &RequestIdentity,
-        token: FencingToken,
-        left: Duration,
-    ) -> Result<(), StoreError> {
-        let ended = async { self.store.renew(id, token, left).await };
+    pub(super) async fn end_lease(&self, claim: &Claim, left: Duration) -> Result<(), StoreError> {
+        let ended = async { self.store.end_lease(claim.id(), claim.token(), left).await };
         answer_within(self.answer_patience(), ended).await
     }
 
-    pub(super) async fn complete(&self, claim: Claim, result: &RecordedResult) -> Result<(), StoreError> {
-        let completed = async { self.store.complete(claim, result.clone(), self.retention).await };
+    pub(super) async fn complete(&self, claim: &Claim, result: &RecordedResult) -> Result<(), StoreError> {
+        let (claim, result) = (claim.again(), result.clone());
+        let completed = async { self.store.complete(claim, result, self.retention).await };
         answer_within(COMPLETION_PATIENCE, completed).await
     }
 
-    pub(super) async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+    pub(super) async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
+        let claim = claim.again();
         answer_within(self.answer_patience(), async { self.store.release(claim).await }).await
     }
 
@@ -81,56 +72,4 @@ impl<S: Store> Shared<S> {
             Some(Err(_)) | None => Watch::none(),
         }
     }
-}
-
-/// The answer to a question; if there is none within the limit, an error.
-pub(super) fn answer_within<A: Future>(limit: Duration, asked: A) -> Answer<A> {
-    let asked = within(limit, catch(asked));
-    Answer { asked, limit }
-}
-
-/// The answer to a question; if the store panics, an error.
-pub(super) fn caught<A: Future>(asked: A) -> Answer<A> {
-    answer_within(Duration::MAX, asked)
-}
-
-pin_project! {
-    /// See [`answer_within`].
-    pub(super) struct Answer<A> {
-        #[pin]
-        asked: Until<CatchUnwind<A>>,
-        limit: Duration,
-    }
-}
-
-impl<T, A: Future<Output = Result<T, StoreError>>> Future for Answer<A> {
-    type Output = Result<T, StoreError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        Poll::Ready(match ready!(this.asked.poll(cx)) {
-            Some(Ok(answered)) => answered,
-            Some(Err(panic)) => {
-                let panic = Panicked::from_payload(panic);
-                Err(StoreError::unavailable(format!(
-                    "the store panicked: {}",
-                    panic.message()
-                )))
-            }
-            None => Err(silent(*this.limit)),
-        })
-    }
-}
-
-/// The error that stands for no answer.
-pub(super) fn silent(waited: Duration) -> StoreError {
-    StoreError::unavailable(format!("the store did not answer within {waited:?}"))
-}
-
-/// Whether it may have done what was asked.
-pub(super) fn may_have_landed(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }
-    )
 }

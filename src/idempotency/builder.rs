@@ -6,35 +6,16 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::Idempotency;
 use super::codec::Sizes;
+use super::missing::MissingFingerprint;
 use super::progress::Flights;
+use super::purge::Purging;
 use super::recovery::Recovery;
-use super::{Idempotency, Shared};
+use super::shared::Shared;
 use crate::flight::{Drive, OnAbandon};
 use crate::group::Group;
-use crate::identity::Fingerprint;
 use crate::store::Store;
-
-/// What it means that of two calls with one identity, or of a call and its record, only one has a fingerprint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MissingFingerprint {
-    /// They may be two requests: [`Error::Conflict`](super::Error::Conflict). The default.
-    #[default]
-    Conflict,
-    /// They are taken for the same request.
-    Accept,
-}
-
-impl MissingFingerprint {
-    /// Whether two requests of one identity are told apart by their fingerprints.
-    pub(super) fn tells_apart(self, one: Option<Fingerprint>, other: Option<Fingerprint>) -> bool {
-        match (self, one, other) {
-            (Self::Accept, None, _) | (Self::Accept, _, None) => false,
-            _ => one != other,
-        }
-    }
-}
 
 /// Sets up an [`Idempotency`]. Made by [`Idempotency::builder`].
 #[derive(Debug)]
@@ -54,10 +35,18 @@ pub struct IdempotencyBuilder<S> {
     runtime: Option<Handle>,
     drive: Drive,
     on_abandon: OnAbandon,
+    purge_every: Option<Duration>,
+}
+
+impl<S: Store> Idempotency<S> {
+    /// Begins to set one up over a store.
+    pub fn builder(store: S) -> IdempotencyBuilder<S> {
+        IdempotencyBuilder::new(store)
+    }
 }
 
 impl<S: Store> IdempotencyBuilder<S> {
-    pub(super) fn new(store: S) -> Self {
+    fn new(store: S) -> Self {
         Self {
             store,
             retention: Duration::from_secs(24 * 60 * 60),
@@ -76,6 +65,7 @@ impl<S: Store> IdempotencyBuilder<S> {
             runtime: None,
             drive: Drive::Spawned,
             on_abandon: OnAbandon::Finish,
+            purge_every: None,
         }
     }
 
@@ -83,8 +73,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// unless set.
     ///
     /// At its end the identity is **new**: a retry that comes later executes again, whether the record was
-    /// purged or not (what takes up space is deleted by [`Store::purge`] alone, which somebody has to call from time to
-    /// time). So it must be longer than the longest time over which a client retries. It does
+    /// purged or not (what takes up space is deleted by [`Store::purge`] alone: see [`purge_every`](Self::purge_every)). So it must be longer than the longest time over which a client retries. It does
     /// not apply to what is in progress or in doubt, which is kept until it is settled. For calls that need another one, see
     /// [`with_retention`](Idempotency::with_retention).
     pub fn retention(mut self, retention: Duration) -> Self {
@@ -113,8 +102,8 @@ impl<S: Store> IdempotencyBuilder<S> {
     }
 
     /// How long a call waits before the work begins: 15 s unless set. It waits for a request that is in progress elsewhere,
-    /// and is then answered [`InProgress`](super::Error::InProgress); or for a store that does not answer, and is then
-    /// answered [`Store`](super::Error::Store).
+    /// and is then answered [`InProgress`](super::ErrorKind::InProgress); or for a store that does not answer, and is then
+    /// answered [`Store`](super::ErrorKind::Store).
     ///
     /// If that is more than a [lease](Self::lease) (and than the time to [settle](Self::settle)), a duplicate that comes
     /// after a crash sees the end of the dead holder's lease, and has an answer instead of a wait for nothing. It should be
@@ -126,7 +115,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     ///
     /// Callers in this process who join work that runs wait for as long as it takes. Where a request in a transaction
     /// elsewhere cannot be seen (SQLite), the lock that it holds is waited for: for as long as this, and a second at
-    /// least, since it may be another request's. After that, the answer is [`Store`](super::Error::Store) with
+    /// least, since it may be another request's. After that, the answer is [`Store`](super::ErrorKind::Store) with
     /// [`Busy`](crate::store::StoreError::Busy).
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
@@ -140,7 +129,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// request that was cut off by a time-out lands later, and a policy that looks before finds nothing and runs the work
     /// once more. Set this to the time after which nothing can land any more, by the limits of what the work calls. Until
     /// then the request is
-    /// [in progress](super::Error::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that
+    /// [in progress](super::ErrorKind::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that
     /// the work calls knows its [keys](super::Context::downstream_key) again, or has ended when the work ends.
     ///
     /// A process that dies is not waited for in this way, but by what is left of its lease, two thirds of it at least: let
@@ -176,7 +165,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     }
 
     /// What it means that only one of two calls with the same identity has a fingerprint: a
-    /// [conflict](super::Error::Conflict) unless set.
+    /// [conflict](super::ErrorKind::Conflict) unless set.
     ///
     /// It is for the time of a deploy that adds fingerprints, or takes them away: what was recorded before has none, and
     /// each retry of it would be refused for as long as it is kept. So set [`MissingFingerprint::Accept`] in the version
@@ -210,7 +199,7 @@ impl<S: Store> IdempotencyBuilder<S> {
 
     /// How large an encoded result may be, in bytes: 256 KiB unless set.
     ///
-    /// See [`ResultTooLarge`](super::Error::ResultTooLarge) for what becomes of a larger one.
+    /// See [`ResultTooLarge`](super::ErrorKind::ResultTooLarge) for what becomes of a larger one.
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
         self.sizes.most = bytes;
         self
@@ -231,6 +220,33 @@ impl<S: Store> IdempotencyBuilder<S> {
     #[cfg(feature = "compress")]
     pub fn compress_above(mut self, bytes: usize) -> Self {
         self.sizes.plain = bytes;
+        self
+    }
+
+    /// Deletes what is past its retention, in a task in the background that begins at once and then pauses for this long
+    /// after each round: a second at the least. There is no such task unless this is set.
+    ///
+    /// A round deletes 50 records at a time, with 20 ms after each batch, until there are no more: some 2,000 a second,
+    /// which delay few claims. A round that fails is told of by an event, and the next one tries again.
+    ///
+    /// The task runs on the [runtime](Self::runtime) that was set, or on that where this is [built](Self::build); if there
+    /// is none, or it is shut down later, on that of the next call. Clones, and copies of
+    /// [another retention](Idempotency::with_retention), have one task in common. It ends when the last of them is dropped.
+    ///
+    /// Several processes over one store may all purge. A store whose records expire by themselves (Redis) does not need it.
+    ///
+    /// ```
+    /// use oneflight::idempotency::Idempotency;
+    /// use oneflight::store::MemoryStore;
+    /// use std::time::Duration;
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new())
+    ///     .purge_every(Duration::from_secs(60))
+    ///     .build();
+    /// # let _ = idem;
+    /// ```
+    pub fn purge_every(mut self, every: Duration) -> Self {
+        self.purge_every = Some(every);
         self
     }
 
@@ -300,7 +316,7 @@ impl<S: Store> IdempotencyBuilder<S> {
         if let Some(runtime) = &self.runtime {
             group = group.runtime(runtime.clone());
         }
-        Idempotency {
+        let idempotency = Idempotency {
             shared: Arc::new(Shared {
                 store: Arc::new(self.store),
                 retention: self.retention,
@@ -316,6 +332,9 @@ impl<S: Store> IdempotencyBuilder<S> {
                 ends: watch::Sender::default(),
             }),
             group: group.build(),
-        }
+            purging: self.purge_every.map(|every| Arc::new(Purging::new(every))),
+        };
+        idempotency.begin_purging();
+        idempotency
     }
 }

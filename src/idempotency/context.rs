@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::lease::View;
-use crate::identity::{Fingerprint, RequestIdentity};
+use super::claim::View;
+use super::downstream::downstream_key;
+use crate::identity::RequestIdentity;
 
 /// What the work is told about its execution. Cloning is cheap.
 #[derive(Clone)]
@@ -63,16 +64,6 @@ impl Context {
             None => std::future::pending().await,
         }
     }
-}
-
-/// The key under which a step of a request is known downstream.
-pub(super) fn downstream_key(id: &RequestIdentity, step: &str) -> String {
-    Fingerprint::builder()
-        .part("purpose", "oneflight downstream key 1")
-        .part("identity", id.canonical())
-        .part("step", step)
-        .build()
-        .to_string()
 }
 
 impl fmt::Debug for Context {

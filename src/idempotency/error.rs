@@ -10,7 +10,7 @@ use crate::flight::Panicked;
 use crate::group;
 use crate::identity::RequestIdentity;
 use crate::record::DecodeError;
-use crate::store::StoreError;
+use crate::store::{StoreError, find};
 use crate::telemetry::{self, Gravity};
 
 /// What is known of the mutation when a call has no reply.
@@ -42,14 +42,52 @@ pub enum RollbackKind {
 
 /// Why a call has no reply. Every caller that shared the flight gets the same one.
 ///
-/// [`effect`](Self::effect) says what it means for the mutation, [`id`](Self::id) which request it is about.
+/// [`kind`](Self::kind) says what happened, [`effect`](Self::effect) what it means for the mutation, and
+/// [`identity`](Self::identity) which request it is about. Cloning counts a reference.
 ///
-/// Its message ends with the cause's own, for those who print no more than that. So
-/// [`source`](std::error::Error::source) does not repeat the cause, and goes on with what is behind it; the cause itself is
-/// in the variant's field.
+/// The message ends with the cause's own, for those who print no more than that. So
+/// [`source`](std::error::Error::source) does not repeat the cause, and goes on with what is behind it. The cause itself is
+/// in the kind, and [`cause`](Self::cause) finds an error of the work's own.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use oneflight::idempotency::{Effect, ErrorKind, Idempotency, ResultExt};
+/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight::store::MemoryStore;
+///
+/// let idem = Idempotency::builder(MemoryStore::new()).build();
+/// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
+/// let reply = idem
+///     .try_run(id.clone(), |_| async {
+///         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+///         Err::<(), _>(refused).or_not_done()?; // Nothing was sent.
+///         Ok("done".to_owned())
+///     })
+///     .await;
+///
+/// let error = reply.unwrap_err();
+/// assert!(matches!(error.kind(), ErrorKind::NotDone(_)));
+/// assert_eq!((error.effect(), error.identity()), (Effect::Nothing, &id));
+/// let cause: &std::io::Error = error.cause().expect("that is what the work said");
+/// assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionRefused);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    identity: RequestIdentity,
+    kind: ErrorKind,
+    effect: Effect,
+    /// For how long what the work left is let alone.
+    settles_in: Option<Duration>,
+}
+
+/// What happened to a call that has no reply.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ErrorKind {
     /// The identity is known with another payload: a client's mistake.
     ///
     /// The payloads are compared by their [fingerprints](crate::identity::Fingerprint). One side with and the other without
@@ -58,198 +96,211 @@ pub enum Error {
     /// is taken from the bytes. For the first,
     /// [`missing_fingerprint`](crate::idempotency::IdempotencyBuilder::missing_fingerprint) offers a passage; for the
     /// second, the module `oneflight::http` says what to take a fingerprint of.
-    Conflict {
-        /// The request.
-        id: RequestIdentity,
-    },
-    /// Somebody else is executing the request, and was still when the wait ended. So is a request whose execution has ended
+    Conflict,
+    /// The request is being executed elsewhere, and was still when the wait ended. So is a request whose execution has ended
     /// without telling what it did, until that has [settled](crate::idempotency::IdempotencyBuilder::settle). A lock of the
     /// store that others held for the whole wait is no sign of that, but [`Store`](Self::Store) with [`StoreError::Busy`].
     InProgress {
-        /// The request.
-        id: RequestIdentity,
         /// When asking again is worthwhile.
         retry_after: Duration,
     },
     /// An earlier holder died, panicked, or did not know: it is not known what was done, and the recovery policy does not
     /// say. See [`Recovery`](crate::idempotency::Recovery).
     InDoubt {
-        /// The request.
-        id: RequestIdentity,
         /// Which attempt it was, from 1.
         attempt: u32,
     },
     /// The work says of itself that it did nothing. The identity is new again, unless an earlier attempt is in doubt.
-    NotDone {
-        /// The request.
-        id: RequestIdentity,
-        /// Why.
-        reason: NotDone,
-    },
+    NotDone(NotDone),
     /// The work says of itself that it does not know what it did. The request is in doubt: the
     /// [recovery policy](crate::idempotency::Recovery) is asked about it by the next call, once what the work left has
     /// [settled](crate::idempotency::IdempotencyBuilder::settle).
-    Unknown {
-        /// The request.
-        id: RequestIdentity,
-        /// Why.
-        reason: Unknown,
-    },
+    Unknown(Unknown),
     /// The work in a transaction failed, or its commit did: everything is rolled back, and the identity is new again.
     ///
     /// Whether trying again helps depends on the [kind](RollbackKind): a constraint that was violated is violated the next
-    /// time as well. What is refused for good should be
+    /// time as well. What can never succeed should be
     /// [`Rollback::Declined`](crate::idempotency::Rollback::Declined), which is recorded and replayed.
     RolledBack {
-        /// The request.
-        id: RequestIdentity,
         /// What the store makes of the error.
         kind: RollbackKind,
         /// What failed: the error that the work returned, or a [`StoreError`].
         source: Arc<dyn StdError + Send + Sync>,
     },
     /// The work panicked. In a transaction it was rolled back; otherwise it is in doubt what was done.
-    Panicked {
-        /// The request.
-        id: RequestIdentity,
-        /// The panic's message.
-        panic: Panicked,
-        /// What is known of the mutation.
-        effect: Effect,
-    },
+    Panicked(Panicked),
     /// The result is too large to be kept. In a transaction, the work was rolled back. Otherwise it was
-    /// *done*, and that fact is recorded: it is not done again, and every call gets this answer.
+    /// *done*, and that fact is recorded: it is not done again, and every call gets this error.
     ResultTooLarge {
-        /// The request.
-        id: RequestIdentity,
         /// The size of the encoded result, in bytes.
         size: u64,
         /// The limit in force when the work was done, in bytes.
         limit: usize,
-        /// Whether the work was done or rolled back.
-        effect: Effect,
     },
     /// The result cannot be encoded, or cannot be decoded as the type asked for.
-    Codec {
-        /// The request.
-        id: RequestIdentity,
-        /// What the codec says.
-        source: CodecError,
-        /// Whether the work was done or rolled back.
-        effect: Effect,
-    },
-    /// The work was done, but its lease had been lost and another holder took over: the result was refused,
+    Codec(CodecError),
+    /// The work was done, but its lease had been lost and another holder took over: the result was not recorded,
     /// and the work may have been done twice. Shorten the work, or lengthen the lease.
-    LeaseLost {
-        /// The request.
-        id: RequestIdentity,
-    },
+    LeaseLost,
     /// The work was done, but the store could not be told. The request is in doubt once the lease ends.
-    Unrecorded {
-        /// The request.
-        id: RequestIdentity,
-        /// What the store says.
-        source: Arc<StoreError>,
-    },
+    Unrecorded(StoreError),
     /// The store failed.
     ///
     /// The effect is unknown also where this call has not begun the work, but may have been granted a claim that is not given
     /// back so far: until that is done, or if it cannot be done, the request counts as in progress, then as in doubt.
-    Store {
-        /// The request.
-        id: RequestIdentity,
-        /// What the store says.
-        source: Arc<StoreError>,
-        /// What is known of the mutation.
-        effect: Effect,
-    },
+    Store(StoreError),
     /// The flight in process did not take off: a limit, a circle, or no runtime.
-    Flight {
-        /// The request.
-        id: RequestIdentity,
-        /// Why.
-        source: group::Error,
-    },
+    Flight(group::Error),
+}
+
+impl ErrorKind {
+    /// The error of this kind of a request.
+    pub(super) fn of(self, identity: &RequestIdentity) -> Error {
+        Error::new(identity.clone(), self)
+    }
+
+    /// What is known of the mutation by the kind alone.
+    fn effect(&self) -> Effect {
+        match self {
+            Self::Conflict | Self::NotDone(_) | Self::RolledBack { .. } => Effect::Nothing,
+            Self::LeaseLost | Self::Unrecorded(_) => Effect::Done,
+            Self::Flight(group::Error::Aborted) => Effect::Unknown,
+            Self::Flight(_) => Effect::Nothing,
+            Self::InProgress { .. }
+            | Self::InDoubt { .. }
+            | Self::Unknown(_)
+            | Self::Panicked(_)
+            | Self::ResultTooLarge { .. }
+            | Self::Codec(_)
+            | Self::Store(_) => Effect::Unknown,
+        }
+    }
 }
 
 impl Error {
+    /// Makes an error of a request, with the effect that its kind tells of: unknown, where that alone does not tell. A
+    /// service makes one to test how it treats it.
+    ///
+    /// ```
+    /// use oneflight::idempotency::{Effect, Error, ErrorKind};
+    /// use oneflight::identity::{RequestIdentity, Scope};
+    ///
+    /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
+    /// assert_eq!(Error::new(id, ErrorKind::Conflict).effect(), Effect::Nothing);
+    /// # Ok::<(), oneflight::identity::IdentityError>(())
+    /// ```
+    #[must_use]
+    pub fn new(identity: RequestIdentity, kind: ErrorKind) -> Self {
+        let effect = kind.effect();
+        Self(Arc::new(Inner {
+            identity,
+            kind,
+            effect,
+            settles_in: None,
+        }))
+    }
+
+    /// The same error with another effect.
+    #[must_use]
+    pub fn with_effect(self, effect: Effect) -> Self {
+        let inner = Arc::unwrap_or_clone(self.0);
+        Self(Arc::new(Inner { effect, ..inner }))
+    }
+
+    /// The same error of work whose outcome settles within this time.
+    pub(super) fn settling_in(self, settle: Duration) -> Self {
+        let inner = Arc::unwrap_or_clone(self.0);
+        Self(Arc::new(Inner {
+            settles_in: Some(settle).filter(|settle| !settle.is_zero()),
+            ..inner
+        }))
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
     /// Which request it is about.
     #[must_use]
-    pub fn id(&self) -> &RequestIdentity {
-        match self {
-            Self::Conflict { id }
-            | Self::InProgress { id, .. }
-            | Self::InDoubt { id, .. }
-            | Self::NotDone { id, .. }
-            | Self::Unknown { id, .. }
-            | Self::RolledBack { id, .. }
-            | Self::Panicked { id, .. }
-            | Self::ResultTooLarge { id, .. }
-            | Self::Codec { id, .. }
-            | Self::LeaseLost { id }
-            | Self::Unrecorded { id, .. }
-            | Self::Store { id, .. }
-            | Self::Flight { id, .. } => id,
-        }
+    pub fn identity(&self) -> &RequestIdentity {
+        &self.0.identity
     }
 
     /// What is known of the mutation.
     #[must_use]
     pub fn effect(&self) -> Effect {
-        match self {
-            Self::Conflict { .. } | Self::NotDone { .. } | Self::RolledBack { .. } => Effect::Nothing,
-            Self::InProgress { .. } | Self::InDoubt { .. } | Self::Unknown { .. } => Effect::Unknown,
-            Self::LeaseLost { .. } | Self::Unrecorded { .. } => Effect::Done,
-            Self::Panicked { effect, .. }
-            | Self::ResultTooLarge { effect, .. }
-            | Self::Codec { effect, .. }
-            | Self::Store { effect, .. } => *effect,
-            Self::Flight { source, .. } => match source {
-                group::Error::Aborted => Effect::Unknown,
-                _ => Effect::Nothing,
-            },
+        self.0.effect
+    }
+
+    /// When asking again is worthwhile, where that is known: of a request in progress, and of one whose work does not know
+    /// what it did and is to [settle](super::IdempotencyBuilder::settle).
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.kind() {
+            ErrorKind::InProgress { retry_after } => Some(*retry_after),
+            _ => self.0.settles_in,
         }
     }
 
+    /// The first error of this type among the causes: one that the work returned, for example.
+    #[must_use]
+    pub fn cause<E: StdError + 'static>(&self) -> Option<&E> {
+        find(self.ends_with()?)
+    }
+
     /// What the message ends with.
-    fn cause(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::NotDone { reason, .. } => Some(reason.get_ref()),
-            Self::Unknown { reason, .. } => Some(reason.get_ref()),
-            Self::RolledBack { source, .. } => Some(&**source),
-            Self::Codec { source, .. } => Some(source),
-            Self::Unrecorded { source, .. } | Self::Store { source, .. } => Some(&**source),
-            Self::Flight { source, .. } => Some(source),
+    fn ends_with(&self) -> Option<&(dyn StdError + 'static)> {
+        match self.kind() {
+            ErrorKind::NotDone(reason) => Some(reason.reason()),
+            ErrorKind::Unknown(reason) => Some(reason.reason()),
+            ErrorKind::RolledBack { source, .. } => Some(&**source),
+            ErrorKind::Codec(source) => Some(source),
+            ErrorKind::Unrecorded(source) | ErrorKind::Store(source) => Some(source),
+            ErrorKind::Flight(source) => Some(source),
             _ => None,
         }
     }
 
-    /// Tells the log.
-    pub(super) fn tell(&self) {
-        let gravity = match self {
-            // Told when it was given up.
-            Self::Unrecorded { .. } => return,
-            // A client's doing, or an answer like any other.
-            Self::Conflict { .. } | Self::InProgress { .. } | Self::Flight { .. } => Gravity::Routine,
-            Self::InDoubt { .. } | Self::NotDone { .. } | Self::Unknown { .. } | Self::Store { .. } => Gravity::Trouble,
-            Self::RolledBack { kind, .. } if *kind != RollbackKind::Violation => Gravity::Trouble,
-            _ => Gravity::Fault,
-        };
-        telemetry::unanswered(gravity, self.id(), &self.effect(), &WithoutRequest(self));
+    pub(super) fn store(id: &RequestIdentity, source: StoreError, effect: Effect) -> Self {
+        ErrorKind::Store(source).of(id).with_effect(effect)
     }
 
-    pub(super) fn store(id: &RequestIdentity, source: StoreError, effect: Effect) -> Self {
-        Self::Store {
-            id: id.clone(),
-            source: Arc::new(source),
-            effect,
-        }
+    pub(super) fn codec(id: &RequestIdentity, source: CodecError, effect: Effect) -> Self {
+        ErrorKind::Codec(source).of(id).with_effect(effect)
+    }
+
+    /// Tells the log.
+    pub(super) fn tell(&self) {
+        let gravity = match self.kind() {
+            // Told when it was given up.
+            ErrorKind::Unrecorded(_) => return,
+            // A client's doing, or an answer like any other.
+            ErrorKind::Conflict | ErrorKind::InProgress { .. } | ErrorKind::Flight(_) => Gravity::Routine,
+            ErrorKind::InDoubt { .. } | ErrorKind::NotDone(_) | ErrorKind::Unknown(_) | ErrorKind::Store(_) => {
+                Gravity::Trouble
+            }
+            ErrorKind::RolledBack { kind, .. } if *kind != RollbackKind::Violation => Gravity::Trouble,
+            _ => Gravity::Fault,
+        };
+        telemetry::unanswered(gravity, self.identity(), &self.effect(), &WithoutRequest(self));
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", self.kind())
+            .field("identity", self.identity())
+            .field("effect", &self.effect())
+            .finish()
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "request {}: {}", self.id(), WithoutRequest(self))
+        write!(f, "request {}: {}", self.identity(), WithoutRequest(self))
     }
 }
 
@@ -260,7 +311,7 @@ struct WithoutRequest<'a>(&'a Error);
 impl fmt::Display for WithoutRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.tell_what(f)?;
-        match self.0.cause() {
+        match self.0.ends_with() {
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),
         }
@@ -275,65 +326,61 @@ impl StdError for WithoutRequest<'_> {
 
 impl Error {
     fn tell_what(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Conflict { .. } => {
+        let effect = self.effect();
+        match self.kind() {
+            ErrorKind::Conflict => {
                 f.write_str("its idempotency key was used before with another payload; use a new key for a new request")
             }
-            Self::InProgress { retry_after, .. } => {
+            ErrorKind::InProgress { retry_after } => {
                 write!(f, "it is being executed elsewhere; ask again in {retry_after:?}")
             }
-            Self::InDoubt { attempt, .. } => write!(
+            ErrorKind::InDoubt { attempt } => write!(
                 f,
                 "attempt {attempt} ended without telling what it did; find out, then resolve it as \
                  completed or to be run again"
             ),
-            Self::NotDone { .. } => f.write_str("nothing was done; it may be tried again"),
-            Self::Unknown { .. } => f.write_str("its work does not know what it did; it is in doubt"),
-            Self::RolledBack { kind, .. } => f.write_str(match kind {
+            ErrorKind::NotDone(_) => f.write_str("nothing was done; it may be tried again"),
+            ErrorKind::Unknown(_) => f.write_str("its work does not know what it did; it is in doubt"),
+            ErrorKind::RolledBack { kind, .. } => f.write_str(match kind {
                 RollbackKind::Violation => {
-                    "the database refuses what its work asked for, and will again; it was rolled back; answer such a \
-                     request as refused"
+                    "the database refuses what its work asked for, and will again; it was rolled back; decline such a \
+                     request"
                 }
                 RollbackKind::Conflict => {
                     "its transaction lost to another one and was rolled back; it may be tried again"
                 }
                 RollbackKind::Failure => {
-                    "its transaction failed and was rolled back; it may be tried again, but refuse what can never \
+                    "its transaction failed and was rolled back; it may be tried again, but decline what can never \
                      succeed"
                 }
             }),
-            Self::Panicked {
-                panic,
-                effect: Effect::Nothing,
-                ..
-            } => write!(f, "its work panicked and was rolled back: {}", panic.message()),
-            Self::Panicked { panic, .. } => write!(
-                f,
-                "its work panicked; what it did before that has happened: {}",
-                panic.message()
-            ),
-            Self::ResultTooLarge {
-                size, limit, effect, ..
-            } => {
+            ErrorKind::Panicked(panic) => {
+                f.write_str(match effect {
+                    Effect::Nothing => "its work panicked and was rolled back: ",
+                    Effect::Done | Effect::Unknown => "its work panicked; what it did before that has happened: ",
+                })?;
+                f.write_str(panic.message())
+            }
+            ErrorKind::ResultTooLarge { size, limit } => {
                 write!(f, "its result has {size} bytes, and {limit} are kept at most; ")?;
-                f.write_str(done_or_not(*effect))
+                f.write_str(done_or_not(effect))
             }
-            Self::Codec { effect, .. } => {
+            ErrorKind::Codec(_) => {
                 f.write_str("its result cannot be encoded or decoded; ")?;
-                f.write_str(done_or_not(*effect))
+                f.write_str(done_or_not(effect))
             }
-            Self::LeaseLost { .. } => f.write_str(
+            ErrorKind::LeaseLost => f.write_str(
                 "its work was done, but outlived its lease, and another holder took over: it may have been \
                  done twice; lengthen the lease",
             ),
-            Self::Unrecorded { .. } => {
+            ErrorKind::Unrecorded(_) => {
                 f.write_str("its work was done, but that could not be recorded; it is in doubt when its lease ends")
             }
-            Self::Store { effect, .. } => {
+            ErrorKind::Store(_) => {
                 f.write_str("the store failed; ")?;
-                f.write_str(done_or_not(*effect))
+                f.write_str(done_or_not(effect))
             }
-            Self::Flight { .. } => f.write_str("it was not executed"),
+            ErrorKind::Flight(_) => f.write_str("it was not executed"),
         }
     }
 }
@@ -348,7 +395,7 @@ fn done_or_not(effect: Effect) -> &'static str {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.cause()?.source()
+        self.ends_with()?.source()
     }
 }
 

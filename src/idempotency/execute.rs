@@ -13,27 +13,21 @@ use std::future::Future;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::runtime::Handle;
-
-use super::Shared;
-use super::approach::{Approach, GIVING_BACK, Step};
+use super::claim::{Acquire, Acquired, Case};
 use super::codec::prepare;
-use super::conclude::{give_up, let_go, record, see_to};
 use super::context::Context;
-use super::error::{CodecError, Effect, Error};
-use super::lease::Lease;
+use super::error::{Effect, Error, ErrorKind};
 use super::progress::Progress;
 use super::settled::Settled;
-use super::timer::{self, within};
+use super::shared::Shared;
 use super::unfinished::Unfinished;
-use super::unwind::catch;
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, Verdict};
+use crate::record::Verdict;
 use crate::store::Store;
-use crate::telemetry;
+use crate::unwind::catch;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The work of a flight.
 pub(super) async fn execute<S, T, F, W>(
@@ -48,79 +42,41 @@ where
     F: FnOnce(Context) -> W + Send + 'static,
     W: Future<Output = Result<T, Unfinished>> + Send + 'static,
 {
-    let runtime = timer::runtime().map_err(|source| Error::Flight { id: id.clone(), source })?;
-    let mut approach = Approach::new(&shared, &id, &progress, &runtime);
-    let (mut stake, claim, since) = loop {
-        match approach.claim().await? {
-            Step::Granted(granted) => break granted,
-            Step::Settled(settled) => return Ok(settled.shared_as::<T>()),
-            Step::Again => {}
-        }
+    let case = Case::open(&shared, &id)?;
+    let mut held = match Acquire::new(&case, &progress).claim().await? {
+        Acquired::Granted(granted) => granted.begin(),
+        Acquired::Settled(settled) => return Ok(settled.shared_as::<T>()),
     };
-    if let Some(dead) = claim.took_over() {
-        telemetry::took_over(&id, dead.get(), claim.attempt());
-    }
-    let (token, attempt) = (claim.token(), claim.attempt());
-    let mut lease = Lease::keep(&shared, &runtime, id.clone(), token, since);
-    let context = Context::new(id.clone(), attempt, Some(lease.view()));
+    let attempt = held.attempt();
+    let context = Context::new(id.clone(), attempt, Some(held.view()));
     progress.work();
-    // From here to the first poll of the work, nothing is waited for.
-    stake.is_used();
     // The closure is called inside, so that its panic is caught as well; and the finished work is dropped
     // before anybody learns of its result.
-    let worked = lease.during(catch(async move { work(context).await })).await;
+    let worked = held.during(catch(async move { work(context).await })).await;
     match worked {
         Ok(Ok(value)) => {
             let (result, failed) = prepare(&value, Verdict::Performed, shared.sizes).of_done();
-            lease.concluding();
-            lease.during(record(&shared, &id, claim, &result)).await?;
-            drop(lease);
+            held.complete(&result).await?;
             match failed {
                 // The first time with the reason; a replay can only say that there was one.
-                Some(source) => Err(encoding_failed(id, source, Effect::Done)),
+                Some(source) => Err(Error::codec(&id, source, Effect::Done)),
                 None => Ok(Settled::executed(Some(Arc::new(value)), result, attempt)),
             }
         }
         Ok(Err(Unfinished::NotDone(reason))) => {
-            let (ending, of) = (Arc::clone(&shared), id.clone());
-            let given_up = see_to(&shared, &runtime, &id, async move {
-                lease.stop().await;
-                give_up(&ending, &of, claim).await
-            });
-            let _ = within(GIVING_BACK, given_up).await;
-            Err(Error::NotDone { id, reason })
+            held.release().await;
+            Err(ErrorKind::NotDone(reason).of(&id))
         }
         Ok(Err(Unfinished::Unknown(reason))) => {
-            leave_in_doubt(&shared, &runtime, &id, token, lease).await;
-            Err(Error::Unknown { id, reason })
+            held.leave_in_doubt().await;
+            Err(ErrorKind::Unknown(reason).of(&id).settling_in(shared.settle))
         }
         Err(panic) => {
-            leave_in_doubt(&shared, &runtime, &id, token, lease).await;
+            held.leave_in_doubt().await;
             let panic = Panicked::from_payload(panic);
             let message = panic.message().to_owned();
-            let effect = Effect::Unknown;
-            Error::Panicked { id, panic, effect }.tell();
+            ErrorKind::Panicked(panic).of(&id).tell();
             resume_unwind(Box::new(message))
         }
     }
-}
-
-/// Leaves a request whose work has not told what it did: in doubt, once that has settled.
-async fn leave_in_doubt<S: Store>(
-    shared: &Arc<Shared<S>>,
-    runtime: &Handle,
-    id: &RequestIdentity,
-    token: FencingToken,
-    lease: Lease<S>,
-) {
-    let (ending, of) = (Arc::clone(shared), id.clone());
-    let let_go = see_to(shared, runtime, id, async move {
-        lease.stop().await;
-        let_go(&ending, &of, token, ending.settle).await
-    });
-    let _ = within(GIVING_BACK, let_go).await;
-}
-
-pub(super) fn encoding_failed(id: RequestIdentity, source: CodecError, effect: Effect) -> Error {
-    Error::Codec { id, source, effect }
 }

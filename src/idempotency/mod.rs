@@ -25,46 +25,48 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, Record};
-use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
+use crate::store::{InDoubt, Store, StoreError, TransactionalStore, Turn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-mod approach;
+mod answer;
 mod asking;
 mod builder;
+mod claim;
 mod codec;
-mod conclude;
 mod context;
+mod downstream;
 mod error;
 mod execute;
-mod lease;
+mod missing;
 mod progress;
+mod purge;
 mod recovery;
 mod reply;
 mod resolve;
+mod result_ext;
 mod settled;
-mod stake;
+mod shared;
 mod timer;
 mod transaction;
 mod unfinished;
-mod unwind;
 
-use codec::Sizes;
-use progress::{Flights, Progress};
+use progress::Progress;
+use purge::Purging;
 use settled::Settled;
+use shared::Shared;
 use transaction::granted_twice;
 
-pub use builder::{IdempotencyBuilder, MissingFingerprint};
+pub use builder::IdempotencyBuilder;
 pub use context::Context;
-pub use error::{CodecError, Effect, Error, RollbackKind};
+pub use error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
+pub use missing::MissingFingerprint;
 pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
+pub use result_ext::ResultExt;
 pub use transaction::{Rollback, Tx};
 pub use unfinished::{NotDone, Unfinished, Unknown};
 
@@ -102,49 +104,14 @@ pub use unfinished::{NotDone, Unfinished, Unknown};
 /// # let _: &Result<String, String> = again.value();
 /// # Ok(()) }
 /// ```
-#[cfg_attr(
-    feature = "sqlite",
-    doc = r#"
-Work on the store's own database, in one commit with its record:
-
-```
-# #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-# let folder = tempfile::tempdir()?;
-# let path = folder.path().join("orders.db");
-use oneflight::idempotency::{Idempotency, Rollback};
-use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::SqliteStore;
-
-let store = SqliteStore::open(path).await?;
-sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
-    .execute(store.pool())
-    .await?;
-let idem = Idempotency::builder(store.clone()).build();
-
-let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
-for attempt in 0..3 {
-    let reply = idem
-        .run_in_tx(id.clone(), |mut tx| async move {
-            let done = sqlx::query("INSERT INTO orders (item) VALUES ('tea')")
-                .execute(&mut *tx)
-                .await?; // An error rolls back and frees the key.
-            if done.rows_affected() == 0 {
-                return Err(Rollback::Declined(0)); // Rolls back and is remembered.
-            }
-            Ok(done.last_insert_rowid())
-        })
-        .await?;
-    assert_eq!((*reply, reply.is_cached()), (1, attempt > 0));
-}
-let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(store.pool()).await?;
-assert_eq!(orders, 1);
-# Ok(()) }
-```
-"#
-)]
+///
+/// Work on the store's own database, in one commit with its record: see [`run_in_tx`](Self::run_in_tx), and the crates
+/// `oneflight-sqlite` and `oneflight-postgres`.
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
     group: Group<RequestIdentity, Landed>,
+    /// Not among what flights need, so that it ends with the last copy of this.
+    purging: Option<Arc<Purging>>,
 }
 
 /// What a flight comes to, and the fingerprint of the call that leads it.
@@ -156,46 +123,7 @@ enum Unanswered {
     Here(Error),
 }
 
-/// What a flight needs, whoever polls it.
-struct Shared<S> {
-    store: Arc<S>,
-    retention: Duration,
-    lease: Duration,
-    wait: Duration,
-    /// How long what an execution left, when it ended without telling what it did, is let alone.
-    settle: Duration,
-    missing_fingerprint: MissingFingerprint,
-    recovery: Recovery,
-    sizes: Sizes,
-    conflict_retries: u32,
-    /// The runtime on which work is spawned, if it was given one.
-    runtime: Option<Handle>,
-    /// What is in flight, of this and of its copies.
-    flights: Flights,
-    /// How many claims are about to be ended by tasks of their own, of this and of its copies.
-    ends: watch::Sender<usize>,
-}
-
-impl<S> Shared<S> {
-    /// The same settings over the same store.
-    fn copy(&self) -> Self {
-        Self {
-            store: Arc::clone(&self.store),
-            recovery: self.recovery.clone(),
-            runtime: self.runtime.clone(),
-            flights: self.flights.clone(),
-            ends: self.ends.clone(),
-            ..*self
-        }
-    }
-}
-
 impl<S: Store> Idempotency<S> {
-    /// Begins to set one up over a store.
-    pub fn builder(store: S) -> IdempotencyBuilder<S> {
-        IdempotencyBuilder::new(store)
-    }
-
     /// The same with another [retention](IdempotencyBuilder::retention), for calls whose results are to be kept for longer than
     /// others, or not so long. Everything else is shared, flights too; of calls that share one, the retention of that which
     /// executes counts.
@@ -225,6 +153,7 @@ impl<S: Store> Idempotency<S> {
         Self {
             shared: Arc::new(shared),
             group: self.group.clone(),
+            purging: self.purging.clone(),
         }
     }
 
@@ -236,7 +165,7 @@ impl<S: Store> Idempotency<S> {
     /// [builder](IdempotencyBuilder::drive) says otherwise.
     ///
     /// `T` is recorded as JSON, so it must survive that. What cannot be read again is an error the first time
-    /// ([`Error::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so
+    /// ([`ErrorKind::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so
     /// does a `Some(f64::NAN)`. A caller who shares the flight and asks for another `T` than the one who executes gets
     /// the recorded value decoded as that.
     ///
@@ -251,7 +180,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Panics
     ///
-    /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers, and the request is in doubt.
+    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`] for all callers, and the request is in doubt.
     pub async fn run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -335,7 +264,7 @@ impl<S: Store> Idempotency<S> {
     /// The work owns its [`Tx`], which goes back when it is dropped. A `Tx` that outlives the work has escaped: nothing is kept
     /// ([`StoreError::TransactionEscaped`]).
     ///
-    /// An error returned by `?` rolls back and frees the identity ([`Error::RolledBack`]); so does a panic, and so does
+    /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`]); so does a panic, and so does
     /// a result that is too large to keep or does not survive its JSON. A request that can never succeed would be
     /// executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records the
     /// answer.
@@ -350,7 +279,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Panics
     ///
-    /// Not by itself. A panic of the work is [`Error::Panicked`] for all callers.
+    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`] for all callers.
     pub async fn run_in_tx<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
@@ -383,7 +312,10 @@ impl<S: Store> Idempotency<S> {
     /// statements it does again.
     ///
     /// ```no_run
-    /// # async fn example(store: oneflight::store::SqliteStore) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use oneflight::store::TransactionalStore;
+    /// # struct Connection;
+    /// # async fn withdraw(_: &mut Connection, _account: &str, _amount: u64) -> Result<(), std::io::Error> { Ok(()) }
+    /// # async fn example(store: impl TransactionalStore<Connection = Connection>) -> Result<(), Box<dyn std::error::Error>> {
     /// use oneflight::idempotency::Idempotency;
     /// use oneflight::identity::{RequestIdentity, Scope};
     ///
@@ -395,10 +327,7 @@ impl<S: Store> Idempotency<S> {
     ///         // Each run has a copy of its own.
     ///         let account = account.clone();
     ///         async move {
-    ///             sqlx::query("UPDATE accounts SET balance = balance - 7 WHERE number = ?")
-    ///                 .bind(&account)
-    ///                 .execute(&mut *tx)
-    ///                 .await?;
+    ///             withdraw(&mut tx, &account, 7).await?; // UPDATE accounts SET balance = balance - 7 …
     ///             Ok(account)
     ///         }
     ///     })
@@ -409,7 +338,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Errors
     ///
-    /// As [`run_in_tx`](Self::run_in_tx); of a conflict, [`Error::RolledBack`] when it was run again for the last time.
+    /// As [`run_in_tx`](Self::run_in_tx); of a conflict, [`ErrorKind::RolledBack`] when it was run again for the last time.
     ///
     /// # Cancel safety
     ///
@@ -433,6 +362,13 @@ impl<S: Store> Idempotency<S> {
         self.fly(id, flight).await
     }
 
+    /// Begins to purge, if that is wanted and has not begun.
+    fn begin_purging(&self) {
+        if let Some(purging) = &self.purging {
+            purging.begin(&self.shared.store, self.shared.runtime.as_ref());
+        }
+    }
+
     /// Leads or joins the flight of a request.
     async fn fly<T, F, W>(&self, id: RequestIdentity, flight: F) -> Result<Reply<T>, Error>
     where
@@ -440,6 +376,7 @@ impl<S: Store> Idempotency<S> {
         F: FnOnce(Arc<Progress>) -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
+        self.begin_purging();
         let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
         // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
@@ -450,13 +387,7 @@ impl<S: Store> Idempotency<S> {
             leads.begin(until);
             let sign = leads.sign.clone();
             let flight = flight(leads);
-            sign.scope(async move {
-                let landed = match turn {
-                    Some(turn) => turn.scope(flight).await,
-                    None => flight.await,
-                };
-                (own, landed.inspect_err(Error::tell))
-            })
+            sign.scope(turn, async move { (own, flight.await.inspect_err(Error::tell)) })
         };
         let run = self.group.run(id.clone(), flight);
         let left = progress.left_by(until, turn, self.shared.runtime.clone());
@@ -479,11 +410,10 @@ impl<S: Store> Idempotency<S> {
             },
             // Told of by its flight. In a transaction, the panic has become a value by now.
             Err(group::Error::Panicked(panic)) => {
-                let effect = Effect::Unknown;
-                return Err(Error::Panicked { id, panic, effect });
+                return Err(ErrorKind::Panicked(panic).of(&id));
             }
-            Err(group::Error::Conflict) => Error::Conflict { id },
-            Err(source) => Error::Flight { id, source },
+            Err(group::Error::Conflict) => ErrorKind::Conflict.of(&id),
+            Err(source) => ErrorKind::Flight(source).of(&id),
         };
         refused.tell();
         Err(refused)
@@ -501,7 +431,7 @@ impl<S: Store> Idempotency<S> {
         if leaders == own {
             return landed.map_err(Unanswered::ByFlight);
         }
-        let conflict = || Unanswered::Here(Error::Conflict { id: id.clone() });
+        let conflict = || Unanswered::Here(ErrorKind::Conflict.of(id));
         if missing.tells_apart(leaders, own) {
             return Err(conflict());
         }
@@ -511,7 +441,9 @@ impl<S: Store> Idempotency<S> {
             Some(record) => match (landed, record.result()) {
                 (Ok(settled), _) => Ok(settled),
                 // What was refused to the leader need not be refused here.
-                (Err(Error::Conflict { .. }), Some(result)) => Ok(Settled::replayed(result.clone(), record.attempt)),
+                (Err(error), Some(result)) if matches!(error.kind(), ErrorKind::Conflict) => {
+                    Ok(Settled::replayed(result.clone(), record.attempt))
+                }
                 (Err(error), _) => Err(Unanswered::ByFlight(error)),
             },
             None => landed.map_err(Unanswered::ByFlight),
@@ -522,7 +454,7 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::Store`].
+    /// [`ErrorKind::Store`].
     ///
     /// # Cancel safety
     ///
@@ -565,30 +497,7 @@ impl<S: Store> Idempotency<S> {
         self.shared.store.in_doubt(limit, after).await
     }
 
-    /// The store. What is past its retention takes up space until it is [purged](Store::purge):
-    ///
-    /// ```
-    /// # #[tokio::main] async fn main() {
-    /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::store::{MemoryStore, Store};
-    /// use std::time::Duration;
-    ///
-    /// let idem = Idempotency::builder(MemoryStore::new()).build();
-    /// let purging = tokio::spawn({
-    ///     let idem = idem.clone();
-    ///     async move {
-    ///         loop {
-    ///             // In small batches with a pause after each, so that no other writer waits for long.
-    ///             while idem.store().purge(50).await.is_ok_and(|purged| purged == 50) {
-    ///                 tokio::time::sleep(Duration::from_millis(20)).await;
-    ///             }
-    ///             tokio::time::sleep(Duration::from_secs(60)).await;
-    ///         }
-    ///     }
-    /// });
-    /// # purging.abort();
-    /// # }
-    /// ```
+    /// The store.
     #[must_use]
     pub fn store(&self) -> &S {
         &self.shared.store
@@ -631,6 +540,7 @@ impl<S> Clone for Idempotency<S> {
         Self {
             shared: Arc::clone(&self.shared),
             group: self.group.clone(),
+            purging: self.purging.clone(),
         }
     }
 }
@@ -646,6 +556,7 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("recovery", &self.shared.recovery)
             .field("max_result_bytes", &self.shared.sizes.most)
             .field("conflict_retries", &self.shared.conflict_retries)
+            .field("purging", &self.purging)
             .finish_non_exhaustive()
     }
 }

@@ -26,15 +26,21 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::asking::silent;
-use super::error::{Effect, Error};
-use super::timer::{NoTimers, Timer};
+use super::answer::silent;
+use super::error::{Effect, Error, ErrorKind};
+use super::timer::{NoTimers, Timer, after};
 use crate::identity::RequestIdentity;
-use crate::store::turn::{self, Sign, Turn};
+use crate::store::Turn;
+use crate::store::turn::{Sign, waits_for_itself};
 
 /// How long the first answer of the store is waited for, however short the wait; and a lock of the store's, most of which
 /// are held for another request.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How much longer than its locks the store itself is waited for.
+const MARGIN: Duration = Duration::from_millis(500);
+/// The longest that a caller is told to stay away: the work is likely to end before its lease.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
+const SHORTEST_RETRY_AFTER: Duration = Duration::from_millis(5);
 /// How often a caller whose time is over looks whether its flight has come so far that it may leave.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -82,8 +88,8 @@ pub(super) struct Progress {
 enum Stage {
     /// The store has not answered so far.
     Asking,
-    /// The store has said that the request is in progress.
-    Waiting,
+    /// The store has said that the request is in progress, under a lease that runs until then.
+    Waiting(Instant),
     Working,
 }
 
@@ -93,11 +99,12 @@ impl Progress {
         *self.stage.lock() = (Stage::Asking, until);
     }
 
-    /// The store has said that the request is in progress elsewhere.
-    pub(super) fn wait(&self) {
+    /// The store has said that the request is in progress elsewhere, under a lease of which that much is left.
+    pub(super) fn wait(&self, lease_remaining: Duration) {
+        let ends = after(lease_remaining);
         let mut stage = self.stage.lock();
-        if stage.0 == Stage::Asking {
-            stage.0 = Stage::Waiting;
+        if stage.0 != Stage::Working {
+            stage.0 = Stage::Waiting(ends);
         }
     }
 
@@ -111,6 +118,21 @@ impl Progress {
         self.stage.lock().1
     }
 
+    /// How much of the wait is left.
+    pub(super) fn left(&self) -> Duration {
+        self.until().saturating_duration_since(Instant::now())
+    }
+
+    /// How long the locks of the store may be waited for.
+    pub(super) fn patience(&self) -> Duration {
+        self.left().max(LOCK_PATIENCE)
+    }
+
+    /// How long the store itself is waited for, which waits for its locks.
+    pub(super) fn answer_patience(&self) -> Duration {
+        self.patience() + MARGIN
+    }
+
     /// Why a caller that waits until then has to leave its flight before it lands; for ever, if it has not.
     pub(super) async fn left_by(&self, until: Instant, turn: Option<Turn>, runtime: Option<Handle>) -> Error {
         {
@@ -120,14 +142,14 @@ impl Progress {
         let since = Instant::now();
         let (mut late, mut in_the_way) = (pin!(self.is_late(until, runtime)), pin!(self.waits_for(turn)));
         poll_fn(|cx| match in_the_way.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Error::store(&self.id, turn::waits_for_itself(), Effect::Unknown)),
-            Poll::Pending => late.as_mut().poll(cx).map(|stage| match stage {
-                Stage::Waiting | Stage::Working => Error::InProgress {
-                    id: self.id.clone(),
-                    retry_after: LOCK_PATIENCE,
-                },
+            Poll::Ready(()) => Poll::Ready(Error::store(&self.id, waits_for_itself(), Effect::Unknown)),
+            Poll::Pending => late.as_mut().poll(cx).map(|in_progress| match in_progress {
+                Some(ends) => ErrorKind::InProgress {
+                    retry_after: retry_after(ends.saturating_duration_since(Instant::now())),
+                }
+                .of(&self.id),
                 // That somebody is executing it is not known. But the others go on asking.
-                Stage::Asking => Error::store(&self.id, silent(since.elapsed()), Effect::Unknown),
+                None => Error::store(&self.id, silent(since.elapsed()), Effect::Unknown),
             }),
         })
         .await
@@ -140,8 +162,9 @@ impl Progress {
         }
     }
 
-    /// Waits until a caller's time is over and its flight goes on for others who have more; says how far that has come.
-    async fn is_late(&self, until: Instant, runtime: Option<Handle>) -> Stage {
+    /// Waits until a caller's time is over and its flight goes on for others that have more. Says when the lease ends under
+    /// which the request is in progress elsewhere, if that is known to be so.
+    async fn is_late(&self, until: Instant, runtime: Option<Handle>) -> Option<Instant> {
         let first_answer = Instant::now() + LOCK_PATIENCE;
         let timer = match runtime {
             Some(runtime) => Timer::of(&runtime, until),
@@ -156,14 +179,19 @@ impl Progress {
             let (stage, latest) = *self.stage.lock();
             match stage {
                 Stage::Working => return pending().await,
-                Stage::Waiting if latest > until => return stage,
-                Stage::Asking if latest > until && now >= first_answer => return stage,
+                Stage::Waiting(ends) if latest > until => return Some(ends),
+                Stage::Asking if latest > until && now >= first_answer => return None,
                 // It is at its end by itself; or its first answer is about to come.
-                Stage::Waiting | Stage::Asking => {}
+                Stage::Waiting(_) | Stage::Asking => {}
             }
             timer.as_mut().set(now + LOOK_AGAIN);
         }
     }
+}
+
+/// When asking again is worthwhile, of a request in progress whose lease has that much left.
+pub(super) fn retry_after(lease_remaining: Duration) -> Duration {
+    lease_remaining.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER)
 }
 
 /// Stays in a flight until it lands, or until the caller has to leave it, for the reason that `left` ends with.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::codec;
-use super::context::downstream_key;
+use super::downstream::downstream_key;
 use super::error::CodecError;
 use crate::identity::RequestIdentity;
 
@@ -26,7 +26,7 @@ type Asked = Pin<Box<dyn Future<Output = Resolution> + Send>>;
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Recovery {
-    /// Resolution [`InDoubt`](super::Error::InDoubt) until it is [resolved](super::Idempotency::resolve). The default.
+    /// Resolution [`InDoubt`](super::ErrorKind::InDoubt) until it is [resolved](super::Idempotency::resolve). The default.
     #[default]
     Hold,
     /// Run the work again, with the same [downstream keys](super::Context::downstream_key).
@@ -120,7 +120,7 @@ pub enum Resolution {
     Completed(Encoded),
     /// It was not done, or may be done again: run the work, with the next attempt's number.
     Rerun,
-    /// That is not known: answer [`InDoubt`](super::Error::InDoubt).
+    /// That is not known: answer [`InDoubt`](super::ErrorKind::InDoubt).
     Hold,
 }
 

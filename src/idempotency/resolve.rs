@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::asking::answer_within;
-use super::conclude::record_known;
+use super::answer::answer_within;
+use super::claim::{record_known, told};
 use super::{Effect, Error, Idempotency, Resolution};
 use crate::identity::RequestIdentity;
-use crate::store::{ClaimOutcome, ClaimRequest, Denied, Store, Takeover};
+use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
 
 impl<S: Store> Idempotency<S> {
     /// Settles a request that is in doubt, once somebody has found out what became of it.
@@ -20,9 +20,9 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::InProgress`] while a holder is alive, [`Error::Conflict`] if the fingerprint is another one,
-    /// [`Error::InDoubt`] if another attempt has ended in doubt meanwhile, and [`Error::Store`]. The request is as it was
-    /// then. [`Error::Unrecorded`] if the store failed over the result.
+    /// [`ErrorKind::InProgress`] while a holder is alive, [`ErrorKind::Conflict`] if the fingerprint is another one,
+    /// [`ErrorKind::InDoubt`] if another attempt has ended in doubt meanwhile, and [`ErrorKind::Store`]. The request is as it was
+    /// then. [`ErrorKind::Unrecorded`] if the store failed over the result.
     ///
     /// # Cancel safety
     ///
@@ -49,19 +49,10 @@ impl<S: Store> Idempotency<S> {
         let claimed = answer_within(self.shared.answer_patience(), self.shared.claim(request));
         match claimed.await.map_err(failed)? {
             ClaimOutcome::Granted(claim) => match resolution {
-                Resolution::Completed(encoded) => record_known(&self.shared, id, claim, &encoded).await.map(drop),
-                Resolution::Rerun | Resolution::Hold => self.shared.release(claim).await.map_err(failed),
+                Resolution::Completed(encoded) => record_known(&self.shared, &claim, &encoded).await.map(drop),
+                Resolution::Rerun | Resolution::Hold => self.shared.release(&claim).await.map_err(failed),
             },
-            ClaimOutcome::Denied(Denied::Conflict) => Err(Error::Conflict { id: id.clone() }),
-            ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) => Err(Error::InProgress {
-                id: id.clone(),
-                retry_after: lease_remaining,
-            }),
-            ClaimOutcome::Denied(Denied::InDoubt { attempt, .. }) => Err(Error::InDoubt {
-                id: id.clone(),
-                attempt,
-            }),
-            ClaimOutcome::Denied(Denied::Completed(_)) => Ok(()),
+            ClaimOutcome::Denied(denied) => told(id, denied).map(drop),
         }
     }
 }

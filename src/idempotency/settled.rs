@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::codec::decode;
-use super::error::{CodecError, Effect, Error};
+use super::error::{CodecError, Effect, Error, ErrorKind};
 use super::reply::{Origin, Reply};
 use crate::group::Role;
 use crate::identity::RequestIdentity;
@@ -69,11 +69,7 @@ impl Settled {
     where
         T: DeserializeOwned + Send + Sync + 'static,
     {
-        let failed = |source| Error::Codec {
-            id: id.clone(),
-            source,
-            effect: Effect::Done,
-        };
+        let failed = |source| Error::codec(id, source, Effect::Done);
         let decoded = self.result.decode();
         let (verdict, codec, payload) = match decoded.map_err(|it| failed(CodecError::Layout(it)))? {
             Decoded::Value {
@@ -82,12 +78,10 @@ impl Settled {
                 payload,
             } => (verdict, codec, payload),
             Decoded::TooLarge { size, limit } => {
-                return Err(Error::ResultTooLarge {
-                    id: id.clone(),
-                    size,
-                    limit: usize::try_from(limit).unwrap_or(usize::MAX),
-                    effect: Effect::Done,
-                });
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                return Err(ErrorKind::ResultTooLarge { size, limit }
+                    .of(id)
+                    .with_effect(Effect::Done));
             }
             Decoded::NotEncodable => return Err(failed(CodecError::NotRecorded)),
         };

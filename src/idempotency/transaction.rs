@@ -16,47 +16,50 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::Shared;
-use super::approach::{Approach, Step};
-use super::asking::{caught, silent};
+use super::answer::{caught, silent};
+use super::claim::{Acquire, Case};
 use super::codec::{Prepared, prepare};
 use super::context::Context;
-use super::error::{CodecError, Effect, Error, RollbackKind};
-use super::execute::encoding_failed;
+use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::progress::Progress;
 use super::settled::Settled;
-use super::timer::{self, NoTimers, Timer, after};
-use super::unwind::{Payload, catch};
+use super::shared::Shared;
+use super::timer::{NoTimers, Timer, after};
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
 use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore};
 use crate::telemetry;
+use crate::unwind::{Payload, catch};
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx). It belongs to the work.
 ///
 /// It derefs to the driver's connection: `&mut *tx` is what `sqlx` takes for statements. A nested `begin()` is a savepoint.
 ///
+/// A function is work as well as a closure is. For one store, it takes a `Tx<SqliteStore>`; for every store over the same
+/// driver, it is generic:
+///
 /// ```
-/// # #[cfg(feature = "sqlite")] mod with_sqlite {
-/// use oneflight::idempotency::{Rollback, Tx};
-/// use oneflight::store::SqliteStore;
+/// use oneflight::idempotency::{Error, Idempotency, Rollback, Tx};
+/// use oneflight::identity::RequestIdentity;
+/// use oneflight::store::TransactionalStore;
+/// # struct SqliteConnection;
+/// # async fn insert(_: &mut SqliteConnection, _item: &str) -> Result<i64, std::io::Error> { Ok(1) }
 ///
-/// // A function fits as work as well as a closure: `idem.run_in_tx(id, place)`.
-/// async fn place(mut tx: Tx<SqliteStore>) -> Result<i64, Rollback<i64>> {
-///     let order = insert(&mut tx, "tea").await?;
-///     sqlx::query("INSERT INTO lines (order_number) VALUES (?)")
-///         .bind(order)
-///         .execute(&mut *tx)
-///         .await?;
-///     Ok(order)
+/// async fn place<S>(mut tx: Tx<S>) -> Result<i64, Rollback<i64>>
+/// where
+///     S: TransactionalStore<Connection = SqliteConnection>,
+/// {
+///     Ok(insert(&mut tx, "tea").await?)
 /// }
 ///
-/// async fn insert(connection: &mut sqlx::SqliteConnection, item: &str) -> sqlx::Result<i64> {
-///     let insert = sqlx::query("INSERT INTO orders (item) VALUES (?)").bind(item);
-///     Ok(insert.execute(connection).await?.last_insert_rowid())
+/// async fn handle<S>(idem: &Idempotency<S>, id: RequestIdentity) -> Result<i64, Error>
+/// where
+///     S: TransactionalStore<Connection = SqliteConnection>,
+/// {
+///     let order = idem.run_in_tx(id, place).await?;
+///     Ok(*order)
 /// }
-/// # }
 /// ```
 ///
 /// # Its end
@@ -231,28 +234,28 @@ where
     F: FnMut(Tx<S>) -> W + Send + 'static,
     W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
 {
-    let runtime = timer::runtime().map_err(|source| Error::Flight { id: id.clone(), source })?;
+    let case = Case::open(&shared, &id)?;
     let bench = Arc::new(Bench {
         work: Mutex::new(Some(work)),
         begun: AtomicBool::new(false),
         over: AtomicBool::new(false),
         progress: Arc::clone(&progress),
     });
-    let mut approach = Approach::new(&shared, &id, &progress, &runtime);
+    let mut acquire = Acquire::new(&case, &progress);
     let mut retried = 0;
     let worked = loop {
         let (taken, settings, of) = (Arc::clone(&bench), Arc::clone(&shared), id.clone());
         bench.begun.store(false, Ordering::SeqCst);
         bench.over.store(false, Ordering::SeqCst);
-        let until = approach.until();
-        let (request, store) = (approach.request(), &shared.store);
+        let until = acquire.until();
+        let (request, store) = (acquire.request(), &shared.store);
         // The stores' own futures are large; in a box, they are not moved about.
         let transaction = Box::pin(async move {
             store
                 .transact(request, move |open| run(taken, settings, of, open))
                 .await
         });
-        let transacted = bench.answered(approach.deadline(), transaction).await;
+        let transacted = bench.answered(acquire.deadline(), transaction).await;
         let conflict: Option<&(dyn StdError + 'static)> = match &transacted {
             Ok(ClaimOutcome::Granted(Worked::Failed(error))) => Some(&**error),
             Err(error) => Some(error),
@@ -264,7 +267,7 @@ where
         {
             retried += 1;
             telemetry::retried(&id, retried);
-            approach.pause_after_conflict(retried).await;
+            acquire.pause_after_conflict(retried).await;
             continue;
         }
         let outcome = match transacted {
@@ -272,46 +275,44 @@ where
             Err(error) => {
                 let begun = bench.begun.load(Ordering::SeqCst);
                 let failed = match error {
-                    StoreError::Busy { .. } if !begun => match approach.locked_out(error).await {
+                    StoreError::Busy { .. } if !begun => match acquire.locked_out(error).await {
                         Ok(settled) => return Ok(settled.shared_as::<T>()),
                         Err(error) => error,
                     },
-                    error => store_failed(&*shared.store, id.clone(), error, begun),
+                    error => store_failed(&*shared.store, &id, error, begun),
                 };
-                if !begun && approach.goes_on(until) {
+                if !begun && acquire.goes_on(until) {
                     continue;
                 }
                 return Err(failed);
             }
         };
-        match approach.step(outcome).await? {
-            Step::Granted(worked) => break worked,
-            Step::Settled(settled) => return Ok(settled.shared_as::<T>()),
-            Step::Again => {}
+        match outcome {
+            ClaimOutcome::Granted(worked) => break worked,
+            ClaimOutcome::Denied(denied) => {
+                if let Some(settled) = acquire.follow(denied).await? {
+                    return Ok(settled.shared_as::<T>());
+                }
+            }
         }
     };
     match worked {
         Worked::Recorded(value, result, attempt) => Ok(Settled::executed(Some(value), result, attempt)),
-        Worked::Failed(source) => Err(rolled_back(&*shared.store, id, source)),
-        Worked::TooLarge { size, limit } => Err(Error::ResultTooLarge {
-            id,
-            size,
-            limit,
-            effect: Effect::Nothing,
-        }),
-        Worked::NotEncodable(source) => Err(encoding_failed(id, source, Effect::Nothing)),
+        Worked::Failed(source) => Err(rolled_back(&*shared.store, &id, source)),
+        Worked::TooLarge { size, limit } => Err(ErrorKind::ResultTooLarge { size, limit }
+            .of(&id)
+            .with_effect(Effect::Nothing)),
+        Worked::NotEncodable(source) => Err(Error::codec(&id, source, Effect::Nothing)),
         // Not thrown on: whoever shares this flight is to learn that it was rolled back.
-        Worked::Panicked(panic) => Err(Error::Panicked {
-            id,
-            panic: Panicked::from_payload(panic),
-            effect: Effect::Nothing,
-        }),
+        Worked::Panicked(panic) => Err(ErrorKind::Panicked(Panicked::from_payload(panic))
+            .of(&id)
+            .with_effect(Effect::Nothing)),
     }
 }
 
 fn rolled_back<S: TransactionalStore>(
     store: &S,
-    id: RequestIdentity,
+    id: &RequestIdentity,
     source: Arc<dyn StdError + Send + Sync>,
 ) -> Error {
     let kind = match &*source {
@@ -319,15 +320,15 @@ fn rolled_back<S: TransactionalStore>(
         conflict if store.is_conflict(conflict) => RollbackKind::Conflict,
         _ => RollbackKind::Failure,
     };
-    Error::RolledBack { id, kind, source }
+    ErrorKind::RolledBack { kind, source }.of(id)
 }
 
-fn store_failed<S: TransactionalStore>(store: &S, id: RequestIdentity, error: StoreError, begun: bool) -> Error {
+fn store_failed<S: TransactionalStore>(store: &S, id: &RequestIdentity, error: StoreError, begun: bool) -> Error {
     match error {
         StoreError::RolledBack { .. } => rolled_back(store, id, Arc::new(error)),
-        StoreError::TransactionEnded | StoreError::TransactionEscaped => Error::store(&id, error, Effect::Nothing),
-        error if begun => Error::store(&id, error, Effect::Unknown),
-        error => Error::store(&id, error, Effect::Nothing),
+        StoreError::TransactionEnded | StoreError::TransactionEscaped => Error::store(id, error, Effect::Nothing),
+        error if begun => Error::store(id, error, Effect::Unknown),
+        error => Error::store(id, error, Effect::Nothing),
     }
 }
 

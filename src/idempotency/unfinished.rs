@@ -64,8 +64,7 @@ impl fmt::Display for Unfinished {
 /// use oneflight::idempotency::NotDone;
 ///
 /// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-/// let reason = NotDone::because(refused);
-/// assert!(reason.downcast_ref::<std::io::Error>().is_some());
+/// assert_eq!(NotDone::because(refused).to_string(), "connection refused");
 /// ```
 #[derive(Clone)]
 pub struct NotDone(Arc<dyn StdError + Send + Sync>);
@@ -78,8 +77,7 @@ pub struct NotDone(Arc<dyn StdError + Send + Sync>);
 /// use oneflight::idempotency::Unknown;
 ///
 /// let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-/// let reason = Unknown::because(late);
-/// assert!(reason.downcast_ref::<std::io::Error>().is_some());
+/// assert_eq!(Unknown::because(late).to_string(), "timed out");
 /// ```
 #[derive(Clone)]
 pub struct Unknown(Arc<dyn StdError + Send + Sync>);
@@ -90,16 +88,10 @@ impl NotDone {
         Self(reason.into().into())
     }
 
-    /// The reason.
+    /// Returns the reason.
     #[must_use]
-    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+    pub fn reason(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &*self.0
-    }
-
-    /// The reason, if it is of this type.
-    #[must_use]
-    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
-        self.0.downcast_ref()
     }
 }
 
@@ -109,16 +101,10 @@ impl Unknown {
         Self(reason.into().into())
     }
 
-    /// The reason.
+    /// Returns the reason.
     #[must_use]
-    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+    pub fn reason(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &*self.0
-    }
-
-    /// The reason, if it is of this type.
-    #[must_use]
-    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
-        self.0.downcast_ref()
     }
 }
 

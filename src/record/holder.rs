@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::time::SystemTime;
 
+use crate::backoff::random_u64;
+
 /// A random number that tells one asker from another: the same one asking again gets the same claim.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HolderId([u8; 16]);
@@ -40,10 +42,4 @@ impl fmt::Debug for HolderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HolderId({:032x})", u128::from_be_bytes(self.0))
     }
-}
-
-/// Unpredictable enough for jitter, which is all that it is used for: the standard library seeds its hashers from the
-/// system, once a thread.
-pub(crate) fn random_u64() -> u64 {
-    RandomState::new().hash_one(0_u8)
 }

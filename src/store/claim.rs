@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, HolderId, Record, State};
 
-/// What to do about a holder whose lease has expired.
+/// What to do about a holder whose lease has expired. A store has to know every variant, so another one would be a breaking
+/// change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Takeover {
     /// Answer [`Denied::InDoubt`].
     Never,
@@ -177,9 +177,8 @@ impl<C> ClaimOutcome<C> {
     }
 }
 
-/// What a store has to do about a request.
+/// What a store has to do about a request: one of these two, and there will be no third.
 #[derive(Debug)]
-#[non_exhaustive]
 #[must_use]
 pub enum Decision {
     /// Draw a new token and write the record anew, as in progress.

@@ -2,12 +2,13 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::record::FencingToken;
 
 /// A store that could not do what it was asked, or refused to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The claim belongs to another holder by now, or is gone.
@@ -33,7 +34,7 @@ pub enum StoreError {
     /// A transaction was rolled back by the store: nothing that it did was kept.
     RolledBack {
         /// Why.
-        source: Box<dyn Error + Send + Sync>,
+        source: Arc<dyn Error + Send + Sync>,
     },
     /// The work ended the transaction that it was given, or went on after an error that ended it. Nothing that it did
     /// was kept.
@@ -73,14 +74,23 @@ pub enum StoreError {
     /// The store could not be reached, or failed.
     Unavailable {
         /// How.
-        source: Box<dyn Error + Send + Sync>,
+        source: Arc<dyn Error + Send + Sync>,
     },
 }
 
 impl StoreError {
     /// Wraps the error of whatever is behind the store.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Unavailable { source: source.into() }
+        Self::Unavailable {
+            source: source.into().into(),
+        }
+    }
+
+    /// Wraps what kept a transaction from being committed.
+    pub fn rolled_back(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::RolledBack {
+            source: source.into().into(),
+        }
     }
 }
 

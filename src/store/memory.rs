@@ -1,14 +1,22 @@
 //! A store in memory: for tests, and for services that are one process.
 //!
-//! One lock around two maps: the records by identity, and the completed ones by when they expire, so that
-//! purging looks at nothing else. Nothing waits while the lock is held.
+//! The records stand in a concurrent map, by identity. Each operation is one step within its entry, so that two of one
+//! identity exclude each other, and two of different ones only by chance.
+//!
+//! Purging finds what is past its retention in an index of its own, by expiry. Only `complete` writes there, after it has
+//! left the record's entry. The index is sharded by token, so that completions do not wait for each other. A record that
+//! is replaced after its retention leaves its place in the index to the next purge, which compares tokens.
+//!
+//! Nothing waits while a lock is held, and none is held while the clock is read or somebody is woken.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
 use super::watch::Watchers;
@@ -20,6 +28,8 @@ use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 
 /// How many keys may be waited for by notification at a time.
 const MOST_WATCHED: usize = 65_536;
+/// Into how many parts the index by expiry is divided.
+const SHARDS: usize = 16;
 
 /// Keeps records in memory. Clones share them; they die with the process.
 ///
@@ -36,20 +46,19 @@ const MOST_WATCHED: usize = 65_536;
 /// # let _ = store;
 /// ```
 #[derive(Clone)]
-pub struct MemoryStore {
-    state: Arc<Mutex<Records>>,
-    clock: Arc<dyn Clock>,
+pub struct MemoryStore(Arc<Records>);
+
+struct Records {
+    /// The identities have no fingerprint: their records may have another one each time.
+    by_id: DashMap<RequestIdentity, Record, RandomState>,
+    by_expiry: [Mutex<Expiries>; SHARDS],
+    last_token: AtomicU64,
+    clock: Box<dyn Clock>,
     watchers: Watchers,
-    /// By what an identity is known to those who wait.
-    hasher: RandomState,
 }
 
-#[derive(Default)]
-struct Records {
-    by_id: HashMap<RequestIdentity, Record>,
-    by_expiry: BTreeMap<(Timestamp, FencingToken), RequestIdentity>,
-    last_token: u64,
-}
+/// The completed records of a shard, by when they expire.
+type Expiries = BTreeMap<(Timestamp, FencingToken), RequestIdentity>;
 
 impl MemoryStore {
     /// An empty store on the machine's clock.
@@ -61,22 +70,19 @@ impl MemoryStore {
     /// An empty store on a clock of the caller's.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
-        Self {
-            state: Arc::default(),
-            clock: Arc::new(clock),
+        Self(Arc::new(Records {
+            by_id: DashMap::default(),
+            by_expiry: Default::default(),
+            last_token: AtomicU64::new(0),
+            clock: Box::new(clock),
             watchers: Watchers::new(MOST_WATCHED),
-            hasher: RandomState::new(),
-        }
-    }
-
-    fn notify(&self, id: &RequestIdentity) {
-        self.watchers.notify(self.hasher.hash_one(id));
+        }))
     }
 
     /// How many records there are, those past their retention included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.state.lock().by_id.len()
+        self.0.by_id.len()
     }
 
     /// Whether there is no record.
@@ -101,149 +107,215 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl Records {
-    fn observe(&self, id: &RequestIdentity, now: Timestamp) -> Option<Record> {
-        let mut record = self.by_id.get(id)?.clone();
-        record.observed = now;
-        Some(record)
+    fn next_token(&self) -> FencingToken {
+        FencingToken::new(1 + self.last_token.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn put(&mut self, id: RequestIdentity, record: Record) {
-        let replaced = match self.by_id.get_mut(&id) {
-            Some(place) => std::mem::replace(place, record),
-            None => {
-                self.by_id.insert(id, record);
-                return;
-            }
+    fn expiries(&self, token: FencingToken) -> &Mutex<Expiries> {
+        &self.by_expiry[token.get() as usize % SHARDS]
+    }
+
+    /// By what an identity is known to those who wait.
+    fn watched_as(&self, id: &RequestIdentity) -> u64 {
+        self.by_id.hasher().hash_one(id)
+    }
+
+    fn notify(&self, id: &RequestIdentity) {
+        self.watchers.notify(self.watched_as(id));
+    }
+
+    fn claim(&self, request: &ClaimRequest, now: Timestamp) -> ClaimOutcome {
+        let place = self.by_id.entry(request.id.known_as(None));
+        let known = match &place {
+            Entry::Occupied(known) => Some(known.get().observed_at(now)),
+            Entry::Vacant(_) => None,
         };
-        if let State::Completed { expires, .. } = replaced.state {
-            self.by_expiry.remove(&(expires, replaced.token));
-        }
-    }
-
-    fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> ClaimOutcome {
-        match decide(self.observe(&request.id, now), request) {
+        match decide(known, request) {
             Decision::Unchanged(outcome) => outcome,
             Decision::Grant { attempt, took_over } => {
-                self.last_token += 1;
-                let token = FencingToken::new(self.last_token);
+                // Drawn within the entry, so that the tokens of an identity grow in the order of its claims.
+                let token = self.next_token();
                 let state = State::InProgress {
                     lease_expires: now.after(request.lease),
                 };
                 let record = Record::new(request.id.fingerprint(), token, request.holder, attempt, state, now);
-                self.put(request.id.clone(), record);
-                let claim = Claim::new(request.id.clone(), token, attempt, took_over);
-                ClaimOutcome::Granted(claim)
+                place.insert(record);
+                ClaimOutcome::Granted(Claim::new(request.id.clone(), token, attempt, took_over))
             }
         }
     }
 
-    /// The record, if this token holds its claim.
-    fn held(&mut self, id: &RequestIdentity, token: FencingToken) -> Result<&mut Record, StoreError> {
-        match self.by_id.get_mut(id) {
-            Some(record) if record.token == token && matches!(record.state, State::InProgress { .. }) => Ok(record),
-            _ => Err(StoreError::Outdated { token }),
+    /// Sets when the lease of a claim expires, by when it does so now.
+    fn set_lease(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        set: impl FnOnce(Timestamp) -> Timestamp,
+    ) -> Result<(), StoreError> {
+        if let Some(mut record) = self.by_id.get_mut(id)
+            && record.token == token
+            && let State::InProgress { lease_expires } = &mut record.state
+        {
+            *lease_expires = set(*lease_expires);
+            return Ok(());
         }
+        Err(StoreError::Outdated { token })
     }
 
     fn complete(
-        &mut self,
+        &self,
         claim: &Claim,
         result: RecordedResult,
         now: Timestamp,
         retention: Duration,
     ) -> Result<(), StoreError> {
-        let already = self
-            .by_id
-            .get(claim.id())
-            .is_some_and(|record| record.token == claim.token() && matches!(record.state, State::Completed { .. }));
-        if already {
-            return Ok(());
-        }
+        let token = claim.token();
         let expires = now.after(retention);
-        let record = self.held(claim.id(), claim.token())?;
-        record.state = State::Completed {
-            result,
-            completed: now,
-            expires,
-        };
-        self.by_expiry.insert((expires, claim.token()), claim.id().clone());
+        match self.by_id.get_mut(claim.id()) {
+            Some(mut record) if record.is_claimed_by(token) => {
+                record.state = State::Completed {
+                    result,
+                    completed: now,
+                    expires,
+                };
+            }
+            // Completed already.
+            Some(record) if record.token == token => return Ok(()),
+            _ => return Err(StoreError::Outdated { token }),
+        }
+        self.expiries(token).lock().insert((expires, token), claim.id().clone());
         Ok(())
     }
 
-    fn purge(&mut self, limit: usize, now: Timestamp) -> usize {
-        let mut purged = 0;
-        while purged < limit {
-            match self.by_expiry.first_entry() {
-                Some(first) if first.key().0 <= now => {
-                    let id = first.remove();
-                    self.by_id.remove(&id);
-                    purged += 1;
-                }
-                _ => break,
-            }
+    fn release(&self, id: &RequestIdentity, token: FencingToken) -> Result<(), StoreError> {
+        match self.by_id.remove_if(id, |_, record| record.is_claimed_by(token)) {
+            Some(_) => Ok(()),
+            None => Err(StoreError::Outdated { token }),
         }
-        purged
+    }
+
+    fn purge(&self, limit: usize, now: Timestamp) -> usize {
+        let expired = self.by_expiry.iter().flat_map(|shard| {
+            std::iter::from_fn(move || {
+                let mut shard = shard.lock();
+                let first = shard.first_entry().filter(|first| first.key().0 <= now)?;
+                Some(first.remove_entry())
+            })
+        });
+        expired
+            .filter(|((_, token), id)| self.by_id.remove_if(id, |_, record| record.token == *token).is_some())
+            .take(limit)
+            .count()
+    }
+
+    fn in_doubt(&self, limit: usize, after: Option<FencingToken>, now: Timestamp) -> Vec<InDoubt> {
+        let doubtful = self
+            .by_id
+            .iter()
+            .filter_map(|known| InDoubt::of(known.key().clone(), &known.observed_at(now)));
+        let mut doubtful: Vec<InDoubt> = doubtful
+            .filter(|doubtful| after.is_none_or(|after| doubtful.token > after))
+            .collect();
+        doubtful.sort_unstable_by_key(|doubtful| doubtful.token);
+        doubtful.truncate(limit);
+        doubtful
+    }
+}
+
+impl Record {
+    fn observed_at(&self, now: Timestamp) -> Self {
+        let mut record = self.clone();
+        record.observed = now;
+        record
+    }
+
+    fn is_claimed_by(&self, token: FencingToken) -> bool {
+        self.token == token && matches!(self.state, State::InProgress { .. })
     }
 }
 
 impl Store for MemoryStore {
     async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
-        let now = self.clock.now();
-        Ok(self.state.lock().claim(&request, now))
+        let now = self.0.clock.now();
+        Ok(self.0.claim(&request, now))
     }
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        let lease_expires = self.clock.now().after(lease);
-        self.state.lock().held(id, token)?.state = State::InProgress { lease_expires };
-        if lease.is_zero() {
-            self.notify(id);
+        let now = self.0.clock.now();
+        self.0
+            .set_lease(id, token, |lease_expires| now.after(lease).max(lease_expires))
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let now = self.0.clock.now();
+        self.0.set_lease(id, token, |_| now.after(left))?;
+        if left.is_zero() {
+            self.0.notify(id);
         }
         Ok(())
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let completed = self.state.lock().complete(&claim, result, now, retention);
-        self.notify(claim.id());
+        let now = self.0.clock.now();
+        let completed = self.0.complete(&claim, result, now, retention);
+        self.0.notify(claim.id());
         completed
     }
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
-        {
-            let mut records = self.state.lock();
-            records.held(claim.id(), claim.token())?;
-            records.by_id.remove(claim.id());
-        }
-        self.notify(claim.id());
+        self.0.release(claim.id(), claim.token())?;
+        self.0.notify(claim.id());
         Ok(())
     }
 
     async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
-        let record = self.state.lock().observe(id, self.clock.now());
+        let now = self.0.clock.now();
+        let record = self.0.by_id.get(id).map(|record| record.observed_at(now));
         Ok(record.filter(|record| !record.is_past_retention()))
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        let now = self.clock.now();
-        Ok(self.state.lock().purge(limit, now))
+        let now = self.0.clock.now();
+        Ok(self.0.purge(limit, now))
     }
 
     async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
-        let now = self.clock.now();
-        let records = self.state.lock();
-        let mut doubtful: Vec<InDoubt> = records
-            .by_id
-            .keys()
-            .filter_map(|id| InDoubt::of(id.clone(), &records.observe(id, now)?))
-            .filter(|doubtful| after.is_none_or(|after| doubtful.token > after))
-            .collect();
-        drop(records);
-        doubtful.sort_unstable_by_key(|doubtful| doubtful.token);
-        doubtful.truncate(limit);
-        Ok(doubtful)
+        let now = self.0.clock.now();
+        Ok(self.0.in_doubt(limit, after, now))
     }
 
     async fn watch(&self, id: &RequestIdentity) -> Watch {
-        self.watchers.watch(self.hasher.hash_one(id))
+        self.0.watchers.watch(self.0.watched_as(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Scope;
+    use crate::record::{CodecId, Verdict};
+    use crate::store::ManualClock;
+
+    #[tokio::test]
+    async fn what_is_in_doubt_has_the_fingerprint_of_its_own_claim() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::with_clock(clock.clone());
+        let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3").unwrap();
+        let before = id.clone().with_fingerprint("body");
+        let request = ClaimRequest::new(&before, Duration::from_secs(1));
+        let ClaimOutcome::Granted(claim) = store.claim(request).await.unwrap() else {
+            panic!("nobody else has it");
+        };
+        let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"1");
+        store.complete(claim, result, Duration::from_secs(1)).await.unwrap();
+        clock.advance(Duration::from_secs(2));
+
+        // After its retention it is new, and asked for without a fingerprint.
+        let _ = store.claim(ClaimRequest::new(&id, Duration::ZERO)).await.unwrap();
+        let doubtful = store.in_doubt(1, None).await.unwrap();
+        assert_eq!(doubtful[0].id.fingerprint(), None);
+        // Its place in the index was that of the claim before, and is no reason to delete it.
+        assert_eq!(store.purge(1).await.unwrap(), 0);
+        assert_eq!(store.len(), 1);
     }
 }

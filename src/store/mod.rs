@@ -7,14 +7,18 @@
 //! | store | for |
 //! | --- | --- |
 //! | [`MemoryStore`] | tests, and services of one process whose duplicates all come within its lifetime |
-//! | `SqliteStore` (feature `sqlite`) | one machine, any number of processes, one file |
-//! | `PostgresStore` (feature `postgres`) | many machines, one PostgreSQL |
-//! | `RedisStore` (feature `redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
+//! | `SqliteStore` (crate `oneflight-sqlite`) | one machine, any number of processes, one file |
+//! | `PostgresStore` (crate `oneflight-postgres`) | many machines, one PostgreSQL |
+//! | `RedisStore` (crate `oneflight-redis`) | many machines, one Redis or Valkey or a cluster; as durable as that is |
+//!
+//! [`DynStore`] is any of them without its type.
 //!
 //! # Writing one
 //!
 //! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
-//! [conformance suite](conformance), which takes about ten lines.
+//! conformance suite (crate `oneflight-conformance`), which takes about ten lines.
+//!
+//! A store that queues its writers has a [`Turn`], so that work which would wait for itself is told so.
 //!
 //! What a store must never do: hand out a token that is not larger than all before it, also after
 //! everything was purged; use the clock of the machine that asks; forget a record that is in progress
@@ -29,31 +33,25 @@ use crate::record::{FencingToken, Record, RecordedResult, State};
 
 mod claim;
 mod clock;
-pub mod conformance;
+mod dyn_store;
 mod error;
 mod memory;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(feature = "redis")]
-mod redis;
-#[cfg(feature = "sqlite")]
-mod sqlite;
+mod report;
 mod transaction;
-pub(crate) mod turn;
+#[doc(hidden)]
+pub mod turn;
 mod watch;
 
+pub use crate::backoff::jitter;
 pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use dyn_store::DynStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
-#[cfg(feature = "postgres")]
-pub use postgres::{Isolation, Names as PostgresNames, PostgresOptions, PostgresStore};
-#[cfg(feature = "redis")]
-pub use redis::{RedisConnection, RedisOptions, RedisStore};
-#[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteStore};
-pub use transaction::{Ending, Lent, OpenTransaction, TransactionalStore};
-pub use watch::Watch;
+pub use report::{report_forgotten_tokens, report_unreadable};
+pub use transaction::{Ending, Loan, OpenTransaction, TransactionalStore, find, is_caused_by};
+pub use turn::Turn;
+pub use watch::{Watch, Watchers};
 
 /// Keeps the records of request identities.
 ///
@@ -82,7 +80,8 @@ pub trait Store: Send + Sync + 'static {
     /// When the store cannot be reached or understood. The claim may have been taken nevertheless.
     fn claim(&self, request: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send;
 
-    /// Sets the lease of a claim to `lease` from now; zero lets it expire at once.
+    /// Prolongs the lease of a claim to `lease` from now. It never shortens one: a renewal that was long under way takes
+    /// nothing from what was set after it, by another renewal or by [`end_lease`](Self::end_lease).
     ///
     /// A lease that has expired is renewed as long as nobody took over.
     ///
@@ -94,6 +93,21 @@ pub trait Store: Send + Sync + 'static {
         id: &RequestIdentity,
         token: FencingToken,
         lease: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends the lease of a claim on purpose: it lasts for `left` from now, whatever is left of it. Zero lets it expire at
+    /// once, and tells those who [watch](Self::watch).
+    ///
+    /// Until then the request counts as in progress, and after that as in doubt.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Outdated`] when the token no longer holds the claim.
+    fn end_lease(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        left: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Records the result, to be replayed for `retention` from now.
@@ -128,9 +142,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes at most `limit` completed records that are past their retention, and says how many.
     ///
-    /// Purging is about space only: such a record counts as absent whether it is still there or not. Call
-    /// it from time to time, again after a pause while it answers `limit`. Claims may wait for one batch, in SQLite all of them do: 50
-    /// at a time with 20 ms after each are some 2,000 a second, and delay few claims (`docs/stores.md`). What is in progress is never deleted. A store whose records expire
+    /// Purging is about space only: such a record counts as absent whether it is still there or not. What is in progress is
+    /// never deleted. [`purge_every`](crate::idempotency::IdempotencyBuilder::purge_every) calls it from time to time.
+    /// Claims may wait for one batch, in SQLite all of them do; so batches are small, with a pause after each
+    /// (`docs/stores.md` has what that costs). A store whose records expire
     /// by themselves has nothing to do and answers 0.
     ///
     /// # Errors
@@ -219,6 +234,15 @@ impl<S: Store> Store for Arc<S> {
         lease: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
         S::renew(self, id, token, lease)
+    }
+
+    fn end_lease(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        left: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::end_lease(self, id, token, left)
     }
 
     fn complete(

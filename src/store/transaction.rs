@@ -23,7 +23,7 @@ use crate::record::RecordedResult;
 
 /// A store in whose own transaction the work can run.
 ///
-/// The store [lends](OpenTransaction::lend) the work what it holds of the transaction, and [takes it back](Lent::take_back)
+/// The store [lends](OpenTransaction::lend) the work what it holds of the transaction, and [takes it back](Loan::take_back)
 /// when the work's future is over and dropped:
 ///
 /// ```
@@ -36,9 +36,9 @@ use crate::record::RecordedResult;
 /// #     guard: Guard, work: impl FnOnce(OpenTransaction<u32, ()>) -> F,
 /// # ) -> Result<R, StoreError> {
 /// // `guard` derefs to the connection, and closes it when it is dropped.
-/// let (open, lent) = OpenTransaction::lend(guard, (), 1);
+/// let (open, loan) = OpenTransaction::lend(guard, (), 1);
 /// let (ending, value) = work(open).await;
-/// let Ok(guard) = lent.take_back() else {
+/// let Ok(guard) = loan.take_back() else {
 ///     // Only once it is certain that nothing is kept.
 ///     return Err(StoreError::TransactionEscaped);
 /// };
@@ -106,21 +106,48 @@ pub trait TransactionalStore: Store {
     }
 }
 
-/// Whether an error of this type, of which `is_it` holds, is this one or among its causes.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(super) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.downcast_ref().is_some_and(&is_it) {
-            return true;
-        }
-        next = match error.downcast_ref() {
-            // It tells of its source itself, and names what is behind that only.
+/// Finds the first error of this type among an error and its causes. A [`StoreError`] that names its source in its own
+/// message is looked into as well.
+///
+/// ```
+/// use oneflight::store::{StoreError, find};
+///
+/// let error = StoreError::unavailable(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+/// let cause: &std::io::Error = find(&error).expect("it is the source");
+/// assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionReset);
+/// ```
+#[must_use]
+pub fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// Returns whether this error, or one among its causes, is of the type `E` and `is_it` holds of it.
+///
+/// A store answers [`is_conflict`](TransactionalStore::is_conflict) and [`is_violation`](TransactionalStore::is_violation) with
+/// it: the errors of its driver reach it inside of others. The source that a [`StoreError`] tells of itself counts as well.
+///
+/// ```
+/// use oneflight::store::{StoreError, is_caused_by};
+/// use std::io::{Error, ErrorKind};
+///
+/// let timed_out = |error: &Error| error.kind() == ErrorKind::TimedOut;
+/// let rolled_back = StoreError::RolledBack { source: Error::from(ErrorKind::TimedOut).into() };
+/// assert!(is_caused_by(&rolled_back, timed_out));
+/// assert!(!is_caused_by(&StoreError::NoConnection, timed_out));
+/// ```
+pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(&is_it))
+}
+
+/// An error and its causes.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| {
+        match error.downcast_ref() {
+            // It names its source in its own message, and so passes it over in `source`.
             Some(StoreError::RolledBack { source } | StoreError::Unavailable { source }) => Some(&**source),
             _ => error.source(),
-        };
-    }
-    false
+        }
+    })
 }
 
 /// What a store holds of a transaction, as the work sees it.
@@ -137,14 +164,14 @@ pub struct OpenTransaction<C: 'static, N> {
 
 /// What a store has lent to the work by [`OpenTransaction::lend`].
 #[must_use = "it tells whether the transaction has come back"]
-pub struct Lent<G>(Arc<Mutex<G>>);
+pub struct Loan<G>(Arc<Mutex<G>>);
 
 impl<C: 'static, N> OpenTransaction<C, N> {
     /// Lends what the store holds of a transaction, as the given attempt at its request: 1 unless an earlier holder outside
     /// of a transaction died.
     ///
-    /// If the guard comes back when [`Lent`] is gone, it is dropped: it must close its connection then.
-    pub fn lend<G>(guard: G, names: N, attempt: u32) -> (Self, Lent<G>)
+    /// If the guard comes back when [`Loan`] is gone, it is dropped: it must close its connection then.
+    pub fn lend<G>(guard: G, names: N, attempt: u32) -> (Self, Loan<G>)
     where
         G: DerefMut<Target = C> + Send + 'static,
     {
@@ -157,7 +184,7 @@ impl<C: 'static, N> OpenTransaction<C, N> {
             names,
             attempt,
         };
-        (open, Lent(home))
+        (open, Loan(home))
     }
 
     /// Which attempt at its request it is.
@@ -173,7 +200,7 @@ impl<C: 'static, N> OpenTransaction<C, N> {
     }
 }
 
-impl<G> Lent<G> {
+impl<G> Loan<G> {
     /// Takes back what was lent.
     ///
     /// # Errors
@@ -206,15 +233,14 @@ impl<C, N> fmt::Debug for OpenTransaction<C, N> {
     }
 }
 
-impl<G> fmt::Debug for Lent<G> {
+impl<G> fmt::Debug for Loan<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lent").finish_non_exhaustive()
+        f.debug_struct("Loan").finish_non_exhaustive()
     }
 }
 
-/// How the work wants its transaction to end.
+/// How the work wants its transaction to end. A store has to know every way, so another one would be a breaking change.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 #[must_use]
 pub enum Ending {
     /// Keep the work's rows and record the result.

@@ -12,13 +12,12 @@
 //! open again.
 
 use std::any::Any;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use dashmap::{DashMap, Entry};
 use tokio::sync::watch;
 
 /// One caller's subscription to changes of one record. Made by [`Store::watch`](super::Store::watch).
@@ -71,8 +70,7 @@ impl Watch {
     }
 
     /// The same watch, with something that is dropped when it is.
-    #[cfg(any(feature = "postgres", feature = "redis"))]
-    pub(super) fn holding(mut self, held: impl Any + Send + Sync) -> Self {
+    pub fn holding(mut self, held: impl Any + Send + Sync) -> Self {
         self._held = Some(Box::new(held));
         self
     }
@@ -107,117 +105,129 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// Who waits for what in this process. Clones share it.
+/// The watches of this process. Clones share it.
+///
+/// A concurrent map, so that what happens to one key holds up no other. No lock is held while anybody is woken: a sender
+/// is used, and dropped, as a copy outside.
 #[derive(Clone)]
-pub(crate) struct Watchers(Arc<Mutex<Registry>>);
+pub struct Watchers(Arc<Registry>);
 
 struct Registry {
-    open: bool,
-    most_keys: usize,
-    by_key: HashMap<u64, watch::Sender<()>>,
+    /// Read within an entry. Closing changes this first and goes through the map then, so no watch outlives it.
+    open: AtomicBool,
+    most_keys: AtomicUsize,
+    /// The keys in the map, counted before they are there and after they have gone.
+    keys: AtomicUsize,
+    by_key: DashMap<u64, watch::Sender<()>>,
 }
 
 impl Watchers {
-    /// An open registry for at most so many keys at a time. Any number of callers may watch one key.
-    pub(crate) fn new(most_keys: usize) -> Self {
-        Self(Arc::new(Mutex::new(Registry {
-            open: true,
-            most_keys,
-            by_key: HashMap::new(),
-        })))
+    /// An open registry, which limits the number of keys that are watched at a time. Any number of callers may watch one
+    /// key.
+    pub fn new(most_keys: usize) -> Self {
+        Self(Arc::new(Registry {
+            open: AtomicBool::new(true),
+            most_keys: AtomicUsize::new(most_keys),
+            keys: AtomicUsize::new(0),
+            by_key: DashMap::new(),
+        }))
     }
 
     /// Subscribes to a key; to nothing if the registry is full or closed.
-    pub(crate) fn watch(&self, key: u64) -> Watch {
-        let mut registry = self.0.lock();
-        if !registry.open {
-            return Watch::none();
-        }
-        let full = registry.by_key.len() >= registry.most_keys;
-        let changes = match registry.by_key.entry(key) {
-            Entry::Occupied(there) => Some(there.get().subscribe()),
-            Entry::Vacant(_) if full => None,
-            Entry::Vacant(place) => Some(place.insert(watch::Sender::new(())).subscribe()),
-        };
-        drop(registry);
-        let place = changes.is_some().then(|| Place {
-            registry: Arc::clone(&self.0),
-            key,
-        });
-        Watch {
-            changes,
-            _place: place,
-            _held: None,
+    pub fn watch(&self, key: u64) -> Watch {
+        match self.0.subscribe(key) {
+            Some(changes) => Watch {
+                changes: Some(changes),
+                _place: Some(Place {
+                    registry: Arc::clone(&self.0),
+                    key,
+                }),
+                _held: None,
+            },
+            None => Watch::none(),
         }
     }
 
     /// Tells everyone who watches this key to look again.
-    pub(crate) fn notify(&self, key: u64) {
-        if let Some(changes) = self.0.lock().by_key.get(&key) {
+    pub fn notify(&self, key: u64) {
+        let changes = self.0.by_key.get(&key).map(|changes| changes.clone());
+        if let Some(changes) = changes {
             changes.send_replace(());
         }
     }
 
     /// From now on, begins watches of no more keys than this at a time.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn bound(&self, most_keys: usize) {
-        self.0.lock().most_keys = most_keys;
+    pub fn bound(&self, most_keys: usize) {
+        self.0.most_keys.store(most_keys, Ordering::SeqCst);
     }
 
     /// The source has fallen silent: ends all watches, and begins no new ones.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "redis")),
-        allow(dead_code, reason = "what stays in process does not fall silent")
-    )]
-    pub(crate) fn close(&self) {
-        let ended = {
-            let mut registry = self.0.lock();
-            registry.open = false;
-            std::mem::take(&mut registry.by_key)
-        };
-        // Wakes, so not under the lock.
-        drop(ended);
+    pub fn close(&self) {
+        self.0.open.store(false, Ordering::SeqCst);
+        let mut ended = Vec::new();
+        self.0.by_key.retain(|_, changes| {
+            ended.push(changes.clone());
+            false
+        });
+        self.0.keys.fetch_sub(ended.len(), Ordering::SeqCst);
     }
 
     /// The source is heard (again).
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "redis")),
-        allow(dead_code, reason = "what stays in process does not fall silent")
-    )]
-    pub(crate) fn open(&self) {
-        self.0.lock().open = true;
+    pub fn open(&self) {
+        self.0.open.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Registry {
+    fn subscribe(&self, key: u64) -> Option<watch::Receiver<()>> {
+        let place = self.by_key.entry(key);
+        if !self.open.load(Ordering::SeqCst) {
+            return None;
+        }
+        match place {
+            Entry::Occupied(there) => Some(there.get().subscribe()),
+            Entry::Vacant(place) => self
+                .has_room()
+                .then(|| place.insert(watch::Sender::new(())).subscribe()),
+        }
+    }
+
+    /// Counts one more key, if it may be watched.
+    fn has_room(&self) -> bool {
+        let most = self.most_keys.load(Ordering::SeqCst);
+        let more = |keys| (keys < most).then(|| keys + 1);
+        self.keys.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 }
 
 impl fmt::Debug for Watchers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watchers")
-            .field("keys", &self.0.lock().by_key.len())
+            .field("keys", &self.0.keys.load(Ordering::SeqCst))
             .finish_non_exhaustive()
     }
 }
 
 /// A caller's place in the registry.
 struct Place {
-    registry: Arc<Mutex<Registry>>,
+    registry: Arc<Registry>,
     key: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut registry = self.registry.lock();
-        let unwatched = registry
-            .by_key
-            .get(&self.key)
-            .is_some_and(|changes| changes.receiver_count() == 0);
-        if unwatched {
-            registry.by_key.remove(&self.key);
+        let unwatched = |_: &u64, changes: &watch::Sender<()>| changes.receiver_count() == 0;
+        if self.registry.by_key.remove_if(&self.key, unwatched).is_some() {
+            self.registry.keys.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
 
     #[tokio::test]
@@ -260,5 +270,27 @@ mod tests {
         watchers.notify(1);
         new.changed().await;
         assert!(!new.is_none());
+    }
+
+    #[tokio::test]
+    async fn no_watch_outlives_the_closing_that_it_races_with() {
+        for key in 0..500 {
+            let watchers = Watchers::new(8);
+            let start = Barrier::new(2);
+            let mut watch = thread::scope(|scope| {
+                let watch = scope.spawn(|| {
+                    start.wait();
+                    watchers.watch(key)
+                });
+                start.wait();
+                watchers.close();
+                watch.join().unwrap()
+            });
+            if !watch.is_none() {
+                watch.changed().await;
+            }
+            assert!(watch.is_none());
+            assert!(format!("{watchers:?}").contains("keys: 0"));
+        }
     }
 }

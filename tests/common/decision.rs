@@ -57,7 +57,6 @@ fn of_decision(decision: Decision, there: Option<FencingToken>) -> Answer {
             took_over,
         },
         Decision::Unchanged(outcome) => of_outcome(outcome, there),
-        other => panic!("{other:?}"),
     }
 }
 

@@ -1,7 +1,11 @@
 //! Log lines, collected for tests that look at them.
 
+#![allow(dead_code, reason = "each test uses its own part")]
+
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+
+use tracing::instrument::WithSubscriber;
 
 /// Where the lines go.
 #[derive(Clone, Default)]
@@ -43,4 +47,20 @@ impl Lines {
         assert_eq!(found.len(), 1, "{word:?}: {found:#?}");
         found.into_iter().next().unwrap()
     }
+}
+
+/// Without a subscriber on the threads of a pool: everything happens on this one.
+pub fn block_on(lines: &Lines, test: impl Future<Output = ()>) {
+    let subscriber = lines.subscriber();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test.with_current_subscriber());
+}
+
+/// The span of a request.
+pub fn request(correlation: &str) -> tracing::Span {
+    tracing::info_span!("request", correlation_id = correlation)
 }

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use oneflight::identity::RequestIdentity;
-use oneflight::store::{ClaimOutcome, ClaimRequest, RedisOptions, RedisStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store};
+use oneflight_redis::{RedisOptions, RedisStore};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, cmd};
 

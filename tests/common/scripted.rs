@@ -19,10 +19,12 @@ use tokio::time::sleep;
 pub enum Op {
     Claim,
     Renew,
+    EndLease,
     Complete,
     Release,
     Load,
     Watch,
+    Purge,
     /// A transaction, before its work.
     Begin,
     /// A transaction, after its work.
@@ -50,6 +52,8 @@ pub enum Fault {
     Fails,
     /// It is done, and the answer is lost.
     AnswerLost,
+    /// It is done, and fewer replicas have it than are wanted.
+    TooFewReplicas,
     /// Nothing is done: all connections of the pool are in use.
     NoConnection,
     /// Nothing is done: the lock is held by others.
@@ -133,6 +137,14 @@ impl Scripted {
                 let _ = act.await;
                 Err(StoreError::unavailable("connection reset"))
             }
+            Fault::TooFewReplicas => {
+                let _ = act.await;
+                Err(StoreError::TooFewReplicas {
+                    acknowledged: 0,
+                    wanted: 1,
+                    waited: Duration::ZERO,
+                })
+            }
             Fault::NoConnection => Err(StoreError::NoConnection),
             Fault::Busy => Err(StoreError::Busy { waited: Duration::ZERO }),
         }
@@ -158,6 +170,14 @@ impl Store for Scripted {
         .await
     }
 
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.act(Op::EndLease, move |inner| async move {
+            inner.end_lease(&id, token, left).await
+        })
+        .await
+    }
+
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         self.act(Op::Complete, move |inner| async move {
             inner.complete(claim, result, retention).await
@@ -177,7 +197,8 @@ impl Store for Scripted {
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        self.inner.purge(limit).await
+        self.act(Op::Purge, move |inner| async move { inner.purge(limit).await })
+            .await
     }
 
     async fn watch(&self, id: &RequestIdentity) -> Watch {
@@ -204,9 +225,9 @@ impl TransactionalStore for Scripted {
             ClaimOutcome::Granted(claim) => claim,
             ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
         };
-        let (open, lent) = OpenTransaction::lend(Box::new(()), (), claim.attempt());
+        let (open, loan) = OpenTransaction::lend(Box::new(()), (), claim.attempt());
         let (ending, value) = work(open).await;
-        if lent.take_back().is_err() {
+        if loan.take_back().is_err() {
             self.inner.release(claim).await?;
             return Err(StoreError::TransactionEscaped);
         }

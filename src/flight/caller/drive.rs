@@ -1,27 +1,148 @@
-//! What a caller does with the right to poll: polls the work once, and gives the right up, ready to be woken.
+//! How a caller is polled: it waits or, if it gets the right to poll, polls the work once and gives up the right, ready to be
+//! woken.
 
-use super::Caller;
+use super::berth::Caller;
 use super::land::Polled;
-use crate::flight::cargo::quietly;
-use crate::flight::frame::Frame;
-use crate::flight::list::{Driver, Leaves, List};
-use crate::flight::state::{ABORTED, DONE, SHARED, STEADY, Snapshot, TASK, WOKEN};
-use crate::flight::{Cargo, Event, Flight, Home, Landed, Lent, PollRight, waker};
-use crate::sync::{Handle, bug};
+use super::wait::Place;
+use crate::flight::allocation::Flight;
+use crate::flight::cargo::Cargo;
+use crate::flight::ending::PollRight;
+use crate::flight::failure::Landed;
+use crate::flight::frame::{Frame, is_deep, put_off};
+use crate::flight::home::Home;
+use crate::flight::reference::{FlightRef, Lent, Seat};
+use crate::flight::state::{
+    ABORTED, CALLED_FOR, CALLER, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK, task_on,
+};
+use crate::flight::waker;
+use crate::sync::{Handle, drives_itself};
+use crate::unwind::quietly;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
-/// One of so many newcomers takes the lock, and the others out of the stack, so that whoever takes it next, perhaps to
-/// wake the work, finds few.
-const NEWCOMERS: u32 = 64;
-
 impl<K, T, H: Home<K, T>> Caller<K, T, H> {
-    /// Polls the work once. The leader knows its type the first time, which spares him the indirection.
+    /// Polls the work if that is called for and `POLLING` is free; waits otherwise.
+    #[inline]
+    pub(crate) fn poll(self: Pin<&Self>, cx: &mut Context<'_>) -> Poll<Landed<T>>
+    where
+        T: Clone,
+    {
+        let Some(flight) = self.flight.get() else {
+            // The futures that hold callers do not poll them again once they have a result.
+            return Poll::Pending;
+        };
+        // SAFETY: this is a caller of the flight.
+        let now = unsafe { flight.as_ref() }.state.load();
+        if now.has(DONE) {
+            // SAFETY: the flight is done, and this is a caller of it.
+            return Poll::Ready(unsafe { self.take(flight) });
+        }
+        self.poll_unfinished(flight, now, cx)
+    }
+
+    fn poll_unfinished(
+        self: Pin<&Self>,
+        flight: NonNull<Flight<K, T>>,
+        mut now: Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Poll<Landed<T>>
+    where
+        T: Clone,
+    {
+        // SAFETY: this is a caller of the flight.
+        let lent = unsafe { Lent::new(flight) };
+        let state = &lent.flight().state;
+        let outwaited = &self.node.outwaited;
+        let may_poll = |now: Snapshot| {
+            let is_ours = H::TASK || !now.has(TASK) || (!now.has(STEADY) && outwaited.get());
+            is_ours && !now.has(POLLING)
+        };
+        loop {
+            if now.has(DONE) {
+                // SAFETY: the flight is done, and this is a caller of it.
+                return Poll::Ready(unsafe { self.take(flight) });
+            }
+            if may_poll(now) && (now.has(CALLED_FOR) || !now.has(SHARED)) {
+                if is_deep() && !now.has(ABORTED) {
+                    if self.poll_elsewhere(&lent, now, cx.waker()) {
+                        return Poll::Pending;
+                    }
+                    now = state.load();
+                    continue;
+                }
+                if lent.flight().try_poll_right(now) {
+                    // SAFETY: `POLLING` is ours now. The flight is not done, so the slot holds the work. The frame ends
+                    // before the flight can.
+                    return unsafe {
+                        let frame = Frame::enter(flight);
+                        self.drive(flight, flight, frame, now, cx)
+                    };
+                }
+                now = state.load();
+                continue;
+            }
+            // The flight's task stands at the front, where it is found: a steady task alone is woken for the work.
+            let place = match H::TASK {
+                true => Place::Front,
+                false => Place::Back,
+            };
+            self.register(lent.flight(), cx.waker(), place);
+            // A wake-up or an end that came before we were in the list did not see us. We see its mark now.
+            now = state.load();
+            let polls_now = may_poll(now) && now.has(CALLED_FOR);
+            if !now.has(DONE) && !polls_now {
+                // The work waits for a task that has not come. The task has its chance until we are polled again.
+                let task_is_late = !H::TASK && !now.has(STEADY | POLLING) && now.has(CALLED_FOR);
+                outwaited.set(task_is_late);
+                if task_is_late {
+                    cx.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Has the work polled on another stack, since this one holds too many polls. Returns false if the work may have been
+    /// polled meanwhile, so that the caller has to look anew.
+    #[cold]
+    fn poll_elsewhere(&self, flight: &FlightRef<K, T>, mut now: Snapshot, waker: &Waker) -> bool {
+        let state = &flight.flight().state;
+        if !now.has(TASK)
+            && let Some(runtime) = self.home.runtime().filter(drives_itself)
+        {
+            if !state.change(now, now.0.wrapping_add(CALLER) | task_on(&runtime) | JOINED) {
+                return false;
+            }
+            let seat = Seat {
+                flight: flight.0,
+                late: false,
+            };
+            self.home.attend(flight, runtime, seat, false);
+            now = state.load();
+            if now.has(TASK | DONE) {
+                return false;
+            }
+            // The runtime has ended, and dropped the task as it was spawned. It would drop the next one as well.
+        }
+        if !now.has(SHARED) {
+            // The work will not be polled with our waker.
+            state.set(JOINED);
+        }
+        self.register(flight.flight(), waker, self.place_to_poll(now));
+        // An end that came before we were in the list did not see us, and the poll that is put off would find nothing to do.
+        if state.load().has(DONE) {
+            return false;
+        }
+        put_off(self.home.polls_later(flight.clone()));
+        true
+    }
+
+    /// Polls the work once. For its first poll the leader knows the work's type, which spares the indirection.
     ///
     /// # Safety
-    /// The flight is ours, `whole` is the same; we hold `POLLING`, the slot holds the work; `frame` is the flight's; `now`
-    /// is what the word said when we took `POLLING`.
+    /// This is a caller of `flight`; `whole` is the same flight, and `frame` is its frame. `POLLING` is ours, and the slot holds
+    /// the work. `now` is the word as it was when `POLLING` was taken.
     #[inline]
     pub(super) unsafe fn drive<C: Cargo<K, T> + ?Sized>(
         self: Pin<&Self>,
@@ -42,12 +163,12 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 whole.as_ref().cargo.drop_work();
                 return Poll::Ready(self.land(whole, flight, Err(now.failure(&self.home)), Polled::Not));
             }
-            // Given up whatever unwinds while we park: a waker's `clone` or `drop`. The poll itself lets nothing out.
+            // Given up even if a waker's `clone` or `drop` unwinds while we park. The poll itself lets no panic out.
             let right = PollRight {
                 home: &self.home,
                 flight: &lent,
             };
-            // What is polled in a task's stead finds the same runtime around it.
+            // Work that is polled in a task's stead finds the task's runtime around it.
             let runtime = match now.has(TASK) && !H::TASK {
                 true => self.home.runtime_of(&lent),
                 false => None,
@@ -61,7 +182,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     whole.as_ref().cargo.poll(cx)
                 }
             });
-            // It panics where the work has left another guard of a runtime on this thread.
+            // The drop panics if the work has left another guard of a runtime on this thread.
             quietly(|| drop(entered));
             drop(frame);
             match polled {
@@ -74,7 +195,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
     }
 
-    /// Gives `POLLING` up, ready to be woken. `now` is what the word said when it was taken.
+    /// Gives up `POLLING`, ready to be woken. `now` is the word as it was when `POLLING` was taken.
     fn park(self: Pin<&Self>, right: PollRight<'_, K, T, H>, now: Snapshot, cx: &mut Context<'_>) -> Poll<Landed<T>>
     where
         T: Clone,
@@ -83,8 +204,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         if now.has(SHARED) {
             self.register(flight, cx.waker(), self.place_to_poll(now));
         } else {
-            // SAFETY: while the flight was not shared as we took `POLLING`, the leader's waker is the affair of who
-            // has that right.
+            // SAFETY: the flight was not shared as `POLLING` was taken, so the leader's waker belongs to the holder of
+            // `POLLING`, which is us.
             unsafe {
                 if !self.node.is_woken_by(cx.waker()) {
                     let waker = cx.waker().clone();
@@ -93,111 +214,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
         }
         drop(right);
-        if flight.state.load().has(ABORTED | DONE) && !bug("deaf-to-abort") {
+        if flight.state.load().has(ABORTED | DONE) {
             return self.poll(cx);
         }
         Poll::Pending
     }
-
-    /// The place of who polls the work now, or puts that off.
-    pub(super) fn place_to_poll(&self, now: Snapshot) -> Place {
-        // A first follower who only brings the flight's waker in does not become the driver by that.
-        if now.has(WOKEN) || H::TASK {
-            Place::Driver
-        } else {
-            Place::Helper
-        }
-    }
-
-    /// Sees to it that the node is in the list, with this waker.
-    pub(super) fn register(&self, flight: &Flight<K, T>, waker: &Waker, place: Place) {
-        // Whoever is not in the list is put there by nobody else, so this look needs no lock.
-        if self.node.is_linked() {
-            let mut waiting = flight.waiting();
-            // SAFETY: the lock is held.
-            if self.node.is_linked() && unsafe { self.node.is_woken_by(waker) } {
-                let event = self.place(flight, &mut waiting, place);
-                drop(waiting);
-                self.note(event);
-                return;
-            }
-        }
-        let waker = waker.clone();
-        if let (Place::Back, false) = (place, self.node.is_linked()) {
-            // SAFETY: not linked, and pinned in the caller's future, which unlinks it before it is freed.
-            drop(unsafe { flight.waiting.push(&self.node, waker) });
-            if flight.state.joined_or_so().is_multiple_of(NEWCOMERS) {
-                drop(flight.waiting());
-            }
-            return;
-        }
-        let (event, old) = {
-            let mut waiting = flight.waiting();
-            let event = self.place(flight, &mut waiting, place);
-            // SAFETY: the lock is held.
-            (event, unsafe { self.node.set_waker(waker) })
-        };
-        drop(old);
-        self.note(event);
-    }
-
-    /// Puts the node where it belongs; says whether the work has passed to another driver with that.
-    fn place(&self, flight: &Flight<K, T>, waiting: &mut List, place: Place) -> Option<Event> {
-        // A caller that puts the poll off does not hold `POLLING`, so the work may have been given a steady task meanwhile,
-        // which alone is woken: the caller is not to stand before it. If the mark is not seen here, the task has yet to take
-        // this lock, and comes before us then. Who has polled holds `POLLING`, over which no caller sets the mark.
-        let place = match !H::TASK && flight.state.load().has(STEADY) {
-            true => Place::Back,
-            false => place,
-        };
-        let front = match place {
-            Place::Back => false,
-            Place::Front | Place::Driver => true,
-            Place::Helper => !waiting.has_another_driver(&self.node),
-        };
-        // SAFETY: the node is pinned in the caller's future and unlinked before that is freed; it is linked in no other
-        // list, since a caller has one flight at a time.
-        unsafe {
-            if front {
-                waiting.unlink(&self.node, Leaves::ForNow);
-                waiting.push_front(&self.node);
-            } else if !self.node.is_linked() {
-                waiting.push_back(&self.node);
-            }
-        }
-        match place {
-            Place::Driver | Place::Helper if front => self.become_driver(flight, waiting),
-            _ => None,
-        }
-    }
-
-    pub(super) fn become_driver(&self, flight: &Flight<K, T>, waiting: &mut List) -> Option<Event> {
-        match waiting.set_driver(&self.node) {
-            _ if H::TASK => None,
-            Driver::Same => None,
-            // It is there, and has not polled the work yet.
-            Driver::Gone if flight.state.load().has(TASK) => Some(Event::TakenOver),
-            Driver::Gone => Some(Event::HandedOver),
-            Driver::Another => Some(Event::TakenOver),
-        }
-    }
-
-    pub(super) fn note(&self, event: Option<Event>) {
-        if let Some(event) = event {
-            self.home.note(event);
-        }
-    }
-}
-
-/// Where in the list, and as what.
-#[derive(Clone, Copy)]
-pub(super) enum Place {
-    /// Behind the others, to wait.
-    Back,
-    /// Before the others, to be woken for the work: a task of ours that has not polled it this time.
-    Front,
-    /// Before the others, as the one who polled the work because it was woken.
-    Driver,
-    /// Polled the work only to bring the flight's waker in: waits, unless the driver has gone.
-    Helper,
 }

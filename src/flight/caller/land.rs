@@ -1,23 +1,29 @@
-//! How a flight ends, and how a caller leaves it, before that or after.
+//! How a flight ends by a caller's poll, and how a caller leaves it, before that or after.
 
-use super::Caller;
-use crate::flight::cargo::quietly;
+use super::berth::Caller;
+use crate::flight::allocation::Flight;
+use crate::flight::cargo::Cargo;
+use crate::flight::ending::Leaver;
+use crate::flight::event::Event;
+use crate::flight::failure::{Ended, Failure, Landed};
+use crate::flight::home::Home;
 use crate::flight::list::Leaves;
+use crate::flight::reference::{FlightRef, Lent, Seat};
 use crate::flight::state::{
     ABORTED, ASKED, CALLER, CANCEL_ON_ABANDON, CANCELLED, DONE, JOINED, POLLING, SHARED, STEADY, Snapshot, TASK,
     UNTOLD, task_on,
 };
-use crate::flight::{Cargo, Ended, Event, Failure, Flight, FlightRef, Home, Landed, Leaver, Lent, Seat};
-use crate::sync::bug;
+use crate::unwind::quietly;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 impl<K, T, H: Home<K, T>> Caller<K, T, H> {
-    /// Ends the flight with this result, and takes ours of it.
+    /// Ends the flight with this result, and takes this caller's copy of it.
     ///
     /// # Safety
-    /// The flight is ours, `whole` is the same; we hold `POLLING`, the slot holds the value or is empty, as `ended` says.
+    /// This is a caller of `flight`, and `whole` is the same flight. `POLLING` is ours. The slot holds the value if `ended` is
+    /// `Ok`, and is empty otherwise.
     #[inline]
     pub(super) unsafe fn land<C: Cargo<K, T> + ?Sized>(
         self: Pin<&Self>,
@@ -29,7 +35,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     where
         T: Clone,
     {
-        // SAFETY: we are its caller.
+        // SAFETY: this is a caller of the flight.
         let lent = unsafe { Lent::new(flight) };
         if let Err(Failure::Panicked(panic)) = &ended {
             self.home.note(Event::Panicked(panic.clone()));
@@ -41,25 +47,21 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     Polled::Now => self.become_driver(lent.flight(), &mut waiting),
                     Polled::Not => None,
                 };
-                // SAFETY: if it is linked, then here.
+                // SAFETY: if the node is linked, then in this list.
                 unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
                 event
             };
             self.note(event);
         }
-        let listed = match &ended {
-            Ok(_) if bug("publish-before-removal") => None,
-            Err(_) if bug("panic-keeps-entry") => None,
-            _ => lent.vacate(&self.home),
-        };
+        let listed = lent.vacate(&self.home);
         let now = lent.flight().state.load();
         let refs = lent.flight().refs.load(Ordering::Acquire);
         if lent.flight().state.callers(now) == 1 && refs == 1 + u32::from(listed.is_some()) {
-            // Nobody else is here, and since the entry has gone, nobody can come: no need to publish anything. Both loads
-            // acquire, so whatever those did who have left is over.
+            // There is no other caller, and since the entry has gone, none can come: nothing needs to be published. Both
+            // loads acquire, so what callers did that have left is over.
             self.flight.set(None);
-            // SAFETY: ours and the one in `listed` are the only references; the list that the node may be linked in goes
-            // with the flight.
+            // SAFETY: the callers' reference and the one in `listed` are the only ones. The list that the node may be linked
+            // in goes with the flight.
             return unsafe {
                 std::mem::forget(listed);
                 self.node.forget();
@@ -73,38 +75,35 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         }
         drop(listed);
         if H::TASK {
-            // A task of ours has no use for the result, so it leaves in the same step: a lone caller then gets it uncloned.
-            // What is returned here nobody looks at.
+            // The flight's task has no use for the result, so it leaves in the same step. A lone caller then gets the result
+            // uncloned. The task ignores what is returned here.
             self.flight.set(None);
             // SAFETY: by contract.
             unsafe { lent.publish(ended, Leaver::Publisher, &self.home) };
             return Err(Failure::Cancelled);
         }
-        // SAFETY: by contract; then it is done.
+        // SAFETY: by contract; after `publish` the flight is done.
         unsafe {
             lent.publish(ended, Leaver::Nobody, &self.home);
-            if bug("publish-before-removal") {
-                drop(lent.vacate(&self.home));
-            }
             self.take(flight)
         }
     }
 
-    /// Takes our part of the result, and leaves.
+    /// Takes this caller's copy of the result, and leaves.
     ///
     /// # Safety
-    /// The flight is ours and done.
+    /// This is a caller of `flight`, which is done.
     #[inline]
     pub(super) unsafe fn take(&self, flight: NonNull<Flight<K, T>>) -> Landed<T>
     where
         T: Clone,
     {
-        // SAFETY: we are its caller.
+        // SAFETY: this is a caller of the flight.
         let lent = unsafe { Lent::new(flight) };
         self.unlink(&lent);
         self.flight.set(None);
         if H::TASK {
-            // SAFETY: we are its caller until here.
+            // SAFETY: this is a caller of the flight until here.
             unsafe { leave_done(flight) };
             return Err(Failure::Cancelled);
         }
@@ -114,14 +113,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             lent.flight().wake_next();
         }
         if lent.flight().state.callers(now) == 1 {
-            // SAFETY: the others have left, and nobody joins what is done: result and common reference are ours.
+            // SAFETY: the others have left, and a flight that is done is not joined: result and common reference are ours.
             unsafe {
                 let landed = cargo.take();
                 Flight::release(flight);
                 return landed;
             }
         }
-        // SAFETY: the result stays while we have not left, and we are the flight's caller until then.
+        // SAFETY: the result stays while we have not left, and this is a caller of the flight until then.
         unsafe {
             let copy = cargo.copy();
             leave_done(flight);
@@ -133,45 +132,41 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     fn unlink(&self, flight: &FlightRef<K, T>) {
         if self.node.is_linked() {
             let mut waiting = flight.flight().waiting();
-            // SAFETY: if it is still linked, then here.
+            // SAFETY: if the node is still linked, then in this list.
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
     }
 
-    /// Leaves the flight, as who is dropped does. The last one sees to the work.
+    /// Leaves the flight, as a dropped caller does. The last caller hands the work to a task, or drops it.
     pub(crate) fn leave(&self) {
         let Some(flight) = self.flight.take() else { return };
-        // SAFETY: we are its caller until one of the steps below takes that back, each of which is the last.
+        // SAFETY: this is a caller of the flight until one of the steps below gives up the place, each of which is the last.
         let lent = unsafe { Lent::new(flight) };
         let state = &lent.flight().state;
         if H::TASK {
-            // The runtime shuts down and drops its tasks. Callers, if there are any, take the work back.
+            // The task is dropped, as its runtime shuts down. Callers, if there are any, take the work back.
             state.set(JOINED);
             state.clear(TASK | STEADY);
         }
         {
             let mut waiting = lent.flight().waiting();
-            // SAFETY: if it is linked, then here.
+            // SAFETY: if the node is linked, then in this list.
             unsafe { waiting.unlink(&self.node, Leaves::ForGood) };
         }
         loop {
             let now = state.load();
-            if bug("blind-leave") && state.callers(now) > 1 {
-                state.leave();
-                return;
-            }
             if now.has(DONE) {
                 if now.has(UNTOLD) {
                     lent.flight().wake_next();
                 }
-                // SAFETY: it is done, and we are its caller.
+                // SAFETY: the flight is done, and this is a caller of it.
                 return unsafe { leave_done(flight) };
             }
-            if now.has(ASKED) && !now.has(POLLING) && !bug("leave-without-wake") {
-                // We may have been the one who was woken for it.
+            if now.has(ASKED) && !now.has(POLLING) {
+                // This caller may have been the one that was woken for it.
                 lent.flight().wake_drivers();
             }
-            // Looked at before we leave: after that the flight may be gone.
+            // Read before we leave: after that the flight may be freed.
             let attending = state.attending(now);
             if goes_on_without_us(now, attending) {
                 if state.change(now, now.0.wrapping_sub(CALLER)) {
@@ -182,7 +177,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 }
                 continue;
             }
-            // As far as can be seen from here, we are the last. It is certain only while nobody can join.
+            // As far as can be seen from here, we are the last caller. That is certain only while the flight cannot be joined.
             let to_finish = !H::TASK && !now.has(CANCEL_ON_ABANDON);
             let runtime = match to_finish {
                 true => self.home.runtime(),
@@ -196,11 +191,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 let now = state.load();
                 !goes_on_without_us(now, state.attending(now)) && !now.has(DONE) && state.change(now, now.0 | mark)
             };
-            let certain = match bug("blind-cancel") {
-                true => last(),
-                false => self.home.while_nobody_joins(&lent, last),
-            };
-            if !certain {
+            if !self.home.while_nobody_joins(&lent, last) {
                 continue;
             }
             if let Some(runtime) = runtime {
@@ -216,20 +207,29 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     }
 }
 
-/// Whether a caller may leave and think no more of it: others are there, or a task of ours, or somebody ends it.
+impl<K, T, H: Home<K, T>> Drop for Caller<K, T, H> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_seated() {
+            self.leave();
+        }
+    }
+}
+
+/// Returns whether a caller may just leave: there are others, or the flight's task, or the flight is being ended.
 fn goes_on_without_us(now: Snapshot, attending: u32) -> bool {
     attending > 1 || now.has(ABORTED) || (now.has(TASK) && !now.has(CANCEL_ON_ABANDON))
 }
 
-/// Leaves a flight that has landed; the last one drops the result.
+/// Leaves a flight that has landed. The last caller drops the result.
 ///
 /// # Safety
-/// A place among the flight's callers is given up with this, and the flight is done.
+/// The flight is done, and one counted place among its callers is given up with this.
 #[inline]
 unsafe fn leave_done<K, T>(flight: NonNull<Flight<K, T>>) {
-    // SAFETY: our place keeps the flight alive; if it was the last, result and common reference are left to us.
+    // SAFETY: the place keeps the flight alive. If it was the last, result and common reference are left to us.
     unsafe {
-        if flight.as_ref().state.leave() == 1 && !bug("unclaimed-result-kept") {
+        if flight.as_ref().state.leave() == 1 {
             let unclaimed = flight.as_ref().cargo.take();
             Flight::release(flight);
             quietly(|| drop(unclaimed));

@@ -1,4 +1,4 @@
-//! What the models of `tests/` share. They run with `bin/loom`.
+//! What the models in `tests/` share. `bin/loom` runs them.
 #![cfg(oneflight_loom)]
 
 use loom::future::AtomicWaker;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// How many preemptions an execution of a model may have, in the short form and in the long one (`ONEFLIGHT_LONG`). `None` is any
-/// number: the search is exhaustive.
+/// The number of preemptions that an execution of a model may have, in the short form and in the long one (`ONEFLIGHT_LONG`).
+/// `None` is any number, so that the search is exhaustive.
 #[derive(Clone, Copy)]
 pub struct Bound {
     /// With loads that may be stale.
     pub any: [Option<usize>; 2],
-    /// With loads that read the newest value: each is a branch.
+    /// With loads that read the newest value. Each of them is a branch.
     pub newest: [Option<usize>; 2],
 }
 
@@ -26,7 +26,7 @@ impl Bound {
     };
 }
 
-/// The short form's bound, and those of the long form, with loads that may be stale and with others.
+/// Makes the bound `short` of the short form, and those of the long form for loads that may be stale (`any`) and `newest` ones.
 pub const fn upto(short: usize, any: usize, newest: usize) -> Bound {
     Bound {
         any: [Some(short), Some(any)],
@@ -34,7 +34,7 @@ pub const fn upto(short: usize, any: usize, newest: usize) -> Bound {
     }
 }
 
-/// Explores `model`, and says how many executions that took. `LOOM_MAX_PREEMPTIONS` overrides the bound.
+/// Explores `model` and prints the number of executions. `LOOM_MAX_PREEMPTIONS` overrides the bound.
 pub fn explore(name: &str, bound: Bound, model: impl Fn() + Sync + Send + 'static) {
     let executions = Arc::new(AtomicUsize::new(0));
     let mut builder = loom::model::Builder::new();
@@ -58,7 +58,7 @@ pub fn explore(name: &str, bound: Bound, model: impl Fn() + Sync + Send + 'stati
     assert!(executions > 1, "a model with one execution explores nothing");
 }
 
-/// Something that work waits for. Loom sees both sides of it.
+/// An event that work waits for. Loom sees both sides of it.
 #[derive(Clone)]
 pub struct Gate(Arc<(AtomicBool, AtomicWaker)>);
 
@@ -99,7 +99,7 @@ impl Future for Opened {
     }
 }
 
-/// Pending once, woken at once: what a task that yields does.
+/// Is pending once and wakes itself, as a task that yields does.
 pub struct YieldOnce(bool);
 
 impl YieldOnce {
@@ -121,7 +121,7 @@ impl Future for YieldOnce {
     }
 }
 
-/// Counts executions, drops of work, clones and drops of values. Not seen by loom: it only counts.
+/// Counts executions, drops of work, clones and drops of values. Loom does not see the counts.
 #[derive(Default)]
 pub struct Ledger {
     pub begun: AtomicUsize,
@@ -131,7 +131,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Work number n gives value n.
+    /// Begins an execution. Execution number n returns value n.
     pub fn begin(self: &Arc<Self>) -> Execution {
         Execution {
             number: self.begun.fetch_add(1, Relaxed) + 1,
@@ -143,7 +143,7 @@ impl Ledger {
         self.begun.load(Relaxed)
     }
 
-    /// Everything that was made has been dropped once.
+    /// Checks that all work and values that were made have been dropped once.
     pub fn check(&self) {
         assert_eq!(
             self.begun.load(Relaxed),
@@ -158,7 +158,7 @@ impl Ledger {
     }
 }
 
-/// Lives in the work.
+/// Is part of the work, and dropped with it.
 pub struct Execution {
     number: usize,
     ledger: Arc<Ledger>,
@@ -180,7 +180,7 @@ impl Drop for Execution {
     }
 }
 
-/// What work gives.
+/// The value of an execution.
 pub struct Value {
     pub number: usize,
     ledger: Arc<Ledger>,
@@ -202,7 +202,7 @@ impl Drop for Value {
     }
 }
 
-/// Polls `future` once, with a waker that wakes nobody: it is kept, and not polled.
+/// Polls `future` once, with a waker that wakes nothing. The future is kept, as one whose task is not polled.
 pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     let waker = Waker::from(Arc::new(Nobody));
     future.poll(&mut Context::from_waker(&waker))
@@ -214,7 +214,7 @@ impl Wake for Nobody {
     fn wake(self: Arc<Self>) {}
 }
 
-/// Polls `future` once, with a waker that wakes nobody, and drops it.
+/// Polls `future` once, with a waker that wakes nothing, and drops it.
 pub fn poll_once_and_drop<F: Future>(future: F) -> Option<F::Output> {
     match poll_once(pin!(future)) {
         Poll::Ready(output) => Some(output),

@@ -1,4 +1,4 @@
-//! One model a protocol, over the code that ships; `bin/loom` runs them.
+//! The models, one for each protocol, over the code that ships. `bin/loom` runs them.
 #![cfg(oneflight_loom)]
 
 use loom::future::block_on;
@@ -46,8 +46,8 @@ fn gated(ledger: &Arc<Ledger>, gate: &Gate) -> impl FnOnce() -> Work + Send + us
     }
 }
 
-/// Two callers, each with a call of his own and then another one: the second is never given what is older than the
-/// first.
+/// Two threads call, and one of them calls again. Its second call never gets a result that is older than that of
+/// its first.
 #[test]
 fn join_complete() {
     let bound = Bound {
@@ -69,13 +69,11 @@ fn join_complete() {
             thread::spawn(move || drop(call(&group, &ledger)))
         };
         let first = call(&group, &ledger).value.number;
-        let begun = ledger.begun();
         let second = call(&group, &ledger);
         assert!(
             second.value.number > first,
             "a call that began after another returned joined its flight"
         );
-        let _ = begun;
         drop(second);
         other.join().unwrap();
         assert_eq!(group.in_flight(), 0);
@@ -88,17 +86,8 @@ fn join_complete() {
 fn join_yielding() {
     explore("join/complete, yielding work", upto(3, 5, 5), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
-        let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
-            let ledger = Arc::clone(ledger);
-            let outcome = block_on(group.run(1, move || {
-                let execution = ledger.begin();
-                async move {
-                    YieldOnce::new().await;
-                    execution.value()
-                }
-            }));
-            outcome.unwrap().role
-        };
+        let call =
+            |group: &Group<u8, Value>, ledger: &Arc<Ledger>| block_on(group.run(1, yielding(ledger))).unwrap().role;
         let other = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
             thread::spawn(move || call(&group, &ledger))
@@ -112,21 +101,13 @@ fn join_yielding() {
     });
 }
 
-/// Two callers wait for what a third opens: no wake-up is lost, whoever drives.
+/// Two callers wait for a gate that a third thread opens. No wake-up is lost, whichever caller drives.
 #[test]
 fn hand_over_wake() {
     explore("two callers/wake of the work", upto(2, 2, 3), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>, gate: &Gate| {
-            let (ledger, gate) = (Arc::clone(ledger), gate.clone());
-            block_on(group.run(1, move || {
-                let execution = ledger.begin();
-                async move {
-                    gate.opened().await;
-                    execution.value()
-                }
-            }))
-            .unwrap();
+            block_on(group.run(1, gated(ledger, gate))).unwrap();
         };
         let other = {
             let (group, ledger, gate) = (group.clone(), Arc::clone(&ledger), gate.clone());
@@ -144,7 +125,7 @@ fn hand_over_wake() {
     });
 }
 
-/// The driver polls once and goes, while another joins: the work goes on where it stands, and runs once.
+/// The driver polls once and leaves, while another caller joins. The work goes on from where it stands, and runs once.
 #[test]
 fn driver_dropped_join() {
     for cancels in [false, true] {
@@ -154,25 +135,15 @@ fn driver_dropped_join() {
                 Arc::new(Ledger::default()),
                 Gate::new(),
             );
-            let work = |ledger: &Arc<Ledger>, gate: &Gate| {
-                let (ledger, gate) = (Arc::clone(ledger), gate.clone());
-                move || {
-                    let execution = ledger.begin();
-                    async move {
-                        gate.opened().await;
-                        execution.value()
-                    }
-                }
-            };
             let fickle = {
-                let (group, work) = (group.clone(), work(&ledger, &gate));
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
                 thread::spawn(move || drop(poll_once_and_drop(group.run(1, work))))
             };
             let opener = {
                 let gate = gate.clone();
                 thread::spawn(move || gate.open())
             };
-            block_on(group.run(1, work(&ledger, &gate))).unwrap();
+            block_on(group.run(1, gated(&ledger, &gate))).unwrap();
             fickle.join().unwrap();
             opener.join().unwrap();
             block_on(group.drain());
@@ -182,8 +153,8 @@ fn driver_dropped_join() {
     }
 }
 
-/// The only caller goes while another comes: with `Finish` the work runs on, with `Cancel` it is dropped before the
-/// next one begins.
+/// The only caller leaves while another comes. With `Finish` the work runs on. With `Cancel` it is dropped before the next work
+/// begins.
 #[test]
 fn abandon_join() {
     for cancels in [false, true] {
@@ -227,8 +198,8 @@ fn abandon_join() {
     }
 }
 
-/// Work that needs two wake-ups is abandoned after the first was sent and while another joins: the task that goes on with
-/// it is found by the second, although the first may wake it for nothing.
+/// Work that needs two wake-ups is abandoned after the first was sent, while another caller joins. The second wake-up reaches
+/// the task that goes on with the work, although the first may have woken that task for nothing.
 #[test]
 fn abandon_join_wake() {
     explore("abandon/join/two wakes", upto(2, 2, 3), || {
@@ -252,7 +223,7 @@ fn abandon_join_wake() {
                 second.open();
             })
         };
-        // The first caller goes at once; whether the second one joins him or leads is up to the model.
+        // The first caller leaves at once. Whether the second one joins it or leads is up to the model.
         drop(poll_once_and_drop(group.run(1, work(&ledger))));
         block_on(group.run(1, work(&ledger))).unwrap();
         opener.join().unwrap();
@@ -262,7 +233,7 @@ fn abandon_join_wake() {
     });
 }
 
-/// One caller completes while another, who has joined or leads, goes.
+/// One caller completes while another, which has joined or leads, leaves.
 #[test]
 fn follower_drops_complete() {
     let bound = upto(3, 5, 6);
@@ -280,7 +251,7 @@ fn follower_drops_complete() {
     });
 }
 
-/// The leader is alive and not polled; two followers of other tasks go on with the work, whichever is first.
+/// The leader is alive and not polled. Of two followers in other tasks, the one that comes first goes on with the work.
 #[test]
 fn idle_driver_racing_followers() {
     explore("idle driver/two followers race to drive", upto(2, 2, 3), || {
@@ -305,7 +276,7 @@ fn idle_driver_racing_followers() {
     });
 }
 
-/// The driver has polled and is not polled again; a standby of another task is told.
+/// The driver has polled and is not polled again. A standby of another task is woken.
 #[test]
 fn idle_driver_standby() {
     explore("idle driver/standby", upto(3, 6, 6), || {
@@ -316,7 +287,7 @@ fn idle_driver_standby() {
             let (group, work) = (group.clone(), gated(&ledger, &gate));
             thread::spawn(move || drop(block_on(group.run(1, work)).unwrap()))
         };
-        // He is polled now and then, so that he may be the one who is told.
+        // The driver may be polled once more, so that it may be the one that is woken.
         let done = poll_once(idle.as_mut()).is_ready();
         gate.open();
         follower.join().unwrap();
@@ -356,7 +327,7 @@ fn abort_poll() {
     });
 }
 
-/// Leader and two followers take a result at the same time: it is moved once at most, and never while it is copied.
+/// The leader and two followers take a result at the same time. It is moved once at most, and never while it is copied.
 #[test]
 fn move_clone() {
     explore("result moved/result cloned", upto(2, 2, 3), || {
@@ -379,10 +350,10 @@ fn move_clone() {
     });
 }
 
-/// Two callers polled the work last, are told, and go; the third one, who only waits, has to be told then.
+/// The two callers that polled the work last are woken, and leave. The third one, which only waits, must be woken then.
 #[test]
 fn told_callers_drop() {
-    explore("hand-over/the callers who were woken drop", upto(3, 5, 6), || {
+    explore("hand-over/the callers that were woken drop", upto(3, 5, 6), || {
         let (group, ledger, gate) = (group_that_cancels(), Arc::new(Ledger::default()), Gate::new());
         let mut first = Box::pin(group.run(1, gated(&ledger, &gate)));
         let mut second = Box::pin(group.run(1, gated(&ledger, &gate)));
@@ -401,7 +372,7 @@ fn told_callers_drop() {
     });
 }
 
-/// A flight is forgotten and another one begun, while the forgotten one lands.
+/// A flight is forgotten, and another one begins while the forgotten one lands.
 #[test]
 fn forget_rejoin() {
     explore("forget/rejoin", Bound::NONE, || {
@@ -426,21 +397,13 @@ fn forget_rejoin() {
     });
 }
 
-/// A flight is forgotten while it lands, and its successor is not removed with it.
+/// A flight is forgotten while it lands. Its successor is not removed with it.
 #[test]
 fn forget_complete() {
     explore("forget/complete", upto(3, 7, 7), || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let call = |group: &Group<u8, Value>, ledger: &Arc<Ledger>| {
-            let ledger = Arc::clone(ledger);
-            block_on(group.run(1, move || {
-                let execution = ledger.begin();
-                async move {
-                    YieldOnce::new().await;
-                    execution.value()
-                }
-            }))
-            .unwrap();
+            block_on(group.run(1, yielding(ledger))).unwrap();
         };
         let forgetful = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
@@ -456,7 +419,7 @@ fn forget_complete() {
     });
 }
 
-/// A flight is aborted while it lands: its callers get one or the other, and nothing is left.
+/// A flight is aborted while it lands. Its callers get the result or the error, and nothing is left.
 #[test]
 fn abort_complete() {
     explore("abort/complete", upto(3, 8, 8), || {
@@ -465,16 +428,7 @@ fn abort_complete() {
             let group = group.clone();
             thread::spawn(move || group.abort(&1))
         };
-        let outcome = {
-            let ledger = Arc::clone(&ledger);
-            block_on(group.run(1, move || {
-                let execution = ledger.begin();
-                async move {
-                    YieldOnce::new().await;
-                    execution.value()
-                }
-            }))
-        };
+        let outcome = block_on(group.run(1, yielding(&ledger)));
         let aborted = aborter.join().unwrap();
         match outcome {
             Ok(outcome) => drop(outcome.value),
@@ -486,7 +440,7 @@ fn abort_complete() {
     });
 }
 
-/// The work panics while another joins: both are told, or the other runs his own.
+/// The work panics while another caller joins. Either both callers get the panic, or the other one runs its own work.
 #[test]
 fn panic_join() {
     explore("panic/join", upto(3, 6, 6), || {
@@ -517,7 +471,7 @@ fn panic_join() {
     });
 }
 
-/// The group is closed and drained while a call comes: it is refused, or it is over when the drain is.
+/// The group is closed and drained while a call comes. The call is refused, or it is over when the drain is.
 #[test]
 fn close_join_drain() {
     explore("close/join/drain", Bound::NONE, || {
@@ -525,13 +479,7 @@ fn close_join_drain() {
         let caller = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
             thread::spawn(move || {
-                let outcome = block_on(group.run(1, move || {
-                    let execution = ledger.begin();
-                    async move {
-                        YieldOnce::new().await;
-                        execution.value()
-                    }
-                }));
+                let outcome = block_on(group.run(1, yielding(&ledger)));
                 matches!(outcome, Ok(_) | Err(FlightError::Closed))
             })
         };
@@ -549,7 +497,8 @@ fn close_join_drain() {
     });
 }
 
-/// Callers who are woken in rounds of one, the rest by a task: everybody is woken, also if somebody who waits leaves meanwhile.
+/// Callers are woken in rounds of one, those after the first round by a task. All are woken, even if a waiting caller leaves
+/// meanwhile.
 #[test]
 fn wake_in_rounds() {
     wake_in_rounds_of(1);
@@ -557,7 +506,7 @@ fn wake_in_rounds() {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let mut leader = Box::pin(group.run(1, gated(&ledger, &gate)));
         assert!(poll_once(leader.as_mut()).is_pending());
-        // Two who are kept and not polled again: one is told of the work, the other is the whole first round.
+        // Two callers that are kept and not polled again: one is woken for the work, the other is the whole first round.
         let idle = [(); 2].map(|()| {
             let mut idle = Box::pin(group.run(1, gated(&ledger, &gate)));
             assert!(poll_once(idle.as_mut()).is_pending());
@@ -577,7 +526,7 @@ fn wake_in_rounds() {
     });
 }
 
-/// The same as abandon/join, of a flight that has had followers: joining changes nothing in its word then.
+/// The same as abandon/join, with a flight that has had followers: joining does not change its word then.
 #[test]
 fn abandon_join_shared() {
     let bound = Bound {
@@ -602,8 +551,8 @@ fn abandon_join_shared() {
     });
 }
 
-/// Work is left to a task that is never polled, or not any more, whether it was spawned or abandoned. A caller elsewhere goes
-/// on with it, and the task, dropped meanwhile or later, finds nothing to do.
+/// Spawned or abandoned work is left to a task that is never polled, or not any more. A caller elsewhere goes on with the work.
+/// The task, dropped meanwhile or later, finds nothing to do.
 #[test]
 fn left_task_join() {
     for polls in [0, 1] {
@@ -627,7 +576,7 @@ fn left_task_join() {
     }
 }
 
-/// The runtime of such a task goes while a caller elsewhere takes its work over.
+/// The runtime of such a task is dropped while a caller elsewhere takes over its work.
 #[test]
 fn left_task_dropped() {
     for polls in [0, 1] {
@@ -648,8 +597,8 @@ fn left_task_dropped() {
     }
 }
 
-/// The caller who stands by for such a task, or the drain that does, goes as it is told; another caller, who only waits, has
-/// to be told then.
+/// The caller or the drain that stands by for such a task leaves as it is woken. Another caller, which only waits, must be woken
+/// then.
 #[test]
 fn left_task_standby_drops() {
     for drains in [false, true] {
@@ -680,7 +629,7 @@ fn left_task_standby_drops() {
     }
 }
 
-/// A task that may be late and is not, and a caller who stands by for it: one of them polls the work, and never both.
+/// A task may be late and is not, and a caller stands by for it. One of them polls the work, and never both at once.
 #[test]
 fn late_task_races_standby() {
     for drive in [Drive::InPlace, Drive::Spawned] {
@@ -699,7 +648,7 @@ fn late_task_races_standby() {
     }
 }
 
-/// Whoever drains a group stands by for a task that is left, as it is left.
+/// A drain stands by for a task that is left while the group is drained.
 #[test]
 fn drain_helps() {
     for polls in [0, 1] {
@@ -727,7 +676,7 @@ fn drain_helps() {
     }
 }
 
-/// Whoever drains a group and the task that it stands by for: one of them polls the work, and never both.
+/// A drain stands by for a task that comes after all. One of them polls the work, and never both at once.
 #[test]
 fn late_task_races_drain() {
     spawn_onto(Runtime::Driven);
@@ -746,9 +695,9 @@ fn late_task_races_drain() {
     });
 }
 
-/// Work calls for a key that another caller calls for as well, and stands too deep to poll that flight's work itself: whether it
-/// leads or joins, a task goes on with it or, where that may not be polled, the outermost poll; and what it ends with reaches
-/// both.
+/// Work makes a call for a key that another caller calls for as well, and is too deep to poll that flight's work itself. Whether
+/// the call leads or joins, a task goes on with the flight's work or, where tasks may not be polled, the outermost poll does. The
+/// result reaches both callers.
 #[test]
 fn deep_call_join() {
     // With a task there are four threads, which stale loads multiply.
@@ -774,7 +723,7 @@ fn deep_call_join() {
     }
 }
 
-/// Such a call stands by for a task that is left: it is the outermost poll that goes on with the work.
+/// Such a call stands by for a task that is left. The outermost poll goes on with the work.
 #[test]
 fn deep_standby() {
     for polls in [0, 1] {
@@ -802,7 +751,7 @@ fn deep_standby() {
     }
 }
 
-/// Work that calls for key 2, for which there is this work.
+/// Work that makes a call for key 2, which is run with `work`.
 fn calls<W: Future<Output = Value> + Send + 'static>(
     group: &Group<u8, Value>,
     work: impl FnOnce() -> W + Send + 'static,

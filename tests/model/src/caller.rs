@@ -41,6 +41,10 @@ pub enum Request {
         token: Token,
         lease: u8,
     },
+    EndLease {
+        token: Token,
+        left: u8,
+    },
     Complete {
         token: Token,
         value: Value,
@@ -368,7 +372,10 @@ impl Request {
 
     pub fn tokens(&mut self, see: &mut impl FnMut(&mut Token)) {
         match self {
-            Self::Renew { token, .. } | Self::Complete { token, .. } | Self::Release { token, .. } => see(token),
+            Self::Renew { token, .. }
+            | Self::EndLease { token, .. }
+            | Self::Complete { token, .. }
+            | Self::Release { token, .. } => see(token),
             Self::Claim { takeover, .. } | Self::Look { takeover } => {
                 if let Takeover::Of(token) = takeover {
                     see(token);

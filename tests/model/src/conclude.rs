@@ -93,7 +93,7 @@ impl World {
         let caller = self.at(who);
         let token = caller.held.as_ref().map_or(0, |held| held.token);
         caller.at = At::LettingGo { tries, then };
-        caller.send(Request::Renew { token, lease });
+        caller.send(Request::EndLease { token, left: lease });
     }
 
     pub fn was_let_go(&mut self, claims: &Claims, who: Who, tries: u8, then: Answer, reply: Reply) {

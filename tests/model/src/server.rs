@@ -1,6 +1,6 @@
 //! The store: one record, and the steps that change it, each as a whole and on the store's own clock.
 //!
-//! `claim`, `renew`, `complete`, `release`, `load` and `purge` are those of [`oneflight::store::Store`]. The decision
+//! `claim`, `renew`, `end_lease`, `complete`, `release`, `load` and `purge` are those of [`oneflight::store::Store`]. The decision
 //! about a claim is [`decide`].
 
 use std::sync::OnceLock;
@@ -147,7 +147,6 @@ pub fn decide_about(claims: &Claims, row: Option<&Row>, who: Who, takeover: Take
             // All callers have the same fingerprint.
             _ => Reply::InProgress,
         }),
-        _ => unreachable!("the decision has two kinds"),
     }
 }
 
@@ -161,7 +160,12 @@ impl World {
                 takeover,
             } => self.claim(claims, holder, lease, takeover),
             Request::Renew { token, lease } => self.held(claims, token, claims.has(Bug::RenewWithoutToken), |row| {
-                row.state = RowState::InProgress { lease };
+                if let RowState::InProgress { lease: left } = &mut row.state {
+                    *left = lease.max(*left);
+                }
+            }),
+            Request::EndLease { token, left } => self.held(claims, token, false, |row| {
+                row.state = RowState::InProgress { lease: left };
             }),
             Request::Complete { token, value } => self.complete(claims, token, value),
             Request::Release { token, operator } => self.release(claims, token, operator),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
-use oneflight::store::{PostgresStore, SqliteStore};
+use oneflight_postgres::PostgresStore;
+use oneflight_sqlite::SqliteStore;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgPool};

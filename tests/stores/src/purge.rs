@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use oneflight::store::{ClaimOutcome, ClaimRequest, PostgresStore, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store};
+use oneflight_postgres::PostgresStore;
+use oneflight_sqlite::SqliteStore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 

@@ -6,7 +6,9 @@
 
 use oneflight::idempotency::Idempotency;
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{PostgresStore, RedisStore, SqliteStore};
+use oneflight_postgres::PostgresStore;
+use oneflight_redis::RedisStore;
+use oneflight_sqlite::SqliteStore;
 use redis::{AsyncCommands, SetExpiry, SetOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 

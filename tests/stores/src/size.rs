@@ -3,7 +3,9 @@
 //! Neither database waits for the disk here: that would hide what the index costs. (Redis finds a record by its hash, and
 //! keeps all of them in memory; it is not filled here.)
 
-use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, PostgresStore, SqliteStore, Store};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, Store};
+use oneflight_postgres::PostgresStore;
+use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::SqliteSynchronous;
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use oneflight::idempotency::Idempotency;
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::SqliteStore;
+use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::figures::Figure;

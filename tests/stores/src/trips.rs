@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::PostgresStore;
+use oneflight_postgres::PostgresStore;
 use redis::cmd;
 use tokio::sync::mpsc;
 

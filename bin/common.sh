@@ -1,0 +1,87 @@
+# What the commands in bin/ share: sourced by them from the project's root, and no command itself. Each list stands here once.
+
+# What the tests start beside themselves, by the names that `has` and bin/setup know.
+servers=(redis-server postgresql pgbouncer libfaketime)
+
+# The test programs of src/flight and src/group, which have all the unsafe code.
+core_tests=(collapse fresh hand_over idle_driver run_to_completion panics reentrance bounds conflict results waking oracle peers)
+
+# Those of the core's test programs that need no runtime, and so run under Miri.
+miri_tests=(hand_over conflict results panics oracle)
+
+# The test programs that ThreadSanitizer cannot run: they end a program by a signal, which it holds back.
+signal_tests=(checkout_stop checkout_purge)
+
+# The features of the crate, as its manifest has them.
+features() {
+    sed -n '/^\[features\]$/,/^$/s/^\([a-z_]*\) = .*/\1/p' Cargo.toml | grep -vx default
+}
+
+# The targets of fuzzing, as their corpora are named.
+fuzz_targets() {
+    ls fuzz/corpus
+}
+
+# The directories of the packages that are published: the crate, and what comes apart from it.
+published() {
+    compgen -G "crates/*" || true
+    echo .
+}
+
+# The name of the package in a directory.
+package() {
+    sed -n '/^\[package\]$/,/^$/s/^name = "\(.*\)"$/\1/p' "$1/Cargo.toml"
+}
+
+# The arguments by which cargo runs the tests of all these and of the examples, except the test programs that are named.
+all_tests_but() {
+    local directory test
+    echo --lib
+    for directory in $(published) $(compgen -G examples/Cargo.toml >/dev/null && echo examples); do
+        printf -- '--package\n%s\n' "$(package "$directory")"
+        for test in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
+            [ -e "$test" ] || continue
+            test=${test%/main.rs} test=${test##*/} test=${test%.rs}
+            [[ " $* " == *" $test "* ]] || printf -- '--test\n%s\n' "$test"
+        done
+    done
+}
+
+# The version of the runner that the instruction counts take: exactly the one of their library.
+gungraun_version() {
+    sed -n 's/^gungraun = "=\(.*\)"$/\1/p' tests/cost/Cargo.toml
+}
+
+# Prints what a command says of itself: the comment at its top.
+usage() {
+    sed -n '2,${/^#/!q;s/^# \{0,1\}//p;}' "bin/${0##*/}"
+}
+
+# Whether a tool is installed.
+has() {
+    case $1 in
+        postgresql) compgen -G "/usr/lib/postgresql/*/bin/initdb" ;;
+        pgbouncer) [ -x /usr/sbin/pgbouncer ] ;;
+        libfaketime) compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" ;;
+        rustfmt) cargo fmt --version ;;
+        clippy) cargo clippy --version ;;
+        nightly) cargo +nightly --version ;;
+        miri) cargo +nightly miri --version ;;
+        cargo-*) cargo "${1#cargo-}" --version ;;
+        gungraun-runner) [ "$(gungraun-runner --version)" = "gungraun-runner $(gungraun_version)" ] ;;
+        *) command -v "$1" ;;
+    esac >/dev/null 2>&1
+}
+
+# Fails unless all these tools are installed, and says how they are: bin/setup, or bin/setup with the option that stands first.
+need() {
+    local option= tool missing=()
+    [[ $1 != --* ]] || { option=" $1"; shift; }
+    for tool in "$@"; do
+        has "$tool" || missing+=("$tool")
+    done
+    [ ${#missing[@]} -eq 0 ] || {
+        echo "bin/${0##*/}: missing: ${missing[*]}; run bin/setup$option" >&2
+        exit 1
+    }
+}

@@ -1,0 +1,129 @@
+#![doc = include_str!("../README.md")]
+//!
+//! The suite makes a fresh store for each check and uses nothing but the [`Store`] trait. Time passes by
+//! sleeping, a few seconds in all, unless the store has a clock that the test can move: see [`run_with`].
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), oneflight_conformance::Failure> {
+//! use oneflight::store::{ManualClock, MemoryStore};
+//!
+//! let clock = ManualClock::new();
+//! oneflight_conformance::run_with(
+//!     async || MemoryStore::with_clock(clock.clone()),
+//!     async |duration| clock.advance(duration),
+//! )
+//! .await?;
+//! # Ok(()) }
+//! ```
+//!
+//! A store on its own clock: `oneflight_conformance::run(async || MyStore::connect().await).await?`. It needs a tokio
+//! runtime; with a multi-threaded one the concurrent checks are sharper.
+//!
+//! A [`TransactionalStore`](oneflight::store::TransactionalStore) also runs [`run_transactional`], which needs a table to write
+//! to: a [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a [`Watch`](oneflight::store::Watch), is
+//! checked if it is there.
+
+#![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oneflight::store::{ClaimOutcome, Denied, Store, StoreError};
+
+mod checks;
+mod probe;
+mod transactional;
+
+use probe::Probe;
+
+pub use transactional::{Ledger, Written, run_transactional};
+
+/// A promise that the store does not keep.
+#[derive(Debug)]
+pub struct Failure {
+    check: &'static str,
+    what: String,
+    source: Option<StoreError>,
+}
+
+impl Failure {
+    /// The name of the check that failed.
+    #[must_use]
+    pub fn check(&self) -> &'static str {
+        self.check
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store fails `{}`: {}", self.check, self.what)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}
+
+/// Runs the suite against a store whose time passes by itself. `make` answers with an empty store.
+///
+/// # Errors
+///
+/// The first promise that is not kept.
+pub async fn run<S: Store>(make: impl AsyncFn() -> S) -> Result<(), Failure> {
+    run_with(make, async |duration| tokio::time::sleep(duration).await).await
+}
+
+/// Runs the suite against a store whose time is moved by the test.
+///
+/// # Errors
+///
+/// The first promise that is not kept.
+pub async fn run_with<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Duration)) -> Result<(), Failure> {
+    macro_rules! check {
+        ($($name:ident),* $(,)?) => {$(
+            let probe = Probe::new(stringify!($name), Arc::new(make().await), &pass);
+            checks::$name(&probe).await?;
+        )*};
+    }
+    check!(
+        a_new_identity_is_granted,
+        one_of_many_gets_the_claim,
+        identities_do_not_disturb_each_other,
+        the_same_holder_gets_the_same_claim,
+        a_holder_that_asks_again_too_late_gets_a_lease_that_runs,
+        another_fingerprint_is_a_conflict,
+        a_completed_result_is_replayed_byte_for_byte,
+        completing_again_changes_nothing,
+        a_released_identity_is_new,
+        a_lease_runs_out_and_is_in_doubt,
+        a_renewed_lease_lasts,
+        a_renewal_never_shortens_a_lease,
+        a_lease_that_is_ended_is_over,
+        one_of_many_takes_over,
+        a_takeover_from_somebody_else_is_refused,
+        an_outdated_holder_is_refused,
+        a_late_holder_that_nobody_took_over_may_complete,
+        after_retention_an_identity_is_new,
+        purging_deletes_what_is_past_retention_only,
+        tokens_never_go_backwards,
+        what_is_in_doubt_is_listed,
+        who_watches_hears_of_every_end,
+    );
+    Ok(())
+}
+
+/// What a claim came to, for messages: no payload.
+fn name<C>(outcome: &ClaimOutcome<C>) -> &'static str {
+    match outcome {
+        ClaimOutcome::Granted(_) => "granted",
+        ClaimOutcome::Denied(Denied::Completed(_)) => "completed",
+        ClaimOutcome::Denied(Denied::InProgress { .. }) => "in progress",
+        ClaimOutcome::Denied(Denied::Conflict) => "conflict",
+        ClaimOutcome::Denied(Denied::InDoubt { .. }) => "in doubt",
+        ClaimOutcome::Denied(_) => "denied",
+    }
+}

@@ -1,0 +1,170 @@
+//! Promises 10 and 11: the conformance suite passes on the store in memory, and fails on broken ones.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, DynStore, ManualClock, MemoryStore, Store, StoreError, Takeover,
+};
+use oneflight_conformance as conformance;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_store_conforms() {
+    conformance::run(async || MemoryStore::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_store_conforms_without_sleeping() {
+    let clock = ManualClock::new();
+    conformance::run_with(
+        async || MemoryStore::with_clock(clock.clone()),
+        async |duration| clock.advance(duration),
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_its_type_conforms() {
+    conformance::run(async || DynStore::new(MemoryStore::new()))
+        .await
+        .unwrap();
+}
+
+/// How a store is broken.
+#[derive(Clone, Copy, Debug)]
+enum Defect {
+    GrantsEveryClaim,
+    IgnoresTokens,
+    IgnoresFingerprints,
+    NeverTakesOver,
+    TakesOverUnasked,
+    ForgetsResults,
+    ForgetsWhatIsInDoubt,
+    CountsBackwards,
+    KeepsForever,
+    ShortensLeases,
+}
+
+/// A memory store with a defect.
+struct Broken {
+    store: MemoryStore,
+    defect: Defect,
+    tokens: AtomicU64,
+}
+
+impl Broken {
+    fn new(defect: Defect) -> Self {
+        Self {
+            store: MemoryStore::new(),
+            defect,
+            tokens: AtomicU64::new(1_000_000),
+        }
+    }
+
+    /// The token that stands in the record, whatever the caller's was.
+    async fn valid(&self, id: &RequestIdentity, token: FencingToken) -> FencingToken {
+        match (self.defect, self.store.load(id).await.unwrap()) {
+            (Defect::IgnoresTokens, Some(record)) => record.token,
+            _ => token,
+        }
+    }
+}
+
+impl Store for Broken {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        let bare = RequestIdentity::new(oneflight::identity::Scope::new("bare"), request.id.key()).unwrap();
+        let mut request = request;
+        match self.defect {
+            Defect::GrantsEveryClaim => {
+                let token = FencingToken::new(self.tokens.fetch_add(1, Ordering::Relaxed));
+                return Ok(ClaimOutcome::Granted(Claim::new(request.id.clone(), token, 1, None)));
+            }
+            Defect::IgnoresFingerprints => request.id = bare,
+            Defect::NeverTakesOver => request = request.takeover(Takeover::Never),
+            Defect::TakesOverUnasked => request = request.takeover(Takeover::Expired),
+            _ => {}
+        }
+        let outcome = self.store.claim(request).await?;
+        Ok(match (self.defect, outcome) {
+            (Defect::CountsBackwards, ClaimOutcome::Granted(claim)) => {
+                let token = FencingToken::new(1_000_000 - claim.token().get());
+                ClaimOutcome::Granted(Claim::new(claim.id().clone(), token, claim.attempt(), None))
+            }
+            (_, outcome) => outcome,
+        })
+    }
+
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        let token = self.valid(id, token).await;
+        match self.defect {
+            Defect::ShortensLeases => self.store.end_lease(id, token, lease).await,
+            _ => self.store.renew(id, token, lease).await,
+        }
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let token = self.valid(id, token).await;
+        self.store.end_lease(id, token, left).await
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        let token = self.valid(claim.id(), claim.token()).await;
+        let claim = Claim::new(claim.id().clone(), token, claim.attempt(), None);
+        match self.defect {
+            Defect::ForgetsResults => self.store.release(claim).await,
+            Defect::KeepsForever => self.store.complete(claim, result, Duration::MAX).await,
+            _ => self.store.complete(claim, result, retention).await,
+        }
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        let token = self.valid(claim.id(), claim.token()).await;
+        let claim = Claim::new(claim.id().clone(), token, claim.attempt(), None);
+        self.store.release(claim).await
+    }
+
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        let record = self.store.load(id).await?;
+        Ok(record.filter(|record| {
+            let doubtful = record.lease_remaining() == Some(Duration::ZERO);
+            !(matches!(self.defect, Defect::ForgetsWhatIsInDoubt) && doubtful)
+        }))
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        self.store.purge(limit).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_store_does_not_conform() {
+    let expected = [
+        (Defect::GrantsEveryClaim, "a_new_identity_is_granted"),
+        (Defect::IgnoresTokens, "an_outdated_holder_is_refused"),
+        (Defect::IgnoresFingerprints, "another_fingerprint_is_a_conflict"),
+        (Defect::NeverTakesOver, "a_lease_that_is_ended_is_over"),
+        (Defect::TakesOverUnasked, "a_lease_runs_out_and_is_in_doubt"),
+        (Defect::ForgetsResults, "one_of_many_gets_the_claim"),
+        (
+            Defect::ForgetsWhatIsInDoubt,
+            "purging_deletes_what_is_past_retention_only",
+        ),
+        (Defect::CountsBackwards, "a_new_identity_is_granted"),
+        (Defect::KeepsForever, "after_retention_an_identity_is_new"),
+        (Defect::ShortensLeases, "a_renewal_never_shortens_a_lease"),
+    ];
+    for (defect, check) in expected {
+        let failure = conformance::run(async || Broken::new(defect))
+            .await
+            .expect_err(&format!("{defect:?} passes"));
+        println!("{defect:?}: {failure}");
+        if !matches!(defect, Defect::GrantsEveryClaim | Defect::IgnoresFingerprints) {
+            assert_eq!(failure.check(), check, "{defect:?}: {failure}");
+        }
+    }
+}

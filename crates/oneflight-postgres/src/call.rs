@@ -1,0 +1,189 @@
+//! How a call of a [procedure](super::procedures) goes to the server, with its values.
+//!
+//! Usually, the call is prepared once in each session and its values are bound. Where a pooler shares sessions, nothing
+//! that was prepared is certain to be there later. Then the values stand in the text, and it is one message of the
+//! *simple protocol*, which leaves nothing behind: one round trip either way.
+//!
+//! What such a text says must not depend on the session, whatever somebody has set in it. So it is all ASCII, which means
+//! the same in every encoding that a client may have. Texts and bytes stand there in hexadecimal digits, in strings with
+//! escapes (`E'…'`), which mean the same whatever `standard_conforming_strings` says. Every type is named.
+
+use std::fmt::{self, Write};
+
+use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use super::names::Names;
+use super::procedures::Procedure;
+use super::sql::{LEAVE, PATH, PLAIN};
+
+/// A value that a statement is given.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Text(&'a str),
+    Bytes(Option<&'a [u8]>),
+    Number(i64),
+    Flag(bool),
+}
+
+/// The value as a literal.
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Value::Text(text) => {
+                let bytes = Value::Bytes(Some(text.as_bytes()));
+                write!(f, "pg_catalog.convert_from({bytes}, 'UTF8')")
+            }
+            Value::Bytes(Some(bytes)) => {
+                f.write_str(r"E'\\x")?;
+                for byte in bytes {
+                    for digit in [byte >> 4, byte & 15] {
+                        f.write_char(char::from(b"0123456789abcdef"[usize::from(digit)]))?;
+                    }
+                }
+                f.write_str("'::pg_catalog.bytea")
+            }
+            Value::Bytes(None) => f.write_str("NULL::pg_catalog.bytea"),
+            Value::Number(number) => write!(f, "'{number}'::pg_catalog.int8"),
+            Value::Flag(flag) => write!(f, "'{flag}'::pg_catalog.bool"),
+        }
+    }
+}
+
+/// The calls of one procedure.
+#[derive(Debug)]
+pub(super) struct Calls {
+    name: String,
+    answers: usize,
+    prepared: SqlStr,
+}
+
+impl Calls {
+    pub(super) fn of(procedure: &Procedure, names: &Names) -> Self {
+        let (name, answers) = (names.of(procedure.name), procedure.answers.len());
+        let parameters = (1..=procedure.takes.len()).map(|number| format!("${number}"));
+        Self {
+            prepared: AssertSqlSafe(text(&name, parameters, answers)).into_sql_str(),
+            name,
+            answers,
+        }
+    }
+
+    /// A call whose values are bound.
+    pub(super) fn bound(&self, values: &[Value<'_>]) -> Message {
+        let call = sqlx::query(self.prepared.clone());
+        Message::Bound(values.iter().fold(call, |call, value| match *value {
+            Value::Text(text) => call.bind(text),
+            Value::Bytes(bytes) => call.bind(bytes),
+            Value::Number(number) => call.bind(number),
+            Value::Flag(flag) => call.bind(flag),
+        }))
+    }
+
+    /// A call whose values stand in its text.
+    pub(super) fn written(&self, values: &[Value<'_>]) -> Message {
+        Message::Written(text(&self.name, values.iter().map(ToString::to_string), self.answers))
+    }
+}
+
+fn text(procedure: &str, values: impl Iterator<Item = String>, answers: usize) -> String {
+    let answers = (0..answers).map(|_| "NULL".to_owned());
+    let arguments: Vec<String> = values.chain(answers).collect();
+    format!("CALL {procedure}({})", arguments.join(", "))
+}
+
+/// What is put to the server in one round trip.
+pub(super) enum Message {
+    Bound(Query<'static, Postgres, PgArguments>),
+    Written(String),
+}
+
+impl Message {
+    /// A plain statement, outside of any transaction that somebody has left open.
+    pub(super) fn outside(statement: &str) -> Self {
+        Self::Written(format!("{LEAVE}; {PLAIN}; {PATH}; {statement}"))
+    }
+
+    /// What the server answers to it.
+    pub(super) async fn put_to(self, connection: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
+        match self {
+            Self::Bound(query) => query.fetch_all(connection).await,
+            Self::Written(text) => sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_say_the_same_whatever_is_in_them() {
+        let expected = [
+            (
+                Value::Text("a7"),
+                r"pg_catalog.convert_from(E'\\x6137'::pg_catalog.bytea, 'UTF8')",
+            ),
+            (
+                Value::Text(""),
+                r"pg_catalog.convert_from(E'\\x'::pg_catalog.bytea, 'UTF8')",
+            ),
+            (Value::Bytes(Some(b"\x00\x7f\xff")), r"E'\\x007fff'::pg_catalog.bytea"),
+            (Value::Bytes(Some(b"")), r"E'\\x'::pg_catalog.bytea"),
+            (Value::Bytes(None), "NULL::pg_catalog.bytea"),
+            (Value::Number(-1), "'-1'::pg_catalog.int8"),
+            (Value::Number(i64::MIN), "'-9223372036854775808'::pg_catalog.int8"),
+            (Value::Flag(true), "'true'::pg_catalog.bool"),
+        ];
+        for (value, literal) in expected {
+            assert_eq!(value.to_string(), literal);
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_text_or_in_bytes_gets_out_of_its_literal() {
+        let nasty = [
+            "'",
+            "''",
+            r"\",
+            r"\'",
+            r"'\''",
+            "'); DROP TABLE orders; --",
+            "$$",
+            "/*",
+            "--",
+            "\n",
+            "\0",
+            r"\x41",
+            "E'",
+            "é\\",
+            "表'",
+            "\u{10FFFF}",
+            "\u{2019}",
+            "::",
+            ";",
+            "%",
+            "{}",
+            "$1",
+        ];
+        for text in nasty {
+            for value in [Value::Text(text), Value::Bytes(Some(text.as_bytes()))] {
+                let literal = value.to_string();
+                let (_, digits) = literal.split_once(r"E'\\x").unwrap();
+                let (digits, _) = digits.split_once('\'').unwrap();
+                let read: Vec<u8> = (0..digits.len())
+                    .step_by(2)
+                    .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+                    .collect();
+                assert_eq!(read, text.as_bytes(), "{literal}");
+                // Nothing else in it comes from the value.
+                let frame = literal.replace(digits, "");
+                assert!(
+                    [Value::Text("").to_string(), Value::Bytes(Some(b"")).to_string()].contains(&frame),
+                    "{literal}"
+                );
+            }
+        }
+    }
+}

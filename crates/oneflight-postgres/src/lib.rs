@@ -1,0 +1,521 @@
+#![doc = include_str!("../README.md")]
+//! # How it works
+//!
+//! Each operation is one call of a procedure (`procedures.rs`), hence one round trip and one transaction of its own,
+//! on the server's clock. Nobody waits for another's claim inside the server: a claim tries an advisory lock on the
+//! identity's number, for the length of its statement or of its transaction, and whoever does not get it is "in progress"
+//! and holds no connection. What has to be thought through when two meet stands at the head of `transaction.rs`; how
+//! those who wait hear of changes, at the head of `listen.rs`.
+
+#![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, PgRow, Postgres};
+use tokio::time::{Instant, timeout};
+
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch, report_unreadable};
+
+mod borrowed;
+mod call;
+mod errors;
+mod listen;
+mod names;
+mod procedures;
+mod records;
+mod reserve;
+mod retry;
+mod schema;
+mod settle;
+mod sql;
+mod statements;
+mod transaction;
+
+use borrowed::Borrowed;
+use call::{Calls, Message, Value};
+use errors::late;
+use listen::Ear;
+use reserve::Reserve;
+use retry::{Tries, tried};
+use statements::Statements;
+
+pub use names::Names;
+pub use statements::Isolation;
+
+/// An answer to one statement is waited for at least that long.
+const SHORTEST_WAIT: Duration = Duration::from_millis(250);
+
+/// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
+///
+/// The tables and procedures are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the
+/// store is opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
+///
+/// # Connections
+///
+/// The pool is the user's. An operation takes one of its connections for one round trip, and
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a request in
+/// progress elsewhere holds none. There are at most two connections more for each store in a process, outside of the pool
+/// and with the pool's options as they are when these connect:
+///
+/// * One listens for all calls that wait, from the first wait on. It takes one lock for each key that is waited for, and at
+///   most half of the places that one connection adds to the server's table of locks (`max_locks_per_transaction`, 64
+///   unless set). Calls that wait for other keys then poll. While it begins to listen, there is another one for a moment.
+/// * One is in reserve for holders of claims: they renew, complete and release over it when the pool has no connection to
+///   lend at once. So no claim is lost because all connections of the pool are in use, for however long. It is opened with
+///   the pool's hooks when it is first needed, and closed after a minute without use.
+///
+/// In which state the pool lends a connection does not matter. What an operation answers is committed: it refuses to run
+/// inside of a transaction that somebody has left open, failed or not, and
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
+/// back; its owner had dropped it. A connection that answers with an error is closed rather than given back, and if the
+/// error may come from its state (a transaction, a role, a timeout, an encoding, what was prepared), the operation is
+/// tried on others, as many as the pool has and two more. Three things are taken as they are: `synchronous_commit`; operators that somebody made
+/// in a schema *before* `pg_catalog` in the search path of a session that runs work in a transaction; and the search path
+/// when a store is opened without [a schema of its own](PostgresOptions::schema).
+///
+/// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to
+/// execute them, which `PUBLIC` has unless it was revoked.
+///
+/// # Poolers
+///
+/// In a mode in which a pooler shares sessions between transactions, such as PgBouncer's transaction mode, three things
+/// are different:
+///
+/// * Nothing is heard in a session that is shared. That is found out before any lock is taken in it, and looked at again
+///   every five minutes. Calls that wait poll.
+/// * `sqlx` prepares every statement, in a session, and uses it later, in another one perhaps. A pooler that keeps track of prepared
+///   statements makes up for that (PgBouncer from 1.21, with `max_prepared_statements`). With any other, another service's
+///   statement of the same name may be executed in place of the one that was meant: set
+///   [`without_prepared_statements`](PostgresOptions::without_prepared_statements), and make the work's own statements
+///   `persistent(false)`. `statement_cache_capacity(0)` does not do: the statements have names and are shared all the
+///   same. [`StoreError::Unsupported`] is the answer when a statement is not there, nor on other
+///   connections that are tried.
+/// * PgBouncer has to ignore a parameter of `sqlx`'s (`ignore_startup_parameters = extra_float_digits`), or the options leave it out
+///   (`extra_float_digits(None)`). Before 1.20 it knows no `options`, such as a search path, at all: name the
+///   [schema](PostgresOptions::schema).
+///
+/// In session mode nothing is different. Statement mode refuses transactions, and is of no use.
+///
+/// # Durability
+///
+/// What was acknowledged is as durable as `synchronous_commit` makes it: `on`, the default, survives a crash of the
+/// server; `off` does not, and a claim that is lost is a mutation that may be done twice. After a failover to a replica
+/// that lags behind, what it had not received is gone, and so is the knowledge of which tokens were drawn: use
+/// synchronous replication where that matters.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use oneflight::idempotency::Idempotency;
+/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight_postgres::PostgresStore;
+/// use sqlx::postgres::PgPool;
+///
+/// let pool = PgPool::connect("postgres://shop@localhost/shop").await?;
+/// let idem = Idempotency::builder(PostgresStore::open(pool).await?).build();
+///
+/// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+/// let order: i64 = *idem
+///     .run_in_tx(id, |mut tx| async move {
+///         let insert = sqlx::query_scalar("INSERT INTO orders (item) VALUES ('tea') RETURNING id");
+///         Ok(insert.fetch_one(&mut *tx).await?)
+///     })
+///     .await?;
+/// # let _ = order;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+    names: Arc<Names>,
+    statements: Arc<Statements>,
+    ear: Ear,
+    patience: Duration,
+    prepares: bool,
+    reserve: Reserve,
+}
+
+/// Whether a claim leaves a request that [waits for a decision](Record::held).
+#[derive(Clone, Copy)]
+enum Held {
+    No,
+    Yes,
+}
+
+/// How a [`PostgresStore`] is opened. Made by [`PostgresStore::options`].
+#[derive(Clone, Debug)]
+#[must_use = "options open nothing by themselves"]
+pub struct PostgresOptions {
+    names: Names,
+    isolation: Option<Isolation>,
+    migrate: bool,
+    patience: Duration,
+    prepares: bool,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            names: Names {
+                schema: None,
+                prefix: "oneflight_".to_owned(),
+            },
+            isolation: None,
+            migrate: true,
+            patience: Duration::from_secs(30),
+            prepares: true,
+        }
+    }
+}
+
+impl PostgresOptions {
+    /// The schema of our tables, created if it is missing: the first of the connection's search path unless set.
+    /// Letters, digits and underscores, 32 bytes at most.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.names.schema = Some(schema.into());
+        self
+    }
+
+    /// With what the names of our tables begin: `oneflight_` unless set. Letters, digits and underscores, 32 bytes at
+    /// most.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.names.prefix = prefix.into();
+        self
+    }
+
+    /// How the transactions of [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) are isolated: as the
+    /// connection's are by default, unless set. Above [`Isolation::ReadCommitted`] the server refuses some transactions
+    /// that met others; see [`run_in_tx_retrying`](oneflight::idempotency::Idempotency::run_in_tx_retrying).
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
+        self
+    }
+
+    /// Leaves the tables as they are: somebody else applies [`migrations_sql`](Self::migrations_sql), and before the
+    /// store is opened.
+    pub fn without_migrations(mut self) -> Self {
+        self.migrate = false;
+        self
+    }
+
+    /// How long the server may take to answer a statement of ours, or a commit, before its connection is given up, and how
+    /// long it is then asked what became of a commit: 30 s each unless set, getting a connection included. So one that is dead,
+    /// and that nobody says is dead, holds nobody up for longer, and the server gives up a transaction of ours whose client is
+    /// gone after about twice as long. A claim takes no longer than its caller
+    /// [waits](oneflight::idempotency::IdempotencyBuilder::wait), or 1 s if that is less. The statements of the work are its
+    /// own affair; a batch of [`purge`](Store::purge) has to be small enough to be done in that time.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Leaves no prepared statement in a session after a transaction: for a pooler that shares sessions between transactions and
+    /// does not keep track of prepared statements. See [Poolers](PostgresStore#poolers).
+    ///
+    /// Each operation is one round trip still: a message in which its values stand, as literals. So where the server shows
+    /// statements, as in its log, it shows keys and results as well, in hexadecimal digits. Each of the two statements that
+    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) adds to a transaction takes two round trips, since it is
+    /// prepared there anew.
+    pub fn without_prepared_statements(mut self) -> Self {
+        self.prepares = false;
+        self
+    }
+
+    /// Our tables as one SQL script for an empty database, for those who run their migrations otherwise.
+    ///
+    /// ```
+    /// use oneflight_postgres::PostgresStore;
+    ///
+    /// let script = PostgresStore::options().schema("shop").migrations_sql()?;
+    /// assert!(script.contains(r#"CREATE TABLE "shop"."oneflight_records""#));
+    /// # Ok::<(), oneflight::store::StoreError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidName`].
+    pub fn migrations_sql(&self) -> Result<String, StoreError> {
+        self.upgrade_sql(0)
+    }
+
+    /// What a database of an earlier version lacks, as one SQL script: the version is the largest in our table
+    /// `migrations`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidName`].
+    pub fn upgrade_sql(&self, from: usize) -> Result<String, StoreError> {
+        self.names.validate()?;
+        Ok(schema::print(&self.names, from))
+    }
+
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or was written by a newer version of this crate;
+    /// [`StoreError::InvalidName`].
+    pub async fn open(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
+        let mut names = self.names;
+        names.validate()?;
+        // What is told apart by name must not depend on the search path of each connection.
+        if names.schema.is_none() {
+            names.schema = Some(schema::current(&pool).await?);
+        }
+        match self.migrate {
+            true => schema::migrate(&pool, &names).await?,
+            false => schema::check(&pool, &names).await?,
+        }
+        Ok(PostgresStore {
+            pool,
+            statements: Arc::new(Statements::new(&names, self.isolation, self.patience)),
+            ear: Ear::new(names.channel()),
+            names: Arc::new(names),
+            patience: self.patience,
+            prepares: self.prepares,
+            reserve: Reserve::new(self.patience),
+        })
+    }
+}
+
+impl PostgresStore {
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or was written by a newer version of this crate.
+    pub async fn open(pool: PgPool) -> Result<Self, StoreError> {
+        Self::options().open(pool).await
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> PostgresOptions {
+        PostgresOptions::default()
+    }
+
+    /// The pool, for the caller's own tables.
+    ///
+    /// For what must be committed with the record, use [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Claims; a request that is held is afterwards granted to nobody but who names the claim's token.
+    async fn claim_as(&self, request: &ClaimRequest, held: Held, tries: Tries) -> Result<ClaimOutcome, StoreError> {
+        let fingerprint = request.id.fingerprint();
+        let (begun, limit) = (Instant::now(), self.limit(request));
+        let values = [
+            Value::Text(request.id.scope()),
+            Value::Text(request.id.key()),
+            Value::Bytes(fingerprint.as_ref().map(|it| &it.as_bytes()[..])),
+            Value::Bytes(Some(&request.holder.as_bytes()[..])),
+            Value::Number(records::millis(request.lease)),
+            Value::Number(records::takeover(request.takeover)),
+            Value::Number(self.names.keys(&request.id).claim),
+            Value::Flag(matches!(held, Held::Yes)),
+        ];
+        let rows = tried(tries, || {
+            let claim = self.message(&self.statements.claim, &values);
+            self.ask(limit.saturating_sub(begun.elapsed()), claim)
+        });
+        records::claimed(records::only(&rows.await?)?, request)
+    }
+
+    /// The record as it stands, past its retention or not.
+    async fn read(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        self.read_within(self.patience, id).await
+    }
+
+    async fn read_within(&self, limit: Duration, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        let values = [Value::Text(id.scope()), Value::Text(id.key())];
+        let rows = self.call_as_holder(limit, &self.statements.load, &values).await?;
+        records::record(records::only(&rows)?)
+    }
+
+    async fn list_in_doubt(&self, after: i64, limit: usize) -> Result<Vec<PgRow>, StoreError> {
+        tried(Tries::on(&self.pool), || {
+            let list = self.statements.in_doubt(after, records::rows(limit));
+            self.ask(self.patience, list)
+        })
+        .await
+    }
+
+    /// How long the answer to a request for a claim may take.
+    fn limit(&self, request: &ClaimRequest) -> Duration {
+        let patience = request.patience.unwrap_or(self.patience);
+        patience.min(self.patience)
+    }
+
+    /// What a procedure of ours answers to a holder. See [`retry`] for when it is called again.
+    async fn call_as_holder(
+        &self,
+        limit: Duration,
+        calls: &Calls,
+        values: &[Value<'_>],
+    ) -> Result<Vec<PgRow>, StoreError> {
+        tried(Tries::on(&self.pool), || {
+            self.ask_within(limit, self.message(calls, values))
+        })
+        .await
+    }
+
+    /// A call of a procedure of ours.
+    fn message(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
+        match self.prepares {
+            true => calls.bound(values),
+            false => calls.written(values),
+        }
+    }
+
+    /// What the server answers within this time, which is also that of getting a connection of the pool.
+    async fn ask(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        self.ask_on(self.pool.acquire(), limit, message).await
+    }
+
+    /// The same for a holder, however long others keep the pool's connections.
+    async fn ask_within(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        self.ask_on(self.reserve.lend(limit, &self.pool), limit, message).await
+    }
+
+    /// A connection that has not answered in time is closed: in the pool it would be waited for once more. So is one that
+    /// answers with an error, since that may be what somebody has left it in.
+    async fn ask_on(
+        &self,
+        lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
+        limit: Duration,
+        message: Message,
+    ) -> sqlx::Result<Vec<PgRow>> {
+        let begun = Instant::now();
+        let mut borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
+        let left = limit.saturating_sub(begun.elapsed());
+        let answered = timeout(left, message.put_to(&mut borrowed)).await;
+        let rows = answered.map_err(|_| late())??;
+        borrowed.give_back();
+        Ok(rows)
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        self.claim_as(&request, Held::No, Tries::on(&self.pool)).await
+    }
+
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        let values = [
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(records::number(token)),
+            Value::Number(records::millis(lease)),
+        ];
+        // A try that is not answered leaves time for others, as long as the lease runs.
+        let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
+        let rows = self.call_as_holder(limit, &self.statements.renew, &values).await?;
+        records::changed(&rows, token)
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        let values = [
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(records::number(token)),
+            Value::Number(records::millis(left)),
+            Value::Number(self.names.keys(id).watch),
+            Value::Text(&self.names.channel()),
+        ];
+        let end = &self.statements.end_lease;
+        let rows = self.call_as_holder(self.patience, end, &values).await?;
+        records::changed(&rows, token)
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        let (id, token) = (claim.id(), claim.token());
+        let values = [
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(records::number(token)),
+            Value::Bytes(Some(result.as_bytes())),
+            Value::Number(records::millis(retention)),
+            Value::Number(self.names.keys(id).watch),
+            Value::Text(&self.names.channel()),
+        ];
+        let complete = &self.statements.complete;
+        let rows = self.call_as_holder(self.patience, complete, &values).await?;
+        match records::changed(&rows, token) {
+            // Perhaps it was us, and the answer was lost.
+            Err(outdated @ StoreError::Outdated { .. }) => match self.read(id).await? {
+                Some(record) if record.token == token && record.result().is_some() => Ok(()),
+                _ => Err(outdated),
+            },
+            changed => changed,
+        }
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        let (id, token) = (claim.id(), claim.token());
+        let values = [
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(records::number(token)),
+            Value::Number(self.names.keys(id).watch),
+            Value::Text(&self.names.channel()),
+        ];
+        let release = &self.statements.release;
+        let rows = self.call_as_holder(self.patience, release, &values).await?;
+        records::changed(&rows, token)
+    }
+
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        let record = self.read(id).await?;
+        Ok(record.filter(|record| !record.is_past_retention()))
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        let values = [Value::Number(records::rows(limit))];
+        let rows = tried(Tries::on(&self.pool), || {
+            let purge = self.message(&self.statements.purge, &values);
+            self.ask(self.patience, purge)
+        });
+        let purged: i64 = records::column(records::only(&rows.await?)?, 0)?;
+        Ok(usize::try_from(purged).unwrap_or(0))
+    }
+
+    async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        let mut doubtful = Vec::new();
+        let mut after = after.map_or(0, records::number);
+        while doubtful.len() < limit {
+            let missing = limit - doubtful.len();
+            let rows = self.list_in_doubt(after, missing).await?;
+            for row in &rows {
+                after = records::column(row, 2)?;
+                match records::doubtful(row) {
+                    Ok(found) => doubtful.push(found),
+                    Err(error) => report_unreadable(FencingToken::new(after.cast_unsigned()), &error),
+                }
+            }
+            if rows.len() < missing {
+                break;
+            }
+        }
+        Ok(doubtful)
+    }
+
+    async fn watch(&self, id: &RequestIdentity) -> Watch {
+        self.ear.watch(&self.pool, self.names.keys(id)).await
+    }
+}

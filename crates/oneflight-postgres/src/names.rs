@@ -1,0 +1,130 @@
+//! Under which names our tables stand, and by which numbers an identity is known to the server.
+//!
+//! Names go into the text of statements, so what is not a plain identifier is refused. The numbers are digests: of two
+//! identities with one number, which is one chance in 2^64, one would wait for the other, and nothing more.
+
+use oneflight::identity::{Fingerprint, RequestIdentity};
+use oneflight::store::StoreError;
+
+/// PostgreSQL cuts names at 63 bytes. The longest that we append has 28.
+const MAX_BYTES: usize = 32;
+
+/// Under which names the tables of a [`PostgresStore`](super::PostgresStore) stand.
+///
+/// Work in a transaction [finds them](crate::idempotency::Tx::names) in what it runs its statements on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The first of the connection's search path if `None`.
+    pub(super) schema: Option<String>,
+    pub(super) prefix: String,
+}
+
+impl Names {
+    /// The schema of the tables. A store that is open knows it, also where it is the first of the search path.
+    #[must_use]
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// With what the names of the tables begin.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Refuses what is not a plain identifier.
+    pub(super) fn validate(&self) -> Result<(), StoreError> {
+        for name in self.schema.iter().chain([&self.prefix]) {
+            let what = if name.is_empty() {
+                "a name is empty"
+            } else if name.len() > MAX_BYTES {
+                "a name has more than 32 bytes"
+            } else if name.starts_with(|first: char| first.is_ascii_digit()) {
+                "a name begins with a digit"
+            } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                "a name has other characters than ASCII letters, digits and underscores"
+            } else {
+                continue;
+            };
+            return Err(StoreError::InvalidName { what });
+        }
+        Ok(())
+    }
+
+    /// A table or sequence of ours, as statements name it.
+    pub(super) fn of(&self, name: &str) -> String {
+        match &self.schema {
+            Some(schema) => format!(r#""{}"."{}{name}""#, schema.replace('"', r#""""#), self.prefix),
+            None => format!(r#""{}{name}""#, self.prefix),
+        }
+    }
+
+    /// An index of ours, which stands in the schema of its table.
+    pub(super) fn index(&self, name: &str) -> String {
+        format!(r#""{}{name}""#, self.prefix)
+    }
+
+    /// The number under which migrations exclude each other, here and in the SQL that we print.
+    pub(super) fn migration_lock(&self) -> i64 {
+        number(&self.digest("migrations", "", ""), 0)
+    }
+
+    /// The channel on which changes of records are told.
+    pub(super) fn channel(&self) -> String {
+        format!("oneflight_{:016x}", number(&self.digest("channel", "", ""), 0))
+    }
+
+    /// The numbers of an identity.
+    pub(super) fn keys(&self, id: &RequestIdentity) -> Keys {
+        let digest = self.digest("identity", id.scope(), id.key());
+        Keys {
+            claim: number(&digest, 0),
+            watch: number(&digest, 8),
+        }
+    }
+
+    fn digest(&self, what: &str, scope: &str, key: &str) -> Fingerprint {
+        Fingerprint::builder()
+            .part("purpose", "oneflight postgres 1")
+            .part("records", self.of("records"))
+            .part("what", what)
+            .part("scope", scope)
+            .part("key", key)
+            .build()
+    }
+}
+
+/// By which numbers an identity is known to the server's advisory locks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys {
+    /// Held while somebody decides about a claim, and by a transaction from its begin to its end.
+    pub(super) claim: i64,
+    /// Held, shared, by every process in which somebody waits for a change of the record.
+    pub(super) watch: i64,
+}
+
+/// Eight bytes of a digest, as a number.
+fn number(digest: &Fingerprint, from: usize) -> i64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest.as_bytes()[from..from + 8]);
+    i64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain_identifiers() {
+        let names = |schema: &str, prefix: &str| Names {
+            schema: Some(schema.to_owned()),
+            prefix: prefix.to_owned(),
+        };
+        assert!(names("shop", "oneflight_").validate().is_ok());
+        let long = "a".repeat(33);
+        for name in ["", "7a", "a b", r#"a"b"#, "a;b", "naïve", &long] {
+            assert!(names(name, "p").validate().is_err(), "{name}");
+            assert!(names("s", name).validate().is_err(), "{name}");
+        }
+    }
+}

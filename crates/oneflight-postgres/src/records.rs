@@ -1,0 +1,160 @@
+//! How a row becomes a [`Record`], and values become parameters.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::{PgRow, Postgres};
+
+use oneflight::identity::{Fingerprint, RequestIdentity};
+use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, InDoubt, StoreError, Takeover, decide};
+
+/// How long somebody is taken to hold a claim of whom it is only known that he is deciding about it, or has it in a
+/// transaction.
+const UNTOLD: Duration = Duration::from_secs(1);
+
+/// A duration in the milliseconds of the table, bounded so that adding it to now cannot overflow.
+pub(super) fn millis(duration: Duration) -> i64 {
+    let millis = Timestamp::default().after(duration).as_millis();
+    i64::try_from(millis).unwrap_or(i64::MAX).min(i64::MAX / 2)
+}
+
+/// A token in the table's integers. The server would refuse to count so far.
+pub(super) fn number(token: FencingToken) -> i64 {
+    i64::try_from(token.get()).unwrap_or(i64::MAX)
+}
+
+/// A number of rows.
+pub(super) fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// From whom may be taken over: nobody, everybody, or the holder of one token; tokens begin with 1.
+pub(super) fn takeover(takeover: Takeover) -> i64 {
+    match takeover {
+        Takeover::Never => 0,
+        Takeover::Expired => -1,
+        Takeover::Of(token) => number(token),
+    }
+}
+
+/// A record of which the first column is the instant, and the others are `statements::RECORD`; absent if these are
+/// null.
+pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
+    let Some(token) = column::<Option<i64>>(row, 2)? else {
+        return Ok(None);
+    };
+    let fingerprint = match column::<Option<Vec<u8>>>(row, 1)? {
+        None => None,
+        Some(digest) => {
+            let digest = <[u8; 32]>::try_from(digest).map_err(|_| StoreError::Corrupt {
+                what: "a fingerprint is not 32 bytes long",
+            })?;
+            Some(Fingerprint::from_digest(digest))
+        }
+    };
+    let holder = <[u8; 16]>::try_from(column::<Vec<u8>>(row, 3)?).map_err(|_| StoreError::Corrupt {
+        what: "a holder is not 16 bytes long",
+    })?;
+    let attempt = u32::try_from(column::<i64>(row, 4)?).map_err(|_| StoreError::Corrupt {
+        what: "an attempt is not a number of 32 bits",
+    })?;
+    let state = match column::<Option<i64>>(row, 6)? {
+        Some(lease_expires) => State::InProgress {
+            lease_expires: timestamp(lease_expires)?,
+        },
+        None => State::Completed {
+            completed: timestamp(column(row, 7)?)?,
+            expires: timestamp(column(row, 8)?)?,
+            result: RecordedResult::from_stored(column::<Vec<u8>>(row, 9)?),
+        },
+    };
+    let mut record = Record::new(
+        fingerprint,
+        FencingToken::new(unsigned(token)?),
+        HolderId::from_bytes(holder),
+        attempt,
+        state,
+        timestamp(column(row, 0)?)?,
+    );
+    record.held = column(row, 10)?;
+    Ok(Some(record))
+}
+
+/// The answer to a claim: a record, and in column 11 whether it is what the claim wrote.
+pub(super) fn claimed(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+    let record = record(row)?;
+    if column::<Option<bool>>(row, 11)? == Some(true) {
+        let Some(record) = record else {
+            return Err(StoreError::Corrupt {
+                what: "a claim was granted without a record",
+            });
+        };
+        let took_over = column::<Option<i64>>(row, 5)?.map(unsigned).transpose()?;
+        let took_over = took_over.map(FencingToken::new);
+        let claim = Claim::new(request.id.clone(), record.token, record.attempt, took_over);
+        return Ok(ClaimOutcome::Granted(claim));
+    }
+    let attempt = record.as_ref().map_or(1, |record| record.attempt);
+    match decide(record, request) {
+        Decision::Unchanged(outcome) => Ok(outcome),
+        // It was to be had, and somebody else was at it.
+        Decision::Grant { .. } => Ok(ClaimOutcome::Denied(untold(attempt))),
+    }
+}
+
+/// Another holder has the claim, or is about to; of a transaction nothing else can be seen.
+pub(super) fn untold(attempt: u32) -> Denied {
+    Denied::InProgress {
+        lease_remaining: UNTOLD,
+        attempt,
+    }
+}
+
+/// A row of the list of what is in doubt: a record, and its scope and key in columns 11 and 12.
+pub(super) fn doubtful(row: &PgRow) -> Result<InDoubt, StoreError> {
+    let id = RequestIdentity::from_stored(column(row, 11)?, column(row, 12)?);
+    let id = id.map_err(|_| StoreError::Corrupt {
+        what: "a scope or a key is not valid",
+    })?;
+    let record = record(row)?;
+    record
+        .and_then(|record| InDoubt::of(id, &record))
+        .ok_or(StoreError::Corrupt {
+            what: "what is in doubt has no lease",
+        })
+}
+
+/// Whether an operation has met the claim that it was to change, whose token it answers with.
+pub(super) fn changed(rows: &[PgRow], token: FencingToken) -> Result<(), StoreError> {
+    match column::<Option<i64>>(only(rows)?, 0)? {
+        Some(_) => Ok(()),
+        None => Err(StoreError::Outdated { token }),
+    }
+}
+
+/// The row of a statement that always answers with one.
+pub(super) fn only(rows: &[PgRow]) -> Result<&PgRow, StoreError> {
+    rows.first().ok_or(StoreError::Corrupt {
+        what: "the server has left a statement unanswered",
+    })
+}
+
+pub(super) fn column<'r, T>(row: &'r PgRow, index: usize) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
+{
+    row.try_get(index).map_err(|_| StoreError::Corrupt {
+        what: "a column is not of its type",
+    })
+}
+
+fn unsigned(number: i64) -> Result<u64, StoreError> {
+    u64::try_from(number).map_err(|_| StoreError::Corrupt {
+        what: "a number is negative",
+    })
+}
+
+fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
+    unsigned(millis).map(Timestamp::from_millis)
+}

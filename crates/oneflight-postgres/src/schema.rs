@@ -1,0 +1,271 @@
+//! Our tables, and how a database gets them.
+//!
+//! Each migration is applied once, in order, all missing ones in one transaction under an advisory lock: however many
+//! processes open a new database at once, one applies them and the others find them there. A migration that was
+//! released is never edited; a change is another migration. The same text can be printed, for those who run theirs
+//! otherwise.
+
+use std::fmt::Write;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+
+use super::call::Value;
+use super::names::Names;
+use super::procedures::{self, CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
+use super::retry::{Tries, tried};
+use super::sql::LEAVE;
+use oneflight::store::StoreError;
+
+struct Migration {
+    description: &'static str,
+    statements: fn(&Names) -> String,
+}
+
+/// What is applied, in order. The version of a schema is how many of these it has.
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        description: "records and fencing tokens",
+        statements: records,
+    },
+    Migration {
+        description: "requests that are held, and procedures",
+        statements: held_and_procedures,
+    },
+    Migration {
+        description: "renewals that never shorten a lease",
+        statements: renewals,
+    },
+];
+
+fn records(names: &Names) -> String {
+    format!(
+        r#"-- Draws fencing tokens. No cache: sessions must not draw ahead of each other.
+CREATE SEQUENCE {tokens} AS bigint CACHE 1;
+
+-- All times are milliseconds since the Unix epoch, on the server's clock. Some room is left in each page: renewing a claim
+-- then changes a row in place. Result sizes vary, and dead rows are few and short-lived if they are looked after often.
+CREATE TABLE {records} (
+    scope            text   COLLATE "C" NOT NULL,
+    key              text   COLLATE "C" NOT NULL,
+    token            bigint NOT NULL,
+    fingerprint      bytea  CHECK (length(fingerprint) = 32),
+    holder           bytea  NOT NULL CHECK (length(holder) = 16),
+    attempt          bigint NOT NULL CHECK (attempt > 0),
+    -- The token of the holder whose claim, with its lease over, was taken over.
+    took_over        bigint,
+    claimed_at       bigint NOT NULL,
+    lease_expires_at bigint,
+    completed_at     bigint,
+    expires_at       bigint,
+    result           bytea,
+    PRIMARY KEY (scope, key),
+    CHECK ((completed_at IS NULL) = (lease_expires_at IS NOT NULL)),
+    CHECK ((completed_at IS NULL) = (result IS NULL)),
+    CHECK ((completed_at IS NULL) = (expires_at IS NULL))
+) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
+
+-- Purging looks at what is past its retention, and at nothing else.
+CREATE INDEX {by_expiry} ON {records} (expires_at) WHERE expires_at IS NOT NULL;
+-- Few rows of many. It does not name what a renewal changes.
+CREATE INDEX {in_progress} ON {records} (token) WHERE completed_at IS NULL;
+"#,
+        tokens = names.of("tokens"),
+        records = names.of("records"),
+        by_expiry = names.index("records_by_expiry"),
+        in_progress = names.index("records_in_progress"),
+    )
+}
+
+fn held_and_procedures(names: &Names) -> String {
+    format!(
+        "-- Whether somebody has to decide before a request in doubt is executed again, whatever the policy.
+ALTER TABLE {records} ADD COLUMN held boolean NOT NULL DEFAULT false;
+
+-- Each refuses to run inside of a transaction, by its COMMIT: what it answers is then known to be committed.
+{procedures}",
+        records = names.of("records"),
+        procedures = procedures::create(&[&CLAIM, &COMPLETE, &RELEASE, &LOAD, &PURGE], names),
+    )
+}
+
+fn renewals(names: &Names) -> String {
+    format!(
+        "-- It set a lease to whatever was asked for.
+DROP PROCEDURE IF EXISTS {renew}(text, text, bigint, bigint, bigint, text, INOUT bigint, INOUT text);
+{procedures}",
+        renew = names.of(RENEW.name),
+        procedures = procedures::create(&[&RENEW, &END_LEASE], names),
+    )
+}
+
+fn migrations_table(names: &Names) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} (
+    version     bigint PRIMARY KEY,
+    description text NOT NULL,
+    applied_at  timestamptz NOT NULL DEFAULT now()
+);
+",
+        names.of("migrations")
+    )
+}
+
+fn applied(names: &Names, version: i64, description: &str) -> String {
+    format!(
+        "INSERT INTO {} (version, description) VALUES ({version}, '{description}');\n",
+        names.of("migrations")
+    )
+}
+
+/// The migrations that a database of this version lacks, as one script: all of them for an empty one, which is of
+/// version 0.
+pub(super) fn print(names: &Names, from: usize) -> String {
+    let mut script = String::from("BEGIN;\n");
+    // Writing into a string does not fail.
+    let _ = writeln!(script, "SELECT pg_advisory_xact_lock({});", names.migration_lock());
+    if let (Some(schema), 0) = (&names.schema, from) {
+        let _ = writeln!(script, r#"CREATE SCHEMA IF NOT EXISTS "{schema}";"#);
+    }
+    script.push_str(&migrations_table(names));
+    for (version, migration) in (1..).zip(MIGRATIONS).skip(from) {
+        let _ = write!(script, "\n-- Version {version}: {}\n", migration.description);
+        script.push_str(&(migration.statements)(names));
+        script.push_str(&applied(names, version, migration.description));
+    }
+    script.push_str("COMMIT;\n");
+    script
+}
+
+/// A connection that is outside of any transaction, and has the encoding of `sqlx`; those that cannot be brought there are
+/// closed.
+async fn outside(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
+    tried(Tries::on(pool), || async {
+        let mut connection = pool.acquire().await?;
+        let leave = format!("{LEAVE}; SET client_encoding = 'UTF8'");
+        match connection.execute(AssertSqlSafe(leave)).await {
+            Ok(_) => Ok(connection),
+            Err(error) => {
+                drop(connection.detach());
+                Err(error)
+            }
+        }
+    })
+    .await
+}
+
+/// The schema in which an unqualified name of a new table would stand.
+pub(super) async fn current(pool: &PgPool) -> Result<String, StoreError> {
+    let mut connection = outside(pool).await?;
+    let schema: Option<String> = value(&mut *connection, "SELECT current_schema()::text".to_owned()).await?;
+    schema.ok_or(StoreError::InvalidName {
+        what: "the search path of the connection names no schema that is there; set one in the options",
+    })
+}
+
+/// Creates or upgrades our tables.
+pub(super) async fn migrate(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
+    let mut connection = outside(pool).await?;
+    // Most often there is nothing to do, and perhaps no right to do it.
+    if version(&mut connection, names).await? == known() {
+        return Ok(());
+    }
+    let begin = connection.begin_with("BEGIN READ WRITE");
+    let mut transaction = begin.await.map_err(StoreError::unavailable)?;
+    apply(&mut transaction, names).await?;
+    transaction.commit().await.map_err(StoreError::unavailable)
+}
+
+/// Refuses tables that are not what this version works with.
+pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
+    let mut connection = outside(pool).await?;
+    match version(&mut connection, names).await? == known() {
+        true => Ok(()),
+        false => Err(StoreError::Unsupported {
+            advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
+                     first",
+        }),
+    }
+}
+
+fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// The version of the schema that is there: 0 if there is none.
+async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, StoreError> {
+    let known = known();
+    // Not `to_regclass`: a session remembers names that were not there, and takes no lock here that would remind it.
+    let look = format!(
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relname = '{}migrations'
+            AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = {}))",
+        names.prefix,
+        Value::Text(names.schema.as_deref().unwrap_or_default()),
+    );
+    let there: bool = value(&mut *connection, look).await?;
+    if !there {
+        return Ok(0);
+    }
+    let select = format!("SELECT coalesce(max(version), 0) FROM {}", names.of("migrations"));
+    let found: i64 = value(connection, select).await?;
+    if found > known {
+        return Err(StoreError::SchemaTooNew { found, known });
+    }
+    Ok(found)
+}
+
+async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), StoreError> {
+    connection
+        .execute(AssertSqlSafe(format!(
+            "SELECT pg_advisory_xact_lock({})",
+            names.migration_lock()
+        )))
+        .await
+        .map_err(StoreError::unavailable)?;
+    // Looked at anew, and now for good.
+    let found = version(connection, names).await?;
+    let Some(missing) = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..)) else {
+        return Err(StoreError::Corrupt {
+            what: "the schema's version is negative",
+        });
+    };
+    let mut script = String::new();
+    if found == 0 {
+        script.push_str(&create_schema(connection, names).await?);
+        script.push_str(&migrations_table(names));
+    }
+    for (version, migration) in (found + 1..).zip(missing) {
+        script.push_str(&(migration.statements)(names));
+        script.push_str(&applied(names, version, migration.description));
+    }
+    connection
+        .execute(AssertSqlSafe(script))
+        .await
+        .map_err(StoreError::unavailable)?;
+    Ok(())
+}
+
+/// `CREATE SCHEMA IF NOT EXISTS` asks for the right to create one even if it is there.
+async fn create_schema(connection: &mut PgConnection, names: &Names) -> Result<String, StoreError> {
+    let Some(schema) = &names.schema else {
+        return Ok(String::new());
+    };
+    let look = format!(
+        "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = {})",
+        Value::Text(schema)
+    );
+    match value(connection, look).await? {
+        true => Ok(String::new()),
+        false => Ok(format!(r#"CREATE SCHEMA "{schema}"; "#)),
+    }
+}
+
+/// The one value that a statement answers with. It is not prepared: a pooler may not keep what was.
+async fn value<'c, T>(connection: impl Executor<'c, Database = Postgres>, statement: String) -> Result<T, StoreError>
+where
+    T: for<'r> sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
+{
+    let row = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_one(connection).await;
+    row.and_then(|row| row.try_get(0)).map_err(StoreError::unavailable)
+}

@@ -1,0 +1,105 @@
+//! What became of a commit whose answer was lost.
+//!
+//! ```text
+//! asked ──in progress──▶ asked again, until the patience is over ──▶ not known
+//!   ├──committed, aborted, or too old to be known: it is over──▶ the record tells
+//!   └──not that far yet: the server came back without it───────▶ the record tells
+//! ```
+//!
+//! A transaction that is in progress for long, idle, never got its commit: the server does not know yet that its client
+//! is gone. It is ended, so that it is known what became of it, and that it holds nobody up.
+//!
+//! A bare look at the record may come while the commit is still under way, and lies. So the server is asked first about
+//! that very transaction, by its number, until it is over one way or the other; then the record is final. It is the
+//! record that tells, not the number: after a failover, another transaction may have the number.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::call::{Message, Value};
+use super::errors::is_unborn_transaction;
+use super::records::{column, only};
+use super::retry::Pauses;
+use super::{PostgresStore, SHORTEST_WAIT};
+use oneflight::store::{ClaimRequest, StoreError};
+
+impl PostgresStore {
+    /// Answers if the transaction was committed, and fails with what is the matter if it was not.
+    pub(super) async fn settle(
+        &self,
+        request: &ClaimRequest,
+        number: &str,
+        lost: Box<dyn Error + Send + Sync>,
+    ) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let mut pauses = Pauses::new();
+        let mut ending = false;
+        while begun.elapsed() < self.patience {
+            if let Some(committed) = self.ended(number).await {
+                match self.read_within(self.try_for(), &request.id).await {
+                    Ok(Some(record)) if record.holder == request.holder && record.result().is_some() => return Ok(()),
+                    // Its record was purged since, or it was another one's number. Neither is a thing to guess about.
+                    Ok(_) if committed => break,
+                    Ok(_) => return Err(StoreError::rolled_back(lost)),
+                    Err(_) => {}
+                }
+            } else if !ending && begun.elapsed() > self.patience / 2 {
+                ending = self.terminate(number, "idle in transaction%").await;
+            }
+            pauses.pause().await;
+        }
+        Err(StoreError::unavailable(lost))
+    }
+
+    /// How long one question may take: a connection that is dead as well leaves time for others.
+    fn try_for(&self) -> Duration {
+        (self.patience / 8).max(SHORTEST_WAIT)
+    }
+
+    /// Ends a transaction that others hold, by ending its session. Answers whether it was that session, and nothing is kept.
+    pub(super) async fn stop(&self, number: &str) -> bool {
+        let begun = Instant::now();
+        let mut pauses = Pauses::new();
+        let mut terminated = false;
+        while begun.elapsed() < self.patience {
+            terminated = terminated || self.terminate(number, "%").await;
+            if let Some(committed) = self.ended(number).await {
+                return terminated && !committed;
+            }
+            pauses.pause().await;
+        }
+        false
+    }
+
+    /// Terminates the session that is in a transaction, if it is in such a state. Says whether there was one that may be
+    /// terminated.
+    async fn terminate(&self, number: &str, state: &str) -> bool {
+        let end = Message::outside(&format!(
+            "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
+             WHERE backend_xid = {}::xid8::xid AND state LIKE {}",
+            Value::Text(number),
+            Value::Text(state),
+        ));
+        // Without the right to, it is waited for.
+        let Ok(rows) = self.ask_within(self.try_for(), end).await else {
+            return false;
+        };
+        only(&rows).and_then(|row| column(row, 0)).unwrap_or(false)
+    }
+
+    /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody
+    /// answers.
+    pub(super) async fn ended(&self, number: &str) -> Option<bool> {
+        let ask = Message::outside(&format!("SELECT pg_xact_status({}::xid8)", Value::Text(number)));
+        match self.ask_within(self.try_for(), ask).await {
+            Ok(rows) => match only(&rows).and_then(|row| column::<Option<String>>(row, 0)).ok()? {
+                Some(status) if status == "in progress" => None,
+                status => Some(status.is_some_and(|status| status == "committed")),
+            },
+            Err(error) if is_unborn_transaction(&error) => Some(false),
+            Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The text of our statements, written once for the names of a store, so that each connection prepares each of them
+//! once.
+//!
+//! Every statement takes its time from the server's clock, once, and what it asks of a record it asks in the words of
+//! [`decide`](oneflight::store::decide). Only [`claim`](Statements::claim) decides in SQL, because it answers and writes in
+//! one round trip; a test holds both against each other, case by case.
+//!
+//! What is not part of a transaction of ours is a call of a [procedure](super::procedures), or follows [`LEAVE`].
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use super::call::{Calls, Message, Value};
+use super::names::{Keys, Names};
+use super::procedures::{CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
+use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, absent, notify};
+use oneflight::record::HolderId;
+
+/// How a transaction may be isolated. The server's default for the connection unless set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// Each statement sees what was committed before it.
+    ReadCommitted,
+    /// All statements see what was committed before the first.
+    RepeatableRead,
+    /// As if transactions ran one after the other; those for which that cannot be are rolled back.
+    Serializable,
+}
+
+/// The statements of one store.
+#[derive(Debug)]
+pub(super) struct Statements {
+    begin: String,
+    keepalive: String,
+    pub(super) claim: Calls,
+    pub(super) renew: Calls,
+    pub(super) end_lease: Calls,
+    pub(super) complete: Calls,
+    pub(super) release: Calls,
+    pub(super) load: Calls,
+    pub(super) purge: Calls,
+    in_doubt: String,
+    pub(super) look: SqlStr,
+    pub(super) record: SqlStr,
+    channel: String,
+}
+
+impl Statements {
+    pub(super) fn new(names: &Names, isolation: Option<Isolation>, patience: Duration) -> Self {
+        let sql = |text: String| AssertSqlSafe(text).into_sql_str();
+        let records = names.of("records");
+        let tokens = names.of("tokens").replace('\'', "''");
+        let channel = format!("'{}'", names.channel());
+        let level = match isolation {
+            None => "",
+            Some(Isolation::ReadCommitted) => ", ISOLATION LEVEL READ COMMITTED",
+            Some(Isolation::RepeatableRead) => ", ISOLATION LEVEL REPEATABLE READ",
+            Some(Isolation::Serializable) => ", ISOLATION LEVEL SERIALIZABLE",
+        };
+        Self {
+            begin: format!("{LEAVE}; BEGIN READ WRITE{level}; {PLAIN}"),
+            keepalive: keepalive(patience),
+            claim: Calls::of(&CLAIM, names),
+            renew: Calls::of(&RENEW, names),
+            end_lease: Calls::of(&END_LEASE, names),
+            complete: Calls::of(&COMPLETE, names),
+            release: Calls::of(&RELEASE, names),
+            load: Calls::of(&LOAD, names),
+            purge: Calls::of(&PURGE, names),
+            in_doubt: format!(
+                "WITH {INSTANT} SELECT now, {RECORD}, scope, key FROM {records}, instant
+                 WHERE completed_at IS NULL AND lease_expires_at <= now"
+            ),
+            // The transaction gets its number here, unless what was read is an answer.
+            look: sql(format!(
+                "WITH {INSTANT}, turn AS MATERIALIZED (
+                    SELECT pg_catalog.current_setting('oneflight.turn', true) IS NOT DISTINCT FROM $3 AS ours)
+                 SELECT now, r.*, ours, CASE WHEN ours AND coalesce(greatest(lease_expires_at, expires_at) <= now, true)
+                                             THEN pg_catalog.pg_current_xact_id()::text END
+                 FROM instant CROSS JOIN turn LEFT JOIN (
+                    SELECT {RECORD} FROM {records} WHERE scope = $1 AND key = $2) r ON true"
+            )),
+            record: sql(format!(
+                "WITH {INSTANT}, turn AS MATERIALIZED (
+                    SELECT pg_catalog.pg_current_xact_id_if_assigned()::text IS NOT DISTINCT FROM $10 AS ours),
+                 written AS (
+                    INSERT INTO {records} AS r (scope, key, token, fingerprint, holder, attempt, took_over, claimed_at,
+                                                completed_at, expires_at, result)
+                    SELECT $1, $2, pg_catalog.nextval('{tokens}'::pg_catalog.regclass), $3, $4, $5, $6, now, now, now + $7, $8
+                    FROM instant, turn WHERE ours
+                    ON CONFLICT (scope, key) DO UPDATE
+                    SET (token, fingerprint, holder, attempt, took_over, claimed_at, lease_expires_at, completed_at,
+                         expires_at, result, held)
+                      = (EXCLUDED.token, EXCLUDED.fingerprint, EXCLUDED.holder, EXCLUDED.attempt, EXCLUDED.took_over,
+                         EXCLUDED.claimed_at, NULL, EXCLUDED.completed_at, EXCLUDED.expires_at, EXCLUDED.result, false)
+                    WHERE {absent} OR (r.token = $11 AND r.lease_expires_at <= EXCLUDED.claimed_at)
+                    RETURNING {notify})
+                 SELECT ours, EXISTS (SELECT FROM written) FROM turn",
+                absent = absent("r", "EXCLUDED.claimed_at"),
+                notify = notify(&channel, "$9")
+            )),
+            channel,
+        }
+    }
+
+    /// What is in doubt, with a larger token than `after`.
+    pub(super) fn in_doubt(&self, after: i64, limit: i64) -> Message {
+        let Self { in_doubt, .. } = self;
+        Message::outside(&format!("{in_doubt} AND token > {after} ORDER BY token LIMIT {limit}"))
+    }
+
+    /// Tells whoever watches.
+    pub(super) fn notify(&self, keys: Keys) -> SqlStr {
+        let watch = Value::Number(keys.watch).to_string();
+        AssertSqlSafe(format!("SELECT {}", notify(&self.channel, &watch))).into_sql_str()
+    }
+
+    /// Begins a transaction, tries to get the claim's lock, notes in the transaction whose turn it is, and sets the
+    /// savepoint of the work: one simple query, hence one round trip, in place of a bare `BEGIN`.
+    ///
+    /// The lock is tried in a statement of its own: what the next one sees was committed before the lock was free.
+    pub(super) fn begin(&self, keys: Keys, holder: HolderId) -> SqlStr {
+        let Self { begin, .. } = self;
+        let turn = turn(holder);
+        AssertSqlSafe(format!(
+            "{begin}; SELECT pg_catalog.set_config('oneflight.turn', \
+             CASE WHEN pg_catalog.pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true){keepalive}; \
+             SAVEPOINT oneflight_work",
+            claim = keys.claim,
+            keepalive = self.keepalive,
+        ))
+        .into_sql_str()
+    }
+}
+
+/// Has the server notice, for the length of the transaction, that its client is gone without a word: such a transaction
+/// would keep its locks, and the claim, for hours. What is stricter already stays; a socket that is not TCP has none of this.
+fn keepalive(patience: Duration) -> String {
+    /// How many probes are not answered before a client is taken for gone.
+    const PROBES: u32 = 3;
+
+    let setting = |name: &str, most: u64| {
+        format!(
+            ", pg_catalog.set_config('{name}', \
+             least(nullif(pg_catalog.current_setting('{name}')::bigint, 0), {most})::text, true)"
+        )
+    };
+    let idle = patience.as_secs().clamp(1, 3_600);
+    let interval = (idle / u64::from(PROBES)).max(1);
+    [
+        setting("tcp_keepalives_idle", idle),
+        setting("tcp_keepalives_interval", interval),
+        setting("tcp_keepalives_count", PROBES.into()),
+    ]
+    .concat()
+}
+
+/// What stands in `oneflight.turn` while this holder has the lock: it is gone with the transaction.
+pub(super) fn turn(holder: HolderId) -> String {
+    format!("{:032x}", u128::from_be_bytes(*holder.as_bytes()))
+}

@@ -1,0 +1,344 @@
+//! Mutation and record in one commit.
+//!
+//! ```text
+//! BEGIN; ROLLBACK                     out of what somebody may have left the session in
+//! BEGIN; try the lock; SAVEPOINT      one round trip with the line before, in place of the bare BEGIN
+//!   look                              reads the record; not the claim's holder, or an answer: ROLLBACK, that is all
+//!     the work's statements
+//!   ROLLBACK TO oneflight_work        if the work was refused
+//!   record                            completed at once: it was never in progress for anybody to see
+//! COMMIT                              its answer lost: see `settle`
+//! ```
+//!
+//! So a fresh execution takes two round trips more than the bare transaction: *look* and *record*.
+//!
+//! # Who holds the claim
+//!
+//! The claim of a transaction **is** the advisory lock on the identity's number: it is tried and never waited for,
+//! lives and dies with the transaction, and is given up by the server *after* the commit is visible. Claims outside of
+//! a transaction ([`Statements::claim`](super::statements::Statements)) take the same lock for the length of their one
+//! statement, if the record may be claimed at all. `T` and `U` are transactions and `C` is a claim outside, all of one
+//! identity:
+//!
+//! * **T, then U**: U's lock is tried and refused. U rolls back, gives its connection back, and is "in progress".
+//! * **U's lock, after T's end**: *look* is a statement of its own, begun when U had the lock; it sees T's record,
+//!   since the lock was free only after that was visible. (In `REPEATABLE READ` it does not: the snapshot is as old as
+//!   the attempt at the lock. Then *record* meets a row that it cannot see, the server refuses that as a serialization
+//!   failure, and nothing of U is kept.)
+//! * **C while T runs**: C's lock is refused; C writes nothing and is "in progress".
+//! * **T while C decides**: T's lock is refused, as if C were a transaction.
+//! * **T after C's grant**: T has the lock, and *look* sees C's lease. While that runs, T is "in progress". When it is
+//!   over, policy says whether T may take over.
+//! * **C's holder comes back while T, having taken over, works**: he renews, completes or releases without the lock,
+//!   being known by his token. *record* writes only over what T may take over still: the very token, with its lease
+//!   over. If he renewed or completed, *record* writes nothing, and T is rolled back. If he comes after *record*, he
+//!   waits for T's row and finds another token in it: he is outdated. If T does not commit, he finds his own.
+//! * **`purge`** deletes only what is past its retention, which counts as absent in every case above.
+//!
+//! # Work that ends the transaction itself
+//!
+//! PostgreSQL has no hook that would refuse a `COMMIT`. But *look* gives the transaction a number that no other one
+//! ever has: *record* writes only in the transaction of that number, and after work that broke it is asked for as well, so
+//! no later transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller
+//! learns it, and the request is left in doubt rather than free, and held: no policy has it run again. If *record* fails,
+//! or its answer is lost, the server is asked what became of that number. Only if nobody answers that either, or the
+//! work's own `COMMIT` is still under way, is such work taken for rolled back like any other.
+//!
+//! # Work that does not give the transaction back
+//!
+//! It might say `COMMIT` at any time. So the session that is in the transaction of that number is terminated, and the number
+//! asked about until it is over. If there was no such session, or the transaction was committed all the same, it is as if the
+//! work had ended it. So it is if nobody may terminate the session; while it is there, its lock is the claim.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnection, PgRow, PgTransactionManager};
+use sqlx::{Connection, Executor};
+use sqlx_core::transaction::TransactionManager;
+use tokio::time::{Instant, timeout};
+
+use super::borrowed::Borrowed;
+use super::errors::{
+    is_conflict, is_refused_commit, is_transaction_over, is_violation, late, not_recorded, rolled_back, unavailable,
+};
+use super::names::Names;
+use super::records::{column, millis, number, record, untold};
+use super::retry::Tries;
+use super::statements::turn;
+use super::{Held, PostgresStore};
+use oneflight::record::{FencingToken, Record};
+use oneflight::store::{
+    ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, decide,
+    is_caused_by,
+};
+
+/// How many connections of the pool may turn out to be lost before that is an answer.
+const DEAD_CONNECTIONS: u32 = 2;
+/// How often a request is tried to be held, of which the work has committed a part.
+const HOLD_TRIES: u32 = 3;
+/// Undoes what the work did, and asks in which transaction that was.
+const UNDO: &str = "ROLLBACK TO oneflight_work; SELECT pg_current_xact_id_if_assigned()::text";
+
+impl TransactionalStore for PostgresStore {
+    type Connection = PgConnection;
+    type Names = Arc<Names>;
+
+    async fn transact<W, F, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    where
+        W: FnOnce(OpenTransaction<PgConnection, Arc<Names>>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
+        R: Send + 'static,
+    {
+        let ended = self.run(&request, work).await;
+        if let Err(StoreError::CommittedByWork) = ended {
+            self.hold(request).await;
+        }
+        ended
+    }
+
+    fn is_conflict(&self, error: &(dyn Error + 'static)) -> bool {
+        is_caused_by(error, is_conflict)
+    }
+
+    fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
+        is_caused_by(error, is_violation)
+    }
+}
+
+/// What may be begun, and on what it rests.
+struct Granted {
+    attempt: u32,
+    took_over: Option<FencingToken>,
+    seen: Option<FencingToken>,
+    /// The number of the transaction, which no other one ever has.
+    number: String,
+}
+
+/// How the transaction is over, or how it is to end.
+enum Ended {
+    /// The work ended it.
+    Before,
+    RolledBack,
+    /// The connection is lost, and the transaction with it.
+    Lost,
+    /// All that is missing is `COMMIT`.
+    Ready,
+}
+
+impl PostgresStore {
+    async fn run<W, F, R>(&self, request: &ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    where
+        W: FnOnce(OpenTransaction<PgConnection, Arc<Names>>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
+        R: Send + 'static,
+    {
+        // The asker's time, as long as nothing has been done.
+        let (begun, limit) = (Instant::now(), self.limit(request));
+        let left = || limit.saturating_sub(begun.elapsed());
+        let begin = self.statements.begin(self.names.keys(&request.id), request.holder);
+        let mut tries = Tries::on(&self.pool).past_lost_connections(DEAD_CONNECTIONS);
+        // Dropped, it is closed, and the transaction with it.
+        let mut borrowed = self.borrow(left()).await?;
+        let row = loop {
+            let begins = PgTransactionManager::begin(&mut borrowed, Some(begin.clone()));
+            let error = match in_time(left(), begins).await {
+                Ok(()) => match self.read_in(left(), &mut borrowed, request).await {
+                    Ok(row) => break row,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            // Most likely one that was lost while it lay in the pool, or that somebody has left in some state. Nothing has
+            // been done so far.
+            tries.after(error).await?;
+            // Closed first: the pool may have no other place.
+            drop(borrowed);
+            borrowed = self.borrow(left()).await?;
+        };
+        let granted = match granted(&row, request)? {
+            ClaimOutcome::Granted(granted) => granted,
+            ClaimOutcome::Denied(denied @ Denied::InDoubt { .. }) => {
+                // It may be asked about again at once, to be taken over, and must not find our own lock.
+                if in_time(left(), PgTransactionManager::rollback(&mut borrowed))
+                    .await
+                    .is_ok()
+                {
+                    borrowed.give_back();
+                }
+                return Ok(ClaimOutcome::Denied(denied));
+            }
+            ClaimOutcome::Denied(denied) => {
+                // The rollback goes out with the connection's way back to the pool. Nobody waits for it.
+                PgTransactionManager::start_rollback(&mut borrowed);
+                borrowed.give_back();
+                return Ok(ClaimOutcome::Denied(denied));
+            }
+        };
+        let (open, loan) = OpenTransaction::lend(borrowed, Arc::clone(&self.names), granted.attempt);
+        let (ending, value) = work(open).await;
+        let mut borrowed = match loan.take_back() {
+            Ok(borrowed) => borrowed,
+            // Kept until the session is ended: while its connection is not closed, it is found by the transaction's number.
+            Err(_loan) => {
+                return match (self.stop(&granted.number).await, ending) {
+                    (true, Ending::RollBack) => Ok(ClaimOutcome::Granted(value)),
+                    (true, _) => Err(StoreError::TransactionEscaped),
+                    (false, _) => Err(StoreError::CommittedByWork),
+                };
+            }
+        };
+        match self.end(&mut borrowed, request, &granted, &ending).await {
+            Ok(Ended::Ready) => {}
+            Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
+            broken @ (Ok(Ended::Lost) | Err(_)) => {
+                drop(borrowed);
+                // We have not said `COMMIT`. Perhaps the work has.
+                if self.ended(&granted.number).await == Some(true) {
+                    return Err(StoreError::CommittedByWork);
+                }
+                return broken.map(|_| ClaimOutcome::Granted(value));
+            }
+            Ok(Ended::RolledBack) => {
+                let rollback = PgTransactionManager::rollback(&mut borrowed);
+                let rolled_back = self.in_time(rollback).await.is_ok();
+                self.tell_and_give_back(borrowed, rolled_back, request).await;
+                return Ok(ClaimOutcome::Granted(value));
+            }
+        }
+        let lost = match self.in_time(PgTransactionManager::commit(&mut borrowed)).await {
+            Ok(()) if borrowed.is_in_transaction() => {
+                // The work left a transaction of its own inside ours, which is what was committed. The connection is
+                // closed, and so everything is rolled back.
+                return Err(StoreError::TransactionEnded);
+            }
+            Ok(()) => {
+                borrowed.give_back();
+                return Ok(ClaimOutcome::Granted(value));
+            }
+            Err(error) if is_refused_commit(&error) => return Err(rolled_back(error)),
+            Err(error) => error,
+        };
+        drop(borrowed);
+        self.settle(request, &granted.number, lost.into()).await?;
+        Ok(ClaimOutcome::Granted(value))
+    }
+
+    /// Leaves a request that is not free for the next one to execute, under no policy: a record in progress, whose lease is
+    /// over, and which is held. If that cannot be done, the caller knows all the same.
+    async fn hold(&self, request: ClaimRequest) {
+        let mut doubtful = request;
+        (doubtful.lease, doubtful.patience) = (Duration::ZERO, None);
+        let tries = Tries::on(&self.pool).insisting(HOLD_TRIES - 1, self.patience);
+        let _ = self.claim_as(&doubtful, Held::Yes, tries).await;
+    }
+
+    /// Whoever waits for what was rolled back is to try it now.
+    async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest) {
+        if rolled_back && !borrowed.is_in_transaction() {
+            let keys = self.names.keys(&request.id);
+            let notify = borrowed.execute(self.statements.notify(keys));
+            if self.in_time(notify).await.is_ok() {
+                borrowed.give_back();
+            }
+        }
+    }
+
+    async fn borrow(&self, limit: Duration) -> Result<Borrowed, StoreError> {
+        Borrowed::within(limit, &self.pool).await.map_err(unavailable)
+    }
+
+    /// Waits for the server no longer than our patience. The connection is not to be used any more then.
+    async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        in_time(self.patience, answer).await
+    }
+
+    /// Reads the record, and gives the transaction its number.
+    async fn read_in(
+        &self,
+        limit: Duration,
+        connection: &mut PgConnection,
+        request: &ClaimRequest,
+    ) -> sqlx::Result<PgRow> {
+        let look = sqlx::query(self.statements.look.clone())
+            .bind(request.id.scope())
+            .bind(request.id.key())
+            .bind(turn(request.holder))
+            .persistent(self.prepares);
+        in_time(limit, look.fetch_one(connection)).await
+    }
+
+    /// Does what the work wants for an end, up to the commit.
+    async fn end(
+        &self,
+        connection: &mut PgConnection,
+        request: &ClaimRequest,
+        granted: &Granted,
+        ending: &Ending,
+    ) -> Result<Ended, StoreError> {
+        if let Ending::RollBack | Ending::Decline { .. } = ending {
+            // A transaction that still has the savepoint is the one that was begun, unless its number is another one.
+            match self.in_time(sqlx::raw_sql(UNDO).fetch_one(&mut *connection)).await {
+                Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number) => {}
+                Ok(_) => return Ok(Ended::Before),
+                Err(error) if is_transaction_over(&error) => return Ok(Ended::Before),
+                // The connection is lost, and the transaction with it: nobody said `COMMIT`.
+                Err(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::Lost),
+                Err(error) => return Err(rolled_back(error)),
+            }
+        }
+        let (result, retention) = match ending {
+            Ending::RollBack => return Ok(Ended::RolledBack),
+            Ending::Commit { result, retention } | Ending::Decline { result, retention } => (result, *retention),
+        };
+        let fingerprint = request.id.fingerprint();
+        let record = sqlx::query(self.statements.record.clone())
+            .bind(request.id.scope())
+            .bind(request.id.key())
+            .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
+            .bind(&request.holder.as_bytes()[..])
+            .bind(i64::from(granted.attempt))
+            .bind(granted.took_over.map(number))
+            .bind(millis(retention))
+            .bind(result.as_bytes())
+            .bind(self.names.keys(&request.id).watch)
+            .bind(&granted.number)
+            .bind(granted.seen.map(number))
+            .persistent(self.prepares);
+        let row = self.in_time(record.fetch_one(connection)).await.map_err(not_recorded)?;
+        if !column::<bool>(&row, 0)? {
+            return Ok(Ended::Before);
+        }
+        match column::<bool>(&row, 1)? {
+            true => Ok(Ended::Ready),
+            false => Err(StoreError::rolled_back(
+                "the holder whose claim had been taken over came back meanwhile",
+            )),
+        }
+    }
+}
+
+/// Waits for the server no longer than this. The connection is not to be used any more then.
+async fn in_time<T>(limit: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// What follows from the record as it was read.
+fn granted(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome<Granted>, StoreError> {
+    let (record, locked) = (record(row)?, column::<bool>(row, 11)?);
+    let seen = record.as_ref().map(|record| record.token);
+    let attempt = record.as_ref().map_or(1, |record: &Record| record.attempt);
+    Ok(match decide(record, request) {
+        // A claim of this very holder outside is somebody else's as far as this transaction goes.
+        Decision::Unchanged(ClaimOutcome::Granted(_)) => ClaimOutcome::Denied(untold(1)),
+        Decision::Unchanged(ClaimOutcome::Denied(denied)) => ClaimOutcome::Denied(denied),
+        Decision::Grant { .. } if !locked => ClaimOutcome::Denied(untold(attempt)),
+        Decision::Grant { attempt, took_over } => ClaimOutcome::Granted(Granted {
+            attempt,
+            took_over,
+            seen,
+            number: column(row, 12)?,
+        }),
+    })
+}

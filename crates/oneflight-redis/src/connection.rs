@@ -1,0 +1,338 @@
+//! The way to the server: whose connection it is does not matter to the rest of the store.
+//!
+//! ```text
+//! EVALSHA ──known──▶ answer                    one round trip
+//!    └──NOSCRIPT──▶ EVAL ──▶ answer            two, once after the server has forgotten its scripts
+//! ```
+//!
+//! If replicas have to acknowledge, `WAIT` goes out in the same round trip, on the same connection: it is answered for what
+//! that connection has written.
+//!
+//! A command can be lost without an error as its connection breaks: the client hands it over to a task of the connection, and
+//! what is handed over just after that task has ended is neither sent nor dropped (tokio issue 7714). So whoever waits for
+//! long asks something else as well; a server answers in order.
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::cluster_async::ClusterConnection;
+use redis::{Client, Cmd, Pipeline, RedisResult, Value, cmd, pipe};
+use tokio::time::{sleep, timeout};
+
+use super::errors::{is_unknown_script, unavailable};
+use super::scripts::Script;
+use oneflight::store::StoreError;
+
+/// After how long without an answer it is asked whether there can be one.
+const DOUBTS_AFTER: Duration = Duration::from_millis(250);
+/// For how long an answer may be there already, and not have been taken.
+const TAKEN_WITHIN: Duration = Duration::from_millis(50);
+
+/// A connection of the caller's that a [`RedisStore`](super::RedisStore) may use. Clones share it.
+///
+/// Made from a `redis::aio::ConnectionManager`, which connects again when the connection is lost; a
+/// `redis::aio::MultiplexedConnection`, which does not; or a `redis::cluster_async::ClusterConnection`.
+#[derive(Clone)]
+pub struct RedisConnection(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Ours(Arc<Ours>),
+    Callers(Connection),
+}
+
+#[derive(Clone)]
+enum Connection {
+    Managed(ConnectionManager),
+    Multiplexed(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+/// A connection that we have opened, and can open anew. A manager connects again when it is told that its connection is
+/// lost, but not when the server merely does not answer: a connection that swallows everything would stay.
+struct Ours {
+    client: Client,
+    config: ConnectionManagerConfig,
+    current: Mutex<(u64, ConnectionManager)>,
+}
+
+impl Ours {
+    /// Gives a connection up, unless somebody has.
+    fn give_up(&self, number: u64) {
+        let mut current = self.current.lock();
+        // It connects when it is first used.
+        if current.0 == number
+            && let Ok(next) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+        {
+            *current = (number + 1, next);
+        }
+    }
+}
+
+impl From<ConnectionManager> for RedisConnection {
+    fn from(connection: ConnectionManager) -> Self {
+        Self(Kind::Callers(Connection::Managed(connection)))
+    }
+}
+
+impl From<MultiplexedConnection> for RedisConnection {
+    fn from(connection: MultiplexedConnection) -> Self {
+        Self(Kind::Callers(Connection::Multiplexed(connection)))
+    }
+}
+
+impl From<ClusterConnection> for RedisConnection {
+    fn from(connection: ClusterConnection) -> Self {
+        Self(Kind::Callers(Connection::Cluster(connection)))
+    }
+}
+
+impl fmt::Debug for RedisConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Ours(_) => "RedisConnection(ours)",
+            Kind::Callers(Connection::Managed(_)) => "RedisConnection(managed)",
+            Kind::Callers(Connection::Multiplexed(_)) => "RedisConnection(multiplexed)",
+            Kind::Callers(Connection::Cluster(_)) => "RedisConnection(cluster)",
+        })
+    }
+}
+
+/// How many replicas must have what was written, and for how long that is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acknowledgement {
+    pub(super) replicas: u32,
+    pub(super) within: Duration,
+}
+
+impl Acknowledgement {
+    fn wait(self) -> Cmd {
+        // Zero would be for ever.
+        let millis = u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX);
+        let mut wait = cmd("WAIT");
+        wait.arg(self.replicas).arg(millis.clamp(1, u64::from(u32::MAX)));
+        wait
+    }
+
+    fn check(self, answer: Value) -> Result<(), StoreError> {
+        let answer = answer.extract_error().map_err(unavailable)?;
+        let Value::Int(acknowledged) = answer else {
+            return Err(StoreError::Corrupt {
+                what: "the server's answer to WAIT is not a number",
+            });
+        };
+        let acknowledged = u32::try_from(acknowledged).unwrap_or(0);
+        if acknowledged < self.replicas {
+            return Err(StoreError::TooFewReplicas {
+                acknowledged,
+                wanted: self.replicas,
+                waited: self.within,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// An answer, and whether enough replicas have what the server had written by then.
+pub(super) struct Answered {
+    pub(super) value: Value,
+    pub(super) acknowledged: Result<(), StoreError>,
+}
+
+/// A script with what it is given.
+pub(super) struct Call<'a> {
+    pub(super) script: &'static Script,
+    pub(super) keys: &'a [&'a str],
+    pub(super) arguments: &'a [&'a [u8]],
+}
+
+impl Call<'_> {
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let mut command = cmd(name);
+        command.arg(script).arg(self.keys.len()).arg(self.keys);
+        for argument in self.arguments {
+            command.arg(argument);
+        }
+        command
+    }
+}
+
+impl RedisConnection {
+    /// Connects to a server.
+    pub(super) async fn open(client: Client, config: ConnectionManagerConfig) -> RedisResult<Self> {
+        let manager = ConnectionManager::new_with_config(client.clone(), config.clone()).await?;
+        Ok(Self(Kind::Ours(Arc::new(Ours {
+            client,
+            config,
+            current: Mutex::new((0, manager)),
+        }))))
+    }
+
+    /// Runs a script, within this time, connecting again included. A connection over which nothing was answered by then is
+    /// given up, if it is ours.
+    pub(super) async fn run(
+        &self,
+        call: Call<'_>,
+        patience: Duration,
+        acknowledgement: Option<Acknowledgement>,
+    ) -> Result<Answered, StoreError> {
+        let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
+        let (connection, number) = self.current();
+        let answered = timeout(patience.saturating_add(within), async {
+            let known = call.command("EVALSHA", &call.script.digest);
+            match connection.ask(known, acknowledgement).await {
+                Err(error) if is_unknown_script(&error) => {
+                    let unknown = call.command("EVAL", call.script.text);
+                    connection.ask(unknown, acknowledgement).await
+                }
+                answered => answered,
+            }
+        });
+        let answered = answered.await;
+        let is_dead = match &answered {
+            // A manager connects again by itself after errors of the connection, but not if it was refused then.
+            Ok(Err(error)) => error.is_timeout() || (error.is_unrecoverable_error() && !error.is_io_error()),
+            Ok(Ok(_)) => false,
+            Err(_) => true,
+        };
+        if let (Kind::Ours(ours), true) = (&self.0, is_dead) {
+            ours.give_up(number);
+        }
+        answered.map_err(StoreError::unavailable)?.map_err(unavailable)
+    }
+
+    /// The connection as it is now, and, if it is ours, which of those that there were.
+    fn current(&self) -> (Connection, u64) {
+        match &self.0 {
+            Kind::Ours(ours) => {
+                let (number, manager) = ours.current.lock().clone();
+                (Connection::Managed(manager), number)
+            }
+            Kind::Callers(connection) => (connection.clone(), 0),
+        }
+    }
+
+    /// The answer to one command.
+    pub(super) async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
+        self.current().0.answer_to(command).await
+    }
+}
+
+impl Connection {
+    async fn ask(&self, command: Cmd, acknowledgement: Option<Acknowledgement>) -> RedisResult<Answered> {
+        let Some(acknowledgement) = acknowledgement else {
+            return Ok(Answered {
+                value: self.answer_to(&command).await?,
+                acknowledged: Ok(()),
+            });
+        };
+        let mut both = pipe();
+        // Each answer is looked at by itself.
+        both.add_command(command)
+            .add_command(acknowledgement.wait())
+            .ignore_errors();
+        let mut answers = self.in_order(self.send_all(&both)).await?.into_iter();
+        Ok(Answered {
+            value: answers.next().unwrap_or(Value::Nil).extract_error()?,
+            acknowledged: acknowledgement.check(answers.next().unwrap_or(Value::Nil)),
+        })
+    }
+
+    /// The answer to one command.
+    async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
+        self.in_order(self.send(command)).await
+    }
+
+    /// Waits for the answer to what is asked, unless it is lost: what is asked later, over the same connection or the one that
+    /// came after it, is not answered before. A cluster has many connections, and no such order.
+    async fn in_order<T>(&self, asked: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+        let overtaken = async {
+            sleep(DOUBTS_AFTER).await;
+            match self {
+                Self::Managed(_) | Self::Multiplexed(_) => self.send(&cmd("PING")).await,
+                Self::Cluster(_) => pending().await,
+            }
+        };
+        let mut asked = pin!(asked);
+        tokio::select! {
+            biased;
+            answered = &mut asked => return answered,
+            _ = overtaken => {}
+        }
+        timeout(TAKEN_WITHIN, asked).await.unwrap_or_else(|_| {
+            let lost = "the connection was lost, and the answer with it";
+            Err(io::Error::new(io::ErrorKind::BrokenPipe, lost).into())
+        })
+    }
+
+    async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+        match self.clone() {
+            Self::Managed(mut connection) => command.query_async(&mut connection).await,
+            Self::Multiplexed(mut connection) => command.query_async(&mut connection).await,
+            Self::Cluster(mut connection) => command.query_async(&mut connection).await,
+        }
+    }
+
+    async fn send_all(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        match self.clone() {
+            Self::Managed(mut connection) => commands.query_async(&mut connection).await,
+            Self::Multiplexed(mut connection) => commands.query_async(&mut connection).await,
+            Self::Cluster(mut connection) => commands.query_async(&mut connection).await,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use redis::{AsyncConnectionConfig, RedisConnectionInfo};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    /// A connection to a server that says OK to everything, so long after it was asked.
+    async fn connection(delay: Duration) -> Connection {
+        let (client, mut server) = duplex(4096);
+        tokio::spawn(async move {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = server.read(&mut bytes).await {
+                let commands = bytes[..read].iter().filter(|&&byte| byte == b'*').count();
+                sleep(delay).await;
+                if server.write_all("+OK\r\n".repeat(commands).as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let (info, config) = (
+            RedisConnectionInfo::default(),
+            AsyncConnectionConfig::new().set_response_timeout(None),
+        );
+        let connected = MultiplexedConnection::new_with_config(&info, client, config);
+        let (connection, driver) = connected.await.unwrap();
+        tokio::spawn(driver);
+        Connection::Multiplexed(connection)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_overtaken_is_not_waited_for() {
+        let connection = connection(Duration::ZERO).await;
+        let asked = Instant::now();
+        let lost = connection.in_order(pending::<RedisResult<Value>>()).await;
+        assert!(lost.unwrap_err().is_io_error());
+        let waited = asked.elapsed();
+        assert!(waited <= DOUBTS_AFTER + 2 * TAKEN_WITHIN, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_slow_is_waited_for() {
+        let connection = connection(DOUBTS_AFTER * 3).await;
+        let answer = connection.answer_to(&cmd("GET")).await;
+        assert_eq!(answer.unwrap(), Value::Okay);
+    }
+}

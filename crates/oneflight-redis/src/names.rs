@@ -1,0 +1,151 @@
+//! Under which keys the server keeps what is ours.
+//!
+//! ```text
+//! oneflight:{417}:tenant-7|route=POST /orders<1f>a7f3     a record, one an identity
+//! oneflight:{417}.token                                   the last token that was drawn in shard 417
+//! oneflight:{417}.open                                    the records of shard 417 that are in progress, by their tokens
+//! ```
+//!
+//! A script may only touch keys of one slot of a cluster, and a record needs a counter that outlives it. A counter for every
+//! identity would stay for ever; one counter for all would put everything into one slot. So identities are dealt to 1024
+//! shards by a digest, and a shard's number is the hash tag of all its keys.
+//!
+//! A record's key ends in scope and key, whole, with a control character between them that neither can contain: no two
+//! identities have the same, and an operator can read it.
+//! Braces in it do no harm, since the first pair of a key is its tag and a prefix has none. A record's key is also the
+//! channel on which its changes are told.
+
+use oneflight::identity::{Fingerprint, RequestIdentity};
+use oneflight::record::FencingToken;
+use oneflight::store::StoreError;
+
+use super::tokens::{SHARDS, Shard};
+
+/// Enough for the name of a service and what it is for.
+const MAX_BYTES: usize = 64;
+
+/// Stands between scope and key, which refuse control characters.
+const SEPARATOR: char = '\u{1f}';
+
+/// With what our keys begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+/// The keys of one identity.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    pub(super) shard: Shard,
+    pub(super) record: String,
+    pub(super) last_token: String,
+    pub(super) in_progress: String,
+}
+
+impl Names {
+    /// Refuses what would be taken for a pattern or a hash tag.
+    pub(super) fn new(prefix: String) -> Result<Self, StoreError> {
+        let what = if prefix.is_empty() {
+            "the prefix is empty"
+        } else if prefix.len() > MAX_BYTES {
+            "the prefix has more than 64 bytes"
+        } else if !prefix
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte))
+        {
+            "the prefix has other characters than ASCII letters, digits and `_-.:/`"
+        } else {
+            return Ok(Self { prefix });
+        };
+        Err(StoreError::InvalidName { what })
+    }
+
+    pub(super) fn keys(&self, id: &RequestIdentity) -> Keys {
+        let shard = shard(id);
+        Keys {
+            shard,
+            record: format!("{}{{{shard}}}:{}{SEPARATOR}{}", self.prefix, id.scope(), id.key()),
+            last_token: format!("{}{{{shard}}}.token", self.prefix),
+            in_progress: self.in_progress(shard),
+        }
+    }
+
+    /// Where the records of a shard are listed that are in progress.
+    pub(super) fn in_progress(&self, shard: Shard) -> String {
+        format!("{}{{{shard}}}.open", self.prefix)
+    }
+
+    /// The identity of a record of this shard, by its key.
+    pub(super) fn identity(&self, shard: Shard, record: &[u8]) -> Option<RequestIdentity> {
+        let text = std::str::from_utf8(record).ok()?;
+        let text = text.strip_prefix(&format!("{}{{{shard}}}:", self.prefix))?;
+        let (scope, key) = text.split_once(SEPARATOR)?;
+        RequestIdentity::from_stored(scope, key).ok()
+    }
+}
+
+/// Where an identity belongs. It must never change: another shard has another counter.
+fn shard(id: &RequestIdentity) -> Shard {
+    let digest = Fingerprint::builder()
+        .part("scope", id.scope())
+        .part("key", id.key())
+        .build();
+    let number = u16::from_be_bytes([digest.as_bytes()[0], digest.as_bytes()[1]]);
+    Shard::new(number % SHARDS)
+}
+
+impl Keys {
+    /// The token as this identity's shard counts it; `None` if it is not of this shard at all.
+    pub(super) fn count(&self, token: FencingToken) -> Option<u64> {
+        self.shard.count(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oneflight::identity::Scope;
+
+    fn id(scope: &str, key: &str) -> RequestIdentity {
+        RequestIdentity::new(Scope::new(scope), key).unwrap()
+    }
+
+    #[test]
+    fn prefixes_are_plain() {
+        for prefix in ["shop:", "a", "prod/shop-7_b."] {
+            assert!(Names::new(prefix.to_owned()).is_ok(), "{prefix}");
+        }
+        for prefix in ["", "{", "a}", "a*", "a b", "naïve", &"a".repeat(65)] {
+            assert!(Names::new(prefix.to_owned()).is_err(), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn no_two_identities_share_a_key_and_all_keys_of_one_share_a_tag() {
+        let names = Names::new("oneflight:".to_owned()).unwrap();
+        let pairs = [
+            ("a", "bc"),
+            ("ab", "c"),
+            ("a", "c"),
+            ("{1}", "}:x"),
+            ("{1}:", "x"),
+            ("a.open", "b"),
+        ];
+        let mut seen = std::collections::HashSet::new();
+        for (scope, key) in pairs {
+            let id = id(scope, key);
+            let keys = names.keys(&id);
+            let tag = format!("oneflight:{{{}}}", keys.shard);
+            for name in [&keys.record, &keys.last_token, &keys.in_progress] {
+                assert!(name.starts_with(&tag), "{name}");
+            }
+            assert_eq!(names.identity(keys.shard, keys.record.as_bytes()), Some(id));
+            assert!(seen.insert(keys.record), "{scope} {key}");
+        }
+    }
+
+    #[test]
+    fn an_identity_stays_in_its_shard_for_ever() {
+        assert_eq!(shard(&id("tenant-7", "a7f3")).to_string(), "243");
+    }
+}

@@ -1,0 +1,414 @@
+//! The statements on `oneflight_records`, and how a row becomes a [`Record`].
+//!
+//! Each statement's text is constant, so that every connection prepares it once. Whoever runs them sees to
+//! the lock and the transaction.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
+
+use super::busy::unavailable;
+use super::ending::{Commits, End};
+use super::file::{DatabaseFile, Databases, databases};
+use super::queue::Rank;
+use oneflight::identity::{Fingerprint, RequestIdentity};
+use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
+
+pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+macro_rules! complete {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "UPDATE main.oneflight_records
+             SET state = 'completed', lease_expires_at = NULL, result = ?1,
+                 completed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER),
+                 expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?2
+             WHERE scope = ?3 AND key = ?4 AND token = ?5 AND state = 'in_progress'",
+            $after
+        )
+    };
+}
+
+/// What is done to records in one statement.
+pub(super) enum Change {
+    Renew {
+        id: RequestIdentity,
+        token: FencingToken,
+        lease: Duration,
+    },
+    EndLease {
+        id: RequestIdentity,
+        token: FencingToken,
+        left: Duration,
+    },
+    Complete {
+        id: RequestIdentity,
+        token: FencingToken,
+        result: RecordedResult,
+        retention: Duration,
+    },
+    Release {
+        id: RequestIdentity,
+        token: FencingToken,
+    },
+    Purge {
+        limit: i64,
+    },
+}
+
+impl Change {
+    pub(super) fn rank(&self) -> Rank {
+        match self {
+            Self::Renew { .. } | Self::EndLease { .. } | Self::Complete { .. } | Self::Release { .. } => Rank::Lease,
+            Self::Purge { .. } => Rank::Business,
+        }
+    }
+
+    /// Makes the change; answers how many rows it changed.
+    pub(super) async fn make(&self, connection: &mut SqliteConnection) -> sqlx::Result<u64> {
+        let statement = match self {
+            Self::Renew { id, token, lease } => renew(id, *token, *lease),
+            Self::EndLease { id, token, left } => end_lease(id, *token, *left),
+            Self::Complete {
+                id,
+                token,
+                result,
+                retention,
+            } => complete(id, *token, result, *retention),
+            Self::Release { id, token } => release(id, *token),
+            Self::Purge { limit } => purge(*limit),
+        };
+        Ok(statement.execute(connection).await?.rows_affected())
+    }
+}
+
+/// A duration in the milliseconds of the table, bounded so that adding it to now cannot overflow.
+fn millis(duration: Duration) -> i64 {
+    let millis = Timestamp::default().after(duration).as_millis();
+    i64::try_from(millis).unwrap_or(i64::MAX).min(i64::MAX / 2)
+}
+
+/// A token in the table's integers. SQLite would refuse to count so far.
+pub(super) fn number(token: FencingToken) -> i64 {
+    i64::try_from(token.get()).unwrap_or(i64::MAX)
+}
+
+/// Beside what is read of the records, one row tells which [databases](Databases) the connection has, whether there are
+/// records or not.
+macro_rules! select {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result,
+                    CAST(unixepoch('subsec') * 1000 AS INTEGER), main_file, attached
+             FROM ",
+            databases!(),
+            " LEFT JOIN main.oneflight_records ON scope = ? AND key = ?",
+            $after
+        )
+    };
+}
+
+/// Reads a record in a transaction of its own: in one that was left open on the connection, and whose snapshot may be an old
+/// one, that is an error. The row is for [`selected`].
+pub(super) fn select(id: &RequestIdentity) -> Statement<'_> {
+    sqlx::query(select!("BEGIN; ", "; COMMIT"))
+        .bind(id.scope())
+        .bind(id.key())
+}
+
+/// Reads a record in the transaction that is open.
+pub(super) async fn select_within(
+    connection: &mut SqliteConnection,
+    id: &RequestIdentity,
+    file: &DatabaseFile,
+) -> Result<(Option<Record>, Databases), StoreError> {
+    let select = sqlx::query(select!("", "")).bind(id.scope()).bind(id.key());
+    let row = select.fetch_one(connection).await.map_err(unavailable)?;
+    Ok((selected(&row)?, file.seen_in(&row)?))
+}
+
+/// The record in the row of a [`select()`].
+pub(super) fn selected(row: &SqliteRow) -> Result<Option<Record>, StoreError> {
+    match token(row)? {
+        Some(_token) => record(row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads what is in progress with a lease that is over, in the order of the tokens, in a transaction of its own. The rows are
+/// for [`doubtful`].
+pub(super) fn in_doubt(limit: i64, after: i64) -> Statement<'static> {
+    sqlx::query(concat!(
+        "BEGIN;
+         SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now,
+                main_file, attached, scope, key
+         FROM ",
+        databases!(),
+        " LEFT JOIN (
+             SELECT * FROM main.oneflight_records, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+             WHERE token > ? AND lease_expires_at <= now ORDER BY token LIMIT ?
+         ) ORDER BY token;
+         COMMIT"
+    ))
+    .bind(after)
+    .bind(limit)
+}
+
+/// The token in the row of a [`select()`] or of [`in_doubt`], if there is a record in it.
+pub(super) fn token(row: &SqliteRow) -> Result<Option<i64>, StoreError> {
+    column(row, 1)
+}
+
+/// What is in doubt in a row of [`in_doubt`] that has a [token].
+pub(super) fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
+    let record = record(row)?;
+    let id = RequestIdentity::from_stored(column(row, 11)?, column(row, 12)?);
+    let id = id.map_err(|_| StoreError::Corrupt {
+        what: "a scope or a key is not valid",
+    })?;
+    InDoubt::of(id, &record).ok_or(StoreError::Corrupt {
+        what: "what is in doubt has no lease",
+    })
+}
+
+fn record(row: &SqliteRow) -> Result<Record, StoreError> {
+    let fingerprint = match column::<Option<&[u8]>>(row, 0)? {
+        None => None,
+        Some(digest) => {
+            let digest = digest.try_into().map_err(|_| StoreError::Corrupt {
+                what: "a fingerprint is not 32 bytes long",
+            })?;
+            Some(Fingerprint::from_digest(digest))
+        }
+    };
+    let holder = column::<&[u8]>(row, 2)?.try_into().map_err(|_| StoreError::Corrupt {
+        what: "a holder is not 16 bytes long",
+    })?;
+    let state = match column::<Option<i64>>(row, 4)? {
+        Some(lease_expires) => State::InProgress {
+            lease_expires: timestamp(lease_expires)?,
+        },
+        None => State::Completed {
+            result: RecordedResult::from_stored(column::<&[u8]>(row, 7)?),
+            completed: timestamp(column(row, 5)?)?,
+            expires: timestamp(column(row, 6)?)?,
+        },
+    };
+    Ok(Record::new(
+        fingerprint,
+        FencingToken::new(unsigned(column(row, 1)?)?),
+        HolderId::from_bytes(holder),
+        column(row, 3)?,
+        state,
+        timestamp(column(row, 8)?)?,
+    ))
+}
+
+fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
+{
+    row.try_get(index).map_err(|_| StoreError::Corrupt {
+        what: "a column is not of its type",
+    })
+}
+
+fn unsigned(number: i64) -> Result<u64, StoreError> {
+    u64::try_from(number).map_err(|_| StoreError::Corrupt {
+        what: "a number is negative",
+    })
+}
+
+fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
+    unsigned(millis).map(Timestamp::from_millis)
+}
+
+/// What is said of a transaction that could be committed in part.
+pub(super) fn attached() -> StoreError {
+    StoreError::Unsupported {
+        advice: "another database is attached to the connection, and a crash could commit the transaction in one file and \
+                 not in the other; keep what belongs together in one file, or run the transaction on a pool to whose \
+                 connections nothing is attached",
+    }
+}
+
+/// Where a claim is made, and so what else is done in the statement that writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claims {
+    Outside,
+    /// In the transaction of the work, for which a savepoint is set, and which is committed like this.
+    InTransaction(Commits),
+}
+
+/// Decides under the write lock, and writes what follows from that. The end of the transaction goes along.
+pub(super) async fn claim(
+    connection: &mut SqliteConnection,
+    request: &ClaimRequest,
+    claims: Claims,
+    file: &DatabaseFile,
+) -> Result<(End, ClaimOutcome), StoreError> {
+    let (record, databases) = select_within(connection, &request.id, file).await?;
+    match decide(record, request) {
+        Decision::Unchanged(outcome) => Ok((End::RollBack, outcome)),
+        Decision::Grant { .. } if claims == Claims::InTransaction(Commits::AtOnce) && databases.has_attached() => {
+            Err(attached())
+        }
+        Decision::Grant { attempt, took_over } => {
+            let token = grant(connection, request, attempt, claims).await.map_err(unavailable)?;
+            let claim = Claim::new(request.id.clone(), token, attempt, took_over);
+            Ok((End::Commit, ClaimOutcome::Granted(claim)))
+        }
+    }
+}
+
+macro_rules! grant {
+    ($then:literal) => {
+        concat!(
+            "INSERT OR REPLACE INTO main.oneflight_records
+                (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at)
+             SELECT ?1, ?2, ?3, ?4, ?5, 'in_progress', now, now + ?6
+             FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+             RETURNING token",
+            $then
+        )
+    };
+}
+
+/// Draws a token and writes the record as in progress, in place of whatever stands there.
+async fn grant(
+    connection: &mut SqliteConnection,
+    request: &ClaimRequest,
+    attempt: u32,
+    claims: Claims,
+) -> sqlx::Result<FencingToken> {
+    // One errand to the connection's thread, which is what a small transaction spends its time on.
+    let statement = match claims {
+        Claims::Outside => grant!(""),
+        Claims::InTransaction(_) => grant!("; SAVEPOINT oneflight_work"),
+    };
+    let fingerprint = request.id.fingerprint();
+    let tokens: Vec<i64> = sqlx::query_scalar(statement)
+        .bind(request.id.scope())
+        .bind(request.id.key())
+        .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
+        .bind(&request.holder.as_bytes()[..])
+        .bind(attempt)
+        .bind(millis(request.lease))
+        // All, not one: with the first row in hand, the rest of the statement would not be run.
+        .fetch_all(connection)
+        .await?;
+    let token = tokens.first().ok_or(sqlx::Error::RowNotFound)?;
+    Ok(FencingToken::new(u64::try_from(*token).unwrap_or_default()))
+}
+
+/// What became of a record in the transaction of its work.
+pub(super) enum Completed {
+    /// It was completed.
+    Yes,
+    /// It was, and files are attached to the connection.
+    BesideAttached,
+    /// It was not there to be completed.
+    No,
+}
+
+/// Gives up the savepoint of the work and completes the record.
+pub(super) async fn release_and_complete(
+    connection: &mut SqliteConnection,
+    id: &RequestIdentity,
+    token: FencingToken,
+    result: &RecordedResult,
+    retention: Duration,
+) -> sqlx::Result<Completed> {
+    let completed = sqlx::query(complete!(
+        "RELEASE oneflight_work; ",
+        " RETURNING (SELECT count(*) FROM pragma_database_list WHERE seq > 1 AND file <> '')"
+    ));
+    let rows = bind_complete(completed, id, token, result, retention)
+        .fetch_all(connection)
+        .await?;
+    match rows.as_slice() {
+        [row] if row.try_get::<i64, _>(0)? == 0 => Ok(Completed::Yes),
+        [_] => Ok(Completed::BesideAttached),
+        _ => Ok(Completed::No),
+    }
+}
+
+fn renew(id: &RequestIdentity, token: FencingToken, lease: Duration) -> Statement<'_> {
+    let renew = sqlx::query(
+        "UPDATE main.oneflight_records
+         SET lease_expires_at = max(lease_expires_at, CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?)
+         WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
+    );
+    bind_lease(renew, id, token, lease)
+}
+
+fn end_lease(id: &RequestIdentity, token: FencingToken, left: Duration) -> Statement<'_> {
+    let end = sqlx::query(
+        "UPDATE main.oneflight_records
+         SET lease_expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?
+         WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
+    );
+    bind_lease(end, id, token, left)
+}
+
+fn bind_lease<'q>(
+    statement: Statement<'q>,
+    id: &'q RequestIdentity,
+    token: FencingToken,
+    lease: Duration,
+) -> Statement<'q> {
+    statement
+        .bind(millis(lease))
+        .bind(id.scope())
+        .bind(id.key())
+        .bind(number(token))
+}
+
+fn complete<'q>(
+    id: &'q RequestIdentity,
+    token: FencingToken,
+    result: &'q RecordedResult,
+    retention: Duration,
+) -> Statement<'q> {
+    bind_complete(sqlx::query(complete!("", "")), id, token, result, retention)
+}
+
+fn bind_complete<'q>(
+    statement: Statement<'q>,
+    id: &'q RequestIdentity,
+    token: FencingToken,
+    result: &'q RecordedResult,
+    retention: Duration,
+) -> Statement<'q> {
+    statement
+        .bind(result.as_bytes())
+        .bind(millis(retention))
+        .bind(id.scope())
+        .bind(id.key())
+        .bind(number(token))
+}
+
+fn release(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
+    sqlx::query(
+        "DELETE FROM main.oneflight_records
+         WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
+    )
+    .bind(id.scope())
+    .bind(id.key())
+    .bind(number(token))
+}
+
+fn purge(limit: i64) -> Statement<'static> {
+    sqlx::query(
+        "DELETE FROM main.oneflight_records WHERE token IN (
+            SELECT token FROM main.oneflight_records
+            WHERE expires_at <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
+            ORDER BY expires_at LIMIT ?)",
+    )
+    .bind(limit)
+}

@@ -1,0 +1,148 @@
+//! Our tables, and how a database gets them.
+//!
+//! Each migration is applied once, in order, all missing ones in one `BEGIN IMMEDIATE` transaction:
+//! however many processes open the same new file at once, one applies them and the others find them there.
+//! A migration that was released is never edited; a change is another migration.
+
+use sqlx::Row;
+use sqlx::sqlite::SqliteConnection;
+
+use super::SqliteStore;
+use super::busy::unavailable;
+use super::ending::{End, Ended};
+use super::file::databases;
+use super::queue::Rank;
+use oneflight::store::StoreError;
+
+const TABLES: &str = concat!(
+    "BEGIN;
+     SELECT *, EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = 'oneflight_migrations') AS found FROM ",
+    databases!(),
+    "; COMMIT"
+);
+const NEWEST: &str = concat!(
+    "BEGIN;
+     SELECT *, (SELECT coalesce(max(version), 0) FROM main.oneflight_migrations) AS found FROM ",
+    databases!(),
+    "; COMMIT"
+);
+
+/// What is applied, in order. The version of a schema is how many of these it has.
+const MIGRATIONS: &[(&str, &str)] = &[("records and fencing tokens", RECORDS)];
+
+const RECORDS: &str = "
+-- All times are milliseconds since the Unix epoch, on the database's clock.
+CREATE TABLE main.oneflight_records (
+    -- A claim writes a new row in place of the one that stands there. AUTOINCREMENT draws a number that is larger than
+    -- all before it, those of deleted rows included.
+    token            INTEGER PRIMARY KEY AUTOINCREMENT,
+    scope            TEXT    NOT NULL,
+    key              TEXT    NOT NULL,
+    fingerprint      BLOB    CHECK (length(fingerprint) = 32),
+    holder           BLOB    NOT NULL CHECK (length(holder) = 16),
+    attempt          INTEGER NOT NULL CHECK (attempt > 0),
+    state            TEXT    NOT NULL CHECK (state IN ('in_progress', 'completed')),
+    claimed_at       INTEGER NOT NULL,
+    lease_expires_at INTEGER,
+    completed_at     INTEGER,
+    expires_at       INTEGER,
+    result           BLOB,
+    UNIQUE (scope, key),
+    CHECK ((state = 'in_progress') = (lease_expires_at IS NOT NULL)),
+    CHECK ((state = 'completed') = (result IS NOT NULL AND completed_at IS NOT NULL AND expires_at IS NOT NULL))
+);
+CREATE INDEX main.oneflight_records_by_expiry ON oneflight_records (expires_at) WHERE expires_at IS NOT NULL;
+";
+
+/// Creates or upgrades our tables. Waits for the writer only if there is something to do.
+pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
+    if missing(look(store).await?)?.is_empty() {
+        return Ok(());
+    }
+    match store
+        .writer
+        .transaction(Rank::Business, None, |it| Box::pin(apply(it)))
+        .await?
+    {
+        Ended::Committed(()) | Ended::RolledBack(()) => Ok(()),
+        Ended::Unknown((), error) => Err(store.writer.unavailable(error)),
+    }
+}
+
+/// The version of the schema that was there a moment ago: 0 if there was none.
+async fn look(store: &SqliteStore) -> Result<i64, StoreError> {
+    let mut found = 0;
+    for look in [TABLES, NEWEST] {
+        let rows = store.fetch(None, || sqlx::query(look)).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound);
+        found = row
+            .and_then(|row| row.try_get("found"))
+            .map_err(|error| store.writer.unavailable(error))?;
+        if found == 0 {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// What is to be applied to a schema of this version.
+fn missing(found: i64) -> Result<&'static [(&'static str, &'static str)], StoreError> {
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(StoreError::SchemaTooNew { found, known });
+    }
+    usize::try_from(found)
+        .ok()
+        .and_then(|found| MIGRATIONS.get(found..))
+        .ok_or(StoreError::Corrupt {
+            what: "the schema's version is negative",
+        })
+}
+
+async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreError> {
+    let found = version(connection).await.map_err(unavailable)?;
+    let missing = missing(found)?;
+    if missing.is_empty() {
+        return Ok((End::RollBack, ()));
+    }
+    for (version, (description, statements)) in (found + 1..).zip(missing) {
+        upgrade(connection, version, description, statements)
+            .await
+            .map_err(unavailable)?;
+    }
+    Ok((End::Commit, ()))
+}
+
+/// The version of the schema that is there: 0 if there is none.
+async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::raw_sql(
+        "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
+            version     INTEGER PRIMARY KEY,
+            description TEXT    NOT NULL,
+            applied_at  INTEGER NOT NULL
+        )",
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM main.oneflight_migrations")
+        .fetch_one(connection)
+        .await
+}
+
+async fn upgrade(
+    connection: &mut SqliteConnection,
+    version: i64,
+    description: &str,
+    statements: &'static str,
+) -> sqlx::Result<()> {
+    sqlx::raw_sql(statements).execute(&mut *connection).await?;
+    sqlx::query(
+        "INSERT INTO main.oneflight_migrations (version, description, applied_at)
+         VALUES (?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
+    )
+    .bind(version)
+    .bind(description)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

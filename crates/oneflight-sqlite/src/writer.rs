@@ -1,0 +1,304 @@
+//! The one writer: a [queue](super::queue) in process, and the lock of the database among processes.
+//!
+//! # Cancellation
+//!
+//! A future of `sqlx` that is dropped leaves its statement running on the connection's own thread. Hence:
+//! * a single statement commits or fails by itself there, whoever listens;
+//! * a transaction that is dropped has its connection *closed*, which rolls it back ([`lent`](super::lent)). A connection
+//!   with an open transaction, or one whose transaction SQLite ended by itself while `sqlx` still counts it, never
+//!   gets back into the pool: only one that was committed or rolled back, with the answer seen, does.
+
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteTransactionManager};
+use sqlx_core::transaction::TransactionManager;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
+
+use super::busy::{Patience, is_busy, unavailable};
+use super::ending::{Commits, End, Ended};
+use super::file::DatabaseFile;
+use super::lent::Lent;
+use super::queue::{Queue, Rank};
+use super::records::Change;
+use super::seal::{Seal, Seals};
+use super::settings::Settings;
+use oneflight::store::{self, StoreError};
+
+/// How many times the database's deadline a place in the queue is waited for: whoever stands in it sees others make
+/// progress, each within the deadline.
+const QUEUE_DEADLINES: u32 = 4;
+
+/// Gives out turns to write. Clones share the queue.
+#[derive(Clone)]
+pub(super) struct Writer {
+    pub(super) pool: SqlitePool,
+    /// What work has that holds the queue's place.
+    turn: store::Turn,
+    queue: Arc<Queue>,
+    deadline: Duration,
+    seals: Seals,
+    pub(super) commits: Commits,
+    pub(super) file: Arc<DatabaseFile>,
+    settings: Settings,
+    #[cfg(test)]
+    pub(super) faults: Arc<super::tests::Faults>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        pool: SqlitePool,
+        deadline: Duration,
+        seals: Seals,
+        commits: Commits,
+        file: DatabaseFile,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            pool,
+            turn: store::Turn::new(),
+            queue: Arc::default(),
+            deadline,
+            seals,
+            commits,
+            file: Arc::new(file),
+            settings,
+            #[cfg(test)]
+            faults: Arc::default(),
+        }
+    }
+
+    /// How long is waited for a lock.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Waits for this caller's turn, then for a connection. Who waits for a turn holds no connection. With a limit, the
+    /// waits for the turn, for a connection and for the database's lock together take no longer than that.
+    pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
+        let limit = limit.unwrap_or(Duration::MAX);
+        let queueing = Patience::new(self.deadline.saturating_mul(QUEUE_DEADLINES).min(limit));
+        let place = timeout(queueing.remaining(), self.turn.wait_for(self.queue.enter(rank)))
+            .await
+            .map_err(|_| queueing.exhausted())??;
+        let left = limit.saturating_sub(queueing.waited());
+        let patience = Patience::new(self.deadline.min(left));
+        self.file.still_there()?;
+        Ok(Turn {
+            connection: Lent::by(&self.pool, &patience).await?,
+            patience,
+            _place: place,
+        })
+    }
+
+    /// Runs the work of whoever has the turn, so that its wish for another one is noticed.
+    pub(super) fn within<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
+        self.turn.scope(work)
+    }
+
+    /// The seal of a connection that this writer has a turn with.
+    pub(super) async fn seal(&self, connection: &mut SqliteConnection) -> sqlx::Result<Seal> {
+        self.seals.of(connection).await
+    }
+
+    /// What an error on a connection is to the store's user.
+    pub(super) fn unavailable(&self, error: sqlx::Error) -> StoreError {
+        self.file.named(unavailable(error))
+    }
+
+    /// Makes one change in a transaction of its own; answers how many rows it changed.
+    pub(super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
+        match self.seals {
+            Seals::Kept(_) => {
+                let changed = self.change_alone(&change).await;
+                changed.map_err(|error| self.file.named(error))
+            }
+            // Nobody knows whether the user left a transaction open there: then a statement would be part of it.
+            Seals::New => self.change_in_transaction(change).await,
+        }
+    }
+
+    async fn change_alone(&self, change: &Change) -> Result<u64, StoreError> {
+        let mut turn = self.turn(change.rank(), None).await?;
+        let mut replaced = false;
+        loop {
+            let error = match change.make(&mut turn.connection).await {
+                Ok(rows) => {
+                    turn.connection.give_back();
+                    return Ok(rows);
+                }
+                Err(error) => error,
+            };
+            // Either may be because of what work has set on the connection.
+            if is_busy(&error) {
+                turn.patience.pause().await?;
+                // Should it fail, so does the next try.
+                let _ = self.settings.set(&mut turn.connection).await;
+            } else if !replaced {
+                replaced = true;
+                self.replace(&mut turn).await?;
+            } else {
+                return Err(unavailable(error));
+            }
+        }
+    }
+
+    async fn change_in_transaction(&self, change: Change) -> Result<u64, StoreError> {
+        let file = Arc::clone(&self.file);
+        let changed = self.transaction(change.rank(), None, move |connection| {
+            Box::pin(async move {
+                let rows = change.make(connection).await.map_err(unavailable)?;
+                if rows == 0 {
+                    // In another file there is nothing to change, which says nothing of this one.
+                    file.is_open_on(connection).await?;
+                }
+                Ok((End::Commit, rows))
+            })
+        });
+        match changed.await? {
+            Ended::Committed(rows) | Ended::RolledBack(rows) => Ok(rows),
+            Ended::Unknown(_, error) => Err(self.unavailable(error)),
+        }
+    }
+
+    /// Closes the connection of a turn, and waits for another.
+    async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
+        turn.connection.close().await;
+        turn.connection = Lent::by(&self.pool, &turn.patience).await?;
+        Ok(())
+    }
+}
+
+/// The future of the body of a transaction.
+pub(super) type Body<'t, R> = Pin<Box<dyn Future<Output = Result<(End, R), StoreError>> + Send + 't>>;
+
+impl Writer {
+    /// Runs a body between `BEGIN IMMEDIATE` and what it wants for an end. If the body fails, its
+    /// transaction is rolled back.
+    pub(super) async fn transaction<R>(
+        &self,
+        rank: Rank,
+        limit: Option<Duration>,
+        body: impl for<'t> FnOnce(&'t mut SqliteConnection) -> Body<'t, R> + Send,
+    ) -> Result<Ended<R>, StoreError> {
+        let mut turn = self.begin(rank, limit).await?;
+        match body(&mut turn).await {
+            Ok((end, value)) => Ok(self.end(turn, end, value).await),
+            Err(error) => Err(self.fail(turn, error).await),
+        }
+    }
+
+    /// Waits for a turn, and begins a transaction in it. A turn that is dropped has its transaction rolled back.
+    pub(super) async fn begin(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
+        let begun = self.try_begin(rank, limit).await;
+        begun.map_err(|error| self.file.named(error))
+    }
+
+    async fn try_begin(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
+        let mut turn = self.turn(rank, limit).await?;
+        let mut unusable = 0;
+        loop {
+            let error = match SqliteTransactionManager::begin(&mut turn, Some(self.settings.and_begin())).await {
+                Ok(()) => return Ok(turn),
+                Err(error) => error,
+            };
+            if is_busy(&error) {
+                turn.patience.pause().await?;
+            } else if unusable < self.pool.options().get_max_connections() {
+                // Most likely one on which a transaction was left open, or which may only read.
+                unusable += 1;
+                self.replace(&mut turn).await?;
+            } else {
+                return Err(unavailable(error));
+            }
+        }
+    }
+
+    /// Ends the transaction of a turn, and the turn.
+    pub(super) async fn end<R>(&self, mut turn: Turn, end: End, value: R) -> Ended<R> {
+        let rolled_back = match end {
+            End::Commit => {
+                return match self.commit(&mut turn).await {
+                    Ok(()) => {
+                        turn.connection.give_back_if_idle().await;
+                        Ended::Committed(value)
+                    }
+                    Err(error) => {
+                        turn.connection.close().await;
+                        Ended::Unknown(value, error)
+                    }
+                };
+            }
+            End::Close => false,
+            End::RollBack => SqliteTransactionManager::rollback(&mut turn).await.is_ok(),
+        };
+        match rolled_back {
+            true => turn.connection.give_back_if_idle().await,
+            false => turn.connection.close().await,
+        }
+        Ended::RolledBack(value)
+    }
+
+    /// Rolls the transaction of a turn back for an error, and ends the turn. Answers with the error as the store's user gets it.
+    pub(super) async fn fail(&self, turn: Turn, error: StoreError) -> StoreError {
+        let (Ended::Committed(error) | Ended::RolledBack(error) | Ended::Unknown(error, _)) =
+            self.end(turn, End::RollBack, error).await;
+        self.file.named(error)
+    }
+
+    async fn commit(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        let committed = match self.commits {
+            Commits::AtOnce => SqliteTransactionManager::commit(connection).await,
+            Commits::AfterReaders => {
+                self.commit_patiently(connection).await?;
+                // What `sqlx` counts as open is over. It needs one to end.
+                sqlx::query("BEGIN").execute(&mut *connection).await?;
+                SqliteTransactionManager::rollback(connection).await
+            }
+        };
+        #[cfg(test)]
+        let committed = self.faults.after_commit(committed);
+        committed
+    }
+
+    /// A transaction whose commit finds the database busy is still open, and can be committed later.
+    async fn commit_patiently(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        let mut patience = Patience::new(self.deadline);
+        loop {
+            match sqlx::query("COMMIT").execute(&mut *connection).await {
+                Ok(_) => return Ok(()),
+                Err(error) if is_busy(&error) => patience.pause().await.map_err(|_| error)?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The right to write, with a connection. It derefs to the connection.
+pub(super) struct Turn {
+    pub(super) connection: Lent,
+    patience: Patience,
+    _place: OwnedMutexGuard<()>,
+}
+
+impl Deref for Turn {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Turn {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+}

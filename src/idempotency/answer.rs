@@ -1,0 +1,65 @@
+//! The answer to a question that is put to the store: there is one in every case.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use super::timer::{Until, within};
+use crate::flight::Panicked;
+use crate::store::StoreError;
+use crate::unwind::{CatchUnwind, catch};
+
+/// The answer to a question; if there is none within the limit, an error.
+pub(super) fn answer_within<A: Future>(limit: Duration, asked: A) -> Answer<A> {
+    let asked = within(limit, catch(asked));
+    Answer { asked, limit }
+}
+
+/// The answer to a question; if the store panics, an error.
+pub(super) fn caught<A: Future>(asked: A) -> Answer<A> {
+    answer_within(Duration::MAX, asked)
+}
+
+pin_project! {
+    /// See [`answer_within`].
+    pub(super) struct Answer<A> {
+        #[pin]
+        asked: Until<CatchUnwind<A>>,
+        limit: Duration,
+    }
+}
+
+impl<T, A: Future<Output = Result<T, StoreError>>> Future for Answer<A> {
+    type Output = Result<T, StoreError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        Poll::Ready(match ready!(this.asked.poll(cx)) {
+            Some(Ok(answered)) => answered,
+            Some(Err(panic)) => {
+                let panic = Panicked::from_payload(panic);
+                Err(StoreError::unavailable(format!(
+                    "the store panicked: {}",
+                    panic.message()
+                )))
+            }
+            None => Err(silent(*this.limit)),
+        })
+    }
+}
+
+/// The error that stands for no answer.
+pub(super) fn silent(waited: Duration) -> StoreError {
+    StoreError::unavailable(format!("the store did not answer within {waited:?}"))
+}
+
+/// Whether it may have done what was asked.
+pub(super) fn may_have_landed(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }
+    )
+}

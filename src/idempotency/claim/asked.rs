@@ -1,0 +1,166 @@
+//! A claim that is asked for.
+//!
+//! ```text
+//! asked ──granted──────▶ a `Granted`, and nothing is asked any more
+//!   │ ▲──not granted───▶ nothing
+//!   │ └──again, as the same holder──┐
+//!   └────answer lost──▶ lost ───────┘
+//!
+//! asked or lost, and dropped ──▶ given back, by a task
+//! ```
+//!
+//! A flight can be dropped wherever it waits, and a question to the store goes on without it: the claim may be granted
+//! when nobody waits for it any more. So a question is not dropped with its flight. A task waits for its answer, for a
+//! while, and looks for a claim that may have been granted without one; what is found is given back.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::case::Case;
+use super::end::{Ending, disown, give_up};
+use super::granted::Granted;
+use crate::backoff::jittered;
+use crate::idempotency::answer::{may_have_landed, silent};
+use crate::idempotency::progress::Progress;
+use crate::idempotency::timer::{after, pause, until, within};
+use crate::identity::RequestIdentity;
+use crate::record::HolderId;
+use crate::store::{ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+
+/// How often a claim whose answer was lost is asked for again.
+const CLAIM_TRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+type Question = Pin<Box<dyn Future<Output = Result<ClaimOutcome, StoreError>> + Send>>;
+
+/// See the module's documentation.
+pub(super) struct Asked<S: Store> {
+    case: Case<S>,
+    holder: HolderId,
+    /// What is under way to the store. The lock makes it `Sync`, and is never taken.
+    question: Mutex<Option<Question>>,
+    /// An answer was lost: the claim may be granted, or will be.
+    lost: bool,
+    /// It is granted, and fewer replicas have it than are wanted.
+    too_few: bool,
+}
+
+impl<S: Store> Asked<S> {
+    /// A new holder, which has asked for nothing.
+    pub(super) fn as_new_holder(case: &Case<S>) -> Self {
+        Self {
+            case: case.clone(),
+            holder: HolderId::random(),
+            question: Mutex::new(None),
+            lost: false,
+            too_few: false,
+        }
+    }
+
+    pub(super) fn holder(&self) -> HolderId {
+        self.holder
+    }
+
+    /// Asks for the claim, of this identity with the fingerprint as it is known. An answer that was lost is asked for again,
+    /// as the same holder: so the claim that was taken without our knowing is found, and not left to its lease. If none
+    /// comes, the error is one after which the claim may have been granted, if there was any.
+    pub(super) async fn ask(
+        &mut self,
+        id: &RequestIdentity,
+        takeover: Takeover,
+        progress: &Progress,
+    ) -> Result<ClaimOutcome<Granted<S>>, StoreError> {
+        let asked = Instant::now();
+        let deadline = after(progress.answer_patience());
+        let mut lost = None;
+        for tries in 1.. {
+            match self.ask_once(id, takeover, progress.patience(), deadline).await {
+                Some(Ok(outcome)) => return Ok(outcome.map(|claim| Granted::new(&self.case, claim, asked))),
+                Some(Err(error)) if may_have_landed(&error) && tries < CLAIM_TRIES && Instant::now() < deadline => {
+                    lost.get_or_insert(error);
+                }
+                Some(Err(error)) => return Err(lost.unwrap_or(error)),
+                None => break,
+            }
+            pause(jittered(FIRST_PAUSE * (tries + 1))).await;
+        }
+        Err(lost.unwrap_or_else(|| silent(asked.elapsed())))
+    }
+
+    /// Asks until then; no answer is `None`.
+    async fn ask_once(
+        &mut self,
+        id: &RequestIdentity,
+        takeover: Takeover,
+        patience: Duration,
+        deadline: Instant,
+    ) -> Option<Result<ClaimOutcome, StoreError>> {
+        let (case, id, holder) = (self.case.clone(), id.clone(), self.holder);
+        let question = self.question.get_mut().insert(Box::pin(async move {
+            let request = ClaimRequest::new(&id, case.shared.lease)
+                .holder(holder)
+                .takeover(takeover)
+                .patience(patience);
+            case.shared.claim(request).await
+        }));
+        let answer = until(deadline, question).await?;
+        *self.question.get_mut() = None;
+        match &answer {
+            // Whatever was lost before is this very claim, which is not to be looked for any more.
+            Ok(ClaimOutcome::Granted(_)) => (self.lost, self.too_few) = (false, false),
+            Ok(ClaimOutcome::Denied(_)) => {}
+            Err(StoreError::TooFewReplicas { .. }) => self.too_few = true,
+            Err(error) => self.lost |= may_have_landed(error),
+        }
+        Some(answer)
+    }
+
+    /// Gives back what may have been granted, and becomes a new holder: what is granted late is not found as its own. Says
+    /// whether nothing is left of it so far.
+    pub(super) async fn give_back(&mut self) -> bool {
+        let fresh = Self::as_new_holder(&self.case);
+        let mut before = std::mem::replace(self, fresh);
+        let is_open = before.question.get_mut().is_some() || before.lost;
+        match before.end() {
+            Some(ending) => ending.waited_for().await || !is_open,
+            None => true,
+        }
+    }
+
+    fn end(&mut self) -> Option<Ending> {
+        let question = self.question.get_mut().take();
+        let lost = std::mem::take(&mut self.lost) | std::mem::take(&mut self.too_few);
+        if question.is_none() && !lost {
+            return None;
+        }
+        let (case, holder) = (self.case.clone(), self.holder);
+        let runtime = Handle::try_current().unwrap_or_else(|_| self.case.runtime.clone());
+        Some(Ending::of(&self.case, &runtime, async move {
+            let (shared, id) = (&case.shared, &case.id);
+            let Some(question) = question else {
+                return disown(shared, id, holder).await;
+            };
+            match within(shared.answer_patience(), question).await {
+                Some(Ok(ClaimOutcome::Granted(claim))) => give_up(shared, &claim).await,
+                Some(Ok(ClaimOutcome::Denied(_))) if !lost => true,
+                Some(_) => disown(shared, id, holder).await,
+                None => {
+                    disown(shared, id, holder).await;
+                    // What was asked last may still be on its way.
+                    false
+                }
+            }
+        }))
+    }
+}
+
+impl<S: Store> Drop for Asked<S> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,101 @@
+//! Purging in the background, for as long as an `Idempotency` or a copy of it is there.
+//!
+//! ```text
+//! `build`, or the first call ──▶ batch ──full──▶ short pause ──▶ batch ...
+//!                                  └──not full, or an error──▶ pause until the next round ──▶ batch ...
+//! the last copy is dropped ──▶ the pause, or the batch and then its pause, is the end
+//! ```
+//!
+//! The task has the store only while a batch is deleted. If it dies with its runtime, the next call begins another one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::answer::answer_within;
+use super::timer::within;
+use crate::store::Store;
+use crate::telemetry;
+
+/// How many records are deleted at a time: claims may wait for one batch.
+const BATCH: usize = 50;
+/// For how long claims have the store to themselves between two batches.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long a batch is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The shortest pause between two rounds.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Has the store purged, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Purging {
+    every: Duration,
+    /// Whether there is a task. It takes that back itself, wherever it ends.
+    runs: Arc<AtomicBool>,
+    /// Never sent to: the task ends when it is dropped.
+    stop: watch::Sender<()>,
+}
+
+impl Purging {
+    pub(super) fn new(every: Duration) -> Self {
+        Self {
+            every: every.max(LEAST),
+            runs: Arc::default(),
+            stop: watch::Sender::default(),
+        }
+    }
+
+    /// Begins on this runtime, or on the one that is here; unless it has begun, or there is none.
+    pub(super) fn begin<S: Store>(&self, store: &Arc<S>, runtime: Option<&Handle>) {
+        if self.runs.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(runtime) = runtime.cloned().or_else(|| Handle::try_current().ok()) else {
+            return;
+        };
+        if self.runs.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let runs = Runs(Arc::clone(&self.runs));
+        let (store, every, stopped) = (Arc::downgrade(store), self.every, self.stop.subscribe());
+        runtime.spawn(async move {
+            let _runs = runs;
+            rounds(store, every, stopped).await;
+        });
+    }
+}
+
+struct Runs(Arc<AtomicBool>);
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+async fn rounds<S: Store>(store: Weak<S>, every: Duration, mut stopped: watch::Receiver<()>) {
+    while let Some(store) = store.upgrade() {
+        let pause = match batch(&*store).await {
+            BATCH.. => PAUSE,
+            _ => every,
+        };
+        drop(store);
+        if within(pause, stopped.changed()).await.is_some() {
+            return;
+        }
+    }
+}
+
+/// How many records went. What went wrong has time until the next round.
+async fn batch<S: Store>(store: &S) -> usize {
+    match answer_within(PATIENCE, async { store.purge(BATCH).await }).await {
+        Ok(purged) => purged,
+        Err(error) => {
+            telemetry::not_purged(&error);
+            0
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What a failure means for the mutation, said where it happens and passed on by `?`.
+
+use std::error::Error;
+
+use super::transaction::Rollback;
+use super::unfinished::{NotDone, Unknown};
+
+/// Says of a failure what it means for the mutation, so that `?` passes it on.
+///
+/// That something failed says nothing of what was done, so no error becomes [`NotDone`] or [`Unknown`] by itself. Each
+/// method takes every kind of error that a text or a `Box<dyn Error>` is made of, `anyhow::Error` for one.
+///
+/// Work that calls somebody else, under [`try_run`](super::Idempotency::try_run):
+///
+/// ```
+/// use oneflight::idempotency::{ResultExt, Unfinished};
+/// # use std::io::Error;
+/// # async fn connect() -> Result<(), Error> { Ok(()) }
+/// # async fn send(_amount: u64) -> Result<String, Error> { Ok("ch_1".to_owned()) }
+///
+/// async fn charge(amount: u64) -> Result<String, Unfinished> {
+///     connect().await.or_not_done()?; // Nothing was sent: the key is free again.
+///     let charge = send(amount).await.or_unknown()?; // It may have arrived: the request is in doubt.
+///     Ok(charge)
+/// }
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(charge(7)).unwrap();
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// Work in a transaction, under [`run_in_tx`](super::Idempotency::run_in_tx):
+///
+/// ```
+/// use oneflight::idempotency::{ResultExt, Rollback};
+///
+/// fn quantity(text: &str) -> Result<u32, Rollback<u32>> {
+///     let asked: u32 = text.parse().or_decline(0)?; // Never a number: the answer 0 is recorded.
+///     let left = std::env::var("STOCK").ok(); // An error by plain `?` rolls back and frees the key.
+///     Ok(left.map_or(asked, |_| asked.min(9)))
+/// }
+/// assert!(matches!(quantity("many"), Err(Rollback::Declined(0))));
+/// ```
+pub trait ResultExt<T, E>: Sized {
+    /// Nothing was done: the request can be tried again at once.
+    ///
+    /// # Errors
+    ///
+    /// The error, as the reason of a [`NotDone`].
+    fn or_not_done(self) -> Result<T, NotDone>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>;
+
+    /// It is not known what was done: the request is in doubt.
+    ///
+    /// # Errors
+    ///
+    /// The error, as the reason of an [`Unknown`].
+    fn or_unknown(self) -> Result<T, Unknown>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>;
+
+    /// Declined for good: the rows are rolled back, and this answer is recorded and replayed.
+    ///
+    /// # Errors
+    ///
+    /// The answer, as [`Rollback::Declined`].
+    fn or_decline<A>(self, answer: A) -> Result<T, Rollback<A>>;
+
+    /// It broke: everything is rolled back, and the identity is new again. Plain `?` says the same of a
+    /// [`std::error::Error`].
+    ///
+    /// # Errors
+    ///
+    /// The error, as [`Rollback::Failed`].
+    fn or_roll_back<A>(self) -> Result<T, Rollback<A>>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>;
+}
+
+impl<T, E> ResultExt<T, E> for Result<T, E> {
+    fn or_not_done(self) -> Result<T, NotDone>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.map_err(NotDone::because)
+    }
+
+    fn or_unknown(self) -> Result<T, Unknown>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.map_err(Unknown::because)
+    }
+
+    fn or_decline<A>(self, answer: A) -> Result<T, Rollback<A>> {
+        self.map_err(|_| Rollback::Declined(answer))
+    }
+
+    fn or_roll_back<A>(self) -> Result<T, Rollback<A>>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.map_err(Rollback::failed)
+    }
+}

@@ -1,0 +1,46 @@
+//! What all clones of an [`Idempotency`](super::Idempotency) share: its settings, and the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::codec::Sizes;
+use super::missing::MissingFingerprint;
+use super::progress::Flights;
+use super::recovery::Recovery;
+
+/// What a flight needs, whichever caller polls it.
+pub(super) struct Shared<S> {
+    pub(super) store: Arc<S>,
+    pub(super) retention: Duration,
+    pub(super) lease: Duration,
+    pub(super) wait: Duration,
+    /// How long what an execution left, when it ended without telling what it did, is let alone.
+    pub(super) settle: Duration,
+    pub(super) missing_fingerprint: MissingFingerprint,
+    pub(super) recovery: Recovery,
+    pub(super) sizes: Sizes,
+    pub(super) conflict_retries: u32,
+    /// The runtime on which work is spawned, if it was given one.
+    pub(super) runtime: Option<Handle>,
+    /// What is in flight, of this and of its copies.
+    pub(super) flights: Flights,
+    /// How many claims are about to be ended by tasks of their own, of this and of its copies.
+    pub(super) ends: watch::Sender<usize>,
+}
+
+impl<S> Shared<S> {
+    /// The same settings over the same store.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            recovery: self.recovery.clone(),
+            runtime: self.runtime.clone(),
+            flights: self.flights.clone(),
+            ends: self.ends.clone(),
+            ..*self
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The stores, as workers use them and as the checker looks into them. The only part that knows of SQL.
+
+use std::future::Future;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use fastrand::Rng;
+use futures::FutureExt;
+use oneflight::idempotency::{Error, Idempotency, Reply};
+use oneflight::identity::RequestIdentity;
+use oneflight::store::Store;
+use oneflight_postgres::PostgresStore;
+use oneflight_redis::RedisStore;
+use oneflight_sqlite::SqliteStore;
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::{AssertSqlSafe, Connection};
+use tokio::time::timeout;
+
+use crate::messages::{Misuse, Pool};
+use crate::work::InTransaction;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum StoreName {
+    Sqlite,
+    Postgres,
+    Redis,
+}
+
+impl StoreName {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+/// How long a process waits for a connection, and for the answer to a commit.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is said to a database.
+struct Words {
+    /// Makes the table of effects: a row for each execution in a transaction, so that a second one shows.
+    prepare: &'static str,
+    /// Names the schema, whatever an application has set.
+    insert: &'static str,
+    /// What applications leave behind on connections. Some of it fails, which is how it is left behind. `{stray}` stands
+    /// for the key of a row that is never committed.
+    left: &'static [&'static str],
+    settings: &'static [&'static str],
+}
+
+const SELECT: &str = "SELECT key, mark FROM effects WHERE key LIKE $1 || '.%'";
+
+const SQLITE: Words = Words {
+    prepare: "CREATE TABLE IF NOT EXISTS effects (key text NOT NULL, mark text NOT NULL)",
+    insert: "INSERT INTO main.effects (key, mark) VALUES ($1, $2)",
+    left: &[
+        "BEGIN",
+        "BEGIN; SELECT count(*) FROM effects",
+        "BEGIN; SAVEPOINT s; SELECT count(*) FROM effects",
+        "BEGIN; SELECT count(*) FROM effects; INSERT INTO missing VALUES (1)",
+        "BEGIN; SAVEPOINT oneflight_work",
+    ],
+    settings: &[
+        "PRAGMA foreign_keys = OFF",
+        "PRAGMA synchronous = OFF",
+        "PRAGMA busy_timeout = 0",
+        "PRAGMA read_uncommitted = ON",
+        "PRAGMA recursive_triggers = ON; PRAGMA ignore_check_constraints = ON",
+        "PRAGMA cache_size = 1; PRAGMA temp_store = MEMORY",
+    ],
+};
+
+const POSTGRES: Words = Words {
+    prepare: "CREATE TABLE IF NOT EXISTS effects (key text NOT NULL, mark text NOT NULL);
+        DO $$ BEGIN CREATE ROLE stranger; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+        GRANT INSERT ON effects TO stranger",
+    insert: "INSERT INTO public.effects (key, mark) VALUES ($1, $2)",
+    left: &[
+        "BEGIN",
+        "BEGIN; SAVEPOINT s; INSERT INTO public.effects VALUES ('{stray}', 'stray')",
+        "BEGIN; SELECT 1 / 0",
+        "BEGIN; INSERT INTO public.effects VALUES ('{stray}', 'stray'); SELECT 1 / 0",
+        "BEGIN READ ONLY; SELECT 1",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM public.effects",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM public.effects",
+        "BEGIN; SET LOCAL ROLE stranger; SET LOCAL search_path = pg_temp",
+    ],
+    settings: &[
+        "SET search_path = pg_temp",
+        "SET ROLE stranger",
+        "SET default_transaction_isolation = 'serializable'",
+        "SET default_transaction_isolation = 'repeatable read'",
+        "SET default_transaction_read_only = on",
+        "SET statement_timeout = 1",
+        "SET lock_timeout = 1",
+        "DISCARD ALL",
+        "SELECT pg_advisory_lock(4711)",
+    ],
+};
+
+pub trait Backend: Clone + Send + Sync + Sized + 'static {
+    type Store: Store + Clone;
+    const TRANSACTIONS: bool;
+
+    fn open(url: &str, pool: Pool) -> impl Future<Output = Self> + Send;
+
+    fn store(&self) -> Self::Store;
+
+    /// Executes a request in a transaction of the store.
+    fn in_transaction(
+        idem: &Idempotency<Self::Store>,
+        id: RequestIdentity,
+        work: InTransaction,
+    ) -> impl Future<Output = Result<Reply<String>, Error>> + Send;
+
+    /// Does to a connection of the pool what an application should not do, and says what. With a key for rows that are never
+    /// committed.
+    fn misuse(&self, misuse: Misuse, stray: &str, random: &mut Rng) -> impl Future<Output = Option<String>> + Send;
+
+    /// Makes the table of effects.
+    fn prepare(&self) -> impl Future<Output = ()> + Send;
+
+    /// The effects of a round's transactions: keys and marks.
+    fn effects(&self, round: &str) -> impl Future<Output = Vec<(String, String)>> + Send;
+}
+
+/// What is the same for any database of `sqlx`, which has no type for that: written once, and compiled for each.
+macro_rules! on_database {
+    ($store:ty, $words:expr) => {
+        async fn in_transaction(
+            idem: &Idempotency<$store>,
+            id: RequestIdentity,
+            work: InTransaction,
+        ) -> Result<Reply<String>, Error> {
+            idem.run_in_tx(id, move |mut tx| async move {
+                let mark = work.begin(tx.context()).await;
+                for _ in 0..work.times {
+                    let insert = sqlx::query($words.insert)
+                        .persistent(false)
+                        .bind(work.key.text())
+                        .bind(&mark);
+                    insert.execute(&mut *tx).await?;
+                }
+                work.end().await;
+                Ok(mark)
+            })
+            .await
+        }
+
+        async fn misuse(&self, misuse: Misuse, stray: &str, random: &mut Rng) -> Option<String> {
+            let pool = self.0.pool();
+            if let Misuse::Begin = misuse {
+                if random.bool() {
+                    let mut connection = pool.acquire().await.ok()?;
+                    let _ = connection.begin().now_or_never();
+                    return Some("a `begin` that was polled once".to_owned());
+                }
+                let given_up = timeout(Duration::from_micros(random.u64(..2000)), pool.begin()).await;
+                return given_up.err().map(|_| "a `begin` that was given up".to_owned());
+            }
+            let statements = match misuse {
+                Misuse::Left => $words.left,
+                _ => $words.settings,
+            };
+            let sql = random.choice(statements)?.replace("{stray}", stray);
+            let mut connection = pool.acquire().await.ok()?;
+            let _ = sqlx::raw_sql(AssertSqlSafe(sql.clone()))
+                .execute(&mut *connection)
+                .await;
+            Some(sql)
+        }
+
+        async fn prepare(&self) {
+            sqlx::raw_sql($words.prepare)
+                .execute(self.0.pool())
+                .await
+                .expect("the table can be made");
+        }
+
+        async fn effects(&self, round: &str) -> Vec<(String, String)> {
+            let effects = sqlx::query_as(SELECT).bind(round).fetch_all(self.0.pool()).await;
+            effects.expect("the effects can be read")
+        }
+    };
+}
+
+#[derive(Clone)]
+pub struct Sqlite(SqliteStore);
+
+impl Backend for Sqlite {
+    type Store = SqliteStore;
+    const TRANSACTIONS: bool = true;
+
+    async fn open(url: &str, pool: Pool) -> Self {
+        // Some applications take the pool of the store, and some bring their own.
+        if pool == Pool::Own || fastrand::bool() {
+            return Self(SqliteStore::open(url).await.expect("the file can be opened"));
+        }
+        let options = SqliteConnectOptions::new().filename(url);
+        let pool = SqlitePoolOptions::new().max_connections(6);
+        let pool = pool.connect_lazy_with(options.journal_mode(SqliteJournalMode::Wal));
+        let store = SqliteStore::from_pool(pool).await;
+        Self(store.expect("the file can be opened"))
+    }
+
+    fn store(&self) -> SqliteStore {
+        self.0.clone()
+    }
+
+    on_database!(SqliteStore, SQLITE);
+}
+
+#[derive(Clone)]
+pub struct Postgres(PostgresStore);
+
+impl Backend for Postgres {
+    type Store = PostgresStore;
+    const TRANSACTIONS: bool = true;
+
+    async fn open(url: &str, pool: Pool) -> Self {
+        let mut options = PostgresStore::options().patience(PATIENCE);
+        if pool == Pool::Shared {
+            options = options.without_prepared_statements();
+        }
+        let pool = PgPoolOptions::new().max_connections(6).acquire_timeout(PATIENCE);
+        let pool = pool.connect_lazy(url).expect("it is a URL");
+        // While the server is away, opening fails; a service would be started again.
+        for _ in 0..100 {
+            if let Ok(store) = options.clone().open(pool.clone()).await {
+                return Self(store);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the store cannot be opened")
+    }
+
+    fn store(&self) -> PostgresStore {
+        self.0.clone()
+    }
+
+    on_database!(PostgresStore, POSTGRES);
+}
+
+#[derive(Clone)]
+pub struct Redis(RedisStore);
+
+impl Backend for Redis {
+    type Store = RedisStore;
+    const TRANSACTIONS: bool = false;
+
+    async fn open(url: &str, _: Pool) -> Self {
+        for _ in 0..100 {
+            if let Ok(store) = RedisStore::options().patience(PATIENCE).open(url).await {
+                return Self(store);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the store cannot be opened")
+    }
+
+    fn store(&self) -> RedisStore {
+        self.0.clone()
+    }
+
+    async fn in_transaction(
+        _: &Idempotency<RedisStore>,
+        _: RequestIdentity,
+        _: InTransaction,
+    ) -> Result<Reply<String>, Error> {
+        unreachable!("Redis has no transactions that work could run in")
+    }
+
+    async fn misuse(&self, _: Misuse, _: &str, _: &mut Rng) -> Option<String> {
+        unreachable!("nobody shares our connection")
+    }
+
+    async fn prepare(&self) {}
+
+    async fn effects(&self, _: &str) -> Vec<(String, String)> {
+        Vec::new()
+    }
+}
