@@ -69,7 +69,7 @@ async fn duplicates_make_one_row_and_all_get_its_number() {
     let calls = (0..200).map(|_| {
         let idem = shop.idem.clone();
         tokio::spawn(async move {
-            idem.run_in_tx(id("one"), |mut tx| async move { Ok(order(&mut *tx, "tea").await?) })
+            idem.run_in_tx(id("one"), |mut tx| async move { Ok(order(&mut tx, "tea").await?) })
                 .await
         })
     });
@@ -95,7 +95,7 @@ async fn what_fails_is_rolled_back_and_the_key_is_free() {
         let error = shop
             .idem
             .run_in_tx::<i64, _, _>(id("failed"), |mut tx| async move {
-                order(&mut *tx, "tea").await?;
+                order(&mut tx, "tea").await?;
                 sqlx::query("INSERT INTO nowhere VALUES (1)").execute(&mut *tx).await?;
                 Ok(1)
             })
@@ -112,7 +112,7 @@ async fn what_fails_is_rolled_back_and_the_key_is_free() {
         .idem
         .run_in_tx(id("failed").with_fingerprint("other"), |mut tx| async move {
             assert_eq!(tx.context().attempt(), 1);
-            Ok(order(&mut *tx, "tea").await?)
+            Ok(order(&mut tx, "tea").await?)
         })
         .await
         .unwrap();
@@ -129,7 +129,7 @@ async fn what_is_refused_is_remembered_and_its_rows_are_rolled_back() {
             .idem
             .run_in_tx(id("refused"), move |mut tx| async move {
                 executions.fetch_add(1, Ordering::SeqCst);
-                order(&mut *tx, "tea").await?;
+                order(&mut tx, "tea").await?;
                 Err(Rollback::Declined("out of tea".to_owned()))
             })
             .await
@@ -148,7 +148,7 @@ async fn a_panic_is_rolled_back_and_the_key_is_free() {
     let shop = Shop::open().await;
     let calls = (0..5).map(|_| {
         shop.idem.run_in_tx::<i64, _, _>(id("panic"), |mut tx| async move {
-            order(&mut *tx, "tea").await?;
+            order(&mut tx, "tea").await?;
             panic!("out of paper")
         })
     });
@@ -160,7 +160,7 @@ async fn a_panic_is_rolled_back_and_the_key_is_free() {
     }
     let reply = shop
         .idem
-        .run_in_tx(id("panic"), |mut tx| async move { Ok(order(&mut *tx, "tea").await?) })
+        .run_in_tx(id("panic"), |mut tx| async move { Ok(order(&mut tx, "tea").await?) })
         .await
         .unwrap();
     assert_eq!((*reply, reply.origin(), shop.orders().await), (1, Origin::Executed, 1));
@@ -172,7 +172,7 @@ async fn a_result_that_is_too_large_is_rolled_back_and_the_key_is_free() {
     let small = Idempotency::builder(shop.store.clone()).max_result_bytes(100).build();
     let error = small
         .run_in_tx(id("large"), |mut tx| async move {
-            order(&mut *tx, "tea").await?;
+            order(&mut tx, "tea").await?;
             Ok("x".repeat(1_000))
         })
         .await
@@ -251,7 +251,7 @@ async fn nested_transactions_of_the_user_are_savepoints() {
             let mut rolled_back = tx.begin().await?;
             order(&mut rolled_back, "rolled back").await?;
             rolled_back.rollback().await?;
-            Ok(order(&mut *tx, "outer").await?)
+            Ok(order(&mut tx, "outer").await?)
         })
         .await
         .unwrap();
@@ -361,7 +361,7 @@ async fn a_pool_of_the_users_with_one_connection_is_enough() {
         let idem = &idem;
         async move {
             idem.run_in_tx(id(&format!("{}", n % 4)), |mut tx| async move {
-                Ok(order(&mut *tx, "tea").await?)
+                Ok(order(&mut tx, "tea").await?)
             })
             .await
             .unwrap()
@@ -379,9 +379,9 @@ async fn a_pool_of_the_users_with_one_connection_is_enough() {
 async fn callers_who_all_leave_leave_a_whole_transaction() {
     let shop = Shop::open().await;
     let call = shop.idem.run_in_tx(id("left"), |mut tx| async move {
-        order(&mut *tx, "tea").await?;
+        order(&mut tx, "tea").await?;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok(order(&mut *tx, "milk").await?)
+        Ok(order(&mut tx, "milk").await?)
     });
     assert!(tokio::time::timeout(Duration::from_millis(20), call).await.is_err());
     shop.idem.drain().await;
@@ -406,7 +406,7 @@ fn a_process_that_dies_in_the_middle_leaves_nothing() {
     let idem = Idempotency::builder(store.clone()).build();
     process.spawn(async move {
         idem.run_in_tx::<i64, _, _>(id("dies"), move |mut tx| async move {
-            order(&mut *tx, "tea").await?;
+            order(&mut tx, "tea").await?;
             wrote.send(()).unwrap();
             std::future::pending().await
         })
@@ -426,7 +426,7 @@ fn a_process_that_dies_in_the_middle_leaves_nothing() {
         assert_eq!(orders, 0);
         let idem = Idempotency::builder(SqliteStore::open(&path).await.unwrap()).build();
         let reply = idem
-            .run_in_tx(id("dies"), |mut tx| async move { Ok(order(&mut *tx, "tea").await?) })
+            .run_in_tx(id("dies"), |mut tx| async move { Ok(order(&mut tx, "tea").await?) })
             .await
             .unwrap();
         assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
@@ -492,7 +492,7 @@ async fn a_transaction_may_have_another_retention() {
     let hour = Duration::from_secs(3600);
     let brief = shop.idem.with_retention(hour);
     let _ = brief
-        .run_in_tx(id("brief"), |mut tx| async move { Ok(order(&mut *tx, "tea").await?) })
+        .run_in_tx(id("brief"), |mut tx| async move { Ok(order(&mut tx, "tea").await?) })
         .await
         .unwrap();
     let record = shop.idem.status(&id("brief")).await.unwrap().unwrap();
