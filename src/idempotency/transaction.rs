@@ -34,16 +34,29 @@ use crate::unwind::{Payload, catch};
 ///
 /// It derefs to the driver's connection: `&mut *tx` is what `sqlx` takes for statements. A nested `begin()` is a savepoint.
 ///
-/// ```
-/// use oneflight::store::TransactionalStore;
-/// use oneflight::{Rollback, Tx};
+/// A function is work as well as a closure is. For one store, it takes a `Tx<SqliteStore>`; for every store over the same
+/// driver, it is generic:
 ///
-/// # async fn insert<C>(_connection: &mut C, _item: &str) -> std::io::Result<i64> { Ok(1) }
-/// // A function fits as work as well as a closure does: `idem.run_in_tx(id, place)`. In an application, the store has a
-/// // name: `Tx<SqliteStore>`.
-/// async fn place<S: TransactionalStore>(mut tx: Tx<S>) -> Result<i64, Rollback<i64>> {
-///     let order = insert(&mut *tx, "tea").await?; // INSERT INTO orders …
-///     Ok(order)
+/// ```
+/// use oneflight::idempotency::{Error, Idempotency, Rollback, Tx};
+/// use oneflight::identity::RequestIdentity;
+/// use oneflight::store::TransactionalStore;
+/// # struct SqliteConnection;
+/// # async fn insert(_: &mut SqliteConnection, _item: &str) -> Result<i64, std::io::Error> { Ok(1) }
+///
+/// async fn place<S>(mut tx: Tx<S>) -> Result<i64, Rollback<i64>>
+/// where
+///     S: TransactionalStore<Connection = SqliteConnection>,
+/// {
+///     Ok(insert(&mut tx, "tea").await?)
+/// }
+///
+/// async fn handle<S>(idem: &Idempotency<S>, id: RequestIdentity) -> Result<i64, Error>
+/// where
+///     S: TransactionalStore<Connection = SqliteConnection>,
+/// {
+///     let order = idem.run_in_tx(id, place).await?;
+///     Ok(*order)
 /// }
 /// ```
 ///
