@@ -267,6 +267,10 @@ impl Error {
         ErrorKind::Store(source).of(id).with_effect(effect)
     }
 
+    pub(super) fn codec(id: &RequestIdentity, source: CodecError, effect: Effect) -> Self {
+        ErrorKind::Codec(source).of(id).with_effect(effect)
+    }
+
     /// Tells the log.
     pub(super) fn tell(&self) {
         let gravity = match self.kind() {

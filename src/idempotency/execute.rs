@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::claim::{Acquire, Acquired, Case};
 use super::codec::{Codec, prepare};
 use super::context::Context;
-use super::error::{CodecError, Effect, Error, ErrorKind};
+use super::error::{Effect, Error, ErrorKind};
 use super::progress::Progress;
 use super::settled::Settled;
 use super::shared::Shared;
@@ -59,7 +59,7 @@ where
             held.complete(&result).await?;
             match failed {
                 // The first time with the reason; a replay can only say that there was one.
-                Some(source) => Err(encoding_failed(&id, source, Effect::Done)),
+                Some(source) => Err(Error::codec(&id, source, Effect::Done)),
                 None => Ok(Settled::executed(Some(Arc::new(value)), result, attempt)),
             }
         }
@@ -79,8 +79,4 @@ where
             resume_unwind(Box::new(message))
         }
     }
-}
-
-pub(super) fn encoding_failed(id: &RequestIdentity, source: CodecError, effect: Effect) -> Error {
-    ErrorKind::Codec(source).of(id).with_effect(effect)
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, Record};
-use crate::store::{InDoubt, Store, StoreError, TransactionalStore, turn::Turn};
+use crate::store::{InDoubt, Store, StoreError, TransactionalStore, Turn};
 
 mod answer;
 mod asking;
@@ -435,13 +435,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
             leads.begin(until);
             let sign = leads.sign.clone();
             let flight = flight(leads);
-            sign.scope(async move {
-                let landed = match turn {
-                    Some(turn) => turn.scope(flight).await,
-                    None => flight.await,
-                };
-                (own, landed.inspect_err(Error::tell))
-            })
+            sign.scope(turn, async move { (own, flight.await.inspect_err(Error::tell)) })
         };
         let run = self.group.run(id.clone(), flight);
         let left = progress.left_by(until, turn, self.shared.runtime.clone());

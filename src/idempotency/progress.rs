@@ -30,7 +30,8 @@ use super::answer::silent;
 use super::error::{Effect, Error, ErrorKind};
 use super::timer::{NoTimers, Timer, after};
 use crate::identity::RequestIdentity;
-use crate::store::turn::{self, Sign, Turn};
+use crate::store::Turn;
+use crate::store::turn::{Sign, waits_for_itself};
 
 /// How long the first answer of the store is waited for, however short the wait; and a lock of the store's, most of which
 /// are held for another request.
@@ -141,7 +142,7 @@ impl Progress {
         let since = Instant::now();
         let (mut late, mut in_the_way) = (pin!(self.is_late(until, runtime)), pin!(self.waits_for(turn)));
         poll_fn(|cx| match in_the_way.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Error::store(&self.id, turn::waits_for_itself(), Effect::Unknown)),
+            Poll::Ready(()) => Poll::Ready(Error::store(&self.id, waits_for_itself(), Effect::Unknown)),
             Poll::Pending => late.as_mut().poll(cx).map(|in_progress| match in_progress {
                 Some(ends) => ErrorKind::InProgress {
                     retry_after: retry_after(ends.saturating_duration_since(Instant::now())),

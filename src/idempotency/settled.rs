@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::codec::{Codec, decode};
 use super::error::{CodecError, Effect, Error, ErrorKind};
-use super::execute::encoding_failed;
 use super::reply::{Origin, Reply};
 use crate::group::Role;
 use crate::identity::RequestIdentity;
@@ -70,7 +69,7 @@ impl Settled {
         T: Send + Sync + 'static,
         C: Codec<T>,
     {
-        let failed = |source| encoding_failed(id, source, Effect::Done);
+        let failed = |source| Error::codec(id, source, Effect::Done);
         let decoded = self.result.decode();
         let (verdict, codec, payload) = match decoded.map_err(|it| failed(CodecError::Layout(it)))? {
             Decoded::Value {

@@ -18,7 +18,6 @@ use super::claim::{Acquire, Case};
 use super::codec::{Codec, Prepared, prepare};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
-use super::execute::encoding_failed;
 use super::progress::Progress;
 use super::settled::Settled;
 use super::shared::Shared;
@@ -247,7 +246,7 @@ where
         Worked::TooLarge { size, limit } => Err(ErrorKind::ResultTooLarge { size, limit }
             .of(&id)
             .with_effect(Effect::Nothing)),
-        Worked::NotEncodable(source) => Err(encoding_failed(&id, source, Effect::Nothing)),
+        Worked::NotEncodable(source) => Err(Error::codec(&id, source, Effect::Nothing)),
         // Not thrown on: whoever shares this flight is to learn that it was rolled back.
         Worked::Panicked(panic) => Err(ErrorKind::Panicked(Panicked::from_payload(panic))
             .of(&id)

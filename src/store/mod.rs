@@ -18,6 +18,8 @@
 //! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
 //! conformance suite (crate `oneflight-conformance`), which takes about ten lines.
 //!
+//! A store that queues its writers has a [`Turn`], so that work which would wait for itself is told so.
+//!
 //! What a store must never do: hand out a token that is not larger than all before it, also after
 //! everything was purged; use the clock of the machine that asks; forget a record that is in progress
 //! (it may be the only trace of a mutation that was cut short: [`purge`](Store::purge) leaves it alone).
@@ -48,6 +50,7 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use report::{report_forgotten_tokens, report_unreadable};
 pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, find, is_caused_by};
+pub use turn::Turn;
 pub use watch::{Watch, Watchers};
 
 /// Keeps the records of request identities.

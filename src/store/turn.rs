@@ -1,50 +1,100 @@
-//! Whose turn to write is being taken: how work in a transaction that calls its own store is told apart from others.
+//! How work that would wait for itself is told so, in a store with one writer.
 //!
-//! A turn is known by the address of its queue. It stands in a task-local while the work is polled, and is carried into
-//! a flight that the work begins, which may be polled by another task. What passes through a task that the user
-//! spawns cannot be seen.
+//! Which [`Turn`] work has stands in a task-local while it is polled, and is carried into a flight that it begins, of
+//! whichever store: another task may poll that. What passes through a task that the user spawns cannot be seen.
 //!
 //! A flight that the work does not begin but joins waits for turns of its own accord. It shows by its [`Sign`] for which,
-//! as long as it stands in the queue, so that work which has that turn does not wait for it.
+//! as long as it waits, so that work which has that turn does not wait for it.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
 use super::StoreError;
 
 tokio::task_local! {
-    /// The queue in which the work that is being polled has its turn.
-    static TURN_IN: usize;
+    /// The turn of the work that is being polled.
+    static TURN: Turn;
     /// The sign of the flight that is being polled.
     static SIGN: Sign;
 }
 
-/// A turn that is being taken.
+/// A right to write that one piece of work has at a time: of a store that queues its writers.
+///
+/// Work that has the turn and calls its own store again would wait for itself. With this, it gets an error at once: when it
+/// asks the store, when it begins a flight that does, and when it joins one that waits for the turn. A store whose writers
+/// do not wait for each other has no use for it, and pays nothing.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), oneflight::store::StoreError> {
+/// use oneflight::store::{StoreError, Turn};
+/// use tokio::sync::Mutex;
+///
+/// /// The writers of a store of one's own.
+/// #[derive(Default)]
+/// struct Writer {
+///     turn: Turn,
+///     queue: Mutex<()>,
+/// }
+///
+/// impl Writer {
+///     async fn write<W: Future>(&self, work: W) -> Result<W::Output, StoreError> {
+///         let _place = self.turn.wait_for(self.queue.lock()).await?;
+///         Ok(self.turn.scope(work).await)
+///     }
+/// }
+///
+/// let writer = Writer::default();
+/// assert_eq!(writer.write(async { 7 }).await?, 7);
+///
+/// let within = writer.write(writer.write(async { 7 })).await?;
+/// assert!(matches!(within, Err(StoreError::Unsupported { .. })));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn(usize);
+pub struct Turn(u64);
 
 impl Turn {
-    /// The turn in the queue at this address.
-    pub fn at<Q: ?Sized>(queue: *const Q) -> Self {
-        Self(queue.addr())
+    /// A turn that no other store has. Clones of the store have it in common.
+    #[must_use]
+    pub fn new() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The one that the code which runs now takes, if any.
-    pub fn current() -> Option<Self> {
-        TURN_IN.try_with(|queue| Self(*queue)).ok()
-    }
-
-    /// Runs work as part of the turn.
+    /// Runs work that has the turn.
     pub fn scope<W: Future>(self, work: W) -> impl Future<Output = W::Output> + use<W> {
-        TURN_IN.scope(self.0, work)
+        TURN.scope(self, work)
     }
 
-    /// Waits for this turn, for all to see who share the flight that does.
-    pub async fn wait_for<W: Future>(self, turn: W) -> W::Output {
+    /// Waits for the turn, for as long as `queue` takes, and shows it to the callers that share the flight.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unsupported`] at once, if the work that asks has the turn itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped, and `queue` is with it.
+    pub async fn wait_for<Q: Future>(self, queue: Q) -> Result<Q::Output, StoreError> {
+        if Self::current() == Some(self) {
+            return Err(waits_for_itself());
+        }
         let sign = SIGN.try_with(Sign::clone).ok();
         let _shown = sign.as_ref().map(|sign| sign.show(self));
-        turn.await
+        Ok(queue.await)
+    }
+
+    /// The turn of the code that runs now, if it has one.
+    pub(crate) fn current() -> Option<Self> {
+        TURN.try_with(|turn| *turn).ok()
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -61,9 +111,14 @@ pub fn waits_for_itself() -> StoreError {
 pub(crate) struct Sign(watch::Sender<Option<Turn>>);
 
 impl Sign {
-    /// Runs a flight under this sign.
-    pub(crate) fn scope<W: Future>(self, flight: W) -> impl Future<Output = W::Output> + use<W> {
-        SIGN.scope(self, flight)
+    /// Runs a flight under this sign, which was begun by work with this turn.
+    pub(crate) fn scope<W: Future>(self, turn: Option<Turn>, flight: W) -> impl Future<Output = W::Output> + use<W> {
+        SIGN.scope(self, async move {
+            match turn {
+                Some(turn) => turn.scope(flight).await,
+                None => flight.await,
+            }
+        })
     }
 
     /// Waits until the flight waits for this turn.

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::names::Names;
 use super::procedures::Procedure;
-use super::statements::{LEAVE, PATH, PLAIN};
+use super::sql::{LEAVE, PATH, PLAIN};
 
 /// A value that a statement is given.
 #[derive(Clone, Copy, Debug)]

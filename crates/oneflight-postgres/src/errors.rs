@@ -3,22 +3,13 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgPool;
-use tokio::time::Instant;
 
-use oneflight::store::{StoreError, jitter};
-
-/// How often a statement of ours is tried that others' transactions get in the way of.
-const TRIES: u32 = 6;
+use oneflight::store::StoreError;
 
 const NO_PRIVILEGE: &str = "42501";
-
-/// For how long it may be a session's fault that a statement of ours fails: a timeout that ends one after longer than that
-/// is not what somebody has left behind.
-const SESSIONS_FOR: Duration = Duration::from_secs(5);
 
 /// The SQLSTATE of an error, if the server sent it.
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
@@ -116,7 +107,7 @@ impl Error for OtherRole {
 
 /// What an error says about the session that a connection was lent with, not about the statement: it is in a
 /// transaction, or was; has other settings, another role, or has forgotten what was prepared in it. Nothing was done.
-fn is_of_the_session(error: &sqlx::Error) -> bool {
+pub(super) fn is_of_the_session(error: &sqlx::Error) -> bool {
     /// `COMMIT` in a procedure that was called inside of a transaction.
     const CALLED_IN_TRANSACTION: &str = "2D000";
     const NO_SUCH_STATEMENT: &str = "26000";
@@ -141,40 +132,4 @@ fn is_of_the_session(error: &sqlx::Error) -> bool {
             ]
             .contains(&&*code)
     })
-}
-
-/// How often a statement may still be tried. None of the tries before has done anything: what was sent and not answered
-/// is an error at once, and never hidden by that of a later try.
-pub(super) struct Tries {
-    conflicts: u32,
-    /// Each of these closes a connection. The pool may have so many that somebody has left in some state, and somebody
-    /// may have left another one meanwhile.
-    sessions: u32,
-    begun: Instant,
-}
-
-impl Tries {
-    pub(super) fn on(pool: &PgPool) -> Self {
-        Self {
-            conflicts: 0,
-            sessions: pool.size().saturating_add(2),
-            begun: Instant::now(),
-        }
-    }
-
-    /// Answers, after a pause where that helps, if the statement should be tried again on another connection. In a
-    /// database whose transactions are serializable unless they say otherwise, that is so when two of ours meet.
-    pub(super) async fn after(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
-        if is_of_the_session(&error) && self.sessions > 0 && self.begun.elapsed() < SESSIONS_FOR {
-            self.sessions -= 1;
-            return Ok(());
-        }
-        self.conflicts += 1;
-        if !is_conflict(&error) || self.conflicts >= TRIES {
-            return Err(unavailable(error));
-        }
-        let longest = 1_000 << self.conflicts;
-        tokio::time::sleep(Duration::from_micros(500) + jitter(Duration::from_micros(longest))).await;
-        Ok(())
-    }
 }

@@ -24,6 +24,7 @@ use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Store, StoreError, Watch, report_unreadable,
 };
 
+mod borrowed;
 mod call;
 mod errors;
 mod listen;
@@ -31,18 +32,21 @@ mod names;
 mod procedures;
 mod records;
 mod reserve;
+mod retry;
 mod schema;
 mod settle;
+mod sql;
 mod statements;
 mod transaction;
 
+use borrowed::Borrowed;
 use call::{Calls, Message, Value};
-use errors::{Tries, late};
+use errors::late;
 use listen::Ear;
 use names::Names;
 use reserve::Reserve;
+use retry::{Tries, tried};
 use statements::Statements;
-use transaction::Borrowed;
 
 pub use statements::Isolation;
 
@@ -309,27 +313,24 @@ impl PostgresStore {
     }
 
     /// Claims; a request that is held is afterwards granted to nobody but who names the claim's token.
-    async fn claim_as(&self, request: &ClaimRequest, held: Held) -> Result<ClaimOutcome, StoreError> {
+    async fn claim_as(&self, request: &ClaimRequest, held: Held, tries: Tries) -> Result<ClaimOutcome, StoreError> {
         let fingerprint = request.id.fingerprint();
         let (begun, limit) = (Instant::now(), self.limit(request));
-        let mut tries = Tries::on(&self.pool);
-        loop {
-            let values = [
-                Value::Text(request.id.scope()),
-                Value::Text(request.id.key()),
-                Value::Bytes(fingerprint.as_ref().map(|it| &it.as_bytes()[..])),
-                Value::Bytes(Some(&request.holder.as_bytes()[..])),
-                Value::Number(records::millis(request.lease)),
-                Value::Number(records::takeover(request.takeover)),
-                Value::Number(self.names.keys(&request.id).claim),
-                Value::Flag(matches!(held, Held::Yes)),
-            ];
-            let claim = self.call(&self.statements.claim, &values);
-            match self.ask(limit.saturating_sub(begun.elapsed()), claim).await {
-                Ok(rows) => return records::claimed(records::only(&rows)?, request),
-                Err(error) => tries.after(error).await?,
-            }
-        }
+        let values = [
+            Value::Text(request.id.scope()),
+            Value::Text(request.id.key()),
+            Value::Bytes(fingerprint.as_ref().map(|it| &it.as_bytes()[..])),
+            Value::Bytes(Some(&request.holder.as_bytes()[..])),
+            Value::Number(records::millis(request.lease)),
+            Value::Number(records::takeover(request.takeover)),
+            Value::Number(self.names.keys(&request.id).claim),
+            Value::Flag(matches!(held, Held::Yes)),
+        ];
+        let rows = tried(tries, || {
+            let claim = self.message(&self.statements.claim, &values);
+            self.ask(limit.saturating_sub(begun.elapsed()), claim)
+        });
+        records::claimed(records::only(&rows.await?)?, request)
     }
 
     /// The record as it stands, past its retention or not.
@@ -338,26 +339,17 @@ impl PostgresStore {
     }
 
     async fn read_within(&self, limit: Duration, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
-        let mut tries = Tries::on(&self.pool);
-        loop {
-            let values = [Value::Text(id.scope()), Value::Text(id.key())];
-            let load = self.call(&self.statements.load, &values);
-            match self.ask_within(limit, load).await {
-                Ok(rows) => return records::record(records::only(&rows)?),
-                Err(error) => tries.after(error).await?,
-            }
-        }
+        let values = [Value::Text(id.scope()), Value::Text(id.key())];
+        let rows = self.call_as_holder(limit, &self.statements.load, &values).await?;
+        records::record(records::only(&rows)?)
     }
 
     async fn list_in_doubt(&self, after: i64, limit: usize) -> Result<Vec<PgRow>, StoreError> {
-        let mut tries = Tries::on(&self.pool);
-        loop {
+        tried(Tries::on(&self.pool), || {
             let list = self.statements.in_doubt(after, records::rows(limit));
-            match self.ask(self.patience, list).await {
-                Ok(rows) => return Ok(rows),
-                Err(error) => tries.after(error).await?,
-            }
-        }
+            self.ask(self.patience, list)
+        })
+        .await
     }
 
     /// How long the answer to a request for a claim may take.
@@ -366,8 +358,21 @@ impl PostgresStore {
         patience.min(self.patience)
     }
 
+    /// What a procedure of ours answers to a holder. See [`retry`] for when it is called again.
+    async fn call_as_holder(
+        &self,
+        limit: Duration,
+        calls: &Calls,
+        values: &[Value<'_>],
+    ) -> Result<Vec<PgRow>, StoreError> {
+        tried(Tries::on(&self.pool), || {
+            self.ask_within(limit, self.message(calls, values))
+        })
+        .await
+    }
+
     /// A call of a procedure of ours.
-    fn call(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
+    fn message(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
         match self.prepares {
             true => calls.bound(values),
             false => calls.written(values),
@@ -418,94 +423,71 @@ impl From<PostgresStore> for DynStore {
 
 impl Store for PostgresStore {
     async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
-        self.claim_as(&request, Held::No).await
+        self.claim_as(&request, Held::No, Tries::on(&self.pool)).await
     }
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        let mut tries = Tries::on(&self.pool);
-        loop {
-            let values = [
-                Value::Text(id.scope()),
-                Value::Text(id.key()),
-                Value::Number(records::number(token)),
-                Value::Number(records::millis(lease)),
-            ];
-            let renew = self.call(&self.statements.renew, &values);
-            // A try that is not answered leaves time for others, as long as the lease runs.
-            let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
-            match self.ask_within(limit, renew).await {
-                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
-                Ok(_) => return Err(StoreError::Outdated { token }),
-                Err(error) => tries.after(error).await?,
-            }
-        }
+        let values = [
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(records::number(token)),
+            Value::Number(records::millis(lease)),
+        ];
+        // A try that is not answered leaves time for others, as long as the lease runs.
+        let limit = self.patience.min((lease / 3).max(SHORTEST_WAIT));
+        let rows = self.call_as_holder(limit, &self.statements.renew, &values).await?;
+        records::changed(&rows, token)
     }
 
     async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
-        let mut tries = Tries::on(&self.pool);
-        loop {
-            let values = [
-                Value::Text(id.scope()),
-                Value::Text(id.key()),
-                Value::Number(records::number(token)),
-                Value::Number(records::millis(left)),
-                Value::Number(self.names.keys(id).watch),
-                Value::Text(&self.names.channel()),
-            ];
-            let end = self.call(&self.statements.end_lease, &values);
-            match self.ask_within(self.patience, end).await {
-                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
-                Ok(_) => return Err(StoreError::Outdated { token }),
-                Err(error) => tries.after(error).await?,
-            }
-        }
+        let values = [
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(records::number(token)),
+            Value::Number(records::millis(left)),
+            Value::Number(self.names.keys(id).watch),
+            Value::Text(&self.names.channel()),
+        ];
+        let end = &self.statements.end_lease;
+        let rows = self.call_as_holder(self.patience, end, &values).await?;
+        records::changed(&rows, token)
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
         let (id, token) = (claim.id(), claim.token());
-        let mut tries = Tries::on(&self.pool);
-        loop {
-            let values = [
-                Value::Text(id.scope()),
-                Value::Text(id.key()),
-                Value::Number(records::number(token)),
-                Value::Bytes(Some(result.as_bytes())),
-                Value::Number(records::millis(retention)),
-                Value::Number(self.names.keys(id).watch),
-                Value::Text(&self.names.channel()),
-            ];
-            let complete = self.call(&self.statements.complete, &values);
-            match self.ask_within(self.patience, complete).await {
-                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
-                Ok(_) => break,
-                Err(error) => tries.after(error).await?,
-            }
-        }
-        // Perhaps it was us, and the answer was lost.
-        match self.read(id).await? {
-            Some(record) if record.token == token && record.result().is_some() => Ok(()),
-            _ => Err(StoreError::Outdated { token }),
+        let values = [
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(records::number(token)),
+            Value::Bytes(Some(result.as_bytes())),
+            Value::Number(records::millis(retention)),
+            Value::Number(self.names.keys(id).watch),
+            Value::Text(&self.names.channel()),
+        ];
+        let complete = &self.statements.complete;
+        let rows = self.call_as_holder(self.patience, complete, &values).await?;
+        match records::changed(&rows, token) {
+            // Perhaps it was us, and the answer was lost.
+            Err(outdated @ StoreError::Outdated { .. }) => match self.read(id).await? {
+                Some(record) if record.token == token && record.result().is_some() => Ok(()),
+                _ => Err(outdated),
+            },
+            changed => changed,
         }
     }
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
         let (id, token) = (claim.id(), claim.token());
-        let mut tries = Tries::on(&self.pool);
-        loop {
-            let values = [
-                Value::Text(id.scope()),
-                Value::Text(id.key()),
-                Value::Number(records::number(token)),
-                Value::Number(self.names.keys(id).watch),
-                Value::Text(&self.names.channel()),
-            ];
-            let release = self.call(&self.statements.release, &values);
-            match self.ask_within(self.patience, release).await {
-                Ok(rows) if records::is_changed(&rows)? => return Ok(()),
-                Ok(_) => return Err(StoreError::Outdated { token }),
-                Err(error) => tries.after(error).await?,
-            }
-        }
+        let values = [
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(records::number(token)),
+            Value::Number(self.names.keys(id).watch),
+            Value::Text(&self.names.channel()),
+        ];
+        let release = &self.statements.release;
+        let rows = self.call_as_holder(self.patience, release, &values).await?;
+        records::changed(&rows, token)
     }
 
     async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
@@ -514,18 +496,13 @@ impl Store for PostgresStore {
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        let mut tries = Tries::on(&self.pool);
-        loop {
-            let values = [Value::Number(records::rows(limit))];
-            let purge = self.call(&self.statements.purge, &values);
-            match self.ask(self.patience, purge).await {
-                Ok(rows) => {
-                    let purged: i64 = records::column(records::only(&rows)?, 0)?;
-                    return Ok(usize::try_from(purged).unwrap_or(0));
-                }
-                Err(error) => tries.after(error).await?,
-            }
-        }
+        let values = [Value::Number(records::rows(limit))];
+        let rows = tried(Tries::on(&self.pool), || {
+            let purge = self.message(&self.statements.purge, &values);
+            self.ask(self.patience, purge)
+        });
+        let purged: i64 = records::column(records::only(&rows.await?)?, 0)?;
+        Ok(usize::try_from(purged).unwrap_or(0))
     }
 
     async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {

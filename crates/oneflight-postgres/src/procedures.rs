@@ -19,7 +19,7 @@
 //! migration, and processes of both versions may call it meanwhile.
 
 use super::names::Names;
-use super::statements::{INSTANT, PATH, PLAIN, RECORD, absent, notify};
+use super::sql::{INSTANT, PATH, PLAIN, RECORD, absent, notify};
 
 /// A procedure of ours.
 pub(super) struct Procedure {

@@ -125,9 +125,12 @@ pub(super) fn doubtful(row: &PgRow) -> Result<InDoubt, StoreError> {
         })
 }
 
-/// Whether an operation has met the claim that it was to change, which it answers with.
-pub(super) fn is_changed(rows: &[PgRow]) -> Result<bool, StoreError> {
-    Ok(column::<Option<i64>>(only(rows)?, 0)?.is_some())
+/// Whether an operation has met the claim that it was to change, whose token it answers with.
+pub(super) fn changed(rows: &[PgRow], token: FencingToken) -> Result<(), StoreError> {
+    match column::<Option<i64>>(only(rows)?, 0)? {
+        Some(_) => Ok(()),
+        None => Err(StoreError::Outdated { token }),
+    }
 }
 
 /// The row of a statement that always answers with one.

@@ -12,10 +12,10 @@ use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
 use super::call::Value;
-use super::errors::{Tries, unavailable};
 use super::names::Names;
 use super::procedures::{self, CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
-use super::statements::LEAVE;
+use super::retry::{Tries, tried};
+use super::sql::LEAVE;
 use oneflight::store::StoreError;
 
 struct Migration {
@@ -141,20 +141,18 @@ pub(super) fn print(names: &Names, from: usize) -> String {
 /// A connection that is outside of any transaction, and has the encoding of `sqlx`; those that cannot be brought there are
 /// closed.
 async fn outside(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
-    let mut tries = Tries::on(pool);
-    loop {
-        let mut connection = pool.acquire().await.map_err(unavailable)?;
-        match connection
-            .execute(AssertSqlSafe(format!("{LEAVE}; SET client_encoding = 'UTF8'")))
-            .await
-        {
-            Ok(_) => return Ok(connection),
+    tried(Tries::on(pool), || async {
+        let mut connection = pool.acquire().await?;
+        let leave = format!("{LEAVE}; SET client_encoding = 'UTF8'");
+        match connection.execute(AssertSqlSafe(leave)).await {
+            Ok(_) => Ok(connection),
             Err(error) => {
                 drop(connection.detach());
-                tries.after(error).await?;
+                Err(error)
             }
         }
-    }
+    })
+    .await
 }
 
 /// The schema in which an unqualified name of a new table would stand.

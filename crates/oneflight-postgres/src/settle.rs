@@ -16,16 +16,14 @@
 use std::error::Error;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::call::{Message, Value};
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
+use super::retry::Pauses;
 use super::{PostgresStore, SHORTEST_WAIT};
-use oneflight::store::{ClaimRequest, StoreError, jitter};
-
-/// The pauses between two questions, in microseconds: from about this long, growing to sixteen times as long.
-const FIRST_PAUSE: u64 = 2_000;
+use oneflight::store::{ClaimRequest, StoreError};
 
 impl PostgresStore {
     /// Answers if the transaction was committed, and fails with what is the matter if it was not.
@@ -36,7 +34,7 @@ impl PostgresStore {
         lost: Box<dyn Error + Send + Sync>,
     ) -> Result<(), StoreError> {
         let begun = Instant::now();
-        let mut longest = FIRST_PAUSE;
+        let mut pauses = Pauses::new();
         let mut ending = false;
         while begun.elapsed() < self.patience {
             if let Some(committed) = self.ended(number).await {
@@ -50,8 +48,7 @@ impl PostgresStore {
             } else if !ending && begun.elapsed() > self.patience / 2 {
                 ending = self.end_if_idle(number).await;
             }
-            sleep(Duration::from_micros(longest / 2) + jitter(Duration::from_micros(longest))).await;
-            longest = (longest * 2).min(FIRST_PAUSE * 16);
+            pauses.pause().await;
         }
         Err(StoreError::unavailable(lost))
     }

@@ -47,16 +47,16 @@
 use std::error::Error;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
+use super::borrowed::Borrowed;
 use super::errors::{
-    Tries, is_conflict, is_lost, is_refused_commit, is_transaction_over, is_used_up, is_violation, late, not_recorded,
-    rolled_back, unavailable,
+    is_conflict, is_refused_commit, is_transaction_over, is_violation, late, not_recorded, rolled_back, unavailable,
 };
 use super::records::{column, millis, number, record, untold};
+use super::retry::Tries;
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use oneflight::record::{FencingToken, Record};
@@ -126,7 +126,7 @@ impl PostgresStore {
         let (begun, limit) = (Instant::now(), self.limit(request));
         let left = || limit.saturating_sub(begun.elapsed());
         let begin = self.statements.begin(self.names.keys(&request.id), request.holder);
-        let (mut tries, mut dead) = (Tries::on(&self.pool), 0);
+        let mut tries = Tries::on(&self.pool).past_lost_connections(DEAD_CONNECTIONS);
         // Declared before the transaction, hence dropped after it: the connection is then closed.
         let mut borrowed = self.borrow(left()).await?;
         let (mut transaction, row) = loop {
@@ -139,10 +139,7 @@ impl PostgresStore {
             };
             // Most likely one that was lost while it lay in the pool, or that somebody has left in some state. Nothing has
             // been done so far.
-            dead += u32::from(is_lost(&error));
-            if !is_lost(&error) || dead > DEAD_CONNECTIONS {
-                tries.after(error).await?;
-            }
+            tries.after(error).await?;
             // Closed first: the pool may have no other place.
             drop(borrowed);
             borrowed = self.borrow(left()).await?;
@@ -203,14 +200,10 @@ impl PostgresStore {
     /// Leaves a request that is not free for the next one to execute, under no policy: a record in progress, whose lease is
     /// over, and which is held. If that cannot be done, the caller knows all the same.
     async fn hold(&self, request: ClaimRequest) {
-        let begun = Instant::now();
         let mut doubtful = request;
         (doubtful.lease, doubtful.patience) = (Duration::ZERO, None);
-        for _ in 0..HOLD_TRIES {
-            if self.claim_as(&doubtful, Held::Yes).await.is_ok() || begun.elapsed() > self.patience {
-                return;
-            }
-        }
+        let tries = Tries::on(&self.pool).insisting(HOLD_TRIES - 1, self.patience);
+        let _ = self.claim_as(&doubtful, Held::Yes, tries).await;
     }
 
     /// Whoever waits for what was rolled back is to try it now.
@@ -320,48 +313,4 @@ fn granted(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome<Granted>,
             number: column(row, 12)?,
         }),
     })
-}
-
-/// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and
-/// `sqlx` does not know of one whose beginning was cut short; or wait for an answer that does not come.
-pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
-
-impl Borrowed {
-    /// Waits for one no longer than this, nor than the pool does.
-    pub(super) async fn within(limit: Duration, pool: &PgPool) -> sqlx::Result<Self> {
-        Self::lent(limit, pool, pool.acquire()).await
-    }
-
-    /// Waits for one to be lent no longer than this.
-    pub(super) async fn lent(
-        limit: Duration,
-        pool: &PgPool,
-        lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
-    ) -> sqlx::Result<Self> {
-        match timeout(limit, lending).await {
-            Ok(Ok(lent)) => Ok(Self(Some(lent))),
-            Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => Err(error),
-            // Others have them all.
-            Ok(Err(_)) | Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
-            Ok(Err(_)) | Err(_) => Err(late()),
-        }
-    }
-
-    #[expect(clippy::expect_used, reason = "it is taken only by what takes the whole of this")]
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("it was not given back")
-    }
-
-    pub(super) fn give_back(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            // Not `close_on_drop`: that would spawn, and there may be no runtime any more.
-            drop(connection.detach());
-        }
-    }
 }

@@ -28,6 +28,7 @@ use oneflight::store::{
 };
 
 mod busy;
+mod ending;
 mod file;
 mod lent;
 mod open;
@@ -42,10 +43,11 @@ mod transaction;
 mod writer;
 
 use busy::{Patience, is_busy, is_plain, unavailable};
+use ending::Ended;
 use lent::Lent;
 use queue::Rank;
 use records::{Change, Claims, Statement};
-use writer::{Ended, Writer};
+use writer::Writer;
 
 /// The longest deadline: some 30 years, which can be added to any instant.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);

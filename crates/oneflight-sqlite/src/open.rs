@@ -10,11 +10,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Connection};
 
 use super::busy::{Patience, is_busy, unavailable};
+use super::ending::Commits;
 use super::file::{DatabaseFile, about};
 use super::lent::Lent;
 use super::seal::{Seal, Seals};
 use super::settings::{self, Settings};
-use super::writer::{Commits, Writer};
+use super::writer::Writer;
 use super::{SqliteOptions, SqliteStore};
 use oneflight::store::StoreError;
 

@@ -10,9 +10,9 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use super::busy::unavailable;
+use super::ending::{Commits, End};
 use super::file::{DatabaseFile, Databases, databases};
 use super::queue::Rank;
-use super::writer::{Commits, End};
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};

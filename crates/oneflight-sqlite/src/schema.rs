@@ -9,9 +9,9 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::SqliteStore;
 use super::busy::unavailable;
+use super::ending::{End, Ended};
 use super::file::databases;
 use super::queue::Rank;
-use super::writer::{End, Ended};
 use oneflight::store::StoreError;
 
 const TABLES: &str = concat!(

@@ -21,9 +21,9 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::SqliteStore;
 use super::busy::{is_plain, is_violation, unavailable};
+use super::ending::{Commits, End, Ended};
 use super::queue::Rank;
 use super::records::{self, Claims, Completed};
-use super::writer::{Commits, End, Ended};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, HolderId};
 use oneflight::store::{

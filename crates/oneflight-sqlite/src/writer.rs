@@ -19,31 +19,25 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, unavailable};
+use super::ending::{Commits, End, Ended};
 use super::file::DatabaseFile;
 use super::lent::Lent;
 use super::queue::{Queue, Rank};
 use super::records::Change;
 use super::seal::{Seal, Seals};
 use super::settings::Settings;
-use oneflight::store::{StoreError, turn};
+use oneflight::store::{self, StoreError};
 
 /// How many times the database's deadline a place in the queue is waited for: whoever stands in it sees others make
 /// progress, each within the deadline.
 const QUEUE_DEADLINES: u32 = 4;
 
-/// How a transaction is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Commits {
-    /// In WAL mode: no reader stands in the way.
-    AtOnce,
-    /// In any other: readers may have to go first, so a commit that finds the database busy is tried again.
-    AfterReaders,
-}
-
 /// Gives out turns to write. Clones share the queue.
 #[derive(Clone)]
 pub(super) struct Writer {
     pub(super) pool: SqlitePool,
+    /// What work has that holds the queue's place.
+    turn: store::Turn,
     queue: Arc<Queue>,
     deadline: Duration,
     seals: Seals,
@@ -65,6 +59,7 @@ impl Writer {
     ) -> Self {
         Self {
             pool,
+            turn: store::Turn::new(),
             queue: Arc::default(),
             deadline,
             seals,
@@ -88,14 +83,11 @@ impl Writer {
     /// Waits for this caller's turn, then for a connection. Who waits for a turn holds no connection. With a limit, the
     /// waits for the turn, for a connection and for the database's lock together take no longer than that.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
-        if turn::Turn::current() == Some(self.identity()) {
-            return Err(turn::waits_for_itself());
-        }
         let limit = limit.unwrap_or(Duration::MAX);
         let queueing = Patience::new(self.deadline.saturating_mul(QUEUE_DEADLINES).min(limit));
-        let place = timeout(queueing.remaining(), self.identity().wait_for(self.queue.enter(rank)))
+        let place = timeout(queueing.remaining(), self.turn.wait_for(self.queue.enter(rank)))
             .await
-            .map_err(|_| queueing.exhausted())?;
+            .map_err(|_| queueing.exhausted())??;
         let left = limit.saturating_sub(queueing.waited());
         let patience = Patience::new(self.deadline.min(left));
         self.file.still_there()?;
@@ -106,13 +98,9 @@ impl Writer {
         })
     }
 
-    fn identity(&self) -> turn::Turn {
-        turn::Turn::at(Arc::as_ptr(&self.queue))
-    }
-
     /// Runs the work of whoever has the turn, so that its wish for another one is noticed.
     pub(super) fn within<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
-        self.identity().scope(work)
+        self.turn.scope(work)
     }
 
     /// The seal of a connection that this writer has a turn with.
@@ -186,23 +174,6 @@ impl Writer {
         turn.connection = Lent::by(&self.pool, &turn.patience).await?;
         Ok(())
     }
-}
-
-/// How the body of a transaction wants it to end.
-pub(super) enum End {
-    Commit,
-    RollBack,
-    /// The transaction isn't what it should be, and nothing was or is committed: close the connection.
-    Close,
-}
-
-/// How a transaction ended.
-#[must_use]
-pub(super) enum Ended<R> {
-    Committed(R),
-    RolledBack(R),
-    /// The commit failed. The connection is closed, for good: what a look-up finds from now on is final.
-    Unknown(R, sqlx::Error),
 }
 
 /// The future of the body of a transaction.

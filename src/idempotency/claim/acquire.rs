@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::asked::Asked;
 use super::case::Case;
 use super::denied::told;
-use super::granted::{Granted, NotRunning};
+use super::granted::Granted;
 use crate::backoff::jittered;
 use crate::idempotency::answer::answer_within;
 use crate::idempotency::error::{Effect, Error, ErrorKind};
@@ -102,11 +102,11 @@ impl<'a, S: Store> Acquire<'a, S> {
     async fn ask_and_follow(&mut self) -> Result<Option<Acquired<S>>, Error> {
         let id = self.known_as.as_ref().unwrap_or(&self.case.id);
         let settled = match self.asked.ask(id, self.takeover, self.progress).await {
-            Ok(ClaimOutcome::Granted(granted)) => {
-                return match granted.with_running_lease(self.progress.patience()).await {
-                    Ok(granted) => Ok(Some(Acquired::Granted(granted))),
-                    Err(NotRunning::Lost) => Ok(None),
-                    Err(NotRunning::Failed(granted, error)) => {
+            Ok(ClaimOutcome::Granted(mut granted)) => {
+                return match granted.see_that_the_lease_runs(self.progress.patience()).await {
+                    Ok(()) => Ok(Some(Acquired::Granted(granted))),
+                    Err(StoreError::Outdated { .. }) => Ok(None),
+                    Err(error) => {
                         let failed = self.store_failed(error, Effect::Nothing);
                         Err(unless_given_back(failed, granted.give_back().await))
                     }

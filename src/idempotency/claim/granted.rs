@@ -1,11 +1,11 @@
 //! A claim that is granted, and under which no work has begun.
 //!
 //! ```text
-//!              ┌──begin──────────▶ held, by who executes the work
+//!              ┌──begin──────────▶ held, while the work runs
 //! granted ─────┼──record_known───▶ completed, with a result that was found out
-//!    ▲  │      └──is_lost────────▶ another holder has it
-//!    │  └──ask for a lease that runs, some times──┐
-//!    └────────────────────────────────────────────┘
+//!    ▲  │      └──renewed: no────▶ another holder has it
+//!    │  └──renewed, unless its lease runs──┐
+//!    └─────────────────────────────────────┘
 //!
 //! granted, and dropped ──▶ given back, by a task
 //! ```
@@ -48,10 +48,10 @@ impl<S: Store> Granted<S> {
     }
 
     /// Sees to it that the lease runs: work is not begun under one that is over, and the answer may have been long under way.
-    /// Renewals are waited for no longer than the limit.
-    pub(super) async fn with_running_lease(mut self, limit: Duration) -> Result<Self, NotRunning<S>> {
-        let asked_first = self.since;
-        let begun = Instant::now();
+    /// Renewals are waited for no longer than the limit. If another holder has taken over, that is the error, and nothing is
+    /// left to give back.
+    pub(super) async fn see_that_the_lease_runs(&mut self, limit: Duration) -> Result<(), StoreError> {
+        let (begun, first_asked) = (Instant::now(), self.since);
         let lease = self.case.shared.lease;
         let mut tries = 0;
         while self.since.elapsed() >= lease / 3 && tries < RENEW_TRIES {
@@ -60,20 +60,21 @@ impl<S: Store> Granted<S> {
             let renewed = self.case.shared.renew(&self.case.id, self.claim.token());
             match answer_within(limit.saturating_sub(begun.elapsed()), renewed).await {
                 Ok(()) => self.since = asked,
-                Err(StoreError::Outdated { .. }) => {
+                Err(outdated @ StoreError::Outdated { .. }) => {
                     self.is_over = true;
-                    return Err(NotRunning::Lost);
+                    return Err(outdated);
                 }
                 Err(_) if self.since.elapsed() < lease => break,
-                Err(error) => return Err(NotRunning::Failed(self, error)),
+                Err(error) => return Err(error),
             }
         }
-        if self.since.elapsed() < lease {
-            return Ok(self);
+        match self.since.elapsed() < lease {
+            true => Ok(()),
+            // The store takes longer than the lease lasts.
+            false => Err(StoreError::Busy {
+                waited: first_asked.elapsed(),
+            }),
         }
-        // The store takes longer than the lease lasts.
-        let waited = asked_first.elapsed();
-        Err(NotRunning::Failed(self, StoreError::Busy { waited }))
     }
 
     /// The work begins. From here to its first poll, nothing is waited for.
@@ -114,11 +115,4 @@ impl<S: Store> Drop for Granted<S> {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Why the lease of a claim does not run.
-pub(super) enum NotRunning<S: Store> {
-    /// Another holder took over.
-    Lost,
-    Failed(Granted<S>, StoreError),
 }

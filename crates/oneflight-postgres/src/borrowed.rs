@@ -1,0 +1,54 @@
+//! A connection of the pool's for one errand.
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use tokio::time::timeout;
+
+use super::errors::{is_used_up, late};
+
+/// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and
+/// `sqlx` does not know of one whose beginning was cut short; or wait for an answer that does not come.
+pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
+
+impl Borrowed {
+    /// Waits for one no longer than this, nor than the pool does.
+    pub(super) async fn within(limit: Duration, pool: &PgPool) -> sqlx::Result<Self> {
+        Self::lent(limit, pool, pool.acquire()).await
+    }
+
+    /// Waits for one to be lent no longer than this.
+    pub(super) async fn lent(
+        limit: Duration,
+        pool: &PgPool,
+        lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
+    ) -> sqlx::Result<Self> {
+        match timeout(limit, lending).await {
+            Ok(Ok(lent)) => Ok(Self(Some(lent))),
+            Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => Err(error),
+            // Others have them all.
+            Ok(Err(_)) | Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
+            Ok(Err(_)) | Err(_) => Err(late()),
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "it is taken only by what takes the whole of this")]
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it was not given back")
+    }
+
+    pub(super) fn give_back(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            // Not `close_on_drop`: that would spawn, and there may be no runtime any more.
+            drop(connection.detach());
+        }
+    }
+}
