@@ -135,7 +135,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
     /// after a crash sees the end of the dead holder's lease, and has an answer instead of a wait for nothing. It should be
     /// less than a client waits, by as long as the work takes.
     ///
-    /// It is each caller's own time, whoever it shares a flight with: a flight on its way to a claim goes on as long
+    /// It is each caller's own time, with whichever others it shares a flight: a flight on its way to a claim goes on as long
     /// as one of its callers waits. How long a store is waited for that has not answered at all is this and half a second,
     /// and a second and a half at least.
     ///
@@ -298,7 +298,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
 
     /// Who polls the work: [`Drive::Spawned`] unless set, a task of its own.
     ///
-    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then whoever drives the work must be polled
+    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then the caller that drives the work must be polled
     /// until it is over: a call that is kept and not polled, across a `select!` for one, holds whatever its work holds.
     /// In a transaction that is the right to write, for which all other keys then wait.
     pub fn drive(mut self, drive: Drive) -> Self {

@@ -41,7 +41,7 @@ pub trait Format: Send + Sync + 'static {
 ///
 /// # Examples
 ///
-/// Encryption at rest. Whoever reads the store sees the name `sealed.1`, and no more than the size of a result:
+/// Encryption at rest. What can be read in the store is the name `sealed.1` and the size of a result:
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {

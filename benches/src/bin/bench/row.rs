@@ -194,7 +194,7 @@ pub fn row(case: &str, standings: &Standings, unit: Unit, aim: Aim) -> Row {
             Verdict::of(ours.median <= most),
         ),
         (Aim::Nothing, ..) => (String::new(), Verdict::Shown),
-        // Whoever was left out has met nothing.
+        // A side that was left out has met nothing.
         _ => ("a figure to compare".to_owned(), Verdict::Missed),
     };
     let is_rate = unit == Unit::MegacallsPerSecond;
