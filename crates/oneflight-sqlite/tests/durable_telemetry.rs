@@ -33,13 +33,11 @@ fn what_the_work_tells_carries_the_correlation_id_of_its_request() {
             tracing::info!("outside ends");
             1
         });
-        let inside = idem.run_in_tx(id("inside"), |_| {
-            Box::pin(async {
-                tracing::info!("inside begins");
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                tracing::info!("inside ends");
-                Ok(1)
-            })
+        let inside = idem.run_in_tx(id("inside"), |_| async {
+            tracing::info!("inside begins");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            tracing::info!("inside ends");
+            Ok(1)
         });
         let (outside, inside) = tokio::join!(
             outside.instrument(request("c-outside")),
@@ -69,18 +67,14 @@ fn every_failure_is_told_once_with_its_request_its_cause_and_its_correlation_id(
             .await
             .unwrap();
         let idem = Idempotency::builder(store).build();
-        let violated = idem.run_in_tx::<(), _>(id("violated"), |tx| {
-            Box::pin(async move {
-                sqlx::query("INSERT INTO orders VALUES ('taken')")
-                    .execute(tx.connection())
-                    .await?;
-                Ok(())
-            })
+        let violated = idem.run_in_tx::<(), _, _>(id("violated"), |mut tx| async move {
+            sqlx::query("INSERT INTO orders VALUES ('taken')")
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
         });
-        let failed = idem.run_in_tx::<(), _>(id("failed"), |_| {
-            Box::pin(async { Err(Rollback::failed("no such account")) })
-        });
-        let broken = idem.run_in_tx::<(), _>(id("broken"), |_| Box::pin(async { panic!("out of paper") }));
+        let failed = idem.run_in_tx::<(), _, _>(id("failed"), |_| async { Err(Rollback::failed("no such account")) });
+        let broken = idem.run_in_tx::<(), _, _>(id("broken"), |_| async { panic!("out of paper") });
         let panicked = idem.run(id("panicked"), |_| async {
             if true {
                 panic!("out of ink");
@@ -196,7 +190,7 @@ fn an_error_ends_with_its_cause_and_its_sources_do_not_repeat_that() {
         let unknown = idem.try_run(id("2"), move |_| async move {
             Err::<(), _>(Unknown::because(outer()).into())
         });
-        let rolled_back = idem.run_in_tx::<(), _>(id("3"), move |_| Box::pin(async move { Err(outer().into()) }));
+        let rolled_back = idem.run_in_tx::<(), _, _>(id("3"), move |_| async move { Err(outer().into()) });
         for error in [not_done.await, unknown.await, rolled_back.await] {
             let error = error.unwrap_err();
             assert!(error.to_string().ends_with(": the provider is away"), "{error}");

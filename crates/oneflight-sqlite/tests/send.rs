@@ -20,17 +20,15 @@ async fn durable_calls_in_a_transaction() {
     tokio::spawn(async move {
         let item: &'static str = "umbrella";
         let reply = idem
-            .run_in_tx(request("in-tx"), move |tx| {
-                Box::pin(async move {
-                    let asked = sqlx::query_scalar("SELECT ?").bind(item);
-                    let answer: String = asked.fetch_one(tx.connection()).await?;
-                    Ok(answer)
-                })
+            .run_in_tx(request("in-tx"), move |mut tx| async move {
+                let asked = sqlx::query_scalar("SELECT ?").bind(item);
+                let answer: String = asked.fetch_one(&mut *tx).await?;
+                Ok(answer)
             })
             .await;
         assert_eq!(*reply.unwrap(), "umbrella");
-        let refused = idem.run_in_tx_retrying(request("refused"), |_| {
-            Box::pin(async { Err(Rollback::Declined(Cow::<'static, str>::Borrowed("no"))) })
+        let refused = idem.run_in_tx_retrying(request("refused"), |_| async {
+            Err(Rollback::Declined(Cow::<'static, str>::Borrowed("no")))
         });
         assert_eq!(*refused.await.unwrap(), "no");
         assert_eq!(*in_tx(&idem, &request("helper")).await.unwrap(), 1);
@@ -43,5 +41,5 @@ async fn in_tx(
     idem: &Idempotency<SqliteStore>,
     id: &RequestIdentity,
 ) -> Result<oneflight::idempotency::Reply<u8>, IdempotencyError> {
-    idem.run_in_tx(id.clone(), |_| Box::pin(async { Ok(1) })).await
+    idem.run_in_tx(id.clone(), |_| async { Ok(1) }).await
 }
