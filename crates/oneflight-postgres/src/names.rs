@@ -11,7 +11,7 @@ const MAX_BYTES: usize = 32;
 
 /// Under which names the tables of a [`PostgresStore`](super::PostgresStore) stand.
 ///
-/// Work in a transaction [finds them](crate::idempotency::Tx::names) in what it runs its statements on.
+/// Work in a transaction [finds them](oneflight::idempotency::Tx::names) in what it runs its statements on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     /// The first of the connection's search path if `None`.
