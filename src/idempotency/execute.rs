@@ -11,6 +11,7 @@
 
 use std::future::Future;
 use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::claim::{Acquire, Acquired, Case};
@@ -52,7 +53,7 @@ where
     progress.work();
     // The closure is called inside, so that its panic is caught as well; and the finished work is dropped
     // before anybody learns of its result.
-    let worked = held.during(catch(async move { work(context).await })).await;
+    let worked = held.during(pin!(catch(async move { work(context).await }))).await;
     match worked {
         Ok(Ok(value)) => {
             let (result, failed) = prepare(&*codec, &value, Verdict::Performed, shared.sizes).of_done();

@@ -21,7 +21,7 @@
 //! After [retention](IdempotencyBuilder::retention) a key is new again.
 
 use std::fmt;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub use missing::MissingFingerprint;
 pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
 pub use result_ext::ResultExt;
-pub use transaction::{Rollback, Tx, TxFuture};
+pub use transaction::{Rollback, Tx};
 pub use unfinished::{NotDone, Unfinished, Unknown};
 
 /// Executes each request once, and answers its duplicates with the result.
@@ -319,6 +319,9 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it
     /// would wait for itself, and in PostgreSQL for a connection, when enough others do the same.
     ///
+    /// The work owns its [`Tx`], which goes back when it is dropped. A `Tx` that outlives the work has escaped: nothing is kept
+    /// ([`StoreError::TransactionEscaped`]).
+    ///
     /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`]); so does a panic, and so does
     /// a result that is too large to keep or does not survive its encoding. A request that can never succeed would be
     /// executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records the
@@ -335,22 +338,29 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// # Panics
     ///
     /// Not by itself. A panic of the work is [`ErrorKind::Panicked`] for all callers.
-    pub async fn run_in_tx<T, F>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
+    pub async fn run_in_tx<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
         C: Codec<T>,
         T: Send + Sync + 'static,
-        F: for<'t> FnOnce(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+        F: FnOnce(Tx<S>) -> W + Send + 'static,
+        W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
     {
         let (shared, codec, of) = (Arc::clone(&self.shared), Arc::clone(&self.codec), id.clone());
         let mut once = Some(work);
-        let flight = move |progress| {
-            transaction::execute_in_tx(shared, codec, of, progress, 0, move |tx| match once.take() {
-                Some(work) => work(tx),
-                None => Box::pin(ready(Err(Rollback::Failed(granted_twice())))),
-            })
+        let work = move |tx| {
+            let work = once.take().map(|work| work(tx));
+            async move {
+                match work {
+                    Some(work) => work.await,
+                    None => Err(Rollback::Failed(granted_twice())),
+                }
+            }
         };
-        self.fly(id, flight).await
+        self.fly(id, move |progress| {
+            transaction::execute_in_tx(shared, codec, of, progress, 0, work)
+        })
+        .await
     }
 
     /// [`run_in_tx`](Self::run_in_tx) for work that may be called again: when its transaction lost to another one, by a
@@ -371,15 +381,17 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// let idem = Idempotency::builder(store).conflict_retries(8).build();
     /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /transfers"), "a7f3")?;
     /// let account = String::from("DE89");
-    /// idem.run_in_tx_retrying(id, move |tx| {
-    ///     // Each run has a copy of its own.
-    ///     let account = account.clone();
-    ///     Box::pin(async move {
-    ///         withdraw(tx.connection(), &account, 7).await?; // UPDATE accounts SET balance = balance - 7 …
-    ///         Ok(())
+    /// let reply = idem
+    ///     .run_in_tx_retrying(id, move |mut tx| {
+    ///         // Each run has a copy of its own.
+    ///         let account = account.clone();
+    ///         async move {
+    ///             withdraw(&mut tx, &account, 7).await?; // UPDATE accounts SET balance = balance - 7 …
+    ///             Ok(account)
+    ///         }
     ///     })
-    /// })
-    /// .await?;
+    ///     .await?;
+    /// println!("{} was charged", *reply);
     /// # Ok(()) }
     /// ```
     ///
@@ -394,12 +406,13 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// # Panics
     ///
     /// As [`run_in_tx`](Self::run_in_tx).
-    pub async fn run_in_tx_retrying<T, F>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
+    pub async fn run_in_tx_retrying<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
         C: Codec<T>,
         T: Send + Sync + 'static,
-        F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+        F: FnMut(Tx<S>) -> W + Send + 'static,
+        W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
     {
         let (shared, codec, of) = (Arc::clone(&self.shared), Arc::clone(&self.codec), id.clone());
         let flight = move |progress| {

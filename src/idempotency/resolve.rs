@@ -21,9 +21,10 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InProgress`] while a holder is alive, [`ErrorKind::Conflict`] if the fingerprint is another one,
-    /// [`ErrorKind::InDoubt`] if another attempt has ended in doubt meanwhile, and [`ErrorKind::Store`]. The request is as it was
-    /// then. [`ErrorKind::Unrecorded`] if the store failed over the result.
+    /// [`InProgress`](super::ErrorKind::InProgress) while a holder is alive, [`Conflict`](super::ErrorKind::Conflict) if the
+    /// fingerprint is another one, [`InDoubt`](super::ErrorKind::InDoubt) if another attempt has ended in doubt meanwhile, and
+    /// [`Store`](super::ErrorKind::Store). The request is as it was then. [`Unrecorded`](super::ErrorKind::Unrecorded) if the
+    /// store failed over the result.
     ///
     /// # Cancel safety
     ///
