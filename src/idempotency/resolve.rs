@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::answer::answer_within;
 use super::claim::{record_known, told};
-use super::{Effect, Error, Idempotency, Resolution};
+use super::error::{Effect, Error};
+use super::recovery::Resolution;
+use super::run::Idempotency;
 use crate::identity::RequestIdentity;
 use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
 

@@ -9,7 +9,7 @@ use super::codec::decode;
 use super::error::{CodecError, Effect, Error, ErrorKind};
 use super::reply::{Origin, Reply};
 use crate::group::Role;
-use crate::identity::RequestIdentity;
+use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{Decoded, RecordedResult};
 
 /// A request that is settled: its result as recorded, and the value if somebody has it already.
@@ -23,6 +23,9 @@ pub(super) struct Settled {
     attempt: u32,
     ran: Ran,
 }
+
+/// What a flight comes to, and the fingerprint of the call that leads it.
+pub(super) type Landed = (Option<Fingerprint>, Result<Settled, Error>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ran {

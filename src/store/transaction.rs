@@ -15,7 +15,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::{ClaimOutcome, ClaimRequest, Store, StoreError};
+use super::claim::{ClaimOutcome, ClaimRequest};
+use super::contract::Store;
+use super::error::StoreError;
 use crate::record::RecordedResult;
 
 /// The future of work in a transaction, which borrows the transaction for `'t`.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::StoreError;
+use super::error::StoreError;
 
 tokio::task_local! {
     /// The turn of the work that is being polled, if it has one.
@@ -99,7 +99,7 @@ impl Default for Turn {
 }
 
 /// What is said to work that waits for its own turn.
-pub fn waits_for_itself() -> StoreError {
+pub(crate) fn waits_for_itself() -> StoreError {
     StoreError::Unsupported {
         advice: "work in a transaction called the store that the transaction belongs to, and would wait for \
                  itself; make the call before or after",
