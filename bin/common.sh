@@ -24,25 +24,32 @@ fuzz_targets() {
 
 # The directories of the packages that are published: the crate, and what comes apart from it.
 published() {
-    compgen -G "crates/*" || true
-    echo .
+    printf '%s\n' crates/* .
 }
 
-# The name of the package in a directory.
-package() {
-    sed -n '/^\[package\]$/,/^$/s/^name = "\(.*\)"$/\1/p' "$1/Cargo.toml"
+# The directories of the packages whose tests cargo runs. The others have commands of their own.
+tested() {
+    published
+    printf '%s\n' examples tests/faults
 }
 
-# The arguments by which cargo runs the tests of all these and of the examples, except the test programs that are named.
+# The arguments by which cargo takes the packages in these directories.
+packages() {
+    local directory
+    for directory in "$@"; do
+        printf -- '--package\n%s\n' "$(sed -n '/^\[package\]$/,/^$/s/^name = "\(.*\)"$/\1/p' "$directory/Cargo.toml")"
+    done
+}
+
+# The arguments by which cargo runs the tests of all that are tested, except the test programs that are named.
 all_tests_but() {
     local directory test
-    echo --lib
-    for directory in $(published) $(compgen -G examples/Cargo.toml >/dev/null && echo examples); do
-        printf -- '--package\n%s\n' "$(package "$directory")"
-        for test in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
-            [ -e "$test" ] || continue
-            test=${test%/main.rs} test=${test##*/} test=${test%.rs}
-            [[ " $* " == *" $test "* ]] || printf -- '--test\n%s\n' "$test"
+    packages $(tested)
+    printf '%s\n' --lib --test faults
+    for directory in $(tested); do
+        for test in "$directory"/tests/*.rs; do
+            test=${test##*/} test=${test%.rs}
+            [[ " $* " == *" $test "* || $test == '*' ]] || printf -- '--test\n%s\n' "$test"
         done
     done
 }

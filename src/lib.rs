@@ -98,7 +98,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! | `durable` | `Idempotency`, `Store`, `MemoryStore` | `serde_json`, `sha2`, `tokio` (`sync`, `time`) |
 //! | `compress` | large results kept compressed, if asked for; implies `durable` | `lz4_flex` |
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
-//! | `axum` | a [`Problem`](http::Problem) is a response of axum; implies `http` | `axum-core` |
+//! | `axum` | a `Problem` is a response of axum; implies `http` | `axum-core` |
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
 //! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |
 

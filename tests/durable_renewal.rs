@@ -241,7 +241,7 @@ fn a_runtime_without_timers_is_refused_before_anything_is_asked() {
         };
         let call = idem.run(id("run"), |_| async { 1 });
         refused(runtime.block_on(call).unwrap_err());
-        let call = idem.run_in_tx(id("run in tx"), |_| Box::pin(async { Ok(1) }));
+        let call = idem.run_in_tx(id("run in tx"), |_| async { Ok(1) });
         refused(runtime.block_on(call).unwrap_err());
         assert_eq!(store.calls(Op::Claim) + store.calls(Op::Begin), 0);
     }

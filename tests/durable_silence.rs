@@ -217,7 +217,7 @@ async fn a_transaction_that_is_not_begun_is_given_up_at_the_deadline() {
         store.next(Op::Begin, &[fault]);
         let idem = process(&store);
         let asked = Instant::now();
-        let call = idem.run_in_tx(id("key"), |_| Box::pin(async { Ok(1) }));
+        let call = idem.run_in_tx(id("key"), |_| async { Ok(1) });
         let error = answered(call).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Store(_)), "{fault:?}: {error:?}");
         assert_eq!(error.effect(), Effect::Nothing, "{fault:?}");
@@ -232,12 +232,10 @@ async fn how_a_transaction_ended_that_is_not_answered_is_not_known() {
         let store = Scripted::new();
         store.next(Op::End, &[fault]);
         let idem = process(&store);
-        let call = idem.run_in_tx(id("key"), |_| {
-            Box::pin(async {
-                // Work has no limit.
-                tokio::time::sleep(WAIT * 100).await;
-                Ok(1)
-            })
+        let call = idem.run_in_tx(id("key"), |_| async {
+            // Work has no limit.
+            tokio::time::sleep(WAIT * 100).await;
+            Ok(1)
         });
         let error = answered(call).await.unwrap_err();
         assert_eq!(error.effect(), Effect::Unknown, "{fault:?}: {error:?}");

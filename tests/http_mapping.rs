@@ -131,6 +131,13 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (
+            store(StoreError::TransactionEscaped),
+            500,
+            kind::INTERNAL,
+            false,
+            "nothing",
+        ),
+        (
             error(ErrorKind::Store(StoreError::CommittedByWork)),
             409,
             kind::IN_DOUBT,

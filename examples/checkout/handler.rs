@@ -183,11 +183,9 @@ where
             .await;
 
         // The row and its record are one commit: there is never the one without the other.
-        let entered = steps.run_in_tx(entry, move |tx| {
-            Box::pin(async move {
-                let order_id = tx.connection().enter(&incoming.entry(&payment)).await?;
-                Ok(incoming.placed(order_id))
-            })
+        let entered = steps.run_in_tx(entry, move |mut tx| async move {
+            let order_id = tx.enter(&incoming.entry(&payment)).await?;
+            Ok(incoming.placed(order_id))
         });
         entered
             .await

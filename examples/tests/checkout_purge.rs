@@ -34,7 +34,7 @@ async fn expired_records_go_and_the_others_stay() {
     // More than one batch.
     for number in 0..450 {
         let id = RequestIdentity::new(Scope::new("expired"), format!("old-{number}")).unwrap();
-        let reply = short.run_in_tx(id, move |_| Box::pin(async move { Ok(number) }));
+        let reply = short.run_in_tx(id, move |_| async move { Ok(number) });
         assert_eq!(*reply.await.unwrap(), number);
     }
     let (expired, kept) = count().await;

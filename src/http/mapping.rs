@@ -99,9 +99,10 @@ impl From<idempotency::Error> for Problem {
                     "The operation may have been carried out, and the service has no record of its result. Ask the \
                      service's operator, and keep the key: under a new one the operation might be done twice.",
                 ),
-                StoreError::TransactionEnded | StoreError::Corrupt { .. } | StoreError::Unsupported { .. } => {
-                    internal(effect)
-                }
+                StoreError::TransactionEnded
+                | StoreError::TransactionEscaped
+                | StoreError::Corrupt { .. }
+                | StoreError::Unsupported { .. } => internal(effect),
                 _ => unavailable(),
             },
             ErrorKind::Flight(source) => match source {

@@ -6,9 +6,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
+use super::codec::{Codec, Format};
 use super::error::{Effect, Error, ErrorKind};
 use super::missing::MissingFingerprint;
 use super::progress::{self, Progress};
@@ -26,11 +24,12 @@ enum Unanswered {
     Here(Error),
 }
 
-impl<S: Store> Idempotency<S> {
+impl<S: Store, C: Format> Idempotency<S, C> {
     /// Leads or joins the flight of a request.
     pub(super) async fn fly<T, F, W>(&self, id: RequestIdentity, flight: F) -> Result<Reply<T>, Error>
     where
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        C: Codec<T>,
+        T: Send + Sync + 'static,
         F: FnOnce(Arc<Progress>) -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
@@ -62,7 +61,7 @@ impl<S: Store> Idempotency<S> {
                 value: (leaders, value),
                 role,
             }) => match self.told_apart(&id, leaders, value).await {
-                Ok(settled) => return settled.reply(&id, role).inspect_err(Error::tell),
+                Ok(settled) => return settled.reply(&*self.codec, &id, role).inspect_err(Error::tell),
                 Err(Unanswered::ByFlight(error)) => return Err(error),
                 Err(Unanswered::Here(error)) => error,
             },

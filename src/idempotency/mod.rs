@@ -45,6 +45,7 @@ mod transaction;
 mod unfinished;
 
 pub use builder::IdempotencyBuilder;
+pub use codec::{Codec, Format, Json};
 pub use context::Context;
 pub use error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 pub use missing::MissingFingerprint;
@@ -52,5 +53,5 @@ pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
 pub use result_ext::ResultExt;
 pub use run::Idempotency;
-pub use transaction::{Rollback, Tx, TxFuture};
+pub use transaction::{Rollback, Tx};
 pub use unfinished::{NotDone, Unfinished, Unknown};

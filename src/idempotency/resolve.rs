@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::answer::answer_within;
 use super::claim::{record_known, told};
+use super::codec::Format;
 use super::error::{Effect, Error};
 use super::recovery::Resolution;
 use super::run::Idempotency;
 use crate::identity::RequestIdentity;
 use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
 
-impl<S: Store> Idempotency<S> {
+impl<S: Store, C: Format> Idempotency<S, C> {
     /// Settles a request that is in doubt, once somebody has found out what became of it.
     ///
     /// [`Resolution::Completed`] records the result, [`Resolution::Rerun`] makes the identity new, so that the next call
@@ -22,14 +23,18 @@ impl<S: Store> Idempotency<S> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InProgress`] while a holder is alive, [`ErrorKind::Conflict`] if the fingerprint is another one,
-    /// [`ErrorKind::InDoubt`] if another attempt has ended in doubt meanwhile, and [`ErrorKind::Store`]. The request is as it was
-    /// then. [`ErrorKind::Unrecorded`] if the store failed over the result.
+    /// [`InProgress`](super::ErrorKind::InProgress) while a holder is alive, [`Conflict`](super::ErrorKind::Conflict) if the
+    /// fingerprint is another one, [`InDoubt`](super::ErrorKind::InDoubt) if another attempt has ended in doubt meanwhile, and
+    /// [`Store`](super::ErrorKind::Store). The request is as it was then. [`Unrecorded`](super::ErrorKind::Unrecorded) if the
+    /// store failed over the result.
     ///
     /// # Cancel safety
     ///
     /// Dropped half-way, the request is settled or still in doubt.
     pub async fn resolve(&self, id: &RequestIdentity, resolution: Resolution) -> Result<(), Error> {
+        if let Resolution::Completed(encoded) = &resolution {
+            encoded.check(self.shared.format).map_err(|error| error.of(id))?;
+        }
         let Some(record) = self.status(id).await? else {
             return Ok(());
         };

@@ -4,20 +4,19 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::answer::{caught, silent};
 use super::claim::{Acquire, Case};
-use super::codec::{Prepared, prepare};
+use super::codec::{Codec, Prepared, prepare};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::progress::Progress;
@@ -27,33 +26,67 @@ use super::timer::{NoTimers, Timer, after};
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
-use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture};
+use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore};
 use crate::telemetry;
 use crate::unwind::{Payload, catch};
 
-/// The future of work in a transaction, which borrows the transaction for `'t`.
-pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Rollback<T>>> + Send + 't>>;
-
-/// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx).
+/// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx). It belongs to the work.
 ///
-/// Use the connection for statements. A nested `begin()` is a savepoint, and welcome. Do not end the transaction. In
-/// SQLite, a commit is refused, and after a rollback nothing more is kept (do not set a commit hook: it would stand in
-/// for the one that sees to this). PostgreSQL commits what it is told to; that is noticed when the work has ended, is an
-/// error whose effect is unknown, and leaves the request in doubt until somebody decides.
+/// It derefs to the driver's connection: `&mut *tx` is what `sqlx` takes for statements. A nested `begin()` is a savepoint.
+///
+/// A function is work as well as a closure is. For one store, it takes a `Tx<SqliteStore>`; for every store over the same
+/// driver, it is generic:
+///
+/// ```
+/// use oneflight::idempotency::{Error, Idempotency, Rollback, Tx};
+/// use oneflight::identity::RequestIdentity;
+/// use oneflight::store::TransactionalStore;
+/// # struct SqliteConnection;
+/// # async fn insert(_: &mut SqliteConnection, _item: &str) -> Result<i64, std::io::Error> { Ok(1) }
+///
+/// async fn place<S>(mut tx: Tx<S>) -> Result<i64, Rollback<i64>>
+/// where
+///     S: TransactionalStore<Connection = SqliteConnection>,
+/// {
+///     Ok(insert(&mut tx, "tea").await?)
+/// }
+///
+/// async fn handle<S>(idem: &Idempotency<S>, id: RequestIdentity) -> Result<i64, Error>
+/// where
+///     S: TransactionalStore<Connection = SqliteConnection>,
+/// {
+///     let order = idem.run_in_tx(id, place).await?;
+///     Ok(*order)
+/// }
+/// ```
+///
+/// # Its end
+///
+/// The transaction ends when the work does: by a commit if the work answers with a value, else by a rollback. Work that
+/// drops its `Tx` earlier and goes on is committed all the same.
+///
+/// Do not end the transaction yourself. In SQLite, a commit is refused, and after a rollback nothing more is kept (do not
+/// set a commit hook: it would stand in for the one that sees to this). PostgreSQL commits what it is told to; that is
+/// noticed when the work has ended, is an error whose effect is unknown, and leaves the request in doubt until somebody
+/// decides.
+///
+/// A `Tx` that is still there when the work is over, in a static, in a task that the work did not wait for or leaked, has
+/// escaped. Then nothing is kept, and the answer is [`StoreError::TransactionEscaped`], unless the work failed by itself.
+/// In PostgreSQL the session is terminated; if that is not possible, the answer is [`StoreError::CommittedByWork`]. In
+/// SQLite the `Tx` holds the one right to write until it is dropped, and other calls find the store
+/// [busy](StoreError::Busy). Either way its place in the pool is taken until then, which closing the pool waits for, and its
+/// connection is closed.
+///
+/// # Roles
 ///
 /// In PostgreSQL, settings of the session are the work's own affair; but a role that it has set must be allowed to write
 /// our tables when it returns, or be `RESET` before that. Otherwise everything is rolled back, and the error says so.
-pub struct Tx<'t, C> {
-    connection: &'t mut C,
+pub struct Tx<S: TransactionalStore> {
+    open: OpenTransaction<S::Connection, S::Names>,
     context: Context,
 }
 
-impl<C> Tx<'_, C> {
-    /// The connection of the transaction.
-    pub fn connection(&mut self) -> &mut C {
-        self.connection
-    }
-
+impl<S: TransactionalStore> Tx<S> {
     /// What the work is told about its execution.
     #[must_use]
     pub fn context(&self) -> &Context {
@@ -68,9 +101,29 @@ impl<C> Tx<'_, C> {
     pub fn downstream_key(&self, step: impl AsRef<str>) -> String {
         self.context.downstream_key(step)
     }
+
+    /// Under which names the store's tables stand, for code that writes to them in this transaction.
+    #[must_use]
+    pub fn names(&self) -> &S::Names {
+        self.open.names()
+    }
 }
 
-impl<C> fmt::Debug for Tx<'_, C> {
+impl<S: TransactionalStore> Deref for Tx<S> {
+    type Target = S::Connection;
+
+    fn deref(&self) -> &S::Connection {
+        &self.open
+    }
+}
+
+impl<S: TransactionalStore> DerefMut for Tx<S> {
+    fn deref_mut(&mut self) -> &mut S::Connection {
+        &mut self.open
+    }
+}
+
+impl<S: TransactionalStore> fmt::Debug for Tx<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tx")
             .field("context", &self.context)
@@ -166,8 +219,9 @@ impl<F> Bench<F> {
 const ENDING_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The work of a flight. After a conflict with another transaction, it is run again so many times.
-pub(super) async fn execute_in_tx<S, T, F>(
+pub(super) async fn execute_in_tx<S, C, T, F, W>(
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     progress: Arc<Progress>,
     retries: u32,
@@ -175,8 +229,10 @@ pub(super) async fn execute_in_tx<S, T, F>(
 ) -> Result<Settled, Error>
 where
     S: TransactionalStore,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
-    F: for<'t> FnMut(&'t mut Tx<'t, S::Connection>) -> TxFuture<'t, T> + Send + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
+    F: FnMut(Tx<S>) -> W + Send + 'static,
+    W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
 {
     let case = Case::open(&shared, &id)?;
     let bench = Arc::new(Bench {
@@ -188,7 +244,7 @@ where
     let mut acquire = Acquire::new(&case, &progress);
     let mut retried = 0;
     let worked = loop {
-        let (taken, settings, of) = (Arc::clone(&bench), Arc::clone(&shared), id.clone());
+        let (taken, settings, by, of) = (Arc::clone(&bench), Arc::clone(&shared), Arc::clone(&codec), id.clone());
         bench.begun.store(false, Ordering::SeqCst);
         bench.over.store(false, Ordering::SeqCst);
         let until = acquire.until();
@@ -196,7 +252,7 @@ where
         // The stores' own futures are large; in a box, they are not moved about.
         let transaction = Box::pin(async move {
             store
-                .transact(request, move |open| run::<S, T, F>(taken, settings, of, open))
+                .transact(request, move |open| run(taken, settings, by, of, open))
                 .await
         });
         let transacted = bench.answered(acquire.deadline(), transaction).await;
@@ -220,7 +276,7 @@ where
                 let begun = bench.begun.load(Ordering::SeqCst);
                 let failed = match error {
                     StoreError::Busy { .. } if !begun => match acquire.locked_out(error).await {
-                        Ok(settled) => return Ok(settled.shared_as::<T>()),
+                        Ok(settled) => return Ok(settled.shared_as(&*codec)),
                         Err(error) => error,
                     },
                     error => store_failed(&*shared.store, &id, error, begun),
@@ -235,7 +291,7 @@ where
             ClaimOutcome::Granted(worked) => break worked,
             ClaimOutcome::Denied(denied) => {
                 if let Some(settled) = acquire.follow(denied).await? {
-                    return Ok(settled.shared_as::<T>());
+                    return Ok(settled.shared_as(&*codec));
                 }
             }
         }
@@ -270,7 +326,7 @@ fn rolled_back<S: TransactionalStore>(
 fn store_failed<S: TransactionalStore>(store: &S, id: &RequestIdentity, error: StoreError, begun: bool) -> Error {
     match error {
         StoreError::RolledBack { .. } => rolled_back(store, id, Arc::new(error)),
-        StoreError::TransactionEnded => Error::store(id, error, Effect::Nothing),
+        StoreError::TransactionEnded | StoreError::TransactionEscaped => Error::store(id, error, Effect::Nothing),
         error if begun => Error::store(id, error, Effect::Unknown),
         error => Error::store(id, error, Effect::Nothing),
     }
@@ -282,48 +338,46 @@ pub(super) fn granted_twice() -> Box<dyn StdError + Send + Sync> {
 }
 
 /// Runs the work in an open transaction and says how that is to end.
-fn run<'t, S, T, F>(
+async fn run<S, C, T, F, W>(
     bench: Arc<Bench<F>>,
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
-    open: OpenTransaction<'t, S::Connection>,
-) -> WorkFuture<'t, Worked>
+    open: OpenTransaction<S::Connection, S::Names>,
+) -> (Ending, Worked)
 where
     S: TransactionalStore,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
-    F: for<'w> FnMut(&'w mut Tx<'w, S::Connection>) -> TxFuture<'w, T> + Send + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
+    F: FnMut(Tx<S>) -> W + Send + 'static,
+    W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
 {
-    Box::pin(async move {
-        let attempt = open.attempt;
-        bench.begun.store(true, Ordering::SeqCst);
-        bench.progress.work();
-        let Some(mut work) = bench.work.lock().take() else {
-            return (Ending::RollBack, Worked::Failed(granted_twice().into()));
-        };
-        let mut tx = Tx {
-            connection: open.connection,
-            context: Context::new(id, attempt, None),
-        };
-        let worked = catch(async { work(&mut tx).await }).await;
-        *bench.work.lock() = Some(work);
-        bench.over.store(true, Ordering::SeqCst);
-        let (value, verdict) = match worked {
-            Ok(Ok(value)) => (value, Verdict::Performed),
-            Ok(Err(Rollback::Declined(value))) => (value, Verdict::Declined),
-            Ok(Err(Rollback::Failed(reason))) => return (Ending::RollBack, Worked::Failed(reason.into())),
-            Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
-        };
-        let result = match prepare(&value, verdict, shared.sizes) {
-            Prepared::Kept(result) => result,
-            Prepared::TooLarge { size, limit } => return (Ending::RollBack, Worked::TooLarge { size, limit }),
-            Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),
-        };
-        let retention = shared.retention;
-        let worked = Worked::Recorded(Arc::new(value), result.clone(), attempt);
-        let ending = match verdict {
-            Verdict::Performed => Ending::Commit { result, retention },
-            Verdict::Declined => Ending::Decline { result, retention },
-        };
-        (ending, worked)
-    })
+    let attempt = open.attempt();
+    bench.begun.store(true, Ordering::SeqCst);
+    bench.progress.work();
+    let Some(mut work) = bench.work.lock().take() else {
+        return (Ending::RollBack, Worked::Failed(granted_twice().into()));
+    };
+    let context = Context::new(id, attempt, None);
+    let worked = catch(async { work(Tx { open, context }).await }).await;
+    *bench.work.lock() = Some(work);
+    bench.over.store(true, Ordering::SeqCst);
+    let (value, verdict) = match worked {
+        Ok(Ok(value)) => (value, Verdict::Performed),
+        Ok(Err(Rollback::Declined(value))) => (value, Verdict::Declined),
+        Ok(Err(Rollback::Failed(reason))) => return (Ending::RollBack, Worked::Failed(reason.into())),
+        Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
+    };
+    let result = match prepare(&*codec, &value, verdict, shared.sizes) {
+        Prepared::Kept(result) => result,
+        Prepared::TooLarge { size, limit } => return (Ending::RollBack, Worked::TooLarge { size, limit }),
+        Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),
+    };
+    let retention = shared.retention;
+    let worked = Worked::Recorded(Arc::new(value), result.clone(), attempt);
+    let ending = match verdict {
+        Verdict::Performed => Ending::Commit { result, retention },
+        Verdict::Declined => Ending::Decline { result, retention },
+    };
+    (ending, worked)
 }

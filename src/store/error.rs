@@ -39,8 +39,12 @@ pub enum StoreError {
     /// The work ended the transaction that it was given, or went on after an error that ended it. Nothing that it did
     /// was kept.
     TransactionEnded,
-    /// The work ended the transaction that it was given, in a store that cannot prevent that. What it had done by then
-    /// may have been committed without a record; the request is in doubt, and [held](crate::record::Record::held).
+    /// The work was over before it had dropped the transaction that it was given. Nothing of the transaction was or will be
+    /// kept.
+    TransactionEscaped,
+    /// The work ended the transaction that it was given, or did not drop it, in a store that cannot prevent that something is
+    /// kept. What it had done by then may have been committed without a record; the request is in doubt, and
+    /// [held](crate::record::Record::held).
     CommittedByWork,
     /// The server has done what it was asked, or found it done, but fewer replicas acknowledged it than is wanted, so that a
     /// failover may lose it.
@@ -119,9 +123,13 @@ impl fmt::Display for StoreError {
                 "the work ended the transaction that it was given, or went on after an error that ended it; nothing of \
                  it was kept; do not commit or roll back inside, and return on errors",
             ),
+            Self::TransactionEscaped => f.write_str(
+                "the work was over before it had dropped the transaction that it was given; nothing of it was kept; do not \
+                 store it, nor leave it to a task that the work does not wait for",
+            ),
             Self::CommittedByWork => f.write_str(
-                "the work ended the transaction that it was given; what it had done by then may have been kept, without a \
-                 record of it; find out and resolve the request, and do not commit or roll back inside",
+                "the work ended the transaction that it was given, or let it escape; what it had done by then may have been \
+                 kept, without a record of it; find out and resolve the request, and do not commit or roll back inside",
             ),
             Self::TooFewReplicas {
                 acknowledged,

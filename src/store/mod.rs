@@ -16,7 +16,9 @@
 //! # Writing one
 //!
 //! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
-//! conformance suite (crate `oneflight-conformance`), which takes about ten lines.
+//! conformance suite (crate `oneflight-conformance`), which takes about ten lines. What the stores here share is there for
+//! yours as well: [`Watchers`] for who waits, [`Turn`] for one writer, [`jitter`] for pauses, [`find`] and [`is_caused_by`] for
+//! errors of a driver, [`report_unreadable`] for what nobody can read.
 //!
 //! A store that queues its writers has a [`Turn`], so that work which would wait for itself is told so.
 //!
@@ -43,6 +45,6 @@ pub use dyn_store::DynStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use report::{report_forgotten_tokens, report_unreadable};
-pub use transaction::{Ending, OpenTransaction, TransactionalStore, WorkFuture, find, is_caused_by};
+pub use transaction::{Ending, Loan, OpenTransaction, TransactionalStore, find, is_caused_by};
 pub use turn::Turn;
 pub use watch::{Watch, Watchers};

@@ -12,21 +12,52 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::claim::{ClaimOutcome, ClaimRequest};
 use super::contract::Store;
 use super::error::StoreError;
 use crate::record::RecordedResult;
 
-/// The future of work in a transaction, which borrows the transaction for `'t`.
-pub type WorkFuture<'t, R> = Pin<Box<dyn Future<Output = (Ending, R)> + Send + 't>>;
-
 /// A store in whose own transaction the work can run.
+///
+/// The store [lends](OpenTransaction::lend) the work what it holds of the transaction, and [takes it back](Loan::take_back)
+/// when the work's future is over and dropped:
+///
+/// ```
+/// # use oneflight::store::{Denied, Ending, OpenTransaction, StoreError};
+/// # use std::future::Future;
+/// # struct Guard(u32);
+/// # impl std::ops::Deref for Guard { type Target = u32; fn deref(&self) -> &u32 { &self.0 } }
+/// # impl std::ops::DerefMut for Guard { fn deref_mut(&mut self) -> &mut u32 { &mut self.0 } }
+/// # async fn example<F: Future<Output = (Ending, R)>, R>(
+/// #     guard: Guard, work: impl FnOnce(OpenTransaction<u32, ()>) -> F,
+/// # ) -> Result<R, StoreError> {
+/// // `guard` derefs to the connection, and closes it when it is dropped.
+/// let (open, loan) = OpenTransaction::lend(guard, (), 1);
+/// let (ending, value) = work(open).await;
+/// let Ok(guard) = loan.take_back() else {
+///     // Only once it is certain that nothing is kept.
+///     return Err(StoreError::TransactionEscaped);
+/// };
+/// // End the transaction of `guard` as `ending` says.
+/// # let _ = (guard, ending);
+/// # Ok(value)
+/// # }
+/// ```
 pub trait TransactionalStore: Store {
     /// What the work runs its statements on.
     type Connection: Send + 'static;
+
+    /// Under which names the store's tables stand, as far as they differ between stores of this type: `()` if they do
+    /// not.
+    ///
+    /// It goes with the connection, for code that writes to tables of the store's in the transaction of the work.
+    type Names: Clone + Send + Sync + 'static;
 
     /// Begins a transaction, claims in it, runs the work, and ends the transaction as the work says.
     ///
@@ -34,22 +65,31 @@ pub trait TransactionalStore: Store {
     /// other way round. Unless the claim is granted, the work is not called. A commit whose answer is
     /// lost is looked up, so that the answer here is the truth.
     ///
+    /// The transaction ends when the future of the work is over and dropped. If the work has not dropped the
+    /// [`OpenTransaction`] by then, the transaction has escaped, and nothing of it may be kept.
+    ///
     /// # Errors
     ///
-    /// [`StoreError::RolledBack`] when nothing was kept; [`StoreError::TransactionEnded`] when that is because the work
-    /// ended the transaction itself, and [`StoreError::CommittedByWork`] when it did so in a store that can't prevent
-    /// it. Any other error before the work is called means that nothing was done; after that, it leaves open what was.
+    /// * [`StoreError::RolledBack`] when nothing was kept.
+    /// * [`StoreError::TransactionEnded`] when that is because the work ended the transaction itself.
+    /// * [`StoreError::TransactionEscaped`] when that is because the transaction escaped. Work that wants to be rolled
+    ///   back may get its own answer instead.
+    /// * [`StoreError::CommittedByWork`] when the work ended the transaction, or let it escape, in a store that can't
+    ///   prevent that something is kept.
+    ///
+    /// Any other error before the work is called means that nothing was done; after that, it leaves open what was.
     ///
     /// # Cancel safety
     ///
     /// Dropped before it has answered, the transaction is rolled back, or was committed as a whole.
-    fn transact<W, R>(
+    fn transact<W, F, R>(
         &self,
         request: ClaimRequest,
         work: W,
     ) -> impl Future<Output = Result<ClaimOutcome<R>, StoreError>> + Send
     where
-        W: for<'t> FnOnce(OpenTransaction<'t, Self::Connection>) -> WorkFuture<'t, R> + Send + 'static,
+        W: FnOnce(OpenTransaction<Self::Connection, Self::Names>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static;
 
     /// Whether an error, of the work or of [`transact`](Self::transact), says that the transaction lost to another one
@@ -112,27 +152,92 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn
     })
 }
 
-/// A transaction that holds a claim, as the work gets it.
-#[non_exhaustive]
-pub struct OpenTransaction<'t, C> {
-    /// What statements are run on.
-    pub connection: &'t mut C,
-    /// Which attempt at this request it is: 1 unless an earlier holder outside of a transaction died.
-    pub attempt: u32,
+/// What a store holds of a transaction, as the work sees it.
+type Connected<C> = dyn DerefMut<Target = C> + Send;
+
+/// A transaction that holds a claim, as the work gets it. It derefs to the connection.
+///
+/// Dropping it gives the connection back to the store.
+pub struct OpenTransaction<C: 'static, N> {
+    connection: OwnedMutexGuard<Connected<C>>,
+    names: N,
+    attempt: u32,
 }
 
-impl<'t, C> OpenTransaction<'t, C> {
-    /// A transaction as a store hands it to the work.
-    pub fn new(connection: &'t mut C, attempt: u32) -> Self {
-        Self { connection, attempt }
+/// What a store has lent to the work by [`OpenTransaction::lend`].
+#[must_use = "it tells whether the transaction has come back"]
+pub struct Loan<G>(Arc<Mutex<G>>);
+
+impl<C: 'static, N> OpenTransaction<C, N> {
+    /// Lends what the store holds of a transaction, as the given attempt at its request: 1 unless an earlier holder outside
+    /// of a transaction died.
+    ///
+    /// If the guard comes back when [`Loan`] is gone, it is dropped: it must close its connection then.
+    pub fn lend<G>(guard: G, names: N, attempt: u32) -> (Self, Loan<G>)
+    where
+        G: DerefMut<Target = C> + Send + 'static,
+    {
+        let home = Arc::new(Mutex::new(guard));
+        let lent: Arc<Mutex<Connected<C>>> = Arc::clone(&home) as _;
+        #[expect(clippy::expect_used, reason = "nobody else has it")]
+        let connection = lent.try_lock_owned().expect("it was made here");
+        let open = Self {
+            connection,
+            names,
+            attempt,
+        };
+        (open, Loan(home))
+    }
+
+    /// Which attempt at its request it is.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Under which names the store's tables stand.
+    #[must_use]
+    pub fn names(&self) -> &N {
+        &self.names
     }
 }
 
-impl<C> fmt::Debug for OpenTransaction<'_, C> {
+impl<G> Loan<G> {
+    /// Takes back what was lent.
+    ///
+    /// # Errors
+    ///
+    /// Itself, if the transaction was not dropped: it has escaped.
+    pub fn take_back(self) -> Result<G, Self> {
+        Arc::try_unwrap(self.0).map(Mutex::into_inner).map_err(Self)
+    }
+}
+
+impl<C, N> Deref for OpenTransaction<C, N> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.connection
+    }
+}
+
+impl<C, N> DerefMut for OpenTransaction<C, N> {
+    fn deref_mut(&mut self) -> &mut C {
+        &mut self.connection
+    }
+}
+
+impl<C, N> fmt::Debug for OpenTransaction<C, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenTransaction")
             .field("attempt", &self.attempt)
             .finish_non_exhaustive()
+    }
+}
+
+impl<G> fmt::Debug for Loan<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan").finish_non_exhaustive()
     }
 }
 

@@ -8,8 +8,8 @@
 //! A [`Watch`] is one caller's subscription. [`Watchers`] is the registry behind it: one place for all stores, which
 //! tell it what they hear (their own changes, LISTEN/NOTIFY, pub/sub) and never learn who listens. What is told is
 //! "look again", not what has changed: a notification too many does no harm, so identities are known by a digest. If
-//! the source of a store falls silent, its registry is closed: every watch ends, and whoever waits polls until it is
-//! open again.
+//! the source of a store falls silent, its registry is closed: every watch ends, and callers that wait poll until it
+//! is open again.
 
 use std::any::Any;
 use std::fmt;
@@ -51,7 +51,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// No subscription: whoever waits has to poll.
+    /// Makes no subscription: a caller that waits has to poll.
     pub fn none() -> Self {
         Self {
             changes: None,
@@ -69,13 +69,13 @@ impl Watch {
         }
     }
 
-    /// The same watch, with something that is dropped when it is.
+    /// Keeps something for as long as the watch lives: a subscription at the server, say, that ends when this is dropped.
     pub fn holding(mut self, held: impl Any + Send + Sync) -> Self {
         self._held = Some(Box::new(held));
         self
     }
 
-    /// Whether nothing is ever heard here: whoever waits has to poll.
+    /// Returns whether nothing is ever heard here, so that a caller that waits has to poll.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.changes.is_none()
@@ -105,10 +105,31 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// The watches of this process. Clones share it.
+/// The watches of this process: the registry behind [`Store::watch`](super::Store::watch). Clones share it.
 ///
-/// A concurrent map, so that what happens to one key holds up no other. No lock is held while anybody is woken: a sender
-/// is used, and dropped, as a copy outside.
+/// A store makes one, subscribes callers to it, and tells it of each change that it hears of: its own, and those that its
+/// server notifies it of. A record is known by a number, such as a digest of its identity. Of two records with one number,
+/// one is looked at again when the other changes, which does no harm.
+///
+/// ```
+/// # #[tokio::main] async fn main() {
+/// use oneflight::store::Watchers;
+///
+/// let watchers = Watchers::new(10_000);
+/// let mut watch = watchers.watch(7);
+/// watchers.notify(7);
+/// watch.changed().await;
+///
+/// // The connection that is listened to is lost: callers poll, until it is there again.
+/// watchers.close();
+/// watch.changed().await;
+/// assert!(watch.is_none() && watchers.watch(7).is_none());
+/// watchers.open();
+/// assert!(!watchers.watch(7).is_none());
+/// # }
+/// ```
+// A concurrent map, so that what happens to one key holds up no other. No lock is held while anybody is woken: a sender
+// is used, and dropped, as a copy outside.
 #[derive(Clone)]
 pub struct Watchers(Arc<Registry>);
 
@@ -122,8 +143,9 @@ struct Registry {
 }
 
 impl Watchers {
-    /// An open registry, which limits the number of keys that are watched at a time. Any number of callers may watch one
-    /// key.
+    /// Makes an open registry, which limits the number of keys that are watched at a time. Any number of callers may watch
+    /// one key.
+    #[must_use]
     pub fn new(most_keys: usize) -> Self {
         Self(Arc::new(Registry {
             open: AtomicBool::new(true),
@@ -133,7 +155,7 @@ impl Watchers {
         }))
     }
 
-    /// Subscribes to a key; to nothing if the registry is full or closed.
+    /// Subscribes to a key. The watch [is none](Watch::is_none) if the registry is full or closed.
     pub fn watch(&self, key: u64) -> Watch {
         match self.0.subscribe(key) {
             Some(changes) => Watch {
@@ -156,12 +178,12 @@ impl Watchers {
         }
     }
 
-    /// From now on, begins watches of no more keys than this at a time.
+    /// Limits the number of keys that are watched at a time from now on. What is watched already stays.
     pub fn bound(&self, most_keys: usize) {
         self.0.most_keys.store(most_keys, Ordering::SeqCst);
     }
 
-    /// The source has fallen silent: ends all watches, and begins no new ones.
+    /// Ends all watches and begins no new ones: the source of the changes has fallen silent.
     pub fn close(&self) {
         self.0.open.store(false, Ordering::SeqCst);
         let mut ended = Vec::new();
@@ -172,7 +194,7 @@ impl Watchers {
         self.0.keys.fetch_sub(ended.len(), Ordering::SeqCst);
     }
 
-    /// The source is heard (again).
+    /// Begins watches again: the source is heard.
     pub fn open(&self) {
         self.0.open.store(true, Ordering::SeqCst);
     }

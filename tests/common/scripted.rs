@@ -10,7 +10,7 @@ use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Ending, MemoryStore, OpenTransaction, Store, StoreError, TransactionalStore,
-    Watch, WorkFuture,
+    Watch,
 };
 use tokio::time::sleep;
 
@@ -212,10 +212,12 @@ impl Store for Scripted {
 /// Its transactions are claims that are completed or released at their end. They have no rows.
 impl TransactionalStore for Scripted {
     type Connection = ();
+    type Names = ();
 
-    async fn transact<W, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn transact<W, F, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
-        W: for<'t> FnOnce(OpenTransaction<'t, ()>) -> WorkFuture<'t, R> + Send + 'static,
+        W: FnOnce(OpenTransaction<(), ()>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
         self.act(Op::Begin, |_| async { Ok(()) }).await?;
@@ -223,7 +225,12 @@ impl TransactionalStore for Scripted {
             ClaimOutcome::Granted(claim) => claim,
             ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
         };
-        let (ending, value) = work(OpenTransaction::new(&mut (), claim.attempt())).await;
+        let (open, loan) = OpenTransaction::lend(Box::new(()), (), claim.attempt());
+        let (ending, value) = work(open).await;
+        if loan.take_back().is_err() {
+            self.inner.release(claim).await?;
+            return Err(StoreError::TransactionEscaped);
+        }
         self.act(Op::End, move |inner| async move {
             match ending {
                 Ending::Commit { result, retention } | Ending::Decline { result, retention } => {

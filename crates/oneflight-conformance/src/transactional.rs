@@ -108,6 +108,7 @@ pub async fn run_transactional<L: Ledger>(make: impl AsyncFn() -> L) -> Result<(
         a_transaction_is_respected_outside,
         what_is_in_doubt_is_taken_over_only_if_wanted,
         what_is_dropped_half_way_leaves_nothing,
+        what_escapes_leaves_nothing,
     );
     Ok(())
 }
@@ -195,6 +196,19 @@ impl<L: Ledger> Desk<L> {
         }
     }
 
+    /// Executes a request whose transaction is about to be rolled back.
+    async fn executed_soon(&self, id: &RequestIdentity, wish: Wish) -> Checked {
+        let since = Instant::now();
+        loop {
+            match self.execute(ClaimRequest::new(id, LONG), wish, 2).await {
+                Ok(ClaimOutcome::Denied(Denied::InProgress { .. })) if since.elapsed() < FREE_WITHIN => {
+                    sleep(Duration::from_millis(5)).await;
+                }
+                outcome => return self.executed(outcome, 1),
+            }
+        }
+    }
+
     fn replayed(&self, outcome: Outcome<u32>, seed: u8) -> Checked {
         match self.ok(outcome)? {
             ClaimOutcome::Denied(Denied::Completed(record)) => {
@@ -208,14 +222,11 @@ impl<L: Ledger> Desk<L> {
 /// One execution that writes a row; answers with the attempt if it ran.
 async fn execute<L: Ledger>(ledger: &L, request: ClaimRequest, wish: Wish, seed: u8) -> Outcome<u32> {
     let writes = ledger.clone();
-    let work = ledger.store().transact(request, move |open| {
-        Box::pin(async move {
-            let attempt = open.attempt;
-            match writes.write(open.connection).await {
-                Ok(()) => (ending(wish, result(seed)), Ok(attempt)),
-                Err(error) => (Ending::RollBack, Err(error)),
-            }
-        })
+    let work = ledger.store().transact(request, move |mut open| async move {
+        match writes.write(&mut open).await {
+            Ok(()) => (ending(wish, result(seed)), Ok(open.attempt())),
+            Err(error) => (Ending::RollBack, Err(error)),
+        }
     });
     match work.await? {
         ClaimOutcome::Granted(Ok(attempt)) => Ok(ClaimOutcome::Granted(attempt)),
@@ -325,13 +336,13 @@ async fn a_transaction_is_respected_outside<L: Ledger>(desk: &Desk<L>) -> Checke
     let inside = tokio::spawn({
         let (ledger, id) = (desk.ledger.clone(), id.clone());
         async move {
-            let work = ledger.store().transact(ClaimRequest::new(&id, LONG), move |_| {
-                Box::pin(async move {
+            let work = ledger
+                .store()
+                .transact(ClaimRequest::new(&id, LONG), move |_| async move {
                     let _ = enters.send(());
                     let _ = left.await;
                     (ending(Wish::Commit, result(1)), ())
-                })
-            });
+                });
             work.await
         }
     });
@@ -403,12 +414,10 @@ async fn what_is_dropped_half_way_leaves_nothing<L: Ledger>(desk: &Desk<L>) -> C
             let writes = ledger.clone();
             let work = ledger
                 .store()
-                .transact::<_, ()>(ClaimRequest::new(&id, LONG), move |open| {
-                    Box::pin(async move {
-                        let _ = writes.write(open.connection).await;
-                        let _ = enters.send(());
-                        std::future::pending().await
-                    })
+                .transact::<_, _, ()>(ClaimRequest::new(&id, LONG), move |mut open| async move {
+                    let _ = writes.write(&mut open).await;
+                    let _ = enters.send(());
+                    std::future::pending().await
                 });
             work.await.map(drop)
         }
@@ -417,18 +426,41 @@ async fn what_is_dropped_half_way_leaves_nothing<L: Ledger>(desk: &Desk<L>) -> C
         return desk.failure("the work of a new identity was not called");
     }
     half_way.abort();
-    let since = Instant::now();
-    loop {
-        match desk.execute(ClaimRequest::new(&id, LONG), Wish::Commit, 2).await {
-            Ok(ClaimOutcome::Denied(Denied::InProgress { .. })) if since.elapsed() < FREE_WITHIN => {
-                sleep(Duration::from_millis(5)).await;
-            }
-            outcome => {
-                desk.executed(outcome, 1)?;
-                break;
-            }
+    desk.executed_soon(&id, Wish::Commit).await?;
+    desk.rows(1).await?;
+    desk.recorded(&id, Some(2)).await
+}
+
+async fn what_escapes_leaves_nothing<L: Ledger>(desk: &Desk<L>) -> Checked {
+    let id = desk.id(1)?;
+    for wish in [Wish::Commit, Wish::Decline] {
+        let (escapes, escaped) = oneshot::channel();
+        let writes = desk.ledger.clone();
+        let work = desk
+            .ledger
+            .store()
+            .transact(ClaimRequest::new(&id, LONG), move |mut open| async move {
+                let written = writes.write(&mut open).await;
+                let _ = escapes.send(open);
+                (ending(wish, result(1)), written.is_ok())
+            });
+        match work.await {
+            Err(StoreError::TransactionEscaped) => {}
+            Err(_) => return desk.failure("an escape was an error other than `TransactionEscaped`"),
+            Ok(_) => return desk.failure("a transaction that had not come back was ended"),
         }
+        let Ok(mut escaped) = escaped.await else {
+            return desk.failure("the work of a new identity was not called");
+        };
+        // Whether it can be written to still is of no account.
+        let _ = desk.ledger.write(&mut escaped).await;
+        desk.rows(0).await?;
+        drop(escaped);
+        desk.recorded(&id, None).await?;
+        desk.executed_soon(&id, Wish::RollBack).await?;
+        desk.rows(0).await?;
     }
+    desk.executed_soon(&id, Wish::Commit).await?;
     desk.rows(1).await?;
     desk.recorded(&id, Some(2)).await
 }

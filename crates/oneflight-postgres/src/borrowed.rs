@@ -1,6 +1,7 @@
 //! A connection of the pool's for one errand.
 
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -34,13 +35,24 @@ impl Borrowed {
         }
     }
 
-    #[expect(clippy::expect_used, reason = "it is taken only by what takes the whole of this")]
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("it was not given back")
-    }
-
     pub(super) fn give_back(mut self) {
         self.0 = None;
+    }
+}
+
+#[expect(clippy::expect_used, reason = "it is taken only by what takes the whole of this")]
+impl Deref for Borrowed {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.0.as_ref().expect("it was not given back")
+    }
+}
+
+#[expect(clippy::expect_used, reason = "it is taken only by what takes the whole of this")]
+impl DerefMut for Borrowed {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it was not given back")
     }
 }
 

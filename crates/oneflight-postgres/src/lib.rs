@@ -20,7 +20,9 @@ use tokio::time::{Instant, timeout};
 
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch, report_unreadable};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Store, StoreError, Watch, report_unreadable,
+};
 
 mod borrowed;
 mod call;
@@ -41,11 +43,11 @@ use borrowed::Borrowed;
 use call::{Calls, Message, Value};
 use errors::late;
 use listen::Ear;
-use names::Names;
 use reserve::Reserve;
 use retry::{Tries, tried};
 use statements::Statements;
 
+pub use names::Names;
 pub use statements::Isolation;
 
 /// An answer to one statement is waited for at least that long.
@@ -123,11 +125,9 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 /// let order: i64 = *idem
-///     .run_in_tx(id, |tx| {
-///         Box::pin(async move {
-///             let insert = sqlx::query_scalar("INSERT INTO orders (item) VALUES ('tea') RETURNING id");
-///             Ok(insert.fetch_one(tx.connection()).await?)
-///         })
+///     .run_in_tx(id, |mut tx| async move {
+///         let insert = sqlx::query_scalar("INSERT INTO orders (item) VALUES ('tea') RETURNING id");
+///         Ok(insert.fetch_one(&mut *tx).await?)
 ///     })
 ///     .await?;
 /// # let _ = order;
@@ -398,7 +398,7 @@ impl PostgresStore {
         let begun = Instant::now();
         let mut borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
         let left = limit.saturating_sub(begun.elapsed());
-        let answered = timeout(left, message.put_to(borrowed.connection())).await;
+        let answered = timeout(left, message.put_to(&mut borrowed)).await;
         let rows = answered.map_err(|_| late())??;
         borrowed.give_back();
         Ok(rows)
@@ -410,6 +410,12 @@ impl fmt::Debug for PostgresStore {
         f.debug_struct("PostgresStore")
             .field("names", &self.names)
             .finish_non_exhaustive()
+    }
+}
+
+impl From<PostgresStore> for DynStore {
+    fn from(store: PostgresStore) -> Self {
+        Self::new(store)
     }
 }
 

@@ -9,15 +9,29 @@ use oneflight::store::StoreError;
 /// PostgreSQL cuts names at 63 bytes. The longest that we append has 28.
 const MAX_BYTES: usize = 32;
 
-/// Where our tables are.
+/// Under which names the tables of a [`PostgresStore`](super::PostgresStore) stand.
+///
+/// Work in a transaction [finds them](oneflight::idempotency::Tx::names) in what it runs its statements on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Names {
+pub struct Names {
     /// The first of the connection's search path if `None`.
     pub(super) schema: Option<String>,
     pub(super) prefix: String,
 }
 
 impl Names {
+    /// The schema of the tables. A store that is open knows it, also where it is the first of the search path.
+    #[must_use]
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// With what the names of the tables begin.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Refuses what is not a plain identifier.
     pub(super) fn validate(&self) -> Result<(), StoreError> {
         for name in self.schema.iter().chain([&self.prefix]) {
@@ -43,11 +57,6 @@ impl Names {
             Some(schema) => format!(r#""{}"."{}{name}""#, schema.replace('"', r#""""#), self.prefix),
             None => format!(r#""{}{name}""#, self.prefix),
         }
-    }
-
-    /// An index of ours, which stands in the schema of its table.
-    pub(super) fn index(&self, name: &str) -> String {
-        format!(r#""{}{name}""#, self.prefix)
     }
 
     /// The number under which migrations exclude each other, here and in the SQL that we print.

@@ -13,91 +13,51 @@ use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
 use super::call::Value;
 use super::names::Names;
-use super::procedures::{self, CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
 use super::retry::{Tries, tried};
 use super::sql::LEAVE;
 use oneflight::store::StoreError;
 
+/// One of the files in `migrations/`. In place of our names it has `{schema}` and `{prefix}`.
 struct Migration {
     description: &'static str,
-    statements: fn(&Names) -> String,
+    sql: &'static str,
 }
 
 /// What is applied, in order. The version of a schema is how many of these it has.
 const MIGRATIONS: &[Migration] = &[
     Migration {
         description: "records and fencing tokens",
-        statements: records,
+        sql: include_str!("../migrations/0001_records.sql"),
     },
     Migration {
         description: "requests that are held, and procedures",
-        statements: held_and_procedures,
+        sql: include_str!("../migrations/0002_held_and_procedures.sql"),
     },
     Migration {
         description: "renewals that never shorten a lease",
-        statements: renewals,
+        sql: include_str!("../migrations/0003_renewals.sql"),
     },
 ];
 
-fn records(names: &Names) -> String {
-    format!(
-        r#"-- Draws fencing tokens. No cache: sessions must not draw ahead of each other.
-CREATE SEQUENCE {tokens} AS bigint CACHE 1;
-
--- All times are milliseconds since the Unix epoch, on the server's clock. Some room is left in each page: renewing a claim
--- then changes a row in place. Result sizes vary, and dead rows are few and short-lived if they are looked after often.
-CREATE TABLE {records} (
-    scope            text   COLLATE "C" NOT NULL,
-    key              text   COLLATE "C" NOT NULL,
-    token            bigint NOT NULL,
-    fingerprint      bytea  CHECK (length(fingerprint) = 32),
-    holder           bytea  NOT NULL CHECK (length(holder) = 16),
-    attempt          bigint NOT NULL CHECK (attempt > 0),
-    -- The token of the holder whose claim, with its lease over, was taken over.
-    took_over        bigint,
-    claimed_at       bigint NOT NULL,
-    lease_expires_at bigint,
-    completed_at     bigint,
-    expires_at       bigint,
-    result           bytea,
-    PRIMARY KEY (scope, key),
-    CHECK ((completed_at IS NULL) = (lease_expires_at IS NOT NULL)),
-    CHECK ((completed_at IS NULL) = (result IS NULL)),
-    CHECK ((completed_at IS NULL) = (expires_at IS NULL))
-) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
-
--- Purging looks at what is past its retention, and at nothing else.
-CREATE INDEX {by_expiry} ON {records} (expires_at) WHERE expires_at IS NOT NULL;
--- Few rows of many. It does not name what a renewal changes.
-CREATE INDEX {in_progress} ON {records} (token) WHERE completed_at IS NULL;
-"#,
-        tokens = names.of("tokens"),
-        records = names.of("records"),
-        by_expiry = names.index("records_by_expiry"),
-        in_progress = names.index("records_in_progress"),
-    )
-}
-
-fn held_and_procedures(names: &Names) -> String {
-    format!(
-        "-- Whether somebody has to decide before a request in doubt is executed again, whatever the policy.
-ALTER TABLE {records} ADD COLUMN held boolean NOT NULL DEFAULT false;
-
--- Each refuses to run inside of a transaction, by its COMMIT: what it answers is then known to be committed.
-{procedures}",
-        records = names.of("records"),
-        procedures = procedures::create(&[&CLAIM, &COMPLETE, &RELEASE, &LOAD, &PURGE], names),
-    )
-}
-
-fn renewals(names: &Names) -> String {
-    format!(
-        "-- It set a lease to whatever was asked for.
-DROP PROCEDURE IF EXISTS {renew}(text, text, bigint, bigint, bigint, text, INOUT bigint, INOUT text);
-{procedures}",
-        renew = names.of(RENEW.name),
-        procedures = procedures::create(&[&RENEW, &END_LEASE], names),
-    )
+impl Migration {
+    /// Its statements under these names. Procedures name the schema of our tables, since a search path is the session's. If
+    /// that schema is not known yet, the script puts in the first one of the search path that it is run with.
+    fn statements(&self, names: &Names) -> String {
+        let sql = self.sql.replace("{prefix}", &names.prefix);
+        match &names.schema {
+            Some(schema) => {
+                let name = schema.replace('"', r#""""#);
+                // Inside a string as well.
+                let within = format!(r#"'"{}""#, name.replace('\'', "''"));
+                sql.replace(r#"'"{schema}""#, &within).replace("{schema}", &name)
+            }
+            None => format!(
+                "DO $schema$ BEGIN EXECUTE replace($script$
+{sql}$script$, '{{schema}}', replace(current_schema(), '\"', '\"\"')); END $schema$;
+"
+            ),
+        }
+    }
 }
 
 fn migrations_table(names: &Names) -> String {
@@ -131,7 +91,7 @@ pub(super) fn print(names: &Names, from: usize) -> String {
     script.push_str(&migrations_table(names));
     for (version, migration) in (1..).zip(MIGRATIONS).skip(from) {
         let _ = write!(script, "\n-- Version {version}: {}\n", migration.description);
-        script.push_str(&(migration.statements)(names));
+        script.push_str(&migration.statements(names));
         script.push_str(&applied(names, version, migration.description));
     }
     script.push_str("COMMIT;\n");
@@ -236,7 +196,7 @@ async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), Store
         script.push_str(&migrations_table(names));
     }
     for (version, migration) in (found + 1..).zip(missing) {
-        script.push_str(&(migration.statements)(names));
+        script.push_str(&migration.statements(names));
         script.push_str(&applied(names, version, migration.description));
     }
     connection
@@ -268,4 +228,50 @@ where
 {
     let row = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_one(connection).await;
     row.and_then(|row| row.try_get(0)).map_err(StoreError::unavailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_migrations_are_the_numbered_files() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|it| it.unwrap().path())
+            .collect();
+        files.sort();
+        assert_eq!(files.len(), MIGRATIONS.len());
+        for ((number, file), migration) in (1..).zip(files).zip(MIGRATIONS) {
+            let name = file.file_name().unwrap().to_string_lossy();
+            assert!(
+                name.starts_with(&format!("{number:04}_")),
+                "{name} is not number {number}"
+            );
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), migration.sql, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_put_in_wherever_they_stand() {
+        for schema in [None, Some("shop"), Some("o'neil's \"shop\"")] {
+            let names = Names {
+                schema: schema.map(str::to_owned),
+                prefix: "p_".to_owned(),
+            };
+            let script = print(&names, 0);
+            assert!(!script.contains("{prefix}"));
+            assert_eq!(script.contains("{schema}"), schema.is_none());
+        }
+        let quoted = Names {
+            schema: Some("o'neil's \"shop\"".to_owned()),
+            prefix: "p_".to_owned(),
+        };
+        let script = print(&quoted, 0);
+        assert!(script.contains(r#"CREATE TABLE "o'neil's ""shop"""."p_records""#));
+        assert!(script.contains(r#"nextval('"o''neil''s ""shop"""."p_tokens"'"#));
+    }
 }

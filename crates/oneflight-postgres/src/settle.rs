@@ -46,7 +46,7 @@ impl PostgresStore {
                     Err(_) => {}
                 }
             } else if !ending && begun.elapsed() > self.patience / 2 {
-                ending = self.end_if_idle(number).await;
+                ending = self.terminate(number, "idle in transaction%").await;
             }
             pauses.pause().await;
         }
@@ -58,13 +58,29 @@ impl PostgresStore {
         (self.patience / 8).max(SHORTEST_WAIT)
     }
 
-    /// Ends the session of a transaction that waits for a client who is gone. Says whether there was one that may be
-    /// ended.
-    async fn end_if_idle(&self, number: &str) -> bool {
+    /// Ends a transaction that others hold, by ending its session. Answers whether it was that session, and nothing is kept.
+    pub(super) async fn stop(&self, number: &str) -> bool {
+        let begun = Instant::now();
+        let mut pauses = Pauses::new();
+        let mut terminated = false;
+        while begun.elapsed() < self.patience {
+            terminated = terminated || self.terminate(number, "%").await;
+            if let Some(committed) = self.ended(number).await {
+                return terminated && !committed;
+            }
+            pauses.pause().await;
+        }
+        false
+    }
+
+    /// Terminates the session that is in a transaction, if it is in such a state. Says whether there was one that may be
+    /// terminated.
+    async fn terminate(&self, number: &str, state: &str) -> bool {
         let end = Message::outside(&format!(
             "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
-             WHERE backend_xid = {}::xid8::xid AND state LIKE 'idle in transaction%'",
+             WHERE backend_xid = {}::xid8::xid AND state LIKE {}",
             Value::Text(number),
+            Value::Text(state),
         ));
         // Without the right to, it is waited for.
         let Ok(rows) = self.ask_within(self.try_for(), end).await else {

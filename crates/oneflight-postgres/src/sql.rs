@@ -1,4 +1,5 @@
-//! Words that our statements and procedures have in common.
+//! Words that our statements have in common. The procedures in `migrations/` have some of them as well: what was released
+//! there does not change with them.
 
 /// The columns of a record, in the order in which it is read.
 pub(super) const RECORD: &str =

@@ -43,26 +43,35 @@
 //! learns it, and the request is left in doubt rather than free, and held: no policy has it run again. If *record* fails,
 //! or its answer is lost, the server is asked what became of that number. Only if nobody answers that either, or the
 //! work's own `COMMIT` is still under way, is such work taken for rolled back like any other.
+//!
+//! # Work that does not give the transaction back
+//!
+//! It might say `COMMIT` at any time. So the session that is in the transaction of that number is terminated, and the number
+//! asked about until it is over. If there was no such session, or the transaction was committed all the same, it is as if the
+//! work had ended it. So it is if nobody may terminate the session; while it is there, its lock is the claim.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::{PgConnection, PgRow, PgTransactionManager};
 use sqlx::{Connection, Executor};
+use sqlx_core::transaction::TransactionManager;
 use tokio::time::{Instant, timeout};
 
 use super::borrowed::Borrowed;
 use super::errors::{
     is_conflict, is_refused_commit, is_transaction_over, is_violation, late, not_recorded, rolled_back, unavailable,
 };
+use super::names::Names;
 use super::records::{column, millis, number, record, untold};
 use super::retry::Tries;
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use oneflight::record::{FencingToken, Record};
 use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture,
-    decide, is_caused_by,
+    ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, decide,
+    is_caused_by,
 };
 
 /// How many connections of the pool may turn out to be lost before that is an answer.
@@ -74,10 +83,12 @@ const UNDO: &str = "ROLLBACK TO oneflight_work; SELECT pg_current_xact_id_if_ass
 
 impl TransactionalStore for PostgresStore {
     type Connection = PgConnection;
+    type Names = Arc<Names>;
 
-    async fn transact<W, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn transact<W, F, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
-        W: for<'t> FnOnce(OpenTransaction<'t, PgConnection>) -> WorkFuture<'t, R> + Send + 'static,
+        W: FnOnce(OpenTransaction<PgConnection, Arc<Names>>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
         let ended = self.run(&request, work).await;
@@ -117,9 +128,10 @@ enum Ended {
 }
 
 impl PostgresStore {
-    async fn run<W, R>(&self, request: &ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn run<W, F, R>(&self, request: &ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
-        W: for<'t> FnOnce(OpenTransaction<'t, PgConnection>) -> WorkFuture<'t, R> + Send + 'static,
+        W: FnOnce(OpenTransaction<PgConnection, Arc<Names>>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
         // The asker's time, as long as nothing has been done.
@@ -127,12 +139,13 @@ impl PostgresStore {
         let left = || limit.saturating_sub(begun.elapsed());
         let begin = self.statements.begin(self.names.keys(&request.id), request.holder);
         let mut tries = Tries::on(&self.pool).past_lost_connections(DEAD_CONNECTIONS);
-        // Declared before the transaction, hence dropped after it: the connection is then closed.
+        // Dropped, it is closed, and the transaction with it.
         let mut borrowed = self.borrow(left()).await?;
-        let (mut transaction, row) = loop {
-            let error = match in_time(left(), borrowed.connection().begin_with(begin.clone())).await {
-                Ok(mut transaction) => match self.read_in(left(), &mut transaction, request).await {
-                    Ok(row) => break (transaction, row),
+        let row = loop {
+            let begins = PgTransactionManager::begin(&mut borrowed, Some(begin.clone()));
+            let error = match in_time(left(), begins).await {
+                Ok(()) => match self.read_in(left(), &mut borrowed, request).await {
+                    Ok(row) => break row,
                     Err(error) => error,
                 },
                 Err(error) => error,
@@ -148,24 +161,38 @@ impl PostgresStore {
             ClaimOutcome::Granted(granted) => granted,
             ClaimOutcome::Denied(denied @ Denied::InDoubt { .. }) => {
                 // It may be asked about again at once, to be taken over, and must not find our own lock.
-                if in_time(left(), transaction.rollback()).await.is_ok() {
+                if in_time(left(), PgTransactionManager::rollback(&mut borrowed))
+                    .await
+                    .is_ok()
+                {
                     borrowed.give_back();
                 }
                 return Ok(ClaimOutcome::Denied(denied));
             }
             ClaimOutcome::Denied(denied) => {
                 // The rollback goes out with the connection's way back to the pool. Nobody waits for it.
-                drop(transaction);
+                PgTransactionManager::start_rollback(&mut borrowed);
                 borrowed.give_back();
                 return Ok(ClaimOutcome::Denied(denied));
             }
         };
-        let (ending, value) = work(OpenTransaction::new(&mut transaction, granted.attempt)).await;
-        match self.end(&mut transaction, request, &granted, &ending).await {
+        let (open, loan) = OpenTransaction::lend(borrowed, Arc::clone(&self.names), granted.attempt);
+        let (ending, value) = work(open).await;
+        let mut borrowed = match loan.take_back() {
+            Ok(borrowed) => borrowed,
+            // Kept until the session is ended: while its connection is not closed, it is found by the transaction's number.
+            Err(_loan) => {
+                return match (self.stop(&granted.number).await, ending) {
+                    (true, Ending::RollBack) => Ok(ClaimOutcome::Granted(value)),
+                    (true, _) => Err(StoreError::TransactionEscaped),
+                    (false, _) => Err(StoreError::CommittedByWork),
+                };
+            }
+        };
+        match self.end(&mut borrowed, request, &granted, &ending).await {
             Ok(Ended::Ready) => {}
             Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
             broken @ (Ok(Ended::Lost) | Err(_)) => {
-                drop(transaction);
                 drop(borrowed);
                 // We have not said `COMMIT`. Perhaps the work has.
                 if self.ended(&granted.number).await == Some(true) {
@@ -174,13 +201,14 @@ impl PostgresStore {
                 return broken.map(|_| ClaimOutcome::Granted(value));
             }
             Ok(Ended::RolledBack) => {
-                let rolled_back = self.in_time(transaction.rollback()).await.is_ok();
+                let rollback = PgTransactionManager::rollback(&mut borrowed);
+                let rolled_back = self.in_time(rollback).await.is_ok();
                 self.tell_and_give_back(borrowed, rolled_back, request).await;
                 return Ok(ClaimOutcome::Granted(value));
             }
         }
-        let lost = match self.in_time(transaction.commit()).await {
-            Ok(()) if borrowed.connection().is_in_transaction() => {
+        let lost = match self.in_time(PgTransactionManager::commit(&mut borrowed)).await {
+            Ok(()) if borrowed.is_in_transaction() => {
                 // The work left a transaction of its own inside ours, which is what was committed. The connection is
                 // closed, and so everything is rolled back.
                 return Err(StoreError::TransactionEnded);
@@ -208,9 +236,9 @@ impl PostgresStore {
 
     /// Whoever waits for what was rolled back is to try it now.
     async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest) {
-        if rolled_back && !borrowed.connection().is_in_transaction() {
+        if rolled_back && !borrowed.is_in_transaction() {
             let keys = self.names.keys(&request.id);
-            let notify = borrowed.connection().execute(self.statements.notify(keys));
+            let notify = borrowed.execute(self.statements.notify(keys));
             if self.in_time(notify).await.is_ok() {
                 borrowed.give_back();
             }

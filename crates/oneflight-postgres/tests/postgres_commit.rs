@@ -42,15 +42,15 @@ async fn shop(server: &Server, patience: Duration) -> (Proxy, Idempotency<Postgr
 
 async fn order(idem: &Idempotency<PostgresStore>, key: &str) -> Result<(i64, Origin), Error> {
     let bound = key.to_owned();
-    let work = idem.run_in_tx(id(key), move |tx| {
+    let work = idem.run_in_tx(id(key), move |mut tx| {
         let key = bound.clone();
-        Box::pin(async move {
+        async move {
             let insert = "INSERT INTO orders (key) VALUES ($1) RETURNING id";
             Ok(sqlx::query_scalar::<_, i64>(insert)
                 .bind(key)
-                .fetch_one(tx.connection())
+                .fetch_one(&mut *tx)
                 .await?)
-        })
+        }
     });
     work.await.map(|reply| (*reply, reply.origin()))
 }
@@ -153,11 +153,9 @@ async fn a_call_that_is_given_up_before_it_is_answered_keeps_no_place_in_the_poo
 async fn a_transaction_has_the_server_look_whether_its_client_is_there() {
     let (_proxy, idem, _direct, _schema) = shop(server(), Duration::from_secs(6)).await;
     let seconds = |setting: &'static str| {
-        idem.run_in_tx(id(setting), move |tx| {
-            Box::pin(async move {
-                let show = sqlx::query_scalar::<_, String>("SELECT current_setting($1)");
-                Ok(show.bind(setting).fetch_one(tx.connection()).await?)
-            })
+        idem.run_in_tx(id(setting), move |mut tx| async move {
+            let show = sqlx::query_scalar::<_, String>("SELECT current_setting($1)");
+            Ok(show.bind(setting).fetch_one(&mut *tx).await?)
         })
     };
     assert_eq!(*seconds("tcp_keepalives_idle").await.unwrap(), "6");

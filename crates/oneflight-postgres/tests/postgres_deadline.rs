@@ -25,7 +25,7 @@ async fn a_server_that_is_silent_is_waited_for_no_longer_than_the_caller_said() 
     for in_tx in [false, true] {
         let id = RequestIdentity::new(Scope::new("tenant-7"), format!("silent-{in_tx}")).unwrap();
         let call = async || match in_tx {
-            true => idem.run_in_tx(id.clone(), |_| Box::pin(async { Ok(1) })).await,
+            true => idem.run_in_tx(id.clone(), |_| async { Ok(1) }).await,
             false => {
                 let work = |context: Context| async move { context.attempt() };
                 idem.run(id.clone(), work).await

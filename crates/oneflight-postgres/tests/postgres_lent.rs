@@ -165,10 +165,7 @@ async fn what_others_have_made_where_a_session_looks_does_not_stand_in_for_what_
         let reply = idem.run(run.clone(), |_| async { 1 }).await.unwrap();
         assert_eq!(*reply, 1);
         let in_tx = id("in tx");
-        let reply = idem
-            .run_in_tx(in_tx.clone(), |_| Box::pin(async { Ok(2) }))
-            .await
-            .unwrap();
+        let reply = idem.run_in_tx(in_tx.clone(), |_| async { Ok(2) }).await.unwrap();
         assert_eq!(*reply, 2);
         let outside = outside(&schema, &direct).await;
         for id in [&run, &in_tx] {
@@ -290,13 +287,13 @@ async fn work_never_runs_in_a_transaction_that_somebody_left_open() {
             let order = |idem: Idempotency<PostgresStore>| {
                 let (key, request) = (key.clone(), id(&key));
                 async move {
-                    idem.run_in_tx(request, move |tx| {
+                    idem.run_in_tx(request, move |mut tx| {
                         let key = key.clone();
-                        Box::pin(async move {
+                        async move {
                             let insert = sqlx::query("INSERT INTO orders (key) VALUES ($1)").bind(key);
-                            insert.persistent(pools.1).execute(tx.connection()).await?;
+                            insert.persistent(pools.1).execute(&mut *tx).await?;
                             Ok(1)
-                        })
+                        }
                     })
                     .await
                 }
@@ -404,11 +401,11 @@ async fn a_commit_whose_answer_was_lost_is_looked_up_whatever_was_left_on_the_ot
         let idem = Idempotency::builder(store).build();
         let (others, spoiled) = (pool.clone(), *left);
         proxy.cut("COMMIT", Cut::After);
-        let reply = idem.run_in_tx(id("k"), move |tx| {
+        let reply = idem.run_in_tx(id("k"), move |mut tx| {
             let others = others.clone();
-            Box::pin(async move {
+            async move {
                 let insert = sqlx::query("INSERT INTO orders (key) VALUES ('k')");
-                insert.execute(tx.connection()).await?;
+                insert.execute(&mut *tx).await?;
                 for _ in 0..2 {
                     // Both at once: each is another one.
                     let (mut one, mut two) = (others.acquire().await?, others.acquire().await?);
@@ -416,7 +413,7 @@ async fn a_commit_whose_answer_was_lost_is_looked_up_whatever_was_left_on_the_ot
                     leave(&mut two, spoiled).await;
                 }
                 Ok(1)
-            })
+            }
         });
         let reply: Result<_, Error> = reply.await;
         let reply = reply.unwrap_or_else(|error| panic!("{left:?}: {error:?}"));

@@ -93,12 +93,10 @@ async fn a_pool_that_is_all_in_transactions_costs_no_holder_its_lease() {
             let (one, leave) = (one.clone(), Arc::clone(&leave));
             let (enters, entered) = oneshot::channel();
             let task = tokio::spawn(async move {
-                let work = one.run_in_tx(id(&format!("other-{number}")), move |_| {
-                    Box::pin(async move {
-                        enters.send(()).unwrap();
-                        leave.notified().await;
-                        Ok(1)
-                    })
+                let work = one.run_in_tx(id(&format!("other-{number}")), move |_| async move {
+                    enters.send(()).unwrap();
+                    leave.notified().await;
+                    Ok(1)
                 });
                 work.await.map(drop)
             });
@@ -232,7 +230,7 @@ async fn who_asks_a_server_that_does_not_answer_is_told_within_its_own_time() {
             matches!(claim, Err(StoreError::Unavailable { .. })),
             "{trouble:?}: {claim:?}"
         );
-        let transacted = store.transact(request, |_| Box::pin(async { (Ending::RollBack, ()) }));
+        let transacted = store.transact(request, |_| async { (Ending::RollBack, ()) });
         let transacted = soon("the transaction", transacted).await;
         assert!(
             matches!(transacted, Err(StoreError::Unavailable { .. })),
@@ -245,7 +243,7 @@ async fn who_asks_a_server_that_does_not_answer_is_told_within_its_own_time() {
         );
         // And so is its caller.
         let idem = Idempotency::builder(store).wait(Duration::from_secs(2)).build();
-        let called = idem.run_in_tx(id("called"), |_| Box::pin(async { Ok(1) }));
+        let called = idem.run_in_tx(id("called"), |_| async { Ok(1) });
         assert!(soon("the call", called).await.is_err(), "{trouble:?}");
         drop(proxy);
     }

@@ -89,11 +89,9 @@ async fn work_in_a_transaction_takes_two_round_trips_more_than_the_bare_one() {
         transaction.commit().await.unwrap();
     };
     let ours = async |key: &str| {
-        let work = idem.run_in_tx(id(key), |tx| {
-            Box::pin(async move {
-                sqlx::query(INSERT).execute(tx.connection()).await?;
-                Ok(1)
-            })
+        let work = idem.run_in_tx(id(key), |mut tx| async move {
+            sqlx::query(INSERT).execute(&mut *tx).await?;
+            Ok(1)
         });
         work.await.unwrap().origin()
     };
@@ -200,11 +198,9 @@ async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried
         ),
         ("INSERT INTO nowhere VALUES (1)", RollbackKind::Failure),
     ] {
-        let work = idem.run_in_tx::<i32, _>(id("k"), move |tx| {
-            Box::pin(async move {
-                sqlx::query(statement).execute(tx.connection()).await?;
-                Ok(1)
-            })
+        let work = idem.run_in_tx::<i32, _, _>(id("k"), move |mut tx| async move {
+            sqlx::query(statement).execute(&mut *tx).await?;
+            Ok(1)
         });
         assert_eq!(rollback_kind(work.await.unwrap_err()), kind, "{statement}");
     }
@@ -215,34 +211,24 @@ async fn failure_refusal_and_panic_leave_no_rows() {
     let (_schema, store) = shop().await;
     let pool = store.pool().clone();
     let idem = Idempotency::builder(store).build();
-    let failed = idem.run_in_tx::<i32, _>(id("k"), |tx| {
-        Box::pin(async move {
-            sqlx::query(INSERT).execute(tx.connection()).await?;
-            sqlx::query("INSERT INTO nowhere VALUES (1)")
-                .execute(tx.connection())
-                .await?;
-            Ok(1)
-        })
+    let failed = idem.run_in_tx::<i32, _, _>(id("k"), |mut tx| async move {
+        sqlx::query(INSERT).execute(&mut *tx).await?;
+        sqlx::query("INSERT INTO nowhere VALUES (1)").execute(&mut *tx).await?;
+        Ok(1)
     });
     let failed = failed.await.unwrap_err();
     assert!(matches!(failed.kind(), ErrorKind::RolledBack { .. }), "{failed:?}");
-    let panicked = idem.run_in_tx::<i32, _>(id("k"), |tx| {
-        Box::pin(async move {
-            sqlx::query(INSERT).execute(tx.connection()).await?;
-            panic!("on purpose")
-        })
+    let panicked = idem.run_in_tx::<i32, _, _>(id("k"), |mut tx| async move {
+        sqlx::query(INSERT).execute(&mut *tx).await?;
+        panic!("on purpose")
     });
     assert_eq!(panicked.await.unwrap_err().effect(), Effect::Nothing);
     let refuse = || {
-        idem.run_in_tx(id("k"), |tx| {
-            Box::pin(async move {
-                sqlx::query(INSERT).execute(tx.connection()).await?;
-                // A statement that failed, too, is rolled back by the refusal.
-                let _ = sqlx::query("INSERT INTO nowhere VALUES (1)")
-                    .execute(tx.connection())
-                    .await;
-                Err(Rollback::Declined(402))
-            })
+        idem.run_in_tx(id("k"), |mut tx| async move {
+            sqlx::query(INSERT).execute(&mut *tx).await?;
+            // A statement that failed, too, is rolled back by the refusal.
+            let _ = sqlx::query("INSERT INTO nowhere VALUES (1)").execute(&mut *tx).await;
+            Err(Rollback::Declined(402))
         })
     };
     let refused = refuse().await.unwrap();
@@ -257,14 +243,10 @@ async fn an_error_that_the_work_swallows_rolls_everything_back() {
     let (_schema, store) = shop().await;
     let pool = store.pool().clone();
     let idem = Idempotency::builder(store).build();
-    let swallowed = idem.run_in_tx(id("k"), |tx| {
-        Box::pin(async move {
-            sqlx::query(INSERT).execute(tx.connection()).await?;
-            let _ = sqlx::query("INSERT INTO nowhere VALUES (1)")
-                .execute(tx.connection())
-                .await;
-            Ok(1)
-        })
+    let swallowed = idem.run_in_tx(id("k"), |mut tx| async move {
+        sqlx::query(INSERT).execute(&mut *tx).await?;
+        let _ = sqlx::query("INSERT INTO nowhere VALUES (1)").execute(&mut *tx).await;
+        Ok(1)
     });
     let swallowed = swallowed.await.unwrap_err();
     assert!(
@@ -280,27 +262,23 @@ async fn a_transaction_of_the_work_s_inside_is_a_savepoint() {
     let (_schema, store) = shop().await;
     let pool = store.pool().clone();
     let idem = Idempotency::builder(store).build();
-    let nested = idem.run_in_tx(id("k"), |tx| {
-        Box::pin(async move {
-            let mut kept = tx.connection().begin().await?;
-            sqlx::query(INSERT).execute(&mut *kept).await?;
-            kept.commit().await?;
-            let mut dropped = tx.connection().begin().await?;
-            sqlx::query(INSERT).execute(&mut *dropped).await?;
-            drop(dropped);
-            Ok(1)
-        })
+    let nested = idem.run_in_tx(id("k"), |mut tx| async move {
+        let mut kept = tx.begin().await?;
+        sqlx::query(INSERT).execute(&mut *kept).await?;
+        kept.commit().await?;
+        let mut dropped = tx.begin().await?;
+        sqlx::query(INSERT).execute(&mut *dropped).await?;
+        drop(dropped);
+        Ok(1)
     });
     assert_eq!(nested.await.unwrap().origin(), Origin::Executed);
     assert_eq!(orders(&pool).await, 1);
     // One that is left open for good leaves nothing at all.
-    let forgotten = idem.run_in_tx(id("l"), |tx| {
-        Box::pin(async move {
-            let mut left = tx.connection().begin().await?;
-            sqlx::query(INSERT).execute(&mut *left).await?;
-            std::mem::forget(left);
-            Ok(1)
-        })
+    let forgotten = idem.run_in_tx(id("l"), |mut tx| async move {
+        let mut left = tx.begin().await?;
+        sqlx::query(INSERT).execute(&mut *left).await?;
+        std::mem::forget(left);
+        Ok(1)
     });
     let error = forgotten.await.unwrap_err();
     assert!(
@@ -326,23 +304,21 @@ async fn work_that_ends_its_transaction_is_told_so_and_left_in_doubt() {
     for (at, end) in ends.into_iter().enumerate() {
         for fails in [false, true] {
             let id = id(&format!("{at}-{fails}"));
-            let ended = idem.run_in_tx(id.clone(), move |tx| {
-                Box::pin(async move {
-                    sqlx::query(INSERT).execute(tx.connection()).await?;
-                    sqlx::raw_sql(end).execute(tx.connection()).await?;
-                    if fails {
-                        Err(Rollback::failed("on purpose"))
-                    } else {
-                        Ok(1)
-                    }
-                })
+            let ended = idem.run_in_tx(id.clone(), move |mut tx| async move {
+                sqlx::query(INSERT).execute(&mut *tx).await?;
+                sqlx::raw_sql(end).execute(&mut *tx).await?;
+                if fails {
+                    Err(Rollback::failed("on purpose"))
+                } else {
+                    Ok(1)
+                }
             });
             let ended = ended.await.unwrap_err();
             let told =
                 matches!(ended.kind(), ErrorKind::Store(source) if matches!(source, StoreError::CommittedByWork));
             assert!(told, "{end}, fails: {fails}: {ended:?}");
             assert_eq!(ended.effect(), Effect::Unknown);
-            let again = idem.run_in_tx(id, |_| Box::pin(async { Ok(2) })).await.unwrap_err();
+            let again = idem.run_in_tx(id, |_| async { Ok(2) }).await.unwrap_err();
             assert!(
                 matches!(again.kind(), ErrorKind::InDoubt { attempt: 1, .. }),
                 "{end}: {again:?}"
@@ -374,12 +350,10 @@ async fn work_that_commits_by_itself_is_never_run_again_unless_somebody_says_so(
             .build()
     };
     let commits = |idem: Idempotency<PostgresStore>, key: &'static str| async move {
-        let work = idem.run_in_tx(id(key), |tx| {
-            Box::pin(async move {
-                sqlx::query(INSERT).execute(tx.connection()).await?;
-                sqlx::raw_sql("COMMIT").execute(tx.connection()).await?;
-                Ok(1)
-            })
+        let work = idem.run_in_tx(id(key), |mut tx| async move {
+            sqlx::query(INSERT).execute(&mut *tx).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut *tx).await?;
+            Ok(1)
         });
         work.await
     };
@@ -459,23 +433,21 @@ async fn work_that_commits_by_itself_is_found_out_although_its_record_fails() {
                 if fails { "ROLLBACK TO".to_owned() } else { key.clone() },
             );
             let request = id(&key);
-            let work = idem.run_in_tx(request.clone(), move |tx| {
-                Box::pin(async move {
-                    sqlx::query(INSERT).execute(tx.connection()).await?;
-                    sqlx::raw_sql("COMMIT").execute(tx.connection()).await?;
-                    match cut {
-                        Some(cut) => arm.cut(bytes, cut),
-                        None => {
-                            let role = sqlx::raw_sql("SET ROLE nobody");
-                            role.execute(tx.connection()).await?;
-                        }
+            let work = idem.run_in_tx(request.clone(), move |mut tx| async move {
+                sqlx::query(INSERT).execute(&mut *tx).await?;
+                sqlx::raw_sql("COMMIT").execute(&mut *tx).await?;
+                match cut {
+                    Some(cut) => arm.cut(bytes, cut),
+                    None => {
+                        let role = sqlx::raw_sql("SET ROLE nobody");
+                        role.execute(&mut *tx).await?;
                     }
-                    if fails {
-                        Err(Rollback::failed("on purpose"))
-                    } else {
-                        Ok(1)
-                    }
-                })
+                }
+                if fails {
+                    Err(Rollback::failed("on purpose"))
+                } else {
+                    Ok(1)
+                }
             });
             let error = work.await.unwrap_err();
             kept += 1;
@@ -514,12 +486,10 @@ async fn what_the_work_sets_in_its_session_does_not_part_it_from_its_record() {
                 let idem = Idempotency::builder(store.clone()).build();
                 let request = id(&format!("{number}-{refuses}"));
                 async move {
-                    idem.run_in_tx(request, move |tx| {
-                        Box::pin(async move {
-                            sqlx::query(INSERT).execute(tx.connection()).await?;
-                            sqlx::raw_sql(set).execute(tx.connection()).await?;
-                            if refuses { Err(Rollback::Declined(402)) } else { Ok(200) }
-                        })
+                    idem.run_in_tx(request, move |mut tx| async move {
+                        sqlx::query(INSERT).execute(&mut *tx).await?;
+                        sqlx::raw_sql(set).execute(&mut *tx).await?;
+                        if refuses { Err(Rollback::Declined(402)) } else { Ok(200) }
                     })
                     .await
                 }
@@ -551,13 +521,11 @@ async fn a_role_that_may_not_write_the_record_is_named_and_nothing_is_kept() {
     .await
     .unwrap();
     let order = |after: &'static str| {
-        idem.run_in_tx(id("k"), move |tx| {
-            Box::pin(async move {
-                sqlx::raw_sql("SET LOCAL ROLE shopper").execute(tx.connection()).await?;
-                sqlx::query(INSERT).execute(tx.connection()).await?;
-                sqlx::raw_sql(after).execute(tx.connection()).await?;
-                Ok(1)
-            })
+        idem.run_in_tx(id("k"), move |mut tx| async move {
+            sqlx::raw_sql("SET LOCAL ROLE shopper").execute(&mut *tx).await?;
+            sqlx::query(INSERT).execute(&mut *tx).await?;
+            sqlx::raw_sql(after).execute(&mut *tx).await?;
+            Ok(1)
         })
     };
     let error = order("SELECT 1").await.unwrap_err();
@@ -587,26 +555,18 @@ async fn deadlocks_are_run_again_from_their_start() {
         let (idem, both, runs) = (idem.clone(), Arc::clone(&both), Arc::clone(&runs));
         async move {
             let mut first = true;
-            idem.run_in_tx_retrying(id(from), move |tx| {
+            idem.run_in_tx_retrying(id(from), move |mut tx| {
                 let meet = std::mem::take(&mut first).then(|| Arc::clone(&both));
                 runs.fetch_add(1, SeqCst);
-                Box::pin(async move {
+                async move {
                     let update = "UPDATE accounts SET balance = balance + $1 WHERE name = $2";
-                    sqlx::query(update)
-                        .bind(-7_i64)
-                        .bind(from)
-                        .execute(tx.connection())
-                        .await?;
+                    sqlx::query(update).bind(-7_i64).bind(from).execute(&mut *tx).await?;
                     if let Some(meet) = meet {
                         meet.wait().await;
                     }
-                    sqlx::query(update)
-                        .bind(7_i64)
-                        .bind(to)
-                        .execute(tx.connection())
-                        .await?;
+                    sqlx::query(update).bind(7_i64).bind(to).execute(&mut *tx).await?;
                     Ok(from.to_owned())
-                })
+                }
             })
             .await
         }
@@ -635,21 +595,21 @@ async fn serialization_failures_are_run_again_until_the_policy_says_enough() {
         let (other, runs) = (pool.clone(), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&runs);
         let reply = idem
-            .run_in_tx_retrying(id(key), move |tx| {
+            .run_in_tx_retrying(id(key), move |mut tx| {
                 let other = other.clone();
                 let conflicts = runs.fetch_add(1, SeqCst) < conflicts;
-                Box::pin(async move {
+                async move {
                     let balance: i64 = sqlx::query_scalar("SELECT balance FROM accounts WHERE name = 'a'")
-                        .fetch_one(tx.connection())
+                        .fetch_one(&mut *tx)
                         .await?;
                     if conflicts {
                         let elsewhere = "UPDATE accounts SET balance = balance + 1 WHERE name = 'a'";
                         sqlx::query(elsewhere).execute(&other).await?;
                     }
                     let update = "UPDATE accounts SET balance = $1 WHERE name = 'a'";
-                    sqlx::query(update).bind(balance - 10).execute(tx.connection()).await?;
+                    sqlx::query(update).bind(balance - 10).execute(&mut *tx).await?;
                     Ok(balance)
-                })
+                }
             })
             .await;
         (reply, counted.load(SeqCst))
@@ -681,11 +641,9 @@ async fn above_read_committed_a_key_is_still_executed_once() {
         let callers: Vec<_> = (0..16).map(|_| Idempotency::builder(store.clone()).build()).collect();
         for round in 0..20 {
             let calls = callers.iter().map(|idem| {
-                idem.run_in_tx_retrying(id(&format!("k{round}")), |tx| {
-                    Box::pin(async move {
-                        sqlx::query(INSERT).execute(tx.connection()).await?;
-                        Ok(1)
-                    })
+                idem.run_in_tx_retrying(id(&format!("k{round}")), |mut tx| async move {
+                    sqlx::query(INSERT).execute(&mut *tx).await?;
+                    Ok(1)
                 })
             });
             for reply in futures::future::join_all(calls).await {
@@ -708,24 +666,22 @@ async fn a_holder_that_comes_back_while_a_transaction_has_taken_over_keeps_his_c
         };
         let (late_store, late_id, late_result) = (store.clone(), id.clone(), result.clone());
         let request = ClaimRequest::new(&id, hour).takeover(Takeover::Expired);
-        let taken_over = store.transact(request, move |open| {
-            Box::pin(async move {
-                assert_eq!(open.attempt, 2);
-                sqlx::query(INSERT).execute(open.connection).await.unwrap();
-                let late = Claim::new(late_id, late.token(), 1, None);
-                match comes_back {
-                    "completes" => late_store.complete(late, late_result.clone(), hour).await.unwrap(),
-                    "renews" => late_store.renew(late.id(), late.token(), hour).await.unwrap(),
-                    _ => late_store.release(late).await.unwrap(),
-                }
-                (
-                    Ending::Commit {
-                        result: late_result,
-                        retention: hour,
-                    },
-                    (),
-                )
-            })
+        let taken_over = store.transact(request, move |mut open| async move {
+            assert_eq!(open.attempt(), 2);
+            sqlx::query(INSERT).execute(&mut *open).await.unwrap();
+            let late = Claim::new(late_id, late.token(), 1, None);
+            match comes_back {
+                "completes" => late_store.complete(late, late_result.clone(), hour).await.unwrap(),
+                "renews" => late_store.renew(late.id(), late.token(), hour).await.unwrap(),
+                _ => late_store.release(late).await.unwrap(),
+            }
+            (
+                Ending::Commit {
+                    result: late_result,
+                    retention: hour,
+                },
+                (),
+            )
         });
         let taken_over = taken_over.await;
         if comes_back == "releases" {
@@ -782,15 +738,13 @@ async fn inside_and_outside_of_a_transaction_a_key_has_one_effect() {
                 loop {
                     let broken = std::mem::take(&mut breaks);
                     let reply = if dice < 3 {
-                        idem.run_in_tx(id.clone(), move |tx| {
-                            Box::pin(async move {
-                                sqlx::query(INSERT).execute(tx.connection()).await?;
-                                if broken {
-                                    Err(Rollback::failed("on purpose"))
-                                } else {
-                                    Ok(1)
-                                }
-                            })
+                        idem.run_in_tx(id.clone(), move |mut tx| async move {
+                            sqlx::query(INSERT).execute(&mut *tx).await?;
+                            if broken {
+                                Err(Rollback::failed("on purpose"))
+                            } else {
+                                Ok(1)
+                            }
                         })
                         .await
                     } else {

@@ -82,15 +82,13 @@ async fn woken_after(one: &PostgresStore, two: &PostgresStore, key: &str, end: E
                 });
                 work.await.map(drop)
             } else {
-                let work = holder.run_in_tx(id, move |_| {
-                    Box::pin(async move {
-                        enters.send(()).unwrap();
-                        left.notified().await;
-                        match end {
-                            End::Commits => Ok(1),
-                            _ => Err(Rollback::failed("on purpose")),
-                        }
-                    })
+                let work = holder.run_in_tx(id, move |_| async move {
+                    enters.send(()).unwrap();
+                    left.notified().await;
+                    match end {
+                        End::Commits => Ok(1),
+                        _ => Err(Rollback::failed("on purpose")),
+                    }
                 });
                 work.await.map(drop)
             }
@@ -102,7 +100,7 @@ async fn woken_after(one: &PostgresStore, two: &PostgresStore, key: &str, end: E
         async move {
             let reply = match end {
                 End::Completes | End::Panics => waiter.run(id, |_| async { 2 }).await,
-                _ => waiter.run_in_tx(id, |_| Box::pin(async { Ok(2) })).await,
+                _ => waiter.run_in_tx(id, |_| async { Ok(2) }).await,
             };
             let reply = reply.unwrap();
             (*reply, reply.origin(), Instant::now())
@@ -148,10 +146,7 @@ async fn nobody_notifies_unless_somebody_waits() {
     let channel: String = {
         // The channel is named in the statement, and so in what the server has prepared.
         let idem = Idempotency::builder(store.clone()).build();
-        let _ = idem
-            .run_in_tx(id("first"), |_| Box::pin(async { Ok(1) }))
-            .await
-            .unwrap();
+        let _ = idem.run_in_tx(id("first"), |_| async { Ok(1) }).await.unwrap();
         let statements: Vec<String> = sqlx::query_scalar("SELECT statement FROM pg_prepared_statements")
             .fetch_all(store.pool())
             .await
@@ -162,18 +157,12 @@ async fn nobody_notifies_unless_somebody_waits() {
     ear.listen(&channel).await.unwrap();
     let idem = Idempotency::builder(store.clone()).build();
     let _ = idem.run(id("alone"), |_| async { 1 }).await.unwrap();
-    let _ = idem
-        .run_in_tx(id("alone-too"), |_| Box::pin(async { Ok(1) }))
-        .await
-        .unwrap();
+    let _ = idem.run_in_tx(id("alone-too"), |_| async { Ok(1) }).await.unwrap();
     let heard = tokio::time::timeout(Duration::from_millis(300), ear.recv()).await;
     assert!(heard.is_err(), "{heard:?}");
     // With a watch, the same is heard, after what the listener told itself.
     let mut watch = watched(&store, "watched").await;
-    let _ = idem
-        .run_in_tx(id("watched"), |_| Box::pin(async { Ok(1) }))
-        .await
-        .unwrap();
+    let _ = idem.run_in_tx(id("watched"), |_| async { Ok(1) }).await.unwrap();
     let told = async { while ear.recv().await.unwrap().payload().parse::<i64>().is_err() {} };
     tokio::time::timeout(Duration::from_secs(5), told).await.unwrap();
     watch.changed().await;
@@ -289,22 +278,17 @@ async fn a_waiter_s_deadline_holds() {
     let (enters, entered) = oneshot::channel();
     let (_leave, left) = oneshot::channel::<()>();
     let holding = tokio::spawn(async move {
-        let held = holder.run_in_tx(id("held"), |_| {
-            Box::pin(async move {
-                enters.send(()).unwrap();
-                left.await?;
-                Ok(1)
-            })
+        let held = holder.run_in_tx(id("held"), |_| async move {
+            enters.send(()).unwrap();
+            left.await?;
+            Ok(1)
         });
         held.await.map(drop)
     });
     entered.await.unwrap();
     let waiter = Idempotency::builder(two).wait(Duration::from_millis(700)).build();
     let begun = Instant::now();
-    let waited = waiter
-        .run_in_tx(id("held"), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap_err();
+    let waited = waiter.run_in_tx(id("held"), |_| async { Ok(2) }).await.unwrap_err();
     assert!(matches!(waited.kind(), ErrorKind::InProgress { .. }), "{waited:?}");
     let took = begun.elapsed();
     assert!(
@@ -335,15 +319,13 @@ async fn five_hundred_duplicates_in_each_of_four_processes_starve_nobody() {
         for _ in 0..DUPLICATES {
             let (idem, executions) = (idem.clone(), Arc::clone(&executions));
             calls.spawn(async move {
-                let work = idem.run_in_tx(id("hot"), move |tx| {
-                    Box::pin(async move {
-                        executions.fetch_add(1, SeqCst);
-                        sqlx::query("INSERT INTO orders VALUES ('hot')")
-                            .execute(tx.connection())
-                            .await?;
-                        tokio::time::sleep(work_time).await;
-                        Ok(1)
-                    })
+                let work = idem.run_in_tx(id("hot"), move |mut tx| async move {
+                    executions.fetch_add(1, SeqCst);
+                    sqlx::query("INSERT INTO orders VALUES ('hot')")
+                        .execute(&mut *tx)
+                        .await?;
+                    tokio::time::sleep(work_time).await;
+                    Ok(1)
                 });
                 work.await.map(|reply| *reply)
             });
@@ -354,13 +336,11 @@ async fn five_hundred_duplicates_in_each_of_four_processes_starve_nobody() {
             let mut slowest = Duration::ZERO;
             for number in 0..OTHERS {
                 let begun = Instant::now();
-                let work = idem.run_in_tx(id(&format!("other-{process_number}-{number}")), |tx| {
-                    Box::pin(async move {
-                        sqlx::query("INSERT INTO orders VALUES ('other')")
-                            .execute(tx.connection())
-                            .await?;
-                        Ok(1)
-                    })
+                let work = idem.run_in_tx(id(&format!("other-{process_number}-{number}")), |mut tx| async move {
+                    sqlx::query("INSERT INTO orders VALUES ('other')")
+                        .execute(&mut *tx)
+                        .await?;
+                    Ok(1)
                 });
                 let _ = work.await.unwrap();
                 slowest = slowest.max(begun.elapsed());

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Store, StoreError, decide, report_unreadable,
+    Claim, ClaimOutcome, ClaimRequest, Decision, DynStore, InDoubt, Store, StoreError, decide, report_unreadable,
 };
 
 mod busy;
@@ -102,16 +102,14 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 /// for attempt in 0..3 {
 ///     let reply = idem
-///         .run_in_tx(id.clone(), |tx| {
-///             Box::pin(async move {
-///                 let done = sqlx::query("INSERT INTO orders (item) VALUES ('tea')")
-///                     .execute(tx.connection())
-///                     .await?; // An error rolls back and frees the key.
-///                 if done.rows_affected() == 0 {
-///                     return Err(Rollback::Declined(0)); // Rolls back and is remembered.
-///                 }
-///                 Ok(done.last_insert_rowid())
-///             })
+///         .run_in_tx(id.clone(), |mut tx| async move {
+///             let done = sqlx::query("INSERT INTO orders (item) VALUES ('tea')")
+///                 .execute(&mut *tx)
+///                 .await?; // An error rolls back and frees the key.
+///             if done.rows_affected() == 0 {
+///                 return Err(Rollback::Declined(0)); // Rolls back and is remembered.
+///             }
+///             Ok(done.last_insert_rowid())
 ///         })
 ///         .await?;
 ///     assert_eq!((*reply, reply.is_cached()), (1, attempt > 0));
@@ -326,6 +324,12 @@ impl SqliteStore {
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+impl From<SqliteStore> for DynStore {
+    fn from(store: SqliteStore) -> Self {
+        Self::new(store)
     }
 }
 

@@ -27,32 +27,12 @@ const NEWEST: &str = concat!(
     "; COMMIT"
 );
 
-/// What is applied, in order. The version of a schema is how many of these it has.
-const MIGRATIONS: &[(&str, &str)] = &[("records and fencing tokens", RECORDS)];
-
-const RECORDS: &str = "
--- All times are milliseconds since the Unix epoch, on the database's clock.
-CREATE TABLE main.oneflight_records (
-    -- A claim writes a new row in place of the one that stands there. AUTOINCREMENT draws a number that is larger than
-    -- all before it, those of deleted rows included.
-    token            INTEGER PRIMARY KEY AUTOINCREMENT,
-    scope            TEXT    NOT NULL,
-    key              TEXT    NOT NULL,
-    fingerprint      BLOB    CHECK (length(fingerprint) = 32),
-    holder           BLOB    NOT NULL CHECK (length(holder) = 16),
-    attempt          INTEGER NOT NULL CHECK (attempt > 0),
-    state            TEXT    NOT NULL CHECK (state IN ('in_progress', 'completed')),
-    claimed_at       INTEGER NOT NULL,
-    lease_expires_at INTEGER,
-    completed_at     INTEGER,
-    expires_at       INTEGER,
-    result           BLOB,
-    UNIQUE (scope, key),
-    CHECK ((state = 'in_progress') = (lease_expires_at IS NOT NULL)),
-    CHECK ((state = 'completed') = (result IS NOT NULL AND completed_at IS NOT NULL AND expires_at IS NOT NULL))
-);
-CREATE INDEX main.oneflight_records_by_expiry ON oneflight_records (expires_at) WHERE expires_at IS NOT NULL;
-";
+/// What is applied, in order: a description, and one of the files in `migrations/`. The version of a schema is how many of
+/// these it has.
+const MIGRATIONS: &[(&str, &str)] = &[(
+    "records and fencing tokens",
+    include_str!("../migrations/0001_records.sql"),
+)];
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.
 pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
@@ -145,4 +125,30 @@ async fn upgrade(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_migrations_are_the_numbered_files() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|it| it.unwrap().path())
+            .collect();
+        files.sort();
+        assert_eq!(files.len(), MIGRATIONS.len());
+        for ((number, file), (_, statements)) in (1..).zip(files).zip(MIGRATIONS) {
+            let name = file.file_name().unwrap().to_string_lossy();
+            assert!(
+                name.starts_with(&format!("{number:04}_")),
+                "{name} is not number {number}"
+            );
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), *statements, "{name}");
+        }
+    }
 }

@@ -44,11 +44,9 @@ async fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() {
     for key in ["one", "two"] {
         store.writer.faults.lose_commit_answer.store(true, Ordering::SeqCst);
         let reply = idem
-            .run_in_tx(id(key), |tx| {
-                Box::pin(async move {
-                    let insert = sqlx::query("INSERT INTO orders (item) VALUES ('tea')");
-                    Ok(insert.execute(tx.connection()).await?.last_insert_rowid())
-                })
+            .run_in_tx(id(key), |mut tx| async move {
+                let insert = sqlx::query("INSERT INTO orders (item) VALUES ('tea')");
+                Ok(insert.execute(&mut *tx).await?.last_insert_rowid())
             })
             .await
             .unwrap();
@@ -137,7 +135,7 @@ async fn statements_are_prepared_once_a_connection() {
         store.purge(3).await.unwrap();
         let idem = Idempotency::builder(store.clone()).build();
         let _ = idem
-            .run_in_tx(id(&format!("tx-{round}")), |_| Box::pin(async { Ok(1) }))
+            .run_in_tx(id(&format!("tx-{round}")), |_| async { Ok(1) })
             .await
             .unwrap();
         let mut turn = store.writer.turn(Rank::Business, None).await.unwrap();

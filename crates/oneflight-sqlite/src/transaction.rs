@@ -27,74 +27,75 @@ use super::records::{self, Claims, Completed};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, HolderId};
 use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, WorkFuture,
-    is_caused_by,
+    ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, is_caused_by,
 };
 
 impl TransactionalStore for SqliteStore {
     type Connection = SqliteConnection;
+    /// The tables have the same names in every file.
+    type Names = ();
 
-    async fn transact<W, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn transact<W, F, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
-        W: for<'t> FnOnce(OpenTransaction<'t, SqliteConnection>) -> WorkFuture<'t, R> + Send + 'static,
+        W: FnOnce(OpenTransaction<SqliteConnection, ()>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
         let asked = Instant::now();
         if let Some(answer) = self.answer_from_read(&request).await? {
             return Ok(ClaimOutcome::Denied(not_granted(answer)));
         }
-        let (id, writer) = (request.id.clone(), self.writer.clone());
-        let holder = request.holder;
+        let writer = &self.writer;
         let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
-        let ended = self
-            .writer
-            .transaction(Rank::Business, patience, move |connection| {
-                Box::pin(async move {
-                    let mut request = request;
-                    request.lease = Duration::ZERO;
-                    let id = &request.id;
-                    let claims = Claims::InTransaction(writer.commits);
-                    let claim = match records::claim(connection, &request, claims, &writer.file).await? {
-                        (End::Commit, ClaimOutcome::Granted(claim)) => claim,
-                        (_, outcome) => return Ok((End::RollBack, Worked::No(outcome))),
-                    };
-                    let (token, attempt) = (claim.token(), claim.attempt());
-                    let seal = writer.seal(connection).await.map_err(unavailable)?;
-                    seal.close();
-                    let (ending, value) = writer.within(work(OpenTransaction::new(connection, attempt))).await;
-                    let value = (value, Kept::from_now(&ending));
-                    Ok(match end(connection, id, token, &ending, writer.commits).await {
-                        Ok(end) => {
-                            seal.open();
-                            (end, Worked::Yes(value))
-                        }
-                        Err(Failed::Transaction) if matches!(ending, Ending::RollBack) => {
-                            (End::Close, Worked::Yes(value))
-                        }
-                        Err(failed) => (End::Close, Worked::InVain(failed)),
-                    })
-                })
-            })
-            .await?;
-        match ended {
-            Ended::Committed(Worked::Yes((value, _))) | Ended::RolledBack(Worked::Yes((value, _))) => {
+        let mut request = request;
+        request.lease = Duration::ZERO;
+        let id = &request.id;
+        let mut turn = writer.begin(Rank::Business, patience).await?;
+        let claims = Claims::InTransaction(writer.commits);
+        let claim = match records::claim(&mut turn, &request, claims, &writer.file).await {
+            Ok((End::Commit, ClaimOutcome::Granted(claim))) => claim,
+            Ok((_, outcome)) => {
+                let _ = writer.end(turn, End::RollBack, ()).await;
+                return Ok(ClaimOutcome::Denied(not_granted(outcome)));
+            }
+            Err(error) => return Err(writer.fail(turn, error).await),
+        };
+        let (token, attempt) = (claim.token(), claim.attempt());
+        let seal = match writer.seal(&mut turn).await {
+            Ok(seal) => seal,
+            Err(error) => return Err(writer.fail(turn, unavailable(error)).await),
+        };
+        seal.close();
+        let (open, loan) = OpenTransaction::lend(turn, (), attempt);
+        let (ending, value) = writer.within(work(open)).await;
+        let kept = Kept::from_now(&ending);
+        let mut turn = match loan.take_back() {
+            Ok(turn) => turn,
+            // Its seal is never opened again.
+            Err(_) if matches!(ending, Ending::RollBack) => return Ok(ClaimOutcome::Granted(value)),
+            Err(_) => return Err(StoreError::TransactionEscaped),
+        };
+        let end = match end(&mut turn, id, token, &ending, writer.commits).await {
+            Ok(end) => {
+                seal.open();
+                end
+            }
+            Err(Failed::Transaction) if matches!(ending, Ending::RollBack) => End::Close,
+            Err(failed) => {
+                let _ = writer.end(turn, End::Close, ()).await;
+                return Err(match failed {
+                    Failed::Transaction => StoreError::TransactionEnded,
+                    Failed::Record(error) => StoreError::rolled_back(error),
+                    Failed::Attached => StoreError::rolled_back(records::attached()),
+                });
+            }
+        };
+        match writer.end(turn, end, value).await {
+            Ended::Committed(value) | Ended::RolledBack(value) => Ok(ClaimOutcome::Granted(value)),
+            Ended::Unknown(value, error) => {
+                look_up(self, id, request.holder, kept, error).await?;
                 Ok(ClaimOutcome::Granted(value))
             }
-            Ended::Unknown(Worked::Yes((value, kept)), error) => {
-                look_up(self, &id, holder, kept, error).await?;
-                Ok(ClaimOutcome::Granted(value))
-            }
-            Ended::Committed(Worked::No(outcome)) | Ended::RolledBack(Worked::No(outcome)) => {
-                Ok(ClaimOutcome::Denied(not_granted(outcome)))
-            }
-            Ended::Committed(Worked::InVain(failed))
-            | Ended::RolledBack(Worked::InVain(failed))
-            | Ended::Unknown(Worked::InVain(failed), _) => Err(match failed {
-                Failed::Transaction => StoreError::TransactionEnded,
-                Failed::Record(error) => StoreError::rolled_back(error),
-                Failed::Attached => StoreError::rolled_back(records::attached()),
-            }),
-            Ended::Unknown(Worked::No(_), error) => Err(self.writer.unavailable(error)),
         }
     }
 
@@ -125,14 +126,6 @@ impl Kept {
     fn is_certain(&self) -> bool {
         self.since.elapsed() < self.at_least
     }
-}
-
-/// Whether the work was called.
-enum Worked<R> {
-    Yes(R),
-    /// And what it answered cannot be kept.
-    InVain(Failed),
-    No(ClaimOutcome),
 }
 
 /// Why the end that the work wants is not to be had. The connection is sealed still, so nothing of it is kept.

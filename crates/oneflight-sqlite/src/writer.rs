@@ -9,12 +9,13 @@
 //!   gets back into the pool: only one that was committed or rolled back, with the answer seen, does.
 
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
-use sqlx::{Connection, Transaction};
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteTransactionManager};
+use sqlx_core::transaction::TransactionManager;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
@@ -188,22 +189,25 @@ impl Writer {
         limit: Option<Duration>,
         body: impl for<'t> FnOnce(&'t mut SqliteConnection) -> Body<'t, R> + Send,
     ) -> Result<Ended<R>, StoreError> {
-        let ended = self.begin_and_end(rank, limit, body).await;
-        ended.map_err(|error| self.file.named(error))
+        let mut turn = self.begin(rank, limit).await?;
+        match body(&mut turn).await {
+            Ok((end, value)) => Ok(self.end(turn, end, value).await),
+            Err(error) => Err(self.fail(turn, error).await),
+        }
     }
 
-    async fn begin_and_end<R>(
-        &self,
-        rank: Rank,
-        limit: Option<Duration>,
-        body: impl for<'t> FnOnce(&'t mut SqliteConnection) -> Body<'t, R> + Send,
-    ) -> Result<Ended<R>, StoreError> {
-        // Declared before the transaction, hence dropped after it: rolled back, then closed.
+    /// Waits for a turn, and begins a transaction in it. A turn that is dropped has its transaction rolled back.
+    pub(super) async fn begin(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
+        let begun = self.try_begin(rank, limit).await;
+        begun.map_err(|error| self.file.named(error))
+    }
+
+    async fn try_begin(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
         let mut turn = self.turn(rank, limit).await?;
         let mut unusable = 0;
-        let mut transaction = loop {
-            let error = match turn.connection.begin_with(self.settings.and_begin()).await {
-                Ok(transaction) => break transaction,
+        loop {
+            let error = match SqliteTransactionManager::begin(&mut turn, Some(self.settings.and_begin())).await {
+                Ok(()) => return Ok(turn),
                 Err(error) => error,
             };
             if is_busy(&error) {
@@ -215,14 +219,14 @@ impl Writer {
             } else {
                 return Err(unavailable(error));
             }
-        };
-        let (end, answer) = match body(&mut transaction).await {
-            Ok((end, value)) => (end, Ok(value)),
-            Err(error) => (End::RollBack, Err(error)),
-        };
-        let (rolled_back, answer) = match (end, answer) {
-            (End::Commit, Ok(value)) => {
-                return Ok(match self.commit(transaction).await {
+        }
+    }
+
+    /// Ends the transaction of a turn, and the turn.
+    pub(super) async fn end<R>(&self, mut turn: Turn, end: End, value: R) -> Ended<R> {
+        let rolled_back = match end {
+            End::Commit => {
+                return match self.commit(&mut turn).await {
                     Ok(()) => {
                         turn.connection.give_back_if_idle().await;
                         Ended::Committed(value)
@@ -231,30 +235,33 @@ impl Writer {
                         turn.connection.close().await;
                         Ended::Unknown(value, error)
                     }
-                });
+                };
             }
-            (End::Close, answer) => {
-                drop(transaction);
-                (false, answer)
-            }
-            (End::Commit | End::RollBack, answer) => (transaction.rollback().await.is_ok(), answer),
+            End::Close => false,
+            End::RollBack => SqliteTransactionManager::rollback(&mut turn).await.is_ok(),
         };
-        if rolled_back {
-            turn.connection.give_back_if_idle().await;
-        } else {
-            turn.connection.close().await;
+        match rolled_back {
+            true => turn.connection.give_back_if_idle().await,
+            false => turn.connection.close().await,
         }
-        answer.map(Ended::RolledBack)
+        Ended::RolledBack(value)
     }
 
-    async fn commit(&self, mut transaction: Transaction<'_, Sqlite>) -> sqlx::Result<()> {
+    /// Rolls the transaction of a turn back for an error, and ends the turn. Answers with the error as the store's user gets it.
+    pub(super) async fn fail(&self, turn: Turn, error: StoreError) -> StoreError {
+        let (Ended::Committed(error) | Ended::RolledBack(error) | Ended::Unknown(error, _)) =
+            self.end(turn, End::RollBack, error).await;
+        self.file.named(error)
+    }
+
+    async fn commit(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
         let committed = match self.commits {
-            Commits::AtOnce => transaction.commit().await,
+            Commits::AtOnce => SqliteTransactionManager::commit(connection).await,
             Commits::AfterReaders => {
-                self.commit_patiently(&mut transaction).await?;
+                self.commit_patiently(connection).await?;
                 // What `sqlx` counts as open is over. It needs one to end.
-                sqlx::query("BEGIN").execute(&mut *transaction).await?;
-                transaction.rollback().await
+                sqlx::query("BEGIN").execute(&mut *connection).await?;
+                SqliteTransactionManager::rollback(connection).await
             }
         };
         #[cfg(test)]
@@ -275,9 +282,23 @@ impl Writer {
     }
 }
 
-/// The right to write, with a connection.
+/// The right to write, with a connection. It derefs to the connection.
 pub(super) struct Turn {
     pub(super) connection: Lent,
     patience: Patience,
     _place: OwnedMutexGuard<()>,
+}
+
+impl Deref for Turn {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Turn {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
 }

@@ -21,13 +21,11 @@ async fn in_a_transaction_such_a_result_is_rolled_back() {
         .unwrap();
     let idem = Idempotency::builder(store.clone()).build();
     let error = idem
-        .run_in_tx(id("nan"), |tx| {
-            Box::pin(async move {
-                sqlx::query("INSERT INTO orders DEFAULT VALUES")
-                    .execute(tx.connection())
-                    .await?;
-                Ok(f64::NAN)
-            })
+        .run_in_tx(id("nan"), |mut tx| async move {
+            sqlx::query("INSERT INTO orders DEFAULT VALUES")
+                .execute(&mut *tx)
+                .await?;
+            Ok(f64::NAN)
         })
         .await
         .unwrap_err();

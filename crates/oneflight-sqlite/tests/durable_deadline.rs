@@ -35,24 +35,22 @@ async fn work_that_has_its_turn_to_write_does_not_join_who_waits_for_it() {
     for in_tx in [true, false] {
         let (_folder, idem) = shop().await;
         let (inner, before) = (idem.clone(), idem.clone());
-        let outer = idem.run_in_tx(id("outer"), move |_| {
-            Box::pin(async move {
-                // It comes to wait for the turn to write, which is ours.
-                let waits = tokio::spawn(async move {
-                    match in_tx {
-                        true => before.run_in_tx(id("inner"), |_| Box::pin(async { Ok(1) })).await,
-                        false => before.run(id("inner"), |_| async { 1 }).await,
-                    }
-                });
-                while inner.in_flight() < 2 {
-                    sleep(Duration::from_millis(1)).await;
+        let outer = idem.run_in_tx(id("outer"), move |_| async move {
+            // It comes to wait for the turn to write, which is ours.
+            let waits = tokio::spawn(async move {
+                match in_tx {
+                    true => before.run_in_tx(id("inner"), |_| async { Ok(1) }).await,
+                    false => before.run(id("inner"), |_| async { 1 }).await,
                 }
-                let asked = Instant::now();
-                let joined = inner.run_in_tx(id("inner"), |_| Box::pin(async { Ok(2) })).await;
-                is_refused(&joined.unwrap_err(), asked.elapsed());
-                drop(waits);
-                Ok(1)
-            })
+            });
+            while inner.in_flight() < 2 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let asked = Instant::now();
+            let joined = inner.run_in_tx(id("inner"), |_| async { Ok(2) }).await;
+            is_refused(&joined.unwrap_err(), asked.elapsed());
+            drop(waits);
+            Ok(1)
         });
         assert_eq!(*timeout(Duration::from_secs(9), outer).await.unwrap().unwrap(), 1);
     }
@@ -77,17 +75,15 @@ async fn work_that_has_its_turn_to_write_does_not_stay_with_who_comes_to_wait_fo
     });
     begun.await.unwrap();
     let inner = idem.clone();
-    let outer = idem.run_in_tx(id("outer"), move |_| {
-        Box::pin(async move {
-            let asked = Instant::now();
-            let mut joined = Box::pin(inner.run(id("inner"), |_| async { 2 }));
-            assert!(futures::poll!(&mut joined).is_pending());
-            leave.send(()).unwrap();
-            let error = joined.await.unwrap_err();
-            is_refused(&error, asked.elapsed());
-            assert_eq!(error.effect(), Effect::Unknown);
-            Ok(3)
-        })
+    let outer = idem.run_in_tx(id("outer"), move |_| async move {
+        let asked = Instant::now();
+        let mut joined = Box::pin(inner.run(id("inner"), |_| async { 2 }));
+        assert!(futures::poll!(&mut joined).is_pending());
+        leave.send(()).unwrap();
+        let error = joined.await.unwrap_err();
+        is_refused(&error, asked.elapsed());
+        assert_eq!(error.effect(), Effect::Unknown);
+        Ok(3)
     });
     assert_eq!(*timeout(Duration::from_secs(9), outer).await.unwrap().unwrap(), 3);
     assert_eq!(running.await.unwrap().unwrap(), 1);

@@ -46,11 +46,9 @@ async fn a_holder_who_is_alive_keeps_his_lease_however_many_transactions_queue()
     for n in 0..30 {
         let idem = idem.clone();
         business.spawn(async move {
-            idem.run_in_tx(id(&format!("business {n}")), |_| {
-                Box::pin(async {
-                    sleep(Duration::from_millis(50)).await;
-                    Ok(1)
-                })
+            idem.run_in_tx(id(&format!("business {n}")), |_| async {
+                sleep(Duration::from_millis(50)).await;
+                Ok(1)
             })
             .await
             .map(|it| *it)

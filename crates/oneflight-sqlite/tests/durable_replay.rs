@@ -21,12 +21,9 @@ async fn in_a_transaction_a_fingerprint_on_one_side_only_is_accepted_where_that_
     let deployed = Idempotency::builder(store)
         .missing_fingerprint(MissingFingerprint::Accept)
         .build();
-    let reply = deployed
-        .run_in_tx(with.clone(), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap();
+    let reply = deployed.run_in_tx(with.clone(), |_| async { Ok(2) }).await.unwrap();
     assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
-    let error = before.run_in_tx(with, |_| Box::pin(async { Ok(2) })).await;
+    let error = before.run_in_tx(with, |_| async { Ok(2) }).await;
     assert!(
         matches!(error.as_ref().map_err(Error::kind), Err(ErrorKind::Conflict)),
         "{error:?}"

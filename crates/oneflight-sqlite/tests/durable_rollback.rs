@@ -109,16 +109,14 @@ async fn whatever_ended_the_transaction_nothing_is_kept_and_that_is_said() {
                 let key = format!("key {keys}");
                 for _ in 0..3 {
                     let error = idem
-                        .run_in_tx(id(&key), move |tx| {
-                            Box::pin(async move {
-                                ends.end(tx.connection()).await;
-                                match then {
-                                    Then::Answers => Ok(1),
-                                    Then::Refuses => Err(Rollback::Declined(1)),
-                                    Then::Fails => Err(Rollback::failed("no")),
-                                    Then::Panics => panic!("at the disco"),
-                                }
-                            })
+                        .run_in_tx(id(&key), move |mut tx| async move {
+                            ends.end(&mut tx).await;
+                            match then {
+                                Then::Answers => Ok(1),
+                                Then::Refuses => Err(Rollback::Declined(1)),
+                                Then::Fails => Err(Rollback::failed("no")),
+                                Then::Panics => panic!("at the disco"),
+                            }
                         })
                         .await
                         .unwrap_err();
@@ -130,11 +128,9 @@ async fn whatever_ended_the_transaction_nothing_is_kept_and_that_is_said() {
         }
         // The store works on, and so does the user's pool.
         let reply = idem
-            .run_in_tx(id("next"), |tx| {
-                Box::pin(async move {
-                    insert(tx.connection(), "tea").await?;
-                    Ok(1)
-                })
+            .run_in_tx(id("next"), |mut tx| async move {
+                insert(&mut tx, "tea").await?;
+                Ok(1)
             })
             .await
             .unwrap();
@@ -154,11 +150,9 @@ async fn work_that_answers_although_its_transaction_is_over_is_told_so() {
     let (_folder, [store, _]) = stores().await;
     let idem = Idempotency::builder(store.clone()).build();
     let error = idem
-        .run_in_tx(id("told"), |tx| {
-            Box::pin(async move {
-                Ends::Commit.end(tx.connection()).await;
-                Ok(1)
-            })
+        .run_in_tx(id("told"), |mut tx| async move {
+            Ends::Commit.end(&mut tx).await;
+            Ok(1)
         })
         .await
         .unwrap_err();
@@ -174,11 +168,9 @@ async fn a_commit_of_the_works_own_is_an_error_to_the_work() {
     for store in stores {
         let idem = Idempotency::builder(store.clone()).build();
         let reply = idem
-            .run_in_tx(id("own"), |tx| {
-                Box::pin(async move {
-                    let committed = sqlx::raw_sql("COMMIT").execute(tx.connection()).await;
-                    Err::<bool, _>(Rollback::failed(committed.unwrap_err().to_string()))
-                })
+            .run_in_tx(id("own"), |mut tx| async move {
+                let committed = sqlx::raw_sql("COMMIT").execute(&mut *tx).await;
+                Err::<bool, _>(Rollback::failed(committed.unwrap_err().to_string()))
             })
             .await;
         assert!(reply.is_err());
@@ -193,13 +185,11 @@ async fn a_nested_transaction_that_is_forgotten_leaves_no_connection_in_a_transa
         for n in 0..4 {
             let answers = n % 2 == 0;
             let error = idem
-                .run_in_tx(id("forgotten"), move |tx| {
-                    Box::pin(async move {
-                        let mut inner = tx.connection().begin().await?;
-                        insert(&mut inner, "tea").await?;
-                        std::mem::forget(inner);
-                        if answers { Ok(1) } else { Err(Rollback::failed("no")) }
-                    })
+                .run_in_tx(id("forgotten"), move |mut tx| async move {
+                    let mut inner = tx.begin().await?;
+                    insert(&mut inner, "tea").await?;
+                    std::mem::forget(inner);
+                    if answers { Ok(1) } else { Err(Rollback::failed("no")) }
                 })
                 .await
                 .unwrap_err();

@@ -69,10 +69,8 @@ async fn duplicates_make_one_row_and_all_get_its_number() {
     let calls = (0..200).map(|_| {
         let idem = shop.idem.clone();
         tokio::spawn(async move {
-            idem.run_in_tx(id("one"), |tx| {
-                Box::pin(async move { Ok(order(tx.connection(), "tea").await?) })
-            })
-            .await
+            idem.run_in_tx(id("one"), |mut tx| async move { Ok(order(&mut tx, "tea").await?) })
+                .await
         })
     });
     let replies: Vec<_> = join_all(calls)
@@ -85,10 +83,7 @@ async fn duplicates_make_one_row_and_all_get_its_number() {
     assert_eq!(replies.iter().filter(|it| it.origin() == Origin::Executed).count(), 1);
 
     let elsewhere = shop.elsewhere().await;
-    let again = elsewhere
-        .run_in_tx(id("one"), |_| Box::pin(async { Ok(2_i64) }))
-        .await
-        .unwrap();
+    let again = elsewhere.run_in_tx(id("one"), |_| async { Ok(2_i64) }).await.unwrap();
     assert_eq!((*again, again.origin()), (1, Origin::Replayed));
     assert_eq!(again.recorded(), replies[0].recorded());
 }
@@ -99,14 +94,10 @@ async fn what_fails_is_rolled_back_and_the_key_is_free() {
     for _ in 0..3 {
         let error = shop
             .idem
-            .run_in_tx::<i64, _>(id("failed"), |tx| {
-                Box::pin(async move {
-                    order(tx.connection(), "tea").await?;
-                    sqlx::query("INSERT INTO nowhere VALUES (1)")
-                        .execute(tx.connection())
-                        .await?;
-                    Ok(1)
-                })
+            .run_in_tx::<i64, _, _>(id("failed"), |mut tx| async move {
+                order(&mut tx, "tea").await?;
+                sqlx::query("INSERT INTO nowhere VALUES (1)").execute(&mut *tx).await?;
+                Ok(1)
             })
             .await
             .unwrap_err();
@@ -119,11 +110,9 @@ async fn what_fails_is_rolled_back_and_the_key_is_free() {
     assert!(shop.idem.status(&id("failed")).await.unwrap().is_none());
     let reply = shop
         .idem
-        .run_in_tx(id("failed").with_fingerprint("other"), |tx| {
-            Box::pin(async move {
-                assert_eq!(tx.context().attempt(), 1);
-                Ok(order(tx.connection(), "tea").await?)
-            })
+        .run_in_tx(id("failed").with_fingerprint("other"), |mut tx| async move {
+            assert_eq!(tx.context().attempt(), 1);
+            Ok(order(&mut tx, "tea").await?)
         })
         .await
         .unwrap();
@@ -138,12 +127,10 @@ async fn what_is_refused_is_remembered_and_its_rows_are_rolled_back() {
         let executions = Arc::clone(&executions);
         let reply = shop
             .idem
-            .run_in_tx(id("refused"), move |tx| {
-                Box::pin(async move {
-                    executions.fetch_add(1, Ordering::SeqCst);
-                    order(tx.connection(), "tea").await?;
-                    Err(Rollback::Declined("out of tea".to_owned()))
-                })
+            .run_in_tx(id("refused"), move |mut tx| async move {
+                executions.fetch_add(1, Ordering::SeqCst);
+                order(&mut tx, "tea").await?;
+                Err(Rollback::Declined("out of tea".to_owned()))
             })
             .await
             .unwrap();
@@ -152,11 +139,7 @@ async fn what_is_refused_is_remembered_and_its_rows_are_rolled_back() {
         assert_eq!(reply.is_cached(), round > 0);
     }
     assert_eq!((executions.load(Ordering::SeqCst), shop.orders().await), (1, 0));
-    let done = shop
-        .idem
-        .run_in_tx(id("done"), |_| Box::pin(async { Ok(1) }))
-        .await
-        .unwrap();
+    let done = shop.idem.run_in_tx(id("done"), |_| async { Ok(1) }).await.unwrap();
     assert!(!done.is_declined());
 }
 
@@ -164,11 +147,9 @@ async fn what_is_refused_is_remembered_and_its_rows_are_rolled_back() {
 async fn a_panic_is_rolled_back_and_the_key_is_free() {
     let shop = Shop::open().await;
     let calls = (0..5).map(|_| {
-        shop.idem.run_in_tx::<i64, _>(id("panic"), |tx| {
-            Box::pin(async move {
-                order(tx.connection(), "tea").await?;
-                panic!("out of paper")
-            })
+        shop.idem.run_in_tx::<i64, _, _>(id("panic"), |mut tx| async move {
+            order(&mut tx, "tea").await?;
+            panic!("out of paper")
         })
     });
     for error in join_all(calls).await.into_iter().map(Result::unwrap_err) {
@@ -179,9 +160,7 @@ async fn a_panic_is_rolled_back_and_the_key_is_free() {
     }
     let reply = shop
         .idem
-        .run_in_tx(id("panic"), |tx| {
-            Box::pin(async move { Ok(order(tx.connection(), "tea").await?) })
-        })
+        .run_in_tx(id("panic"), |mut tx| async move { Ok(order(&mut tx, "tea").await?) })
         .await
         .unwrap();
     assert_eq!((*reply, reply.origin(), shop.orders().await), (1, Origin::Executed, 1));
@@ -192,11 +171,9 @@ async fn a_result_that_is_too_large_is_rolled_back_and_the_key_is_free() {
     let shop = Shop::open().await;
     let small = Idempotency::builder(shop.store.clone()).max_result_bytes(100).build();
     let error = small
-        .run_in_tx(id("large"), |tx| {
-            Box::pin(async move {
-                order(tx.connection(), "tea").await?;
-                Ok("x".repeat(1_000))
-            })
+        .run_in_tx(id("large"), |mut tx| async move {
+            order(&mut tx, "tea").await?;
+            Ok("x".repeat(1_000))
         })
         .await
         .unwrap_err();
@@ -213,7 +190,7 @@ async fn a_result_that_is_too_large_is_rolled_back_and_the_key_is_free() {
     );
     assert_eq!(shop.orders().await, 0);
     let reply = small
-        .run_in_tx(id("large"), |_| Box::pin(async { Ok(String::new()) }))
+        .run_in_tx(id("large"), |_| async { Ok(String::new()) })
         .await
         .unwrap();
     assert_eq!(reply.origin(), Origin::Executed);
@@ -224,14 +201,10 @@ async fn a_commit_that_the_database_refuses_is_rolled_back_and_the_key_is_free()
     let shop = Shop::open().await;
     let error = shop
         .idem
-        .run_in_tx(id("deferred"), |tx| {
-            Box::pin(async move {
-                // Checked at the commit, and not before.
-                sqlx::query("INSERT INTO lines VALUES (77)")
-                    .execute(tx.connection())
-                    .await?;
-                Ok(1)
-            })
+        .run_in_tx(id("deferred"), |mut tx| async move {
+            // Checked at the commit, and not before.
+            sqlx::query("INSERT INTO lines VALUES (77)").execute(&mut *tx).await?;
+            Ok(1)
         })
         .await
         .unwrap_err();
@@ -247,11 +220,7 @@ async fn a_commit_that_the_database_refuses_is_rolled_back_and_the_key_is_free()
         .await
         .unwrap();
     assert_eq!(lines, 0);
-    let reply = shop
-        .idem
-        .run_in_tx(id("deferred"), |_| Box::pin(async { Ok(2) }))
-        .await
-        .unwrap();
+    let reply = shop.idem.run_in_tx(id("deferred"), |_| async { Ok(2) }).await.unwrap();
     assert_eq!((*reply, reply.origin()), (2, Origin::Executed));
 }
 
@@ -259,14 +228,10 @@ async fn a_commit_that_the_database_refuses_is_rolled_back_and_the_key_is_free()
 async fn another_payload_is_a_conflict() {
     let shop = Shop::open().await;
     let one = id("payload").with_fingerprint("one");
-    let first = shop.idem.run_in_tx(one, |_| Box::pin(async { Ok(1) })).await.unwrap();
+    let first = shop.idem.run_in_tx(one, |_| async { Ok(1) }).await.unwrap();
     assert_eq!(*first, 1);
     for other in [id("payload").with_fingerprint("two"), id("payload")] {
-        let error = shop
-            .idem
-            .run_in_tx(other, |_| Box::pin(async { Ok(2) }))
-            .await
-            .unwrap_err();
+        let error = shop.idem.run_in_tx(other, |_| async { Ok(2) }).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Conflict), "{error:?}");
     }
 }
@@ -276,19 +241,17 @@ async fn nested_transactions_of_the_user_are_savepoints() {
     let shop = Shop::open().await;
     let reply = shop
         .idem
-        .run_in_tx(id("nested"), |tx| {
-            Box::pin(async move {
-                let mut kept = tx.connection().begin().await?;
-                order(&mut kept, "kept").await?;
-                kept.commit().await?;
-                let mut dropped = tx.connection().begin().await?;
-                order(&mut dropped, "dropped").await?;
-                drop(dropped);
-                let mut rolled_back = tx.connection().begin().await?;
-                order(&mut rolled_back, "rolled back").await?;
-                rolled_back.rollback().await?;
-                Ok(order(tx.connection(), "outer").await?)
-            })
+        .run_in_tx(id("nested"), |mut tx| async move {
+            let mut kept = tx.begin().await?;
+            order(&mut kept, "kept").await?;
+            kept.commit().await?;
+            let mut dropped = tx.begin().await?;
+            order(&mut dropped, "dropped").await?;
+            drop(dropped);
+            let mut rolled_back = tx.begin().await?;
+            order(&mut rolled_back, "rolled back").await?;
+            rolled_back.rollback().await?;
+            Ok(order(&mut tx, "outer").await?)
         })
         .await
         .unwrap();
@@ -323,22 +286,18 @@ async fn a_claim_outside_of_a_transaction_is_respected_and_the_other_way_round()
         tokio::task::yield_now().await;
     }
     let error = impatient
-        .run_in_tx(id("outside"), |_| Box::pin(async { Ok(2) }))
+        .run_in_tx(id("outside"), |_| async { Ok(2) })
         .await
         .unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InProgress { .. }), "{error:?}");
-    let waiter = tokio::spawn(async move { elsewhere.run_in_tx(id("outside"), |_| Box::pin(async { Ok(2) })).await });
+    let waiter = tokio::spawn(async move { elsewhere.run_in_tx(id("outside"), |_| async { Ok(2) }).await });
     finish.notify_one();
     assert_eq!(*holder.await.unwrap().unwrap(), 1);
     let reply = waiter.await.unwrap().unwrap();
     assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
 
     // And `run` is answered from what a transaction recorded.
-    let inside = shop
-        .idem
-        .run_in_tx(id("inside"), |_| Box::pin(async { Ok(3) }))
-        .await
-        .unwrap();
+    let inside = shop.idem.run_in_tx(id("inside"), |_| async { Ok(3) }).await.unwrap();
     assert_eq!(*inside, 3);
     let reply = impatient.run(id("inside"), |_| async { 4 }).await.unwrap();
     assert_eq!((*reply, reply.origin()), (3, Origin::Replayed));
@@ -358,11 +317,7 @@ async fn a_dead_holder_outside_of_a_transaction_is_a_matter_of_policy_inside_one
         );
     };
     outside(shop.idem.clone()).await;
-    let error = shop
-        .idem
-        .run_in_tx(id("dead"), |_| Box::pin(async { Ok(1) }))
-        .await
-        .unwrap_err();
+    let error = shop.idem.run_in_tx(id("dead"), |_| async { Ok(1) }).await.unwrap_err();
     assert!(
         matches!(error.kind(), ErrorKind::InDoubt { attempt: 1, .. }),
         "{error:?}"
@@ -371,24 +326,20 @@ async fn a_dead_holder_outside_of_a_transaction_is_a_matter_of_policy_inside_one
         .recovery(Recovery::Rerun)
         .build();
     let failed = bold
-        .run_in_tx::<u32, _>(id("dead"), |_| Box::pin(async { Err(Rollback::failed("no")) }))
+        .run_in_tx::<u32, _, _>(id("dead"), |_| async { Err(Rollback::failed("no")) })
         .await;
     assert!(matches!(
         failed.as_ref().map_err(Error::kind),
         Err(ErrorKind::RolledBack { .. })
     ));
     // A transaction that was rolled back leaves the doubt as it was.
-    let error = shop
-        .idem
-        .run_in_tx(id("dead"), |_| Box::pin(async { Ok(1) }))
-        .await
-        .unwrap_err();
+    let error = shop.idem.run_in_tx(id("dead"), |_| async { Ok(1) }).await.unwrap_err();
     assert!(
         matches!(error.kind(), ErrorKind::InDoubt { attempt: 1, .. }),
         "{error:?}"
     );
     let reply = bold
-        .run_in_tx(id("dead"), |tx| Box::pin(async move { Ok(tx.context().attempt()) }))
+        .run_in_tx(id("dead"), |tx| async move { Ok(tx.context().attempt()) })
         .await
         .unwrap();
     assert_eq!((*reply, reply.attempt()), (2, 2));
@@ -409,8 +360,8 @@ async fn a_pool_of_the_users_with_one_connection_is_enough() {
     let calls = (0..20).map(|n| {
         let idem = &idem;
         async move {
-            idem.run_in_tx(id(&format!("{}", n % 4)), |tx| {
-                Box::pin(async move { Ok(order(tx.connection(), "tea").await?) })
+            idem.run_in_tx(id(&format!("{}", n % 4)), |mut tx| async move {
+                Ok(order(&mut tx, "tea").await?)
             })
             .await
             .unwrap()
@@ -427,21 +378,15 @@ async fn a_pool_of_the_users_with_one_connection_is_enough() {
 #[tokio::test]
 async fn callers_who_all_leave_leave_a_whole_transaction() {
     let shop = Shop::open().await;
-    let call = shop.idem.run_in_tx(id("left"), |tx| {
-        Box::pin(async move {
-            order(tx.connection(), "tea").await?;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            Ok(order(tx.connection(), "milk").await?)
-        })
+    let call = shop.idem.run_in_tx(id("left"), |mut tx| async move {
+        order(&mut tx, "tea").await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok(order(&mut tx, "milk").await?)
     });
     assert!(tokio::time::timeout(Duration::from_millis(20), call).await.is_err());
     shop.idem.drain().await;
     assert_eq!(shop.orders().await, 2);
-    let reply = shop
-        .idem
-        .run_in_tx(id("left"), |_| Box::pin(async { Ok(0_i64) }))
-        .await
-        .unwrap();
+    let reply = shop.idem.run_in_tx(id("left"), |_| async { Ok(0_i64) }).await.unwrap();
     assert_eq!((*reply, reply.origin()), (2, Origin::Replayed));
 }
 
@@ -460,12 +405,10 @@ fn a_process_that_dies_in_the_middle_leaves_nothing() {
     });
     let idem = Idempotency::builder(store.clone()).build();
     process.spawn(async move {
-        idem.run_in_tx::<i64, _>(id("dies"), move |tx| {
-            Box::pin(async move {
-                order(tx.connection(), "tea").await?;
-                wrote.send(()).unwrap();
-                std::future::pending().await
-            })
+        idem.run_in_tx::<i64, _, _>(id("dies"), move |mut tx| async move {
+            order(&mut tx, "tea").await?;
+            wrote.send(()).unwrap();
+            std::future::pending().await
         })
         .await
     });
@@ -483,9 +426,7 @@ fn a_process_that_dies_in_the_middle_leaves_nothing() {
         assert_eq!(orders, 0);
         let idem = Idempotency::builder(SqliteStore::open(&path).await.unwrap()).build();
         let reply = idem
-            .run_in_tx(id("dies"), |tx| {
-                Box::pin(async move { Ok(order(tx.connection(), "tea").await?) })
-            })
+            .run_in_tx(id("dies"), |mut tx| async move { Ok(order(&mut tx, "tea").await?) })
             .await
             .unwrap();
         assert_eq!((*reply, reply.origin()), (1, Origin::Executed));
@@ -499,13 +440,11 @@ async fn work_that_would_wait_for_its_own_transaction_is_told_so_at_once() {
     let asked = std::time::Instant::now();
     let reply = shop
         .idem
-        .run_in_tx(id("outer"), |_| {
-            Box::pin(async move {
-                let nested = inner.run_in_tx(id("inner"), |_| Box::pin(async { Ok(1) })).await;
-                let claimed = inner.run(id("claimed"), |_| async { 1 }).await;
-                Ok(matches!(nested.as_ref().map_err(Error::kind), Err(ErrorKind::Store(_)))
-                    && matches!(claimed.as_ref().map_err(Error::kind), Err(ErrorKind::Store(_))))
-            })
+        .run_in_tx(id("outer"), |_| async move {
+            let nested = inner.run_in_tx(id("inner"), |_| async { Ok(1) }).await;
+            let claimed = inner.run(id("claimed"), |_| async { 1 }).await;
+            Ok(matches!(nested.as_ref().map_err(Error::kind), Err(ErrorKind::Store(_)))
+                && matches!(claimed.as_ref().map_err(Error::kind), Err(ErrorKind::Store(_))))
         })
         .await
         .unwrap();
@@ -517,11 +456,9 @@ async fn work_that_would_wait_for_its_own_transaction_is_told_so_at_once() {
 async fn a_follower_learns_what_the_leaders_panic_means() {
     let shop = Shop::open().await;
     let inside = |key| {
-        shop.idem.run_in_tx::<u32, _>(id(key), |_| {
-            Box::pin(async {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                panic!("inside")
-            })
+        shop.idem.run_in_tx::<u32, _, _>(id(key), |_| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            panic!("inside")
         })
     };
     let outside = |key| {
@@ -555,9 +492,7 @@ async fn a_transaction_may_have_another_retention() {
     let hour = Duration::from_secs(3600);
     let brief = shop.idem.with_retention(hour);
     let _ = brief
-        .run_in_tx(id("brief"), |tx| {
-            Box::pin(async move { Ok(order(tx.connection(), "tea").await?) })
-        })
+        .run_in_tx(id("brief"), |mut tx| async move { Ok(order(&mut tx, "tea").await?) })
         .await
         .unwrap();
     let record = shop.idem.status(&id("brief")).await.unwrap().unwrap();
@@ -595,11 +530,9 @@ async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried
         let insert = sqlx::AssertSqlSafe(format!("INSERT INTO strict VALUES {values}"));
         let error = shop
             .idem
-            .run_in_tx::<i64, _>(id(key), |tx| {
-                Box::pin(async move {
-                    sqlx::query(insert).execute(tx.connection()).await?;
-                    Ok(1)
-                })
+            .run_in_tx::<i64, _, _>(id(key), |mut tx| async move {
+                sqlx::query(insert).execute(&mut *tx).await?;
+                Ok(1)
             })
             .await
             .unwrap_err();
@@ -615,13 +548,9 @@ async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried
     // It is not the table that is in the way.
     let error = shop
         .idem
-        .run_in_tx::<i64, _>(id("other"), |tx| {
-            Box::pin(async move {
-                sqlx::query("INSERT INTO nowhere VALUES (1)")
-                    .execute(tx.connection())
-                    .await?;
-                Ok(1)
-            })
+        .run_in_tx::<i64, _, _>(id("other"), |mut tx| async move {
+            sqlx::query("INSERT INTO nowhere VALUES (1)").execute(&mut *tx).await?;
+            Ok(1)
         })
         .await
         .unwrap_err();

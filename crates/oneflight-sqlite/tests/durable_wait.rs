@@ -27,12 +27,10 @@ async fn a_call_that_is_kept_and_not_polled_holds_up_no_other_key() {
     let (_folder, store) = shop().await;
     let idem = Idempotency::builder(store).build();
     let (enters, entered) = oneshot::channel();
-    let mut idle = Box::pin(idem.run_in_tx(id("a"), |_| {
-        Box::pin(async move {
-            enters.send(()).unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            Ok(1)
-        })
+    let mut idle = Box::pin(idem.run_in_tx(id("a"), |_| async move {
+        enters.send(()).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok(1)
     }));
     tokio::select! {
         biased;
@@ -40,7 +38,7 @@ async fn a_call_that_is_kept_and_not_polled_holds_up_no_other_key() {
         // It has its turn to write by now.
         entered = entered => entered.unwrap(),
     }
-    let other = idem.run_in_tx(id("b"), |_| Box::pin(async { Ok(2) }));
+    let other = idem.run_in_tx(id("b"), |_| async { Ok(2) });
     let other = tokio::time::timeout(Duration::from_secs(5), other).await;
     assert_eq!(*other.expect("held up by a call that is not polled").unwrap(), 2);
     assert_eq!(*idle.await.unwrap(), 1);
@@ -62,11 +60,11 @@ impl Elsewhere {
         let transaction = tokio::spawn(async move {
             idem.run_in_tx(request, move |_| {
                 let (enters, ended) = (enters.take().unwrap(), ended.take().unwrap());
-                Box::pin(async move {
+                async move {
                     enters.send(()).unwrap();
                     ended.await?;
                     Ok(1)
-                })
+                }
             })
             .await
         });
@@ -107,14 +105,14 @@ async fn who_waits_for_the_writer_in_vain_is_not_told_that_the_request_is_being_
     // Of the key that is executed elsewhere, in a transaction, nothing can be seen until it is committed.
     for key in ["new", "held"] {
         let asked = Instant::now();
-        let error = here.run_in_tx(id(key), |_| Box::pin(async { Ok(2) })).await;
+        let error = here.run_in_tx(id(key), |_| async { Ok(2) }).await;
         check_locked_out(error.unwrap_err(), asked);
         let asked = Instant::now();
         check_locked_out(here.run(id(key), |_| async { 2 }).await.unwrap_err(), asked);
     }
     assert_eq!(elsewhere.end().await, 1);
     for (key, value, source) in [("held", 1, Origin::Replayed), ("new", 2, Origin::Executed)] {
-        let reply = here.run_in_tx(id(key), |_| Box::pin(async { Ok(2) })).await.unwrap();
+        let reply = here.run_in_tx(id(key), |_| async { Ok(2) }).await.unwrap();
         assert_eq!((*reply, reply.origin()), (value, source));
     }
 }
@@ -172,14 +170,12 @@ async fn who_polls_and_what_becomes_of_abandoned_work_can_be_chosen() {
         .unwrap();
     for (policy, rows) in [(OnAbandon::Cancel, 0_i64), (OnAbandon::Finish, 1)] {
         let idem = Idempotency::builder(store.clone()).on_abandon(policy).build();
-        let call = idem.run_in_tx(id("abandoned"), |tx| {
-            Box::pin(async move {
-                sqlx::query("INSERT INTO orders DEFAULT VALUES")
-                    .execute(tx.connection())
-                    .await?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                Ok(1)
-            })
+        let call = idem.run_in_tx(id("abandoned"), |mut tx| async move {
+            sqlx::query("INSERT INTO orders DEFAULT VALUES")
+                .execute(&mut *tx)
+                .await?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok(1)
         });
         assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
         idem.drain().await;

@@ -4,8 +4,9 @@
 
 use std::borrow::Cow;
 
-use oneflight::idempotency::{Error as IdempotencyError, Idempotency, Rollback};
+use oneflight::idempotency::{Error as IdempotencyError, Idempotency, Rollback, Tx};
 use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::store::TransactionalStore;
 use oneflight_sqlite::SqliteStore;
 
 fn request(key: &str) -> RequestIdentity {
@@ -20,20 +21,19 @@ async fn durable_calls_in_a_transaction() {
     tokio::spawn(async move {
         let item: &'static str = "umbrella";
         let reply = idem
-            .run_in_tx(request("in-tx"), move |tx| {
-                Box::pin(async move {
-                    let asked = sqlx::query_scalar("SELECT ?").bind(item);
-                    let answer: String = asked.fetch_one(tx.connection()).await?;
-                    Ok(answer)
-                })
+            .run_in_tx(request("in-tx"), move |mut tx| async move {
+                let asked = sqlx::query_scalar("SELECT ?").bind(item);
+                let answer: String = asked.fetch_one(&mut *tx).await?;
+                Ok(answer)
             })
             .await;
         assert_eq!(*reply.unwrap(), "umbrella");
-        let refused = idem.run_in_tx_retrying(request("refused"), |_| {
-            Box::pin(async { Err(Rollback::Declined(Cow::<'static, str>::Borrowed("no"))) })
+        let refused = idem.run_in_tx_retrying(request("refused"), |_| async {
+            Err(Rollback::Declined(Cow::<'static, str>::Borrowed("no")))
         });
         assert_eq!(*refused.await.unwrap(), "no");
         assert_eq!(*in_tx(&idem, &request("helper")).await.unwrap(), 1);
+        assert_eq!(*in_tx_of_any_store(&idem, &request("any")).await.unwrap(), 1);
     })
     .await
     .unwrap();
@@ -43,5 +43,17 @@ async fn in_tx(
     idem: &Idempotency<SqliteStore>,
     id: &RequestIdentity,
 ) -> Result<oneflight::idempotency::Reply<u8>, IdempotencyError> {
-    idem.run_in_tx(id.clone(), |_| Box::pin(async { Ok(1) })).await
+    idem.run_in_tx(id.clone(), |_| async { Ok(1) }).await
+}
+
+async fn in_tx_of_any_store<S: TransactionalStore>(
+    idem: &Idempotency<S>,
+    id: &RequestIdentity,
+) -> Result<oneflight::idempotency::Reply<u32>, IdempotencyError> {
+    async fn attempts<S: TransactionalStore>(mut tx: Tx<S>) -> Result<u32, Rollback<u32>> {
+        let _: &mut S::Connection = &mut tx;
+        tokio::task::yield_now().await;
+        Ok(tx.context().attempt())
+    }
+    idem.run_in_tx(id.clone(), attempts).await
 }

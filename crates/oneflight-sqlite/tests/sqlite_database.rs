@@ -128,13 +128,9 @@ async fn our_files_are_durable_and_in_wal_mode() {
         .unwrap();
     let idem = Idempotency::builder(store).build();
     let synchronous = idem
-        .run_in_tx(id("pragma"), |tx| {
-            Box::pin(async move {
-                let full: i64 = sqlx::query_scalar("PRAGMA synchronous")
-                    .fetch_one(tx.connection())
-                    .await?;
-                Ok(full)
-            })
+        .run_in_tx(id("pragma"), |mut tx| async move {
+            let full: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *tx).await?;
+            Ok(full)
         })
         .await
         .unwrap();
@@ -193,13 +189,11 @@ async fn a_call_dropped_anywhere_leaves_no_open_transaction() {
         let transact = oneflight::store::TransactionalStore::transact(
             &store,
             ClaimRequest::new(&request, Duration::ZERO),
-            |open| {
-                Box::pin(async move {
-                    let insert = sqlx::query("INSERT INTO orders (item) VALUES ('half')");
-                    insert.execute(open.connection).await.unwrap();
-                    tokio::task::yield_now().await;
-                    (oneflight::store::Ending::RollBack, ())
-                })
+            |mut open| async move {
+                let insert = sqlx::query("INSERT INTO orders (item) VALUES ('half')");
+                insert.execute(&mut *open).await.unwrap();
+                tokio::task::yield_now().await;
+                (oneflight::store::Ending::RollBack, ())
             },
         );
         drop_after(polls, transact).await;
@@ -207,13 +201,11 @@ async fn a_call_dropped_anywhere_leaves_no_open_transaction() {
         // The next one gets through, on whichever connection, and sees nothing half done.
         let deadline = Duration::from_secs(5);
         let idem = Idempotency::builder(store.clone()).build();
-        let work = idem.run_in_tx(id(&format!("next {polls}")), |tx| {
-            Box::pin(async move {
-                let half: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
-                    .fetch_one(tx.connection())
-                    .await?;
-                Ok(half)
-            })
+        let work = idem.run_in_tx(id(&format!("next {polls}")), |mut tx| async move {
+            let half: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
+                .fetch_one(&mut *tx)
+                .await?;
+            Ok(half)
         });
         let reply = tokio::time::timeout(deadline, work)
             .await

@@ -127,10 +127,7 @@ async fn a_file_that_is_deleted_or_replaced_is_an_error_until_it_is_back() {
             }
             let error = idem.run(id("new"), |_| async { 2 }).await.unwrap_err();
             assert!(told(&error).contains(path.to_str().unwrap()), "{}", told(&error));
-            let error = idem
-                .run_in_tx(id("new"), |_| Box::pin(async { Ok(2) }))
-                .await
-                .unwrap_err();
+            let error = idem.run_in_tx(id("new"), |_| async { Ok(2) }).await.unwrap_err();
             assert!(told(&error).contains(path.to_str().unwrap()), "{}", told(&error));
             assert!(store.load(&id("before")).await.is_err());
             assert!(store.purge(1).await.is_err());

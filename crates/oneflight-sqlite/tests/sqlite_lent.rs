@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Effect, ErrorKind, Idempotency, Origin, Rollback};
+use oneflight::idempotency::{Effect, ErrorKind, Idempotency, Origin, Rollback, Tx};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
@@ -83,7 +83,7 @@ impl Shop {
         let record = self.elsewhere.load(&outside).await.unwrap();
         assert!(record.unwrap().result().is_some(), "{key}");
         let inside = id(&format!("inside {key}"));
-        let reply = idem.run_in_tx(inside.clone(), |tx| Box::pin(order(tx.connection())));
+        let reply = idem.run_in_tx(inside.clone(), order);
         let number = *reply.await.unwrap();
         let record = self.elsewhere.load(&inside).await.unwrap();
         assert!(record.unwrap().result().is_some(), "{key}");
@@ -96,9 +96,9 @@ impl Shop {
     }
 }
 
-async fn order(connection: &mut SqliteConnection) -> Result<i64, Rollback<i64>> {
+async fn order(mut tx: Tx<SqliteStore>) -> Result<i64, Rollback<i64>> {
     let insert = sqlx::query("INSERT INTO orders DEFAULT VALUES");
-    Ok(insert.execute(connection).await?.last_insert_rowid())
+    Ok(insert.execute(&mut *tx).await?.last_insert_rowid())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -215,13 +215,9 @@ async fn durability_is_what_the_store_was_made_with() {
     let shop = Shop::open(2).await;
     shop.leave("PRAGMA synchronous = OFF").await;
     let idem = Idempotency::builder(shop.store.clone()).build();
-    let synchronous = idem.run_in_tx(id("synchronous"), |tx| {
-        Box::pin(async move {
-            let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
-                .fetch_one(tx.connection())
-                .await?;
-            Ok(synchronous)
-        })
+    let synchronous = idem.run_in_tx(id("synchronous"), |mut tx| async move {
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *tx).await?;
+        Ok(synchronous)
     });
     assert_eq!(*synchronous.await.unwrap(), 2);
     shop.check("synchronous").await;
@@ -233,12 +229,10 @@ async fn what_concerns_the_users_tables_alone_is_as_the_connection_has_it() {
     for (setting, is_refused) in [("PRAGMA foreign_keys = OFF", false), ("PRAGMA foreign_keys = ON", true)] {
         shop.leave(setting).await;
         let idem = Idempotency::builder(shop.store.clone()).build();
-        let line = idem.run_in_tx(id(setting), |tx| {
-            Box::pin(async move {
-                let insert = sqlx::query("INSERT INTO lines VALUES (77)");
-                insert.execute(tx.connection()).await?;
-                Ok(1)
-            })
+        let line = idem.run_in_tx(id(setting), |mut tx| async move {
+            let insert = sqlx::query("INSERT INTO lines VALUES (77)");
+            insert.execute(&mut *tx).await?;
+            Ok(1)
         });
         assert_eq!(line.await.is_err(), is_refused, "{setting}");
         shop.check(setting).await;
@@ -276,11 +270,9 @@ async fn what_work_sets_on_its_connection_ends_with_it() {
     ] {
         for fails in [false, true] {
             keys += 1;
-            let worked = here.run_in_tx(id(&format!("sets {keys}")), move |tx| {
-                Box::pin(async move {
-                    sqlx::raw_sql(setting).execute(tx.connection()).await?;
-                    if fails { Err(Rollback::failed("no")) } else { Ok(1) }
-                })
+            let worked = here.run_in_tx(id(&format!("sets {keys}")), move |mut tx| async move {
+                sqlx::raw_sql(setting).execute(&mut *tx).await?;
+                if fails { Err(Rollback::failed("no")) } else { Ok(1) }
             });
             let _ = worked.await;
             // A renewal is a change by itself; a run is a transaction as well.
@@ -378,14 +370,12 @@ async fn a_transaction_over_an_attached_database_is_refused() {
 
     for store in [&shop.store, &shop.elsewhere] {
         let idem = Idempotency::builder(store.clone()).build();
-        let inside = idem.run_in_tx(id("attached by the work"), move |tx| {
-            Box::pin(async move {
-                sqlx::raw_sql(attach).execute(tx.connection()).await?;
-                sqlx::query("INSERT INTO other.ledger VALUES (1)")
-                    .execute(tx.connection())
-                    .await?;
-                order(tx.connection()).await
-            })
+        let inside = idem.run_in_tx(id("attached by the work"), move |mut tx| async move {
+            sqlx::raw_sql(attach).execute(&mut *tx).await?;
+            sqlx::query("INSERT INTO other.ledger VALUES (1)")
+                .execute(&mut *tx)
+                .await?;
+            order(tx).await
         });
         let error = inside.await.unwrap_err();
         assert_eq!(error.effect(), Effect::Nothing, "{error:?}");
@@ -393,8 +383,8 @@ async fn a_transaction_over_an_attached_database_is_refused() {
     shop.leave(attach).await;
     let idem = Idempotency::builder(shop.store.clone()).build();
     let error = idem
-        .run_in_tx(id("attached before"), |_| {
-            Box::pin(async { Err::<u32, _>(Rollback::failed("the work was called")) })
+        .run_in_tx(id("attached before"), |_| async {
+            Err::<u32, _>(Rollback::failed("the work was called"))
         })
         .await
         .unwrap_err();

@@ -87,11 +87,9 @@ async fn a_commit_that_readers_hold_up_is_tried_again() {
         let calls = {
             let idem = idem.clone();
             tokio::spawn(async move {
-                idem.run_in_tx(id(&format!("held up {n}")), |tx| {
-                    Box::pin(async move {
-                        let insert = sqlx::query("INSERT INTO orders DEFAULT VALUES");
-                        Ok(insert.execute(tx.connection()).await?.last_insert_rowid())
-                    })
+                idem.run_in_tx(id(&format!("held up {n}")), |mut tx| async move {
+                    let insert = sqlx::query("INSERT INTO orders DEFAULT VALUES");
+                    Ok(insert.execute(&mut *tx).await?.last_insert_rowid())
                 })
                 .await
             })
@@ -124,12 +122,6 @@ async fn a_deadline_beyond_measure_is_for_ever() {
     ] {
         let idem = Idempotency::builder(store).build();
         assert_eq!(*idem.run(id("run"), |_| async { 1 }).await.unwrap(), 1);
-        assert_eq!(
-            *idem
-                .run_in_tx(id("in tx"), |_| Box::pin(async { Ok(2) }))
-                .await
-                .unwrap(),
-            2
-        );
+        assert_eq!(*idem.run_in_tx(id("in tx"), |_| async { Ok(2) }).await.unwrap(), 2);
     }
 }

@@ -67,11 +67,9 @@ async fn fifty_duplicates_of_each_of_a_hundred_keys_make_one_row_a_key_in_a_tran
         let (idem, key) = (processes[n % PROCESSES].clone(), n / PROCESSES % KEYS);
         calls.spawn(async move {
             let reply = idem
-                .run_in_tx(id(key), move |tx| {
-                    Box::pin(async move {
-                        let insert = sqlx::query("INSERT INTO orders (key) VALUES (?)").bind(key as i64);
-                        Ok(insert.execute(tx.connection()).await?.last_insert_rowid())
-                    })
+                .run_in_tx(id(key), move |mut tx| async move {
+                    let insert = sqlx::query("INSERT INTO orders (key) VALUES (?)").bind(key as i64);
+                    Ok(insert.execute(&mut *tx).await?.last_insert_rowid())
                 })
                 .await
                 .unwrap();
@@ -130,7 +128,7 @@ async fn a_replay_does_not_wait_for_the_writer() {
     for idem in &processes {
         let reply = idem.run(id(1), |_| async { 2 }).await.unwrap();
         assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
-        let reply = idem.run_in_tx(id(1), |_| Box::pin(async { Ok(2) })).await.unwrap();
+        let reply = idem.run_in_tx(id(1), |_| async { Ok(2) }).await.unwrap();
         assert_eq!((*reply, reply.origin()), (1, Origin::Replayed));
     }
     assert!(asked.elapsed() < Duration::from_secs(2));
@@ -152,7 +150,7 @@ async fn a_lock_that_is_never_given_up_is_busy_at_the_deadline_and_not_before() 
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *other).await.unwrap();
     let idem = Idempotency::builder(store).build();
     let asked = Instant::now();
-    let error = idem.run_in_tx(id(1), |_| Box::pin(async { Ok(1) })).await.unwrap_err();
+    let error = idem.run_in_tx(id(1), |_| async { Ok(1) }).await.unwrap_err();
     let oneflight::idempotency::ErrorKind::Store(source) = error.kind() else {
         panic!("{error:?}")
     };
@@ -163,6 +161,6 @@ async fn a_lock_that_is_never_given_up_is_busy_at_the_deadline_and_not_before() 
     assert_eq!(error.effect(), oneflight::idempotency::Effect::Nothing);
     assert!(asked.elapsed() >= deadline && asked.elapsed() < deadline * 10);
     sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
-    let reply = idem.run_in_tx(id(1), |_| Box::pin(async { Ok(1) })).await.unwrap();
+    let reply = idem.run_in_tx(id(1), |_| async { Ok(1) }).await.unwrap();
     assert_eq!(reply.origin(), Origin::Executed);
 }

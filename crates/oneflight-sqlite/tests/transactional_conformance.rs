@@ -12,7 +12,6 @@ use oneflight::identity::RequestIdentity;
 use oneflight::record::{CodecId, FencingToken, Record, RecordedResult, Verdict};
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Ending, OpenTransaction, Store, StoreError, Takeover, TransactionalStore,
-    WorkFuture,
 };
 use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_sqlite::SqliteStore;
@@ -30,6 +29,7 @@ enum Defect {
     TakesOverUnasked,
     RunsBesideAClaim,
     CountsNoAttempts,
+    OverlooksWhatEscapes,
 }
 
 #[derive(Clone)]
@@ -109,10 +109,12 @@ impl Store for Shop {
 
 impl TransactionalStore for Shop {
     type Connection = SqliteConnection;
+    type Names = ();
 
-    async fn transact<W, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn transact<W, F, R>(&self, request: ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
-        W: for<'t> FnOnce(OpenTransaction<'t, SqliteConnection>) -> WorkFuture<'t, R> + Send + 'static,
+        W: FnOnce(OpenTransaction<SqliteConnection, ()>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
         let defect = self.defect;
@@ -139,14 +141,20 @@ impl TransactionalStore for Shop {
         let request = ClaimRequest::new(&id, request.lease)
             .holder(request.holder)
             .takeover(takeover);
-        let broken = self.store.transact(request, move |mut open| {
-            Box::pin(async move {
-                if let Defect::CountsNoAttempts = defect {
-                    open.attempt = 1;
-                }
-                let (ending, value) = work(open).await;
-                (spoilt(defect, ending), value)
-            })
+        let broken = self.store.transact(request, move |open| async move {
+            let attempt = match defect {
+                Defect::CountsNoAttempts => 1,
+                _ => open.attempt(),
+            };
+            let (open, loan) = OpenTransaction::lend(open, (), attempt);
+            let (ending, value) = work(open).await;
+            let escaped = loan.take_back().is_err();
+            let ending = match defect {
+                // The store within lets such work have its own answer.
+                Defect::OverlooksWhatEscapes if escaped => Ending::RollBack,
+                _ => spoilt(defect, ending),
+            };
+            (ending, value)
         });
         broken.await
     }
@@ -197,6 +205,7 @@ async fn a_broken_store_does_not_conform() {
             Defect::CountsNoAttempts,
             "what_is_in_doubt_is_taken_over_only_if_wanted",
         ),
+        (Defect::OverlooksWhatEscapes, "what_escapes_leaves_nothing"),
     ];
     for (defect, promise) in expected {
         let failure = check(defect).await.expect_err(&format!("{defect:?} passes"));

@@ -14,8 +14,8 @@
 //!           given back, by a task; so is what may have been granted to an `Asked`
 //! ```
 //!
-//! Each state is a value, and each way on consumes it. So work runs only under a claim that is [`Held`], and a claim that
-//! is not ended by a method ends by being dropped: given back before the work, left to its lease after.
+//! Each state is a value, and each way on consumes it. So work runs only under a claim that is [`Held`](held::Held), and a
+//! claim that is not ended by a method ends by being dropped: given back before the work, left to its lease after.
 //!
 //! [`Acquire`] serves transactions as well, whose claims are the store's own affair: it says how to ask, and what follows
 //! from what is [denied](Acquire::follow).

@@ -137,19 +137,17 @@ macro_rules! on_database {
             id: RequestIdentity,
             work: InTransaction,
         ) -> Result<Reply<String>, Error> {
-            idem.run_in_tx(id, move |tx| {
-                Box::pin(async move {
-                    let mark = work.begin(tx.context()).await;
-                    for _ in 0..work.times {
-                        let insert = sqlx::query($words.insert)
-                            .persistent(false)
-                            .bind(work.key.text())
-                            .bind(&mark);
-                        insert.execute(tx.connection()).await?;
-                    }
-                    work.end().await;
-                    Ok(mark)
-                })
+            idem.run_in_tx(id, move |mut tx| async move {
+                let mark = work.begin(tx.context()).await;
+                for _ in 0..work.times {
+                    let insert = sqlx::query($words.insert)
+                        .persistent(false)
+                        .bind(work.key.text())
+                        .bind(&mark);
+                    insert.execute(&mut *tx).await?;
+                }
+                work.end().await;
+                Ok(mark)
             })
             .await
         }

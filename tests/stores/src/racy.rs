@@ -71,11 +71,9 @@ macro_rules! on_database {
             elsewhere.push(rounds($extent, clients).compare(ours, theirs).await?);
 
             let ours = async |number| {
-                let work = idem.run_in_tx(id("within", key(clients, number))?, |tx| {
-                    Box::pin(async move {
-                        sqlx::query(INSERT).execute(tx.connection()).await?;
-                        Ok(1)
-                    })
+                let work = idem.run_in_tx(id("within", key(clients, number))?, |mut tx| async move {
+                    sqlx::query(INSERT).execute(&mut *tx).await?;
+                    Ok(1)
                 });
                 let _ = work.await?;
                 Ok(())

@@ -36,11 +36,9 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
                     Scope::new("tenant-7"),
                     format!("{clients:08x}-0000-4000-8000-{number:012x}"),
                 )?;
-                let work = idem.run_in_tx(id, |tx| {
-                    Box::pin(async move {
-                        sqlx::query(INSERT).execute(tx.connection()).await?;
-                        Ok(1)
-                    })
+                let work = idem.run_in_tx(id, |mut tx| async move {
+                    sqlx::query(INSERT).execute(&mut *tx).await?;
+                    Ok(1)
                 });
                 let _ = work.await?;
                 Ok(())

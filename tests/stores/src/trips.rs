@@ -49,11 +49,9 @@ async fn of_postgres() -> Result<Vec<Figure>, Failure> {
 
         let mut in_tx = Vec::new();
         for expected in [Origin::Executed, Origin::Replayed] {
-            let work = idem.run_in_tx(id(&format!("tx-{round}"))?, |tx| {
-                Box::pin(async move {
-                    sqlx::query(INSERT).execute(tx.connection()).await?;
-                    Ok(1)
-                })
+            let work = idem.run_in_tx(id(&format!("tx-{round}"))?, |mut tx| async move {
+                sqlx::query(INSERT).execute(&mut *tx).await?;
+                Ok(1)
             });
             check_origin(work.await?.origin(), expected)?;
             in_tx.push(counter.trips().await);
