@@ -35,7 +35,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     {
         self.begin_purging();
         let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
-        // Whoever calls this from within a turn of the store is told so, although another task polls the flight.
+        // A call from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
         let until = timer::after(self.shared.wait);
         let progress = self.shared.flights.of(&id);

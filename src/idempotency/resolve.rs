@@ -18,7 +18,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// executes; [`Resolution::Hold`] changes nothing. Nor does any answer change a request that is unknown or completed.
     /// The fingerprint may be left out.
     ///
-    /// Whoever finds out by looking at what the work calls is not to look too early: a call that was cut off may still
+    /// To find out by looking at what the work calls, do not look too early: a call that was cut off may still
     /// land, as it says at [`Recovery::ask`](super::Recovery::ask).
     ///
     /// # Errors

@@ -131,8 +131,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Subscribes to changes of a record: a claim of it that ends, in whichever way and process.
     ///
-    /// The subscription exists when this answers: whoever then looks at the record and finds it in progress misses
-    /// nothing. A notification is a hint to look again, and may be lost or one too many; so whoever waits also asks
+    /// The subscription exists when this answers: a caller that then looks at the record and finds it in progress misses
+    /// nothing. A notification is a hint to look again, and may be lost or one too many. So a caller that waits also asks
     /// from time to time, and often if there is no subscription, which is the answer of a store that does not notify.
     ///
     /// # Cancel safety
