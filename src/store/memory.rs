@@ -23,10 +23,11 @@ use std::time::Duration;
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
-use super::watch::Watchers;
-use super::{
-    Claim, ClaimOutcome, ClaimRequest, Clock, Decision, InDoubt, Store, StoreError, SystemClock, Watch, decide,
-};
+use super::claim::{Claim, ClaimOutcome, ClaimRequest, Decision, decide};
+use super::clock::{Clock, SystemClock};
+use super::contract::{InDoubt, Store};
+use super::error::StoreError;
+use super::watch::{Watch, Watchers};
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 
