@@ -19,6 +19,7 @@ mod holder;
 mod result;
 
 pub use holder::HolderId;
+pub(crate) use result::JSON;
 pub use result::{CodecId, DecodeError, Decoded, RecordedResult, Verdict};
 
 /// An instant on the *store's* clock, in milliseconds since the Unix epoch.

@@ -37,7 +37,7 @@ pub struct Balance {
 }
 
 impl Book {
-    /// A book for the rest of the program: work may outlive whoever began it.
+    /// A book for the rest of the program: work may outlive the caller that began it.
     pub fn leak() -> &'static Self {
         Box::leak(Box::default())
     }

@@ -11,14 +11,14 @@ pub type Run<const M: usize> = Box<dyn FnMut() -> [f64; M]>;
 
 /// A case in which everybody is measured in the same way.
 pub trait Trial<const M: usize = 1, K: Key = String> {
-    /// What this peer does in a round, or why he cannot.
+    /// What this peer does in a round, or why it cannot.
     ///
     /// # Errors
     ///
-    /// The reason that is printed in his place.
+    /// The reason that is printed in its place.
     fn enter<P: Peer<K>>(&self) -> Result<Run<M>, String>;
 
-    /// Why his figures are shown, but not compared with ours, if he does something else than what is measured.
+    /// Why its figures are shown, but not compared with ours, if it does something else than what is measured.
     fn objection<P: Peer<K>>(&self) -> Option<String> {
         None
     }
@@ -49,7 +49,7 @@ pub struct Standings {
 pub struct Figure {
     /// The entrant.
     pub name: String,
-    /// Whom the figure belongs to.
+    /// To which side the figure belongs.
     pub side: Side,
     /// The median of the rounds.
     pub median: f64,
@@ -93,7 +93,7 @@ impl<T: Trial<M>, const M: usize> Visitor<String> for Entering<'_, T, M> {
     }
 }
 
-/// Whoever has so many failed rounds takes no further part, and is shown, but not compared. One alone may be the machine's
+/// An entrant with so many failed rounds takes no further part, and is shown, but not compared. One alone may be the machine's
 /// doing.
 const MOST_FAILED: usize = 2;
 

@@ -1,7 +1,7 @@
 //! Many callers in one thread, each with a waker of its own, polled when they are woken: the least that a runtime does.
 //!
 //! Their futures lie in an arena, as a task's future lies in memory of the runtime's; no allocation is charged to the peer
-//! that is not his.
+//! that is not its own.
 
 use crate::peers::{Peer, Value};
 use crate::signal::Signals;
@@ -37,11 +37,11 @@ where
         }
     }
 
-    /// Adds a caller and polls him once.
+    /// Adds a caller and polls it once.
     ///
     /// # Panics
     ///
-    /// If he is not pending: nothing that is measured with a crowd has ended by then.
+    /// If it is not pending: nothing that is measured with a crowd has ended by then.
     #[inline]
     pub fn join(&mut self, call: C) {
         let caller = self.calls.len();
@@ -70,11 +70,11 @@ where
         wakes
     }
 
-    /// Polls one caller if he was woken, and says how often he was.
+    /// Polls one caller if it was woken, and says how often it was.
     ///
     /// # Panics
     ///
-    /// If he ends without this value.
+    /// If it ends without this value.
     #[inline]
     pub fn poll_if_woken(&mut self, caller: usize, value: Value) -> u32 {
         let wakes = self.signals.take(caller);

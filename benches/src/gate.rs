@@ -35,7 +35,7 @@ pub enum End {
 pub const PANIC: &str = "the work fell over";
 
 impl Gate {
-    /// A gate for the rest of the program: work may outlive whoever began it.
+    /// A gate for the rest of the program: work may outlive the caller that began it.
     pub fn leak() -> &'static Self {
         Box::leak(Box::default())
     }
@@ -64,7 +64,7 @@ impl Gate {
     pub fn work_that_ends(&'static self, end: End, value: u64, steps: u64) -> impl FnOnce() -> Work + Send + 'static {
         let load = [0; 4];
         let make = move || {
-            // Plain steps: a locked one, for every caller of a peer who has each make his work, would be charged to the peer.
+            // Plain steps: a locked one, for every caller of a peer that has each make its work, would be charged to the peer.
             self.made
                 .store(self.made.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             Work {

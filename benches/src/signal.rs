@@ -1,6 +1,6 @@
-//! A waker of its own for every caller, as real tasks have them, and the count of what woke him.
+//! A waker of its own for every caller, as real tasks have them, and the count of what woke it.
 //!
-//! It does the least that a waker can do. It is never lost, whoever wakes; the count is exact only if one thread wakes.
+//! It does the least that a waker can do. It is never lost, from whichever thread it is woken; the count is exact only if one thread wakes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

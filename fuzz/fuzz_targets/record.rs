@@ -5,7 +5,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::idempotency::{CodecError, ErrorKind, Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, DecodeError, Decoded, HolderId, RecordedResult, Timestamp, Verdict};
 use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, Store};
@@ -42,6 +42,10 @@ enum Encoded {
         limit: u64,
     },
     NotEncodable,
+    Named {
+        name: String,
+        payload: Vec<u8>,
+    },
 }
 
 /// What the layout's table says of these bytes.
@@ -67,18 +71,32 @@ fn reference(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     if kind > 3 {
         return Err(DecodeError::UnknownKind { kind });
     }
+    let (codec, payload) = match codec {
+        0 => (CodecId::None, payload),
+        1 => (CodecId::Json, payload),
+        2 => (CodecId::JsonLz4, payload),
+        3 | 4 => {
+            let length = usize::from(at(3)?);
+            if payload.len() < 1 + length {
+                return Err(DecodeError::Truncated);
+            }
+            let name = str::from_utf8(&payload[1..1 + length]).map_err(|_| DecodeError::CodecName)?;
+            if matches!(name, "" | "json") {
+                return Err(DecodeError::CodecName);
+            }
+            let named = CodecId::named(name).expect("1 to 255 bytes that are not JSON's name");
+            let id = if codec == 3 { named } else { named.compressed() };
+            (id, &payload[1 + length..])
+        }
+        codec => return Err(DecodeError::UnknownCodec { codec }),
+    };
     Ok(Decoded::Value {
         verdict: if kind == 0 {
             Verdict::Performed
         } else {
             Verdict::Declined
         },
-        codec: match codec {
-            0 => CodecId::None,
-            1 => CodecId::Json,
-            2 => CodecId::JsonLz4,
-            codec => return Err(DecodeError::UnknownCodec { codec }),
-        },
+        codec,
         payload,
     })
 }
@@ -128,14 +146,9 @@ fn replayed(bytes: Vec<u8>) {
     let reply = wait(idempotency.run(id, |_| async { panic!("done before") as Value }));
     match (reply, result.decode()) {
         // Whatever is in there: an error or a value, and not for ever.
-        (
-            _,
-            Ok(Decoded::Value {
-                codec: CodecId::JsonLz4,
-                ..
-            }),
-        ) => {}
+        (_, Ok(Decoded::Value { codec, .. })) if codec == codec.compressed() => {}
         (Ok(reply), Ok(Decoded::Value { codec, payload, .. })) => {
+            assert_eq!(codec.name(), "json", "what another codec wrote is not read");
             assert_eq!(reply.origin(), Origin::Replayed);
             let payload = if codec == CodecId::Json { payload } else { b"null" };
             let expected: Value = serde_json::from_slice(payload).expect("it was decoded");
@@ -153,6 +166,12 @@ fn replayed(bytes: Vec<u8>) {
             assert!(
                 serde_json::from_slice::<Value>(payload).is_err(),
                 "a value that is not replayed"
+            );
+        }
+        (Err(error), Ok(Decoded::Value { codec, .. })) if codec.name() != "json" => {
+            assert!(
+                matches!(error.kind(), ErrorKind::Codec(CodecError::Foreign { .. })),
+                "{error}"
             );
         }
         (Err(error), Ok(Decoded::Value { .. })) => panic!("null is a value: {error}"),
@@ -177,6 +196,19 @@ fuzz_target!(|input: Input| match input {
             assert_eq!(RecordedResult::too_large(size, limit).as_bytes(), expected);
             stored(expected);
         }
+        Encoded::Named { name, payload } => match CodecId::named(&name) {
+            None => assert!(name.is_empty() || name.len() > 255),
+            Some(CodecId::Json) => assert_eq!(name, "json"),
+            Some(codec) => {
+                assert_eq!(codec.name(), name);
+                for (number, codec) in [(3, codec), (4, codec.compressed())] {
+                    let result = RecordedResult::value(Verdict::Performed, codec, &payload);
+                    let expected = [&[1, 0, number, name.len() as u8], name.as_bytes(), &payload].concat();
+                    assert_eq!(result.as_bytes(), expected);
+                    stored(expected);
+                }
+            }
+        },
         Encoded::NotEncodable => stored(RecordedResult::not_encodable().as_bytes().to_vec()),
     },
     Input::Holder(bytes) => {

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::Idempotency;
-use super::codec::Sizes;
+use super::codec::{Format, Json, Sizes};
 use super::missing::MissingFingerprint;
 use super::progress::Flights;
 use super::purge::Purging;
@@ -20,8 +20,14 @@ use crate::store::Store;
 /// Sets up an [`Idempotency`]. Made by [`Idempotency::builder`].
 #[derive(Debug)]
 #[must_use = "call `build`"]
-pub struct IdempotencyBuilder<S> {
+pub struct IdempotencyBuilder<S, C = Json> {
     store: S,
+    codec: C,
+    settings: Settings,
+}
+
+#[derive(Debug)]
+struct Settings {
     retention: Duration,
     lease: Duration,
     wait: Duration,
@@ -47,8 +53,7 @@ impl<S: Store> Idempotency<S> {
 
 impl<S: Store> IdempotencyBuilder<S> {
     fn new(store: S) -> Self {
-        Self {
-            store,
+        let settings = Settings {
             retention: Duration::from_secs(24 * 60 * 60),
             lease: Duration::from_secs(10),
             wait: Duration::from_secs(15),
@@ -66,6 +71,27 @@ impl<S: Store> IdempotencyBuilder<S> {
             drive: Drive::Spawned,
             on_abandon: OnAbandon::Finish,
             purge_every: None,
+        };
+        Self {
+            store,
+            codec: Json,
+            settings,
+        }
+    }
+}
+
+impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
+    /// How results are written and read: as [`Json`] unless set. See [`Codec`](super::Codec) for one that encrypts.
+    ///
+    /// What is recorded under another codec's name is not executed again, and cannot be read: the answer is
+    /// [`CodecError::Foreign`](super::CodecError::Foreign). So a codec that takes the place of another one reads that one's
+    /// results as well, by [`decode_foreign`](super::Codec::decode_foreign), for a [retention](Self::retention) after the
+    /// last process of the version before has ended.
+    pub fn codec<D: Format>(self, codec: D) -> IdempotencyBuilder<S, D> {
+        IdempotencyBuilder {
+            store: self.store,
+            codec,
+            settings: self.settings,
         }
     }
 
@@ -77,7 +103,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// not apply to what is in progress or in doubt, which is kept until it is settled. For calls that need another one, see
     /// [`with_retention`](Idempotency::with_retention).
     pub fn retention(mut self, retention: Duration) -> Self {
-        self.retention = retention;
+        self.settings.retention = retention;
         self
     }
 
@@ -97,7 +123,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// [`wait`](Self::wait), by a second or more. The default is between these: it outlasts the short stops, and somebody
     /// who waits for a dead holder still answers within the 30 s that many clients and proxies give a request.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(Duration::from_millis(1));
+        self.settings.lease = lease.max(Duration::from_millis(1));
         self
     }
 
@@ -109,7 +135,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// after a crash sees the end of the dead holder's lease, and has an answer instead of a wait for nothing. It should be
     /// less than a client waits, by as long as the work takes.
     ///
-    /// It is each caller's own time, whoever it shares a flight with: a flight on its way to a claim goes on as long
+    /// It is each caller's own time, with whichever others it shares a flight: a flight on its way to a claim goes on as long
     /// as one of its callers waits. How long a store is waited for that has not answered at all is this and half a second,
     /// and a second and a half at least.
     ///
@@ -118,7 +144,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// least, since it may be another request's. After that, the answer is [`Store`](super::ErrorKind::Store) with
     /// [`Busy`](crate::store::StoreError::Busy).
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait;
+        self.settings.wait = wait;
         self
     }
 
@@ -154,13 +180,13 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// # let _ = idem;
     /// ```
     pub fn settle(mut self, settle: Duration) -> Self {
-        self.settle = Some(settle);
+        self.settings.settle = Some(settle);
         self
     }
 
     /// What to do about a request whose holder died: [`Recovery::Hold`] unless set.
     pub fn recovery(mut self, recovery: Recovery) -> Self {
-        self.recovery = recovery;
+        self.settings.recovery = recovery;
         self
     }
 
@@ -193,7 +219,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// # Ok(()) }
     /// ```
     pub fn missing_fingerprint(mut self, missing: MissingFingerprint) -> Self {
-        self.missing_fingerprint = missing;
+        self.settings.missing_fingerprint = missing;
         self
     }
 
@@ -201,7 +227,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     ///
     /// See [`ResultTooLarge`](super::ErrorKind::ResultTooLarge) for what becomes of a larger one.
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
-        self.sizes.most = bytes;
+        self.settings.sizes.most = bytes;
         self
     }
 
@@ -219,7 +245,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// ```
     #[cfg(feature = "compress")]
     pub fn compress_above(mut self, bytes: usize) -> Self {
-        self.sizes.plain = bytes;
+        self.settings.sizes.plain = bytes;
         self
     }
 
@@ -246,37 +272,37 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// # let _ = idem;
     /// ```
     pub fn purge_every(mut self, every: Duration) -> Self {
-        self.purge_every = Some(every);
+        self.settings.purge_every = Some(every);
         self
     }
 
     /// How often work is run again whose transaction lost to another one: 5 times unless set. For
     /// [`run_in_tx_retrying`](Idempotency::run_in_tx_retrying) only.
     pub fn conflict_retries(mut self, retries: u32) -> Self {
-        self.conflict_retries = retries;
+        self.settings.conflict_retries = retries;
         self
     }
 
     /// How many requests may be in flight in this process; without a limit unless set. Over it, a call gets
     /// [`FlightError::Overloaded`](crate::FlightError::Overloaded) at once.
     pub fn max_flights(mut self, flights: usize) -> Self {
-        self.max_flights = Some(flights);
+        self.settings.max_flights = Some(flights);
         self
     }
 
     /// How many callers may share a flight.
     pub fn max_callers(mut self, callers: u32) -> Self {
-        self.max_callers = Some(callers);
+        self.settings.max_callers = Some(callers);
         self
     }
 
     /// Who polls the work: [`Drive::Spawned`] unless set, a task of its own.
     ///
-    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then whoever drives the work must be polled
+    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then the caller that drives the work must be polled
     /// until it is over: a call that is kept and not polled, across a `select!` for one, holds whatever its work holds.
     /// In a transaction that is the right to write, for which all other keys then wait.
     pub fn drive(mut self, drive: Drive) -> Self {
-        self.drive = drive;
+        self.settings.drive = drive;
         self
     }
 
@@ -286,7 +312,7 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// lease ends. What had not begun leaves nothing behind: a claim that was under way is given back by a task, for which
     /// [`drain`](Idempotency::drain) waits.
     pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
-        self.on_abandon = on_abandon;
+        self.settings.on_abandon = on_abandon;
         self
     }
 
@@ -294,45 +320,48 @@ impl<S: Store> IdempotencyBuilder<S> {
     /// (`enable_time`); without them, a call is answered [`FlightError::NoTimers`](crate::FlightError::NoTimers) before
     /// anything is asked of the store.
     pub fn runtime(mut self, runtime: Handle) -> Self {
-        self.runtime = Some(runtime);
+        self.settings.runtime = Some(runtime);
         self
     }
 
     /// Builds it.
     #[must_use]
-    pub fn build(self) -> Idempotency<S> {
-        let settle = match self.recovery {
+    pub fn build(self) -> Idempotency<S, C> {
+        let settings = self.settings;
+        let settle = match settings.recovery {
             // Nobody is asked about it here. Others may have another policy, which only the user knows.
-            Recovery::Hold => self.settle.unwrap_or(Duration::ZERO),
-            Recovery::Rerun | Recovery::Ask(_) => self.settle.unwrap_or(self.lease),
+            Recovery::Hold => settings.settle.unwrap_or(Duration::ZERO),
+            Recovery::Rerun | Recovery::Ask(_) => settings.settle.unwrap_or(settings.lease),
         };
-        let mut group = Group::builder().drive(self.drive).on_abandon(self.on_abandon);
-        if let Some(flights) = self.max_flights {
+        let mut group = Group::builder().drive(settings.drive).on_abandon(settings.on_abandon);
+        if let Some(flights) = settings.max_flights {
             group = group.max_flights(flights);
         }
-        if let Some(callers) = self.max_callers {
+        if let Some(callers) = settings.max_callers {
             group = group.max_callers(callers);
         }
-        if let Some(runtime) = &self.runtime {
+        if let Some(runtime) = &settings.runtime {
             group = group.runtime(runtime.clone());
         }
         let idempotency = Idempotency {
             shared: Arc::new(Shared {
                 store: Arc::new(self.store),
-                retention: self.retention,
-                lease: self.lease,
-                wait: self.wait,
+                retention: settings.retention,
+                lease: settings.lease,
+                wait: settings.wait,
                 settle,
-                missing_fingerprint: self.missing_fingerprint,
-                recovery: self.recovery,
-                sizes: self.sizes,
-                conflict_retries: self.conflict_retries,
-                runtime: self.runtime,
+                missing_fingerprint: settings.missing_fingerprint,
+                recovery: settings.recovery,
+                sizes: settings.sizes,
+                format: C::NAME,
+                conflict_retries: settings.conflict_retries,
+                runtime: settings.runtime,
                 flights: Flights::default(),
                 ends: watch::Sender::default(),
             }),
             group: group.build(),
-            purging: self.purge_every.map(|every| Arc::new(Purging::new(every))),
+            codec: Arc::new(self.codec),
+            purging: settings.purge_every.map(|every| Arc::new(Purging::new(every))),
         };
         idempotency.begin_purging();
         idempotency

@@ -1,4 +1,13 @@
 //! From a value to its recorded form and back.
+//!
+//! ```text
+//! value ──Codec::encode──▶ bytes ──too many──▶ recorded without them
+//!                            ├─────large─────▶ compressed, if that is wanted
+//!                            └──Codec::decode──▶ value: what cannot be read again is found out the first time
+//! ```
+//!
+//! Only the edges know the codec: where a value is made, and where one is wanted. All between has a [`RecordedResult`],
+//! which names the codec that wrote it.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -9,41 +18,205 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::CodecError;
-use crate::record::{CodecId, RecordedResult, Verdict};
+use crate::record::{CodecId, JSON, RecordedResult, Verdict};
 
-/// Writes a value. Code of the user's that panics meanwhile is an error: the work is done by then.
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CodecError> {
-    match catch_unwind(AssertUnwindSafe(|| serde_json::to_vec(value))) {
+/// The name of what a [`Codec`] writes.
+///
+/// It is recorded with each result. A result that is recorded under one name is not read under another by mistake: that
+/// is [`CodecError::Foreign`], which has both.
+pub trait Format: Send + Sync + 'static {
+    /// The name: 1 to 255 bytes, which is checked when this is compiled. It must change when the bytes are not to be
+    /// read any more as before.
+    ///
+    /// `json` is the name of [`Json`], and stands for JSON without more.
+    const NAME: &'static str;
+}
+
+/// Writes and reads results of a type, in a [`Format`] of its own. [`Json`] unless the
+/// [builder](super::IdempotencyBuilder::codec) is given another.
+///
+/// What is written is read again before it is recorded, and its size is
+/// [limited](super::IdempotencyBuilder::max_result_bytes). A panic counts as an error. Errors are logged, so they must not
+/// have any of the value in them.
+///
+/// # Examples
+///
+/// Encryption at rest. What can be read in the store is the name `sealed.1` and the size of a result:
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use chacha20poly1305::aead::{Aead, Generate, KeyInit};
+/// use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+/// use oneflight::idempotency::{Codec, Format, Idempotency};
+/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight::store::MemoryStore;
+/// use serde::{Serialize, de::DeserializeOwned};
+/// use std::error::Error;
+///
+/// /// JSON, encrypted and authenticated. A nonce stands before it.
+/// struct Sealed(XChaCha20Poly1305);
+///
+/// const NONCE: usize = 24;
+///
+/// impl Format for Sealed {
+///     const NAME: &'static str = "sealed.1";
+/// }
+///
+/// impl<T: Serialize + DeserializeOwned> Codec<T> for Sealed {
+///     fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+///         let nonce = XNonce::generate();
+///         let sealed = self.0.encrypt(&nonce, &*serde_json::to_vec(value)?);
+///         Ok([&nonce[..], &sealed.map_err(|_| "it cannot be sealed")?].concat())
+///     }
+///
+///     fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn Error + Send + Sync>> {
+///         let (nonce, sealed) = bytes.split_at_checked(NONCE).ok_or("it is cut short")?;
+///         let opened = self.0.decrypt(&XNonce::try_from(nonce)?, sealed);
+///         let json = opened.map_err(|_| "it was changed, or sealed with another key")?;
+///         // The error of `serde_json` quotes what it found.
+///         serde_json::from_slice(&json).map_err(|_| "it is another type".into())
+///     }
+/// }
+///
+/// let key = Key::generate(); // From your key management.
+/// let idem = Idempotency::builder(MemoryStore::new())
+///     .codec(Sealed(XChaCha20Poly1305::new(&key)))
+///     .build();
+///
+/// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /cards"), "a7f3")?;
+/// let reply = idem.run(id.clone(), |_| async { "4111 1111 1111 1111".to_owned() }).await?;
+/// assert!(!reply.recorded().as_bytes().windows(4).any(|bytes| bytes == b"4111"));
+///
+/// let again = idem.run(id, |_| async { "not called".to_owned() }).await?;
+/// assert_eq!(again.value(), "4111 1111 1111 1111");
+/// # Ok(()) }
+/// ```
+pub trait Codec<T>: Format {
+    /// Writes a value.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the value from being written. The work is done by then, and that is recorded.
+    fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    ///
+    /// When these bytes were not written by [`encode`](Self::encode) for a value of this type.
+    fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn Error + Send + Sync>>;
+
+    /// Reads what was recorded under another name. `None`, which is the answer unless implemented, makes that a
+    /// [`CodecError::Foreign`].
+    ///
+    /// It is for the time after a change of codecs: what was recorded before is kept until its retention ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](Self::decode).
+    fn decode_foreign(&self, name: &str, bytes: &[u8]) -> Option<Result<T, Box<dyn Error + Send + Sync>>> {
+        let _ = (name, bytes);
+        None
+    }
+}
+
+/// A codec that is shared.
+impl<C: Format> Format for Arc<C> {
+    const NAME: &'static str = C::NAME;
+}
+
+impl<T, C: Codec<T>> Codec<T> for Arc<C> {
+    fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+        C::encode(self, value)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn Error + Send + Sync>> {
+        C::decode(self, bytes)
+    }
+
+    fn decode_foreign(&self, name: &str, bytes: &[u8]) -> Option<Result<T, Box<dyn Error + Send + Sync>>> {
+        C::decode_foreign(self, name, bytes)
+    }
+}
+
+/// JSON, by `serde_json`: the codec unless another is set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Json;
+
+impl Format for Json {
+    const NAME: &'static str = JSON;
+}
+
+impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
+    fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+        Ok(serde_json::to_vec(value)?)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn Error + Send + Sync>> {
+        // Not the error itself: its message quotes what it found, which is payload.
+        serde_json::from_slice(bytes).map_err(|error| {
+            let (kind, line, column) = (error.classify(), error.line(), error.column());
+            format!("{kind:?} error at line {line}, column {column}").into()
+        })
+    }
+}
+
+/// What marks the results of a codec.
+pub(super) const fn id<C: Format + ?Sized>() -> CodecId<'static> {
+    const {
+        match CodecId::named(C::NAME) {
+            Some(id) => id,
+            None => panic!("the name of a codec has 1 to 255 bytes"),
+        }
+    }
+}
+
+/// Calls code of the user's that writes a value. A panic of it is an error: the work is done by then.
+pub(super) fn encoded(
+    write: impl FnOnce() -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>,
+) -> Result<Vec<u8>, CodecError> {
+    match catch_unwind(AssertUnwindSafe(write)) {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(CodecError::Encode(Arc::new(error))),
-        Err(_) => Err(CodecError::Encode(text("its Serialize panicked"))),
+        Ok(Err(error)) => Err(CodecError::Encode(error.into())),
+        Err(_) => Err(CodecError::Encode(text("its encoder panicked"))),
     }
 }
 
 /// Reads a value.
-pub(super) fn decode<T: DeserializeOwned>(codec: CodecId, payload: &[u8]) -> Result<T, CodecError> {
-    let payload = match codec {
-        CodecId::JsonLz4 => Cow::Owned(decompress(payload)?),
-        CodecId::Json | CodecId::None => Cow::Borrowed(payload),
+pub(super) fn decode<T, C: Codec<T>>(codec: &C, id: CodecId<'_>, payload: &[u8]) -> Result<T, CodecError> {
+    let payload = match id {
+        CodecId::JsonLz4 | CodecId::NamedLz4(_) => Cow::Owned(decompress(payload)?),
+        CodecId::Json | CodecId::Named(_) => Cow::Borrowed(payload),
+        CodecId::None => Cow::Borrowed(&b"null"[..]),
     };
-    let decoded = catch_unwind(AssertUnwindSafe(|| match codec {
-        CodecId::Json | CodecId::JsonLz4 => serde_json::from_slice(&payload),
-        CodecId::None => serde_json::from_slice(b"null"),
-    }));
-    match decoded {
-        Ok(Ok(value)) => Ok(value),
-        // Not the error itself: its message quotes what it found, which is payload.
-        Ok(Err(error)) => Err(CodecError::Decode(text(format!(
-            "{:?} error at line {}, column {}",
-            error.classify(),
-            error.line(),
-            error.column()
-        )))),
-        Err(_) => Err(CodecError::Decode(text("its Deserialize panicked"))),
+    let read = || match id.name() {
+        own if own == C::NAME => Some(codec.decode(&payload)),
+        other => codec.decode_foreign(other, &payload),
+    };
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Some(Ok(value))) => Ok(value),
+        Ok(Some(Err(error))) => Err(CodecError::Decode(error.into())),
+        Ok(None) => Err(foreign(id, C::NAME)),
+        Err(_) => Err(CodecError::Decode(text("its decoder panicked"))),
     }
 }
 
-/// The JSON behind [`CodecId::JsonLz4`].
+fn foreign(written: CodecId<'_>, expected: &'static str) -> CodecError {
+    CodecError::Foreign {
+        written: written.name().into(),
+        expected,
+    }
+}
+
+/// What is written by one codec is not for another.
+pub(super) fn same(written: CodecId<'_>, expected: &'static str) -> Result<(), CodecError> {
+    match written.name() == expected {
+        true => Ok(()),
+        false => Err(foreign(written, expected)),
+    }
+}
+
+/// What an encoder wrote, of what is compressed.
 #[cfg(feature = "compress")]
 fn decompress(payload: &[u8]) -> Result<Vec<u8>, CodecError> {
     /// One byte of a block stands for so many at most, so that a length that is not true allocates little.
@@ -55,7 +228,7 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, CodecError> {
         return Err(damaged("its length cannot be true"));
     }
     match lz4_flex::block::decompress(block, size) {
-        Ok(json) if json.len() == size => Ok(json),
+        Ok(payload) if payload.len() == size => Ok(payload),
         Ok(_) => Err(damaged("its length is not true")),
         Err(_) => Err(damaged("it is no LZ4 block")),
     }
@@ -68,15 +241,15 @@ fn decompress(_: &[u8]) -> Result<Vec<u8>, CodecError> {
 
 /// A result compressed, if that makes it smaller.
 #[cfg(feature = "compress")]
-fn compressed(payload: &[u8], verdict: Verdict) -> Option<RecordedResult> {
+fn compressed(payload: &[u8], id: CodecId<'_>, verdict: Verdict) -> Option<RecordedResult> {
     // Its length is written in 32 bits.
     u32::try_from(payload.len()).ok()?;
     let compressed = lz4_flex::block::compress_prepend_size(payload);
-    (compressed.len() < payload.len()).then(|| RecordedResult::value(verdict, CodecId::JsonLz4, &compressed))
+    (compressed.len() < payload.len()).then(|| RecordedResult::value(verdict, id.compressed(), &compressed))
 }
 
 #[cfg(not(feature = "compress"))]
-fn compressed(_: &[u8], _: Verdict) -> Option<RecordedResult> {
+fn compressed(_: &[u8], _: CodecId<'_>, _: Verdict) -> Option<RecordedResult> {
     None
 }
 
@@ -91,7 +264,7 @@ pub(super) enum Prepared {
     Failed(CodecError),
 }
 
-/// How large results may be, in bytes of their JSON.
+/// How large encoded results may be, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     /// Larger ones are not kept.
@@ -102,14 +275,15 @@ pub(super) struct Sizes {
 
 /// Encodes a result within a limit. What cannot be read again is not replayed as something else, nor found out by the
 /// first duplicate: so it is read here.
-pub(super) fn prepare<T: Serialize + DeserializeOwned>(value: &T, verdict: Verdict, sizes: Sizes) -> Prepared {
-    let payload = match encode(value) {
+pub(super) fn prepare<T, C: Codec<T>>(codec: &C, value: &T, verdict: Verdict, sizes: Sizes) -> Prepared {
+    let payload = match encoded(|| codec.encode(value)) {
         Ok(payload) => payload,
         Err(error) => return Prepared::Failed(error),
     };
-    let prepared = bounded(&payload, verdict, sizes);
+    let id = id::<C>();
+    let prepared = bounded(&payload, id, verdict, sizes);
     if let Prepared::Kept(_) = prepared
-        && let Err(CodecError::Decode(reason)) = decode::<T>(CodecId::Json, &payload)
+        && let Err(CodecError::Decode(reason)) = decode(codec, id, &payload)
     {
         return Prepared::Failed(CodecError::Unreadable(reason));
     }
@@ -117,7 +291,7 @@ pub(super) fn prepare<T: Serialize + DeserializeOwned>(value: &T, verdict: Verdi
 }
 
 /// Accepts an encoded result within a limit.
-pub(super) fn bounded(payload: &[u8], verdict: Verdict, sizes: Sizes) -> Prepared {
+pub(super) fn bounded(payload: &[u8], id: CodecId<'_>, verdict: Verdict, sizes: Sizes) -> Prepared {
     if payload.len() > sizes.most {
         return Prepared::TooLarge {
             size: payload.len() as u64,
@@ -125,9 +299,9 @@ pub(super) fn bounded(payload: &[u8], verdict: Verdict, sizes: Sizes) -> Prepare
         };
     }
     let compressed = (payload.len() > sizes.plain)
-        .then(|| compressed(payload, verdict))
+        .then(|| compressed(payload, id, verdict))
         .flatten();
-    Prepared::Kept(compressed.unwrap_or_else(|| RecordedResult::value(verdict, CodecId::Json, payload)))
+    Prepared::Kept(compressed.unwrap_or_else(|| RecordedResult::value(verdict, id, payload)))
 }
 
 impl Prepared {

@@ -403,13 +403,20 @@ impl StdError for Error {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// The value cannot be written as JSON.
+    /// The value cannot be encoded.
     Encode(Arc<dyn StdError + Send + Sync>),
-    /// The value can be written as JSON, and cannot be read again: a number that is none (NaN), too deep a nesting, a
+    /// The value can be encoded, and cannot be read again. In JSON: a number that is none (NaN), too deep a nesting, a
     /// `Serialize` that does not fit its `Deserialize`.
     Unreadable(Arc<dyn StdError + Send + Sync>),
     /// The recorded value cannot be read as the type that was asked for.
     Decode(Arc<dyn StdError + Send + Sync>),
+    /// The value is encoded by another [codec](crate::idempotency::Codec) than the one that is in use.
+    Foreign {
+        /// The name of the codec that encoded it.
+        written: Arc<str>,
+        /// The name of the codec in use.
+        expected: &'static str,
+    },
     /// The recorded result's layout is not known.
     Layout(DecodeError),
     /// The recorded result is compressed, and this process cannot read it: it is built without the feature `compress`.
@@ -421,11 +428,15 @@ pub enum CodecError {
 impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Encode(_) => f.write_str("the result cannot be written as JSON"),
-            Self::Unreadable(_) => f.write_str("the result does not survive its own JSON: it cannot be read again"),
+            Self::Encode(_) => f.write_str("the result cannot be encoded"),
+            Self::Unreadable(_) => f.write_str("the result does not survive its own encoding: it cannot be read again"),
             Self::Decode(_) => f.write_str(
                 "the recorded result cannot be read as the type asked for; was it another type when it was \
                  recorded?",
+            ),
+            Self::Foreign { written, expected } => write!(
+                f,
+                "the result is encoded by the codec {written:?}, and {expected:?} is in use here"
             ),
             Self::Layout(_) => f.write_str("the recorded result cannot be read"),
             Self::Compressed => {
@@ -441,7 +452,7 @@ impl StdError for CodecError {
         match self {
             Self::Encode(source) | Self::Unreadable(source) | Self::Decode(source) => Some(&**source),
             Self::Layout(source) => Some(source),
-            Self::Compressed | Self::NotRecorded => None,
+            Self::Foreign { .. } | Self::Compressed | Self::NotRecorded => None,
         }
     }
 }

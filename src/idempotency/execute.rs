@@ -11,10 +11,11 @@
 
 use std::future::Future;
 use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::claim::{Acquire, Acquired, Case};
-use super::codec::prepare;
+use super::codec::{Codec, prepare};
 use super::context::Context;
 use super::error::{Effect, Error, ErrorKind};
 use super::progress::Progress;
@@ -26,36 +27,36 @@ use crate::identity::RequestIdentity;
 use crate::record::Verdict;
 use crate::store::Store;
 use crate::unwind::catch;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 /// The work of a flight.
-pub(super) async fn execute<S, T, F, W>(
+pub(super) async fn execute<S, C, T, F, W>(
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     progress: Arc<Progress>,
     work: F,
 ) -> Result<Settled, Error>
 where
     S: Store,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
     F: FnOnce(Context) -> W + Send + 'static,
     W: Future<Output = Result<T, Unfinished>> + Send + 'static,
 {
     let case = Case::open(&shared, &id)?;
     let mut held = match Acquire::new(&case, &progress).claim().await? {
         Acquired::Granted(granted) => granted.begin(),
-        Acquired::Settled(settled) => return Ok(settled.shared_as::<T>()),
+        Acquired::Settled(settled) => return Ok(settled.shared_as(&*codec)),
     };
     let attempt = held.attempt();
     let context = Context::new(id.clone(), attempt, Some(held.view()));
     progress.work();
     // The closure is called inside, so that its panic is caught as well; and the finished work is dropped
     // before anybody learns of its result.
-    let worked = held.during(catch(async move { work(context).await })).await;
+    let worked = held.during(pin!(catch(async move { work(context).await }))).await;
     match worked {
         Ok(Ok(value)) => {
-            let (result, failed) = prepare(&value, Verdict::Performed, shared.sizes).of_done();
+            let (result, failed) = prepare(&*codec, &value, Verdict::Performed, shared.sizes).of_done();
             held.complete(&result).await?;
             match failed {
                 // The first time with the reason; a replay can only say that there was one.

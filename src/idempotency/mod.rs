@@ -29,8 +29,6 @@ use crate::group::{self, Group, Outcome, Stats};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{FencingToken, Record};
 use crate::store::{InDoubt, Store, StoreError, TransactionalStore, Turn};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 mod answer;
 mod asking;
@@ -61,6 +59,7 @@ use shared::Shared;
 use transaction::granted_twice;
 
 pub use builder::IdempotencyBuilder;
+pub use codec::{Codec, Format, Json};
 pub use context::Context;
 pub use error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 pub use missing::MissingFingerprint;
@@ -107,8 +106,9 @@ pub use unfinished::{NotDone, Unfinished, Unknown};
 ///
 /// Work on the store's own database, in one commit with its record: see [`run_in_tx`](Self::run_in_tx), and the crates
 /// `oneflight-sqlite` and `oneflight-postgres`.
-pub struct Idempotency<S> {
+pub struct Idempotency<S, C = Json> {
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     group: Group<RequestIdentity, Landed>,
     /// Not among what flights need, so that it ends with the last copy of this.
     purging: Option<Arc<Purging>>,
@@ -123,7 +123,7 @@ enum Unanswered {
     Here(Error),
 }
 
-impl<S: Store> Idempotency<S> {
+impl<S: Store, C: Format> Idempotency<S, C> {
     /// The same with another [retention](IdempotencyBuilder::retention), for calls whose results are to be kept for longer than
     /// others, or not so long. Everything else is shared, flights too; of calls that share one, the retention of that which
     /// executes counts.
@@ -152,9 +152,65 @@ impl<S: Store> Idempotency<S> {
         };
         Self {
             shared: Arc::new(shared),
+            ..self.clone()
+        }
+    }
+
+    /// The same with another [codec](IdempotencyBuilder::codec), for calls whose results have no serde or are to be
+    /// encrypted, for example. Everything else is shared, flights too.
+    ///
+    /// Of one request, let all calls go through one codec: what another one recorded cannot be read. A call that shares a
+    /// flight and asks for the type of its value gets that.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::{Codec, Format, Idempotency};
+    /// use oneflight::identity::{RequestIdentity, Scope};
+    /// use oneflight::store::MemoryStore;
+    /// use std::error::Error;
+    ///
+    /// /// Bytes as they are.
+    /// struct Plain;
+    ///
+    /// impl Format for Plain {
+    ///     const NAME: &'static str = "bytes";
+    /// }
+    ///
+    /// impl Codec<Vec<u8>> for Plain {
+    ///     fn encode(&self, value: &Vec<u8>) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    ///         Ok(value.clone())
+    ///     }
+    ///
+    ///     fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    ///         Ok(bytes.to_vec())
+    ///     }
+    /// }
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let files = idem.with_codec(Plain);
+    /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /thumbnails"), "a7f3")?;
+    /// let image = files.run(id, |_| async { vec![0xff_u8, 0xd8] }).await?;
+    /// assert_eq!(*image, [0xff, 0xd8]);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_codec<D: Format>(&self, codec: D) -> Idempotency<S, D> {
+        let shared = Shared {
+            format: D::NAME,
+            ..self.shared.copy()
+        };
+        Idempotency {
+            shared: Arc::new(shared),
+            codec: Arc::new(codec),
             group: self.group.clone(),
             purging: self.purging.clone(),
         }
+    }
+
+    /// The codec, for a result that is brought from outside with [`Resolution::completed_with`].
+    #[must_use]
+    pub fn codec(&self) -> &C {
+        &self.codec
     }
 
     /// Executes `work` unless the request was executed before, and answers with its result.
@@ -164,10 +220,10 @@ impl<S: Store> Idempotency<S> {
     /// joins or is answered from the record drops it. It is polled by a task of its own unless the
     /// [builder](IdempotencyBuilder::drive) says otherwise.
     ///
-    /// `T` is recorded as JSON, so it must survive that. What cannot be read again is an error the first time
-    /// ([`ErrorKind::Codec`]); what is read as something else is not noticed: `Some(None)` comes back as `None`, and so
-    /// does a `Some(f64::NAN)`. A caller who shares the flight and asks for another `T` than the one who executes gets
-    /// the recorded value decoded as that.
+    /// `T` is recorded as JSON, unless another [codec](IdempotencyBuilder::codec) is set, so it must survive that. What
+    /// cannot be read again is an error the first time ([`ErrorKind::Codec`]). What is read as something else is not
+    /// noticed: in JSON, `Some(None)` comes back as `None`, and so does a `Some(f64::NAN)`. A caller that shares the flight
+    /// and asks for another `T` than the one that executes gets the recorded value decoded as that.
     ///
     /// # Errors
     ///
@@ -183,7 +239,8 @@ impl<S: Store> Idempotency<S> {
     /// Not by itself. A panic of the work is [`ErrorKind::Panicked`] for all callers, and the request is in doubt.
     pub async fn run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        C: Codec<T>,
+        T: Send + Sync + 'static,
         F: FnOnce(Context) -> W + Send + 'static,
         W: Future<Output = T> + Send + 'static,
     {
@@ -241,12 +298,13 @@ impl<S: Store> Idempotency<S> {
     /// As [`run`](Self::run).
     pub async fn try_run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        C: Codec<T>,
+        T: Send + Sync + 'static,
         F: FnOnce(Context) -> W + Send + 'static,
         W: Future<Output = Result<T, Unfinished>> + Send + 'static,
     {
-        let (shared, of) = (Arc::clone(&self.shared), id.clone());
-        let flight = move |progress| execute::execute(shared, of, progress, work);
+        let (shared, codec, of) = (Arc::clone(&self.shared), Arc::clone(&self.codec), id.clone());
+        let flight = move |progress| execute::execute(shared, codec, of, progress, work);
         self.fly(id, flight).await
     }
 
@@ -265,7 +323,7 @@ impl<S: Store> Idempotency<S> {
     /// ([`StoreError::TransactionEscaped`]).
     ///
     /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`]); so does a panic, and so does
-    /// a result that is too large to keep or does not survive its JSON. A request that can never succeed would be
+    /// a result that is too large to keep or does not survive its encoding. A request that can never succeed would be
     /// executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records the
     /// answer.
     ///
@@ -283,11 +341,12 @@ impl<S: Store> Idempotency<S> {
     pub async fn run_in_tx<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        C: Codec<T>,
+        T: Send + Sync + 'static,
         F: FnOnce(Tx<S>) -> W + Send + 'static,
         W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
     {
-        let (shared, of) = (Arc::clone(&self.shared), id.clone());
+        let (shared, codec, of) = (Arc::clone(&self.shared), Arc::clone(&self.codec), id.clone());
         let mut once = Some(work);
         let work = move |tx| {
             let work = once.take().map(|work| work(tx));
@@ -299,7 +358,7 @@ impl<S: Store> Idempotency<S> {
             }
         };
         self.fly(id, move |progress| {
-            transaction::execute_in_tx(shared, of, progress, 0, work)
+            transaction::execute_in_tx(shared, codec, of, progress, 0, work)
         })
         .await
     }
@@ -350,14 +409,15 @@ impl<S: Store> Idempotency<S> {
     pub async fn run_in_tx_retrying<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        C: Codec<T>,
+        T: Send + Sync + 'static,
         F: FnMut(Tx<S>) -> W + Send + 'static,
         W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
     {
-        let (shared, of) = (Arc::clone(&self.shared), id.clone());
+        let (shared, codec, of) = (Arc::clone(&self.shared), Arc::clone(&self.codec), id.clone());
         let flight = move |progress| {
             let retries = shared.conflict_retries;
-            transaction::execute_in_tx(shared, of, progress, retries, work)
+            transaction::execute_in_tx(shared, codec, of, progress, retries, work)
         };
         self.fly(id, flight).await
     }
@@ -372,7 +432,8 @@ impl<S: Store> Idempotency<S> {
     /// Leads or joins the flight of a request.
     async fn fly<T, F, W>(&self, id: RequestIdentity, flight: F) -> Result<Reply<T>, Error>
     where
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        C: Codec<T>,
+        T: Send + Sync + 'static,
         F: FnOnce(Arc<Progress>) -> W + Send + 'static,
         W: Future<Output = Result<Settled, Error>> + Send + 'static,
     {
@@ -404,7 +465,7 @@ impl<S: Store> Idempotency<S> {
                 value: (leaders, value),
                 role,
             }) => match self.told_apart(&id, leaders, value).await {
-                Ok(settled) => return settled.reply(&id, role).inspect_err(Error::tell),
+                Ok(settled) => return settled.reply(&*self.codec, &id, role).inspect_err(Error::tell),
                 Err(Unanswered::ByFlight(error)) => return Err(error),
                 Err(Unanswered::Here(error)) => error,
             },
@@ -535,17 +596,18 @@ impl<S: Store> Idempotency<S> {
     }
 }
 
-impl<S> Clone for Idempotency<S> {
+impl<S, C> Clone for Idempotency<S, C> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
+            codec: Arc::clone(&self.codec),
             group: self.group.clone(),
             purging: self.purging.clone(),
         }
     }
 }
 
-impl<S> fmt::Debug for Idempotency<S> {
+impl<S, C> fmt::Debug for Idempotency<S, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Idempotency")
             .field("retention", &self.shared.retention)
@@ -554,6 +616,7 @@ impl<S> fmt::Debug for Idempotency<S> {
             .field("settle", &self.shared.settle)
             .field("missing_fingerprint", &self.shared.missing_fingerprint)
             .field("recovery", &self.shared.recovery)
+            .field("codec", &self.shared.format)
             .field("max_result_bytes", &self.shared.sizes.most)
             .field("conflict_retries", &self.shared.conflict_retries)
             .field("purging", &self.purging)

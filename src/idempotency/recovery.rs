@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::codec;
+use super::codec::{self, Codec};
 use super::downstream::downstream_key;
-use super::error::CodecError;
+use super::error::{CodecError, ErrorKind};
 use crate::identity::RequestIdentity;
+use crate::record::CodecId;
 
 type Asked = Pin<Box<dyn Future<Output = Resolution> + Send>>;
 
@@ -125,23 +126,47 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// It was done, and this is the result.
+    /// It was done, and this is the result, in JSON: for an [`Idempotency`](super::Idempotency) with no other codec.
     ///
     /// # Errors
     ///
     /// When the value cannot be encoded.
     pub fn completed<T: Serialize + ?Sized>(value: &T) -> Result<Self, CodecError> {
-        Ok(Self::Completed(Encoded(codec::encode(value)?)))
+        let bytes = codec::encoded(|| Ok(serde_json::to_vec(value)?))?;
+        let codec = CodecId::Json;
+        Ok(Self::Completed(Encoded { codec, bytes }))
+    }
+
+    /// It was done, and this is the result, as this codec writes it: for an [`Idempotency`](super::Idempotency) that has
+    /// [this codec](super::Idempotency::codec). Another one does not take it, and what is in doubt stays so.
+    ///
+    /// # Errors
+    ///
+    /// When the value cannot be encoded.
+    pub fn completed_with<T, C: Codec<T>>(codec: &C, value: &T) -> Result<Self, CodecError> {
+        let bytes = codec::encoded(|| codec.encode(value))?;
+        let codec = codec::id::<C>();
+        Ok(Self::Completed(Encoded { codec, bytes }))
     }
 }
 
 /// An encoded result.
 #[derive(Clone)]
-pub struct Encoded(pub(super) Vec<u8>);
+pub struct Encoded {
+    pub(super) codec: CodecId<'static>,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Encoded {
+    /// What another codec wrote would never be read again here.
+    pub(super) fn check(&self, format: &'static str) -> Result<(), ErrorKind> {
+        codec::same(self.codec, format).map_err(ErrorKind::Codec)
+    }
+}
 
 /// Shows the size, never the content.
 impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Encoded({} bytes)", self.0.len())
+        write!(f, "Encoded({} bytes)", self.bytes.len())
     }
 }

@@ -94,7 +94,7 @@ impl<T> Reply<T> {
         &self.result
     }
 
-    /// The value, shared with whoever else got it.
+    /// Returns the value, which the callers of a flight share.
     #[must_use]
     pub fn into_shared(self) -> Arc<T> {
         self.value

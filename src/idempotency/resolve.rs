@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::answer::answer_within;
 use super::claim::{record_known, told};
+use super::codec::Format;
 use super::{Effect, Error, Idempotency, Resolution};
 use crate::identity::RequestIdentity;
 use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
 
-impl<S: Store> Idempotency<S> {
+impl<S: Store, C: Format> Idempotency<S, C> {
     /// Settles a request that is in doubt, once somebody has found out what became of it.
     ///
     /// [`Resolution::Completed`] records the result, [`Resolution::Rerun`] makes the identity new, so that the next call
@@ -29,6 +30,9 @@ impl<S: Store> Idempotency<S> {
     ///
     /// Dropped half-way, the request is settled or still in doubt.
     pub async fn resolve(&self, id: &RequestIdentity, resolution: Resolution) -> Result<(), Error> {
+        if let Resolution::Completed(encoded) = &resolution {
+            encoded.check(self.shared.format).map_err(|error| error.of(id))?;
+        }
         let Some(record) = self.status(id).await? else {
             return Ok(());
         };

@@ -3,9 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-
-use super::codec::decode;
+use super::codec::{Codec, decode};
 use super::error::{CodecError, Effect, Error, ErrorKind};
 use super::reply::{Origin, Reply};
 use crate::group::Role;
@@ -52,12 +50,13 @@ impl Settled {
     }
 
     /// Decodes the value once for all callers of the flight, if it can be decoded as the leader's type.
-    pub(super) fn shared_as<T>(mut self) -> Self
+    pub(super) fn shared_as<T, C>(mut self, by: &C) -> Self
     where
-        T: DeserializeOwned + Send + Sync + 'static,
+        T: Send + Sync + 'static,
+        C: Codec<T>,
     {
         if let (None, Ok(Decoded::Value { codec, payload, .. })) = (&self.value, self.result.decode())
-            && let Ok(value) = decode::<T>(codec, payload)
+            && let Ok(value) = decode(by, codec, payload)
         {
             self.value = Some(Arc::new(value));
         }
@@ -65,9 +64,10 @@ impl Settled {
     }
 
     /// The reply for one caller.
-    pub(super) fn reply<T>(self, id: &RequestIdentity, role: Role) -> Result<Reply<T>, Error>
+    pub(super) fn reply<T, C>(self, by: &C, id: &RequestIdentity, role: Role) -> Result<Reply<T>, Error>
     where
-        T: DeserializeOwned + Send + Sync + 'static,
+        T: Send + Sync + 'static,
+        C: Codec<T>,
     {
         let failed = |source| Error::codec(id, source, Effect::Done);
         let decoded = self.result.decode();
@@ -87,7 +87,7 @@ impl Settled {
         };
         let value = match self.value.map(Arc::downcast::<T>) {
             Some(Ok(value)) => value,
-            Some(Err(_)) | None => Arc::new(decode(codec, payload).map_err(failed)?),
+            Some(Err(_)) | None => Arc::new(decode(by, codec, payload).map_err(failed)?),
         };
         let origin = match (self.ran, role) {
             (Ran::Earlier, _) => Origin::Replayed,

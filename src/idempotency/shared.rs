@@ -22,6 +22,8 @@ pub(super) struct Shared<S> {
     pub(super) missing_fingerprint: MissingFingerprint,
     pub(super) recovery: Recovery,
     pub(super) sizes: Sizes,
+    /// The name of the codec in use, by which a result that is brought from outside is accepted.
+    pub(super) format: &'static str,
     pub(super) conflict_retries: u32,
     /// The runtime on which work is spawned, if it was given one.
     pub(super) runtime: Option<Handle>,

@@ -12,13 +12,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::answer::{caught, silent};
 use super::claim::{Acquire, Case};
-use super::codec::{Prepared, prepare};
+use super::codec::{Codec, Prepared, prepare};
 use super::context::Context;
 use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::progress::Progress;
@@ -36,16 +34,29 @@ use crate::unwind::{Payload, catch};
 ///
 /// It derefs to the driver's connection: `&mut *tx` is what `sqlx` takes for statements. A nested `begin()` is a savepoint.
 ///
-/// ```
-/// use oneflight::store::TransactionalStore;
-/// use oneflight::{Rollback, Tx};
+/// A function is work as well as a closure is. For one store, it takes a `Tx<SqliteStore>`; for every store over the same
+/// driver, it is generic:
 ///
-/// # async fn insert<C>(_connection: &mut C, _item: &str) -> std::io::Result<i64> { Ok(1) }
-/// // A function fits as work as well as a closure does: `idem.run_in_tx(id, place)`. In an application, the store has a
-/// // name: `Tx<SqliteStore>`.
-/// async fn place<S: TransactionalStore>(mut tx: Tx<S>) -> Result<i64, Rollback<i64>> {
-///     let order = insert(&mut *tx, "tea").await?; // INSERT INTO orders …
-///     Ok(order)
+/// ```
+/// use oneflight::idempotency::{Error, Idempotency, Rollback, Tx};
+/// use oneflight::identity::RequestIdentity;
+/// use oneflight::store::TransactionalStore;
+/// # struct SqliteConnection;
+/// # async fn insert(_: &mut SqliteConnection, _item: &str) -> Result<i64, std::io::Error> { Ok(1) }
+///
+/// async fn place<S>(mut tx: Tx<S>) -> Result<i64, Rollback<i64>>
+/// where
+///     S: TransactionalStore<Connection = SqliteConnection>,
+/// {
+///     Ok(insert(&mut tx, "tea").await?)
+/// }
+///
+/// async fn handle<S>(idem: &Idempotency<S>, id: RequestIdentity) -> Result<i64, Error>
+/// where
+///     S: TransactionalStore<Connection = SqliteConnection>,
+/// {
+///     let order = idem.run_in_tx(id, place).await?;
+///     Ok(*order)
 /// }
 /// ```
 ///
@@ -208,8 +219,9 @@ impl<F> Bench<F> {
 const ENDING_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The work of a flight. After a conflict with another transaction, it is run again so many times.
-pub(super) async fn execute_in_tx<S, T, F, W>(
+pub(super) async fn execute_in_tx<S, C, T, F, W>(
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     progress: Arc<Progress>,
     retries: u32,
@@ -217,7 +229,8 @@ pub(super) async fn execute_in_tx<S, T, F, W>(
 ) -> Result<Settled, Error>
 where
     S: TransactionalStore,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
     F: FnMut(Tx<S>) -> W + Send + 'static,
     W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
 {
@@ -231,7 +244,7 @@ where
     let mut acquire = Acquire::new(&case, &progress);
     let mut retried = 0;
     let worked = loop {
-        let (taken, settings, of) = (Arc::clone(&bench), Arc::clone(&shared), id.clone());
+        let (taken, settings, by, of) = (Arc::clone(&bench), Arc::clone(&shared), Arc::clone(&codec), id.clone());
         bench.begun.store(false, Ordering::SeqCst);
         bench.over.store(false, Ordering::SeqCst);
         let until = acquire.until();
@@ -239,7 +252,7 @@ where
         // The stores' own futures are large; in a box, they are not moved about.
         let transaction = Box::pin(async move {
             store
-                .transact(request, move |open| run(taken, settings, of, open))
+                .transact(request, move |open| run(taken, settings, by, of, open))
                 .await
         });
         let transacted = bench.answered(acquire.deadline(), transaction).await;
@@ -263,7 +276,7 @@ where
                 let begun = bench.begun.load(Ordering::SeqCst);
                 let failed = match error {
                     StoreError::Busy { .. } if !begun => match acquire.locked_out(error).await {
-                        Ok(settled) => return Ok(settled.shared_as::<T>()),
+                        Ok(settled) => return Ok(settled.shared_as(&*codec)),
                         Err(error) => error,
                     },
                     error => store_failed(&*shared.store, &id, error, begun),
@@ -278,7 +291,7 @@ where
             ClaimOutcome::Granted(worked) => break worked,
             ClaimOutcome::Denied(denied) => {
                 if let Some(settled) = acquire.follow(denied).await? {
-                    return Ok(settled.shared_as::<T>());
+                    return Ok(settled.shared_as(&*codec));
                 }
             }
         }
@@ -325,15 +338,17 @@ pub(super) fn granted_twice() -> Box<dyn StdError + Send + Sync> {
 }
 
 /// Runs the work in an open transaction and says how that is to end.
-async fn run<S, T, F, W>(
+async fn run<S, C, T, F, W>(
     bench: Arc<Bench<F>>,
     shared: Arc<Shared<S>>,
+    codec: Arc<C>,
     id: RequestIdentity,
     open: OpenTransaction<S::Connection, S::Names>,
 ) -> (Ending, Worked)
 where
     S: TransactionalStore,
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
     F: FnMut(Tx<S>) -> W + Send + 'static,
     W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
 {
@@ -353,7 +368,7 @@ where
         Ok(Err(Rollback::Failed(reason))) => return (Ending::RollBack, Worked::Failed(reason.into())),
         Err(panic) => return (Ending::RollBack, Worked::Panicked(panic)),
     };
-    let result = match prepare(&value, verdict, shared.sizes) {
+    let result = match prepare(&*codec, &value, verdict, shared.sizes) {
         Prepared::Kept(result) => result,
         Prepared::TooLarge { size, limit } => return (Ending::RollBack, Worked::TooLarge { size, limit }),
         Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),

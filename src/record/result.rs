@@ -3,8 +3,10 @@
 //! ```text
 //! byte 0     version of this layout: 1
 //! byte 1     0 performed, 1 declined, 2 performed but too large to keep, 3 performed but not encodable
-//! byte 2     codec of the payload: 0 none, 1 JSON, 2 JSON compressed with LZ4
+//! byte 2     codec of the payload: 0 none, 1 JSON, 2 JSON compressed with LZ4, 3 named, 4 named and compressed with LZ4
 //! byte 3..   payload; for "too large" the size that it had and the limit that it exceeded, each as 8 bytes, big-endian
+//!
+//! A payload of a named codec follows its name: one byte that counts the bytes of the name, 1 to 255, and the name in UTF-8.
 //! ```
 //!
 //! A reader that meets a version, kind or codec that it does not know says so and touches nothing: an
@@ -24,7 +26,7 @@ const NOT_ENCODABLE: u8 = 3;
 /// How a result's payload is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum CodecId {
+pub enum CodecId<'a> {
     /// There is no payload.
     None,
     /// JSON, as `serde_json` writes it.
@@ -32,6 +34,65 @@ pub enum CodecId {
     /// [`Json`](Self::Json), compressed: its length in 32 bits, the lowest byte first, and an
     /// [LZ4 block](https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md).
     JsonLz4,
+    /// Bytes of a [codec of the user's](crate::idempotency::Codec), under its name. Made by [`named`](Self::named).
+    #[non_exhaustive]
+    Named(&'a str),
+    /// [`Named`](Self::Named), compressed as [`JsonLz4`](Self::JsonLz4) is.
+    #[non_exhaustive]
+    NamedLz4(&'a str),
+}
+
+/// The name of [`CodecId::Json`].
+pub(crate) const JSON: &str = "json";
+
+impl<'a> CodecId<'a> {
+    /// What marks the payloads of the codec with this name: [`Json`](Self::Json) for `json`. `None` for a name that is
+    /// empty or has more than 255 bytes.
+    ///
+    /// ```
+    /// use oneflight::record::CodecId;
+    ///
+    /// assert_eq!(CodecId::named("json"), Some(CodecId::Json));
+    /// assert_eq!(CodecId::named("acme.order").map(|it| it.name()), Some("acme.order"));
+    /// assert_eq!(CodecId::named(""), None);
+    /// ```
+    #[must_use]
+    pub const fn named(name: &'a str) -> Option<Self> {
+        match name.as_bytes() {
+            b"json" => Some(Self::Json),
+            [] => None,
+            bytes if bytes.len() > u8::MAX as usize => None,
+            _ => Some(Self::Named(name)),
+        }
+    }
+
+    /// The name of the codec, compressed or not. What has no payload is the `null` of JSON.
+    #[must_use]
+    pub const fn name(&self) -> &'a str {
+        match self {
+            Self::None | Self::Json | Self::JsonLz4 => JSON,
+            Self::Named(name) | Self::NamedLz4(name) => name,
+        }
+    }
+
+    /// The same codec, with its payload compressed.
+    #[must_use]
+    pub const fn compressed(self) -> Self {
+        match self {
+            Self::None | Self::Json | Self::JsonLz4 => Self::JsonLz4,
+            Self::Named(name) | Self::NamedLz4(name) => Self::NamedLz4(name),
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Json => 1,
+            Self::JsonLz4 => 2,
+            Self::Named(_) => 3,
+            Self::NamedLz4(_) => 4,
+        }
+    }
 }
 
 /// What the work came to.
@@ -53,7 +114,7 @@ pub enum Decoded<'a> {
         /// What the work came to.
         verdict: Verdict,
         /// How the payload is written.
-        codec: CodecId,
+        codec: CodecId<'a>,
         /// The encoded value.
         payload: &'a [u8],
     },
@@ -112,7 +173,7 @@ pub struct RecordedResult(Arc<[u8]>);
 
 impl RecordedResult {
     /// Encodes a value that a codec has written.
-    pub fn value(verdict: Verdict, codec: CodecId, payload: &[u8]) -> Self {
+    pub fn value(verdict: Verdict, codec: CodecId<'_>, payload: &[u8]) -> Self {
         let kind = match verdict {
             Verdict::Performed => PERFORMED,
             Verdict::Declined => DECLINED,
@@ -132,14 +193,18 @@ impl RecordedResult {
         Self::assemble(NOT_ENCODABLE, CodecId::None, &[])
     }
 
-    fn assemble(kind: u8, codec: CodecId, payload: &[u8]) -> Self {
-        let codec = match codec {
-            CodecId::None => 0,
-            CodecId::Json => 1,
-            CodecId::JsonLz4 => 2,
+    fn assemble(kind: u8, codec: CodecId<'_>, payload: &[u8]) -> Self {
+        let name = match codec {
+            CodecId::Named(name) | CodecId::NamedLz4(name) => Some(name.as_bytes()),
+            CodecId::None | CodecId::Json | CodecId::JsonLz4 => None,
         };
-        let mut bytes = Vec::with_capacity(HEADER + payload.len());
-        bytes.extend_from_slice(&[VERSION, kind, codec]);
+        let mut bytes = Vec::with_capacity(HEADER + name.map_or(0, |name| 1 + name.len()) + payload.len());
+        bytes.extend_from_slice(&[VERSION, kind, codec.code()]);
+        if let Some(name) = name {
+            // No longer than that: it was looked at where the name came from.
+            bytes.push(name.len() as u8);
+            bytes.extend_from_slice(name);
+        }
         bytes.extend_from_slice(payload);
         Self(bytes.into())
     }
@@ -182,10 +247,12 @@ impl RecordedResult {
             NOT_ENCODABLE => return Ok(Decoded::NotEncodable),
             kind => return Err(DecodeError::UnknownKind { kind }),
         };
-        let codec = match *codec {
-            0 => CodecId::None,
-            1 => CodecId::Json,
-            2 => CodecId::JsonLz4,
+        let (codec, payload) = match *codec {
+            0 => (CodecId::None, payload),
+            1 => (CodecId::Json, payload),
+            2 => (CodecId::JsonLz4, payload),
+            3 => named(payload)?,
+            4 => named(payload).map(|(codec, payload)| (codec.compressed(), payload))?,
             codec => return Err(DecodeError::UnknownCodec { codec }),
         };
         Ok(Decoded::Value {
@@ -193,6 +260,18 @@ impl RecordedResult {
             codec,
             payload,
         })
+    }
+}
+
+/// The codec that is named there, and what follows its name.
+fn named(bytes: &[u8]) -> Result<(CodecId<'_>, &[u8]), DecodeError> {
+    let (&length, rest) = bytes.split_first().ok_or(DecodeError::Truncated)?;
+    let (name, payload) = rest
+        .split_at_checked(usize::from(length))
+        .ok_or(DecodeError::Truncated)?;
+    match str::from_utf8(name).map(CodecId::named) {
+        Ok(Some(codec @ CodecId::Named(_))) => Ok((codec, payload)),
+        _ => Err(DecodeError::CodecName),
     }
 }
 
@@ -224,6 +303,8 @@ pub enum DecodeError {
         /// The codec found.
         codec: u8,
     },
+    /// The name of the payload's codec is empty, no text, or that of JSON, which has a number.
+    CodecName,
 }
 
 impl fmt::Display for DecodeError {
@@ -244,6 +325,7 @@ impl fmt::Display for DecodeError {
                 "the recorded result is written with codec {codec}, which is not known here; \
                  upgrade this process"
             ),
+            Self::CodecName => f.write_str("the recorded result does not name its codec"),
         }
     }
 }
@@ -271,6 +353,41 @@ mod tests {
             Ok(Decoded::TooLarge { size: 7, limit: 5 })
         );
         assert_eq!(RecordedResult::not_encodable().decode(), Ok(Decoded::NotEncodable));
+    }
+
+    #[test]
+    fn a_named_codec_stands_before_its_payload() {
+        let codec = CodecId::named("acme").unwrap();
+        let result = RecordedResult::value(Verdict::Declined, codec, b"xyz");
+        assert_eq!(result.as_bytes(), b"\x01\x01\x03\x04acmexyz");
+        let expected = Decoded::Value {
+            verdict: Verdict::Declined,
+            codec,
+            payload: b"xyz",
+        };
+        assert_eq!(result.decode(), Ok(expected));
+        for end in 3..8 {
+            let cut = RecordedResult::from_stored(&result.as_bytes()[..end]);
+            assert_eq!(cut.decode(), Err(DecodeError::Truncated), "cut at {end}");
+        }
+        for name in [&b"\x00"[..], b"\x01\xff", b"\x04json"] {
+            let unnamed = RecordedResult::from_stored([b"\x01\x00\x03", name].concat());
+            assert_eq!(unnamed.decode(), Err(DecodeError::CodecName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_at_most_255_bytes() {
+        let longest = "n".repeat(255);
+        let result = RecordedResult::value(Verdict::Performed, CodecId::named(&longest).unwrap(), b"");
+        let Ok(Decoded::Value {
+            codec, payload: b"", ..
+        }) = result.decode()
+        else {
+            panic!("{result:?}");
+        };
+        assert_eq!(codec.name(), longest);
+        assert_eq!(CodecId::named(&"n".repeat(256)), None);
     }
 
     #[test]

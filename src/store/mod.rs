@@ -50,7 +50,7 @@ pub use dyn_store::DynStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use report::{report_forgotten_tokens, report_unreadable};
-pub use transaction::{Ending, Lent, OpenTransaction, TransactionalStore, find, is_caused_by};
+pub use transaction::{Ending, Loan, OpenTransaction, TransactionalStore, find, is_caused_by};
 pub use turn::Turn;
 pub use watch::{Watch, Watchers};
 

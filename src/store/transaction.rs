@@ -23,7 +23,7 @@ use crate::record::RecordedResult;
 
 /// A store in whose own transaction the work can run.
 ///
-/// The store [lends](OpenTransaction::lend) the work what it holds of the transaction, and [takes it back](Lent::take_back)
+/// The store [lends](OpenTransaction::lend) the work what it holds of the transaction, and [takes it back](Loan::take_back)
 /// when the work's future is over and dropped:
 ///
 /// ```
@@ -36,9 +36,9 @@ use crate::record::RecordedResult;
 /// #     guard: Guard, work: impl FnOnce(OpenTransaction<u32, ()>) -> F,
 /// # ) -> Result<R, StoreError> {
 /// // `guard` derefs to the connection, and closes it when it is dropped.
-/// let (open, lent) = OpenTransaction::lend(guard, (), 1);
+/// let (open, loan) = OpenTransaction::lend(guard, (), 1);
 /// let (ending, value) = work(open).await;
-/// let Ok(guard) = lent.take_back() else {
+/// let Ok(guard) = loan.take_back() else {
 ///     // Only once it is certain that nothing is kept.
 ///     return Err(StoreError::TransactionEscaped);
 /// };
@@ -164,14 +164,14 @@ pub struct OpenTransaction<C: 'static, N> {
 
 /// What a store has lent to the work by [`OpenTransaction::lend`].
 #[must_use = "it tells whether the transaction has come back"]
-pub struct Lent<G>(Arc<Mutex<G>>);
+pub struct Loan<G>(Arc<Mutex<G>>);
 
 impl<C: 'static, N> OpenTransaction<C, N> {
     /// Lends what the store holds of a transaction, as the given attempt at its request: 1 unless an earlier holder outside
     /// of a transaction died.
     ///
-    /// If the guard comes back when [`Lent`] is gone, it is dropped: it must close its connection then.
-    pub fn lend<G>(guard: G, names: N, attempt: u32) -> (Self, Lent<G>)
+    /// If the guard comes back when [`Loan`] is gone, it is dropped: it must close its connection then.
+    pub fn lend<G>(guard: G, names: N, attempt: u32) -> (Self, Loan<G>)
     where
         G: DerefMut<Target = C> + Send + 'static,
     {
@@ -184,7 +184,7 @@ impl<C: 'static, N> OpenTransaction<C, N> {
             names,
             attempt,
         };
-        (open, Lent(home))
+        (open, Loan(home))
     }
 
     /// Which attempt at its request it is.
@@ -200,7 +200,7 @@ impl<C: 'static, N> OpenTransaction<C, N> {
     }
 }
 
-impl<G> Lent<G> {
+impl<G> Loan<G> {
     /// Takes back what was lent.
     ///
     /// # Errors
@@ -233,9 +233,9 @@ impl<C, N> fmt::Debug for OpenTransaction<C, N> {
     }
 }
 
-impl<G> fmt::Debug for Lent<G> {
+impl<G> fmt::Debug for Loan<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lent").finish_non_exhaustive()
+        f.debug_struct("Loan").finish_non_exhaustive()
     }
 }
 

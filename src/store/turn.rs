@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use super::StoreError;
 
 tokio::task_local! {
-    /// The turn of the work that is being polled.
-    static TURN: Turn;
+    /// The turn of the work that is being polled, if it has one.
+    static TURN: Option<Turn>;
     /// The sign of the flight that is being polled.
     static SIGN: Sign;
 }
@@ -65,7 +65,7 @@ impl Turn {
 
     /// Runs work that has the turn.
     pub fn scope<W: Future>(self, work: W) -> impl Future<Output = W::Output> + use<W> {
-        TURN.scope(self, work)
+        TURN.scope(Some(self), work)
     }
 
     /// Waits for the turn, for as long as `queue` takes, and shows it to the callers that share the flight.
@@ -88,7 +88,7 @@ impl Turn {
 
     /// The turn of the code that runs now, if it has one.
     pub(crate) fn current() -> Option<Self> {
-        TURN.try_with(|turn| *turn).ok()
+        TURN.try_with(|turn| *turn).ok().flatten()
     }
 }
 
@@ -111,14 +111,9 @@ pub(crate) fn waits_for_itself() -> StoreError {
 pub(crate) struct Sign(watch::Sender<Option<Turn>>);
 
 impl Sign {
-    /// Runs a flight under this sign, which was begun by work with this turn.
+    /// Runs a flight under this sign, which was begun by work with this turn, if with any.
     pub(crate) fn scope<W: Future>(self, turn: Option<Turn>, flight: W) -> impl Future<Output = W::Output> + use<W> {
-        SIGN.scope(self, async move {
-            match turn {
-                Some(turn) => turn.scope(flight).await,
-                None => flight.await,
-            }
-        })
+        SIGN.scope(self, TURN.scope(turn, flight))
     }
 
     /// Waits until the flight waits for this turn.

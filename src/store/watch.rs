@@ -8,8 +8,8 @@
 //! A [`Watch`] is one caller's subscription. [`Watchers`] is the registry behind it: one place for all stores, which
 //! tell it what they hear (their own changes, LISTEN/NOTIFY, pub/sub) and never learn who listens. What is told is
 //! "look again", not what has changed: a notification too many does no harm, so identities are known by a digest. If
-//! the source of a store falls silent, its registry is closed: every watch ends, and whoever waits polls until it is
-//! open again.
+//! the source of a store falls silent, its registry is closed: every watch ends, and callers that wait poll until it
+//! is open again.
 
 use std::any::Any;
 use std::fmt;
@@ -51,7 +51,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// No subscription: whoever waits has to poll.
+    /// Makes no subscription: a caller that waits has to poll.
     pub fn none() -> Self {
         Self {
             changes: None,
@@ -75,7 +75,7 @@ impl Watch {
         self
     }
 
-    /// Whether nothing is ever heard here: whoever waits has to poll.
+    /// Returns whether nothing is ever heard here, so that a caller that waits has to poll.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.changes.is_none()

@@ -225,9 +225,9 @@ impl TransactionalStore for Scripted {
             ClaimOutcome::Granted(claim) => claim,
             ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
         };
-        let (open, lent) = OpenTransaction::lend(Box::new(()), (), claim.attempt());
+        let (open, loan) = OpenTransaction::lend(Box::new(()), (), claim.attempt());
         let (ending, value) = work(open).await;
-        if lent.take_back().is_err() {
+        if loan.take_back().is_err() {
             self.inner.release(claim).await?;
             return Err(StoreError::TransactionEscaped);
         }

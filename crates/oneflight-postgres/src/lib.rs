@@ -20,7 +20,9 @@ use tokio::time::{Instant, timeout};
 
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch, report_unreadable};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Store, StoreError, Watch, report_unreadable,
+};
 
 mod borrowed;
 mod call;
@@ -408,6 +410,12 @@ impl fmt::Debug for PostgresStore {
         f.debug_struct("PostgresStore")
             .field("names", &self.names)
             .finish_non_exhaustive()
+    }
+}
+
+impl From<PostgresStore> for DynStore {
+    fn from(store: PostgresStore) -> Self {
+        Self::new(store)
     }
 }
 

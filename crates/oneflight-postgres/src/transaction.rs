@@ -176,12 +176,12 @@ impl PostgresStore {
                 return Ok(ClaimOutcome::Denied(denied));
             }
         };
-        let (open, lent) = OpenTransaction::lend(borrowed, Arc::clone(&self.names), granted.attempt);
+        let (open, loan) = OpenTransaction::lend(borrowed, Arc::clone(&self.names), granted.attempt);
         let (ending, value) = work(open).await;
-        let mut borrowed = match lent.take_back() {
+        let mut borrowed = match loan.take_back() {
             Ok(borrowed) => borrowed,
             // Kept until the session is ended: while its connection is not closed, it is found by the transaction's number.
-            Err(_lent) => {
+            Err(_loan) => {
                 return match (self.stop(&granted.number).await, ending) {
                     (true, Ending::RollBack) => Ok(ClaimOutcome::Granted(value)),
                     (true, _) => Err(StoreError::TransactionEscaped),

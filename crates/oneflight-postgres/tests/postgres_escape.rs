@@ -59,13 +59,11 @@ impl Shop {
 }
 
 fn escaped(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Store(source) if matches!(source, StoreError::TransactionEscaped))
-        && error.effect() == Effect::Nothing
+    matches!(error.kind(), ErrorKind::Store(StoreError::TransactionEscaped)) && error.effect() == Effect::Nothing
 }
 
 fn perhaps_committed(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Store(source) if matches!(source, StoreError::CommittedByWork))
-        && error.effect() == Effect::Unknown
+    matches!(error.kind(), ErrorKind::Store(StoreError::CommittedByWork)) && error.effect() == Effect::Unknown
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

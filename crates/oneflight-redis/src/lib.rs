@@ -18,7 +18,7 @@ use redis::{IntoConnectionInfo, Value};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Denied, InDoubt, Store, StoreError, Watch, report_forgotten_tokens,
+    Claim, ClaimOutcome, ClaimRequest, Denied, DynStore, InDoubt, Store, StoreError, Watch, report_forgotten_tokens,
 };
 
 mod connection;
@@ -206,6 +206,12 @@ impl fmt::Debug for RedisStore {
             .field("names", &self.0.names)
             .field("ear", &self.0.ear)
             .finish_non_exhaustive()
+    }
+}
+
+impl From<RedisStore> for DynStore {
+    fn from(store: RedisStore) -> Self {
+        Self::new(store)
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Store, StoreError, decide, report_unreadable,
+    Claim, ClaimOutcome, ClaimRequest, Decision, DynStore, InDoubt, Store, StoreError, decide, report_unreadable,
 };
 
 mod busy;
@@ -324,6 +324,12 @@ impl SqliteStore {
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+impl From<SqliteStore> for DynStore {
+    fn from(store: SqliteStore) -> Self {
+        Self::new(store)
     }
 }
 

@@ -66,10 +66,10 @@ impl TransactionalStore for SqliteStore {
             Err(error) => return Err(writer.fail(turn, unavailable(error)).await),
         };
         seal.close();
-        let (open, lent) = OpenTransaction::lend(turn, (), attempt);
+        let (open, loan) = OpenTransaction::lend(turn, (), attempt);
         let (ending, value) = writer.within(work(open)).await;
         let kept = Kept::from_now(&ending);
-        let mut turn = match lent.take_back() {
+        let mut turn = match loan.take_back() {
             Ok(turn) => turn,
             // Its seal is never opened again.
             Err(_) if matches!(ending, Ending::RollBack) => return Ok(ClaimOutcome::Granted(value)),

@@ -4,8 +4,9 @@
 
 use std::borrow::Cow;
 
-use oneflight::idempotency::{Error as IdempotencyError, Idempotency, Rollback};
+use oneflight::idempotency::{Error as IdempotencyError, Idempotency, Rollback, Tx};
 use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::store::TransactionalStore;
 use oneflight_sqlite::SqliteStore;
 
 fn request(key: &str) -> RequestIdentity {
@@ -32,6 +33,7 @@ async fn durable_calls_in_a_transaction() {
         });
         assert_eq!(*refused.await.unwrap(), "no");
         assert_eq!(*in_tx(&idem, &request("helper")).await.unwrap(), 1);
+        assert_eq!(*in_tx_of_any_store(&idem, &request("any")).await.unwrap(), 1);
     })
     .await
     .unwrap();
@@ -42,4 +44,16 @@ async fn in_tx(
     id: &RequestIdentity,
 ) -> Result<oneflight::idempotency::Reply<u8>, IdempotencyError> {
     idem.run_in_tx(id.clone(), |_| async { Ok(1) }).await
+}
+
+async fn in_tx_of_any_store<S: TransactionalStore>(
+    idem: &Idempotency<S>,
+    id: &RequestIdentity,
+) -> Result<oneflight::idempotency::Reply<u32>, IdempotencyError> {
+    async fn attempts<S: TransactionalStore>(mut tx: Tx<S>) -> Result<u32, Rollback<u32>> {
+        let _: &mut S::Connection = &mut tx;
+        tokio::task::yield_now().await;
+        Ok(tx.context().attempt())
+    }
+    idem.run_in_tx(id.clone(), attempts).await
 }

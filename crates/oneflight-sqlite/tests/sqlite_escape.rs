@@ -80,13 +80,11 @@ impl Shop {
 }
 
 fn escaped(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Store(source) if matches!(source, StoreError::TransactionEscaped))
-        && error.effect() == Effect::Nothing
+    matches!(error.kind(), ErrorKind::Store(StoreError::TransactionEscaped)) && error.effect() == Effect::Nothing
 }
 
 fn busy(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Store(source) if matches!(source, StoreError::Busy { .. }))
-        && error.effect() == Effect::Nothing
+    matches!(error.kind(), ErrorKind::Store(StoreError::Busy { .. })) && error.effect() == Effect::Nothing
 }
 
 /// Executes a request for as long as the store is busy with a transaction that is being rolled back.

@@ -146,9 +146,9 @@ impl TransactionalStore for Shop {
                 Defect::CountsNoAttempts => 1,
                 _ => open.attempt(),
             };
-            let (open, lent) = OpenTransaction::lend(open, (), attempt);
+            let (open, loan) = OpenTransaction::lend(open, (), attempt);
             let (ending, value) = work(open).await;
-            let escaped = lent.take_back().is_err();
+            let escaped = loan.take_back().is_err();
             let ending = match defect {
                 // The store within lets such work have its own answer.
                 Defect::OverlooksWhatEscapes if escaped => Ending::RollBack,
@@ -191,10 +191,7 @@ async fn the_sqlite_store_conforms() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_store_does_not_conform() {
     let expected = [
-        (
-            Defect::KeepsWhatIsRefused,
-            "what_is_declined_is_recorded_without_its_rows",
-        ),
+        (Defect::KeepsWhatIsRefused, "a_refusal_is_recorded_without_its_rows"),
         (Defect::KeepsWhatIsRolledBack, "what_is_rolled_back_leaves_nothing"),
         (Defect::LosesWhatIsCommitted, "rows_and_record_are_one_commit"),
         (Defect::KeepsRowsWithoutRecord, "rows_and_record_are_one_commit"),

@@ -289,6 +289,7 @@ impl<'a, S: Store> Acquire<'a, S> {
                 self.settled(record).map(Some)
             }
             Resolution::Completed(encoded) => {
+                encoded.check(shared.format).map_err(|error| error.of(id))?;
                 // As a holder of its own: should this claim be granted late, when its answer is not waited for any more, it
                 // must not be found by the next question, which is asked in order to work.
                 let mut asked = Asked::as_new_holder(self.case);

@@ -82,7 +82,7 @@ pub(in crate::idempotency) async fn record_known<S: Store>(
     claim: &Claim,
     encoded: &Encoded,
 ) -> Result<RecordedResult, Error> {
-    let (result, _) = bounded(&encoded.0, Verdict::Performed, shared.sizes).of_done();
+    let (result, _) = bounded(&encoded.bytes, encoded.codec, Verdict::Performed, shared.sizes).of_done();
     record(shared, claim, &result).await?;
     Ok(result)
 }

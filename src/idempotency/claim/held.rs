@@ -11,6 +11,7 @@
 //! for it to be told.
 
 use std::future::Future;
+use std::pin::{Pin, pin};
 
 use tokio::time::Instant;
 
@@ -52,14 +53,15 @@ impl<S: Store> Held<S> {
     }
 
     /// Runs the work under the claim.
-    pub(in crate::idempotency) async fn during<W: Future>(&mut self, work: W) -> W::Output {
+    pub(in crate::idempotency) async fn during<W: Future>(&mut self, work: Pin<&mut W>) -> W::Output {
         self.lease.during(work).await
     }
 
     /// The work is done: records its result, for which the lease is kept until that is over.
     pub(in crate::idempotency) async fn complete(mut self, result: &RecordedResult) -> Result<(), Error> {
         self.lease.concluding();
-        self.lease.during(record(&self.case.shared, &self.claim, result)).await
+        let recorded = pin!(record(&self.case.shared, &self.claim, result));
+        self.lease.during(recorded).await
     }
 
     /// Nothing was done: gives the claim back.

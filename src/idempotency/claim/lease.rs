@@ -130,9 +130,10 @@ impl<S: Store> Lease<S> {
         }
     }
 
-    /// Runs what needs the lease, and sees to it that somebody renews meanwhile.
-    pub(super) async fn during<W: Future>(&mut self, work: W) -> W::Output {
-        let (mut work, mut look) = (pin!(work), pin!(Timer::at(self.overdue())));
+    /// Runs what needs the lease, and sees to it that somebody renews meanwhile. It is pinned already: an `async fn` would hold
+    /// it twice.
+    pub(super) async fn during<W: Future>(&mut self, mut work: Pin<&mut W>) -> W::Output {
+        let mut look = pin!(Timer::at(self.overdue()));
         poll_fn(|cx| {
             let polled = work.as_mut().poll(cx);
             if polled.is_pending() {

@@ -1,7 +1,7 @@
 //! `docs/benchmarks.md`: the parts between markers are written anew by each run, all else is kept as somebody wrote it.
 
 use super::facts::Facts;
-use super::row::Row;
+use super::row::{COLUMNS, Row};
 use oneflight_benches::semantics::{Conduct, SCENARIOS, Verdict};
 use std::fmt::Write;
 use std::fs;
@@ -56,19 +56,10 @@ pub fn write(page: &Path, part: Part, text: &str) -> io::Result<()> {
 /// The comparison, with the pictures that were drawn in this folder: one line a case, and the figures of all peers folded.
 pub fn comparison(facts: &Facts, rows: &[Row], pictures: &[(String, &'static str)]) -> String {
     let mut text = facts_table(facts);
-    text.push_str(
-        "\n| case | aim | oneflight | best peer | ratio of medians (of minima) | |\n| --- | --- | --- | --- | --- | --- |\n",
-    );
+    let columns = COLUMNS.len();
+    let _ = writeln!(text, "\n| {} |\n|{}", COLUMNS.join(" | "), " --- |".repeat(columns));
     for row in rows {
-        let line = [
-            row.case.clone(),
-            row.aim.clone(),
-            row.ours.clone(),
-            row.best.clone(),
-            row.ratio.join("<br>"),
-            row.verdict.word().to_owned(),
-        ];
-        let _ = writeln!(text, "| {} |", line.join(" | "));
+        let _ = writeln!(text, "| {} |", row.line().join(" | "));
     }
     details(&mut text, rows);
     for (file, title) in pictures {
@@ -142,4 +133,85 @@ fn facts_table(facts: &Facts) -> String {
         .map(|(name, fact)| format!("| {name} | {fact} |\n"))
         .collect();
     format!("| | |\n| --- | --- |\n{lines}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::row::{Aim, Unit, row};
+    use super::*;
+    use oneflight_benches::contest::{Figure, Standings};
+    use oneflight_benches::peers::Side;
+
+    fn rows() -> Vec<Row> {
+        let figure = |name: &str, side, median| Figure::new(name, side, vec![median, median, 2.0 * median]);
+        let mut old = figure("old", Side::Peer, 10.0);
+        old.objection = Some("its results are old".to_owned());
+        let standings = Standings {
+            figures: vec![
+                figure("oneflight", Side::Ours, 50.0),
+                figure("peer", Side::Peer, 100.0),
+                figure("slow", Side::Peer, 400.0),
+                figure("by hand, our hasher", Side::Tuned, 80.0),
+                old,
+            ],
+            left_out: vec![("absent".to_owned(), "it takes owned keys only".to_owned())],
+        };
+        vec![
+            row("one", &standings, Unit::Nanoseconds, Aim::OfBest(0.65)),
+            row("two", &standings, Unit::Nanoseconds, Aim::Nothing),
+        ]
+    }
+
+    #[test]
+    fn a_case_is_one_line_and_the_others_are_folded() {
+        let facts = Facts::gather();
+        let text = comparison(&facts, &rows(), &[("a.svg".to_owned(), "A title")]);
+        let (_, table) = text.split_once("| case |").expect("a table");
+        let (table, folded) = table.split_once("<details>").expect("a fold");
+        assert!(
+            table.contains("| one | ≤ 0.65 × the best peer | 50 ns (50) | peer 100 ns (100) | 0.50 × (0.50) | 0.62 × (0.62) | met |"),
+            "{table}"
+        );
+        assert!(
+            table.contains("\n| two |  | 50 ns (50) | peer 100 ns (100) |"),
+            "{table}"
+        );
+        assert!(!text.contains("<br>") && !table.contains("slow"), "{text}");
+        assert!(table.lines().all(|line| line.chars().count() < 120), "{table}");
+
+        assert!(
+            folded.contains("| case | oneflight | by hand, our hasher | old | peer | slow |"),
+            "{folded}"
+        );
+        assert!(
+            folded.contains("| one | 50 ns (50) | 80 ns (80) | *10 ns (10)* | 100 ns (100) | 400 ns (400) |"),
+            "{folded}"
+        );
+        assert!(
+            folded.contains("* one: old is not compared: its results are old"),
+            "{folded}"
+        );
+        assert!(
+            folded.contains("* one: left out, it takes owned keys only: absent"),
+            "{folded}"
+        );
+        assert!(
+            folded.ends_with("</details>\n\n![A title](benchmarks/a.svg)\n"),
+            "{folded}"
+        );
+    }
+
+    #[test]
+    fn what_is_written_by_hand_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let page = folder.path().join("benchmarks.md");
+        write(&page, Part::Comparison, "| first |").expect("it is begun");
+        write(&page, Part::Semantics, "| other |").expect("it goes on");
+        write(&page, Part::Comparison, "| second |").expect("it is replaced");
+        let text = fs::read_to_string(&page).expect("it is there");
+        assert!(text.contains("| second |") && text.contains("| other |") && !text.contains("| first |"));
+        assert!(text.starts_with("# Benchmarks") && text.contains("## What the benchmarks do not show"));
+        fs::write(&page, "no markers").expect("it can be written");
+        assert!(write(&page, Part::Comparison, "| third |").is_err());
+    }
 }

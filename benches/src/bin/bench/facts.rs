@@ -39,7 +39,7 @@ pub struct Facts {
     pub rustc: String,
     /// What the release profile sets.
     pub profile: String,
-    /// Whoever is measured, and the version.
+    /// The crates that are measured, and their versions.
     pub versions: Vec<(String, String)>,
 }
 

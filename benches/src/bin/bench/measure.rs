@@ -38,10 +38,11 @@ pub const THREADS: [usize; 3] = [1, 2, 4];
 pub const FLIGHTS: [usize; 7] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000];
 /// With so many flights at once a round takes seconds.
 const MANY_FLIGHTS: usize = 1_000_000;
-/// Whoever needs longer for a flight with a tenth of these in flight is left out of those rounds, in nanoseconds.
+/// A peer that needs longer for a flight with a tenth of these in flight is left out of those rounds, in nanoseconds.
 const TOO_SLOW: f64 = 3_000.0;
 
 /// All figures of a run.
+#[derive(Default)]
 pub struct Measured {
     pub ready: Standings,
     pub ready_borrowed: Standings,
@@ -160,7 +161,7 @@ fn flights() -> Vec<(usize, Standings)> {
     all
 }
 
-/// A trial whose rounds are long: it leaves out whoever was slow before, and who differs from another by his hasher only.
+/// A trial whose rounds are long: it leaves out a peer that was slow before, and one that differs from another by its hasher only.
 struct Patient<T> {
     trial: T,
     before: Option<Standings>,

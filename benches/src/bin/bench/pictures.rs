@@ -1,5 +1,5 @@
-//! How cost grows, as SVG pictures: one line for each entrant, ours the thick one. Entrants whose figures are the same share a
-//! line and are all named beside it, so that no line is hidden behind another.
+//! How cost grows, as SVG pictures: one line for each entrant, ours the thick one, beneath all others. Peers whose figures are
+//! the same share a line and are all named beside it. So no line is hidden behind another.
 
 use super::measure::{Measured, THREADS};
 use oneflight_benches::contest::Standings;
@@ -63,6 +63,15 @@ struct Picture {
 /// Draws all pictures into this folder and says how they are called.
 pub fn draw(folder: &Path, measured: &Measured) -> Result<Vec<(String, &'static str)>, Box<dyn Error>> {
     fs::create_dir_all(folder)?;
+    let cores = available_parallelism()?.get();
+    let pictures = pictures(measured, cores);
+    pictures.iter().try_for_each(|picture| picture.draw(folder))?;
+    let drawn = pictures.iter();
+    Ok(drawn.map(|picture| (picture.file.to_owned(), picture.title)).collect())
+}
+
+/// What is drawn of a run on a machine with so many cores.
+fn pictures(measured: &Measured, cores: usize) -> [Picture; 4] {
     let threads: Vec<_> = THREADS.into_iter().zip(measured.distinct.clone()).collect();
     let weights = measured.weights.iter().map(|weight| Line {
         names: vec![weight.name.clone()],
@@ -73,7 +82,7 @@ pub fn draw(folder: &Path, measured: &Measured) -> Result<Vec<(String, &'static 
             .map(|(count, heap)| (*count as f64, *heap))
             .collect(),
     });
-    let pictures = [
+    [
         Picture {
             file: "followers.svg",
             title: "Cost of a follower against the number of followers (lower is better)",
@@ -107,13 +116,10 @@ pub fn draw(folder: &Path, measured: &Measured) -> Result<Vec<(String, &'static 
             across: "threads",
             up: "million calls per second, all threads together",
             scale: Scale::FromNothing,
-            crowded: crowded(),
+            crowded: crowded(cores),
             lines: lines(&threads, |cost| 1e3 / cost),
         },
-    ];
-    pictures.iter().try_for_each(|picture| picture.draw(folder))?;
-    let drawn = pictures.iter();
-    Ok(drawn.map(|picture| (picture.file.to_owned(), picture.title)).collect())
+    ]
 }
 
 /// One line for everybody, through all cases.
@@ -134,8 +140,7 @@ fn lines(cases: &[(usize, Standings)], value: impl Fn(f64) -> f64) -> Vec<Line> 
 }
 
 /// Where more threads than cores are measured, and what to say of it.
-fn crowded() -> Option<(f64, String)> {
-    let cores = available_parallelism().ok()?.get();
+fn crowded(cores: usize) -> Option<(f64, String)> {
     let most = *THREADS.iter().max()?;
     (most > cores).then(|| (cores as f64, format!("more threads than the {cores} cores")))
 }
@@ -158,7 +163,7 @@ impl Picture {
         let mut ours = Vec::new();
         for line in &self.lines {
             match line.side {
-                Side::Ours => ours.push((line.clone(), OURS.stroke_width(4))),
+                Side::Ours => ours.push((line.clone(), OURS.stroke_width(5))),
                 Side::Peer => match others.iter_mut().find(|other| other.is_as(line)) {
                     Some(same) => same.names.extend_from_slice(&line.names),
                     None => others.push(line.clone()),
@@ -170,8 +175,8 @@ impl Picture {
         let others = others
             .into_iter()
             .map(|line| (line, colours.next().unwrap_or(BLACK).stroke_width(2)));
-        // Ours last, over the others.
-        others.chain(ours).collect()
+        // Thin lines over ours, which is seen on both sides of them.
+        ours.into_iter().chain(others).collect()
     }
 
     fn range(&self, of: impl Fn(&(f64, f64)) -> f64) -> (f64, f64) {
@@ -281,4 +286,61 @@ impl Picture {
 fn powers(low: f64, high: f64) -> LogCoord<f64> {
     let base = if high / low < 200.0 { 2.0 } else { 10.0 };
     (low..high).log_scale().base(base).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(name: &str, side: Side, points: [f64; 3]) -> Line {
+        Line {
+            names: vec![name.to_owned()],
+            side,
+            points: [1.0, 2.0, 4.0].into_iter().zip(points).collect(),
+        }
+    }
+
+    fn drawn(cores: usize, lines: Vec<Line>) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [.., threads] = pictures(&Measured::default(), cores);
+        let picture = Picture { lines, ..threads };
+        picture.draw(folder.path()).expect("it can be drawn");
+        fs::read_to_string(folder.path().join(picture.file)).expect("it is there")
+    }
+
+    #[test]
+    fn every_picture_says_of_what_it_is_and_which_way_is_better() {
+        for picture in pictures(&Measured::default(), 2) {
+            let (title, up) = (picture.title, picture.up);
+            assert!(
+                title.ends_with(" is better)") && (title.contains(" of ") || title.contains(" on ")),
+                "{title}"
+            );
+            assert!(up.contains(" per ") && !picture.across.is_empty(), "{up}");
+        }
+    }
+
+    #[test]
+    fn all_who_share_a_line_are_named_and_nobody_covers_another() {
+        let ours = line("oneflight", Side::Ours, [1.0, 2.0, 4.0]);
+        let as_ours = line("as ours", Side::Peer, [1.0, 2.0, 4.0]);
+        let other = line("other", Side::Peer, [0.5, 1.0, 1.5]);
+        let as_other = line("as other", Side::Peer, [0.501, 1.001, 1.499]);
+        let svg = drawn(2, vec![as_ours, other, as_other, ours]);
+        for name in ["oneflight", "as ours", "other", "as other"] {
+            assert!(svg.lines().any(|line| line.trim() == name), "{name} is not named");
+        }
+        // Three lines, the thick one first: a thin one over it hides nothing.
+        let widths = svg.lines().filter(|line| line.starts_with("<polyline"));
+        let widths: Vec<_> = widths.map(|line| line.contains("stroke-width=\"5\"")).collect();
+        let ours = widths.iter().position(|is_ours| *is_ours);
+        assert!(ours < widths.iter().rposition(|is_ours| !is_ours), "{widths:?}");
+    }
+
+    #[test]
+    fn it_is_noted_where_threads_outnumber_cores() {
+        let lines = || vec![line("oneflight", Side::Ours, [1.0, 2.0, 2.0])];
+        assert!(drawn(2, lines()).contains("shaded: more threads than the 2 cores"));
+        assert!(!drawn(4, lines()).contains("shaded"));
+    }
 }

@@ -16,14 +16,43 @@ pub struct Row {
     pub ours: String,
     /// Who it is compared with, and that figure.
     pub best: String,
-    /// What decides, as a ratio.
-    pub ratio: Vec<String>,
+    /// Our figure through that one.
+    pub ratio: String,
+    /// Our figure through the better of the two maps by hand with our hasher.
+    pub by_hand: String,
     /// The figures of all others, from the best to the worst.
     pub others: Vec<Other>,
     /// Who has no figure, and why; and what else has to be known of a figure.
     pub notes: Vec<String>,
     /// Whether the aim is met.
     pub verdict: Verdict,
+}
+
+/// What stands over a [line](Row::line).
+pub const COLUMNS: [&str; 7] = [
+    "case",
+    "aim",
+    "oneflight",
+    "best peer",
+    "ratio to it",
+    "ratio by hand",
+    "",
+];
+
+impl Row {
+    /// The case in one line of a table.
+    pub fn line(&self) -> [&str; 7] {
+        let Self {
+            case,
+            aim,
+            ours,
+            best,
+            ratio,
+            by_hand,
+            ..
+        } = self;
+        [case, aim, ours, best, ratio, by_hand, self.verdict.word()]
+    }
 }
 
 /// The figure of another entrant.
@@ -165,27 +194,19 @@ pub fn row(case: &str, standings: &Standings, unit: Unit, aim: Aim) -> Row {
             Verdict::of(ours.median <= most),
         ),
         (Aim::Nothing, ..) => (String::new(), Verdict::Shown),
-        // Whoever was left out has met nothing.
+        // A side that was left out has met nothing.
         _ => ("a figure to compare".to_owned(), Verdict::Missed),
     };
     let is_rate = unit == Unit::MegacallsPerSecond;
-    let ratio = match ours {
-        Some(ours) => {
-            let to = |side, name: &str| ratio(ours, standings.best_of(side)?, name, is_rate);
-            [to(Side::Peer, "best"), to(Side::Tuned, "by hand with our hasher")]
-                .into_iter()
-                .flatten()
-                .collect()
-        }
-        None => Vec::new(),
-    };
+    let to = |side| ratio(ours?, standings.best_of(side)?, is_rate);
     let (others, notes) = others(standings, unit);
     Row {
         case: case.to_owned(),
         aim: text.trim_end().to_owned(),
         ours: ours.map_or_else(|| "left out".to_owned(), |ours| unit.show(ours)),
         best: best.map_or_else(String::new, |best| format!("{} {}", best.name, unit.show(best))),
-        ratio,
+        ratio: to(Side::Peer).unwrap_or_default(),
+        by_hand: to(Side::Tuned).unwrap_or_default(),
         others,
         notes,
         verdict,
@@ -193,12 +214,12 @@ pub fn row(case: &str, standings: &Standings, unit: Unit, aim: Aim) -> Row {
 }
 
 /// Our figure through the other's, of medians, and of minima if there were rounds.
-pub fn ratio(ours: &Figure, other: &Figure, name: &str, is_rate: bool) -> Option<String> {
+pub fn ratio(ours: &Figure, other: &Figure, is_rate: bool) -> Option<String> {
     let through = |ours: f64, other: f64| if is_rate { other / ours } else { ours / other };
     let medians = through(ours.median, other.median);
     let shown = match ours.rounds {
-        1 => format!("{medians:.2} × {name}"),
-        _ => format!("{medians:.2} ({:.2}) × {name}", through(ours.minimum, other.minimum)),
+        1 => format!("{medians:.2} ×"),
+        _ => format!("{medians:.2} × ({:.2})", through(ours.minimum, other.minimum)),
     };
     medians.is_finite().then_some(shown)
 }

@@ -176,7 +176,8 @@ fn of_floor(case: &str, standings: &Standings, times: f64) -> Row {
     if let (Some(ours), Some(floor)) = (standings.ours(), floor) {
         row.aim = format!("≤ {times} × the floor");
         row.best = format!("{} {}", floor.name, Unit::Nanoseconds.show(floor));
-        row.ratio = ratio(ours, floor, "floor", false).into_iter().collect();
+        row.ratio = ratio(ours, floor, false).unwrap_or_default();
+        row.by_hand.clear();
         row.verdict = Verdict::of(ours.median <= times * floor.median);
     }
     row
@@ -239,7 +240,8 @@ fn growth(
         aim: aim.to_owned(),
         ours: ours.map_or_else(String::new, |growth| format!("{growth:.2} ×")),
         best: String::new(),
-        ratio: Vec::new(),
+        ratio: String::new(),
+        by_hand: String::new(),
         others: others
             .map(|(figure, growth)| Other::new(&figure.name, format!("{growth:.2} ×")))
             .collect(),
@@ -270,7 +272,8 @@ fn progress(wakeups: &[(usize, Standings)]) -> Row {
             .collect::<Vec<_>>()
             .join(" and "),
         best: String::new(),
-        ratio: Vec::new(),
+        ratio: String::new(),
+        by_hand: String::new(),
         others: others
             .map(|figure| Other::new(&figure.name, of(&figure.name).join(" and ")))
             .collect(),
@@ -323,7 +326,8 @@ fn instructions() -> Row {
         aim: "kept; may not grow by 3 % unnoticed".to_owned(),
         ours,
         best: String::new(),
-        ratio: Vec::new(),
+        ratio: String::new(),
+        by_hand: String::new(),
         others: Vec::new(),
         notes: vec![format!("counted by `bin/cost`, which checks it, and kept in `{KEPT}`")],
         verdict: Verdict::of(kept.is_ok()),

@@ -1,7 +1,7 @@
 //! The tables, for a terminal.
 
 use super::facts::Facts;
-use super::row::Row;
+use super::row::{COLUMNS, Row};
 use comfy_table::presets::UTF8_FULL;
 use comfy_table::{ContentArrangement, Table};
 use oneflight_benches::semantics::{Conduct, SCENARIOS, Verdict};
@@ -29,23 +29,9 @@ pub fn facts(facts: &Facts) -> String {
 
 /// The comparison: one line a case.
 pub fn comparison(rows: &[Row]) -> Table {
-    let mut table = table([
-        "case",
-        "aim",
-        "oneflight",
-        "best peer",
-        "ratio of medians (of minima)",
-        "",
-    ]);
+    let mut table = table(COLUMNS);
     for row in rows {
-        table.add_row([
-            row.case.clone(),
-            row.aim.clone(),
-            row.ours.clone(),
-            row.best.clone(),
-            row.ratio.join("\n"),
-            row.verdict.word().to_owned(),
-        ]);
+        table.add_row(row.line());
     }
     table
 }
