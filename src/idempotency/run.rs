@@ -66,7 +66,7 @@ pub struct Idempotency<S, C = Json> {
 }
 
 impl<S: Store, C: Format> Idempotency<S, C> {
-    /// The same with another [retention](IdempotencyBuilder::retention), for calls whose results are to be kept for longer than
+    /// The same with another [retention](super::IdempotencyBuilder::retention), for calls whose results are to be kept for longer than
     /// others, or not so long. Everything else is shared, flights too; of calls that share one, the retention of that which
     /// executes counts.
     ///
@@ -98,7 +98,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         }
     }
 
-    /// The same with another [codec](IdempotencyBuilder::codec), for calls whose results have no serde or are to be
+    /// The same with another [codec](super::IdempotencyBuilder::codec), for calls whose results have no serde or are to be
     /// encrypted, for example. Everything else is shared, flights too.
     ///
     /// Of one request, let all calls go through one codec: what another one recorded cannot be read. A call that shares a
@@ -149,7 +149,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         }
     }
 
-    /// The codec, for a result that is brought from outside with [`Resolution::completed_with`].
+    /// The codec, for a result that is brought from outside with [`Resolution::completed_with`](super::Resolution::completed_with).
     #[must_use]
     pub fn codec(&self) -> &C {
         &self.codec
@@ -160,10 +160,10 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// Whatever the work answers is recorded, failures too: work that may end without knowing what it did, since what it
     /// calls may not answer, has to be able to say so, and is for [`try_run`](Self::try_run). It is called only if this call executes; a call that
     /// joins or is answered from the record drops it. It is polled by a task of its own unless the
-    /// [builder](IdempotencyBuilder::drive) says otherwise.
+    /// [builder](super::IdempotencyBuilder::drive) says otherwise.
     ///
-    /// `T` is recorded as JSON, unless another [codec](IdempotencyBuilder::codec) is set, so it must survive that. What
-    /// cannot be read again is an error the first time ([`ErrorKind::Codec`]). What is read as something else is not
+    /// `T` is recorded as JSON, unless another [codec](super::IdempotencyBuilder::codec) is set, so it must survive that. What
+    /// cannot be read again is an error the first time ([`ErrorKind::Codec`](super::ErrorKind::Codec)). What is read as something else is not
     /// noticed: in JSON, `Some(None)` comes back as `None`, and so does a `Some(f64::NAN)`. A caller that shares the flight
     /// and asks for another `T` than the one that executes gets the recorded value decoded as that.
     ///
@@ -178,7 +178,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Panics
     ///
-    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`] for all callers, and the request is in doubt.
+    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`](super::ErrorKind::Panicked) for all callers, and the request is in doubt.
     pub async fn run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         C: Codec<T>,
@@ -195,10 +195,10 @@ impl<S: Store, C: Format> Idempotency<S, C> {
 
     /// [`run`](Self::run) for work that can tell what became of it.
     ///
-    /// Its error reaches every caller and is not recorded. [`NotDone`] says that nothing was done: the request can be
-    /// tried again at once. [`Unknown`] says that this is not known, as after a time-out or a reset of a call to
-    /// somebody else: the request is in doubt, and the [recovery policy](Recovery) is asked about it once what the work
-    /// left has [settled](IdempotencyBuilder::settle).
+    /// Its error reaches every caller and is not recorded. [`NotDone`](super::NotDone) says that nothing was done: the request can be
+    /// tried again at once. [`Unknown`](super::Unknown) says that this is not known, as after a time-out or a reset of a call to
+    /// somebody else: the request is in doubt, and the [recovery policy](super::Recovery) is asked about it once what the work
+    /// left has [settled](super::IdempotencyBuilder::settle).
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -255,8 +255,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// The effect is exactly once, whatever dies when. There is no lease, and nothing is left in doubt, with two
     /// exceptions: an execution of the same request outside of a transaction may be; and so is work that ended the
     /// transaction itself, which PostgreSQL cannot refuse ([`StoreError::CommittedByWork`]). What that committed has no
-    /// record, so it is never run again by itself, not under [`Recovery::Rerun`] either: only a function of
-    /// [`Recovery::ask`] or [`resolve`](Self::resolve) decides. From its `COMMIT` to its end nothing holds the key, and
+    /// record, so it is never run again by itself, not under [`Recovery::Rerun`](super::Recovery::Rerun) either: only a function of
+    /// [`Recovery::ask`](super::Recovery::ask) or [`resolve`](Self::resolve) decides. From its `COMMIT` to its end nothing holds the key, and
     /// if its process or the database dies in between, nothing remembers. Keep it short: SQLite has one writer, and this is it;
     /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it
     /// would wait for itself, and in PostgreSQL for a connection, when enough others do the same.
@@ -264,7 +264,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// The work owns its [`Tx`], which goes back when it is dropped. A `Tx` that outlives the work has escaped: nothing is kept
     /// ([`StoreError::TransactionEscaped`]).
     ///
-    /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`]); so does a panic, and so does
+    /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`](super::ErrorKind::RolledBack)); so does a panic, and so does
     /// a result that is too large to keep or does not survive its encoding. A request that can never succeed would be
     /// executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records the
     /// answer.
@@ -279,7 +279,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Panics
     ///
-    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`] for all callers.
+    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`](super::ErrorKind::Panicked) for all callers.
     pub async fn run_in_tx<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
@@ -307,7 +307,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
 
     /// [`run_in_tx`](Self::run_in_tx) for work that may be called again: when its transaction lost to another one, by a
     /// serialization failure or a deadlock, everything is rolled back and the work is run again from its start, up to
-    /// [`conflict_retries`](IdempotencyBuilder::conflict_retries) times.
+    /// [`conflict_retries`](super::IdempotencyBuilder::conflict_retries) times.
     ///
     /// It is the statements' error that tells, so let it pass: return it by `?`. What the work does besides its
     /// statements it does again.
@@ -339,7 +339,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// As [`run_in_tx`](Self::run_in_tx); of a conflict, [`ErrorKind::RolledBack`] when it was run again for the last time.
+    /// As [`run_in_tx`](Self::run_in_tx); of a conflict, [`ErrorKind::RolledBack`](super::ErrorKind::RolledBack) when it was run again for the last time.
     ///
     /// # Cancel safety
     ///
@@ -375,7 +375,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](super::ErrorKind::Store).
     ///
     /// # Cancel safety
     ///
