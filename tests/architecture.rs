@@ -19,7 +19,6 @@ const NOT_YET: &[&str] = &[
     "identity",
     "store",
     "oneflight-conformance",
-    "oneflight-postgres",
     "oneflight-redis",
     "oneflight-sqlite",
 ];
