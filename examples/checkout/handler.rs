@@ -79,7 +79,7 @@ impl Handler {
                 Self::Redis(beside(store, orders.clone()))
             }
             (_, Database::Sqlite(pool)) => Self::Sqlite(within(SqliteStore::from_pool(pool.clone()).await?)),
-            (_, Database::Postgres(pool)) => Self::Postgres(within(PostgresStore::open(pool.clone()).await?)),
+            (_, Database::Postgres(pool)) => Self::Postgres(within(PostgresStore::from_pool(pool.clone()).await?)),
         })
     }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::Idempotency;
 use super::codec::{Format, Json, Sizes};
 use super::missing::MissingFingerprint;
 use super::progress::Flights;
 use super::purge::Purging;
 use super::recovery::Recovery;
+use super::run::Idempotency;
 use super::shared::Shared;
 use crate::flight::{Drive, OnAbandon};
 use crate::group::Group;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A flight on its way to a claim is given up at the latest deadline of all who have asked for it. A caller whose own
-//! comes before that leaves the others to it. It cannot be left to the flight alone, nor to its leader: whoever joins
+//! comes before that leaves the others to it. It cannot be left to the flight alone, nor to its leader: a caller that joins
 //! late would have what is left of the leader's time.
 //!
 //! There is one [`Progress`] for a request, which is made by the first caller that comes and goes with the last. A flight

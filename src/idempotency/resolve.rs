@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::answer::answer_within;
 use super::claim::{record_known, told};
 use super::codec::Format;
-use super::{Effect, Error, Idempotency, Resolution};
+use super::error::{Effect, Error};
+use super::recovery::Resolution;
+use super::run::Idempotency;
 use crate::identity::RequestIdentity;
 use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
 
@@ -16,7 +18,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// executes; [`Resolution::Hold`] changes nothing. Nor does any answer change a request that is unknown or completed.
     /// The fingerprint may be left out.
     ///
-    /// Whoever finds out by looking at what the work calls is not to look too early: a call that was cut off may still
+    /// To find out by looking at what the work calls, do not look too early: a call that was cut off may still
     /// land, as it says at [`Recovery::ask`](super::Recovery::ask).
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use super::codec::{Codec, decode};
 use super::error::{CodecError, Effect, Error, ErrorKind};
 use super::reply::{Origin, Reply};
 use crate::group::Role;
-use crate::identity::RequestIdentity;
+use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{Decoded, RecordedResult};
 
 /// A request that is settled: its result as recorded, and the value if somebody has it already.
@@ -21,6 +21,9 @@ pub(super) struct Settled {
     attempt: u32,
     ran: Ran,
 }
+
+/// What a flight comes to, and the fingerprint of the call that leads it.
+pub(super) type Landed = (Option<Fingerprint>, Result<Settled, Error>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ran {

@@ -359,7 +359,8 @@ where
         return (Ending::RollBack, Worked::Failed(granted_twice().into()));
     };
     let context = Context::new(id, attempt, None);
-    let worked = catch(async { work(Tx { open, context }).await }).await;
+    // In a box, since what is around it is moved about.
+    let worked = catch(async { Box::pin(work(Tx { open, context })).await }).await;
     *bench.work.lock() = Some(work);
     bench.over.store(true, Ordering::SeqCst);
     let (value, verdict) = match worked {

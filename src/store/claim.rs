@@ -14,7 +14,7 @@ use crate::record::{FencingToken, HolderId, Record, State};
 pub enum Takeover {
     /// Answer [`Denied::InDoubt`].
     Never,
-    /// Take the claim over from whoever it is, unless the request is [held](Record::held).
+    /// Take the claim over from any holder, unless the request is [held](Record::held).
     Expired,
     /// Take it over from this holder, and from no other: the one about which somebody has decided.
     Of(FencingToken),

@@ -6,7 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Claim, ClaimOutcome, ClaimRequest, InDoubt, MemoryStore, Store, StoreError, Watch};
+use super::claim::{Claim, ClaimOutcome, ClaimRequest};
+use super::contract::{InDoubt, Store};
+use super::error::StoreError;
+use super::memory::MemoryStore;
+use super::watch::Watch;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 

@@ -1,6 +1,6 @@
 //! What only a store sees, and somebody has to be told of.
 
-use super::StoreError;
+use super::error::StoreError;
 use crate::record::FencingToken;
 use crate::telemetry;
 

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::{ClaimOutcome, ClaimRequest, Store, StoreError};
+use super::claim::{ClaimOutcome, ClaimRequest};
+use super::contract::Store;
+use super::error::StoreError;
 use crate::record::RecordedResult;
 
 /// A store in whose own transaction the work can run.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::StoreError;
+use super::error::StoreError;
 
 tokio::task_local! {
     /// The turn of the work that is being polled, if it has one.

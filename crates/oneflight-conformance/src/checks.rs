@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::failure::{Failure, name};
 use super::probe::{LATER, LONG, Probe, SHORT, result};
-use super::{Failure, name};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::HolderId;
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};

@@ -26,47 +26,20 @@
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oneflight::store::{ClaimOutcome, Denied, Store, StoreError};
+use oneflight::store::Store;
 
 mod checks;
+mod failure;
 mod probe;
 mod transactional;
 
 use probe::Probe;
 
+pub use failure::Failure;
 pub use transactional::{Ledger, Written, run_transactional};
-
-/// A promise that the store does not keep.
-#[derive(Debug)]
-pub struct Failure {
-    check: &'static str,
-    what: String,
-    source: Option<StoreError>,
-}
-
-impl Failure {
-    /// The name of the check that failed.
-    #[must_use]
-    pub fn check(&self) -> &'static str {
-        self.check
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the store fails `{}`: {}", self.check, self.what)
-    }
-}
-
-impl std::error::Error for Failure {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
-    }
-}
 
 /// Runs the suite against a store whose time passes by itself. `make` answers with an empty store.
 ///
@@ -114,16 +87,4 @@ pub async fn run_with<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Du
         who_watches_hears_of_every_end,
     );
     Ok(())
-}
-
-/// What a claim came to, for messages: no payload.
-fn name<C>(outcome: &ClaimOutcome<C>) -> &'static str {
-    match outcome {
-        ClaimOutcome::Granted(_) => "granted",
-        ClaimOutcome::Denied(Denied::Completed(_)) => "completed",
-        ClaimOutcome::Denied(Denied::InProgress { .. }) => "in progress",
-        ClaimOutcome::Denied(Denied::Conflict) => "conflict",
-        ClaimOutcome::Denied(Denied::InDoubt { .. }) => "in doubt",
-        ClaimOutcome::Denied(_) => "denied",
-    }
 }

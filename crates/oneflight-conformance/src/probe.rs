@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Failure, name};
+use super::failure::{Failure, name};
 use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use oneflight::record::{CodecId, FencingToken, HolderId, Record, RecordedResult, Verdict};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};

@@ -10,8 +10,8 @@ use tokio::sync::{Barrier, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::failure::{Failure, name};
 use super::probe::{LONG, result};
-use super::{Failure, name};
 use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use oneflight::record::RecordedResult;
 use oneflight::store::{

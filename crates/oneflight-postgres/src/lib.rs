@@ -121,7 +121,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// use sqlx::postgres::PgPool;
 ///
 /// let pool = PgPool::connect("postgres://shop@localhost/shop").await?;
-/// let idem = Idempotency::builder(PostgresStore::open(pool).await?).build();
+/// let idem = Idempotency::builder(PostgresStore::from_pool(pool).await?).build();
 ///
 /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 /// let order: i64 = *idem
@@ -258,13 +258,23 @@ impl PostgresOptions {
         Ok(schema::print(&self.names, from))
     }
 
+    /// Connects to a database, by a URL such as `postgres://user@localhost/shop`, with a pool of sqlx's defaults.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_pool`](Self::from_pool); and when the URL is not one.
+    pub async fn open(self, url: &str) -> Result<PostgresStore, StoreError> {
+        let pool = PgPool::connect(url).await.map_err(errors::unavailable)?;
+        self.from_pool(pool).await
+    }
+
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
     /// # Errors
     ///
     /// When the database cannot be reached, or was written by a newer version of this crate;
     /// [`StoreError::InvalidName`].
-    pub async fn open(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
+    pub async fn from_pool(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
         let mut names = self.names;
         names.validate()?;
         // What is told apart by name must not depend on the search path of each connection.
@@ -288,13 +298,23 @@ impl PostgresOptions {
 }
 
 impl PostgresStore {
+    /// Connects to a database, by a URL such as `postgres://user@localhost/shop`, with a pool of sqlx's defaults. Creates or
+    /// upgrades our tables there.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one, the database cannot be reached, or was written by a newer version of this crate.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Self::options().open(url).await
+    }
+
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
     /// # Errors
     ///
     /// When the database cannot be reached, or was written by a newer version of this crate.
-    pub async fn open(pool: PgPool) -> Result<Self, StoreError> {
-        Self::options().open(pool).await
+    pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
+        Self::options().from_pool(pool).await
     }
 
     /// Options to open a store with.

@@ -27,7 +27,7 @@ pub(super) fn absent(r: &str, now: &str) -> String {
     format!("({r}.completed_at IS NOT NULL AND {r}.expires_at <= {now})")
 }
 
-/// Tells whoever watches, if anybody does: see [`listen`](super::listen).
+/// Tells those that watch, if there are any: see [`listen`](super::listen).
 pub(super) fn notify(channel: &str, watch: &str) -> String {
     format!(
         "CASE WHEN NOT pg_catalog.pg_try_advisory_xact_lock({watch}) THEN pg_catalog.pg_notify({channel}, {watch}::text)::text END"

@@ -111,7 +111,7 @@ impl Statements {
         Message::outside(&format!("{in_doubt} AND token > {after} ORDER BY token LIMIT {limit}"))
     }
 
-    /// Tells whoever watches.
+    /// Tells those that watch.
     pub(super) fn notify(&self, keys: Keys) -> SqlStr {
         let watch = Value::Number(keys.watch).to_string();
         AssertSqlSafe(format!("SELECT {}", notify(&self.channel, &watch))).into_sql_str()

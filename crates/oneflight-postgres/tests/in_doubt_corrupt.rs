@@ -13,7 +13,7 @@ use oneflight_postgres::PostgresStore;
 #[tokio::test]
 async fn postgres_lists_what_it_can_read() {
     let schema = postgres::server().schema().await;
-    let store = PostgresStore::open(schema.pool(1)).await.unwrap();
+    let store = PostgresStore::from_pool(schema.pool(1)).await.unwrap();
     let claims = five_in_doubt(&store).await;
     for spoil in [
         "UPDATE oneflight_records SET attempt = 5000000000 WHERE key = 'k1'",

@@ -34,7 +34,7 @@ async fn shop(server: &Server, patience: Duration) -> (Proxy, Idempotency<Postgr
     let proxy = Proxy::before(server.port()).await;
     let store = PostgresStore::options()
         .patience(patience)
-        .open(schema.pool_through(proxy.port(), 4))
+        .from_pool(schema.pool_through(proxy.port(), 4))
         .await
         .unwrap();
     (proxy, Idempotency::builder(store).build(), direct, schema)
@@ -136,7 +136,7 @@ async fn a_call_that_is_given_up_before_it_is_answered_keeps_no_place_in_the_poo
     let proxy = Proxy::before(server().port()).await;
     let pool = schema.pool_through(proxy.port(), 1);
     let options = PostgresStore::options().patience(Duration::from_secs(60));
-    let store = options.open(pool).await.unwrap();
+    let store = options.from_pool(pool).await.unwrap();
     for key in ["one", "two"] {
         proxy.cut(key, Cut::Swallowed);
         let request = id(key);
@@ -197,9 +197,9 @@ async fn a_claim_that_may_have_been_taken_is_not_forgotten_over_a_later_error() 
         .max_connections(1)
         .acquire_timeout(Duration::from_secs(1));
     let pool = options.connect_lazy_with(schema.options.clone().port(proxy.port()));
-    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let direct = schema.pool(2);
-    let outside = PostgresStore::open(direct.clone()).await.unwrap();
+    let outside = PostgresStore::from_pool(direct.clone()).await.unwrap();
     let idem = Idempotency::builder(store).lease(Duration::from_secs(1)).build();
     for (key, kept) in [
         ("for good", Duration::from_secs(60)),

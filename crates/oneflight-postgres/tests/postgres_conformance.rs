@@ -43,7 +43,7 @@ impl Ledger for Orders {
 async fn orders(isolation: &str) -> Orders {
     let mut schema = server().schema().await;
     schema.options = schema.options.options([("default_transaction_isolation", isolation)]);
-    let store = PostgresStore::open(schema.pool(8)).await.unwrap();
+    let store = PostgresStore::from_pool(schema.pool(8)).await.unwrap();
     let table = "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)";
     sqlx::query(table).execute(store.pool()).await.unwrap();
     Orders(store)

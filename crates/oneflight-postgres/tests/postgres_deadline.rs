@@ -20,7 +20,9 @@ async fn a_server_that_is_silent_is_waited_for_no_longer_than_the_caller_said() 
     let schema = server().schema().await;
     let proxy = Proxy::before(server().port()).await;
     // The store's own patience is ten seconds for each try.
-    let store = PostgresStore::open(schema.pool_through(proxy.port(), 4)).await.unwrap();
+    let store = PostgresStore::from_pool(schema.pool_through(proxy.port(), 4))
+        .await
+        .unwrap();
     let idem = Idempotency::builder(store).wait(Duration::from_secs(2)).build();
     for in_tx in [false, true] {
         let id = RequestIdentity::new(Scope::new("tenant-7"), format!("silent-{in_tx}")).unwrap();

@@ -57,7 +57,7 @@ async fn put(store: &PostgresStore, id: &RequestIdentity, record: &Record) {
 #[tokio::test]
 async fn the_statement_decides_as_the_function_does() {
     let schema = server().schema().await;
-    let store = PostgresStore::open(schema.pool(2)).await.unwrap();
+    let store = PostgresStore::from_pool(schema.pool(2)).await.unwrap();
     decision::agrees(
         &store,
         &[false, true],
@@ -70,7 +70,7 @@ async fn the_statement_decides_as_the_function_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changes_while_the_statement_runs_is_what_it_answers_with() {
     let schema = server().schema().await;
-    let store = PostgresStore::open(schema.pool(4)).await.unwrap();
+    let store = PostgresStore::from_pool(schema.pool(4)).await.unwrap();
     let now = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
     let renews = format!("UPDATE oneflight_records SET lease_expires_at = {now} + 3600000 WHERE key = $1");
     let completes = format!(

@@ -27,7 +27,7 @@ fn id(key: &str) -> RequestIdentity {
 
 async fn shop() -> (Schema, PostgresStore) {
     let schema = server().schema().await;
-    let store = PostgresStore::open(schema.pool(4)).await.unwrap();
+    let store = PostgresStore::from_pool(schema.pool(4)).await.unwrap();
     sqlx::raw_sql(ORDERS).execute(store.pool()).await.unwrap();
     (schema, store)
 }
@@ -263,7 +263,7 @@ async fn without_the_right_to_end_a_session_its_transaction_is_said_to_be_in_dou
         .max_connections(3)
         .connect_lazy_with(options.username("weak").options([("search_path", "weak")]));
     let impatient = PostgresStore::options().patience(Duration::from_secs(2));
-    let store = impatient.open(pool.clone()).await.unwrap();
+    let store = impatient.from_pool(pool.clone()).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(ORDERS)).execute(&pool).await.unwrap();
     let idem = Idempotency::builder(store).wait(Duration::from_millis(100)).build();
     let kept = Arc::new(Mutex::new(None));

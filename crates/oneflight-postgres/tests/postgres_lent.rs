@@ -130,13 +130,13 @@ async fn shop((connections, prepares): (u32, bool)) -> (Schema, PgPool, Postgres
     if !prepares {
         options = options.without_prepared_statements();
     }
-    let store = options.open(pool.clone()).await.unwrap();
+    let store = options.from_pool(pool.clone()).await.unwrap();
     (schema, pool, store, direct)
 }
 
 async fn outside(schema: &Schema, direct: &PgPool) -> PostgresStore {
     let options = PostgresStore::options().schema(schema.name.clone());
-    options.open(direct.clone()).await.unwrap()
+    options.from_pool(direct.clone()).await.unwrap()
 }
 
 async fn orders(direct: &PgPool) -> i64 {
@@ -366,9 +366,13 @@ async fn a_store_is_opened_whatever_was_left_on_its_connection() {
         spoil(&pool, *left).await;
         let options = || PostgresStore::options().schema(schema.name.clone());
         let case = format!("{left:?}");
-        options().open(pool.clone()).await.expect(&case);
+        options().from_pool(pool.clone()).await.expect(&case);
         spoil(&pool, *left).await;
-        let store = options().without_migrations().open(pool.clone()).await.expect(&case);
+        let store = options()
+            .without_migrations()
+            .from_pool(pool.clone())
+            .await
+            .expect(&case);
         let request = id(&format!("k{number}"));
         assert!(
             matches!(
@@ -377,7 +381,11 @@ async fn a_store_is_opened_whatever_was_left_on_its_connection() {
             ),
             "{case}"
         );
-        let outside = options().without_migrations().open(schema.pool(1)).await.expect(&case);
+        let outside = options()
+            .without_migrations()
+            .from_pool(schema.pool(1))
+            .await
+            .expect(&case);
         assert!(outside.load(&request).await.unwrap().is_some(), "{case}");
     }
 }
@@ -397,7 +405,7 @@ async fn a_commit_whose_answer_was_lost_is_looked_up_whatever_was_left_on_the_ot
         let proxy = Proxy::before(server().port()).await;
         let pool = schema.pool_through(proxy.port(), 3);
         let options = PostgresStore::options().schema(schema.name.clone());
-        let store = options.open(pool.clone()).await.unwrap();
+        let store = options.from_pool(pool.clone()).await.unwrap();
         let idem = Idempotency::builder(store).build();
         let (others, spoiled) = (pool.clone(), *left);
         proxy.cut("COMMIT", Cut::After);

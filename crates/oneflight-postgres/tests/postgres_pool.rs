@@ -63,7 +63,7 @@ async fn a_pool_that_is_all_in_transactions_costs_no_holder_its_lease() {
     const CONNECTIONS: u32 = 3;
     let schema = server().schema().await;
     let build = |pool: PgPool| async {
-        let builder = Idempotency::builder(PostgresStore::open(pool).await.unwrap());
+        let builder = Idempotency::builder(PostgresStore::from_pool(pool).await.unwrap());
         builder
             .lease(Duration::from_millis(900))
             .wait(Duration::from_secs(30))
@@ -134,7 +134,7 @@ async fn a_pool_that_is_all_in_transactions_costs_no_holder_its_lease() {
 async fn holders_do_what_they_must_while_the_user_keeps_the_whole_pool() {
     let schema = server().schema().await;
     let pool = named(&schema, 2);
-    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let (renewed, completed) = (claimed(&store, "renewed").await, claimed(&store, "completed").await);
     let released = claimed(&store, "released").await;
     let kept = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
@@ -161,7 +161,7 @@ async fn holders_do_what_they_must_while_the_user_keeps_the_whole_pool() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_pool_lends_at_once_there_is_no_other_connection() {
     let schema = server().schema().await;
-    let store = PostgresStore::open(named(&schema, 2)).await.unwrap();
+    let store = PostgresStore::from_pool(named(&schema, 2)).await.unwrap();
     for number in 0..20 {
         let claim = claimed(&store, &format!("{number}")).await;
         store.renew(claim.id(), claim.token(), SOON).await.unwrap();
@@ -185,7 +185,7 @@ async fn the_reserved_connection_has_the_pool_s_hooks_and_its_options_as_they_ar
             }
         })
         .connect_lazy_with(schema.options.clone().port(old.port()));
-    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let claim = claimed(&store, "held").await;
     let kept = pool.acquire().await.unwrap();
     for made in [2, 3] {
@@ -216,7 +216,7 @@ async fn who_asks_a_server_that_does_not_answer_is_told_within_its_own_time() {
     for trouble in [Trouble::Refuses, Trouble::Swallows] {
         let mut proxy = Some(Proxy::before(server().port()).await);
         let port = proxy.as_ref().unwrap().port();
-        let store = PostgresStore::open(schema.pool_through(port, 4)).await.unwrap();
+        let store = PostgresStore::from_pool(schema.pool_through(port, 4)).await.unwrap();
         let _claim = claimed(&store, &format!("{trouble:?}")).await;
         match trouble {
             Trouble::Refuses => drop(proxy.take()),

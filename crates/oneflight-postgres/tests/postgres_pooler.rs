@@ -87,7 +87,7 @@ async fn in_transaction_mode_waits_leave_no_locks_behind_and_are_told_to_poll() 
         let traffic = Traffic::through(&server, &bouncer);
         // Only the ear goes through the pooler, so that no name of a statement of the pool's gets in its way.
         let pool = schema.pool(1);
-        let store = PostgresStore::open(pool.clone()).await.unwrap();
+        let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
         pool.set_connect_options(server.options(proxy.port()));
         let (mut asked, mut heard) = (0, 0);
         let begun = Instant::now();
@@ -112,7 +112,7 @@ async fn in_session_mode_a_waiter_hears() {
     let bouncer = Bouncer::before(server(), SESSION);
     let open = async || {
         let options = PostgresStore::options().schema(&schema.name);
-        options.open(pool(server(), &bouncer, 2)).await.unwrap()
+        options.from_pool(pool(server(), &bouncer, 2)).await.unwrap()
     };
     let (one, two) = (open().await, open().await);
     let mut watch = two.watch(&id("watched")).await;
@@ -168,7 +168,10 @@ async fn orders(bouncer: &Bouncer, prepares: bool) -> Orders {
     if !prepares {
         options = options.without_prepared_statements();
     }
-    Orders(options.open(pool(server(), bouncer, 8)).await.unwrap(), schema.name)
+    Orders(
+        options.from_pool(pool(server(), bouncer, 8)).await.unwrap(),
+        schema.name,
+    )
 }
 
 fn kept(checked: Result<(), Failure>) {
@@ -201,7 +204,7 @@ async fn in_transaction_mode_a_prepared_statement_that_is_not_there_is_said_to_b
     let mode = format!("pool_mode = transaction\ndefault_pool_size = {SESSIONS}\nserver_round_robin = 1");
     let bouncer = Bouncer::before(server(), &mode);
     let options = PostgresStore::options().schema(&schema.name);
-    let store = options.open(pool(server(), &bouncer, 1)).await.unwrap();
+    let store = options.from_pool(pool(server(), &bouncer, 1)).await.unwrap();
     // All at once, so that each is in a session of its own.
     let others = pool(server(), &bouncer, SESSIONS);
     let mut transactions = Vec::new();

@@ -44,7 +44,7 @@ async fn described(pool: &PgPool) -> Vec<String> {
 async fn however_many_open_a_new_database_at_once_it_is_made_once() {
     for _ in 0..8 {
         let schema = server().schema().await;
-        let opens = (0..16).map(|_| PostgresStore::open(schema.pool(1)));
+        let opens = (0..16).map(|_| PostgresStore::from_pool(schema.pool(1)));
         for store in futures::future::join_all(opens).await {
             store.unwrap();
         }
@@ -60,24 +60,27 @@ async fn however_many_open_a_new_database_at_once_it_is_made_once() {
 async fn what_is_printed_is_what_is_applied() {
     let (ours, theirs) = (server().schema().await, server().schema().await);
     let (ours, theirs) = (ours.pool(1), theirs.pool(1));
-    PostgresStore::open(ours.clone()).await.unwrap();
-    let missing = PostgresStore::options().without_migrations().open(theirs.clone()).await;
+    PostgresStore::from_pool(ours.clone()).await.unwrap();
+    let missing = PostgresStore::options()
+        .without_migrations()
+        .from_pool(theirs.clone())
+        .await;
     assert!(matches!(missing, Err(StoreError::Unsupported { .. })), "{missing:?}");
     let script = PostgresStore::options().migrations_sql().unwrap();
     sqlx::raw_sql(AssertSqlSafe(script)).execute(&theirs).await.unwrap();
     assert_eq!(described(&ours).await, described(&theirs).await);
     let store = PostgresStore::options()
         .without_migrations()
-        .open(theirs.clone())
+        .from_pool(theirs.clone())
         .await
         .unwrap();
     assert!(is_granted(&store).await);
-    PostgresStore::open(theirs).await.unwrap();
+    PostgresStore::from_pool(theirs).await.unwrap();
 }
 
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
-    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&store).await);
     let back = "DO $$ DECLARE name text; BEGIN
                     FOR name IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = current_schema()::regnamespace LOOP
@@ -96,14 +99,17 @@ async fn a_database_of_version_1_is_upgraded_with_its_records_by_us_or_by_a_scri
     let (ours, theirs) = (ours.pool(2), theirs.pool(2));
     of_version_1(&ours).await;
     of_version_1(&theirs).await;
-    let store = PostgresStore::open(ours.clone()).await.unwrap();
-    let older = PostgresStore::options().without_migrations().open(theirs.clone()).await;
+    let store = PostgresStore::from_pool(ours.clone()).await.unwrap();
+    let older = PostgresStore::options()
+        .without_migrations()
+        .from_pool(theirs.clone())
+        .await;
     assert!(matches!(older, Err(StoreError::Unsupported { .. })), "{older:?}");
     let script = PostgresStore::options().upgrade_sql(1).unwrap();
     sqlx::raw_sql(AssertSqlSafe(script)).execute(&theirs).await.unwrap();
     let other = PostgresStore::options()
         .without_migrations()
-        .open(theirs.clone())
+        .from_pool(theirs.clone())
         .await
         .unwrap();
     assert_eq!(described(&ours).await, described(&theirs).await);
@@ -116,15 +122,15 @@ async fn a_database_of_version_1_is_upgraded_with_its_records_by_us_or_by_a_scri
 async fn a_database_of_version_2_gets_the_procedures_of_today() {
     let (ours, new) = (server().schema().await, server().schema().await);
     let (ours, new) = (ours.pool(2), new.pool(2));
-    PostgresStore::open(ours.clone()).await.unwrap();
+    PostgresStore::from_pool(ours.clone()).await.unwrap();
     let back = "DROP PROCEDURE oneflight_renew;
                 DROP PROCEDURE oneflight_end_lease;
                 CREATE PROCEDURE oneflight_renew(text, text, bigint, bigint, bigint, text, INOUT bigint, INOUT text)
                     LANGUAGE plpgsql AS 'BEGIN COMMIT; END';
                 DELETE FROM oneflight_migrations WHERE version > 2";
     sqlx::raw_sql(back).execute(&ours).await.unwrap();
-    let store = PostgresStore::open(ours.clone()).await.unwrap();
-    PostgresStore::open(new.clone()).await.unwrap();
+    let store = PostgresStore::from_pool(ours.clone()).await.unwrap();
+    PostgresStore::from_pool(new.clone()).await.unwrap();
     assert_eq!(described(&ours).await, described(&new).await);
     assert!(is_granted(&store).await);
 }
@@ -135,8 +141,8 @@ async fn a_schema_that_is_missing_is_made_and_prefixes_keep_stores_apart() {
     let pool = schema.pool(2);
     let named = format!("{}_more", schema.name);
     let options = || PostgresStore::options().schema(named.clone());
-    let one = options().prefix("one_").open(pool.clone()).await.unwrap();
-    let two = options().prefix("two_").open(pool.clone()).await.unwrap();
+    let one = options().prefix("one_").from_pool(pool.clone()).await.unwrap();
+    let two = options().prefix("two_").from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&one).await && is_granted(&two).await);
     assert!(!is_granted(&one).await && !is_granted(&two).await);
     // And the printed script makes the schema as well.
@@ -145,20 +151,20 @@ async fn a_schema_that_is_missing_is_made_and_prefixes_keep_stores_apart() {
     let there = PostgresStore::options()
         .schema(format!("{named}_2"))
         .without_migrations();
-    assert!(is_granted(&there.open(pool).await.unwrap()).await);
+    assert!(is_granted(&there.from_pool(pool).await.unwrap()).await);
 }
 
 #[tokio::test]
 async fn a_newer_database_and_names_that_are_none_are_refused() {
     let schema = server().schema().await;
     let pool = schema.pool(1);
-    PostgresStore::open(pool.clone()).await.unwrap();
+    PostgresStore::from_pool(pool.clone()).await.unwrap();
     sqlx::query("INSERT INTO oneflight_migrations (version, description) VALUES (99, 'of tomorrow')")
         .execute(&pool)
         .await
         .unwrap();
     for options in [PostgresStore::options(), PostgresStore::options().without_migrations()] {
-        let newer = options.open(pool.clone()).await;
+        let newer = options.from_pool(pool.clone()).await;
         assert!(
             matches!(newer, Err(StoreError::SchemaTooNew { found: 99, known: 3 })),
             "{newer:?}"
@@ -167,7 +173,17 @@ async fn a_newer_database_and_names_that_are_none_are_refused() {
     for name in ["", "a b", r#"a"; DROP TABLE orders; --"#, "7a"] {
         let schema = PostgresStore::options().schema(name).migrations_sql();
         assert!(matches!(schema, Err(StoreError::InvalidName { .. })), "{name}");
-        let prefix = PostgresStore::options().prefix(name).open(pool.clone()).await;
+        let prefix = PostgresStore::options().prefix(name).from_pool(pool.clone()).await;
         assert!(matches!(prefix, Err(StoreError::InvalidName { .. })), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_store_is_opened_by_its_url() {
+    let schema = server().schema().await;
+    let url = sqlx::ConnectOptions::to_url_lossy(&*schema.pool(1).connect_options());
+    let store = PostgresStore::open(url.as_str()).await.unwrap();
+    assert!(is_granted(&store).await);
+    let nowhere = PostgresStore::open("shop.db").await;
+    assert!(matches!(nowhere, Err(StoreError::Unavailable { .. })), "{nowhere:?}");
 }

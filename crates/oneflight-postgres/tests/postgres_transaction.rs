@@ -35,7 +35,7 @@ fn id(key: &str) -> RequestIdentity {
 
 async fn shop() -> (Schema, PostgresStore) {
     let schema = server().schema().await;
-    let store = PostgresStore::open(schema.pool(8)).await.unwrap();
+    let store = PostgresStore::from_pool(schema.pool(8)).await.unwrap();
     sqlx::raw_sql(
         "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL);
          CREATE TABLE accounts (name text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
@@ -81,7 +81,7 @@ async fn work_in_a_transaction_takes_two_round_trips_more_than_the_bare_one() {
     let (schema, _) = shop().await;
     let proxy = Proxy::before(server().port()).await;
     let pool = schema.pool_through(proxy.port(), 1);
-    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let idem = Idempotency::builder(store).build();
     let bare = async || {
         let mut transaction = pool.begin().await.unwrap();
@@ -128,7 +128,7 @@ async fn each_operation_is_one_round_trip_with(options: PostgresOptions) {
     let (schema, _) = shop().await;
     let proxy = Proxy::before(server().port()).await;
     let pool = schema.pool_through(proxy.port(), 1);
-    let store = options.open(pool.clone()).await.unwrap();
+    let store = options.from_pool(pool.clone()).await.unwrap();
     let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"1");
     let hour = Duration::from_secs(3600);
     let mut trips = Vec::new();
@@ -418,7 +418,9 @@ async fn work_that_commits_by_itself_is_never_run_again_unless_somebody_says_so(
 async fn work_that_commits_by_itself_is_found_out_although_its_record_fails() {
     let (schema, direct) = shop().await;
     let proxy = Arc::new(Proxy::before(server().port()).await);
-    let store = PostgresStore::open(schema.pool_through(proxy.port(), 1)).await.unwrap();
+    let store = PostgresStore::from_pool(schema.pool_through(proxy.port(), 1))
+        .await
+        .unwrap();
     let idem = Idempotency::builder(store).build();
     sqlx::raw_sql("DO $$ BEGIN CREATE ROLE nobody; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
         .execute(direct.pool())
@@ -467,7 +469,7 @@ async fn work_that_commits_by_itself_is_found_out_although_its_record_fails() {
 async fn what_the_work_sets_in_its_session_does_not_part_it_from_its_record() {
     let (schema, _) = shop().await;
     let (pool, direct) = (schema.pool(1), schema.pool(1));
-    let store = PostgresStore::open(pool.clone()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     for (number, set) in [
         "RESET ALL",
         "SET LOCAL search_path = pg_temp",
@@ -586,7 +588,7 @@ async fn serialization_failures_are_run_again_until_the_policy_says_enough() {
     let (schema, _) = shop().await;
     let store = PostgresStore::options()
         .isolation(Isolation::Serializable)
-        .open(schema.pool(8))
+        .from_pool(schema.pool(8))
         .await
         .unwrap();
     let pool = store.pool().clone();
@@ -633,7 +635,7 @@ async fn above_read_committed_a_key_is_still_executed_once() {
         let (schema, _) = shop().await;
         let store = PostgresStore::options()
             .isolation(isolation)
-            .open(schema.pool(16))
+            .from_pool(schema.pool(16))
             .await
             .unwrap();
         let pool = store.pool().clone();
@@ -727,7 +729,7 @@ async fn inside_and_outside_of_a_transaction_a_key_has_one_effect() {
     let pool = store.pool().clone();
     let mut calls = tokio::task::JoinSet::new();
     for process in 0..PROCESSES {
-        let store = PostgresStore::open(schema.pool(4)).await.unwrap();
+        let store = PostgresStore::from_pool(schema.pool(4)).await.unwrap();
         let idem = Idempotency::builder(store).build();
         for key in 0..KEYS {
             let (idem, pool, id) = (idem.clone(), pool.clone(), id(&format!("mixed-{key}")));

@@ -28,7 +28,7 @@ fn id(key: &str) -> RequestIdentity {
 
 /// A store as a process of its own would have it.
 async fn process(pool: PgPool) -> PostgresStore {
-    PostgresStore::open(pool).await.unwrap()
+    PostgresStore::from_pool(pool).await.unwrap()
 }
 
 /// A watch of this key, once it hears.

@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{IntoConnectionInfo, Value};
+use redis::{Client, IntoConnectionInfo, Value};
 
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
@@ -130,6 +130,16 @@ impl RedisStore {
     /// When the URL is not one or the server cannot be reached, and [`StoreError::Unsupported`] if it evicts keys.
     pub async fn open(server: impl IntoConnectionInfo) -> Result<Self, StoreError> {
         Self::options().open(server).await
+    }
+
+    /// Connects by a client of the caller's. A connection of the caller's is used by
+    /// [`RedisOptions::from_connection`].
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn from_client(client: Client) -> Result<Self, StoreError> {
+        Self::options().from_client(client).await
     }
 
     /// Options to open a store with.

@@ -85,7 +85,7 @@ impl RedisOptions {
     }
 
     /// Hears of changes over a connection that this client opens, which is not used for anything else. Only needed for a store
-    /// [over](Self::over) a connection of the caller's, where whoever waits polls otherwise.
+    /// [from](Self::from_connection) a connection of the caller's, where whoever waits polls otherwise.
     pub fn listen_with(mut self, client: Client) -> Self {
         self.listeners.push(client);
         self
@@ -97,8 +97,17 @@ impl RedisOptions {
     ///
     /// When the URL is not one or the server cannot be reached; [`StoreError::InvalidName`]; and
     /// [`StoreError::Unsupported`] if it evicts keys.
-    pub async fn open(mut self, server: impl IntoConnectionInfo) -> Result<RedisStore, StoreError> {
+    pub async fn open(self, server: impl IntoConnectionInfo) -> Result<RedisStore, StoreError> {
         let client = Client::open(server).map_err(unavailable)?;
+        self.from_client(client).await
+    }
+
+    /// Connects by a client of the caller's: one with TLS certificates, for example.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn from_client(mut self, client: Client) -> Result<RedisStore, StoreError> {
         let config = ConnectionManagerConfig::new()
             .set_max_delay(LONGEST_PAUSE)
             .set_connection_timeout(Some(self.patience))
@@ -109,7 +118,7 @@ impl RedisOptions {
         if self.listeners.is_empty() {
             self.listeners.push(client);
         }
-        self.over(connection).await
+        self.from_connection(connection).await
     }
 
     /// Connects to a cluster, by the URLs of some of its nodes.
@@ -136,7 +145,7 @@ impl RedisOptions {
             .await
             .map_err(unavailable)?;
         self.eviction = Eviction::Accept;
-        self.over(connection).await
+        self.from_connection(connection).await
     }
 
     /// Uses a connection of the caller's. Its timeouts hold beside ours.
@@ -144,7 +153,7 @@ impl RedisOptions {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub async fn over(self, connection: impl Into<RedisConnection>) -> Result<RedisStore, StoreError> {
+    pub async fn from_connection(self, connection: impl Into<RedisConnection>) -> Result<RedisStore, StoreError> {
         let names = Names::new(self.prefix)?;
         let connection = connection.into();
         if self.eviction == Eviction::Refuse && evicts(&connection).await? {

@@ -29,14 +29,18 @@ async fn it_keeps_them_over_connections_of_the_callers() {
         conformance::run(async || {
             let connection = server().connection().await;
             let options = RedisStore::options().prefix(prefix()).listen_with(server().client());
-            options.over(connection).await.unwrap()
+            options.from_connection(connection).await.unwrap()
         })
         .await,
     );
     kept(
         conformance::run(async || {
             let manager = server().client().get_connection_manager().await.unwrap();
-            RedisStore::options().prefix(prefix()).over(manager).await.unwrap()
+            RedisStore::options()
+                .prefix(prefix())
+                .from_connection(manager)
+                .await
+                .unwrap()
         })
         .await,
     );
@@ -47,8 +51,12 @@ async fn it_keeps_them_in_the_third_protocol() {
     let url = format!("{}?protocol=resp3", server().url());
     kept(
         conformance::run(async || {
-            let options = RedisStore::options().prefix(prefix());
-            options.open(url.as_str()).await.unwrap()
+            let client = redis::Client::open(url.as_str()).unwrap();
+            RedisStore::options()
+                .prefix(prefix())
+                .from_client(client)
+                .await
+                .unwrap()
         })
         .await,
     );

@@ -195,7 +195,7 @@ async fn where_nothing_is_heard_who_waits_polls() {
     let prefix = prefix();
     let over = async || {
         let options = RedisStore::options().prefix(&prefix);
-        options.over(server().connection().await).await.unwrap()
+        options.from_connection(server().connection().await).await.unwrap()
     };
     let (one, two) = (over().await, over().await);
     assert!(one.watch(&id("k")).await.is_none());

@@ -191,7 +191,10 @@ async fn the_sqlite_store_conforms() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_store_does_not_conform() {
     let expected = [
-        (Defect::KeepsWhatIsRefused, "a_refusal_is_recorded_without_its_rows"),
+        (
+            Defect::KeepsWhatIsRefused,
+            "what_is_declined_is_recorded_without_its_rows",
+        ),
         (Defect::KeepsWhatIsRolledBack, "what_is_rolled_back_leaves_nothing"),
         (Defect::LosesWhatIsCommitted, "rows_and_record_are_one_commit"),
         (Defect::KeepsRowsWithoutRecord, "rows_and_record_are_one_commit"),

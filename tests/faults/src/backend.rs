@@ -231,7 +231,7 @@ impl Backend for Postgres {
         let pool = pool.connect_lazy(url).expect("it is a URL");
         // While the server is away, opening fails; a service would be started again.
         for _ in 0..100 {
-            if let Ok(store) = options.clone().open(pool.clone()).await {
+            if let Ok(store) = options.clone().from_pool(pool.clone()).await {
                 return Self(store);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -156,22 +156,22 @@ pub enum At {
         give_up: bool,
         then: Answer,
     },
-    /// `conclude::record`.
+    /// `end::record`.
     Recording {
         value: Value,
         patience: u8,
     },
-    /// `conclude::release`, or the operator's.
+    /// `end::release`, or the operator's.
     Releasing {
         tries: u8,
         then: Answer,
     },
-    /// `conclude::let_go`.
+    /// `end::let_go`.
     LettingGo {
         tries: u8,
         then: Answer,
     },
-    /// `conclude::disown`.
+    /// `end::disown`.
     Disowning {
         holder: Who,
         tries: u8,
@@ -250,7 +250,7 @@ pub struct Caller {
     pub left: bool,
     /// Whether a renewal learnt that the claim is lost.
     pub lost: bool,
-    /// Whether `conclude::record` has asked what became of its attempt.
+    /// Whether `end::record` has asked what became of its attempt.
     pub looking_up: bool,
     /// Whether the transaction whose commit was not answered is known to have been committed, once it is over.
     pub fate: bool,

@@ -1,4 +1,4 @@
-//! The task that keeps a claim alive while the work runs, as `idempotency/lease.rs` has it. It renews whenever it likes.
+//! The task that keeps a claim alive while the work runs, as `idempotency/claim/lease.rs` has it. It renews whenever it likes.
 
 use crate::caller::{At, Reply, Request, Rpc, Value, Who};
 use crate::ledger::Sight;

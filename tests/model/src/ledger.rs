@@ -141,9 +141,9 @@ sights! {
     LateClaim => "a claim that came late was granted to somebody who did not wait for it any more",
     /// `with_running_lease`.
     RenewedFirst => "a claim whose grant was long under way was renewed before the work began",
-    /// `conclude::record` after an error.
+    /// `end::record` after an error.
     RecordFound => "a result whose acknowledgement was lost was found recorded",
-    /// The patience of `conclude::record` was over.
+    /// The patience of `end::record` was over.
     Unrecorded => "a result could not be recorded in time",
     /// `settle`.
     SettledCommitted => "a commit without an answer was settled as committed",

@@ -14,10 +14,10 @@
 //! how long anything takes nor how often; tokens are renumbered in their order, so it does not bound how many are
 //! drawn. What it bounds is who takes part, and how many faults happen: see [`scenario`].
 
-mod approach;
+mod acquire;
 pub mod bug;
 mod caller;
-mod conclude;
+mod end;
 mod execute;
 mod lease;
 mod ledger;

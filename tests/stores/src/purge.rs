@@ -40,7 +40,7 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
     let records = extent.of(1_000_000, 20_000);
     // As it is unless told otherwise: it waits for the disk.
     let server = postgres::Server::start("");
-    let store = PostgresStore::open(server.schema().await.pool(8)).await?;
+    let store = PostgresStore::from_pool(server.schema().await.pool(8)).await?;
     fill::postgres(&store, records, Retention::IsOver).await?;
     let pace = Pace {
         batch: 500,

@@ -133,7 +133,11 @@ async fn of_postgres(extent: Extent) -> Result<[Figure; 2], Failure> {
     let tables = "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL);
                   CREATE TABLE answers (idempotency_key text PRIMARY KEY, answer text NOT NULL)";
     sqlx::raw_sql(tables).execute(&pool).await?;
-    Ok(on_database!("PostgreSQL", PostgresStore::open(pool).await?, extent))
+    Ok(on_database!(
+        "PostgreSQL",
+        PostgresStore::from_pool(pool).await?,
+        extent
+    ))
 }
 
 async fn of_redis(extent: Extent) -> Result<Figure, Failure> {

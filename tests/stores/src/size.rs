@@ -23,8 +23,8 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
 
     let server = postgres::server();
     let (of_few, of_many) = (server.schema().await, server.schema().await);
-    let few = PostgresStore::open(of_few.pool(1)).await?;
-    let store = PostgresStore::open(of_many.pool(1)).await?;
+    let few = PostgresStore::from_pool(of_few.pool(1)).await?;
+    let store = PostgresStore::from_pool(of_many.pool(1)).await?;
     fill::postgres(&few, FEW, Retention::Runs).await?;
     fill::postgres(&store, many, Retention::Runs).await?;
     figures.extend(claims("PostgreSQL", &few, &store, many, extent).await?);

@@ -28,7 +28,7 @@ async fn of_postgres() -> Result<Vec<Figure>, Failure> {
     let schema = postgres::server().schema().await;
     let proxy = Proxy::before(postgres::server().port()).await;
     let pool = schema.pool_through(proxy.port(), 1);
-    let store = PostgresStore::open(pool.clone()).await?;
+    let store = PostgresStore::from_pool(pool.clone()).await?;
     sqlx::query("CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)")
         .execute(&pool)
         .await?;

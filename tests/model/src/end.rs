@@ -1,4 +1,4 @@
-//! How a claim outside of a transaction ends, as `idempotency/conclude.rs` has it: recorded, given back, or left in doubt.
+//! How a claim outside of a transaction ends, as `idempotency/claim/end.rs` has it: recorded, given back, or left in doubt.
 
 use crate::bug::Bug;
 use crate::caller::{Answer, At, Held, Reply, Request, Rpc, Value, Who};

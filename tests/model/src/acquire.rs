@@ -1,5 +1,6 @@
-//! The way to a claim, as `idempotency/approach.rs` has it: asking, asking again as the same holder, and what to do about
-//! the dead. How long somebody waits in all is left out: who gives up at his deadline is one who asks no more.
+//! The way to a claim, as `idempotency/claim/{acquire,asked,granted}.rs` have it: asking, asking again as the same holder, and
+//! what to do about the dead. How long somebody waits in all is left out: who gives up at his deadline is one who asks no
+//! more.
 
 use crate::bug::Bug;
 use crate::caller::{Answer, At, Held, Reply, Request, Rpc, SAYS, Takeover, Value, Who};
