@@ -133,8 +133,8 @@ pub fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<
 /// use std::io::{Error, ErrorKind};
 ///
 /// let timed_out = |error: &Error| error.kind() == ErrorKind::TimedOut;
-/// let rolled_back = StoreError::RolledBack { source: Error::from(ErrorKind::TimedOut).into() };
-/// assert!(is_caused_by(&rolled_back, timed_out));
+/// let late = StoreError::unavailable(Error::from(ErrorKind::TimedOut));
+/// assert!(is_caused_by(&late, timed_out));
 /// assert!(!is_caused_by(&StoreError::NoConnection, timed_out));
 /// ```
 pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {

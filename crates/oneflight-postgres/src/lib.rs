@@ -3,7 +3,7 @@
 //!
 //! Each operation is one call of a procedure (`procedures.rs`), hence one round trip and one transaction of its own,
 //! on the server's clock. Nobody waits for another's claim inside the server: a claim tries an advisory lock on the
-//! identity's number, for the length of its statement or of its transaction, and whoever does not get it is "in progress"
+//! identity's number, for the length of its statement or of its transaction, and a call that does not get it is "in progress"
 //! and holds no connection. What has to be thought through when two meet stands at the head of `transaction.rs`; how
 //! those who wait hear of changes, at the head of `listen.rs`.
 
