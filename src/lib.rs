@@ -66,11 +66,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!
 //! * **Collapse.** Of all callers whose key is in flight, one runs the work; the others build no future.
 //! * **Fresh.** A call that starts after any caller has returned gets a new execution, never an old result.
-//! * **Hand-over, never re-execution.** The work is polled in place by a caller. If he is dropped, or is not polled, another
-//!   caller goes on with the same future from where it stands.
-//! * **Run to completion.** If every caller is dropped, the work is spawned and finishes; [`OnAbandon`] has the other way.
+//! * **Hand-over, never re-execution.** The work is polled in place by a caller. If that caller is dropped or is not
+//!   polled, another one goes on with the same future from where it stands.
+//! * **Run to completion.** If every caller is dropped, the work is spawned and finishes; [`OnAbandon`] has the other
+//!   way.
 //! * **A panic is an error** for every caller, with its message, and frees the key.
-//! * **A circle is an error**: work that, directly or through other flights, waits for itself gets
+//! * **A circle is an error.** Work that waits for itself, directly or through other flights, gets
 //!   [`FlightError::Reentrant`]. What passes through a spawned task cannot be seen.
 //! * **Bounded**, closed and drained on request. **Identity is checked** by [`Fingerprint`].
 //!
@@ -84,11 +85,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! ## What is not
 //!
 //! * The idle-driver guarantee is whole within one task. Across tasks, the driver and *one* standby are woken for each
-//!   step (one of another task, if one is among the next eight in line); if both are alive and neither is polled, the
-//!   others wait. Work with a task of its own on a multi-threaded runtime ([`Drive::Spawned`]) has no such limit.
-//! * Work that is polled in place sees the task-locals and the tracing context of whoever polls it. Under the feature
-//!   `tracing` it has a span of its own.
-//! * Without a runtime there is nobody to finish abandoned work: it is dropped, counted and logged.
+//!   step; the standby is of another task, if one is among the next eight in line. If both are alive and neither is
+//!   polled, the others wait. Work with a task of its own on a multi-threaded runtime ([`Drive::Spawned`]) has no such
+//!   limit.
+//! * Work that is polled in place sees the task-locals and the tracing context of the task that polls it. Under the
+//!   feature `tracing` it has a span of its own.
+//! * Without a runtime nothing can finish abandoned work: it is dropped, counted and logged.
 //!
 //! # Features
 //!

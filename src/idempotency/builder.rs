@@ -1,4 +1,4 @@
-//! How an [`Idempotency`] is set up.
+//! The settings of an [`Idempotency`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ struct Settings {
 }
 
 impl<S: Store> Idempotency<S> {
-    /// Begins to set one up over a store.
+    /// Returns a builder for an [`Idempotency`] over this store.
     pub fn builder(store: S) -> IdempotencyBuilder<S> {
         IdempotencyBuilder::new(store)
     }
@@ -81,12 +81,13 @@ impl<S: Store> IdempotencyBuilder<S> {
 }
 
 impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
-    /// How results are written and read: as [`Json`] unless set. See [`Codec`](super::Codec) for one that encrypts.
+    /// Sets the codec that writes and reads results. The default is [`Json`]; [`Codec`](super::Codec) has an example
+    /// that encrypts.
     ///
-    /// What is recorded under another codec's name is not executed again, and cannot be read: the answer is
-    /// [`CodecError::Foreign`](super::CodecError::Foreign). So a codec that takes the place of another one reads that one's
-    /// results as well, by [`decode_foreign`](super::Codec::decode_foreign), for a [retention](Self::retention) after the
-    /// last process of the version before has ended.
+    /// A result that was recorded under another codec's name cannot be read: the call fails with
+    /// [`CodecError::Foreign`](super::CodecError::Foreign), and the work is not executed again. So a codec that
+    /// replaces another one must read that one's results as well, by [`decode_foreign`](super::Codec::decode_foreign),
+    /// until a [retention](Self::retention) has passed since the last process of the version before ended.
     pub fn codec<D: Format>(self, codec: D) -> IdempotencyBuilder<S, D> {
         IdempotencyBuilder {
             store: self.store,
@@ -95,75 +96,89 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
         }
     }
 
-    /// How long a completed request is replayed, counted on the store's clock from when it was completed: 24 h
-    /// unless set.
+    /// Sets how long a completed request is replayed. The default is 24 hours.
     ///
-    /// At its end the identity is **new**: a retry that comes later executes again, whether the record was
-    /// purged or not (what takes up space is deleted by [`Store::purge`] alone: see [`purge_every`](Self::purge_every)). So it must be longer than the longest time over which a client retries. It does
-    /// not apply to what is in progress or in doubt, which is kept until it is settled. For calls that need another one, see
+    /// The time counts from the completion of the request, on the store's clock. After it the identity is **new**: a
+    /// retry that comes later executes again, whether or not the record was purged. So the retention must be longer
+    /// than the longest time over which a client retries.
+    ///
+    /// A request that is in progress or in doubt is kept until it is settled, however long that takes.
+    ///
+    /// A record that is past its retention takes up space until [`Store::purge`] deletes it: see
+    /// [`purge_every`](Self::purge_every). Calls that need another retention use
     /// [`with_retention`](Idempotency::with_retention).
     pub fn retention(mut self, retention: Duration) -> Self {
         self.settings.retention = retention;
         self
     }
 
-    /// How long a holder of a claim is believed alive without a sign of life: 10 s unless set, and 1 ms at
-    /// least.
+    /// Sets how long the holder of a claim counts as alive after its last renewal. The default is 10 s, the minimum 1
+    /// ms.
     ///
-    /// The claim is renewed three times as often while the work runs, so that this isn't a limit on the work. It
-    /// is how long the others wait after a process has died. Work in a transaction needs no lease.
+    /// The lease is how long others wait after a process has died. It does not limit the work: while the work runs, the
+    /// claim is renewed three times per lease. Work in a transaction needs no lease.
     ///
-    /// A task renews it on the runtime on which the work began, and where the work is polled if that runtime is shut down
-    /// or does not run. Where neither can be, or the store cannot be reached for so long, the lease is lost, and the work
-    /// [can see that](super::Context::is_lease_lost).
+    /// A task renews the claim on the runtime on which the work began. If that runtime is shut down or does not run,
+    /// the claim is renewed where the work is polled. If neither is possible, or if the store cannot be reached for as
+    /// long as the lease, the lease is lost, and the work [can see that](super::Context::is_lease_lost).
     ///
-    /// It must be several times longer than the store may take to answer: work is not begun under a lease that is
-    /// over. It should be longer than a store or a machine of yours stands still now and then (a failover, a migration of
-    /// the virtual machine): a holder that is held up for longer may be taken for dead. And it should be shorter than
-    /// [`wait`](Self::wait), by a second or more. The default is between these: it outlasts the short stops, and somebody
-    /// who waits for a dead holder still answers within the 30 s that many clients and proxies give a request.
+    /// Choose a lease that is
+    ///
+    /// * several times longer than the store may take to answer: work is not begun under a lease that is over;
+    /// * longer than the stops that a store or a machine of yours makes now and then (a failover, a migration of the
+    ///   virtual machine): a holder that is held up for longer may be taken for dead;
+    /// * shorter than the [`wait`](Self::wait), by a second or more.
+    ///
+    /// The default is between these: it outlasts the short stops, and a call that waits for a dead holder still answers
+    /// within the 30 s that many clients and proxies give a request.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.max(Duration::from_millis(1));
         self
     }
 
-    /// How long a call waits before the work begins: 15 s unless set. It waits for a request that is in progress elsewhere,
-    /// and is then answered [`InProgress`](super::ErrorKind::InProgress); or for a store that does not answer, and is then
-    /// answered [`Store`](super::ErrorKind::Store).
+    /// Sets how long a call waits before the work begins. The default is 15 s.
     ///
-    /// If that is more than a [lease](Self::lease) (and than the time to [settle](Self::settle)), a duplicate that comes
-    /// after a crash sees the end of the dead holder's lease, and has an answer instead of a wait for nothing. It should be
-    /// less than a client waits, by as long as the work takes.
+    /// A call waits for a request that is in progress elsewhere, and fails with
+    /// [`InProgress`](super::ErrorKind::InProgress) at the end of the wait. It also waits for a store that does not
+    /// answer, and fails with [`Store`](super::ErrorKind::Store) then.
     ///
-    /// It is each caller's own time, with whichever others it shares a flight: a flight on its way to a claim goes on as long
-    /// as one of its callers waits. How long a store is waited for that has not answered at all is this and half a second,
-    /// and a second and a half at least.
+    /// The wait should be longer than the [lease](Self::lease) and than the time to [settle](Self::settle): a duplicate
+    /// that comes after a crash then sees the end of the dead holder's lease, and gets an answer. It should be shorter
+    /// than a client waits, by as long as the work takes.
     ///
-    /// Callers in this process who join work that runs wait for as long as it takes. Where a request in a transaction
-    /// elsewhere cannot be seen (SQLite), the lock that it holds is waited for: for as long as this, and a second at
-    /// least, since it may be another request's. After that, the answer is [`Store`](super::ErrorKind::Store) with
+    /// Each caller has a wait of its own, whichever callers it shares a flight with: a flight on its way to a claim
+    /// goes on as long as one of its callers waits. A store that has not answered at all is waited for half a second
+    /// longer than this, and a second and a half at least.
+    ///
+    /// Callers in this process that join work which already runs wait for as long as it takes.
+    ///
+    /// SQLite cannot show a request that another process executes in a transaction. There a call waits for the lock
+    /// that this transaction holds: for as long as this, and a second at least, since the lock may be another
+    /// request's. After that it fails with [`Store`](super::ErrorKind::Store) and
     /// [`Busy`](crate::store::StoreError::Busy).
     pub fn wait(mut self, wait: Duration) -> Self {
         self.settings.wait = wait;
         self
     }
 
-    /// How long after an execution has ended without telling what it did the [recovery policy](Self::recovery) is
-    /// asked: one [lease](Self::lease) unless set.
+    /// Sets how long the [recovery policy](Self::recovery) waits after an execution ended without telling what it did.
+    /// The default is one [lease](Self::lease).
     ///
-    /// Such an execution panicked, or said that it [does not know](super::Unknown). What it called may still be at it: a
-    /// request that was cut off by a time-out lands later, and a policy that looks before finds nothing and runs the work
-    /// once more. Set this to the time after which nothing can land any more, by the limits of what the work calls. Until
-    /// then the request is
-    /// [in progress](super::ErrorKind::InProgress) to everybody. [`Duration::ZERO`] asks at once: right where everything that
-    /// the work calls knows its [keys](super::Context::downstream_key) again, or has ended when the work ends.
+    /// Such an execution panicked, or said that it [does not know](super::Unknown). What it called may still be at
+    /// work: a request that was cut off by a time-out may land later. A policy that looks before that finds nothing,
+    /// and has the work run once more. So set this to the time after which nothing can land any more, by the limits of
+    /// what the work calls. Until then the request is [in progress](super::ErrorKind::InProgress) to every other call.
     ///
-    /// A process that dies is not waited for in this way, but by what is left of its lease, two thirds of it at least: let
-    /// that be as long.
+    /// [`Duration::ZERO`] asks the policy at once. That is right where everything that the work calls knows its
+    /// [keys](super::Context::downstream_key) again, or has ended when the work ends.
     ///
-    /// [`Recovery::Hold`] asks nobody, so unless this is set the request is in doubt at once there. Set it there as well
+    /// This time does not apply when a process dies. Then the policy is asked when the lease ends, of which two thirds
+    /// at least are left: let those be as long.
+    ///
+    /// [`Recovery::Hold`] asks nothing. There the request is in doubt at once, unless this is set. Set it there as well
     /// before a process with another policy may meet what this one left: in a fleet whose processes differ, and in the
-    /// version before the one that has another policy. The time is kept with the request by the process that did not know.
+    /// version before the one that has another policy. The time is kept with the request, by the process that did not
+    /// know.
     ///
     /// ```
     /// use oneflight::idempotency::{Idempotency, Recovery};
@@ -184,21 +199,22 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
         self
     }
 
-    /// What to do about a request whose holder died: [`Recovery::Hold`] unless set.
+    /// Sets the policy for requests whose holder died. The default is [`Recovery::Hold`].
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.settings.recovery = recovery;
         self
     }
 
-    /// What it means that only one of two calls with the same identity has a fingerprint: a
-    /// [conflict](super::ErrorKind::Conflict) unless set.
+    /// Sets what it means that only one of two calls with the same identity has a fingerprint. The default is a
+    /// [conflict](super::ErrorKind::Conflict).
     ///
-    /// It is for the time of a deploy that adds fingerprints, or takes them away: what was recorded before has none, and
-    /// each retry of it would be refused for as long as it is kept. So set [`MissingFingerprint::Accept`] in the version
-    /// that adds them, and take it out a [retention](Self::retention) after the last process of the version before has
-    /// ended. Two fingerprints that differ are a conflict all the same. What is given up meanwhile is that a key of the
-    /// version before is told apart from the same key with another payload. A record keeps the fingerprint that it was
-    /// made with, or none.
+    /// [`MissingFingerprint::Accept`] is for a deploy that adds fingerprints, or takes them away: what was recorded
+    /// before has none, and each retry of it would be a conflict for as long as it is kept. Set it in the version that
+    /// adds fingerprints. Remove it a [retention](Self::retention) after the last process of the version before has
+    /// ended.
+    ///
+    /// Two fingerprints that differ are a conflict all the same. Meanwhile a key of the version before is not told
+    /// apart from the same key with another payload. A record keeps the fingerprint that it was made with, or none.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -223,7 +239,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
         self
     }
 
-    /// How large an encoded result may be, in bytes: 256 KiB unless set.
+    /// Limits the size of an encoded result, in bytes. The default is 256 KiB.
     ///
     /// See [`ResultTooLarge`](super::ErrorKind::ResultTooLarge) for what becomes of a larger one.
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
@@ -231,11 +247,14 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
         self
     }
 
-    /// Compresses encoded results that are larger than this many bytes (with LZ4), if that makes them smaller. None are unless
-    /// set. All processes that read them need the feature `compress`, and get
-    /// [`CodecError::Compressed`](super::CodecError::Compressed) without it: give it to all before one of them sets this.
+    /// Compresses encoded results that are larger than this many bytes, with LZ4, if that makes them smaller. Without
+    /// this, none are compressed.
     ///
-    /// It takes the time of the task that executes, and of each that replays.
+    /// Every process that reads compressed results needs the feature `compress`, and gets
+    /// [`CodecError::Compressed`](super::CodecError::Compressed) without it. Enable the feature in all processes before
+    /// one of them sets this.
+    ///
+    /// Compressing takes time of the task that executes, and decompressing takes time of each task that replays.
     ///
     /// ```
     /// use oneflight::idempotency::Idempotency;
@@ -249,17 +268,21 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
         self
     }
 
-    /// Deletes what is past its retention, in a task in the background that begins at once and then pauses for this long
-    /// after each round: a second at the least. There is no such task unless this is set.
+    /// Deletes records that are past their retention, in a background task that pauses this long after each round.
+    /// Without this there is no such task.
     ///
-    /// A round deletes 50 records at a time, with 20 ms after each batch, until there are no more: some 2,000 a second,
-    /// which delay few claims. A round that fails is told of by an event, and the next one tries again.
+    /// The pause is a second at the least. The first round begins at once.
     ///
-    /// The task runs on the [runtime](Self::runtime) that was set, or on that where this is [built](Self::build); if there
-    /// is none, or it is shut down later, on that of the next call. Clones, and copies of
-    /// [another retention](Idempotency::with_retention), have one task in common. It ends when the last of them is dropped.
+    /// A round deletes 50 records at a time, with 20 ms after each batch, until there are no more: some 2,000 records a
+    /// second, which delay few claims. A round that fails emits an event, and the next one tries again.
     ///
-    /// Several processes over one store may all purge. A store whose records expire by themselves (Redis) does not need it.
+    /// The task runs on the [runtime](Self::runtime) that was set, or else on that where this is [built](Self::build).
+    /// If there is none, or if it is shut down later, the task runs on the runtime of the next call. Clones, and copies
+    /// with [another retention](Idempotency::with_retention), have one task in common. It ends when the last of them is
+    /// dropped.
+    ///
+    /// Several processes over one store may all purge. A store whose records expire by themselves (Redis) does not need
+    /// it.
     ///
     /// ```
     /// use oneflight::idempotency::Idempotency;
@@ -276,60 +299,65 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
         self
     }
 
-    /// How often work is run again whose transaction lost to another one: 5 times unless set. For
-    /// [`run_in_tx_retrying`](Idempotency::run_in_tx_retrying) only.
+    /// Limits how often work is run again after its transaction lost to another one. The default is 5 times.
+    ///
+    /// This applies to [`run_in_tx_retrying`](Idempotency::run_in_tx_retrying) only.
     pub fn conflict_retries(mut self, retries: u32) -> Self {
         self.settings.conflict_retries = retries;
         self
     }
 
-    /// How many requests may be in flight in this process; without a limit unless set. Over it, a call gets
-    /// [`FlightError::Overloaded`](crate::FlightError::Overloaded) at once.
+    /// Limits the number of requests in flight in this process. There is no limit by default.
+    ///
+    /// A call over the limit fails with [`FlightError::Overloaded`](crate::FlightError::Overloaded) at once.
     pub fn max_flights(mut self, flights: usize) -> Self {
         self.settings.max_flights = Some(flights);
         self
     }
 
-    /// How many callers may share a flight.
+    /// Limits the number of callers that share a flight, its leader included. The default is the limit of a
+    /// [`Group`](crate::GroupBuilder::max_callers).
     pub fn max_callers(mut self, callers: u32) -> Self {
         self.settings.max_callers = Some(callers);
         self
     }
 
-    /// Who polls the work: [`Drive::Spawned`] unless set, a task of its own.
+    /// Sets what polls the work. The default is [`Drive::Spawned`], a task of its own.
     ///
-    /// [`Drive::InPlace`] saves a switch of tasks for each execution. But then the caller that drives the work must be polled
-    /// until it is over: a call that is kept and not polled, across a `select!` for one, holds whatever its work holds.
-    /// In a transaction that is the right to write, for which all other keys then wait.
+    /// [`Drive::InPlace`] saves a switch of tasks for each execution. In exchange, the caller that drives the work must
+    /// be polled until the work is over. A call that is kept and not polled, across a `select!` for example, holds
+    /// whatever its work holds. In an SQLite transaction that is the right to write, for which all other keys then
+    /// wait.
     pub fn drive(mut self, drive: Drive) -> Self {
         self.settings.drive = drive;
         self
     }
 
-    /// What becomes of work that every caller has left: [`OnAbandon::Finish`] unless set.
+    /// Sets what becomes of work that every caller has left. The default is [`OnAbandon::Finish`].
     ///
     /// With [`OnAbandon::Cancel`], work in a transaction is rolled back; other work that had begun is in doubt when its
-    /// lease ends. What had not begun leaves nothing behind: a claim that was under way is given back by a task, for which
-    /// [`drain`](Idempotency::drain) waits.
+    /// lease ends. Work that had not begun leaves nothing behind: a task gives back a claim that was under way, and
+    /// [`drain`](Idempotency::drain) waits for that.
     pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
         self.settings.on_abandon = on_abandon;
         self
     }
 
-    /// The runtime on which work is spawned. Unless set, the one on which the call is polled. It needs timers
-    /// (`enable_time`); without them, a call is answered [`FlightError::NoTimers`](crate::FlightError::NoTimers) before
-    /// anything is asked of the store.
+    /// Sets the runtime on which work is spawned. The default is the runtime on which the call is polled.
+    ///
+    /// The runtime needs timers (`enable_time`). Without them a call fails with
+    /// [`FlightError::NoTimers`](crate::FlightError::NoTimers) before anything is asked of the store.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.settings.runtime = Some(runtime);
         self
     }
 
-    /// Builds it.
+    /// Builds the [`Idempotency`].
     #[must_use]
     pub fn build(self) -> Idempotency<S, C> {
         let settings = self.settings;
         let settle = match settings.recovery {
-            // Nobody is asked about it here. Others may have another policy, which only the user knows.
+            // This policy asks nothing. Other processes may have another policy, which only the user knows.
             Recovery::Hold => settings.settle.unwrap_or(Duration::ZERO),
             Recovery::Rerun | Recovery::Ask(_) => settings.settle.unwrap_or(settings.lease),
         };

@@ -17,22 +17,23 @@ use crate::telemetry::{self, Gravity};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Effect {
-    /// This call did nothing, or what it did was rolled back. Another one for the same request, in another process, may be at
-    /// work all the same where the store cannot show it (in SQLite, in a transaction that is open): so repeat the request
-    /// under the same key.
+    /// This call did nothing, or what it did was rolled back.
+    ///
+    /// Repeat the request under the same key. Another call for the same request, in another process, may be at work
+    /// where the store cannot show it: in SQLite, in a transaction that is open.
     Nothing,
     /// The work was done.
     Done,
-    /// It may have been done, in part or as a whole, or is being done now.
+    /// The work may have been done, in part or as a whole, or is being done now.
     Unknown,
 }
 
-/// What a transaction was rolled back for, as far as the store can tell by the error.
+/// Why a transaction was rolled back, as far as the store can tell by the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RollbackKind {
-    /// The database refused what it was asked for: a constraint is violated, or a value does not fit its column. Trying
-    /// again does not help.
+    /// The database rejected what the work asked for: it violates a constraint, or a value does not fit its column.
+    /// Trying again does not help.
     Violation,
     /// The transaction lost to another one, by a serialization failure or a deadlock. It may be tried again at once.
     Conflict,
@@ -40,14 +41,14 @@ pub enum RollbackKind {
     Failure,
 }
 
-/// Why a call has no reply. Every caller that shared the flight gets the same one.
+/// Why a call has no reply. Every caller that shared the flight gets the same error.
 ///
 /// [`kind`](Self::kind) says what happened, [`effect`](Self::effect) what it means for the mutation, and
 /// [`identity`](Self::identity) which request it is about. Cloning counts a reference.
 ///
-/// The message ends with the cause's own, for those who print no more than that. So
-/// [`source`](std::error::Error::source) does not repeat the cause, and goes on with what is behind it. The cause itself is
-/// in the kind, and [`cause`](Self::cause) finds an error of the work's own.
+/// The message ends with the cause's own message, for a log that prints nothing more. So
+/// [`source`](std::error::Error::source) skips the cause, and returns what is behind it. The cause itself is in the
+/// kind, and [`cause`](Self::cause) finds an error of the work's own.
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -80,7 +81,7 @@ struct Inner {
     identity: RequestIdentity,
     kind: ErrorKind,
     effect: Effect,
-    /// For how long what the work left is let alone.
+    /// How long what the work left is given to settle.
     settles_in: Option<Duration>,
 }
 
@@ -88,38 +89,43 @@ struct Inner {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The identity is known with another payload: a client's mistake.
+    /// The identity was used before with another payload: a client's mistake.
     ///
-    /// The payloads are compared by their [fingerprints](crate::identity::Fingerprint). One side with and the other without
-    /// is a conflict too, since it is not known then whether they are the same. That is how a record looks that was made
-    /// before a deploy which adds fingerprints, or by a client that now sends its key in another place, if the fingerprint
-    /// is taken from the bytes. For the first,
-    /// [`missing_fingerprint`](crate::idempotency::IdempotencyBuilder::missing_fingerprint) offers a passage; for the
-    /// second, the module `oneflight::http` says what to take a fingerprint of.
+    /// The payloads are compared by their [fingerprints](crate::identity::Fingerprint). It is a conflict too if only
+    /// one of the two has a fingerprint, since then it is not known whether they are the same. There are two ways to
+    /// such a record:
+    ///
+    /// * It was made before a deploy which adds fingerprints.
+    ///   [`missing_fingerprint`](crate::idempotency::IdempotencyBuilder::missing_fingerprint) offers a passage.
+    /// * The fingerprint is taken from the bytes of the body, and the client now sends its key in another place. The
+    ///   module `oneflight::http` says what to take a fingerprint of.
     Conflict,
-    /// The request is being executed elsewhere, and was still when the wait ended. So is a request whose execution has ended
-    /// without telling what it did, until that has [settled](crate::idempotency::IdempotencyBuilder::settle). A lock of the
-    /// store that others held for the whole wait is no sign of that, but [`Store`](Self::Store) with [`StoreError::Busy`].
+    /// The request was being executed elsewhere, and still was when the wait ended.
+    ///
+    /// A request whose execution ended without telling what it did is in progress as well, until that has
+    /// [settled](crate::idempotency::IdempotencyBuilder::settle). A lock of the store that others held for the whole
+    /// wait is not this kind, but [`Store`](Self::Store) with [`StoreError::Busy`].
     InProgress {
-        /// When asking again is worthwhile.
+        /// How long to wait before asking again is worthwhile.
         retry_after: Duration,
     },
-    /// An earlier holder died, panicked, or did not know: it is not known what was done, and the recovery policy does not
-    /// say. See [`Recovery`](crate::idempotency::Recovery).
+    /// An earlier holder died, panicked, or did not know what it did, and the recovery policy does not say what to do.
+    /// See [`Recovery`](crate::idempotency::Recovery).
     InDoubt {
-        /// Which attempt it was, from 1.
+        /// The attempt that ended so, counted from 1.
         attempt: u32,
     },
-    /// The work says of itself that it did nothing. The identity is new again, unless an earlier attempt is in doubt.
+    /// The work says that it did nothing. The identity is new again, unless an earlier attempt is in doubt.
     NotDone(NotDone),
-    /// The work says of itself that it does not know what it did. The request is in doubt: the
-    /// [recovery policy](crate::idempotency::Recovery) is asked about it by the next call, once what the work left has
+    /// The work says that it does not know what it did. The request is in doubt.
+    ///
+    /// The next call asks the [recovery policy](crate::idempotency::Recovery) about it, once what the work left has
     /// [settled](crate::idempotency::IdempotencyBuilder::settle).
     Unknown(Unknown),
-    /// The work in a transaction failed, or its commit did: everything is rolled back, and the identity is new again.
+    /// The work in a transaction failed, or its commit did. Everything is rolled back, and the identity is new again.
     ///
-    /// Whether trying again helps depends on the [kind](RollbackKind): a constraint that was violated is violated the next
-    /// time as well. What can never succeed should be
+    /// Whether trying again helps depends on the [kind](RollbackKind): a constraint that was violated is violated the
+    /// next time as well. Work that can never succeed should return
     /// [`Rollback::Declined`](crate::idempotency::Rollback::Declined), which is recorded and replayed.
     RolledBack {
         /// What the store makes of the error.
@@ -127,34 +133,35 @@ pub enum ErrorKind {
         /// What failed: the error that the work returned, or a [`StoreError`].
         source: Arc<dyn StdError + Send + Sync>,
     },
-    /// The work panicked. In a transaction it was rolled back; otherwise it is in doubt what was done.
+    /// The work panicked. In a transaction it was rolled back; otherwise the request is in doubt.
     Panicked(Panicked),
-    /// The result is too large to be kept. In a transaction, the work was rolled back. Otherwise it was
-    /// *done*, and that fact is recorded: it is not done again, and every call gets this error.
+    /// The result is too large to be kept. In a transaction, the work was rolled back. Otherwise the work was *done*,
+    /// and that fact is recorded: it is not done again, and every call gets this error.
     ResultTooLarge {
         /// The size of the encoded result, in bytes.
         size: u64,
         /// The limit in force when the work was done, in bytes.
         limit: usize,
     },
-    /// The result cannot be encoded, or cannot be decoded as the type asked for.
+    /// The result cannot be encoded, or cannot be decoded as the type that was asked for.
     Codec(CodecError),
-    /// The work was done, but its lease had been lost and another holder took over: the result was not recorded,
-    /// and the work may have been done twice. Shorten the work, or lengthen the lease.
+    /// The work was done, but its lease had been lost and another holder took over. The result was not recorded, and
+    /// the work may have been done twice. Shorten the work, or lengthen the lease.
     LeaseLost,
-    /// The work was done, but the store could not be told. The request is in doubt once the lease ends.
+    /// The work was done, but that could not be recorded. The request is in doubt once the lease ends.
     Unrecorded(StoreError),
     /// The store failed.
     ///
-    /// The effect is unknown also where this call has not begun the work, but may have been granted a claim that is not given
-    /// back so far: until that is done, or if it cannot be done, the request counts as in progress, then as in doubt.
+    /// The effect may be unknown although this call has not begun the work: it may have been granted a claim that is
+    /// not given back so far. Until that is given back the request counts as in progress; if it cannot be given back,
+    /// the request is in doubt then.
     Store(StoreError),
-    /// The flight in process did not take off: a limit, a circle, or no runtime.
+    /// The flight in this process did not begin: because of a limit, a circle, or a missing runtime.
     Flight(group::Error),
 }
 
 impl ErrorKind {
-    /// The error of this kind of a request.
+    /// Returns the error of this kind for a request.
     pub(super) fn of(self, identity: &RequestIdentity) -> Error {
         Error::new(identity.clone(), self)
     }
@@ -178,8 +185,10 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// Makes an error of a request, with the effect that its kind tells of: unknown, where that alone does not tell. A
-    /// service makes one to test how it treats it.
+    /// Makes the error of a request, with the effect that follows from its kind, or [`Effect::Unknown`] if the kind
+    /// alone does not tell.
+    ///
+    /// A service makes one to test how it treats it.
     ///
     /// ```
     /// use oneflight::idempotency::{Effect, Error, ErrorKind};
@@ -200,14 +209,14 @@ impl Error {
         }))
     }
 
-    /// The same error with another effect.
+    /// Returns the same error with another effect.
     #[must_use]
     pub fn with_effect(self, effect: Effect) -> Self {
         let inner = Arc::unwrap_or_clone(self.0);
         Self(Arc::new(Inner { effect, ..inner }))
     }
 
-    /// The same error of work whose outcome settles within this time.
+    /// Returns the same error, for work whose outcome settles within this time.
     pub(super) fn settling_in(self, settle: Duration) -> Self {
         let inner = Arc::unwrap_or_clone(self.0);
         Self(Arc::new(Inner {
@@ -216,26 +225,28 @@ impl Error {
         }))
     }
 
-    /// What happened.
+    /// Returns what happened.
     #[must_use]
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
     }
 
-    /// Which request it is about.
+    /// Returns the request that the error is about.
     #[must_use]
     pub fn identity(&self) -> &RequestIdentity {
         &self.0.identity
     }
 
-    /// What is known of the mutation.
+    /// Returns what is known of the mutation.
     #[must_use]
     pub fn effect(&self) -> Effect {
         self.0.effect
     }
 
-    /// When asking again is worthwhile, where that is known: of a request in progress, and of one whose work does not know
-    /// what it did and is to [settle](super::IdempotencyBuilder::settle).
+    /// Returns how long to wait before asking again is worthwhile, if that is known.
+    ///
+    /// It is known of a request in progress, and of one whose work does not know what it did and is to
+    /// [settle](super::IdempotencyBuilder::settle).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind() {
@@ -244,13 +255,13 @@ impl Error {
         }
     }
 
-    /// The first error of this type among the causes: one that the work returned, for example.
+    /// Returns the first error of this type among the causes, for example one that the work returned.
     #[must_use]
     pub fn cause<E: StdError + 'static>(&self) -> Option<&E> {
         find(self.ends_with()?)
     }
 
-    /// What the message ends with.
+    /// The cause that the message ends with.
     fn ends_with(&self) -> Option<&(dyn StdError + 'static)> {
         match self.kind() {
             ErrorKind::NotDone(reason) => Some(reason.reason()),
@@ -271,10 +282,10 @@ impl Error {
         ErrorKind::Codec(source).of(id).with_effect(effect)
     }
 
-    /// Tells the log.
+    /// Logs the error.
     pub(super) fn tell(&self) {
         let gravity = match self.kind() {
-            // Told when it was given up.
+            // Logged when it was given up.
             ErrorKind::Unrecorded(_) => return,
             // A client's doing, or an answer like any other.
             ErrorKind::Conflict | ErrorKind::InProgress { .. } | ErrorKind::Flight(_) => Gravity::Routine,
@@ -304,7 +315,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// An error that does not begin with its request.
+/// Displays an error without its request.
 #[derive(Debug)]
 struct WithoutRequest<'a>(&'a Error);
 
@@ -332,38 +343,44 @@ impl Error {
                 f.write_str("its idempotency key was used before with another payload; use a new key for a new request")
             }
             ErrorKind::InProgress { retry_after } => {
-                write!(f, "it is being executed elsewhere; ask again in {retry_after:?}")
+                write!(f, "it is being executed elsewhere; repeat it with the same key in {retry_after:?}")
             }
             ErrorKind::InDoubt { attempt } => write!(
                 f,
-                "attempt {attempt} ended without telling what it did; find out, then resolve it as \
+                "attempt {attempt} ended without telling what it did; find out, then resolve the request as \
                  completed or to be run again"
             ),
             ErrorKind::NotDone(_) => f.write_str("nothing was done; it may be tried again"),
-            ErrorKind::Unknown(_) => f.write_str("its work does not know what it did; it is in doubt"),
+            ErrorKind::Unknown(_) => f.write_str(
+                "its work does not know what it did; it is in doubt until the recovery policy or an operator decides",
+            ),
             ErrorKind::RolledBack { kind, .. } => f.write_str(match kind {
                 RollbackKind::Violation => {
-                    "the database refuses what its work asked for, and will again; it was rolled back; decline such a \
-                     request"
+                    "the database rejected what its work asked for, and will again; it was rolled back; have the work \
+                     decline such a request"
                 }
                 RollbackKind::Conflict => {
                     "its transaction lost to another one and was rolled back; it may be tried again"
                 }
                 RollbackKind::Failure => {
-                    "its transaction failed and was rolled back; it may be tried again, but decline what can never \
-                     succeed"
+                    "its transaction failed and was rolled back; it may be tried again, but have the work decline what \
+                     can never succeed"
                 }
             }),
             ErrorKind::Panicked(panic) => {
                 f.write_str(match effect {
                     Effect::Nothing => "its work panicked and was rolled back: ",
-                    Effect::Done | Effect::Unknown => "its work panicked; what it did before that has happened: ",
+                    Effect::Done | Effect::Unknown => {
+                        "its work panicked, and what it did before that has happened; it is in doubt until the recovery \
+                         policy or an operator decides: "
+                    }
                 })?;
                 f.write_str(panic.message())
             }
             ErrorKind::ResultTooLarge { size, limit } => {
-                write!(f, "its result has {size} bytes, and {limit} are kept at most; ")?;
-                f.write_str(done_or_not(effect))
+                write!(f, "its result has {size} bytes, over the limit of {limit}; ")?;
+                f.write_str(done_or_not(effect))?;
+                f.write_str("; return less, or raise the limit")
             }
             ErrorKind::Codec(_) => {
                 f.write_str("its result cannot be encoded or decoded; ")?;
@@ -371,14 +388,18 @@ impl Error {
             }
             ErrorKind::LeaseLost => f.write_str(
                 "its work was done, but outlived its lease, and another holder took over: it may have been \
-                 done twice; lengthen the lease",
+                 done twice; shorten the work, or lengthen the lease",
             ),
             ErrorKind::Unrecorded(_) => {
-                f.write_str("its work was done, but that could not be recorded; it is in doubt when its lease ends")
+                f.write_str(
+                    "its work was done, but that could not be recorded; it is in doubt when its lease ends, until the \
+                     recovery policy or an operator decides",
+                )
             }
             ErrorKind::Store(_) => {
                 f.write_str("the store failed; ")?;
-                f.write_str(done_or_not(effect))
+                f.write_str(done_or_not(effect))?;
+                f.write_str("; the same key is safe to repeat")
             }
             ErrorKind::Flight(_) => f.write_str("it was not executed"),
         }
@@ -405,30 +426,30 @@ impl StdError for Error {
 pub enum CodecError {
     /// The value cannot be encoded.
     Encode(Arc<dyn StdError + Send + Sync>),
-    /// The value can be encoded, and cannot be read again. In JSON: a number that is none (NaN), too deep a nesting, a
-    /// `Serialize` that does not fit its `Deserialize`.
+    /// The value can be encoded, but not read again. In JSON: a number that is not one (NaN), nesting that is too deep,
+    /// or a `Serialize` that does not fit its `Deserialize`.
     Unreadable(Arc<dyn StdError + Send + Sync>),
     /// The recorded value cannot be read as the type that was asked for.
     Decode(Arc<dyn StdError + Send + Sync>),
-    /// The value is encoded by another [codec](crate::idempotency::Codec) than the one that is in use.
+    /// The value was encoded by another [codec](crate::idempotency::Codec) than the one in use.
     Foreign {
         /// The name of the codec that encoded it.
         written: Arc<str>,
         /// The name of the codec in use.
         expected: &'static str,
     },
-    /// The recorded result's layout is not known.
+    /// The layout of the recorded result is not known.
     Layout(DecodeError),
-    /// The recorded result is compressed, and this process cannot read it: it is built without the feature `compress`.
+    /// The recorded result is compressed, and this process is built without the feature `compress`.
     Compressed,
-    /// The work was done earlier, and its result could not be encoded then, or not be read again.
+    /// The work was done earlier. Its result could not be encoded then, or could not be read again.
     NotRecorded,
 }
 
 impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Encode(_) => f.write_str("the result cannot be encoded"),
+            Self::Encode(_) => f.write_str("the codec cannot encode the result"),
             Self::Unreadable(_) => f.write_str("the result does not survive its own encoding: it cannot be read again"),
             Self::Decode(_) => f.write_str(
                 "the recorded result cannot be read as the type asked for; was it another type when it was \
@@ -436,13 +457,16 @@ impl fmt::Display for CodecError {
             ),
             Self::Foreign { written, expected } => write!(
                 f,
-                "the result is encoded by the codec {written:?}, and {expected:?} is in use here"
+                "the result was encoded by the codec {written:?}, and {expected:?} is in use here; have the codec read \
+                 it with `decode_foreign`"
             ),
             Self::Layout(_) => f.write_str("the recorded result cannot be read"),
             Self::Compressed => {
                 f.write_str("the recorded result is compressed; build this process with oneflight's feature `compress`")
             }
-            Self::NotRecorded => f.write_str("the result could not be encoded when the work was done"),
+            Self::NotRecorded => {
+                f.write_str("the result is not kept, since it could not be encoded or read again when the work was done")
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Makes a mutation happen once, across duplicates, processes and crashes: [`Idempotency`].
 //!
-//! Duplicates that come while the work runs in this process share its flight, in a [group](crate::group). All
-//! others meet in the [store](crate::store): one process holds the claim, the others wait for it or are
-//! answered from its record. This module joins the two and decides what is recorded; it knows neither SQL
+//! Duplicates that come while the work runs in this process share its flight, in a [group](crate::group). All others meet in the
+//! [store](crate::store): one process holds the claim, the others wait for it or are answered from its record. This
+//! module joins the two and decides what is recorded. It knows neither SQL nor HTTP.
 //! nor HTTP.
 //!
 //! # Which of the three
@@ -14,11 +14,11 @@
 //! | [`try_run`](Idempotency::try_run) | the same, and can tell what became of it | [`NotDone`] frees the key, [`Unknown`] leaves it in doubt | in doubt: see [`Recovery`] |
 //!
 //! # What is recorded
+//! Everything that the work answers once it has begun, failures included: the mutation may have happened. Three
+//! exceptions are not recorded: work that says that it did nothing ([`NotDone`]), work that says that it does not know
+//! what it did ([`Unknown`]), and what the database undid ([`Rollback`]).
 //!
-//! Whatever the work answers once it has begun, failures too: the mutation may have happened. Exceptions are
-//! what says of itself that nothing was done ([`NotDone`]) or that it is not known what was ([`Unknown`]), and what the
-//! database undid ([`Rollback`]).
-//! After [retention](IdempotencyBuilder::retention) a key is new again.
+//! After its [retention](IdempotencyBuilder::retention) a key is new again.
 
 mod answer;
 mod asking;

@@ -22,7 +22,8 @@ use crate::store::{InDoubt, Store, StoreError, TransactionalStore};
 
 /// Executes each request once, and answers its duplicates with the result.
 ///
-/// Clones share everything. Make one for each store and process: what collapses in process does so within one.
+/// Clones share everything. Make one for each store and process: duplicates collapse in process only within one and its
+/// clones.
 ///
 /// Calls need a tokio runtime with timers.
 ///
@@ -36,7 +37,11 @@ use crate::store::{InDoubt, Store, StoreError, TransactionalStore};
 /// use oneflight::identity::{RequestIdentity, Scope};
 /// use oneflight::store::MemoryStore;
 ///
-/// # async fn charge(idempotency_key: &str, _amount: u64) -> Result<String, String> { Ok(idempotency_key.into()) }
+/// /// The call to your payment provider.
+/// async fn charge(idempotency_key: &str, _amount: u64) -> Result<String, String> {
+///     Ok(format!("charged under {idempotency_key}"))
+/// }
+///
 /// let idem = Idempotency::builder(MemoryStore::new()).build();
 ///
 /// let body = br#"{"amount":700}"#;
@@ -48,27 +53,28 @@ use crate::store::{InDoubt, Store, StoreError, TransactionalStore};
 ///     .await?;
 /// assert_eq!(first.origin(), Origin::Executed);
 ///
-/// let again = idem.run(id, |_| async { Err("not called: it is replayed".to_owned()) }).await?;
+/// let again = idem.run(id, |_| async { Err::<String, _>("not called: it is replayed".to_owned()) }).await?;
 /// assert_eq!(again.origin(), Origin::Replayed);
 /// assert_eq!(again.value(), first.value());
-/// # let _: &Result<String, String> = again.value();
 /// # Ok(()) }
 /// ```
 ///
-/// Work on the store's own database, in one commit with its record: see [`run_in_tx`](Self::run_in_tx), and the crates
-/// `oneflight-sqlite` and `oneflight-postgres`.
+/// Work on the store's own database shares one commit with its record: see [`run_in_tx`](Self::run_in_tx), and the
+/// crates `oneflight-sqlite` and `oneflight-postgres`.
 pub struct Idempotency<S, C = Json> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) codec: Arc<C>,
     pub(super) group: Group<RequestIdentity, Landed>,
-    /// Not among what flights need, so that it ends with the last copy of this.
+    /// Not in `shared`, which flights hold: purging ends with the last copy of this.
     pub(super) purging: Option<Arc<Purging>>,
 }
 
 impl<S: Store, C: Format> Idempotency<S, C> {
-    /// The same with another [retention](super::IdempotencyBuilder::retention), for calls whose results are to be kept for longer than
-    /// others, or not so long. Everything else is shared, flights too; of calls that share one, the retention of that which
-    /// executes counts.
+    /// Returns a copy with another [retention](super::IdempotencyBuilder::retention), for calls whose results are to be kept
+    /// for longer or shorter than others.
+    ///
+    /// The copy shares everything else, flights too. Of calls that share a flight, the one that executes sets the
+    /// retention.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -98,11 +104,11 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         }
     }
 
-    /// The same with another [codec](super::IdempotencyBuilder::codec), for calls whose results have no serde or are to be
-    /// encrypted, for example. Everything else is shared, flights too.
+    /// Returns a copy with another [codec](super::IdempotencyBuilder::codec), for example for calls whose results have no
+    /// serde or are to be encrypted.
     ///
-    /// Of one request, let all calls go through one codec: what another one recorded cannot be read. A call that shares a
-    /// flight and asks for the type of its value gets that.
+    /// The copy shares everything else, flights too. Use one codec for all calls of a request: a codec cannot read what
+    /// another one recorded. A call that shares a flight and asks for the type of its value gets that value.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -149,36 +155,38 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         }
     }
 
-    /// The codec, for a result that is brought from outside with [`Resolution::completed_with`](super::Resolution::completed_with).
+    /// Returns the codec, for a result that is brought from outside with [`Resolution::completed_with`](super::Resolution::completed_with).
     #[must_use]
     pub fn codec(&self) -> &C {
         &self.codec
     }
 
-    /// Executes `work` unless the request was executed before, and answers with its result.
+    /// Executes `work` unless the request was executed before, and returns its result.
     ///
-    /// Whatever the work answers is recorded, failures too: work that may end without knowing what it did, since what it
-    /// calls may not answer, has to be able to say so, and is for [`try_run`](Self::try_run). It is called only if this call executes; a call that
-    /// joins or is answered from the record drops it. It is polled by a task of its own unless the
-    /// [builder](super::IdempotencyBuilder::drive) says otherwise.
+    /// Everything that the work answers is recorded, failures too. Work that may end without knowing what it did, since
+    /// what it calls may not answer, has to be able to say so: use [`try_run`](Self::try_run) for it.
     ///
-    /// `T` is recorded as JSON, unless another [codec](super::IdempotencyBuilder::codec) is set, so it must survive that. What
-    /// cannot be read again is an error the first time ([`ErrorKind::Codec`](super::ErrorKind::Codec)). What is read as something else is not
-    /// noticed: in JSON, `Some(None)` comes back as `None`, and so does a `Some(f64::NAN)`. A caller that shares the flight
-    /// and asks for another `T` than the one that executes gets the recorded value decoded as that.
+    /// `work` is called only if this call executes. A call that joins another one or is answered from the record drops
+    /// it. The work is polled by a task of its own unless the [builder](super::IdempotencyBuilder::drive) says otherwise.
+    ///
+    /// `T` is recorded as JSON, unless another [codec](super::IdempotencyBuilder::codec) is set, so it must survive that. A
+    /// value that cannot be read again is an error the first time ([`ErrorKind::Codec`](super::ErrorKind::Codec)). A value that is read as
+    /// another one is not noticed: in JSON, `Some(None)` comes back as `None`, and so does `Some(f64::NAN)`. A caller
+    /// that shares the flight and asks for another `T` than the caller that executes gets the recorded value, decoded
+    /// as that.
     ///
     /// # Errors
     ///
-    /// See [`Error`]; [`Error::effect`] says what is known of the mutation.
+    /// Returns an [`Error`]; [`Error::effect`] says what is known of the mutation.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop the work: other callers go on with it, or the runtime finishes it.
-    /// The result is recorded. Call again with the same identity to get it.
+    /// Dropping the future does not stop the work: other callers go on with it, or the runtime finishes it. The result
+    /// is recorded. Call again with the same identity to get it.
     ///
     /// # Panics
     ///
-    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`](super::ErrorKind::Panicked) for all callers, and the request is in doubt.
+    /// Does not panic. A panic of the work is [`ErrorKind::Panicked`](super::ErrorKind::Panicked) for all callers, and the request is in doubt.
     pub async fn run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         C: Codec<T>,
@@ -193,12 +201,12 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         .await
     }
 
-    /// [`run`](Self::run) for work that can tell what became of it.
+    /// Executes `work` as [`run`](Self::run) does, and lets it say what became of it.
     ///
-    /// Its error reaches every caller and is not recorded. [`NotDone`](super::NotDone) says that nothing was done: the request can be
-    /// tried again at once. [`Unknown`](super::Unknown) says that this is not known, as after a time-out or a reset of a call to
-    /// somebody else: the request is in doubt, and the [recovery policy](super::Recovery) is asked about it once what the work
-    /// left has [settled](super::IdempotencyBuilder::settle).
+    /// An error of the work reaches every caller and is not recorded. [`NotDone`](super::NotDone) says that nothing was done: the
+    /// request can be tried again at once. [`Unknown`](super::Unknown) says that this is not known, as after a time-out or a reset of a
+    /// call to another service. Then the request is in doubt, and the [recovery policy](super::Recovery) is asked about it
+    /// once what the work left has [settled](super::IdempotencyBuilder::settle).
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -207,11 +215,18 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// use oneflight::store::MemoryStore;
     /// use std::time::Duration;
     ///
-    /// # struct Provider;
-    /// # impl Provider {
-    /// #     async fn connect() -> Result<Self, std::io::Error> { Ok(Self) }
-    /// #     async fn charge(&self, _key: &str) -> Result<String, std::io::Error> { Ok("ch_1".into()) }
-    /// # }
+    /// /// The client of your payment provider.
+    /// struct Provider;
+    ///
+    /// impl Provider {
+    ///     async fn connect() -> Result<Self, std::io::Error> {
+    ///         Ok(Self)
+    ///     }
+    ///
+    ///     async fn charge(&self, _idempotency_key: &str) -> Result<String, std::io::Error> {
+    ///         Ok("ch_1".to_owned())
+    ///     }
+    /// }
     /// let idem = Idempotency::builder(MemoryStore::new()).build();
     /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /charges"), "a7f3")?;
     /// let reply = idem
@@ -229,15 +244,15 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// See [`Error`]; [`Error::effect`] says what is known of the mutation.
+    /// Returns an [`Error`]; [`Error::effect`] says what is known of the mutation.
     ///
     /// # Cancel safety
     ///
-    /// As [`run`](Self::run).
+    /// As for [`run`](Self::run).
     ///
     /// # Panics
     ///
-    /// As [`run`](Self::run).
+    /// As for [`run`](Self::run).
     pub async fn try_run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         C: Codec<T>,
@@ -253,33 +268,38 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// Executes `work` in a transaction of the store's database: its rows and its record are one commit.
     ///
     /// The effect is exactly once, whatever dies when. There is no lease, and nothing is left in doubt, with two
-    /// exceptions: an execution of the same request outside of a transaction may be; and so is work that ended the
-    /// transaction itself, which PostgreSQL cannot refuse ([`StoreError::CommittedByWork`]). What that committed has no
-    /// record, so it is never run again by itself, not under [`Recovery::Rerun`](super::Recovery::Rerun) either: only a function of
-    /// [`Recovery::ask`](super::Recovery::ask) or [`resolve`](Self::resolve) decides. From its `COMMIT` to its end nothing holds the key, and
-    /// if its process or the database dies in between, nothing remembers. Keep it short: SQLite has one writer, and this is it;
-    /// in PostgreSQL it has a connection of the pool. Do not call the store or another `run` from inside: in SQLite it
-    /// would wait for itself, and in PostgreSQL for a connection, when enough others do the same.
+    /// exceptions:
     ///
-    /// The work owns its [`Tx`], which goes back when it is dropped. A `Tx` that outlives the work has escaped: nothing is kept
-    /// ([`StoreError::TransactionEscaped`]).
+    /// * An execution of the same request outside of a transaction may be in doubt.
+    /// * So is work that ended the transaction itself, which PostgreSQL cannot refuse
+    ///   ([`StoreError::CommittedByWork`]). What such work committed has no record, so it is never run again by itself,
+    ///   not under [`Recovery::Rerun`](super::Recovery::Rerun) either: only a function of [`Recovery::ask`](super::Recovery::ask) or [`resolve`](Self::resolve)
+    ///   decides. From its `COMMIT` to its end nothing holds the key, and if its process or the database dies in
+    ///   between, nothing remembers.
     ///
-    /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`](super::ErrorKind::RolledBack)); so does a panic, and so does
-    /// a result that is too large to keep or does not survive its encoding. A request that can never succeed would be
-    /// executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records the
-    /// answer.
+    /// Keep the work short: SQLite has one writer, and this is it; in PostgreSQL it has a connection of the pool. Do
+    /// not call the store or another `run` from inside: in SQLite the work would wait for itself, and in PostgreSQL for
+    /// a connection, when enough others do the same.
+    ///
+    /// The work owns its [`Tx`], which goes back to the store when it is dropped. A `Tx` that outlives the work has
+    /// escaped: nothing is kept ([`StoreError::TransactionEscaped`]).
+    ///
+    /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`](super::ErrorKind::RolledBack)). So does a panic, and so
+    /// does a result that is too large to keep or does not survive its encoding. A request that can never succeed would
+    /// be executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records
+    /// the answer.
     ///
     /// # Errors
     ///
-    /// See [`Error`]; [`Error::effect`] says what is known of the mutation.
+    /// Returns an [`Error`]; [`Error::effect`] says what is known of the mutation.
     ///
     /// # Cancel safety
     ///
-    /// As [`run`](Self::run).
+    /// As for [`run`](Self::run).
     ///
     /// # Panics
     ///
-    /// Not by itself. A panic of the work is [`ErrorKind::Panicked`](super::ErrorKind::Panicked) for all callers.
+    /// Does not panic. A panic of the work is [`ErrorKind::Panicked`](super::ErrorKind::Panicked) for all callers.
     pub async fn run_in_tx<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
@@ -305,21 +325,29 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         .await
     }
 
-    /// [`run_in_tx`](Self::run_in_tx) for work that may be called again: when its transaction lost to another one, by a
-    /// serialization failure or a deadlock, everything is rolled back and the work is run again from its start, up to
-    /// [`conflict_retries`](super::IdempotencyBuilder::conflict_retries) times.
+    /// Executes `work` as [`run_in_tx`](Self::run_in_tx) does, and runs it again if its transaction lost to another
+    /// one.
     ///
-    /// It is the statements' error that tells, so let it pass: return it by `?`. What the work does besides its
-    /// statements it does again.
+    /// A transaction loses by a serialization failure or a deadlock. Then everything is rolled back and the work is run
+    /// again from its start, up to [`conflict_retries`](super::IdempotencyBuilder::conflict_retries) times.
+    ///
+    /// The error of the statement tells that the transaction lost, so return it by `?`. What the work does besides its
+    /// statements, it does again.
     ///
     /// ```no_run
-    /// # use oneflight::store::TransactionalStore;
-    /// # struct Connection;
-    /// # async fn withdraw(_: &mut Connection, _account: &str, _amount: u64) -> Result<(), std::io::Error> { Ok(()) }
-    /// # async fn example(store: impl TransactionalStore<Connection = Connection>) -> Result<(), Box<dyn std::error::Error>> {
-    /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::identity::{RequestIdentity, Scope};
+    /// use oneflight::store::TransactionalStore;
+    /// use oneflight::{Idempotency, RequestIdentity, Scope};
     ///
+    /// /// Stands for the driver's connection, such as `sqlx::PgConnection`.
+    /// struct Connection;
+    ///
+    /// /// Your statement: `UPDATE accounts SET balance = balance - $2 WHERE id = $1`.
+    /// async fn withdraw(_: &mut Connection, _account: &str, _amount: u64) -> Result<(), std::io::Error> {
+    ///     Ok(())
+    /// }
+    ///
+    /// # async fn example(store: impl TransactionalStore<Connection = Connection>) -> Result<(), Box<dyn std::error::Error>> {
+    /// // `store` is yours, such as a `PostgresStore`.
     /// let idem = Idempotency::builder(store).conflict_retries(8).build();
     /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /transfers"), "a7f3")?;
     /// let account = String::from("DE89");
@@ -328,7 +356,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///         // Each run has a copy of its own.
     ///         let account = account.clone();
     ///         async move {
-    ///             withdraw(&mut tx, &account, 7).await?; // UPDATE accounts SET balance = balance - 7 …
+    ///             withdraw(&mut tx, &account, 7).await?;
     ///             Ok(account)
     ///         }
     ///     })
@@ -339,15 +367,16 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// As [`run_in_tx`](Self::run_in_tx); of a conflict, [`ErrorKind::RolledBack`](super::ErrorKind::RolledBack) when it was run again for the last time.
+    /// As for [`run_in_tx`](Self::run_in_tx). A transaction that still lost when it was run for the last time is
+    /// [`ErrorKind::RolledBack`](super::ErrorKind::RolledBack).
     ///
     /// # Cancel safety
     ///
-    /// As [`run`](Self::run).
+    /// As for [`run`](Self::run).
     ///
     /// # Panics
     ///
-    /// As [`run_in_tx`](Self::run_in_tx).
+    /// As for [`run_in_tx`](Self::run_in_tx).
     pub async fn run_in_tx_retrying<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
@@ -364,29 +393,30 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         self.fly(id, flight).await
     }
 
-    /// Begins to purge, if that is wanted and has not begun.
+    /// Begins to purge, if that was set and has not begun.
     pub(super) fn begin_purging(&self) {
         if let Some(purging) = &self.purging {
             purging.begin(&self.shared.store, self.shared.runtime.as_ref());
         }
     }
 
-    /// What the store knows of a request.
+    /// Returns what the store knows of a request, or `None` if the identity is new.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`](super::ErrorKind::Store).
+    /// [`ErrorKind::Store`](super::ErrorKind::Store) if the store failed.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped.
+    /// The future may be dropped at any time.
     pub async fn status(&self, id: &RequestIdentity) -> Result<Option<Record>, Error> {
         let loaded = self.shared.load(id).await;
         loaded.map_err(|error| Error::store(id, error, Effect::Unknown))
     }
 
-    /// What is in doubt, for an operator to find out about and to [resolve](Self::resolve): at most `limit` requests in
-    /// the order of their tokens, beginning after the one that is given.
+    /// Lists requests in doubt, for an operator to find out about and to [resolve](Self::resolve).
+    ///
+    /// Returns up to `limit` requests in the order of their tokens, beginning after the token that is given.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -400,7 +430,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///     let Some(last) = page.last() else { break };
     ///     after = Some(last.token);
     ///     for doubtful in page {
-    ///         // Somebody has looked and found that nothing had been done.
+    ///         // An operator has found that nothing had been done.
     ///         idem.resolve(&doubtful.id, Resolution::Rerun).await?;
     ///     }
     /// }
@@ -409,45 +439,45 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unsupported`] of a store that cannot list, or whatever else the store says.
+    /// [`StoreError::Unsupported`] if the store cannot list. Any other error of the store's is passed on.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped.
+    /// The future may be dropped at any time.
     pub async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
         self.shared.store.in_doubt(limit, after).await
     }
 
-    /// The store.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &S {
         &self.shared.store
     }
 
-    /// How many requests are in flight in this process.
+    /// Returns the number of requests in flight in this process.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.group.in_flight()
     }
 
-    /// What has happened to the flights of this process so far.
+    /// Returns counts of what has happened to the flights of this process so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.group.stats()
     }
 
-    /// Begins no new flights from now on: calls get [`FlightError::Closed`](crate::FlightError::Closed). What is in
+    /// Begins no new flights from now on. Calls fail with [`FlightError::Closed`](crate::FlightError::Closed); what is in
     /// flight goes on.
     pub fn close(&self) {
         self.group.close();
     }
 
-    /// Waits until nothing is in flight, and no claim is being given back: after [`close`](Self::close), a process may end
-    /// then.
+    /// Waits until nothing is in flight and no claim is being given back. After [`close`](Self::close), the process may
+    /// end then.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped and called again.
+    /// The future may be dropped, and this be called again.
     pub async fn drain(&self) {
         self.group.drain().await;
         let mut ends = self.shared.ends.subscribe();
