@@ -65,7 +65,7 @@ use crate::unwind::{Payload, catch};
 /// The transaction ends when the work does: by a commit if the work answers with a value, else by a rollback. Work that
 /// drops its `Tx` earlier and goes on is committed all the same.
 ///
-/// Do not end the transaction yourself. In SQLite, a commit is refused, and after a rollback nothing more is kept (do not
+/// Do not end the transaction yourself. In SQLite, a commit is rejected, and after a rollback nothing more is kept (do not
 /// set a commit hook: it would stand in for the one that sees to this). PostgreSQL commits what it is told to; that is
 /// noticed when the work has ended, is an error whose effect is unknown, and leaves the request in doubt until somebody
 /// decides.
@@ -303,7 +303,7 @@ where
             .of(&id)
             .with_effect(Effect::Nothing)),
         Worked::NotEncodable(source) => Err(Error::codec(&id, source, Effect::Nothing)),
-        // Not thrown on: whoever shares this flight is to learn that it was rolled back.
+        // Not thrown on: the callers that share this flight are to learn that it was rolled back.
         Worked::Panicked(panic) => Err(ErrorKind::Panicked(Panicked::from_payload(panic))
             .of(&id)
             .with_effect(Effect::Nothing)),

@@ -357,7 +357,7 @@ async fn a_transaction_is_respected_outside<L: Ledger>(desk: &Desk<L>) -> Checke
             .claim(request.patience(Duration::from_millis(50)))
             .await
         {
-            // A store with one writer says that he is at work, and not on what.
+            // A store with one writer says that the writer is at work, and not on what.
             Ok(ClaimOutcome::Denied(Denied::InProgress { .. })) | Err(StoreError::Busy { .. }) => {}
             answered => {
                 let outcome = desk.ok(answered)?;

@@ -5,7 +5,7 @@
 //! BEGIN; try the lock; SAVEPOINT      one round trip with the line before, in place of the bare BEGIN
 //!   look                              reads the record; not the claim's holder, or an answer: ROLLBACK, that is all
 //!     the work's statements
-//!   ROLLBACK TO oneflight_work        if the work was refused
+//!   ROLLBACK TO oneflight_work        if the work declined
 //!   record                            completed at once: it was never in progress for anybody to see
 //! COMMIT                              its answer lost: see `settle`
 //! ```
@@ -29,10 +29,10 @@
 //! * **T while C decides**: T's lock is refused, as if C were a transaction.
 //! * **T after C's grant**: T has the lock, and *look* sees C's lease. While that runs, T is "in progress". When it is
 //!   over, policy says whether T may take over.
-//! * **C's holder comes back while T, having taken over, works**: he renews, completes or releases without the lock,
-//!   being known by his token. *record* writes only over what T may take over still: the very token, with its lease
-//!   over. If he renewed or completed, *record* writes nothing, and T is rolled back. If he comes after *record*, he
-//!   waits for T's row and finds another token in it: he is outdated. If T does not commit, he finds his own.
+//! * **C's holder comes back while T, having taken over, works**: it renews, completes or releases without the lock,
+//!   being known by its token. *record* writes only over what T may take over still: the very token, with its lease
+//!   over. If the holder renewed or completed, *record* writes nothing, and T is rolled back. If it comes after *record*,
+//!   it waits for T's row and finds another token in it: it is outdated. If T does not commit, it finds its own.
 //! * **`purge`** deletes only what is past its retention, which counts as absent in every case above.
 //!
 //! # Work that ends the transaction itself
@@ -234,7 +234,7 @@ impl PostgresStore {
         let _ = self.claim_as(&doubtful, Held::Yes, tries).await;
     }
 
-    /// Whoever waits for what was rolled back is to try it now.
+    /// Callers that wait for what was rolled back are to try it now.
     async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest) {
         if rolled_back && !borrowed.is_in_transaction() {
             let keys = self.names.keys(&request.id);

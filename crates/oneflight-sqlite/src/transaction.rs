@@ -5,7 +5,7 @@
 //!   claim                              a record in progress, whose lease is over at once
 //!   SAVEPOINT oneflight_work
 //!     the work's statements
-//!   RELEASE, or ROLLBACK TO and RELEASE if the work was refused
+//!   RELEASE, or ROLLBACK TO and RELEASE if the work declined
 //!   complete
 //! COMMIT
 //! ```
@@ -166,7 +166,7 @@ async fn end(
     let over = |_| Failed::Transaction;
     let (result, retention) = match ending {
         Ending::RollBack => {
-            // Whoever still has the savepoint still has the transaction.
+            // A connection that still has the savepoint still has the transaction.
             run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
             return Ok(End::RollBack);
         }

@@ -3,7 +3,7 @@
 //! # Cancellation
 //!
 //! A future of `sqlx` that is dropped leaves its statement running on the connection's own thread. Hence:
-//! * a single statement commits or fails by itself there, whoever listens;
+//! * a single statement commits or fails by itself there, whether its answer is waited for or not;
 //! * a transaction that is dropped has its connection *closed*, which rolls it back ([`lent`](super::lent)). A connection
 //!   with an open transaction, or one whose transaction SQLite ended by itself while `sqlx` still counts it, never
 //!   gets back into the pool: only one that was committed or rolled back, with the answer seen, does.
@@ -29,7 +29,7 @@ use super::seal::{Seal, Seals};
 use super::settings::Settings;
 use oneflight::store::{self, StoreError};
 
-/// How many times the database's deadline a place in the queue is waited for: whoever stands in it sees others make
+/// How many times the database's deadline a place in the queue is waited for: a task in it sees others make
 /// progress, each within the deadline.
 const QUEUE_DEADLINES: u32 = 4;
 
@@ -99,7 +99,7 @@ impl Writer {
         })
     }
 
-    /// Runs the work of whoever has the turn, so that its wish for another one is noticed.
+    /// Runs the work that has the turn, so that its wish for another one is noticed.
     pub(super) fn within<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
         self.turn.scope(work)
     }
