@@ -9,7 +9,7 @@
 //! flights, stores or HTTP.
 //!
 //! ```
-//! use oneflight::identity::{RequestIdentity, Scope};
+//! use oneflight::{RequestIdentity, Scope};
 //!
 //! let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 //! assert_eq!(id.key(), "a7f3");
@@ -45,7 +45,7 @@ const SEPARATOR: char = '\u{1f}';
 /// Equality and hash look at scope and key only. Cloning is cheap: it counts a reference.
 ///
 /// ```
-/// use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
+/// use oneflight::{Fingerprint, RequestIdentity, Scope};
 ///
 /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
 /// let with = id.clone().with_known_fingerprint(Fingerprint::from_digest([7; 32]));
@@ -81,7 +81,7 @@ impl RequestIdentity {
     /// The identity as a store reads it back: the scope in its [canonical form](Self::scope), and the key.
     ///
     /// ```
-    /// use oneflight::identity::{RequestIdentity, Scope};
+    /// use oneflight::{RequestIdentity, Scope};
     ///
     /// let id = RequestIdentity::new(Scope::new("tenant-7").user("u1"), "a7f3")?;
     /// assert_eq!(RequestIdentity::from_stored(id.scope(), id.key())?, id);
@@ -126,7 +126,7 @@ impl RequestIdentity {
     /// [`with_known_fingerprint`](Self::with_known_fingerprint).
     ///
     /// ```
-    /// use oneflight::identity::{RequestIdentity, Scope};
+    /// use oneflight::{RequestIdentity, Scope};
     ///
     /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?.with_fingerprint(br#"{"item":1}"#);
     /// assert!(id.fingerprint().is_some());

@@ -16,7 +16,7 @@
 //!
 //! ```
 //! use oneflight::http::{self, CorrelationId, Problem, X_REQUEST_ID};
-//! use oneflight::identity::{RequestIdentity, Scope};
+//! use oneflight::{RequestIdentity, Scope};
 //!
 //! fn identify(headers: &::http::HeaderMap, body: &[u8]) -> Result<RequestIdentity, Problem> {
 //!     let key = http::require_key(headers, body)?;
@@ -49,7 +49,7 @@
 //!
 //! ```
 //! use oneflight::http::KEY_FIELD;
-//! use oneflight::identity::Fingerprint;
+//! use oneflight::Fingerprint;
 //! use serde_json::{Map, Value};
 //!
 //! fn fingerprint(body: &[u8]) -> serde_json::Result<Fingerprint> {

@@ -47,9 +47,8 @@ pub trait Format: Send + Sync + 'static {
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use chacha20poly1305::aead::{Aead, Generate, KeyInit};
 /// use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
-/// use oneflight::idempotency::{Codec, Format, Idempotency};
-/// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::MemoryStore;
+/// use oneflight::idempotency::{Codec, Format};
+/// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
 /// use serde::{Serialize, de::DeserializeOwned};
 /// use std::error::Error;
 ///

@@ -53,8 +53,8 @@ impl Recovery {
     /// [lease](super::IdempotencyBuilder::lease) by that time.
     ///
     /// ```
-    /// use oneflight::idempotency::{Resolution, Idempotency, Recovery};
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::idempotency::{Recovery, Resolution};
+    /// use oneflight::{Idempotency, MemoryStore};
     /// use std::time::Duration;
     ///
     /// /// Looks the charge up at your payment provider.

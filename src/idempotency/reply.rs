@@ -34,9 +34,7 @@ impl fmt::Display for Origin {
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::{Idempotency, Origin};
-/// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::MemoryStore;
+/// use oneflight::{Idempotency, MemoryStore, Origin, RequestIdentity, Scope};
 ///
 /// let idem = Idempotency::builder(MemoryStore::new()).build();
 /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;

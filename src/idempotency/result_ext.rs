@@ -13,7 +13,8 @@ use super::unfinished::{NotDone, Unknown};
 /// Work that calls another service, under [`try_run`](super::Idempotency::try_run):
 ///
 /// ```
-/// use oneflight::idempotency::{ResultExt, Unfinished};
+/// use oneflight::idempotency::Unfinished;
+/// use oneflight::ResultExt;
 /// use std::io::Error;
 ///
 /// /// Your connection and your request to the payment provider.
@@ -35,7 +36,7 @@ use super::unfinished::{NotDone, Unknown};
 /// Work in a transaction, under [`run_in_tx`](super::Idempotency::run_in_tx):
 ///
 /// ```
-/// use oneflight::idempotency::{ResultExt, Rollback};
+/// use oneflight::{ResultExt, Rollback};
 ///
 /// fn quantity(text: &str) -> Result<u32, Rollback<u32>> {
 ///     let asked: u32 = text.parse().or_decline(0)?; // Never a number: the answer 0 is recorded.

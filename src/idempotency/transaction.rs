@@ -39,9 +39,8 @@ use crate::unwind::{Payload, catch};
 /// over the same driver, it is generic:
 ///
 /// ```
-/// use oneflight::idempotency::{Error, Idempotency, Rollback, Tx};
-/// use oneflight::identity::RequestIdentity;
 /// use oneflight::store::TransactionalStore;
+/// use oneflight::{Error, Idempotency, RequestIdentity, Rollback, Tx};
 ///
 /// /// Stands for the driver's connection, such as `sqlx::SqliteConnection`.
 /// struct SqliteConnection;

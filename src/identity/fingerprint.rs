@@ -12,7 +12,7 @@ use super::IdentityError;
 ///
 /// ```
 /// # #[cfg(feature = "durable")] {
-/// use oneflight::identity::Fingerprint;
+/// use oneflight::Fingerprint;
 ///
 /// let one = Fingerprint::of(br#"{"item":1}"#);
 /// assert_eq!(one, Fingerprint::of(br#"{"item":1}"#));
@@ -44,7 +44,7 @@ impl Fingerprint {
     /// Names and values are length-prefixed: no two lists of parts run into the same digest.
     ///
     /// ```
-    /// use oneflight::identity::Fingerprint;
+    /// use oneflight::Fingerprint;
     ///
     /// let split = |at: usize| {
     ///     let (path, body) = "/orders12".split_at(at);

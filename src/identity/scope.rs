@@ -12,7 +12,7 @@ use super::IdentityError;
 /// must not share answers. The parts are validated by [`RequestIdentity::new`](crate::identity::RequestIdentity::new).
 ///
 /// ```
-/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight::{RequestIdentity, Scope};
 ///
 /// let scope = Scope::new("tenant-7").route("POST /orders").user("u1");
 /// assert_eq!(RequestIdentity::new(scope, "a7f3")?.scope(), "tenant-7|route=POST /orders|user=u1");
