@@ -1,15 +1,14 @@
-//! Who asks for what: the [`RequestIdentity`] that a mutation is executed once for.
+//! The [`RequestIdentity`] that a mutation is executed once for.
 //!
-//! A request identity is a [`Scope`] (whose key is it, and for which operation) and an [`IdempotencyKey`]
-//! (what the client sent). The two together are hashed and compared; the [`Fingerprint`] of the payload
-//! travels along but is *not* part of the identity: the same identity with another fingerprint is a
-//! conflict, not another request.
+//! A request identity is a [`Scope`] (whose key it is, and for which operation) and an [`IdempotencyKey`] (what the
+//! client sent). The two together are hashed and compared. The [`Fingerprint`] of the payload travels along but is
+//! *not* part of the identity: the same identity with another fingerprint is a conflict, not another request.
 //!
-//! Everything here is validated when it is made, so that no other module has to. It knows nothing of
-//! flights, stores or HTTP.
+//! Everything here is validated when it is made, so that no other module has to. This module knows nothing of flights,
+//! stores or HTTP.
 //!
 //! ```
-//! use oneflight::identity::{RequestIdentity, Scope};
+//! use oneflight::{RequestIdentity, Scope};
 //!
 //! let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
 //! assert_eq!(id.key(), "a7f3");
@@ -36,8 +35,8 @@ pub use fingerprint::FingerprintBuilder;
 pub use key::IdempotencyKey;
 pub use scope::Scope;
 
-/// Stands between scope and key in the one text that is hashed. Neither may contain it, since both
-/// refuse control characters.
+/// Separates scope and key in the one text that is hashed. Neither may contain it, since both reject control
+/// characters.
 const SEPARATOR: char = '\u{1f}';
 
 /// A request identity: a [`Scope`] and an [`IdempotencyKey`], with the payload's [`Fingerprint`] if known.
@@ -45,7 +44,7 @@ const SEPARATOR: char = '\u{1f}';
 /// Equality and hash look at scope and key only. Cloning is cheap: it counts a reference.
 ///
 /// ```
-/// use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
+/// use oneflight::{Fingerprint, RequestIdentity, Scope};
 ///
 /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
 /// let with = id.clone().with_known_fingerprint(Fingerprint::from_digest([7; 32]));
@@ -69,7 +68,7 @@ impl RequestIdentity {
     ///
     /// # Errors
     ///
-    /// What was wrong with the scope or with the key, the limit, and what was given; never the content.
+    /// The scope or the key is not valid. The error has the limit and what was given, never the content.
     pub fn new<K>(scope: Scope, key: K) -> Result<Self, IdentityError>
     where
         K: TryInto<IdempotencyKey, Error: Into<IdentityError>>,
@@ -78,10 +77,10 @@ impl RequestIdentity {
         Self::join(scope.canonical()?, &key)
     }
 
-    /// The identity as a store reads it back: the scope in its [canonical form](Self::scope), and the key.
+    /// Makes the identity that a store reads back, from the scope in its [canonical form](Self::scope) and the key.
     ///
     /// ```
-    /// use oneflight::identity::{RequestIdentity, Scope};
+    /// use oneflight::{RequestIdentity, Scope};
     ///
     /// let id = RequestIdentity::new(Scope::new("tenant-7").user("u1"), "a7f3")?;
     /// assert_eq!(RequestIdentity::from_stored(id.scope(), id.key())?, id);
@@ -90,8 +89,8 @@ impl RequestIdentity {
     ///
     /// # Errors
     ///
-    /// What was wrong with the scope's length or characters or with the key; never the content. How the scope is
-    /// composed is not looked at: it was when the identity was made.
+    /// The length or the characters of the scope are not valid, or the key is not. The error never has the content. How
+    /// the scope is composed is not checked: that was done when the identity was made.
     pub fn from_stored(scope: &str, key: &str) -> Result<Self, IdentityError> {
         if scope.is_empty() {
             return Err(IdentityError::ScopePartEmpty { part: "namespace" });
@@ -126,7 +125,7 @@ impl RequestIdentity {
     /// [`with_known_fingerprint`](Self::with_known_fingerprint).
     ///
     /// ```
-    /// use oneflight::identity::{RequestIdentity, Scope};
+    /// use oneflight::{RequestIdentity, Scope};
     ///
     /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?.with_fingerprint(br#"{"item":1}"#);
     /// assert!(id.fingerprint().is_some());
@@ -145,25 +144,25 @@ impl RequestIdentity {
         self
     }
 
-    /// The scope in its canonical, unambiguous form.
+    /// Returns the scope in its canonical, unambiguous form.
     #[must_use]
     pub fn scope(&self) -> &str {
         &self.text[..usize::from(self.split)]
     }
 
-    /// The idempotency key as the client sent it.
+    /// Returns the idempotency key as the client sent it.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.text[usize::from(self.split) + SEPARATOR.len_utf8()..]
     }
 
-    /// The digest of the payload, if one was given.
+    /// Returns the digest of the payload, if one was given.
     #[must_use]
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         self.fingerprint
     }
 
-    /// The same request with this fingerprint, or with none.
+    /// Returns the same request with this fingerprint, or with none.
     #[cfg(feature = "durable")]
     pub(crate) fn known_as(&self, fingerprint: Option<Fingerprint>) -> Self {
         Self {
@@ -172,7 +171,7 @@ impl RequestIdentity {
         }
     }
 
-    /// Scope and key in one unambiguous text: what is digested into downstream keys.
+    /// Returns scope and key in one unambiguous text, which is digested into downstream keys.
     #[cfg(feature = "durable")]
     pub(crate) fn canonical(&self) -> &str {
         &self.text

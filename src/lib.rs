@@ -41,9 +41,7 @@
 the same commit as the mutation: see the crate `oneflight-sqlite`.
 
 ```
-use oneflight::idempotency::{Idempotency, Origin};
-use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::MemoryStore;
+use oneflight::{Idempotency, MemoryStore, Origin, RequestIdentity, Scope};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -6,9 +6,9 @@
 //!    └────release─────┘      └── takeover, once the lease has expired (another token)
 //! ```
 //!
-//! Only a [store](crate::store) moves a record along these arrows, each in one atomic step. This module
-//! holds what all stores share: the words of the record, and the encoding of a result. It knows neither
-//! SQL nor the type of the result.
+//! Only a [store](crate::store) moves a record along these arrows, each in one atomic step. This module holds what all
+//! stores share: the words of the record, and the encoding of a result. It knows neither SQL nor the type of the
+//! result.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,33 +29,33 @@ pub use result::{CodecId, DecodeError, Decoded, RecordedResult, Verdict};
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// Milliseconds since the Unix epoch.
+    /// Makes a timestamp of milliseconds since the Unix epoch.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the milliseconds since the Unix epoch.
     #[must_use]
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
-    /// This instant moved on, to the last representable one at most. Fractions of a millisecond count as one.
+    /// Returns this instant moved on, up to the last representable one. Fractions of a millisecond count as one.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         let millis = duration.as_nanos().div_ceil(1_000_000);
         Self(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// Returns how long after `earlier` this is, or zero if it is not after it.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// The number that outdates an earlier holder: the store only ever hands out larger ones.
+/// The number that outdates an earlier holder: a store only hands out larger ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
@@ -66,7 +66,7 @@ impl FencingToken {
         Self(token)
     }
 
-    /// The store's number.
+    /// Returns the store's number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
@@ -83,45 +83,45 @@ impl fmt::Display for FencingToken {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// The payload's digest, as it was claimed with.
+    /// The digest of the payload that it was claimed with.
     pub fingerprint: Option<Fingerprint>,
     /// The token of the claim that wrote this.
     pub token: FencingToken,
-    /// Who claimed.
+    /// The holder that claimed.
     pub holder: HolderId,
     /// How often this identity was claimed and not released: 1 the first time.
     pub attempt: u32,
-    /// Where in its life the request stands.
+    /// The state of the request.
     pub state: State,
     /// When the store read this, on its own clock.
     pub observed: Timestamp,
-    /// Whether this, once in doubt, waits for somebody to decide: it is not taken over because its lease is over, only
-    /// by who [names its token](crate::store::Takeover::Of). False unless set.
+    /// Whether this, once in doubt, waits for an operator's decision. Then it is not taken over because its lease is
+    /// over, but only by a claim that [names its token](crate::store::Takeover::Of). False unless set.
     pub held: bool,
 }
 
-/// Where in its life a request stands, if it is known at all.
+/// The state of a request that has a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// Somebody holds the claim, or held it and died.
+    /// A holder has the claim, or had it and died.
     InProgress {
-        /// Until when the holder is believed alive.
+        /// Until when the holder counts as alive.
         lease_expires: Timestamp,
     },
     /// The work was done and its result is kept.
     Completed {
-        /// What is replayed.
+        /// The result to replay.
         result: RecordedResult,
         /// When it was completed.
         completed: Timestamp,
-        /// From when on the identity is new again.
+        /// When the identity becomes new again.
         expires: Timestamp,
     },
 }
 
 impl Record {
-    /// A record as a store reads it at the instant `observed`.
+    /// Makes a record, as a store reads it at the instant `observed`.
     #[must_use]
     pub fn new(
         fingerprint: Option<Fingerprint>,
@@ -142,7 +142,7 @@ impl Record {
         }
     }
 
-    /// How long the holder's lease still runs: zero once it has expired, `None` for what is completed.
+    /// Returns how long the holder's lease still runs: zero once it has expired, `None` for what is completed.
     #[must_use]
     pub fn lease_remaining(&self) -> Option<Duration> {
         match self.state {
@@ -151,7 +151,7 @@ impl Record {
         }
     }
 
-    /// The result, if the request is completed.
+    /// Returns the result, if the request is completed.
     #[must_use]
     pub fn result(&self) -> Option<&RecordedResult> {
         match &self.state {
@@ -160,7 +160,7 @@ impl Record {
         }
     }
 
-    /// Whether this is completed and was kept for as long as it should be: then it counts as absent.
+    /// Returns whether this is completed and past its retention. Such a record counts as absent.
     #[must_use]
     pub fn is_past_retention(&self) -> bool {
         match self.state {

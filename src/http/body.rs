@@ -1,7 +1,7 @@
-//! What a request's body is written in, as far as an idempotency key can be found in it.
+//! The format of a request's body, as far as an idempotency key can be found in it.
 //!
-//! Looks at the `Content-Type` header only and never at the body: guessing a format from content is how one request
-//! comes to be read in two ways.
+//! This looks at the `Content-Type` header only and never at the body: guessing a format from content is how one
+//! request comes to be read in two ways.
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -22,15 +22,16 @@ use http::header::CONTENT_TYPE;
 pub enum BodyFormat {
     /// `application/json`, or any `application/…+json`.
     Json,
-    /// `application/x-www-form-urlencoded`: what a plain HTML form sends. `multipart/form-data` is not among the
+    /// `application/x-www-form-urlencoded`, which a plain HTML form sends. `multipart/form-data` is not among the
     /// formats known here.
     Form,
 }
 
 impl BodyFormat {
-    /// The format that the `Content-Type` header names, or `None` if it is missing, repeated, or names another one.
+    /// Returns the format that the `Content-Type` header names, or `None` if the header is missing, repeated, or names
+    /// another format.
     ///
-    /// Parameters such as `charset` are ignored; upper and lower case are the same.
+    /// Parameters such as `charset` are ignored, and so is upper and lower case.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(CONTENT_TYPE).iter();

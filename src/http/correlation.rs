@@ -1,7 +1,8 @@
 //! The id that joins everything that one request caused: browser, service, database and downstream logs.
 //!
-//! It is for people who read logs, never for deciding anything: unlike an idempotency key it may come from anyone and
-//! be anything, so it is bounded and kept to characters that can stand in a header, a log line and a database column.
+//! It is for people who read logs, never for deciding anything. Unlike an idempotency key it may come from anyone and
+//! be anything, so it is bounded, and limited to characters that can stand in a header, a log line and a database
+//! column.
 
 use std::error::Error;
 use std::fmt;
@@ -16,7 +17,7 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The name of the `X-Correlation-Id` header.
 pub const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
-/// A correlation id: 1 to 128 bytes of visible ASCII. Cheap to clone.
+/// A correlation id: 1 to 128 bytes of visible ASCII. Cloning is cheap.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -35,10 +36,10 @@ pub const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-
 pub struct CorrelationId(Arc<str>);
 
 impl CorrelationId {
-    /// The longest id that is accepted, in bytes.
+    /// The maximum length of an id, in bytes.
     pub const MAX_BYTES: usize = 128;
 
-    /// A new id: a random UUID (version 4).
+    /// Makes a new id: a random UUID (version 4).
     #[must_use]
     pub fn random() -> Self {
         let mut buffer = uuid::Uuid::encode_buffer();
@@ -46,11 +47,12 @@ impl CorrelationId {
         Self(text.into())
     }
 
-    /// Checks an id that came from elsewhere.
+    /// Validates an id that came from elsewhere.
     ///
     /// # Errors
-    /// [`CorrelationIdError`] if it is empty, longer than [`MAX_BYTES`](Self::MAX_BYTES) or holds anything but visible
-    /// ASCII (`0x21` to `0x7e`).
+    ///
+    /// [`CorrelationIdError`] if the text is empty, longer than [`MAX_BYTES`](Self::MAX_BYTES) or holds anything but
+    /// visible ASCII (`0x21` to `0x7e`).
     pub fn new(text: impl AsRef<str>) -> Result<Self, CorrelationIdError> {
         let text = text.as_ref();
         if text.is_empty() {
@@ -68,10 +70,10 @@ impl CorrelationId {
         }
     }
 
-    /// The id that the request carries in `X-Request-Id` or else in `X-Correlation-Id`, or a new one.
+    /// Returns the id that the request carries in `X-Request-Id`, or else in `X-Correlation-Id`, or a new one.
     ///
-    /// A header that is repeated, or that [`new`](Self::new) would refuse, counts as missing: a bad correlation id is
-    /// no reason to turn a request away.
+    /// A header that is repeated, or that [`new`](Self::new) rejects, counts as missing: a bad correlation id is no
+    /// reason to turn a request away.
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Self {
         [X_REQUEST_ID, X_CORRELATION_ID]
@@ -87,13 +89,13 @@ impl CorrelationId {
             .unwrap_or_else(Self::random)
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The id as the value of a header, to answer with or to hand on.
+    /// Returns the id as the value of a header, to answer with or to hand on.
     #[must_use]
     pub fn to_header_value(&self) -> HeaderValue {
         // Visible ASCII is always a valid value, so that the fallback is never taken.
@@ -121,22 +123,22 @@ impl FromStr for CorrelationId {
     }
 }
 
-/// Why a text is no [`CorrelationId`].
+/// Why a text is not a [`CorrelationId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CorrelationIdError {
-    /// It has no characters.
+    /// The text is empty.
     Empty,
-    /// It is longer than [`CorrelationId::MAX_BYTES`].
+    /// The text is longer than [`CorrelationId::MAX_BYTES`].
     TooLong {
-        /// How long it was.
+        /// How long it is, in bytes.
         bytes: usize,
-        /// How long it may be.
+        /// How long it may be, in bytes.
         limit: usize,
     },
-    /// It contains something else than visible ASCII.
+    /// The text contains something other than visible ASCII.
     Character {
-        /// Where the first such byte stands, counted from 0.
+        /// The position of the first such byte, counted from 0.
         position: usize,
     },
 }
@@ -152,12 +154,12 @@ impl fmt::Display for CorrelationIdError {
             Self::TooLong { bytes, limit } => {
                 write!(
                     f,
-                    "the correlation id is {bytes} bytes long; at most {limit} are accepted"
+                    "the correlation id is {bytes} bytes long; send one of up to {limit} bytes"
                 )
             }
             Self::Character { position } => write!(
                 f,
-                "the correlation id has an unacceptable character at byte {position}; visible ASCII is accepted"
+                "the correlation id has an unacceptable character at byte {position}; send visible ASCII"
             ),
         }
     }

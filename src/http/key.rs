@@ -1,11 +1,11 @@
 //! Finding the idempotency key of a request, in its header or in its body.
 //!
-//! The header is the one of `draft-ietf-httpapi-idempotency-key-header`: a structured field (RFC 8941, RFC 9651)
-//! whose item is a string, `Idempotency-Key: "8e03978e-40d5"`. Most clients in use send the same without quotes,
-//! and are understood too, as long as the unquoted value can be read in one way only. Both spellings are the same key.
+//! The header is the one of `draft-ietf-httpapi-idempotency-key-header`: a structured field (RFC 8941, RFC 9651) whose
+//! item is a string, `Idempotency-Key: "8e03978e-40d5"`. Most clients in use send the same without quotes. Those are
+//! understood too, if the unquoted value can be read in one way only. Both spellings are the same key.
 //!
-//! A place that carries no key is no error here; a place that carries something which is not exactly one valid key is
-//! always one, since a key that is guessed, cut or picked from several lets two operations pass for one.
+//! A place that carries no key is not an error here. A place that carries something other than exactly one valid key
+//! always is one: a key that is guessed, cut or picked from several lets two operations pass for one.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -48,8 +48,8 @@ impl fmt::Display for KeyPlace {
 
 /// Why a request has no usable idempotency key.
 ///
-/// Every one of these is the client's to mend: as a [`Problem`](super::Problem) they are answers with status 400.
-/// The messages never repeat the key.
+/// Each of these is the client's to mend: as a [`Problem`](super::Problem) they are answers with status 400. The
+/// messages never repeat the key.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -57,34 +57,34 @@ pub enum KeyError {
     Missing,
     /// The place carries more than one value.
     Repeated {
-        /// Where.
+        /// The place of the values.
         place: KeyPlace,
     },
     /// The header opens with a quote, but is not a structured field string.
     Quoting {
-        /// What the parser of structured fields has to say.
+        /// The error of the parser of structured fields.
         source: Arc<dyn Error + Send + Sync>,
     },
     /// The header is not quoted and holds a character that cannot stand outside quotes: white space, a comma, a
     /// semicolon, a quote, a control character or something that is not ASCII.
     Unquoted,
-    /// The JSON member is there, but it is not a string.
+    /// The JSON member exists, but it is not a string.
     NotAString,
-    /// A key was found and is not a valid one.
+    /// The key is not valid.
     Invalid {
-        /// Where.
+        /// The place of the key.
         place: KeyPlace,
         /// What is wrong with it.
         source: IdentityError,
     },
     /// The header and the body carry two different keys.
     Differ {
-        /// Where in the body the other one stands.
+        /// The place in the body of the other key.
         body: KeyPlace,
     },
-    /// The body says that it is JSON, and cannot be read as such.
+    /// The body says that it is JSON, and cannot be parsed as such.
     Body {
-        /// What the parser has to say: what it expected and where, without the content.
+        /// The error of the parser: what it expected and where, without the content.
         source: Arc<dyn Error + Send + Sync>,
     },
 }
@@ -133,7 +133,7 @@ impl Error for KeyError {
     }
 }
 
-/// The idempotency key of a request, which must carry one: [`find_key`], with nothing found being an error.
+/// Returns the idempotency key of a request that must carry one. This is [`find_key`], with an error if there is none.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
@@ -149,18 +149,19 @@ impl Error for KeyError {
 /// ```
 ///
 /// # Errors
-/// [`KeyError::Missing`], or what [`find_key`] returns.
+///
+/// [`KeyError::Missing`] if there is no key, and every error of [`find_key`].
 pub fn require_key(headers: &HeaderMap, body: &[u8]) -> Result<IdempotencyKey, KeyError> {
     find_key(headers, body)?.ok_or(KeyError::Missing)
 }
 
-/// The idempotency key of a request, from its header or from the body that its `Content-Type` describes.
+/// Returns the idempotency key of a request, from its header or from the body that its `Content-Type` describes.
 ///
-/// Both places are looked at. The same key may stand in both; two different ones are an error, since to prefer either
+/// Both places are looked at. The same key may stand in both. Two different keys are an error, since to prefer either
 /// would be a guess. A body in another format (see [`BodyFormat::of`]), or an empty one, carries no key. The body is
-/// read as a whole: bound it before.
+/// read as a whole: limit its size before.
 ///
-/// The key is the same wherever it stands; the body is not, so leave the key out of a
+/// The key is the same wherever it stands, but the body is not. So leave the key out of a
 /// [fingerprint](super#fingerprints).
 ///
 /// ```
@@ -181,7 +182,8 @@ pub fn require_key(headers: &HeaderMap, body: &[u8]) -> Result<IdempotencyKey, K
 /// ```
 ///
 /// # Errors
-/// What [`header_key`], [`json_key`] and [`form_key`] return, and [`KeyError::Differ`].
+///
+/// Every error of [`header_key`], [`json_key`] and [`form_key`], and [`KeyError::Differ`].
 pub fn find_key(headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, KeyError> {
     let in_header = header_key(headers)?;
     let (place, in_body) = match BodyFormat::of(headers) {
@@ -195,9 +197,9 @@ pub fn find_key(headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKe
     }
 }
 
-/// The key in the `Idempotency-Key` header, or `None` if there is no such header.
+/// Returns the key in the `Idempotency-Key` header, or `None` if there is no such header.
 ///
-/// A value that opens with a double quote is parsed as a structured field string; parameters behind it
+/// A value that opens with a double quote is parsed as a structured field string. Parameters behind it
 /// (`"order-17";v=1`) are checked for their form and ignored, as RFC 8941 asks for. Any other value is taken as it
 /// stands, if it consists of visible ASCII without comma, semicolon and quote, which would leave open what the key is.
 ///
@@ -210,13 +212,14 @@ pub fn find_key(headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKe
 ///     headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_str(same)?);
 ///     assert_eq!(header_key(&headers)?.unwrap().as_str(), "order-17");
 /// }
-/// // Two keys are none.
+/// // Two keys in one header are an error.
 /// headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_static("order-17, order-18"));
 /// assert!(header_key(&headers).is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
+///
 /// [`KeyError::Repeated`], [`KeyError::Quoting`], [`KeyError::Unquoted`] or [`KeyError::Invalid`].
 pub fn header_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, KeyError> {
     let place = KeyPlace::Header;
@@ -249,8 +252,9 @@ fn header_text(value: &HeaderValue) -> Result<Cow<'_, str>, KeyError> {
     }
 }
 
-/// The key in the top-level member `idempotency_key` of a JSON object, or `None` if there is no such member, if it is
-/// `null`, or if the body is JSON but no object.
+/// Returns the key in the top-level member `idempotency_key` of a JSON object.
+///
+/// Returns `None` if there is no such member, if it is `null`, or if the body is JSON but not an object.
 ///
 /// ```
 /// use oneflight::http::{KeyError, json_key};
@@ -263,7 +267,9 @@ fn header_text(value: &HeaderValue) -> Result<Cow<'_, str>, KeyError> {
 /// ```
 ///
 /// # Errors
-/// [`KeyError::Body`] if it is not JSON, [`KeyError::NotAString`], [`KeyError::Repeated`] or [`KeyError::Invalid`].
+///
+/// [`KeyError::Body`] if the body is not JSON, [`KeyError::NotAString`], [`KeyError::Repeated`] or
+/// [`KeyError::Invalid`].
 pub fn json_key(body: &[u8]) -> Result<Option<IdempotencyKey>, KeyError> {
     let place = KeyPlace::Json;
     fn broken(error: impl Error + Send + Sync + 'static) -> KeyError {
@@ -284,7 +290,7 @@ pub fn json_key(body: &[u8]) -> Result<Option<IdempotencyKey>, KeyError> {
     }
 }
 
-/// The key in the field `idempotency_key` of an URL-encoded form, or `None` if there is no such field.
+/// Returns the key in the field `idempotency_key` of a URL-encoded form, or `None` if there is no such field.
 ///
 /// ```
 /// use oneflight::http::{KeyError, form_key};
@@ -295,7 +301,8 @@ pub fn json_key(body: &[u8]) -> Result<Option<IdempotencyKey>, KeyError> {
 /// ```
 ///
 /// # Errors
-/// [`KeyError::Repeated`] or [`KeyError::Invalid`]: an empty field is an invalid key.
+///
+/// [`KeyError::Repeated`], or [`KeyError::Invalid`]: an empty field is an invalid key.
 pub fn form_key(body: &[u8]) -> Result<Option<IdempotencyKey>, KeyError> {
     let place = KeyPlace::Form;
     let mut values = form_urlencoded::parse(body).filter(|(name, _)| name == KEY_FIELD);
@@ -321,7 +328,7 @@ enum Found {
 }
 
 /// Reads a whole JSON value, keeping only the wanted member of the outermost object. Unlike a derived struct or a
-/// `Value`, it sees a member that is there twice, of which other parsers take the first or the last.
+/// `Value`, it sees a member that occurs twice, of which other parsers take the first or the last.
 struct FindMember;
 
 impl<'de> Visitor<'de> for FindMember {

@@ -1,8 +1,8 @@
 //! From the errors of this crate to the problems that a client is answered with.
 //!
 //! Two rules. A client is told what it can act on and nothing else: no source of an error, no name of a table, no other
-//! tenant's key. And what it does next must be safe: wherever it is told to repeat the request, it is with the same
-//! key, and wherever a new key could do the operation twice, it is not told to make one.
+//! tenant's key. And what it does next must be safe: it is told to repeat a request only with the same key, and it is
+//! not told to make a new key where that could do the operation twice.
 
 use std::fmt;
 use std::time::Duration;
@@ -30,9 +30,10 @@ impl From<KeyError> for Problem {
 }
 
 impl From<IdentityError> for Problem {
-    /// A key, or a part of a scope, that came with the request and is not valid: 400. A part of a scope that is empty, and
-    /// a fingerprint that is none, are the service's own doing: 500. A service that takes a tenant from the client
-    /// sees for itself whether there is one.
+    /// A key, or a part of a scope, that came with the request and is not valid becomes a 400.
+    ///
+    /// A part of a scope that is empty, and a malformed fingerprint, are the service's own doing: they become a 500. A
+    /// service that takes a tenant from the client checks by itself whether there is one.
     fn from(error: IdentityError) -> Self {
         let (type_uri, title) = match error {
             IdentityError::ScopePartEmpty { .. } | IdentityError::FingerprintMalformed => {
@@ -48,8 +49,8 @@ impl From<IdentityError> for Problem {
 }
 
 impl From<idempotency::Error> for Problem {
-    /// See the table in [`kind`]. The member `effect` says `nothing`, `done` or `unknown`: what is known of the
-    /// operation itself ([`Error::effect`](idempotency::Error::effect)).
+    /// Maps the error by the table in [`kind`]. The member `effect` says `nothing`, `done` or `unknown`: what is known
+    /// of the operation itself ([`Error::effect`](idempotency::Error::effect)).
     ///
     /// The error is for the log, with its sources; none of that is in the problem.
     fn from(error: idempotency::Error) -> Self {
@@ -58,7 +59,8 @@ impl From<idempotency::Error> for Problem {
         let problem = match error.kind() {
             ErrorKind::Conflict => key_reused(),
             ErrorKind::InProgress { retry_after } => in_progress(*retry_after),
-            // Whoever took over records an answer, or leaves the request in doubt: in both cases it is there to ask for.
+            // The holder that took over records an answer, or leaves the request in doubt: in both cases it is there to
+            // ask for.
             ErrorKind::LeaseLost => in_progress(SOON),
             ErrorKind::InDoubt { .. } => in_doubt(
                 "An earlier attempt broke off, and the service does not guess what it did. Ask the service's \
@@ -79,9 +81,9 @@ impl From<idempotency::Error> for Problem {
                  done twice.",
             )
             .with_retry_after(error.retry_after().unwrap_or(SOON).max(SOON)),
-            // What is wrong with the request the handler would have said: it has no answer to what its database refuses,
-            // and that is a bug (RFC 9110, 15.6.1). 409 and 422 tell the client that it can mend something, 503 that
-            // it passes.
+            // What is wrong with the request, the handler would have said. It has no answer to what its database
+            // rejects, and that is a bug (RFC 9110, 15.6.1). 409 and 422 tell the client that it can mend something,
+            // 503 that it passes.
             ErrorKind::RolledBack {
                 kind: RollbackKind::Violation,
                 ..
@@ -191,7 +193,7 @@ fn internal(effect: Effect) -> Problem {
     Problem::of_kind(StatusCode::INTERNAL_SERVER_ERROR, kind::INTERNAL, "Internal error").with_detail(detail)
 }
 
-/// An error's message as a sentence, capital and full stop.
+/// Makes a sentence of an error's message, with a capital and a full stop.
 fn sentence(error: &dyn fmt::Display) -> String {
     let mut text = error.to_string();
     if let Some(first) = text.get_mut(..1) {

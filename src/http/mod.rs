@@ -1,8 +1,8 @@
 //! The HTTP side of an idempotent request: its key, its problems, its correlation id.
 //!
-//! This module speaks the types of the [`http` crate](::http) and nothing else of the web: it knows no framework,
-//! reads no socket and writes no response of its own. A handler in axum, actix, warp or bare hyper gives it the
-//! headers and the body that it has read, and gets values back:
+//! This module uses the types of the [`http` crate](::http) and nothing else of the web: it knows no framework, reads
+//! no socket and writes no response of its own. A handler in axum, actix, warp or bare hyper gives it the headers and
+//! the body that it has read, and gets values back:
 //!
 //! | question | answer |
 //! | --- | --- |
@@ -16,7 +16,7 @@
 //!
 //! ```
 //! use oneflight::http::{self, CorrelationId, Problem, X_REQUEST_ID};
-//! use oneflight::identity::{RequestIdentity, Scope};
+//! use oneflight::{RequestIdentity, Scope};
 //!
 //! fn identify(headers: &::http::HeaderMap, body: &[u8]) -> Result<RequestIdentity, Problem> {
 //!     let key = http::require_key(headers, body)?;
@@ -24,7 +24,7 @@
 //!     Ok(RequestIdentity::new(scope, key)?)
 //! }
 //!
-//! // A retry-safe client sends a key; what it gets without one tells it what to do.
+//! // A retry-safe client sends a key. The answer to a request without one says what to do.
 //! let request = ::http::Request::post("/orders")
 //!     .header("Idempotency-Key", "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"")
 //!     .header("Content-Type", "application/json")
@@ -42,14 +42,14 @@
 //!
 //! # Fingerprints
 //!
-//! Take the [fingerprint](crate::identity::Fingerprint) of what the request means, not of its bytes, and leave the key out
-//! of it. The bytes of one request differ from retry to retry: a client that is upgraded writes its JSON in another
-//! order, or sends the key in the header that stood in the body before. Whoever digests the whole body answers such a
-//! retry with [`KEY_REUSED`](kind::KEY_REUSED).
+//! Take the [fingerprint](crate::identity::Fingerprint) of what the request means, not of its bytes, and leave the key
+//! out of it. The bytes of one request differ from retry to retry: a client that is upgraded writes its JSON in another
+//! order, or sends the key in the header that stood in the body before. A service that digests the whole body answers
+//! such a retry with [`KEY_REUSED`](kind::KEY_REUSED).
 //!
 //! ```
 //! use oneflight::http::KEY_FIELD;
-//! use oneflight::identity::Fingerprint;
+//! use oneflight::Fingerprint;
 //! use serde_json::{Map, Value};
 //!
 //! fn fingerprint(body: &[u8]) -> serde_json::Result<Fingerprint> {
@@ -67,13 +67,14 @@
 //!
 //! A deploy that adds fingerprints, or changes what they are taken of, meets records of the version before. For the
 //! first there is [`missing_fingerprint`](crate::idempotency::IdempotencyBuilder::missing_fingerprint). For the second
-//! there is none: two fingerprints that differ may be two requests.
+//! there is no such passage: two fingerprints that differ may be two requests.
 //!
 //! # What it does not do
-//! It is a set of functions, not a middleware: reading the body within a limit, comparing payloads
+//!
+//! It is a set of functions, not a middleware. Reading the body within a limit, comparing payloads
 //! ([`Fingerprint`](crate::identity::Fingerprint)) and running the work
-//! ([`Idempotency`](crate::idempotency::Idempotency)) are for the handler to call. `examples/checkout` shows the
-//! whole path with axum.
+//! ([`Idempotency`](crate::idempotency::Idempotency)) are for the handler to call. `examples/checkout` shows the whole
+//! path with axum.
 
 mod body;
 mod correlation;

@@ -1,6 +1,6 @@
 //! Problem details (RFC 9457): what a client is told when its request was not carried out.
 //!
-//! A [`Problem`] is built from an error or by hand and turned into an `http::Response` of whatever body type the
+//! A [`Problem`] is built from an error or by hand, and turned into an `http::Response` of whatever body type the
 //! framework has. It knows nothing of logs: what is only for the operator stays in the error that it was made from.
 
 use std::borrow::Cow;
@@ -14,12 +14,12 @@ use serde_json::Value;
 
 use super::kind;
 
-/// The members that RFC 9457 defines, and the one that we derive from a header.
+/// The members that RFC 9457 defines, and the one that is derived from a header.
 const RESERVED: [&str; 6] = ["type", "title", "status", "detail", "instance", "retry_after"];
 
 /// A problem to answer with, as `application/problem+json`.
 ///
-/// Made from an error with `?` or `From`, or by hand for what the application itself refuses:
+/// Made from an error with `?` or `From`, or by hand for what the application itself rejects:
 ///
 /// ```
 /// use http::StatusCode;
@@ -46,7 +46,7 @@ const RESERVED: [&str; 6] = ["type", "title", "status", "detail", "instance", "r
 #[must_use = "a problem does nothing until it is answered with"]
 pub struct Problem(Box<Parts>);
 
-/// Boxed, since a problem is an error: it is on the way of every result and hardly ever there.
+/// Boxed, since a problem is an error: every result has room for it, and few have it.
 #[derive(Clone, PartialEq)]
 struct Parts {
     status: StatusCode,
@@ -59,7 +59,7 @@ struct Parts {
 }
 
 impl Problem {
-    /// A problem of no particular type: `about:blank`, with the status's own phrase as its title.
+    /// Makes a problem of no particular type: `about:blank`, with the status's own phrase as its title.
     pub fn new(status: StatusCode) -> Self {
         Self(Box::new(Parts {
             status,
@@ -72,12 +72,12 @@ impl Problem {
         }))
     }
 
-    /// 400: the body cannot be read as what it says it is.
+    /// Makes a 400: the body cannot be read as what it says it is.
     pub fn malformed_body(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::of_kind(StatusCode::BAD_REQUEST, kind::BODY_MALFORMED, "The body cannot be read").with_detail(detail)
     }
 
-    /// 413: the body has more than `limit` bytes.
+    /// Makes a 413: the body has more than `limit` bytes.
     pub fn body_too_large(limit: usize) -> Self {
         Self::of_kind(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -88,7 +88,7 @@ impl Problem {
         .with_member("limit", limit)
     }
 
-    /// 415: the body is in none of the formats that the operation understands.
+    /// Makes a 415: the body is in none of the formats that the operation understands.
     ///
     /// `accepted` is for people, such as `application/json or a form`.
     pub fn unsupported_media_type(accepted: &str) -> Self {
@@ -104,7 +104,7 @@ impl Problem {
         Self::new(status).with_type(type_uri).with_title(title)
     }
 
-    /// Sets the type: a URI that identifies it, best one under which it is documented.
+    /// Sets the type: a URI that identifies it, preferably one that leads to its documentation.
     pub fn with_type(mut self, uri: impl Into<Cow<'static, str>>) -> Self {
         self.0.type_uri = uri.into();
         self
@@ -116,20 +116,23 @@ impl Problem {
         self
     }
 
-    /// Sets the detail: what happened this time, and what to do about it. It goes to the client: nothing internal.
+    /// Sets the detail: what happened this time, and what to do about it. It goes to the client, so it must have
+    /// nothing internal.
     pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = Some(detail.into());
         self
     }
 
-    /// Sets the instance: a URI for this very occurrence.
+    /// Sets the instance: a URI for this occurrence.
     pub fn with_instance(mut self, uri: impl Into<Cow<'static, str>>) -> Self {
         self.0.instance = Some(uri.into());
         self
     }
 
-    /// Asks the client to wait so long before it repeats the request. Sent in whole seconds, rounded up and at least
-    /// one, as the header `Retry-After` and as the member `retry_after`.
+    /// Asks the client to wait this long before it repeats the request.
+    ///
+    /// The time is sent in whole seconds, rounded up and at least one, as the header `Retry-After` and as the member
+    /// `retry_after`.
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.0.retry_after = Some(wait);
         self
@@ -137,8 +140,8 @@ impl Problem {
 
     /// Adds an extension member, or replaces the one of that name.
     ///
-    /// The names that are taken (`type`, `title`, `status`, `detail`, `instance`, `retry_after`) have methods of their
-    /// own, and are left as they are.
+    /// The names `type`, `title`, `status`, `detail`, `instance` and `retry_after` are taken and have methods of their
+    /// own. A member of such a name is ignored.
     pub fn with_member(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
         let (name, value) = (name.into(), value.into());
         if !RESERVED.contains(&name.as_ref()) {
@@ -148,37 +151,37 @@ impl Problem {
         self
     }
 
-    /// The status of the answer.
+    /// Returns the status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
 
-    /// The type, as a URI; see [`kind`].
+    /// Returns the type, as a URI; see [`kind`].
     #[must_use]
     pub fn type_uri(&self) -> &str {
         &self.0.type_uri
     }
 
-    /// The title.
+    /// Returns the title.
     #[must_use]
     pub fn title(&self) -> &str {
         &self.0.title
     }
 
-    /// The detail, if there is one.
+    /// Returns the detail, if there is one.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         self.0.detail.as_deref()
     }
 
-    /// How long the client is asked to wait, if it is.
+    /// Returns how long the client is asked to wait, if it is.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// The extension member of that name, if there is one.
+    /// Returns the extension member of that name, if there is one.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&Value> {
         self.0
@@ -195,7 +198,7 @@ impl Problem {
         })
     }
 
-    /// The response to send, with a body of the framework's own type: `String`, `Vec<u8>`, `bytes::Bytes`,
+    /// Makes the response to send, with a body of the framework's own type: `String`, `Vec<u8>`, `bytes::Bytes`,
     /// `axum::body::Body`, `http_body_util::Full<Bytes>` and others can all be made from a `String`.
     ///
     /// It is marked `Cache-Control: no-store`: a problem that is over must not be served from a cache.
@@ -216,7 +219,7 @@ impl Problem {
 }
 
 impl fmt::Debug for Problem {
-    /// Without the members' values, which may hold what the application put there.
+    /// Leaves out the values of the members, which may hold what the application put there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.0.members.iter().map(|(name, _)| name).collect();
         f.debug_struct("Problem")
@@ -237,7 +240,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// So that `?` takes it where any error is returned.
+/// Lets `?` take it where any error is returned.
 impl std::error::Error for Problem {}
 
 impl Serialize for Problem {

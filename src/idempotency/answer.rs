@@ -1,4 +1,4 @@
-//! The answer to a question that is put to the store: there is one in every case.
+//! Answers to questions that are put to the store: there is one in every case.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,13 +12,13 @@ use crate::flight::Panicked;
 use crate::store::StoreError;
 use crate::unwind::{CatchUnwind, catch};
 
-/// The answer to a question; if there is none within the limit, an error.
+/// Returns the answer to a question, or an error if there is none within the limit.
 pub(super) fn answer_within<A: Future>(limit: Duration, asked: A) -> Answer<A> {
     let asked = within(limit, catch(asked));
     Answer { asked, limit }
 }
 
-/// The answer to a question; if the store panics, an error.
+/// Returns the answer to a question, or an error if the store panics.
 pub(super) fn caught<A: Future>(asked: A) -> Answer<A> {
     answer_within(Duration::MAX, asked)
 }
@@ -51,12 +51,12 @@ impl<T, A: Future<Output = Result<T, StoreError>>> Future for Answer<A> {
     }
 }
 
-/// The error that stands for no answer.
+/// The error that stands for a missing answer.
 pub(super) fn silent(waited: Duration) -> StoreError {
     StoreError::unavailable(format!("the store did not answer within {waited:?}"))
 }
 
-/// Whether it may have done what was asked.
+/// Returns whether the store may have done what was asked.
 pub(super) fn may_have_landed(error: &StoreError) -> bool {
     matches!(
         error,

@@ -1,7 +1,7 @@
-//! What is asked of the store: each question within a limit of time, and a panic of the store's is an error of its.
+//! The questions that are put to the store, each within a limit of time. A panic of the store's is an error of its.
 //!
-//! So a question that is not answered, or panics, is one of which it is not known what it did:
-//! [`StoreError::Unavailable`], like an answer that was lost.
+//! A question that is not answered, or that panics, leaves open what it did: it fails with [`StoreError::Unavailable`],
+//! as if its answer was lost.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Watch};
 
-/// How long, at least, a result is tried to be recorded when the store fails; and how long, at most, one answer is waited
-/// for.
+/// The shortest time for which a failing store is asked to record a result, and the longest for which one answer is
+/// waited for.
 const RECORD_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the answer to a result that is to be recorded is waited for. The stores of this crate have limits of their own,
-/// which are shorter unless they are set: a lock or a standby that is slow must not cost work that is done its record.
+/// How long the answer of a store that records a result is waited for. The stores of this crate have shorter limits of
+/// their own, unless they are set: a lock or a standby that is slow must not cost work that is done its record.
 const COMPLETION_PATIENCE: Duration = Duration::from_secs(60);
-/// How often, at least, a question can be asked in the time that there is for its answer.
+/// The least number of times that a question can be asked in the time that there is for its answer.
 const QUESTIONS: u32 = 3;
 
 impl<S: Store> Shared<S> {
-    /// How long a result is tried to be recorded.
+    /// How long a store that fails is asked again to record a result.
     pub(super) fn record_patience(&self) -> Duration {
         self.lease.max(RECORD_PATIENCE)
     }
@@ -32,7 +32,7 @@ impl<S: Store> Shared<S> {
         (self.record_patience() / QUESTIONS).min(RECORD_PATIENCE)
     }
 
-    /// Without a limit: the caller has one.
+    /// Has no limit: the caller has one.
     pub(super) async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         caught(async { self.store.claim(request).await }).await
     }
@@ -64,7 +64,7 @@ impl<S: Store> Shared<S> {
         answer_within(self.answer_patience(), async { self.store.load(id).await }).await
     }
 
-    /// No subscription, if the store does not answer within the limit.
+    /// Returns no subscription if the store does not answer within the limit.
     pub(super) async fn watch(&self, id: &RequestIdentity, limit: Duration) -> Watch {
         let watched = caught(async { Ok(self.store.watch(id).await) });
         match within(limit, watched).await {

@@ -181,8 +181,8 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
     /// know.
     ///
     /// ```
-    /// use oneflight::idempotency::{Idempotency, Recovery};
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::idempotency::Recovery;
+    /// use oneflight::{Idempotency, MemoryStore};
     /// use std::time::Duration;
     ///
     /// // The payment provider gives up a request after 20 s.
@@ -218,9 +218,8 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use oneflight::idempotency::{Idempotency, MissingFingerprint};
-    /// use oneflight::identity::{RequestIdentity, Scope};
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::idempotency::MissingFingerprint;
+    /// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
     ///
     /// let store = MemoryStore::new();
     /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
@@ -257,8 +256,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
     /// Compressing takes time of the task that executes, and decompressing takes time of each task that replays.
     ///
     /// ```
-    /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::{Idempotency, MemoryStore};
     ///
     /// let idem = Idempotency::builder(MemoryStore::new()).compress_above(4 * 1024).build();
     /// ```
@@ -285,8 +283,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
     /// it.
     ///
     /// ```
-    /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::{Idempotency, MemoryStore};
     /// use std::time::Duration;
     ///
     /// let idem = Idempotency::builder(MemoryStore::new())

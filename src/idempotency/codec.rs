@@ -6,8 +6,8 @@
 //!                            └──Codec::decode──▶ value: what cannot be read again is found out the first time
 //! ```
 //!
-//! Only the edges know the codec: where a value is made, and where one is wanted. All between has a [`RecordedResult`],
-//! which names the codec that wrote it.
+//! Only the edges know the codec: where a value is made, and where one is wanted. Everything between has a
+//! [`RecordedResult`], which names the codec that wrote it.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -22,34 +22,33 @@ use crate::record::{CodecId, JSON, RecordedResult, Verdict};
 
 /// The name of what a [`Codec`] writes.
 ///
-/// It is recorded with each result. A result that is recorded under one name is not read under another by mistake: that
-/// is [`CodecError::Foreign`], which has both.
+/// The name is recorded with each result. A result that is recorded under one name is not read under another by
+/// mistake: the call fails with [`CodecError::Foreign`], which has both names.
 pub trait Format: Send + Sync + 'static {
-    /// The name: 1 to 255 bytes, which is checked when this is compiled. It must change when the bytes are not to be
-    /// read any more as before.
+    /// The name: 1 to 255 bytes, which is checked at compile time. Change it when the bytes are not to be read as
+    /// before any more.
     ///
-    /// `json` is the name of [`Json`], and stands for JSON without more.
+    /// `json` is the name of [`Json`], and stands for plain JSON.
     const NAME: &'static str;
 }
 
-/// Writes and reads results of a type, in a [`Format`] of its own. [`Json`] unless the
-/// [builder](super::IdempotencyBuilder::codec) is given another.
+/// Writes and reads results of a type, in a [`Format`] of its own. The default is [`Json`]; the
+/// [builder](super::IdempotencyBuilder::codec) sets another.
 ///
-/// What is written is read again before it is recorded, and its size is
-/// [limited](super::IdempotencyBuilder::max_result_bytes). A panic counts as an error. Errors are logged, so they must not
-/// have any of the value in them.
+/// What the codec writes is read again before it is recorded, and its size is
+/// [limited](super::IdempotencyBuilder::max_result_bytes). A panic counts as an error. Errors are logged, so they must
+/// not contain any of the value.
 ///
 /// # Examples
 ///
-/// Encryption at rest. What can be read in the store is the name `sealed.1` and the size of a result:
+/// Encryption at rest. In the store, only the name `sealed.1` and the size of a result can be read:
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use chacha20poly1305::aead::{Aead, Generate, KeyInit};
 /// use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
-/// use oneflight::idempotency::{Codec, Format, Idempotency};
-/// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::MemoryStore;
+/// use oneflight::idempotency::{Codec, Format};
+/// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
 /// use serde::{Serialize, de::DeserializeOwned};
 /// use std::error::Error;
 ///
@@ -92,35 +91,35 @@ pub trait Format: Send + Sync + 'static {
 /// # Ok(()) }
 /// ```
 pub trait Codec<T>: Format {
-    /// Writes a value.
+    /// Encodes a value.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the value from being written. The work is done by then, and that is recorded.
+    /// Any reason why the value cannot be encoded. The work is done by then, and that is recorded.
     fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
 
-    /// Reads a value.
+    /// Decodes a value.
     ///
     /// # Errors
     ///
-    /// When these bytes were not written by [`encode`](Self::encode) for a value of this type.
+    /// These bytes were not written by [`encode`](Self::encode) for a value of this type.
     fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn Error + Send + Sync>>;
 
-    /// Reads what was recorded under another name. `None`, which is the answer unless implemented, makes that a
+    /// Decodes a value that was recorded under another name. The default is `None`, which becomes a
     /// [`CodecError::Foreign`].
     ///
     /// It is for the time after a change of codecs: what was recorded before is kept until its retention ends.
     ///
     /// # Errors
     ///
-    /// As [`decode`](Self::decode).
+    /// As for [`decode`](Self::decode).
     fn decode_foreign(&self, name: &str, bytes: &[u8]) -> Option<Result<T, Box<dyn Error + Send + Sync>>> {
         let _ = (name, bytes);
         None
     }
 }
 
-/// A codec that is shared.
+/// A shared codec.
 impl<C: Format> Format for Arc<C> {
     const NAME: &'static str = C::NAME;
 }
@@ -139,7 +138,7 @@ impl<T, C: Codec<T>> Codec<T> for Arc<C> {
     }
 }
 
-/// JSON, by `serde_json`: the codec unless another is set.
+/// JSON, by `serde_json`. The default codec.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json;
 
@@ -161,7 +160,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
     }
 }
 
-/// What marks the results of a codec.
+/// The mark of a codec's results.
 pub(super) const fn id<C: Format + ?Sized>() -> CodecId<'static> {
     const {
         match CodecId::named(C::NAME) {
@@ -171,7 +170,7 @@ pub(super) const fn id<C: Format + ?Sized>() -> CodecId<'static> {
     }
 }
 
-/// Calls code of the user's that writes a value. A panic of it is an error: the work is done by then.
+/// Calls the user's code that writes a value. A panic of it is an error: the work is done by then.
 pub(super) fn encoded(
     write: impl FnOnce() -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>,
 ) -> Result<Vec<u8>, CodecError> {
@@ -182,7 +181,7 @@ pub(super) fn encoded(
     }
 }
 
-/// Reads a value.
+/// Decodes a value.
 pub(super) fn decode<T, C: Codec<T>>(codec: &C, id: CodecId<'_>, payload: &[u8]) -> Result<T, CodecError> {
     let payload = match id {
         CodecId::JsonLz4 | CodecId::NamedLz4(_) => Cow::Owned(decompress(payload)?),
@@ -208,7 +207,7 @@ fn foreign(written: CodecId<'_>, expected: &'static str) -> CodecError {
     }
 }
 
-/// What is written by one codec is not for another.
+/// What one codec wrote is not for another.
 pub(super) fn same(written: CodecId<'_>, expected: &'static str) -> Result<(), CodecError> {
     match written.name() == expected {
         true => Ok(()),
@@ -216,10 +215,10 @@ pub(super) fn same(written: CodecId<'_>, expected: &'static str) -> Result<(), C
     }
 }
 
-/// What an encoder wrote, of what is compressed.
+/// Returns what an encoder wrote, from its compressed form.
 #[cfg(feature = "compress")]
 fn decompress(payload: &[u8]) -> Result<Vec<u8>, CodecError> {
-    /// One byte of a block stands for so many at most, so that a length that is not true allocates little.
+    /// The most bytes that one byte of a block can stand for. It keeps a false length from allocating much.
     const LARGEST_RATIO: usize = 255;
 
     let damaged = |what: &str| CodecError::Decode(text(format!("it is compressed, and damaged: {what}")));
@@ -239,7 +238,7 @@ fn decompress(_: &[u8]) -> Result<Vec<u8>, CodecError> {
     Err(CodecError::Compressed)
 }
 
-/// A result compressed, if that makes it smaller.
+/// Compresses a result, if that makes it smaller.
 #[cfg(feature = "compress")]
 fn compressed(payload: &[u8], id: CodecId<'_>, verdict: Verdict) -> Option<RecordedResult> {
     // Its length is written in 32 bits.
@@ -257,7 +256,7 @@ fn text(message: impl Into<String>) -> Arc<dyn Error + Send + Sync> {
     Box::<dyn Error + Send + Sync>::from(message.into()).into()
 }
 
-/// A result ready to be recorded, or why there is none.
+/// A result that is ready to be recorded, or the reason why there is none.
 pub(super) enum Prepared {
     Kept(RecordedResult),
     TooLarge { size: u64, limit: usize },
@@ -273,8 +272,8 @@ pub(super) struct Sizes {
     pub(super) plain: usize,
 }
 
-/// Encodes a result within a limit. What cannot be read again is not replayed as something else, nor found out by the
-/// first duplicate: so it is read here.
+/// Encodes a result within a limit, and reads it again. So a result that cannot be read again is found out here, not by
+/// the first duplicate.
 pub(super) fn prepare<T, C: Codec<T>>(codec: &C, value: &T, verdict: Verdict, sizes: Sizes) -> Prepared {
     let payload = match encoded(|| codec.encode(value)) {
         Ok(payload) => payload,

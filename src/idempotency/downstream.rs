@@ -1,8 +1,8 @@
-//! What a step of a request is called by what it calls.
+//! The keys under which the steps of a request are known to what they call.
 
 use crate::identity::{Fingerprint, RequestIdentity};
 
-/// The key under which a step of a request is known downstream.
+/// Returns the key under which a step of a request is known downstream.
 pub(super) fn downstream_key(id: &RequestIdentity, step: &str) -> String {
     Fingerprint::builder()
         .part("purpose", "oneflight downstream key 1")

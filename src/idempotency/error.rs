@@ -52,9 +52,8 @@ pub enum RollbackKind {
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::{Effect, ErrorKind, Idempotency, ResultExt};
-/// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::MemoryStore;
+/// use oneflight::idempotency::{Effect, ErrorKind};
+/// use oneflight::{Idempotency, MemoryStore, RequestIdentity, ResultExt, Scope};
 ///
 /// let idem = Idempotency::builder(MemoryStore::new()).build();
 /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
@@ -191,8 +190,8 @@ impl Error {
     /// A service makes one to test how it treats it.
     ///
     /// ```
-    /// use oneflight::idempotency::{Effect, Error, ErrorKind};
-    /// use oneflight::identity::{RequestIdentity, Scope};
+    /// use oneflight::idempotency::{Effect, ErrorKind};
+    /// use oneflight::{Error, RequestIdentity, Scope};
     ///
     /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
     /// assert_eq!(Error::new(id, ErrorKind::Conflict).effect(), Effect::Nothing);

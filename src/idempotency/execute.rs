@@ -1,4 +1,4 @@
-//! One execution outside of a transaction: claim, work, complete. All of it is one flight's work.
+//! One execution outside of a transaction: claim, work, complete. All of it is the work of one flight.
 //!
 //! ```text
 //! claimed ──work answers──▶ complete ──▶ recorded
@@ -51,8 +51,8 @@ where
     let attempt = held.attempt();
     let context = Context::new(id.clone(), attempt, Some(held.view()));
     progress.work();
-    // The closure is called inside, so that its panic is caught as well; and the finished work is dropped
-    // before anybody learns of its result.
+    // The closure is called inside, so that its panic is caught as well. The finished work is dropped before any caller
+    // learns of its result.
     let worked = held.during(pin!(catch(async move { work(context).await }))).await;
     match worked {
         Ok(Ok(value)) => {

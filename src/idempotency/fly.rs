@@ -1,7 +1,7 @@
 //! A call's way through its flight in this process.
 //!
-//! Callers of one flight may have asked with different fingerprints. Where the group lets them share it, the record tells which
-//! of them the result belongs to.
+//! Callers of one flight may have asked with different fingerprints. Where the group lets them share it, the record
+//! tells which of them the result belongs to.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::group::{self, Outcome};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::store::{Store, Turn};
 
-/// Why a call has no answer: its flight has told of it, or it is to be told of here.
+/// Why a call has no answer: its flight has logged it, or it is to be logged here.
 enum Unanswered {
     ByFlight(Error),
     Here(Error),
@@ -52,7 +52,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
             Some(fingerprint) if missing == MissingFingerprint::Conflict => {
                 progress::share(run.fingerprint(fingerprint), left).await
             }
-            // Without one, the group lets everybody in; who was not meant finds out afterwards.
+            // Without a fingerprint the group lets every caller in. A caller that was not meant finds out afterwards.
             _ => progress::share(run, left).await,
         };
         let landed = landed.inspect_err(Error::tell)?;
@@ -65,7 +65,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
                 Err(Unanswered::ByFlight(error)) => return Err(error),
                 Err(Unanswered::Here(error)) => error,
             },
-            // Told of by its flight. In a transaction, the panic has become a value by now.
+            // Logged by its flight. In a transaction, the panic has become a value by now.
             Err(group::Error::Panicked(panic)) => {
                 return Err(ErrorKind::Panicked(panic).of(&id));
             }
@@ -76,8 +76,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         Err(refused)
     }
 
-    /// What a flight comes to for a call whose fingerprint need not be the leader's: the leader was answered under its own.
-    /// Where they differ, the record tells which payload the answer belongs to.
+    /// Returns what a flight comes to for a call whose fingerprint may differ from the leader's. The leader was
+    /// answered under its own; where they differ, the record tells which payload the answer belongs to.
     async fn told_apart(
         &self,
         id: &RequestIdentity,
@@ -97,7 +97,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
             Some(record) if missing.tells_apart(record.fingerprint, own) => Err(conflict()),
             Some(record) => match (landed, record.result()) {
                 (Ok(settled), _) => Ok(settled),
-                // What was refused to the leader need not be refused here.
+                // A conflict of the leader need not be one of this call.
                 (Err(error), Some(result)) if matches!(error.kind(), ErrorKind::Conflict) => {
                     Ok(Settled::replayed(result.clone(), record.attempt))
                 }

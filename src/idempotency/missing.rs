@@ -1,8 +1,9 @@
-//! When fingerprints tell requests apart of which one has none.
+//! What it means if only one of two requests has a fingerprint.
 
 use crate::identity::Fingerprint;
 
-/// What it means that of two calls with one identity, or of a call and its record, only one has a fingerprint.
+/// Says what it means that only one of two calls with the same identity, or of a call and its record, has a
+/// fingerprint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissingFingerprint {
@@ -14,7 +15,7 @@ pub enum MissingFingerprint {
 }
 
 impl MissingFingerprint {
-    /// Whether two requests of one identity are told apart by their fingerprints.
+    /// Returns whether two requests of one identity are told apart by their fingerprints.
     pub(super) fn tells_apart(self, one: Option<Fingerprint>, other: Option<Fingerprint>) -> bool {
         match (self, one, other) {
             (Self::Accept, None, _) | (Self::Accept, _, None) => false,

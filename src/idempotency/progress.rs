@@ -1,17 +1,17 @@
-//! How far a flight has come, for its callers to see: so that each of them waits as long as it said itself.
+//! How far a flight has come, for its callers to see, so that each of them waits as long as it said.
 //!
 //! ```text
 //! asking ──────────────granted─────────────▶ working: waited for, however long it takes
 //!    └──in progress elsewhere──▶ waiting ──────┘ granted
 //! ```
 //!
-//! A flight on its way to a claim is given up at the latest deadline of all who have asked for it. A caller whose own
-//! comes before that leaves the others to it. It cannot be left to the flight alone, nor to its leader: a caller that joins
-//! late would have what is left of the leader's time.
+//! A flight on its way to a claim is given up at the latest deadline of all callers that have asked for it. A caller
+//! with an earlier deadline leaves then, and leaves the flight to the others. Neither the flight alone nor its leader
+//! can see to that: a caller that joins late would have what is left of the leader's time.
 //!
-//! There is one [`Progress`] for a request, which is made by the first caller that comes and goes with the last. A flight
-//! that begins while some are still on their way out from the one before takes it over: the group has the key in flight
-//! once, so nobody else writes there.
+//! There is one [`Progress`] for a request. The first caller that comes makes it, and it goes with the last. A flight
+//! that begins while some callers of the one before are still on their way out takes it over: the group has the key in
+//! flight once, so nothing else writes there.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,8 +33,8 @@ use crate::identity::RequestIdentity;
 use crate::store::Turn;
 use crate::store::turn::{Sign, waits_for_itself};
 
-/// How long the first answer of the store is waited for, however short the wait; and a lock of the store's, most of which
-/// are held for another request.
+/// How long the first answer of the store is waited for, however short the wait. The same holds for a lock of the
+/// store's, since most are held for another request.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How much longer than its locks the store itself is waited for.
 const MARGIN: Duration = Duration::from_millis(500);
@@ -49,7 +49,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Flights(Arc<Mutex<HashMap<RequestIdentity, Weak<Progress>>>>);
 
 impl Flights {
-    /// The flight of a request, that there is or will be.
+    /// Returns the progress of the flight that there is, or will be, for a request.
     pub(super) fn of(&self, id: &RequestIdentity) -> Arc<Progress> {
         let progress = || {
             Arc::new(Progress {
@@ -78,9 +78,9 @@ impl Flights {
 pub(super) struct Progress {
     id: RequestIdentity,
     flights: Flights,
-    /// And the latest deadline of those who asked for it.
+    /// The stage, and the latest deadline of the callers that asked for the flight.
     stage: Mutex<(Stage, Instant)>,
-    /// For which turn to write it waits.
+    /// Shows which turn to write the flight waits for.
     pub(super) sign: Sign,
 }
 
@@ -133,7 +133,8 @@ impl Progress {
         self.patience() + MARGIN
     }
 
-    /// Why a caller that waits until then has to leave its flight before it lands; for ever, if it has not.
+    /// Returns the reason for which a caller that waits until then has to leave its flight before it lands. Waits
+    /// forever if there is none.
     pub(super) async fn left_by(&self, until: Instant, turn: Option<Turn>, runtime: Option<Handle>) -> Error {
         {
             let mut stage = self.stage.lock();
@@ -148,7 +149,7 @@ impl Progress {
                     retry_after: retry_after(ends.saturating_duration_since(Instant::now())),
                 }
                 .of(&self.id),
-                // That somebody is executing it is not known. But the others go on asking.
+                // It is not known whether the request is being executed. The others go on asking.
                 None => Error::store(&self.id, silent(since.elapsed()), Effect::Unknown),
             }),
         })
@@ -162,8 +163,8 @@ impl Progress {
         }
     }
 
-    /// Waits until a caller's time is over and its flight goes on for others that have more. Says when the lease ends under
-    /// which the request is in progress elsewhere, if that is known to be so.
+    /// Waits until a caller's time is over while its flight goes on for others that have more. Returns when the lease
+    /// ends under which the request is in progress elsewhere, if that is known.
     async fn is_late(&self, until: Instant, runtime: Option<Handle>) -> Option<Instant> {
         let first_answer = Instant::now() + LOCK_PATIENCE;
         let timer = match runtime {
@@ -181,7 +182,7 @@ impl Progress {
                 Stage::Working => return pending().await,
                 Stage::Waiting(ends) if latest > until => return Some(ends),
                 Stage::Asking if latest > until && now >= first_answer => return None,
-                // It is at its end by itself; or its first answer is about to come.
+                // It is at its end by itself, or its first answer is about to come.
                 Stage::Waiting(_) | Stage::Asking => {}
             }
             timer.as_mut().set(now + LOOK_AGAIN);
@@ -189,7 +190,7 @@ impl Progress {
     }
 }
 
-/// When asking again is worthwhile, of a request in progress whose lease has that much left.
+/// How long to wait before asking again is worthwhile, for a request in progress whose lease has that much left.
 pub(super) fn retry_after(lease_remaining: Duration) -> Duration {
     lease_remaining.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER)
 }

@@ -1,4 +1,4 @@
-//! Purging in the background, for as long as an `Idempotency` or a copy of it is there.
+//! Purging in the background, for as long as an `Idempotency` or a copy of it exists.
 //!
 //! ```text
 //! `build`, or the first call ──▶ batch ──full──▶ short pause ──▶ batch ...
@@ -6,7 +6,8 @@
 //! the last copy is dropped ──▶ the pause, or the batch and then its pause, is the end
 //! ```
 //!
-//! The task has the store only while a batch is deleted. If it dies with its runtime, the next call begins another one.
+//! The task has the store only while a batch is deleted. If the task dies with its runtime, the next call begins
+//! another one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,9 +23,9 @@ use crate::telemetry;
 
 /// How many records are deleted at a time: claims may wait for one batch.
 const BATCH: usize = 50;
-/// For how long claims have the store to themselves between two batches.
+/// How long claims have the store to themselves between two batches.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a batch is waited for.
+/// How long the deletion of a batch is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The shortest pause between two rounds.
 const LEAST: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ const LEAST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Purging {
     every: Duration,
-    /// Whether there is a task. It takes that back itself, wherever it ends.
+    /// Whether there is a task. The task takes this back itself, wherever it ends.
     runs: Arc<AtomicBool>,
     /// Never sent to: the task ends when it is dropped.
     stop: watch::Sender<()>,
@@ -48,7 +49,7 @@ impl Purging {
         }
     }
 
-    /// Begins on this runtime, or on the one that is here; unless it has begun, or there is none.
+    /// Begins on this runtime, or on the one that polls this. Does nothing if it has begun, or if there is no runtime.
     pub(super) fn begin<S: Store>(&self, store: &Arc<S>, runtime: Option<&Handle>) {
         if self.runs.load(Ordering::Relaxed) {
             return;
@@ -89,7 +90,7 @@ async fn rounds<S: Store>(store: Weak<S>, every: Duration, mut stopped: watch::R
     }
 }
 
-/// How many records went. What went wrong has time until the next round.
+/// Returns how many records were deleted. An error leaves the rest to the next round.
 async fn batch<S: Store>(store: &S) -> usize {
     match answer_within(PATIENCE, async { store.purge(BATCH).await }).await {
         Ok(purged) => purged,

@@ -1,4 +1,4 @@
-//! What to do about a request whose holder died: nobody knows what it did.
+//! What to do about a request whose holder died, so that it is not known what it did.
 
 use std::fmt;
 use std::future::Future;
@@ -15,44 +15,52 @@ use crate::record::CodecId;
 
 type Asked = Pin<Box<dyn Future<Output = Resolution> + Send>>;
 
-/// What to do about a request whose holder died, panicked, lost its lease, or did [not know](super::Unknown) what it did.
+/// The policy for a request whose holder died, panicked, lost its lease, or did [not know](super::Unknown) what it did.
 ///
-/// It is asked when the lease of a dead holder has ended, and when what a panic, or work
-/// that does not know, left has [settled](super::IdempotencyBuilder::settle): what the holder called may be at work until then.
+/// The policy is asked when the lease of a dead holder has ended. After a panic, or work that does not know, it is
+/// asked once what the work left has [settled](super::IdempotencyBuilder::settle): what the holder called may be at
+/// work until then.
 ///
-/// Work in a transaction is in doubt only if it ended the transaction itself, and then waits for a decision under every
-/// policy but [`Ask`](Self::Ask). Other work is, and no policy can know what it did; the default
-/// therefore is [`Hold`](Self::Hold): what may have been done once is not done again until somebody
-/// who knows says so.
+/// No policy can know what the work did. So the default is [`Hold`](Self::Hold): what may have been done once is not
+/// done again until an operator who knows decides.
+///
+/// Work in a transaction is in doubt only if it ended the transaction itself. It then waits for a decision under every
+/// policy but [`Ask`](Self::Ask).
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Recovery {
-    /// Resolution [`InDoubt`](super::ErrorKind::InDoubt) until it is [resolved](super::Idempotency::resolve). The default.
+    /// Answers [`InDoubt`](super::ErrorKind::InDoubt) until the request is [resolved](super::Idempotency::resolve). The
+    /// default.
     #[default]
     Hold,
-    /// Run the work again, with the same [downstream keys](super::Context::downstream_key).
+    /// Runs the work again, with the same [downstream keys](super::Context::downstream_key).
     ///
-    /// Right when everything that the work does is idempotent under these keys, or harmless when repeated.
+    /// This is right when everything that the work does is idempotent under these keys, or harmless when repeated.
     Rerun,
-    /// Ask this function, which may look at the world. Made by [`Recovery::ask`].
+    /// Asks this function, which may look at the world. Made by [`Recovery::ask`].
     #[non_exhaustive]
     Ask(Arc<dyn Fn(Doubt) -> Asked + Send + Sync>),
 }
 
 impl Recovery {
-    /// Asks a function that may look at the world: does the payment exist under its downstream key?
+    /// Makes a policy that asks a function, which may look at the world: does the payment exist under its downstream
+    /// key?
     ///
-    /// **Not found is not the same as not done.** A call that was cut off, by a time-out or a crash, may still land after
-    /// the function has looked; the work is then run a second time. So the function must not look before nothing can land
-    /// any more. What says when that is, is what the work calls: how long it goes on with a request whose client has
-    /// gone. Set [`settle`](super::IdempotencyBuilder::settle) and the [lease](super::IdempotencyBuilder::lease) by it.
+    /// **Not found is not the same as not done.** A call that was cut off, by a time-out or a crash, may still land
+    /// after the function has looked; the work is then run a second time. So the function must not look before nothing
+    /// can land any more. When that is depends on what the work calls: on how long it goes on with a request whose
+    /// client has gone. Set [`settle`](super::IdempotencyBuilder::settle) and the
+    /// [lease](super::IdempotencyBuilder::lease) by that time.
     ///
     /// ```
-    /// use oneflight::idempotency::{Resolution, Idempotency, Recovery};
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::idempotency::{Recovery, Resolution};
+    /// use oneflight::{Idempotency, MemoryStore};
     /// use std::time::Duration;
     ///
-    /// # async fn find_charge(key: &str) -> Result<Option<String>, String> { Ok(Some(key.to_owned())) }
+    /// /// Looks the charge up at your payment provider.
+    /// async fn find_charge(key: &str) -> Result<Option<String>, String> {
+    ///     Ok(Some(format!("charged under {key}")))
+    /// }
     /// /// The provider answers a request within 20 s, or never carries it out.
     /// const NOTHING_LANDS_AFTER: Duration = Duration::from_secs(20);
     ///
@@ -100,19 +108,19 @@ impl fmt::Debug for Recovery {
 pub struct Doubt {
     /// The request.
     pub id: RequestIdentity,
-    /// The attempt that ended without telling, from 1.
+    /// The attempt that ended without telling what it did, counted from 1.
     pub attempt: u32,
 }
 
 impl Doubt {
-    /// The key that the work sent downstream for this step.
+    /// Returns the key that the work sent downstream for this step.
     #[must_use]
     pub fn downstream_key(&self, step: impl AsRef<str>) -> String {
         downstream_key(&self.id, step.as_ref())
     }
 }
 
-/// What is known, by asking the world, of a request in doubt.
+/// What a policy or an operator found out about a request in doubt.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Resolution {
@@ -121,28 +129,30 @@ pub enum Resolution {
     Completed(Encoded),
     /// It was not done, or may be done again: run the work, with the next attempt's number.
     Rerun,
-    /// That is not known: answer [`InDoubt`](super::ErrorKind::InDoubt).
+    /// It is not known whether it was done: answer [`InDoubt`](super::ErrorKind::InDoubt).
     Hold,
 }
 
 impl Resolution {
-    /// It was done, and this is the result, in JSON: for an [`Idempotency`](super::Idempotency) with no other codec.
+    /// Says that the request was done, with this result, in JSON: for an [`Idempotency`](super::Idempotency) with no
+    /// other codec.
     ///
     /// # Errors
     ///
-    /// When the value cannot be encoded.
+    /// The value cannot be encoded.
     pub fn completed<T: Serialize + ?Sized>(value: &T) -> Result<Self, CodecError> {
         let bytes = codec::encoded(|| Ok(serde_json::to_vec(value)?))?;
         let codec = CodecId::Json;
         Ok(Self::Completed(Encoded { codec, bytes }))
     }
 
-    /// It was done, and this is the result, as this codec writes it: for an [`Idempotency`](super::Idempotency) that has
-    /// [this codec](super::Idempotency::codec). Another one does not take it, and what is in doubt stays so.
+    /// Says that the request was done, with this result, as this codec writes it: for an
+    /// [`Idempotency`](super::Idempotency) that has [this codec](super::Idempotency::codec). One with another codec
+    /// does not accept it, and the request stays in doubt.
     ///
     /// # Errors
     ///
-    /// When the value cannot be encoded.
+    /// The value cannot be encoded.
     pub fn completed_with<T, C: Codec<T>>(codec: &C, value: &T) -> Result<Self, CodecError> {
         let bytes = codec::encoded(|| codec.encode(value))?;
         let codec = codec::id::<C>();

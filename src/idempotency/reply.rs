@@ -1,4 +1,4 @@
-//! What a call gets.
+//! What a call returns.
 
 use std::fmt;
 use std::ops::Deref;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::record::{RecordedResult, Verdict};
 
-/// Where a reply comes from.
+/// How a reply came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -30,13 +30,11 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The result of a request, and where it comes from. All who share a flight share one copy of the value.
+/// The result of a request, and how it came to be. The callers of a flight share one copy of the value.
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::{Idempotency, Origin};
-/// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::MemoryStore;
+/// use oneflight::{Idempotency, MemoryStore, Origin, RequestIdentity, Scope};
 ///
 /// let idem = Idempotency::builder(MemoryStore::new()).build();
 /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
@@ -58,38 +56,38 @@ pub struct Reply<T> {
 }
 
 impl<T> Reply<T> {
-    /// Where it comes from.
+    /// Returns how the reply came to be.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// Whether the work of another call, earlier or at the same time, is what answered.
+    /// Returns whether the work of another call answered, an earlier one or one at the same time.
     #[must_use]
     pub fn is_cached(&self) -> bool {
         self.origin != Origin::Executed
     }
 
-    /// Whether the work in a transaction was [declined](crate::idempotency::Rollback::Declined): its rows were
+    /// Returns whether the work in a transaction was [declined](crate::idempotency::Rollback::Declined): its rows were
     /// rolled back and this answer kept.
     #[must_use]
     pub fn is_declined(&self) -> bool {
         self.verdict == Verdict::Declined
     }
 
-    /// At which attempt the work was done: 1 unless an earlier holder died.
+    /// Returns the number of the attempt that did the work: 1 unless an earlier holder died.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// The value.
+    /// Returns the value.
     #[must_use]
     pub fn value(&self) -> &T {
         &self.value
     }
 
-    /// The result as it is recorded, byte for byte.
+    /// Returns the result as it is recorded, byte for byte.
     pub fn recorded(&self) -> &RecordedResult {
         &self.result
     }
@@ -100,7 +98,7 @@ impl<T> Reply<T> {
         self.value
     }
 
-    /// The value, cloned if others share it.
+    /// Returns the value, cloned if other callers share it.
     #[must_use]
     pub fn into_inner(self) -> T
     where
@@ -130,7 +128,7 @@ impl<T> Clone for Reply<T> {
     }
 }
 
-/// Shows where it comes from, not the value.
+/// Shows how it came to be, not the value.
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")

@@ -1,4 +1,4 @@
-//! Settling from outside what is in doubt.
+//! How an operator settles what is in doubt.
 
 use std::time::Duration;
 
@@ -12,25 +12,29 @@ use crate::identity::RequestIdentity;
 use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
 
 impl<S: Store, C: Format> Idempotency<S, C> {
-    /// Settles a request that is in doubt, once somebody has found out what became of it.
+    /// Settles a request that is in doubt, once its outcome has been found out.
     ///
-    /// [`Resolution::Completed`] records the result, [`Resolution::Rerun`] makes the identity new, so that the next call
-    /// executes; [`Resolution::Hold`] changes nothing. Nor does any answer change a request that is unknown or completed.
-    /// The fingerprint may be left out.
+    /// [`Resolution::Completed`] records the result. [`Resolution::Rerun`] makes the identity new, so that the next
+    /// call executes. [`Resolution::Hold`] changes nothing. A request that is unknown or completed is not changed by
+    /// any of them. The fingerprint may be left out.
     ///
-    /// To find out by looking at what the work calls, do not look too early: a call that was cut off may still
-    /// land, as it says at [`Recovery::ask`](super::Recovery::ask).
+    /// If you find out by looking at what the work calls, do not look too early: a call that was cut off may still
+    /// land. [`Recovery::ask`](super::Recovery::ask) has more.
     ///
     /// # Errors
     ///
-    /// [`InProgress`](super::ErrorKind::InProgress) while a holder is alive, [`Conflict`](super::ErrorKind::Conflict) if the
-    /// fingerprint is another one, [`InDoubt`](super::ErrorKind::InDoubt) if another attempt has ended in doubt meanwhile, and
-    /// [`Store`](super::ErrorKind::Store). The request is as it was then. [`Unrecorded`](super::ErrorKind::Unrecorded) if the
-    /// store failed over the result.
+    /// * [`InProgress`](super::ErrorKind::InProgress) while a holder is alive.
+    /// * [`Conflict`](super::ErrorKind::Conflict) if the fingerprint is another one.
+    /// * [`InDoubt`](super::ErrorKind::InDoubt) if another attempt has ended in doubt meanwhile.
+    /// * [`Codec`](super::ErrorKind::Codec) if the result was encoded by another codec.
+    /// * [`Store`](super::ErrorKind::Store) if the store failed.
+    /// * [`Unrecorded`](super::ErrorKind::Unrecorded) if the store failed while the result was recorded.
+    ///
+    /// After any of them but the last, the request is as it was.
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, the request is settled or still in doubt.
+    /// If the future is dropped half-way, the request is settled or still in doubt.
     pub async fn resolve(&self, id: &RequestIdentity, resolution: Resolution) -> Result<(), Error> {
         if let Resolution::Completed(encoded) = &resolution {
             encoded.check(self.shared.format).map_err(|error| error.of(id))?;
@@ -41,7 +45,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         if record.result().is_some() || matches!(resolution, Resolution::Hold) {
             return Ok(());
         }
-        // Who resolves need not know the payload.
+        // An operator need not know the payload.
         let is_same = match id.fingerprint() {
             None => true,
             own => !self.shared.missing_fingerprint.tells_apart(own, record.fingerprint),
@@ -50,7 +54,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
             true => id.known_as(record.fingerprint),
             false => id.clone(),
         };
-        // No lease: should this be cut short, the request is in doubt again at once.
+        // No lease: if this is cut short, the request is in doubt again at once.
         let request = ClaimRequest::new(id, Duration::ZERO).takeover(Takeover::Of(record.token));
         let failed = |error| Error::store(id, error, Effect::Unknown);
         let claimed = answer_within(self.shared.answer_patience(), self.shared.claim(request));

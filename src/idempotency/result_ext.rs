@@ -5,19 +5,25 @@ use std::error::Error;
 use super::transaction::Rollback;
 use super::unfinished::{NotDone, Unknown};
 
-/// Says of a failure what it means for the mutation, so that `?` passes it on.
+/// Says what a failure means for the mutation, so that `?` passes it on.
 ///
 /// That something failed says nothing of what was done, so no error becomes [`NotDone`] or [`Unknown`] by itself. Each
-/// method takes every kind of error that a text or a `Box<dyn Error>` is made of, `anyhow::Error` for one.
+/// method takes every kind of error that a text or a `Box<dyn Error>` is made of, such as `anyhow::Error`.
 ///
-/// Work that calls somebody else, under [`try_run`](super::Idempotency::try_run):
+/// Work that calls another service, under [`try_run`](super::Idempotency::try_run):
 ///
 /// ```
-/// use oneflight::idempotency::{ResultExt, Unfinished};
-/// # use std::io::Error;
-/// # async fn connect() -> Result<(), Error> { Ok(()) }
-/// # async fn send(_amount: u64) -> Result<String, Error> { Ok("ch_1".to_owned()) }
+/// use oneflight::idempotency::Unfinished;
+/// use oneflight::ResultExt;
+/// use std::io::Error;
 ///
+/// /// Your connection and your request to the payment provider.
+/// async fn connect() -> Result<(), Error> {
+///     Ok(())
+/// }
+/// async fn send(_amount: u64) -> Result<String, Error> {
+///     Ok("ch_1".to_owned())
+/// }
 /// async fn charge(amount: u64) -> Result<String, Unfinished> {
 ///     connect().await.or_not_done()?; // Nothing was sent: the key is free again.
 ///     let charge = send(amount).await.or_unknown()?; // It may have arrived: the request is in doubt.
@@ -30,17 +36,17 @@ use super::unfinished::{NotDone, Unknown};
 /// Work in a transaction, under [`run_in_tx`](super::Idempotency::run_in_tx):
 ///
 /// ```
-/// use oneflight::idempotency::{ResultExt, Rollback};
+/// use oneflight::{ResultExt, Rollback};
 ///
 /// fn quantity(text: &str) -> Result<u32, Rollback<u32>> {
 ///     let asked: u32 = text.parse().or_decline(0)?; // Never a number: the answer 0 is recorded.
-///     let left = std::env::var("STOCK").ok(); // An error by plain `?` rolls back and frees the key.
-///     Ok(left.map_or(asked, |_| asked.min(9)))
+///     let left: u32 = std::fs::read_to_string("stock.txt")?.trim().parse()?; // Plain `?` rolls back and frees the key.
+///     Ok(asked.min(left))
 /// }
 /// assert!(matches!(quantity("many"), Err(Rollback::Declined(0))));
 /// ```
 pub trait ResultExt<T, E>: Sized {
-    /// Nothing was done: the request can be tried again at once.
+    /// Says that nothing was done: the request can be tried again at once.
     ///
     /// # Errors
     ///
@@ -49,7 +55,7 @@ pub trait ResultExt<T, E>: Sized {
     where
         E: Into<Box<dyn Error + Send + Sync>>;
 
-    /// It is not known what was done: the request is in doubt.
+    /// Says that it is not known what was done: the request is in doubt.
     ///
     /// # Errors
     ///
@@ -58,14 +64,14 @@ pub trait ResultExt<T, E>: Sized {
     where
         E: Into<Box<dyn Error + Send + Sync>>;
 
-    /// Declined for good: the rows are rolled back, and this answer is recorded and replayed.
+    /// Declines for good: the rows are rolled back, and this answer is recorded and replayed.
     ///
     /// # Errors
     ///
     /// The answer, as [`Rollback::Declined`].
     fn or_decline<A>(self, answer: A) -> Result<T, Rollback<A>>;
 
-    /// It broke: everything is rolled back, and the identity is new again. Plain `?` says the same of a
+    /// Fails: everything is rolled back, and the identity is new again. Plain `?` does the same for a
     /// [`std::error::Error`].
     ///
     /// # Errors

@@ -33,9 +33,7 @@ use crate::store::{InDoubt, Store, StoreError, TransactionalStore};
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::{Idempotency, Origin};
-/// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::MemoryStore;
+/// use oneflight::{Idempotency, MemoryStore, Origin, RequestIdentity, Scope};
 ///
 /// /// The call to your payment provider.
 /// async fn charge(idempotency_key: &str, _amount: u64) -> Result<String, String> {
@@ -78,9 +76,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use oneflight::idempotency::Idempotency;
-    /// use oneflight::identity::{RequestIdentity, Scope};
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
     /// use std::time::Duration;
     ///
     /// let idem = Idempotency::builder(MemoryStore::new()).build();
@@ -112,9 +108,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use oneflight::idempotency::{Codec, Format, Idempotency};
-    /// use oneflight::identity::{RequestIdentity, Scope};
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::idempotency::{Codec, Format};
+    /// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
     /// use std::error::Error;
     ///
     /// /// Bytes as they are.
@@ -210,9 +205,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use oneflight::idempotency::{Idempotency, NotDone, Unknown};
-    /// use oneflight::identity::{RequestIdentity, Scope};
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::idempotency::{NotDone, Unknown};
+    /// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
     /// use std::time::Duration;
     ///
     /// /// The client of your payment provider.
@@ -420,8 +414,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use oneflight::idempotency::{Resolution, Idempotency};
-    /// use oneflight::store::MemoryStore;
+    /// use oneflight::idempotency::Resolution;
+    /// use oneflight::{Idempotency, MemoryStore};
     ///
     /// let idem = Idempotency::builder(MemoryStore::new()).build();
     /// let mut after = None;

@@ -1,4 +1,4 @@
-//! The value of a flight: what all its callers share.
+//! The value of a flight, which all its callers share.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::group::Role;
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::record::{Decoded, RecordedResult};
 
-/// A request that is settled: its result as recorded, and the value if somebody has it already.
+/// A request that is settled: its result as recorded, and the value if it was decoded already.
 ///
-/// Callers of one flight may ask for different types. Who asks for the leader's gets the leader's value;
-/// who asks for another one gets the recorded result decoded as that.
+/// Callers of one flight may ask for different types. A caller that asks for the leader's type gets the leader's value;
+/// any other gets the recorded result, decoded as the type that it asked for.
 #[derive(Clone)]
 pub(super) struct Settled {
     value: Option<Arc<dyn Any + Send + Sync>>,
@@ -66,7 +66,7 @@ impl Settled {
         self
     }
 
-    /// The reply for one caller.
+    /// Returns the reply for one caller.
     pub(super) fn reply<T, C>(self, by: &C, id: &RequestIdentity, role: Role) -> Result<Reply<T>, Error>
     where
         T: Send + Sync + 'static,

@@ -17,7 +17,7 @@ pub(super) struct Shared<S> {
     pub(super) retention: Duration,
     pub(super) lease: Duration,
     pub(super) wait: Duration,
-    /// How long what an execution left, when it ended without telling what it did, is let alone.
+    /// How long what an execution left is given to settle, when it ended without telling what it did.
     pub(super) settle: Duration,
     pub(super) missing_fingerprint: MissingFingerprint,
     pub(super) recovery: Recovery,
@@ -25,7 +25,7 @@ pub(super) struct Shared<S> {
     /// The name of the codec in use, by which a result that is brought from outside is accepted.
     pub(super) format: &'static str,
     pub(super) conflict_retries: u32,
-    /// The runtime on which work is spawned, if it was given one.
+    /// The runtime on which work is spawned, if one was set.
     pub(super) runtime: Option<Handle>,
     /// What is in flight, of this and of its copies.
     pub(super) flights: Flights,
@@ -34,7 +34,7 @@ pub(super) struct Shared<S> {
 }
 
 impl<S> Shared<S> {
-    /// The same settings over the same store.
+    /// Returns the same settings over the same store.
     pub(super) fn copy(&self) -> Self {
         Self {
             store: Arc::clone(&self.store),

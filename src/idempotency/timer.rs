@@ -1,9 +1,9 @@
-//! Time limits that hold wherever a flight is polled, and panic nowhere.
+//! Time limits that hold wherever a flight is polled, and never panic.
 //!
-//! A timer of tokio's belongs to the runtime on which it was made: made where there is none, or polled when that runtime
-//! is gone, it panics; and if nobody drives that runtime, it never ends. A flight may be polled on one runtime after
-//! another, or by an executor that is none. So a [`Timer`] is made anew wherever it is polled; where there are no timers it
-//! says so, and what was to be limited is waited for without a limit.
+//! A timer of tokio's belongs to the runtime on which it was made. It panics if it is made where there is no runtime,
+//! or polled when its runtime is gone. It never ends if its runtime is not driven. But a flight may be polled on one
+//! runtime after another, or by an executor without one. So a [`Timer`] is made anew wherever it is polled. Where there
+//! are no timers it says so, and what was to be limited is waited for without a limit.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::group;
 
-/// The runtime that polls this, if it has timers.
+/// Returns the runtime that polls this, if it has timers.
 pub(super) fn runtime() -> Result<Handle, group::Error> {
     let runtime = Handle::try_current().map_err(|_| group::Error::NoRuntime)?;
     match make(Instant::now()) {
@@ -26,14 +26,14 @@ pub(super) fn runtime() -> Result<Handle, group::Error> {
     }
 }
 
-/// The instant that is so far from now; for what is further than can be told, some 30 years.
+/// Returns the instant that is so far from now, or one in some 30 years if that cannot be told.
 pub(super) fn after(duration: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(duration)
         .unwrap_or_else(|| now + Duration::from_secs(1_000_000_000))
 }
 
-/// A timer of the runtime that is entered, if it has timers: there is no other way to find out.
+/// Makes a timer of the runtime that is entered, if it has timers. There is no other way to find out.
 fn make(at: Instant) -> Option<Sleep> {
     catch_unwind(|| sleep_until(at)).ok()
 }
@@ -42,14 +42,14 @@ pin_project! {
     /// Is ready at an instant.
     pub(super) struct Timer {
         at: Instant,
-        // Where it was last polled.
+        // The runtime on which it was last polled.
         on: Option<Id>,
         #[pin]
         sleep: Option<Sleep>,
     }
 }
 
-/// Nobody keeps the time where this was polled.
+/// There are no timers where this was polled.
 #[derive(Debug)]
 pub(super) struct NoTimers;
 
@@ -62,7 +62,7 @@ impl Timer {
         }
     }
 
-    /// A timer of this runtime's, for who is polled where there are none.
+    /// Makes a timer of this runtime, for use where there may be none.
     pub(super) fn of(runtime: &Handle, at: Instant) -> Self {
         let _entered = runtime.enter();
         Self {
@@ -110,19 +110,19 @@ impl Future for Timer {
     }
 }
 
-/// Waits no longer than so; where there are no timers, for as long as it takes.
+/// Waits for the answer, up to a limit; where there are no timers, for as long as it takes.
 pub(super) fn within<A: Future>(limit: Duration, answer: A) -> Until<A> {
     until(after(limit), answer)
 }
 
-/// Waits no longer than until then.
+/// Waits for the answer, up to an instant.
 pub(super) fn until<A: Future>(at: Instant, answer: A) -> Until<A> {
     let timer = Timer::at(at);
     Until { answer, timer }
 }
 
 pin_project! {
-    /// What is waited for until an instant. Not an `async fn`, which would hold what it waits for twice.
+    /// A wait that ends at an instant. Not an `async fn`, which would hold what it waits for twice.
     pub(super) struct Until<A> {
         #[pin]
         answer: A,

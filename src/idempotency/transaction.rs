@@ -32,17 +32,23 @@ use crate::unwind::{Payload, catch};
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx). It belongs to the work.
 ///
-/// It derefs to the driver's connection: `&mut *tx` is what `sqlx` takes for statements. A nested `begin()` is a savepoint.
+/// It derefs to the driver's connection: `&mut *tx` is what `sqlx` takes for statements. A nested `begin()` is a
+/// savepoint.
 ///
-/// A function is work as well as a closure is. For one store, it takes a `Tx<SqliteStore>`; for every store over the same
-/// driver, it is generic:
+/// Work may be a function as well as a closure. For one store, the function takes a `Tx<SqliteStore>`. For every store
+/// over the same driver, it is generic:
 ///
 /// ```
-/// use oneflight::idempotency::{Error, Idempotency, Rollback, Tx};
-/// use oneflight::identity::RequestIdentity;
 /// use oneflight::store::TransactionalStore;
-/// # struct SqliteConnection;
-/// # async fn insert(_: &mut SqliteConnection, _item: &str) -> Result<i64, std::io::Error> { Ok(1) }
+/// use oneflight::{Error, Idempotency, RequestIdentity, Rollback, Tx};
+///
+/// /// Stands for the driver's connection, such as `sqlx::SqliteConnection`.
+/// struct SqliteConnection;
+///
+/// /// Your statement.
+/// async fn insert(_: &mut SqliteConnection, _item: &str) -> Result<i64, std::io::Error> {
+///     Ok(1)
+/// }
 ///
 /// async fn place<S>(mut tx: Tx<S>) -> Result<i64, Rollback<i64>>
 /// where
@@ -62,47 +68,53 @@ use crate::unwind::{Payload, catch};
 ///
 /// # Its end
 ///
-/// The transaction ends when the work does: by a commit if the work answers with a value, else by a rollback. Work that
+/// The transaction ends when the work does: by a commit if the work returns a value, otherwise by a rollback. Work that
 /// drops its `Tx` earlier and goes on is committed all the same.
 ///
-/// Do not end the transaction yourself. In SQLite, a commit is rejected, and after a rollback nothing more is kept (do not
-/// set a commit hook: it would stand in for the one that sees to this). PostgreSQL commits what it is told to; that is
-/// noticed when the work has ended, is an error whose effect is unknown, and leaves the request in doubt until somebody
-/// decides.
+/// Do not end the transaction yourself:
 ///
-/// A `Tx` that is still there when the work is over, in a static, in a task that the work did not wait for or leaked, has
-/// escaped. Then nothing is kept, and the answer is [`StoreError::TransactionEscaped`], unless the work failed by itself.
-/// In PostgreSQL the session is terminated; if that is not possible, the answer is [`StoreError::CommittedByWork`]. In
-/// SQLite the `Tx` holds the one right to write until it is dropped, and other calls find the store
-/// [busy](StoreError::Busy). Either way its place in the pool is taken until then, which closing the pool waits for, and its
+/// * SQLite refuses a commit, and keeps nothing more after a rollback. Do not set a commit hook: it would replace the
+///   one that sees to this.
+/// * PostgreSQL commits what it is told to. That is noticed when the work has ended, is an error whose effect is
+///   unknown, and leaves the request in doubt until an operator decides.
+///
+/// A `Tx` that still exists when the work is over has escaped: in a static, in a task that the work did not wait for,
+/// or leaked. Then nothing is kept, and the call fails with [`StoreError::TransactionEscaped`], unless the work failed
+/// by itself. The place in the pool is taken until the `Tx` is dropped, which closing the pool waits for, and its
 /// connection is closed.
+///
+/// * In SQLite the `Tx` holds the one right to write until it is dropped, and other calls find the store
+///   [busy](StoreError::Busy).
+/// * In PostgreSQL the session is terminated. If that is not possible, the call fails with
+///   [`StoreError::CommittedByWork`].
 ///
 /// # Roles
 ///
-/// In PostgreSQL, settings of the session are the work's own affair; but a role that it has set must be allowed to write
-/// our tables when it returns, or be `RESET` before that. Otherwise everything is rolled back, and the error says so.
+/// In PostgreSQL, settings of the session are the work's own affair. But a role that the work has set must be allowed
+/// to write our tables when the work returns, or be `RESET` before that. Otherwise everything is rolled back, and the
+/// error says so.
 pub struct Tx<S: TransactionalStore> {
     open: OpenTransaction<S::Connection, S::Names>,
     context: Context,
 }
 
 impl<S: TransactionalStore> Tx<S> {
-    /// What the work is told about its execution.
+    /// Returns what the work knows of its execution.
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// An idempotency key for one step of the work; see [`Context::downstream_key`].
+    /// Returns an idempotency key for one step of the work; see [`Context::downstream_key`].
     ///
-    /// What is sent downstream from inside a transaction has happened even if the transaction is then rolled
-    /// back, and a later call sends it again under the same key.
+    /// What is sent downstream from inside a transaction has happened even if the transaction is then rolled back. A
+    /// later call sends it again under the same key.
     #[must_use]
     pub fn downstream_key(&self, step: impl AsRef<str>) -> String {
         self.context.downstream_key(step)
     }
 
-    /// Under which names the store's tables stand, for code that writes to them in this transaction.
+    /// Returns the names of the store's tables, for code that writes to them in this transaction.
     #[must_use]
     pub fn names(&self) -> &S::Names {
         self.open.names()
@@ -133,20 +145,22 @@ impl<S: TransactionalStore> fmt::Debug for Tx<S> {
 
 /// Why work in a transaction has its rows rolled back.
 ///
-/// Any [`std::error::Error`] becomes [`Failed`](Self::Failed) by `?` (others, such as `anyhow::Error` or a boxed one, by
-/// `.map_err(Rollback::failed)`): in a transaction, what failed was not done. Nothing is recorded
-/// then, and a client who tries again executes again. So what can never succeed, a constraint that the request violates
-/// for one, should be told apart and be [`Declined`](Self::Declined). A violation that the work lets pass is told apart all
-/// the same, as [`RollbackKind::Violation`], and is a fault of the service to its client.
+/// Any [`std::error::Error`] becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done.
+/// Others, such as `anyhow::Error` or a boxed one, do by `.map_err(Rollback::failed)`. Nothing is recorded then, and a
+/// client that tries again executes again.
+///
+/// So a request that can never succeed, such as one that violates a constraint, should be told apart and be
+/// [`Declined`](Self::Declined). A violation that the work lets pass is told apart all the same, as
+/// [`RollbackKind::Violation`]. To its client it is a fault of the service.
 pub enum Rollback<T> {
-    /// Declined for good: the rows are rolled back, and this answer is recorded and replayed.
+    /// Declines for good: the rows are rolled back, and this answer is recorded and replayed.
     Declined(T),
-    /// It broke: everything is rolled back, and the identity is new again.
+    /// Fails: everything is rolled back, and the identity is new again.
     Failed(Box<dyn StdError + Send + Sync>),
 }
 
 impl<T> Rollback<T> {
-    /// It broke, for this reason: an error or a text.
+    /// Fails for this reason: an error or a text.
     pub fn failed(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Failed(reason.into())
     }
@@ -168,7 +182,7 @@ impl<T> fmt::Debug for Rollback<T> {
     }
 }
 
-/// What the work came to, brought out of the transaction.
+/// The outcome of the work, brought out of the transaction.
 enum Worked {
     Recorded(Arc<dyn Any + Send + Sync>, RecordedResult, u32),
     Failed(Arc<dyn StdError + Send + Sync>),
@@ -186,8 +200,8 @@ struct Bench<F> {
 }
 
 impl<F> Bench<F> {
-    /// What a transaction comes to. Before the work is begun the store has until the deadline; the work takes as long as it
-    /// likes; after it, there is a limit of its own.
+    /// Returns what a transaction comes to. Until the work begins, the store has time until the deadline. The work
+    /// takes as long as it likes. After it, the store has a limit of its own.
     async fn answered<A>(
         &self,
         deadline: Instant,
@@ -214,11 +228,11 @@ impl<F> Bench<F> {
     }
 }
 
-/// How long a store may take to end a transaction whose work is over. The stores of this crate have limits of their own,
-/// which are shorter unless they are set.
+/// How long a store may take to end a transaction whose work is over. The stores of this crate have shorter limits of
+/// their own, unless they are set.
 const ENDING_PATIENCE: Duration = Duration::from_secs(120);
 
-/// The work of a flight. After a conflict with another transaction, it is run again so many times.
+/// The work of a flight. After a conflict with another transaction, it is run again up to so many times.
 pub(super) async fn execute_in_tx<S, C, T, F, W>(
     shared: Arc<Shared<S>>,
     codec: Arc<C>,
@@ -303,7 +317,7 @@ where
             .of(&id)
             .with_effect(Effect::Nothing)),
         Worked::NotEncodable(source) => Err(Error::codec(&id, source, Effect::Nothing)),
-        // Not thrown on: the callers that share this flight are to learn that it was rolled back.
+        // Not resumed: every caller that shares this flight learns that it was rolled back.
         Worked::Panicked(panic) => Err(ErrorKind::Panicked(Panicked::from_payload(panic))
             .of(&id)
             .with_effect(Effect::Nothing)),
@@ -332,12 +346,12 @@ fn store_failed<S: TransactionalStore>(store: &S, id: &RequestIdentity, error: S
     }
 }
 
-/// What is wrong with a store that would have work run that cannot be run again.
+/// The fault of a store that would have work run that cannot be run again.
 pub(super) fn granted_twice() -> Box<dyn StdError + Send + Sync> {
     "the store granted one request twice".into()
 }
 
-/// Runs the work in an open transaction and says how that is to end.
+/// Runs the work in an open transaction, and returns how that is to end.
 async fn run<S, C, T, F, W>(
     bench: Arc<Bench<F>>,
     shared: Arc<Shared<S>>,

@@ -1,13 +1,13 @@
 //! What work says of itself when it has no value: that it did nothing, or that it does not know.
 //!
-//! Neither can be made from any error by `?`, on purpose: that something failed says nothing of what was done.
+//! Neither can be made from an error by `?` alone, on purpose: that something failed says nothing of what was done.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-/// Why work under [`try_run`](super::Idempotency::try_run) has no value. Made from [`NotDone`] or [`Unknown`], by `?` or
-/// `into`.
+/// Why work under [`try_run`](super::Idempotency::try_run) has no value. Made from [`NotDone`] or [`Unknown`], by `?`
+/// or `into`.
 ///
 /// ```
 /// use std::io::{Error, ErrorKind};
@@ -57,8 +57,8 @@ impl fmt::Display for Unfinished {
 
 /// The work's own statement that it did nothing. It frees the identity, and reaches every caller.
 ///
-/// There is no conversion from errors by `?`, on purpose: that something failed does not mean that nothing
-/// was done. Say it only where you know it; where you do not, say [`Unknown`].
+/// There is no conversion from errors by `?`, on purpose: that something failed does not mean that nothing was done.
+/// Say it only where you know it; where you do not, say [`Unknown`].
 ///
 /// ```
 /// use oneflight::idempotency::NotDone;
@@ -70,8 +70,10 @@ impl fmt::Display for Unfinished {
 pub struct NotDone(Arc<dyn StdError + Send + Sync>);
 
 /// The work's own statement that it does not know what it did: what it called did not answer, or went away in the
-/// middle. It reaches every caller, and leaves the request in doubt as the death of the process would, for the
-/// [`Recovery`](super::Recovery) policy or an operator to settle.
+/// middle.
+///
+/// It reaches every caller. It leaves the request in doubt, as the death of the process would, until the
+/// [`Recovery`](super::Recovery) policy or an operator settles it.
 ///
 /// ```
 /// use oneflight::idempotency::Unknown;
@@ -83,7 +85,7 @@ pub struct NotDone(Arc<dyn StdError + Send + Sync>);
 pub struct Unknown(Arc<dyn StdError + Send + Sync>);
 
 impl NotDone {
-    /// Nothing was done, for this reason: an error or a text.
+    /// Says that nothing was done, for this reason: an error or a text.
     pub fn because(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self(reason.into().into())
     }
@@ -96,7 +98,7 @@ impl NotDone {
 }
 
 impl Unknown {
-    /// It is not known what was done, for this reason: an error or a text.
+    /// Says that it is not known what was done, for this reason: an error or a text.
     pub fn because(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self(reason.into().into())
     }

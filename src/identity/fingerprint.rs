@@ -7,12 +7,12 @@ use super::IdentityError;
 
 /// A 32-byte digest of a request's payload.
 ///
-/// It must come from a cryptographic hash: a client that can find two payloads with one digest gets the
-/// answer of the one for the other. Prints its first 8 bytes under `Debug`, all of them under `Display`.
+/// It must come from a cryptographic hash: a client that can find two payloads with one digest gets the answer of the
+/// one for the other. `Debug` prints its first 8 bytes, `Display` prints all of them.
 ///
 /// ```
 /// # #[cfg(feature = "durable")] {
-/// use oneflight::identity::Fingerprint;
+/// use oneflight::Fingerprint;
 ///
 /// let one = Fingerprint::of(br#"{"item":1}"#);
 /// assert_eq!(one, Fingerprint::of(br#"{"item":1}"#));
@@ -25,13 +25,13 @@ use super::IdentityError;
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Takes a digest that was computed elsewhere.
+    /// Makes a fingerprint of a digest that was computed elsewhere.
     #[must_use]
     pub const fn from_digest(digest: [u8; 32]) -> Self {
         Self(digest)
     }
 
-    /// The SHA-256 of a payload.
+    /// Returns the SHA-256 of a payload.
     #[cfg(feature = "durable")]
     #[must_use]
     pub fn of(payload: impl AsRef<[u8]>) -> Self {
@@ -39,12 +39,12 @@ impl Fingerprint {
         Self(Sha256::digest(payload.as_ref()).into())
     }
 
-    /// The SHA-256 of several named parts, such as method, path and body.
+    /// Returns a builder for the SHA-256 of several named parts, such as method, path and body.
     ///
     /// Names and values are length-prefixed: no two lists of parts run into the same digest.
     ///
     /// ```
-    /// use oneflight::identity::Fingerprint;
+    /// use oneflight::Fingerprint;
     ///
     /// let split = |at: usize| {
     ///     let (path, body) = "/orders12".split_at(at);
@@ -57,7 +57,7 @@ impl Fingerprint {
         FingerprintBuilder::default()
     }
 
-    /// The digest.
+    /// Returns the digest.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -129,18 +129,18 @@ pub struct FingerprintBuilder(sha2::Sha256);
 
 #[cfg(feature = "durable")]
 impl FingerprintBuilder {
-    /// Adds a part. Order matters.
+    /// Adds a part. The order matters.
     pub fn part(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
         use sha2::Digest;
         for bytes in [name.as_ref(), value.as_ref()] {
-            // `usize` is at most 64 bits wide on every platform that there is.
+            // `usize` has 64 bits at most on every platform that exists.
             self.0.update((bytes.len() as u64).to_be_bytes());
             self.0.update(bytes);
         }
         self
     }
 
-    /// The fingerprint of the parts so far.
+    /// Returns the fingerprint of the parts so far.
     #[must_use]
     pub fn build(self) -> Fingerprint {
         use sha2::Digest;

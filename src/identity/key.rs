@@ -7,8 +7,8 @@ use super::IdentityError;
 
 /// A validated idempotency key: 1 to 255 bytes of printable ASCII, with no space at either end.
 ///
-/// This is what an HTTP structured-field string can carry, less the outer spaces, which a client that
-/// sends the value without quotes would lose.
+/// This is what an HTTP structured-field string can carry, except for outer spaces: a client that sends the value
+/// without quotes would lose those.
 ///
 /// ```
 /// use oneflight::identity::IdempotencyKey;
@@ -25,15 +25,15 @@ use super::IdentityError;
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// How long a key may be, in bytes.
+    /// The maximum length of a key, in bytes.
     pub const MAX_BYTES: usize = 255;
 
     /// Validates a key.
     ///
     /// # Errors
     ///
-    /// When the text is empty, longer than [`MAX_BYTES`](Self::MAX_BYTES), or holds another character
-    /// than printable ASCII.
+    /// The text is empty, longer than [`MAX_BYTES`](Self::MAX_BYTES), begins or ends with a space, or holds anything
+    /// but printable ASCII.
     pub fn new(key: impl Into<String>) -> Result<Self, IdentityError> {
         let key = key.into();
         if key.is_empty() {
@@ -56,7 +56,7 @@ impl IdempotencyKey {
         }
     }
 
-    /// The key as text.
+    /// Returns the key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

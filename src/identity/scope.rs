@@ -1,18 +1,18 @@
-//! The scope: inside what an idempotency key is valid.
+//! The scope: where an idempotency key is valid.
 //!
-//! The canonical form is `namespace|route=...|user=...`, with `%`, `|` and `=` written as `%25`, `%7C` and
-//! `%3D`. The parts stand in a fixed order under fixed names, so that two different scopes can never have
-//! the same form, and an operator can still read it in a table.
+//! The canonical form is `namespace|route=...|user=...`, with `%`, `|` and `=` written as `%25`, `%7C` and `%3D`. The
+//! parts stand in a fixed order under fixed names. So two different scopes never have the same form, and an operator
+//! can still read it in a table.
 
 use super::IdentityError;
 
-/// Inside what a key is valid: a namespace (most often the tenant), and if wanted a route and a user.
+/// Where a key is valid: in a namespace (most often the tenant), and optionally for a route and a user.
 ///
-/// A key says nothing outside its scope: no tenant, user or route reads another's result. Put in whatever
-/// must not share answers. The parts are validated by [`RequestIdentity::new`](crate::identity::RequestIdentity::new).
+/// A key says nothing outside its scope: no tenant, user or route reads another's result. Put in whatever must not
+/// share answers. [`RequestIdentity::new`](crate::identity::RequestIdentity::new) validates the parts.
 ///
 /// ```
-/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight::{RequestIdentity, Scope};
 ///
 /// let scope = Scope::new("tenant-7").route("POST /orders").user("u1");
 /// assert_eq!(RequestIdentity::new(scope, "a7f3")?.scope(), "tenant-7|route=POST /orders|user=u1");
@@ -31,10 +31,10 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// How long a scope may be in its canonical form, in bytes.
+    /// The maximum length of a scope in its canonical form, in bytes.
     pub const MAX_BYTES: usize = 1024;
 
-    /// A scope that is a namespace and nothing else.
+    /// Makes a scope of a namespace alone.
     pub fn new(namespace: impl Into<String>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -55,7 +55,7 @@ impl Scope {
         self
     }
 
-    /// The one text for this scope, if it is valid.
+    /// Returns the one text for this scope, if the scope is valid.
     pub(super) fn canonical(&self) -> Result<String, IdentityError> {
         let mut text = String::new();
         push(&mut text, "namespace", &self.namespace)?;
@@ -82,7 +82,7 @@ fn push(text: &mut String, part: &'static str, value: &str) -> Result<(), Identi
     if value.is_empty() {
         return Err(IdentityError::ScopePartEmpty { part });
     }
-    // A part that is hopelessly long is not escaped first: its length is enough of an answer.
+    // A part that is far too long is not escaped first: its length is enough of an answer.
     if value.len() > Scope::MAX_BYTES {
         return Err(IdentityError::ScopeTooLong {
             bytes: value.len(),

@@ -1,4 +1,4 @@
-//! Who asks: a random number, so that the same asker is known again.
+//! A random number for each holder, so that a holder that asks again is known.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -6,13 +6,13 @@ use std::time::SystemTime;
 
 use crate::backoff::random_u64;
 
-/// A random number that tells one asker from another: the same one asking again gets the same claim.
+/// A random number that tells one holder from another: a holder that asks again gets the same claim.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HolderId([u8; 16]);
 
 impl HolderId {
-    /// A new one, from the operating system's random numbers: a process and its copy (after a fork, or from a snapshot of
-    /// a machine) draw different ones.
+    /// Draws a new one from the operating system's random numbers. A process and its copy (after a fork, or from a
+    /// snapshot of a machine) draw different ones.
     #[must_use]
     pub fn random() -> Self {
         let mut bytes = [0; 16];
@@ -31,7 +31,7 @@ impl HolderId {
         Self(bytes)
     }
 
-    /// The bytes that a store keeps.
+    /// Returns the bytes that a store keeps.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0

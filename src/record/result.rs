@@ -9,8 +9,8 @@
 //! A payload of a named codec follows its name: one byte that counts the bytes of the name, 1 to 255, and the name in UTF-8.
 //! ```
 //!
-//! A reader that meets a version, kind or codec that it does not know says so and touches nothing: an
-//! older process may run beside a newer one while a deployment goes on.
+//! A reader that meets a version, kind or codec that it does not know says so and touches nothing: an older process may
+//! run beside a newer one during a deployment.
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub enum CodecId<'a> {
 pub(crate) const JSON: &str = "json";
 
 impl<'a> CodecId<'a> {
-    /// What marks the payloads of the codec with this name: [`Json`](Self::Json) for `json`. `None` for a name that is
+    /// Returns the mark of the codec with this name: [`Json`](Self::Json) for `json`. Returns `None` for a name that is
     /// empty or has more than 255 bytes.
     ///
     /// ```
@@ -66,7 +66,7 @@ impl<'a> CodecId<'a> {
         }
     }
 
-    /// The name of the codec, compressed or not. What has no payload is the `null` of JSON.
+    /// Returns the name of the codec, compressed or not. A result without a payload counts as the `null` of JSON.
     #[must_use]
     pub const fn name(&self) -> &'a str {
         match self {
@@ -75,7 +75,7 @@ impl<'a> CodecId<'a> {
         }
     }
 
-    /// The same codec, with its payload compressed.
+    /// Returns the same codec, with its payload compressed.
     #[must_use]
     pub const fn compressed(self) -> Self {
         match self {
@@ -118,7 +118,7 @@ pub enum Decoded<'a> {
         /// The encoded value.
         payload: &'a [u8],
     },
-    /// The work was done, but its result was larger than allowed and is not kept.
+    /// The work was done, but its result was larger than the limit and is not kept.
     TooLarge {
         /// The encoded size, in bytes.
         size: u64,
@@ -181,8 +181,8 @@ impl RecordedResult {
         Self::assemble(kind, codec, payload)
     }
 
-    /// Encodes the fact that the work was done and its result, of `size` encoded bytes where `limit` were allowed, is
-    /// not kept.
+    /// Encodes the fact that the work was done and its result is not kept: it had `size` encoded bytes, where `limit`
+    /// were allowed.
     pub fn too_large(size: u64, limit: u64) -> Self {
         let [size, limit] = [size, limit].map(u64::to_be_bytes);
         Self::assemble(TOO_LARGE, CodecId::None, &[size, limit].concat())
@@ -201,7 +201,7 @@ impl RecordedResult {
         let mut bytes = Vec::with_capacity(HEADER + name.map_or(0, |name| 1 + name.len()) + payload.len());
         bytes.extend_from_slice(&[VERSION, kind, codec.code()]);
         if let Some(name) = name {
-            // No longer than that: it was looked at where the name came from.
+            // No longer than that: it was checked where the name came from.
             bytes.push(name.len() as u8);
             bytes.extend_from_slice(name);
         }
@@ -209,22 +209,22 @@ impl RecordedResult {
         Self(bytes.into())
     }
 
-    /// Takes the bytes as a store read them. They are looked into by [`decode`](Self::decode) only.
+    /// Takes the bytes as a store read them. Only [`decode`](Self::decode) looks into them.
     pub fn from_stored(bytes: impl Into<Arc<[u8]>>) -> Self {
         Self(bytes.into())
     }
 
-    /// The bytes that a store keeps.
+    /// Returns the bytes that a store keeps.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Reads the header.
+    /// Decodes the header.
     ///
     /// # Errors
     ///
-    /// When the bytes are cut short, or were written by a version of this crate that knows more.
+    /// The bytes are cut short, or were written by a version of this crate that knows more.
     pub fn decode(&self) -> Result<Decoded<'_>, DecodeError> {
         let (&version, rest) = self.0.split_first().ok_or(DecodeError::Truncated)?;
         if version != VERSION {
@@ -263,7 +263,7 @@ impl RecordedResult {
     }
 }
 
-/// The codec that is named there, and what follows its name.
+/// Returns the codec that is named there, and what follows its name.
 fn named(bytes: &[u8]) -> Result<(CodecId<'_>, &[u8]), DecodeError> {
     let (&length, rest) = bytes.split_first().ok_or(DecodeError::Truncated)?;
     let (name, payload) = rest
@@ -303,14 +303,14 @@ pub enum DecodeError {
         /// The codec found.
         codec: u8,
     },
-    /// The name of the payload's codec is empty, no text, or that of JSON, which has a number.
+    /// The name of the payload's codec is empty, not text, or that of JSON, which has a number.
     CodecName,
 }
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Truncated => f.write_str("the recorded result is cut short"),
+            Self::Truncated => f.write_str("the recorded result is cut short; look at the record in the store"),
             Self::UnknownVersion { version } => write!(
                 f,
                 "the recorded result has layout version {version}, and only {VERSION} is known here; \
@@ -325,7 +325,9 @@ impl fmt::Display for DecodeError {
                 "the recorded result is written with codec {codec}, which is not known here; \
                  upgrade this process"
             ),
-            Self::CodecName => f.write_str("the recorded result does not name its codec"),
+            Self::CodecName => {
+                f.write_str("the recorded result does not name its codec; look at the record in the store")
+            }
         }
     }
 }

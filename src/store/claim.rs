@@ -1,34 +1,36 @@
 //! What a claim is asked with, what it answers, and the one decision that every store makes.
 //!
-//! [`decide`] is pure: a record and a request in, an answer out. A store calls it inside its atomic step, so
-//! that no two stores decide differently.
+//! [`decide`] is pure: a record and a request in, an answer out. A store calls it inside its atomic step, so that no
+//! two stores decide differently.
 
 use std::time::Duration;
 
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, HolderId, Record, State};
 
-/// What to do about a holder whose lease has expired. A store has to know every variant, so another one would be a breaking
-/// change.
+/// What to do about a holder whose lease has expired.
+///
+/// A store has to know every variant, so another one would be a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takeover {
-    /// Answer [`Denied::InDoubt`].
+    /// Answers [`Denied::InDoubt`].
     Never,
-    /// Take the claim over from any holder, unless the request is [held](Record::held).
+    /// Takes the claim over from any holder, unless the request is [held](Record::held).
     Expired,
-    /// Take it over from this holder, and from no other: the one about which somebody has decided.
+    /// Takes the claim over from this holder and from no other: the one about which a policy or an operator has
+    /// decided.
     Of(FencingToken),
 }
 
-/// What a claim is asked for with.
+/// A request for a claim.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ClaimRequest {
     /// The identity, with its fingerprint.
     pub id: RequestIdentity,
-    /// Who asks.
+    /// The holder that asks.
     pub holder: HolderId,
-    /// For how long the claim is wanted at first.
+    /// How long the claim is wanted for at first.
     pub lease: Duration,
     /// What to do about a holder whose lease has expired.
     pub takeover: Takeover,
@@ -56,19 +58,24 @@ impl ClaimRequest {
         self
     }
 
-    /// Waits no longer than this for the answer, or no longer than the store does if that is shorter. A store gives up by then
-    /// what keeps it from answering: locks of its own that others hold, whatever they hold them for
-    /// ([`StoreError::Busy`](crate::store::StoreError::Busy)), a connection to be lent
-    /// ([`StoreError::NoConnection`](crate::store::StoreError::NoConnection)), or a server that does not answer
-    /// ([`StoreError::Unavailable`](crate::store::StoreError::Unavailable)). `RedisStore` has only the limit of its own, of a
-    /// few seconds. Work in a transaction is not limited by this, nor is what comes after it.
+    /// Limits the time for which the answer is waited for. A shorter limit of the store's own stays.
+    ///
+    /// By then a store gives up what keeps it from answering:
+    ///
+    /// * locks of its own that others hold, whatever they hold them for
+    ///   ([`StoreError::Busy`](crate::store::StoreError::Busy));
+    /// * a connection to be lent ([`StoreError::NoConnection`](crate::store::StoreError::NoConnection));
+    /// * a server that does not answer ([`StoreError::Unavailable`](crate::store::StoreError::Unavailable)).
+    ///
+    /// `RedisStore` has only the limit of its own, of a few seconds. This limits neither work in a transaction nor what
+    /// comes after it.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
         self
     }
 
-    /// Says what to do about a holder whose lease has expired.
+    /// Sets what to do about a holder whose lease has expired.
     #[must_use]
     pub fn takeover(mut self, takeover: Takeover) -> Self {
         self.takeover = takeover;
@@ -76,8 +83,10 @@ impl ClaimRequest {
     }
 }
 
-/// The right to execute a request. It must be [completed](crate::store::Store::complete) or
-/// [released](crate::store::Store::release); what is merely dropped is in doubt once its lease has expired.
+/// The right to execute a request.
+///
+/// A claim must be [completed](crate::store::Store::complete) or [released](crate::store::Store::release). If it is
+/// merely dropped, the request is in doubt once its lease has expired.
 #[derive(Debug)]
 #[must_use = "a claim must be completed or released"]
 pub struct Claim {
@@ -88,7 +97,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// A claim as a store hands it out.
+    /// Makes a claim, as a store hands it out.
     ///
     /// `attempt` counts from 1; `took_over` is the token of the holder whose lease had expired, if any.
     pub fn new(id: RequestIdentity, token: FencingToken, attempt: u32, took_over: Option<FencingToken>) -> Self {
@@ -100,7 +109,7 @@ impl Claim {
         }
     }
 
-    /// The same claim once more, for what ends it to be tried again.
+    /// Returns the same claim once more, so that its end can be tried again.
     pub(crate) fn again(&self) -> Self {
         Self {
             id: self.id.clone(),
@@ -108,25 +117,25 @@ impl Claim {
         }
     }
 
-    /// What was claimed.
+    /// Returns the request that was claimed.
     #[must_use]
     pub fn id(&self) -> &RequestIdentity {
         &self.id
     }
 
-    /// The number that outdates all earlier holders.
+    /// Returns the number that outdates all earlier holders.
     #[must_use]
     pub fn token(&self) -> FencingToken {
         self.token
     }
 
-    /// Which attempt at this request it is: 1 unless an earlier holder's lease expired.
+    /// Returns the number of this attempt at the request: 1 unless an earlier holder's lease expired.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whose expired claim was taken over, if any.
+    /// Returns the token of the holder whose expired claim was taken over, if any.
     #[must_use]
     pub fn took_over(&self) -> Option<FencingToken> {
         self.took_over
@@ -137,7 +146,7 @@ impl Claim {
 #[derive(Debug)]
 #[must_use]
 pub enum ClaimOutcome<C = Claim> {
-    /// The claim is the asker's.
+    /// The claim was granted.
     Granted(C),
     /// The claim was not granted, and nothing was changed.
     Denied(Denied),
@@ -153,16 +162,16 @@ pub enum Denied {
     InProgress {
         /// How long the holder's lease still runs.
         lease_remaining: Duration,
-        /// Which attempt it is.
+        /// The number of the holder's attempt.
         attempt: u32,
     },
     /// The identity is known with another fingerprint.
     Conflict,
-    /// A holder's lease has expired, and it is not to be taken over: it is not known what was done.
+    /// A holder's lease has expired, and its claim is not to be taken over: it is not known what was done.
     InDoubt {
         /// The holder's token; see [`Takeover::Of`].
         token: FencingToken,
-        /// Which attempt it was.
+        /// The number of the holder's attempt.
         attempt: u32,
     },
 }
@@ -181,22 +190,22 @@ impl<C> ClaimOutcome<C> {
 #[derive(Debug)]
 #[must_use]
 pub enum Decision {
-    /// Draw a new token and write the record anew, as in progress.
+    /// Draw a new token, and write the record anew, as in progress.
     Grant {
         /// The attempt to write.
         attempt: u32,
-        /// Whose expired claim this takes over.
+        /// The token of the expired claim that this takes over, if any.
         took_over: Option<FencingToken>,
     },
     /// Write nothing: this is the outcome.
     Unchanged(ClaimOutcome),
 }
 
-/// Decides about a request in the light of the record that stands there now, if any.
+/// Decides about a request, given the record that exists now, if any.
 ///
-/// Fingerprints compare as `Option`s: one side with and the other without is a conflict too. A holder who asks again
-/// gets the claim that it has; if the lease of that is over, a new one of the same attempt, whose lease runs. A request
-/// that is [held](Record::held) is granted to nobody but who names its token.
+/// Fingerprints compare as `Option`s: one side with and the other without is a conflict too. A holder that asks again
+/// gets the claim that it has; if the lease of that claim is over, it gets a new one of the same attempt, whose lease
+/// runs. A request that is [held](Record::held) is only granted to a holder that names its token.
 pub fn decide(record: Option<Record>, request: &ClaimRequest) -> Decision {
     const NEW: Decision = Decision::Grant {
         attempt: 1,

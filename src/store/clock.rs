@@ -9,11 +9,11 @@ use crate::record::Timestamp;
 
 /// Tells a store the time. It must not go backwards.
 pub trait Clock: Send + Sync + 'static {
-    /// The time now.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's clock: read once, then moved on monotonically, so that setting it back harms nothing.
+/// The machine's clock. It is read once and then moved on monotonically, so setting it back does no harm.
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     started: Instant,
@@ -36,20 +36,20 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is [advanced](Self::advance): tests need not sleep.
+/// A clock that stands still until it is [advanced](Self::advance), so that tests need not sleep.
 ///
 /// Clones show the same time.
 #[derive(Clone, Default)]
 pub struct ManualClock(Arc<AtomicU64>);
 
 impl ManualClock {
-    /// A clock that shows one second after the epoch.
+    /// Makes a clock that shows one second after the epoch.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(AtomicU64::new(1_000)))
     }
 
-    /// Moves the clock on, to the last representable instant at most; fractions of a millisecond count as one.
+    /// Moves the clock on, up to the last representable instant. Fractions of a millisecond count as one.
     pub fn advance(&self, duration: Duration) {
         let millis = Timestamp::default().after(duration).as_millis();
         let later = |now: u64| Some(now.saturating_add(millis));

@@ -12,35 +12,37 @@ use crate::record::{FencingToken, Record, RecordedResult, State};
 
 /// Keeps the records of request identities.
 ///
-/// Every operation is atomic on its own, and fenced: what a holder does to its record is refused with
-/// [`StoreError::Outdated`] once another token stands there.
+/// Every operation is atomic by itself, and fenced: once another token stands in a record, an operation of its earlier
+/// holder fails with [`StoreError::Outdated`].
 ///
 /// # Cancel safety
 ///
-/// A caller may drop the future of any operation at any time. The operation has then either happened
-/// as a whole or not at all, or does so later, and the store remains usable.
+/// A caller may drop the future of any operation at any time. The operation has then happened as a whole, or has not
+/// happened, or happens as a whole later. The store remains usable.
 ///
 /// # Panics and silence
 ///
-/// [`Idempotency`](crate::idempotency::Idempotency) takes an operation that panics, or has not answered after a while, for
-/// one whose answer was lost. So a store needs no limits of its own to be safe; but it knows better which are right.
+/// [`Idempotency`](crate::idempotency::Idempotency) treats an operation that panics, or has not answered after a while,
+/// as one whose answer was lost. So a store needs no limits of its own to be safe, but it knows better which limits are
+/// right.
 pub trait Store: Send + Sync + 'static {
-    /// Takes the right to execute a request, or says why not. One atomic step.
+    /// Takes the right to execute a request, or says why not, in one atomic step.
     ///
-    /// Asking again with the same [`HolderId`](crate::record::HolderId) answers with the same claim: so that a claim
-    /// whose answer was lost can be asked for again.
+    /// Asking again with the same [`HolderId`](crate::record::HolderId) returns the same claim, so a claim whose answer
+    /// was lost can be asked for again.
     ///
-    /// The answer comes within [`request.patience`](ClaimRequest::patience), be it an error.
+    /// The answer comes within [`request.patience`](ClaimRequest::patience), even if it is an error.
     ///
     /// # Errors
     ///
-    /// When the store cannot be reached or understood. The claim may have been taken nevertheless.
+    /// The store cannot be reached or understood. The claim may have been taken nevertheless.
     fn claim(&self, request: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send;
 
-    /// Prolongs the lease of a claim to `lease` from now. It never shortens one: a renewal that was long under way takes
-    /// nothing from what was set after it, by another renewal or by [`end_lease`](Self::end_lease).
+    /// Prolongs the lease of a claim to `lease` from now.
     ///
-    /// A lease that has expired is renewed as long as nobody took over.
+    /// It never shortens a lease: a renewal that was long under way takes nothing from what was set after it, by
+    /// another renewal or by [`end_lease`](Self::end_lease). A lease that has expired is renewed unless another holder
+    /// took over.
     ///
     /// # Errors
     ///
@@ -52,14 +54,14 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Ends the lease of a claim on purpose: it lasts for `left` from now, whatever is left of it. Zero lets it expire at
-    /// once, and tells those who [watch](Self::watch).
+    /// Ends the lease of a claim on purpose: it lasts for `left` from now, whatever is left of it.
     ///
-    /// Until then the request counts as in progress, and after that as in doubt.
+    /// Zero lets the lease expire at once, and notifies the [watches](Self::watch) of the record. Until the lease ends
+    /// the request counts as in progress, and after that as in doubt.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Outdated`] when the token no longer holds the claim.
+    /// [`StoreError::Outdated`] if the token no longer holds the claim.
     fn end_lease(
         &self,
         id: &RequestIdentity,
@@ -73,8 +75,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Outdated`] when the token no longer holds the claim: nothing was recorded. Any other
-    /// error leaves open whether it was: [`load`](Self::load) tells.
+    /// [`StoreError::Outdated`] if the token no longer holds the claim: nothing was recorded. Any other error leaves
+    /// open whether the result was recorded: [`load`](Self::load) tells.
     fn complete(
         &self,
         claim: Claim,
@@ -86,38 +88,41 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Outdated`] when the token no longer holds the claim.
+    /// [`StoreError::Outdated`] if the token no longer holds the claim.
     fn release(&self, claim: Claim) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// What is known of an identity. A completed record past its retention is not.
+    /// Returns the record of an identity, or `None` if there is none or it is past its retention.
     ///
     /// # Errors
     ///
-    /// When the store cannot be reached or understood, and [`StoreError::TooFewReplicas`] when there is a result that a
-    /// failover may lose.
+    /// * The store cannot be reached or understood.
+    /// * [`StoreError::TooFewReplicas`] if there is a result that a failover may lose.
     fn load(&self, id: &RequestIdentity) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
 
-    /// Deletes at most `limit` completed records that are past their retention, and says how many.
+    /// Deletes up to `limit` completed records that are past their retention, and returns how many it deleted.
     ///
-    /// Purging is about space only: such a record counts as absent whether it is still there or not. What is in progress is
-    /// never deleted. [`purge_every`](crate::idempotency::IdempotencyBuilder::purge_every) calls it from time to time.
-    /// Claims may wait for one batch, in SQLite all of them do; so batches are small, with a pause after each
-    /// (`docs/stores.md` has what that costs). A store whose records expire
-    /// by themselves has nothing to do and answers 0.
+    /// Purging only frees space: a record past its retention counts as absent, whether or not it is deleted. A record
+    /// that is in progress is never deleted. [`purge_every`](crate::idempotency::IdempotencyBuilder::purge_every) calls
+    /// this from time to time.
+    ///
+    /// Claims may wait for one batch, and in SQLite all of them do. So batches are small, with a pause after each
+    /// (`docs/stores.md` has what that costs). A store whose records expire by themselves has nothing to do and returns
+    /// 0.
     ///
     /// # Errors
     ///
-    /// When the store cannot be reached.
+    /// The store cannot be reached.
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
-    /// What is in doubt, for somebody to [resolve](crate::idempotency::Idempotency::resolve): at most `limit` requests,
-    /// in the order of their tokens, those with a token larger than `after` only. A record that cannot be read is left out,
-    /// and told of by an event.
+    /// Lists the requests in doubt, for an operator to [resolve](crate::idempotency::Idempotency::resolve).
+    ///
+    /// Returns up to `limit` requests in the order of their tokens, only those with a token larger than `after`. A
+    /// record that cannot be read is left out, and an event tells of it.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unsupported`] where a store cannot list, which is the answer unless implemented. Otherwise, when
-    /// the store cannot be reached or understood.
+    /// * [`StoreError::Unsupported`] if the store cannot list, which is the default.
+    /// * The store cannot be reached or understood.
     fn in_doubt(
         &self,
         limit: usize,
@@ -129,15 +134,16 @@ pub trait Store: Send + Sync + 'static {
         }))
     }
 
-    /// Subscribes to changes of a record: a claim of it that ends, in whichever way and process.
+    /// Subscribes to changes of a record: to the end of a claim of it, in whichever way and process.
     ///
-    /// The subscription exists when this answers: a caller that then looks at the record and finds it in progress misses
-    /// nothing. A notification is a hint to look again, and may be lost or one too many. So a caller that waits also asks
-    /// from time to time, and often if there is no subscription, which is the answer of a store that does not notify.
+    /// The subscription exists when this returns: a caller that then looks at the record and finds it in progress
+    /// misses nothing. A notification is a hint to look again. It may be lost, and there may be one too many. So a
+    /// caller that waits also asks from time to time, and often if there is no subscription. The default is no
+    /// subscription, for a store that does not notify.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped.
+    /// The future may be dropped at any time.
     fn watch(&self, id: &RequestIdentity) -> impl Future<Output = Watch> + Send {
         let _ = id;
         std::future::ready(Watch::none())
@@ -150,16 +156,16 @@ pub trait Store: Send + Sync + 'static {
 pub struct InDoubt {
     /// The request, with the fingerprint that it was claimed with.
     pub id: RequestIdentity,
-    /// The token of the holder that did not tell.
+    /// The token of the holder that did not tell what it did.
     pub token: FencingToken,
-    /// Which attempt it was, from 1.
+    /// The number of that holder's attempt, from 1.
     pub attempt: u32,
     /// How long the lease has been over.
     pub since: Duration,
 }
 
 impl InDoubt {
-    /// A request in doubt, if its record says so.
+    /// Returns a request in doubt, if its record says so.
     #[must_use]
     pub fn of(id: RequestIdentity, record: &Record) -> Option<Self> {
         let State::InProgress { lease_expires } = record.state else {
@@ -178,7 +184,7 @@ impl InDoubt {
     }
 }
 
-/// A store that is shared.
+/// A shared store.
 impl<S: Store> Store for Arc<S> {
     fn claim(&self, request: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, StoreError>> + Send {
         S::claim(self, request)

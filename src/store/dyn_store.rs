@@ -1,4 +1,4 @@
-//! A store whose type is not named: so that what holds an `Idempotency` needs no type parameter.
+//! A store whose type is not named, so that what holds an `Idempotency` needs no type parameter.
 
 use std::fmt;
 use std::future::Future;
@@ -14,33 +14,32 @@ use super::watch::Watch;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 
-/// Any [`Store`], by a pointer. Clones share it.
+/// Any [`Store`], behind a pointer. Clones share it.
 ///
 /// Each operation costs one allocation more, for its future, and one call through a pointer.
 ///
-/// There is no work in a transaction over it, whose connection has a type: for
-/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx), name the store's.
+/// Work in a transaction is not possible over it, since its connection has a type: for
+/// [`run_in_tx`](crate::idempotency::Idempotency::run_in_tx), name the store's type.
 ///
 /// # Examples
 ///
-/// The configuration says which store it is, and the application's state does not have to:
+/// The configuration selects the store, and the type of the application's state does not depend on it:
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::Idempotency;
-/// use oneflight::identity::{RequestIdentity, Scope};
-/// use oneflight::store::{DynStore, MemoryStore};
+/// use oneflight::store::DynStore;
+/// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
 ///
 /// #[derive(Clone)]
 /// struct App {
 ///     idem: Idempotency<DynStore>,
 /// }
 ///
-/// # let in_memory = true;
-/// let store = match in_memory {
-///     true => DynStore::new(MemoryStore::new()),
-/// #   false => unreachable!(),
-///     // false => DynStore::new(RedisStore::connect(url).await?),
+/// let in_memory = true; // From your configuration.
+/// let store = if in_memory {
+///     DynStore::new(MemoryStore::new())
+/// } else {
+///     unimplemented!("DynStore::new(RedisStore::open(url).await?)")
 /// };
 /// let app = App { idem: Idempotency::builder(store).build() };
 ///
@@ -60,7 +59,7 @@ impl DynStore {
     }
 }
 
-/// Shares the store with who else holds it.
+/// Shares the store with its other owners.
 impl<S: Store> From<Arc<S>> for DynStore {
     fn from(store: Arc<S>) -> Self {
         Self(store)

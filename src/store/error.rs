@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::record::FencingToken;
 
-/// A store that could not do what it was asked, or refused to.
+/// Why a store did not do what it was asked.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -16,13 +16,13 @@ pub enum StoreError {
         /// The token that was outdated.
         token: FencingToken,
     },
-    /// Others held the store's lock for the whole time that we were ready to wait.
+    /// Others held the store's lock for as long as it was waited for.
     Busy {
         /// How long that was.
         waited: Duration,
     },
-    /// The pool had no connection to lend for as long as one was waited for: others had them all, or the server could not
-    /// be reached to make new ones.
+    /// The pool had no connection to lend for as long as one was waited for. Others had them all, or the server could
+    /// not be reached to make new ones.
     NoConnection,
     /// The database was written by a newer version of this crate.
     SchemaTooNew {
@@ -31,7 +31,7 @@ pub enum StoreError {
         /// The newest one known here.
         known: i64,
     },
-    /// A transaction was rolled back by the store: nothing that it did was kept.
+    /// The store rolled a transaction back: nothing that the transaction did was kept.
     RolledBack {
         /// Why.
         source: Arc<dyn Error + Send + Sync>,
@@ -39,21 +39,21 @@ pub enum StoreError {
     /// The work ended the transaction that it was given, or went on after an error that ended it. Nothing that it did
     /// was kept.
     TransactionEnded,
-    /// The work was over before it had dropped the transaction that it was given. Nothing of the transaction was or will be
-    /// kept.
+    /// The work was over before it had dropped the transaction that it was given. Nothing of the transaction was kept
+    /// or will be.
     TransactionEscaped,
-    /// The work ended the transaction that it was given, or did not drop it, in a store that cannot prevent that something is
-    /// kept. What it had done by then may have been committed without a record; the request is in doubt, and
-    /// [held](crate::record::Record::held).
+    /// The work ended the transaction that it was given, or did not drop it, and the store cannot prevent that
+    /// something is kept. What the work had done by then may have been committed without a record. The request is in
+    /// doubt, and [held](crate::record::Record::held).
     CommittedByWork,
-    /// The server has done what it was asked, or found it done, but fewer replicas acknowledged it than is wanted, so that a
+    /// The server has done what it was asked, or found it done, but fewer replicas acknowledged it than were wanted. A
     /// failover may lose it.
     TooFewReplicas {
-        /// How many did.
+        /// How many replicas acknowledged it.
         acknowledged: u32,
         /// How many should have.
         wanted: u32,
-        /// For how long they were waited for.
+        /// How long they were waited for.
         waited: Duration,
     },
     /// A record does not make sense.
@@ -61,7 +61,7 @@ pub enum StoreError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// A name for our tables or keys that is not one.
+    /// A name for our tables or keys is not valid.
     InvalidName {
         /// What is wrong with it.
         what: &'static str,
@@ -73,7 +73,7 @@ pub enum StoreError {
     },
     /// The store could not be reached, or failed.
     Unavailable {
-        /// How.
+        /// How it failed.
         source: Arc<dyn Error + Send + Sync>,
     },
 }
@@ -86,7 +86,7 @@ impl StoreError {
         }
     }
 
-    /// Wraps what kept a transaction from being committed.
+    /// Wraps the reason why a transaction was not committed.
     pub fn rolled_back(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::RolledBack {
             source: source.into().into(),
@@ -100,7 +100,7 @@ impl fmt::Display for StoreError {
             Self::Outdated { token } => write!(
                 f,
                 "claim {token} is outdated: its lease expired and another holder took over, \
-                 or it was given back"
+                 or it was given back; nothing was changed"
             ),
             Self::Busy { waited } => write!(
                 f,
@@ -125,11 +125,11 @@ impl fmt::Display for StoreError {
             ),
             Self::TransactionEscaped => f.write_str(
                 "the work was over before it had dropped the transaction that it was given; nothing of it was kept; do not \
-                 store it, nor leave it to a task that the work does not wait for",
+                 keep the transaction, nor leave it to a task that the work does not wait for",
             ),
             Self::CommittedByWork => f.write_str(
                 "the work ended the transaction that it was given, or let it escape; what it had done by then may have been \
-                 kept, without a record of it; find out and resolve the request, and do not commit or roll back inside",
+                 kept, without a record of it; find out, resolve the request, and do not commit or roll back inside",
             ),
             Self::TooFewReplicas {
                 acknowledged,
@@ -140,7 +140,10 @@ impl fmt::Display for StoreError {
                 "{acknowledged} replicas acknowledged what was written within {waited:?}, and {wanted} should have; a failover \
                  may lose it; see whether replicas are connected and keep up"
             ),
-            Self::Corrupt { what } => write!(f, "a record in the store is corrupt: {what}"),
+            Self::Corrupt { what } => write!(
+                f,
+                "a record in the store is corrupt: {what}; look at the record, and at what else writes to the store"
+            ),
             Self::InvalidName { what } => write!(f, "tables or keys cannot be named like this: {what}"),
             Self::Unsupported { advice } => f.write_str(advice),
             Self::Unavailable { source } => write!(f, "the store is not available: {source}"),

@@ -1,15 +1,15 @@
 //! A store in memory: for tests, and for services that are one process.
 //!
-//! The records stand in a concurrent map, by identity. Each operation is one step within its entry, so that two of one
-//! identity exclude each other, and two of different ones only by chance.
+//! The records stand in a concurrent map, by identity. Each operation is one step within its entry. So two operations
+//! on one identity exclude each other, and two on different ones only by chance.
 //!
-//! Purging finds what is past its retention in an index of its own, by expiry. Only `complete` writes there, after it has
-//! left the record's entry. The index is sharded by token, so that completions do not wait for each other. A record that
-//! is replaced after its retention leaves its place in the index to the next purge, which compares tokens.
+//! Purging finds what is past its retention in an index by expiry. Only `complete` writes there, after it has left the
+//! record's entry. The index is sharded by token, so that completions do not wait for each other. A record that is
+//! replaced after its retention leaves its place in the index to the next purge, which compares tokens.
 //!
-//! Against one lock over everything, two threads with keys of their own need half the time (claim and complete 0.54 ×, claim
-//! and load 0.48 ×). Two that load one and the same key need more (1.8 ×); but duplicates in a process share a flight, and do
-//! not come here.
+//! Against one lock over everything, two threads with keys of their own need half the time (claim and complete 0.54 ×,
+//! claim and load 0.48 ×). Two threads that load one and the same key need more (1.8 ×). But duplicates in a process
+//! share a flight, and do not come here.
 //!
 //! Nothing waits while a lock is held, and none is held while the clock is read or a task is woken.
 
@@ -31,9 +31,9 @@ use super::watch::{Watch, Watchers};
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 
-/// How many keys may be waited for by notification at a time.
+/// The most keys that may be waited for by notification at a time.
 const MOST_WATCHED: usize = 65_536;
-/// Into how many parts the index by expiry is divided.
+/// The number of parts into which the index by expiry is divided.
 const SHARDS: usize = 16;
 
 /// Keeps records in memory. Clones share them; they die with the process.
@@ -42,7 +42,8 @@ const SHARDS: usize = 16;
 ///
 /// ```
 /// use std::time::Duration;
-/// use oneflight::store::{ManualClock, MemoryStore};
+/// use oneflight::store::ManualClock;
+/// use oneflight::MemoryStore;
 ///
 /// // With a clock of the test's own, leases and retention end without sleeping.
 /// let clock = ManualClock::new();
@@ -54,7 +55,7 @@ const SHARDS: usize = 16;
 pub struct MemoryStore(Arc<Records>);
 
 struct Records {
-    /// The identities have no fingerprint: their records may have another one each time.
+    /// The identities have no fingerprint, since their records may have another one each time.
     by_id: DashMap<RequestIdentity, Record, RandomState>,
     by_expiry: [Mutex<Expiries>; SHARDS],
     last_token: AtomicU64,
@@ -66,13 +67,13 @@ struct Records {
 type Expiries = BTreeMap<(Timestamp, FencingToken), RequestIdentity>;
 
 impl MemoryStore {
-    /// An empty store on the machine's clock.
+    /// Makes an empty store on the machine's clock.
     #[must_use]
     pub fn new() -> Self {
         Self::with_clock(SystemClock::default())
     }
 
-    /// An empty store on a clock of the caller's.
+    /// Makes an empty store on this clock.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
         Self(Arc::new(Records {
@@ -84,13 +85,13 @@ impl MemoryStore {
         }))
     }
 
-    /// How many records there are, those past their retention included.
+    /// Returns the number of records, those past their retention included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.by_id.len()
     }
 
-    /// Whether there is no record.
+    /// Returns whether there is no record.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -120,7 +121,7 @@ impl Records {
         &self.by_expiry[token.get() as usize % SHARDS]
     }
 
-    /// By what an identity is known to those who wait.
+    /// Returns the number under which an identity is watched.
     fn watched_as(&self, id: &RequestIdentity) -> u64 {
         self.by_id.hasher().hash_one(id)
     }
@@ -150,7 +151,7 @@ impl Records {
         }
     }
 
-    /// Sets when the lease of a claim expires, by when it does so now.
+    /// Sets when the lease of a claim expires, from when it does so now.
     fn set_lease(
         &self,
         id: &RequestIdentity,

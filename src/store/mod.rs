@@ -1,8 +1,8 @@
 //! Where records are kept: the [`Store`] trait, what passes through it, and the stores that come along.
 //!
-//! A store moves the [record](crate::record) of a request identity from absent to in progress to
-//! completed, each time in **one atomic step**, on **its own clock**. It does not know what the work is, runs
-//! nothing, and does not look into a result.
+//! A store moves the [record](crate::record) of a request identity from absent to in progress to completed, each time
+//! in **one atomic step**, on **its own clock**. It does not know what the work is, runs nothing, and does not look
+//! into a result.
 //!
 //! | store | for |
 //! | --- | --- |
@@ -15,16 +15,21 @@
 //!
 //! # Writing one
 //!
-//! Implement [`Store`]; let [`decide`] make the decision inside your atomic step; then run the
-//! conformance suite (crate `oneflight-conformance`), which takes about ten lines. What the stores here share is there for
-//! yours as well: [`Watchers`] for who waits, [`Turn`] for one writer, [`jitter`] for pauses, [`find`] and [`is_caused_by`] for
-//! errors of a driver, [`report_unreadable`] for what nobody can read.
+//! Implement [`Store`]. Let [`decide`] make the decision inside your atomic step. Then run the conformance suite (crate
+//! `oneflight-conformance`), which takes about ten lines.
 //!
-//! A store that queues its writers has a [`Turn`], so that work which would wait for itself is told so.
+//! What the stores here share is there for yours as well: [`Watchers`] for callers that wait, [`Turn`] for one writer,
+//! [`jitter`] for pauses, [`find`] and [`is_caused_by`] for errors of a driver, [`report_unreadable`] for records that
+//! cannot be read.
 //!
-//! What a store must never do: hand out a token that is not larger than all before it, also after
-//! everything was purged; use the clock of the machine that asks; forget a record that is in progress
-//! (it may be the only trace of a mutation that was cut short: [`purge`](Store::purge) leaves it alone).
+//! A store that queues its writers has a [`Turn`], so that work which would wait for itself gets an error.
+//!
+//! A store must never
+//!
+//! * hand out a token that is not larger than all before it, also after everything was purged;
+//! * use the clock of the machine that asks;
+//! * forget a record that is in progress: it may be the only trace of a mutation that was cut short, so
+//!   [`purge`](Store::purge) leaves it alone.
 
 mod claim;
 mod clock;

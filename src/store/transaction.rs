@@ -7,7 +7,7 @@
 //!      └──not granted──▶ the work is not called
 //! ```
 //!
-//! There is no lease: the claim lives and dies with the transaction, and nobody else sees it.
+//! There is no lease: the claim lives and dies with the transaction, and nothing else sees it.
 
 use std::error::Error;
 use std::fmt;
@@ -25,63 +25,62 @@ use crate::record::RecordedResult;
 
 /// A store in whose own transaction the work can run.
 ///
-/// The store [lends](OpenTransaction::lend) the work what it holds of the transaction, and [takes it back](Loan::take_back)
-/// when the work's future is over and dropped:
+/// The store [lends](OpenTransaction::lend) the work what it holds of the transaction, and [takes it
+/// back](Loan::take_back) when the work's future is over and dropped:
 ///
 /// ```
-/// # use oneflight::store::{Denied, Ending, OpenTransaction, StoreError};
-/// # use std::future::Future;
-/// # struct Guard(u32);
-/// # impl std::ops::Deref for Guard { type Target = u32; fn deref(&self) -> &u32 { &self.0 } }
-/// # impl std::ops::DerefMut for Guard { fn deref_mut(&mut self) -> &mut u32 { &mut self.0 } }
-/// # async fn example<F: Future<Output = (Ending, R)>, R>(
-/// #     guard: Guard, work: impl FnOnce(OpenTransaction<u32, ()>) -> F,
-/// # ) -> Result<R, StoreError> {
-/// // `guard` derefs to the connection, and closes it when it is dropped.
-/// let (open, loan) = OpenTransaction::lend(guard, (), 1);
-/// let (ending, value) = work(open).await;
-/// let Ok(guard) = loan.take_back() else {
-///     // Only once it is certain that nothing is kept.
-///     return Err(StoreError::TransactionEscaped);
-/// };
-/// // End the transaction of `guard` as `ending` says.
-/// # let _ = (guard, ending);
-/// # Ok(value)
-/// # }
+/// use oneflight::store::{Ending, OpenTransaction, StoreError};
+/// use std::ops::DerefMut;
+///
+/// /// The middle of `transact`. `guard` derefs to the connection, and closes it when it is dropped.
+/// async fn lend<C, G, W, F, R>(guard: G, work: W) -> Result<(G, Ending, R), StoreError>
+/// where
+///     C: Send + 'static,
+///     G: DerefMut<Target = C> + Send + 'static,
+///     W: FnOnce(OpenTransaction<C, ()>) -> F,
+///     F: Future<Output = (Ending, R)>,
+/// {
+///     let (open, loan) = OpenTransaction::lend(guard, (), 1);
+///     let (ending, value) = work(open).await;
+///     let Ok(guard) = loan.take_back() else {
+///         // Only once it is certain that nothing is kept.
+///         return Err(StoreError::TransactionEscaped);
+///     };
+///     Ok((guard, ending, value)) // Now end the transaction of `guard` as `ending` says.
+/// }
 /// ```
 pub trait TransactionalStore: Store {
     /// What the work runs its statements on.
     type Connection: Send + 'static;
 
-    /// Under which names the store's tables stand, as far as they differ between stores of this type: `()` if they do
-    /// not.
+    /// The names of the store's tables, as far as they differ between stores of this type: `()` if they do not.
     ///
-    /// It goes with the connection, for code that writes to tables of the store's in the transaction of the work.
+    /// They go with the connection, for code that writes to tables of the store's in the transaction of the work.
     type Names: Clone + Send + Sync + 'static;
 
     /// Begins a transaction, claims in it, runs the work, and ends the transaction as the work says.
     ///
-    /// `request.lease` is of no account. A claim that is held outside of a transaction is respected, and the
-    /// other way round. Unless the claim is granted, the work is not called. A commit whose answer is
-    /// lost is looked up, so that the answer here is the truth.
+    /// `request.lease` is ignored. A claim that is held outside of a transaction is respected, and the other way round.
+    /// Unless the claim is granted, the work is not called. A commit whose answer is lost is looked up, so that the
+    /// answer here is the truth.
     ///
     /// The transaction ends when the future of the work is over and dropped. If the work has not dropped the
     /// [`OpenTransaction`] by then, the transaction has escaped, and nothing of it may be kept.
     ///
     /// # Errors
     ///
-    /// * [`StoreError::RolledBack`] when nothing was kept.
-    /// * [`StoreError::TransactionEnded`] when that is because the work ended the transaction itself.
-    /// * [`StoreError::TransactionEscaped`] when that is because the transaction escaped. Work that wants to be rolled
+    /// * [`StoreError::RolledBack`] if nothing was kept.
+    /// * [`StoreError::TransactionEnded`] if that is because the work ended the transaction itself.
+    /// * [`StoreError::TransactionEscaped`] if that is because the transaction escaped. Work that wants to be rolled
     ///   back may get its own answer instead.
-    /// * [`StoreError::CommittedByWork`] when the work ended the transaction, or let it escape, in a store that can't
+    /// * [`StoreError::CommittedByWork`] if the work ended the transaction, or let it escape, in a store that cannot
     ///   prevent that something is kept.
     ///
     /// Any other error before the work is called means that nothing was done; after that, it leaves open what was.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it has answered, the transaction is rolled back, or was committed as a whole.
+    /// If the future is dropped before it has answered, the transaction is rolled back, or was committed as a whole.
     fn transact<W, F, R>(
         &self,
         request: ClaimRequest,
@@ -92,24 +91,26 @@ pub trait TransactionalStore: Store {
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static;
 
-    /// Whether an error, of the work or of [`transact`](Self::transact), says that the transaction lost to another one
-    /// and may be run again from its start: a serialization failure or a deadlock. Its causes are looked at as well.
+    /// Returns whether an error, of the work or of [`transact`](Self::transact), says that the transaction lost to
+    /// another one and may be run again from its start: a serialization failure or a deadlock. The causes of the error
+    /// are looked at as well.
     fn is_conflict(&self, error: &(dyn Error + 'static)) -> bool {
         let _ = error;
         false
     }
 
-    /// Whether an error, of the work or of [`transact`](Self::transact), says that the database refused what it was asked
-    /// for and will again: a violated constraint, or a value that does not fit its column. Its causes are looked at as
-    /// well.
+    /// Returns whether an error, of the work or of [`transact`](Self::transact), says that the database rejected what
+    /// it was asked for and will again: a violated constraint, or a value that does not fit its column. The causes of
+    /// the error are looked at as well.
     fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
         let _ = error;
         false
     }
 }
 
-/// Finds the first error of this type among an error and its causes. A [`StoreError`] that names its source in its own
-/// message is looked into as well.
+/// Returns the first error of this type among an error and its causes.
+///
+/// The source of a [`StoreError`] counts as well if the error names it in its own message.
 ///
 /// ```
 /// use oneflight::store::{StoreError, find};
@@ -123,18 +124,19 @@ pub fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Returns whether this error, or one among its causes, is of the type `E` and `is_it` holds of it.
+/// Returns whether this error, or one among its causes, is of the type `E` and satisfies `is_it`.
 ///
-/// A store answers [`is_conflict`](TransactionalStore::is_conflict) and [`is_violation`](TransactionalStore::is_violation) with
-/// it: the errors of its driver reach it inside of others. The source that a [`StoreError`] tells of itself counts as well.
+/// A store implements [`is_conflict`](TransactionalStore::is_conflict) and
+/// [`is_violation`](TransactionalStore::is_violation) with it, since the errors of its driver reach it inside of
+/// others. The source of a [`StoreError`] counts as well if the error names it in its own message.
 ///
 /// ```
 /// use oneflight::store::{StoreError, is_caused_by};
 /// use std::io::{Error, ErrorKind};
 ///
 /// let timed_out = |error: &Error| error.kind() == ErrorKind::TimedOut;
-/// let late = StoreError::unavailable(Error::from(ErrorKind::TimedOut));
-/// assert!(is_caused_by(&late, timed_out));
+/// let rolled_back = StoreError::rolled_back(Error::from(ErrorKind::TimedOut));
+/// assert!(is_caused_by(&rolled_back, timed_out));
 /// assert!(!is_caused_by(&StoreError::NoConnection, timed_out));
 /// ```
 pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&E) -> bool) -> bool {
@@ -145,7 +147,7 @@ pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static), is_it: im
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| {
         match error.downcast_ref() {
-            // It names its source in its own message, and so passes it over in `source`.
+            // It names its source in its own message, and so skips it in `source`.
             Some(StoreError::RolledBack { source } | StoreError::Unavailable { source }) => Some(&**source),
             _ => error.source(),
         }
@@ -169,10 +171,10 @@ pub struct OpenTransaction<C: 'static, N> {
 pub struct Loan<G>(Arc<Mutex<G>>);
 
 impl<C: 'static, N> OpenTransaction<C, N> {
-    /// Lends what the store holds of a transaction, as the given attempt at its request: 1 unless an earlier holder outside
-    /// of a transaction died.
+    /// Lends what the store holds of a transaction, for the given attempt at its request: 1 unless an earlier holder
+    /// outside of a transaction died.
     ///
-    /// If the guard comes back when [`Loan`] is gone, it is dropped: it must close its connection then.
+    /// If the guard comes back when the [`Loan`] is gone, it is dropped: it must close its connection then.
     pub fn lend<G>(guard: G, names: N, attempt: u32) -> (Self, Loan<G>)
     where
         G: DerefMut<Target = C> + Send + 'static,
@@ -189,13 +191,13 @@ impl<C: 'static, N> OpenTransaction<C, N> {
         (open, Loan(home))
     }
 
-    /// Which attempt at its request it is.
+    /// Returns the number of the attempt at the request.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Under which names the store's tables stand.
+    /// Returns the names of the store's tables.
     #[must_use]
     pub fn names(&self) -> &N {
         &self.names
@@ -207,7 +209,7 @@ impl<G> Loan<G> {
     ///
     /// # Errors
     ///
-    /// Itself, if the transaction was not dropped: it has escaped.
+    /// The loan itself, if the transaction was not dropped: it has escaped.
     pub fn take_back(self) -> Result<G, Self> {
         Arc::try_unwrap(self.0).map(Mutex::into_inner).map_err(Self)
     }
@@ -241,22 +243,24 @@ impl<G> fmt::Debug for Loan<G> {
     }
 }
 
-/// How the work wants its transaction to end. A store has to know every way, so another one would be a breaking change.
+/// How the work wants its transaction to end.
+///
+/// A store has to know every way, so another one would be a breaking change.
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Ending {
     /// Keep the work's rows and record the result.
     Commit {
-        /// What to replay.
+        /// The result to replay.
         result: RecordedResult,
-        /// For how long.
+        /// How long to replay it.
         retention: Duration,
     },
     /// Roll the work's rows back and record the result.
     Decline {
-        /// What to replay.
+        /// The result to replay.
         result: RecordedResult,
-        /// For how long.
+        /// How long to replay it.
         retention: Duration,
     },
     /// Roll everything back, so that nothing is kept even if the transaction was ended before.

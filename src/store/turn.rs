@@ -1,10 +1,11 @@
-//! How work that would wait for itself is told so, in a store with one writer.
+//! How a store with one writer tells work that it would wait for itself.
 //!
-//! Which [`Turn`] work has stands in a task-local while it is polled, and is carried into a flight that it begins, of
-//! whichever store: another task may poll that. What passes through a task that the user spawns cannot be seen.
+//! The [`Turn`] that work has stands in a task-local while the work is polled. It is carried into a flight that the
+//! work begins, of whichever store, since another task may poll that flight. What passes through a task that the user
+//! spawns cannot be seen.
 //!
-//! A flight that the work does not begin but joins waits for turns of its own accord. It shows by its [`Sign`] for which,
-//! as long as it waits, so that work which has that turn does not wait for it.
+//! A flight that the work does not begin but joins waits for turns of its own accord. While it waits, its [`Sign`]
+//! shows for which turn, so that work which has that turn does not wait for the flight.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,18 +21,18 @@ tokio::task_local! {
     static SIGN: Sign;
 }
 
-/// A right to write that one piece of work has at a time: of a store that queues its writers.
+/// The right to write, which one piece of work has at a time, in a store that queues its writers.
 ///
-/// Work that has the turn and calls its own store again would wait for itself. With this, it gets an error at once: when it
-/// asks the store, when it begins a flight that does, and when it joins one that waits for the turn. A store whose writers
-/// do not wait for each other has no use for it, and pays nothing.
+/// Work that has the turn and calls its own store again would wait for itself. With this it gets an error at once: when
+/// it asks the store, when it begins a flight that does, and when it joins one that waits for the turn. A store whose
+/// writers do not wait for each other has no use for this, and pays nothing.
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), oneflight::store::StoreError> {
 /// use oneflight::store::{StoreError, Turn};
 /// use tokio::sync::Mutex;
 ///
-/// /// The writers of a store of one's own.
+/// /// The writers of a store of your own.
 /// #[derive(Default)]
 /// struct Writer {
 ///     turn: Turn,
@@ -56,7 +57,7 @@ tokio::task_local! {
 pub struct Turn(u64);
 
 impl Turn {
-    /// A turn that no other store has. Clones of the store have it in common.
+    /// Makes a turn that no other store has. Clones of the store have it in common.
     #[must_use]
     pub fn new() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
@@ -68,7 +69,7 @@ impl Turn {
         TURN.scope(Some(self), work)
     }
 
-    /// Waits for the turn, for as long as `queue` takes, and shows it to the callers that share the flight.
+    /// Waits for the turn, for as long as `queue` takes, and shows that to the callers that share the flight.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl Turn {
     ///
     /// # Cancel safety
     ///
-    /// May be dropped, and `queue` is with it.
+    /// The future may be dropped, and drops `queue`.
     pub async fn wait_for<Q: Future>(self, queue: Q) -> Result<Q::Output, StoreError> {
         if Self::current() == Some(self) {
             return Err(waits_for_itself());
@@ -86,7 +87,7 @@ impl Turn {
         Ok(queue.await)
     }
 
-    /// The turn of the code that runs now, if it has one.
+    /// Returns the turn of the code that runs now, if it has one.
     pub(crate) fn current() -> Option<Self> {
         TURN.try_with(|turn| *turn).ok().flatten()
     }
@@ -98,7 +99,7 @@ impl Default for Turn {
     }
 }
 
-/// What is said to work that waits for its own turn.
+/// The error for work that waits for its own turn.
 pub(crate) fn waits_for_itself() -> StoreError {
     StoreError::Unsupported {
         advice: "work in a transaction called the store that the transaction belongs to, and would wait for \
@@ -111,7 +112,7 @@ pub(crate) fn waits_for_itself() -> StoreError {
 pub(crate) struct Sign(watch::Sender<Option<Turn>>);
 
 impl Sign {
-    /// Runs a flight under this sign, which was begun by work with this turn, if with any.
+    /// Runs a flight under this sign, begun by work with this turn, if any.
     pub(crate) fn scope<W: Future>(self, turn: Option<Turn>, flight: W) -> impl Future<Output = W::Output> + use<W> {
         SIGN.scope(self, TURN.scope(turn, flight))
     }
@@ -119,7 +120,7 @@ impl Sign {
     /// Waits until the flight waits for this turn.
     pub(crate) async fn says(&self, turn: Turn) {
         let mut sign = self.0.subscribe();
-        // The sender is this one, so there is one for as long as this is waited for.
+        // The sender is this one, so it exists for as long as this waits.
         let _ = sign.wait_for(|shown| *shown == Some(turn)).await;
     }
 

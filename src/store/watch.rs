@@ -6,10 +6,10 @@
 //! ```
 //!
 //! A [`Watch`] is one caller's subscription. [`Watchers`] is the registry behind it: one place for all stores, which
-//! tell it what they hear (their own changes, LISTEN/NOTIFY, pub/sub) and never learn who listens. What is told is
-//! "look again", not what has changed: a notification too many does no harm, so identities are known by a digest. If
-//! the source of a store falls silent, its registry is closed: every watch ends, and callers that wait poll until it
-//! is open again.
+//! tell it what they hear (their own changes, LISTEN/NOTIFY, pub/sub) and never learn which callers listen. A
+//! notification says "look again", not what has changed, and one too many does no harm; so identities are known by a
+//! digest. If the source of a store falls silent, its registry is closed: every watch ends, and callers that wait poll
+//! until it is open again.
 
 use std::any::Any;
 use std::fmt;
@@ -22,8 +22,8 @@ use tokio::sync::watch;
 
 /// One caller's subscription to changes of one record. Made by [`Store::watch`](super::Store::watch).
 ///
-/// It exists before its holder looks at the record; so what changes between that look and [`changed`](Self::changed) is
-/// not missed.
+/// It exists before its caller looks at the record, so a change between that look and [`changed`](Self::changed) is not
+/// missed.
 ///
 /// A store of your own makes one from a receiver that hears of each change:
 ///
@@ -44,14 +44,14 @@ use tokio::sync::watch;
 #[must_use = "a watch that is dropped hears nothing"]
 pub struct Watch {
     changes: Option<watch::Receiver<()>>,
-    /// What is given up when this is dropped; before the place, so that no one else's is asked for first.
+    /// Released when this is dropped; before the place, so that it is gone before another watch asks for the same.
     _held: Option<Box<dyn Any + Send + Sync>>,
-    /// Leaves the registry then; after the receiver, which is counted there.
+    /// Leaves the registry when dropped; after the receiver, which is counted there.
     _place: Option<Place>,
 }
 
 impl Watch {
-    /// Makes no subscription: a caller that waits has to poll.
+    /// Returns no subscription: a caller that waits has to poll.
     pub fn none() -> Self {
         Self {
             changes: None,
@@ -60,7 +60,7 @@ impl Watch {
         }
     }
 
-    /// A subscription to whatever is sent from now on. When the sender is gone, the watch is [none](Self::is_none).
+    /// Subscribes to what is sent from now on. When the sender is gone, the watch [is none](Self::is_none).
     pub fn new(changes: watch::Receiver<()>) -> Self {
         Self {
             changes: Some(changes),
@@ -69,24 +69,25 @@ impl Watch {
         }
     }
 
-    /// Keeps something for as long as the watch lives: a subscription at the server, say, that ends when this is dropped.
+    /// Keeps a value for as long as the watch lives, such as a subscription at the server that ends when the value is
+    /// dropped.
     pub fn holding(mut self, held: impl Any + Send + Sync) -> Self {
         self._held = Some(Box::new(held));
         self
     }
 
-    /// Returns whether nothing is ever heard here, so that a caller that waits has to poll.
+    /// Returns whether no change is ever heard here, so that a caller that waits has to poll.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.changes.is_none()
     }
 
-    /// Waits until the record may have changed since this was made or last answered, or the source has fallen silent.
-    /// For ever, if this [is none](Self::is_none).
+    /// Waits until the record may have changed since this was made or last returned, or until the source has fallen
+    /// silent. Waits forever if this [is none](Self::is_none).
     ///
     /// # Cancel safety
     ///
-    /// May be dropped and called again: nothing is missed.
+    /// The future may be dropped, and this be called again: nothing is missed.
     pub async fn changed(&mut self) {
         match &mut self.changes {
             None => pending().await,
@@ -107,9 +108,9 @@ impl fmt::Debug for Watch {
 
 /// The watches of this process: the registry behind [`Store::watch`](super::Store::watch). Clones share it.
 ///
-/// A store makes one, subscribes callers to it, and tells it of each change that it hears of: its own, and those that its
-/// server notifies it of. A record is known by a number, such as a digest of its identity. Of two records with one number,
-/// one is looked at again when the other changes, which does no harm.
+/// A store makes one, subscribes callers to it, and notifies it of each change that it hears of: its own, and those
+/// that its server notifies it of. A record is known by a number, such as a digest of its identity. If two records have
+/// one number, a change of one has the other looked at again, which does no harm.
 ///
 /// ```
 /// # #[tokio::main] async fn main() {
@@ -128,7 +129,7 @@ impl fmt::Debug for Watch {
 /// assert!(!watchers.watch(7).is_none());
 /// # }
 /// ```
-// A concurrent map, so that what happens to one key holds up no other. No lock is held while anybody is woken: a sender
+// A concurrent map, so that what happens to one key holds up no other. No lock is held while a task is woken: a sender
 // is used, and dropped, as a copy outside.
 #[derive(Clone)]
 pub struct Watchers(Arc<Registry>);
@@ -143,8 +144,8 @@ struct Registry {
 }
 
 impl Watchers {
-    /// Makes an open registry, which limits the number of keys that are watched at a time. Any number of callers may watch
-    /// one key.
+    /// Makes an open registry. `most_keys` limits the number of keys that are watched at a time; any number of callers
+    /// may watch one key.
     #[must_use]
     pub fn new(most_keys: usize) -> Self {
         Self(Arc::new(Registry {
@@ -170,7 +171,7 @@ impl Watchers {
         }
     }
 
-    /// Tells everyone who watches this key to look again.
+    /// Notifies all watches of this key, so that their callers look again.
     pub fn notify(&self, key: u64) {
         let changes = self.0.by_key.get(&key).map(|changes| changes.clone());
         if let Some(changes) = changes {
@@ -178,7 +179,7 @@ impl Watchers {
         }
     }
 
-    /// Limits the number of keys that are watched at a time from now on. What is watched already stays.
+    /// Limits the number of keys that are watched at a time, from now on. What is watched already stays.
     pub fn bound(&self, most_keys: usize) {
         self.0.most_keys.store(most_keys, Ordering::SeqCst);
     }

@@ -5,7 +5,8 @@
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), oneflight_conformance::Failure> {
-//! use oneflight::store::{ManualClock, MemoryStore};
+//! use oneflight::store::ManualClock;
+//! use oneflight::MemoryStore;
 //!
 //! let clock = ManualClock::new();
 //! oneflight_conformance::run_with(

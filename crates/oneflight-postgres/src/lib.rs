@@ -115,8 +115,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::Idempotency;
-/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight::{Idempotency, RequestIdentity, Scope};
 /// use oneflight_postgres::PostgresStore;
 /// use sqlx::postgres::PgPool;
 ///

@@ -98,8 +98,7 @@ pub use options::RedisOptions;
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use oneflight::idempotency::Idempotency;
-/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight::{Idempotency, RequestIdentity, Scope};
 /// use oneflight_redis::RedisStore;
 ///
 /// let idem = Idempotency::builder(RedisStore::open("redis://localhost/").await?).build();

@@ -89,8 +89,7 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("orders.db");
-/// use oneflight::idempotency::{Idempotency, Rollback};
-/// use oneflight::identity::{RequestIdentity, Scope};
+/// use oneflight::{Idempotency, RequestIdentity, Rollback, Scope};
 /// use oneflight_sqlite::SqliteStore;
 ///
 /// let store = SqliteStore::open(path).await?;

@@ -1,4 +1,4 @@
-//! The way to a claim: asking, waiting for the holder that there is, and what to do about the dead.
+//! The way to a claim: asking, waiting for the holder that there is, and what to do about a dead one.
 //!
 //! ```text
 //!          ┌──────────── again ─────────────┐
@@ -11,12 +11,12 @@
 //!      └────────────▶ granted
 //! ```
 //!
-//! The deadline is the latest of all callers that share the flight, and may come to be later while this waits.
+//! The deadline is the latest of all callers that share the flight. It may move to a later time while this waits.
 //!
-//! It does not know whether the claim is held by a lease or by a transaction. Nor does waiting hold anything of the
-//! store's but a subscription, which exists before the store is asked once more: so no change falls between the
-//! question and the wait. A notification may be lost all the same, so the store is asked now and then; often, if there
-//! is no subscription.
+//! This does not know whether the claim is held by a lease or by a transaction. While it waits it holds nothing of the
+//! store's but a subscription. The subscription exists before the store is asked once more, so no change falls between
+//! the question and the wait. A notification may be lost all the same, so the store is asked from time to time, and
+//! often if there is no subscription.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ impl<'a, S: Store> Acquire<'a, S> {
         }
     }
 
-    /// The claim, with a lease that runs. Unless it is granted, nothing of it is left behind.
+    /// Returns the claim, with a lease that runs. If the claim is not granted, nothing of it is left behind.
     pub(in crate::idempotency) async fn claim(mut self) -> Result<Acquired<S>, Error> {
         loop {
             let until = self.until();
@@ -98,7 +98,7 @@ impl<'a, S: Store> Acquire<'a, S> {
         }
     }
 
-    /// Asks for a claim; `None` is to ask again.
+    /// Asks for a claim. `None` means that it is to be asked again.
     async fn ask_and_follow(&mut self) -> Result<Option<Acquired<S>>, Error> {
         let id = self.known_as.as_ref().unwrap_or(&self.case.id);
         let settled = match self.asked.ask(id, self.takeover, self.progress).await {
@@ -123,7 +123,7 @@ impl<'a, S: Store> Acquire<'a, S> {
         Error::store(&self.case.id, error, effect)
     }
 
-    /// What a transaction is asked for with.
+    /// The request for a claim that a transaction is asked with.
     pub(in crate::idempotency) fn request(&self) -> ClaimRequest {
         let id = self.known_as.as_ref().unwrap_or(&self.case.id);
         ClaimRequest::new(id, self.case.shared.lease)
@@ -132,7 +132,7 @@ impl<'a, S: Store> Acquire<'a, S> {
             .patience(self.progress.patience())
     }
 
-    /// Until when an answer to that is waited for.
+    /// Until when an answer to that request is waited for.
     pub(in crate::idempotency) fn deadline(&self) -> Instant {
         after(self.progress.answer_patience())
     }
@@ -142,7 +142,7 @@ impl<'a, S: Store> Acquire<'a, S> {
         self.progress.until()
     }
 
-    /// Whether a wait that was until then is over, and another caller has asked for a longer one meanwhile.
+    /// Returns whether a wait that was until then is over, and another caller has asked for a longer one meanwhile.
     pub(in crate::idempotency) fn goes_on(&self, until: Instant) -> bool {
         Instant::now() >= until && !self.progress.left().is_zero()
     }
@@ -152,8 +152,9 @@ impl<'a, S: Store> Acquire<'a, S> {
         pause(jittered(FIRST_PAUSE * (1 << retried.min(5)))).await;
     }
 
-    /// What to tell a caller that did not get the store's lock. This call did nothing. When the wait is over, what is known of
-    /// the request is its record: the lock may have been held for any other, or for this one where nobody can see it.
+    /// What a caller is told that did not get the store's lock. This call did nothing. When the wait is over, what is
+    /// known of the request is its record. The lock may have been held for another request, or for this one where that
+    /// cannot be seen.
     pub(in crate::idempotency) async fn locked_out(&self, error: StoreError) -> Result<Settled, Error> {
         let nothing_known = |error| Err(self.store_failed(error, Effect::Nothing));
         if !self.progress.left().is_zero() {
@@ -183,7 +184,7 @@ impl<'a, S: Store> Acquire<'a, S> {
         self.settled(told(&self.case.id, denied)?)
     }
 
-    /// What follows from a claim that is not granted; `None` is to ask again.
+    /// What follows from a claim that is not granted. `None` means that it is to be asked again.
     pub(in crate::idempotency) async fn follow(&mut self, denied: Denied) -> Result<Option<Settled>, Error> {
         match denied {
             Denied::Conflict if self.case.shared.missing_fingerprint != MissingFingerprint::Conflict => {
@@ -262,7 +263,7 @@ impl<'a, S: Store> Acquire<'a, S> {
             pause = self.pause;
             self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
         }
-        // Not much longer than the lease: a dead holder is to be noticed when it ends.
+        // Not much longer than the lease: a dead holder is to be noticed when its lease ends.
         let pause = jittered(pause).min(lease_remaining.max(FIRST_PAUSE)).min(left);
         let _ = within(pause, self.watch.changed()).await;
         true
@@ -290,8 +291,8 @@ impl<'a, S: Store> Acquire<'a, S> {
             }
             Resolution::Completed(encoded) => {
                 encoded.check(shared.format).map_err(|error| error.of(id))?;
-                // As a holder of its own: should this claim be granted late, when its answer is not waited for any more, it
-                // must not be found by the next question, which is asked in order to work.
+                // As a new holder: if this claim is granted late, when its answer is not waited for any more, the next
+                // question must not find it, since that is asked in order to work.
                 let mut asked = Asked::as_new_holder(self.case);
                 let known_as = self.known_as.as_ref().unwrap_or(id);
                 let outcome = asked.ask(known_as, Takeover::Of(token), self.progress).await;

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A flight can be dropped wherever it waits, and a question to the store goes on without it: the claim may be granted
-//! when nobody waits for it any more. So a question is not dropped with its flight. A task waits for its answer, for a
-//! while, and looks for a claim that may have been granted without one; what is found is given back.
+//! when no caller waits for it any more. So a question is not dropped with its flight. A task waits for its answer for
+//! a while, and looks for a claim that may have been granted without an answer. What it finds is given back.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,7 +46,7 @@ pub(super) struct Asked<S: Store> {
     question: Mutex<Option<Question>>,
     /// An answer was lost: the claim may be granted, or will be.
     lost: bool,
-    /// It is granted, and fewer replicas have it than are wanted.
+    /// The claim is granted, and fewer replicas have it than are wanted.
     too_few: bool,
 }
 
@@ -66,9 +66,9 @@ impl<S: Store> Asked<S> {
         self.holder
     }
 
-    /// Asks for the claim, of this identity with the fingerprint as it is known. An answer that was lost is asked for again,
-    /// as the same holder: so the claim that was taken without our knowing is found, and not left to its lease. If none
-    /// comes, the error is one after which the claim may have been granted, if there was any.
+    /// Asks for the claim, for this identity with the fingerprint as it is known. If an answer is lost, it asks again
+    /// as the same holder, so a claim that was granted without an answer is found, and not left to its lease. If no
+    /// answer comes, the error is the one after which the claim may have been granted, if there was such an error.
     pub(super) async fn ask(
         &mut self,
         id: &RequestIdentity,
@@ -92,7 +92,7 @@ impl<S: Store> Asked<S> {
         Err(lost.unwrap_or_else(|| silent(asked.elapsed())))
     }
 
-    /// Asks until then; no answer is `None`.
+    /// Asks until then. `None` means that there was no answer.
     async fn ask_once(
         &mut self,
         id: &RequestIdentity,
@@ -111,7 +111,7 @@ impl<S: Store> Asked<S> {
         let answer = until(deadline, question).await?;
         *self.question.get_mut() = None;
         match &answer {
-            // Whatever was lost before is this very claim, which is not to be looked for any more.
+            // What was lost before is this very claim, which is not to be looked for any more.
             Ok(ClaimOutcome::Granted(_)) => (self.lost, self.too_few) = (false, false),
             Ok(ClaimOutcome::Denied(_)) => {}
             Err(StoreError::TooFewReplicas { .. }) => self.too_few = true,
@@ -120,8 +120,8 @@ impl<S: Store> Asked<S> {
         Some(answer)
     }
 
-    /// Gives back what may have been granted, and becomes a new holder: what is granted late is not found as its own. Says
-    /// whether nothing is left of it so far.
+    /// Gives back what may have been granted, and becomes a new holder, so that what is granted late is not found as
+    /// its own. Returns whether nothing is left of it so far.
     pub(super) async fn give_back(&mut self) -> bool {
         let fresh = Self::as_new_holder(&self.case);
         let mut before = std::mem::replace(self, fresh);
@@ -151,7 +151,7 @@ impl<S: Store> Asked<S> {
                 Some(_) => disown(shared, id, holder).await,
                 None => {
                     disown(shared, id, holder).await;
-                    // What was asked last may still be on its way.
+                    // The last question may still be on its way.
                     false
                 }
             }

@@ -5,8 +5,8 @@ use crate::identity::RequestIdentity;
 use crate::record::Record;
 use crate::store::Denied;
 
-/// What a caller is told that does not wait, and asks nobody: the record of a request that is completed, or why there is no
-/// reply.
+/// What a caller is told that does not wait and asks no policy: the record of a request that is completed, or the
+/// reason why there is no reply.
 pub(in crate::idempotency) fn told(id: &RequestIdentity, denied: Denied) -> Result<Record, Error> {
     Err(match denied {
         Denied::Completed(record) => return Ok(record),

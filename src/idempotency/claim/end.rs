@@ -6,8 +6,8 @@
 //!           └──let go───▶ in doubt      once what it left has settled, or at once: the lease is set to that
 //! ```
 //!
-//! Here is what is asked of the store for that, and again after an error. Which end it is to be is said by the states of
-//! the claim.
+//! This file asks the store for the end of a claim, and again after an error. The states of the claim say which end it
+//! is to be.
 
 use std::future::Future;
 use std::time::Duration;
@@ -31,15 +31,15 @@ use crate::record::{HolderId, RecordedResult, State, Verdict};
 use crate::store::{Claim, Store, StoreError};
 use crate::telemetry;
 
-/// How often a claim is tried to be given back, to be let go, or to be found.
+/// How often a claim is tried to be given back, let go, or found.
 const RELEASE_TRIES: u32 = 4;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long the end of a claim is waited for before its caller is told. It goes on all the same.
 const GIVING_BACK: Duration = Duration::from_secs(1);
 
-/// Records the result. The work is done, so this does not give up easily: after an error it looks up what
-/// became of the attempt before it tries again. If it gives up, the error is one after which the result may be recorded,
-/// if there was any.
+/// Records the result. The work is done, so this does not give up easily: after an error it looks up what became of the
+/// attempt before it tries again. If it gives up, the error is the one after which the result may be recorded, if there
+/// was such an error.
 pub(super) async fn record<S: Store>(shared: &Shared<S>, claim: &Claim, result: &RecordedResult) -> Result<(), Error> {
     let id = claim.id();
     let until = after(shared.record_patience());
@@ -52,7 +52,7 @@ pub(super) async fn record<S: Store>(shared: &Shared<S>, claim: &Claim, result: 
             Err(StoreError::Outdated { .. }) => return Err(ErrorKind::LeaseLost.of(id)),
             Err(error) => error,
         };
-        // It is recorded, but not where it is wanted; looking would not tell.
+        // The result is recorded, but not where it is wanted; looking would not tell.
         let too_few = matches!(error, StoreError::TooFewReplicas { .. });
         match shared.load(id).await {
             Ok(Some(record)) if record.token == claim.token() => match record.state {
@@ -76,7 +76,7 @@ pub(super) async fn record<S: Store>(shared: &Shared<S>, claim: &Claim, result: 
     }
 }
 
-/// Records a result that a policy or a person has found out.
+/// Records a result that a policy or an operator has found out.
 pub(in crate::idempotency) async fn record_known<S: Store>(
     shared: &Shared<S>,
     claim: &Claim,
@@ -88,7 +88,7 @@ pub(in crate::idempotency) async fn record_known<S: Store>(
 }
 
 /// Ends a claim under which nothing was done. That says nothing of the attempts before it, so only a first attempt
-/// makes the identity new; a later one leaves the doubt as it was. Says whether that is done.
+/// makes the identity new; a later one leaves the doubt as it was. Returns whether it is done.
 pub(super) async fn give_up<S: Store>(shared: &Shared<S>, claim: &Claim) -> bool {
     match claim.attempt() {
         1 => release(shared, claim).await,
@@ -96,14 +96,14 @@ pub(super) async fn give_up<S: Store>(shared: &Shared<S>, claim: &Claim) -> bool
     }
 }
 
-/// Gives the claim back. If that cannot be done, which is answered, it is in doubt when the lease ends.
+/// Gives the claim back. If that fails, which `false` says, the request is in doubt when the lease ends.
 async fn release<S: Store>(shared: &Shared<S>, claim: &Claim) -> bool {
     let mut tried = 0;
     loop {
         tried += 1;
         match shared.release(claim).await {
-            // Outdated: it was given back already, or taken over. Either way it isn't ours any more. With too few replicas, it
-            // is given back all the same.
+            // Outdated: it was given back already, or taken over. Either way it is not ours any more. With too few
+            // replicas, it is given back all the same.
             Ok(()) | Err(StoreError::Outdated { .. } | StoreError::TooFewReplicas { .. }) => return true,
             Err(error) if tried >= RELEASE_TRIES => {
                 telemetry::not_released(claim.id(), &error);
@@ -115,7 +115,7 @@ async fn release<S: Store>(shared: &Shared<S>, claim: &Claim) -> bool {
 }
 
 /// Lets the lease end after `settle`, whatever is left of it: until then the request counts as in progress, and after
-/// that as in doubt. As long as that is to come, this is not given up: a lease that ends before would have a policy asked
+/// that as in doubt. While that is to come, this does not give up: a lease that ends before would have a policy asked
 /// too early.
 pub(super) async fn let_go<S: Store>(shared: &Shared<S>, claim: &Claim, settle: Duration) -> bool {
     let over = Instant::now();
@@ -134,8 +134,8 @@ pub(super) async fn let_go<S: Store>(shared: &Shared<S>, claim: &Claim, settle: 
     }
 }
 
-/// Looks for a claim that may have been taken without an answer, and ends it: its work has not begun and never will. Says
-/// whether nothing is left of it.
+/// Looks for a claim that may have been granted without an answer, and ends it: its work has not begun and never will.
+/// Returns whether nothing is left of it.
 pub(super) async fn disown<S: Store>(shared: &Shared<S>, id: &RequestIdentity, holder: HolderId) -> bool {
     let mut tried = 0;
     loop {
@@ -161,13 +161,13 @@ fn retry_pause(tried: u32) -> Duration {
     jittered(RETRY_PAUSE * (1 << (2 * tried.min(RELEASE_TRIES))))
 }
 
-/// A claim whose end a task of its own sees to. It goes on if nobody waits for it, and [`drain`] waits for it.
+/// A claim whose end a task of its own sees to. The task goes on if nothing waits for it, and [`drain`] waits for it.
 ///
 /// [`drain`]: crate::idempotency::Idempotency::drain
 pub(super) struct Ending(JoinHandle<bool>);
 
 impl Ending {
-    /// Has a task see to an end, which says whether nothing is left of the claim.
+    /// Has a task see to an end, which returns whether nothing is left of the claim.
     pub(super) fn of<S>(case: &Case<S>, runtime: &Handle, end: impl Future<Output = bool> + Send + 'static) -> Self {
         let ends = &case.shared.ends;
         ends.send_modify(|ends| *ends += 1);
@@ -183,13 +183,13 @@ impl Ending {
         })))
     }
 
-    /// Waits for it, for a while. Says whether nothing is left of the claim so far.
+    /// Waits for the task, for a while. Returns whether nothing is left of the claim so far.
     pub(super) async fn waited_for(self) -> bool {
         matches!(within(GIVING_BACK, self.0).await, Some(Ok(true)))
     }
 }
 
-/// The end of a claim that is under way. Dropped before it is over, there was no runtime for it.
+/// The end of a claim that is under way. If this is dropped before that is over, there was no runtime for it.
 struct UnderWay {
     ends: watch::Sender<usize>,
     id: RequestIdentity,

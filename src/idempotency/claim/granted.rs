@@ -47,9 +47,9 @@ impl<S: Store> Granted<S> {
         }
     }
 
-    /// Sees to it that the lease runs: work is not begun under one that is over, and the answer may have been long under way.
-    /// Renewals are waited for no longer than the limit. If another holder has taken over, that is the error, and nothing is
-    /// left to give back.
+    /// Sees to it that the lease runs: work is not begun under a lease that is over, and the answer may have been long
+    /// under way. Renewals are waited for up to the limit. If another holder has taken over, that is the error, and
+    /// nothing is left to give back.
     pub(super) async fn see_that_the_lease_runs(&mut self, limit: Duration) -> Result<(), StoreError> {
         let (begun, first_asked) = (Instant::now(), self.since);
         let lease = self.case.shared.lease;
@@ -91,7 +91,7 @@ impl<S: Store> Granted<S> {
         Ok(result)
     }
 
-    /// Gives it back. Says whether nothing is left of it so far.
+    /// Gives the claim back. Returns whether nothing is left of it so far.
     pub(super) async fn give_back(mut self) -> bool {
         match self.end() {
             Some(ending) => ending.waited_for().await,

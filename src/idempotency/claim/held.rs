@@ -7,8 +7,7 @@
 //!         └──dropped─────────▶ in doubt, when its lease ends
 //! ```
 //!
-//! Its [lease](super::lease) is kept alive until then. What it ends with is seen to by a task, where the caller need not wait
-//! for it to be told.
+//! Its [lease](super::lease) is kept alive until then. A task sees to the end where the caller need not wait for it.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -42,12 +41,12 @@ impl<S: Store> Held<S> {
         }
     }
 
-    /// Which attempt at the request it is, from 1.
+    /// Returns the number of this attempt at the request, from 1.
     pub(in crate::idempotency) fn attempt(&self) -> u32 {
         self.claim.attempt()
     }
 
-    /// What the work may know of the lease.
+    /// Returns what the work may know of the lease.
     pub(in crate::idempotency) fn view(&self) -> View {
         self.lease.view()
     }
@@ -57,7 +56,7 @@ impl<S: Store> Held<S> {
         self.lease.during(work).await
     }
 
-    /// The work is done: records its result, for which the lease is kept until that is over.
+    /// The work is done: records its result. The lease is kept until that is over.
     pub(in crate::idempotency) async fn complete(mut self, result: &RecordedResult) -> Result<(), Error> {
         self.lease.concluding();
         let recorded = pin!(record(&self.case.shared, &self.claim, result));

@@ -10,10 +10,10 @@
 //!    └──execution over, or dropped──▶ ended
 //! ```
 //!
-//! A task of its own renews, not the work's: work that is not polled for a while must not lose its claim. But a task
-//! lives on one runtime, and the work may go on on another. So whenever the work is polled, and now and then besides, it is
-//! seen to it that the task is there and has renewed in time. Whether the lease runs is judged by the clock, not
-//! by what the task says: also where nothing runs, a lease that was not renewed is lost.
+//! A task of its own renews the claim, not the task of the work: work that is not polled for a while must not lose its
+//! claim. But a task lives on one runtime, and the work may go on on another. So whenever the work is polled, and from
+//! time to time besides, this checks that the task exists and has renewed in time. Whether the lease runs is judged by
+//! the clock, not by what the task says: also where nothing runs, a lease that was not renewed is lost.
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
@@ -65,7 +65,7 @@ impl View {
         self.standing.borrow().is_lost(self.lease)
     }
 
-    /// Waits until it is lost; for ever, if it never is.
+    /// Waits until the lease is lost. Waits forever if it never is.
     pub(in crate::idempotency) async fn lost(&self) {
         let mut standing = self.standing.clone();
         loop {
@@ -82,7 +82,7 @@ impl View {
     }
 }
 
-/// Longer than anybody waits.
+/// Longer than any wait.
 const LONG: Duration = Duration::from_secs(1_000_000_000);
 
 /// A claim that is renewed until this is dropped.
@@ -90,7 +90,7 @@ pub(super) struct Lease<S: Store> {
     keeper: Arc<Keeper<S>>,
     /// `None` once it has said why it ended, or there is no place for one.
     task: Option<JoinHandle<()>>,
-    /// On which runtime it is.
+    /// The runtime that the task is on.
     on: Id,
 }
 
@@ -100,7 +100,7 @@ struct Keeper<S> {
     token: FencingToken,
     standing: watch::Sender<Standing>,
     stop: watch::Sender<bool>,
-    /// The claim is being completed: that it is gone is no loss.
+    /// The claim is being completed: if it is gone, that is no loss.
     concluding: AtomicBool,
 }
 
@@ -122,7 +122,7 @@ impl<S: Store> Lease<S> {
         }
     }
 
-    /// For the work to look at.
+    /// Returns what the work may look at.
     pub(super) fn view(&self) -> View {
         View {
             standing: self.keeper.standing.subscribe(),
@@ -130,8 +130,8 @@ impl<S: Store> Lease<S> {
         }
     }
 
-    /// Runs what needs the lease, and sees to it that somebody renews meanwhile. It is pinned already: an `async fn` would hold
-    /// it twice.
+    /// Runs what needs the lease, and sees to it that a task renews meanwhile. The work is pinned already: an `async
+    /// fn` would hold it twice.
     pub(super) async fn during<W: Future>(&mut self, mut work: Pin<&mut W>) -> W::Output {
         let mut look = pin!(Timer::at(self.overdue()));
         poll_fn(|cx| {
@@ -157,7 +157,8 @@ impl<S: Store> Lease<S> {
         }
     }
 
-    /// If the task is gone, or is elsewhere and does not come to its turn, there is another one where this is polled.
+    /// If the task is gone, or is on another runtime and does not get its turn, this begins another one where it is
+    /// polled.
     fn see_that_it_is_renewed(&mut self, cx: &mut Context<'_>) {
         while let Some(task) = &mut self.task {
             match Pin::new(task).poll(cx) {
@@ -193,8 +194,8 @@ impl<S: Store> Lease<S> {
         self.keeper.concluding.store(true, Ordering::SeqCst);
     }
 
-    /// Stops renewing, and waits until a renewal that is under way is over: what is done to the lease from
-    /// now on is not undone by it.
+    /// Stops renewing, and waits until a renewal that is under way is over, so that it does not undo what is done to
+    /// the lease from now on.
     pub(super) async fn stop(mut self) {
         self.concluding();
         self.keeper.stop.send_replace(true);

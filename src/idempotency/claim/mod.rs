@@ -14,11 +14,12 @@
 //!           given back, by a task; so is what may have been granted to an `Asked`
 //! ```
 //!
-//! Each state is a value, and each way on consumes it. So work runs only under a claim that is [`Held`](held::Held), and a
-//! claim that is not ended by a method ends by being dropped: given back before the work, left to its lease after.
+//! Each state is a value, and each way on consumes it. So work runs only under a claim that is [`Held`](held::Held). A
+//! claim that is not ended by a method ends by being dropped: before the work it is given back, after that it is left
+//! to its lease.
 //!
-//! [`Acquire`] serves transactions as well, whose claims are the store's own affair: it says how to ask, and what follows
-//! from what is [denied](Acquire::follow).
+//! [`Acquire`] serves transactions as well, whose claims are the store's own affair: it says how to ask, and what
+//! follows from a claim that is [denied](Acquire::follow).
 
 mod acquire;
 mod asked;
