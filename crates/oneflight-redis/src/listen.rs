@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! silent ──first watch──▶ connecting ──connected──▶ hearing ──connection lost──▶ connecting, later each time
-//!                             └── nobody is subscribed: who waits, polls ──┘
+//!                             └── nothing is subscribed: callers poll ────┘
 //! ```
 //!
 //! Every record has a channel of its own, named like its key, to which the scripts publish; the server sends a process what

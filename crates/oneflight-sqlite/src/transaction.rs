@@ -5,7 +5,7 @@
 //!   claim                              a record in progress, whose lease is over at once
 //!   SAVEPOINT oneflight_work
 //!     the work's statements
-//!   RELEASE, or ROLLBACK TO and RELEASE if the work was refused
+//!   RELEASE, or ROLLBACK TO and RELEASE if the work declined
 //!   complete
 //! COMMIT
 //! ```
