@@ -1,4 +1,4 @@
-//! What a store must do whose own transaction the work runs in: the checks, one function a promise, named after it.
+//! The checks of a store in whose own transaction the work runs: one function a promise, named after it.
 
 use std::error::Error;
 use std::future::Future;
@@ -30,20 +30,20 @@ pub type Written<'c> = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Se
 
 /// An empty store, and an empty table of the test's own in the same database. Clones share it.
 pub trait Ledger: Clone + Send + Sync + 'static {
-    /// What is checked.
+    /// The store to check.
     type Store: TransactionalStore;
 
-    /// The store.
+    /// Returns the store.
     fn store(&self) -> &Self::Store;
 
     /// Inserts a row into the table, in the transaction of this connection.
     fn write<'c>(&self, connection: &'c mut <Self::Store as TransactionalStore>::Connection) -> Written<'c>;
 
-    /// How many rows of the table are committed.
+    /// Returns how many rows of the table are committed.
     fn rows(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
-/// Runs the suite of what [`TransactionalStore`] promises. `make` answers with an empty store and table.
+/// Runs the suite of what [`TransactionalStore`] promises. `make` returns an empty store and table.
 ///
 /// ```
 /// use oneflight::store::conformance::{self, Failure, Ledger, Written};
@@ -90,7 +90,7 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 ///
 /// # Errors
 ///
-/// The first promise that is not kept.
+/// Returns the first promise that is not kept.
 pub async fn run_transactional<L: Ledger>(make: impl AsyncFn() -> L) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(
@@ -219,7 +219,7 @@ impl<L: Ledger> Desk<L> {
     }
 }
 
-/// One execution that writes a row; answers with the attempt if it ran.
+/// Executes once and writes a row; returns the attempt if it ran.
 async fn execute<L: Ledger>(ledger: &L, request: ClaimRequest, wish: Wish, seed: u8) -> Outcome<u32> {
     let writes = ledger.clone();
     let work = ledger.store().transact(request, move |mut open| async move {
@@ -315,7 +315,7 @@ async fn another_fingerprint_is_a_conflict<L: Ledger>(desk: &Desk<L>) -> Checked
 async fn a_claim_outside_is_respected<L: Ledger>(desk: &Desk<L>) -> Checked {
     let id = desk.id(1)?;
     let claim = desk.claim(ClaimRequest::new(&id, LONG)).await?;
-    // Its own holder is no exception, nor is one who would take over what is over.
+    // Its own holder is no exception, nor is one that would take over what is over.
     for takeover in [Takeover::Never, Takeover::Expired, Takeover::Of(claim.token())] {
         let request = ClaimRequest::new(&id, LONG).takeover(takeover);
         match desk.ok(desk.execute(request, Wish::Commit, 2).await)? {
@@ -357,7 +357,7 @@ async fn a_transaction_is_respected_outside<L: Ledger>(desk: &Desk<L>) -> Checke
             .claim(request.patience(Duration::from_millis(50)))
             .await
         {
-            // A store with one writer says that he is at work, and not on what.
+            // A store with one writer says that it is busy, and not with what.
             Ok(ClaimOutcome::Denied(Denied::InProgress { .. })) | Err(StoreError::Busy { .. }) => {}
             answered => {
                 let outcome = desk.ok(answered)?;
@@ -452,7 +452,7 @@ async fn what_escapes_leaves_nothing<L: Ledger>(desk: &Desk<L>) -> Checked {
         let Ok(mut escaped) = escaped.await else {
             return desk.failure("the work of a new identity was not called");
         };
-        // Whether it can be written to still is of no account.
+        // It does not matter whether it can still be written to.
         let _ = desk.ledger.write(&mut escaped).await;
         desk.rows(0).await?;
         drop(escaped);
