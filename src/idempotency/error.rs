@@ -342,7 +342,10 @@ impl Error {
                 f.write_str("its idempotency key was used before with another payload; use a new key for a new request")
             }
             ErrorKind::InProgress { retry_after } => {
-                write!(f, "it is being executed elsewhere; repeat it with the same key in {retry_after:?}")
+                write!(
+                    f,
+                    "it is being executed elsewhere; repeat it with the same key in {retry_after:?}"
+                )
             }
             ErrorKind::InDoubt { attempt } => write!(
                 f,
@@ -389,12 +392,10 @@ impl Error {
                 "its work was done, but outlived its lease, and another holder took over: it may have been \
                  done twice; shorten the work, or lengthen the lease",
             ),
-            ErrorKind::Unrecorded(_) => {
-                f.write_str(
-                    "its work was done, but that could not be recorded; it is in doubt when its lease ends, until the \
+            ErrorKind::Unrecorded(_) => f.write_str(
+                "its work was done, but that could not be recorded; it is in doubt when its lease ends, until the \
                      recovery policy or an operator decides",
-                )
-            }
+            ),
             ErrorKind::Store(_) => {
                 f.write_str("the store failed; ")?;
                 f.write_str(done_or_not(effect))?;
@@ -463,9 +464,9 @@ impl fmt::Display for CodecError {
             Self::Compressed => {
                 f.write_str("the recorded result is compressed; build this process with oneflight's feature `compress`")
             }
-            Self::NotRecorded => {
-                f.write_str("the result is not kept, since it could not be encoded or read again when the work was done")
-            }
+            Self::NotRecorded => f.write_str(
+                "the result is not kept, since it could not be encoded or read again when the work was done",
+            ),
         }
     }
 }

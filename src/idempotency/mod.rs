@@ -1,6 +1,6 @@
 //! Makes a mutation happen once, across duplicates, processes and crashes: [`Idempotency`].
 //!
-//! Duplicates that come while the work runs in this process share its flight, in a [group]. All others meet in the
+//! Duplicates that come while the work runs in this process share its flight, in a [group](crate::group). All others meet in the
 //! [store](crate::store): one process holds the claim, the others wait for it or are answered from its record. This
 //! module joins the two and decides what is recorded. It knows neither SQL nor HTTP.
 //! nor HTTP.

@@ -68,7 +68,7 @@ pub struct Idempotency<S, C = Json> {
 }
 
 impl<S: Store, C: Format> Idempotency<S, C> {
-    /// Returns a copy with another [retention](IdempotencyBuilder::retention), for calls whose results are to be kept
+    /// Returns a copy with another [retention](super::IdempotencyBuilder::retention), for calls whose results are to be kept
     /// for longer or shorter than others.
     ///
     /// The copy shares everything else, flights too. Of calls that share a flight, the one that executes sets the
@@ -100,7 +100,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         }
     }
 
-    /// Returns a copy with another [codec](IdempotencyBuilder::codec), for example for calls whose results have no
+    /// Returns a copy with another [codec](super::IdempotencyBuilder::codec), for example for calls whose results have no
     /// serde or are to be encrypted.
     ///
     /// The copy shares everything else, flights too. Use one codec for all calls of a request: a codec cannot read what
@@ -150,7 +150,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         }
     }
 
-    /// Returns the codec, for a result that is brought from outside with [`Resolution::completed_with`].
+    /// Returns the codec, for a result that is brought from outside with [`Resolution::completed_with`](super::Resolution::completed_with).
     #[must_use]
     pub fn codec(&self) -> &C {
         &self.codec
@@ -162,10 +162,10 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// what it calls may not answer, has to be able to say so: use [`try_run`](Self::try_run) for it.
     ///
     /// `work` is called only if this call executes. A call that joins another one or is answered from the record drops
-    /// it. The work is polled by a task of its own unless the [builder](IdempotencyBuilder::drive) says otherwise.
+    /// it. The work is polled by a task of its own unless the [builder](super::IdempotencyBuilder::drive) says otherwise.
     ///
-    /// `T` is recorded as JSON, unless another [codec](IdempotencyBuilder::codec) is set, so it must survive that. A
-    /// value that cannot be read again is an error the first time ([`ErrorKind::Codec`]). A value that is read as
+    /// `T` is recorded as JSON, unless another [codec](super::IdempotencyBuilder::codec) is set, so it must survive that. A
+    /// value that cannot be read again is an error the first time ([`ErrorKind::Codec`](super::ErrorKind::Codec)). A value that is read as
     /// another one is not noticed: in JSON, `Some(None)` comes back as `None`, and so does `Some(f64::NAN)`. A caller
     /// that shares the flight and asks for another `T` than the caller that executes gets the recorded value, decoded
     /// as that.
@@ -181,7 +181,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Panics
     ///
-    /// Does not panic. A panic of the work is [`ErrorKind::Panicked`] for all callers, and the request is in doubt.
+    /// Does not panic. A panic of the work is [`ErrorKind::Panicked`](super::ErrorKind::Panicked) for all callers, and the request is in doubt.
     pub async fn run<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         C: Codec<T>,
@@ -198,10 +198,10 @@ impl<S: Store, C: Format> Idempotency<S, C> {
 
     /// Executes `work` as [`run`](Self::run) does, and lets it say what became of it.
     ///
-    /// An error of the work reaches every caller and is not recorded. [`NotDone`] says that nothing was done: the
-    /// request can be tried again at once. [`Unknown`] says that this is not known, as after a time-out or a reset of a
-    /// call to another service. Then the request is in doubt, and the [recovery policy](Recovery) is asked about it
-    /// once what the work left has [settled](IdempotencyBuilder::settle).
+    /// An error of the work reaches every caller and is not recorded. [`NotDone`](super::NotDone) says that nothing was done: the
+    /// request can be tried again at once. [`Unknown`](super::Unknown) says that this is not known, as after a time-out or a reset of a
+    /// call to another service. Then the request is in doubt, and the [recovery policy](super::Recovery) is asked about it
+    /// once what the work left has [settled](super::IdempotencyBuilder::settle).
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -267,7 +267,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// * An execution of the same request outside of a transaction may be in doubt.
     /// * So is work that ended the transaction itself, which PostgreSQL cannot refuse
     ///   ([`StoreError::CommittedByWork`]). What such work committed has no record, so it is never run again by itself,
-    ///   not under [`Recovery::Rerun`] either: only a function of [`Recovery::ask`] or [`resolve`](Self::resolve)
+    ///   not under [`Recovery::Rerun`](super::Recovery::Rerun) either: only a function of [`Recovery::ask`](super::Recovery::ask) or [`resolve`](Self::resolve)
     ///   decides. From its `COMMIT` to its end nothing holds the key, and if its process or the database dies in
     ///   between, nothing remembers.
     ///
@@ -278,7 +278,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// The work owns its [`Tx`], which goes back to the store when it is dropped. A `Tx` that outlives the work has
     /// escaped: nothing is kept ([`StoreError::TransactionEscaped`]).
     ///
-    /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`]). So does a panic, and so
+    /// An error returned by `?` rolls back and frees the identity ([`ErrorKind::RolledBack`](super::ErrorKind::RolledBack)). So does a panic, and so
     /// does a result that is too large to keep or does not survive its encoding. A request that can never succeed would
     /// be executed again with every retry: answer it with [`Rollback::Declined`], which rolls the rows back and records
     /// the answer.
@@ -293,7 +293,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Panics
     ///
-    /// Does not panic. A panic of the work is [`ErrorKind::Panicked`] for all callers.
+    /// Does not panic. A panic of the work is [`ErrorKind::Panicked`](super::ErrorKind::Panicked) for all callers.
     pub async fn run_in_tx<T, F, W>(&self, id: RequestIdentity, work: F) -> Result<Reply<T>, Error>
     where
         S: TransactionalStore,
@@ -323,7 +323,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// one.
     ///
     /// A transaction loses by a serialization failure or a deadlock. Then everything is rolled back and the work is run
-    /// again from its start, up to [`conflict_retries`](IdempotencyBuilder::conflict_retries) times.
+    /// again from its start, up to [`conflict_retries`](super::IdempotencyBuilder::conflict_retries) times.
     ///
     /// The error of the statement tells that the transaction lost, so return it by `?`. What the work does besides its
     /// statements, it does again.
@@ -362,7 +362,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// # Errors
     ///
     /// As for [`run_in_tx`](Self::run_in_tx). A transaction that still lost when it was run for the last time is
-    /// [`ErrorKind::RolledBack`].
+    /// [`ErrorKind::RolledBack`](super::ErrorKind::RolledBack).
     ///
     /// # Cancel safety
     ///
@@ -398,7 +398,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`] if the store failed.
+    /// [`ErrorKind::Store`](super::ErrorKind::Store) if the store failed.
     ///
     /// # Cancel safety
     ///

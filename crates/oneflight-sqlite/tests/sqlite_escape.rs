@@ -204,7 +204,7 @@ async fn of_a_transaction_that_escapes_nothing_is_kept_and_others_are_told_that_
             assert!(busy(&error), "{error:?}");
             assert!(asked.elapsed() < Duration::from_secs(5));
         }
-        // Whoever has it can go on, and gets nothing committed.
+        // It can still be used, and commits nothing.
         let mut tx = kept.lock().unwrap().take().unwrap();
         insert(&mut tx, "more").await.unwrap();
         sqlx::raw_sql("COMMIT").execute(&mut *tx).await.unwrap_err();
