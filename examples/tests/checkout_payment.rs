@@ -140,7 +140,7 @@ async fn an_order_that_cannot_be_written_is_paid_under_the_same_key_next_time() 
         .await
         .unwrap();
 
-    // The provider's key follows from the identity alone: whoever asks, it is the same.
+    // The provider's key follows from the identity alone: it is the same for every caller.
     let id = RequestIdentity::new(Scope::new("shop").route("POST /orders"), "k-1").unwrap();
     let anywhere = Idempotency::builder(MemoryStore::new()).build();
     let key = anywhere

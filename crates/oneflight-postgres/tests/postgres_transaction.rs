@@ -735,7 +735,7 @@ async fn inside_and_outside_of_a_transaction_a_key_has_one_effect() {
             let (idem, pool, id) = (idem.clone(), pool.clone(), id(&format!("mixed-{key}")));
             let dice = (process * 7 + key * 3) % 5;
             calls.spawn(async move {
-                // Whoever breaks off frees the key, and calls again.
+                // A call that breaks off frees the key, and is made again.
                 let mut breaks = dice == 0 || dice == 3;
                 loop {
                     let broken = std::mem::take(&mut breaks);
