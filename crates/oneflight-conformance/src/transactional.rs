@@ -45,9 +45,12 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 
 /// Runs the suite of what [`TransactionalStore`] promises. `make` returns an empty store and table.
 ///
-/// ```
-/// use oneflight::store::conformance::{self, Failure, Ledger, Written};
-/// use oneflight::store::{SqliteStore, StoreError};
+/// For a store over SQLite (`oneflight-sqlite` runs its own like this):
+///
+/// ```ignore
+/// use oneflight::store::StoreError;
+/// use oneflight_conformance::{Failure, Ledger, Written, run_transactional};
+/// use oneflight_sqlite::SqliteStore;
 ///
 /// #[derive(Clone)]
 /// struct Orders(SqliteStore);
@@ -72,20 +75,17 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 ///     }
 /// }
 ///
-/// # #[tokio::main] async fn main() -> Result<(), Failure> {
-/// # let folder = tempfile::tempdir().unwrap();
-/// # let count = std::sync::atomic::AtomicU32::new(0);
-/// conformance::run_transactional(async || {
-///     // A new database each time.
-/// #   let count = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-/// #   let path = folder.path().join(format!("{count}.db"));
-///     let store = SqliteStore::open(path).await.unwrap();
-///     let table = sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY)");
-///     table.execute(store.pool()).await.unwrap();
-///     Orders(store)
-/// })
-/// .await?;
-/// # Ok(()) }
+/// #[tokio::test]
+/// async fn keeps_its_promises() -> Result<(), Failure> {
+///     run_transactional(async || {
+///         let folder = tempfile::tempdir().unwrap().keep(); // A new database each time.
+///         let store = SqliteStore::open(folder.join("orders.db")).await.unwrap();
+///         let table = sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY)");
+///         table.execute(store.pool()).await.unwrap();
+///         Orders(store)
+///     })
+///     .await
+/// }
 /// ```
 ///
 /// # Errors
