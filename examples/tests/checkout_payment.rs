@@ -53,7 +53,7 @@ async fn nobody_waits_for_the_payment_of_another() {
     let begun = Instant::now();
     let orders: Vec<_> = (0..10).map(|number| send(&server, &format!("k-{number}"))).collect();
 
-    // While they are paid, anybody may write.
+    // While they are paid, any call may write.
     under_way(&mut connection).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let lock = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
