@@ -1,5 +1,5 @@
 //! A scheduled job that several machines start at the same minute, and that an impatient operator starts again: the
-//! command runs once a day, and everybody gets its output.
+//! command runs once a day, and every start gets its output.
 
 use std::error::Error;
 

@@ -10,7 +10,7 @@ use oneflight::record::{FencingToken, HolderId, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, Store, StoreError, Takeover};
 
 /// A store to which the second claim comes late, after a third one was asked for in its place; and in between, a holder
-/// who was believed dead renews his lease, and lets it go again.
+/// that was believed dead renews its lease, and lets it go again.
 struct Late {
     inner: MemoryStore,
     dead: FencingToken,

@@ -186,7 +186,7 @@ fn that_a_lease_is_over_can_be_seen_although_nothing_runs() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(context.is_lease_lost());
-    // Nobody took over: once it is renewed it is not lost any more.
+    // No holder took over: once it is renewed it is not lost any more.
     runtime.block_on(async {
         while context.is_lease_lost() && begun.elapsed() < LEASE * 50 {
             sleep(Duration::from_millis(10)).await;

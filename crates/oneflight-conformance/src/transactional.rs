@@ -43,7 +43,7 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn rows(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
-/// Runs the suite of what [`TransactionalStore`] promises. `make` answers with an empty store and table.
+/// Runs the suite of what [`TransactionalStore`] promises. `make` returns an empty store and table.
 ///
 /// ```
 /// # use std::io;

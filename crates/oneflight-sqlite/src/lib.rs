@@ -1,14 +1,15 @@
 #![doc = include_str!("../README.md")]
 //! # How it works
 //!
-//! SQLite has one writer at a time. Reads never wait for it (WAL), so every claim first *reads*: a replay, a
-//! conflict and "in progress elsewhere" take no lock. What must write queues in process, first come first
-//! served, then begins with `BEGIN IMMEDIATE`, so that a transaction never fails half-way for want of the
-//! lock. Other processes are waited for with small, jittered pauses until a deadline.
+//! SQLite has one writer at a time. Reads never wait for it (WAL), so every claim first *reads*: a replay, a conflict
+//! and "in progress elsewhere" take no lock. Writers queue in process, first come first served. Then they begin with
+//! `BEGIN IMMEDIATE`, so that a transaction never fails half-way for want of the lock. Other processes are waited for
+//! with small, jittered pauses until a deadline.
 //!
-//! Time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence on
-//! one clock. Set it back, and leases and retention last longer by as much; set it forward, and what ends within that
-//! time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had died.
+//! The time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence
+//! on one clock. If the clock is set back, leases and retention last longer by as much. If it is set forward, what ends
+//! within that time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had
+//! died.
 
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -54,32 +55,34 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 
 /// Keeps records in an SQLite database, over `sqlx` 0.9. Clones share it.
 ///
-/// The tables are ours, begin with `oneflight_`, and are created and upgraded when the store is opened; any
-/// number of processes may do so at once. A database that a newer version has upgraded is refused.
+/// The tables are ours and begin with `oneflight_`. They are created and upgraded when the store is opened; any number
+/// of processes may do so at once. A database that a newer version has upgraded is an error.
 ///
 /// # Leases and transactions
 ///
-/// What prolongs or ends a claim goes before all transactions that wait, and so waits for one at most: the one that runs.
-/// A transaction that takes longer than a third of the [lease](oneflight::idempotency::IdempotencyBuilder::lease) delays
-/// renewals, and one that takes longer than two thirds may cost a live holder its claim.
+/// What prolongs or ends a claim goes before all transactions that wait. So it waits for one at most: the one that
+/// runs. A transaction that takes longer than a third of the [lease](oneflight::idempotency::IdempotencyBuilder::lease)
+/// delays renewals, and one that takes longer than two thirds may cost a live holder its claim.
 ///
 /// # Durability
 ///
-/// A database made by [`open`](Self::open) is in WAL mode with `synchronous=FULL`: what was acknowledged
-/// survives a power cut. (`NORMAL` survives a crash of the process and not that: a claim or a record
-/// that was acknowledged could be gone, and the mutation be done twice.) With
-/// [`from_pool`](Self::from_pool), these settings are the pool's.
+/// A database made by [`open`](Self::open) is in WAL mode with `synchronous=FULL`: what was acknowledged survives a
+/// power cut. `NORMAL` survives a crash of the process, but not a power cut: a claim or a record that was acknowledged
+/// could be gone, and the mutation be done twice. With [`from_pool`](Self::from_pool), these settings are the pool's.
 ///
 /// # One file
 ///
-/// A store is about one file for as long as it lives. A change of the working directory leads to no other. Once the file
-/// is deleted, moved or replaced (which can be seen on Unix), or a connection of the pool has another one open, all that the
-/// store is asked fails with [`StoreError::Unavailable`], which names the file; when the file is back, the store is as well.
+/// A store is about one file for as long as it lives. A change of the working directory does not lead it to another
+/// file.
 ///
-/// In WAL mode, a commit over several files is one for each of them, and a crash in between keeps a part. So
-/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) is refused while another file is attached to its connection, by
-/// the pool or by the work, and nothing is kept. (In another mode, look up in SQLite's documentation of `ATTACH` what is one
-/// commit there.)
+/// If the file is deleted, moved or replaced (which can be seen on Unix), or if a connection of the pool has another
+/// one open, every operation fails with [`StoreError::Unavailable`], which names the file. When the file is back, the
+/// store works again.
+///
+/// In WAL mode, a commit over several files is one commit for each of them, and a crash in between keeps a part. So
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) is an error while another file is attached to its
+/// connection, by the pool or by the work, and nothing is kept. (In another mode, look up in SQLite's documentation of
+/// `ATTACH` what is one commit there.)
 ///
 /// # Examples
 ///
@@ -88,11 +91,11 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("orders.db");
+/// # std::env::set_current_dir(&folder)?;
 /// use oneflight::{Idempotency, RequestIdentity, Rollback, Scope};
 /// use oneflight_sqlite::SqliteStore;
 ///
-/// let store = SqliteStore::open(path).await?;
+/// let store = SqliteStore::open("orders.db").await?;
 /// sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
 ///     .execute(store.pool())
 ///     .await?;
@@ -143,35 +146,41 @@ impl Default for SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// How many connections [`SqliteStore::pool`] may have, each a thread: 8 unless set. The writer has
-    /// its own. Not for [`from_pool`](Self::from_pool).
+    /// Limits the number of connections of [`SqliteStore::pool`], each a thread. The default is 8.
+    ///
+    /// The writer has a connection of its own. This does not apply to [`from_pool`](Self::from_pool).
     pub fn max_readers(mut self, connections: u32) -> Self {
         self.max_readers = connections.max(1);
         self
     }
 
-    /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`], and
-    /// for a connection of the pool before it fails with [`StoreError::NoConnection`]: 30 s unless set. The writers of this
-    /// process queue before that, for four times as long at most. A call with a
-    /// [patience](ClaimRequest::patience) of its own waits no longer than that for all of them.
+    /// Limits the time for which an operation waits for others. The default is 30 s.
+    ///
+    /// An operation waits for a lock that other processes hold, and then fails with [`StoreError::Busy`]. It waits for
+    /// a connection of the pool, and then fails with [`StoreError::NoConnection`]. The writers of this process queue
+    /// before that, for up to four times as long. A call with a [patience](ClaimRequest::patience) of its own waits for
+    /// all of them together no longer than that.
     pub fn busy_deadline(mut self, deadline: Duration) -> Self {
         self.busy_deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
-    /// How much a commit waits for the disk: `FULL` unless set. Not for [`from_pool`](Self::from_pool).
+    /// Sets how much a commit waits for the disk. The default is `FULL`. This does not apply to
+    /// [`from_pool`](Self::from_pool).
     pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
         self.synchronous = synchronous;
         self
     }
 
-    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
-    /// waits for no writer.
+    /// Opens the database file, and creates or upgrades our tables.
+    ///
+    /// A file that is missing is created. If the tables are up to date, this waits for no writer.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
-    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
+    /// * The file cannot be opened.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
         open::file(&self, path.as_ref()).await
     }
@@ -179,74 +188,81 @@ impl SqliteOptions {
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
     /// Work in [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) gets one of its connections.
+    /// [`SqliteStore::from_pool`] says what the pool should be like.
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate.
+    /// As for [`SqliteStore::from_pool`].
     pub async fn from_pool(self, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
         open::pool(&self, pool).await
     }
 }
 
 impl SqliteStore {
-    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
-    /// waits for no writer.
+    /// Opens the database file, and creates or upgrades our tables.
+    ///
+    /// A file that is missing is created. If the tables are up to date, this waits for no writer.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
-    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
+    /// * The file cannot be opened.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::options().open(path).await
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
-    /// Its database should be in WAL mode: otherwise reads wait for writers, and a
-    /// commit waits for readers (it is tried again until the [deadline](SqliteOptions::busy_deadline)).
+    /// The database should be in WAL mode. Otherwise reads wait for writers, and a commit waits for readers (it is
+    /// tried again until the [deadline](SqliteOptions::busy_deadline)).
     ///
-    /// What state a connection was left in is of no account. One on which a transaction was left open, or that may only
-    /// read (`query_only`), is closed, and another one is used. `synchronous`, `locking_mode` and `busy_timeout` are, in each
-    /// transaction that writes, what they were on the connection that the pool lent first. Temporary tables do not stand in
-    /// for ours. What concerns your tables alone, `foreign_keys` for one, is as the connection has it.
+    /// The state in which a connection was left does not matter:
     ///
-    /// Three things are not made up for: temporary *triggers* on our tables, which may undo what we write; `PRAGMA
-    /// full_column_names`, with which our columns are not found; and a file that is attached to be read only counts as any
-    /// other. Leave none of them on connections of this pool.
+    /// * A connection on which a transaction was left open, or that may only read (`query_only`), is closed, and
+    ///   another one is used.
+    /// * In each transaction that writes, `synchronous`, `locking_mode` and `busy_timeout` are what they were on the
+    ///   connection that the pool lent first.
+    /// * Temporary tables do not take the place of ours.
+    /// * What concerns your tables alone, such as `foreign_keys`, is as the connection has it.
     ///
-    /// A transaction that was left open *after it wrote* holds the one right to write, though, until the pool lends its
-    /// connection and it is closed; until then, all who write wait, as for any other writer.
+    /// Three things are not compensated for, so leave none of them on connections of this pool: temporary *triggers* on
+    /// our tables, which may undo what we write; `PRAGMA full_column_names`, with which our columns are not found; and
+    /// a file that is attached to be read only, which counts as any other.
     ///
-    /// A connection whose state is not known is closed rather than given back: a
-    /// database *in memory* would be gone with it. [`MemoryStore`](oneflight::store::MemoryStore) is for
-    /// that. A commit hook of yours on these connections is replaced by ours, which lets everything through that is not
-    /// done inside [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
+    /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
+    /// connection and it is closed. Until then all writers wait, as for any other writer.
+    ///
+    /// A connection whose state is not known is closed rather than given back, and a database *in memory* would be gone
+    /// with it: use [`MemoryStore`](oneflight::store::MemoryStore) to keep records in memory. A commit hook of yours on
+    /// these connections is replaced by ours, which lets everything pass that is not done inside
+    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate;
-    /// [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot roll
-    /// back (`journal_mode=OFF`).
+    /// * The database cannot be reached.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot
+    ///   roll back (`journal_mode=OFF`).
     pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
         Self::options().from_pool(pool).await
     }
 
-    /// Options to open a store with.
+    /// Returns options to open a store with.
     pub fn options() -> SqliteOptions {
         SqliteOptions::default()
     }
 
-    /// The pool, for the caller's own tables.
+    /// Returns the pool, for the caller's own tables.
     ///
-    /// For what must be committed with the record, use
-    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). Do not write through the pool *while* inside it: SQLite
-    /// has one writer, and that would wait for itself.
+    /// For what must be committed with the record, use [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
+    /// Do not write through the pool *while* inside it: SQLite has one writer, and that would wait for itself.
     #[must_use]
     pub fn pool(&self) -> &SqlitePool {
         &self.pool
     }
 
-    /// Closes all connections, also those of a pool of the caller's. What is asked of the store afterwards fails.
+    /// Closes all connections, also those of a pool of the caller's. Every later operation of the store fails.
     pub async fn close(&self) {
         self.writer.close().await;
         self.pool.close().await;
@@ -259,7 +275,7 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// The rows that a statement reads, without the write lock.
+    /// Returns the rows that a statement reads, without the write lock.
     async fn fetch<'q>(
         &self,
         limit: Option<Duration>,
@@ -305,13 +321,13 @@ impl SqliteStore {
         }
     }
 
-    /// The record as it stands, past its retention or not, without the write lock.
+    /// Reads the record, past its retention or not, without the write lock.
     async fn read(&self, id: &RequestIdentity, limit: Option<Duration>) -> Result<Option<Record>, StoreError> {
         let rows = self.fetch(limit, || records::select(id)).await?;
         rows.first().map_or(Ok(None), records::selected)
     }
 
-    /// The answer to a request, if it takes no write.
+    /// Returns the answer to a request, if it takes no write.
     async fn answer_from_read(&self, request: &ClaimRequest) -> Result<Option<ClaimOutcome>, StoreError> {
         match decide(self.read(&request.id, request.patience).await?, request) {
             Decision::Unchanged(outcome) => Ok(Some(outcome)),
@@ -379,7 +395,7 @@ impl Store for SqliteStore {
         if self.writer.change(change).await? > 0 {
             return Ok(());
         }
-        // Perhaps it was us, and the answer was lost.
+        // Perhaps this store completed it, and the answer was lost.
         match self.read(claim.id(), None).await? {
             Some(record) if record.token == token && record.result().is_some() => Ok(()),
             _ => Err(StoreError::Outdated { token }),

@@ -77,10 +77,10 @@ fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectO
         .synchronous(options.synchronous)
 }
 
-/// Creates the file if it is missing, and sees to its being in WAL mode.
+/// Creates the file if it is missing, and sees to it that it is in WAL mode.
 async fn create(options: &SqliteOptions, path: &Path) -> Result<(DatabaseFile, Settings), StoreError> {
-    // WAL is a property of the file. Turning it on takes a lock that SQLite does not wait for, so it is
-    // done once, here, with patience, and not by every connection of a pool.
+    // WAL is a property of the file. Turning it on takes a lock that SQLite does not wait for. So it is done once,
+    // here, with patience, and not by every connection of a pool.
     let first = connect_to(options, path)
         .create_if_missing(true)
         .busy_timeout(settings::BUSY_TIMEOUT)
@@ -116,8 +116,8 @@ pub(super) async fn pool(options: &SqliteOptions, pool: SqlitePool) -> Result<Sq
                      max_lifetime), or use a file, or MemoryStore",
         });
     }
-    // A property of the file, which somebody may change later: then a commit can fail for want of a lock, and is
-    // rolled back.
+    // A property of the file, which may be changed later: then a commit can fail for want of a lock, and is rolled
+    // back.
     let commits = match mode.as_str() {
         "wal" => Commits::AtOnce,
         "off" => {
@@ -131,7 +131,7 @@ pub(super) async fn pool(options: &SqliteOptions, pool: SqlitePool) -> Result<Sq
     SqliteStore::prepare(pool, writer).await
 }
 
-/// What is to be known of a pool's database and its connections.
+/// Reads what has to be known of a pool's database and its connections.
 async fn ask(connection: &mut SqliteConnection) -> sqlx::Result<(DatabaseFile, Settings, String)> {
     let file = DatabaseFile::of(&mut *connection).await?;
     let settings = Settings::of(&mut *connection).await?;

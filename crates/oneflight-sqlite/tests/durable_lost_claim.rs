@@ -79,7 +79,7 @@ async fn what_an_earlier_try_may_have_claimed_is_given_back_whatever_the_last_on
             matches!(error.kind(), ErrorKind::Store(_)) && error.effect() == Effect::Nothing,
             "{error:?}"
         );
-        // As it was told: the identity is new, and not held by a claim under which nobody works.
+        // As it was told: the identity is new, and not held by a claim without work.
         assert_eq!(store.load(&id).await.unwrap(), None, "{error:?}");
     }
     let idem = Idempotency::builder(store).build();
