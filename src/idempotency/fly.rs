@@ -43,7 +43,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         let flight = move || {
             leads.begin(until);
             let sign = leads.sign.clone();
-            let flight = flight(leads);
+            // Boxed once: without optimization each of the layers below would hold it on the stack.
+            let flight = Box::pin(flight(leads));
             sign.scope(turn, async move { (own, flight.await.inspect_err(Error::tell)) })
         };
         let run = self.group.run(id.clone(), flight);
