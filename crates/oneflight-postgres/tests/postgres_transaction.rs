@@ -10,6 +10,7 @@ use http::StatusCode;
 use oneflight::http::{Problem, kind};
 use oneflight::idempotency::{
     Effect, Error, ErrorKind, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Rollback, RollbackKind,
+    Tx,
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
@@ -204,6 +205,25 @@ async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried
         });
         assert_eq!(rollback_kind(work.await.unwrap_err()), kind, "{statement}");
     }
+}
+
+/// Keeps a shared reference to the transaction while something else is awaited.
+async fn note(tx: &Tx<PostgresStore>) -> u32 {
+    let key = tx.downstream_key("note");
+    tokio::task::yield_now().await;
+    assert_eq!(tx.downstream_key("note"), key);
+    tx.context().attempt()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_can_be_lent_while_something_else_is_awaited() {
+    let (_schema, store) = shop().await;
+    let idem = Idempotency::builder(store).build();
+    let lent = tokio::spawn(async move {
+        let work = idem.run_in_tx(id("lent"), |tx| async move { Ok(note(&tx).await) });
+        *work.await.unwrap()
+    });
+    assert_eq!(lent.await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
