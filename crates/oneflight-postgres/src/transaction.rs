@@ -71,7 +71,6 @@ use super::{Held, PostgresStore};
 use oneflight::record::{FencingToken, Record};
 use oneflight::store::{
     ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, decide,
-    is_caused_by,
 };
 
 /// How many connections of the pool may turn out to be lost before that is an answer.
@@ -99,11 +98,11 @@ impl TransactionalStore for PostgresStore {
     }
 
     fn is_conflict(&self, error: &(dyn Error + 'static)) -> bool {
-        is_caused_by(error, is_conflict)
+        is_conflict(error)
     }
 
     fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
-        is_caused_by(error, is_violation)
+        is_violation(error)
     }
 }
 
