@@ -67,7 +67,7 @@ fn refused_until_somebody_decides_which_is_the_default() {
         assert_eq!(resolved, Resolved::Recorded);
         let reply = idem.run(id("hold"), |_| async { String::new() }).await.unwrap();
         assert_eq!((reply.as_str(), reply.origin()), ("charge 7", Origin::Replayed));
-        assert_eq!(reply.attempt(), 2, "to settle the first attempt counts as one");
+        assert_eq!(reply.attempt(), 2, "what is found out counts as an attempt");
         // What is settled stays settled.
         for resolution in [
             Resolution::Rerun,
@@ -179,6 +179,7 @@ fn asked_the_user_may_know_the_result() {
         for _ in 0..2 {
             let reply: Reply<String> = idem.run(id("ask"), |_| async { panic!("run again") }).await.unwrap();
             assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));
+            assert_eq!(reply.attempt(), 2, "what is found out counts as an attempt");
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     });

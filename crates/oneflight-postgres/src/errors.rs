@@ -24,7 +24,7 @@ fn is_caused_by_code(error: &(dyn Error + 'static), is_it: impl Fn(&str) -> bool
     let is_it = |error: &dyn DatabaseError| error.code().is_some_and(|code| is_it(&code));
     is_caused_by(error, |error: &sqlx::Error| {
         error.as_database_error().is_some_and(is_it)
-    }) || is_caused_by(error, |error: &Box<dyn DatabaseError>| is_it(&**error))
+    }) || is_caused_by::<Box<dyn DatabaseError>>(error, |error| is_it(&**error))
 }
 
 /// The transaction lost to another and may be run again: a serialization failure or a deadlock.

@@ -52,7 +52,7 @@ pub(super) fn is_violation(error: &(dyn Error + 'static)) -> bool {
 fn is_caused_by_database(error: &(dyn Error + 'static), is_it: impl Fn(&dyn DatabaseError) -> bool) -> bool {
     is_caused_by(error, |error: &sqlx::Error| {
         error.as_database_error().is_some_and(&is_it)
-    }) || is_caused_by(error, |error: &Box<dyn DatabaseError>| is_it(&**error))
+    }) || is_caused_by::<Box<dyn DatabaseError>>(error, |error| is_it(&**error))
 }
 
 /// What an error is to the store's user.
