@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crash::crash;
 use oneflight::idempotency::{
-    Effect, Error, ErrorKind, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unknown,
+    Effect, Error, ErrorKind, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Resolved, Unknown,
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
@@ -58,15 +58,28 @@ fn refused_until_somebody_decides_which_is_the_default() {
             assert_eq!(error.effect(), Effect::Unknown);
         }
         // Undecided stays in doubt.
-        idem.resolve(&id("hold"), Resolution::Hold).await.unwrap();
+        let resolved = idem.resolve(&id("hold"), Resolution::Hold).await.unwrap();
+        assert_eq!(resolved, Resolved::Held);
         assert!(idem.run(id("hold"), |_| async { String::new() }).await.is_err());
         // It was done: here is what it came to.
         let answer = Resolution::completed("charge 7").unwrap();
-        idem.resolve(&id("hold"), answer).await.unwrap();
+        let resolved = idem.resolve(&id("hold"), answer).await.unwrap();
+        assert_eq!(resolved, Resolved::Recorded);
         let reply = idem.run(id("hold"), |_| async { String::new() }).await.unwrap();
         assert_eq!((reply.as_str(), reply.origin()), ("charge 7", Origin::Replayed));
+        assert_eq!(reply.attempt(), 2, "what is found out counts as an attempt");
         // What is settled stays settled.
-        idem.resolve(&id("hold"), Resolution::Rerun).await.unwrap();
+        for resolution in [
+            Resolution::Rerun,
+            Resolution::Hold,
+            Resolution::completed("other").unwrap(),
+        ] {
+            let another = id("hold").with_fingerprint("another");
+            for id in [id("hold"), another] {
+                let resolved = idem.resolve(&id, resolution.clone()).await.unwrap();
+                assert_eq!(resolved, Resolved::AlreadyCompleted);
+            }
+        }
         assert_eq!(
             *idem.run(id("hold"), |_| async { String::new() }).await.unwrap(),
             "charge 7"
@@ -109,7 +122,10 @@ fn resolved_as_not_done_it_is_new() {
             "the holder may be alive: {error:?}"
         );
         clock.advance(Duration::from_secs(30));
-        idem.resolve(&id("new"), Resolution::Rerun).await.unwrap();
+        for expected in [Resolved::Freed, Resolved::Absent] {
+            let resolved = idem.resolve(&id("new"), Resolution::Rerun).await.unwrap();
+            assert_eq!(resolved, expected);
+        }
         let reply = idem
             .run(id("new"), |context| async move { context.attempt() })
             .await
@@ -163,6 +179,7 @@ fn asked_the_user_may_know_the_result() {
         for _ in 0..2 {
             let reply: Reply<String> = idem.run(id("ask"), |_| async { panic!("run again") }).await.unwrap();
             assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));
+            assert_eq!(reply.attempt(), 2, "what is found out counts as an attempt");
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     });

@@ -95,7 +95,9 @@ pub trait Codec<T>: Format {
     ///
     /// # Errors
     ///
-    /// Any reason why the value cannot be encoded. The work is done by then, and that is recorded.
+    /// Any reason why the value cannot be encoded. The work has run by then. In a transaction it is rolled back, and the
+    /// key is free. Otherwise it was done, and that fact is recorded: it is not done again, and every call gets
+    /// [`CodecError::NotRecorded`] from then on.
     fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
 
     /// Decodes a value.

@@ -255,6 +255,9 @@ impl Error {
     }
 
     /// Returns the first error of this type among the causes, for example one that the work returned.
+    ///
+    /// An `anyhow::Error` hides the type of the error in it when it becomes a `Box<dyn Error>`, and that error is not
+    /// found. Add a `.context("…")`, below which the error keeps its type, or map it to an error of your own before.
     #[must_use]
     pub fn cause<E: StdError + 'static>(&self) -> Option<&E> {
         find(self.ends_with()?)

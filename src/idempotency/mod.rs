@@ -51,6 +51,7 @@ pub use error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 pub use missing::MissingFingerprint;
 pub use recovery::{Doubt, Encoded, Recovery, Resolution};
 pub use reply::{Origin, Reply};
+pub use resolve::Resolved;
 pub use result_ext::ResultExt;
 pub use run::Idempotency;
 pub use transaction::{Rollback, Tx};

@@ -29,11 +29,11 @@ type Asked = Pin<Box<dyn Future<Output = Resolution> + Send>>;
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Recovery {
-    /// Answers [`InDoubt`](super::ErrorKind::InDoubt) until the request is [resolved](super::Idempotency::resolve). The
-    /// default.
+    /// Has every call fail with [`InDoubt`](super::ErrorKind::InDoubt) until the request is
+    /// [resolved](super::Idempotency::resolve). The default.
     #[default]
     Hold,
-    /// Runs the work again, with the same [downstream keys](super::Context::downstream_key).
+    /// Runs the work again, as the next attempt, with the same [downstream keys](super::Context::downstream_key).
     ///
     /// This is right when everything that the work does is idempotent under these keys, or harmless when repeated.
     Rerun,
@@ -127,15 +127,23 @@ pub enum Resolution {
     /// It was done: record this result. Made by [`Resolution::completed`].
     #[non_exhaustive]
     Completed(Encoded),
-    /// It was not done, or may be done again: run the work, with the next attempt's number.
+    /// It was not done, or may be done again. The downstream keys stay the same.
+    ///
+    /// As the answer of a policy, it has the work run at once, as the next attempt. Given to
+    /// [`resolve`](super::Idempotency::resolve), it makes the identity new: the work runs with the next call, and that is
+    /// attempt 1.
     Rerun,
-    /// It is not known whether it was done: answer [`InDoubt`](super::ErrorKind::InDoubt).
+    /// It is not known whether it was done: the request stays in doubt, and a call that asked the policy fails with
+    /// [`InDoubt`](super::ErrorKind::InDoubt).
     Hold,
 }
 
 impl Resolution {
     /// Says that the request was done, with this result, in JSON: for an [`Idempotency`](super::Idempotency) with no
     /// other codec.
+    ///
+    /// The type is not checked against what the work returns. If a call cannot read the value as its own type, it fails
+    /// with [`CodecError::Decode`].
     ///
     /// # Errors
     ///
@@ -148,7 +156,8 @@ impl Resolution {
 
     /// Says that the request was done, with this result, as this codec writes it: for an
     /// [`Idempotency`](super::Idempotency) that has [this codec](super::Idempotency::codec). One with another codec
-    /// does not accept it, and the request stays in doubt.
+    /// does not accept it, and the request stays in doubt. The type is not checked, as in
+    /// [`completed`](Self::completed).
     ///
     /// # Errors
     ///

@@ -75,7 +75,10 @@ impl<T> Reply<T> {
         self.verdict == Verdict::Declined
     }
 
-    /// Returns the number of the attempt that did the work: 1 unless an earlier holder died.
+    /// Returns the number of the attempt whose result this is: 1 unless an earlier attempt ended in doubt.
+    ///
+    /// A result that a policy or an operator found out counts as an attempt of its own. So a replay is of attempt 2 if
+    /// attempt 1 was [resolved](crate::idempotency::Idempotency::resolve) as completed.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt

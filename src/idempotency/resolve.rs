@@ -11,12 +11,48 @@ use super::run::Idempotency;
 use crate::identity::RequestIdentity;
 use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
 
+/// What [`Idempotency::resolve`] found, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Resolved {
+    /// The request is completed: every call is answered with the result from now on, or told that it is
+    /// [too large](super::ErrorKind::ResultTooLarge) to be kept.
+    Recorded,
+    /// The identity is new: the next call executes.
+    Freed,
+    /// The request is as it was, as [`Resolution::Hold`] asks for. Its holder may be alive.
+    Held,
+    /// The store knows no such request, so nothing was changed: it never began, was rolled back or freed, or is past
+    /// its retention.
+    Absent,
+    /// The request was completed before, and nothing was changed.
+    AlreadyCompleted,
+}
+
 impl<S: Store, C: Format> Idempotency<S, C> {
     /// Settles a request that is in doubt, once its outcome has been found out.
     ///
     /// [`Resolution::Completed`] records the result. [`Resolution::Rerun`] makes the identity new, so that the next
-    /// call executes. [`Resolution::Hold`] changes nothing. A request that is unknown or completed is not changed by
-    /// any of them. The fingerprint may be left out.
+    /// call executes. [`Resolution::Hold`] changes nothing. A request that is absent or completed is not changed by any
+    /// of them. Which it was is returned.
+    ///
+    /// The fingerprint may be left out. It is compared only where there is something to settle: a request that was
+    /// completed under another one is [`AlreadyCompleted`](Resolved::AlreadyCompleted), not a conflict.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::{Resolution, Resolved};
+    /// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let id = RequestIdentity::new(Scope::new("tenant-7"), "a7f3")?;
+    /// match idem.resolve(&id, Resolution::completed("ch_1")?).await? {
+    ///     Resolved::Recorded => println!("{id} is answered with ch_1 from now on"),
+    ///     Resolved::Absent => println!("there is no {id}; is its scope the right one?"),
+    ///     other => println!("{id} was not changed: {other:?}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// If you find out by looking at what the work calls, do not look too early: a call that was cut off may still
     /// land. [`Recovery::ask`](super::Recovery::ask) has more.
@@ -35,15 +71,18 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// # Cancel safety
     ///
     /// If the future is dropped half-way, the request is settled or still in doubt.
-    pub async fn resolve(&self, id: &RequestIdentity, resolution: Resolution) -> Result<(), Error> {
+    pub async fn resolve(&self, id: &RequestIdentity, resolution: Resolution) -> Result<Resolved, Error> {
         if let Resolution::Completed(encoded) = &resolution {
             encoded.check(self.shared.format).map_err(|error| error.of(id))?;
         }
         let Some(record) = self.status(id).await? else {
-            return Ok(());
+            return Ok(Resolved::Absent);
         };
-        if record.result().is_some() || matches!(resolution, Resolution::Hold) {
-            return Ok(());
+        if record.result().is_some() {
+            return Ok(Resolved::AlreadyCompleted);
+        }
+        if let Resolution::Hold = resolution {
+            return Ok(Resolved::Held);
         }
         // An operator need not know the payload.
         let is_same = match id.fingerprint() {
@@ -60,10 +99,16 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         let claimed = answer_within(self.shared.answer_patience(), self.shared.claim(request));
         match claimed.await.map_err(failed)? {
             ClaimOutcome::Granted(claim) => match resolution {
-                Resolution::Completed(encoded) => record_known(&self.shared, &claim, &encoded).await.map(drop),
-                Resolution::Rerun | Resolution::Hold => self.shared.release(&claim).await.map_err(failed),
+                Resolution::Completed(encoded) => {
+                    let recorded = record_known(&self.shared, &claim, &encoded).await;
+                    recorded.map(|_| Resolved::Recorded)
+                }
+                Resolution::Rerun | Resolution::Hold => {
+                    let released = self.shared.release(&claim).await;
+                    released.map(|()| Resolved::Freed).map_err(failed)
+                }
             },
-            ClaimOutcome::Denied(denied) => told(id, denied).map(drop),
+            ClaimOutcome::Denied(denied) => told(id, denied).map(|_| Resolved::AlreadyCompleted),
         }
     }
 }

@@ -8,7 +8,9 @@ use super::unfinished::{NotDone, Unknown};
 /// Says what a failure means for the mutation, so that `?` passes it on.
 ///
 /// That something failed says nothing of what was done, so no error becomes [`NotDone`] or [`Unknown`] by itself. Each
-/// method takes every kind of error that a text or a `Box<dyn Error>` is made of, such as `anyhow::Error`.
+/// method takes every kind of error that a text or a `Box<dyn Error>` is made of, such as `anyhow::Error`. For
+/// [`Error::cause`](super::Error::cause) to find what is in an `anyhow::Error`, add a `.context("…")`, or map it to an
+/// error of your own before.
 ///
 /// Work that calls another service, under [`try_run`](super::Idempotency::try_run):
 ///
@@ -71,6 +73,23 @@ pub trait ResultExt<T, E>: Sized {
     /// The answer, as [`Rollback::Declined`].
     fn or_decline<A>(self, answer: A) -> Result<T, Rollback<A>>;
 
+    /// Declines for good, as [`or_decline`](Self::or_decline) does, with an answer that is made of the error.
+    ///
+    /// ```
+    /// use oneflight::{ResultExt, Rollback};
+    ///
+    /// fn quantity(text: &str) -> Result<u32, Rollback<String>> {
+    ///     text.parse().or_decline_with(|error| format!("{text:?} is no quantity: {error}"))
+    /// }
+    /// let Err(Rollback::Declined(answer)) = quantity("many") else { panic!() };
+    /// assert_eq!(answer, "\"many\" is no quantity: invalid digit found in string");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The answer, as [`Rollback::Declined`].
+    fn or_decline_with<A>(self, answer: impl FnOnce(E) -> A) -> Result<T, Rollback<A>>;
+
     /// Fails: everything is rolled back, and the identity is new again. Plain `?` does the same for a
     /// [`std::error::Error`].
     ///
@@ -99,6 +118,10 @@ impl<T, E> ResultExt<T, E> for Result<T, E> {
 
     fn or_decline<A>(self, answer: A) -> Result<T, Rollback<A>> {
         self.map_err(|_| Rollback::Declined(answer))
+    }
+
+    fn or_decline_with<A>(self, answer: impl FnOnce(E) -> A) -> Result<T, Rollback<A>> {
+        self.map_err(|error| Rollback::Declined(answer(error)))
     }
 
     fn or_roll_back<A>(self) -> Result<T, Rollback<A>>

@@ -146,8 +146,11 @@ impl<S: TransactionalStore> fmt::Debug for Tx<S> {
 /// Why work in a transaction has its rows rolled back.
 ///
 /// Any [`std::error::Error`] becomes [`Failed`](Self::Failed) by `?`: in a transaction, what failed was not done.
-/// Others, such as `anyhow::Error` or a boxed one, do by `.map_err(Rollback::failed)`. Nothing is recorded then, and a
-/// client that tries again executes again.
+/// Others, such as `anyhow::Error` or a boxed one, do by [`or_roll_back`](super::ResultExt::or_roll_back), which is short
+/// for `.map_err(Rollback::failed)`. Nothing is recorded then, and a client that tries again executes again.
+///
+/// For [`Error::cause`] to find what is in an `anyhow::Error`, add a `.context("…")`, or map it to an error of your own
+/// before.
 ///
 /// So a request that can never succeed, such as one that violates a constraint, should be told apart and be
 /// [`Declined`](Self::Declined). A violation that the work lets pass is told apart all the same, as

@@ -36,7 +36,7 @@ use crate::record::RecordedResult;
 /// async fn lend<C, G, W, F, R>(guard: G, work: W) -> Result<(G, Ending, R), StoreError>
 /// where
 ///     C: Send + 'static,
-///     G: DerefMut<Target = C> + Send + 'static,
+///     G: DerefMut<Target = C> + Send + Sync + 'static,
 ///     W: FnOnce(OpenTransaction<C, ()>) -> F,
 ///     F: Future<Output = (Ending, R)>,
 /// {
@@ -155,7 +155,7 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn
 }
 
 /// What a store holds of a transaction, as the work sees it.
-type Connected<C> = dyn DerefMut<Target = C> + Send;
+type Connected<C> = dyn DerefMut<Target = C> + Send + Sync;
 
 /// A transaction that holds a claim, as the work gets it. It derefs to the connection.
 ///
@@ -177,7 +177,7 @@ impl<C: 'static, N> OpenTransaction<C, N> {
     /// If the guard comes back when the [`Loan`] is gone, it is dropped: it must close its connection then.
     pub fn lend<G>(guard: G, names: N, attempt: u32) -> (Self, Loan<G>)
     where
-        G: DerefMut<Target = C> + Send + 'static,
+        G: DerefMut<Target = C> + Send + Sync + 'static,
     {
         let home = Arc::new(Mutex::new(guard));
         let lent: Arc<Mutex<Connected<C>>> = Arc::clone(&home) as _;

@@ -7,7 +7,7 @@ use std::io;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgPool;
 
-use oneflight::store::StoreError;
+use oneflight::store::{StoreError, is_caused_by};
 
 const NO_PRIVILEGE: &str = "42501";
 
@@ -16,14 +16,25 @@ fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
     error.as_database_error().and_then(DatabaseError::code)
 }
 
-/// Returns whether the transaction lost to another one and may be run again: a serialization failure or a deadlock.
-pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code == "40001" || code == "40P01")
+/// Returns whether an error, or one among its causes, is one of the server's whose SQLSTATE satisfies `is_it`.
+///
+/// A wrapper may leave out the `sqlx::Error` and return only what is inside of it as its source, as
+/// `#[error(transparent)]` and `anyhow` do.
+fn is_caused_by_code(error: &(dyn Error + 'static), is_it: impl Fn(&str) -> bool) -> bool {
+    let is_it = |error: &dyn DatabaseError| error.code().is_some_and(|code| is_it(&code));
+    is_caused_by(error, |error: &sqlx::Error| {
+        error.as_database_error().is_some_and(is_it)
+    }) || is_caused_by::<Box<dyn DatabaseError>>(error, |error| is_it(&**error))
 }
 
-/// Returns whether what was asked for is rejected, and will be again: a constraint (class 23), or a value (class 22).
-pub(super) fn is_violation(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+/// The transaction lost to another and may be run again: a serialization failure or a deadlock.
+pub(super) fn is_conflict(error: &(dyn Error + 'static)) -> bool {
+    is_caused_by_code(error, |code| code == "40001" || code == "40P01")
+}
+
+/// The server rejected what it was asked for, and will again: a constraint (class 23), or a value (class 22).
+pub(super) fn is_violation(error: &(dyn Error + 'static)) -> bool {
+    is_caused_by_code(error, |code| code.starts_with("22") || code.starts_with("23"))
 }
 
 /// Returns whether there is no such savepoint, or no transaction for it to be in: the one that was begun is over.

@@ -28,6 +28,7 @@ mod borrowed;
 mod call;
 mod errors;
 mod listen;
+mod manager;
 mod names;
 mod procedures;
 mod records;

@@ -56,15 +56,15 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnection, PgRow, PgTransactionManager};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Executor};
-use sqlx_core::transaction::TransactionManager;
 use tokio::time::{Instant, timeout};
 
 use super::borrowed::Borrowed;
 use super::errors::{
     is_conflict, is_refused_commit, is_transaction_over, is_violation, late, not_recorded, rolled_back, unavailable,
 };
+use super::manager;
 use super::names::Names;
 use super::records::{column, millis, number, record, untold};
 use super::retry::Tries;
@@ -73,7 +73,6 @@ use super::{Held, PostgresStore};
 use oneflight::record::{FencingToken, Record};
 use oneflight::store::{
     ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, decide,
-    is_caused_by,
 };
 
 /// The number of connections of the pool that may turn out to be lost before that is an answer.
@@ -101,11 +100,11 @@ impl TransactionalStore for PostgresStore {
     }
 
     fn is_conflict(&self, error: &(dyn Error + 'static)) -> bool {
-        is_caused_by(error, is_conflict)
+        is_conflict(error)
     }
 
     fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
-        is_caused_by(error, is_violation)
+        is_violation(error)
     }
 }
 
@@ -144,7 +143,7 @@ impl PostgresStore {
         // If it is dropped, it is closed, and the transaction with it.
         let mut borrowed = self.borrow(left()).await?;
         let row = loop {
-            let begins = PgTransactionManager::begin(&mut borrowed, Some(begin.clone()));
+            let begins = manager::begin(&mut borrowed, begin.clone());
             let error = match in_time(left(), begins).await {
                 Ok(()) => match self.read_in(left(), &mut borrowed, request).await {
                     Ok(row) => break row,
@@ -163,17 +162,14 @@ impl PostgresStore {
             ClaimOutcome::Granted(granted) => granted,
             ClaimOutcome::Denied(denied @ Denied::InDoubt { .. }) => {
                 // It may be asked about again at once, to be taken over, and must not find our own lock.
-                if in_time(left(), PgTransactionManager::rollback(&mut borrowed))
-                    .await
-                    .is_ok()
-                {
+                if in_time(left(), manager::rollback(&mut borrowed)).await.is_ok() {
                     borrowed.give_back();
                 }
                 return Ok(ClaimOutcome::Denied(denied));
             }
             ClaimOutcome::Denied(denied) => {
                 // The rollback goes out with the connection's way back to the pool. Nothing waits for it.
-                PgTransactionManager::start_rollback(&mut borrowed);
+                manager::start_rollback(&mut borrowed);
                 borrowed.give_back();
                 return Ok(ClaimOutcome::Denied(denied));
             }
@@ -204,13 +200,13 @@ impl PostgresStore {
                 return broken.map(|_| ClaimOutcome::Granted(value));
             }
             Ok(Ended::RolledBack) => {
-                let rollback = PgTransactionManager::rollback(&mut borrowed);
+                let rollback = manager::rollback(&mut borrowed);
                 let rolled_back = self.in_time(rollback).await.is_ok();
                 self.tell_and_give_back(borrowed, rolled_back, request).await;
                 return Ok(ClaimOutcome::Granted(value));
             }
         }
-        let lost = match self.in_time(PgTransactionManager::commit(&mut borrowed)).await {
+        let lost = match self.in_time(manager::commit(&mut borrowed)).await {
             Ok(()) if borrowed.is_in_transaction() => {
                 // The work left a transaction of its own inside ours, which is what was committed. The connection is
                 // closed, and so everything is rolled back.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use oneflight::http::{Problem, kind};
 use oneflight::idempotency::{
-    Effect, Error, ErrorKind, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Rollback, RollbackKind,
+    Effect, Error, ErrorKind, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Rollback, RollbackKind, Tx,
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
@@ -25,9 +25,12 @@ use tokio::sync::Barrier;
 mod postgres;
 #[path = "../../../tests/common/proxy.rs"]
 mod proxy;
+#[path = "../../../tests/common/wrapped.rs"]
+mod wrapped;
 
 use postgres::{Schema, server};
 use proxy::{Cut, Proxy};
+use wrapped::Wrapped;
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
@@ -198,12 +201,34 @@ async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried
         ),
         ("INSERT INTO nowhere VALUES (1)", RollbackKind::Failure),
     ] {
-        let work = idem.run_in_tx::<i32, _, _>(id("k"), move |mut tx| async move {
-            sqlx::query(statement).execute(&mut *tx).await?;
-            Ok(1)
-        });
-        assert_eq!(rollback_kind(work.await.unwrap_err()), kind, "{statement}");
+        for wrapped in Wrapped::ALL {
+            let work = idem.run_in_tx::<i32, _, _>(id("k"), move |mut tx| async move {
+                let inserted = sqlx::query(statement).execute(&mut *tx).await;
+                inserted.map_err(|error| Rollback::failed(wrapped.wrap(error)))?;
+                Ok(1)
+            });
+            assert_eq!(rollback_kind(work.await.unwrap_err()), kind, "{statement}, {wrapped:?}");
+        }
     }
+}
+
+/// Keeps a shared reference to the transaction while something else is awaited.
+async fn note(tx: &Tx<PostgresStore>) -> u32 {
+    let key = tx.downstream_key("note");
+    tokio::task::yield_now().await;
+    assert_eq!(tx.downstream_key("note"), key);
+    tx.context().attempt()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_can_be_lent_while_something_else_is_awaited() {
+    let (_schema, store) = shop().await;
+    let idem = Idempotency::builder(store).build();
+    let lent = tokio::spawn(async move {
+        let work = idem.run_in_tx(id("lent"), |tx| async move { Ok(note(&tx).await) });
+        *work.await.unwrap()
+    });
+    assert_eq!(lent.await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -593,7 +618,7 @@ async fn serialization_failures_are_run_again_until_the_policy_says_enough() {
         .unwrap();
     let pool = store.pool().clone();
     let idem = Idempotency::builder(store).conflict_retries(2).build();
-    let run = async |key: &str, conflicts: usize| {
+    let run = async |key: &str, conflicts: usize, wrapped: Wrapped| {
         let (other, runs) = (pool.clone(), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&runs);
         let reply = idem
@@ -609,16 +634,17 @@ async fn serialization_failures_are_run_again_until_the_policy_says_enough() {
                         sqlx::query(elsewhere).execute(&other).await?;
                     }
                     let update = "UPDATE accounts SET balance = $1 WHERE name = 'a'";
-                    sqlx::query(update).bind(balance - 10).execute(&mut *tx).await?;
+                    let updated = sqlx::query(update).bind(balance - 10).execute(&mut *tx).await;
+                    updated.map_err(|error| Rollback::failed(wrapped.wrap(error)))?;
                     Ok(balance)
                 }
             })
             .await;
         (reply, counted.load(SeqCst))
     };
-    let (reply, runs) = run("twice", 2).await;
+    let (reply, runs) = run("twice", 2, Wrapped::Bare).await;
     assert_eq!((*reply.unwrap(), runs), (102, 3));
-    let (reply, runs) = run("thrice", 3).await;
+    let (reply, runs) = run("thrice", 3, Wrapped::Bare).await;
     assert_eq!(rollback_kind(reply.unwrap_err()), RollbackKind::Conflict);
     assert_eq!(runs, 3);
     // `run_in_tx` has a closure for one run.
@@ -627,6 +653,10 @@ async fn serialization_failures_are_run_again_until_the_policy_says_enough() {
         .await
         .unwrap();
     assert_eq!(balance, 95);
+    for wrapped in Wrapped::ALL {
+        let (reply, runs) = run(&format!("{wrapped:?}"), 1, wrapped).await;
+        assert!(reply.is_ok() && runs == 2, "{wrapped:?}: {runs} runs, {reply:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,11 +3,12 @@
 //! SQLite's own busy handler sleeps in steps of up to 100 ms. That starves a process that competes with a busy writer
 //! which leaves gaps of microseconds. Asking often, at random intervals, finds the gaps.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use sqlx::error::DatabaseError;
 
-use oneflight::store::{StoreError, jitter};
+use oneflight::store::{StoreError, is_caused_by, jitter};
 
 /// The primary result code of a statement that cannot be carried out as it stands.
 const SQLITE_ERROR: u32 = 1;
@@ -34,11 +35,25 @@ pub(super) fn is_plain(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(SQLITE_ERROR)
 }
 
-/// Returns whether what was asked for is rejected, and will be again: a constraint, or a value.
-pub(super) fn is_violation(error: &sqlx::Error) -> bool {
-    // A commit that our seal rejects is no fault of the request, but of the work that asked for it.
-    code(error) != Some(SQLITE_CONSTRAINT_COMMITHOOK)
-        && primary_code(error).is_some_and(|code| [SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH].contains(&code))
+/// Returns whether the database rejected what it was asked for and will again: a constraint, or a value.
+pub(super) fn is_violation(error: &(dyn Error + 'static)) -> bool {
+    is_caused_by_database(error, |error| {
+        // A commit that our seal rejects is no fault of the request, but of the work that asked for it.
+        code(error).is_some_and(|code| {
+            code != SQLITE_CONSTRAINT_COMMITHOOK
+                && [SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH].contains(&primary(code))
+        })
+    })
+}
+
+/// Returns whether an error, or one among its causes, is one of the database that satisfies `is_it`.
+///
+/// A wrapper may leave out the `sqlx::Error` and return only what is inside of it as its source, as
+/// `#[error(transparent)]` and `anyhow` do.
+fn is_caused_by_database(error: &(dyn Error + 'static), is_it: impl Fn(&dyn DatabaseError) -> bool) -> bool {
+    is_caused_by(error, |error: &sqlx::Error| {
+        error.as_database_error().is_some_and(&is_it)
+    }) || is_caused_by::<Box<dyn DatabaseError>>(error, |error| is_it(&**error))
 }
 
 /// Makes the error that the user of the store gets.
@@ -50,13 +65,17 @@ pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     }
 }
 
-fn code(error: &sqlx::Error) -> Option<u32> {
-    error.as_database_error().and_then(DatabaseError::code)?.parse().ok()
+fn code(error: &dyn DatabaseError) -> Option<u32> {
+    error.code()?.parse().ok()
+}
+
+/// The lower byte of an extended result code is the primary one.
+fn primary(code: u32) -> u32 {
+    code & 0xff
 }
 
 fn primary_code(error: &sqlx::Error) -> Option<u32> {
-    // The lower byte of an extended result code is the primary one.
-    Some(code(error)? & 0xff)
+    error.as_database_error().and_then(code).map(primary)
 }
 
 /// A deadline and the pauses until it.

@@ -32,6 +32,7 @@ mod busy;
 mod ending;
 mod file;
 mod lent;
+mod manager;
 mod open;
 mod queue;
 mod records;

@@ -26,9 +26,7 @@ use super::queue::Rank;
 use super::records::{self, Claims, Completed};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, HolderId};
-use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, is_caused_by,
-};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StoreError, TransactionalStore};
 
 impl TransactionalStore for SqliteStore {
     type Connection = SqliteConnection;
@@ -100,7 +98,7 @@ impl TransactionalStore for SqliteStore {
     }
 
     fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
-        is_caused_by(error, is_violation)
+        is_violation(error)
     }
 }
 

@@ -16,8 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteTransactionManager};
-use sqlx_core::transaction::TransactionManager;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
@@ -25,6 +24,7 @@ use super::busy::{Patience, is_busy, unavailable};
 use super::ending::{Commits, End, Ended};
 use super::file::DatabaseFile;
 use super::lent::Lent;
+use super::manager;
 use super::queue::{Queue, Rank};
 use super::records::Change;
 use super::seal::{Seal, Seals};
@@ -208,7 +208,7 @@ impl Writer {
         let mut turn = self.turn(rank, limit).await?;
         let mut unusable = 0;
         loop {
-            let error = match SqliteTransactionManager::begin(&mut turn, Some(self.settings.and_begin())).await {
+            let error = match manager::begin(&mut turn, self.settings.and_begin()).await {
                 Ok(()) => return Ok(turn),
                 Err(error) => error,
             };
@@ -240,7 +240,7 @@ impl Writer {
                 };
             }
             End::Close => false,
-            End::RollBack => SqliteTransactionManager::rollback(&mut turn).await.is_ok(),
+            End::RollBack => manager::rollback(&mut turn).await.is_ok(),
         };
         match rolled_back {
             true => turn.connection.give_back_if_idle().await,
@@ -259,12 +259,12 @@ impl Writer {
 
     async fn commit(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
         let committed = match self.commits {
-            Commits::AtOnce => SqliteTransactionManager::commit(connection).await,
+            Commits::AtOnce => manager::commit(connection).await,
             Commits::AfterReaders => {
                 self.commit_patiently(connection).await?;
                 // What `sqlx` counts as open is over. It needs one to end.
                 sqlx::query("BEGIN").execute(&mut *connection).await?;
-                SqliteTransactionManager::rollback(connection).await
+                manager::rollback(connection).await
             }
         };
         #[cfg(test)]

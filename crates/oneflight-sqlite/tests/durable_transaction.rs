@@ -8,13 +8,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use oneflight::idempotency::{Effect, Error, ErrorKind, Idempotency, Origin, Recovery, Rollback};
+use oneflight::idempotency::{Effect, Error, ErrorKind, Idempotency, Origin, Recovery, Rollback, RollbackKind};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::State;
 use oneflight::store::StoreError;
 use oneflight_sqlite::SqliteStore;
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
+
+#[path = "../../../tests/common/wrapped.rs"]
+mod wrapped;
+
+use wrapped::Wrapped;
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
@@ -557,4 +562,26 @@ async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried
     let problem = oneflight::http::Problem::from(error.clone());
     assert_eq!(problem.status(), 503, "{error}");
     assert!(problem.retry_after().is_some(), "{error}");
+}
+
+#[tokio::test]
+async fn a_violation_is_told_apart_however_its_error_is_wrapped() {
+    let shop = strict_shop().await;
+    for wrapped in Wrapped::ALL {
+        for (statement, expected) in [
+            ("INSERT INTO strict VALUES ('taken', 1, NULL)", RollbackKind::Violation),
+            ("INSERT INTO nowhere VALUES (1)", RollbackKind::Failure),
+        ] {
+            let work = shop.idem.run_in_tx::<i64, _, _>(id("k"), move |mut tx| async move {
+                let inserted = sqlx::query(statement).execute(&mut *tx).await;
+                inserted.map_err(|error| Rollback::failed(wrapped.wrap(error)))?;
+                Ok(1)
+            });
+            let error = work.await.unwrap_err();
+            let ErrorKind::RolledBack { kind, .. } = error.kind() else {
+                panic!("{error:?}")
+            };
+            assert_eq!(*kind, expected, "{wrapped:?}: {error}");
+        }
+    }
 }

@@ -34,6 +34,8 @@ async fn durable_calls_in_a_transaction() {
         assert_eq!(*refused.await.unwrap(), "no");
         assert_eq!(*in_tx(&idem, &request("helper")).await.unwrap(), 1);
         assert_eq!(*in_tx_of_any_store(&idem, &request("any")).await.unwrap(), 1);
+        let lent = idem.run_in_tx(request("lent"), |tx| async move { Ok(note(&tx).await) });
+        assert_eq!(*lent.await.unwrap(), 1);
     })
     .await
     .unwrap();
@@ -52,8 +54,21 @@ async fn in_tx_of_any_store<S: TransactionalStore>(
 ) -> Result<oneflight::idempotency::Reply<u32>, IdempotencyError> {
     async fn attempts<S: TransactionalStore>(mut tx: Tx<S>) -> Result<u32, Rollback<u32>> {
         let _: &mut S::Connection = &mut tx;
-        tokio::task::yield_now().await;
-        Ok(tx.context().attempt())
+        Ok(note_for_any_store(&tx).await)
     }
     idem.run_in_tx(id.clone(), attempts).await
+}
+
+/// Keeps a shared reference to the transaction while something else is awaited.
+async fn note(tx: &Tx<SqliteStore>) -> u32 {
+    let key = tx.downstream_key("note");
+    tokio::task::yield_now().await;
+    assert_eq!(tx.downstream_key("note"), key);
+    tx.context().attempt()
+}
+
+async fn note_for_any_store<S: TransactionalStore>(tx: &Tx<S>) -> u32 {
+    let _: &S::Connection = tx;
+    tokio::task::yield_now().await;
+    tx.context().attempt()
 }
