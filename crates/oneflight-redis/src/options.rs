@@ -11,8 +11,8 @@ use super::connection::{Acknowledgement, RedisConnection};
 use super::errors::unavailable;
 use super::listen::Ear;
 use super::names::Names;
+use super::store::{Inner, RedisStore};
 use super::tokens::Seen;
-use super::{Inner, RedisStore};
 use oneflight::store::StoreError;
 
 /// Between two tries to connect again.
@@ -175,6 +175,32 @@ impl RedisOptions {
     fn longest_answer(&self) -> Duration {
         let within = self.acknowledgement.map_or(Duration::ZERO, |it| it.within);
         self.patience.saturating_add(within)
+    }
+}
+
+impl RedisStore {
+    /// Connects to a server, by a URL such as `redis://localhost:6379/`.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one or the server cannot be reached, and [`StoreError::Unsupported`] if it evicts keys.
+    pub async fn open(server: impl IntoConnectionInfo) -> Result<Self, StoreError> {
+        Self::options().open(server).await
+    }
+
+    /// Connects by a client of the caller's. A connection of the caller's is used by
+    /// [`RedisOptions::from_connection`].
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn from_client(client: Client) -> Result<Self, StoreError> {
+        Self::options().from_client(client).await
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> RedisOptions {
+        RedisOptions::default()
     }
 }
 

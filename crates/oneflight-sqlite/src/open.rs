@@ -6,23 +6,150 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection};
 
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
 use super::lent::Lent;
+use super::schema;
 use super::seal::{Seal, Seals};
 use super::settings::{self, Settings};
+use super::store::SqliteStore;
 use super::writer::Writer;
-use super::{SqliteOptions, SqliteStore};
 use oneflight::store::StoreError;
 
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {
+/// The longest deadline: some 30 years, which can be added to any instant.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
+
+/// How a [`SqliteStore`] is opened. Made by [`SqliteStore::options`].
+#[derive(Clone, Debug)]
+#[must_use = "options open nothing by themselves"]
+pub struct SqliteOptions {
+    max_readers: u32,
+    busy_deadline: Duration,
+    synchronous: SqliteSynchronous,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            max_readers: 8,
+            busy_deadline: Duration::from_secs(30),
+            synchronous: SqliteSynchronous::Full,
+        }
+    }
+}
+
+impl SqliteOptions {
+    /// How many connections [`SqliteStore::pool`] may have, each a thread: 8 unless set. The writer has
+    /// its own. Not for [`from_pool`](Self::from_pool).
+    pub fn max_readers(mut self, connections: u32) -> Self {
+        self.max_readers = connections.max(1);
+        self
+    }
+
+    /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`], and
+    /// for a connection of the pool before it fails with [`StoreError::NoConnection`]: 30 s unless set. The writers of this
+    /// process queue before that, for four times as long at most. A call with a
+    /// [patience](oneflight::store::ClaimRequest::patience) of its own waits no longer than that for all of them.
+    pub fn busy_deadline(mut self, deadline: Duration) -> Self {
+        self.busy_deadline = deadline.min(LONGEST_DEADLINE);
+        self
+    }
+
+    /// How much a commit waits for the disk: `FULL` unless set. Not for [`from_pool`](Self::from_pool).
+    pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
+        self.synchronous = synchronous;
+        self
+    }
+
+    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
+    /// waits for no writer.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
+    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
+    pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
+        open_file(&self, path.as_ref()).await
+    }
+
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// Work in [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) gets one of its connections.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or was written by a newer version of this crate.
+    pub async fn from_pool(self, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
+        use_pool(&self, pool).await
+    }
+}
+
+impl SqliteStore {
+    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
+    /// waits for no writer.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
+    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::options().open(path).await
+    }
+
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// Its database should be in WAL mode: otherwise reads wait for writers, and a
+    /// commit waits for readers (it is tried again until the [deadline](SqliteOptions::busy_deadline)).
+    ///
+    /// What state a connection was left in is of no account. One on which a transaction was left open, or that may only
+    /// read (`query_only`), is closed, and another one is used. `synchronous`, `locking_mode` and `busy_timeout` are, in each
+    /// transaction that writes, what they were on the connection that the pool lent first. Temporary tables do not stand in
+    /// for ours. What concerns your tables alone, `foreign_keys` for one, is as the connection has it.
+    ///
+    /// Three things are not made up for: temporary *triggers* on our tables, which may undo what we write; `PRAGMA
+    /// full_column_names`, with which our columns are not found; and a file that is attached to be read only counts as any
+    /// other. Leave none of them on connections of this pool.
+    ///
+    /// A transaction that was left open *after it wrote* holds the one right to write, though, until the pool lends its
+    /// connection and it is closed; until then, all who write wait, as for any other writer.
+    ///
+    /// A connection whose state is not known is closed rather than given back: a
+    /// database *in memory* would be gone with it. [`MemoryStore`](oneflight::store::MemoryStore) is for
+    /// that. A commit hook of yours on these connections is replaced by ours, which lets everything through that is not
+    /// done inside [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or was written by a newer version of this crate;
+    /// [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot roll
+    /// back (`journal_mode=OFF`).
+    pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
+        Self::options().from_pool(pool).await
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> SqliteOptions {
+        SqliteOptions::default()
+    }
+
+    /// Creates or upgrades the tables.
+    async fn prepare(pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
+        let store = Self { pool, writer };
+        schema::migrate(&store).await?;
+        Ok(store)
+    }
+}
+
+async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {
     let name = path.as_os_str().as_encoded_bytes();
     if name.is_empty() || name == b":memory:" {
         return Err(StoreError::Unsupported {
@@ -99,7 +226,7 @@ async fn create(options: &SqliteOptions, path: &Path) -> Result<(DatabaseFile, S
 }
 
 /// Uses a pool of the caller's.
-pub(super) async fn pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
+async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
     let asked = async {
         let mut connection = Lent::by(&pool, &Patience::new(options.busy_deadline)).await?;
         let asked = ask(&mut connection).await.map_err(unavailable)?;
