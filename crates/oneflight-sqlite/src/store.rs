@@ -54,12 +54,11 @@ use oneflight::store::{
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("orders.db");
 /// use oneflight::{Idempotency, RequestIdentity, Rollback, Scope};
 /// use oneflight_sqlite::SqliteStore;
 ///
-/// let store = SqliteStore::open(path).await?;
+/// let folder = tempfile::tempdir()?; // A new file each time.
+/// let store = SqliteStore::open(folder.path().join("orders.db")).await?;
 /// sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
 ///     .execute(store.pool())
 ///     .await?;
