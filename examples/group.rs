@@ -19,7 +19,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         timeout(patience, looked_up).await
     };
 
-    // One in ten is impatient and leaves. The others get the answer all the same, whoever had begun the look-up.
+    // One in ten is impatient and leaves. The others get the answer all the same, whichever of them had begun the
+    // look-up.
     let callers = (0..1_000).map(|n| match n % 10 {
         0 => price(Duration::from_millis(5)),
         _ => price(Duration::from_secs(5)),

@@ -1,4 +1,4 @@
-//! A store of one's own. It keeps records where it likes, and leaves what is to be done about a request to `decide`, so that
+//! A store of your own. It keeps records where it likes, and leaves the decision about a request to `decide`, so that
 //! it decides as every store does. The suites of `oneflight-conformance` then say whether it keeps its promises.
 
 use std::collections::HashMap;
@@ -24,14 +24,14 @@ struct Pages {
 }
 
 impl Pages {
-    /// A record as it is at this instant.
+    /// Returns a record as it is at this instant.
     fn look(&self, id: &RequestIdentity, now: Timestamp) -> Option<Record> {
         let mut record = self.records.get(id)?.clone();
         record.observed = now;
         Some(record)
     }
 
-    /// The record of a claim, for the holder that has it still.
+    /// Returns the record of a claim, for the holder that still has it.
     fn held(&mut self, id: &RequestIdentity, token: FencingToken) -> Result<&mut Record, StoreError> {
         let record = self.records.get_mut(id);
         record

@@ -7,13 +7,13 @@ use std::time::Duration;
 use oneflight::{Idempotency, Origin, RequestIdentity, ResultExt, Scope};
 use oneflight_sqlite::SqliteStore;
 
-/// Answers the status for the provider: with any but 200 it sends the event again.
+/// Returns the status for the provider: with any but 200 it sends the event again.
 async fn receive(idem: &Idempotency<SqliteStore>, event: &str, amount: &str) -> Result<(u16, Origin), Box<dyn Error>> {
     let id = RequestIdentity::new(Scope::new("provider").route("webhook"), event)?.with_fingerprint(amount);
     let amount = amount.to_owned();
     let reply = idem
         .run_in_tx(id, |mut tx| async move {
-            // What cannot be read will never be: declined, so that the provider is told the same each time.
+            // What cannot be read will never be: declined, so that the provider gets the same answer each time.
             let cents: i64 = amount.parse().or_decline(422)?;
             sqlx::query("INSERT INTO bookings (cents) VALUES (?)")
                 .bind(cents)

@@ -220,7 +220,7 @@ fn a_call_that_begins_after_an_abort_is_not_aborted_with_it() {
     assert_eq!((stats.led, stats.joined, stats.aborted), (2, 0, 1));
 }
 
-/// The same, and the work panics: that is its end for all, and nobody runs it again.
+/// The same, and the work panics: that is its end for all, and no caller runs it again.
 #[test]
 fn a_call_that_came_too_late_for_an_abort_gets_the_panic_that_came_instead() {
     let (group, entered, leave) = (Group::<u8, u8>::new(), Barrier::new(2), Barrier::new(2));

@@ -16,7 +16,7 @@ use tokio::runtime::RuntimeFlavor;
 const LONG: usize = 100_000;
 /// Each call made by work looks through the flights that its flight waits for, so chains that grow at their upper end are shorter.
 const SHORT: usize = 2_500;
-/// Whoever stands in for a task asks to be polled twice first, and with it all who wait for the call.
+/// A stand-in for a task asks to be polled twice first, and with it every caller that waits for the call.
 const LEFT: usize = 800;
 
 type Outcomes = Result<Outcome<usize>, FlightError>;
@@ -61,8 +61,8 @@ fn runtimes() -> [tokio::runtime::Runtime; 2] {
     ]
 }
 
-/// How long a chain is to be. For work that is spawned where tasks may not be polled, all who wait are woken for each step, and
-/// there is a step for each flight.
+/// How long a chain is to be. For work that is spawned where tasks may not be polled, all that wait are woken for each
+/// step, and there is a step for each flight.
 fn length(drive: Drive, runtime: &tokio::runtime::Runtime) -> usize {
     match (drive, runtime.handle().runtime_flavor()) {
         (Drive::Spawned, RuntimeFlavor::CurrentThread) => SHORT,
@@ -131,7 +131,8 @@ fn one_call_without_a_runtime() {
     assert_eq!(outcome.unwrap().value, LONG - 1);
 }
 
-/// Each flight has a task, which does not come: the only caller who is polled stands in for all of them, one after the other.
+/// Each flight has a task, which does not come: the only caller that is polled stands in for all of them, one after the
+/// other.
 #[test]
 fn a_chain_whose_tasks_are_left() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -172,7 +173,7 @@ fn circle(group: Group<usize, Answer>, flights: usize, n: usize) -> BoxFuture<'s
     })
 }
 
-/// Who waits for whom is seen although the calls are not polled by who waits.
+/// Which call waits for which is seen although the waiting calls do not poll the others.
 #[test]
 fn a_chain_that_is_a_circle() {
     for drive in [Drive::InPlace, Drive::Spawned] {

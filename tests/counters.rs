@@ -196,7 +196,7 @@ fn a_flight_is_counted_before_a_drain_can_end() {
     let stats = counted_when_drained(&group, settle);
     assert_eq!((stats.panicked, stats.finished_unattended), (1, 3));
 
-    // Somebody is there.
+    // A caller is there.
     let mut call = Task::new(group.run(1, work(&gate)).drive(Drive::Spawned));
     call.pending();
     gate.open(1);

@@ -110,7 +110,7 @@ async fn large_results_are_compressed_and_replayed_as_they_were() {
         let json = serde_json::to_vec(first.value()).unwrap().len();
         let kept = first.recorded().as_bytes().len();
         assert_eq!(kept * 2 < json, is_compressed, "{key}: {kept} of {json} bytes");
-        // Whoever knows how reads it, whatever he writes himself.
+        // A codec that knows how reads it, whatever it writes itself.
         for idem in [&idem, &plain] {
             let again = idem.run(id(key), |_| async { page(0) }).await.unwrap();
             assert_eq!(*again, page(lines));

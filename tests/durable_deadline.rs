@@ -1,4 +1,4 @@
-//! Promise 10, of the wait: each caller waits as long as it said, whoever it shares its flight with.
+//! Promise 10, of the wait: each caller waits as long as it said, whichever callers it shares its flight with.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use scripted::{Fault, Op, Scripted};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Of a clock that runs only while everybody waits.
+/// Of a clock that runs only while every task waits.
 const MOMENT: Duration = Duration::from_millis(300);
 const WAIT: Duration = Duration::from_secs(3);
 

@@ -44,7 +44,7 @@ async fn by_default_a_waiting_duplicate_sees_the_end_of_a_dead_holders_lease() {
             clock.advance(Duration::from_millis(50));
         }
     });
-    // Its process dies: nobody renews its lease any more.
+    // Its process dies: its lease is not renewed any more.
     let dead = Idempotency::builder(store.clone())
         .on_abandon(OnAbandon::Cancel)
         .build();

@@ -1,4 +1,4 @@
-//! Promises 10, 13 and 14, at the edges of a lease: work begins only while its lease runs, a holder who is alive keeps
+//! Promises 10, 13 and 14, at the edges of a lease: work begins only while its lease runs, a holder that is alive keeps
 //! it, and what was claimed or settled without our hearing of it is seen to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -89,7 +89,7 @@ impl Store for Faulty {
     }
 }
 
-/// A holder who claims, and is heard of no more.
+/// A holder that claims, and is heard of no more.
 async fn die(store: &impl Store, key: &str) {
     let request = id(key);
     let claimed = store.claim(ClaimRequest::new(&request, Duration::ZERO)).await;
@@ -145,7 +145,7 @@ async fn work_whose_claim_was_long_under_way_begins_with_a_lease_that_runs() {
         let work = work(&executions);
         async move { late.run(id("late"), work).await }
     });
-    // Granted, and its lease over before anybody hears of it: the heir begins, and the late one must not.
+    // Granted, and its lease over before the answer arrives: the heir begins, and the late one must not.
     sleep(Duration::from_millis(250)).await;
     let heir = Idempotency::builder(store.clone()).recovery(Recovery::Rerun).build();
     let reply = heir.run(id("late"), work(&executions)).await.unwrap();
@@ -156,7 +156,7 @@ async fn work_whose_claim_was_long_under_way_begins_with_a_lease_that_runs() {
         (Origin::Replayed, 1)
     );
 
-    // With nobody to take over, the lease is renewed before the work begins.
+    // With no holder to take over, the lease is renewed before the work begins.
     store.claim_takes.store(250, Ordering::SeqCst);
     let late = Idempotency::builder(store.clone()).lease(lease).build();
     let seen = store.clone();

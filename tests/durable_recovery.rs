@@ -432,7 +432,7 @@ async fn a_store_that_answers_nothing_runs_nothing_and_may_have_been_claimed() {
     assert_eq!(*idem.run(id("down"), |_| async { 1 }).await.unwrap(), 1);
 }
 
-/// Somebody else's service, which does what it was asked for 300 ms later, whether the caller is still there or not.
+/// Another service, which does what it was asked for 300 ms later, whether the caller is still there or not.
 #[derive(Clone, Default)]
 struct Elsewhere {
     calls: Arc<AtomicU32>,
@@ -532,7 +532,7 @@ async fn work_that_does_not_know_says_so_to_every_caller_and_is_in_doubt() {
         assert!(error.cause::<std::io::Error>().is_some());
         assert_eq!(error.effect(), Effect::Unknown);
     }
-    // Nobody is asked by default, so there is nothing to wait for.
+    // The default asks no policy, so there is nothing to wait for.
     let error = idem.run(id("unknown"), |_| async { 1 }).await.unwrap_err();
     assert!(
         matches!(error.kind(), ErrorKind::InDoubt { attempt: 1, .. }),

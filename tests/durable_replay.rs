@@ -158,7 +158,7 @@ async fn retention_counts_from_completion_and_then_the_key_is_new() {
     // A replay does not prolong.
     assert_eq!(*idem.run(id("kept"), |_| async { 2 }).await.unwrap(), 1);
     clock.advance(Duration::from_millis(1));
-    // New, although nobody has purged; and for another payload as well.
+    // New, although it was not purged; and for another payload as well.
     assert_eq!(store.len(), 1);
     assert!(idem.status(&id("kept")).await.unwrap().is_none());
     let other = id("kept").with_fingerprint("other");
@@ -190,7 +190,7 @@ async fn calls_may_have_another_retention() {
         known.push(count);
     }
     assert_eq!(known, [3, 2, 1, 0]);
-    // Flights are shared: one execution, for as long as that of who executes says.
+    // Flights are shared: one execution, for as long as the retention of the caller that executes.
     let (one, other): (_, Result<Reply<()>, _>) = tokio::join!(
         week.run(id("shared"), |_| async { tokio::task::yield_now().await }),
         idem.run(id("shared"), |_| async { panic!("called as well") }),

@@ -1,5 +1,5 @@
-//! Promises 13 and 14, of a store that does not answer, or panics: nobody waits for it for ever, what it may have done is
-//! found out, and the key is not lost to it.
+//! Promises 13 and 14, of a store that does not answer, or panics: no call waits for it for ever, what it may have done
+//! is found out, and the key is not lost to it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ use scripted::{Fault, Op, Scripted};
 use tokio::time::{Instant, timeout};
 
 const WAIT: Duration = Duration::from_secs(10);
-/// By when a caller is told at the latest, in the time of a clock that runs only while everybody waits.
+/// By when a caller is told at the latest, in the time of a clock that runs only while every task waits.
 const TOLD: Duration = Duration::from_secs(12);
 /// For ever, by the same clock.
 const EVER: Duration = Duration::from_secs(100_000);

@@ -50,7 +50,7 @@ fn what_we_tell_of_a_request_carries_its_correlation_id() {
     }
 }
 
-/// A memory store in which whoever completes or releases has to wait, and renewals need not.
+/// A memory store in which completing and releasing have to wait, and renewing need not.
 #[derive(Clone)]
 struct Slow(MemoryStore);
 

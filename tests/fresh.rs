@@ -13,7 +13,7 @@ async fn a_call_never_gets_a_result_that_somebody_has_returned_with() {
     const CALLS: usize = 20_000;
     let group: Group<u8, u64> = Group::new();
     let executions = Arc::new(AtomicU64::new(0));
-    // The newest execution that anybody has returned with.
+    // The newest execution that any call has returned with.
     let returned = Arc::new(AtomicU64::new(0));
     let running = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..TASKS)

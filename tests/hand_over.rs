@@ -45,7 +45,7 @@ fn the_driver_is_dropped_at_each_await_point() {
             }
             assert_eq!(*steps.lock().unwrap(), (0..drop_at).collect::<Vec<_>>());
             if lost_wake {
-                // The wake-up goes to the driver, who is dropped before he is polled.
+                // The wake-up goes to the driver, which is dropped before it is polled.
                 gate.open(1);
             }
             driver.drop();
@@ -85,7 +85,7 @@ fn a_wake_up_is_not_lost_with_the_caller_who_got_it() {
         .collect();
     tasks.iter_mut().for_each(Task::pending);
     gate.open(AWAITS);
-    // The work is woken now; whoever has been told goes.
+    // The work is woken now; the task that has been told goes.
     while tasks.len() > 1 {
         let woken = tasks.iter().position(|task| task.wakes() > 0).expect("nobody was told");
         drop(tasks.swap_remove(woken));
@@ -183,7 +183,7 @@ fn work_that_progresses_wakes_two_not_all() {
         } else {
             assert_eq!(leader.ready().unwrap().value, 1);
         }
-        // Whoever was told and is polled goes back to waiting.
+        // A task that was told and is polled goes back to waiting.
         for (follower, told) in followers.iter_mut().zip(&mut told) {
             if step < STEPS && follower.wakes() > *told {
                 *told = follower.wakes();
@@ -369,8 +369,8 @@ fn acts_as_it_is_cloned(act: impl FnOnce() + 'static) -> Waker {
     }
 }
 
-/// A caller has looked and found nothing to do; before he is among those who wait, the flight lands, or the work is woken
-/// and all who were told have left.
+/// A caller has looked and found nothing to do. Before it is among those that wait, the flight lands, or the work is
+/// woken and all that were told have left.
 #[test]
 fn what_happens_while_a_caller_is_about_to_wait_is_not_missed() {
     for lands in [true, false] {

@@ -1,4 +1,4 @@
-//! Promise 17: every way in which a request can fail has its status and its type, and tells nobody's secrets.
+//! Promise 17: every way in which a request can fail has its status and its type, and tells no secrets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Promise 3, *futurelock*: a driver that is alive but not polled holds nobody up, and neither does a runtime that
+//! Promise 3, *futurelock*: a driver that is alive but not polled holds no caller up, and neither does a runtime that
 //! exists and is not driven.
 
 mod common;
@@ -85,7 +85,7 @@ fn a_standby_of_another_task_is_told_when_many_callers_of_the_drivers_task_stand
     siblings.iter_mut().for_each(Task::pending);
     let mut stranger = Task::new(group.run(1, || async { 0 }));
     stranger.pending();
-    // From here on nobody in the driver's task is polled.
+    // From here on nothing in the driver's task is polled.
     for step in 1..=3 {
         gate.open(1);
         assert!(stranger.wakes() >= step, "the stranger was not told of step {step}");
@@ -338,7 +338,7 @@ fn work_that_is_driven_for_its_task_sees_the_tasks_runtime() {
     );
 }
 
-/// What `drain` waits for is driven by it, if by nobody else.
+/// What `drain` waits for is driven by it, if by nothing else.
 #[test]
 fn drain_drives_what_was_left_to_a_runtime_that_nobody_drives() {
     for begun in [false, true] {
@@ -390,7 +390,7 @@ fn drain_drives_what_is_left_while_it_waits() {
     drain.ready();
 }
 
-/// The common case: what is spawned stays on its own task, whoever else is polled.
+/// The common case: what is spawned stays on its own task, whichever other task is polled.
 #[tokio::test]
 async fn spawned_work_stays_on_its_task_while_its_runtime_is_driven() {
     for on_abandon in [OnAbandon::Finish, OnAbandon::Cancel] {
@@ -504,7 +504,7 @@ fn work_that_was_forgotten_as_it_was_made_finds_its_tasks_runtime() {
     assert_eq!(group.in_flight(), 0);
 }
 
-/// What is done once, as somebody is woken.
+/// What is done once, as a task is woken.
 struct Does(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Wake for Does {
@@ -536,7 +536,7 @@ fn inside_wakes(depth: usize, act: Box<dyn FnOnce() + Send>) {
     next();
 }
 
-/// Deep inside other wake-ups, the end of a flight is put off. Meanwhile it is to be ended, and nobody can.
+/// Deep inside other wake-ups, the end of a flight is put off. Meanwhile it is to be ended, and nothing can end it.
 #[test]
 fn drain_waits_for_an_end_that_is_put_off() {
     let (group, runtime) = (Group::<u8, ()>::new(), current_thread());

@@ -18,7 +18,8 @@ const SLOTS: usize = 6;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// A new call in a slot (whoever is there is dropped), polled once. Its work, if it leads, awaits so many passes.
+    /// A new call in a slot (the one that is there is dropped), polled once. Its work, if it leads, awaits so many
+    /// passes.
     Run {
         slot: usize,
         key: u8,
@@ -323,7 +324,7 @@ fn history(ops: Vec<Op>) -> Result<(), TestCaseError> {
         prop_assert_eq!(stats.led, model.flights.len() as u64);
         prop_assert_eq!((stats.joined, stats.refused), (model.joined, model.refused));
         prop_assert_eq!(stats.led + stats.joined + stats.refused, model.made);
-        // Whoever has a result waiting has been told; and of those whose work could go on, somebody has.
+        // A caller that has a result waiting has been told; and of those whose work could go on, one has.
         for (number, flight) in model.flights.iter().enumerate() {
             let mut callers = model
                 .calls

@@ -1,5 +1,5 @@
 //! Promise 5: a panic in the work reaches every caller as an error with its message and frees the key; a panic in
-//! other code of the user leaves nobody hanging and no entry behind.
+//! other code of the user leaves no caller hanging and no entry behind.
 
 mod common;
 
@@ -104,7 +104,7 @@ fn a_panic_in_the_destructor_of_the_work() {
     };
     let (mut leader, mut follower) = (call(), call());
     leader.pending();
-    // A follower's closure is dropped with its gate only: he makes no bomb.
+    // A follower's closure is dropped with its gate only: it makes no bomb.
     follower.pending();
     gate.open(1);
     assert_eq!(message(leader.ready()), "boom");

@@ -84,7 +84,7 @@ fn a_caller_may_move_to_another_task_while_he_waits() {
     }
 }
 
-/// The follower changes his waker at the very moment at which another thread lands the flight.
+/// The follower changes its waker at the very moment at which another thread lands the flight.
 #[test]
 fn a_follower_who_moves_as_the_flight_lands_is_still_told() {
     for _ in 0..2_000 {
@@ -99,7 +99,7 @@ fn a_follower_who_moves_as_the_flight_lands_is_still_told() {
             scope.spawn(|| {
                 start.wait();
                 gate.open(1);
-                // He may have driven it to its end meanwhile, or take it from us.
+                // It may have driven the work to its end meanwhile, or take it from us.
                 let _ = leader.poll();
             });
             start.wait();
@@ -182,7 +182,7 @@ fn a_waker_may_use_the_group_as_it_is_dropped() {
     });
 }
 
-/// An executor that polls its task right where that is woken, on the stack of whoever wakes it.
+/// An executor that polls its task right where that is woken, on the stack of the code that wakes it.
 struct Eager {
     task: Mutex<Option<Work<u8>>>,
     again: AtomicBool,
@@ -490,7 +490,7 @@ async fn a_task_that_is_aborted_hands_its_work_over() {
     assert_eq!((made.get(), group.in_flight()), (1, 0));
 }
 
-// Who begins, who joins, who leaves
+// Which calls begin, join, and leave
 
 #[test]
 fn a_call_that_is_made_early_and_polled_late_gets_a_fresh_result() {
@@ -531,7 +531,7 @@ fn a_caller_who_leaves_does_not_take_the_key_with_him() {
     };
     let mut calls: Vec<_> = (0..3).map(|_| call()).collect();
     calls.iter_mut().for_each(Task::pending);
-    // First a follower, then whoever leads or drives.
+    // First a follower, then the caller that leads or drives.
     for leaves in [2, 0, 0, 1, 0] {
         drop(calls.remove(leaves));
         assert_eq!(group.in_flight(), 1);
@@ -628,7 +628,7 @@ async fn work_may_drop_callers_of_its_own_flight() {
         if drive == Drive::InPlace {
             assert_eq!(soon(leader).await, 7);
         } else {
-            // Here nobody is left with that.
+            // Here no caller is left with that.
             callers.lock().unwrap().push(leader);
             soon(group.drain()).await;
             assert_eq!(group.stats().finished_unattended, 1);

@@ -91,7 +91,7 @@ async fn through_a_flight_that_another_task_leads() {
             .collect();
         let mut circles = 0;
         for task in tasks {
-            // Whoever closed the circle is told; the other one gets his answer.
+            // The caller that closed the circle is told; the other one gets its answer.
             circles += usize::from(soon(task).await.unwrap() == Err(FlightError::Reentrant));
         }
         assert!(circles >= 1);
@@ -200,7 +200,7 @@ async fn a_call_that_the_work_gave_up_to_a_task_is_not_awaited_by_the_work() {
     let outcome = soon(outer.run(1, move || async move {
         let mut inner = asks_for(&group, 2, 1);
         assert!(futures::poll!(&mut inner).is_pending());
-        // From here on the task waits for it, and this work for nobody.
+        // From here on the task waits for it, and this work for nothing.
         let given_up = tokio::spawn(inner);
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
@@ -278,7 +278,7 @@ async fn a_join_that_was_begun_outside_closes_a_circle_when_the_work_awaits_it()
     assert_eq!(soon(two).await.unwrap().value, Err(FlightError::Reentrant));
 }
 
-/// A result that is there is no circle, even if the flight's work has left a call behind that nobody polls.
+/// A result that is there is no circle, even if the flight's work has left a call behind that is not polled.
 #[test]
 fn a_call_whose_flight_has_landed_is_answered_inside_the_work_that_it_asked_for() {
     let (group, one_goes, two_goes) = (Group::<u8, Result<u8, FlightError>>::new(), Gate::new(), Gate::new());
@@ -375,7 +375,8 @@ fn waits_for(edges: &[Option<(usize, usize)>], from: usize, to: usize) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Each poll says who waits for whom: none is told of a circle that is none, and each that closes one is told.
+    /// Each poll says which call waits for which: none is told of a circle that is none, and each that closes one is
+    /// told.
     #[test]
     fn whichever_poll_closes_a_circle_is_told_and_no_other(steps in prop::collection::vec(step(), 1..60)) {
         let group: Group<u8, u8> = Group::builder().on_abandon(OnAbandon::Cancel).build();
@@ -411,7 +412,7 @@ proptest! {
                         None => future.as_mut().poll(&mut Context::from_waker(Waker::noop())),
                         Some(parent) => {
                             insides[parent].lock().unwrap().given.push_back(future);
-                            // The work is woken, so that whoever is polled polls it.
+                            // The work is woken, so that the caller that is polled polls it.
                             let waker = insides[parent].lock().unwrap().waker.clone();
                             waker.unwrap().wake();
                             leaders[parent].pending();

@@ -314,7 +314,7 @@ async fn one_follower_stands_by_for_a_task_that_may_not_be_polled() {
         gate.open(1);
         settle().await;
         assert_eq!(wakes(&followers), 1, "{drive:?}");
-        // Whoever is polled now finds that the task has come.
+        // The caller that is polled now finds that the task has come.
         followers.iter_mut().for_each(Task::pending);
         assert_eq!(wakes(&followers), 1, "{drive:?}");
         gate.open(1);
@@ -354,7 +354,7 @@ fn spawned_work_whose_runtime_is_left_while_it_is_made_is_driven_by_its_callers(
     assert_eq!((stats.abandoned, stats.finished_unattended), (0, 0));
 }
 
-/// Work that has been aborted, and goes on to its next await, in a task, drops the last who waits for it.
+/// Work that has been aborted, and goes on to its next await, in a task, drops the last caller that waits for it.
 #[tokio::test]
 async fn who_leaves_last_after_an_abort_cancels_nothing() {
     for on_abandon in [OnAbandon::Finish, OnAbandon::Cancel] {
@@ -423,7 +423,7 @@ async fn a_call_that_joins_as_the_last_caller_leaves_keeps_the_work() {
                 joins
             });
             told.recv().unwrap();
-            // He is the last as far as he can see, and has to wait for the lock to be sure.
+            // It is the last as far as it can see, and has to wait for the lock to be sure.
             last.drop();
             let mut joins = joins.join().unwrap();
             gate.open(2);

@@ -1,5 +1,5 @@
-//! Promise 20, for a group: the work has a span of its own, whoever polls it, inside the span of the request that began it;
-//! what is worth a line has one.
+//! Promise 20, for a group: the work has a span of its own, whichever task polls it, inside the span of the request
+//! that began it; what is worth a line has one.
 
 mod common;
 #[path = "common/lines.rs"]

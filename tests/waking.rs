@@ -1,4 +1,5 @@
-//! Whoever lands a flight with many callers keeps his thread from nobody for long: he wakes a round of them, a task the rest.
+//! Landing a flight with many callers keeps the thread for no long time: it wakes a round of them, a task wakes the
+//! rest.
 
 use oneflight::{Drive, Group};
 use std::future::Future;
@@ -30,7 +31,7 @@ impl Wake for Count {
 
 type Call<'a> = Pin<Box<dyn Future<Output = u32> + 'a>>;
 
-/// A flight whose leader is to be polled once more, and its followers, who wait.
+/// A flight whose leader is to be polled once more, and its followers, which wait.
 struct Crowd<'a> {
     leader: Call<'a>,
     followers: Vec<Call<'a>>,
@@ -78,9 +79,9 @@ impl<'a> Crowd<'a> {
         assert_eq!(poll(&mut self.leader, Waker::noop()), Poll::Ready(7));
     }
 
-    /// Everybody who waited was told, and gets the result.
+    /// Every caller that waited was told, and gets the result.
     fn finish(mut self) {
-        // Who was woken for the work was not in the list any more.
+        // A caller that was woken for the work was not in the list any more.
         assert!(
             self.woken.get() >= CALLERS - 2,
             "{} of {CALLERS} were woken",

@@ -14,7 +14,7 @@ pub struct Book {
     runs: AtomicU64,
     running: AtomicU64,
     beside: AtomicU64,
-    /// The latest execution that anybody has returned with.
+    /// The latest execution that any call has returned with.
     returned: AtomicU64,
     calls: AtomicU64,
     old: AtomicU64,

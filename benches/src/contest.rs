@@ -1,5 +1,5 @@
-//! Interleaved rounds: in each one everybody runs once, beginning with another one each time, so that whatever the machine
-//! does meanwhile happens to all. What counts are the median and the minimum over the rounds, and their ratios.
+//! Interleaved rounds: in each one every peer runs once, beginning with another one each time, so that whatever the
+//! machine does meanwhile happens to all. What counts are the median and the minimum over the rounds, and their ratios.
 
 use crate::key::Key;
 use crate::peers::{BareWork, Peer, Side, Visitor, visit_all, visit_floors};
@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// What one entrant does in one round: `M` costs, the less the better. It panics if the round fails a check of its own.
 pub type Run<const M: usize> = Box<dyn FnMut() -> [f64; M]>;
 
-/// A case in which everybody is measured in the same way.
+/// A case in which every peer is measured in the same way.
 pub trait Trial<const M: usize = 1, K: Key = String> {
     /// What this peer does in a round, or why it cannot.
     ///
@@ -24,10 +24,10 @@ pub trait Trial<const M: usize = 1, K: Key = String> {
     }
 }
 
-/// Who is measured.
+/// The peers that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrants {
-    /// All who collapse calls.
+    /// All peers that collapse calls.
     All,
     /// The work alone as well, to show what the machine does.
     AllAndWork,
@@ -35,12 +35,12 @@ pub enum Entrants {
     AllAndFloors,
 }
 
-/// What everybody came to in one case.
+/// What every peer came to in one case.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Standings {
     /// The figures, in the order of the peers.
     pub figures: Vec<Figure>,
-    /// Those who could not be measured, and why.
+    /// The peers that could not be measured, and why.
     pub left_out: Vec<(String, String)>,
 }
 
@@ -121,7 +121,7 @@ pub fn hold<T: Trial<M>, const M: usize>(trial: &T, who: Entrants, rounds: usize
             entrants[(round + turn) % count].take_turn(round > 0);
         }
     }
-    // Who has no figure at all is left out.
+    // A peer that has no figure at all is left out.
     let (mut entrants, failed): (Vec<_>, Vec<_>) = entrants.into_iter().partition(Entrant::has_figure);
     left_out.extend(
         failed

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Callers who wait, and those who have ended.
+/// Callers that wait, and callers that have ended.
 pub struct Crowd<'a, P, C> {
     calls: Vec<Option<Pin<Boxed<'a, C>>>>,
     waiting: usize,
@@ -26,7 +26,7 @@ where
     P: Peer<String>,
     C: Future<Output = P::Reply>,
 {
-    /// Nobody yet, and room for as many as there are signals.
+    /// No caller yet, and room for as many as there are signals.
     pub fn new(arena: &'a Bump, signals: &'a Signals) -> Self {
         Self {
             calls: Vec::with_capacity(signals.count()),
@@ -57,11 +57,11 @@ where
         self.waiting
     }
 
-    /// Polls each caller who was woken, once, and says how many wake-ups there were.
+    /// Polls each caller that was woken, once, and says how many wake-ups there were.
     ///
     /// # Panics
     ///
-    /// If somebody ends without this value.
+    /// If a caller ends without this value.
     pub fn poll_woken(&mut self, value: Value) -> u64 {
         let mut wakes = 0;
         for caller in 0..self.calls.len() {
@@ -91,11 +91,11 @@ where
         wakes
     }
 
-    /// Polls those who are woken until everybody has ended.
+    /// Polls callers that are woken until every one has ended.
     ///
     /// # Panics
     ///
-    /// If nobody is woken while somebody waits.
+    /// If no caller is woken while one waits.
     pub fn finish(&mut self, value: Value) {
         while self.waiting > 0 {
             let wakes = self.poll_woken(value);

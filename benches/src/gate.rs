@@ -1,5 +1,5 @@
-//! The work of most cases: it stands at a gate until it is let through, one step at a time, so that everybody can be seen
-//! to wait before it ends.
+//! The work of most cases: it stands at a gate until it is let through, one step at a time, so that every caller can be
+//! seen to wait before it ends.
 //!
 //! It is 64 bytes large, and so is the closure that makes it, since what work needs is captured first. It counts how often it was begun (by its first poll, not by its being made, since some peers have
 //! every caller make one), how often it came to its end, and how often it was dropped in between.

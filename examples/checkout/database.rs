@@ -56,7 +56,7 @@ const POSTGRES_SCHEMA: &str = "
     );
 ";
 
-/// How many connections a service has.
+/// The number of connections of a service.
 const CONNECTIONS: u32 = 8;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -243,9 +243,9 @@ pub(crate) struct Entry<'e> {
     pub(crate) order: &'e NewOrder,
 }
 
-/// A connection on which an order can be written, be it in a transaction of somebody else's.
+/// A connection on which an order can be written, inside of another part's transaction or outside of any.
 pub(crate) trait Orders: Send {
-    /// Writes the order, and answers with its number. This is the mutation that must happen once.
+    /// Writes the order, and returns its number. This is the mutation that must happen once.
     fn enter(&mut self, entry: &Entry<'_>) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
 }
 

@@ -44,11 +44,12 @@ use crate::payment::Provider;
 use crate::place::Place;
 use crate::service::unavailable;
 
-/// A process that says nothing for so long is held to be dead, and its orders are taken over by whoever is asked again.
-/// Short, for a mistake costs little here: the payment is safe to repeat, and an order's row is looked for.
+/// A process that says nothing for so long counts as dead, and the next service that is asked for its orders takes them
+/// over. It is short, since a mistake costs little here: the payment is safe to repeat, and an order's row is looked
+/// for.
 const LEASE: Duration = Duration::from_secs(3);
 
-/// Records past their retention are of no account, and take up space until they are deleted.
+/// Records past their retention have no use, and take up space until they are deleted.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
 /// A request, as far as an order needs it.
@@ -143,7 +144,7 @@ fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
             match orders.find(doubt.id.key()).await {
                 Ok(Some(row)) => Resolution::completed(&Placed::from(row)).unwrap_or(Resolution::Hold),
                 Ok(None) => Resolution::Rerun,
-                // Not known now: whoever comes later asks again.
+                // Not known now: the next call asks again.
                 Err(_) => Resolution::Hold,
             }
         }
@@ -154,8 +155,8 @@ fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
         .build()
 }
 
-/// Nobody logs in to this shop. Where somebody does, add `.user(…)`: else whoever learns of a key reads the answer of
-/// another.
+/// This shop has no logins. One that has adds `.user(…)`: without it, a client that learns of a key reads the answer of
+/// another client.
 fn identity(operation: &str, incoming: &Incoming) -> Result<RequestIdentity, Problem> {
     let scope = Scope::new("shop").route(operation);
     let id = RequestIdentity::new(scope, incoming.key.clone())?;
@@ -250,7 +251,7 @@ impl Incoming {
     }
 }
 
-/// What the client is told, and the log. If it was the entry that failed, that is the one who knows what was done.
+/// What the client and the log are told. If the entry failed, its error says what was done.
 fn refusal(error: idempotency::Error) -> Problem {
     // The client is told what it can do, the log what was wrong.
     tracing::warn!(error = &error as &dyn Error, "not placed");

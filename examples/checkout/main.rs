@@ -226,10 +226,10 @@ async fn stop_asked_for() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }
 
-/// Ends when standard input does: with whoever holds its other end, in whichever way.
+/// Ends when standard input does: with the process that holds its other end, in whichever way that ends.
 async fn end_of_input() {
     let (over, ended) = tokio::sync::oneshot::channel::<()>();
-    // A thread that nobody waits for: a read from standard input cannot be called off.
+    // A thread that is not waited for: a read from standard input cannot be called off.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         drop(over);

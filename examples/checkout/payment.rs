@@ -1,4 +1,4 @@
-//! The payment: a call to somebody else, slow, and outside of what any transaction of ours can undo.
+//! The payment: a call to another service, slow, and outside of what any transaction of ours can undo.
 //!
 //! A stand-in, in this process. What it has in common with a real provider is the time it takes, and that it knows a
 //! request by its idempotency key: the same key is the same authorisation, however often it is asked for. It has no
@@ -22,7 +22,7 @@ pub(crate) struct Provider {
 }
 
 impl Provider {
-    /// Authorises the payment of an order, and answers with the authorisation's number.
+    /// Authorises the payment of an order, and returns the authorisation's number.
     ///
     /// `order` is what the shop calls the order; which orders are slow does not change from run to run.
     /// `idempotency_key` is what the provider knows this request by.

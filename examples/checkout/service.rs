@@ -104,7 +104,7 @@ impl Service {
         self.address
     }
 
-    /// Takes no new requests, answers those that are here, places the orders of clients who have gone, and closes the
+    /// Takes no new requests, answers those that are here, places the orders of clients that have gone, and closes the
     /// database. When this has returned `Ok`, nothing of the service runs any more.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ async fn place_order(
     match placed.await {
         Ok((placed, origin)) => {
             tracing::info!(order_id = placed.order_id, ?origin, "order answered");
-            // 201 for the duplicates as well: whoever lost the first answer gets the same one.
+            // 201 for the duplicates as well: a client that lost the first answer gets the same one.
             let answer = Answer {
                 placed,
                 cached: origin != Origin::Executed,

@@ -1,4 +1,4 @@
-//! Promise: the page is whole by itself, and can talk to nobody but its service.
+//! Promise: the page is whole by itself, and can talk to nothing but its service.
 
 mod checkout_support;
 

@@ -53,7 +53,7 @@ async fn nobody_waits_for_the_payment_of_another() {
     let begun = Instant::now();
     let orders: Vec<_> = (0..10).map(|number| send(&server, &format!("k-{number}"))).collect();
 
-    // While they are paid, anybody may write.
+    // While they are paid, any call may write.
     under_way(&mut connection).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let lock = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
@@ -140,7 +140,7 @@ async fn an_order_that_cannot_be_written_is_paid_under_the_same_key_next_time() 
         .await
         .unwrap();
 
-    // The provider's key follows from the identity alone: whoever asks, it is the same.
+    // The provider's key follows from the identity alone: it is the same for every caller.
     let id = RequestIdentity::new(Scope::new("shop").route("POST /orders"), "k-1").unwrap();
     let anywhere = Idempotency::builder(MemoryStore::new()).build();
     let key = anywhere

@@ -64,7 +64,7 @@ fn the_same_storm_over_the_same_file_is_replayed() {
 
 #[test]
 fn a_storm_that_cannot_end_in_time_fails() {
-    // Nobody listens here any more, and the clients wait for somebody.
+    // Nothing listens here any more, and the clients wait for a service.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .unwrap()

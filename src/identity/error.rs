@@ -71,9 +71,7 @@ impl fmt::Display for IdentityError {
                 f,
                 "the scope is {bytes} bytes long in its canonical form; shorten it to {limit}"
             ),
-            Self::FingerprintMalformed => {
-                f.write_str("the fingerprint is malformed; give its 64 hexadecimal digits")
-            }
+            Self::FingerprintMalformed => f.write_str("the fingerprint is malformed; give its 64 hexadecimal digits"),
         }
     }
 }

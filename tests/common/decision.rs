@@ -75,7 +75,7 @@ enum Asked {
     OfAnother,
 }
 
-/// A record at an instant of its own; who puts it into a store moves its times to the store's now.
+/// A record at an instant of its own; the code that puts it into a store moves its times to the store's now.
 pub fn record(
     there: There,
     fingerprint: Option<Fingerprint>,
@@ -173,7 +173,7 @@ pub async fn agrees<S: Store>(
             let is = (after.holder, after.attempt, after.fingerprint);
             assert_eq!(is, (us, attempt, id.fingerprint()), "{case}");
             assert!(after.lease_remaining().unwrap() > HOUR / 2, "{case}");
-            // Who has taken a held one over may die as well, and has not told by then what became of it.
+            // A holder that has taken a held one over may die as well, and has not told by then what became of it.
             let still_in_doubt = matches!(there, There::InProgress { .. }) && held;
             assert_eq!(after.held, still_in_doubt, "{case}");
         } else {

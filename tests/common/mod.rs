@@ -79,7 +79,7 @@ impl<F: Future> Task<F> {
     }
 }
 
-/// Polls tasks that were woken until all are ready; panics if nobody is woken although somebody is pending: a lost
+/// Polls tasks that were woken until all are ready; panics if none is woken although one is pending: a lost
 /// wake-up.
 pub fn run_all<F: Future>(tasks: Vec<Task<F>>) -> Vec<F::Output> {
     let mut open: Vec<(usize, usize, Task<F>)> = Vec::new();

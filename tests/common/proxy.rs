@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 pub enum Cut {
     /// They do not reach the server.
     Before,
-    /// Neither they nor what follows on their connection reach the server, and nobody is told: both ends wait.
+    /// Neither they nor what follows on their connection reach the server, and neither end is told: both wait.
     Swallowed,
     /// A part of them reaches the server.
     Middle,

@@ -40,7 +40,7 @@ pub enum Fault {
     Hangs,
     /// It is done, and there is no answer.
     DoneAndHangs,
-    /// It is done this much later, also if nobody waits for it any more.
+    /// It is done this much later, also if it is not waited for any more.
     LandsAfter(Duration),
     /// It is done, and answered this much later.
     AnsweredAfter(Duration),

@@ -21,7 +21,7 @@ impl Trial for FanIn {
         let (peer, mut scene) = (P::new(), Scene::new(followers));
         Ok(Box::new(move || {
             if repeats > 1 {
-                // Not timed: somebody else had the caches before.
+                // Not timed: another peer had the caches before.
                 scene.fly(&peer);
             }
             let time = (0..repeats).map(|_| scene.fly(&peer)).sum();
@@ -55,7 +55,8 @@ impl Scene {
     ///
     /// # Panics
     ///
-    /// If somebody was not pending before the work ended, if the work did not run exactly once, or if the callers stall.
+    /// If a caller was not pending before the work ended, if the work did not run exactly once, or if the callers
+    /// stall.
     pub fn fly<P: Peer<String>>(&mut self, peer: &P) -> Duration {
         self.gate.reset();
         clear(&mut self.arena);

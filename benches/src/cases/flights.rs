@@ -45,7 +45,7 @@ impl Trial for Flights {
         Ok(Box::new(move || {
             let mut scene = scene.borrow_mut();
             if repeats > 1 {
-                // Not timed: somebody else had the caches before.
+                // Not timed: another peer had the caches before.
                 scene.fly(&peer);
             }
             let time = (0..repeats).map(|_| scene.fly(&peer)).sum();

@@ -1,6 +1,6 @@
-//! What another task notices when a huge fan-in ends: the longest time between two of its polls, and the longest time that
-//! any single poll held a worker. The second is the library's own; the first also has the runtime's queue in it, in which
-//! the other task stands behind all who were woken.
+//! What another task notices when a huge fan-in ends: the longest time between two of its polls, and the longest time
+//! that any single poll held a worker. The second is the library's own; the first also has the runtime's queue in it,
+//! in which the other task stands behind all tasks that were woken.
 
 use super::tasks::{Joining, LIMIT, QUIET, call, two_workers};
 use crate::contest::{Run, Trial};
@@ -74,7 +74,7 @@ fn fly<P: Peer<String>>(runtime: &Runtime, peer: &P, gate: &'static Gate, follow
 
         let has_ended = Arc::new(AtomicBool::new(false));
         let watch = tokio::spawn(longest_gap(Arc::clone(&has_ended)));
-        // He is on his way before it begins, and polls while joining do not count.
+        // The caller is on its way before it begins, and polls while joining do not count.
         for _ in 0..100 {
             yield_now().await;
         }

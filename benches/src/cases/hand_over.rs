@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// So many flights are handed over in a round, one after the other; the cost is that of one.
 const FLIGHTS: usize = 256;
 
-/// Two callers for each flight, of whom the first is dropped. The time is from there to the other's result.
+/// Two callers for each flight, the first of which is dropped. The time is from there to the other's result.
 #[derive(Clone, Copy, Debug)]
 pub struct HandOver;
 

@@ -1,4 +1,4 @@
-//! A leader alone: nobody else calls, which is what nearly every call of a service is like.
+//! A leader alone: no other caller, which is what nearly every call of a service is like.
 
 use super::per;
 use crate::contest::{Run, Trial};
@@ -19,13 +19,13 @@ pub const KEYS: usize = 512;
 /// So few that a round is short, and seldom interrupted.
 const PASSES: usize = 6;
 
-/// Passes before that, which are not timed: somebody else had the caches before.
+/// Passes before that, which are not timed: another peer had the caches before.
 const LEAD_IN: usize = 1;
 
 /// What a caller has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// A key of his own, cloned for the call, which is timed.
+    /// A key of its own, cloned for the call, which is timed.
     Owned,
     /// A borrowed key.
     Borrowed,

@@ -38,7 +38,7 @@ pub type Counter = fn() -> Counted;
 pub struct Weight {
     /// The peer.
     pub name: String,
-    /// Whom it belongs to.
+    /// The peer that it belongs to.
     pub side: Side,
     /// Bytes on the heap for each flight, its key included, with so many in flight.
     pub flights: Vec<(usize, f64)>,
@@ -51,17 +51,17 @@ pub struct Weight {
 /// What a follower weighs.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Follower {
-    /// Bytes on the heap while he waits.
+    /// Bytes on the heap while it waits.
     pub heap: f64,
-    /// The size of his future.
+    /// The size of its future.
     pub future: f64,
-    /// Allocations from beginning to end, beyond his key.
+    /// Allocations from beginning to end, beyond its key.
     pub allocations: f64,
-    /// Futures of the work that are made for him.
+    /// Futures of the work that are made for it.
     pub futures_made: f64,
 }
 
-/// Weighs everybody with this counter.
+/// Weighs every peer with this counter.
 pub fn weigh(counter: Counter) -> Vec<Weight> {
     let callers = FLIGHTS[FLIGHTS.len() - 1];
     let mut scales = Scales {
@@ -83,7 +83,7 @@ struct Scales {
 
 impl Visitor<String> for Scales {
     fn visit<P: Peer<String>>(&mut self) {
-        // What is allocated once in a program is nobody's weight.
+        // What is allocated once in a program does not count for any peer.
         self.flights::<P>(1);
         let weight = Weight {
             name: P::NAME.to_owned(),

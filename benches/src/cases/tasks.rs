@@ -1,5 +1,5 @@
-//! Followers as real tasks on a runtime of two workers, from the spawning of the first to the end of the last, less the pause
-//! in which everybody waits.
+//! Followers as real tasks on a runtime of two workers, from the spawning of the first to the end of the last, less the
+//! pause in which every task waits.
 //!
 //! A task that is pending need not have joined: some peers keep their map behind an asynchronous lock, for which it may
 //! wait. So the gate is opened when all are pending and none has been polled for a while.
@@ -23,9 +23,9 @@ use tokio::time::timeout;
 
 /// After that long the tasks are taken to be stalled.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
-/// Whoever is not polled for so long has joined.
+/// A caller that is not polled for so long has joined.
 pub(super) const QUIET: Duration = Duration::from_millis(10);
-/// How often it is looked at whether somebody is polled.
+/// How often it is looked at whether a caller is polled.
 const SAMPLE: Duration = Duration::from_micros(100);
 
 /// That many followers of one flight; the cost is that of one.
@@ -89,7 +89,7 @@ fn run<T: Send + 'static>(runtime: &Runtime, task: impl Future<Output = T> + Sen
     ended.unwrap_or_else(|_| panic!("the callers have not ended in {LIMIT:?}"))
 }
 
-/// A call as a task makes it, with a handle and a key of his own.
+/// A call as a task makes it, with a handle and a key of its own.
 pub(super) async fn call<P: Peer<String>>(peer: P, key: String, gate: &'static Gate) {
     let reply = peer.call(key, gate.work(VALUE, 1)).await;
     assert_eq!(P::outcome(reply), Ok(VALUE), "{}: another value", P::NAME);
@@ -98,7 +98,7 @@ pub(super) async fn call<P: Peer<String>>(peer: P, key: String, gate: &'static G
 /// Tasks that join.
 #[derive(Debug, Default)]
 pub(super) struct Joining {
-    /// Those who have been pending.
+    /// The calls that have been pending.
     pending: AtomicUsize,
     /// Polls of all.
     polls: AtomicUsize,
@@ -148,7 +148,7 @@ pin_project! {
         #[pin]
         call: C,
         crowd: Arc<Joining>,
-        // Until he has been polled.
+        // Until it has been polled.
         is_new: bool,
     }
 }
@@ -159,10 +159,10 @@ impl<C: Future> Future for Joiner<C> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let this = self.project();
         let polled = this.call.poll(cx);
-        // After the poll, so that nobody is taken to have joined while he is at it.
+        // After the poll, so that no call is taken to have joined while it is being polled.
         this.crowd.polls.fetch_add(1, Ordering::AcqRel);
         if std::mem::take(this.is_new) {
-            // Whoever is ready before the gate is opened keeps it shut: the round fails for its time.
+            // A call that is ready before the gate is opened keeps it shut: the round fails for its time.
             this.crowd
                 .pending
                 .fetch_add(usize::from(polled.is_pending()), Ordering::AcqRel);

@@ -1,8 +1,8 @@
 //! Several threads: on keys of their own, on keys of a Zipf distribution, and on one hot key.
 //!
-//! Of one hot key, everybody is looked at before he is timed: whoever hands out old results does not join, and is not
-//! compared. On threads, a call that finds its key in flight spins until it is woken: parking a thread would cost a hundred times what
-//! is measured. On a runtime it waits as tasks do.
+//! Of one hot key, every peer is looked at before it is timed: a peer that hands out old results does not join, and is
+//! not compared. On threads, a call that finds its key in flight spins until it is woken: parking a thread would cost a
+//! hundred times what is measured. On a runtime it waits as tasks do.
 
 use super::{VALUE, per};
 use crate::book::Book;
@@ -155,7 +155,7 @@ fn spin_until(is_woken: impl Fn() -> bool, name: &str) {
     while !is_woken() {
         spins += 1;
         if spins.is_multiple_of(128) {
-            // The one who runs the work may have lost its processor.
+            // The thread that runs the work may have lost its processor.
             thread::yield_now();
             let since = since.get_or_insert_with(Instant::now);
             assert!(since.elapsed() < LIMIT, "{name}: a caller is not woken");

@@ -11,7 +11,7 @@ use bumpalo::Bump;
 
 const STEPS: u64 = 15;
 
-/// The wake-ups of each step, for everybody.
+/// The wake-ups of each step, for every peer.
 pub fn count(followers: usize) -> Standings {
     let mut counting = Counting {
         followers,
@@ -33,7 +33,7 @@ impl Visitor<String> for Counting {
     }
 }
 
-/// Lets the work of one flight take its steps, polling whoever is woken, and counts the wake-ups of each.
+/// Lets the work of one flight take its steps, polling the callers that are woken, and counts the wake-ups of each.
 fn progress<P: Peer<String>>(peer: &P, followers: usize) -> Vec<f64> {
     let (key, gate, signals, arena) = (
         String::numbered(0),

@@ -1,4 +1,4 @@
-//! The floors: the work alone, and the least that anybody does who keeps a map of what is in flight.
+//! The floors: the work alone, and the least that any library does which keeps a map of what is in flight.
 
 use super::{Peer, Side, Value};
 use crate::key::Key;
@@ -44,8 +44,8 @@ impl<K: Key> Peer<K> for BareWork {
     }
 }
 
-/// The key cloned, inserted into a `DashMap`, and removed after the work. One clone is enough for that, since whoever
-/// only measures still has the first one.
+/// The key cloned, inserted into a `DashMap`, and removed after the work. One clone is enough for that, since the
+/// measuring code still has the first one.
 #[derive(Clone)]
 pub struct MapFloor<K>(Arc<DashMap<K, ()>>);
 

@@ -1,11 +1,11 @@
-//! Everyone who is measured, behind one trait: ourselves, the peers, and the floors below which nobody can be.
+//! Every peer that is measured, behind one trait: ourselves, the others, and the floors below which none can be.
 //!
 //! A peer is driven the way its own documentation says, through the call that fits best, and hands out its own future,
-//! wrapped in nothing that he does not need, so that neither the harness's time nor its memory is counted as his. He knows
-//! nothing of what is measured.
+//! wrapped in nothing that it does not need, so that neither the harness's time nor its memory is counted as the
+//! peer's. It knows nothing of what is measured.
 //!
-//! Every caller has an owned key, as a request has: it is cloned for each call and given away. Whoever takes keys by
-//! reference can be called with a borrowed one as well.
+//! Every caller has an owned key, as a request has: it is cloned for each call and given away. A peer that takes keys
+//! by reference can be called with a borrowed one as well.
 
 mod async_singleflight;
 mod floor;
@@ -39,12 +39,12 @@ use std::future::Future;
 /// What every result is: the number that the work was given.
 pub type Value = u64;
 
-/// Whom a figure belongs to, which decides what it is compared with.
+/// The kind of peer that a figure belongs to, which decides what it is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// Ourselves.
     Ours,
-    /// Somebody else's library, or what people write by hand, as its documentation has it.
+    /// Another library, or what people write by hand, as its documentation has it.
     Peer,
     /// What people write by hand, with our hasher in place of the map's own. Shown, and compared apart.
     Tuned,
@@ -52,13 +52,13 @@ pub enum Side {
     Floor,
 }
 
-/// Somebody who collapses calls onto one execution.
+/// A peer that collapses calls onto one execution.
 pub trait Peer<K: Key>: Clone + Send + Sync + 'static {
-    /// As he is named in tables.
+    /// Its name in tables.
     const NAME: &'static str;
-    /// Whom his figures belong to.
+    /// The kind of peer that its figures belong to.
     const SIDE: Side;
-    /// Why he has no call with a borrowed key, if he has none.
+    /// Why it has no call with a borrowed key, if it has none.
     const BORROWS: Result<(), &'static str> = Err("takes owned keys only");
 
     /// What a call ends with.
@@ -73,7 +73,7 @@ pub trait Peer<K: Key>: Clone + Send + Sync + 'static {
         F: FnOnce() -> W + Send + 'static,
         W: Future<Output = Value> + Send + 'static;
 
-    /// The same with a borrowed key, which who cannot borrow has to clone.
+    /// The same with a borrowed key, which a peer that cannot borrow has to clone.
     fn call_by_ref<'a, F, W>(&'a self, key: &'a K, work: F) -> impl Future<Output = Self::Reply> + Send
     where
         F: FnOnce() -> W + Send + 'static,
@@ -85,7 +85,7 @@ pub trait Peer<K: Key>: Clone + Send + Sync + 'static {
     /// What a reply says: the value, or the message of the error.
     fn outcome(reply: Self::Reply) -> Result<Value, String>;
 
-    /// How many keys he holds, if he can tell.
+    /// How many keys it holds, if it can tell.
     fn entries(&self) -> Option<usize> {
         None
     }
@@ -97,7 +97,7 @@ pub trait Visitor<K: Key> {
     fn visit<P: Peer<K>>(&mut self);
 }
 
-/// Visits ourselves and all who collapse calls.
+/// Visits ourselves and all peers that collapse calls.
 pub fn visit_all<K: Key>(visitor: &mut impl Visitor<K>) {
     visitor.visit::<Oneflight<K>>();
     visitor.visit::<OnceCellByHand<K>>();

@@ -1,9 +1,9 @@
 //! `DashMap<K, Arc<OnceCell>>` by hand, the first thing that most people write.
 //!
-//! The caller whose work ran removes the entry, only if it is still the same one, and before the value can be seen: else a
-//! later call would find the old value. Any caller may turn out to be that one, so each keeps his key. The entry is asked
-//! for at once, with a clone of the key: looking first and cloning only to insert would spare followers the clone, but a
-//! leader would lock and hash three times.
+//! The caller whose work ran removes the entry, only if it is still the same one, and before the value can be seen:
+//! else a later call would find the old value. Any caller may turn out to be that one, so each keeps its key. The entry
+//! is asked for at once, with a clone of the key: looking first and cloning only to insert would spare followers the
+//! clone, but a leader would lock and hash three times.
 
 use super::hasher::ByHand;
 use super::{Peer, Side, Value};

@@ -1,7 +1,7 @@
-//! `DashMap<K, Shared<BoxFuture>>` by hand: the work is boxed once and polled by whoever waits.
+//! `DashMap<K, Shared<BoxFuture>>` by hand: the work is boxed once and polled by the caller that waits.
 //!
-//! The shared future removes its own entry at its end. Nobody else ever removes one, and one is inserted only where there is
-//! none, so that the entry it finds is its own.
+//! The shared future removes its own entry at its end. Nothing else ever removes one, and one is inserted only where
+//! there is none, so that the entry it finds is its own.
 
 use super::hasher::ByHand;
 use super::{Peer, Side, Value};

@@ -1,8 +1,8 @@
-//! What everybody does when things go wrong: tried, not read. Leader dropped, every caller dropped, work that panics, a
-//! leader who is kept but never polled again, and one hot key raced by four tasks.
+//! What every peer does when things go wrong: tried, not read. Leader dropped, every caller dropped, work that panics,
+//! a leader that is kept but never polled again, and one hot key raced by four tasks.
 //!
-//! Every wait has a limit, and every scenario a thread of its own, so that one who stalls, or blocks a thread, is reported
-//! and does not hold up the rest.
+//! Every wait has a limit, and every scenario a thread of its own, so that a peer that stalls, or blocks a thread, is
+//! reported and does not hold up the rest.
 
 mod race;
 mod scenarios;
@@ -32,7 +32,7 @@ pub const SCENARIOS: [&str; 5] = [
 pub struct Conduct {
     /// The peer.
     pub name: &'static str,
-    /// Whom it belongs to.
+    /// The peer that it belongs to.
     pub side: Side,
     /// One for each scenario.
     pub findings: [Finding; 5],
@@ -52,7 +52,7 @@ pub struct Finding {
 pub enum Verdict {
     /// It is.
     Right,
-    /// It is not: an execution too many, one cut in half, an old result, or somebody who waits for ever.
+    /// It is not: an execution too many, one cut in half, an old result, or a caller that waits for ever.
     Wrong,
 }
 
@@ -72,7 +72,7 @@ impl Finding {
     }
 }
 
-/// Tries every scenario on everybody, and tells of each peer as soon as he is through.
+/// Tries every scenario on every peer, and tells of each peer as soon as it is through.
 pub fn try_all(tell: &mut dyn FnMut(&Conduct)) -> Vec<Conduct> {
     // The panics are ours.
     let hook = std::panic::take_hook();
@@ -117,7 +117,7 @@ impl Visitor<String> for Trying<'_> {
 fn limited(scenario: impl FnOnce() -> Finding + Send + 'static) -> Finding {
     let (sender, receiver) = mpsc::channel();
     let run = move || {
-        // Nobody listens any more if it took too long.
+        // Nothing listens any more if it took too long.
         let _ = sender.send(scenario());
     };
     let spawned = thread::Builder::new().name("scenario".to_owned()).spawn(run);

@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 const TASKS: usize = 4;
-/// How long after its end somebody may still be waited for.
+/// How long after its end a caller may still be waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn race<P: Peer<String>>(length: Duration) -> Finding {

@@ -13,7 +13,7 @@ use tokio::runtime::Builder;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
-/// Whoever has no answer after that long has none.
+/// A caller that has no answer after that long has none.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Steps that work takes before it ends.
 const STEPS: u64 = 2;
@@ -92,7 +92,7 @@ async fn answers<const N: usize>(tasks: [JoinHandle<Result<Value, String>>; N]) 
     answers
 }
 
-/// How often work was run, for whoever waited on after the leader.
+/// How often work was run, for the callers that waited on after the leader.
 fn continued<P>(stage: &Stage<P>, answers: &[Answer]) -> Finding {
     let runs = stage.gate.begun();
     if answers.contains(&Answer::Nothing) {

@@ -12,12 +12,12 @@ use oneflight::record::HolderId;
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};
 
 const CROWD: usize = 64;
-/// Within what time a notification is not late, on a slow machine.
+/// The time within which a notification is not late, on a slow machine.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 type Checked = Result<(), Failure>;
 
-/// Claims from many tasks at once; answers the outcomes.
+/// Claims from many tasks at once, and returns the outcomes.
 async fn crowd<S: Store>(
     store: &Arc<S>,
     id: &RequestIdentity,
@@ -423,7 +423,7 @@ where
     for _ in 0..4 {
         batches.push(probe.ok(probe.store.purge(3).await)?);
     }
-    // A store that does not wait to be asked has nothing left to delete.
+    // A store that purges by itself has nothing left to delete.
     probe.require(
         batches == [3, 1, 0, 0] || batches == [0; 4],
         "purging in batches of 3 did not delete 3, then 1, then nothing; nor nothing at all",

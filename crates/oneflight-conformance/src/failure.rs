@@ -13,7 +13,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The name of the check that failed.
+    /// Returns the name of the check that failed.
     #[must_use]
     pub fn check(&self) -> &'static str {
         self.check
@@ -32,7 +32,7 @@ impl std::error::Error for Failure {
     }
 }
 
-/// What a claim came to, for messages: no payload.
+/// Names the outcome of a claim for messages, without payload.
 pub(super) fn name<C>(outcome: &ClaimOutcome<C>) -> &'static str {
     match outcome {
         ClaimOutcome::Granted(_) => "granted",

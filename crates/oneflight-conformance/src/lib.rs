@@ -19,12 +19,12 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A store on its own clock: `oneflight_conformance::run(async || MyStore::connect().await).await?`. It needs a tokio
-//! runtime; with a multi-threaded one the concurrent checks are sharper.
+//! For a store on its own clock: `oneflight_conformance::run(async || MyStore::connect().await).await?`. It needs a
+//! tokio runtime; with a multi-threaded one the concurrent checks are sharper.
 //!
-//! A [`TransactionalStore`](oneflight::store::TransactionalStore) also runs [`run_transactional`], which needs a table to write
-//! to: a [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a [`Watch`](oneflight::store::Watch), is
-//! checked if it is there.
+//! A [`TransactionalStore`](oneflight::store::TransactionalStore) also runs [`run_transactional`], which needs a table
+//! to write to: a [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a
+//! [`Watch`](oneflight::store::Watch), is checked if it exists.
 
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -44,20 +44,20 @@ use probe::Probe;
 pub use failure::Failure;
 pub use transactional::{Ledger, Written, run_transactional};
 
-/// Runs the suite against a store whose time passes by itself. `make` answers with an empty store.
+/// Runs the suite against a store whose time passes by itself. `make` returns an empty store.
 ///
 /// # Errors
 ///
-/// The first promise that is not kept.
+/// Returns the first promise that is not kept.
 pub async fn run<S: Store>(make: impl AsyncFn() -> S) -> Result<(), Failure> {
     run_with(make, async |duration| tokio::time::sleep(duration).await).await
 }
 
-/// Runs the suite against a store whose time is moved by the test.
+/// Runs the suite against a store whose time the test moves. `make` returns an empty store, and `pass` lets time pass.
 ///
 /// # Errors
 ///
-/// The first promise that is not kept.
+/// Returns the first promise that is not kept.
 pub async fn run_with<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Duration)) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(

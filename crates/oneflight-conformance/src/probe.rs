@@ -42,7 +42,7 @@ impl<'a, S: Store, P: AsyncFn(Duration)> Probe<'a, S, P> {
         if holds { Ok(()) } else { self.failure(what) }
     }
 
-    /// The answer of the store, or the failure to give one.
+    /// Returns the answer of the store, or the failure to give one.
     pub(super) fn ok<T>(&self, answer: Result<T, StoreError>) -> Result<T, Failure> {
         answer.map_err(|source| Failure {
             check: self.check,
@@ -104,7 +104,7 @@ impl<'a, S: Store, P: AsyncFn(Duration)> Probe<'a, S, P> {
         self.ok(self.store.complete(claim, result.clone(), retention).await)
     }
 
-    /// Requires that the store refuses an outdated holder, and says which.
+    /// Requires that the store answers an outdated holder with an error that names its token.
     pub(super) fn outdated(
         &self,
         answer: Result<(), StoreError>,

@@ -43,49 +43,43 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn rows(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
-/// Runs the suite of what [`TransactionalStore`] promises. `make` answers with an empty store and table.
+/// Runs the suite of what [`TransactionalStore`] promises. `make` returns an empty store and table.
 ///
 /// ```
-/// use oneflight::store::conformance::{self, Failure, Ledger, Written};
-/// use oneflight::store::{SqliteStore, StoreError};
+/// # use std::io;
+/// # struct Connection;
+/// # impl Connection { async fn execute(&mut self, _sql: &str) -> io::Result<()> { Ok(()) } }
+/// # async fn count(_sql: &str) -> io::Result<u64> { Ok(0) }
+/// use oneflight::store::{StoreError, TransactionalStore};
+/// use oneflight_conformance::{Failure, Ledger, Written, run_transactional};
 ///
 /// #[derive(Clone)]
-/// struct Orders(SqliteStore);
+/// struct Orders<S>(S);
 ///
-/// impl Ledger for Orders {
-///     type Store = SqliteStore;
+/// impl<S: TransactionalStore<Connection = Connection> + Clone> Ledger for Orders<S> {
+///     type Store = S;
 ///
-///     fn store(&self) -> &SqliteStore {
+///     fn store(&self) -> &S {
 ///         &self.0
 ///     }
 ///
-///     fn write<'c>(&self, connection: &'c mut sqlx::SqliteConnection) -> Written<'c> {
+///     fn write<'c>(&self, connection: &'c mut Connection) -> Written<'c> {
 ///         Box::pin(async move {
-///             sqlx::query("INSERT INTO orders DEFAULT VALUES").execute(connection).await?;
+///             connection.execute("INSERT INTO orders DEFAULT VALUES").await?;
 ///             Ok(())
 ///         })
 ///     }
 ///
 ///     async fn rows(&self) -> Result<u64, StoreError> {
-///         let count = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(self.0.pool());
-///         count.await.map_err(StoreError::unavailable)
+///         count("SELECT count(*) FROM orders").await.map_err(StoreError::unavailable)
 ///     }
 /// }
 ///
-/// # #[tokio::main] async fn main() -> Result<(), Failure> {
-/// # let folder = tempfile::tempdir().unwrap();
-/// # let count = std::sync::atomic::AtomicU32::new(0);
-/// conformance::run_transactional(async || {
-///     // A new database each time.
-/// #   let count = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-/// #   let path = folder.path().join(format!("{count}.db"));
-///     let store = SqliteStore::open(path).await.unwrap();
-///     let table = sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY)");
-///     table.execute(store.pool()).await.unwrap();
-///     Orders(store)
-/// })
-/// .await?;
-/// # Ok(()) }
+/// # async fn example<S>(open: impl AsyncFn() -> S) -> Result<(), Failure>
+/// # where S: TransactionalStore<Connection = Connection> + Clone {
+/// // Each time a new database, with an empty table of orders.
+/// run_transactional(async || Orders(open().await)).await
+/// # }
 /// ```
 ///
 /// # Errors

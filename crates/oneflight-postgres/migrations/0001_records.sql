@@ -1,8 +1,9 @@
 -- Draws fencing tokens. No cache: sessions must not draw ahead of each other.
 CREATE SEQUENCE "{schema}"."{prefix}tokens" AS bigint CACHE 1;
 
--- All times are milliseconds since the Unix epoch, on the server's clock. Some room is left in each page: renewing a claim
--- then changes a row in place. Result sizes vary, and dead rows are few and short-lived if they are looked after often.
+-- All times are milliseconds since the Unix epoch, on the server's clock. Some room is left in each page, so that
+-- renewing a claim changes a row in place. Result sizes vary, and dead rows are few and short-lived if they are purged
+-- often.
 CREATE TABLE "{schema}"."{prefix}records" (
     scope            text   COLLATE "C" NOT NULL,
     key              text   COLLATE "C" NOT NULL,

@@ -1,16 +1,16 @@
--- Whether somebody has to decide before a request in doubt is executed again, whatever the policy.
+-- Whether an operator has to decide before a request in doubt is executed again, whatever the policy.
 ALTER TABLE "{schema}"."{prefix}records" ADD COLUMN held boolean NOT NULL DEFAULT false;
 
--- Each procedure refuses to run inside of a transaction, by its COMMIT: what it answers is then known to be committed. In
+-- Each procedure is an error inside of a transaction, by its COMMIT: what it answers is then known to be committed. In
 -- place of an answer there are nulls.
 
 -- Takes scope, key, fingerprint, holder, lease, takeover (a token, -1 for whichever has expired, or another number), the
 -- number of the claim's lock, and whether the request is to be held. Reads, decides, and writes what follows from that:
 --
--- * `seen` is the record as it stood when the statement began. If it is an answer, nothing else happens.
--- * `drawn` is empty unless `seen` may be claimed *and* nobody else is deciding about this identity.
--- * `granted` writes. It decides once more, on the row as it is by then: a holder may have come back since. If it may not be
---   claimed any more, it is written as it was, which makes this statement answer with it.
+-- * `seen` is the record as it was when the statement began. If it is an answer, nothing else happens.
+-- * `drawn` is empty unless `seen` may be claimed *and* no other claim of this identity is being decided about.
+-- * `granted` writes. It decides once more, on the row as it is by then: a holder may have come back since. If it may
+--   not be claimed any more, it is written as it was, which makes this statement answer with it.
 --
 -- Answers with the instant, the record, and whether this claim wrote it.
 CREATE PROCEDURE "{schema}"."{prefix}claim"(
@@ -77,7 +77,7 @@ BEGIN
 END
 $procedure$;
 
--- Takes scope, key, token, result, retention, and the number of those who watch with their channel.
+-- Takes scope, key, token, result, retention, and the number of those that watch with their channel.
 CREATE PROCEDURE "{schema}"."{prefix}complete"(
     text, text, bigint, bytea, bigint, bigint, text, INOUT a0 bigint, INOUT a1 text
 ) LANGUAGE plpgsql AS $procedure$
@@ -106,7 +106,7 @@ BEGIN
 END
 $procedure$;
 
--- Takes scope, key, token, and the number of those who watch with their channel.
+-- Takes scope, key, token, and the number of those that watch with their channel.
 CREATE PROCEDURE "{schema}"."{prefix}release"(
     text, text, bigint, bigint, text, INOUT a0 bigint, INOUT a1 text
 ) LANGUAGE plpgsql AS $procedure$
@@ -155,8 +155,9 @@ BEGIN
 END
 $procedure$;
 
--- Takes the most rows, and answers how many were deleted. What others are at is left to them, and to the next time. The
--- instant is a scalar here: as such it bounds the index, which would otherwise be read to its end for want of a full batch.
+-- Takes the most rows, and answers how many were deleted. Rows that others have locked are left to them, and to the
+-- next time. The instant is a scalar here: as such it bounds the index, which would otherwise be read to its end for
+-- want of a full batch.
 CREATE PROCEDURE "{schema}"."{prefix}purge"(
     bigint, INOUT a0 bigint
 ) LANGUAGE plpgsql AS $procedure$

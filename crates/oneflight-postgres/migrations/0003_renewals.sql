@@ -1,4 +1,4 @@
--- It set a lease to whatever was asked for.
+-- The procedure before this one set a lease to whatever was asked for.
 DROP PROCEDURE IF EXISTS "{schema}"."{prefix}renew"(text, text, bigint, bigint, bigint, text, INOUT bigint, INOUT text);
 
 -- Takes scope, key, token, and lease.
@@ -28,7 +28,7 @@ BEGIN
 END
 $procedure$;
 
--- Takes scope, key, token, what is to be left of the lease, and the number of those who watch with their channel.
+-- Takes scope, key, token, what is to be left of the lease, and the number of those that watch with their channel.
 CREATE PROCEDURE "{schema}"."{prefix}end_lease"(
     text, text, bigint, bigint, bigint, text, INOUT a0 bigint, INOUT a1 text
 ) LANGUAGE plpgsql AS $procedure$

@@ -10,17 +10,18 @@ use tokio::time::timeout;
 
 use super::errors::{is_used_up, late};
 
-/// A connection of the pool's. Dropped before it is given back, it is closed: it may be in a transaction still, and
-/// `sqlx` does not know of one whose beginning was cut short; or wait for an answer that does not come.
+/// A connection of the pool's. If it is dropped before it is given back, it is closed. It may be in a transaction
+/// still, and `sqlx` does not know of one whose beginning was cut short; or it may wait for an answer that does not
+/// come.
 pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
 
 impl Borrowed {
-    /// Waits for one no longer than this, nor than the pool does.
+    /// Waits for a connection no longer than this, nor than the pool does.
     pub(super) async fn within(limit: Duration, pool: &PgPool) -> sqlx::Result<Self> {
         Self::lent(limit, pool, pool.acquire()).await
     }
 
-    /// Waits for one to be lent no longer than this.
+    /// Waits no longer than this for a connection to be lent.
     pub(super) async fn lent(
         limit: Duration,
         pool: &PgPool,

@@ -1,11 +1,11 @@
 //! How a call of a [procedure](super::procedures) goes to the server, with its values.
 //!
-//! Usually, the call is prepared once in each session and its values are bound. Where a pooler shares sessions, nothing
-//! that was prepared is certain to be there later. Then the values stand in the text, and it is one message of the
-//! *simple protocol*, which leaves nothing behind: one round trip either way.
+//! Usually the call is prepared once in each session, and its values are bound. Where a pooler shares sessions, nothing
+//! that was prepared is certain to exist later. There the values stand in the text, and it is one message of the
+//! *simple protocol*, which leaves nothing behind. It is one round trip either way.
 //!
-//! What such a text says must not depend on the session, whatever somebody has set in it. So it is all ASCII, which means
-//! the same in every encoding that a client may have. Texts and bytes stand there in hexadecimal digits, in strings with
+//! What such a text says must not depend on the session, whatever was set in it. So it is all ASCII, which means the
+//! same in every encoding that a client may have. Texts and bytes stand there in hexadecimal digits, in strings with
 //! escapes (`E'…'`), which mean the same whatever `standard_conforming_strings` says. Every type is named.
 
 use std::fmt::{self, Write};
@@ -100,12 +100,12 @@ pub(super) enum Message {
 }
 
 impl Message {
-    /// A plain statement, outside of any transaction that somebody has left open.
+    /// A plain statement, outside of any transaction that was left open.
     pub(super) fn outside(statement: &str) -> Self {
         Self::Written(format!("{LEAVE}; {PLAIN}; {PATH}; {statement}"))
     }
 
-    /// What the server answers to it.
+    /// Puts it to the server, and returns the answer.
     pub(super) async fn put_to(self, connection: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
         match self {
             Self::Bound(query) => query.fetch_all(connection).await,

@@ -11,41 +11,42 @@ use oneflight::store::StoreError;
 
 const NO_PRIVILEGE: &str = "42501";
 
-/// The SQLSTATE of an error, if the server sent it.
+/// Returns the SQLSTATE of an error, if the server sent it.
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
     error.as_database_error().and_then(DatabaseError::code)
 }
 
-/// The transaction lost to another and may be run again: a serialization failure or a deadlock.
+/// Returns whether the transaction lost to another one and may be run again: a serialization failure or a deadlock.
 pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "40001" || code == "40P01")
 }
 
-/// What was asked for is refused, and will be again: a constraint (class 23), or a value (class 22).
+/// Returns whether what was asked for is rejected, and will be again: a constraint (class 23), or a value (class 22).
 pub(super) fn is_violation(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
-/// There is no such savepoint, or no transaction for it to be in: the one that was begun is over.
+/// Returns whether there is no such savepoint, or no transaction for it to be in: the one that was begun is over.
 pub(super) fn is_transaction_over(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "3B001" || code == "25P01")
 }
 
-/// A commit that was refused for what the transaction did: it is rolled back. Of any other error, a shutdown of the
-/// server included, that is not certain.
+/// Returns whether a commit was refused for what the transaction did, so that it is rolled back. After any other error,
+/// a shutdown of the server included, that is not certain.
 pub(super) fn is_refused_commit(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("23") || code.starts_with("P0")) || is_conflict(error)
 }
 
-/// The server has not come to this transaction's number yet: whatever had it before a crash was not committed.
+/// Returns whether the server has not come to this transaction's number yet. What had the number before a crash was not
+/// committed.
 pub(super) fn is_unborn_transaction(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "22023")
 }
 
-/// What an error is to the store's user.
+/// Makes the error that the user of the store gets.
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
-        // Others had all connections, or were trying to make them, for as long as we wait.
+        // Others had all connections, or were trying to make them, for as long as this waited.
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => StoreError::NoConnection,
         // It was not executed: there is no such prepared statement, or another one of that name.
         error if code(&error).is_some_and(|code| code == "26000" || code == "42P05") => StoreError::Unsupported {
@@ -57,28 +58,28 @@ pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     }
 }
 
-/// The server has not answered within our patience, or the asker's.
+/// The error if the server has not answered within our patience, or the caller's.
 pub(super) fn late() -> sqlx::Error {
     let what = "the server has not answered for as long as it was waited for";
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
 }
 
-/// All connections that the pool may have are in use.
+/// Returns whether all connections that the pool may have are in use.
 pub(super) fn is_used_up(pool: &PgPool) -> bool {
     pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections()
 }
 
-/// The connection was gone already, or went.
+/// Returns whether the connection was gone already, or went.
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() != io::ErrorKind::TimedOut)
 }
 
-/// A transaction of which nothing was kept.
+/// The error of a transaction of which nothing was kept.
 pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
     StoreError::rolled_back(error)
 }
 
-/// A record that could not be written at the end of the work: its transaction is rolled back.
+/// The error of a record that could not be written at the end of the work: its transaction is rolled back.
 pub(super) fn not_recorded(error: sqlx::Error) -> StoreError {
     match code(&error) {
         Some(code) if code == NO_PRIVILEGE => StoreError::rolled_back(OtherRole(error)),
@@ -86,7 +87,7 @@ pub(super) fn not_recorded(error: sqlx::Error) -> StoreError {
     }
 }
 
-/// The record was written as a role that may not.
+/// The record was written as a role that may not write it.
 #[derive(Debug)]
 struct OtherRole(sqlx::Error);
 
@@ -105,8 +106,9 @@ impl Error for OtherRole {
     }
 }
 
-/// What an error says about the session that a connection was lent with, not about the statement: it is in a
-/// transaction, or was; has other settings, another role, or has forgotten what was prepared in it. Nothing was done.
+/// Returns whether an error is about the session that a connection was lent with, not about the statement: the session
+/// is in a transaction, or was; it has other settings or another role, or has forgotten what was prepared in it.
+/// Nothing was done.
 pub(super) fn is_of_the_session(error: &sqlx::Error) -> bool {
     /// `COMMIT` in a procedure that was called inside of a transaction.
     const CALLED_IN_TRANSACTION: &str = "2D000";

@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 //! # How it works
 //!
-//! Each operation is one call of a procedure (`procedures.rs`), hence one round trip and one transaction of its own,
-//! on the server's clock. Nobody waits for another's claim inside the server: a claim tries an advisory lock on the
-//! identity's number, for the length of its statement or of its transaction, and a call that does not get it is "in progress"
-//! and holds no connection. What has to be thought through when two meet stands at the head of `transaction.rs`; how
-//! those who wait hear of changes, at the head of `listen.rs`.
+//! Each operation is one call of a procedure (`procedures.rs`), hence one round trip and one transaction of its own, on
+//! the server's clock. No call waits for another's claim inside the server: a claim tries an advisory lock on the
+//! identity's number, for the length of its statement or of its transaction. A claim that does not get the lock is "in
+//! progress" and holds no connection. The head of `transaction.rs` has what happens when two claims meet; the head of
+//! `listen.rs` has how callers that wait hear of changes.
 
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -50,36 +50,43 @@ use statements::Statements;
 pub use names::Names;
 pub use statements::Isolation;
 
-/// An answer to one statement is waited for at least that long.
+/// The shortest time for which the answer to a statement is waited for.
 const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Keeps records in a PostgreSQL database (13 or newer), over `sqlx` 0.9. Clones share it.
 ///
-/// The tables and procedures are ours, begin with `oneflight_` unless set otherwise, and are created and upgraded when the
-/// store is opened; any number of processes may do so at once. A database that a newer version has upgraded is refused.
+/// The tables and procedures are ours, and begin with `oneflight_` unless set otherwise. They are created and upgraded
+/// when the store is opened; any number of processes may do so at once. A database that a newer version has upgraded is
+/// an error.
 ///
 /// # Connections
 ///
 /// The pool is the user's. An operation takes one of its connections for one round trip, and
-/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a request in
-/// progress elsewhere holds none. There are at most two connections more for each store in a process, outside of the pool
-/// and with the pool's options as they are when these connect:
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a
+/// request in progress elsewhere holds none. Each store in a process has up to two connections more, outside of the
+/// pool and with the pool's options as they are when these connect:
 ///
-/// * One listens for all calls that wait, from the first wait on. It takes one lock for each key that is waited for, and at
-///   most half of the places that one connection adds to the server's table of locks (`max_locks_per_transaction`, 64
-///   unless set). Calls that wait for other keys then poll. While it begins to listen, there is another one for a moment.
-/// * One is in reserve for holders of claims: they renew, complete and release over it when the pool has no connection to
-///   lend at once. So no claim is lost because all connections of the pool are in use, for however long. It is opened with
-///   the pool's hooks when it is first needed, and closed after a minute without use.
+/// * One listens for all calls that wait, from the first wait on. It takes one lock for each key that is waited for, up
+///   to half of the places that one connection adds to the server's table of locks (`max_locks_per_transaction`, 64
+///   unless set). Calls that wait for other keys then poll. While it begins to listen, there is another one for a
+///   moment.
+/// * One is in reserve for holders of claims: they renew, complete and release over it when the pool has no connection
+///   to lend at once. So no claim is lost because all connections of the pool are in use, for however long. It is
+///   opened with the pool's hooks when it is first needed, and closed after a minute without use.
 ///
-/// In which state the pool lends a connection does not matter. What an operation answers is committed: it refuses to run
-/// inside of a transaction that somebody has left open, failed or not, and
-/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that one is rolled
-/// back; its owner had dropped it. A connection that answers with an error is closed rather than given back, and if the
-/// error may come from its state (a transaction, a role, a timeout, an encoding, what was prepared), the operation is
-/// tried on others, as many as the pool has and two more. Three things are taken as they are: `synchronous_commit`; operators that somebody made
-/// in a schema *before* `pg_catalog` in the search path of a session that runs work in a transaction; and the search path
-/// when a store is opened without [a schema of its own](PostgresOptions::schema).
+/// The state in which the pool lends a connection does not matter. What an operation answers is committed: an operation
+/// is an error inside of a transaction that was left open, failed or not, and
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) leaves such a transaction first. Either way that
+/// transaction is rolled back; its owner had dropped it. A connection that answers with an error is closed rather than
+/// given back. If the error may come from its state (a transaction, a role, a timeout, an encoding, what was prepared),
+/// the operation is tried on others, as many as the pool has and two more.
+///
+/// Three things are taken as they are:
+///
+/// * `synchronous_commit`;
+/// * operators that were made in a schema *before* `pg_catalog` in the search path of a session that runs work in a
+///   transaction;
+/// * the search path when a store is opened without [a schema of its own](PostgresOptions::schema).
 ///
 /// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to
 /// execute them, which `PUBLIC` has unless it was revoked.
@@ -89,26 +96,26 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// In a mode in which a pooler shares sessions between transactions, such as PgBouncer's transaction mode, three things
 /// are different:
 ///
-/// * Nothing is heard in a session that is shared. That is found out before any lock is taken in it, and looked at again
+/// * Nothing is heard in a session that is shared. That is found out before any lock is taken in it, and checked again
 ///   every five minutes. Calls that wait poll.
-/// * `sqlx` prepares every statement, in a session, and uses it later, in another one perhaps. A pooler that keeps track of prepared
-///   statements makes up for that (PgBouncer from 1.21, with `max_prepared_statements`). With any other, another service's
-///   statement of the same name may be executed in place of the one that was meant: set
+/// * `sqlx` prepares every statement in a session, and uses it later, perhaps in another one. A pooler that keeps track
+///   of prepared statements makes up for that (PgBouncer from 1.21, with `max_prepared_statements`). With any other,
+///   another service's statement of the same name may be executed in place of the one that was meant: set
 ///   [`without_prepared_statements`](PostgresOptions::without_prepared_statements), and make the work's own statements
-///   `persistent(false)`. `statement_cache_capacity(0)` does not do: the statements have names and are shared all the
-///   same. [`StoreError::Unsupported`] is the answer when a statement is not there, nor on other
-///   connections that are tried.
-/// * PgBouncer has to ignore a parameter of `sqlx`'s (`ignore_startup_parameters = extra_float_digits`), or the options leave it out
-///   (`extra_float_digits(None)`). Before 1.20 it knows no `options`, such as a search path, at all: name the
-///   [schema](PostgresOptions::schema).
+///   `persistent(false)`. `statement_cache_capacity(0)` is not enough: the statements have names and are shared all the
+///   same. An operation fails with [`StoreError::Unsupported`] if a statement does not exist, nor on other connections
+///   that are tried.
+/// * PgBouncer has to ignore a parameter of `sqlx`'s (`ignore_startup_parameters = extra_float_digits`), or the options
+///   leave it out (`extra_float_digits(None)`). Before 1.20 it knows no `options` at all, such as a search path: name
+///   the [schema](PostgresOptions::schema).
 ///
 /// In session mode nothing is different. Statement mode refuses transactions, and is of no use.
 ///
 /// # Durability
 ///
-/// What was acknowledged is as durable as `synchronous_commit` makes it: `on`, the default, survives a crash of the
-/// server; `off` does not, and a claim that is lost is a mutation that may be done twice. After a failover to a replica
-/// that lags behind, what it had not received is gone, and so is the knowledge of which tokens were drawn: use
+/// What was acknowledged is as durable as `synchronous_commit` makes it. `on`, the default, survives a crash of the
+/// server. `off` does not, and a claim that is lost is a mutation that may be done twice. After a failover to a replica
+/// that lags behind, what the replica had not received is gone, and so is the knowledge of which tokens were drawn: use
 /// synchronous replication where that matters.
 ///
 /// # Examples
@@ -177,59 +184,71 @@ impl Default for PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// The schema of our tables, created if it is missing: the first of the connection's search path unless set.
-    /// Letters, digits and underscores, 32 bytes at most.
+    /// Sets the schema of our tables, which is created if it is missing. The default is the first schema of the
+    /// connection's search path.
+    ///
+    /// A name may have ASCII letters, digits and underscores, does not begin with a digit, and has 32 bytes at most.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.names.schema = Some(schema.into());
         self
     }
 
-    /// With what the names of our tables begin: `oneflight_` unless set. Letters, digits and underscores, 32 bytes at
-    /// most.
+    /// Sets the prefix of our tables' names. The default is `oneflight_`.
+    ///
+    /// A prefix may have ASCII letters, digits and underscores, does not begin with a digit, and has 32 bytes at most.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.names.prefix = prefix.into();
         self
     }
 
-    /// How the transactions of [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) are isolated: as the
-    /// connection's are by default, unless set. Above [`Isolation::ReadCommitted`] the server refuses some transactions
-    /// that met others; see [`run_in_tx_retrying`](oneflight::idempotency::Idempotency::run_in_tx_retrying).
+    /// Sets how the transactions of [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) are isolated. The
+    /// default is that of the connection.
+    ///
+    /// Above [`Isolation::ReadCommitted`] the server refuses some transactions that met others; see
+    /// [`run_in_tx_retrying`](oneflight::idempotency::Idempotency::run_in_tx_retrying).
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = Some(isolation);
         self
     }
 
-    /// Leaves the tables as they are: somebody else applies [`migrations_sql`](Self::migrations_sql), and before the
-    /// store is opened.
+    /// Leaves the tables as they are. Apply [`migrations_sql`](Self::migrations_sql) by other means, before the store
+    /// is opened.
     pub fn without_migrations(mut self) -> Self {
         self.migrate = false;
         self
     }
 
-    /// How long the server may take to answer a statement of ours, or a commit, before its connection is given up, and how
-    /// long it is then asked what became of a commit: 30 s each unless set, getting a connection included. So one that is dead,
-    /// and that nobody says is dead, holds nobody up for longer, and the server gives up a transaction of ours whose client is
-    /// gone after about twice as long. A claim takes no longer than its caller
-    /// [waits](oneflight::idempotency::IdempotencyBuilder::wait), or 1 s if that is less. The statements of the work are its
-    /// own affair; a batch of [`purge`](Store::purge) has to be small enough to be done in that time.
+    /// Limits the time that the server may take to answer a statement of ours, or a commit, before its connection is
+    /// given up. The default is 30 s, getting a connection included.
+    ///
+    /// After that, the server is asked for as long once more what became of a commit. So a connection that is dead
+    /// without a sign holds up no call for longer. The server gives up a transaction of ours whose client is gone after
+    /// about twice as long.
+    ///
+    /// A claim takes no longer than its caller [waits](oneflight::idempotency::IdempotencyBuilder::wait), or 1 s if
+    /// that is less. The statements of the work are its own affair. A batch of [`purge`](Store::purge) has to be small
+    /// enough to be done in that time.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Leaves no prepared statement in a session after a transaction: for a pooler that shares sessions between transactions and
-    /// does not keep track of prepared statements. See [Poolers](PostgresStore#poolers).
+    /// Leaves no prepared statement in a session after a transaction.
     ///
-    /// Each operation is one round trip still: a message in which its values stand, as literals. So where the server shows
-    /// statements, as in its log, it shows keys and results as well, in hexadecimal digits. Each of the two statements that
-    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) adds to a transaction takes two round trips, since it is
-    /// prepared there anew.
+    /// This is for a pooler that shares sessions between transactions and does not keep track of prepared statements.
+    /// See [Poolers](PostgresStore#poolers).
+    ///
+    /// Each operation is still one round trip: a message in which its values stand, as literals. So where the server
+    /// shows statements, as in its log, it shows keys and results as well, in hexadecimal digits. Each of the two
+    /// statements that [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) adds to a transaction takes two
+    /// round trips, since it is prepared there anew.
     pub fn without_prepared_statements(mut self) -> Self {
         self.prepares = false;
         self
     }
 
-    /// Our tables as one SQL script for an empty database, for those who run their migrations otherwise.
+    /// Returns our tables as one SQL script for an empty database, for a service that runs its migrations by other
+    /// means.
     ///
     /// ```
     /// use oneflight_postgres::PostgresStore;
@@ -241,27 +260,28 @@ impl PostgresOptions {
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidName`].
+    /// [`StoreError::InvalidName`] if the schema or the prefix is not valid.
     pub fn migrations_sql(&self) -> Result<String, StoreError> {
         self.upgrade_sql(0)
     }
 
-    /// What a database of an earlier version lacks, as one SQL script: the version is the largest in our table
+    /// Returns what a database of an earlier version lacks, as one SQL script. The version is the largest in our table
     /// `migrations`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidName`].
+    /// [`StoreError::InvalidName`] if the schema or the prefix is not valid.
     pub fn upgrade_sql(&self, from: usize) -> Result<String, StoreError> {
         self.names.validate()?;
         Ok(schema::print(&self.names, from))
     }
 
     /// Connects to a database, by a URL such as `postgres://user@localhost/shop`, with a pool of sqlx's defaults.
+    /// Creates or upgrades our tables there.
     ///
     /// # Errors
     ///
-    /// As [`from_pool`](Self::from_pool); and when the URL is not one.
+    /// As for [`from_pool`](Self::from_pool); also if the URL is not valid.
     pub async fn open(self, url: &str) -> Result<PostgresStore, StoreError> {
         let pool = PgPool::connect(url).await.map_err(errors::unavailable)?;
         self.from_pool(pool).await
@@ -271,8 +291,9 @@ impl PostgresOptions {
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate;
-    /// [`StoreError::InvalidName`].
+    /// * The database cannot be reached.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::InvalidName`] if the schema or the prefix is not valid.
     pub async fn from_pool(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
         let mut names = self.names;
         names.validate()?;
@@ -297,12 +318,12 @@ impl PostgresOptions {
 }
 
 impl PostgresStore {
-    /// Connects to a database, by a URL such as `postgres://user@localhost/shop`, with a pool of sqlx's defaults. Creates or
-    /// upgrades our tables there.
+    /// Connects to a database, by a URL such as `postgres://user@localhost/shop`, with a pool of sqlx's defaults.
+    /// Creates or upgrades our tables there.
     ///
     /// # Errors
     ///
-    /// When the URL is not one, the database cannot be reached, or was written by a newer version of this crate.
+    /// As for [`from_pool`](Self::from_pool); also if the URL is not valid.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         Self::options().open(url).await
     }
@@ -311,17 +332,18 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate.
+    /// * The database cannot be reached.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
     pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
         Self::options().from_pool(pool).await
     }
 
-    /// Options to open a store with.
+    /// Returns options to open a store with.
     pub fn options() -> PostgresOptions {
         PostgresOptions::default()
     }
 
-    /// The pool, for the caller's own tables.
+    /// Returns the pool, for the caller's own tables.
     ///
     /// For what must be committed with the record, use [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
     #[must_use]
@@ -329,7 +351,7 @@ impl PostgresStore {
         &self.pool
     }
 
-    /// Claims; a request that is held is afterwards granted to nobody but who names the claim's token.
+    /// Claims. A request that is held is afterwards only granted to a claim that names this claim's token.
     async fn claim_as(&self, request: &ClaimRequest, held: Held, tries: Tries) -> Result<ClaimOutcome, StoreError> {
         let fingerprint = request.id.fingerprint();
         let (begun, limit) = (Instant::now(), self.limit(request));
@@ -350,7 +372,7 @@ impl PostgresStore {
         records::claimed(records::only(&rows.await?)?, request)
     }
 
-    /// The record as it stands, past its retention or not.
+    /// Reads the record, past its retention or not.
     async fn read(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         self.read_within(self.patience, id).await
     }
@@ -369,13 +391,13 @@ impl PostgresStore {
         .await
     }
 
-    /// How long the answer to a request for a claim may take.
+    /// Returns how long the answer to a request for a claim may take.
     fn limit(&self, request: &ClaimRequest) -> Duration {
         let patience = request.patience.unwrap_or(self.patience);
         patience.min(self.patience)
     }
 
-    /// What a procedure of ours answers to a holder. See [`retry`] for when it is called again.
+    /// Calls a procedure of ours for a holder. See [`retry`] for when it is called again.
     async fn call_as_holder(
         &self,
         limit: Duration,
@@ -396,7 +418,7 @@ impl PostgresStore {
         }
     }
 
-    /// What the server answers within this time, which is also that of getting a connection of the pool.
+    /// Returns what the server answers within this time, which is also that of getting a connection of the pool.
     async fn ask(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
         self.ask_on(self.pool.acquire(), limit, message).await
     }
@@ -406,8 +428,9 @@ impl PostgresStore {
         self.ask_on(self.reserve.lend(limit, &self.pool), limit, message).await
     }
 
-    /// A connection that has not answered in time is closed: in the pool it would be waited for once more. So is one that
-    /// answers with an error, since that may be what somebody has left it in.
+    /// Asks on a connection, and closes it if it has not answered in time: in the pool it would be waited for once
+    /// more. A connection that answers with an error is closed as well, since the error may come from the state that it
+    /// was left in.
     async fn ask_on(
         &self,
         lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
@@ -484,7 +507,7 @@ impl Store for PostgresStore {
         let complete = &self.statements.complete;
         let rows = self.call_as_holder(self.patience, complete, &values).await?;
         match records::changed(&rows, token) {
-            // Perhaps it was us, and the answer was lost.
+            // Perhaps this store completed it, and the answer was lost.
             Err(outdated @ StoreError::Outdated { .. }) => match self.read(id).await? {
                 Some(record) if record.token == token && record.result().is_some() => Ok(()),
                 _ => Err(outdated),

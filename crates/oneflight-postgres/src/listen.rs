@@ -1,33 +1,34 @@
-//! Hearing of changes from other processes: one connection a process, however many wait.
+//! How a process hears of changes from other processes: over one connection, however many callers wait.
 //!
 //! ```text
 //! silent ──first watch──▶ connecting ──proven ours──▶ hearing ──connection lost──▶ connecting, later each time
 //!                          │  └──shared with others──▶ silent for minutes ──▶ connecting
-//!                          └── nobody is subscribed: who waits, polls ──┘
+//!                          └── nothing is subscribed: callers poll ────┘
 //! ```
 //!
-//! `NOTIFY` makes all transactions that use it commit one after the other, so it is used only where somebody waits. Who
-//! waits shows it by a *shared* advisory lock on the record's second number, held by this connection; who changes a
-//! record tries to get that lock alone, as part of his statement, and notifies if he does not get it. Nothing falls in
-//! between:
+//! `NOTIFY` makes all transactions that use it commit one after the other, so it is used only where a caller waits. A
+//! process with a waiting caller shows it by a *shared* advisory lock on the record's second number, held by this
+//! connection. A change of a record tries to get that lock alone, as part of its statement, and notifies if it does not
+//! get it. Nothing falls in between:
 //!
-//! * If the changer gets the lock, he has it until his change is committed and visible. Whoever would wait cannot get
-//!   it meanwhile, is not subscribed, and asks again soon.
-//! * If the waiter gets it, every change from then on is told; and he looks at the record once more after that.
+//! * If the change gets the lock, it has it until it is committed and visible. A process that would wait cannot get the
+//!   lock meanwhile, is not subscribed, and asks again soon.
+//! * If the waiting process gets the lock, every change from then on is notified, and it looks at the record once more
+//!   after that.
 //!
 //! The connection is outside of the user's pool, so that waiting takes nothing away from working.
 //!
 //! # Whose session it is
 //!
-//! A pooler that lends a session for one transaction at a time would run each of our statements in another one, and keep
-//! the locks. So the session has to be proven ours before a lock is taken: see [`prove`]. Every statement that concerns
-//! locks names the session that it is for, and does nothing in another.
+//! A pooler that lends a session for one transaction at a time would run each of our statements in another one, and
+//! keep the locks. So the session has to be proven ours before a lock is taken: see [`prove`]. Every statement that
+//! concerns locks names the session that it is for, and does nothing in another.
 //!
 //! # How many locks
 //!
 //! All sessions share one table of locks, to which each connection that the server allows adds
-//! `max_locks_per_transaction` places. This one takes at most half of what it adds itself. So any number of processes
-//! leaves to the others what is theirs. Over the bound, one polls.
+//! `max_locks_per_transaction` places. This one takes up to half of what it adds itself. So any number of processes
+//! leaves to the others what is theirs. Over the bound, callers poll.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -43,21 +44,21 @@ use super::names::Keys;
 use oneflight::record::HolderId;
 use oneflight::store::{Watch, Watchers, jitter};
 
-/// How many wishes are put to the server at a time.
+/// The number of wishes that are put to the server at a time.
 const BATCH: usize = 64;
 /// How long the server may take to answer one, before the connection is given up.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the connection and the proof that its session is ours may take.
 const PROOF: Duration = Duration::from_secs(10);
-/// How often it is looked at whether the session is shared, before anything is left in it.
+/// How often the session is checked for being shared, before anything is left in it.
 const ROUNDS: usize = 8;
 /// How long a subscription is waited for. A caller that does not get it polls.
 const SUBSCRIBED: Duration = Duration::from_secs(1);
-/// After how much silence the server is asked whether the session is still there, and ours.
+/// After how much silence the server is asked whether the session still exists and is ours.
 const SILENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// What is added to a pause at most, so that processes which lost the server together do not come back together.
+/// The most that is added to a pause, so that processes which lost the server together do not come back together.
 const JITTER: Duration = Duration::from_millis(50);
 /// After how long a pooler that shares sessions is asked again whether it still does.
 const SHARED_PAUSE: Duration = Duration::from_secs(300);
@@ -70,25 +71,25 @@ pub(super) struct Ear(Arc<Inner>);
 struct Inner {
     channel: String,
     watchers: Watchers,
-    /// To the task that listens, if one was begun.
+    /// The way to the task that listens, if one was begun.
     wishes: Mutex<Option<mpsc::UnboundedSender<Wish>>>,
 }
 
 /// What the listening task is asked for.
 enum Wish {
-    /// Shows that somebody waits, and gives the sign back once it is up.
+    /// Shows that a caller waits, and gives the sign back once it is up.
     Show(Shown, oneshot::Sender<Shown>),
-    /// He does not any more.
+    /// The caller does not wait any more.
     Hide(i64, Connection),
 }
 
-/// Which of the connections that the task has had, one after the other.
+/// The number of a connection, among those that the task has had.
 type Connection = u64;
 
-/// The sign that somebody waits for this number's record. Dropped, it is taken down.
+/// The sign that a caller waits for this number's record. It is taken down when this is dropped.
 struct Shown {
     number: i64,
-    /// Where it is up, if it is.
+    /// The connection on which the sign is up, if it is.
     up: Option<Connection>,
     wishes: mpsc::UnboundedSender<Wish>,
 }
@@ -96,7 +97,7 @@ struct Shown {
 impl Drop for Shown {
     fn drop(&mut self) {
         if let Some(connection) = self.up {
-            // If nobody is there to hear it, the connection is gone, and the lock with it.
+            // If nothing receives it, the connection is gone, and the lock with it.
             let _ = self.wishes.send(Wish::Hide(self.number, connection));
         }
     }
@@ -104,7 +105,7 @@ impl Drop for Shown {
 
 impl Ear {
     pub(super) fn new(channel: String) -> Self {
-        // Until it hears something, and knows how many.
+        // None until it hears something, and knows how many.
         let watchers = Watchers::new(0);
         watchers.close();
         Self(Arc::new(Inner {
@@ -136,7 +137,7 @@ impl Ear {
         }
     }
 
-    /// Whom to ask; begins to listen if nobody does, or if the runtime is gone on which somebody did.
+    /// Returns the way to the task that listens. Begins one if there is none, or if the runtime that it was on is gone.
     fn wishes(&self, pool: &PgPool) -> mpsc::UnboundedSender<Wish> {
         let mut wishes = self.0.wishes.lock();
         if let Some(wishes) = wishes.as_ref().filter(|wishes| !wishes.is_closed()) {
@@ -164,7 +165,8 @@ impl Drop for Silence {
     }
 }
 
-/// Listens until nobody can ask any more, since the store and all its watches are gone, or until the pool is closed.
+/// Listens until the store and all its watches are gone, so that nothing can be asked any more, or until the pool is
+/// closed.
 async fn listen(pool: PgPool, channel: String, silence: Silence, mut wishes: mpsc::UnboundedReceiver<Wish>) {
     let mut pause = FIRST_PAUSE;
     let mut connections: Connection = 0;
@@ -195,7 +197,7 @@ async fn listen(pool: PgPool, channel: String, silence: Silence, mut wishes: mps
     }
 }
 
-/// Leaves wishes without an answer, from which it is known that nothing is heard, until nobody can have any.
+/// Leaves wishes without an answer, which says that nothing is heard, until there can be none any more.
 async fn unanswered(wishes: &mut mpsc::UnboundedReceiver<Wish>) {
     while wishes.recv().await.is_some() {}
 }
@@ -204,11 +206,11 @@ async fn unanswered(wishes: &mut mpsc::UnboundedReceiver<Wish>) {
 struct Session {
     /// The server's process.
     pid: i32,
-    /// For how many records locks may be taken in it.
+    /// The number of records for which locks may be taken in it.
     most_watched: usize,
 }
 
-/// Connects and listens; `None` if the session is not ours.
+/// Connects and listens. Returns `None` if the session is not ours.
 async fn connect(options: &PgConnectOptions, channel: &str) -> sqlx::Result<Option<(PgListener, Session)>> {
     let options = options.clone().application_name("oneflight listener");
     // A listener wants a pool to take its connection from.
@@ -226,12 +228,12 @@ async fn connect(options: &PgConnectOptions, channel: &str) -> sqlx::Result<Opti
     Ok(proven.map(|session| (listener, session)))
 }
 
-/// Proves that the listener's session is nobody else's while it is idle, with the help of a second connection.
+/// Proves that no other client has the listener's session while it is idle, with the help of a second connection.
 ///
 /// A pooler that shares sessions sooner or later lends the listener's to the second connection, or another one to the
-/// listener. Until then, nothing was left in any session; it must not be: a `LISTEN` would have others told what they do
-/// not expect. What proves that the session is ours is a notification that comes while the listener asks for nothing: a
-/// client that has no session at that time does not hear it.
+/// listener. Until that is known, nothing may be left in any session: a `LISTEN` would notify other clients of what
+/// they do not expect. The proof that the session is ours is a notification that comes while the listener asks for
+/// nothing: a client that has no session at that time does not hear it.
 async fn prove(listener: &mut PgListener, witness: &mut PgConnection, channel: &str) -> sqlx::Result<Option<Session>> {
     let settings = "SELECT pg_backend_pid(), current_setting('max_locks_per_transaction')";
     let [row] = &ask(&mut *listener, settings).await?[..] else {
@@ -271,20 +273,20 @@ async fn prove(listener: &mut PgListener, witness: &mut PgConnection, channel: &
     }))
 }
 
-/// Whether this connection has, for this statement at least, the session of this process.
+/// Returns whether this connection has, for this statement at least, the session of this process.
 async fn is_session<'c>(connection: impl Executor<'c, Database = Postgres>, pid: i32) -> sqlx::Result<bool> {
     let rows = ask(connection, &format!("SELECT WHERE pg_backend_pid() = {pid}")).await?;
     Ok(!rows.is_empty())
 }
 
-/// Puts one statement to the server, without preparing it: what was prepared in one session is not there in another.
+/// Puts one statement to the server, without preparing it: what was prepared in one session does not exist in another.
 async fn ask<'c>(connection: impl Executor<'c, Database = Postgres>, statement: &str) -> sqlx::Result<Vec<PgRow>> {
     let statement = AssertSqlSafe(statement.to_owned());
     sqlx::raw_sql(statement).fetch_all(connection).await
 }
 
 /// Passes on what is heard and puts wishes to the server, until the connection is lost, its session is not ours, or
-/// nobody can ask any more.
+/// nothing can be asked any more.
 async fn hear(
     listener: &mut PgListener,
     session: &Session,
@@ -319,8 +321,9 @@ async fn hear(
     }
 }
 
-/// Takes and gives up the locks that show who waits, in two round trips at most, unless the session is not ours. The
-/// server counts how often a session has each, so that several may wait for one record here.
+/// Takes and gives up the locks that show which records are waited for, in two round trips at most, unless the session
+/// is not ours. The server counts how often a session has each lock, so that several callers may wait for one record
+/// here.
 async fn fulfil(
     listener: &mut PgListener,
     session: &Session,
@@ -330,7 +333,7 @@ async fn fulfil(
     let (mut show, mut hide) = (Vec::new(), Vec::new());
     for wish in wishes {
         match wish {
-            // Nobody waits for what nobody would be told of.
+            // The wish is left out if its answer is not waited for any more.
             Wish::Show(_, answer) if answer.is_closed() => {}
             Wish::Show(sign, answer) => show.push((sign, answer)),
             // A sign of an earlier connection went down with it.
@@ -361,7 +364,8 @@ async fn fulfil(
 }
 
 impl Session {
-    /// A statement that calls a function with each of these numbers, in this order, and does nothing in another session.
+    /// A statement that calls a function with each of these numbers, in this order, and does nothing in another
+    /// session.
     fn for_each<'n>(&self, function: &str, numbers: impl Iterator<Item = &'n i64>) -> String {
         let mut list = String::new();
         for number in numbers {

@@ -1,7 +1,7 @@
-//! Under which names our tables stand, and by which numbers an identity is known to the server.
+//! The names of our tables, and the numbers by which an identity is known to the server.
 //!
-//! Names go into the text of statements, so what is not a plain identifier is refused. The numbers are digests: of two
-//! identities with one number, which is one chance in 2^64, one would wait for the other, and nothing more.
+//! Names go into the text of statements, so a name that is not a plain identifier is an error. The numbers are digests:
+//! if two identities have one number, which is one chance in 2^64, one waits for the other, and nothing more.
 
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::store::StoreError;
@@ -9,7 +9,7 @@ use oneflight::store::StoreError;
 /// PostgreSQL cuts names at 63 bytes. The longest that we append has 28.
 const MAX_BYTES: usize = 32;
 
-/// Under which names the tables of a [`PostgresStore`](super::PostgresStore) stand.
+/// The names of the tables of a [`PostgresStore`](super::PostgresStore).
 ///
 /// Work in a transaction [finds them](oneflight::idempotency::Tx::names) in what it runs its statements on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,19 +20,19 @@ pub struct Names {
 }
 
 impl Names {
-    /// The schema of the tables. A store that is open knows it, also where it is the first of the search path.
+    /// Returns the schema of the tables. A store that is open knows it, also where it is the first of the search path.
     #[must_use]
     pub fn schema(&self) -> Option<&str> {
         self.schema.as_deref()
     }
 
-    /// With what the names of the tables begin.
+    /// Returns the prefix of the tables' names.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Refuses what is not a plain identifier.
+    /// Fails for a name that is not a plain identifier.
     pub(super) fn validate(&self) -> Result<(), StoreError> {
         for name in self.schema.iter().chain([&self.prefix]) {
             let what = if name.is_empty() {
@@ -51,7 +51,7 @@ impl Names {
         Ok(())
     }
 
-    /// A table or sequence of ours, as statements name it.
+    /// Returns a table or sequence of ours, as statements name it.
     pub(super) fn of(&self, name: &str) -> String {
         match &self.schema {
             Some(schema) => format!(r#""{}"."{}{name}""#, schema.replace('"', r#""""#), self.prefix),
@@ -64,12 +64,12 @@ impl Names {
         number(&self.digest("migrations", "", ""), 0)
     }
 
-    /// The channel on which changes of records are told.
+    /// The channel on which changes of records are notified.
     pub(super) fn channel(&self) -> String {
         format!("oneflight_{:016x}", number(&self.digest("channel", "", ""), 0))
     }
 
-    /// The numbers of an identity.
+    /// Returns the numbers of an identity.
     pub(super) fn keys(&self, id: &RequestIdentity) -> Keys {
         let digest = self.digest("identity", id.scope(), id.key());
         Keys {
@@ -89,16 +89,16 @@ impl Names {
     }
 }
 
-/// By which numbers an identity is known to the server's advisory locks.
+/// The numbers by which an identity is known to the server's advisory locks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys {
-    /// Held while somebody decides about a claim, and by a transaction from its begin to its end.
+    /// Held while a claim is decided about, and by a transaction from its begin to its end.
     pub(super) claim: i64,
-    /// Held, shared, by every process in which somebody waits for a change of the record.
+    /// Held, shared, by every process in which a caller waits for a change of the record.
     pub(super) watch: i64,
 }
 
-/// Eight bytes of a digest, as a number.
+/// Returns eight bytes of a digest, as a number.
 fn number(digest: &Fingerprint, from: usize) -> i64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&digest.as_bytes()[from..from + 8]);

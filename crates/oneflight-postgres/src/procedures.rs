@@ -1,22 +1,24 @@
-//! Our operations as procedures in the server, which refuse to run inside of a transaction.
+//! Our operations as procedures in the server, which are an error inside of a transaction.
 //!
-//! A pool may lend a connection that is still inside of somebody's transaction: `sqlx` knows of no `BEGIN` whose answer
-//! nobody waited for, and of none that was sent as text. What a plain statement does there is seen by nobody else, and
-//! rolled back in the end. Neither the answer to a statement nor anything that a statement can read tells for certain:
-//! a transaction that was just begun differs from none by nothing but its age. But the server lets a *procedure* end
-//! the transaction that it runs in if that is the call's own, and only then. So each of ours begins with `COMMIT`:
+//! A pool may lend a connection that is still inside of an earlier user's transaction: `sqlx` does not know of a
+//! `BEGIN` whose answer was not waited for, nor of one that was sent as text. What a plain statement does there cannot
+//! be seen from outside, and is rolled back in the end. Neither the answer to a statement nor anything that a statement
+//! can read tells for certain: a transaction that was just begun differs from none by nothing but its age. But the
+//! server lets a *procedure* end the transaction that it runs in if that is the call's own, and only then. So each of
+//! ours begins with `COMMIT`:
 //!
-//! * outside of a transaction, that ends the call's own, in which nothing was done, and begins another;
-//! * inside of one, it is an error (2D000), before anything was done; in one that has failed already, the call is
-//!   (25P02). The connection is closed then, which rolls back what its owner had left, and another one is asked.
+//! * Outside of a transaction, that ends the call's own, in which nothing was done, and begins another.
+//! * Inside of one, it is an error (2D000), before anything was done. In one that has failed already, the call itself
+//!   is an error (25P02). The connection is closed then, which rolls back what its owner had left, and another one is
+//!   asked.
 //!
 //! The call is one statement and one round trip; see [`call`](super::call) for how it is put to the server. What the
 //! session has for default transactions does not matter: each operation says what it needs. Nor does it matter how the
-//! session writes bytes where an answer is text. In a session that takes what is bound for another encoding than it is, a
-//! call would concern another key, and so is an error as well (0A000).
+//! session writes bytes where an answer is text. In a session that takes what is bound for another encoding than it is,
+//! a call would concern another key, and so is an error as well (0A000).
 //!
-//! The text of a procedure is part of a [migration](super::schema), and says what it takes. One that was released is changed by
-//! another migration, and processes of both versions may call it meanwhile.
+//! The text of a procedure is part of a [migration](super::schema), and says what it takes. A procedure that was
+//! released is changed by another migration, and processes of both versions may call it meanwhile.
 
 /// A procedure of ours.
 pub(super) struct Procedure {

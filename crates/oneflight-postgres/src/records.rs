@@ -9,7 +9,7 @@ use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, InDoubt, StoreError, Takeover, decide};
 
-/// How long somebody is taken to hold a claim of whom it is only known that he is deciding about it, or has it in a
+/// How long a holder is taken to have a claim if it is only known that it is deciding about it, or has it in a
 /// transaction.
 const UNTOLD: Duration = Duration::from_secs(1);
 
@@ -19,7 +19,7 @@ pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(millis).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }
 
-/// A token in the table's integers. The server would refuse to count so far.
+/// A token in the table's integers. The server would not count so far.
 pub(super) fn number(token: FencingToken) -> i64 {
     i64::try_from(token.get()).unwrap_or(i64::MAX)
 }
@@ -29,7 +29,7 @@ pub(super) fn rows(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// From whom may be taken over: nobody, everybody, or the holder of one token; tokens begin with 1.
+/// The holders from which the claim may be taken over: none, any, or the holder of one token; tokens begin with 1.
 pub(super) fn takeover(takeover: Takeover) -> i64 {
     match takeover {
         Takeover::Never => 0,
@@ -38,8 +38,8 @@ pub(super) fn takeover(takeover: Takeover) -> i64 {
     }
 }
 
-/// A record of which the first column is the instant, and the others are `statements::RECORD`; absent if these are
-/// null.
+/// Returns the record in a row: its first column is the instant, and the others are `statements::RECORD`. The record is
+/// absent if these are null.
 pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
     let Some(token) = column::<Option<i64>>(row, 2)? else {
         return Ok(None);
@@ -81,7 +81,7 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
     Ok(Some(record))
 }
 
-/// The answer to a claim: a record, and in column 11 whether it is what the claim wrote.
+/// Returns the outcome of a claim: a record, and in column 11 whether it is what the claim wrote.
 pub(super) fn claimed(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome, StoreError> {
     let record = record(row)?;
     if column::<Option<bool>>(row, 11)? == Some(true) {
@@ -98,7 +98,7 @@ pub(super) fn claimed(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcom
     let attempt = record.as_ref().map_or(1, |record| record.attempt);
     match decide(record, request) {
         Decision::Unchanged(outcome) => Ok(outcome),
-        // It was to be had, and somebody else was at it.
+        // It was free, and another claim was being decided about.
         Decision::Grant { .. } => Ok(ClaimOutcome::Denied(untold(attempt))),
     }
 }
@@ -125,7 +125,7 @@ pub(super) fn doubtful(row: &PgRow) -> Result<InDoubt, StoreError> {
         })
 }
 
-/// Whether an operation has met the claim that it was to change, whose token it answers with.
+/// Fails if an operation has not met the claim that it was to change, whose token it answers with.
 pub(super) fn changed(rows: &[PgRow], token: FencingToken) -> Result<(), StoreError> {
     match column::<Option<i64>>(only(rows)?, 0)? {
         Some(_) => Ok(()),
@@ -133,7 +133,7 @@ pub(super) fn changed(rows: &[PgRow], token: FencingToken) -> Result<(), StoreEr
     }
 }
 
-/// The row of a statement that always answers with one.
+/// Returns the row of a statement that always answers with one.
 pub(super) fn only(rows: &[PgRow]) -> Result<&PgRow, StoreError> {
     rows.first().ok_or(StoreError::Corrupt {
         what: "the server has left a statement unanswered",

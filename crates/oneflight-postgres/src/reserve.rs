@@ -5,11 +5,11 @@
 //!        └── not yet ──▶ whichever lends first: the pool, or the reserve of one
 //! ```
 //!
-//! A claim whose lease is not renewed in time is lost while its work goes on. So that must not depend on how long others
+//! A claim whose lease is not renewed in time is lost while its work goes on. That must not depend on how long others
 //! keep what the pool has: all of it may be in transactions of theirs, for longer than a lease.
 //!
-//! The reserve is a pool of one, with the hooks of the user's pool and with its options as they are by then. It connects
-//! when it is first asked, and closes its connection after a minute without use.
+//! The reserve is a pool of one, with the hooks of the user's pool and with its options as they are by then. It
+//! connects when it is first asked, and closes its connection after a minute without use.
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -32,7 +32,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// A reserve whose connection may take this long to be made.
+    /// Makes a reserve whose connection may take this long to be made.
     pub(super) fn new(patience: Duration) -> Self {
         let pool = Arc::default();
         Self { patience, pool }

@@ -8,11 +8,11 @@
 //! | anything else, where [it has to be done](Tries::insisting) | as often as is said, within a time | at once |
 //! | anything else | no | |
 //!
-//! So no try before the last one has done anything, unless to do it twice is to do it once: what was sent and not answered is
-//! an error at once, and is not hidden by that of a later try.
+//! So no try before the last one has done anything, unless doing it twice is the same as doing it once. What was sent
+//! and not answered is an error at once, and is not hidden by that of a later try.
 //!
-//! In a database whose transactions are serializable unless they say otherwise, two of our own statements that meet are
-//! a reason to try again.
+//! In a database whose transactions are serializable by default, two of our own statements that meet are a reason to
+//! try again.
 
 use std::future::Future;
 use std::time::Duration;
@@ -23,14 +23,14 @@ use tokio::time::{Instant, sleep};
 use super::errors::{is_conflict, is_lost, is_of_the_session, unavailable};
 use oneflight::store::{StoreError, jitter};
 
-/// How often a statement is tried that others' transactions get in the way of.
+/// How often a statement is tried that the transactions of others get in the way of.
 const TRIES: u32 = 6;
-/// For how long it may be a session's fault that a statement of ours fails: a timeout that ends one after longer than that
-/// is not what somebody has left behind.
+/// How long it may be a session's fault that a statement of ours fails: a timeout that ends one after longer than that
+/// is not what an earlier user left behind.
 const SESSIONS_FOR: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 
-/// Tries until there is an answer, or until there is an error after which that is not tried again.
+/// Tries until there is an answer, or an error after which this does not try again.
 pub(super) async fn tried<T, A>(mut tries: Tries, mut attempt: impl FnMut() -> A) -> Result<T, StoreError>
 where
     A: Future<Output = sqlx::Result<T>>,
@@ -48,8 +48,8 @@ pub(super) struct Tries {
     begun: Instant,
     conflicts: u32,
     pauses: Pauses,
-    /// Each of these closes a connection. The pool may have so many that somebody has left in some state, and somebody
-    /// may have left another one meanwhile.
+    /// Each of these closes a connection. All connections of the pool may have been left in some state, and another one
+    /// may be left so meanwhile.
     sessions: u32,
     lost_connections: u32,
     /// How often, and for how long.
@@ -84,7 +84,7 @@ impl Tries {
         }
     }
 
-    /// Answers, after a pause where that helps, if it is to be tried again on another connection.
+    /// Returns, after a pause where that helps, if it is to be tried again on another connection.
     pub(super) async fn after(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
         let waited = self.begun.elapsed();
         if is_of_the_session(&error) && self.sessions > 0 && waited < SESSIONS_FOR {

@@ -1,9 +1,9 @@
 //! Our tables, and how a database gets them.
 //!
-//! Each migration is applied once, in order, all missing ones in one transaction under an advisory lock: however many
+//! Each migration is applied once, in order, all missing ones in one transaction under an advisory lock. However many
 //! processes open a new database at once, one applies them and the others find them there. A migration that was
-//! released is never edited; a change is another migration. The same text can be printed, for those who run theirs
-//! otherwise.
+//! released is never edited; a change is another migration. The same text can be printed, for a service that runs its
+//! migrations by other means.
 
 use std::fmt::Write;
 
@@ -23,7 +23,7 @@ struct Migration {
     sql: &'static str,
 }
 
-/// What is applied, in order. The version of a schema is how many of these it has.
+/// The migrations, in order. The version of a schema is the number of these that it has.
 const MIGRATIONS: &[Migration] = &[
     Migration {
         description: "records and fencing tokens",
@@ -40,8 +40,9 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 impl Migration {
-    /// Its statements under these names. Procedures name the schema of our tables, since a search path is the session's. If
-    /// that schema is not known yet, the script puts in the first one of the search path that it is run with.
+    /// Returns its statements under these names. Procedures name the schema of our tables, since a search path is the
+    /// session's. If that schema is not known yet, the script puts in the first one of the search path that it is run
+    /// with.
     fn statements(&self, names: &Names) -> String {
         let sql = self.sql.replace("{prefix}", &names.prefix);
         match &names.schema {
@@ -79,8 +80,8 @@ fn applied(names: &Names, version: i64, description: &str) -> String {
     )
 }
 
-/// The migrations that a database of this version lacks, as one script: all of them for an empty one, which is of
-/// version 0.
+/// Returns the migrations that a database of this version lacks, as one script: all of them for an empty one, which is
+/// of version 0.
 pub(super) fn print(names: &Names, from: usize) -> String {
     let mut script = String::from("BEGIN;\n");
     // Writing into a string does not fail.
@@ -98,8 +99,8 @@ pub(super) fn print(names: &Names, from: usize) -> String {
     script
 }
 
-/// A connection that is outside of any transaction, and has the encoding of `sqlx`; those that cannot be brought there are
-/// closed.
+/// Returns a connection that is outside of any transaction, and has the encoding of `sqlx`. Those that cannot be
+/// brought there are closed.
 async fn outside(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
     tried(Tries::on(pool), || async {
         let mut connection = pool.acquire().await?;
@@ -115,7 +116,7 @@ async fn outside(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> 
     .await
 }
 
-/// The schema in which an unqualified name of a new table would stand.
+/// Returns the schema in which an unqualified name of a new table would stand.
 pub(super) async fn current(pool: &PgPool) -> Result<String, StoreError> {
     let mut connection = outside(pool).await?;
     let schema: Option<String> = value(&mut *connection, "SELECT current_schema()::text".to_owned()).await?;
@@ -137,7 +138,7 @@ pub(super) async fn migrate(pool: &PgPool, names: &Names) -> Result<(), StoreErr
     transaction.commit().await.map_err(StoreError::unavailable)
 }
 
-/// Refuses tables that are not what this version works with.
+/// Fails if the tables are not what this version works with.
 pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
     let mut connection = outside(pool).await?;
     match version(&mut connection, names).await? == known() {
@@ -153,10 +154,10 @@ fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// The version of the schema that is there: 0 if there is none.
+/// Returns the version of the schema: 0 if there is none.
 async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, StoreError> {
     let known = known();
-    // Not `to_regclass`: a session remembers names that were not there, and takes no lock here that would remind it.
+    // Not `to_regclass`: a session remembers names that did not exist, and takes no lock here that would remind it.
     let look = format!(
         "SELECT EXISTS (SELECT FROM pg_class WHERE relname = '{}migrations'
             AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = {}))",
@@ -206,7 +207,7 @@ async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), Store
     Ok(())
 }
 
-/// `CREATE SCHEMA IF NOT EXISTS` asks for the right to create one even if it is there.
+/// `CREATE SCHEMA IF NOT EXISTS` asks for the right to create one even if it exists.
 async fn create_schema(connection: &mut PgConnection, names: &Names) -> Result<String, StoreError> {
     let Some(schema) = &names.schema else {
         return Ok(String::new());
@@ -221,7 +222,7 @@ async fn create_schema(connection: &mut PgConnection, names: &Names) -> Result<S
     }
 }
 
-/// The one value that a statement answers with. It is not prepared: a pooler may not keep what was.
+/// Returns the one value that a statement answers with. It is not prepared: a pooler may not keep what was.
 async fn value<'c, T>(connection: impl Executor<'c, Database = Postgres>, statement: String) -> Result<T, StoreError>
 where
     T: for<'r> sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,

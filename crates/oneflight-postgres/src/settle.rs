@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A transaction that is in progress for long, idle, never got its commit: the server does not know yet that its client
-//! is gone. It is ended, so that it is known what became of it, and that it holds nobody up.
+//! is gone. It is ended, so that it is known what became of it, and that it holds up nothing.
 //!
-//! A bare look at the record may come while the commit is still under way, and lies. So the server is asked first about
+//! A bare look at the record may come while the commit is still under way, and lie. So the server is asked first about
 //! that very transaction, by its number, until it is over one way or the other; then the record is final. It is the
 //! record that tells, not the number: after a failover, another transaction may have the number.
 
@@ -26,7 +26,7 @@ use super::{PostgresStore, SHORTEST_WAIT};
 use oneflight::store::{ClaimRequest, StoreError};
 
 impl PostgresStore {
-    /// Answers if the transaction was committed, and fails with what is the matter if it was not.
+    /// Returns if the transaction was committed, and fails with the reason if it was not.
     pub(super) async fn settle(
         &self,
         request: &ClaimRequest,
@@ -40,7 +40,7 @@ impl PostgresStore {
             if let Some(committed) = self.ended(number).await {
                 match self.read_within(self.try_for(), &request.id).await {
                     Ok(Some(record)) if record.holder == request.holder && record.result().is_some() => return Ok(()),
-                    // Its record was purged since, or it was another one's number. Neither is a thing to guess about.
+                    // Its record was purged since, or the number was another one's. Neither is to be guessed about.
                     Ok(_) if committed => break,
                     Ok(_) => return Err(StoreError::rolled_back(lost)),
                     Err(_) => {}
@@ -58,7 +58,8 @@ impl PostgresStore {
         (self.patience / 8).max(SHORTEST_WAIT)
     }
 
-    /// Ends a transaction that others hold, by ending its session. Answers whether it was that session, and nothing is kept.
+    /// Ends a transaction that others hold, by ending its session. Returns whether it was that session, and nothing is
+    /// kept.
     pub(super) async fn stop(&self, number: &str) -> bool {
         let begun = Instant::now();
         let mut pauses = Pauses::new();
@@ -73,8 +74,8 @@ impl PostgresStore {
         false
     }
 
-    /// Terminates the session that is in a transaction, if it is in such a state. Says whether there was one that may be
-    /// terminated.
+    /// Terminates the session that is in a transaction, if it is in such a state. Returns whether there was one that
+    /// may be terminated.
     async fn terminate(&self, number: &str, state: &str) -> bool {
         let end = Message::outside(&format!(
             "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
@@ -82,15 +83,15 @@ impl PostgresStore {
             Value::Text(number),
             Value::Text(state),
         ));
-        // Without the right to, it is waited for.
+        // Without the right to terminate it, it is waited for.
         let Ok(rows) = self.ask_within(self.try_for(), end).await else {
             return false;
         };
         only(&rows).and_then(|row| column(row, 0)).unwrap_or(false)
     }
 
-    /// Whether a transaction that is over is known to have been committed; `None` while it is not over, or nobody
-    /// answers.
+    /// Returns whether a transaction that is over is known to have been committed, or `None` while it is not over or
+    /// the server does not answer.
     pub(super) async fn ended(&self, number: &str) -> Option<bool> {
         let ask = Message::outside(&format!("SELECT pg_xact_status({}::xid8)", Value::Text(number)));
         match self.ask_within(self.try_for(), ask).await {

@@ -2,8 +2,8 @@
 //! once.
 //!
 //! Every statement takes its time from the server's clock, once, and what it asks of a record it asks in the words of
-//! [`decide`](oneflight::store::decide). Only [`claim`](Statements::claim) decides in SQL, because it answers and writes in
-//! one round trip; a test holds both against each other, case by case.
+//! [`decide`](oneflight::store::decide). Only [`claim`](Statements::claim) decides in SQL, because it answers and
+//! writes in one round trip; a test holds both against each other, case by case.
 //!
 //! What is not part of a transaction of ours is a call of a [procedure](super::procedures), or follows [`LEAVE`].
 
@@ -17,7 +17,7 @@ use super::procedures::{CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW}
 use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, absent, notify};
 use oneflight::record::HolderId;
 
-/// How a transaction may be isolated. The server's default for the connection unless set.
+/// How a transaction is isolated. Unless set, the server's default for the connection applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isolation {
@@ -111,7 +111,7 @@ impl Statements {
         Message::outside(&format!("{in_doubt} AND token > {after} ORDER BY token LIMIT {limit}"))
     }
 
-    /// Tells those that watch.
+    /// Notifies those that watch.
     pub(super) fn notify(&self, keys: Keys) -> SqlStr {
         let watch = Value::Number(keys.watch).to_string();
         AssertSqlSafe(format!("SELECT {}", notify(&self.channel, &watch))).into_sql_str()
@@ -136,9 +136,10 @@ impl Statements {
 }
 
 /// Has the server notice, for the length of the transaction, that its client is gone without a word: such a transaction
-/// would keep its locks, and the claim, for hours. What is stricter already stays; a socket that is not TCP has none of this.
+/// would keep its locks, and the claim, for hours. A setting that is stricter already stays. A socket that is not TCP
+/// has none of this.
 fn keepalive(patience: Duration) -> String {
-    /// How many probes are not answered before a client is taken for gone.
+    /// The number of probes that are not answered before a client is taken for gone.
     const PROBES: u32 = 3;
 
     let setting = |name: &str, most: u64| {

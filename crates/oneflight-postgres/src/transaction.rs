@@ -20,35 +20,37 @@
 //! statement, if the record may be claimed at all. `T` and `U` are transactions and `C` is a claim outside, all of one
 //! identity:
 //!
-//! * **T, then U**: U's lock is tried and refused. U rolls back, gives its connection back, and is "in progress".
+//! * **T, then U**: U's try for the lock fails. U rolls back, gives its connection back, and is "in progress".
 //! * **U's lock, after T's end**: *look* is a statement of its own, begun when U had the lock; it sees T's record,
 //!   since the lock was free only after that was visible. (In `REPEATABLE READ` it does not: the snapshot is as old as
-//!   the attempt at the lock. Then *record* meets a row that it cannot see, the server refuses that as a serialization
+//!   the try for the lock. Then *record* meets a row that it cannot see, the server refuses that as a serialization
 //!   failure, and nothing of U is kept.)
-//! * **C while T runs**: C's lock is refused; C writes nothing and is "in progress".
-//! * **T while C decides**: T's lock is refused, as if C were a transaction.
+//! * **C while T runs**: C's try for the lock fails; C writes nothing and is "in progress".
+//! * **T while C decides**: T's try for the lock fails, as if C were a transaction.
 //! * **T after C's grant**: T has the lock, and *look* sees C's lease. While that runs, T is "in progress". When it is
 //!   over, policy says whether T may take over.
-//! * **C's holder comes back while T, having taken over, works**: it renews, completes or releases without the lock,
-//!   being known by its token. *record* writes only over what T may take over still: the very token, with its lease
-//!   over. If the holder renewed or completed, *record* writes nothing, and T is rolled back. If it comes after *record*,
-//!   it waits for T's row and finds another token in it: it is outdated. If T does not commit, it finds its own.
+//! * **C's holder comes back while T, having taken over, works**: the holder renews, completes or releases without the
+//!   lock, being known by its token. *record* writes only over what T may take over still: the very token, with its
+//!   lease over. If the holder renewed or completed, *record* writes nothing, and T is rolled back. If it comes after
+//!   *record*, it waits for T's row and finds another token in it: it is outdated. If T does not commit, the holder
+//!   finds its own token.
 //! * **`purge`** deletes only what is past its retention, which counts as absent in every case above.
 //!
 //! # Work that ends the transaction itself
 //!
 //! PostgreSQL has no hook that would refuse a `COMMIT`. But *look* gives the transaction a number that no other one
-//! ever has: *record* writes only in the transaction of that number, and after work that broke it is asked for as well, so
-//! no later transaction of the work's can be mistaken for ours. What the work had committed by then stays; the caller
-//! learns it, and the request is left in doubt rather than free, and held: no policy has it run again. If *record* fails,
-//! or its answer is lost, the server is asked what became of that number. Only if nobody answers that either, or the
-//! work's own `COMMIT` is still under way, is such work taken for rolled back like any other.
+//! ever has. *record* writes only in the transaction of that number, and after work that broke it is asked for as well.
+//! So no later transaction of the work's can be mistaken for ours. What the work had committed by then stays. The
+//! caller learns it, and the request is left in doubt rather than free, and held: no policy has it run again. If
+//! *record* fails, or its answer is lost, the server is asked what became of that number. Only if that is not answered
+//! either, or the work's own `COMMIT` is still under way, is such work taken for rolled back like any other.
 //!
 //! # Work that does not give the transaction back
 //!
-//! It might say `COMMIT` at any time. So the session that is in the transaction of that number is terminated, and the number
-//! asked about until it is over. If there was no such session, or the transaction was committed all the same, it is as if the
-//! work had ended it. So it is if nobody may terminate the session; while it is there, its lock is the claim.
+//! It might say `COMMIT` at any time. So the session that is in the transaction of that number is terminated, and the
+//! server asked about the number until it is over. If there was no such session, or the transaction was committed all
+//! the same, it is as if the work had ended it. The same holds if this role may not terminate the session; while the
+//! session exists, its lock is the claim.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -74,9 +76,9 @@ use oneflight::store::{
     is_caused_by,
 };
 
-/// How many connections of the pool may turn out to be lost before that is an answer.
+/// The number of connections of the pool that may turn out to be lost before that is an answer.
 const DEAD_CONNECTIONS: u32 = 2;
-/// How often a request is tried to be held, of which the work has committed a part.
+/// How often a request, of which the work has committed a part, is tried to be held.
 const HOLD_TRIES: u32 = 3;
 /// Undoes what the work did, and asks in which transaction that was.
 const UNDO: &str = "ROLLBACK TO oneflight_work; SELECT pg_current_xact_id_if_assigned()::text";
@@ -134,12 +136,12 @@ impl PostgresStore {
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
-        // The asker's time, as long as nothing has been done.
+        // The caller's time, as long as nothing has been done.
         let (begun, limit) = (Instant::now(), self.limit(request));
         let left = || limit.saturating_sub(begun.elapsed());
         let begin = self.statements.begin(self.names.keys(&request.id), request.holder);
         let mut tries = Tries::on(&self.pool).past_lost_connections(DEAD_CONNECTIONS);
-        // Dropped, it is closed, and the transaction with it.
+        // If it is dropped, it is closed, and the transaction with it.
         let mut borrowed = self.borrow(left()).await?;
         let row = loop {
             let begins = PgTransactionManager::begin(&mut borrowed, Some(begin.clone()));
@@ -150,8 +152,8 @@ impl PostgresStore {
                 },
                 Err(error) => error,
             };
-            // Most likely one that was lost while it lay in the pool, or that somebody has left in some state. Nothing has
-            // been done so far.
+            // Most likely one that was lost while it lay in the pool, or that was left in some state. Nothing has been
+            // done so far.
             tries.after(error).await?;
             // Closed first: the pool may have no other place.
             drop(borrowed);
@@ -170,7 +172,7 @@ impl PostgresStore {
                 return Ok(ClaimOutcome::Denied(denied));
             }
             ClaimOutcome::Denied(denied) => {
-                // The rollback goes out with the connection's way back to the pool. Nobody waits for it.
+                // The rollback goes out with the connection's way back to the pool. Nothing waits for it.
                 PgTransactionManager::start_rollback(&mut borrowed);
                 borrowed.give_back();
                 return Ok(ClaimOutcome::Denied(denied));
@@ -180,7 +182,8 @@ impl PostgresStore {
         let (ending, value) = work(open).await;
         let mut borrowed = match loan.take_back() {
             Ok(borrowed) => borrowed,
-            // Kept until the session is ended: while its connection is not closed, it is found by the transaction's number.
+            // Kept until the session is ended: while its connection is not closed, it is found by the transaction's
+            // number.
             Err(_loan) => {
                 return match (self.stop(&granted.number).await, ending) {
                     (true, Ending::RollBack) => Ok(ClaimOutcome::Granted(value)),
@@ -225,8 +228,8 @@ impl PostgresStore {
         Ok(ClaimOutcome::Granted(value))
     }
 
-    /// Leaves a request that is not free for the next one to execute, under no policy: a record in progress, whose lease is
-    /// over, and which is held. If that cannot be done, the caller knows all the same.
+    /// Leaves a request that is not free for the next call to execute, under no policy: a record in progress, whose
+    /// lease is over, and which is held. If that cannot be done, the caller knows all the same.
     async fn hold(&self, request: ClaimRequest) {
         let mut doubtful = request;
         (doubtful.lease, doubtful.patience) = (Duration::ZERO, None);
@@ -234,7 +237,7 @@ impl PostgresStore {
         let _ = self.claim_as(&doubtful, Held::Yes, tries).await;
     }
 
-    /// Callers that wait for what was rolled back are to try it now.
+    /// Notifies those that wait for what was rolled back, so that they try it now.
     async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest) {
         if rolled_back && !borrowed.is_in_transaction() {
             let keys = self.names.keys(&request.id);
@@ -249,7 +252,7 @@ impl PostgresStore {
         Borrowed::within(limit, &self.pool).await.map_err(unavailable)
     }
 
-    /// Waits for the server no longer than our patience. The connection is not to be used any more then.
+    /// Waits for the server no longer than our patience. The connection must not be used any more then.
     async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
         in_time(self.patience, answer).await
     }
@@ -269,7 +272,7 @@ impl PostgresStore {
         in_time(limit, look.fetch_one(connection)).await
     }
 
-    /// Does what the work wants for an end, up to the commit.
+    /// Ends the work's part as the work wants, up to the commit.
     async fn end(
         &self,
         connection: &mut PgConnection,
@@ -283,7 +286,7 @@ impl PostgresStore {
                 Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number) => {}
                 Ok(_) => return Ok(Ended::Before),
                 Err(error) if is_transaction_over(&error) => return Ok(Ended::Before),
-                // The connection is lost, and the transaction with it: nobody said `COMMIT`.
+                // The connection is lost, and the transaction with it: `COMMIT` was never said.
                 Err(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::Lost),
                 Err(error) => return Err(rolled_back(error)),
             }
@@ -319,7 +322,7 @@ impl PostgresStore {
     }
 }
 
-/// Waits for the server no longer than this. The connection is not to be used any more then.
+/// Waits for the server no longer than this. The connection must not be used any more then.
 async fn in_time<T>(limit: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
 }
@@ -330,7 +333,7 @@ fn granted(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome<Granted>,
     let seen = record.as_ref().map(|record| record.token);
     let attempt = record.as_ref().map_or(1, |record: &Record| record.attempt);
     Ok(match decide(record, request) {
-        // A claim of this very holder outside is somebody else's as far as this transaction goes.
+        // A claim of this very holder outside counts as another's for this transaction.
         Decision::Unchanged(ClaimOutcome::Granted(_)) => ClaimOutcome::Denied(untold(1)),
         Decision::Unchanged(ClaimOutcome::Denied(denied)) => ClaimOutcome::Denied(denied),
         Decision::Grant { .. } if !locked => ClaimOutcome::Denied(untold(attempt)),

@@ -214,7 +214,7 @@ async fn a_claim_that_may_have_been_taken_is_not_forgotten_over_a_later_error() 
             let (idem, request) = (idem.clone(), request.clone());
             async move { idem.run(request, |_| async { 1 }).await }
         });
-        // Until somebody waits for the only connection, the server does not answer.
+        // Until the only connection is waited for, the server does not answer.
         let waits =
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CALL %_claim%'";
         while sqlx::query_scalar::<_, i64>(waits).fetch_one(&direct).await.unwrap() == 0 {
@@ -269,7 +269,7 @@ async fn a_connection_that_is_cut_anywhere_else_did_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_crashes_in_the_commit_is_asked_when_it_is_back() {
-    // Restarted, so nobody else's; and it writes to the disk what it says it did.
+    // Restarted, so not shared; and it writes to the disk what it says it did.
     let server = Arc::new(Server::start(""));
     let (proxy, idem, direct, _) = shop(&server, Duration::from_secs(30)).await;
     order(&idem, "warm").await.unwrap();

@@ -1,4 +1,5 @@
-//! Promise 10 on PostgreSQL: who waits two seconds is answered after two, also by a server that has fallen silent.
+//! Promise 10 on PostgreSQL: a call that waits two seconds is answered after two, also by a server that has fallen
+//! silent.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -39,7 +39,7 @@ fn result() -> RecordedResult {
 /// Pools of one connection and of several, with prepared statements and without.
 const POOLS: [(u32, bool); 4] = [(1, true), (5, true), (1, false), (5, false)];
 
-/// What somebody may have left behind on a connection that goes back to the pool.
+/// What may have been left behind on a connection that goes back to the pool.
 #[derive(Clone, Copy, Debug)]
 enum Left {
     /// A `begin` that was polled once, and dropped.
@@ -114,7 +114,7 @@ async fn given_back(pool: &PgPool) {
     .expect("all connections are given back");
 }
 
-/// A shop with a pool of so many connections, with prepared statements or without, and one that nobody spoils.
+/// A shop with a pool of so many connections, with prepared statements or without, and one that is not spoiled.
 async fn shop((connections, prepares): (u32, bool)) -> (Schema, PgPool, PostgresStore, PgPool) {
     let schema = server().schema().await;
     let direct = schema.pool(2);

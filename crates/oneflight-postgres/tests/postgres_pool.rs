@@ -149,7 +149,7 @@ async fn holders_do_what_they_must_while_the_user_keeps_the_whole_pool() {
     let loaded = soon("look-up", store.load(&id("completed"))).await;
     assert!(loaded.unwrap().unwrap().result().is_some());
     assert_eq!(connections(&schema.pool(1), &schema.name).await, 3);
-    // Whoever asks for a claim waits for the pool, as long as it is ready to.
+    // A call that asks for a claim waits for the pool, as long as it is ready to.
     let asked = id("asked");
     let request = ClaimRequest::new(&asked, SOON).patience(Duration::from_millis(300));
     let answer = soon("the claim", store.claim(request)).await;
@@ -204,9 +204,9 @@ async fn the_reserved_connection_has_the_pool_s_hooks_and_its_options_as_they_ar
 /// What keeps a server from answering.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
-    /// Nobody listens there any more.
+    /// Nothing listens there any more.
     Refuses,
-    /// Nothing comes back, and nobody is told.
+    /// Nothing comes back, and no client is told.
     Swallows,
 }
 

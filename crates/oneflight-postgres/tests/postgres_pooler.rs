@@ -1,4 +1,4 @@
-//! PostgreSQL behind PgBouncer, which lends its sessions to whoever has a transaction, or to whoever is connected.
+//! PostgreSQL behind PgBouncer, which lends its sessions for a transaction, or for the length of a connection.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

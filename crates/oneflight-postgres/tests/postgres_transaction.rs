@@ -378,7 +378,7 @@ async fn work_that_commits_by_itself_is_never_run_again_unless_somebody_says_so(
         }
         assert_eq!(orders(&pool).await, before + 1, "{key}");
     }
-    // Somebody who knows decides; and if that attempt dies as well, it is decided about again.
+    // An operator who knows decides; and if that attempt dies as well, it is decided about again.
     let listed = with(Recovery::Rerun).in_doubt(10, None).await.unwrap();
     assert_eq!(listed.len(), 2);
     with(Recovery::Rerun)
@@ -504,7 +504,7 @@ async fn what_the_work_sets_in_its_session_does_not_part_it_from_its_record() {
             );
             assert_eq!(orders(&direct).await, before + i64::from(!refuses), "{set}");
             assert_eq!(order().await.unwrap().origin(), Origin::Replayed, "{set}");
-            // What it left in the session is its own affair, and that of who gets the connection next.
+            // What it left in the session is its own affair, and that of the next user of the connection.
             sqlx::raw_sql("DISCARD TEMP; RESET ALL").execute(&pool).await.unwrap();
         }
     }
@@ -735,7 +735,7 @@ async fn inside_and_outside_of_a_transaction_a_key_has_one_effect() {
             let (idem, pool, id) = (idem.clone(), pool.clone(), id(&format!("mixed-{key}")));
             let dice = (process * 7 + key * 3) % 5;
             calls.spawn(async move {
-                // Whoever breaks off frees the key, and calls again.
+                // A call that breaks off frees the key, and is made again.
                 let mut breaks = dice == 0 || dice == 3;
                 loop {
                     let broken = std::mem::take(&mut breaks);

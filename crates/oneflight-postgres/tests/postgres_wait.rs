@@ -138,7 +138,7 @@ async fn a_waiter_in_another_process_is_woken_by_notification() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_notifies_unless_somebody_waits() {
-    // Nobody else waits on this one.
+    // Nothing else waits on this one.
     let server = Server::start("-c fsync=off");
     let schema = server.schema().await;
     let store = process(schema.pool(1)).await;
@@ -265,7 +265,7 @@ async fn however_many_wait_the_server_s_table_of_locks_has_room() {
     for (_, watches) in &processes {
         assert_eq!(i64::try_from(watches.len()).unwrap(), most);
     }
-    // A transaction of somebody else's gets more than its own share.
+    // A transaction of another client gets more than its own share.
     let tables = "DO $$ BEGIN FOR n IN 1..200 LOOP EXECUTE 'CREATE TABLE other_' || n || ' ()'; END LOOP; END $$";
     sqlx::raw_sql(tables).execute(&others).await.unwrap();
 }

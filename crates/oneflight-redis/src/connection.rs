@@ -1,16 +1,16 @@
-//! The way to the server: whose connection it is does not matter to the rest of the store.
+//! The way to the server. The rest of the store need not know whose connection it is.
 //!
 //! ```text
 //! EVALSHA ──known──▶ answer                    one round trip
 //!    └──NOSCRIPT──▶ EVAL ──▶ answer            two, once after the server has forgotten its scripts
 //! ```
 //!
-//! If replicas have to acknowledge, `WAIT` goes out in the same round trip, on the same connection: it is answered for what
-//! that connection has written.
+//! If replicas have to acknowledge, `WAIT` goes out in the same round trip, on the same connection: it is answered for
+//! what that connection has written.
 //!
-//! A command can be lost without an error as its connection breaks: the client hands it over to a task of the connection, and
-//! what is handed over just after that task has ended is neither sent nor dropped (tokio issue 7714). So whoever waits for
-//! long asks something else as well; a server answers in order.
+//! A command can be lost without an error as its connection breaks. The client hands it over to a task of the
+//! connection, and what is handed over just after that task has ended is neither sent nor dropped (tokio issue 7714).
+//! So a call that waits for long asks something else as well; a server answers in order.
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -29,9 +29,9 @@ use super::errors::{is_unknown_script, unavailable};
 use super::scripts::Script;
 use oneflight::store::StoreError;
 
-/// After how long without an answer it is asked whether there can be one.
+/// After how long without an answer the server is asked whether there can be one.
 const DOUBTS_AFTER: Duration = Duration::from_millis(250);
-/// For how long an answer may be there already, and not have been taken.
+/// How long an answer may exist already without having been taken.
 const TAKEN_WITHIN: Duration = Duration::from_millis(50);
 
 /// A connection of the caller's that a [`RedisStore`](super::RedisStore) may use. Clones share it.
@@ -54,8 +54,9 @@ enum Connection {
     Cluster(ClusterConnection),
 }
 
-/// A connection that we have opened, and can open anew. A manager connects again when it is told that its connection is
-/// lost, but not when the server merely does not answer: a connection that swallows everything would stay.
+/// A connection that the store has opened, and can open anew. A manager connects again when it is told that its
+/// connection is lost, but not when the server merely does not answer: a connection that swallows everything would
+/// stay.
 struct Ours {
     client: Client,
     config: ConnectionManagerConfig,
@@ -63,7 +64,7 @@ struct Ours {
 }
 
 impl Ours {
-    /// Gives a connection up, unless somebody has.
+    /// Gives a connection up, unless that was done before.
     fn give_up(&self, number: u64) {
         let mut current = self.current.lock();
         // It connects when it is first used.
@@ -104,7 +105,7 @@ impl fmt::Debug for RedisConnection {
     }
 }
 
-/// How many replicas must have what was written, and for how long that is waited for.
+/// How many replicas must have what was written, and how long that is waited for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Acknowledgement {
     pub(super) replicas: u32,
@@ -174,8 +175,8 @@ impl RedisConnection {
         }))))
     }
 
-    /// Runs a script, within this time, connecting again included. A connection over which nothing was answered by then is
-    /// given up, if it is ours.
+    /// Runs a script within this time, connecting again included. A connection of ours over which nothing was answered
+    /// by then is given up.
     pub(super) async fn run(
         &self,
         call: Call<'_>,
@@ -207,7 +208,7 @@ impl RedisConnection {
         answered.map_err(StoreError::unavailable)?.map_err(unavailable)
     }
 
-    /// The connection as it is now, and, if it is ours, which of those that there were.
+    /// Returns the connection as it is now and, if it is ours, its number among those that there were.
     fn current(&self) -> (Connection, u64) {
         match &self.0 {
             Kind::Ours(ours) => {
@@ -218,7 +219,7 @@ impl RedisConnection {
         }
     }
 
-    /// The answer to one command.
+    /// Returns the answer to one command.
     pub(super) async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
         self.current().0.answer_to(command).await
     }
@@ -244,13 +245,13 @@ impl Connection {
         })
     }
 
-    /// The answer to one command.
+    /// Returns the answer to one command.
     async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
         self.in_order(self.send(command)).await
     }
 
-    /// Waits for the answer to what is asked, unless it is lost: what is asked later, over the same connection or the one that
-    /// came after it, is not answered before. A cluster has many connections, and no such order.
+    /// Waits for the answer to what is asked, unless it is lost: what is asked later, over the same connection or the
+    /// one that came after it, is not answered before. A cluster has many connections, and no such order.
     async fn in_order<T>(&self, asked: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
         let overtaken = async {
             sleep(DOUBTS_AFTER).await;

@@ -1,9 +1,9 @@
 //! Listing what is in doubt, in the order of the tokens, across all shards.
 //!
-//! `SCAN` would have to pass every record that was ever completed and is still kept. So each shard lists what is in progress,
-//! in the very scripts that change it: a claim adds, a completion or release removes. A round asks every shard for its first few
-//! and goes no further than the shard that has more to tell; then the records themselves are looked at, since most of what
-//! is in progress is not in doubt.
+//! `SCAN` would have to pass every record that was ever completed and is still kept. So each shard lists what is in
+//! progress, in the very scripts that change it: a claim adds, a completion or release removes. A round asks every
+//! shard for its first few, and goes no further than the shard that has more to tell. Then the records themselves are
+//! looked at, since most of what is in progress is not in doubt.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -15,9 +15,9 @@ use super::tokens::Shard;
 use oneflight::record::FencingToken;
 use oneflight::store::{InDoubt, StoreError, report_unreadable};
 
-/// How many questions are under way at a time.
+/// The number of questions that are under way at a time.
 const AT_ONCE: usize = 64;
-/// How many records a shard names in a round.
+/// The number of records that a shard names in a round.
 const NAMED: usize = 100;
 
 /// A record that is in progress, perhaps in doubt.
@@ -58,7 +58,7 @@ impl RedisStore {
         Ok(doubtful)
     }
 
-    /// What is in progress with larger tokens, in their order, and how far that goes if not to the end.
+    /// Returns what is in progress with larger tokens, in their order, and how far that goes if not to the end.
     async fn candidates(&self, after: FencingToken) -> Result<(Vec<Candidate>, Option<FencingToken>), StoreError> {
         let mut lists = stream::iter(Shard::all().map(|shard| self.named(shard, after))).buffered(AT_ONCE);
         let mut candidates = Vec::new();
@@ -119,7 +119,7 @@ impl RedisStore {
             })
             .await?;
         let record = Answer::new(answered)?.record(candidate.shard)?;
-        // It may have changed hands meanwhile, and is then listed elsewhere.
+        // Another holder may have it by now, and it is then listed elsewhere.
         let record = record.filter(|record| candidate.shard.count(record.token) == Some(candidate.count));
         Ok(record.and_then(|record| InDoubt::of(id, &record)))
     }

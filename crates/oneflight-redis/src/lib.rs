@@ -2,9 +2,9 @@
 //! # How it works
 //!
 //! Each operation is one script that runs inside the server, alone: atomic, one round trip, on the server's clock. A
-//! record is a hash; what is completed expires by itself, what is in progress never does. How keys are named stands in
-//! `names.rs`, what tokens are made of in `tokens.rs`, how those who wait hear of changes in `listen.rs`. There are no transactions
-//! that a user's own statements could join, so there is no `run_in_tx`.
+//! record is a hash. What is completed expires by itself; what is in progress never does. `names.rs` has how keys are
+//! named, `tokens.rs` what tokens are made of, and `listen.rs` how callers that wait hear of changes. There are no
+//! transactions that a user's own statements could join, so there is no `run_in_tx`.
 
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]

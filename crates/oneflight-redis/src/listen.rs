@@ -1,16 +1,17 @@
-//! Hearing of changes from other processes: one connection a process, however many wait.
+//! How a process hears of changes from other processes: over one connection, however many callers wait.
 //!
 //! ```text
 //! silent ──first watch──▶ connecting ──connected──▶ hearing ──connection lost──▶ connecting, later each time
-//!                             └── nobody is subscribed: who waits, polls ──┘
+//!                             └── nothing is subscribed: callers poll ────┘
 //! ```
 //!
-//! Every record has a channel of its own, named like its key, to which the scripts publish; the server sends a process what
-//! it has subscribed to and nothing else. Plain channels, in a cluster too: its nodes pass messages on to one another, so one
-//! connection to any node hears of all. (Sharded channels would not be passed on, and take a connection to every node.)
+//! Every record has a channel of its own, named like its key, to which the scripts publish. The server sends a process
+//! what it has subscribed to and nothing else. Plain channels are used in a cluster too: its nodes pass messages on to
+//! one another, so one connection to any node hears of all. (Sharded channels would not be passed on, and take a
+//! connection to every node.)
 //!
-//! A channel is subscribed to as long as somebody here watches it. The subscription is confirmed by the server before the
-//! watch is handed out, so whoever then looks at the record misses nothing.
+//! A channel is subscribed to as long as a caller in this process watches it. The server confirms the subscription
+//! before the watch is handed out, so a caller that then looks at the record misses nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -27,9 +28,9 @@ use tokio::time::{sleep, timeout};
 
 use oneflight::store::{Watch, Watchers, jitter};
 
-/// How many records may be waited for by notification at a time.
+/// The most records that may be waited for by notification at a time.
 const MOST_WATCHED: usize = 16_384;
-/// How many wishes are put to the server at a time.
+/// The number of wishes that are put to the server at a time.
 const BATCH: usize = 256;
 /// How long the server may take to answer, before the connection is given up.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// What is added to a pause at most, so that processes which lost the server together do not come back together.
+/// The most that is added to a pause, so that processes which lost the server together do not come back together.
 const JITTER: Duration = Duration::from_millis(50);
 
 /// The process's ear. Clones share it.
@@ -48,11 +49,12 @@ struct Inner {
     /// Where to connect to: any of these, one after the other.
     servers: Arc<[Client]>,
     known: Known,
-    /// To the task that listens, if one was begun.
+    /// The way to the task that listens, if one was begun.
     wishes: Mutex<Option<mpsc::UnboundedSender<Wish>>>,
 }
 
-/// The registry, and by what number it knows a channel. Two channels with one number hear of each other, and no harm is done.
+/// The registry, and the number by which it knows a channel. Two channels with one number hear of each other, which
+/// does no harm.
 #[derive(Clone)]
 struct Known {
     watchers: Watchers,
@@ -69,14 +71,14 @@ impl Known {
 enum Wish {
     /// Subscribes, and gives the subscription back once it is confirmed.
     Hear(Arc<str>, oneshot::Sender<Subscription>),
-    /// One who heard does not any more.
+    /// A watch of the channel has ended.
     Leave(Arc<str>, Connection),
 }
 
-/// Which of the connections that the task has had, one after the other.
+/// The number of a connection, among those that the task has had.
 type Connection = u64;
 
-/// One watch's share in the subscription to a channel. Dropped, it is given up.
+/// One watch's share in the subscription to a channel. It is given up when this is dropped.
 struct Subscription {
     channel: Arc<str>,
     connection: Connection,
@@ -85,7 +87,7 @@ struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // If nobody is there to hear it, the connection is gone, and its subscriptions with it.
+        // If nothing receives it, the connection is gone, and its subscriptions with it.
         let _ = self
             .wishes
             .send(Wish::Leave(Arc::clone(&self.channel), self.connection));
@@ -122,7 +124,7 @@ impl Ear {
         }
     }
 
-    /// Whom to ask; begins to listen if nobody does, or if the runtime is gone on which somebody did.
+    /// Returns the way to the task that listens. Begins one if there is none, or if the runtime that it was on is gone.
     fn wishes(&self) -> mpsc::UnboundedSender<Wish> {
         let mut wishes = self.0.wishes.lock();
         if let Some(wishes) = wishes.as_ref().filter(|wishes| !wishes.is_closed()) {
@@ -163,7 +165,7 @@ impl Drop for Listening {
 }
 
 impl Listening {
-    /// Listens until nobody can ask any more: the store and all its watches are gone.
+    /// Listens until the store and all its watches are gone, so that nothing can be asked any more.
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         let mut connection: Connection = 0;
@@ -176,7 +178,7 @@ impl Listening {
                 self.known.watchers.open();
                 self.hear(sink, stream, connection).await;
                 self.known.watchers.close();
-                // Unanswered, who wishes for something knows that nothing is heard.
+                // A wish that is not answered says that nothing is heard.
                 while self.wishes.try_recv().is_ok() {}
             }
             sleep(pause + jitter(JITTER)).await;
@@ -188,7 +190,8 @@ impl Listening {
         self.wishes.is_closed() && self.wishes.is_empty()
     }
 
-    /// Passes on what is heard and puts wishes to the server, until the connection is lost or nobody can ask any more.
+    /// Passes on what is heard and puts wishes to the server, until the connection is lost or nothing can be asked any
+    /// more.
     async fn hear(&mut self, mut sink: PubSubSink, mut stream: PubSubStream, connection: Connection) {
         let mut channels = Channels::default();
         let mut batch = Vec::with_capacity(BATCH);
@@ -216,7 +219,7 @@ impl Listening {
     }
 }
 
-/// What one connection has subscribed to, and for how many.
+/// What one connection has subscribed to, and for how many watches.
 #[derive(Default)]
 struct Channels {
     wanted: HashMap<Arc<str>, usize>,
@@ -274,7 +277,7 @@ impl Channels {
         }
         for (channel, answer) in confirm {
             let Some(wishes) = answers.upgrade() else { break };
-            // If he is gone who wanted to know, the subscription comes back and is dropped.
+            // If the caller that asked is gone, the subscription comes back and is dropped.
             let _ = answer.send(Subscription {
                 channel,
                 connection,

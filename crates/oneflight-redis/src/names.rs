@@ -1,4 +1,4 @@
-//! Under which keys the server keeps what is ours.
+//! The keys under which the server keeps what is ours.
 //!
 //! ```text
 //! oneflight:{417}:tenant-7|route=POST /orders<1f>a7f3     a record, one an identity
@@ -6,14 +6,13 @@
 //! oneflight:{417}.open                                    the records of shard 417 that are in progress, by their tokens
 //! ```
 //!
-//! A script may only touch keys of one slot of a cluster, and a record needs a counter that outlives it. A counter for every
-//! identity would stay for ever; one counter for all would put everything into one slot. So identities are dealt to 1024
-//! shards by a digest, and a shard's number is the hash tag of all its keys.
+//! A script may only touch keys of one slot of a cluster, and a record needs a counter that outlives it. A counter for
+//! every identity would stay for ever; one counter for all would put everything into one slot. So identities are dealt
+//! to 1024 shards by a digest, and a shard's number is the hash tag of all its keys.
 //!
-//! A record's key ends in scope and key, whole, with a control character between them that neither can contain: no two
-//! identities have the same, and an operator can read it.
-//! Braces in it do no harm, since the first pair of a key is its tag and a prefix has none. A record's key is also the
-//! channel on which its changes are told.
+//! A record's key ends in scope and key, whole, with a control character between them that neither can contain. So no
+//! two identities have the same key, and an operator can read it. Braces in it do no harm, since the first pair of a
+//! key is its tag and a prefix has none. A record's key is also the channel on which its changes are notified.
 
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::FencingToken;
@@ -24,10 +23,10 @@ use super::tokens::{SHARDS, Shard};
 /// Enough for the name of a service and what it is for.
 const MAX_BYTES: usize = 64;
 
-/// Stands between scope and key, which refuse control characters.
+/// Separates scope and key, which reject control characters.
 const SEPARATOR: char = '\u{1f}';
 
-/// With what our keys begin.
+/// The prefix of our keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
     prefix: String,
@@ -43,7 +42,7 @@ pub(super) struct Keys {
 }
 
 impl Names {
-    /// Refuses what would be taken for a pattern or a hash tag.
+    /// Fails for a prefix that would be taken for a pattern or a hash tag.
     pub(super) fn new(prefix: String) -> Result<Self, StoreError> {
         let what = if prefix.is_empty() {
             "the prefix is empty"
@@ -70,12 +69,12 @@ impl Names {
         }
     }
 
-    /// Where the records of a shard are listed that are in progress.
+    /// The key under which the records of a shard are listed that are in progress.
     pub(super) fn in_progress(&self, shard: Shard) -> String {
         format!("{}{{{shard}}}.open", self.prefix)
     }
 
-    /// The identity of a record of this shard, by its key.
+    /// Returns the identity of a record of this shard, by its key.
     pub(super) fn identity(&self, shard: Shard, record: &[u8]) -> Option<RequestIdentity> {
         let text = std::str::from_utf8(record).ok()?;
         let text = text.strip_prefix(&format!("{}{{{shard}}}:", self.prefix))?;
@@ -84,7 +83,7 @@ impl Names {
     }
 }
 
-/// Where an identity belongs. It must never change: another shard has another counter.
+/// Returns the shard of an identity. It must never change: another shard has another counter.
 fn shard(id: &RequestIdentity) -> Shard {
     let digest = Fingerprint::builder()
         .part("scope", id.scope())
@@ -95,7 +94,7 @@ fn shard(id: &RequestIdentity) -> Shard {
 }
 
 impl Keys {
-    /// The token as this identity's shard counts it; `None` if it is not of this shard at all.
+    /// Returns the token as this identity's shard counts it, or `None` if it is not of this shard.
     pub(super) fn count(&self, token: FencingToken) -> Option<u64> {
         self.shard.count(token)
     }

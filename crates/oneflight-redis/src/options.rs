@@ -1,4 +1,4 @@
-//! How a store is opened, and what is looked at before it is.
+//! How a store is opened, and what is checked before it is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use super::store::{Inner, RedisStore};
 use super::tokens::Seen;
 use oneflight::store::StoreError;
 
-/// Between two tries to connect again.
+/// The longest pause between two tries to connect again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How a [`RedisStore`] is opened. Made by [`RedisStore::options`].
+/// Sets up a [`RedisStore`]. Made by [`RedisStore::options`].
 #[derive(Clone, Debug)]
 #[must_use = "options open nothing by themselves"]
 pub struct RedisOptions {
@@ -49,43 +49,53 @@ impl Default for RedisOptions {
 }
 
 impl RedisOptions {
-    /// With what the names of our keys and channels begin: `oneflight:` unless set. ASCII letters, digits and `_-.:/`, 64
-    /// bytes at most. Stores that share a server and a prefix share their records.
+    /// Sets the prefix of our keys and channels. The default is `oneflight:`.
+    ///
+    /// A prefix may have ASCII letters, digits and `_-.:/`, and has 64 bytes at most. Stores that share a server and a
+    /// prefix share their records.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long an operation may take, connecting again included: 5 s unless set. A connection of ours over which nothing was
-    /// answered in that time is given up for another.
+    /// Limits the time that an operation may take, connecting again included. The default is 5 s.
+    ///
+    /// A connection of ours over which nothing was answered in that time is given up for another.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Takes a claim for granted, and a result for recorded, only when so many replicas have it: the server is asked with
-    /// `WAIT`, which it answers after `within` at the latest. With fewer the answer is [`StoreError::TooFewReplicas`].
+    /// Takes a claim for granted, and a result for recorded, only when so many replicas have it.
     ///
-    /// This holds for what is found as well: a claim or a completion that is asked for again because its answer was lost, a
-    /// replay, and a [look](oneflight::store::Store::load) at a result. The server counts for `WAIT` only what the asking connection
-    /// has written, so what is found is written once more, as it is. While replicas are missing, no result is replayed.
+    /// The server is asked with `WAIT`, which it answers after `within` at the latest. With fewer replicas the
+    /// operation fails with [`StoreError::TooFewReplicas`].
     ///
-    /// This makes it unlikely that a failover loses either, and no more: a replica that has not acknowledged may still be the
-    /// one that is promoted, if there are others. `WAIT` holds up all commands of its connection, and while replicas are missing every
-    /// claim and look waits for the whole of `within`; the server's own `min-replicas-to-write` refuses at once.
+    /// This holds for what is found as well: a claim or a completion that is asked for again because its answer was
+    /// lost, a replay, and a [look](oneflight::store::Store::load) at a result. For `WAIT` the server counts only what
+    /// the asking connection has written, so what is found is written once more, as it is. While replicas are missing,
+    /// no result is replayed.
+    ///
+    /// This makes it unlikely that a failover loses either, and no more: a replica that has not acknowledged may still
+    /// be the one that is promoted, if there are others. `WAIT` holds up all commands of its connection, and while
+    /// replicas are missing every claim and look waits for the whole of `within`; the server's own
+    /// `min-replicas-to-write` refuses at once.
     pub fn acknowledged_by(mut self, replicas: u32, within: Duration) -> Self {
         self.acknowledgement = Some(Acknowledgement { replicas, within });
         self
     }
 
-    /// Uses a server although it deletes keys when its memory is full. It may delete a record, so that work is done again.
+    /// Uses a server although it deletes keys when its memory is full. The server may delete a record, so that work is
+    /// done again.
     pub fn accept_eviction(mut self) -> Self {
         self.eviction = Eviction::Accept;
         self
     }
 
-    /// Hears of changes over a connection that this client opens, which is not used for anything else. Only needed for a store
-    /// [from](Self::from_connection) a connection of the caller's, where whoever waits polls otherwise.
+    /// Hears of changes over a connection that this client opens, which is not used for anything else.
+    ///
+    /// This is only needed for a store [from](Self::from_connection) a connection of the caller's, where callers that
+    /// wait poll otherwise.
     pub fn listen_with(mut self, client: Client) -> Self {
         self.listeners.push(client);
         self
@@ -95,8 +105,9 @@ impl RedisOptions {
     ///
     /// # Errors
     ///
-    /// When the URL is not one or the server cannot be reached; [`StoreError::InvalidName`]; and
-    /// [`StoreError::Unsupported`] if it evicts keys.
+    /// * The URL is not valid, or the server cannot be reached.
+    /// * [`StoreError::InvalidName`] if the prefix is not valid.
+    /// * [`StoreError::Unsupported`] if the server evicts keys.
     pub async fn open(self, server: impl IntoConnectionInfo) -> Result<RedisStore, StoreError> {
         let client = Client::open(server).map_err(unavailable)?;
         self.from_client(client).await
@@ -106,7 +117,7 @@ impl RedisOptions {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// As for [`open`](Self::open).
     pub async fn from_client(mut self, client: Client) -> Result<RedisStore, StoreError> {
         let config = ConnectionManagerConfig::new()
             .set_max_delay(LONGEST_PAUSE)
@@ -125,7 +136,7 @@ impl RedisOptions {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open). Of a cluster it is not looked at whether it evicts keys.
+    /// As for [`open`](Self::open), except that a cluster is not checked for evicting keys.
     pub async fn open_cluster<I>(mut self, nodes: I) -> Result<RedisStore, StoreError>
     where
         I: IntoIterator<Item: IntoConnectionInfo>,
@@ -152,7 +163,7 @@ impl RedisOptions {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// As for [`open`](Self::open).
     pub async fn from_connection(self, connection: impl Into<RedisConnection>) -> Result<RedisStore, StoreError> {
         let names = Names::new(self.prefix)?;
         let connection = connection.into();
@@ -183,32 +194,34 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// When the URL is not one or the server cannot be reached, and [`StoreError::Unsupported`] if it evicts keys.
+    /// * The URL is not valid, or the server cannot be reached.
+    /// * [`StoreError::Unsupported`] if the server evicts keys.
     pub async fn open(server: impl IntoConnectionInfo) -> Result<Self, StoreError> {
         Self::options().open(server).await
     }
 
-    /// Connects by a client of the caller's. A connection of the caller's is used by
+    /// Connects by a client of the caller's. To use a connection of the caller's, see
     /// [`RedisOptions::from_connection`].
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// As for [`open`](Self::open).
     pub async fn from_client(client: Client) -> Result<Self, StoreError> {
         Self::options().from_client(client).await
     }
 
-    /// Options to open a store with.
+    /// Returns options to open a store with.
     pub fn options() -> RedisOptions {
         RedisOptions::default()
     }
 }
 
-/// Whether the server deletes keys when its memory is full. One that does not say counts as one that does not.
+/// Returns whether the server deletes keys when its memory is full. A server that does not say counts as one that does
+/// not.
 async fn evicts(connection: &RedisConnection) -> Result<bool, StoreError> {
     let memory = match connection.answer_to(cmd("INFO").arg("memory")).await {
         Ok(memory) => memory,
-        // It does not tell everybody.
+        // A user with restricted rights may not ask.
         Err(error) if error.code().is_some() => return Ok(false),
         Err(error) => return Err(unavailable(error)),
     };

@@ -1,7 +1,7 @@
 //! How answers of the scripts become outcomes and [`Record`]s, and values become arguments.
 //!
-//! An answer is a list that begins with a word. Whatever does not look like one is [`StoreError::Corrupt`]: a record that
-//! somebody else wrote, or a server that is none.
+//! An answer is a list that begins with a word. An answer that does not look like one is [`StoreError::Corrupt`]: of a
+//! record that something else wrote, or of a server that is not Redis.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
     Timestamp::default().after(duration).as_millis().min(LONGEST)
 }
 
-/// From whom may be taken over.
+/// The holders from which the claim may be taken over.
 pub(super) fn takeover(takeover: Takeover, keys: &Keys) -> String {
     match takeover {
         Takeover::Never => "never".to_owned(),
@@ -62,7 +62,7 @@ impl Answer {
         }
     }
 
-    /// The answer to a claim.
+    /// Returns the outcome of a claim.
     pub(super) fn claimed(mut self, request: &ClaimRequest, shard: Shard) -> Result<Claimed, StoreError> {
         let mut set_back = false;
         let outcome = match &self.word[..] {
@@ -87,7 +87,7 @@ impl Answer {
         Ok(Claimed { outcome, set_back })
     }
 
-    /// The answer to what the holder of a token does.
+    /// Returns the outcome of an operation by the holder of a token.
     pub(super) fn done(self, token: FencingToken) -> Result<(), StoreError> {
         match &self.word[..] {
             b"done" => Ok(()),
@@ -96,7 +96,7 @@ impl Answer {
         }
     }
 
-    /// The record, if there is one.
+    /// Returns the record, if there is one.
     pub(super) fn record(self, shard: Shard) -> Result<Option<Record>, StoreError> {
         match &self.word[..] {
             b"absent" => Ok(None),
@@ -168,7 +168,7 @@ impl Answer {
     }
 }
 
-/// Pairs of a record's key and its count.
+/// Returns pairs of a record's key and its count.
 pub(super) fn in_progress(value: Value) -> Result<Vec<(Vec<u8>, u64)>, StoreError> {
     let Value::Array(parts) = value else {
         return Err(malformed());

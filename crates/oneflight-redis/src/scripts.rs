@@ -1,7 +1,7 @@
 //! The scripts that run inside the server: one a step, each all there is to one round trip.
 //!
-//! They stand in files of their own, behind one prelude that reads a record. The server knows a script by its digest once it
-//! has seen it; what it has forgotten (a restart, `SCRIPT FLUSH`, a failover) it is sent again.
+//! They stand in files of their own, behind one prelude that reads a record. The server knows a script by its digest
+//! once it has seen it. If it has forgotten the script (a restart, `SCRIPT FLUSH`, a failover), it is sent it again.
 
 use std::sync::LazyLock;
 

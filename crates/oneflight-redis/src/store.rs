@@ -22,49 +22,58 @@ use oneflight::store::{
 ///
 /// # What it costs
 ///
-/// A claim, a renewal, a completion, a release and a look are one round trip each, so [`run`](oneflight::idempotency::Idempotency::run)
-/// takes two, and a replay one. (After the server has forgotten our scripts, the first call of each takes one more.) A record
-/// takes its scope and key, 32 bytes of fingerprint, the result, and some 200 bytes around them, or some 600 if the result has more
-/// than 64 bytes, until its retention ends; then the server deletes it by itself, and [`purge`](Store::purge) finds nothing to do.
+/// A claim, a renewal, a completion, a release and a look are one round trip each, so
+/// [`run`](oneflight::idempotency::Idempotency::run) takes two, and a replay one. (After the server has forgotten our
+/// scripts, the first call of each takes one more.)
 ///
-/// Redis does one thing at a time and keeps everything in memory: a result of a megabyte is copied on that one thread when it
-/// is written and each time it is replayed. Results are bounded by
+/// A record takes its scope and key, 32 bytes of fingerprint, the result, and some 200 bytes around them, or some 600
+/// if the result has more than 64 bytes, until its retention ends. Then the server deletes it by itself, and
+/// [`purge`](Store::purge) finds nothing to do.
+///
+/// Redis does one thing at a time and keeps everything in memory: a result of a megabyte is copied on that one thread
+/// when it is written and each time it is replayed. Results are bounded by
 /// [`max_result_bytes`](oneflight::idempotency::IdempotencyBuilder::max_result_bytes); the server's own bound is
 /// `proto-max-bulk-len`, 512 MiB unless set.
 ///
 /// # Connections
 ///
-/// One, over which all calls of the process go at once, and, once somebody has waited for a request in progress elsewhere, one
-/// that hears of changes for all who wait. Both connect again when they are lost; meanwhile calls fail as
-/// [`StoreError::Unavailable`] after the [patience](crate::RedisOptions::patience), and who waits polls. An answer that takes long is asked
-/// after with a `PING`, which cannot be answered before it: if it is, the answer was lost with a connection. (Not in a cluster,
-/// where only the patience bounds that.)
+/// All calls of the process share one connection. Once a caller has waited for a request in progress elsewhere, there
+/// is another one that hears of changes for all callers that wait. Both connect again when they are lost. Meanwhile
+/// calls fail as [`StoreError::Unavailable`] after the [patience](crate::RedisOptions::patience), and callers that wait poll.
 ///
-/// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `EXISTS`, `HMGET`, `HGET`, `HSET`, `HDEL`,
-/// `DEL`, `GET`, `SET`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and channels with our prefix, `SUBSCRIBE`,
-/// `UNSUBSCRIBE` and `PING`, and, if asked for, `WAIT`; `INFO` if it is to be seen that the server evicts keys.
+/// If an answer takes long, a `PING` is sent after the question, which cannot be answered before it: if the `PING` is
+/// answered first, the answer was lost with a connection. (Not in a cluster, where only the patience bounds that.)
+///
+/// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `EXISTS`, `HMGET`,
+/// `HGET`, `HSET`, `HDEL`, `DEL`, `GET`, `SET`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and
+/// channels with our prefix, `SUBSCRIBE`, `UNSUBSCRIBE` and `PING`, and, if asked for, `WAIT`. It needs `INFO` for the
+/// store to see whether the server evicts keys.
 ///
 /// # What is promised, and what is not
 ///
-/// As long as the server keeps what it has acknowledged, all that [`Store`] promises. **Redis itself does not promise that**:
+/// As long as the server keeps what it has acknowledged, the store keeps everything that [`Store`] promises. **Redis
+/// itself does not promise that**:
 ///
 /// * Without `appendonly`, a server that stops has lost everything since its last snapshot. With `appendonly yes` and
-///   `appendfsync everysec`, the usual setting, a crash of the *machine* loses up to two seconds; a crash of the process
-///   nothing. Only `appendfsync always` has a record on the disk before it is acknowledged.
+///   `appendfsync everysec`, the usual setting, a crash of the *machine* loses up to two seconds, and a crash of the
+///   process nothing. Only `appendfsync always` has a record on the disk before it is acknowledged.
 /// * Replicas follow without being waited for. A failover loses what the promoted one had not received.
-///   [`acknowledged_by`](crate::RedisOptions::acknowledged_by) makes that unlikely; a network that is split in two can still have two
-///   servers for a while, each granting claims.
+///   [`acknowledged_by`](crate::RedisOptions::acknowledged_by) makes that unlikely. A network that is split in two can still
+///   have two servers for a while, each granting claims.
 ///
-/// A claim that is lost can be granted again while its holder works, and a completed record that is lost means that the next
-/// duplicate **executes again**: the atomic claim and the replay are as good as the server's memory, no better. What remains is
-/// fencing: tokens do not go backwards, even so, unless both the count and the clock of the server that
-/// goes on are behind; and a holder whose claim was forgotten is told that it is outdated. When a process sees that the server
-/// has forgotten tokens, [`setbacks`](Self::setbacks) counts it. Where a mutation must not happen twice under any of this, use
+/// A claim that is lost can be granted again while its holder works, and a completed record that is lost means that the
+/// next duplicate **executes again**: the atomic claim and the replay are as good as the server's memory, no better.
+///
+/// What remains is fencing. Tokens do not go backwards, even so, unless both the count and the clock of the server that
+/// goes on are behind. A holder whose claim was forgotten is told that it is outdated. When a process sees that the
+/// server has forgotten tokens, [`setbacks`](Self::setbacks) counts it.
+///
+/// Where a mutation must not happen twice under any of this, use
 /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) with a transactional store: there is none for Redis.
 ///
-/// A server that evicts keys when its memory is full would delete records: it is refused, unless
-/// [accepted](crate::RedisOptions::accept_eviction). One whose memory is full and that evicts nothing refuses claims; leases are renewed and
-/// results recorded all the same.
+/// A server that evicts keys when its memory is full would delete records: opening a store on it is an error, unless
+/// that is [accepted](crate::RedisOptions::accept_eviction). A server whose memory is full and that evicts nothing refuses
+/// claims; leases are renewed and results recorded all the same.
 ///
 /// # Clusters
 ///
@@ -99,8 +108,10 @@ pub(super) struct Inner {
 }
 
 impl RedisStore {
-    /// How often this process has seen that the server had forgotten fencing tokens which it had handed out: after a failover, or
-    /// a restart from an older file. Records may be lost that were as old. The tokens went on above those that were seen.
+    /// Returns how often this process has seen that the server had forgotten fencing tokens which it had handed out.
+    ///
+    /// A server forgets after a failover, or a restart from an older file. Records that are as old may be lost. The
+    /// tokens went on above those that were seen.
     #[must_use]
     pub fn setbacks(&self) -> u64 {
         self.0.seen.setbacks()
@@ -278,7 +289,8 @@ impl Store for RedisStore {
     }
 }
 
-/// A holder's token as its shard counts it, for a script to compare. One of another shard was never this identity's.
+/// Returns a holder's token as its shard counts it, for a script to compare. A token of another shard was never this
+/// identity's.
 fn counted(keys: &Keys, token: FencingToken) -> Result<String, StoreError> {
     match keys.count(token) {
         Some(count) => Ok(count.to_string()),

@@ -4,24 +4,24 @@
 //! token = count × 1024 + shard            count = max(last count of the shard + 1, the server's microseconds)
 //! ```
 //!
-//! A token has to be larger than every one before it, also when the record is long gone, and when the server has forgotten
-//! what it had acknowledged. Neither a counter nor a clock does that alone:
+//! A token has to be larger than every one before it, also when the record is long gone, and when the server has
+//! forgotten what it had acknowledged. Neither a counter nor a clock does that alone:
 //!
 //! * **A counter** that is kept in the server goes backwards when the server does: a failover to a replica that had not
 //!   received the last writes, a restart from an older file.
 //! * **A clock** goes backwards when it is set, and from one machine to the next.
-//! * **The larger of both** goes backwards only if both do: if writes were lost *and* the clock of the server that goes on
-//!   is behind that of the one that failed, by more than the time between the two claims in question. A failover
+//! * **The larger of both** goes backwards only if both do: if writes were lost *and* the clock of the server that goes
+//!   on is behind that of the one that failed, by more than the time between the two claims in question. A failover
 //!   that waits seconds before it begins outlasts the difference of clocks that are kept by NTP.
 //!
-//! The counter is kept for each of 1024 shards, never expires, and is all that stays of an identity: at most 1024 small keys
-//! a prefix. The shard is part of the token, so that no two tokens of a store are the same; those of one identity grow
+//! The counter is kept for each of 1024 shards, never expires, and is all that stays of an identity: 1024 small keys a
+//! prefix at most. The shard is part of the token, so no two tokens of a store are the same. Those of one identity grow
 //! under all conditions above, those of two shards as the clock of the server does.
 //!
-//! Should both go backwards, it does not stay unnoticed: a process remembers the largest count that it has seen of each
-//! shard, and sends it along. The server goes on above that, and says if it had to be told; then the store says so
-//! too ([`RedisStore::setbacks`](super::RedisStore::setbacks), and a warning). What no process alive has seen, nobody
-//! can miss.
+//! If both go backwards, it is noticed. A process remembers the largest count that it has seen of each shard, and sends
+//! it along. The server goes on above that, and says if it had to be told; then the store says so too
+//! ([`RedisStore::setbacks`](super::RedisStore::setbacks), and a warning). A token that no live process has seen is
+//! missed by none.
 //!
 //! Counts stay below 2^53, which is as far as Lua counts exactly: microseconds do until the year 2255.
 
@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use oneflight::record::FencingToken;
 
-/// How many shards there are. It must never change: an identity's counter is that of its shard.
+/// The number of shards. It must never change: an identity's counter is that of its shard.
 pub(super) const SHARDS: u16 = 1024;
 
 /// The number of a shard.
@@ -38,7 +38,7 @@ pub(super) const SHARDS: u16 = 1024;
 pub(super) struct Shard(u16);
 
 impl Shard {
-    /// A shard, by a number below [`SHARDS`].
+    /// Makes a shard of a number below [`SHARDS`].
     pub(super) const fn new(number: u16) -> Self {
         Self(number % SHARDS)
     }
@@ -47,19 +47,19 @@ impl Shard {
         (0..SHARDS).map(Self)
     }
 
-    /// The token for a count of this shard; `None` if it counts further than tokens do.
+    /// Returns the token for a count of this shard, or `None` if it counts further than tokens do.
     pub(super) fn token(self, count: u64) -> Option<FencingToken> {
         let token = count.checked_mul(u64::from(SHARDS))?.checked_add(u64::from(self.0))?;
         Some(FencingToken::new(token))
     }
 
-    /// What this shard counted when it drew a token; `None` if it did not.
+    /// Returns what this shard counted when it drew a token, or `None` if it did not draw it.
     pub(super) fn count(self, token: FencingToken) -> Option<u64> {
         let (count, shard) = (token.get() / u64::from(SHARDS), token.get() % u64::from(SHARDS));
         (shard == u64::from(self.0)).then_some(count)
     }
 
-    /// The smallest count whose token is larger than this one.
+    /// Returns the smallest count whose token is larger than this one.
     pub(super) fn count_after(self, token: FencingToken) -> u64 {
         let (count, shard) = (token.get() / u64::from(SHARDS), token.get() % u64::from(SHARDS));
         count + u64::from(shard >= u64::from(self.0))
@@ -86,7 +86,8 @@ impl Seen {
         }
     }
 
-    // Relaxed, all of it: a count that is read too late makes a setback unnoticed for a moment, and nothing else hangs on it.
+    // Relaxed, all of it: a count that is read too late makes a setback unnoticed for a moment, and nothing else
+    // depends on it.
     pub(super) fn largest(&self, shard: Shard) -> u64 {
         self.counts[usize::from(shard.0)].load(Ordering::Relaxed)
     }

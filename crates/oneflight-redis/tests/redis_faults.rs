@@ -196,7 +196,7 @@ async fn a_server_that_is_killed_and_started_again_has_lost_nothing() {
     assert!(acknowledged.len() > 100, "{} acknowledged", acknowledged.len());
     let mut reruns = 0;
     for (key, value) in &acknowledged {
-        // What somebody was told is what everybody is told, and nothing ran after that.
+        // What one call was told is what every call is told, and nothing ran after that.
         let reply = idem.run(id(key), |_| async { 0 }).await.unwrap();
         assert_eq!((*reply, reply.origin()), (*value, Origin::Replayed), "{key}");
         let count = executed.lock().unwrap()[key];
@@ -435,7 +435,7 @@ async fn a_server_without_memory_refuses_claims_keeps_leases_and_records_results
     let answer = store.claim(ClaimRequest::new(&id("new"), MINUTE)).await;
     assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
     assert!(store.load(&id("new")).await.unwrap().is_none());
-    // Who is at work keeps its claim.
+    // A holder at work keeps its claim.
     store.renew(&id("held"), held.token(), MINUTE * 2).await.unwrap();
     let record = store.load(&id("held")).await.unwrap().unwrap();
     let State::InProgress { lease_expires } = record.state else {

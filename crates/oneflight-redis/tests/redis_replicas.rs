@@ -152,7 +152,7 @@ async fn a_result_that_is_found_after_its_answer_was_lost_is_recorded_only_when_
     assert!(is_too_few(source), "{source:?}");
     let cutting = cut.lock().unwrap().take().unwrap();
     cutting.await.unwrap();
-    // Nor does anybody else hear of a result that a failover may lose.
+    // Nor does any other call hear of a result that a failover may lose.
     let error = idem.run(id("k"), work(false)).await.unwrap_err();
     assert!(
         matches!(error.kind(), ErrorKind::Store(source) if is_too_few(source)) && error.effect() == Effect::Nothing,
@@ -188,7 +188,7 @@ async fn a_claim_that_is_asked_for_again_is_granted_only_when_it_is_acknowledged
     let error = idem.run(other.clone(), |_| async { unreachable!("it has no claim") as u32 });
     let error = error.await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
-    // One answer was lost, and giving the claim back is acknowledged by nobody.
+    // One answer was lost, and no replica acknowledges that the claim is given back.
     assert_eq!(error.effect(), Effect::Unknown);
     cutting.await.unwrap();
     idem.drain().await;
@@ -247,7 +247,7 @@ async fn a_completion_that_is_asked_for_again_succeeds_only_when_it_is_acknowled
     assert!(is_too_few(&answer), "{answer:?}");
     let answer = store.claim(ClaimRequest::new(&id, MINUTE)).await.unwrap_err();
     assert!(is_too_few(&answer), "{answer:?}");
-    // Who does not ask for replicas is told what the server has.
+    // A store that does not ask for replicas is told what the server has.
     let plain = primary.store_with(RedisStore::options()).await;
     assert_eq!(plain.load(&id).await.unwrap().unwrap().result(), Some(&result()));
 

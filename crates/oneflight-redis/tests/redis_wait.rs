@@ -185,7 +185,7 @@ async fn a_watch_ends_when_the_connection_is_lost_and_the_next_one_hears_again()
     drop(watch(&store, &id("other")).await);
     becomes(&server, (1, 1)).await;
     drop(second);
-    // The store and all its watches are gone, so nobody listens.
+    // The store and all its watches are gone, so nothing listens.
     drop(store);
     becomes(&server, (0, 0)).await;
 }

@@ -1,7 +1,7 @@
 -- All times are milliseconds since the Unix epoch, on the database's clock.
 CREATE TABLE main.oneflight_records (
-    -- A claim writes a new row in place of the one that stands there. AUTOINCREMENT draws a number that is larger than
-    -- all before it, those of deleted rows included.
+    -- A claim writes a new row in place of the one that exists. AUTOINCREMENT draws a number that is larger than all
+    -- before it, those of deleted rows included.
     token            INTEGER PRIMARY KEY AUTOINCREMENT,
     scope            TEXT    NOT NULL,
     key              TEXT    NOT NULL,

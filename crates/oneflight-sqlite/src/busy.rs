@@ -1,7 +1,7 @@
 //! Waiting for a lock that another process holds.
 //!
-//! SQLite's own busy handler sleeps in steps of up to 100 ms, which starves whoever competes with a busy
-//! writer that leaves gaps of microseconds. Asking often, at random intervals, finds the gaps.
+//! SQLite's own busy handler sleeps in steps of up to 100 ms. That starves a process that competes with a busy writer
+//! which leaves gaps of microseconds. Asking often, at random intervals, finds the gaps.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use oneflight::store::{StoreError, jitter};
 
 /// The primary result code of a statement that cannot be carried out as it stands.
 const SQLITE_ERROR: u32 = 1;
-/// The primary result codes that say that somebody else holds a lock.
+/// The primary result codes that say that another connection holds a lock.
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_LOCKED: u32 = 6;
 /// The primary result codes that say that what was asked for is not to be had.
@@ -20,27 +20,28 @@ const SQLITE_CONSTRAINT: u32 = 19;
 const SQLITE_CONSTRAINT_COMMITHOOK: u32 = 531;
 const SQLITE_MISMATCH: u32 = 20;
 
-/// How long is waited at least for what takes its time although nobody is in the way: being lent a connection, a read.
+/// The shortest wait for what takes its time although nothing is in the way: being lent a connection, a read.
 const ERRAND: Duration = Duration::from_millis(100);
 
-/// Whether an error says "locked by somebody else", and nothing more.
+/// Returns whether an error says "locked by another connection", and nothing more.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     primary_code(error).is_some_and(|code| code == SQLITE_BUSY || code == SQLITE_LOCKED)
 }
 
-/// Whether an error is about what was asked for, such as a savepoint that is not there, and not about the database.
+/// Returns whether an error is about what was asked for, such as a savepoint that does not exist, and not about the
+/// database.
 pub(super) fn is_plain(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(SQLITE_ERROR)
 }
 
-/// Whether what was asked for is refused, and will be again: a constraint, or a value.
+/// Returns whether what was asked for is rejected, and will be again: a constraint, or a value.
 pub(super) fn is_violation(error: &sqlx::Error) -> bool {
-    // A commit that our seal refuses is no fault of the request, but of the work that asked for it.
+    // A commit that our seal rejects is no fault of the request, but of the work that asked for it.
     code(error) != Some(SQLITE_CONSTRAINT_COMMITHOOK)
         && primary_code(error).is_some_and(|code| [SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH].contains(&code))
 }
 
-/// What an error is to the store's user.
+/// Makes the error that the user of the store gets.
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
         // Others had all connections for as long as the pool waits.
@@ -74,17 +75,17 @@ impl Patience {
         }
     }
 
-    /// How long it has been so far.
+    /// Returns how long it has been so far.
     pub(super) fn waited(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// What is left until the deadline.
+    /// Returns what is left until the deadline.
     pub(super) fn remaining(&self) -> Duration {
         self.deadline.saturating_sub(self.started.elapsed())
     }
 
-    /// How long something may take that waits for others only if they are in the way.
+    /// Returns how long an operation may take that waits for others only if they are in the way.
     pub(super) fn for_an_errand(&self) -> Duration {
         self.remaining().max(ERRAND)
     }

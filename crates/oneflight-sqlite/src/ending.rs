@@ -13,7 +13,7 @@ pub(super) enum Commits {
 pub(super) enum End {
     Commit,
     RollBack,
-    /// The transaction isn't what it should be, and nothing was or is committed: close the connection.
+    /// The transaction is not what it should be, and nothing was or is committed: close the connection.
     Close,
 }
 

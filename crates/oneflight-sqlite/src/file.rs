@@ -1,10 +1,10 @@
 //! The one file that a store is about, for as long as the store lives.
 //!
-//! A file may be moved, deleted or replaced while connections have it open: they go on with what nobody else can find any
-//! more, and new ones, and other processes, get another database. And the same name may lead to another file, after a change
-//! of directory. Either would let a request be executed twice. So before a connection is used, it is seen whether the path
-//! still leads to the file that the store was made on; and in the errand in which a record is read, which file the connection
-//! has open.
+//! A file may be moved, deleted or replaced while connections have it open. They go on with a file that nothing else
+//! can find any more, while new ones, and other processes, get another database. And the same name may lead to another
+//! file, after a change of directory. Either would let a request be executed twice. So before a connection is used,
+//! this checks that the path still leads to the file that the store was made on; and in the errand in which a record is
+//! read, which file the connection has open.
 
 use std::error::Error;
 use std::fmt;
@@ -61,7 +61,7 @@ pub(super) struct DatabaseFile {
 }
 
 impl DatabaseFile {
-    /// The file that a connection has open.
+    /// Returns the file that a connection has open.
     pub(super) async fn of(connection: &mut SqliteConnection) -> sqlx::Result<Self> {
         let path = Databases::ask(connection).await?.main;
         let identity = Identity::of(&path)?;
@@ -88,7 +88,8 @@ impl DatabaseFile {
         }
     }
 
-    /// Looks which databases a connection has, in a row that it has read along with them. Fails if it has another file open.
+    /// Reads which databases a connection has, from a row that it has read along with them. Fails if it has another
+    /// file open.
     pub(super) fn seen_in(&self, row: &SqliteRow) -> Result<Databases, StoreError> {
         self.is_main_of(Databases::of(row).map_err(unavailable)?)
     }
@@ -108,13 +109,13 @@ impl DatabaseFile {
         )))
     }
 
-    /// Says in an error which file it is about.
+    /// Adds to an error which file it is about.
     pub(super) fn named(&self, error: StoreError) -> StoreError {
         about(&self.path, error)
     }
 }
 
-/// Says in an error which file it is about.
+/// Adds to an error which file it is about.
 pub(super) fn about(path: &str, error: StoreError) -> StoreError {
     match error {
         StoreError::Unavailable { source } => StoreError::unavailable(AboutFile {
@@ -147,7 +148,7 @@ impl Error for AboutFile {
     }
 }
 
-/// What tells a file from another of the same name: device and number, where there is such a thing.
+/// What tells a file from another of the same name: device and number, where they exist.
 #[derive(Debug, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -155,7 +156,7 @@ struct Identity {
 }
 
 impl Identity {
-    /// `None` if there is no such file.
+    /// Returns `None` if there is no such file.
     #[cfg(unix)]
     fn of(path: &str) -> std::io::Result<Option<Self>> {
         use std::os::unix::fs::MetadataExt;

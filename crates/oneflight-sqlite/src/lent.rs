@@ -1,8 +1,8 @@
 //! A connection that a pool lends, and that goes back only if its state is known.
 //!
-//! The user has the pool as well, so a connection comes in whatever state it was left in. And a future of `sqlx` that is
-//! dropped leaves its statement running on the connection's own thread. So unless it is given back, which is said only when
-//! the answer that nothing is open on it was seen, a connection is closed: that rolls back whatever is open.
+//! The user has the pool as well, so a connection comes in whatever state it was left in. And a future of `sqlx` that
+//! is dropped leaves its statement running on the connection's own thread. So a connection is closed unless it is given
+//! back, which rolls back whatever is open. It is given back only when the answer was seen that nothing is open on it.
 
 use std::ops::{Deref, DerefMut};
 
@@ -29,12 +29,12 @@ impl Lent {
         })
     }
 
-    /// Gives it back to the pool.
+    /// Gives the connection back to the pool.
     pub(super) fn give_back(&mut self) {
         self.connection = None;
     }
 
-    /// Gives it back if it is in no transaction any more, as far as `sqlx` counts, and else closes it.
+    /// Gives the connection back if it is in no transaction any more, as far as `sqlx` counts, and closes it otherwise.
     pub(super) async fn give_back_if_idle(&mut self) {
         if self.is_in_transaction() {
             self.close().await;
@@ -43,10 +43,10 @@ impl Lent {
         }
     }
 
-    /// Closes it and waits until it is closed.
+    /// Closes the connection and waits until it is closed.
     pub(super) async fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // Whether it says goodbye in good order is of no account: the thread behind it ends.
+            // It does not matter whether it ends in good order: the thread behind it ends.
             let _ = connection.detach().close().await;
         }
     }

@@ -1,14 +1,15 @@
 #![doc = include_str!("../README.md")]
 //! # How it works
 //!
-//! SQLite has one writer at a time. Reads never wait for it (WAL), so every claim first *reads*: a replay, a
-//! conflict and "in progress elsewhere" take no lock. What must write queues in process, first come first
-//! served, then begins with `BEGIN IMMEDIATE`, so that a transaction never fails half-way for want of the
-//! lock. Other processes are waited for with small, jittered pauses until a deadline.
+//! SQLite has one writer at a time. Reads never wait for it (WAL), so every claim first *reads*: a replay, a conflict
+//! and "in progress elsewhere" take no lock. Writers queue in process, first come first served. Then they begin with
+//! `BEGIN IMMEDIATE`, so that a transaction never fails half-way for want of the lock. Other processes are waited for
+//! with small, jittered pauses until a deadline.
 //!
-//! Time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence on
-//! one clock. Set it back, and leases and retention last longer by as much; set it forward, and what ends within that
-//! time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had died.
+//! The time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence
+//! on one clock. If the clock is set back, leases and retention last longer by as much. If it is set forward, what ends
+//! within that time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had
+//! died.
 
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]

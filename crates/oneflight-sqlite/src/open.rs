@@ -48,35 +48,41 @@ impl Default for SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// How many connections [`SqliteStore::pool`] may have, each a thread: 8 unless set. The writer has
-    /// its own. Not for [`from_pool`](Self::from_pool).
+    /// Limits the number of connections of [`SqliteStore::pool`], each a thread. The default is 8.
+    ///
+    /// The writer has a connection of its own. This does not apply to [`from_pool`](Self::from_pool).
     pub fn max_readers(mut self, connections: u32) -> Self {
         self.max_readers = connections.max(1);
         self
     }
 
-    /// How long an operation waits for a lock that other processes hold before it fails with [`StoreError::Busy`], and
-    /// for a connection of the pool before it fails with [`StoreError::NoConnection`]: 30 s unless set. The writers of this
-    /// process queue before that, for four times as long at most. A call with a
-    /// [patience](oneflight::store::ClaimRequest::patience) of its own waits no longer than that for all of them.
+    /// Limits the time for which an operation waits for others. The default is 30 s.
+    ///
+    /// An operation waits for a lock that other processes hold, and then fails with [`StoreError::Busy`]. It waits for
+    /// a connection of the pool, and then fails with [`StoreError::NoConnection`]. The writers of this process queue
+    /// before that, for up to four times as long. A call with a [patience](oneflight::store::ClaimRequest::patience) of its own waits for
+    /// all of them together no longer than that.
     pub fn busy_deadline(mut self, deadline: Duration) -> Self {
         self.busy_deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
-    /// How much a commit waits for the disk: `FULL` unless set. Not for [`from_pool`](Self::from_pool).
+    /// Sets how much a commit waits for the disk. The default is `FULL`. This does not apply to
+    /// [`from_pool`](Self::from_pool).
     pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
         self.synchronous = synchronous;
         self
     }
 
-    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
-    /// waits for no writer.
+    /// Opens the database file, and creates or upgrades our tables.
+    ///
+    /// A file that is missing is created. If the tables are up to date, this waits for no writer.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
-    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
+    /// * The file cannot be opened.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
         open_file(&self, path.as_ref()).await
     }
@@ -84,59 +90,67 @@ impl SqliteOptions {
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
     /// Work in [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) gets one of its connections.
+    /// [`SqliteStore::from_pool`] says what the pool should be like.
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate.
+    /// As for [`SqliteStore::from_pool`].
     pub async fn from_pool(self, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
         use_pool(&self, pool).await
     }
 }
 
 impl SqliteStore {
-    /// Opens the database file, creates it if it is missing, and creates or upgrades our tables. If they are up to date, that
-    /// waits for no writer.
+    /// Opens the database file, and creates or upgrades our tables.
+    ///
+    /// A file that is missing is created. If the tables are up to date, this waits for no writer.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or was written by a newer version of this crate; [`StoreError::Unsupported`] if
-    /// it is no path but a URL (`sqlite:`, `file:`) or `:memory:`.
+    /// * The file cannot be opened.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::options().open(path).await
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
     ///
-    /// Its database should be in WAL mode: otherwise reads wait for writers, and a
-    /// commit waits for readers (it is tried again until the [deadline](SqliteOptions::busy_deadline)).
+    /// The database should be in WAL mode. Otherwise reads wait for writers, and a commit waits for readers (it is
+    /// tried again until the [deadline](SqliteOptions::busy_deadline)).
     ///
-    /// What state a connection was left in is of no account. One on which a transaction was left open, or that may only
-    /// read (`query_only`), is closed, and another one is used. `synchronous`, `locking_mode` and `busy_timeout` are, in each
-    /// transaction that writes, what they were on the connection that the pool lent first. Temporary tables do not stand in
-    /// for ours. What concerns your tables alone, `foreign_keys` for one, is as the connection has it.
+    /// The state in which a connection was left does not matter:
     ///
-    /// Three things are not made up for: temporary *triggers* on our tables, which may undo what we write; `PRAGMA
-    /// full_column_names`, with which our columns are not found; and a file that is attached to be read only counts as any
-    /// other. Leave none of them on connections of this pool.
+    /// * A connection on which a transaction was left open, or that may only read (`query_only`), is closed, and
+    ///   another one is used.
+    /// * In each transaction that writes, `synchronous`, `locking_mode` and `busy_timeout` are what they were on the
+    ///   connection that the pool lent first.
+    /// * Temporary tables do not take the place of ours.
+    /// * What concerns your tables alone, such as `foreign_keys`, is as the connection has it.
     ///
-    /// A transaction that was left open *after it wrote* holds the one right to write, though, until the pool lends its
-    /// connection and it is closed; until then, all who write wait, as for any other writer.
+    /// Three things are not compensated for, so leave none of them on connections of this pool: temporary *triggers* on
+    /// our tables, which may undo what we write; `PRAGMA full_column_names`, with which our columns are not found; and
+    /// a file that is attached to be read only, which counts as any other.
     ///
-    /// A connection whose state is not known is closed rather than given back: a
-    /// database *in memory* would be gone with it. [`MemoryStore`](oneflight::store::MemoryStore) is for
-    /// that. A commit hook of yours on these connections is replaced by ours, which lets everything through that is not
-    /// done inside [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
+    /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
+    /// connection and it is closed. Until then all writers wait, as for any other writer.
+    ///
+    /// A connection whose state is not known is closed rather than given back, and a database *in memory* would be gone
+    /// with it: use [`MemoryStore`](oneflight::store::MemoryStore) to keep records in memory. A commit hook of yours on
+    /// these connections is replaced by ours, which lets everything pass that is not done inside
+    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or was written by a newer version of this crate;
-    /// [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot roll
-    /// back (`journal_mode=OFF`).
+    /// * The database cannot be reached.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot
+    ///   roll back (`journal_mode=OFF`).
     pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
         Self::options().from_pool(pool).await
     }
 
-    /// Options to open a store with.
+    /// Returns options to open a store with.
     pub fn options() -> SqliteOptions {
         SqliteOptions::default()
     }
@@ -204,10 +218,10 @@ fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectO
         .synchronous(options.synchronous)
 }
 
-/// Creates the file if it is missing, and sees to its being in WAL mode.
+/// Creates the file if it is missing, and sees to it that it is in WAL mode.
 async fn create(options: &SqliteOptions, path: &Path) -> Result<(DatabaseFile, Settings), StoreError> {
-    // WAL is a property of the file. Turning it on takes a lock that SQLite does not wait for, so it is
-    // done once, here, with patience, and not by every connection of a pool.
+    // WAL is a property of the file. Turning it on takes a lock that SQLite does not wait for. So it is done once,
+    // here, with patience, and not by every connection of a pool.
     let first = connect_to(options, path)
         .create_if_missing(true)
         .busy_timeout(settings::BUSY_TIMEOUT)
@@ -243,8 +257,8 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
                      max_lifetime), or use a file, or MemoryStore",
         });
     }
-    // A property of the file, which somebody may change later: then a commit can fail for want of a lock, and is
-    // rolled back.
+    // A property of the file, which may be changed later: then a commit can fail for want of a lock, and is rolled
+    // back.
     let commits = match mode.as_str() {
         "wal" => Commits::AtOnce,
         "off" => {
@@ -258,7 +272,7 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
     SqliteStore::prepare(pool, writer).await
 }
 
-/// What is to be known of a pool's database and its connections.
+/// Reads what has to be known of a pool's database and its connections.
 async fn ask(connection: &mut SqliteConnection) -> sqlx::Result<(DatabaseFile, Settings, String)> {
     let file = DatabaseFile::of(&mut *connection).await?;
     let settings = Settings::of(&mut *connection).await?;

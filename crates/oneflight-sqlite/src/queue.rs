@@ -1,4 +1,4 @@
-//! Who writes next, among the writers of one process.
+//! The order in which the writers of one process write.
 //!
 //! ```text
 //! business ──one at a time──▶ door ──▶ gate ──nobody of rank Lease waits──▶ turn
@@ -7,9 +7,9 @@
 //! lease ───────────────────────────────▶ gate ─────────────────────────────▶ turn
 //! ```
 //!
-//! Door and gate are fair, so each rank is served in the order in which it came; of business, only the head of the
-//! line is at the gate. So what concerns a lease waits for one turn, the one that is being taken, however many stand in
-//! line. It must: whoever holds a claim and is alive is not to lose it to a queue.
+//! Door and gate are fair, so each rank is served in the order in which it came. Of business, only the head of the line
+//! is at the gate. So what concerns a lease waits for one turn, the one that is being taken, however many are in line.
+//! It must: a holder that is alive must not lose its claim to a queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ pub(super) struct Queue {
     urgent: AtomicUsize,
 }
 
-/// Being one of the urgent.
+/// One writer that counts as urgent.
 struct Urgent<'q>(&'q AtomicUsize);
 
 impl Drop for Urgent<'_> {
@@ -44,7 +44,7 @@ impl Drop for Urgent<'_> {
 }
 
 impl Queue {
-    /// Waits for a turn, which lasts until what this answers is dropped.
+    /// Waits for a turn, which lasts until the returned guard is dropped.
     pub(super) async fn enter(&self, rank: Rank) -> OwnedMutexGuard<()> {
         if rank == Rank::Lease {
             self.urgent.fetch_add(1, Ordering::SeqCst);
@@ -58,7 +58,7 @@ impl Queue {
                 return turn;
             }
             drop(turn);
-            // One who has said that he comes may not stand at the gate yet.
+            // A writer that is counted as urgent may not be at the gate yet.
             tokio::task::yield_now().await;
         }
     }

@@ -1,6 +1,6 @@
 //! The statements on `oneflight_records`, and how a row becomes a [`Record`].
 //!
-//! Each statement's text is constant, so that every connection prepares it once. Whoever runs them sees to
+//! The text of each statement is constant, so that every connection prepares it once. The code that runs them sees to
 //! the lock and the transaction.
 
 use std::time::Duration;
@@ -33,7 +33,7 @@ macro_rules! complete {
     };
 }
 
-/// What is done to records in one statement.
+/// A change of records in one statement.
 pub(super) enum Change {
     Renew {
         id: RequestIdentity,
@@ -68,7 +68,7 @@ impl Change {
         }
     }
 
-    /// Makes the change; answers how many rows it changed.
+    /// Makes the change, and returns how many rows it changed.
     pub(super) async fn make(&self, connection: &mut SqliteConnection) -> sqlx::Result<u64> {
         let statement = match self {
             Self::Renew { id, token, lease } => renew(id, *token, *lease),
@@ -92,13 +92,13 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(millis).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }
 
-/// A token in the table's integers. SQLite would refuse to count so far.
+/// A token in the table's integers. SQLite would not count so far.
 pub(super) fn number(token: FencingToken) -> i64 {
     i64::try_from(token.get()).unwrap_or(i64::MAX)
 }
 
-/// Beside what is read of the records, one row tells which [databases](Databases) the connection has, whether there are
-/// records or not.
+/// Besides what is read of the records, one row tells which [databases](Databases) the connection has, whether there
+/// are records or not.
 macro_rules! select {
     ($before:literal, $after:literal) => {
         concat!(
@@ -113,8 +113,8 @@ macro_rules! select {
     };
 }
 
-/// Reads a record in a transaction of its own: in one that was left open on the connection, and whose snapshot may be an old
-/// one, that is an error. The row is for [`selected`].
+/// Reads a record in a transaction of its own. If a transaction was left open on the connection, whose snapshot may be
+/// an old one, that is an error. The row is for [`selected`].
 pub(super) fn select(id: &RequestIdentity) -> Statement<'_> {
     sqlx::query(select!("BEGIN; ", "; COMMIT"))
         .bind(id.scope())
@@ -132,7 +132,7 @@ pub(super) async fn select_within(
     Ok((selected(&row)?, file.seen_in(&row)?))
 }
 
-/// The record in the row of a [`select()`].
+/// Returns the record in the row of a [`select()`].
 pub(super) fn selected(row: &SqliteRow) -> Result<Option<Record>, StoreError> {
     match token(row)? {
         Some(_token) => record(row).map(Some),
@@ -140,8 +140,8 @@ pub(super) fn selected(row: &SqliteRow) -> Result<Option<Record>, StoreError> {
     }
 }
 
-/// Reads what is in progress with a lease that is over, in the order of the tokens, in a transaction of its own. The rows are
-/// for [`doubtful`].
+/// Reads what is in progress with a lease that is over, in the order of the tokens, in a transaction of its own. The
+/// rows are for [`doubtful`].
 pub(super) fn in_doubt(limit: i64, after: i64) -> Statement<'static> {
     sqlx::query(concat!(
         "BEGIN;
@@ -159,12 +159,12 @@ pub(super) fn in_doubt(limit: i64, after: i64) -> Statement<'static> {
     .bind(limit)
 }
 
-/// The token in the row of a [`select()`] or of [`in_doubt`], if there is a record in it.
+/// Returns the token in the row of a [`select()`] or of [`in_doubt`], if there is a record in it.
 pub(super) fn token(row: &SqliteRow) -> Result<Option<i64>, StoreError> {
     column(row, 1)
 }
 
-/// What is in doubt in a row of [`in_doubt`] that has a [token].
+/// Returns what is in doubt in a row of [`in_doubt`] that has a [token].
 pub(super) fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
     let record = record(row)?;
     let id = RequestIdentity::from_stored(column(row, 11)?, column(row, 12)?);
@@ -228,7 +228,7 @@ fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
     unsigned(millis).map(Timestamp::from_millis)
 }
 
-/// What is said of a transaction that could be committed in part.
+/// The error of a transaction that could be committed in part.
 pub(super) fn attached() -> StoreError {
     StoreError::Unsupported {
         advice: "another database is attached to the connection, and a crash could commit the transaction in one file and \
@@ -279,7 +279,7 @@ macro_rules! grant {
     };
 }
 
-/// Draws a token and writes the record as in progress, in place of whatever stands there.
+/// Draws a token and writes the record as in progress, in place of the one that exists.
 async fn grant(
     connection: &mut SqliteConnection,
     request: &ClaimRequest,
@@ -316,7 +316,7 @@ pub(super) enum Completed {
     No,
 }
 
-/// Gives up the savepoint of the work and completes the record.
+/// Releases the savepoint of the work and completes the record.
 pub(super) async fn release_and_complete(
     connection: &mut SqliteConnection,
     id: &RequestIdentity,

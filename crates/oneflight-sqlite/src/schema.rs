@@ -1,8 +1,8 @@
 //! Our tables, and how a database gets them.
 //!
-//! Each migration is applied once, in order, all missing ones in one `BEGIN IMMEDIATE` transaction:
-//! however many processes open the same new file at once, one applies them and the others find them there.
-//! A migration that was released is never edited; a change is another migration.
+//! Each migration is applied once, in order, all missing ones in one `BEGIN IMMEDIATE` transaction. However many
+//! processes open the same new file at once, one applies them and the others find them there. A migration that was
+//! released is never edited; a change is another migration.
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
@@ -27,8 +27,8 @@ const NEWEST: &str = concat!(
     "; COMMIT"
 );
 
-/// What is applied, in order: a description, and one of the files in `migrations/`. The version of a schema is how many of
-/// these it has.
+/// The migrations, in order: a description, and one of the files in `migrations/`. The version of a schema is the
+/// number of these that it has.
 const MIGRATIONS: &[(&str, &str)] = &[(
     "records and fencing tokens",
     include_str!("../migrations/0001_records.sql"),
@@ -49,7 +49,7 @@ pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
     }
 }
 
-/// The version of the schema that was there a moment ago: 0 if there was none.
+/// Returns the version of the schema that existed a moment ago: 0 if there was none.
 async fn look(store: &SqliteStore) -> Result<i64, StoreError> {
     let mut found = 0;
     for look in [TABLES, NEWEST] {
@@ -65,7 +65,7 @@ async fn look(store: &SqliteStore) -> Result<i64, StoreError> {
     Ok(found)
 }
 
-/// What is to be applied to a schema of this version.
+/// Returns what is to be applied to a schema of this version.
 fn missing(found: i64) -> Result<&'static [(&'static str, &'static str)], StoreError> {
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
@@ -93,7 +93,7 @@ async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreErro
     Ok((End::Commit, ()))
 }
 
-/// The version of the schema that is there: 0 if there is none.
+/// Returns the version of the schema: 0 if there is none.
 async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::raw_sql(
         "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (

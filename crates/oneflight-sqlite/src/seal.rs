@@ -5,12 +5,12 @@
 //!                          └──anything else happens──▶ sealed for good: the connection is closed
 //! ```
 //!
-//! Work may say `COMMIT`; or SQLite ends the transaction by itself, as some errors have it do, and the work's next
-//! statement would commit on its own. Either way, rows would be kept without a record of them. SQLite asks a *commit hook*
-//! before every commit, also of a single statement; ours refuses while the seal is on.
+//! Work may say `COMMIT`. Or SQLite ends the transaction by itself, as it does after some errors, and the work's next
+//! statement would commit on its own. Either way, rows would be kept without a record of them. SQLite asks a *commit
+//! hook* before every commit, also of a single statement; ours rejects it while the seal is on.
 //!
-//! A seal belongs to one connection and is never opened for another one's sake: a connection that is given up may
-//! still have statements to run.
+//! A seal belongs to one connection and is never opened for another one's sake: a connection that is given up may still
+//! have statements to run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,12 +32,12 @@ impl Seal {
         Ok(seal)
     }
 
-    /// From now on nothing is committed.
+    /// Lets nothing be committed from now on.
     pub(super) fn close(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Commits are let through again.
+    /// Lets commits pass again.
     pub(super) fn open(&self) {
         self.0.store(false, Ordering::SeqCst);
     }
@@ -46,9 +46,9 @@ impl Seal {
 /// Where the seal of a connection is found.
 #[derive(Clone)]
 pub(super) enum Seals {
-    /// Of a pool of ours, which has one connection at a time: made with the connection.
+    /// For a pool of ours, which has one connection at a time: made with the connection.
     Kept(Arc<Mutex<Option<Seal>>>),
-    /// Of a pool of the user's, whose connections do other things as well: made anew each time.
+    /// For a pool of the user's, whose connections do other things as well: made anew each time.
     New,
 }
 

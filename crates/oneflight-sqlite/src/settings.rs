@@ -1,14 +1,14 @@
 //! What a connection is set to while a store writes on it.
 //!
-//! Settings are a connection's, and stay when it is given back: what work sets, or the user on a connection of the pool, is
-//! still set for its next use. One of them would break a promise (`synchronous`), others would keep everybody
-//! waiting (`locking_mode`, `busy_timeout`). So they are set in the errand that begins a transaction, to what the store was
-//! made with.
+//! Settings belong to a connection, and stay when it is given back: what the work sets, or the user on a connection of
+//! the pool, is still set for its next use. One of them would break a promise (`synchronous`), others would keep all
+//! writers waiting (`locking_mode`, `busy_timeout`). So the errand that begins a transaction sets them to what the
+//! store was made with.
 //!
-//! `synchronous` cannot be set within a transaction. So a connection on which one was left open is found out here, and not by
-//! the `BEGIN IMMEDIATE`: that would first take the lock for it, or be told that the database is busy for as long as its
-//! snapshot is an old one. (What SQLite calls a flag, `foreign_keys` for one, is better not set each time: that has all
-//! prepared statements prepared again.)
+//! `synchronous` cannot be set within a transaction. So a connection on which one was left open is found out here, and
+//! not by the `BEGIN IMMEDIATE`: that would first take the lock for it, or be told that the database is busy for as
+//! long as its snapshot is an old one. (A setting that SQLite calls a flag, such as `foreign_keys`, is better not set
+//! each time: that has all prepared statements prepared again.)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Those that a connection has, which are its pool's if nobody has changed them.
+    /// Reads those that a connection has, which are its pool's if they were not changed.
     pub(super) async fn of(connection: &mut SqliteConnection) -> sqlx::Result<Self> {
         let synchronous: i64 = sqlx::query_scalar("PRAGMA main.synchronous")
             .fetch_one(&mut *connection)

@@ -21,32 +21,34 @@ use oneflight::store::{
 
 /// Keeps records in an SQLite database, over `sqlx` 0.9. Clones share it.
 ///
-/// The tables are ours, begin with `oneflight_`, and are created and upgraded when the store is opened; any
-/// number of processes may do so at once. A database that a newer version has upgraded is refused.
+/// The tables are ours and begin with `oneflight_`. They are created and upgraded when the store is opened; any number
+/// of processes may do so at once. A database that a newer version has upgraded is an error.
 ///
 /// # Leases and transactions
 ///
-/// What prolongs or ends a claim goes before all transactions that wait, and so waits for one at most: the one that runs.
-/// A transaction that takes longer than a third of the [lease](oneflight::idempotency::IdempotencyBuilder::lease) delays
-/// renewals, and one that takes longer than two thirds may cost a live holder its claim.
+/// What prolongs or ends a claim goes before all transactions that wait. So it waits for one at most: the one that
+/// runs. A transaction that takes longer than a third of the [lease](oneflight::idempotency::IdempotencyBuilder::lease)
+/// delays renewals, and one that takes longer than two thirds may cost a live holder its claim.
 ///
 /// # Durability
 ///
-/// A database made by [`open`](Self::open) is in WAL mode with `synchronous=FULL`: what was acknowledged
-/// survives a power cut. (`NORMAL` survives a crash of the process and not that: a claim or a record
-/// that was acknowledged could be gone, and the mutation be done twice.) With
-/// [`from_pool`](Self::from_pool), these settings are the pool's.
+/// A database made by [`open`](Self::open) is in WAL mode with `synchronous=FULL`: what was acknowledged survives a
+/// power cut. `NORMAL` survives a crash of the process, but not a power cut: a claim or a record that was acknowledged
+/// could be gone, and the mutation be done twice. With [`from_pool`](Self::from_pool), these settings are the pool's.
 ///
 /// # One file
 ///
-/// A store is about one file for as long as it lives. A change of the working directory leads to no other. Once the file
-/// is deleted, moved or replaced (which can be seen on Unix), or a connection of the pool has another one open, all that the
-/// store is asked fails with [`StoreError::Unavailable`], which names the file; when the file is back, the store is as well.
+/// A store is about one file for as long as it lives. A change of the working directory does not lead it to another
+/// file.
 ///
-/// In WAL mode, a commit over several files is one for each of them, and a crash in between keeps a part. So
-/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) is refused while another file is attached to its connection, by
-/// the pool or by the work, and nothing is kept. (In another mode, look up in SQLite's documentation of `ATTACH` what is one
-/// commit there.)
+/// If the file is deleted, moved or replaced (which can be seen on Unix), or if a connection of the pool has another
+/// one open, every operation fails with [`StoreError::Unavailable`], which names the file. When the file is back, the
+/// store works again.
+///
+/// In WAL mode, a commit over several files is one commit for each of them, and a crash in between keeps a part. So
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) is an error while another file is attached to its
+/// connection, by the pool or by the work, and nothing is kept. (In another mode, look up in SQLite's documentation of
+/// `ATTACH` what is one commit there.)
 ///
 /// # Examples
 ///
@@ -54,11 +56,12 @@ use oneflight::store::{
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # std::env::set_current_dir(&folder)?;
 /// use oneflight::{Idempotency, RequestIdentity, Rollback, Scope};
 /// use oneflight_sqlite::SqliteStore;
 ///
-/// let folder = tempfile::tempdir()?; // A new file each time.
-/// let store = SqliteStore::open(folder.path().join("orders.db")).await?;
+/// let store = SqliteStore::open("orders.db").await?;
 /// sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
 ///     .execute(store.pool())
 ///     .await?;
@@ -90,23 +93,22 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// The pool, for the caller's own tables.
+    /// Returns the pool, for the caller's own tables.
     ///
-    /// For what must be committed with the record, use
-    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). Do not write through the pool *while* inside it: SQLite
-    /// has one writer, and that would wait for itself.
+    /// For what must be committed with the record, use [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
+    /// Do not write through the pool *while* inside it: SQLite has one writer, and that would wait for itself.
     #[must_use]
     pub fn pool(&self) -> &SqlitePool {
         &self.pool
     }
 
-    /// Closes all connections, also those of a pool of the caller's. What is asked of the store afterwards fails.
+    /// Closes all connections, also those of a pool of the caller's. Every later operation of the store fails.
     pub async fn close(&self) {
         self.writer.close().await;
         self.pool.close().await;
     }
 
-    /// The rows that a statement reads, without the write lock.
+    /// Returns the rows that a statement reads, without the write lock.
     pub(super) async fn fetch<'q>(
         &self,
         limit: Option<Duration>,
@@ -152,13 +154,13 @@ impl SqliteStore {
         }
     }
 
-    /// The record as it stands, past its retention or not, without the write lock.
+    /// Reads the record, past its retention or not, without the write lock.
     async fn read(&self, id: &RequestIdentity, limit: Option<Duration>) -> Result<Option<Record>, StoreError> {
         let rows = self.fetch(limit, || records::select(id)).await?;
         rows.first().map_or(Ok(None), records::selected)
     }
 
-    /// The answer to a request, if it takes no write.
+    /// Returns the answer to a request, if it takes no write.
     pub(super) async fn answer_from_read(&self, request: &ClaimRequest) -> Result<Option<ClaimOutcome>, StoreError> {
         match decide(self.read(&request.id, request.patience).await?, request) {
             Decision::Unchanged(outcome) => Ok(Some(outcome)),
@@ -226,7 +228,7 @@ impl Store for SqliteStore {
         if self.writer.change(change).await? > 0 {
             return Ok(());
         }
-        // Perhaps it was us, and the answer was lost.
+        // Perhaps this store completed it, and the answer was lost.
         match self.read(claim.id(), None).await? {
             Some(record) if record.token == token && record.result().is_some() => Ok(()),
             _ => Err(StoreError::Outdated { token }),

@@ -10,8 +10,8 @@
 //! COMMIT
 //! ```
 //!
-//! While the work runs, the connection is [sealed](super::seal): should the work end the transaction behind our back, or
-//! go on after SQLite ended it by itself, nothing of it is kept. The savepoint is gone then, so we know as well.
+//! While the work runs, the connection is [sealed](super::seal). If the work ends the transaction behind our back, or
+//! goes on after SQLite ended it by itself, nothing of it is kept. The savepoint is gone then, so we know as well.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -128,9 +128,9 @@ impl Kept {
     }
 }
 
-/// Why the end that the work wants is not to be had. The connection is sealed still, so nothing of it is kept.
+/// Why the transaction cannot end as the work wants. The connection is still sealed, so nothing of it is kept.
 enum Failed {
-    /// The transaction which was begun is not the one that is open now, if any is.
+    /// The transaction that was begun is not the one that is open now, if any is.
     Transaction,
     /// The record could not be written.
     Record(sqlx::Error),
@@ -138,8 +138,8 @@ enum Failed {
     Attached,
 }
 
-/// Why nothing is granted here. A claim of this very holder outside of a transaction is another's as far as this transaction
-/// goes.
+/// Why nothing is granted here. A claim of this very holder outside of a transaction counts as another's for this
+/// transaction.
 fn not_granted(answer: ClaimOutcome) -> Denied {
     match answer {
         ClaimOutcome::Granted(claim) => Denied::InProgress {
@@ -155,7 +155,7 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) -> sqlx
     sqlx::query(statement).execute(connection).await.map(drop)
 }
 
-/// Does what the work wants for an end, up to the commit.
+/// Ends the work's part as the work wants, up to the commit.
 async fn end(
     connection: &mut SqliteConnection,
     id: &RequestIdentity,
@@ -166,7 +166,7 @@ async fn end(
     let over = |_| Failed::Transaction;
     let (result, retention) = match ending {
         Ending::RollBack => {
-            // A connection that still has the savepoint still has the transaction.
+            // If the savepoint still exists, so does the transaction.
             run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
             return Ok(End::RollBack);
         }
@@ -185,10 +185,11 @@ async fn end(
     }
 }
 
-/// Asks the database what became of a transaction whose connection is closed. It asks under the write lock,
-/// which the old transaction must have given up by then: the answer cannot change any more. The holder
-/// tells, not the token: a token that was rolled back is drawn again. Nor is a record missed for certain that may be past its
-/// retention by then.
+/// Asks the database what became of a transaction whose connection is closed.
+///
+/// It asks under the write lock, which the old transaction must have given up by then: the answer cannot change any
+/// more. The holder tells, not the token: a token that was rolled back is drawn again. A record that may be past its
+/// retention by then does not count as missing for certain.
 pub(super) async fn look_up(
     store: &SqliteStore,
     id: &RequestIdentity,
@@ -208,7 +209,8 @@ pub(super) async fn look_up(
         .await;
     let record = match looked {
         Ok(Ended::Committed(record) | Ended::RolledBack(record) | Ended::Unknown(record, _)) => record,
-        // Not why it cannot be found out: of a lock that others hold, say, is known that nothing was done under it.
+        // Not the reason why it cannot be found out: of a lock that others hold, for example, it is known that nothing
+        // was done under it.
         Err(_) => return Err(store.writer.unavailable(error)),
     };
     match record {

@@ -3,10 +3,12 @@
 //! # Cancellation
 //!
 //! A future of `sqlx` that is dropped leaves its statement running on the connection's own thread. Hence:
-//! * a single statement commits or fails by itself there, whether its answer is waited for or not;
-//! * a transaction that is dropped has its connection *closed*, which rolls it back ([`lent`](super::lent)). A connection
-//!   with an open transaction, or one whose transaction SQLite ended by itself while `sqlx` still counts it, never
-//!   gets back into the pool: only one that was committed or rolled back, with the answer seen, does.
+//!
+//! * A single statement commits or fails by itself there, whether or not its answer is waited for.
+//! * A transaction that is dropped has its connection *closed*, which rolls it back ([`lent`](super::lent)). A
+//!   connection goes back into the pool only if its transaction was committed or rolled back, with the answer seen. One
+//!   with an open transaction never does, nor one whose transaction SQLite ended by itself while `sqlx` still counts
+//!   it.
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
@@ -29,15 +31,15 @@ use super::seal::{Seal, Seals};
 use super::settings::Settings;
 use oneflight::store::{self, StoreError};
 
-/// How many times the database's deadline a place in the queue is waited for: a task in it sees others make
-/// progress, each within the deadline.
+/// How many times the database's deadline a place in the queue is waited for: a writer in it sees others make progress,
+/// each within the deadline.
 const QUEUE_DEADLINES: u32 = 4;
 
 /// Gives out turns to write. Clones share the queue.
 #[derive(Clone)]
 pub(super) struct Writer {
     pub(super) pool: SqlitePool,
-    /// What work has that holds the queue's place.
+    /// The turn of work that holds the queue's place.
     turn: store::Turn,
     queue: Arc<Queue>,
     deadline: Duration,
@@ -72,7 +74,7 @@ impl Writer {
         }
     }
 
-    /// How long is waited for a lock.
+    /// Returns how long a lock is waited for.
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
     }
@@ -81,8 +83,8 @@ impl Writer {
         self.pool.close().await;
     }
 
-    /// Waits for this caller's turn, then for a connection. Who waits for a turn holds no connection. With a limit, the
-    /// waits for the turn, for a connection and for the database's lock together take no longer than that.
+    /// Waits for this caller's turn, then for a connection. A caller that waits for a turn holds no connection. The
+    /// limit, if any, is for all waits together: for the turn, for a connection and for the database's lock.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
         let limit = limit.unwrap_or(Duration::MAX);
         let queueing = Patience::new(self.deadline.saturating_mul(QUEUE_DEADLINES).min(limit));
@@ -99,29 +101,29 @@ impl Writer {
         })
     }
 
-    /// Runs the work that has the turn, so that its wish for another one is noticed.
+    /// Runs work that has the turn, so that its wish for another one is noticed.
     pub(super) fn within<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
         self.turn.scope(work)
     }
 
-    /// The seal of a connection that this writer has a turn with.
+    /// Returns the seal of a connection that this writer has a turn with.
     pub(super) async fn seal(&self, connection: &mut SqliteConnection) -> sqlx::Result<Seal> {
         self.seals.of(connection).await
     }
 
-    /// What an error on a connection is to the store's user.
+    /// Makes the error that the user of the store gets for an error on a connection.
     pub(super) fn unavailable(&self, error: sqlx::Error) -> StoreError {
         self.file.named(unavailable(error))
     }
 
-    /// Makes one change in a transaction of its own; answers how many rows it changed.
+    /// Makes one change in a transaction of its own, and returns how many rows it changed.
     pub(super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
         match self.seals {
             Seals::Kept(_) => {
                 let changed = self.change_alone(&change).await;
                 changed.map_err(|error| self.file.named(error))
             }
-            // Nobody knows whether the user left a transaction open there: then a statement would be part of it.
+            // It is not known whether the user left a transaction open there: then a statement would be part of it.
             Seals::New => self.change_in_transaction(change).await,
         }
     }
@@ -140,7 +142,7 @@ impl Writer {
             // Either may be because of what work has set on the connection.
             if is_busy(&error) {
                 turn.patience.pause().await?;
-                // Should it fail, so does the next try.
+                // If it fails, so does the next try.
                 let _ = self.settings.set(&mut turn.connection).await;
             } else if !replaced {
                 replaced = true;
@@ -181,8 +183,8 @@ impl Writer {
 pub(super) type Body<'t, R> = Pin<Box<dyn Future<Output = Result<(End, R), StoreError>> + Send + 't>>;
 
 impl Writer {
-    /// Runs a body between `BEGIN IMMEDIATE` and what it wants for an end. If the body fails, its
-    /// transaction is rolled back.
+    /// Runs a body between `BEGIN IMMEDIATE` and the end that it wants. If the body fails, its transaction is rolled
+    /// back.
     pub(super) async fn transaction<R>(
         &self,
         rank: Rank,
@@ -247,7 +249,8 @@ impl Writer {
         Ended::RolledBack(value)
     }
 
-    /// Rolls the transaction of a turn back for an error, and ends the turn. Answers with the error as the store's user gets it.
+    /// Rolls the transaction of a turn back for an error, and ends the turn. Returns the error as the user of the store
+    /// gets it.
     pub(super) async fn fail(&self, turn: Turn, error: StoreError) -> StoreError {
         let (Ended::Committed(error) | Ended::RolledBack(error) | Ended::Unknown(error, _)) =
             self.end(turn, End::RollBack, error).await;
@@ -269,7 +272,7 @@ impl Writer {
         committed
     }
 
-    /// A transaction whose commit finds the database busy is still open, and can be committed later.
+    /// Commits, and tries again while the database is busy: the transaction is still open then.
     async fn commit_patiently(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
         let mut patience = Patience::new(self.deadline);
         loop {

@@ -1,4 +1,4 @@
-//! Promise 10, of the wait: work that has its turn to write waits for nobody who waits for that turn.
+//! Promise 10, of the wait: work that has its turn to write does not wait for a call that waits for that turn.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -21,7 +21,7 @@ async fn shop() -> (tempfile::TempDir, Idempotency<SqliteStore>) {
     (folder, Idempotency::builder(store).build())
 }
 
-fn is_refused(error: &Error, took: Duration) {
+fn is_unsupported(error: &Error, took: Duration) {
     let ErrorKind::Store(source) = error.kind() else {
         panic!("{error:?}")
     };
@@ -48,7 +48,7 @@ async fn work_that_has_its_turn_to_write_does_not_join_who_waits_for_it() {
             }
             let asked = Instant::now();
             let joined = inner.run_in_tx(id("inner"), |_| async { Ok(2) }).await;
-            is_refused(&joined.unwrap_err(), asked.elapsed());
+            is_unsupported(&joined.unwrap_err(), asked.elapsed());
             drop(waits);
             Ok(1)
         });
@@ -81,7 +81,7 @@ async fn work_that_has_its_turn_to_write_does_not_stay_with_who_comes_to_wait_fo
         assert!(futures::poll!(&mut joined).is_pending());
         leave.send(()).unwrap();
         let error = joined.await.unwrap_err();
-        is_refused(&error, asked.elapsed());
+        is_unsupported(&error, asked.elapsed());
         assert_eq!(error.effect(), Effect::Unknown);
         Ok(3)
     });

@@ -1,5 +1,5 @@
-//! Promise 20, for what is durable: every line of a request, whoever polls its work, is inside the request's span and so
-//! carries its correlation id.
+//! Promise 20, for what is durable: every line of a request, whichever task polls its work, is inside the request's
+//! span and so carries its correlation id.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -177,8 +177,8 @@ fn an_error_ends_with_its_cause_and_its_sources_do_not_repeat_that() {
             Some(&self.0)
         }
     }
-    // With a subscriber as the other tests have one: a line that is first told where there is none may be taken for one that
-    // nobody wants to hear.
+    // With a subscriber as the other tests have one: a line that is first told where there is none may be taken for one
+    // that is not wanted.
     block_on(&Lines::default(), async {
         let outer = || Outer(std::io::Error::other("no route"));
         let folder = tempfile::tempdir().unwrap();

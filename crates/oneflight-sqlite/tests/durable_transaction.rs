@@ -502,7 +502,7 @@ async fn a_transaction_may_have_another_retention() {
     assert_eq!(expires, completed.after(hour));
 }
 
-/// A table that refuses what is twice, less than one, of nobody, or nothing.
+/// A table that rejects what is twice, less than one, of an unknown customer, or nothing.
 async fn strict_shop() -> Shop {
     let shop = Shop::open().await;
     sqlx::raw_sql(
@@ -542,7 +542,7 @@ async fn what_the_database_refuses_for_good_is_told_apart_from_what_may_be_tried
             (500, None),
             "{key}: {error}"
         );
-        // Who prints no more than the error reads why.
+        // A log that prints no more than the error says why.
         assert!(error.to_string().contains("onstraint"), "{key}: {error}");
     }
     // It is not the table that is in the way.

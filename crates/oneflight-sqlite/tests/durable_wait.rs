@@ -1,4 +1,4 @@
-//! Promises 3 and 10: nobody is held up by who is not polled, and nobody waits longer than he said.
+//! Promises 3 and 10: no caller is held up by one that is not polled, and none waits longer than it said.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

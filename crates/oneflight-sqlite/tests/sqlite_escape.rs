@@ -1,5 +1,5 @@
 //! Promise 12 where the transaction belongs to the work: it may be given to functions and methods, and dropped early. If it
-//! is still there when the work is over, nothing is kept, the caller is told, and nobody hangs.
+//! is still there when the work is over, nothing is kept, the caller is told, and no call hangs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

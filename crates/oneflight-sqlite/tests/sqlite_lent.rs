@@ -1,5 +1,5 @@
 //! Promises 10 to 13 on connections that others used before, and in whatever state they left them: in a transaction, with
-//! other settings, with tables or databases of their own. Nothing is reported as done that nobody else can see.
+//! other settings, with tables or databases of their own. Nothing is reported as done that cannot be seen from outside.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -226,7 +226,7 @@ async fn durability_is_what_the_store_was_made_with() {
 #[tokio::test]
 async fn what_concerns_the_users_tables_alone_is_as_the_connection_has_it() {
     let shop = Shop::open(1).await;
-    for (setting, is_refused) in [("PRAGMA foreign_keys = OFF", false), ("PRAGMA foreign_keys = ON", true)] {
+    for (setting, is_error) in [("PRAGMA foreign_keys = OFF", false), ("PRAGMA foreign_keys = ON", true)] {
         shop.leave(setting).await;
         let idem = Idempotency::builder(shop.store.clone()).build();
         let line = idem.run_in_tx(id(setting), |mut tx| async move {
@@ -234,7 +234,7 @@ async fn what_concerns_the_users_tables_alone_is_as_the_connection_has_it() {
             insert.execute(&mut *tx).await?;
             Ok(1)
         });
-        assert_eq!(line.await.is_err(), is_refused, "{setting}");
+        assert_eq!(line.await.is_err(), is_error, "{setting}");
         shop.check(setting).await;
     }
 }
@@ -338,7 +338,7 @@ async fn a_call_waits_no_longer_than_it_said_for_a_read() {
     let path = folder.path().join("rollback-journal.db");
     let pool = pool(&path, SqliteJournalMode::Delete, 2).await;
     let store = SqliteStore::from_pool(pool.clone()).await.unwrap();
-    // Without WAL, nobody reads while somebody writes to the file.
+    // Without WAL, no reads while another connection writes to the file.
     let mut writer = pool.acquire().await.unwrap();
     sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut *writer).await.unwrap();
     let request = id("patient");

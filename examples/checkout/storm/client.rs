@@ -101,7 +101,7 @@ impl Prepared {
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The service answered, and not with an order.
-    Refused { status: StatusCode, body: String },
+    NoOrder { status: StatusCode, body: String },
     /// The service answered with something that is no answer of this service.
     Unreadable(String),
     /// The time of the storm is over.
@@ -111,7 +111,7 @@ pub(crate) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused { status, body } => write!(f, "answered with {status}: {body}"),
+            Self::NoOrder { status, body } => write!(f, "answered with {status}: {body}"),
             Self::Unreadable(what) => write!(f, "answered with something unreadable: {what}"),
             Self::OutOfTime { last } => write!(f, "not answered in time; at last: {last}"),
         }
@@ -180,12 +180,12 @@ impl Client {
                 }
                 Ok(Ok((status, _, body))) => {
                     let body = String::from_utf8_lossy(&body).chars().take(300).collect();
-                    return Err(Failure::Refused { status, body });
+                    return Err(Failure::NoOrder { status, body });
                 }
                 Ok(Err(broken)) => (broken.to_string(), None),
                 Err(_) => ("no answer in time".to_owned(), None),
             };
-            // Half of the pause is chance, so that those who failed together do not return together.
+            // Half of the pause is chance, so that clients which failed together do not return together.
             let wait = wait.unwrap_or(pause).min(MAX_PAUSE);
             pause = (pause * 2).min(MAX_PAUSE / 4);
             let wait = wait.mul_f64(0.5 + self.random.f64() / 2.0);

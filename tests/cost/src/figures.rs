@@ -1,7 +1,7 @@
 //! Figures, the file in which they are kept, and what the two have to say to each other.
 //!
 //! It knows neither what is counted nor how. A figure may not grow past what is kept, instructions by no more than 3 %:
-//! whoever makes a call dearer keeps the new figure in the same commit, where it is seen.
+//! a change that makes a call dearer keeps the new figure in the same commit, where it is seen.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};

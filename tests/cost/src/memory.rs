@@ -37,7 +37,7 @@ fn call<'g>(group: &'g Orders, begun: &'g Tally) -> impl Future<Output = Answer>
     })
 }
 
-/// What a flight and those who wait in it take.
+/// What a flight and the callers that wait in it take.
 pub fn bytes() -> [Figure; 3] {
     let group = orders().on_abandon(OnAbandon::Cancel).build();
     let begun = Tally::default();

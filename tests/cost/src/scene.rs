@@ -75,7 +75,7 @@ fn led(call: impl Future<Output = Answer>, cx: &mut Context<'_>, pending: usize)
     answered(call.poll(cx), Role::Leader);
 }
 
-/// A leader whom nobody joins.
+/// A leader that no caller joins.
 fn alone<K: 'static>(call: impl Fn(&'static Orders<K>, &mut Context<'_>) + 'static) -> Operation {
     let group: &Orders<K> = leaked(orders().build());
     let waker = Counter::new().1;
@@ -203,7 +203,7 @@ pub fn hand_over() -> Operation {
     )
 }
 
-/// One of three followers is dropped while he waits.
+/// One of three followers is dropped while it waits.
 pub fn follower_dropped() -> Operation {
     warm(
         Stage::new(orders().on_abandon(OnAbandon::Cancel).build(), 3),
@@ -217,7 +217,7 @@ pub fn follower_dropped() -> Operation {
     )
 }
 
-/// The only caller is dropped, and the work with him.
+/// The only caller is dropped, and the work with it.
 pub fn abandoned_cancelled() -> Operation {
     warm(
         Stage::new(orders().on_abandon(OnAbandon::Cancel).build(), 0),

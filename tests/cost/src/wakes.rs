@@ -17,8 +17,8 @@ pub fn figures() -> [Figure; 2] {
     ]
 }
 
-/// The most wake-ups that one step of the work costs, where it has a leader and so many followers. Whoever is woken is
-/// polled, as a runtime would.
+/// The most wake-ups that one step of the work costs, where it has a leader and so many followers. A caller that is
+/// woken is polled, as a runtime would.
 fn most_in_a_step(followers: usize) -> u64 {
     let group = orders().on_abandon(OnAbandon::Cancel).build();
     let (gate, steps) = (Gate::new(), Tally::default());

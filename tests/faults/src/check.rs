@@ -112,7 +112,7 @@ fn recorded<B: Backend>(round: &mut Round<'_, B>, key: &Key, record: Option<&Rec
     mark
 }
 
-/// Everybody got what is recorded, and one of them executed it.
+/// Every call got what is recorded, and one of them executed it.
 fn answers<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Option<&str>) {
     let answered = round.ledger.answered.iter().filter(|answered| answered.key == *key);
     let mut executed = 0;
@@ -218,7 +218,7 @@ fn outside<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Option<&st
         round.findings.add(Finding::Doubled, text);
     }
     round.findings.taken_over += begun.len().saturating_sub(1);
-    // Whoever is asked looks whether it was done; only a holder that is alive can do it behind his back.
+    // A recovery looks whether it was done; only a holder that is alive can do it behind its back.
     let alive = match key.manner {
         Manner::Ask => 1 + round.struck.frozen + untold,
         _ => allowed,

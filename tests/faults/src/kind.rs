@@ -68,7 +68,7 @@ impl Kind {
 
     /// Whether it can happen to this store. SQLite's clock is that of its one machine, and a worker's database is in the
     /// worker: there is no client whose clock could be another one. What a full disk does to a server is the server's affair.
-    /// Over Redis, nobody shares our connection.
+    /// Over Redis, our connection is not shared.
     pub fn concerns(self, store: StoreName) -> bool {
         match self {
             Self::Kill | Self::Freeze => true,

@@ -1,4 +1,4 @@
-//! What was heard in a round: who began what, and which calls have their answer.
+//! What was heard in a round: which worker began what, and which calls have their answer.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -42,7 +42,7 @@ pub struct Ledger {
     pub misuses: Vec<String>,
     /// When the last call was answered.
     pub last: Option<Instant>,
-    /// Those who are waited for, and how much they have said of this order.
+    /// The workers that are waited for, and how much they have said of this order.
     open: HashMap<Number, usize>,
     /// How often those had misused a connection while they were waited for.
     misused: HashMap<Number, usize>,
@@ -50,7 +50,7 @@ pub struct Ledger {
     gone: HashSet<Number>,
     /// How many calls for a key a worker has answered.
     ended: HashMap<(Number, Key), usize>,
-    /// Those who ended without being told to.
+    /// The workers that ended without being told to.
     pub vanished: Vec<Number>,
 }
 

@@ -1,5 +1,6 @@
-//! Promises 10 to 14 under faults: workers in processes of their own are killed, frozen, cut off and lied to, their server is
-//! restarted, their disk filled, their connections misused by the application that shares them; then the database is read, and it must show every effect once, and nobody left waiting.
+//! Promises 10 to 14 under faults: workers in processes of their own are killed, frozen, cut off and lied to, their
+//! server is restarted, their disk filled, their connections misused by the application that shares them. Then the
+//! database is read, and it must show every effect once, and no call left waiting.
 //!
 //! One program is all of it, so that a worker is there wherever the driver is:
 //!
@@ -59,7 +60,7 @@ const LEASE: Duration = Duration::from_secs(1);
 /// The machine may be busy.
 const MARGIN: Duration = Duration::from_secs(8);
 
-/// Breaks what workers rely on, and looks whether every effect is there once and everybody has his answer.
+/// Breaks what workers rely on, and looks whether every effect is there once and every call has its answer.
 #[derive(Parser)]
 #[command(name = "bin/faults")]
 struct Long {

@@ -44,7 +44,7 @@ pub struct Scene<B: Backend> {
     pub backend: B,
     pub operator: Idempotency<B::Store>,
     pub lease: Duration,
-    /// How long after the fault and a lease everybody has to have his answer.
+    /// How long after the fault and a lease every call has to have its answer.
     pub margin: Duration,
     pub world: PathBuf,
 }
@@ -318,7 +318,7 @@ impl<'a, B: Backend> Round<'a, B> {
         }
     }
 
-    /// Waits until every call has its answer. Who has none in time is stuck, and killed.
+    /// Waits until every call has its answer. A worker that has none in time is stuck, and killed.
     async fn finish(&mut self, healed: Instant) {
         let until = healed + self.scene.lease + self.scene.margin;
         while !self.ledger.is_over() {

@@ -26,7 +26,7 @@ pub struct Plan {
     /// The number of the first round: not 0 if one is to be repeated.
     pub first: usize,
     pub voice: Voice,
-    /// How long after the fault and a lease everybody has to have his answer: the machine may be busy.
+    /// How long after the fault and a lease every call has to have its answer: the machine may be busy.
     pub margin: Duration,
     pub sabotage: Option<Sabotage>,
 }

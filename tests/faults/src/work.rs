@@ -19,7 +19,7 @@ pub type Marks = Arc<Mutex<Vec<String>>>;
 pub struct Work {
     pub key: Key,
     pub marks: Marks,
-    /// How often it is done: once, unless somebody is to find out.
+    /// How often it is done: once, unless a reader is to find out.
     pub times: usize,
     /// Before the effect, and after it.
     pub pauses: [Duration; 2],

@@ -24,7 +24,7 @@ const WAIT: Duration = Duration::from_secs(3);
 pub fn say(said: &Said) {
     let mut line = serde_json::to_vec(said).expect("it can be written");
     line.push(b'\n');
-    // Whoever listened may be gone, and this process is about to be.
+    // The process that listened may be gone, and this process is about to be.
     let _ = std::io::stdout().lock().write_all(&line);
 }
 

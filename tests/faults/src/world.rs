@@ -1,4 +1,4 @@
-//! The world outside of the store: a file for each round, to which work appends what it does. It survives whoever writes it,
+//! The world outside of the store: a file for each round, to which work appends what it does. It survives its writers,
 //! and knows nothing of leases, so it tells what was really done.
 
 use std::fs::{self, OpenOptions};
@@ -47,7 +47,7 @@ pub fn read(world: &Path, round: &str) -> Vec<Deed> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
         Err(error) => panic!("the world cannot be read: {error}"),
     };
-    // Whoever reads while the last line is being written sees a part of it: that is not there yet.
+    // A reader sees a part of a line while it is being written: that is not there yet.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let deeds = whole
         .lines()

@@ -1,6 +1,6 @@
-//! The way to a claim, as `idempotency/claim/{acquire,asked,granted}.rs` have it: asking, asking again as the same holder, and
-//! what to do about the dead. How long somebody waits in all is left out: who gives up at his deadline is one who asks no
-//! more.
+//! The way to a claim, as `idempotency/claim/{acquire,asked,granted}.rs` have it: asking, asking again as the same
+//! holder, and what to do about the dead. How long a caller waits in all is left out: a caller that gives up at its
+//! deadline is one that asks no more.
 
 use crate::bug::Bug;
 use crate::caller::{Answer, At, Held, Reply, Request, Rpc, SAYS, Takeover, Value, Who};
@@ -13,8 +13,8 @@ const CLAIM_TRIES: u8 = 2;
 /// How often a lease that was over, or nearly so, is renewed: the code tries once more than this.
 const RENEW_TRIES: u8 = 2;
 
-/// As whom a caller asks. Under a claim that is to complete, the work is never to begin, however late it is granted: so
-/// that is another holder, who is never asked for again. (The code draws a new one each time.)
+/// The holder as which a caller asks. Under a claim that is to complete, the work is never to begin, however late it is
+/// granted: so that is another holder, which is never asked for again. (The code draws a new one each time.)
 fn holder(claims: &Claims, who: Who, completing: bool) -> Who {
     match completing && !claims.has(Bug::SaysAsWorker) {
         true => who + SAYS,
@@ -88,7 +88,7 @@ impl World {
                         claims.see(Sight::SaidCompleted);
                         self.record_result(who, Value::Said(who));
                     }
-                    // Somebody was faster: the next question to the store tells.
+                    // Another holder was faster: the next question to the store tells.
                     _ => self.again(claims, who),
                 }
             }
@@ -114,7 +114,7 @@ impl World {
         has_a_claim && !caller.left
     }
 
-    /// Nobody waits for the call any more, or its time is over. A question goes on; what else it waited for does not.
+    /// The call is not waited for any more, or its time is over. A question goes on; what else it waited for does not.
     pub fn leave(&mut self, claims: &Claims, who: Who) {
         let caller = self.at(who);
         caller.left = true;
@@ -202,7 +202,8 @@ impl World {
         }
     }
 
-    /// The writer's lock was not to be had until the wait was over: whoever has it may be at work on this very request.
+    /// The writer's lock was not to be had until the wait was over: the call that has it may be at work on this very
+    /// request.
     pub fn locked_out(&mut self, claims: &Claims, who: Who) {
         debug_assert!(claims.scenario.store == Store::OneWriter);
         claims.see(Sight::LockedOut);

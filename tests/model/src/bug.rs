@@ -8,13 +8,13 @@ pub enum Bug {
     CompleteWithoutToken,
     /// `renew` asks whether a claim is held, but not by whom.
     RenewWithoutToken,
-    /// Who takes over keeps the token of the dead.
+    /// A holder that takes over keeps the token of the dead one.
     TakeoverKeepsToken,
     /// A token is one more than the record's, so that it begins anew when the record is gone.
     TokenFromRecord,
     /// A lease is held against the clock of the machine that asks, which may be fast.
     ClientClock,
-    /// An expired lease is "in progress" to whoever may not take over.
+    /// An expired lease is "in progress" to a caller that may not take over.
     DeafToExpiry,
     /// A later attempt that did nothing makes the identity new, whatever an earlier one did.
     ReleaseLaterAttempt,
@@ -32,9 +32,9 @@ pub enum Bug {
     LostMeansRolledBack,
     /// A lost commit is settled by the record alone, although it may be past its retention by then.
     SettlesWhatMayBeGone,
-    /// The claim under which a policy's result is recorded is asked for as the holder who would work.
+    /// The claim under which a policy's result is recorded is asked for as the holder that would work.
     SaysAsWorker,
-    /// Who is left while a claim is under way drops it.
+    /// A caller that is left while a claim is under way drops it.
     DropsClaim,
     /// After an error, a result is not looked up: the work is said to have done nothing.
     ErrorMeansUndone,

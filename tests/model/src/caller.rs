@@ -209,7 +209,7 @@ pub enum Answer {
     Replayed(Value),
     /// `Error::InDoubt`.
     InDoubt,
-    /// `Error::InProgress`, of who did not get the writer's lock.
+    /// `Error::InProgress`, of a caller that did not get the writer's lock.
     InProgress,
     /// `Error::NotDone`.
     NotDone,
@@ -246,7 +246,7 @@ pub struct Caller {
     pub asked: u8,
     /// Whether an answer to a claim was lost, so that it may be granted, or be granted late.
     pub unsure: bool,
-    /// Whether nobody waits for the call any more, so that what it is granted is given back.
+    /// Whether the call is not waited for any more, so that what it is granted is given back.
     pub left: bool,
     /// Whether a renewal learnt that the claim is lost.
     pub lost: bool,

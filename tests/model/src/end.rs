@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// Lets the lease end: at once, or when what a panic left has settled, if there is somebody to ask then.
+    /// Lets the lease end: at once, or when what a panic left has settled, if there is a policy to ask then.
     pub fn let_go(&mut self, claims: &Claims, who: Who, tries: u8, then: Answer) {
         let lease = match (then, claims.scenario.recovery) {
             (Answer::Panicked, Recovery::Rerun | Recovery::Ask) => SETTLE,

@@ -46,7 +46,7 @@ pub enum Broken {
     TokenShrank,
     /// One request was completed with two results.
     TwoResults,
-    /// Work of a later attempt began though nobody had said so.
+    /// Work of a later attempt began though no policy or operator had said so.
     RanUnasked,
 }
 
@@ -69,7 +69,7 @@ impl Ledger {
         self.outdated & 1 << token != 0
     }
 
-    /// A result was recorded, for everybody to see.
+    /// A result was recorded, for every caller to see.
     pub fn complete(&mut self, value: Value) {
         if self.result.is_some_and(|result| result != value) {
             self.break_(Broken::TwoResults);

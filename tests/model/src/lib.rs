@@ -12,7 +12,7 @@
 //! Between any two steps, any other caller may take any number of them, and time may pass: a process that is paused is
 //! one that takes no steps. Time is kept as what is left of each lease and each retention, so the model bounds neither
 //! how long anything takes nor how often; tokens are renumbered in their order, so it does not bound how many are
-//! drawn. What it bounds is who takes part, and how many faults happen: see [`scenario`].
+//! drawn. What it bounds is which callers take part, and how many faults happen: see [`scenario`].
 
 mod acquire;
 pub mod bug;

@@ -41,8 +41,8 @@ pub fn all() -> Vec<Property<Claims>> {
         }),
         Property::always(FREED, |claims: &Claims, world: &World| {
             let scenario = &claims.scenario;
-            // Nothing goes wrong but that calls are left, so all work that began was recorded. (Who has taken over cannot know
-            // whether the one before had begun, and leaves the doubt as it was.)
+            // Nothing goes wrong but that calls are left, so all work that began was recorded. (A holder that took over
+            // cannot know whether the one before had begun, and leaves the doubt as it was.)
             let applies = scenario.leaves
                 && scenario.recovery == Recovery::Hold
                 && !scenario.work_fails

@@ -1,22 +1,23 @@
 //! Progress: what happens from a state on if nothing more goes wrong.
 //!
-//! Everybody does at once whatever can be done, and time passes only when there is nothing left to do; then everybody
-//! has to be answered before long. Who is in progress elsewhere asks again a few times each tick, and has no
-//! deadline that would save him. It is tried in four orders: the first comes first or the last does, and what is under way from
-//! those who are gone arrives before all else, or never.
+//! Every caller does at once whatever can be done, and time passes only when there is nothing left to do; then every
+//! caller has to be answered before long. A caller whose request is in progress elsewhere asks again a few times each
+//! tick, and has no deadline that would save it. It is tried in four orders: the first comes first or the last does,
+//! and what is under way from those that are gone arrives before all else, or never.
 //!
-//! Only a state in which all that is left is to ask again and to let time pass is followed to the end. In any other one,
-//! what would be done next leads to a state that the search comes to as well; and as each step but these two brings
-//! somebody nearer to the end of his call, it comes to one of the first kind, or to the end.
+//! Only a state in which all that is left is to ask again and to let time pass is followed to the end. In any other
+//! one, what would be done next leads to a state that the search comes to as well; and as each step but these two
+//! brings a caller nearer to the end of its call, it comes to one of the first kind, or to the end.
 
 use stateright::Model;
 
 use crate::scenario::LEASE;
 use crate::world::{Action, Choice, Claims, World};
 
-/// How many leases may have to end, one after the other: that of who is dead, and that of a claim of his which came late.
+/// How many leases may have to end, one after the other: that of a dead holder, and that of a claim of its which came
+/// late.
 const LEASES: u8 = 2;
-/// How often somebody who waits asks again before time has to pass.
+/// How often a caller that waits asks again before time has to pass.
 const QUESTIONS: u8 = 3;
 /// More steps than any of this takes.
 const MOST_STEPS: u32 = 300;
@@ -28,7 +29,7 @@ struct Order {
 }
 
 impl Claims {
-    /// Whether everybody is answered, in all orders.
+    /// Whether every call is answered, in all orders.
     pub(crate) fn comes_to_rest(&self, world: &World) -> bool {
         let alone = Self {
             scenario: self.scenario.clone(),
@@ -107,7 +108,7 @@ const ASK_AGAIN: u8 = 5;
 fn may_happen(action: Action, late_first: bool) -> bool {
     match action {
         Action::Arrive(_) => late_first,
-        // Nobody has to.
+        // No caller has to.
         Action::Renew(_) | Action::Purge | Action::Leave(_) | Action::Choose(_, Choice::GivesUp | Choice::Panics) => {
             false
         }

@@ -1,4 +1,4 @@
-//! Who takes part and what may go wrong: the bounds of a search.
+//! Which callers take part and what may go wrong: the bounds of a search.
 
 use crate::bug::Bug;
 use crate::ledger::Sight;
@@ -18,14 +18,14 @@ pub enum Store {
     Locks,
     /// The same in `REPEATABLE READ`.
     Snapshots,
-    /// A transaction shuts out all who write. SQLite.
+    /// A transaction shuts out all writers. SQLite.
     OneWriter,
 }
 
 /// What to do about a request whose holder died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// Nothing, until somebody resolves it.
+    /// Nothing, until an operator resolves it.
     Hold,
     /// Run again.
     Rerun,
@@ -55,7 +55,7 @@ pub struct Scenario {
     pub store: Store,
     /// The policy of all callers.
     pub recovery: Recovery,
-    /// Who takes part.
+    /// The callers that take part.
     pub callers: &'static [Kind],
     /// How many processes may crash.
     pub crashes: u8,

@@ -52,7 +52,7 @@ impl Row {
         matches!(self.state, RowState::Completed { retention: 0, .. })
     }
 
-    /// Whether somebody's lease runs.
+    /// Whether a holder's lease runs.
     pub fn runs(&self) -> bool {
         matches!(self.state, RowState::InProgress { lease: 1.. })
     }
@@ -119,7 +119,7 @@ pub enum Decided {
 
 /// Lets the crate decide.
 pub fn decide_about(claims: &Claims, row: Option<&Row>, who: Who, takeover: Takeover) -> Decided {
-    // One machine's clock is fast; nobody asks it, but for the bug.
+    // One machine's clock is fast; nothing asks it, but for the bug.
     let fast = claims.has(Bug::ClientClock) && who == 0;
     let observed = if fast { NOW + FAST } else { NOW };
     let takeover = match takeover {
@@ -151,7 +151,7 @@ pub fn decide_about(claims: &Claims, row: Option<&Row>, who: Who, takeover: Take
 }
 
 impl World {
-    /// Does what is asked, as one step. `None`: it has to wait for somebody.
+    /// Does what is asked, as one step. `None`: it has to wait for another session.
     pub fn serve(&mut self, claims: &Claims, who: Who, request: &Request) -> Option<Reply> {
         match *request {
             Request::Claim {
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    /// The only one who may write, if the store has one writer at a time.
+    /// The only session that may write, if the store has one writer at a time.
     fn writer(&self, claims: &Claims) -> Option<&Session> {
         let one = claims.scenario.store == Store::OneWriter;
         self.sessions.iter().find(|session| one && session.begun)
@@ -267,7 +267,7 @@ impl World {
         self.changed();
     }
 
-    /// The row is another one from now on, for those who had a snapshot.
+    /// The row is another one from now on, for sessions that had a snapshot.
     fn changed(&mut self) {
         for session in &mut self.sessions {
             session.stale = true;

@@ -1,5 +1,5 @@
 //! Transactions that hold a claim: their sessions at the server, and the statements of `oneflight-postgres/src/transaction.rs`.
-//! SQLite's are the same, but that a session which has begun shuts out all who write.
+//! SQLite's are the same, but that a session which has begun shuts out all writers.
 //!
 //! ```text
 //! begin: the lock is tried ─▶ look ─▶ the work ─▶ record ─▶ commit: seen by all ─▶ the lock is given up
@@ -18,7 +18,7 @@ use crate::world::{Claims, World};
 pub struct Session {
     /// Whose it is, or was.
     pub owner: Who,
-    /// Nobody is at the other end any more.
+    /// Nothing is at the other end any more.
     pub orphan: bool,
     /// What its client had sent before the connection broke.
     pub inbox: Option<Request>,
@@ -140,7 +140,7 @@ impl World {
         }
     }
 
-    /// A statement of a session, whether anybody waits for its answer or not.
+    /// A statement of a session, whether its answer is waited for or not.
     fn execute(&mut self, claims: &Claims, session: usize, request: &Request) -> Option<Reply> {
         match *request {
             Request::Begin => self.begin(claims, session).then_some(Reply::Began),
@@ -191,7 +191,7 @@ impl World {
         let who = it.owner;
         let row = it.snapshot.take().unwrap_or_else(|| self.row.clone());
         match decide_about(claims, row.as_ref(), who, takeover) {
-            // A claim of this very holder outside is somebody else's as far as this transaction goes.
+            // A claim of this very holder outside counts as another's for this transaction.
             Decided::Answer(Reply::Granted { .. }) => Reply::InProgress,
             Decided::Answer(answer) => answer,
             Decided::Grant { .. } if !self.sessions[session].locked => Reply::InProgress,
@@ -229,7 +229,7 @@ impl World {
             }
             let may_be_written =
                 row.is_past_retention() || (seen == Some(row.token) && row.result().is_none() && !row.runs());
-            // Nobody else can have written, so SQLite need not ask.
+            // No other session can have written, so SQLite need not ask.
             if !may_be_written && !one_writer && !claims.has(Bug::BlindRecord) {
                 claims.see(Sight::CameBack);
                 return Reply::CameBack;
@@ -294,7 +294,7 @@ impl World {
         }
     }
 
-    /// What a session does without anybody's asking: it tries its lock, or gives it up after its commit, or comes to the
+    /// What a session does without being asked: it tries its lock, or gives it up after its commit, or comes to the
     /// statement that its client sent before it was gone.
     pub fn go_on(&mut self, claims: &Claims, session: usize) -> bool {
         if self.sessions[session].committed {

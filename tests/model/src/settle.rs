@@ -27,7 +27,8 @@ impl World {
             Reply::Over { .. } => self.at(who).send(Request::Read),
             Reply::Loaded(row) => {
                 let ours = row.is_some_and(|row| row.holder == who && row.result().is_some());
-                // Where it may have been committed, and the record be gone, nobody guesses. PostgreSQL tells whether it was.
+                // Where it may have been committed, and the record be gone, nothing is guessed. PostgreSQL tells
+                // whether it was.
                 let may_be = match claims.scenario.store {
                     Store::OneWriter => self.at(who).outlived && !claims.has(Bug::SettlesWhatMayBeGone),
                     _ => self.at(who).fate,

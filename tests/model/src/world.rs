@@ -17,7 +17,7 @@ use crate::session::Session;
 pub struct Claims {
     /// Its bounds.
     pub scenario: Scenario,
-    /// What has been seen on the way, if anybody is to note it.
+    /// What has been seen on the way, if it is to be noted.
     pub sightings: Option<Arc<Sightings>>,
 }
 
@@ -28,7 +28,7 @@ pub struct World {
     pub(crate) last_token: Token,
     pub(crate) sessions: Vec<Session>,
     pub(crate) callers: Vec<Caller>,
-    /// What was sent by somebody who does not wait for it any more. It may arrive at any time, or never.
+    /// What was sent by a call that does not wait for it any more. It may arrive at any time, or never.
     pub(crate) late: Vec<(Who, Request)>,
     /// How many faults may happen still.
     pub(crate) crashes: u8,
@@ -63,7 +63,7 @@ pub enum Action {
     Receive(Who),
     /// It is the caller's turn.
     Choose(Who, Choice),
-    /// Who waits asks again.
+    /// A caller that waits asks again.
     Again(Who),
     /// The task that keeps the lease asks for a renewal; it is done; its answer arrives.
     Renew(Who),
@@ -71,7 +71,7 @@ pub enum Action {
     ReceiveRenewal(Who),
     /// The writer's lock was waited for long enough.
     LockOut(Who),
-    /// Nobody waits any more for a call whose work has not begun.
+    /// A call whose work has not begun is not waited for any more.
     Leave(Who),
     /// A session does what was sent before its client was gone, or gives up its lock after its commit.
     GoOn(u8),
@@ -178,7 +178,7 @@ impl World {
         &mut self.callers[usize::from(who)]
     }
 
-    /// Keeps what was sent by somebody who does not wait for it.
+    /// Keeps what was sent by a call that does not wait for it.
     pub(crate) fn late(&mut self, who: Who, request: Request) {
         if !request.is_question() && !request.is_of_session() {
             self.late.push((who, request));
@@ -386,13 +386,13 @@ impl World {
         *self != before
     }
 
-    /// Makes one of what is the same but for its names: tokens are renumbered in their order, and what nobody looks at any
-    /// more is forgotten.
+    /// Makes one of what is the same but for its names: tokens are renumbered in their order, and what is not looked at
+    /// any more is forgotten.
     fn forget(&mut self) {
         for caller in &mut self.callers {
             caller.forget();
         }
-        // Who is gone and has no lock, has nothing.
+        // A call that is gone and has no lock, has nothing.
         self.sessions
             .retain(|it| it.locked || it.trying || !it.begun || !it.orphan);
         let mut used = 0_u64;

@@ -1,8 +1,8 @@
 //! Random and PCT schedules over the whole of a group, larger than what can be exhausted; `bin/shuttle` runs them.
 //!
 //! Every scenario is a handful of tasks that call, leave, forget, abort and join on two keys, as a seed says. What is
-//! checked: no call gets what somebody had returned with before it began, a key never runs beside itself (unless it was
-//! forgotten), everybody is answered, nothing is left, and whatever was made is dropped once.
+//! checked: no call gets what another had returned with before it began, a key never runs beside itself (unless it was
+//! forgotten), every call is answered, nothing is left, and whatever was made is dropped once.
 #![cfg(oneflight_shuttle)]
 
 use oneflight::schedules::drop_left_tasks;
@@ -20,7 +20,7 @@ const KEYS: usize = 2;
 
 #[derive(Default)]
 struct Ledger {
-    /// Executions begun, and the newest that anybody returned with, by key.
+    /// Executions begun, and the newest that any call returned with, by key.
     begun: [AtomicU64; KEYS],
     returned: [AtomicU64; KEYS],
     running: [AtomicU64; KEYS],

@@ -37,7 +37,7 @@ impl Rounds {
         // The first round warms up, and is not counted.
         for round in 0..=self.rounds {
             let from = round * self.calls;
-            // Who goes first changes: the second finds the disk as the first has left it.
+            // Which goes first changes: the second finds the disk as the first has left it.
             let times = if round % 2 == 0 {
                 let ours = self.time(from, &ours).await?;
                 (ours, self.time(from, &theirs).await?)

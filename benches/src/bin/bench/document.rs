@@ -1,4 +1,4 @@
-//! `docs/benchmarks.md`: the parts between markers are written anew by each run, all else is kept as somebody wrote it.
+//! `docs/benchmarks.md`: the parts between markers are written anew by each run, all else is kept as it was written.
 
 use super::facts::Facts;
 use super::row::{COLUMNS, Row};
@@ -38,7 +38,7 @@ impl Part {
 ///
 /// # Errors
 ///
-/// If the page cannot be read or written, or somebody took the markers out.
+/// If the page cannot be read or written, or the markers were taken out.
 pub fn write(page: &Path, part: Part, text: &str) -> io::Result<()> {
     let old = match fs::read_to_string(page) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => TEMPLATE.to_owned(),

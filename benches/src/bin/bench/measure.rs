@@ -30,7 +30,7 @@ pub const FOLLOWERS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 pub const TASKS: usize = 10_000;
 /// Followers as real tasks, in front of another task.
 pub const HUGE: usize = 100_000;
-/// Followers who may be woken by progress.
+/// Followers that may be woken by progress.
 pub const WAITING: [usize; 2] = [100, 10_000];
 /// Threads, on keys of their own.
 pub const THREADS: [usize; 3] = [1, 2, 4];

@@ -1,5 +1,5 @@
-//! One row of the comparison: what is aimed at, our figure, everybody else's, and whether the aim is met. Each aim is judged
-//! by medians of one run.
+//! One row of the comparison: what is aimed at, our figure, those of the other peers, and whether the aim is met. Each
+//! aim is judged by medians of one run.
 
 use oneflight_benches::contest::{Figure, Standings};
 use oneflight_benches::peers::Side;
@@ -14,7 +14,7 @@ pub struct Row {
     pub aim: String,
     /// Our figure: the median, and the minimum in brackets.
     pub ours: String,
-    /// Who it is compared with, and that figure.
+    /// The peer that it is compared with, and that figure.
     pub best: String,
     /// Our figure through that one.
     pub ratio: String,
@@ -22,7 +22,7 @@ pub struct Row {
     pub by_hand: String,
     /// The figures of all others, from the best to the worst.
     pub others: Vec<Other>,
-    /// Who has no figure, and why; and what else has to be known of a figure.
+    /// The peers that have no figure, and why; and what else has to be known of a figure.
     pub notes: Vec<String>,
     /// Whether the aim is met.
     pub verdict: Verdict,
@@ -224,7 +224,7 @@ pub fn ratio(ours: &Figure, other: &Figure, is_rate: bool) -> Option<String> {
     medians.is_finite().then_some(shown)
 }
 
-/// Everybody else, from the best to the worst, and why somebody has no figure, or one that is not compared.
+/// Every other peer, from the best to the worst, and why one has no figure, or one that is not compared.
 fn others(standings: &Standings, unit: Unit) -> (Vec<Other>, Vec<String>) {
     // Ours too, if something speaks against it: it has no other place then.
     let is_other = |figure: &&Figure| figure.side != Side::Ours || figure.objection.is_some();

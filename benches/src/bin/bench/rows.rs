@@ -250,7 +250,7 @@ fn growth(
     }
 }
 
-/// The wake-ups of a step: they may not grow with the number of those who wait.
+/// The wake-ups of a step: they may not grow with the number of callers that wait.
 fn progress(wakeups: &[(usize, Standings)]) -> Row {
     let counts: Vec<_> = wakeups.iter().map(|(followers, _)| thousands(*followers)).collect();
     let of = |name: &str| -> Vec<String> {

@@ -16,7 +16,8 @@ if record.completed then
 end
 local millis = math.floor(now() / 1000)
 local expires = decimal(millis + tonumber(ARGV[3]))
--- First, since it needs no memory: a server that has none left refuses a script at its first write, and never after that.
+-- First, since it needs no memory: a server that has none left refuses a script at its first write, and never after
+-- that.
 redis.call('ZREM', KEYS[2], KEYS[1])
 redis.call('HDEL', KEYS[1], 'lease_expires')
 redis.call('HSET', KEYS[1], 'completed', decimal(millis), 'expires', expires, 'result', ARGV[4])

@@ -74,22 +74,22 @@ local function answer(key, record, millis)
         record.lease_expires, record.completed, record.expires, result }
 end
 
--- Writes a field of a record that is there. It is deleted first, since that needs no memory: a server that has none left
+-- Writes a field of a record that exists. It is deleted first, since that needs no memory: a server that has none left
 -- refuses a script at its first write, and never after that.
 local function overwrite(key, field, value)
     redis.call('HDEL', key, field)
     redis.call('HSET', key, field, value)
 end
 
--- Writes a field as it is, if the asker waits for replicas (`'1'`). `WAIT` is answered for what the asker's own connection has
--- written, and what is found may have been written over a connection that was lost.
+-- Writes a field as it is, if the asker waits for replicas (`'1'`). `WAIT` is answered for what the asker's own
+-- connection has written, and what is found may have been written over a connection that was lost.
 local function write_again(waits, key, field, value)
     if waits == '1' then
         overwrite(key, field, value)
     end
 end
 
--- Tells whoever waits. A server that forbids this has done everything else.
+-- Notifies the processes that wait. A server that forbids this has done everything else.
 local function tell(key)
     redis.pcall('PUBLISH', key, '')
 end
