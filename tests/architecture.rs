@@ -11,10 +11,6 @@ use std::path::Path as FilePath;
 /// A module by the names on the way to it; the root's is empty.
 type Module = Vec<String>;
 
-/// Folders that still have cycles among their modules. This list only gets shorter: an entry goes as soon as its folder has
-/// no cycle.
-const NOT_YET: &[&str] = &["http", "identity", "oneflight-redis", "oneflight-sqlite"];
-
 #[test]
 fn no_module_imports_from_one_that_imports_from_it() {
     let root = FilePath::new(env!("CARGO_MANIFEST_DIR"));
@@ -24,18 +20,12 @@ fn no_module_imports_from_one_that_imports_from_it() {
         let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
         found.extend(cycles_in(&folder, &name));
     }
-    let not_yet: BTreeSet<&str> = NOT_YET.iter().copied().collect();
-    let (expected, new): (BTreeMap<_, _>, BTreeMap<_, _>) = found
-        .into_iter()
-        .partition(|(folder, _)| not_yet.contains(folder.as_str()));
-    let new: Vec<_> = new.into_values().collect();
-    assert!(new.is_empty(), "modules import from each other:\n{}", new.join("\n"));
-    for folder in not_yet {
-        assert!(
-            expected.contains_key(folder),
-            "`{folder}` has no cycle any more: take it out of `NOT_YET`"
-        );
-    }
+    let found: Vec<_> = found.into_values().collect();
+    assert!(
+        found.is_empty(),
+        "modules import from each other:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Each promise in `docs/promises.md` has its number, and a test that shows it or the word that it is next. Every test file
-//! that is named there, or in the README, exists.
+//! that is named there, or in the README, exists, and so does every source file that the documents name.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -80,4 +80,50 @@ fn the_tests_that_the_readme_names_exist() {
         assert!(found, "README.md:{line}: there is no test file {name}");
     }
     assert!(names > 0, "this test no longer finds the names");
+}
+
+/// A document names a file by its name, or by a path that ends with it: `claim/end.rs`, `../tests/fresh.rs`.
+#[test]
+fn the_files_that_the_documents_name_exist() {
+    let mut documents = tree::files("docs");
+    documents.retain(|file| file.extension() == Some(OsStr::new("md")));
+    documents.extend(["README.md", "CONTRIBUTING.md"].map(PathBuf::from));
+    let files = tree::files("");
+    let (mut names, mut gone) = (0, Vec::new());
+    for document in &documents {
+        for (number, line) in (1..).zip(tree::read(document).lines()) {
+            for name in named_files(ours(document, line)) {
+                names += 1;
+                if !files.iter().any(|file| file.ends_with(name)) {
+                    gone.push(format!("{}:{number}: {name}", document.display()));
+                }
+            }
+        }
+    }
+    assert!(gone.is_empty(), "there are no such files:\n{}", gone.join("\n"));
+    assert!(names >= 300, "{names} names of files: this test no longer finds them");
+}
+
+/// What a line says of this project: the tables of what peers test have their files in all columns but the last.
+fn ours<'a>(document: &Path, line: &'a str) -> &'a str {
+    match document.ends_with("peers_tests.md") {
+        true => line
+            .trim_end_matches(" |")
+            .rsplit_once(" | ")
+            .map_or("", |(_, last)| last),
+        false => line,
+    }
+}
+
+/// The sources, migrations and scripts that a line names.
+fn named_files(line: &str) -> impl Iterator<Item = &str> {
+    let is_of_path = |c: char| c.is_alphanumeric() || "_-./*".contains(c);
+    line.split(move |c| !is_of_path(c))
+        .map(|word| word.trim_end_matches('.').trim_start_matches("../"))
+        .filter(|word| *word != "docs.rs" && !word.contains('*'))
+        .filter(|word| {
+            let file = Path::new(word);
+            let endings = ["rs", "sql", "lua"].map(OsStr::new);
+            file.extension().is_some_and(|ending| endings.contains(&ending))
+        })
 }

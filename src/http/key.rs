@@ -15,7 +15,7 @@ use std::sync::Arc;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::BodyFormat;
+use super::body::BodyFormat;
 use crate::identity::{IdempotencyKey, IdentityError};
 
 /// The name of the `Idempotency-Key` header.

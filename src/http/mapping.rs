@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{KeyError, Problem, kind};
+use super::key::KeyError;
+use super::kind;
+use super::problem::Problem;
 use crate::group;
 use crate::idempotency::{self, Effect, RollbackKind};
 use crate::identity::IdentityError;

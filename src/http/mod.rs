@@ -1,6 +1,6 @@
 //! The HTTP side of an idempotent request: its key, its problems, its correlation id.
 //!
-//! This module uses the types of the [`http` crate](::http) and nothing else of the web: it knows no framework, reads
+//! This module uses the types of the [`http` crate](https://docs.rs/http/1) and nothing else of the web: it knows no framework, reads
 //! no socket and writes no response of its own. A handler in axum, actix, warp or bare hyper gives it the headers and
 //! the body that it has read, and gets values back:
 //!

@@ -412,6 +412,10 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// Returns up to `limit` requests in the order of their tokens, beginning after the token that is given.
     ///
+    /// The end of a process, by `kill -9` too, ends neither a command that it has started nor a request that is under way:
+    /// before a request is resolved as [`Rerun`](super::Resolution::Rerun), look at what was called (`docs/design.md`, *The
+    /// record*, has more).
+    ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use oneflight::idempotency::Resolution;

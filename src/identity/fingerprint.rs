@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::IdentityError;
+use super::error::IdentityError;
 
 /// A 32-byte digest of a request's payload.
 ///

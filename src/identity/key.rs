@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::IdentityError;
+use super::error::IdentityError;
 
 /// A validated idempotency key: 1 to 255 bytes of printable ASCII, with no space at either end.
 ///

@@ -4,7 +4,7 @@
 //! parts stand in a fixed order under fixed names. So two different scopes never have the same form, and an operator
 //! can still read it in a table.
 
-use super::IdentityError;
+use super::error::IdentityError;
 
 /// Where a key is valid: in a namespace (most often the tenant), and optionally for a route and a user.
 ///

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
+//! # What it does
+//!
 //! The suite makes a fresh store for each check and uses nothing but the [`Store`] trait. Time passes by
 //! sleeping, a few seconds in all, unless the store has a clock that the test can move: see [`run_with`].
 //!

@@ -7,10 +7,10 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::RedisStore;
 use super::connection::Call;
 use super::records::{self, Answer};
 use super::scripts::{IN_PROGRESS, LOAD};
+use super::store::RedisStore;
 use super::tokens::Shard;
 use oneflight::record::FencingToken;
 use oneflight::store::{InDoubt, StoreError, report_unreadable};

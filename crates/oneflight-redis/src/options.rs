@@ -11,8 +11,8 @@ use super::connection::{Acknowledgement, RedisConnection};
 use super::errors::unavailable;
 use super::listen::Ear;
 use super::names::Names;
+use super::store::{Inner, RedisStore};
 use super::tokens::Seen;
-use super::{Inner, RedisStore};
 use oneflight::store::StoreError;
 
 /// The longest pause between two tries to connect again.
@@ -186,6 +186,33 @@ impl RedisOptions {
     fn longest_answer(&self) -> Duration {
         let within = self.acknowledgement.map_or(Duration::ZERO, |it| it.within);
         self.patience.saturating_add(within)
+    }
+}
+
+impl RedisStore {
+    /// Connects to a server, by a URL such as `redis://localhost:6379/`.
+    ///
+    /// # Errors
+    ///
+    /// * The URL is not valid, or the server cannot be reached.
+    /// * [`StoreError::Unsupported`] if the server evicts keys.
+    pub async fn open(server: impl IntoConnectionInfo) -> Result<Self, StoreError> {
+        Self::options().open(server).await
+    }
+
+    /// Connects by a client of the caller's. To use a connection of the caller's, see
+    /// [`RedisOptions::from_connection`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open).
+    pub async fn from_client(client: Client) -> Result<Self, StoreError> {
+        Self::options().from_client(client).await
+    }
+
+    /// Returns options to open a store with.
+    pub fn options() -> RedisOptions {
+        RedisOptions::default()
     }
 }
 

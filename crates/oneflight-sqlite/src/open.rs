@@ -6,23 +6,164 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection};
 
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
 use super::lent::Lent;
+use super::schema;
 use super::seal::{Seal, Seals};
 use super::settings::{self, Settings};
+use super::store::SqliteStore;
 use super::writer::Writer;
-use super::{SqliteOptions, SqliteStore};
 use oneflight::store::StoreError;
 
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {
+/// The longest deadline: some 30 years, which can be added to any instant.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
+
+/// How a [`SqliteStore`] is opened. Made by [`SqliteStore::options`].
+#[derive(Clone, Debug)]
+#[must_use = "options open nothing by themselves"]
+pub struct SqliteOptions {
+    max_readers: u32,
+    busy_deadline: Duration,
+    synchronous: SqliteSynchronous,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            max_readers: 8,
+            busy_deadline: Duration::from_secs(30),
+            synchronous: SqliteSynchronous::Full,
+        }
+    }
+}
+
+impl SqliteOptions {
+    /// Limits the number of connections of [`SqliteStore::pool`], each a thread. The default is 8.
+    ///
+    /// The writer has a connection of its own. This does not apply to [`from_pool`](Self::from_pool).
+    pub fn max_readers(mut self, connections: u32) -> Self {
+        self.max_readers = connections.max(1);
+        self
+    }
+
+    /// Limits the time for which an operation waits for others. The default is 30 s.
+    ///
+    /// An operation waits for a lock that other processes hold, and then fails with [`StoreError::Busy`]. It waits for
+    /// a connection of the pool, and then fails with [`StoreError::NoConnection`]. The writers of this process queue
+    /// before that, for up to four times as long. A call with a [patience](oneflight::store::ClaimRequest::patience) of its own waits for
+    /// all of them together no longer than that.
+    pub fn busy_deadline(mut self, deadline: Duration) -> Self {
+        self.busy_deadline = deadline.min(LONGEST_DEADLINE);
+        self
+    }
+
+    /// Sets how much a commit waits for the disk. The default is `FULL`. This does not apply to
+    /// [`from_pool`](Self::from_pool).
+    pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
+        self.synchronous = synchronous;
+        self
+    }
+
+    /// Opens the database file, and creates or upgrades our tables.
+    ///
+    /// A file that is missing is created. If the tables are up to date, this waits for no writer.
+    ///
+    /// # Errors
+    ///
+    /// * The file cannot be opened.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
+    pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
+        open_file(&self, path.as_ref()).await
+    }
+
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// Work in [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) gets one of its connections.
+    /// [`SqliteStore::from_pool`] says what the pool should be like.
+    ///
+    /// # Errors
+    ///
+    /// As for [`SqliteStore::from_pool`].
+    pub async fn from_pool(self, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
+        use_pool(&self, pool).await
+    }
+}
+
+impl SqliteStore {
+    /// Opens the database file, and creates or upgrades our tables.
+    ///
+    /// A file that is missing is created. If the tables are up to date, this waits for no writer.
+    ///
+    /// # Errors
+    ///
+    /// * The file cannot be opened.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::options().open(path).await
+    }
+
+    /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
+    ///
+    /// The database should be in WAL mode. Otherwise reads wait for writers, and a commit waits for readers (it is
+    /// tried again until the [deadline](SqliteOptions::busy_deadline)).
+    ///
+    /// The state in which a connection was left does not matter:
+    ///
+    /// * A connection on which a transaction was left open, or that may only read (`query_only`), is closed, and
+    ///   another one is used.
+    /// * In each transaction that writes, `synchronous`, `locking_mode` and `busy_timeout` are what they were on the
+    ///   connection that the pool lent first.
+    /// * Temporary tables do not take the place of ours.
+    /// * What concerns your tables alone, such as `foreign_keys`, is as the connection has it.
+    ///
+    /// Three things are not compensated for, so leave none of them on connections of this pool: temporary *triggers* on
+    /// our tables, which may undo what we write; `PRAGMA full_column_names`, with which our columns are not found; and
+    /// a file that is attached to be read only, which counts as any other.
+    ///
+    /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
+    /// connection and it is closed. Until then all writers wait, as for any other writer.
+    ///
+    /// A connection whose state is not known is closed rather than given back, and a database *in memory* would be gone
+    /// with it: use [`MemoryStore`](oneflight::store::MemoryStore) to keep records in memory. A commit hook of yours on
+    /// these connections is replaced by ours, which lets everything pass that is not done inside
+    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
+    ///
+    /// # Errors
+    ///
+    /// * The database cannot be reached.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot
+    ///   roll back (`journal_mode=OFF`).
+    pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
+        Self::options().from_pool(pool).await
+    }
+
+    /// Returns options to open a store with.
+    pub fn options() -> SqliteOptions {
+        SqliteOptions::default()
+    }
+
+    /// Creates or upgrades the tables.
+    async fn prepare(pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
+        let store = Self { pool, writer };
+        schema::migrate(&store).await?;
+        Ok(store)
+    }
+}
+
+async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {
     let name = path.as_os_str().as_encoded_bytes();
     if name.is_empty() || name == b":memory:" {
         return Err(StoreError::Unsupported {
@@ -99,7 +240,7 @@ async fn create(options: &SqliteOptions, path: &Path) -> Result<(DatabaseFile, S
 }
 
 /// Uses a pool of the caller's.
-pub(super) async fn pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
+async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
     let asked = async {
         let mut connection = Lent::by(&pool, &Patience::new(options.busy_deadline)).await?;
         let asked = ask(&mut connection).await.map_err(unavailable)?;

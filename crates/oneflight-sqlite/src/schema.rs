@@ -7,11 +7,11 @@
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
-use super::SqliteStore;
 use super::busy::unavailable;
 use super::ending::{End, Ended};
 use super::file::databases;
 use super::queue::Rank;
+use super::store::SqliteStore;
 use oneflight::store::StoreError;
 
 const TABLES: &str = concat!(

@@ -1,6 +1,6 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::Connection;
@@ -12,21 +12,6 @@ use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, HolderId, RecordedResult, Verdict};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Ending, Store, StoreError};
-
-/// Faults to inject.
-#[derive(Default)]
-pub(super) struct Faults {
-    lose_commit_answer: AtomicBool,
-}
-
-impl Faults {
-    pub(super) fn after_commit(&self, committed: sqlx::Result<()>) -> sqlx::Result<()> {
-        if self.lose_commit_answer.swap(false, Ordering::SeqCst) {
-            return committed.and(Err(sqlx::Error::WorkerCrashed));
-        }
-        committed
-    }
-}
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tests"), key).expect("a valid identity")

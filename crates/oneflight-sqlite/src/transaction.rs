@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::SqliteStore;
 use super::busy::{is_plain, is_violation, unavailable};
 use super::ending::{Commits, End, Ended};
 use super::queue::Rank;
 use super::records::{self, Claims, Completed};
+use super::store::SqliteStore;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, HolderId};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StoreError, TransactionalStore};

@@ -48,7 +48,7 @@ pub(super) struct Writer {
     pub(super) file: Arc<DatabaseFile>,
     settings: Settings,
     #[cfg(test)]
-    pub(super) faults: Arc<super::tests::Faults>,
+    pub(super) faults: Arc<super::faults::Faults>,
 }
 
 impl Writer {

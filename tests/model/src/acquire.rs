@@ -105,13 +105,13 @@ impl World {
     /// Whether a call has something to give back, if it is left here.
     pub fn may_be_left(&self, who: Who) -> bool {
         let caller = &self.callers[usize::from(who)];
-        let has_a_stake = match caller.at {
+        let has_a_claim = match caller.at {
             At::Asking { .. } | At::RenewingFirst { .. } => true,
             At::Recording { value, .. } => matches!(value, Value::Said(_)),
             At::Waiting | At::Recovering(_) => caller.unsure,
             _ => false,
         };
-        has_a_stake && !caller.left
+        has_a_claim && !caller.left
     }
 
     /// The call is not waited for any more, or its time is over. A question goes on; what else it waited for does not.

@@ -1,4 +1,4 @@
-//! Transactions that hold a claim: their sessions at the server, and the statements of `store/postgres/transaction.rs`.
+//! Transactions that hold a claim: their sessions at the server, and the statements of `oneflight-postgres/src/transaction.rs`.
 //! SQLite's are the same, but that a session which has begun shuts out all writers.
 //!
 //! ```text

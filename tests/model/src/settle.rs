@@ -1,4 +1,4 @@
-//! What became of a commit whose answer was lost, as `store/postgres/settle.rs` has it: the transaction has to be over
+//! What became of a commit whose answer was lost, as `oneflight-postgres/src/settle.rs` has it: the transaction has to be over
 //! before the record is looked at. SQLite's `look_up` asks under the writer's lock, which comes to the same.
 
 use crate::bug::Bug;

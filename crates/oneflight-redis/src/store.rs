@@ -1,0 +1,299 @@
+//! The store, as the contract asks for it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+
+use super::connection::{Acknowledgement, Answered, Call, RedisConnection};
+use super::listen::Ear;
+use super::names::{Keys, Names};
+use super::records::{self, Answer};
+use super::scripts::{CLAIM, COMPLETE, END_LEASE, LOAD, RELEASE, RENEW, Script};
+use super::tokens::Seen;
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, Denied, DynStore, InDoubt, Store, StoreError, Watch, report_forgotten_tokens,
+};
+
+/// Keeps records in Redis (6.2 or newer) or Valkey, over the `redis` crate 1. Clones share it.
+///
+/// # What it costs
+///
+/// A claim, a renewal, a completion, a release and a look are one round trip each, so
+/// [`run`](oneflight::idempotency::Idempotency::run) takes two, and a replay one. (After the server has forgotten our
+/// scripts, the first call of each takes one more.)
+///
+/// A record takes its scope and key, 32 bytes of fingerprint, the result, and some 200 bytes around them, or some 600
+/// if the result has more than 64 bytes, until its retention ends. Then the server deletes it by itself, and
+/// [`purge`](Store::purge) finds nothing to do.
+///
+/// Redis does one thing at a time and keeps everything in memory: a result of a megabyte is copied on that one thread
+/// when it is written and each time it is replayed. Results are bounded by
+/// [`max_result_bytes`](oneflight::idempotency::IdempotencyBuilder::max_result_bytes); the server's own bound is
+/// `proto-max-bulk-len`, 512 MiB unless set.
+///
+/// # Connections
+///
+/// All calls of the process share one connection. Once a caller has waited for a request in progress elsewhere, there
+/// is another one that hears of changes for all callers that wait. Both connect again when they are lost. Meanwhile
+/// calls fail as [`StoreError::Unavailable`] after the [patience](crate::RedisOptions::patience), and callers that wait poll.
+///
+/// If an answer takes long, a `PING` is sent after the question, which cannot be answered before it: if the `PING` is
+/// answered first, the answer was lost with a connection. (Not in a cluster, where only the patience bounds that.)
+///
+/// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `EXISTS`, `HMGET`,
+/// `HGET`, `HSET`, `HDEL`, `DEL`, `GET`, `SET`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and
+/// channels with our prefix, `SUBSCRIBE`, `UNSUBSCRIBE` and `PING`, and, if asked for, `WAIT`. It needs `INFO` for the
+/// store to see whether the server evicts keys.
+///
+/// # What is promised, and what is not
+///
+/// As long as the server keeps what it has acknowledged, the store keeps everything that [`Store`] promises. **Redis
+/// itself does not promise that**:
+///
+/// * Without `appendonly`, a server that stops has lost everything since its last snapshot. With `appendonly yes` and
+///   `appendfsync everysec`, the usual setting, a crash of the *machine* loses up to two seconds, and a crash of the
+///   process nothing. Only `appendfsync always` has a record on the disk before it is acknowledged.
+/// * Replicas follow without being waited for. A failover loses what the promoted one had not received.
+///   [`acknowledged_by`](crate::RedisOptions::acknowledged_by) makes that unlikely. A network that is split in two can still
+///   have two servers for a while, each granting claims.
+///
+/// A claim that is lost can be granted again while its holder works, and a completed record that is lost means that the
+/// next duplicate **executes again**: the atomic claim and the replay are as good as the server's memory, no better.
+///
+/// What remains is fencing. Tokens do not go backwards, even so, unless both the count and the clock of the server that
+/// goes on are behind. A holder whose claim was forgotten is told that it is outdated. When a process sees that the
+/// server has forgotten tokens, [`setbacks`](Self::setbacks) counts it.
+///
+/// Where a mutation must not happen twice under any of this, use
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) with a transactional store: there is none for Redis.
+///
+/// A server that evicts keys when its memory is full would delete records: opening a store on it is an error, unless
+/// that is [accepted](crate::RedisOptions::accept_eviction). A server whose memory is full and that evicts nothing refuses
+/// claims; leases are renewed and results recorded all the same.
+///
+/// # Clusters
+///
+/// Records are dealt to 1024 slots. Use [`RedisOptions::open_cluster`](crate::RedisOptions::open_cluster). Notifications use plain channels, which the
+/// nodes pass on to each other.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use oneflight::{Idempotency, RequestIdentity, Scope};
+/// use oneflight_redis::RedisStore;
+///
+/// let idem = Idempotency::builder(RedisStore::open("redis://localhost/").await?).build();
+///
+/// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+/// let receipt = idem.run(id, |_| async { "charged".to_owned() }).await?;
+/// # let _ = receipt;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct RedisStore(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) connection: RedisConnection,
+    pub(super) names: Names,
+    pub(super) seen: Seen,
+    /// `None` if it was not said how to listen.
+    pub(super) ear: Option<Ear>,
+    pub(super) patience: Duration,
+    pub(super) acknowledgement: Option<Acknowledgement>,
+}
+
+impl RedisStore {
+    /// Returns how often this process has seen that the server had forgotten fencing tokens which it had handed out.
+    ///
+    /// A server forgets after a failover, or a restart from an older file. Records that are as old may be lost. The
+    /// tokens went on above those that were seen.
+    #[must_use]
+    pub fn setbacks(&self) -> u64 {
+        self.0.seen.setbacks()
+    }
+
+    /// Runs a script, without regard to replicas.
+    pub(super) async fn ask(&self, call: Call<'_>) -> Result<Value, StoreError> {
+        let answered = self.0.connection.run(call, self.0.patience, None).await?;
+        Ok(answered.value)
+    }
+
+    /// Whether replicas have to acknowledge what is found or written, as a script is told.
+    fn waits(&self) -> &'static [u8] {
+        match self.0.acknowledgement {
+            Some(_) => b"1",
+            None => b"0",
+        }
+    }
+
+    /// Runs a script whose effect replicas have to acknowledge, if so many are wanted.
+    async fn write(&self, call: Call<'_>) -> Result<Answered, StoreError> {
+        self.0
+            .connection
+            .run(call, self.0.patience, self.0.acknowledgement)
+            .await
+    }
+
+    /// Runs a script that changes the lease of a claim.
+    async fn set_lease(
+        &self,
+        script: &'static Script,
+        id: &RequestIdentity,
+        token: FencingToken,
+        lease: Duration,
+    ) -> Result<(), StoreError> {
+        let keys = self.0.names.keys(id);
+        let count = counted(&keys, token)?;
+        let lease = records::millis(lease).to_string();
+        let answered = self
+            .ask(Call {
+                script,
+                keys: &[&keys.record],
+                arguments: &[count.as_bytes(), lease.as_bytes()],
+            })
+            .await?;
+        Answer::new(answered)?.done(token)
+    }
+
+    /// Notes how far the shard has counted.
+    fn see(&self, keys: &Keys, token: FencingToken, set_back: bool) {
+        if let Some(count) = keys.count(token) {
+            self.0.seen.see(keys.shard, count);
+        }
+        if set_back {
+            self.0.seen.set_back();
+            report_forgotten_tokens(&keys.last_token, token);
+        }
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("connection", &self.0.connection)
+            .field("names", &self.0.names)
+            .field("ear", &self.0.ear)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<RedisStore> for DynStore {
+    fn from(store: RedisStore) -> Self {
+        Self::new(store)
+    }
+}
+
+impl Store for RedisStore {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        let keys = self.0.names.keys(&request.id);
+        let fingerprint = request.id.fingerprint();
+        let lease = records::millis(request.lease).to_string();
+        let takeover = records::takeover(request.takeover, &keys);
+        let known = self.0.seen.largest(keys.shard).to_string();
+        let answered = self
+            .write(Call {
+                script: &CLAIM,
+                keys: &[&keys.record, &keys.last_token, &keys.in_progress],
+                arguments: &[
+                    self.waits(),
+                    fingerprint.as_ref().map_or(&[], |it| &it.as_bytes()[..]),
+                    request.holder.as_bytes(),
+                    lease.as_bytes(),
+                    takeover.as_bytes(),
+                    known.as_bytes(),
+                ],
+            })
+            .await?;
+        let claimed = Answer::new(answered.value)?.claimed(&request, keys.shard)?;
+        if let ClaimOutcome::Granted(claim) = &claimed.outcome {
+            self.see(&keys, claim.token(), claimed.set_back);
+        }
+        if let ClaimOutcome::Granted(_) | ClaimOutcome::Denied(Denied::Completed(_)) = &claimed.outcome {
+            answered.acknowledged?;
+        }
+        Ok(claimed.outcome)
+    }
+
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        self.set_lease(&RENEW, id, token, lease).await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.set_lease(&END_LEASE, id, token, left).await
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        let keys = self.0.names.keys(claim.id());
+        let count = counted(&keys, claim.token())?;
+        let retention = records::millis(retention).to_string();
+        let answered = self
+            .write(Call {
+                script: &COMPLETE,
+                keys: &[&keys.record, &keys.in_progress],
+                arguments: &[self.waits(), count.as_bytes(), retention.as_bytes(), result.as_bytes()],
+            })
+            .await?;
+        Answer::new(answered.value)?.done(claim.token())?;
+        answered.acknowledged
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        let keys = self.0.names.keys(claim.id());
+        let count = counted(&keys, claim.token())?;
+        let answered = self
+            .ask(Call {
+                script: &RELEASE,
+                keys: &[&keys.record, &keys.in_progress],
+                arguments: &[count.as_bytes()],
+            })
+            .await?;
+        Answer::new(answered)?.done(claim.token())
+    }
+
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        let keys = self.0.names.keys(id);
+        let answered = self
+            .write(Call {
+                script: &LOAD,
+                keys: &[&keys.record],
+                arguments: &[self.waits()],
+            })
+            .await?;
+        let record = Answer::new(answered.value)?.record(keys.shard)?;
+        let record = record.filter(|record| !record.is_past_retention());
+        if record.as_ref().is_some_and(|record| record.result().is_some()) {
+            answered.acknowledged?;
+        }
+        Ok(record)
+    }
+
+    /// The server deletes by itself what is past its retention, so there is nothing to do.
+    async fn purge(&self, _limit: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
+    async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        self.list_in_doubt(limit, after).await
+    }
+
+    async fn watch(&self, id: &RequestIdentity) -> Watch {
+        match &self.0.ear {
+            Some(ear) => ear.watch(&self.0.names.keys(id).record).await,
+            None => Watch::none(),
+        }
+    }
+}
+
+/// Returns a holder's token as its shard counts it, for a script to compare. A token of another shard was never this
+/// identity's.
+fn counted(keys: &Keys, token: FencingToken) -> Result<String, StoreError> {
+    match keys.count(token) {
+        Some(count) => Ok(count.to_string()),
+        None => Err(StoreError::Outdated { token }),
+    }
+}

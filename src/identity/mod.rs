@@ -1,0 +1,34 @@
+//! The [`RequestIdentity`] that a mutation is executed once for.
+//!
+//! A request identity is a [`Scope`] (whose key it is, and for which operation) and an [`IdempotencyKey`] (what the
+//! client sent). The two together are hashed and compared. The [`Fingerprint`] of the payload travels along but is
+//! *not* part of the identity: the same identity with another fingerprint is a conflict, not another request.
+//!
+//! Everything here is validated when it is made, so that no other module has to. This module knows nothing of flights,
+//! stores or HTTP.
+//!
+//! ```
+//! use oneflight::{RequestIdentity, Scope};
+//!
+//! let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+//! assert_eq!(id.key(), "a7f3");
+//! assert_eq!(id.scope(), "tenant-7|route=POST /orders");
+//!
+//! // The same key of another tenant is another request.
+//! assert_ne!(id, RequestIdentity::new(Scope::new("tenant-8").route("POST /orders"), "a7f3")?);
+//! # Ok::<(), oneflight::identity::IdentityError>(())
+//! ```
+
+mod error;
+mod fingerprint;
+mod key;
+mod request;
+mod scope;
+
+pub use error::IdentityError;
+pub use fingerprint::Fingerprint;
+#[cfg(feature = "durable")]
+pub use fingerprint::FingerprintBuilder;
+pub use key::IdempotencyKey;
+pub use request::RequestIdentity;
+pub use scope::Scope;
