@@ -141,7 +141,9 @@ pub mod schedules {
 pub use crate::flight::{Drive, OnAbandon, Panicked};
 pub use crate::group::{Error as FlightError, Group, GroupBuilder, Limit, Outcome, Role, Stats, TryError};
 #[cfg(feature = "durable")]
-pub use crate::idempotency::{Error, Idempotency, Origin, Reply, ResultExt, Rollback, Tx};
+pub use crate::idempotency::{
+    Effect, Error, ErrorKind, Idempotency, Origin, Recovery, Reply, Resolution, ResultExt, Rollback, Tx,
+};
 pub use crate::identity::{Fingerprint, RequestIdentity, Scope};
 #[cfg(feature = "durable")]
-pub use crate::store::MemoryStore;
+pub use crate::store::{DynStore, MemoryStore};

@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use oneflight::idempotency::{Idempotency, Origin, Recovery, Resolution};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::record::{FencingToken, HolderId, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, Store, StoreError, Takeover};
+use oneflight::record::{FencingToken, HolderId};
+use oneflight::store::{ClaimOutcome, ClaimRequest, MemoryStore, Store, StoreError, Takeover};
+
+#[path = "common/inner.rs"]
+#[macro_use]
+mod inner;
 
 /// A store to which the second claim comes late, after a third one was asked for in its place; and in between, a holder
 /// that was believed dead renews its lease, and lets it go again.
@@ -40,29 +44,7 @@ impl Store for Late {
         }
     }
 
-    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        self.inner.renew(id, token, lease).await
-    }
-
-    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
-        self.inner.end_lease(id, token, left).await
-    }
-
-    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        self.inner.complete(claim, result, retention).await
-    }
-
-    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
-        self.inner.release(claim).await
-    }
-
-    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
-        self.inner.load(id).await
-    }
-
-    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        self.inner.purge(limit).await
-    }
+    all_but_claim!();
 }
 
 /// The policy says that the work was done. Its claim, under which that is recorded, comes late and is granted; it must not

@@ -8,6 +8,7 @@ mod scripted;
 
 use std::time::Duration;
 
+use oneflight::Drive;
 use oneflight::idempotency::{Idempotency, IdempotencyBuilder};
 use oneflight::identity::{RequestIdentity, Scope};
 use scripted::{Fault, Op, Scripted};
@@ -160,4 +161,24 @@ fn it_runs_on_the_runtime_that_was_set() {
     set.block_on(async { sleep(EVERY / 2).await });
     assert_eq!(store.calls(Op::Purge), 1);
     drop(idem);
+}
+
+#[test]
+fn when_the_runtime_that_was_set_is_gone_it_begins_on_that_of_the_next_call() {
+    let store = Scripted::new();
+    let set = runtime();
+    let idem = purging(&store)
+        .drive(Drive::InPlace)
+        .runtime(set.handle().clone())
+        .build();
+    set.block_on(async { sleep(EVERY / 2).await });
+    assert_eq!(store.calls(Op::Purge), 1);
+    drop(set);
+    runtime().block_on(async {
+        for key in ["a", "b"] {
+            let _ = idem.run(id(key), |_| async { 1 }).await.unwrap();
+        }
+        sleep(EVERY / 2).await;
+        assert_eq!(store.calls(Op::Purge), 2);
+    });
 }

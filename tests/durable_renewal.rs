@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use lines::Lines;
 use oneflight::idempotency::{
-    Context, Effect, Error, ErrorKind, Idempotency, IdempotencyBuilder, Origin, Recovery, Reply,
+    Context, Effect, Error, ErrorKind, Idempotency, IdempotencyBuilder, NotDone, Origin, Recovery, Reply, Resolution,
+    Unfinished, Unknown,
 };
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{MemoryStore, Store};
@@ -103,6 +104,65 @@ async fn a_lease_is_renewed_where_the_work_goes_on_when_its_runtime_is_gone() {
         work.finish.notify_one();
         let reply = follower.await.unwrap().unwrap();
         assert!(!*reply, "{drive:?}: the lease was lost");
+    }
+}
+
+/// Work whose runtime goes away comes to this end. Returns the error of a caller elsewhere, once the claim has ended.
+async fn ends_when_its_runtime_is_gone<S: Store>(idem: &Idempotency<S>, end: Unfinished) -> Error {
+    let work = Work::default();
+    let call = || {
+        let (idem, work, end) = (idem.clone(), work.clone(), end.clone());
+        async move {
+            let executed = move |_: Context| async move {
+                work.executions.fetch_add(1, Ordering::SeqCst);
+                work.finish.notified().await;
+                Err::<(), _>(end)
+            };
+            idem.try_run(id("key"), executed).await
+        }
+    };
+    let first = runtime();
+    let leader = first.spawn(call());
+    work.begun().await;
+    let follower = tokio::spawn(call());
+    while idem.stats().joined == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    first.shutdown_background();
+    assert!(leader.await.unwrap_err().is_cancelled());
+    work.finish.notify_one();
+    let error = follower.await.unwrap().expect_err("it has no value");
+    assert_eq!(work.executions(), 1);
+    idem.drain().await;
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_is_given_back_where_the_work_ends_when_its_runtime_is_gone() {
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        let idem = process(MemoryStore::new()).drive(drive).build();
+        let error = ends_when_its_runtime_is_gone(&idem, NotDone::because("refused").into()).await;
+        assert_eq!(error.effect(), Effect::Nothing, "{drive:?}");
+        let left = idem.status(&id("key")).await.unwrap();
+        assert!(left.is_none(), "{drive:?}: {left:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_work_left_is_given_its_time_to_settle_when_its_runtime_is_gone() {
+    let settle = LEASE * 100;
+    for drive in [Drive::InPlace, Drive::Spawned] {
+        let ask = Recovery::ask(|_| async { Resolution::Rerun });
+        let idem = process(MemoryStore::new())
+            .drive(drive)
+            .settle(settle)
+            .recovery(ask)
+            .build();
+        let error = ends_when_its_runtime_is_gone(&idem, Unknown::because("no answer").into()).await;
+        assert_eq!(error.retry_after(), Some(settle), "{drive:?}");
+        let record = idem.status(&id("key")).await.unwrap().expect("it is in progress");
+        let left = record.lease_remaining().expect("it has no result");
+        assert!(left > settle / 2, "{drive:?}: the policy is asked in {left:?}");
     }
 }
 

@@ -53,6 +53,7 @@ fn a_job_that_two_machines_start_runs_once() {
     let printed = prints("job");
     assert_eq!(printed.matches("executed: 12 invoices").count(), 1, "{printed}");
     assert_eq!(printed.matches("replayed: 12 invoices").count(), 1, "{printed}");
+    assert!(printed.ends_with("in doubt: 2026-11-29\n"), "{printed}");
 }
 
 #[test]

@@ -49,23 +49,25 @@ impl Purging {
         }
     }
 
-    /// Begins on this runtime, or on the one that polls this. Does nothing if it has begun, or if there is no runtime.
+    /// Begins on this runtime, or on the one that polls this if there is none or it is gone. Does nothing if it has begun,
+    /// or if there is no runtime.
     pub(super) fn begin<S: Store>(&self, store: &Arc<S>, runtime: Option<&Handle>) {
         if self.runs.load(Ordering::Relaxed) {
             return;
         }
-        let Some(runtime) = runtime.cloned().or_else(|| Handle::try_current().ok()) else {
-            return;
-        };
-        if self.runs.swap(true, Ordering::SeqCst) {
-            return;
+        for runtime in runtime.cloned().into_iter().chain(Handle::try_current().ok()) {
+            if self.runs.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            let runs = Runs(Arc::clone(&self.runs));
+            let (store, stopped) = (Arc::downgrade(store), self.stop.subscribe());
+            let every = self.every;
+            // A runtime that was shut down drops the task at once, which takes `runs` back.
+            runtime.spawn(async move {
+                let _runs = runs;
+                rounds(store, every, stopped).await;
+            });
         }
-        let runs = Runs(Arc::clone(&self.runs));
-        let (store, every, stopped) = (Arc::downgrade(store), self.every, self.stop.subscribe());
-        runtime.spawn(async move {
-            let _runs = runs;
-            rounds(store, every, stopped).await;
-        });
     }
 }
 

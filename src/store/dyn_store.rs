@@ -35,11 +35,9 @@ use crate::record::{FencingToken, Record, RecordedResult};
 ///     idem: Idempotency<DynStore>,
 /// }
 ///
-/// let in_memory = true; // From your configuration.
-/// let store = if in_memory {
-///     DynStore::new(MemoryStore::new())
-/// } else {
-///     unimplemented!("DynStore::new(RedisStore::open(url).await?)")
+/// let store = match std::env::var("STORE").as_deref() {
+///     // Ok(url) => DynStore::new(RedisStore::open(url).await?),
+///     _ => DynStore::new(MemoryStore::new()),
 /// };
 /// let app = App { idem: Idempotency::builder(store).build() };
 ///

@@ -45,7 +45,7 @@ use tokio::sync::watch;
 pub struct Watch {
     changes: Option<watch::Receiver<()>>,
     /// Released when this is dropped; before the place, so that it is gone before another watch asks for the same.
-    _held: Option<Box<dyn Any + Send + Sync>>,
+    held: Vec<Box<dyn Any + Send + Sync>>,
     /// Leaves the registry when dropped; after the receiver, which is counted there.
     _place: Option<Place>,
 }
@@ -56,7 +56,7 @@ impl Watch {
         Self {
             changes: None,
             _place: None,
-            _held: None,
+            held: Vec::new(),
         }
     }
 
@@ -65,14 +65,14 @@ impl Watch {
         Self {
             changes: Some(changes),
             _place: None,
-            _held: None,
+            held: Vec::new(),
         }
     }
 
     /// Keeps a value for as long as the watch lives, such as a subscription at the server that ends when the value is
-    /// dropped.
+    /// dropped. What was kept before is kept as well.
     pub fn holding(mut self, held: impl Any + Send + Sync) -> Self {
-        self._held = Some(Box::new(held));
+        self.held.push(Box::new(held));
         self
     }
 
@@ -165,7 +165,7 @@ impl Watchers {
                     registry: Arc::clone(&self.0),
                     key,
                 }),
-                _held: None,
+                held: Vec::new(),
             },
             None => Watch::none(),
         }
@@ -315,5 +315,16 @@ mod tests {
             assert!(watch.is_none());
             assert!(format!("{watchers:?}").contains("keys: 0"));
         }
+    }
+
+    #[test]
+    fn all_that_a_watch_is_to_hold_is_held_until_it_is_dropped() {
+        let held = [Arc::new(1), Arc::new(2)];
+        let watch = held
+            .iter()
+            .fold(Watch::none(), |watch, held| watch.holding(Arc::clone(held)));
+        assert_eq!(held.each_ref().map(Arc::strong_count), [2, 2]);
+        drop(watch);
+        assert_eq!(held.each_ref().map(Arc::strong_count), [1, 1]);
     }
 }

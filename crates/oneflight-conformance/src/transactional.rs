@@ -1,4 +1,4 @@
-//! The checks of a store in whose own transaction the work runs: one function a promise, named after it.
+//! What a store must do whose own transaction the work runs in: the checks, one function a promise, named after it.
 
 use std::error::Error;
 use std::future::Future;
@@ -30,67 +30,61 @@ pub type Written<'c> = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Se
 
 /// An empty store, and an empty table of the test's own in the same database. Clones share it.
 pub trait Ledger: Clone + Send + Sync + 'static {
-    /// The store to check.
+    /// What is checked.
     type Store: TransactionalStore;
 
-    /// Returns the store.
+    /// The store.
     fn store(&self) -> &Self::Store;
 
     /// Inserts a row into the table, in the transaction of this connection.
     fn write<'c>(&self, connection: &'c mut <Self::Store as TransactionalStore>::Connection) -> Written<'c>;
 
-    /// Returns how many rows of the table are committed.
+    /// How many rows of the table are committed.
     fn rows(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
 /// Runs the suite of what [`TransactionalStore`] promises. `make` returns an empty store and table.
 ///
-/// For a store over SQLite (`oneflight-sqlite` runs its own like this):
-///
-/// ```ignore
-/// use oneflight::store::StoreError;
+/// ```
+/// # use std::io;
+/// # struct Connection;
+/// # impl Connection { async fn execute(&mut self, _sql: &str) -> io::Result<()> { Ok(()) } }
+/// # async fn count(_sql: &str) -> io::Result<u64> { Ok(0) }
+/// use oneflight::store::{StoreError, TransactionalStore};
 /// use oneflight_conformance::{Failure, Ledger, Written, run_transactional};
-/// use oneflight_sqlite::SqliteStore;
 ///
 /// #[derive(Clone)]
-/// struct Orders(SqliteStore);
+/// struct Orders<S>(S);
 ///
-/// impl Ledger for Orders {
-///     type Store = SqliteStore;
+/// impl<S: TransactionalStore<Connection = Connection> + Clone> Ledger for Orders<S> {
+///     type Store = S;
 ///
-///     fn store(&self) -> &SqliteStore {
+///     fn store(&self) -> &S {
 ///         &self.0
 ///     }
 ///
-///     fn write<'c>(&self, connection: &'c mut sqlx::SqliteConnection) -> Written<'c> {
+///     fn write<'c>(&self, connection: &'c mut Connection) -> Written<'c> {
 ///         Box::pin(async move {
-///             sqlx::query("INSERT INTO orders DEFAULT VALUES").execute(connection).await?;
+///             connection.execute("INSERT INTO orders DEFAULT VALUES").await?;
 ///             Ok(())
 ///         })
 ///     }
 ///
 ///     async fn rows(&self) -> Result<u64, StoreError> {
-///         let count = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(self.0.pool());
-///         count.await.map_err(StoreError::unavailable)
+///         count("SELECT count(*) FROM orders").await.map_err(StoreError::unavailable)
 ///     }
 /// }
 ///
-/// #[tokio::test]
-/// async fn keeps_its_promises() -> Result<(), Failure> {
-///     run_transactional(async || {
-///         let folder = tempfile::tempdir().unwrap().keep(); // A new database each time.
-///         let store = SqliteStore::open(folder.join("orders.db")).await.unwrap();
-///         let table = sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY)");
-///         table.execute(store.pool()).await.unwrap();
-///         Orders(store)
-///     })
-///     .await
-/// }
+/// # async fn example<S>(open: impl AsyncFn() -> S) -> Result<(), Failure>
+/// # where S: TransactionalStore<Connection = Connection> + Clone {
+/// // Each time a new database, with an empty table of orders.
+/// run_transactional(async || Orders(open().await)).await
+/// # }
 /// ```
 ///
 /// # Errors
 ///
-/// Returns the first promise that is not kept.
+/// The first promise that is not kept.
 pub async fn run_transactional<L: Ledger>(make: impl AsyncFn() -> L) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(
@@ -219,7 +213,7 @@ impl<L: Ledger> Desk<L> {
     }
 }
 
-/// Executes once and writes a row; returns the attempt if it ran.
+/// One execution that writes a row; answers with the attempt if it ran.
 async fn execute<L: Ledger>(ledger: &L, request: ClaimRequest, wish: Wish, seed: u8) -> Outcome<u32> {
     let writes = ledger.clone();
     let work = ledger.store().transact(request, move |mut open| async move {
@@ -315,7 +309,7 @@ async fn another_fingerprint_is_a_conflict<L: Ledger>(desk: &Desk<L>) -> Checked
 async fn a_claim_outside_is_respected<L: Ledger>(desk: &Desk<L>) -> Checked {
     let id = desk.id(1)?;
     let claim = desk.claim(ClaimRequest::new(&id, LONG)).await?;
-    // Its own holder is no exception, nor is one that would take over what is over.
+    // Its own holder is no exception, nor is one who would take over what is over.
     for takeover in [Takeover::Never, Takeover::Expired, Takeover::Of(claim.token())] {
         let request = ClaimRequest::new(&id, LONG).takeover(takeover);
         match desk.ok(desk.execute(request, Wish::Commit, 2).await)? {
@@ -357,7 +351,7 @@ async fn a_transaction_is_respected_outside<L: Ledger>(desk: &Desk<L>) -> Checke
             .claim(request.patience(Duration::from_millis(50)))
             .await
         {
-            // A store with one writer says that it is busy, and not with what.
+            // A store with one writer says that the writer is at work, and not on what.
             Ok(ClaimOutcome::Denied(Denied::InProgress { .. })) | Err(StoreError::Busy { .. }) => {}
             answered => {
                 let outcome = desk.ok(answered)?;
@@ -452,7 +446,7 @@ async fn what_escapes_leaves_nothing<L: Ledger>(desk: &Desk<L>) -> Checked {
         let Ok(mut escaped) = escaped.await else {
             return desk.failure("the work of a new identity was not called");
         };
-        // It does not matter whether it can still be written to.
+        // Whether it can be written to still is of no account.
         let _ = desk.ledger.write(&mut escaped).await;
         desk.rows(0).await?;
         drop(escaped);

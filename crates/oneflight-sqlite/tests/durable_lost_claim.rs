@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use oneflight::idempotency::{Effect, ErrorKind, Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::record::{FencingToken, Record, RecordedResult};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
 use oneflight_sqlite::SqliteStore;
+
+#[path = "../../../tests/common/inner.rs"]
+#[macro_use]
+mod inner;
 
 /// A store which takes the first claim and loses the answer, and does not take the next one.
 struct Loses {
@@ -31,29 +34,7 @@ impl Store for Loses {
         }
     }
 
-    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        self.inner.renew(id, token, lease).await
-    }
-
-    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
-        self.inner.end_lease(id, token, left).await
-    }
-
-    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        self.inner.complete(claim, result, retention).await
-    }
-
-    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
-        self.inner.release(claim).await
-    }
-
-    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
-        self.inner.load(id).await
-    }
-
-    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        self.inner.purge(limit).await
-    }
+    all_but_claim!();
 }
 
 #[tokio::test]

@@ -18,7 +18,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::case::Case;
@@ -139,8 +138,7 @@ impl<S: Store> Asked<S> {
             return None;
         }
         let (case, holder) = (self.case.clone(), self.holder);
-        let runtime = Handle::try_current().unwrap_or_else(|_| self.case.runtime.clone());
-        Some(Ending::of(&self.case, &runtime, async move {
+        Some(Ending::of(&self.case, async move {
             let (shared, id) = (&case.shared, &case.id);
             let Some(question) = question else {
                 return disown(shared, id, holder).await;

@@ -9,8 +9,7 @@ use crate::idempotency::shared::Shared;
 use crate::idempotency::timer;
 use crate::identity::RequestIdentity;
 
-/// A request, the store that is asked about it, and the runtime on which its claims are seen to their end. Cloning is
-/// cheap.
+/// A request, the store that is asked about it, and the runtime on which its flight began. Cloning is cheap.
 pub(in crate::idempotency) struct Case<S> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) id: RequestIdentity,

@@ -12,7 +12,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -25,7 +24,7 @@ use crate::idempotency::codec::bounded;
 use crate::idempotency::error::{Error, ErrorKind};
 use crate::idempotency::recovery::Encoded;
 use crate::idempotency::shared::Shared;
-use crate::idempotency::timer::{after, pause, within};
+use crate::idempotency::timer::{self, after, pause, within};
 use crate::identity::RequestIdentity;
 use crate::record::{HolderId, RecordedResult, State, Verdict};
 use crate::store::{Claim, Store, StoreError};
@@ -168,7 +167,11 @@ pub(super) struct Ending(JoinHandle<bool>);
 
 impl Ending {
     /// Has a task see to an end, which returns whether nothing is left of the claim.
-    pub(super) fn of<S>(case: &Case<S>, runtime: &Handle, end: impl Future<Output = bool> + Send + 'static) -> Self {
+    ///
+    /// The task runs where this is called, since the runtime on which the flight began may be gone. It runs on that one
+    /// where no runtime with timers is, since stores need them.
+    pub(super) fn of<S>(case: &Case<S>, end: impl Future<Output = bool> + Send + 'static) -> Self {
+        let runtime = timer::runtime().unwrap_or_else(|_| case.runtime.clone());
         let ends = &case.shared.ends;
         ends.send_modify(|ends| *ends += 1);
         let under_way = UnderWay {

@@ -12,7 +12,6 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::case::Case;
@@ -104,10 +103,10 @@ impl<S: Store> Granted<S> {
             return None;
         }
         let (case, claim) = (self.case.clone(), self.claim.again());
-        let runtime = Handle::try_current().unwrap_or_else(|_| self.case.runtime.clone());
-        Some(Ending::of(&self.case, &runtime, async move {
-            give_up(&case.shared, &claim).await
-        }))
+        Some(Ending::of(
+            &self.case,
+            async move { give_up(&case.shared, &claim).await },
+        ))
     }
 }
 

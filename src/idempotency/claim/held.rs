@@ -67,7 +67,7 @@ impl<S: Store> Held<S> {
     pub(in crate::idempotency) async fn release(self) {
         let Self { case, claim, lease } = self;
         let of = case.clone();
-        let ending = Ending::of(&of, &of.runtime, async move {
+        let ending = Ending::of(&of, async move {
             lease.stop().await;
             give_up(&case.shared, &claim).await
         });
@@ -78,7 +78,7 @@ impl<S: Store> Held<S> {
     pub(in crate::idempotency) async fn leave_in_doubt(self) {
         let Self { case, claim, lease } = self;
         let of = case.clone();
-        let ending = Ending::of(&of, &of.runtime, async move {
+        let ending = Ending::of(&of, async move {
             lease.stop().await;
             let_go(&case.shared, &claim, case.shared.settle).await
         });
