@@ -46,12 +46,23 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 /// Runs the suite of what [`TransactionalStore`] promises. `make` returns an empty store and table.
 ///
 /// ```
-/// # use std::io;
-/// # struct Connection;
-/// # impl Connection { async fn execute(&mut self, _sql: &str) -> io::Result<()> { Ok(()) } }
-/// # async fn count(_sql: &str) -> io::Result<u64> { Ok(0) }
 /// use oneflight::store::{StoreError, TransactionalStore};
 /// use oneflight_conformance::{Failure, Ledger, Written, run_transactional};
+/// use std::io;
+///
+/// /// Stands for the connection of your store's driver.
+/// struct Connection;
+///
+/// impl Connection {
+///     async fn execute(&mut self, _sql: &str) -> io::Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// /// Stands for a query on a connection of its own.
+/// async fn count(_sql: &str) -> io::Result<u64> {
+///     Ok(0)
+/// }
 ///
 /// #[derive(Clone)]
 /// struct Orders<S>(S);
@@ -75,16 +86,18 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 ///     }
 /// }
 ///
-/// # async fn example<S>(open: impl AsyncFn() -> S) -> Result<(), Failure>
-/// # where S: TransactionalStore<Connection = Connection> + Clone {
-/// // Each time a new database, with an empty table of orders.
-/// run_transactional(async || Orders(open().await)).await
-/// # }
+/// /// `open` makes a new database each time, with an empty table of orders.
+/// async fn check<S>(open: impl AsyncFn() -> S) -> Result<(), Failure>
+/// where
+///     S: TransactionalStore<Connection = Connection> + Clone,
+/// {
+///     run_transactional(async || Orders(open().await)).await
+/// }
 /// ```
 ///
 /// # Errors
 ///
-/// The first promise that is not kept.
+/// Returns the first promise that is not kept.
 pub async fn run_transactional<L: Ledger>(make: impl AsyncFn() -> L) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(

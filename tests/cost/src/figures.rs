@@ -72,7 +72,7 @@ impl Kept {
     ///
     /// # Errors
     ///
-    /// If it is not what [`file`] writes.
+    /// If it is not what [`file()`] writes.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut sections: BTreeMap<String, toml::Value> =
             toml::from_str(text).map_err(|error| format!("the kept figures cannot be read: {error}"))?;
