@@ -189,6 +189,54 @@ async fn a_lease_is_renewed_where_the_work_goes_on_when_its_runtime_is_not_drive
     idle.shutdown_background();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_does_not_run_out_while_its_renewal_is_stopped_on_a_runtime_that_is_not_driven() {
+    let lease = LEASE * 5;
+    let idem = process(MemoryStore::new())
+        .lease(lease)
+        .settle(lease * 20)
+        .drive(Drive::InPlace)
+        .build();
+    let work = Work::default();
+    let call = || {
+        let (idem, work) = (idem.clone(), work.clone());
+        async move {
+            let executed = move |_: Context| async move {
+                work.executions.fetch_add(1, Ordering::SeqCst);
+                work.finish.notified().await;
+                Err::<(), Unfinished>(Unknown::because("no answer").into())
+            };
+            idem.try_run(id("key"), executed).await
+        }
+    };
+    let idle = Builder::new_current_thread().enable_all().build().unwrap();
+    let leading = call();
+    let (idle, leader) = tokio::task::spawn_blocking(move || {
+        let mut leader = Box::pin(leading);
+        idle.block_on(async { assert!((&mut leader).now_or_never().is_none()) });
+        (idle, leader)
+    })
+    .await
+    .unwrap();
+    assert_eq!(work.executions(), 1);
+    let follower = tokio::spawn(call());
+    // Before it is noticed that the lease is not renewed.
+    sleep(lease / 4).await;
+    work.finish.notify_one();
+
+    let over = Instant::now() + lease * 2;
+    while Instant::now() < over {
+        let record = idem.status(&id("key")).await.unwrap().expect("it is in progress");
+        let left = record.lease_remaining().expect("it has no result");
+        assert!(!left.is_zero(), "the policy may be asked before it has settled");
+        sleep(lease / 100).await;
+    }
+    let error = follower.await.unwrap().expect_err("it has no value");
+    assert!(matches!(error.kind(), ErrorKind::Unknown(_)), "{error:?}");
+    drop(leader);
+    idle.shutdown_background();
+}
+
 #[test]
 fn where_nobody_can_renew_a_lease_the_work_learns_that_it_is_lost() {
     let lines = Lines::default();

@@ -194,13 +194,15 @@ impl<S: Store> Lease<S> {
         self.keeper.concluding.store(true, Ordering::SeqCst);
     }
 
-    /// Stops renewing, and waits until a renewal that is under way is over, so that it does not undo what is done to
-    /// the lease from now on.
+    /// Stops renewing, and waits until a renewal that is under way is over, so that it does not prolong what is done to
+    /// the lease from now on. This waits no longer than the next renewal could: if the task does not get its turn, or
+    /// the store does not answer, the claim still has to be ended under its lease.
     pub(super) async fn stop(mut self) {
         self.concluding();
         self.keeper.stop.send_replace(true);
+        let limit = self.overdue().min(after(self.keeper.case.shared.lease));
         if let Some(task) = &mut self.task {
-            let _ = within(self.keeper.case.shared.lease, task).await;
+            let _ = until(limit, task).await;
         }
     }
 }
