@@ -176,10 +176,11 @@ fn asked_the_user_may_know_the_result() {
             }
         });
         let idem = Idempotency::builder(store).recovery(recovery).build();
-        for _ in 0..2 {
+        // The attempt in doubt, then the one that the finding was recorded as.
+        for attempt in [1, 2] {
             let reply: Reply<String> = idem.run(id("ask"), |_| async { panic!("run again") }).await.unwrap();
             assert_eq!((reply.as_str(), reply.origin()), ("found", Origin::Replayed));
-            assert_eq!(reply.attempt(), 2, "what is found out counts as an attempt");
+            assert_eq!(reply.attempt(), attempt);
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     });

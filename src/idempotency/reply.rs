@@ -77,8 +77,9 @@ impl<T> Reply<T> {
 
     /// Returns the number of the attempt whose result this is: 1 unless an earlier attempt ended in doubt.
     ///
-    /// A result that a policy or an operator found out counts as an attempt of its own. So a replay is of attempt 2 if
-    /// attempt 1 was [resolved](crate::idempotency::Idempotency::resolve) as completed.
+    /// A result that a policy or an operator found out is recorded as the next attempt's. So a replay is of attempt 2 if
+    /// attempt 1 was [resolved](crate::idempotency::Idempotency::resolve) as completed. Only the call that asked the
+    /// policy is given the number of the attempt that was in doubt.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
