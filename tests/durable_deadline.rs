@@ -11,7 +11,7 @@ use futures::future::join_all;
 use oneflight::idempotency::{Error, ErrorKind, Idempotency, IdempotencyBuilder, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store};
-use oneflight::{Drive, OnAbandon};
+use oneflight::{Drive, Effect, MemoryStore, OnAbandon, Recovery, Reply};
 use scripted::{Fault, Op, Scripted};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -188,4 +188,29 @@ async fn who_does_not_wait_still_shares_a_claim_that_is_being_asked_for() {
         matches!(answer.as_ref().map_err(Error::kind), Err(ErrorKind::InProgress { .. })) && took < MOMENT,
         "{took:?}"
     );
+}
+
+#[tokio::test]
+async fn a_policy_that_never_answers_keeps_no_caller_beyond_its_wait() {
+    let policy = Recovery::ask(|_| std::future::pending());
+    let idem = Idempotency::builder(MemoryStore::new())
+        .settle(Duration::ZERO)
+        .recovery(policy);
+    let idem = idem.wait(Duration::from_millis(300)).build();
+    let died = idem.run(id("k"), |_| async { panic!("on purpose") }).await;
+    assert!(died.map(|reply: Reply<()>| drop(reply)).is_err());
+    let calls = join_all((0..2).map(|_| idem.run(id("k"), |_| async { 1 })));
+    let answers = timeout(Duration::from_secs(9), calls)
+        .await
+        .expect("each is answered within its wait");
+    for error in answers.into_iter().map(Result::unwrap_err) {
+        let told = matches!(
+            error.kind(),
+            ErrorKind::InDoubt { attempt: 1 } | ErrorKind::InProgress { .. }
+        );
+        assert!(told && error.effect() == Effect::Unknown, "{error:?}");
+    }
+    timeout(Duration::from_secs(9), idem.drain())
+        .await
+        .expect("nothing is in flight any more");
 }

@@ -268,6 +268,17 @@ impl PostgresStore {
         in_time(limit, look.fetch_one(connection)).await
     }
 
+    /// Undoes what the work did, if its transaction is still the one that was begun: the one that has the savepoint, unless its
+    /// number is another one.
+    async fn undo(&self, connection: &mut PgConnection, granted: &Granted) -> Result<Undone, StoreError> {
+        match self.in_time(sqlx::raw_sql(UNDO).fetch_one(connection)).await {
+            Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number) => Ok(Undone::Work),
+            Ok(_) => Ok(Undone::Nothing),
+            Err(error) if is_transaction_over(&error) => Ok(Undone::Nothing),
+            Err(error) => Ok(Undone::Unknown(error)),
+        }
+    }
+
     /// Ends the work's part as the work wants, up to the commit.
     async fn end(
         &self,
@@ -277,14 +288,12 @@ impl PostgresStore {
         ending: &Ending,
     ) -> Result<Ended, StoreError> {
         if let Ending::RollBack | Ending::Decline { .. } = ending {
-            // A transaction that still has the savepoint is the one that was begun, unless its number is another one.
-            match self.in_time(sqlx::raw_sql(UNDO).fetch_one(&mut *connection)).await {
-                Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number) => {}
-                Ok(_) => return Ok(Ended::Before),
-                Err(error) if is_transaction_over(&error) => return Ok(Ended::Before),
+            match self.undo(connection, granted).await? {
+                Undone::Work => {}
+                Undone::Nothing => return Ok(Ended::Before),
                 // The connection is lost, and the transaction with it: `COMMIT` was never said.
-                Err(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::Lost),
-                Err(error) => return Err(rolled_back(error)),
+                Undone::Unknown(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::Lost),
+                Undone::Unknown(error) => return Err(rolled_back(error)),
             }
         }
         let (result, retention) = match ending {
@@ -305,7 +314,16 @@ impl PostgresStore {
             .bind(&granted.number)
             .bind(granted.seen.map(number))
             .persistent(self.prepares);
-        let row = self.in_time(record.fetch_one(connection)).await.map_err(not_recorded)?;
+        let row = match self.in_time(record.fetch_one(&mut *connection)).await {
+            Ok(row) => row,
+            // That says nothing of a transaction that the work had ended before, and of what it kept after that.
+            Err(error) => {
+                return match self.undo(connection, granted).await? {
+                    Undone::Nothing => Ok(Ended::Before),
+                    Undone::Work | Undone::Unknown(_) => Err(not_recorded(error)),
+                };
+            }
+        };
         if !column::<bool>(&row, 0)? {
             return Ok(Ended::Before);
         }
@@ -316,6 +334,16 @@ impl PostgresStore {
             )),
         }
     }
+}
+
+/// What of the work was undone.
+enum Undone {
+    /// All of it.
+    Work,
+    /// Nothing: the work had ended the transaction.
+    Nothing,
+    /// The connection is lost.
+    Unknown(sqlx::Error),
 }
 
 /// Waits for the server no longer than this. The connection must not be used any more then.

@@ -314,6 +314,37 @@ async fn a_transaction_of_the_work_s_inside_is_a_savepoint() {
     assert_eq!(orders(&pool).await, 1);
 }
 
+#[tokio::test]
+async fn what_work_keeps_after_a_rollback_of_its_own_is_told_however_its_record_fails() {
+    for then in [
+        "SET default_transaction_read_only = on",
+        "BEGIN; SELECT 1/0",
+        "BEGIN READ ONLY",
+    ] {
+        let (_schema, store) = shop().await;
+        let idem = Idempotency::builder(store.clone()).build();
+        let ended = idem.run_in_tx(id("k"), move |mut tx| async move {
+            sqlx::raw_sql("ROLLBACK").execute(&mut *tx).await?;
+            // In a transaction of its own.
+            sqlx::query(INSERT).execute(&mut *tx).await?;
+            let _ = sqlx::raw_sql(then).execute(&mut *tx).await;
+            Ok(1)
+        });
+        let error = ended.await.unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::Store(StoreError::CommittedByWork)),
+            "{then}: {error:?}"
+        );
+        assert_eq!(
+            (error.effect(), orders(store.pool()).await),
+            (Effect::Unknown, 1),
+            "{then}"
+        );
+        let again = idem.run_in_tx(id("k"), |_| async { Ok(2) }).await.unwrap_err();
+        assert!(matches!(again.kind(), ErrorKind::InDoubt { .. }), "{then}: {again:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_that_ends_its_transaction_is_told_so_and_left_in_doubt() {
     let (_schema, store) = shop().await;

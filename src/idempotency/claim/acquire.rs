@@ -277,7 +277,12 @@ impl<'a, S: Store> Acquire<'a, S> {
             Recovery::Hold | Recovery::Rerun => Resolution::Hold,
             Recovery::Ask(ask) => {
                 let id = id.clone();
-                ask(Doubt { id, attempt }).await
+                // In progress meanwhile. What the policy does not find out within the wait is left as it is.
+                self.progress.wait(LOCK_PATIENCE);
+                let asked = ask(Doubt { id, attempt });
+                within(self.progress.patience(), asked)
+                    .await
+                    .unwrap_or(Resolution::Hold)
             }
         };
         match resolution {
