@@ -46,6 +46,9 @@ impl Recovery {
     /// Makes a policy that asks a function, which may look at the world: does the payment exist under its downstream
     /// key?
     ///
+    /// The function has as much time as the callers of the request wait. If it takes longer, the request is held this time,
+    /// and the next call asks again. Several processes may ask at once.
+    ///
     /// **Not found is not the same as not done.** A call that was cut off, by a time-out or a crash, may still land
     /// after the function has looked; the work is then run a second time. So the function must not look before nothing
     /// can land any more. When that is depends on what the work calls: on how long it goes on with a request whose

@@ -78,6 +78,10 @@ use crate::unwind::{Payload, catch};
 /// * PostgreSQL commits what it is told to. That is noticed when the work has ended, is an error whose effect is
 ///   unknown, and leaves the request in doubt until an operator decides.
 ///
+/// A nested `begin()` that is cancelled, by a timeout for example, makes `sqlx` roll back the whole transaction. In
+/// PostgreSQL, the statements after it commit on their own. That is noticed as well, unless the connection is lost before
+/// the work ends: let a nested `begin()` end.
+///
 /// A `Tx` that still exists when the work is over has escaped: in a static, in a task that the work did not wait for,
 /// or leaked. Then nothing is kept, and the call fails with [`StoreError::TransactionEscaped`], unless the work failed
 /// by itself. The place in the pool is taken until the `Tx` is dropped, which closing the pool waits for, and its
@@ -153,7 +157,7 @@ impl<S: TransactionalStore> fmt::Debug for Tx<S> {
 /// before.
 ///
 /// So a request that can never succeed, such as one that violates a constraint, should be told apart and be
-/// [`Declined`](Self::Declined). A violation that the work lets pass is told apart all the same, as
+/// [`Declined`](Self::Declined). A violation that the work returns by `?` is told apart all the same, as
 /// [`RollbackKind::Violation`]. To its client it is a fault of the service.
 pub enum Rollback<T> {
     /// Declines for good: the rows are rolled back, and this answer is recorded and replayed.

@@ -98,8 +98,15 @@ pub(super) async fn one_of_many_gets_the_claim<S: Store, P: AsyncFn(Duration)>(p
 pub(super) async fn identities_do_not_disturb_each_other<S: Store, P: AsyncFn(Duration)>(
     probe: &Probe<'_, S, P>,
 ) -> Checked {
-    // Equal keys in other scopes, and a scope and key that run into the same text.
-    let pairs = [("a", "bc"), ("ab", "c"), ("a", "c"), ("ab", "bc")];
+    // Equal keys in other scopes, a scope and key that run into the same text, and what a collation takes for equal.
+    let pairs = [
+        ("a", "bc"),
+        ("ab", "c"),
+        ("a", "c"),
+        ("ab", "bc"),
+        ("A", "bc"),
+        ("a", "BC"),
+    ];
     let mut claims = Vec::new();
     for (scope, key) in pairs {
         let Ok(id) = RequestIdentity::new(oneflight::identity::Scope::new(scope), key) else {
@@ -293,6 +300,52 @@ pub(super) async fn a_renewal_never_shortens_a_lease<S: Store, P: AsyncFn(Durati
         ClaimOutcome::Denied(Denied::InDoubt { .. }) => Ok(()),
         other => probe.failure(format!("after the end that was set: {}", name(&other))),
     }
+}
+
+pub(super) async fn a_lease_that_is_ended_later_lasts_until_then<S: Store, P: AsyncFn(Duration)>(
+    probe: &Probe<'_, S, P>,
+) -> Checked {
+    let id = probe.id("settles")?;
+    let claim = probe.claim(&id, SHORT).await?;
+    probe.ok(probe.store.end_lease(&id, claim.token(), LONG).await)?;
+    probe.pass(LATER).await;
+    match probe.ask(&id, LONG, Takeover::Expired).await? {
+        ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining > LONG / 2 => Ok(()),
+        other => probe.failure(format!(
+            "until an end that is later than the lease's own: {}",
+            name(&other)
+        )),
+    }
+}
+
+pub(super) async fn a_lease_that_is_over_is_renewed_while_nobody_took_over<S: Store, P: AsyncFn(Duration)>(
+    probe: &Probe<'_, S, P>,
+) -> Checked {
+    let id = probe.id("renewed-late")?;
+    let claim = probe.claim(&id, Duration::ZERO).await?;
+    probe.ok(probe.store.renew(&id, claim.token(), LONG).await)?;
+    match probe.ask(&id, LONG, Takeover::Expired).await? {
+        ClaimOutcome::Denied(Denied::InProgress { .. }) => {}
+        other => return probe.failure(format!("after a renewal of a lease that was over: {}", name(&other))),
+    }
+    // And may be given back as late.
+    let id = probe.id("released-late")?;
+    let claim = probe.claim(&id, Duration::ZERO).await?;
+    probe.ok(probe.store.release(claim).await)?;
+    probe.claim(&id, LONG).await.map(drop)
+}
+
+pub(super) async fn what_was_released_is_not_completed<S: Store, P: AsyncFn(Duration)>(
+    probe: &Probe<'_, S, P>,
+) -> Checked {
+    let id = probe.id("released")?;
+    let claim = probe.claim(&id, LONG).await?;
+    let (token, late) = (claim.token(), Claim::new(id.clone(), claim.token(), 1, None));
+    probe.ok(probe.store.release(claim).await)?;
+    let answer = probe.store.complete(late, result(1), LONG).await;
+    probe.outdated(answer, token, "a holder completes what it released")?;
+    let known = probe.ok(probe.store.load(&id).await)?;
+    probe.require(known.is_none(), "what was released is known")
 }
 
 pub(super) async fn a_lease_that_is_ended_is_over<S: Store, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {

@@ -48,6 +48,10 @@ enum Defect {
     CountsBackwards,
     KeepsForever,
     ShortensLeases,
+    IgnoresCase,
+    EndsOnlySooner,
+    RenewsOnlyWhatRuns,
+    RecordsWhatWasReleased,
 }
 
 /// A memory store with a defect.
@@ -85,6 +89,10 @@ impl Store for Broken {
                 return Ok(ClaimOutcome::Granted(Claim::new(request.id.clone(), token, 1, None)));
             }
             Defect::IgnoresFingerprints => request.id = bare,
+            Defect::IgnoresCase => {
+                let key = request.id.key().to_lowercase();
+                request.id = RequestIdentity::from_stored(&request.id.scope().to_lowercase(), &key).unwrap();
+            }
             Defect::NeverTakesOver => request = request.takeover(Takeover::Never),
             Defect::TakesOverUnasked => request = request.takeover(Takeover::Expired),
             _ => {}
@@ -103,13 +111,21 @@ impl Store for Broken {
         let token = self.valid(id, token).await;
         match self.defect {
             Defect::ShortensLeases => self.store.end_lease(id, token, lease).await,
+            Defect::RenewsOnlyWhatRuns
+                if (self.store.load(id).await?).and_then(|it| it.lease_remaining()) == Some(Duration::ZERO) =>
+            {
+                Err(StoreError::Outdated { token })
+            }
             _ => self.store.renew(id, token, lease).await,
         }
     }
 
     async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
         let token = self.valid(id, token).await;
-        self.store.end_lease(id, token, left).await
+        match self.defect {
+            Defect::EndsOnlySooner if left > Duration::from_secs(60) => Ok(()),
+            _ => self.store.end_lease(id, token, left).await,
+        }
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
@@ -117,6 +133,13 @@ impl Store for Broken {
         let claim = Claim::new(claim.id().clone(), token, claim.attempt(), None);
         match self.defect {
             Defect::ForgetsResults => self.store.release(claim).await,
+            Defect::RecordsWhatWasReleased if self.store.load(claim.id()).await?.is_none() => {
+                let request = ClaimRequest::new(claim.id(), Duration::from_secs(60));
+                match self.store.claim(request).await? {
+                    ClaimOutcome::Granted(claim) => self.store.complete(claim, result, retention).await,
+                    ClaimOutcome::Denied(_) => Ok(()),
+                }
+            }
             Defect::KeepsForever => self.store.complete(claim, result, Duration::MAX).await,
             _ => self.store.complete(claim, result, retention).await,
         }
@@ -157,6 +180,13 @@ async fn a_broken_store_does_not_conform() {
         (Defect::CountsBackwards, "a_new_identity_is_granted"),
         (Defect::KeepsForever, "after_retention_an_identity_is_new"),
         (Defect::ShortensLeases, "a_renewal_never_shortens_a_lease"),
+        (Defect::IgnoresCase, "identities_do_not_disturb_each_other"),
+        (Defect::EndsOnlySooner, "a_lease_that_is_ended_later_lasts_until_then"),
+        (
+            Defect::RenewsOnlyWhatRuns,
+            "a_lease_that_is_over_is_renewed_while_nobody_took_over",
+        ),
+        (Defect::RecordsWhatWasReleased, "what_was_released_is_not_completed"),
     ];
     for (defect, check) in expected {
         let failure = conformance::run(async || Broken::new(defect))
