@@ -205,6 +205,14 @@ mod traced {
         );
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn unscoped() {
+        tracing::warn!(
+            target: TARGET,
+            "an IdempotencyLayer has no scope: the clients of its routes share their keys; set `scope`, or say `unscoped`"
+        );
+    }
+
     #[cfg(feature = "durable")]
     pub(crate) fn unreadable(token: u64, error: &dyn Display) {
         tracing::error!(
@@ -300,6 +308,9 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_purged(_error: &dyn Error) {}
+
+    #[cfg(feature = "http")]
+    pub(crate) fn unscoped() {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn unreadable(_token: u64, _error: &dyn Display) {}

@@ -142,6 +142,11 @@ fn key_reused() -> Problem {
     )
 }
 
+/// A duplicate of a request in flight that does not wait for it.
+pub(super) fn in_flight() -> Problem {
+    in_progress(SOON).with_member("effect", "unknown")
+}
+
 fn in_progress(retry_after: Duration) -> Problem {
     Problem::of_kind(
         StatusCode::CONFLICT,
@@ -176,6 +181,12 @@ fn unavailable() -> Problem {
     )
     .with_detail("Repeat the request with the same key after the time in Retry-After: that is safe in every case.")
     .with_retry_after(SOON)
+}
+
+/// A transaction is asked for where there is none, or twice.
+#[cfg(feature = "axum")]
+pub(super) fn misplaced() -> Problem {
+    internal(Effect::Nothing)
 }
 
 fn internal(effect: Effect) -> Problem {
