@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(1);
 impl From<KeyError> for Problem {
     fn from(error: KeyError) -> Self {
         let (type_uri, title) = match error {
-            KeyError::Missing => (kind::KEY_MISSING, "An idempotency key is required"),
+            KeyError::Missing { .. } => (kind::KEY_MISSING, "An idempotency key is required"),
             KeyError::Body { .. } => (kind::BODY_MALFORMED, "The body cannot be read"),
             _ => (kind::KEY_MALFORMED, "The idempotency key is malformed"),
         };

@@ -78,6 +78,7 @@
 
 mod body;
 mod correlation;
+mod fingerprints;
 mod key;
 pub mod kind;
 mod mapping;
@@ -85,5 +86,8 @@ mod problem;
 
 pub use body::BodyFormat;
 pub use correlation::{CorrelationId, CorrelationIdError, X_CORRELATION_ID, X_REQUEST_ID};
-pub use key::{IDEMPOTENCY_KEY, KEY_FIELD, KeyError, KeyPlace, find_key, form_key, header_key, json_key, require_key};
+pub use fingerprints::Fingerprints;
+pub use key::{
+    IDEMPOTENCY_KEY, KEY_FIELD, KeyError, KeyPlace, KeySource, find_key, form_key, header_key, json_key, require_key,
+};
 pub use problem::Problem;
