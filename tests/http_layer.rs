@@ -73,8 +73,17 @@ where
 #[tokio::test]
 async fn a_request_that_is_sent_again_gets_the_first_answer() {
     let (app, calls) = app(layer(), |call| {
-        let lines = [("x-line", "1"), ("set-cookie", "a=1"), ("x-line", "2"), ("date", "then")];
-        (StatusCode::CREATED, axum::response::AppendHeaders(lines), format!("order {call}"))
+        let lines = [
+            ("x-line", "1"),
+            ("set-cookie", "a=1"),
+            ("x-line", "2"),
+            ("date", "then"),
+        ];
+        (
+            StatusCode::CREATED,
+            axum::response::AppendHeaders(lines),
+            format!("order {call}"),
+        )
     });
     let first = send(&app, request("k", "tea")).await;
     assert_eq!((first.status(), origin(&first)), (StatusCode::CREATED, "executed"));
@@ -89,7 +98,10 @@ async fn a_request_that_is_sent_again_gets_the_first_answer() {
     let lines: Vec<_> = again.headers().get_all("x-line").iter().collect();
     assert_eq!(lines, ["1", "2"]);
     assert!(!again.headers().contains_key("set-cookie"));
-    assert_ne!(again.headers().get("date").map(|date| date.as_bytes()), Some(&b"then"[..]));
+    assert_ne!(
+        again.headers().get("date").map(|date| date.as_bytes()),
+        Some(&b"then"[..])
+    );
     assert_eq!(bytes(again).await, "order 1");
     assert_eq!(calls.count(), 1);
 }
@@ -105,7 +117,9 @@ async fn a_request_without_a_key_passes_through_unless_one_is_required() {
     }
     assert_eq!(calls.count(), 2);
 
-    let (strict, calls) = app(layer().required().documentation("https://shop.example/keys"), |call| call.to_string());
+    let (strict, calls) = app(layer().required().documentation("https://shop.example/keys"), |call| {
+        call.to_string()
+    });
     let refused = send(&strict, plain()).await;
     assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
     assert_eq!(refused.headers()["content-type"], "application/problem+json");
@@ -139,7 +153,12 @@ fn gated(layer: IdempotencyLayer) -> (Router, Calls, Arc<Semaphore>, Arc<Notify>
             format!("order {call}")
         }
     };
-    (Router::new().route("/orders", post(handler)).layer(layer), calls, gate, begun)
+    (
+        Router::new().route("/orders", post(handler)).layer(layer),
+        calls,
+        gate,
+        begun,
+    )
 }
 
 #[tokio::test]
@@ -218,7 +237,11 @@ async fn an_answer_too_large_to_record_is_shared_in_flight_and_replayed_as_an_ou
     let large = "x".repeat(600 * 1024);
     let body = large.clone();
     let (app, calls) = app(layer(), move |_| {
-        (StatusCode::CREATED, [("location", "/orders/1"), ("x-other", "1")], body.clone())
+        (
+            StatusCode::CREATED,
+            [("location", "/orders/1"), ("x-other", "1")],
+            body.clone(),
+        )
     });
     let (one, two) = join!(send(&app, request("k", "tea")), send(&app, request("k", "tea")));
     assert_eq!(two.headers()["x-other"], "1");
@@ -242,7 +265,11 @@ async fn an_answer_over_the_limit_is_streamed_to_its_own_client_only() {
         Body::from_stream(futures::stream::iter(pieces))
     });
     let (one, two) = join!(send(&app, request("k", "tea")), send(&app, request("k", "tea")));
-    let (own, other) = if origin(&one) == "executed" { (one, two) } else { (two, one) };
+    let (own, other) = if origin(&one) == "executed" {
+        (one, two)
+    } else {
+        (two, one)
+    };
     assert_eq!(bytes(own).await, "first second third");
     let told: Value = serde_json::from_slice(&bytes(other).await).unwrap();
     assert_eq!(told["type"], oneflight::http::kind::OUTCOME_ONLY);
@@ -305,7 +332,9 @@ async fn which_answers_are_recorded_is_a_policy() {
 
 #[tokio::test]
 async fn an_answer_with_cookies_can_be_kept_as_an_outcome_only() {
-    let (app, calls) = app(layer().cookies(Cookies::OutcomeOnly), |_| ([("set-cookie", "a=1")], "welcome"));
+    let (app, calls) = app(layer().cookies(Cookies::OutcomeOnly), |_| {
+        ([("set-cookie", "a=1")], "welcome")
+    });
     assert_eq!(bytes(send(&app, request("k", "tea")).await).await, "welcome");
     let again = send(&app, request("k", "tea")).await;
     assert!(!again.headers().contains_key("set-cookie"));

@@ -81,6 +81,7 @@ mod correlation;
 mod fingerprints;
 mod key;
 pub mod kind;
+pub mod layer;
 mod mapping;
 mod problem;
 

@@ -104,9 +104,15 @@ impl Problem {
 
     /// Makes a 408: the body did not arrive within `limit`.
     pub fn body_too_slow(limit: Duration) -> Self {
-        Self::of_kind(StatusCode::REQUEST_TIMEOUT, kind::BODY_TOO_SLOW, "The body did not arrive in time")
-            .with_detail(format!("The body may take up to {limit:?}: send it again, with the same key."))
-            .with_member("limit_ms", u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
+        Self::of_kind(
+            StatusCode::REQUEST_TIMEOUT,
+            kind::BODY_TOO_SLOW,
+            "The body did not arrive in time",
+        )
+        .with_detail(format!(
+            "The body may take up to {limit:?}: send it again, with the same key."
+        ))
+        .with_member("limit_ms", u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Makes a 403: it is not clear whose request it is, so there is no [scope](crate::Scope) for its key.
@@ -156,7 +162,10 @@ impl Problem {
     ///
     /// An address with characters that have no place in one is ignored: visible ASCII without `<` and `>` is accepted.
     pub fn with_documentation(mut self, uri: &str) -> Self {
-        if uri.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>')) {
+        if uri
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>'))
+        {
             let link = format!("<{uri}>; rel=\"describedby\"; type=\"text/html\"");
             self.0.documentation = HeaderValue::try_from(link).ok();
         }

@@ -243,13 +243,18 @@ impl<'a> Wire<'a> {
 
 fn lines(headers: &HeaderMap) -> Lines<'_> {
     let lines = headers.iter();
-    lines.map(|(name, value)| (name.as_str(), serde_bytes::Bytes::new(value.as_bytes()))).collect()
+    lines
+        .map(|(name, value)| (name.as_str(), serde_bytes::Bytes::new(value.as_bytes())))
+        .collect()
 }
 
 fn headers(lines: Lines<'_>) -> Result<HeaderMap, Box<dyn Error + Send + Sync>> {
     let mut headers = HeaderMap::with_capacity(lines.len());
     for (name, value) in lines {
-        headers.append(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_bytes(value)?);
+        headers.append(
+            HeaderName::from_bytes(name.as_bytes())?,
+            HeaderValue::from_bytes(value)?,
+        );
     }
     Ok(headers)
 }

@@ -173,7 +173,9 @@ impl<B: FromBody> Part<B> {
 
 impl fmt::Debug for Whole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Whole").field("bytes", &self.bytes.len()).finish_non_exhaustive()
+        f.debug_struct("Whole")
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
     }
 }
 

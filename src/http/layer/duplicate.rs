@@ -31,7 +31,9 @@ struct Watch {
 /// Returns work that tells whether it was left.
 pub(super) fn watched<L, T>(work: impl FnOnce(L) -> T) -> (Turn, impl FnOnce(L) -> T) {
     let left = Arc::new(AtomicBool::new(false));
-    let turn = Turn { left: Arc::clone(&left) };
+    let turn = Turn {
+        left: Arc::clone(&left),
+    };
     let mut watch = Watch { left, is_called: false };
     let watched = move |lent| {
         watch.called();

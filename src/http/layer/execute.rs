@@ -10,9 +10,7 @@ use http::Extensions;
 use parking_lot::Mutex;
 
 use super::answer::{Answer, Answered, Answers};
-use crate::idempotency::{
-    Codec, Context, Error, Idempotency, NotDone, Reply, Rollback, Tx, Unfinished, Unknown,
-};
+use crate::idempotency::{Codec, Context, Error, Idempotency, NotDone, Reply, Rollback, Tx, Unfinished, Unknown};
 use crate::identity::RequestIdentity;
 use crate::store::{Store, TransactionalStore};
 

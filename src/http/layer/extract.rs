@@ -4,7 +4,7 @@ use axum_core::extract::FromRequestParts;
 use http::request::Parts;
 
 use super::execute::Slot;
-use crate::http::key::KeyError;
+use crate::http::key::KeySource;
 use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Context, Tx};
@@ -41,6 +41,6 @@ impl<State: Send + Sync> FromRequestParts<State> for Context {
 fn missing(parts: &Parts) -> Problem {
     match parts.extensions.get::<Context>() {
         Some(_) => mapping::misplaced(),
-        None => KeyError::Missing.into(),
+        None => KeySource::new().missing().into(),
     }
 }

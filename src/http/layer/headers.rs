@@ -40,7 +40,9 @@ pub(super) fn sorted(all: &HeaderMap) -> Sorted {
 /// The fields that `Connection` says are of the connection.
 fn named_by_connection(all: &HeaderMap) -> Vec<HeaderName> {
     let values = all.get_all(header::CONNECTION).iter();
-    let names = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let names = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
     names.filter_map(|name| name.trim().parse().ok()).collect()
 }
 

@@ -14,7 +14,7 @@ use super::outcome::{Cookies, Recording};
 use super::scope::IntoScope;
 use super::service::IdempotencyService;
 use crate::http::fingerprints::Fingerprints;
-use crate::http::key_source::KeySource;
+use crate::http::key::KeySource;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Idempotency};
 use crate::identity::Scope;

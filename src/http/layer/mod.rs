@@ -49,14 +49,14 @@ mod answer;
 mod body;
 mod duplicate;
 mod execute;
+#[cfg(feature = "axum")]
+mod extract;
 mod future;
 mod headers;
 mod layer;
 mod outcome;
 mod scope;
 mod service;
-#[cfg(feature = "axum")]
-mod extract;
 
 pub use body::FromBody;
 pub use future::ResponseFuture;

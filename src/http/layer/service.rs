@@ -28,13 +28,10 @@ use super::body::{self, FromBody, Part, Read, Whole};
 use super::duplicate::{self, Turned};
 use super::execute::{BoxFuture, Lent, Ran, Work};
 use super::future::ResponseFuture;
-use super::headers::{
-    self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED,
-};
+use super::headers::{self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
 use super::layer::{Requirement, Settings};
 use super::outcome::{Cookies, Outcome};
 use super::scope;
-use crate::http::key::KeyError;
 use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Error, Origin, Reply};
@@ -86,7 +83,7 @@ where
             (Ok(_), _) if settings.keys.is_in_body_of(&parts.headers) => {}
             (Ok(Some(_)), _) => {}
             (Ok(None), Requirement::Required) => {
-                return ResponseFuture::ready(settings.told(KeyError::Missing.into()));
+                return ResponseFuture::ready(settings.told(settings.keys.missing().into()));
             }
             (Ok(None), _) => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
         }
@@ -119,7 +116,7 @@ where
     };
     let id = match settings.keys.find(&parts.headers, &body.bytes).await {
         Ok(Some(key)) => settings.identity(&parts, &body.bytes, key).await,
-        Ok(None) if requirement == Requirement::Required => Err(KeyError::Missing.into()),
+        Ok(None) if requirement == Requirement::Required => Err(settings.keys.missing().into()),
         Ok(None) => return inner.call(Request::from_parts(parts, body.into_body())).await,
         Err(error) => Err(error.into()),
     };
@@ -171,7 +168,9 @@ impl Settings {
     async fn identity(&self, parts: &Parts, body: &Bytes, key: IdempotencyKey) -> Result<RequestIdentity, Problem> {
         let id = RequestIdentity::new(scope::of(self, parts)?, key)?;
         let (path, query) = (scope::path(parts), parts.uri.query());
-        let of = self.fingerprints.of(&parts.method, path, query, &parts.headers, body, &self.keys);
+        let of = self
+            .fingerprints
+            .of(&parts.method, path, query, &parts.headers, body, &self.keys);
         let fingerprint = of.await;
         Ok(id.with_known_fingerprint(match &self.scope {
             Some(_) => fingerprint,
@@ -273,7 +272,9 @@ fn with_credentials(fingerprint: Fingerprint, headers: &HeaderMap) -> Fingerprin
         return fingerprint;
     }
     let with = Fingerprint::builder().part("request", fingerprint.as_bytes());
-    values.fold(with, |with, value| with.part("authorization", value)).build()
+    values
+        .fold(with, |with, value| with.part("authorization", value))
+        .build()
 }
 
 /// What a handler has to answer with that failed without a response.
@@ -341,6 +342,8 @@ impl<A: FromBody<Error: Send>> From<OwnAnswer<A>> for Response<A> {
 
 impl<Inner> fmt::Debug for IdempotencyService<Inner> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdempotencyService").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("IdempotencyService")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
