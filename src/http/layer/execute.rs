@@ -36,6 +36,8 @@ pub(super) enum Ran {
     /// Nothing was done, or nothing is to be kept.
     NothingDone(Answer),
     Unknown(Answer),
+    /// There is no answer: the service failed, with this message.
+    Broke(String),
 }
 
 /// A transaction on its way to the handler, which takes it out of the request's extensions.
@@ -72,6 +74,7 @@ where
                     Ran::Kept(answer) | Ran::Declined(answer) | Ran::Failed(answer) => Ok(answer),
                     Ran::NothingDone(answer) => Err(Unfinished::from(NotDone::because(answered(answer)))),
                     Ran::Unknown(answer) => Err(Unfinished::from(Unknown::because(answered(answer)))),
+                    Ran::Broke(message) => Err(Unfinished::from(Unknown::because(message))),
                 }
             };
             idempotency.try_run(id, work).await
@@ -106,6 +109,7 @@ where
                     Ran::Failed(answer) | Ran::NothingDone(answer) | Ran::Unknown(answer) => {
                         Err(Rollback::failed(answered(answer)))
                     }
+                    Ran::Broke(message) => Err(Rollback::failed(message)),
                 }
             };
             idempotency.run_in_tx(id, work).await

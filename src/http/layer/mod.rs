@@ -41,6 +41,9 @@
 //! those that `Connection` names, those of CORS, `Date`, `Set-Cookie`, and the ids of a request. The layer stands inside of
 //! layers that add such: CORS, compression, request ids.
 //!
+//! For the same reason the handler does not see `Accept-Encoding`: the one answer is for all who ask. A layer that compresses
+//! stands outside, and compresses for each.
+//!
 //! An answer whose body is too large, a stream, or secret is recorded as an outcome without a body. A replay of it has its
 //! status, its `Location`, and a body of the type [`OUTCOME_ONLY`](super::kind::OUTCOME_ONLY). The operation is not executed
 //! again.

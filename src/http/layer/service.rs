@@ -13,11 +13,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{self, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, response};
 use parking_lot::Mutex;
@@ -34,8 +34,8 @@ use super::outcome::{Cookies, Outcome};
 use super::scope;
 use crate::http::mapping;
 use crate::http::problem::Problem;
-use crate::idempotency::{Error, Origin, Reply};
-use crate::identity::{Fingerprint, IdempotencyKey, RequestIdentity};
+use crate::idempotency::{Context, Error, Origin, Reply};
+use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity};
 
 /// The service that an [`IdempotencyLayer`](super::IdempotencyLayer) puts around another one.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ where
     type Error = Inner::Error;
     type Future = ResponseFuture<Inner::Future, A, Inner::Error>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
@@ -72,7 +72,11 @@ where
             return ResponseFuture::through(self.inner.call(request));
         }
         let (parts, body) = request.into_parts();
-        let requirement = settings.requirement(&parts);
+        let requirement = match parts.extensions.get::<Context>() {
+            // A layer further out executes it already.
+            Some(_) => Requirement::Off,
+            None => settings.requirement(&parts),
+        };
         let key = match requirement {
             Requirement::Off => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
             _ => settings.keys.of_headers(&parts.headers),
@@ -129,6 +133,8 @@ where
     let work = move |lent: Lent| {
         let mut request = Request::from_parts(parts, body.into_body());
         lent(request.extensions_mut());
+        // The answer is for all who ask, whatever encodings each accepts.
+        request.headers_mut().remove(ACCEPT_ENCODING);
         let response = inner.call(request);
         Box::pin(async move { of.ran(response.await, left).await }) as BoxFuture<Ran>
     };
@@ -166,7 +172,11 @@ impl Settings {
 
     /// Returns who asks for what.
     async fn identity(&self, parts: &Parts, body: &Bytes, key: IdempotencyKey) -> Result<RequestIdentity, Problem> {
-        let id = RequestIdentity::new(scope::of(self, parts)?, key)?;
+        let id = RequestIdentity::new(scope::of(self, parts)?, key).map_err(|error| match error {
+            // Such as a header of the gateway's that is there and empty.
+            IdentityError::ScopePartEmpty { .. } => Problem::principal_missing(),
+            error => error.into(),
+        })?;
         let (path, query) = (scope::path(parts), parts.uri.query());
         let of = self
             .fingerprints
@@ -186,7 +196,7 @@ impl Settings {
     {
         let (parts, body) = match answered {
             Ok(response) => response.into_parts(),
-            Err(error) => return Ran::Unknown(failed(&error)),
+            Err(error) => return Ran::Broke(error.to_string()),
         };
         let outcome = self.recording.of(&parts);
         let is_said = parts.extensions.get::<Outcome>().is_some();
@@ -216,6 +226,11 @@ impl Settings {
             Read::Broken(_) => {}
         }
         match (outcome, answer.status.as_u16()) {
+            // The connection is its own client's from now on, and there is nothing for others.
+            (_, ..200) => {
+                let status = StatusCode::CONFLICT;
+                Ran::NothingDone(Answer { status, ..answer })
+            }
             (Outcome::NothingDone, _) => Ran::NothingDone(answer),
             (Outcome::Unknown, _) => Ran::Unknown(answer),
             (Outcome::Record | Outcome::OutcomeOnly, ..400) => Ran::Kept(answer),
@@ -275,17 +290,6 @@ fn with_credentials(fingerprint: Fingerprint, headers: &HeaderMap) -> Fingerprin
     values
         .fold(with, |with, value| with.part("authorization", value))
         .build()
-}
-
-/// What a handler has to answer with that failed without a response.
-fn failed(error: &dyn fmt::Display) -> Answer {
-    let _ = error;
-    Answer {
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        headers: HeaderMap::new(),
-        body: Some(Whole::default()),
-        at: SystemTime::now(),
-    }
 }
 
 /// Whether the body does not end by itself, or is not to be waited for.
