@@ -1,4 +1,6 @@
 //! Promise 17: of what a client sends, exactly one valid key is understood, and anything else is refused.
+//!
+//! `http_key_source.rs` shows the same for names and limits of one's own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -246,6 +248,34 @@ fn header_and_body_may_both_carry_the_key_if_they_agree() {
         }
     ));
     assert!(!error.to_string().contains("k-1"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("Idempotency-Key header and the member idempotency_key"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_member_may_stand_beside_anything_that_is_json() {
+    // Beyond the grammar, nothing is asked of what is not the key: half a surrogate pair, a number beyond `f64`, depth.
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for other in ["\"\\ud800\"", "1e999", "\"\\\"}\"", "{\"}\": \"]\"}", &deep] {
+        for body in [
+            format!("{{\"a\": {other}, \"idempotency_key\": \"k-1\"}}"),
+            format!(" {{ \"idempotency_key\"\n:\"k-1\" , \"a\":{other} }} "),
+        ] {
+            assert_eq!(json_key(body.as_bytes()).unwrap().unwrap().as_str(), "k-1");
+        }
+    }
+    for unreadable in [r#"{"\ud800": 1}"#, r#"{"idempotency_key": "\ud800"}"#] {
+        assert!(
+            matches!(json_key(unreadable.as_bytes()), Err(KeyError::Body { .. })),
+            "{unreadable}"
+        );
+    }
+    let member = format!("{{\"idempotency_key\": {deep}}}");
+    assert!(matches!(json_key(member.as_bytes()), Err(KeyError::NotAString { .. })));
 }
 
 #[test]
@@ -269,6 +299,13 @@ fn a_body_is_read_as_its_content_type_says() {
 
 #[test]
 fn content_types_are_told_apart() {
+    for multipart in ["multipart/form-data", "Multipart/Form-Data; boundary=b"] {
+        assert_eq!(
+            BodyFormat::of(&with_type(multipart)),
+            Some(BodyFormat::Multipart),
+            "{multipart}"
+        );
+    }
     for json in [
         "application/json",
         "Application/JSON; charset=utf-8",

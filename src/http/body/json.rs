@@ -32,21 +32,21 @@ impl<'a> Json<'a> {
         Ok(Self(text))
     }
 
-    /// Returns the members of the outermost object in order, or none if it is another value.
+    /// Returns the members in order if this is an object.
     ///
     /// A name that is no text (it has half a surrogate pair) is an error.
-    pub(crate) fn members(self) -> Result<Vec<Member<'a>>, serde_json::Error> {
+    pub(crate) fn members(self) -> Result<Option<Vec<Member<'a>>>, serde_json::Error> {
         let mut reader = Reader(self.0);
         let mut members = Vec::new();
         if !reader.opens(b'{') {
-            return Ok(members);
+            return Ok(None);
         }
         while !reader.closes(b'}') {
             let name = text(reader.value())?;
             let value = reader.member_value();
             members.push(Member { name, value });
         }
-        Ok(members)
+        Ok(Some(members))
     }
 
     /// Returns the same JSON with the members of each object sorted by name, without those of the outermost object that

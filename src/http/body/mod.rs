@@ -5,7 +5,9 @@
 pub(super) mod form;
 mod format;
 pub(super) mod json;
+mod media;
 pub(super) mod multipart;
 
 pub use format::BodyFormat;
-pub(super) use format::is_encoded;
+pub(super) use format::{encodings, is_encoded};
+pub(super) use media::MediaType;

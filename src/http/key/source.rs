@@ -272,7 +272,7 @@ impl KeySource {
             .map_err(broken)?
             .members()
             .map_err(|error| broken(error.into()))?;
-        let mut values = members.into_iter().filter(|member| member.name == *field);
+        let mut values = members.into_iter().flatten().filter(|member| member.name == *field);
         let Some(member) = values.next() else {
             return Ok(None);
         };
