@@ -11,6 +11,7 @@
 //! | What do I answer when something is wrong? | [`Problem`], made from [`KeyError`], [`IdentityError`](crate::identity::IdentityError) or [`idempotency::Error`](crate::idempotency::Error) |
 //! | How does my handler in axum answer it? | It returns `Result<_, Problem>`, under the feature `axum` |
 //! | How do I recognise this request in every log? | [`CorrelationLayer`], or [`CorrelationId`] by hand |
+//! | How do I send a mutation to another service? | With a client in an [`OutgoingLayer`] |
 //!
 //! # Example: a door for any framework
 //!
@@ -81,6 +82,7 @@ mod correlation;
 mod key;
 pub mod kind;
 mod mapping;
+mod outgoing;
 mod problem;
 
 pub use crate::correlation::{CorrelationId, CorrelationIdError};
@@ -89,4 +91,5 @@ pub use correlation::{
     CorrelationFuture, CorrelationLayer, CorrelationService, TRACEPARENT, X_CORRELATION_ID, X_REQUEST_ID,
 };
 pub use key::{IDEMPOTENCY_KEY, KEY_FIELD, KeyError, KeyPlace, find_key, form_key, header_key, json_key, require_key};
+pub use outgoing::{OutgoingFuture, OutgoingLayer, OutgoingRequest, OutgoingResponse, OutgoingService};
 pub use problem::Problem;
