@@ -11,6 +11,7 @@
 //! | What do I answer when something is wrong? | [`Problem`], made from [`KeyError`], [`IdentityError`](crate::identity::IdentityError) or [`idempotency::Error`](crate::idempotency::Error) |
 //! | How does my handler in axum answer it? | It returns `Result<_, Problem>`, under the feature `axum` |
 //! | How do I recognise this request in every log? | [`CorrelationLayer`], or [`CorrelationId`] by hand |
+//! | How do I send a mutation to another service? | With a client in an [`OutgoingLayer`] |
 //!
 //! # Example: a door for any framework
 //!
@@ -83,6 +84,7 @@ mod key;
 pub mod kind;
 pub mod layer;
 mod mapping;
+mod outgoing;
 mod problem;
 
 pub use crate::correlation::{CorrelationId, CorrelationIdError};
@@ -94,4 +96,5 @@ pub use fingerprints::Fingerprints;
 pub use key::{
     IDEMPOTENCY_KEY, KEY_FIELD, KeyError, KeyPlace, KeySource, find_key, form_key, header_key, json_key, require_key,
 };
+pub use outgoing::{OutgoingFuture, OutgoingLayer, OutgoingRequest, OutgoingResponse, OutgoingService};
 pub use problem::Problem;
