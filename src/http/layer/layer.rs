@@ -9,6 +9,7 @@ use http::Method;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use super::dialect::Dialect;
 use super::execute::{self, Execute};
 use super::outcome::{Cookies, Recording};
 use super::scope::IntoScope;
@@ -103,6 +104,7 @@ pub(super) struct Settings {
     pub(super) max_answer_bytes: usize,
     pub(super) answer_time: Duration,
     pub(super) documentation: Option<Arc<str>>,
+    pub(super) dialect: Dialect,
 }
 
 impl IdempotencyLayer {
@@ -155,6 +157,7 @@ impl IdempotencyLayer {
             max_answer_bytes: 2 * 1024 * 1024,
             answer_time: Duration::from_secs(5),
             documentation: None,
+            dialect: Dialect::default(),
         };
         Self {
             settings,
@@ -304,6 +307,13 @@ impl IdempotencyLayer {
         self.settings.documentation = Some(uri.into());
         self
     }
+
+    /// Sets by whose rules clients are told of problems, and of answers that are not to be repeated. The default is
+    /// [`Dialect::Draft`].
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.settings.dialect = dialect;
+        self
+    }
 }
 
 impl Settings {
@@ -362,6 +372,7 @@ impl fmt::Debug for Settings {
             .field("max_answer_bytes", &self.max_answer_bytes)
             .field("answer_time", &self.answer_time)
             .field("documentation", &self.documentation)
+            .field("dialect", &self.dialect)
             .finish_non_exhaustive()
     }
 }
