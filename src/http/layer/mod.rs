@@ -58,9 +58,11 @@ mod extract;
 #[cfg(feature = "axum")]
 mod failure;
 mod future;
+mod guard;
 mod headers;
 mod layer;
 mod outcome;
+mod resolve;
 mod scope;
 mod service;
 

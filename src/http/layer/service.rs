@@ -28,6 +28,7 @@ use super::body::{self, FromBody, Part, Read, Whole};
 use super::duplicate::{self, Turned};
 use super::execute::{BoxFuture, Lent, Ran, Work};
 use super::future::ResponseFuture;
+use super::guard::guarded;
 use super::headers::{self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
 use super::layer::{Requirement, Settings};
 use super::outcome::{Cookies, Outcome};
@@ -76,7 +77,10 @@ where
         let requirement = match parts.extensions.get::<Context>() {
             // A layer further out executes it already.
             Some(_) => Requirement::Off,
-            None => settings.requirement(&parts),
+            None => match guarded(|| settings.requirement(&parts)) {
+                Ok(requirement) => requirement,
+                Err(problem) => return ResponseFuture::ready(settings.told(problem)),
+            },
         };
         let key = match requirement {
             Requirement::Off => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
@@ -178,11 +182,15 @@ impl Settings {
             IdentityError::ScopePartEmpty { .. } => Problem::principal_missing(),
             error => error.into(),
         })?;
-        let (path, query) = (scope::path(parts), parts.uri.query());
-        let of = self
-            .fingerprints
-            .of(&parts.method, path, query, &parts.headers, body, &self.keys);
-        let fingerprint = of.await;
+        let fingerprint = match &self.fingerprint {
+            Some(of) => guarded(|| of(parts, body))??,
+            None => {
+                let (path, query) = (scope::path(parts), parts.uri.query());
+                let of = &self.fingerprints;
+                of.of(&parts.method, path, query, &parts.headers, body, &self.keys)
+                    .await
+            }
+        };
         Ok(id.with_known_fingerprint(match &self.scope {
             Some(_) => fingerprint,
             None => with_credentials(fingerprint, &parts.headers),
