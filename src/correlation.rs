@@ -9,8 +9,8 @@
 //! whichever task polls that: one of its own, a follower's, or the runtime's once every caller has left. The work of one
 //! request so has one id, and followers keep theirs.
 //!
-//! Where an HTTP request gets its id from, and where it goes, is in [`http`](crate::http)'s `CorrelationLayer`. This
-//! module knows no HTTP, so that stores can know it.
+//! Where an HTTP request gets its id from, and where it goes, is in `http::CorrelationLayer`. This module knows no HTTP, so
+//! that stores can know it.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
