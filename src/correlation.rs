@@ -75,7 +75,7 @@ pub fn current() -> Option<CorrelationId> {
     CURRENT.try_with(Clone::clone).ok().flatten()
 }
 
-/// Makes this the [current](current) id whenever the future is polled, and when it is dropped.
+/// Makes this the [current] id whenever the future is polled, and when it is dropped.
 ///
 /// A scope inside of another one hides it. The future is not boxed, and its type can be named, so that a middleware can
 /// have it in a future of its own.
@@ -102,7 +102,7 @@ pub fn scope<F: Future>(id: CorrelationId, future: F) -> Correlated<F> {
     carry(Some(id), future)
 }
 
-/// Makes this the [current](current) id while the closure runs.
+/// Makes this the [current] id while the closure runs.
 ///
 /// ```
 /// use oneflight::correlation::{self, CorrelationId};
