@@ -1,4 +1,6 @@
 //! Promise 17: of what a client sends, exactly one valid key is understood, and anything else is refused.
+//!
+//! `http_key_source.rs` shows the same for names and limits of one's own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -83,7 +85,7 @@ fn a_bare_value_that_could_be_read_in_two_ways_is_refused() {
         b"\xff",
     ] {
         assert!(
-            matches!(header(value), Err(KeyError::Unquoted)),
+            matches!(header(value), Err(KeyError::Unquoted { .. })),
             "{value:?}: {:?}",
             header(value)
         );
@@ -98,7 +100,7 @@ fn no_header_is_no_key_but_an_empty_one_is_an_invalid_key() {
             matches!(
                 header(value),
                 Err(KeyError::Invalid {
-                    place: KeyPlace::Header,
+                    place: KeyPlace::Header(_),
                     ..
                 })
             ),
@@ -125,7 +127,7 @@ fn two_headers_are_refused_even_if_they_agree() {
     assert!(matches!(
         header_key(&headers),
         Err(KeyError::Repeated {
-            place: KeyPlace::Header
+            place: KeyPlace::Header(_)
         })
     ));
 }
@@ -159,7 +161,7 @@ fn a_json_key_is_a_top_level_string() {
     }
     for number in ["1", "true", "[\"k\"]", "{\"k\": 1}"] {
         let body = format!(r#"{{"idempotency_key": {number}}}"#);
-        assert!(matches!(found(&body), Err(KeyError::NotAString)), "{body}");
+        assert!(matches!(found(&body), Err(KeyError::NotAString { .. })), "{body}");
     }
     for twice in [
         r#"{"idempotency_key": "a", "idempotency_key": "a"}"#,
@@ -167,14 +169,19 @@ fn a_json_key_is_a_top_level_string() {
         r#"{"idempotency_key": 1, "idempotency_key": "a"}"#,
     ] {
         assert!(
-            matches!(found(twice), Err(KeyError::Repeated { place: KeyPlace::Json })),
+            matches!(
+                found(twice),
+                Err(KeyError::Repeated {
+                    place: KeyPlace::Json(_)
+                })
+            ),
             "{twice}"
         );
     }
     assert!(matches!(
         found(r#"{"idempotency_key": "two\nlines"}"#),
         Err(KeyError::Invalid {
-            place: KeyPlace::Json,
+            place: KeyPlace::Json(_),
             ..
         })
     ));
@@ -206,14 +213,16 @@ fn a_form_key_is_decoded_and_stands_once() {
     );
     assert!(matches!(
         found("idempotency_key=a&idempotency_key=a"),
-        Err(KeyError::Repeated { place: KeyPlace::Form })
+        Err(KeyError::Repeated {
+            place: KeyPlace::Form(_)
+        })
     ));
     for invalid in ["idempotency_key=", "idempotency_key=%00", "idempotency_key=%ff"] {
         assert!(
             matches!(
                 found(invalid),
                 Err(KeyError::Invalid {
-                    place: KeyPlace::Form,
+                    place: KeyPlace::Form(_),
                     ..
                 })
             ),
@@ -231,8 +240,42 @@ fn header_and_body_may_both_carry_the_key_if_they_agree() {
     assert_eq!(require_key(&headers, same).unwrap().as_str(), "k-1");
     assert_eq!(require_key(&headers, b"{}").unwrap().as_str(), "k-1");
     let error = require_key(&headers, other).unwrap_err();
-    assert!(matches!(error, KeyError::Differ { body: KeyPlace::Json }));
+    assert!(matches!(
+        error,
+        KeyError::Differ {
+            other: KeyPlace::Json(_),
+            ..
+        }
+    ));
     assert!(!error.to_string().contains("k-1"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("Idempotency-Key header and the member idempotency_key"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_member_may_stand_beside_anything_that_is_json() {
+    // Beyond the grammar, nothing is asked of what is not the key: half a surrogate pair, a number beyond `f64`, depth.
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for other in ["\"\\ud800\"", "1e999", "\"\\\"}\"", "{\"}\": \"]\"}", &deep] {
+        for body in [
+            format!("{{\"a\": {other}, \"idempotency_key\": \"k-1\"}}"),
+            format!(" {{ \"idempotency_key\"\n:\"k-1\" , \"a\":{other} }} "),
+        ] {
+            assert_eq!(json_key(body.as_bytes()).unwrap().unwrap().as_str(), "k-1");
+        }
+    }
+    for unreadable in [r#"{"\ud800": 1}"#, r#"{"idempotency_key": "\ud800"}"#] {
+        assert!(
+            matches!(json_key(unreadable.as_bytes()), Err(KeyError::Body { .. })),
+            "{unreadable}"
+        );
+    }
+    let member = format!("{{\"idempotency_key\": {deep}}}");
+    assert!(matches!(json_key(member.as_bytes()), Err(KeyError::NotAString { .. })));
 }
 
 #[test]
@@ -243,19 +286,26 @@ fn a_body_is_read_as_its_content_type_says() {
             .unwrap()
             .is_some()
     );
-    for other in ["text/plain", "multipart/form-data; boundary=x", "nonsense"] {
+    for other in ["text/plain", "multipart/mixed; boundary=x", "nonsense"] {
         assert!(find_key(&with_type(other), form).unwrap().is_none(), "{other}");
     }
     assert!(find_key(&HeaderMap::new(), form).unwrap().is_none());
     assert!(find_key(&with_type("application/json"), b"").unwrap().is_none());
     assert!(matches!(
         require_key(&with_type("application/json"), b""),
-        Err(KeyError::Missing)
+        Err(KeyError::Missing { .. })
     ));
 }
 
 #[test]
 fn content_types_are_told_apart() {
+    for multipart in ["multipart/form-data", "Multipart/Form-Data; boundary=b"] {
+        assert_eq!(
+            BodyFormat::of(&with_type(multipart)),
+            Some(BodyFormat::Multipart),
+            "{multipart}"
+        );
+    }
     for json in [
         "application/json",
         "Application/JSON; charset=utf-8",

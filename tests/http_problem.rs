@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use oneflight::http::{KeyError, Problem, form_key, json_key, kind, require_key};
+use oneflight::http::{KeySource, Problem, form_key, json_key, kind, require_key};
 use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use serde_json::{Value, json};
 
@@ -83,7 +83,7 @@ fn waiting_is_told_in_whole_seconds_rounded_up() {
 
 #[test]
 fn what_is_wrong_with_a_key_is_a_400_that_says_what_to_do() {
-    let missing = Problem::from(KeyError::Missing);
+    let missing = Problem::from(KeySource::new().missing());
     assert_eq!(missing.type_uri(), kind::KEY_MISSING);
     assert!(missing.detail().unwrap().contains("Idempotency-Key"));
 

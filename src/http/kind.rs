@@ -15,12 +15,15 @@
 //! | [`BODY_MALFORMED`] | 400 | no | mends the body |
 //! | [`MEDIA_TYPE`] | 415 | no | sends another `Content-Type` |
 //! | [`BODY_TOO_LARGE`] | 413 | no | sends less |
+//! | [`BODY_TOO_SLOW`] | 408 | no | sends faster |
+//! | [`PRINCIPAL_MISSING`] | 403 | no | says who it is, as the service documents |
 //! | [`KEY_REUSED`] | 422 | only what the key's first request did | a new key for a new operation |
 //! | [`IN_PROGRESS`] | 409 | it is happening | waits for `Retry-After`, repeats with the same key |
 //! | [`IN_DOUBT`] | 409 | nobody knows yet | keeps the key and asks the operator |
 //! | [`OUTCOME_UNKNOWN`] | 503 | nobody knows yet | waits, repeats with the same key |
 //! | [`NOT_DONE`] | 503 | no | waits, repeats with the same key |
 //! | [`UNAVAILABLE`] | 503 | perhaps | waits, repeats with the same key |
+//! | [`OUTCOME_ONLY`] | the first answer's | yes, once | looks the result up, at `Location` if there is one |
 //! | [`INTERNAL`] | 500 | perhaps | tells the operator; the same key stays safe |
 
 macro_rules! kinds {
@@ -60,6 +63,12 @@ kinds! {
     /// 413: the body is larger than the operation accepts. The member `limit` is the limit in bytes.
     BODY_TOO_LARGE;
 
+    /// 408: the body of the request did not arrive in time. The member `limit_ms` is the limit in milliseconds.
+    BODY_TOO_SLOW;
+
+    /// 403: it is not clear who sends the request, and a key is valid only for who made it.
+    PRINCIPAL_MISSING;
+
     /// 422: the key was used before, with another payload.
     ///
     /// The request that first came with the key stands, and a client that repeats *that* request still gets its answer.
@@ -94,6 +103,12 @@ kinds! {
     /// 503: the service cannot answer at the moment: its store does not answer, it has too much to do, or it is
     /// shutting down. Repeat the request with the same key after `Retry-After`; that is safe in every case.
     UNAVAILABLE;
+
+    /// The operation was carried out before, and this is its outcome: the status is that of the first answer, and so is
+    /// `Location`. The body of that answer is not kept, since it was too large, a stream, or secret.
+    ///
+    /// This is no failure. Under the same key, the answer stays this; under a new one, the operation is done again.
+    OUTCOME_ONLY;
 
     /// 500: a bug of the service, such as a panic in the operation, a tenant that it left out of a key's scope, or a
     /// constraint of its database that the operation violates and has no answer to. The key stays safe to repeat, but

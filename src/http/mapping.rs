@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(1);
 impl From<KeyError> for Problem {
     fn from(error: KeyError) -> Self {
         let (type_uri, title) = match error {
-            KeyError::Missing => (kind::KEY_MISSING, "An idempotency key is required"),
+            KeyError::Missing { .. } => (kind::KEY_MISSING, "An idempotency key is required"),
             KeyError::Body { .. } => (kind::BODY_MALFORMED, "The body cannot be read"),
             _ => (kind::KEY_MALFORMED, "The idempotency key is malformed"),
         };
@@ -142,6 +142,11 @@ fn key_reused() -> Problem {
     )
 }
 
+/// A duplicate of a request in flight that does not wait for it.
+pub(super) fn in_flight() -> Problem {
+    in_progress(SOON).with_member("effect", "unknown")
+}
+
 fn in_progress(retry_after: Duration) -> Problem {
     Problem::of_kind(
         StatusCode::CONFLICT,
@@ -178,7 +183,13 @@ fn unavailable() -> Problem {
     .with_retry_after(SOON)
 }
 
-fn internal(effect: Effect) -> Problem {
+/// A transaction is asked for where there is none, or twice.
+#[cfg(feature = "axum")]
+pub(super) fn misplaced() -> Problem {
+    internal(Effect::Nothing)
+}
+
+pub(super) fn internal(effect: Effect) -> Problem {
     let detail = match effect {
         Effect::Nothing => {
             "The service has a bug. Nothing was done; tell the operator before you repeat the request with the same key."

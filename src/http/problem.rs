@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LINK, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -54,6 +54,7 @@ struct Parts {
     title: Cow<'static, str>,
     detail: Option<Cow<'static, str>>,
     instance: Option<Cow<'static, str>>,
+    documentation: Option<HeaderValue>,
     retry_after: Option<Duration>,
     members: Vec<(Cow<'static, str>, Value)>,
 }
@@ -67,6 +68,7 @@ impl Problem {
             title: Cow::Borrowed(status.canonical_reason().unwrap_or("Unknown status")),
             detail: None,
             instance: None,
+            documentation: None,
             retry_after: None,
             members: Vec::new(),
         }))
@@ -100,6 +102,32 @@ impl Problem {
         .with_detail(format!("Send {accepted}, and say so in Content-Type."))
     }
 
+    /// Makes a 408: the body did not arrive within `limit`.
+    pub fn body_too_slow(limit: Duration) -> Self {
+        Self::of_kind(
+            StatusCode::REQUEST_TIMEOUT,
+            kind::BODY_TOO_SLOW,
+            "The body did not arrive in time",
+        )
+        .with_detail(format!(
+            "The body may take up to {limit:?}: send it again, with the same key."
+        ))
+        .with_member("limit_ms", u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Makes a 403: it is not clear whose request it is, so there is no [scope](crate::Scope) for its key.
+    pub fn principal_missing() -> Self {
+        Self::of_kind(
+            StatusCode::FORBIDDEN,
+            kind::PRINCIPAL_MISSING,
+            "It is not clear who sends the request",
+        )
+        .with_detail(
+            "An idempotency key is valid only for the client that made it, and the request does not say who that is. \
+             Authenticate, and send it again with the same key. Nothing was done.",
+        )
+    }
+
     pub(super) fn of_kind(status: StatusCode, type_uri: &'static str, title: &'static str) -> Self {
         Self::new(status).with_type(type_uri).with_title(title)
     }
@@ -126,6 +154,21 @@ impl Problem {
     /// Sets the instance: a URI for this occurrence.
     pub fn with_instance(mut self, uri: impl Into<Cow<'static, str>>) -> Self {
         self.0.instance = Some(uri.into());
+        self
+    }
+
+    /// Links to documentation, by the header `Link` with the relation `describedby`, as
+    /// draft-ietf-httpapi-idempotency-key-header shows it in section 2.7.
+    ///
+    /// An address with characters that have no place in one is ignored: visible ASCII without `<` and `>` is accepted.
+    pub fn with_documentation(mut self, uri: &str) -> Self {
+        if uri
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>'))
+        {
+            let link = format!("<{uri}>; rel=\"describedby\"; type=\"text/html\"");
+            self.0.documentation = HeaderValue::try_from(link).ok();
+        }
         self
     }
 
@@ -213,6 +256,9 @@ impl Problem {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(link) = self.0.documentation {
+            headers.insert(LINK, link);
         }
         response
     }

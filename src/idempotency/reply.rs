@@ -20,13 +20,21 @@ pub enum Origin {
     Replayed,
 }
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Origin {
+    /// Returns the origin in a word: `executed`, `collapsed` or `replayed`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Executed => "executed",
             Self::Collapsed => "collapsed",
             Self::Replayed => "replayed",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -156,6 +156,18 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         &self.codec
     }
 
+    /// Returns the largest size of an encoded result that is kept, in bytes. The
+    /// [builder](super::IdempotencyBuilder::max_result_bytes) sets it.
+    #[must_use]
+    pub fn max_result_bytes(&self) -> usize {
+        self.shared.sizes.most
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn shared_codec(&self) -> Arc<C> {
+        Arc::clone(&self.codec)
+    }
+
     /// Executes `work` unless the request was executed before, and returns its result.
     ///
     /// Everything that the work answers is recorded, failures too. Work that may end without knowing what it did, since

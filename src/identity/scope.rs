@@ -55,6 +55,11 @@ impl Scope {
         self
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn has_route(&self) -> bool {
+        self.route.is_some()
+    }
+
     /// Returns the one text for this scope, if the scope is valid.
     pub(super) fn canonical(&self) -> Result<String, IdentityError> {
         let mut text = String::new();

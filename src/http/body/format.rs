@@ -1,12 +1,12 @@
-//! The format of a request's body, as far as an idempotency key can be found in it.
+//! The format of a request's body, as far as its fields can be told apart.
 //!
 //! This looks at the `Content-Type` header only and never at the body: guessing a format from content is how one
 //! request comes to be read in two ways.
 
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
-/// A body format that can carry an idempotency key.
+/// A body format whose fields are known here: one of them can carry an idempotency key.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
@@ -22,9 +22,10 @@ use http::header::CONTENT_TYPE;
 pub enum BodyFormat {
     /// `application/json`, or any `application/…+json`.
     Json,
-    /// `application/x-www-form-urlencoded`, which a plain HTML form sends. `multipart/form-data` is not among the
-    /// formats known here.
+    /// `application/x-www-form-urlencoded`, which a plain HTML form sends.
     Form,
+    /// `multipart/form-data` (RFC 7578), which an HTML form with files sends.
+    Multipart,
 }
 
 impl BodyFormat {
@@ -43,6 +44,9 @@ impl BodyFormat {
         if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             return Some(Self::Form);
         }
+        if essence.eq_ignore_ascii_case("multipart/form-data") {
+            return Some(Self::Multipart);
+        }
         let (kind, subtype) = essence.split_once('/')?;
         if !kind.eq_ignore_ascii_case("application") {
             return None;
@@ -53,4 +57,18 @@ impl BodyFormat {
                 .is_some_and(|(name, suffix)| !name.is_empty() && suffix.eq_ignore_ascii_case("json"));
         is_json.then_some(Self::Json)
     }
+}
+
+/// Whether the body is encoded (RFC 9110, section 8.4), so that it cannot be read as what its `Content-Type` says.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    encodings(headers).next().is_some()
+}
+
+/// The codings that were applied, in order, but for `identity`.
+pub(crate) fn encodings(headers: &HeaderMap) -> impl Iterator<Item = Vec<u8>> {
+    let values = headers.get_all(CONTENT_ENCODING).into_iter();
+    let codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings
+        .map(|coding| coding.trim_ascii().to_ascii_lowercase())
+        .filter(|coding| !coding.is_empty() && coding != b"identity")
 }

@@ -1,0 +1,239 @@
+//! Bodies: read within limits, and made again of what was read.
+//!
+//! ```text
+//! body ──ends within the limits──▶ Whole: bytes and trailers
+//!      ├──too large, too slow────▶ Part: what was read, and the rest to read on
+//!      └──breaks off─────────────▶ Broken
+//! ```
+//!
+//! This file knows frames and limits. It does not know what the bytes are for.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+
+/// A body that can be made of any other body of the same errors, as a box can.
+///
+/// The layer reads bodies and gives the service, or the client, what it has read. So the type of bodies stays what it is, and
+/// a request that passes through costs nothing. It is implemented for `axum::body::Body`, under the feature `axum`, and for
+/// [`UnsyncBoxBody`], into which hyper's and others can be boxed:
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+/// use oneflight::http::layer::FromBody;
+/// use std::convert::Infallible;
+///
+/// let body: UnsyncBoxBody<Bytes, Infallible> = FromBody::from_body(Full::from("tea"));
+/// # let _ = body;
+/// ```
+pub trait FromBody: Body<Data = Bytes> + Send + Unpin + 'static {
+    /// Makes it of another body.
+    fn from_body<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error = Self::Error> + Send + 'static;
+}
+
+impl<E: 'static> FromBody for UnsyncBoxBody<Bytes, E> {
+    fn from_body<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error = E> + Send + 'static,
+    {
+        body.boxed_unsync()
+    }
+}
+
+#[cfg(feature = "axum")]
+impl FromBody for axum_core::body::Body {
+    fn from_body<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error = axum_core::Error> + Send + 'static,
+    {
+        Self::new(body)
+    }
+}
+
+/// What was read of a body.
+pub(super) enum Read<B: Body> {
+    /// All of it.
+    Whole(Whole),
+    /// What came before a limit was met.
+    Part(Part<B>),
+    /// It broke off.
+    Broken(B::Error),
+}
+
+/// A body that was read as a whole.
+#[derive(Clone, Default)]
+pub(super) struct Whole {
+    pub(super) bytes: Bytes,
+    pub(super) trailers: Option<HeaderMap>,
+}
+
+/// A body that was read in part.
+pub(super) struct Part<B> {
+    read: Vec<Bytes>,
+    rest: B,
+}
+
+/// Reads a body until its end, up to `limit` bytes, and until `time` is over.
+pub(super) async fn read<B>(mut body: B, limit: usize, time: impl Future<Output = ()>) -> Read<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut read = Vec::new();
+    let (mut size, mut trailers) = (0_usize, None);
+    // What says itself that it is too large is not read.
+    if body.size_hint().lower() > limit as u64 {
+        return Read::Part(Part { read, rest: body });
+    }
+    let mut time = std::pin::pin!(time);
+    loop {
+        let frame = std::future::poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+            Poll::Pending => time.as_mut().poll(cx).map(Err),
+        });
+        let frame = match frame.await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Read::Broken(error),
+            Ok(None) => break,
+            Err(()) => return Read::Part(Part { read, rest: body }),
+        };
+        match frame.into_data() {
+            Ok(data) if data.is_empty() => {}
+            Ok(data) => {
+                size = size.saturating_add(data.len());
+                read.push(data);
+                if size > limit {
+                    return Read::Part(Part { read, rest: body });
+                }
+            }
+            Err(frame) => {
+                if let Ok(more) = frame.into_trailers() {
+                    trailers.get_or_insert_with(HeaderMap::new).extend(more);
+                }
+            }
+        }
+    }
+    Read::Whole(Whole {
+        bytes: joined(read, size),
+        trailers,
+    })
+}
+
+/// One piece is taken as it is.
+fn joined(mut pieces: Vec<Bytes>, size: usize) -> Bytes {
+    match pieces.len() {
+        0 => Bytes::new(),
+        1 => pieces.swap_remove(0),
+        _ => {
+            let mut all = BytesMut::with_capacity(size);
+            pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+            all.freeze()
+        }
+    }
+}
+
+impl Whole {
+    /// Returns a body of this, whose errors are of the type `E` and never occur.
+    pub(super) fn into_body<B: FromBody<Error: Send>>(self) -> B {
+        B::from_body(Again {
+            bytes: Some(self.bytes).filter(|bytes| !bytes.is_empty()),
+            trailers: self.trailers,
+            error: PhantomData,
+        })
+    }
+}
+
+impl<B: FromBody> Part<B> {
+    /// A body of which nothing was read.
+    pub(super) fn unread(rest: B) -> Self {
+        Self { read: Vec::new(), rest }
+    }
+
+    /// Returns a body that begins with what was read, and goes on with the rest.
+    pub(super) fn into_body(self) -> B {
+        if self.read.is_empty() {
+            return self.rest;
+        }
+        B::from_body(Resumed {
+            read: self.read.into_iter(),
+            rest: self.rest,
+        })
+    }
+}
+
+impl fmt::Debug for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Whole")
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The body of a [`Whole`].
+struct Again<E> {
+    bytes: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+    error: PhantomData<fn() -> E>,
+}
+
+impl<E> Body for Again<E> {
+    type Data = Bytes;
+    type Error = E;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        let data = self.bytes.take().map(Frame::data);
+        let frame = data.or_else(|| self.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, Bytes::len) as u64)
+    }
+}
+
+/// The body of a [`Part`].
+struct Resumed<B> {
+    read: std::vec::IntoIter<Bytes>,
+    rest: B,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Resumed<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.read.next() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.len() == 0 && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read: u64 = self.read.as_slice().iter().map(|data| data.len() as u64).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(read));
+        }
+        hint
+    }
+}

@@ -1,0 +1,84 @@
+//! What the layer lends a handler, as extractors of axum's: the transaction, and what is known of the execution.
+
+use axum_core::extract::{FromRequest, FromRequestParts, Request};
+use axum_core::response::{IntoResponse, Response};
+use http::request::Parts;
+
+use super::execute::Slot;
+use super::outcome::Outcome;
+use crate::http::key::KeySource;
+use crate::http::mapping;
+use crate::http::problem::Problem;
+use crate::idempotency::{Context, Tx};
+use crate::store::TransactionalStore;
+
+/// The transaction that the handler works in, under
+/// [`IdempotencyLayer::transactional`](crate::http::layer::IdempotencyLayer::transactional): rows and recorded answer are one
+/// commit.
+///
+/// It is given once to a request. It must be dropped when the handler returns, as it is where it is an argument.
+impl<S: TransactionalStore, State: Send + Sync> FromRequestParts<State> for Tx<S> {
+    /// [`KEY_MISSING`](crate::http::kind::KEY_MISSING) if the request carries no key: without one there is no transaction.
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Problem> {
+        let slot = parts.extensions.get::<Slot<S>>();
+        slot.and_then(Slot::take).ok_or_else(|| missing(parts))
+    }
+}
+
+/// What the handler knows of its execution, such as the [keys](Context::downstream_key) for what it calls. Every request that a
+/// layer executes has one.
+impl<State: Send + Sync> FromRequestParts<State> for Context {
+    /// [`KEY_MISSING`](crate::http::kind::KEY_MISSING) if the request carries no key.
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Problem> {
+        let context = parts.extensions.get::<Context>().cloned();
+        context.ok_or_else(|| missing(parts))
+    }
+}
+
+/// Has another extractor's rejection free the key: the request is not valid, and nothing was done.
+///
+/// Under a lease, all that a handler answers is recorded, and what its extractors answer as well: a client that corrects its
+/// request has to make a new key for it. With this, it may keep the key. In a
+/// [transaction](crate::http::layer::IdempotencyLayer::transactional) there is no need for it.
+///
+/// ```
+/// use axum::extract::Json;
+/// use oneflight::http::layer::Checked;
+///
+/// async fn charge(Checked(Json(cents)): Checked<Json<u64>>) -> String {
+///     format!("charged: {cents}")
+/// }
+/// # let _ = charge;
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Checked<E>(pub E);
+
+impl<E, State> FromRequest<State> for Checked<E>
+where
+    E: FromRequest<State>,
+    State: Send + Sync,
+{
+    /// What the other extractor answers.
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &State) -> Result<Self, Response> {
+        let extracted = E::from_request(request, state).await;
+        extracted.map(Self).map_err(|rejection| {
+            let mut response = rejection.into_response();
+            response.extensions_mut().insert(Outcome::NothingDone);
+            response
+        })
+    }
+}
+
+/// Why there is nothing to lend: there is no key, or the fault is the service's.
+fn missing(parts: &Parts) -> Problem {
+    match parts.extensions.get::<Context>() {
+        Some(_) => mapping::misplaced(),
+        None => KeySource::new().missing().into(),
+    }
+}

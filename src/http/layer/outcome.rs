@@ -1,0 +1,142 @@
+//! What becomes of an answer: what a handler can say of it, and the policies that say it for all.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::StatusCode;
+use http::response::Parts;
+
+/// What is to become of an answer. A handler says so itself by an extension of its response, of this type.
+///
+/// In axum it is a part of the response:
+///
+#[cfg_attr(feature = "axum", doc = "```")]
+#[cfg_attr(not(feature = "axum"), doc = "```ignore")]
+/// use axum::http::StatusCode;
+/// use axum::response::IntoResponse;
+/// use oneflight::http::layer::Outcome;
+///
+/// async fn charge() -> impl IntoResponse {
+///     // Nothing was sent to the provider: the same key may be tried again.
+///     (StatusCode::BAD_GATEWAY, Outcome::NothingDone, "the provider is away")
+/// }
+/// # let _ = charge;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The operation was done, and the answer is recorded and replayed.
+    Record,
+    /// The operation was done, and only that fact is recorded, with the status and the `Location`: the body is secret.
+    ///
+    /// Requests that share the flight get no body either.
+    OutcomeOnly,
+    /// Nothing was done: the answer is not recorded, and the key may be tried again. In a transaction, everything is rolled
+    /// back.
+    NothingDone,
+    /// It is not known what was done: the answer is not recorded, and the key is in doubt. In a transaction, everything is
+    /// rolled back, and the key may be tried again.
+    Unknown,
+}
+
+/// Which answers are recorded, where the handler does not [say it itself](Outcome).
+///
+/// ```
+/// use http::StatusCode;
+/// use oneflight::http::layer::{Outcome, Recording};
+///
+/// let ours = Recording::by(|answer| match answer.status {
+///     StatusCode::BAD_GATEWAY => Outcome::NothingDone,
+///     _ => Outcome::Record,
+/// });
+/// # let _ = ours;
+/// ```
+#[derive(Clone)]
+pub struct Recording(Policy);
+
+#[derive(Clone)]
+enum Policy {
+    Answers,
+    Successes,
+    By(Arc<dyn Fn(&Parts) -> Outcome + Send + Sync>),
+}
+
+impl Recording {
+    /// Records all that the handler answers, failures too, as
+    /// [Stripe's API v1](https://docs.stripe.com/api/idempotent_requests) does. This is the default.
+    ///
+    /// Exceptions are 425, 429 and 503, by which a service says that it has not begun, and 408, by which a time-out *inside*
+    /// of the layer says that it has dropped the handler in the middle: that is [`Outcome::Unknown`].
+    pub fn answers() -> Self {
+        Self(Policy::Answers)
+    }
+
+    /// Records answers below 400, and has failures tried again, as
+    /// [Stripe's API v2](https://docs.stripe.com/api-v2-overview#idempotency) does.
+    ///
+    /// It is right only where a handler that fails has done nothing, or does what it did in a
+    /// [transaction](super::IdempotencyLayer::transactional). 408 is [`Outcome::Unknown`], as above.
+    pub fn successes() -> Self {
+        Self(Policy::Successes)
+    }
+
+    /// Asks a function, which sees the status and the headers of the answer.
+    pub fn by(decide: impl Fn(&Parts) -> Outcome + Send + Sync + 'static) -> Self {
+        Self(Policy::By(Arc::new(decide)))
+    }
+
+    /// Returns what is to become of an answer.
+    pub(super) fn of(&self, answer: &Parts) -> Outcome {
+        if let Some(said) = answer.extensions.get::<Outcome>() {
+            return *said;
+        }
+        match &self.0 {
+            Policy::By(decide) => decide(answer),
+            _ if answer.status == StatusCode::REQUEST_TIMEOUT => Outcome::Unknown,
+            Policy::Answers => match answer.status {
+                StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                    Outcome::NothingDone
+                }
+                _ => Outcome::Record,
+            },
+            Policy::Successes => match answer.status.as_u16() {
+                400.. => Outcome::NothingDone,
+                _ => Outcome::Record,
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Policy::Answers => "Recording::answers()",
+            Policy::Successes => "Recording::successes()",
+            Policy::By(_) => "Recording::by(..)",
+        })
+    }
+}
+
+#[cfg(feature = "axum")]
+impl axum_core::response::IntoResponseParts for Outcome {
+    type Error = std::convert::Infallible;
+
+    fn into_response_parts(
+        self,
+        mut answer: axum_core::response::ResponseParts,
+    ) -> Result<axum_core::response::ResponseParts, Self::Error> {
+        answer.extensions_mut().insert(self);
+        Ok(answer)
+    }
+}
+
+/// What becomes of the lines of `Set-Cookie` in an answer. They belong to a session, and are never sent to another client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cookies {
+    /// They go to the client whose request was executed. The answer is recorded without them, and they are counted.
+    #[default]
+    Drop,
+    /// An answer with such lines is recorded as an [outcome only](Outcome::OutcomeOnly).
+    OutcomeOnly,
+}

@@ -1,0 +1,79 @@
+//! Where a key is valid: the principal, by the user's function, and the route.
+
+use http::request::Parts;
+
+use super::guard::guarded;
+use super::layer::Settings;
+use crate::http::problem::Problem;
+use crate::identity::{Fingerprint, Scope};
+
+/// What a function for [scopes](super::IdempotencyLayer::scope) may return.
+pub trait IntoScope {
+    /// Returns the scope, or the problem to answer with.
+    ///
+    /// # Errors
+    ///
+    /// The request has no principal, or is ambiguous about it.
+    fn into_scope(self) -> Result<Scope, Problem>;
+}
+
+impl IntoScope for Scope {
+    fn into_scope(self) -> Result<Scope, Problem> {
+        Ok(self)
+    }
+}
+
+/// `None` is a request without a principal.
+impl IntoScope for Option<Scope> {
+    fn into_scope(self) -> Result<Scope, Problem> {
+        self.ok_or_else(Problem::principal_missing)
+    }
+}
+
+impl IntoScope for Result<Scope, Problem> {
+    fn into_scope(self) -> Result<Scope, Problem> {
+        self
+    }
+}
+
+/// The scope of requests whose clients are not told apart.
+const EVERYBODY: &str = "everybody";
+
+/// Longer paths go into a scope by their digest. In bytes.
+const LONGEST_PATH: usize = 256;
+
+/// Returns the scope of a request.
+pub(super) fn of(settings: &Settings, parts: &Parts) -> Result<Scope, Problem> {
+    let scope = match &settings.scope {
+        Some(scope) => guarded(|| scope(parts))??,
+        None => Scope::new(EVERYBODY),
+    };
+    if scope.has_route() {
+        return Ok(scope);
+    }
+    let route = match &settings.route {
+        Some(route) => guarded(|| route(parts))?,
+        None => route(parts),
+    };
+    Ok(scope.route(format!("{} {route}", parts.method)))
+}
+
+fn route(parts: &Parts) -> String {
+    #[cfg(feature = "axum")]
+    if let Some(matched) = parts.extensions.get::<axum::extract::MatchedPath>() {
+        return matched.as_str().to_owned();
+    }
+    match path(parts) {
+        path if path.len() > LONGEST_PATH => format!("sha256:{}", Fingerprint::of(path)),
+        path => path.to_owned(),
+    }
+}
+
+/// Returns the path as the client sent it: axum takes a prefix off for a service that is nested.
+pub(super) fn path(parts: &Parts) -> &str {
+    #[cfg(feature = "axum")]
+    if let Some(original) = parts.extensions.get::<axum::extract::OriginalUri>() {
+        return original.path();
+    }
+    parts.uri.path()
+}

@@ -1,0 +1,365 @@
+//! The service: from a request to its answer.
+//!
+//! ```text
+//! request ──method, requirement: not ours──────────────────▶ inner service, as if there were no layer
+//!    │ ──no key───────────────────────▶ inner service, or 400
+//!    ▼
+//! key ─▶ scope ─▶ body, within limits ─▶ fingerprint ─▶ executed once ──▶ answer
+//!                                                           │
+//!                            the work: inner service ─▶ its body, within limits ─▶ what is to become of it
+//! ```
+//!
+//! What the answer is, is `answer.rs`'s affair, and how it is executed once is `execute.rs`'s.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{self, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, response};
+use parking_lot::Mutex;
+use tower_service::Service;
+
+use super::answer::{Answer, Answered};
+use super::body::{self, FromBody, Part, Read, Whole};
+use super::duplicate::{self, Turned};
+use super::execute::{BoxFuture, Lent, Ran, Work};
+use super::future::ResponseFuture;
+use super::guard::guarded;
+use super::headers::{self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
+use super::layer::{Requirement, Settings};
+use super::outcome::{Cookies, Outcome};
+use super::scope;
+use crate::http::mapping;
+use crate::http::problem::Problem;
+use crate::idempotency::{Context, Error, Origin, Reply};
+use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity};
+use crate::timer::over;
+
+/// The service that an [`IdempotencyLayer`](super::IdempotencyLayer) puts around another one.
+#[derive(Clone)]
+pub struct IdempotencyService<Inner> {
+    inner: Inner,
+    settings: Arc<Settings>,
+}
+
+impl<Inner> IdempotencyService<Inner> {
+    pub(super) fn new(inner: Inner, settings: Arc<Settings>) -> Self {
+        Self { inner, settings }
+    }
+}
+
+impl<Inner, Q, A> Service<Request<Q>> for IdempotencyService<Inner>
+where
+    Inner: Service<Request<Q>, Response = Response<A>> + Clone + Send + 'static,
+    Inner::Future: Send + 'static,
+    Inner::Error: fmt::Display + Send + 'static,
+    Q: FromBody<Error: Send>,
+    A: FromBody<Error: Send>,
+{
+    type Response = Response<A>;
+    type Error = Inner::Error;
+    type Future = ResponseFuture<Inner::Future, A, Inner::Error>;
+
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let settings = &self.settings;
+        if !settings.has_method(request.method()) {
+            return ResponseFuture::through(self.inner.call(request));
+        }
+        let (parts, body) = request.into_parts();
+        let requirement = match parts.extensions.get::<Context>() {
+            // A layer further out executes it already.
+            Some(_) => Requirement::Off,
+            None => match guarded(|| settings.requirement(&parts)) {
+                Ok(requirement) => requirement,
+                Err(problem) => return ResponseFuture::ready(settings.told(problem)),
+            },
+        };
+        let key = match requirement {
+            Requirement::Off => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
+            _ => settings.keys.of_headers(&parts.headers),
+        };
+        match (key, requirement) {
+            (Err(error), _) => return ResponseFuture::ready(settings.told(error.into())),
+            // It may be there as well, and say something else.
+            (Ok(_), _) if settings.keys.is_in_body_of(&parts.headers) => {}
+            (Ok(Some(_)), _) => {}
+            (Ok(None), Requirement::Required) => {
+                return ResponseFuture::ready(settings.told(settings.keys.missing().into()));
+            }
+            (Ok(None), _) => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
+        }
+        // The one that is ready goes with the request.
+        let next = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, next);
+        let settings = Arc::clone(settings);
+        ResponseFuture::keyed(Box::pin(answer(settings, inner, parts, body, requirement)))
+    }
+}
+
+/// Answers a request that carries a key, or may carry one in its body.
+async fn answer<Inner, Q, A>(
+    settings: Arc<Settings>,
+    mut inner: Inner,
+    parts: Parts,
+    body: Q,
+    requirement: Requirement,
+) -> Result<Response<A>, Inner::Error>
+where
+    Inner: Service<Request<Q>, Response = Response<A>> + Send + 'static,
+    Inner::Future: Send + 'static,
+    Inner::Error: fmt::Display + Send + 'static,
+    Q: FromBody<Error: Send>,
+    A: FromBody<Error: Send>,
+{
+    let body = match settings.read(&parts.headers, body).await {
+        Ok(body) => body,
+        Err(problem) => return Ok(settings.told(problem)),
+    };
+    let id = match settings.keys.find(&parts.headers, &body.bytes).await {
+        Ok(Some(key)) => settings.identity(&parts, &body.bytes, key).await,
+        Ok(None) if requirement == Requirement::Required => Err(settings.keys.missing().into()),
+        Ok(None) => return inner.call(Request::from_parts(parts, body.into_body())).await,
+        Err(error) => Err(error.into()),
+    };
+    let id = match id {
+        Ok(id) => id,
+        Err(problem) => return Ok(settings.told(problem)),
+    };
+    let own = Own::default();
+    let (left, of) = (own.clone(), Arc::clone(&settings));
+    let work = move |lent: Lent| {
+        let mut request = Request::from_parts(parts, body.into_body());
+        lent(request.extensions_mut());
+        // The answer is for all who ask, whatever encodings each accepts.
+        request.headers_mut().remove(ACCEPT_ENCODING);
+        let response = inner.call(request);
+        Box::pin(async move { of.ran(response.await, left).await }) as BoxFuture<Ran>
+    };
+    let (turn, work) = duplicate::watched(work);
+    let work: Work = Box::new(work);
+    let executed = (settings.execute)(id, work);
+    let result = match settings.wait() {
+        None => executed.await,
+        Some(wait) => match turn.within(wait, executed).await {
+            Ok(result) => result,
+            Err(Turned) => return Ok(settings.told(mapping::in_flight())),
+        },
+    };
+    Ok(settings.response(result, own))
+}
+
+impl Settings {
+    /// Reads the body of a request within its limits.
+    async fn read<Q: FromBody>(&self, headers: &HeaderMap, body: Q) -> Result<Whole, Problem> {
+        let limit = self.max_request_bytes;
+        let declared = headers.get(http::header::CONTENT_LENGTH);
+        let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|length| length > limit as u64) {
+            return Err(Problem::body_too_large(limit));
+        }
+        let begun = tokio::time::Instant::now();
+        match body::read(body, limit, over(self.request_time)).await {
+            Read::Whole(whole) => Ok(whole),
+            Read::Part(_) if begun.elapsed() >= self.request_time => Err(Problem::body_too_slow(self.request_time)),
+            Read::Part(_) => Err(Problem::body_too_large(limit)),
+            // Most often nobody is there any more to read this.
+            Read::Broken(_) => Err(Problem::malformed_body("It broke off before its end.")),
+        }
+    }
+
+    /// Returns who asks for what.
+    async fn identity(&self, parts: &Parts, body: &Bytes, key: IdempotencyKey) -> Result<RequestIdentity, Problem> {
+        let id = RequestIdentity::new(scope::of(self, parts)?, key).map_err(|error| match error {
+            // Such as a header of the gateway's that is there and empty.
+            IdentityError::ScopePartEmpty { .. } => Problem::principal_missing(),
+            error => error.into(),
+        })?;
+        let fingerprint = match &self.fingerprint {
+            Some(of) => guarded(|| of(parts, body))??,
+            None => {
+                let (path, query) = (scope::path(parts), parts.uri.query());
+                let of = &self.fingerprints;
+                of.of(&parts.method, path, query, &parts.headers, body, &self.keys)
+                    .await
+            }
+        };
+        Ok(id.with_known_fingerprint(match &self.scope {
+            Some(_) => fingerprint,
+            None => with_credentials(fingerprint, &parts.headers),
+        }))
+    }
+
+    /// Takes the handler's answer apart, and says what is to become of it.
+    async fn ran<A, E>(self: Arc<Self>, answered: Result<Response<A>, E>, own: Own<A>) -> Ran
+    where
+        A: FromBody<Error: Send>,
+        E: fmt::Display,
+    {
+        let (parts, body) = match answered {
+            Ok(response) => response.into_parts(),
+            Err(error) => return Ran::Broke(error.to_string().into()),
+        };
+        #[cfg(feature = "axum")]
+        if let Some(reason) = super::failure::taken(&parts.extensions) {
+            return Ran::Broke(reason);
+        }
+        let outcome = self.recording.of(&parts);
+        let is_said = parts.extensions.get::<Outcome>().is_some();
+        let sorted = headers::sorted(&parts.headers);
+        let read = match is_stream(&parts) {
+            true => Read::Part(Part::unread(body)),
+            false => body::read(body, self.max_answer_bytes, over(self.answer_time)).await,
+        };
+        let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
+        let answer = Answer {
+            status: parts.status,
+            headers: sorted.shared,
+            body: match &read {
+                Read::Whole(whole) if is_shared => Some(whole.clone()),
+                _ => None,
+            },
+            at: SystemTime::now(),
+        };
+        let answer = match answer.body {
+            Some(_) => answer,
+            None => answer.outcome_only(),
+        };
+        match read {
+            Read::Whole(whole) => own.leave(parts, OwnBody::Whole(whole)),
+            Read::Part(part) => own.leave(parts, OwnBody::Part(part)),
+            // What was sent of it is no answer: its client gets what the others get.
+            Read::Broken(_) => {}
+        }
+        match (outcome, answer.status.as_u16()) {
+            // The connection is its own client's from now on, and there is nothing for others.
+            (_, ..200) => {
+                let status = StatusCode::CONFLICT;
+                Ran::NothingDone(Answer { status, ..answer })
+            }
+            (Outcome::NothingDone, _) => Ran::NothingDone(answer),
+            (Outcome::Unknown, _) => Ran::Unknown(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, ..400) => Ran::Kept(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) if is_said => Ran::Declined(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, ..500) => Ran::Rejected(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) => Ran::Failed(answer),
+        }
+    }
+
+    /// Returns the response for one client.
+    fn response<A: FromBody<Error: Send>>(&self, result: Result<Reply<Answer>, Error>, own: Own<A>) -> Response<A> {
+        let (mut response, origin, at) = match result {
+            Ok(reply) => {
+                let own = own.take().filter(|_| reply.origin() == Origin::Executed);
+                let response = own.map_or_else(|| reply.value().response(self.dialect), Response::from);
+                (response, reply.origin(), Some(reply.value().at))
+            }
+            Err(error) => match error.cause::<Answered>() {
+                Some(Answered(answer)) => match own.take() {
+                    Some(own) => (own.into(), Origin::Executed, None),
+                    None => (answer.response(self.dialect), Origin::Collapsed, None),
+                },
+                None => return self.told(error.into()),
+            },
+        };
+        let status = response.status();
+        let lines = response.headers_mut();
+        self.dialect.mark(status, lines, origin, at.is_some());
+        lines.insert(IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
+        if origin == Origin::Replayed {
+            lines.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+            if let Some(date) = at.and_then(headers::date) {
+                lines.insert(IDEMPOTENCY_ORIGINAL_DATE, date);
+            }
+        }
+        response
+    }
+
+    /// Returns the response for a problem.
+    fn told<A: FromBody<Error: Send>>(&self, problem: Problem) -> Response<A> {
+        let response = self.dialect.told(problem, self.documentation.as_deref());
+        response.map(|body| {
+            let bytes = Bytes::from(body);
+            Whole { bytes, trailers: None }.into_body()
+        })
+    }
+}
+
+/// A service without a scope for its keys may have clients that are told apart all the same.
+fn with_credentials(fingerprint: Fingerprint, headers: &HeaderMap) -> Fingerprint {
+    let mut values = headers.get_all(AUTHORIZATION).iter().peekable();
+    if values.peek().is_none() {
+        return fingerprint;
+    }
+    let with = Fingerprint::builder().part("request", fingerprint.as_bytes());
+    values
+        .fold(with, |with, value| with.part("authorization", value))
+        .build()
+}
+
+/// Whether the body does not end by itself, or is not to be waited for.
+fn is_stream(parts: &response::Parts) -> bool {
+    let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
+    parts.status.is_informational() || essence.is_some_and(|it| it.eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// The answer as its own client gets it. The work leaves it here; if that client has hung up, it goes with the work.
+struct Own<A>(Arc<Mutex<Option<OwnAnswer<A>>>>);
+
+struct OwnAnswer<A> {
+    parts: response::Parts,
+    body: OwnBody<A>,
+}
+
+enum OwnBody<A> {
+    Whole(Whole),
+    Part(Part<A>),
+}
+
+impl<A> Own<A> {
+    fn leave(self, parts: response::Parts, body: OwnBody<A>) {
+        *self.0.lock() = Some(OwnAnswer { parts, body });
+    }
+
+    fn take(&self) -> Option<OwnAnswer<A>> {
+        self.0.lock().take()
+    }
+}
+
+impl<A> Clone for Own<A> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<A> Default for Own<A> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<A: FromBody<Error: Send>> From<OwnAnswer<A>> for Response<A> {
+    fn from(own: OwnAnswer<A>) -> Self {
+        let body = match own.body {
+            OwnBody::Whole(whole) => whole.into_body(),
+            OwnBody::Part(part) => part.into_body(),
+        };
+        Self::from_parts(own.parts, body)
+    }
+}
+
+impl<Inner> fmt::Debug for IdempotencyService<Inner> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyService")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
