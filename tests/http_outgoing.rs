@@ -55,13 +55,10 @@ impl Script {
     }
 
     /// A client of this server, without a connection.
-    fn client<B: Send + 'static>(
+    fn client<B: Clone + Send + 'static>(
         &self,
         layer: OutgoingLayer,
-    ) -> impl Service<Request<B>, Response = Response<()>, Error = &'static str, Future: Send> + Clone + use<B>
-    where
-        B: Clone,
-    {
+    ) -> impl Service<Request<B>, Response = Response<()>, Error = &'static str, Future: Send> + Clone + use<B> {
         let script = self.clone();
         layer.layer(service_fn(move |request: Request<B>| {
             std::future::ready(script.answer(request.headers()))
