@@ -2,6 +2,7 @@
 //!
 //! Only this file knows the store. To the rest of the layer, executing is a function.
 
+use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,8 +37,8 @@ pub(super) enum Ran {
     /// Nothing was done, or nothing is to be kept.
     NothingDone(Answer),
     Unknown(Answer),
-    /// There is no answer: the service failed, with this message.
-    Broke(String),
+    /// There is no answer, for this reason.
+    Broke(Box<dyn StdError + Send + Sync>),
 }
 
 /// A transaction on its way to the handler, which takes it out of the request's extensions.
@@ -74,7 +75,7 @@ where
                     Ran::Kept(answer) | Ran::Declined(answer) | Ran::Failed(answer) => Ok(answer),
                     Ran::NothingDone(answer) => Err(Unfinished::from(NotDone::because(answered(answer)))),
                     Ran::Unknown(answer) => Err(Unfinished::from(Unknown::because(answered(answer)))),
-                    Ran::Broke(message) => Err(Unfinished::from(Unknown::because(message))),
+                    Ran::Broke(reason) => Err(Unfinished::from(Unknown::because(reason))),
                 }
             };
             idempotency.try_run(id, work).await
@@ -109,7 +110,7 @@ where
                     Ran::Failed(answer) | Ran::NothingDone(answer) | Ran::Unknown(answer) => {
                         Err(Rollback::failed(answered(answer)))
                     }
-                    Ran::Broke(message) => Err(Rollback::failed(message)),
+                    Ran::Broke(reason) => Err(Rollback::Failed(reason)),
                 }
             };
             idempotency.run_in_tx(id, work).await

@@ -196,8 +196,12 @@ impl Settings {
     {
         let (parts, body) = match answered {
             Ok(response) => response.into_parts(),
-            Err(error) => return Ran::Broke(error.to_string()),
+            Err(error) => return Ran::Broke(error.to_string().into()),
         };
+        #[cfg(feature = "axum")]
+        if let Some(reason) = super::failure::taken(&parts.extensions) {
+            return Ran::Broke(reason);
+        }
         let outcome = self.recording.of(&parts);
         let is_said = parts.extensions.get::<Outcome>().is_some();
         let sorted = headers::sorted(&parts.headers);
