@@ -12,17 +12,14 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::routing::{any, post};
 use http_body_util::BodyExt;
 use oneflight::http::layer::{IdempotencyLayer, Requirement};
-use oneflight::http::{Fingerprints, KeySource, Problem, kind};
+use oneflight::http::{Fingerprints, KeySource, kind};
 use oneflight::store::ManualClock;
 use oneflight::{MemoryStore, Scope};
 
 #[path = "common/http.rs"]
 mod http;
-#[path = "common/scripted.rs"]
-mod scripted;
 
-use http::{Calls, app, bytes, gated, keyless, layer, layer_over, origin, problem, request, send, typed, unread};
-use scripted::{Op, Scripted};
+use http::{Calls, User, app, by, bytes, gated, layer, layer_over, of_user, origin, problem, request, send, typed};
 
 /// Sends `tea` under each of these values of the header, and returns what the layer says of each answer.
 async fn origins(layer: IdempotencyLayer, values: &[&str]) -> Vec<String> {
@@ -95,22 +92,6 @@ async fn another_payload_under_a_used_key_is_a_422_and_runs_nothing() {
     assert_eq!(origin(&again), "replayed");
     assert_eq!(bytes(again).await, "order 1");
     assert_eq!(shop.calls.count(), 1);
-}
-
-/// A user, as an authentication outside of the layer would have found it.
-#[derive(Clone)]
-struct User(&'static str, &'static str);
-
-fn of_user(scoped: IdempotencyLayer) -> IdempotencyLayer {
-    scoped.scope(|request| {
-        let user = request.extensions.get::<User>()?;
-        Some(Scope::new(user.0).user(user.1))
-    })
-}
-
-fn by(user: User, mut request: Request) -> Request {
-    request.extensions_mut().insert(user);
-    request
 }
 
 #[tokio::test]
@@ -320,6 +301,30 @@ async fn the_key_is_read_from_the_header_and_from_one_line_only() {
 }
 
 #[tokio::test]
+async fn a_function_of_the_services_finds_the_key() {
+    let layer = layer().required().key(|_, body| {
+        let event: serde_json::Value = serde_json::from_slice(body).ok()?;
+        Some(event["data"]["id"].as_str()?.to_owned())
+    });
+    let (app, calls) = app(layer, |_| "done");
+    let ask = async |body: &'static str| {
+        let request = axum::http::Request::post("/orders").header("idempotency-key", "of the header");
+        send(&app, request.body(Body::from(body)).unwrap()).await
+    };
+    for (body, expected) in [
+        (r#"{"data":{"id":"e1"}}"#, "executed"),
+        (r#"{"data":{"id":"e2"}}"#, "executed"),
+        (r#"{"data":{"id":"e1"}}"#, "replayed"),
+    ] {
+        assert_eq!(origin(&ask(body).await), expected, "{body}");
+    }
+    assert_eq!(problem(ask("{}").await).await["type"], kind::KEY_MISSING);
+    let malformed = problem(ask(r#"{"data":{"id":"\n"}}"#).await).await;
+    assert_eq!(malformed["type"], kind::KEY_MALFORMED);
+    assert_eq!(calls.count(), 2);
+}
+
+#[tokio::test]
 async fn the_handler_gets_the_body_that_the_fingerprint_was_made_of() {
     let echo = |request: Request| async {
         let body = request.into_body().collect().await.unwrap();
@@ -377,122 +382,4 @@ async fn a_hundred_duplicates_are_one_execution() {
     assert!(answers.iter().all(|(_, body)| body == "order 1"));
     assert_eq!(answers.iter().filter(|(origin, _)| origin == "executed").count(), 1);
     assert_eq!(calls.count(), 1);
-}
-
-#[tokio::test]
-async fn a_guessed_key_of_another_tenant_gets_nothing_of_its_answer() {
-    let (app, calls) = app(of_user(layer()), |call| format!("secret {call}"));
-    let ask = async |tenant, user, body| send(&app, by(User(tenant, user), request("guessed", body))).await;
-    assert_eq!(bytes(ask("us", "ann", "tea").await).await, "secret 1");
-    // Names that are made to look like another scope are none.
-    for (number, (tenant, user)) in (2..).zip([
-        ("them", "ann"),
-        ("us", "eve"),
-        ("us|user=ann", "ann"),
-        ("us%7Cuser=ann", "ann"),
-        ("us", "ann|route=POST /orders"),
-        ("everybody", "ann"),
-    ]) {
-        let response = ask(tenant, user, "tea").await;
-        assert_eq!(origin(&response), "executed", "{tenant} {user}");
-        assert_eq!(bytes(response).await, format!("secret {number}"));
-        // Not even a conflict tells that the key is in use.
-        let response = ask(tenant, user, "coffee").await;
-        assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
-    }
-    assert_eq!(bytes(ask("us", "ann", "tea").await).await, "secret 1");
-    assert_eq!(calls.count(), 7);
-}
-
-#[tokio::test]
-async fn a_request_without_a_clear_principal_is_not_executed() {
-    let store = Scripted::new();
-    let layer = layer_over(store.clone()).scope(|request| {
-        let mut names = request.headers.get_all("x-tenant").iter();
-        match (names.next(), names.next()) {
-            (Some(name), None) => Ok(Scope::new(name.to_str().unwrap_or_default())),
-            (None, _) => Err(Problem::principal_missing()),
-            _ => Err(Problem::new(StatusCode::FORBIDDEN).with_title("Two tenants")),
-        }
-    });
-    let (app, calls) = app(layer, |_| "done");
-    let ask = async |tenants: &[&str], body: Body| {
-        let mut request = request("k", body);
-        for tenant in tenants {
-            request.headers_mut().append("x-tenant", tenant.parse().unwrap());
-        }
-        send(&app, request).await
-    };
-    for (tenants, type_uri) in [
-        (&[][..], kind::PRINCIPAL_MISSING),
-        (&["us", "them"], "about:blank"),
-        (&[""], kind::PRINCIPAL_MISSING),
-    ] {
-        // The head shows it: nothing is read for such a request.
-        let refused = ask(tenants, unread()).await;
-        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{tenants:?}");
-        assert_eq!(problem(refused).await["type"], type_uri);
-    }
-    assert_eq!(
-        (calls.count(), store.calls(Op::Claim), store.calls(Op::Load)),
-        (0, 0, 0)
-    );
-    assert_eq!(ask(&["us"], Body::from("tea")).await.status(), StatusCode::OK);
-    assert_eq!(calls.count(), 1);
-}
-
-#[tokio::test]
-async fn a_key_is_validated_before_the_store_is_asked() {
-    let store = Scripted::new();
-    let keys = KeySource::new().max_bytes(36).alphabet(|character| character != '_');
-    let (app, calls) = app(layer_over(store.clone()).keys(keys), |_| "done");
-    let asked = || {
-        [Op::Claim, Op::Load, Op::Watch]
-            .map(|op| store.calls(op))
-            .iter()
-            .sum::<usize>()
-    };
-    let (long, huge) = ("k".repeat(37), "k".repeat(1 << 20));
-    for key in [
-        "", "\"\"", "a, b", "\"a", "\"a\\n\"", "a b", "a_b", "\"a_b\"", &long, &huge,
-    ] {
-        let refused = send(&app, request(key, "tea")).await;
-        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{key:.40}");
-    }
-    assert_eq!((asked(), calls.count()), (0, 0));
-    assert_eq!(
-        send(&app, request(&"k".repeat(36), "tea")).await.status(),
-        StatusCode::OK
-    );
-    assert!(asked() > 0);
-}
-
-#[tokio::test]
-async fn a_safe_method_passes_whatever_key_it_carries() {
-    let calls = Calls::default();
-    let counted = calls.clone();
-    let handler = move |_: Request| {
-        counted.next();
-        async { "done" }
-    };
-    let app = Router::new().route("/orders", any(handler)).layer(layer().required());
-    let methods = ["OPTIONS", "HEAD", "GET", "PUT", "DELETE"];
-    for method in methods {
-        for key in ["k", "k", "no, key"] {
-            let request = Request::builder().method(method).uri("/orders");
-            let response = send(&app, request.header("idempotency-key", key).body(unread()).unwrap()).await;
-            assert_eq!((response.status(), origin(&response)), (StatusCode::OK, ""), "{method}");
-        }
-    }
-    assert_eq!(calls.count(), methods.len() * 3);
-
-    let covered = layer().methods([Method::POST, Method::PUT]);
-    let app = Router::new().route("/orders", any(|| async { "done" })).layer(covered);
-    for expected in ["executed", "replayed"] {
-        let put = Request::put("/orders")
-            .header("idempotency-key", "k")
-            .body(Body::empty());
-        assert_eq!(origin(&send(&app, put.unwrap()).await), expected);
-    }
-    assert_eq!(origin(&send(&app, keyless("tea")).await), "");
 }

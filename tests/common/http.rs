@@ -18,7 +18,7 @@ use axum::routing::post;
 use http_body_util::BodyExt;
 use oneflight::http::layer::IdempotencyLayer;
 use oneflight::store::Store;
-use oneflight::{Idempotency, MemoryStore};
+use oneflight::{Idempotency, MemoryStore, Scope};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -57,6 +57,24 @@ pub async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
 
 pub async fn bytes(response: Response<Body>) -> Bytes {
     response.into_body().collect().await.unwrap().to_bytes()
+}
+
+/// A tenant and a user, as an authentication outside of the layer would have found it.
+#[derive(Clone)]
+pub struct User(pub &'static str, pub &'static str);
+
+/// Makes a key valid for one user.
+pub fn of_user(scoped: IdempotencyLayer) -> IdempotencyLayer {
+    scoped.scope(|request| {
+        let user = request.extensions.get::<User>()?;
+        Some(Scope::new(user.0).user(user.1))
+    })
+}
+
+/// A request that this user was found to have sent.
+pub fn by(user: User, mut request: Request<Body>) -> Request<Body> {
+    request.extensions_mut().insert(user);
+    request
 }
 
 /// What the layer says of an answer, or nothing.
@@ -156,13 +174,15 @@ pub async fn head(connection: &mut TcpStream) -> String {
     while !head.ends_with(b"\r\n\r\n") {
         head.push(connection.read_u8().await.unwrap());
     }
-    String::from_utf8(head).unwrap().to_ascii_lowercase()
+    String::from_utf8(head).unwrap()
 }
 
 /// Returns the value of a header line in such a head.
 pub fn line<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = head.lines().filter_map(|line| line.split_once(": "));
-    lines.find(|(known, _)| *known == name).map(|(_, value)| value)
+    lines
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
 }
 
 /// Posts over a connection of its own, and returns head and body of the answer.
