@@ -66,6 +66,8 @@ mod service;
 
 pub use body::FromBody;
 #[cfg(feature = "axum")]
+pub use extract::Checked;
+#[cfg(feature = "axum")]
 pub use failure::Failure;
 pub use future::ResponseFuture;
 pub use headers::{IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};

@@ -249,8 +249,9 @@ impl Settings {
             (Outcome::NothingDone, _) => Ran::NothingDone(answer),
             (Outcome::Unknown, _) => Ran::Unknown(answer),
             (Outcome::Record | Outcome::OutcomeOnly, ..400) => Ran::Kept(answer),
-            (Outcome::Record | Outcome::OutcomeOnly, 500..) if !is_said => Ran::Failed(answer),
-            (Outcome::Record | Outcome::OutcomeOnly, _) => Ran::Declined(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) if is_said => Ran::Declined(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, ..500) => Ran::Rejected(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) => Ran::Failed(answer),
         }
     }
 
