@@ -22,7 +22,7 @@ use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::body::{FromBody, Whole};
-use crate::http::kind;
+use crate::http::kind::described;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Format};
 use crate::record::JSON;
@@ -78,7 +78,7 @@ fn has_no_content(status: StatusCode) -> bool {
 }
 
 fn not_kept(answer: &Answer) -> Problem {
-    let problem = Problem::of_kind(answer.status, kind::OUTCOME_ONLY, "The answer's body is not kept").with_detail(
+    let problem = Problem::of_kind(described::OUTCOME_ONLY).with_status(answer.status).with_detail(
         "The operation was carried out before, and answered with this status. The body of that answer was too large to be \
          kept, was streamed, or is secret. Do not repeat the operation under a new key.",
     );
