@@ -22,12 +22,12 @@ use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::progress::Progress;
 use super::settled::Settled;
 use super::shared::Shared;
-use super::timer::{NoTimers, Timer, after};
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
 use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore};
 use crate::telemetry;
+use crate::timer::{NoTimers, Timer, after};
 use crate::unwind::{Payload, catch};
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx). It belongs to the work.

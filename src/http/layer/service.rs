@@ -36,6 +36,7 @@ use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Context, Error, Origin, Reply};
 use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity};
+use crate::timer::over;
 
 /// The service that an [`IdempotencyLayer`](super::IdempotencyLayer) puts around another one.
 #[derive(Clone)]
@@ -168,7 +169,7 @@ impl Settings {
             return Err(Problem::body_too_large(limit));
         }
         let begun = tokio::time::Instant::now();
-        match body::read(body, limit, tokio::time::sleep(self.request_time)).await {
+        match body::read(body, limit, over(self.request_time)).await {
             Read::Whole(whole) => Ok(whole),
             Read::Part(_) if begun.elapsed() >= self.request_time => Err(Problem::body_too_slow(self.request_time)),
             Read::Part(_) => Err(Problem::body_too_large(limit)),
@@ -218,7 +219,7 @@ impl Settings {
         let sorted = headers::sorted(&parts.headers);
         let read = match is_stream(&parts) {
             true => Read::Part(Part::unread(body)),
-            false => body::read(body, self.max_answer_bytes, tokio::time::sleep(self.answer_time)).await,
+            false => body::read(body, self.max_answer_bytes, over(self.answer_time)).await,
         };
         let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
         let answer = Answer {
