@@ -10,6 +10,7 @@ use http::Method;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use super::dialect::Dialect;
 use super::execute::{self, Execute};
 use super::key::IntoKey;
 use super::outcome::{Cookies, Recording};
@@ -107,6 +108,7 @@ pub(super) struct Settings {
     pub(super) max_answer_bytes: usize,
     pub(super) answer_time: Duration,
     pub(super) documentation: Option<Arc<str>>,
+    pub(super) dialect: Dialect,
 }
 
 impl IdempotencyLayer {
@@ -160,6 +162,7 @@ impl IdempotencyLayer {
             max_answer_bytes: 2 * 1024 * 1024,
             answer_time: Duration::from_secs(5),
             documentation: None,
+            dialect: Dialect::default(),
         };
         Self {
             settings,
@@ -334,6 +337,13 @@ impl IdempotencyLayer {
         self.settings.documentation = Some(uri.into());
         self
     }
+
+    /// Sets by whose rules clients are told of problems, and of answers that are not to be repeated. The default is
+    /// [`Dialect::Draft`].
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.settings.dialect = dialect;
+        self
+    }
 }
 
 impl Settings {
@@ -393,6 +403,7 @@ impl fmt::Debug for Settings {
             .field("max_answer_bytes", &self.max_answer_bytes)
             .field("answer_time", &self.answer_time)
             .field("documentation", &self.documentation)
+            .field("dialect", &self.dialect)
             .finish_non_exhaustive()
     }
 }

@@ -50,6 +50,7 @@
 
 mod answer;
 mod body;
+mod dialect;
 mod duplicate;
 mod execute;
 #[cfg(feature = "axum")]
@@ -65,6 +66,7 @@ mod scope;
 mod service;
 
 pub use body::FromBody;
+pub use dialect::Dialect;
 #[cfg(feature = "axum")]
 pub use extract::Checked;
 #[cfg(feature = "axum")]

@@ -258,21 +258,24 @@ impl Settings {
 
     /// Returns the response for one client.
     fn response<A: FromBody<Error: Send>>(&self, result: Result<Reply<Answer>, Error>, own: Own<A>) -> Response<A> {
+        let documentation = self.documentation.as_deref();
         let (mut response, origin, at) = match result {
             Ok(reply) => {
                 let own = own.take().filter(|_| reply.origin() == Origin::Executed);
-                let response = own.map_or_else(|| reply.value().response(), Response::from);
+                let response = own.map_or_else(|| reply.value().response(self.dialect, documentation), Response::from);
                 (response, reply.origin(), Some(reply.value().at))
             }
             Err(error) => match error.cause::<Answered>() {
                 Some(Answered(answer)) => match own.take() {
                     Some(own) => (own.into(), Origin::Executed, None),
-                    None => (answer.response(), Origin::Collapsed, None),
+                    None => (answer.response(self.dialect, documentation), Origin::Collapsed, None),
                 },
                 None => return self.told(error.into()),
             },
         };
+        let status = response.status();
         let lines = response.headers_mut();
+        self.dialect.mark(status, lines, origin, at.is_some());
         lines.insert(IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
         if origin == Origin::Replayed {
             lines.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
@@ -285,11 +288,7 @@ impl Settings {
 
     /// Returns the response for a problem.
     fn told<A: FromBody<Error: Send>>(&self, problem: Problem) -> Response<A> {
-        let problem = match &self.documentation {
-            Some(uri) => problem.with_documentation(uri.as_ref()),
-            None => problem,
-        };
-        let response: Response<String> = problem.into_response();
+        let response = self.dialect.told(problem, self.documentation.as_deref());
         response.map(|body| {
             let bytes = Bytes::from(body);
             Whole { bytes, trailers: None }.into_body()
