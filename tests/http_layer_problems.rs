@@ -205,7 +205,7 @@ async fn handler(body: String) -> axum::response::Response {
     match body.rsplit(' ').next() {
         Some("panics") => panic!("{PAYLOAD}"),
         Some("unknown") => (StatusCode::BAD_GATEWAY, Outcome::Unknown, "?").into_response(),
-        Some("secret") => (Outcome::OutcomeOnly, PAYLOAD).into_response(),
+        Some("secret") => ([("location", "/orders/1")], Outcome::OutcomeOnly, PAYLOAD).into_response(),
         _ => "done".into_response(),
     }
 }
@@ -373,5 +373,5 @@ async fn the_members_of_a_problem_have_portable_names() {
     }
     let standard = ["type", "title", "status", "detail", "instance"];
     let ours: Vec<_> = names.iter().filter(|name| !standard.contains(&name.as_str())).collect();
-    assert_eq!(ours, ["effect", "limit", "limit_ms", "retry_after"]);
+    assert_eq!(ours, ["effect", "limit", "limit_ms", "location", "retry_after"]);
 }

@@ -83,7 +83,7 @@ type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct IdempotencyLayer {
-    settings: Settings,
+    pub(super) settings: Settings,
     warned: Arc<AtomicBool>,
 }
 

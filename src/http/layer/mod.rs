@@ -50,6 +50,7 @@
 
 mod answer;
 mod body;
+mod cors;
 mod dialect;
 mod duplicate;
 mod execute;
