@@ -59,10 +59,12 @@ mod extract;
 #[cfg(feature = "axum")]
 mod failure;
 mod future;
+mod guard;
 mod headers;
 mod key;
 mod layer;
 mod outcome;
+mod resolve;
 mod scope;
 mod service;
 
