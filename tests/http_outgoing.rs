@@ -126,7 +126,10 @@ fn the_key(keys: &[Option<HeaderValue>]) -> String {
         "{key:?}"
     );
     let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, key)]);
-    header_key(&headers).unwrap().unwrap().as_str().to_owned()
+    let key = header_key(&headers).unwrap().unwrap().as_str().to_owned();
+    // A random UUID: one of version 4.
+    assert_eq!((key.len(), &key[14..15]), (36, "4"), "{key}");
+    key
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{FromBody, Whole};
 use super::dialect::Dialect;
-use crate::http::kind;
+use crate::http::kind::described;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Format, Json};
 use crate::record::JSON;
@@ -52,12 +52,16 @@ impl Answer {
     }
 
     /// Returns the response for a client that did not have it executed.
-    pub(super) fn response<B: FromBody<Error: Send>>(&self, dialect: Dialect) -> Response<B> {
+    pub(super) fn response<B: FromBody<Error: Send>>(
+        &self,
+        dialect: Dialect,
+        documentation: Option<&str>,
+    ) -> Response<B> {
         let (mut response, body) = match &self.body {
             Some(body) => (Response::new(()), body.clone()),
             None if has_no_content(self.status) => (Response::new(()), Whole::default()),
             None => {
-                let (parts, body) = dialect.told(not_kept(self), None).into_parts();
+                let (parts, body) = dialect.told(not_kept(self), documentation).into_parts();
                 let bytes = Bytes::from(body);
                 (Response::from_parts(parts, ()), Whole { bytes, trailers: None })
             }
@@ -78,7 +82,7 @@ fn has_no_content(status: StatusCode) -> bool {
 }
 
 fn not_kept(answer: &Answer) -> Problem {
-    let problem = Problem::of_kind(answer.status, kind::OUTCOME_ONLY, "The answer's body is not kept").with_detail(
+    let problem = Problem::of_kind(described::OUTCOME_ONLY).with_status(answer.status).with_detail(
         "The operation was carried out before, and answered with this status. The body of that answer was too large to be \
          kept, was streamed, or is secret. Do not repeat the operation under a new key.",
     );

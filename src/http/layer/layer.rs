@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use http::request::Parts;
 use tower_layer::Layer;
 
 use super::dialect::Dialect;
 use super::execute::{self, Execute};
+use super::key::IntoKey;
 use super::outcome::{Cookies, Recording};
 use super::scope::IntoScope;
 use super::service::IdempotencyService;
@@ -18,7 +20,7 @@ use crate::http::fingerprints::Fingerprints;
 use crate::http::key::KeySource;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Idempotency};
-use crate::identity::{Fingerprint, Scope};
+use crate::identity::{Fingerprint, IdempotencyKey, Scope};
 use crate::store::{Store, TransactionalStore};
 use crate::telemetry;
 
@@ -46,6 +48,7 @@ enum Duplicates {
 
 type Predicate = Arc<dyn Fn(&Parts) -> Requirement + Send + Sync>;
 type ScopeOf = Arc<dyn Fn(&Parts) -> Result<Scope, Problem> + Send + Sync>;
+type KeyOf = Arc<dyn Fn(&Parts, &Bytes) -> Result<Option<IdempotencyKey>, Problem> + Send + Sync>;
 type FingerprintOf = Arc<dyn Fn(&Parts, &[u8]) -> Result<Fingerprint, Problem> + Send + Sync>;
 type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
@@ -81,7 +84,7 @@ type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct IdempotencyLayer {
-    settings: Settings,
+    pub(super) settings: Settings,
     warned: Arc<AtomicBool>,
 }
 
@@ -90,6 +93,7 @@ pub struct IdempotencyLayer {
 pub(super) struct Settings {
     pub(super) execute: Execute,
     pub(super) keys: KeySource,
+    pub(super) key: Option<KeyOf>,
     pub(super) fingerprints: Fingerprints,
     pub(super) fingerprint: Option<FingerprintOf>,
     methods: Vec<Method>,
@@ -144,6 +148,7 @@ impl IdempotencyLayer {
         let settings = Settings {
             execute,
             keys: KeySource::new(),
+            key: None,
             fingerprints: Fingerprints::new(),
             fingerprint: None,
             methods: vec![Method::POST, Method::PATCH],
@@ -236,6 +241,31 @@ impl IdempotencyLayer {
     /// Sets where keys are looked for, and what is accepted as one. The default is the header `Idempotency-Key`.
     pub fn keys(mut self, keys: KeySource) -> Self {
         self.settings.keys = keys;
+        self
+    }
+
+    /// Sets a function that finds the key, in place of a [`KeySource`]: the id of an event in its body, for example.
+    ///
+    /// The function sees the head of the request and its whole body. It returns `Option<IdempotencyKey>`, `Option<String>` or
+    /// `Result<Option<IdempotencyKey>, Problem>`; `None` is a request without a key. Since the key may stand in the body, the
+    /// body of every request is read that has one of the [methods](Self::methods) and is not [off](Requirement::Off), within
+    /// [its limit](Self::max_request_bytes).
+    ///
+    /// ```
+    /// use oneflight::http::layer::IdempotencyLayer;
+    /// use oneflight::{Idempotency, MemoryStore};
+    ///
+    /// fn event_id(body: &[u8]) -> Option<String> {
+    ///     let event: serde_json::Value = serde_json::from_slice(body).ok()?;
+    ///     Some(event["data"]["id"].as_str()?.to_owned())
+    /// }
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let layer = IdempotencyLayer::new(idem).required().key(|_, body| event_id(body));
+    /// # let _ = layer;
+    /// ```
+    pub fn key<K: IntoKey>(mut self, key: impl Fn(&Parts, &Bytes) -> K + Send + Sync + 'static) -> Self {
+        self.settings.key = Some(Arc::new(move |parts, body| key(parts, body).into_key()));
         self
     }
 
@@ -390,6 +420,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayer")
             .field("keys", &self.keys)
+            .field("has_key_function", &self.key.is_some())
             .field("fingerprints", &self.fingerprints)
             .field("methods", &self.methods)
             .field("requirement", &self.requirement)

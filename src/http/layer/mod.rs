@@ -50,6 +50,7 @@
 
 mod answer;
 mod body;
+mod cors;
 mod dialect;
 mod duplicate;
 mod execute;
@@ -60,6 +61,7 @@ mod failure;
 mod future;
 mod guard;
 mod headers;
+mod key;
 mod layer;
 mod outcome;
 mod resolve;
@@ -74,6 +76,7 @@ pub use extract::Checked;
 pub use failure::Failure;
 pub use future::ResponseFuture;
 pub use headers::{IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
+pub use key::IntoKey;
 pub use layer::{IdempotencyLayer, Requirement};
 pub use outcome::{Cookies, Outcome, Recording};
 pub use scope::IntoScope;
