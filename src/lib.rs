@@ -95,7 +95,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! | feature | brings | depends on |
 //! | --- | --- | --- |
 //! | (none) | [`Group`], and the vocabulary of [`identity`] | `tokio` (`rt`), `hashbrown`, `parking_lot`, `foldhash` |
-//! | `durable` | `Idempotency`, `Store`, `MemoryStore` | `serde_json`, `sha2`, `dashmap`, `tokio` (`sync`, `time`) |
+//! | `durable` | `Idempotency`, `Store`, `MemoryStore`, correlation ids | `serde_json`, `sha2`, `dashmap`, `getrandom`, `tokio` (`sync`, `time`) |
 //! | `compress` | large results kept compressed, if asked for; implies `durable` | `lz4_flex` |
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
 //! | `axum` | a `Problem` is a response of axum; implies `http` | `axum-core` |
@@ -108,6 +108,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(feature = "durable")]
 mod backoff;
+#[cfg(feature = "durable")]
+pub mod correlation;
 #[allow(unsafe_code)]
 mod flight;
 pub mod group;
@@ -116,6 +118,8 @@ pub mod http;
 #[cfg(feature = "durable")]
 pub mod idempotency;
 pub mod identity;
+#[cfg(feature = "durable")]
+mod random;
 #[cfg(feature = "durable")]
 pub mod record;
 #[cfg(feature = "durable")]

@@ -7,6 +7,7 @@
 //! | name | kind | when |
 //! | --- | --- | --- |
 //! | `oneflight.flight` | span, debug | for each flight, a child of the leader's span. It is entered whenever the work is polled, whichever task polls it. A follower's span follows from it |
+//! | `oneflight.request` | span, info | for each request that passes a `CorrelationLayer`, with the field `correlation_id` |
 //! | `oneflight` | target | of every event below |
 //! | "the work goes on with another caller" | debug | hand-over from a driver that left, or take-over from one that is not polled |
 //! | "abandoned work goes on as a task" | debug | every caller had left |
@@ -90,6 +91,32 @@ mod traced {
                     Span::current().follows_from(span);
                 });
             }
+        }
+    }
+
+    /// The span of one HTTP request.
+    #[cfg(feature = "http")]
+    pub(crate) struct RequestSpan(Span);
+
+    /// A future inside of such a span.
+    #[cfg(feature = "http")]
+    pub(crate) type InSpan<F> = tracing::instrument::Instrumented<F>;
+
+    #[cfg(feature = "http")]
+    impl RequestSpan {
+        /// Creates the span, as a child of this thread's current one.
+        pub(crate) fn new(correlation_id: &dyn Display) -> Self {
+            Self(tracing::info_span!(target: TARGET, "oneflight.request", %correlation_id))
+        }
+
+        /// Runs a closure inside the span.
+        pub(crate) fn enter<R>(&self, closure: impl FnOnce() -> R) -> R {
+            self.0.in_scope(closure)
+        }
+
+        /// Polls and drops a future inside the span.
+        pub(crate) fn around<F>(self, future: F) -> InSpan<F> {
+            tracing::Instrument::instrument(future, self.0)
         }
     }
 
@@ -263,6 +290,27 @@ mod silent {
 
         #[inline(always)]
         pub(crate) fn link_current(&self) {}
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) struct RequestSpan;
+
+    #[cfg(feature = "http")]
+    pub(crate) type InSpan<F> = F;
+
+    #[cfg(feature = "http")]
+    impl RequestSpan {
+        pub(crate) fn new(_correlation_id: &dyn Display) -> Self {
+            Self
+        }
+
+        pub(crate) fn enter<R>(&self, closure: impl FnOnce() -> R) -> R {
+            closure()
+        }
+
+        pub(crate) fn around<F>(self, future: F) -> InSpan<F> {
+            future
+        }
     }
 
     #[inline(always)]

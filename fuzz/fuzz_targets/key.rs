@@ -7,8 +7,8 @@ use arbitrary::Arbitrary;
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use oneflight::http::{
-    CorrelationId, IDEMPOTENCY_KEY, KeyError, KeyPlace, X_CORRELATION_ID, X_REQUEST_ID, find_key, header_key,
-    require_key,
+    CorrelationId, IDEMPOTENCY_KEY, KeyError, KeyPlace, TRACEPARENT, X_CORRELATION_ID, X_REQUEST_ID, find_key,
+    header_key, require_key,
 };
 use oneflight::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity, Scope};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -233,11 +233,24 @@ fn correlation(headers: &HeaderMap) {
         (visible && (1..=CorrelationId::MAX_BYTES).contains(&value.len())).then_some(value)
     };
     let id = CorrelationId::from_headers(headers);
-    match usable(X_REQUEST_ID).or_else(|| usable(X_CORRELATION_ID)) {
+    match usable(X_CORRELATION_ID).or_else(|| usable(X_REQUEST_ID)) {
         Some(value) => assert_eq!(id.as_str().as_bytes(), value.as_bytes()),
         None => assert_eq!(id.as_str().len(), 36),
     }
     assert_eq!(id.to_header_value().as_bytes(), id.as_str().as_bytes());
+}
+
+/// Whatever stands in `traceparent`, the id is the trace id in it or a new one.
+fn trace(values: &[Vec<u8>]) {
+    let mut headers = HeaderMap::new();
+    for value in values.iter().filter_map(|value| HeaderValue::from_bytes(value).ok()) {
+        headers.append(TRACEPARENT, value);
+    }
+    let id = CorrelationId::from_headers(&headers);
+    match id.as_str().len() {
+        32 => assert_eq!(&headers[TRACEPARENT].as_bytes()[3..35], id.as_str().as_bytes()),
+        length => assert_eq!(length, 36),
+    }
 }
 
 fuzz_target!(|input: Input| match input {
@@ -275,6 +288,7 @@ fuzz_target!(|input: Input| match input {
         assert_eq!(one == other, lists[0] == lists[1]);
     }
     Input::Correlation(requests, correlations) => {
+        trace(&requests);
         let mut headers = HeaderMap::new();
         for (name, values) in [(X_REQUEST_ID, requests), (X_CORRELATION_ID, correlations)] {
             for value in values.iter().filter_map(|value| HeaderValue::from_bytes(value).ok()) {

@@ -10,12 +10,12 @@
 //! | What is the body, JSON or a form? | [`BodyFormat::of`] |
 //! | What do I answer when something is wrong? | [`Problem`], made from [`KeyError`], [`IdentityError`](crate::identity::IdentityError) or [`idempotency::Error`](crate::idempotency::Error) |
 //! | How does my handler in axum answer it? | It returns `Result<_, Problem>`, under the feature `axum` |
-//! | How do I recognise this request in every log? | [`CorrelationId`] |
+//! | How do I recognise this request in every log? | [`CorrelationLayer`], or [`CorrelationId`] by hand |
 //!
 //! # Example: a door for any framework
 //!
 //! ```
-//! use oneflight::http::{self, CorrelationId, Problem, X_REQUEST_ID};
+//! use oneflight::http::{self, CorrelationId, Problem, X_CORRELATION_ID};
 //! use oneflight::{RequestIdentity, Scope};
 //!
 //! fn identify(headers: &::http::HeaderMap, body: &[u8]) -> Result<RequestIdentity, Problem> {
@@ -34,7 +34,7 @@
 //! let problem = identify(&::http::HeaderMap::new(), b"").unwrap_err();
 //! let correlation = CorrelationId::from_headers(request.headers());
 //! let mut response: ::http::Response<String> = problem.into_response();
-//! response.headers_mut().insert(X_REQUEST_ID, correlation.to_header_value());
+//! response.headers_mut().insert(X_CORRELATION_ID, correlation.to_header_value());
 //! assert_eq!(response.status(), 400);
 //! assert_eq!(response.headers()["content-type"], "application/problem+json");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -85,8 +85,11 @@ pub mod layer;
 mod mapping;
 mod problem;
 
+pub use crate::correlation::{CorrelationId, CorrelationIdError};
 pub use body::BodyFormat;
-pub use correlation::{CorrelationId, CorrelationIdError, X_CORRELATION_ID, X_REQUEST_ID};
+pub use correlation::{
+    CorrelationFuture, CorrelationLayer, CorrelationService, TRACEPARENT, X_CORRELATION_ID, X_REQUEST_ID,
+};
 pub use fingerprints::Fingerprints;
 pub use key::{
     IDEMPOTENCY_KEY, KEY_FIELD, KeyError, KeyPlace, KeySource, find_key, form_key, header_key, json_key, require_key,

@@ -14,6 +14,7 @@ use super::reply::Reply;
 use super::run::Idempotency;
 use super::settled::Settled;
 use super::timer;
+use crate::correlation;
 use crate::group::{self, Outcome};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::store::{Store, Turn};
@@ -37,6 +38,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
         // A call from within a turn of the store is told so, although another task polls the flight.
         let turn = Turn::current();
+        // The work is done for this call, also where another one polls it.
+        let correlation = correlation::current();
         let until = timer::after(self.shared.wait);
         let progress = self.shared.flights.of(&id);
         let leads = Arc::clone(&progress);
@@ -45,7 +48,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
             let sign = leads.sign.clone();
             // Boxed once: without optimization each of the layers below would hold it on the stack.
             let flight = Box::pin(flight(leads));
-            sign.scope(turn, async move { (own, flight.await.inspect_err(Error::tell)) })
+            let flight = async move { (own, flight.await.inspect_err(Error::tell)) };
+            correlation::carry(correlation, sign.scope(turn, flight))
         };
         let run = self.group.run(id.clone(), flight);
         let left = progress.left_by(until, turn, self.shared.runtime.clone());

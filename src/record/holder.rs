@@ -1,10 +1,8 @@
 //! A random number for each holder, so that a holder that asks again is known.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::time::SystemTime;
 
-use crate::backoff::random_u64;
+use crate::random::random_bytes;
 
 /// A random number that tells one holder from another: a holder that asks again gets the same claim.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,14 +13,7 @@ impl HolderId {
     /// snapshot of a machine) draw different ones.
     #[must_use]
     pub fn random() -> Self {
-        let mut bytes = [0; 16];
-        if getrandom::fill(&mut bytes).is_err() {
-            // No system that we know lacks them. The process and the time tell copies apart as well.
-            let here_and_now = RandomState::new().hash_one((std::process::id(), SystemTime::now()));
-            bytes[..8].copy_from_slice(&here_and_now.to_be_bytes());
-            bytes[8..].copy_from_slice(&random_u64().to_be_bytes());
-        }
-        Self(bytes)
+        Self(random_bytes())
     }
 
     /// Takes the bytes as a store read them.
