@@ -25,7 +25,8 @@
 //! | "a request has no reply" | debug, warn, error | `request`, `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
 //! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
-//! `request` is the request identity: its scope and key, never the payload. `error` is an error with its causes.
+//! `request` is the request identity, [redacted](crate::RequestIdentity::redacted): its scope, and of its key the beginning and
+//! a digest; never the payload. `error` is an error with its causes.
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
@@ -45,6 +46,8 @@ pub(crate) enum Gravity {
 mod traced {
     #[cfg(feature = "durable")]
     use super::Gravity;
+    #[cfg(feature = "durable")]
+    use crate::identity::RequestIdentity;
     use crate::unwind::quietly;
     #[cfg(feature = "durable")]
     use std::error::Error;
@@ -152,27 +155,32 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn lease_lost(request: &dyn Display, token: u64) {
+    pub(crate) fn lease_lost(request: &RequestIdentity, token: u64) {
+        let request = request.redacted();
         tracing::warn!(target: TARGET, %request, token, "the claim was lost to another holder while its work ran");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_renewed(request: &dyn Display, error: &dyn Display) {
+    pub(crate) fn not_renewed(request: &RequestIdentity, error: &dyn Display) {
+        let request = request.redacted();
         tracing::warn!(target: TARGET, %request, %error, "the claim is not renewed any more while its work runs");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn took_over(request: &dyn Display, from: u64, attempt: u32) {
+    pub(crate) fn took_over(request: &RequestIdentity, from: u64, attempt: u32) {
+        let request = request.redacted();
         tracing::warn!(target: TARGET, %request, from, attempt, "took over the claim of a holder that died");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn retried(request: &dyn Display, retry: u32) {
+    pub(crate) fn retried(request: &RequestIdentity, retry: u32) {
+        let request = request.redacted();
         tracing::debug!(target: TARGET, %request, retry, "the transaction lost to another one; its work is run again");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unanswered(gravity: Gravity, request: &dyn Display, effect: &dyn Debug, error: &dyn Error) {
+    pub(crate) fn unanswered(gravity: Gravity, request: &RequestIdentity, effect: &dyn Debug, error: &dyn Error) {
+        let request = request.redacted();
         const TOLD: &str = "a request has no reply";
         let error = Causes(error);
         // The error may be the user's, and its message is made here.
@@ -206,13 +214,15 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unrecorded(request: &dyn Display, error: &dyn Error) {
+    pub(crate) fn unrecorded(request: &RequestIdentity, error: &dyn Error) {
+        let request = request.redacted();
         let error = Causes(error);
         tracing::error!(target: TARGET, %request, %error, "work was done and could not be recorded");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_released(request: &dyn Display, error: &dyn Error) {
+    pub(crate) fn not_released(request: &RequestIdentity, error: &dyn Error) {
+        let request = request.redacted();
         let error = Causes(error);
         tracing::warn!(
             target: TARGET,
@@ -265,6 +275,8 @@ mod traced {
 mod silent {
     #[cfg(feature = "durable")]
     use super::Gravity;
+    #[cfg(feature = "durable")]
+    use crate::identity::RequestIdentity;
     #[cfg(feature = "durable")]
     use std::error::Error;
     use std::fmt::Debug;
@@ -334,25 +346,25 @@ mod silent {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn lease_lost(_request: &dyn Display, _token: u64) {}
+    pub(crate) fn lease_lost(_request: &RequestIdentity, _token: u64) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_renewed(_request: &dyn Display, _error: &dyn Display) {}
+    pub(crate) fn not_renewed(_request: &RequestIdentity, _error: &dyn Display) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn took_over(_request: &dyn Display, _from: u64, _attempt: u32) {}
+    pub(crate) fn took_over(_request: &RequestIdentity, _from: u64, _attempt: u32) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn retried(_request: &dyn Display, _retry: u32) {}
+    pub(crate) fn retried(_request: &RequestIdentity, _retry: u32) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unanswered(_gravity: Gravity, _request: &dyn Display, _effect: &dyn Debug, _error: &dyn Error) {}
+    pub(crate) fn unanswered(_gravity: Gravity, _request: &RequestIdentity, _effect: &dyn Debug, _error: &dyn Error) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unrecorded(_request: &dyn Display, _error: &dyn Error) {}
+    pub(crate) fn unrecorded(_request: &RequestIdentity, _error: &dyn Error) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Error) {}
+    pub(crate) fn not_released(_request: &RequestIdentity, _error: &dyn Error) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_purged(_error: &dyn Error) {}
