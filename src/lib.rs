@@ -126,6 +126,8 @@ pub mod record;
 pub mod store;
 mod sync;
 mod telemetry;
+#[cfg(feature = "durable")]
+mod timer;
 mod unwind;
 
 /// For the models only.

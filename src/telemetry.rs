@@ -23,6 +23,8 @@
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
 //! | "a request has no reply" | debug, warn, error | `request`, `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
+//! | "a handler failed" | error | `error`: a [`Failure`](crate::http::layer::Failure) of axum's where no layer is, or no key |
+//! | "an IdempotencyLayer has no scope" | warn | when such a layer is put around a service, once for each layer |
 //! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
 //! `request` is the request identity, [redacted](crate::RequestIdentity::redacted): its scope, and of its key the beginning and
@@ -242,6 +244,12 @@ mod traced {
         );
     }
 
+    #[cfg(feature = "axum")]
+    pub(crate) fn handler_failed(error: &dyn Error) {
+        let error = Causes(error);
+        quietly(|| tracing::error!(target: TARGET, %error, "a handler failed"));
+    }
+
     #[cfg(feature = "http")]
     pub(crate) fn unscoped() {
         tracing::warn!(
@@ -368,6 +376,9 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_purged(_error: &dyn Error) {}
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn handler_failed(_error: &dyn Error) {}
 
     #[cfg(feature = "http")]
     pub(crate) fn unscoped() {}

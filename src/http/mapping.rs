@@ -163,7 +163,7 @@ pub(super) fn misplaced() -> Problem {
     internal(Effect::Nothing)
 }
 
-fn internal(effect: Effect) -> Problem {
+pub(super) fn internal(effect: Effect) -> Problem {
     let detail = match effect {
         Effect::Nothing => {
             "The service has a bug. Nothing was done; tell the operator before you repeat the request with the same key."

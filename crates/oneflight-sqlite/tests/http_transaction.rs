@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
 use futures::join;
 use http_body_util::BodyExt;
-use oneflight::http::layer::{IdempotencyLayer, Outcome};
+use oneflight::http::layer::{Failure, IdempotencyLayer, Outcome};
+use oneflight::http::{Problem, kind};
 use oneflight::idempotency::Context;
 use oneflight::{Idempotency, Tx};
 use oneflight_sqlite::SqliteStore;
@@ -64,6 +65,8 @@ impl Shop {
         let app = Router::new()
             .route("/orders", post(place))
             .route("/none", post(without))
+            .route("/json", post(place_json))
+            .route("/fail", post(fail))
             .layer(layer);
         let _folder = folder;
         Self { app, store, _folder }
@@ -126,6 +129,64 @@ async fn rows_and_answer_are_one_commit() {
         );
         assert!(told == "large" || body == replayed, "{told}");
     }
+}
+
+async fn fail(mut tx: Tx<SqliteStore>, body: String) -> Result<String, Failure> {
+    insert(&mut tx, &body).await;
+    match body.as_str() {
+        // It is there already.
+        "violation" => {
+            sqlx::query("INSERT INTO orders (id, item) SELECT id, item FROM orders")
+                .execute(&mut *tx)
+                .await?
+        }
+        "problem" => return Err(Problem::new(StatusCode::GONE).with_detail("There is none left.").into()),
+        _ => return Err(Failure::because("the mail server is away")),
+    };
+    Ok(body)
+}
+
+#[tokio::test]
+async fn a_handler_that_fails_rolls_back() {
+    for (told, status, kind, again) in [
+        ("other", 503, kind::NOT_DONE, ""),
+        ("violation", 500, kind::INTERNAL, ""),
+        ("problem", 410, "about:blank", "replayed"),
+    ] {
+        let shop = Shop::open().await;
+        for _ in 0..2 {
+            let (first, _, body) = shop.send("/fail", Some("k"), told).await;
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(
+                (first.as_u16(), body["type"].as_str().unwrap()),
+                (status, kind),
+                "{told}"
+            );
+            assert!(!body.to_string().contains("mail server"));
+            assert_eq!(shop.rows().await, 0);
+        }
+        assert_eq!(shop.send("/fail", Some("k"), told).await.1, again, "{told}");
+        // Without a key.
+        assert!(shop.send("/fail", None, told).await.0.is_client_error());
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_not_poisoned_by_a_request_that_is_not_valid() {
+    let shop = Shop::open().await;
+    let (status, _, _) = shop.send("/json", Some("k"), "tea").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (status, origin, _) = shop.send("/json", Some("k"), "\"tea\"").await;
+    assert_eq!(
+        (status, origin.as_str(), shop.rows().await),
+        (StatusCode::OK, "executed", 1)
+    );
+}
+
+async fn place_json(mut tx: Tx<SqliteStore>, body: Bytes) -> Result<String, Failure> {
+    let malformed = |_| Problem::malformed_body("It is not JSON.");
+    let item: String = serde_json::from_slice(&body).map_err(malformed)?;
+    Ok(insert(&mut tx, &item).await.to_string())
 }
 
 #[tokio::test]

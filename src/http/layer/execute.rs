@@ -2,9 +2,11 @@
 //!
 //! Only this file knows the store. To the rest of the layer, executing is a function.
 
+use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Extensions;
 use parking_lot::Mutex;
@@ -31,13 +33,15 @@ pub(super) enum Ran {
     Kept(Answer),
     /// It is recorded, and what was done in a transaction is rolled back.
     Declined(Answer),
+    /// It is recorded, unless the work is in a transaction that was not used: a request that is not valid.
+    Rejected(Answer),
     /// It is recorded, unless the work is in a transaction: that is rolled back as if it had never begun.
     Failed(Answer),
     /// Nothing was done, or nothing is to be kept.
     NothingDone(Answer),
     Unknown(Answer),
-    /// There is no answer: the service failed, with this message.
-    Broke(String),
+    /// There is no answer, for this reason.
+    Broke(Box<dyn StdError + Send + Sync>),
 }
 
 /// A transaction on its way to the handler, which takes it out of the request's extensions.
@@ -71,10 +75,12 @@ where
                     extensions.insert(context);
                 });
                 match work(lent).await {
-                    Ran::Kept(answer) | Ran::Declined(answer) | Ran::Failed(answer) => Ok(answer),
+                    Ran::Kept(answer) | Ran::Declined(answer) | Ran::Rejected(answer) | Ran::Failed(answer) => {
+                        Ok(answer)
+                    }
                     Ran::NothingDone(answer) => Err(Unfinished::from(NotDone::because(answered(answer)))),
                     Ran::Unknown(answer) => Err(Unfinished::from(Unknown::because(answered(answer)))),
-                    Ran::Broke(message) => Err(Unfinished::from(Unknown::because(message))),
+                    Ran::Broke(reason) => Err(Unfinished::from(Unknown::because(reason))),
                 }
             };
             idempotency.try_run(id, work).await
@@ -94,7 +100,8 @@ where
         Box::pin(async move {
             let work = |tx: Tx<S>| async move {
                 let context = tx.context().clone();
-                let slot = Slot(Arc::new(Mutex::new(Some(tx))));
+                let used = Arc::new(AtomicBool::new(false));
+                let slot = Slot(Arc::new(Mutex::new(Some(tx.telling(Arc::clone(&used))))));
                 let own = slot.clone();
                 let lent: Lent = Box::new(move |extensions| {
                     extensions.insert(context);
@@ -106,10 +113,11 @@ where
                 match ran {
                     Ran::Kept(answer) => Ok(answer),
                     Ran::Declined(answer) => Err(Rollback::Declined(answer)),
-                    Ran::Failed(answer) | Ran::NothingDone(answer) | Ran::Unknown(answer) => {
+                    Ran::Rejected(answer) if used.load(Ordering::Acquire) => Err(Rollback::Declined(answer)),
+                    Ran::Rejected(answer) | Ran::Failed(answer) | Ran::NothingDone(answer) | Ran::Unknown(answer) => {
                         Err(Rollback::failed(answered(answer)))
                     }
-                    Ran::Broke(message) => Err(Rollback::failed(message)),
+                    Ran::Broke(reason) => Err(Rollback::Failed(reason)),
                 }
             };
             idempotency.run_in_tx(id, work).await

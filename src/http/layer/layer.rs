@@ -121,8 +121,11 @@ impl IdempotencyLayer {
     /// [`Tx`](crate::Tx): what they write is one commit with their recorded answer.
     ///
     /// An answer below 400 commits. One from 400 to 499 declines: what was written is rolled back, and the answer is recorded.
-    /// One from 500 on, and a panic, roll everything back and free the key, unless the handler [says](super::Outcome) that the
-    /// answer is to be recorded: then it declines.
+    /// One from 500 on, and a panic, roll everything back and free the key.
+    ///
+    /// An answer from 400 to 499 before the first statement is about the request itself: a body that axum could not read, or
+    /// what the handler found invalid. It frees the key as well, so that a client may correct its request. A handler
+    /// [says](super::Outcome) where it wants an answer to be recorded, or not to be.
     ///
     /// The transaction is open while the handler runs: keep it short.
     pub fn transactional<S, C>(idempotency: Idempotency<S, C>) -> Self

@@ -54,6 +54,8 @@ mod duplicate;
 mod execute;
 #[cfg(feature = "axum")]
 mod extract;
+#[cfg(feature = "axum")]
+mod failure;
 mod future;
 mod headers;
 mod layer;
@@ -62,6 +64,10 @@ mod scope;
 mod service;
 
 pub use body::FromBody;
+#[cfg(feature = "axum")]
+pub use extract::Checked;
+#[cfg(feature = "axum")]
+pub use failure::Failure;
 pub use future::ResponseFuture;
 pub use headers::{IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
 pub use layer::{IdempotencyLayer, Requirement};

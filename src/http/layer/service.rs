@@ -36,6 +36,7 @@ use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Context, Error, Origin, Reply};
 use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity};
+use crate::timer::over;
 
 /// The service that an [`IdempotencyLayer`](super::IdempotencyLayer) puts around another one.
 #[derive(Clone)]
@@ -161,7 +162,7 @@ impl Settings {
             return Err(Problem::body_too_large(limit));
         }
         let begun = tokio::time::Instant::now();
-        match body::read(body, limit, tokio::time::sleep(self.request_time)).await {
+        match body::read(body, limit, over(self.request_time)).await {
             Read::Whole(whole) => Ok(whole),
             Read::Part(_) if begun.elapsed() >= self.request_time => Err(Problem::body_too_slow(self.request_time)),
             Read::Part(_) => Err(Problem::body_too_large(limit)),
@@ -196,14 +197,18 @@ impl Settings {
     {
         let (parts, body) = match answered {
             Ok(response) => response.into_parts(),
-            Err(error) => return Ran::Broke(error.to_string()),
+            Err(error) => return Ran::Broke(error.to_string().into()),
         };
+        #[cfg(feature = "axum")]
+        if let Some(reason) = super::failure::taken(&parts.extensions) {
+            return Ran::Broke(reason);
+        }
         let outcome = self.recording.of(&parts);
         let is_said = parts.extensions.get::<Outcome>().is_some();
         let sorted = headers::sorted(&parts.headers);
         let read = match is_stream(&parts) {
             true => Read::Part(Part::unread(body)),
-            false => body::read(body, self.max_answer_bytes, tokio::time::sleep(self.answer_time)).await,
+            false => body::read(body, self.max_answer_bytes, over(self.answer_time)).await,
         };
         let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
         let answer = Answer {
@@ -234,8 +239,9 @@ impl Settings {
             (Outcome::NothingDone, _) => Ran::NothingDone(answer),
             (Outcome::Unknown, _) => Ran::Unknown(answer),
             (Outcome::Record | Outcome::OutcomeOnly, ..400) => Ran::Kept(answer),
-            (Outcome::Record | Outcome::OutcomeOnly, 500..) if !is_said => Ran::Failed(answer),
-            (Outcome::Record | Outcome::OutcomeOnly, _) => Ran::Declined(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) if is_said => Ran::Declined(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, ..500) => Ran::Rejected(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) => Ran::Failed(answer),
         }
     }
 

@@ -1,0 +1,102 @@
+//! The error of a handler of axum's.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use axum_core::response::{IntoResponse, Response};
+use http::Extensions;
+use parking_lot::Mutex;
+
+use crate::http::mapping;
+use crate::http::problem::Problem;
+use crate::idempotency::Effect;
+use crate::telemetry;
+
+type Reason = Box<dyn Error + Send + Sync>;
+
+/// Why a handler of axum's has no answer: any error, by `?`.
+///
+/// Under an [`IdempotencyLayer`](super::IdempotencyLayer), the request ends as work does that fails:
+///
+/// * In a [transaction](super::IdempotencyLayer::transactional) everything is rolled back, and the key is free. The client is
+///   told to try again ([`NOT_DONE`](crate::http::kind::NOT_DONE)), or, if the database rejected what the handler wrote and will
+///   again, that the service has a bug ([`INTERNAL`](crate::http::kind::INTERNAL)).
+/// * Under a lease, it is not known what was done
+///   ([`OUTCOME_UNKNOWN`](crate::http::kind::OUTCOME_UNKNOWN)): the key is in doubt. A handler that knows better answers with an
+///   [`Outcome`](super::Outcome).
+///
+/// A [`Problem`] is an answer, and not a failure: a 4xx by `?` declines. Where there is no layer, or no key, the client gets
+/// [`INTERNAL`](crate::http::kind::INTERNAL). The error itself is logged, and never sent.
+///
+/// ```
+/// use axum::http::StatusCode;
+/// use oneflight::http::Problem;
+/// use oneflight::http::layer::Failure;
+///
+/// async fn place(body: String) -> Result<String, Failure> {
+///     let pieces: u32 = body.parse()?;
+///     if pieces > 100 {
+///         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY).with_detail("There are 100 left.");
+///         return Err(problem.into());
+///     }
+///     Ok(format!("{pieces} ordered"))
+/// }
+/// # let _ = place;
+/// ```
+///
+/// For an error that does not implement [`Error`], such as `anyhow::Error`, use [`because`](Self::because).
+#[must_use = "it is to be returned"]
+pub struct Failure(Reason);
+
+impl Failure {
+    /// Fails for this reason: an error or a text.
+    pub fn because(reason: impl Into<Reason>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Failure").field(&self.0).finish()
+    }
+}
+
+/// The reason, on its way to the layer. What nobody takes is logged when it is dropped.
+#[derive(Clone)]
+struct Reported(Arc<Untaken>);
+
+struct Untaken(Mutex<Option<Reason>>);
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        if let Some(reason) = self.0.get_mut().take() {
+            telemetry::handler_failed(&*reason);
+        }
+    }
+}
+
+/// Takes the reason out of a response of [`Failure`]'s.
+pub(super) fn taken(extensions: &Extensions) -> Option<Reason> {
+    extensions.get::<Reported>()?.0.0.lock().take()
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        match self.0.downcast::<Problem>() {
+            Ok(problem) => (*problem).into_response(),
+            Err(reason) => {
+                let mut response: Response = mapping::internal(Effect::Unknown).into_response();
+                let reported = Reported(Arc::new(Untaken(Mutex::new(Some(reason)))));
+                response.extensions_mut().insert(reported);
+                response
+            }
+        }
+    }
+}
