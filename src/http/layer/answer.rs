@@ -22,6 +22,7 @@ use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::body::{FromBody, Whole};
+use super::dialect::Dialect;
 use crate::http::kind::described;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Format};
@@ -51,13 +52,16 @@ impl Answer {
     }
 
     /// Returns the response for a client that did not have it executed.
-    pub(super) fn response<B: FromBody<Error: Send>>(&self) -> Response<B> {
+    pub(super) fn response<B: FromBody<Error: Send>>(
+        &self,
+        dialect: Dialect,
+        documentation: Option<&str>,
+    ) -> Response<B> {
         let (mut response, body) = match &self.body {
             Some(body) => (Response::new(()), body.clone()),
             None if has_no_content(self.status) => (Response::new(()), Whole::default()),
             None => {
-                let told: Response<String> = not_kept(self).into_response();
-                let (parts, body) = told.into_parts();
+                let (parts, body) = dialect.told(not_kept(self), documentation).into_parts();
                 let bytes = Bytes::from(body);
                 (Response::from_parts(parts, ()), Whole { bytes, trailers: None })
             }

@@ -77,6 +77,7 @@ fn is_of_one_client(name: &HeaderName) -> bool {
             | "traceresponse"
             | "idempotency-origin"
             | "idempotency-replayed"
+            | "idempotent-replayed"
             | "idempotency-original-date"
     );
     // Of a session or a user agent.

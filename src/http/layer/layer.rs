@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use super::dialect::Dialect;
 use super::execute::{self, Execute};
+use super::key::IntoKey;
 use super::outcome::{Cookies, Recording};
 use super::scope::IntoScope;
 use super::service::IdempotencyService;
@@ -17,7 +20,7 @@ use crate::http::fingerprints::Fingerprints;
 use crate::http::key::KeySource;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Idempotency};
-use crate::identity::Scope;
+use crate::identity::{IdempotencyKey, Scope};
 use crate::store::{Store, TransactionalStore};
 use crate::telemetry;
 
@@ -45,6 +48,7 @@ enum Duplicates {
 
 type Predicate = Arc<dyn Fn(&Parts) -> Requirement + Send + Sync>;
 type ScopeOf = Arc<dyn Fn(&Parts) -> Result<Scope, Problem> + Send + Sync>;
+type KeyOf = Arc<dyn Fn(&Parts, &Bytes) -> Result<Option<IdempotencyKey>, Problem> + Send + Sync>;
 type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// Makes a tower service idempotent: requests with the same `Idempotency-Key` are executed once.
@@ -79,7 +83,7 @@ type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct IdempotencyLayer {
-    settings: Settings,
+    pub(super) settings: Settings,
     warned: Arc<AtomicBool>,
 }
 
@@ -88,6 +92,7 @@ pub struct IdempotencyLayer {
 pub(super) struct Settings {
     pub(super) execute: Execute,
     pub(super) keys: KeySource,
+    pub(super) key: Option<KeyOf>,
     pub(super) fingerprints: Fingerprints,
     methods: Vec<Method>,
     requirement: Requirement,
@@ -103,6 +108,7 @@ pub(super) struct Settings {
     pub(super) max_answer_bytes: usize,
     pub(super) answer_time: Duration,
     pub(super) documentation: Option<Arc<str>>,
+    pub(super) dialect: Dialect,
 }
 
 impl IdempotencyLayer {
@@ -140,6 +146,7 @@ impl IdempotencyLayer {
         let settings = Settings {
             execute,
             keys: KeySource::new(),
+            key: None,
             fingerprints: Fingerprints::new(),
             methods: vec![Method::POST, Method::PATCH],
             requirement: Requirement::default(),
@@ -155,6 +162,7 @@ impl IdempotencyLayer {
             max_answer_bytes: 2 * 1024 * 1024,
             answer_time: Duration::from_secs(5),
             documentation: None,
+            dialect: Dialect::default(),
         };
         Self {
             settings,
@@ -233,6 +241,31 @@ impl IdempotencyLayer {
         self
     }
 
+    /// Sets a function that finds the key, in place of a [`KeySource`]: the id of an event in its body, for example.
+    ///
+    /// The function sees the head of the request and its whole body. It returns `Option<IdempotencyKey>`, `Option<String>` or
+    /// `Result<Option<IdempotencyKey>, Problem>`; `None` is a request without a key. Since the key may stand in the body, the
+    /// body of every request is read that has one of the [methods](Self::methods) and is not [off](Requirement::Off), within
+    /// [its limit](Self::max_request_bytes).
+    ///
+    /// ```
+    /// use oneflight::http::layer::IdempotencyLayer;
+    /// use oneflight::{Idempotency, MemoryStore};
+    ///
+    /// fn event_id(body: &[u8]) -> Option<String> {
+    ///     let event: serde_json::Value = serde_json::from_slice(body).ok()?;
+    ///     Some(event["data"]["id"].as_str()?.to_owned())
+    /// }
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let layer = IdempotencyLayer::new(idem).required().key(|_, body| event_id(body));
+    /// # let _ = layer;
+    /// ```
+    pub fn key<K: IntoKey>(mut self, key: impl Fn(&Parts, &Bytes) -> K + Send + Sync + 'static) -> Self {
+        self.settings.key = Some(Arc::new(move |parts, body| key(parts, body).into_key()));
+        self
+    }
+
     /// Sets what fingerprints are taken of.
     pub fn fingerprints(mut self, fingerprints: Fingerprints) -> Self {
         self.settings.fingerprints = fingerprints;
@@ -304,6 +337,13 @@ impl IdempotencyLayer {
         self.settings.documentation = Some(uri.into());
         self
     }
+
+    /// Sets by whose rules clients are told of problems, and of answers that are not to be repeated. The default is
+    /// [`Dialect::Draft`].
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.settings.dialect = dialect;
+        self
+    }
 }
 
 impl Settings {
@@ -350,6 +390,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayer")
             .field("keys", &self.keys)
+            .field("has_key_function", &self.key.is_some())
             .field("fingerprints", &self.fingerprints)
             .field("methods", &self.methods)
             .field("requirement", &self.requirement)
@@ -362,6 +403,7 @@ impl fmt::Debug for Settings {
             .field("max_answer_bytes", &self.max_answer_bytes)
             .field("answer_time", &self.answer_time)
             .field("documentation", &self.documentation)
+            .field("dialect", &self.dialect)
             .finish_non_exhaustive()
     }
 }

@@ -50,6 +50,8 @@
 
 mod answer;
 mod body;
+mod cors;
+mod dialect;
 mod duplicate;
 mod execute;
 #[cfg(feature = "axum")]
@@ -58,18 +60,21 @@ mod extract;
 mod failure;
 mod future;
 mod headers;
+mod key;
 mod layer;
 mod outcome;
 mod scope;
 mod service;
 
 pub use body::FromBody;
+pub use dialect::Dialect;
 #[cfg(feature = "axum")]
 pub use extract::Checked;
 #[cfg(feature = "axum")]
 pub use failure::Failure;
 pub use future::ResponseFuture;
 pub use headers::{IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
+pub use key::IntoKey;
 pub use layer::{IdempotencyLayer, Requirement};
 pub use outcome::{Cookies, Outcome, Recording};
 pub use scope::IntoScope;

@@ -78,25 +78,24 @@ where
             Some(_) => Requirement::Off,
             None => settings.requirement(&parts),
         };
-        let key = match requirement {
-            Requirement::Off => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
-            _ => settings.keys.of_headers(&parts.headers),
+        if requirement == Requirement::Off {
+            return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body)));
+        }
+        let key = match settings.key_in_head(&parts) {
+            Ok(key) => key,
+            Err(problem) => return ResponseFuture::ready(settings.told(problem)),
         };
-        match (key, requirement) {
-            (Err(error), _) => return ResponseFuture::ready(settings.told(error.into())),
-            // It may be there as well, and say something else.
-            (Ok(_), _) if settings.keys.is_in_body_of(&parts.headers) => {}
-            (Ok(Some(_)), _) => {}
-            (Ok(None), Requirement::Required) => {
-                return ResponseFuture::ready(settings.told(settings.keys.missing().into()));
-            }
-            (Ok(None), _) => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
+        if key.is_none() && !settings.is_key_in_body(&parts) {
+            return match requirement {
+                Requirement::Required => ResponseFuture::ready(settings.told(settings.key_missing())),
+                _ => ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
+            };
         }
         // The one that is ready goes with the request.
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
         let settings = Arc::clone(settings);
-        ResponseFuture::keyed(Box::pin(answer(settings, inner, parts, body, requirement)))
+        ResponseFuture::keyed(Box::pin(answer(settings, inner, parts, body, key, requirement)))
     }
 }
 
@@ -106,6 +105,7 @@ async fn answer<Inner, Q, A>(
     mut inner: Inner,
     parts: Parts,
     body: Q,
+    key_in_head: Option<IdempotencyKey>,
     requirement: Requirement,
 ) -> Result<Response<A>, Inner::Error>
 where
@@ -115,18 +115,25 @@ where
     Q: FromBody<Error: Send>,
     A: FromBody<Error: Send>,
 {
+    // What the head shows to be wrong is answered before the body is read.
+    let id_in_head = match key_in_head.map(|key| settings.identity(&parts, key)).transpose() {
+        Ok(id) => id,
+        Err(problem) => return Ok(settings.told(problem)),
+    };
     let body = match settings.read(&parts.headers, body).await {
         Ok(body) => body,
         Err(problem) => return Ok(settings.told(problem)),
     };
-    let id = match settings.keys.find(&parts.headers, &body.bytes).await {
-        Ok(Some(key)) => settings.identity(&parts, &body.bytes, key).await,
-        Ok(None) if requirement == Requirement::Required => Err(settings.keys.missing().into()),
-        Ok(None) => return inner.call(Request::from_parts(parts, body.into_body())).await,
-        Err(error) => Err(error.into()),
+    let id = match (settings.find_key(&parts, &body.bytes).await, id_in_head) {
+        // The two agree, or there would be an error.
+        (Ok(Some(_)), Some(id)) => Ok(id),
+        (Ok(Some(key)), None) => settings.identity(&parts, key),
+        (Ok(None), _) if requirement == Requirement::Required => Err(settings.key_missing()),
+        (Ok(None), _) => return inner.call(Request::from_parts(parts, body.into_body())).await,
+        (Err(problem), _) => Err(problem),
     };
     let id = match id {
-        Ok(id) => id,
+        Ok(id) => id.with_known_fingerprint(settings.fingerprint(&parts, &body.bytes).await),
         Err(problem) => return Ok(settings.told(problem)),
     };
     let own = Own::default();
@@ -171,22 +178,26 @@ impl Settings {
         }
     }
 
-    /// Returns who asks for what.
-    async fn identity(&self, parts: &Parts, body: &Bytes, key: IdempotencyKey) -> Result<RequestIdentity, Problem> {
-        let id = RequestIdentity::new(scope::of(self, parts)?, key).map_err(|error| match error {
+    /// Returns whose request it is, under which key.
+    fn identity(&self, parts: &Parts, key: IdempotencyKey) -> Result<RequestIdentity, Problem> {
+        RequestIdentity::new(scope::of(self, parts)?, key).map_err(|error| match error {
             // Such as a header of the gateway's that is there and empty.
             IdentityError::ScopePartEmpty { .. } => Problem::principal_missing(),
             error => error.into(),
-        })?;
+        })
+    }
+
+    /// Returns the digest of what is asked for.
+    async fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
         let (path, query) = (scope::path(parts), parts.uri.query());
         let of = self
             .fingerprints
             .of(&parts.method, path, query, &parts.headers, body, &self.keys);
         let fingerprint = of.await;
-        Ok(id.with_known_fingerprint(match &self.scope {
+        match &self.scope {
             Some(_) => fingerprint,
             None => with_credentials(fingerprint, &parts.headers),
-        }))
+        }
     }
 
     /// Takes the handler's answer apart, and says what is to become of it.
@@ -247,21 +258,24 @@ impl Settings {
 
     /// Returns the response for one client.
     fn response<A: FromBody<Error: Send>>(&self, result: Result<Reply<Answer>, Error>, own: Own<A>) -> Response<A> {
+        let documentation = self.documentation.as_deref();
         let (mut response, origin, at) = match result {
             Ok(reply) => {
                 let own = own.take().filter(|_| reply.origin() == Origin::Executed);
-                let response = own.map_or_else(|| reply.value().response(), Response::from);
+                let response = own.map_or_else(|| reply.value().response(self.dialect, documentation), Response::from);
                 (response, reply.origin(), Some(reply.value().at))
             }
             Err(error) => match error.cause::<Answered>() {
                 Some(Answered(answer)) => match own.take() {
                     Some(own) => (own.into(), Origin::Executed, None),
-                    None => (answer.response(), Origin::Collapsed, None),
+                    None => (answer.response(self.dialect, documentation), Origin::Collapsed, None),
                 },
                 None => return self.told(error.into()),
             },
         };
+        let status = response.status();
         let lines = response.headers_mut();
+        self.dialect.mark(status, lines, origin, at.is_some());
         lines.insert(IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
         if origin == Origin::Replayed {
             lines.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
@@ -274,11 +288,7 @@ impl Settings {
 
     /// Returns the response for a problem.
     fn told<A: FromBody<Error: Send>>(&self, problem: Problem) -> Response<A> {
-        let problem = match &self.documentation {
-            Some(uri) => problem.with_documentation(uri.as_ref()),
-            None => problem,
-        };
-        let response: Response<String> = problem.into_response();
+        let response = self.dialect.told(problem, self.documentation.as_deref());
         response.map(|body| {
             let bytes = Bytes::from(body);
             Whole { bytes, trailers: None }.into_body()

@@ -1,0 +1,146 @@
+//! In whose words the layer tells clients what it has to tell: the draft's, or those that Stripe's SDKs know.
+//!
+//! A dialect words problems and marks answers. It does not know how a request is executed, or what is recorded.
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use serde::Serialize;
+
+use crate::http::kind;
+use crate::http::problem::Problem;
+use crate::idempotency::Origin;
+
+/// Whether the SDK sends the request again by itself: `true` or `false`, whatever the status.
+const STRIPE_SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
+
+/// Stripe's name for `Idempotency-Replayed`.
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The rules by which the layer's clients read its problems, and decide what to repeat.
+///
+/// ```
+/// use oneflight::http::layer::{Dialect, IdempotencyLayer};
+/// use oneflight::{Idempotency, MemoryStore};
+///
+/// let idem = Idempotency::builder(MemoryStore::new()).build();
+/// let layer = IdempotencyLayer::new(idem).dialect(Dialect::Stripe);
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Problems are `application/problem+json` (RFC 9457), with the statuses of
+    /// [draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
+    #[default]
+    Draft,
+    /// For clients that are Stripe's SDKs, or are written like them.
+    ///
+    /// * Problems are [Stripe's errors](https://docs.stripe.com/api/errors): `{"error": {"type", "code", "message", "doc_url"}}`.
+    ///   `doc_url` is the service's [documentation](super::IdempotencyLayer::documentation), or else the address of the
+    ///   [kind](crate::http::kind). `code` is the kind's name in lower case, unless Stripe has one of its own.
+    /// * Another payload under a used key is a 400 of the type `idempotency_error`, not a 422: the SDKs know no other.
+    /// * A request that is still running is a 409 with the code `idempotency_key_in_use`.
+    /// * `Stripe-Should-Retry` is `true` with problems that pass, and `false` with all others.
+    /// * `Stripe-Should-Retry` is `false` with recorded answers of the statuses 409 and 5xx, from the first one on. The SDKs repeat such
+    ///   unasked, and would be answered by the record each time. Where the handler of a recorded answer says `true`, that is
+    ///   replaced.
+    /// * `Idempotent-Replayed: true` is sent beside `Idempotency-Replayed`.
+    ///
+    /// A key is valid for one route. To have its use at another route be an error, as it is at Stripe, name all
+    /// [routes](super::IdempotencyLayer::route) alike: the path is a part of the fingerprint.
+    Stripe,
+}
+
+impl Dialect {
+    /// Words a problem.
+    pub(super) fn told(self, problem: Problem, documentation: Option<&str>) -> Response<String> {
+        let problem = match documentation {
+            Some(uri) => problem.with_documentation(uri),
+            None => problem,
+        };
+        match self {
+            Self::Draft => problem.into_response(),
+            Self::Stripe => stripes(problem, documentation),
+        }
+    }
+
+    /// Marks an answer that the handler gave, now or earlier.
+    pub(super) fn mark(self, status: StatusCode, headers: &mut HeaderMap, origin: Origin, is_recorded: bool) {
+        match self {
+            Self::Draft => {}
+            Self::Stripe => {
+                if is_recorded && (is_repeated(status) || headers.contains_key(STRIPE_SHOULD_RETRY)) {
+                    headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
+                }
+                if origin == Origin::Replayed {
+                    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the SDKs repeat a request that is answered so, unless they are told not to.
+fn is_repeated(status: StatusCode) -> bool {
+    status == StatusCode::CONFLICT || status.is_server_error()
+}
+
+fn stripes(problem: Problem, documentation: Option<&str>) -> Response<String> {
+    let uri = problem.type_uri();
+    let status = match uri {
+        kind::KEY_REUSED => StatusCode::BAD_REQUEST,
+        _ => problem.status(),
+    };
+    let of_type = match uri {
+        kind::KEY_REUSED | kind::IN_PROGRESS | kind::IN_DOUBT => "idempotency_error",
+        _ if status.is_client_error() => "invalid_request_error",
+        _ => "api_error",
+    };
+    let told = Told {
+        error: Error {
+            of_type,
+            code: code(uri),
+            message: problem.detail().unwrap_or(problem.title()),
+            doc_url: documentation.or(Some(uri).filter(|uri| uri.starts_with("https:"))),
+        },
+    };
+    // Text can be written as JSON, so that the empty object is never sent.
+    let body = serde_json::to_string(&told).unwrap_or_else(|_| "{}".to_owned());
+    let should_retry = match problem.retry_after() {
+        Some(_) => "true",
+        None => "false",
+    };
+    let mut response = problem.into_response::<String>().map(|_| body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static(should_retry));
+    response
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    #[serde(rename = "type")]
+    of_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    doc_url: Option<&'a str>,
+}
+
+/// The kind's name as Stripe spells codes.
+fn code(uri: &str) -> Option<String> {
+    match uri {
+        kind::IN_PROGRESS => Some("idempotency_key_in_use".to_owned()),
+        _ => {
+            let (_, page) = uri.split_once("/oneflight/http/kind/constant.")?;
+            Some(page.strip_suffix(".html")?.to_ascii_lowercase())
+        }
+    }
+}
