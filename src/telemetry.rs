@@ -1,4 +1,4 @@
-//! The crate's spans and events, with all names in one place. Without the `tracing` feature there are none, and they cost
+//! The crate's spans and events, with all names in one place; the metrics are in `counts.rs`. Without the `tracing` feature there are none, and they cost
 //! nothing.
 //!
 //! A subscriber that panics is reported by the panic hook and disturbs no flight. Events of a flight are written while the right
@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | `oneflight.flight` | span, debug | for each flight, a child of the leader's span. It is entered whenever the work is polled, whichever task polls it. A follower's span follows from it |
 //! | `oneflight.request` | span, info | for each request that passes a `CorrelationLayer`, with the field `correlation_id` |
+//! | `oneflight.idempotency` | span, info | for each request with a key that an `IdempotencyLayer` looks up or executes: `request`, `route` (that axum matched), `correlation_id` if there is one, and at its end `status` and `origin` (`executed`, `collapsed`, `replayed`, or `none` for a problem) |
 //! | `oneflight` | target | of every event below |
 //! | "the work goes on with another caller" | debug | hand-over from a driver that left, or take-over from one that is not polled |
 //! | "abandoned work goes on as a task" | debug | every caller had left |
@@ -29,6 +30,9 @@
 //!
 //! `request` is the request identity, [redacted](crate::RequestIdentity::redacted): its scope, and of its key the beginning and
 //! a digest; never the payload. `error` is an error with its causes.
+
+#[cfg(feature = "http")]
+pub(crate) mod counts;
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
@@ -122,6 +126,54 @@ mod traced {
         /// Polls and drops a future inside the span.
         pub(crate) fn around<F>(self, future: F) -> InSpan<F> {
             tracing::Instrument::instrument(future, self.0)
+        }
+    }
+
+    /// The span of one request with a key.
+    #[cfg(feature = "http")]
+    pub(crate) struct KeyedSpan(Span);
+
+    #[cfg(feature = "http")]
+    impl KeyedSpan {
+        /// There is none: the request was not looked up.
+        pub(crate) fn none() -> Self {
+            Self(Span::none())
+        }
+
+        /// Creates the span, as a child of this thread's current one.
+        pub(crate) fn new<C: Display>(
+            request: &RequestIdentity,
+            route: Option<&str>,
+            correlation_id: impl FnOnce() -> Option<C>,
+        ) -> Self {
+            use tracing::field::{Empty, display};
+            let mut span = Span::none();
+            quietly(|| {
+                let request = request.redacted();
+                span = tracing::info_span!(
+                    target: TARGET, "oneflight.idempotency",
+                    %request, route, correlation_id = Empty, status = Empty, origin = Empty,
+                );
+                if !span.is_disabled()
+                    && let Some(id) = correlation_id()
+                {
+                    span.record("correlation_id", display(id));
+                }
+            });
+            Self(span)
+        }
+
+        /// Polls and drops a future inside the span.
+        pub(crate) fn around<F>(&self, future: F) -> InSpan<F> {
+            tracing::Instrument::instrument(future, self.0.clone())
+        }
+
+        /// Records what the client is answered with.
+        pub(crate) fn ends(&self, origin: &'static str, status: u16) {
+            quietly(|| {
+                self.0.record("status", status);
+                self.0.record("origin", origin);
+            });
         }
     }
 
@@ -331,6 +383,34 @@ mod silent {
         pub(crate) fn around<F>(self, future: F) -> InSpan<F> {
             future
         }
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) struct KeyedSpan;
+
+    #[cfg(feature = "http")]
+    impl KeyedSpan {
+        #[inline(always)]
+        pub(crate) fn none() -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn new<C: Display>(
+            _request: &RequestIdentity,
+            _route: Option<&str>,
+            _correlation_id: impl FnOnce() -> Option<C>,
+        ) -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn around<F>(&self, future: F) -> InSpan<F> {
+            future
+        }
+
+        #[inline(always)]
+        pub(crate) fn ends(&self, _origin: &'static str, _status: u16) {}
     }
 
     #[inline(always)]

@@ -372,6 +372,7 @@ impl<Inner> Layer<Inner> for IdempotencyLayer {
     type Service = IdempotencyService<Inner>;
 
     fn layer(&self, inner: Inner) -> Self::Service {
+        telemetry::counts::describe();
         let is_told_apart = self.settings.scope.is_some() || self.settings.is_unscoped;
         if !is_told_apart && !self.warned.swap(true, Ordering::Relaxed) {
             telemetry::unscoped();

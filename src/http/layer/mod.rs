@@ -64,6 +64,7 @@ mod key;
 mod layer;
 mod outcome;
 mod scope;
+mod seen;
 mod service;
 
 pub use body::FromBody;
