@@ -37,10 +37,8 @@ pub(super) struct Kind {
     pub(super) status: Option<StatusCode>,
     pub(super) title: &'static str,
     /// Did anything happen?
-    #[expect(dead_code, reason = "for the page for clients")]
     pub(super) effect: &'static str,
     /// What does the client do?
-    #[expect(dead_code, reason = "for the page for clients")]
     pub(super) advice: &'static str,
 }
 

@@ -87,16 +87,38 @@ pub struct IdempotencyLayer {
     warned: Arc<AtomicBool>,
 }
 
+/// What clients are told of the settings of [`Idempotency`].
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) retention: Duration,
+    /// How long a request waits that is in progress elsewhere.
+    pub(super) wait: Duration,
+}
+
+impl Terms {
+    fn of<S, C>(idempotency: &Idempotency<S, C>) -> Self
+    where
+        S: Store,
+        C: Codec<Vec<u8>>,
+    {
+        Self {
+            retention: idempotency.retention(),
+            wait: idempotency.longest_wait(),
+        }
+    }
+}
+
 /// What the service knows.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) execute: Execute,
+    pub(super) terms: Terms,
     pub(super) keys: KeySource,
     pub(super) key: Option<KeyOf>,
     pub(super) fingerprints: Fingerprints,
-    methods: Vec<Method>,
-    requirement: Requirement,
-    when: Option<Predicate>,
+    pub(super) methods: Vec<Method>,
+    pub(super) requirement: Requirement,
+    pub(super) when: Option<Predicate>,
     pub(super) scope: Option<ScopeOf>,
     is_unscoped: bool,
     pub(super) route: Option<RouteOf>,
@@ -120,7 +142,8 @@ impl IdempotencyLayer {
         S: Store,
         C: Codec<Vec<u8>>,
     {
-        Self::over(execute::under_a_lease(idempotency))
+        let terms = Terms::of(&idempotency);
+        Self::over(execute::under_a_lease(idempotency), terms)
     }
 
     /// Makes a layer whose handlers work in a transaction of the store's database, which they are given as a
@@ -139,12 +162,14 @@ impl IdempotencyLayer {
         S: TransactionalStore,
         C: Codec<Vec<u8>>,
     {
-        Self::over(execute::in_a_transaction(idempotency))
+        let terms = Terms::of(&idempotency);
+        Self::over(execute::in_a_transaction(idempotency), terms)
     }
 
-    fn over(execute: Execute) -> Self {
+    fn over(execute: Execute, terms: Terms) -> Self {
         let settings = Settings {
             execute,
+            terms,
             keys: KeySource::new(),
             key: None,
             fingerprints: Fingerprints::new(),

@@ -50,6 +50,7 @@
 
 mod answer;
 mod body;
+mod client_page;
 mod cors;
 mod dialect;
 mod duplicate;
@@ -62,6 +63,7 @@ mod future;
 mod headers;
 mod key;
 mod layer;
+mod openapi;
 mod outcome;
 mod scope;
 mod seen;
