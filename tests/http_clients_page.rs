@@ -62,7 +62,7 @@ fn the_page_for_clients_says_what_is_covered_and_how_keys_look() {
             "up to 2097152 bytes, and take up to 30 seconds",
             "A further one with the same key waits for it",
             "executed by another process of the service, the wait is up to 15 seconds",
-            "Every answer, also one that reports a failure, except for 408, 425, 429 and 503",
+            "Every answer, also one that reports a failure, but for 425, 429 and 503",
             "`Idempotency-Origin`",
         ],
     );

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::IdempotencyLayer;
 use super::dialect::{self, Dialect};
-use super::layer::{Requirement, Settings};
+use super::layer::{Requirement, Settings, Undone};
 use crate::http::kind::{self, Kind, described};
 
 impl IdempotencyLayer {
@@ -153,9 +153,16 @@ fn in_flight(settings: &Settings) -> String {
 }
 
 fn recorded(settings: &Settings) -> String {
+    let undone = match settings.terms.undone {
+        Undone::Nothing => "",
+        Undone::Failures => {
+            " An operation that is answered with 500 or above is undone as a whole, and is executed again under the same key; so is \
+             one that was found invalid, with 400 to 499, before it began."
+        }
+    };
     format!(
-        "{} An answer that is too large, a stream or secret is kept as its status and `Location`, without its body. Cookies are \
-         not kept.",
+        "{}{undone} An answer that is too large, a stream or secret is kept as its status and `Location`, without its body. \
+         Cookies are not kept.",
         settings.recording.in_words()
     )
 }
@@ -184,7 +191,8 @@ fn problems(settings: &Settings) -> String {
     if let Some(uri) = &settings.documentation {
         let _ = write!(text, "See also <{uri}>.\n\n");
     }
-    text += "| problem | status | title | did anything happen? | what you do |\n| --- | --- | --- | --- | --- |";
+    text +=
+        "| problem | status | title | did anything happen? | what the client does |\n| --- | --- | --- | --- | --- |";
     for kind in told(settings) {
         let status = match status(settings, kind) {
             Some(status) => status.to_string(),

@@ -93,10 +93,19 @@ pub(super) struct Terms {
     pub(super) retention: Duration,
     /// How long a request waits that is in progress elsewhere.
     pub(super) wait: Duration,
+    pub(super) undone: Undone,
+}
+
+/// Which executions are rolled back.
+#[derive(Clone, Copy)]
+pub(super) enum Undone {
+    /// What is done is done elsewhere.
+    Nothing,
+    Failures,
 }
 
 impl Terms {
-    fn of<S, C>(idempotency: &Idempotency<S, C>) -> Self
+    fn of<S, C>(idempotency: &Idempotency<S, C>, undone: Undone) -> Self
     where
         S: Store,
         C: Codec<Vec<u8>>,
@@ -104,6 +113,7 @@ impl Terms {
         Self {
             retention: idempotency.retention(),
             wait: idempotency.longest_wait(),
+            undone,
         }
     }
 }
@@ -142,7 +152,7 @@ impl IdempotencyLayer {
         S: Store,
         C: Codec<Vec<u8>>,
     {
-        let terms = Terms::of(&idempotency);
+        let terms = Terms::of(&idempotency, Undone::Nothing);
         Self::over(execute::under_a_lease(idempotency), terms)
     }
 
@@ -162,7 +172,7 @@ impl IdempotencyLayer {
         S: TransactionalStore,
         C: Codec<Vec<u8>>,
     {
-        let terms = Terms::of(&idempotency);
+        let terms = Terms::of(&idempotency, Undone::Failures);
         Self::over(execute::in_a_transaction(idempotency), terms)
     }
 

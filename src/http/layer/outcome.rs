@@ -89,8 +89,8 @@ impl Recording {
     pub(super) fn in_words(&self) -> &'static str {
         match &self.0 {
             Policy::Answers => {
-                "Every answer, also one that reports a failure, except for 408, 425, 429 and 503: such a request may be sent \
-                 again under the same key."
+                "Every answer, also one that reports a failure, but for 425, 429 and 503, after which the same request is \
+                 executed again under the same key, and 408, after which it is not known what was done."
             }
             Policy::Successes => {
                 "Every answer below 400. After a failure, the same request is executed again under the same key."
