@@ -31,15 +31,14 @@ use http::StatusCode;
 /// A type of problems, and what RFC 9457, section 4, has a type document.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
+    pub(super) name: &'static str,
     pub(super) uri: &'static str,
     /// `None` if it is that of another answer.
     pub(super) status: Option<StatusCode>,
     pub(super) title: &'static str,
     /// Did anything happen?
-    #[expect(dead_code, reason = "for the page for clients")]
     pub(super) effect: &'static str,
     /// What does the client do?
-    #[expect(dead_code, reason = "for the page for clients")]
     pub(super) advice: &'static str,
 }
 
@@ -74,6 +73,7 @@ macro_rules! kinds {
 
             $(
                 pub(in crate::http) const $name: Kind = Kind {
+                    name: stringify!($name),
                     uri: super::$name,
                     status: status!($status),
                     title: $title,
@@ -83,7 +83,6 @@ macro_rules! kinds {
             )*
 
             /// All of them, in the order of the table above.
-            #[expect(dead_code, reason = "for the page for clients")]
             pub(in crate::http) const ALL: &[Kind] = &[$($name),*];
         }
     };

@@ -27,6 +27,7 @@ use crate::http::kind::described;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Format, Json};
 use crate::record::JSON;
+use crate::telemetry::counts::Held;
 
 /// An answer, without what belongs to one client.
 #[derive(Clone)]
@@ -37,6 +38,9 @@ pub(super) struct Answer {
     pub(super) body: Option<Whole>,
     /// When it was given.
     pub(super) at: SystemTime,
+    /// The body, as what is held in memory is counted.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub(super) held: Held,
 }
 
 impl Answer {
@@ -48,6 +52,7 @@ impl Answer {
             headers: location.map(|location| (LOCATION, location)).into_iter().collect(),
             body: None,
             at: self.at,
+            held: Held::default(),
         }
     }
 
@@ -244,6 +249,7 @@ impl<'a> Wire<'a> {
         Ok(Answer {
             status: StatusCode::from_u16(wire.status)?,
             headers: headers(wire.headers)?,
+            held: Held::new(body.as_ref().map_or(0, |body| body.bytes.len())),
             body,
             at: at.ok_or("its date is out of range")?,
         })

@@ -52,6 +52,14 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// Returns the status of a problem that has this one in the draft.
+    pub(super) fn status(self, uri: &str, status: StatusCode) -> StatusCode {
+        match (self, uri) {
+            (Self::Stripe, kind::KEY_REUSED) => StatusCode::BAD_REQUEST,
+            _ => status,
+        }
+    }
+
     /// Words a problem.
     pub(super) fn told(self, problem: Problem, documentation: Option<&str>) -> Response<String> {
         let problem = match documentation {
@@ -87,10 +95,7 @@ fn is_repeated(status: StatusCode) -> bool {
 
 fn stripes(problem: Problem, documentation: Option<&str>) -> Response<String> {
     let uri = problem.type_uri();
-    let status = match uri {
-        kind::KEY_REUSED => StatusCode::BAD_REQUEST,
-        _ => problem.status(),
-    };
+    let status = Dialect::Stripe.status(uri, problem.status());
     let of_type = match uri {
         kind::KEY_REUSED | kind::IN_PROGRESS | kind::IN_DOUBT => "idempotency_error",
         _ if status.is_client_error() => "invalid_request_error",
@@ -135,7 +140,7 @@ struct Error<'a> {
 }
 
 /// The kind's name as Stripe spells codes.
-fn code(uri: &str) -> Option<String> {
+pub(super) fn code(uri: &str) -> Option<String> {
     match uri {
         kind::IN_PROGRESS => Some("idempotency_key_in_use".to_owned()),
         _ => {

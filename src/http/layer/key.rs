@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::request::Parts;
 
 use super::guard::guarded;
-use super::layer::Settings;
+use super::settings::Settings;
 use crate::http::key::KeyError;
 use crate::http::problem::Problem;
 use crate::identity::IdempotencyKey;

@@ -50,6 +50,7 @@
 
 mod answer;
 mod body;
+mod client_page;
 mod cors;
 mod dialect;
 mod duplicate;
@@ -63,10 +64,13 @@ mod guard;
 mod headers;
 mod key;
 mod layer;
+mod openapi;
 mod outcome;
 mod resolve;
 mod scope;
+mod seen;
 mod service;
+mod settings;
 
 pub use body::FromBody;
 pub use dialect::Dialect;
@@ -77,7 +81,8 @@ pub use failure::Failure;
 pub use future::ResponseFuture;
 pub use headers::{IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
 pub use key::IntoKey;
-pub use layer::{IdempotencyLayer, Requirement};
+pub use layer::IdempotencyLayer;
 pub use outcome::{Cookies, Outcome, Recording};
 pub use scope::IntoScope;
 pub use service::IdempotencyService;
+pub use settings::Requirement;

@@ -30,13 +30,15 @@ use super::execute::{BoxFuture, Lent, Ran, Work};
 use super::future::ResponseFuture;
 use super::guard::guarded;
 use super::headers::{self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
-use super::layer::{Requirement, Settings};
 use super::outcome::{Cookies, Outcome};
 use super::scope;
+use super::seen::Seen;
+use super::settings::{Requirement, Settings};
 use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Context, Error, Origin, Reply};
 use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity};
+use crate::telemetry::counts::{Held, Route};
 use crate::timer::over;
 
 /// The service that an [`IdempotencyLayer`](super::IdempotencyLayer) puts around another one.
@@ -79,7 +81,7 @@ where
             Some(_) => Requirement::Off,
             None => match guarded(|| settings.requirement(&parts)) {
                 Ok(requirement) => requirement,
-                Err(problem) => return ResponseFuture::ready(settings.told(problem)),
+                Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
             },
         };
         if requirement == Requirement::Off {
@@ -87,11 +89,13 @@ where
         }
         let key = match settings.key_in_head(&parts) {
             Ok(key) => key,
-            Err(problem) => return ResponseFuture::ready(settings.told(problem)),
+            Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
         };
         if key.is_none() && !settings.is_key_in_body(&parts) {
             return match requirement {
-                Requirement::Required => ResponseFuture::ready(settings.told(settings.key_missing())),
+                Requirement::Required => {
+                    ResponseFuture::ready(settings.told(&Seen::of(&parts), settings.key_missing()))
+                }
                 _ => ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
             };
         }
@@ -119,14 +123,15 @@ where
     Q: FromBody<Error: Send>,
     A: FromBody<Error: Send>,
 {
+    let mut seen = Seen::of(&parts);
     // What the head shows to be wrong is answered before the body is read.
     let id_in_head = match key_in_head.map(|key| settings.identity(&parts, key)).transpose() {
         Ok(id) => id,
-        Err(problem) => return Ok(settings.told(problem)),
+        Err(problem) => return Ok(settings.told(&seen, problem)),
     };
     let body = match settings.read(&parts.headers, body).await {
         Ok(body) => body,
-        Err(problem) => return Ok(settings.told(problem)),
+        Err(problem) => return Ok(settings.told(&seen, problem)),
     };
     let id = match (settings.find_key(&parts, &body.bytes).await, id_in_head) {
         // The two agree, or there would be an error.
@@ -145,29 +150,36 @@ where
     };
     let id = match known {
         Ok(id) => id,
-        Err(problem) => return Ok(settings.told(problem)),
+        Err(problem) => return Ok(settings.told(&seen, problem)),
     };
+    seen.open(&parts, &id);
     let own = Own::default();
-    let (left, of) = (own.clone(), Arc::clone(&settings));
+    let (left, of, route) = (own.clone(), Arc::clone(&settings), seen.route.clone());
     let work = move |lent: Lent| {
         let mut request = Request::from_parts(parts, body.into_body());
         lent(request.extensions_mut());
         // The answer is for all who ask, whatever encodings each accepts.
         request.headers_mut().remove(ACCEPT_ENCODING);
+        let executes = route.executes();
         let response = inner.call(request);
-        Box::pin(async move { of.ran(response.await, left).await }) as BoxFuture<Ran>
+        Box::pin(async move {
+            let ran = of.ran(response.await, left, &route).await;
+            drop(executes);
+            ran
+        }) as BoxFuture<Ran>
     };
     let (turn, work) = duplicate::watched(work);
     let work: Work = Box::new(work);
-    let executed = (settings.execute)(id, work);
+    let executed = seen.around((settings.execute)(id, work));
+    let _waits = seen.route.waits();
     let result = match settings.wait() {
         None => executed.await,
         Some(wait) => match turn.within(wait, executed).await {
             Ok(result) => result,
-            Err(Turned) => return Ok(settings.told(mapping::in_flight())),
+            Err(Turned) => return Ok(settings.told(&seen, mapping::in_flight())),
         },
     };
-    Ok(settings.response(result, own))
+    Ok(settings.response(&seen, result, own))
 }
 
 impl Settings {
@@ -216,7 +228,7 @@ impl Settings {
     }
 
     /// Takes the handler's answer apart, and says what is to become of it.
-    async fn ran<A, E>(self: Arc<Self>, answered: Result<Response<A>, E>, own: Own<A>) -> Ran
+    async fn ran<A, E>(self: Arc<Self>, answered: Result<Response<A>, E>, own: Own<A>, route: &Route) -> Ran
     where
         A: FromBody<Error: Send>,
         E: fmt::Display,
@@ -237,13 +249,16 @@ impl Settings {
             false => body::read(body, self.max_answer_bytes, over(self.answer_time)).await,
         };
         let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
+        let body = match &read {
+            Read::Whole(whole) if is_shared => Some(whole.clone()),
+            _ => None,
+        };
+        route.dropped_cookies(sorted.cookies);
         let answer = Answer {
             status: parts.status,
             headers: sorted.shared,
-            body: match &read {
-                Read::Whole(whole) if is_shared => Some(whole.clone()),
-                _ => None,
-            },
+            held: Held::new(body.as_ref().map_or(0, |body| body.bytes.len())),
+            body,
             at: SystemTime::now(),
         };
         let answer = match answer.body {
@@ -272,23 +287,37 @@ impl Settings {
     }
 
     /// Returns the response for one client.
-    fn response<A: FromBody<Error: Send>>(&self, result: Result<Reply<Answer>, Error>, own: Own<A>) -> Response<A> {
-        let documentation = self.documentation.as_deref();
+    fn response<A: FromBody<Error: Send>>(
+        &self,
+        seen: &Seen,
+        result: Result<Reply<Answer>, Error>,
+        own: Own<A>,
+    ) -> Response<A> {
+        let shared = |answer: &Answer| {
+            if answer.body.is_none() {
+                seen.route.outcome_only();
+            }
+            answer.response(self.dialect, self.documentation.as_deref())
+        };
         let (mut response, origin, at) = match result {
             Ok(reply) => {
                 let own = own.take().filter(|_| reply.origin() == Origin::Executed);
-                let response = own.map_or_else(|| reply.value().response(self.dialect, documentation), Response::from);
+                let response = own.map_or_else(|| shared(reply.value()), Response::from);
                 (response, reply.origin(), Some(reply.value().at))
             }
             Err(error) => match error.cause::<Answered>() {
                 Some(Answered(answer)) => match own.take() {
                     Some(own) => (own.into(), Origin::Executed, None),
-                    None => (answer.response(self.dialect, documentation), Origin::Collapsed, None),
+                    None => (shared(answer), Origin::Collapsed, None),
                 },
-                None => return self.told(error.into()),
+                None => {
+                    seen.failed(&error);
+                    return self.told(seen, error.into());
+                }
             },
         };
         let status = response.status();
+        seen.answered(origin, status);
         let lines = response.headers_mut();
         self.dialect.mark(status, lines, origin, at.is_some());
         lines.insert(IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
@@ -302,7 +331,8 @@ impl Settings {
     }
 
     /// Returns the response for a problem.
-    fn told<A: FromBody<Error: Send>>(&self, problem: Problem) -> Response<A> {
+    fn told<A: FromBody<Error: Send>>(&self, seen: &Seen, problem: Problem) -> Response<A> {
+        seen.told(&problem);
         let response = self.dialect.told(problem, self.documentation.as_deref());
         response.map(|body| {
             let bytes = Bytes::from(body);
