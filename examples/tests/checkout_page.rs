@@ -61,7 +61,7 @@ fn what_was_ordered_is_shown_as_the_text_that_it_is() {
     assert!(page.contains("&lt;script&gt;alert("), "{page}");
     assert!(!page.contains("<script>alert("), "{page}");
     // Nor is what stands in the address.
-    let page = browser("/orders/1?origin=<b>none</b>");
+    let page = browser("/orders/1?origin=%3Cb%3Enone");
     assert_eq!(page.status, 200);
     assert!(
         page.body.contains(">replayed</span>") && !page.body.contains("<b>none"),
