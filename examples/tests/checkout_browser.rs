@@ -137,7 +137,7 @@ async fn a_double_click_is_sent_once() {
 async fn twenty_at_once_are_executed_once() {
     let shop = Shop::open();
     let browser = Browser::start(Scripts::On).await;
-    browser.client.set_window_size(400, 1100).await.unwrap();
+    browser.client.set_window_size(400, 1900).await.unwrap();
     browser.open(&shop.url()).await;
     browser.picture("narrow-form").await;
     let hold = shop.hold().await;

@@ -18,7 +18,7 @@ use serde_json::json;
 /// Whatever is waited for gets so long: what a browser on a busy machine takes, and more.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const ARGUMENTS: [&str; 9] = [
+const ARGUMENTS: [&str; 10] = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
@@ -27,6 +27,7 @@ const ARGUMENTS: [&str; 9] = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-extensions",
     "--window-size=1100,900",
 ];
 
@@ -187,7 +188,7 @@ impl Browser {
                 Ok(Err(error)) => last = error.to_string(),
                 Err(_) => break,
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
         }
         let source = self.client.source().await.unwrap_or_default();
         let page = source
