@@ -3,6 +3,9 @@
 # What the tests start beside themselves, by the names that `has` and bin/setup know.
 servers=(redis-server postgresql pgbouncer libfaketime)
 
+# The browser that the test of the checkout's page drives, and what drives it.
+browser=(chromium chromium-driver)
+
 # The test programs of src/flight and src/group, which have all the unsafe code.
 core_tests=(collapse fresh hand_over idle_driver run_to_completion panics reentrance bounds conflict results waking oracle peers)
 
@@ -69,6 +72,7 @@ has() {
     case $1 in
         postgresql) compgen -G "/usr/lib/postgresql/*/bin/initdb" ;;
         pgbouncer) [ -x /usr/sbin/pgbouncer ] ;;
+        chromium-driver) command -v chromedriver ;;
         libfaketime) compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" ;;
         rustfmt) cargo fmt --version ;;
         clippy) cargo clippy --version ;;

@@ -2,34 +2,49 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::sync::OnceLock;
+
 use oneflight::correlation::{self, CorrelationId};
 use oneflight::idempotency::{Idempotency, Origin, Rollback};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Row};
+use tokio::sync::{Mutex, MutexGuard};
 
+#[path = "../../../tests/common/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../../../tests/common/postgres.rs"]
 mod postgres;
 
+use pgbouncer::Bouncer;
 use postgres::Server;
 
-/// A store over a pool of one connection, whose application is called `shop`, on a server of its own that logs every
-/// statement.
+/// Has a server log every statement, with the name of the application before it.
+const LOGS: &str =
+    "-c fsync=off -c full_page_writes=off -c log_line_prefix=%a: -c log_statement=all -c log_min_messages=notice";
+
+/// The server of these tests, which logs every statement. Each test has it, and its log, to itself.
+async fn server() -> MutexGuard<'static, Server> {
+    static SERVER: OnceLock<Mutex<Server>> = OnceLock::new();
+    SERVER.get_or_init(|| Mutex::new(Server::start(LOGS))).lock().await
+}
+
+/// A store over a pool of one connection, whose application is called `shop`.
 struct Shop {
-    server: Server,
+    server: MutexGuard<'static, Server>,
     idem: Idempotency<PostgresStore>,
 }
 
 impl Shop {
     async fn open() -> Self {
-        let logs = "-c log_line_prefix=%a: -c log_statement=all -c log_min_messages=notice";
-        let server = Server::start(&format!("-c fsync=off -c full_page_writes=off {logs}"));
+        let server = server().await;
         let schema = server.schema().await;
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .connect_lazy_with(schema.options.application_name("shop"));
-        let store = PostgresStore::from_pool(pool).await.unwrap();
+        let pool = pool(schema.options.application_name("shop"));
+        Self::over(server, PostgresStore::from_pool(pool).await.unwrap()).await
+    }
+
+    async fn over(server: MutexGuard<'static, Server>, store: PostgresStore) -> Self {
         let orders = "CREATE TABLE orders (item text PRIMARY KEY)";
         sqlx::raw_sql(orders).execute(store.pool()).await.unwrap();
         let idem = Idempotency::builder(store).build();
@@ -65,9 +80,18 @@ impl Shop {
 
     /// What the server calls the application now that no request is handled.
     async fn name(&self) -> String {
-        let shown = sqlx::query_scalar("SHOW application_name");
-        shown.fetch_one(self.idem.store().pool()).await.unwrap()
+        name(self.idem.store().pool()).await
     }
+}
+
+fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new().max_connections(1).connect_lazy_with(options)
+}
+
+/// What the server calls this application.
+async fn name(pool: &PgPool) -> String {
+    let row = sqlx::raw_sql("SHOW application_name").fetch_one(pool).await.unwrap();
+    row.get(0)
 }
 
 /// The name that stands before the statement of the work's own.
@@ -132,4 +156,20 @@ async fn a_long_id_is_cut_and_no_id_gets_out_of_its_literal() {
         .await
         .unwrap();
     assert_eq!(orders, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_lends_the_session_to_others_under_their_own_name() {
+    let server = server().await;
+    let bouncer = Bouncer::before(&server, "pool_mode = transaction\ndefault_pool_size = 1");
+    let through = |name| pool(server.options(bouncer.port()).application_name(name));
+    let (ours, others) = (through("shop"), through("billing"));
+    let options = PostgresStore::options().without_prepared_statements();
+    let store = options.from_pool(ours).await.unwrap();
+    let shop = Shop::over(server, store).await;
+    for (correlation, item) in [("edge-5f2c", "tea"), ("edge-77aa", "hemlock")] {
+        let lines = shop.order(Some(correlation), item).await;
+        assert_eq!(name_at(&lines, "INSERT INTO orders"), correlation);
+        assert_eq!([name(&others).await, shop.name().await], ["billing", "shop"]);
+    }
 }

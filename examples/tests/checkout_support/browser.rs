@@ -94,22 +94,24 @@ impl Browser {
         .await;
     }
 
-    /// Clicks twice, as fast as a hand that double-clicks, or faster.
-    pub async fn double_click(&self, selector: &str) {
-        let button = self.client.find(Locator::Css(selector)).await.unwrap();
-        let mut twice = MouseActions::new("mouse".to_owned()).then(PointerAction::MoveToElement {
-            element: button,
-            duration: None,
-            x: 0.0,
-            y: 0.0,
-        });
-        for _ in 0..2 {
-            let button = MOUSE_BUTTON_LEFT;
-            twice = twice
-                .then(PointerAction::Down { button })
-                .then(PointerAction::Up { button });
-        }
-        self.client.perform_actions(twice).await.unwrap();
+    /// Clicks twice with the mouse, with this time in between. Both clicks are one command: for another one, chromedriver
+    /// would wait until the page is there to which the first has led.
+    pub async fn click_twice(&self, selector: &str, between: Duration) {
+        let element = self.client.find(Locator::Css(selector)).await.unwrap();
+        let button = MOUSE_BUTTON_LEFT;
+        let clicks = MouseActions::new("mouse".to_owned())
+            .then(PointerAction::MoveToElement {
+                element,
+                duration: None,
+                x: 0.0,
+                y: 0.0,
+            })
+            .then(PointerAction::Down { button })
+            .then(PointerAction::Up { button })
+            .then(PointerAction::Pause { duration: between })
+            .then(PointerAction::Down { button })
+            .then(PointerAction::Up { button });
+        self.client.perform_actions(clicks).await.unwrap();
     }
 
     /// The text of what is there now and can be seen: empty if there is nothing.
@@ -152,7 +154,8 @@ impl Browser {
             let badge = self.client.find(Locator::Css("#badge")).await?.text().await?;
             let said = self.client.find(Locator::Css("#said")).await?.text().await?;
             let pending = self.text("#order").await == "Processing…";
-            Ok((!badge.is_empty() && !pending).then_some((badge, said)))
+            let asked_again = badge == "waiting";
+            Ok((!badge.is_empty() && !pending && !asked_again).then_some((badge, said)))
         })
         .await
     }

@@ -7,8 +7,8 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use super::IdempotencyLayer;
 use super::dialect::{self, Dialect};
+use super::layer::IdempotencyLayer;
 use super::layer::{Requirement, Settings, Undone};
 use crate::http::kind::{self, Kind, described};
 

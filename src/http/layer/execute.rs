@@ -129,7 +129,8 @@ fn answered(answer: Answer) -> Answered {
     Answered(Arc::new(answer))
 }
 
-fn for_answers<S, C>(idempotency: Idempotency<S, C>) -> Idempotency<S, Answers<C>>
+/// Returns the same for answers.
+pub(super) fn for_answers<S, C>(idempotency: Idempotency<S, C>) -> Idempotency<S, Answers<C>>
 where
     S: Store,
     C: Codec<Vec<u8>>,

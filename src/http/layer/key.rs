@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::request::Parts;
 
+use super::guard::guarded;
 use super::layer::Settings;
 use crate::http::key::KeyError;
 use crate::http::problem::Problem;
@@ -54,7 +55,7 @@ impl Settings {
     /// Returns the key of a request whose body was read.
     pub(super) async fn find_key(&self, parts: &Parts, body: &Bytes) -> Result<Option<IdempotencyKey>, Problem> {
         match &self.key {
-            Some(key) => key(parts, body),
+            Some(key) => guarded(|| key(parts, body))?,
             None => Ok(self.keys.find(&parts.headers, body).await?),
         }
     }

@@ -20,7 +20,7 @@ use crate::http::fingerprints::Fingerprints;
 use crate::http::key::KeySource;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Idempotency};
-use crate::identity::{IdempotencyKey, Scope};
+use crate::identity::{Fingerprint, IdempotencyKey, Scope};
 use crate::store::{Store, TransactionalStore};
 use crate::telemetry;
 
@@ -49,6 +49,7 @@ enum Duplicates {
 type Predicate = Arc<dyn Fn(&Parts) -> Requirement + Send + Sync>;
 type ScopeOf = Arc<dyn Fn(&Parts) -> Result<Scope, Problem> + Send + Sync>;
 type KeyOf = Arc<dyn Fn(&Parts, &Bytes) -> Result<Option<IdempotencyKey>, Problem> + Send + Sync>;
+type FingerprintOf = Arc<dyn Fn(&Parts, &[u8]) -> Result<Fingerprint, Problem> + Send + Sync>;
 type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// Makes a tower service idempotent: requests with the same `Idempotency-Key` are executed once.
@@ -126,6 +127,7 @@ pub(super) struct Settings {
     pub(super) keys: KeySource,
     pub(super) key: Option<KeyOf>,
     pub(super) fingerprints: Fingerprints,
+    pub(super) fingerprint: Option<FingerprintOf>,
     pub(super) methods: Vec<Method>,
     pub(super) requirement: Requirement,
     pub(super) when: Option<Predicate>,
@@ -183,6 +185,7 @@ impl IdempotencyLayer {
             keys: KeySource::new(),
             key: None,
             fingerprints: Fingerprints::new(),
+            fingerprint: None,
             methods: vec![Method::POST, Method::PATCH],
             requirement: Requirement::default(),
             when: None,
@@ -304,6 +307,33 @@ impl IdempotencyLayer {
     /// Sets what fingerprints are taken of.
     pub fn fingerprints(mut self, fingerprints: Fingerprints) -> Self {
         self.settings.fingerprints = fingerprints;
+        self
+    }
+
+    /// Sets a function that takes the fingerprint of a request, of its head and its body, in place of
+    /// [`fingerprints`](Self::fingerprints).
+    ///
+    /// It says what makes two requests the same: take all of it that matters, and not the key. It may answer with a problem if the
+    /// request is not valid. That is not recorded, and the key stays free.
+    ///
+    /// ```
+    /// use oneflight::http::Problem;
+    /// use oneflight::http::layer::IdempotencyLayer;
+    /// use oneflight::{Fingerprint, Idempotency, MemoryStore};
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let layer = IdempotencyLayer::new(idem).fingerprint(|request, body| {
+    ///     let cents: u64 = serde_json::from_slice(body).map_err(|error| Problem::malformed_body(error.to_string()))?;
+    ///     let path = request.uri.path();
+    ///     Ok(Fingerprint::builder().part("path", path).part("cents", cents.to_be_bytes()).build())
+    /// });
+    /// # let _ = layer;
+    /// ```
+    pub fn fingerprint(
+        mut self,
+        of: impl Fn(&Parts, &[u8]) -> Result<Fingerprint, Problem> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.fingerprint = Some(Arc::new(of));
         self
     }
 

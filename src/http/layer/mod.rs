@@ -60,11 +60,13 @@ mod extract;
 #[cfg(feature = "axum")]
 mod failure;
 mod future;
+mod guard;
 mod headers;
 mod key;
 mod layer;
 mod openapi;
 mod outcome;
+mod resolve;
 mod scope;
 mod seen;
 mod service;

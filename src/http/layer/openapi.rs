@@ -4,9 +4,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::IdempotencyLayer;
 use super::client_page::{ranges, spelt, status, told};
 use super::dialect::{self, Dialect};
+use super::layer::IdempotencyLayer;
 use super::layer::{Requirement, Settings};
 use crate::http::kind::Kind;
 

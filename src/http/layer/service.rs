@@ -28,6 +28,7 @@ use super::body::{self, FromBody, Part, Read, Whole};
 use super::duplicate::{self, Turned};
 use super::execute::{BoxFuture, Lent, Ran, Work};
 use super::future::ResponseFuture;
+use super::guard::guarded;
 use super::headers::{self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
 use super::layer::{Requirement, Settings};
 use super::outcome::{Cookies, Outcome};
@@ -78,7 +79,10 @@ where
         let requirement = match parts.extensions.get::<Context>() {
             // A layer further out executes it already.
             Some(_) => Requirement::Off,
-            None => settings.requirement(&parts),
+            None => match guarded(|| settings.requirement(&parts)) {
+                Ok(requirement) => requirement,
+                Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
+            },
         };
         if requirement == Requirement::Off {
             return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body)));
@@ -138,7 +142,10 @@ where
         (Err(problem), _) => Err(problem),
     };
     let id = match id {
-        Ok(id) => id.with_known_fingerprint(settings.fingerprint(&parts, &body.bytes).await),
+        Ok(id) => match settings.fingerprint(&parts, &body.bytes).await {
+            Ok(fingerprint) => id.with_known_fingerprint(fingerprint),
+            Err(problem) => return Ok(settings.told(&seen, problem)),
+        },
         Err(problem) => return Ok(settings.told(&seen, problem)),
     };
     seen.open(&parts, &id);
@@ -200,16 +207,20 @@ impl Settings {
     }
 
     /// Returns the digest of what is asked for.
-    async fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
-        let (path, query) = (scope::path(parts), parts.uri.query());
-        let of = self
-            .fingerprints
-            .of(&parts.method, path, query, &parts.headers, body, &self.keys);
-        let fingerprint = of.await;
-        match &self.scope {
+    async fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Result<Fingerprint, Problem> {
+        let fingerprint = match &self.fingerprint {
+            Some(of) => guarded(|| of(parts, body))??,
+            None => {
+                let (path, query) = (scope::path(parts), parts.uri.query());
+                let of = &self.fingerprints;
+                of.of(&parts.method, path, query, &parts.headers, body, &self.keys)
+                    .await
+            }
+        };
+        Ok(match &self.scope {
             Some(_) => fingerprint,
             None => with_credentials(fingerprint, &parts.headers),
-        }
+        })
     }
 
     /// Takes the handler's answer apart, and says what is to become of it.
