@@ -1,7 +1,10 @@
 # What the commands in bin/ share: sourced by them from the project's root, and no command itself. Each list stands here once.
 
 # What the tests start beside themselves, by the names that `has` and bin/setup know.
-servers=(redis-server postgresql pgbouncer libfaketime)
+servers=(redis-server postgresql pgbouncer libfaketime nginx)
+
+# What the tests of the HTTP layer use as clients, or install clients with.
+clients=(node npm python3-venv curl)
 
 # The test programs of src/flight and src/group, which have all the unsafe code.
 core_tests=(collapse fresh hand_over idle_driver run_to_completion panics reentrance bounds conflict results waking oracle peers)
@@ -68,7 +71,8 @@ usage() {
 has() {
     case $1 in
         postgresql) compgen -G "/usr/lib/postgresql/*/bin/initdb" ;;
-        pgbouncer) [ -x /usr/sbin/pgbouncer ] ;;
+        pgbouncer | nginx) [ -x "/usr/sbin/$1" ] || command -v "$1" ;;
+        python3-venv) python3 -c 'import ensurepip, venv' ;;
         libfaketime) compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" ;;
         rustfmt) cargo fmt --version ;;
         clippy) cargo clippy --version ;;
