@@ -1,10 +1,13 @@
 # What the commands in bin/ share: sourced by them from the project's root, and no command itself. Each list stands here once.
 
 # What the tests start beside themselves, by the names that `has` and bin/setup know.
-servers=(redis-server postgresql pgbouncer libfaketime nginx)
+servers=(redis-server postgresql pgbouncer libfaketime)
 
-# What the tests of the HTTP layer use as clients, or install clients with.
-clients=(node npm python3-venv curl)
+# The clients that the tests of the HTTP layer call it by, and what they install others with.
+clients=(curl nginx node npm python3-venv)
+
+# The browser that the test of the checkout's page drives, and what drives it.
+browser=(chromium chromium-driver)
 
 # The test programs of src/flight and src/group, which have all the unsafe code.
 core_tests=(collapse fresh hand_over idle_driver run_to_completion panics reentrance bounds conflict results waking oracle peers)
@@ -71,8 +74,10 @@ usage() {
 has() {
     case $1 in
         postgresql) compgen -G "/usr/lib/postgresql/*/bin/initdb" ;;
-        pgbouncer | nginx) [ -x "/usr/sbin/$1" ] || command -v "$1" ;;
+        pgbouncer) [ -x /usr/sbin/pgbouncer ] ;;
+        nginx) [ -x /usr/sbin/nginx ] || command -v nginx ;;
         python3-venv) python3 -c 'import ensurepip, venv' ;;
+        chromium-driver) command -v chromedriver ;;
         libfaketime) compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" ;;
         rustfmt) cargo fmt --version ;;
         clippy) cargo clippy --version ;;

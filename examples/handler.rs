@@ -4,13 +4,10 @@
 
 use std::error::Error;
 
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::routing::post;
 use axum::{Json, Router};
-use oneflight::http::{self, Problem};
-use oneflight::{Idempotency, RequestIdentity, Scope};
+use oneflight::http::layer::{Failure, IdempotencyLayer};
+use oneflight::{Idempotency, Tx};
 use oneflight_sqlite::SqliteStore;
 use serde::{Deserialize, Serialize};
 
@@ -19,27 +16,15 @@ struct NewOrder {
     item: String,
 }
 
-#[derive(Serialize, Deserialize, Clone)]
+#[derive(Serialize)]
 struct Placed {
     order: i64,
 }
 
-async fn place(
-    State(idem): State<Idempotency<SqliteStore>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Placed>, Problem> {
-    let key = http::require_key(&headers, &body)?;
-    let order: NewOrder = serde_json::from_slice(&body).map_err(|error| Problem::malformed_body(error.to_string()))?;
-    let id = RequestIdentity::new(Scope::new("shop").route("POST /orders"), key)?.with_fingerprint(&order.item);
-    let reply = idem
-        .run_in_tx(id, |mut tx| async move {
-            let insert = sqlx::query("INSERT INTO orders (item) VALUES (?)").bind(order.item);
-            let order = insert.execute(&mut *tx).await?.last_insert_rowid();
-            Ok(Placed { order }) // Row and record: one commit.
-        })
-        .await?;
-    Ok(Json(reply.into_inner()))
+async fn place(mut tx: Tx<SqliteStore>, Json(order): Json<NewOrder>) -> Result<Json<Placed>, Failure> {
+    let insert = sqlx::query("INSERT INTO orders (item) VALUES (?)").bind(order.item);
+    let order = insert.execute(&mut *tx).await?.last_insert_rowid();
+    Ok(Json(Placed { order })) // Row and recorded answer: one commit.
 }
 
 #[tokio::main]
@@ -48,12 +33,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     sqlx::query("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
         .execute(store.pool())
         .await?;
-    let app = Router::new()
-        .route("/orders", post(place))
-        .with_state(Idempotency::builder(store).build());
+    let idem = Idempotency::builder(store).build();
+    let layer = IdempotencyLayer::transactional(idem).required().unscoped(); // With accounts: `.scope(…)`.
+    let app = Router::new().route("/orders", post(place)).layer(layer);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!(
-        "curl -i http://{}/orders -H 'Idempotency-Key: \"c0ffee\"' -d '{{\"item\":\"tea\"}}'",
+        "curl -i http://{}/orders --json '{{\"item\":\"tea\"}}' -H 'Idempotency-Key: \"c0ffee\"'",
         listener.local_addr()?
     );
     axum::serve(listener, app).await?;

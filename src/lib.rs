@@ -99,6 +99,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! | `compress` | large results kept compressed, if asked for; implies `durable` | `lz4_flex` |
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
 //! | `axum` | a `Problem` is a response of axum; implies `http` | `axum-core` |
+//! | `reqwest` | `http::OutgoingLayer` over reqwest's client; implies `http` | `reqwest` |
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
 //! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |
 
@@ -126,6 +127,8 @@ pub mod record;
 pub mod store;
 mod sync;
 mod telemetry;
+#[cfg(feature = "durable")]
+mod timer;
 mod unwind;
 
 /// For the models only.

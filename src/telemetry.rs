@@ -25,6 +25,7 @@
 //! | "a request has no reply" | debug, warn, error | `request`, `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
 //! | "a handler failed" | error | `error`: a [`Failure`](crate::http::layer::Failure) of axum's where no layer is, or no key |
 //! | "an IdempotencyLayer has no scope" | warn | when such a layer is put around a service, once for each layer |
+//! | "a request to another service is sent again" | debug | `retry` (1 for the first), `pause`: after which time |
 //! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
 //! `request` is the request identity: its scope and key, never the payload. `error` is an error with its causes.
@@ -120,6 +121,11 @@ mod traced {
         pub(crate) fn around<F>(self, future: F) -> InSpan<F> {
             tracing::Instrument::instrument(future, self.0)
         }
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn sent_again(retry: u32, pause: std::time::Duration) {
+        tracing::debug!(target: TARGET, retry, ?pause, "a request to another service is sent again");
     }
 
     pub(crate) fn driver_changed(event: &dyn Debug) {
@@ -320,6 +326,9 @@ mod silent {
             future
         }
     }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn sent_again(_retry: u32, _pause: std::time::Duration) {}
 
     #[inline(always)]
     pub(crate) fn driver_changed(_event: &dyn Debug) {}

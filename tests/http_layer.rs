@@ -14,11 +14,12 @@ use axum::routing::post;
 use axum::{Json, Router};
 use futures::{FutureExt, StreamExt, join};
 use http_body_util::BodyExt;
-use oneflight::http::layer::{Cookies, IdempotencyLayer, Outcome, Recording};
+use http_body_util::combinators::UnsyncBoxBody;
+use oneflight::http::layer::{Checked, Cookies, IdempotencyLayer, Outcome, Recording};
 use oneflight::{Idempotency, MemoryStore};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
 
 fn layer() -> IdempotencyLayer {
     IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build()).unscoped()
@@ -367,4 +368,47 @@ async fn trailers_are_replayed() {
         assert_eq!(collected.to_bytes(), "message");
     }
     assert_eq!(calls.count(), 1);
+}
+
+#[tokio::test]
+async fn a_layer_within_a_layer_lets_the_request_pass() {
+    let (app, calls) = app(layer(), |call| call.to_string());
+    let app = app.layer(layer());
+    for expected in ["executed", "replayed"] {
+        let response = send(&app, request("k", "tea")).await;
+        assert_eq!((origin(&response), response.status()), (expected, StatusCode::OK));
+        assert_eq!(bytes(response).await, "1");
+    }
+    assert_eq!(calls.count(), 1);
+}
+
+#[tokio::test]
+async fn a_rejection_of_a_checked_extractor_frees_the_key() {
+    let handler = |Checked(Json(item)): Checked<Json<String>>| async move { item };
+    let app = Router::new().route("/orders", post(handler)).layer(layer());
+    let json = |body: &'static str| {
+        let mut request = request("k", body);
+        request
+            .headers_mut()
+            .insert("content-type", "application/json".parse().unwrap());
+        request
+    };
+    assert_eq!(send(&app, json("tea")).await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(bytes(send(&app, json("\"tea\"")).await).await, "tea");
+}
+
+#[tokio::test]
+async fn a_service_that_fails_without_an_answer_leaves_the_key_in_doubt() {
+    type Wire = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+    let inner =
+        tower::service_fn(|_: Request<Wire>| async { Err::<Response<Wire>, _>(std::io::Error::other("reset")) });
+    let service = layer().layer(inner);
+    let send = || {
+        let request = Request::post("/orders").header("idempotency-key", "k");
+        service
+            .clone()
+            .oneshot(request.body(http_body_util::Empty::new().boxed_unsync()).unwrap())
+    };
+    assert_eq!(send().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(send().await.unwrap().status(), StatusCode::CONFLICT);
 }

@@ -197,6 +197,24 @@ impl Database {
         in_either!(self, pool => sqlx::query_as(FIND).bind(key).fetch_optional(pool).await)
     }
 
+    /// The order of this number.
+    pub(crate) async fn order(&self, id: i64) -> Result<Option<Row>, sqlx::Error> {
+        const ORDER: &str = "SELECT id, idempotency_key, item, quantity FROM orders WHERE id = $1";
+        in_either!(self, pool => sqlx::query_as(ORDER).bind(id).fetch_optional(pool).await)
+    }
+
+    /// How many records `oneflight` keeps of a scope.
+    pub(crate) async fn count_records(&self, scope: &str) -> Result<i64, sqlx::Error> {
+        const COUNT: &str = "SELECT count(*) FROM oneflight_records WHERE scope = $1";
+        in_either!(self, pool => sqlx::query_scalar(COUNT).bind(scope).fetch_one(pool).await)
+    }
+
+    /// How many answers the naive handler remembers.
+    pub(crate) async fn count_answers(&self) -> Result<i64, sqlx::Error> {
+        const COUNT: &str = "SELECT count(*) FROM answers";
+        in_either!(self, pool => sqlx::query_scalar(COUNT).fetch_one(pool).await)
+    }
+
     /// How many orders there are.
     pub(crate) async fn count(&self) -> Result<i64, sqlx::Error> {
         const COUNT: &str = "SELECT count(*) FROM orders";

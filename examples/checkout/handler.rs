@@ -25,6 +25,7 @@
 //! need a constraint of their own, or the records a place beside the orders.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oneflight::http::{CorrelationId, Problem};
@@ -40,6 +41,7 @@ use oneflight_sqlite::SqliteStore;
 use crate::database::{Database, Entry, Orders};
 use crate::naive;
 use crate::order::{NewOrder, Placed};
+use crate::page::Seen;
 use crate::payment::Provider;
 use crate::place::Place;
 use crate::service::unavailable;
@@ -58,6 +60,7 @@ pub(crate) struct Incoming {
     pub(crate) key: IdempotencyKey,
     pub(crate) correlation: CorrelationId,
     pub(crate) order: NewOrder,
+    pub(crate) seen: Arc<Seen>,
 }
 
 /// What places orders.
@@ -104,6 +107,15 @@ impl Handler {
             Self::Sqlite(it) => place_within(it, provider, incoming).await,
             Self::Postgres(it) => place_within(it, provider, incoming).await,
             Self::Redis(it) => place_beside(it, orders.clone(), provider, incoming).await,
+        }
+    }
+
+    /// How many orders are on record: in progress, or answered for good. `None` over Redis, which does not count them.
+    pub(crate) async fn records(&self, orders: &Database) -> Result<Option<i64>, sqlx::Error> {
+        match self {
+            Self::Naive => orders.count_answers().await.map(Some),
+            Self::Sqlite(_) | Self::Postgres(_) => orders.count_records(WHOLE_ON_RECORD).await.map(Some),
+            Self::Redis(_) => Ok(None),
         }
     }
 
@@ -155,11 +167,17 @@ fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
         .build()
 }
 
+/// The order as a whole, and its row.
+const WHOLE: &str = "POST /orders";
+const ENTRY: &str = "POST /orders: entry";
+
+/// The scope of the whole, as it stands in a record.
+const WHOLE_ON_RECORD: &str = "shop|route=POST /orders";
+
 /// This shop has no logins. One that has adds `.user(…)`: without it, a client that learns of a key reads the answer of
 /// another client.
 fn identity(operation: &str, incoming: &Incoming) -> Result<RequestIdentity, Problem> {
-    let scope = Scope::new("shop").route(operation);
-    let id = RequestIdentity::new(scope, incoming.key.clone())?;
+    let id = RequestIdentity::new(Scope::new("shop").route(operation), incoming.key.clone())?;
     Ok(id.with_known_fingerprint(incoming.order.fingerprint()))
 }
 
@@ -173,11 +191,12 @@ where
     S: TransactionalStore,
     S::Connection: Orders,
 {
-    let whole = identity("POST /orders", &incoming)?;
-    let entry = identity("POST /orders: entry", &incoming)?;
+    let whole = identity(WHOLE, &incoming)?;
+    let entry = identity(ENTRY, &incoming)?;
 
     let steps = idempotency.clone();
     let work = move |context: idempotency::Context| async move {
+        incoming.seen.executed();
         // Slow, and no transaction is open: a connection, or SQLite's one writer, is free for the others.
         let payment = provider
             .authorise(&incoming.key, &context.downstream_key("payment"))
@@ -209,9 +228,10 @@ async fn place_beside<S: Store>(
     provider: Provider,
     incoming: Incoming,
 ) -> Result<(Placed, Origin), Problem> {
-    let whole = identity("POST /orders", &incoming)?;
+    let whole = identity(WHOLE, &incoming)?;
 
     let work = move |context: idempotency::Context| async move {
+        incoming.seen.executed();
         let payment = provider
             .authorise(&incoming.key, &context.downstream_key("payment"))
             .await;

@@ -17,6 +17,7 @@ mod fleet;
 mod handler;
 mod naive;
 mod order;
+mod page;
 mod payment;
 mod place;
 mod service;

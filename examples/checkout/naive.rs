@@ -22,12 +22,15 @@ pub(crate) async fn place_order(
         key,
         correlation,
         order,
+        seen,
     } = incoming;
 
     // Have we seen this key?
     if let Some(answer) = database.answer(key.as_str()).await? {
         return Ok((serde_json::from_str(&answer)?, Origin::Replayed));
     }
+
+    seen.executed();
 
     // No: have it paid, under a new key for each attempt, as client libraries do unless they are given one, …
     let payment = provider.authorise(key, &format!("{:032x}", fastrand::u128(..))).await;

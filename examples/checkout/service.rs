@@ -1,18 +1,19 @@
-//! The service: `POST /orders` behind `oneflight`, a list of the orders, and a page to click on.
+//! The service: `POST /orders` behind `oneflight`, the orders as they stand, and a [`page`] to click on.
 //!
 //! What is worth copying is [`place_order`]: read the request within a limit, find its key, have the order placed by the
 //! [`handler`](crate::handler), say how the answer came to be.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Extension, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, LOCATION};
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn};
-use axum::response::{Html, IntoResponse, Response};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use oneflight::http::{CorrelationId, Problem, X_REQUEST_ID};
@@ -27,6 +28,7 @@ use tracing::Instrument;
 use crate::database::{self, Database};
 use crate::handler::{Handler, Incoming};
 use crate::order::{Answer, MAX_BODY, NewOrder};
+use crate::page::{self, ORIGIN, Seen};
 use crate::payment::Provider;
 use crate::place::Place;
 
@@ -56,10 +58,11 @@ pub(crate) struct Service {
 
 /// What the handlers share.
 #[derive(Clone)]
-struct Shop {
-    orders: Database,
+pub(crate) struct Shop {
+    pub(crate) orders: Database,
+    pub(crate) handler: Handler,
+    pub(crate) seen: Arc<Seen>,
     provider: Provider,
-    handler: Handler,
 }
 
 impl Service {
@@ -72,8 +75,9 @@ impl Service {
         };
         let shop = Shop {
             orders,
-            provider: config.provider,
             handler,
+            seen: Arc::default(),
+            provider: config.provider,
         };
 
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
@@ -137,9 +141,14 @@ impl Service {
 }
 
 fn router(shop: Shop) -> Router {
+    let orders = post(place_order)
+        .layer(from_fn_with_state(shop.clone(), page::front))
+        .get(list_orders);
     Router::new()
-        .route("/", get(page))
-        .route("/orders", post(place_order).get(list_orders))
+        .route("/", get(page::form))
+        .route("/figures", get(page::figures))
+        .route("/orders", orders)
+        .route("/orders/{id}", get(page::order))
         .fallback(|| async {
             problem(
                 StatusCode::NOT_FOUND,
@@ -181,19 +190,25 @@ async fn place_order(
             key,
             correlation,
             order,
+            seen: Arc::clone(&shop.seen),
         };
         shop.handler.place(&shop.orders, shop.provider, incoming).await
     };
     match placed.await {
         Ok((placed, origin)) => {
             tracing::info!(order_id = placed.order_id, ?origin, "order answered");
+            let headers = [
+                (CACHE_CONTROL, "no-store".to_owned()),
+                (LOCATION, format!("/orders/{}", placed.order_id)),
+                (ORIGIN, origin.to_string()),
+            ];
             // 201 for the duplicates as well: a client that lost the first answer gets the same one.
             let answer = Answer {
                 placed,
                 cached: origin != Origin::Executed,
                 origin,
             };
-            (StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(answer)).into_response()
+            (StatusCode::CREATED, headers, Json(answer)).into_response()
         }
         Err(problem) => {
             // Without the detail, in which a client may read its own words.
@@ -253,18 +268,7 @@ async fn list_orders(State(shop): State<Shop>) -> Response {
     }
 }
 
-/// `GET /`: the page. Everything that it needs is in it.
-async fn page() -> Response {
-    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
-    (
-        [(CONTENT_SECURITY_POLICY, POLICY), (CACHE_CONTROL, "no-store")],
-        Html(include_str!("page.html")),
-    )
-        .into_response()
-}
-
-fn problem(status: StatusCode, detail: &'static str) -> Response {
+pub(crate) fn problem(status: StatusCode, detail: &'static str) -> Response {
     Problem::new(status).with_detail(detail).into_response()
 }
 

@@ -118,7 +118,7 @@ fn header(values: &[Vec<u8>]) {
         _ => assert!(matches!(
             found,
             Err(KeyError::Repeated {
-                place: KeyPlace::Header
+                place: KeyPlace::Header(_)
             })
         )),
     }
@@ -127,7 +127,7 @@ fn header(values: &[Vec<u8>]) {
         (Ok(found), Ok(again)) => {
             assert_eq!(found, again);
             match required {
-                Err(error) => assert!(found.is_none() && matches!(error, KeyError::Missing)),
+                Err(error) => assert!(found.is_none() && matches!(error, KeyError::Missing { .. })),
                 Ok(key) => assert_eq!(found, Some(key)),
             }
         }
@@ -157,13 +157,15 @@ fn one_value(value: &[u8], found: &Result<Option<IdempotencyKey>, KeyError>) {
     } else {
         let plain = |byte: &u8| (b'!'..=b'~').contains(byte) && !b",;\"".contains(byte);
         if !value.iter().all(plain) {
-            return assert!(matches!(found, Err(KeyError::Unquoted)));
+            return assert!(matches!(found, Err(KeyError::Unquoted { .. })));
         }
         value.iter().copied().map(char::from).collect()
     };
     match found {
         Ok(Some(key)) => assert_eq!((key.as_str(), true), (&*expected, is_key(&expected))),
-        Err(KeyError::Invalid { place, .. }) => assert!(*place == KeyPlace::Header && !is_key(&expected)),
+        Err(KeyError::Invalid { place, .. }) => {
+            assert!(*place == KeyPlace::Header(IDEMPOTENCY_KEY) && !is_key(&expected))
+        }
         other => panic!("{other:?}"),
     }
 }

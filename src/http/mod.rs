@@ -7,10 +7,13 @@
 //! | question | answer |
 //! | --- | --- |
 //! | Which key does this request carry? | [`require_key`], [`find_key`], or one place at a time: [`header_key`], [`json_key`], [`form_key`] |
+//! | And under names or within limits of my own? | [`KeySource`] |
 //! | What is the body, JSON or a form? | [`BodyFormat::of`] |
+//! | Is this the payload that the key was first sent with? | It has the same fingerprint: [`Fingerprints`] |
 //! | What do I answer when something is wrong? | [`Problem`], made from [`KeyError`], [`IdentityError`](crate::identity::IdentityError) or [`idempotency::Error`](crate::idempotency::Error) |
 //! | How does my handler in axum answer it? | It returns `Result<_, Problem>`, under the feature `axum` |
 //! | How do I recognise this request in every log? | [`CorrelationLayer`], or [`CorrelationId`] by hand |
+//! | How do I send a mutation to another service? | With a client in an [`OutgoingLayer`] |
 //!
 //! # Example: a door for any framework
 //!
@@ -43,26 +46,30 @@
 //! # Fingerprints
 //!
 //! Take the [fingerprint](crate::identity::Fingerprint) of what the request means, not of its bytes, and leave the key
-//! out of it. The bytes of one request differ from retry to retry: a client that is upgraded writes its JSON in another
-//! order, or sends the key in the header that stood in the body before. A service that digests the whole body answers
-//! such a retry with [`KEY_REUSED`](kind::KEY_REUSED).
+//! out of it. The bytes of one request differ from retry to retry: a browser makes a new multipart boundary at each
+//! click, a page has a new CSRF token, a client that is upgraded writes its JSON in another order, or sends the key in
+//! the header that stood in the body before. A service that digests the whole body answers such a retry with
+//! [`KEY_REUSED`](kind::KEY_REUSED). [`Fingerprints`] does not:
 //!
 //! ```
-//! use oneflight::http::KEY_FIELD;
+//! use bytes::Bytes;
+//! use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
 //! use oneflight::Fingerprint;
-//! use serde_json::{Map, Value};
+//! use oneflight::http::{Fingerprints, KEY_FIELD, KeySource};
 //!
-//! fn fingerprint(body: &[u8]) -> serde_json::Result<Fingerprint> {
-//!     // Sorted by name, unless `serde_json` is built to keep the order.
-//!     let mut members: Map<String, Value> = serde_json::from_slice(body)?;
-//!     members.remove(KEY_FIELD);
-//!     Ok(Fingerprint::of(serde_json::to_vec(&members)?))
+//! async fn fingerprint(body: &'static str) -> Fingerprint {
+//!     let key = KeySource::new().field(KEY_FIELD);
+//!     let mut headers = HeaderMap::new();
+//!     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+//!     let fingerprints = Fingerprints::new().sorted_json().leave_out("csrf_token");
+//!     fingerprints.of(&Method::POST, "/orders", None, &headers, &Bytes::from(body), &key).await
 //! }
 //!
-//! let with_its_key = fingerprint(br#"{"idempotency_key": "a7f3", "item": "tea", "amount": 1}"#)?;
-//! assert_eq!(with_its_key, fingerprint(br#"{"amount": 1, "item": "tea"}"#)?);
-//! assert_ne!(with_its_key, fingerprint(br#"{"amount": 2, "item": "tea"}"#)?);
-//! # Ok::<(), serde_json::Error>(())
+//! # futures::executor::block_on(async {
+//! let with_its_key = fingerprint(r#"{"idempotency_key": "a7f3", "item": "tea", "amount": 1}"#).await;
+//! assert_eq!(with_its_key, fingerprint(r#"{"amount":1,"item":"tea","csrf_token":"x"}"#).await);
+//! assert_ne!(with_its_key, fingerprint(r#"{"amount":2,"item":"tea"}"#).await);
+//! # });
 //! ```
 //!
 //! A deploy that adds fingerprints, or changes what they are taken of, meets records of the version before. For the
@@ -83,6 +90,7 @@ mod key;
 pub mod kind;
 pub mod layer;
 mod mapping;
+mod outgoing;
 mod problem;
 
 pub use crate::correlation::{CorrelationId, CorrelationIdError};
@@ -94,4 +102,5 @@ pub use fingerprints::Fingerprints;
 pub use key::{
     IDEMPOTENCY_KEY, KEY_FIELD, KeyError, KeyPlace, KeySource, find_key, form_key, header_key, json_key, require_key,
 };
+pub use outgoing::{OutgoingFuture, OutgoingLayer, OutgoingRequest, OutgoingResponse, OutgoingService};
 pub use problem::Problem;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::timer::{Until, within};
 use crate::flight::Panicked;
 use crate::store::StoreError;
+use crate::timer::{Until, within};
 use crate::unwind::{CatchUnwind, catch};
 
 /// Returns the answer to a question, or an error if there is none within the limit.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::answer::{answer_within, caught};
 use super::shared::Shared;
-use super::timer::within;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult};
 use crate::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Watch};
+use crate::timer::within;
 
 /// The shortest time for which a failing store is asked to record a result, and the longest for which one answer is
 /// waited for.

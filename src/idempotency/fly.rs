@@ -13,11 +13,11 @@ use super::progress::{self, Progress};
 use super::reply::Reply;
 use super::run::Idempotency;
 use super::settled::Settled;
-use super::timer;
 use crate::correlation;
 use crate::group::{self, Outcome};
 use crate::identity::{Fingerprint, RequestIdentity};
 use crate::store::{Store, Turn};
+use crate::timer;
 
 /// Why a call has no answer: its flight has logged it, or it is to be logged here.
 enum Unanswered {

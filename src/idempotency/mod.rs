@@ -40,7 +40,6 @@ mod result_ext;
 mod run;
 mod settled;
 mod shared;
-mod timer;
 mod transaction;
 mod unfinished;
 

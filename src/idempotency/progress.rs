@@ -28,10 +28,10 @@ use tokio::time::Instant;
 
 use super::answer::silent;
 use super::error::{Effect, Error, ErrorKind};
-use super::timer::{NoTimers, Timer, after};
 use crate::identity::RequestIdentity;
 use crate::store::Turn;
 use crate::store::turn::{Sign, waits_for_itself};
+use crate::timer::{NoTimers, Timer, after};
 
 /// How long the first answer of the store is waited for, however short the wait. The same holds for a lock of the
 /// store's, since most are held for another request.

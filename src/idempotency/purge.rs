@@ -17,9 +17,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::answer::answer_within;
-use super::timer::within;
 use crate::store::Store;
 use crate::telemetry;
+use crate::timer::within;
 
 /// How many records are deleted at a time: claims may wait for one batch.
 const BATCH: usize = 50;

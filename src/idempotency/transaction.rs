@@ -22,12 +22,12 @@ use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
 use super::progress::Progress;
 use super::settled::Settled;
 use super::shared::Shared;
-use super::timer::{NoTimers, Timer, after};
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
 use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore};
 use crate::telemetry;
+use crate::timer::{NoTimers, Timer, after};
 use crate::unwind::{Payload, catch};
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx). It belongs to the work.
@@ -100,6 +100,8 @@ use crate::unwind::{Payload, catch};
 pub struct Tx<S: TransactionalStore> {
     open: OpenTransaction<S::Connection, S::Names>,
     context: Context,
+    /// Is told that the connection is used.
+    used: Option<Arc<AtomicBool>>,
 }
 
 impl<S: TransactionalStore> Tx<S> {
@@ -116,6 +118,13 @@ impl<S: TransactionalStore> Tx<S> {
     #[must_use]
     pub fn downstream_key(&self, step: impl AsRef<str>) -> String {
         self.context.downstream_key(step)
+    }
+
+    /// Has it say in `used` when its connection is lent for a statement.
+    #[cfg(feature = "http")]
+    pub(crate) fn telling(mut self, used: Arc<AtomicBool>) -> Self {
+        self.used = Some(used);
+        self
     }
 
     /// Returns the names of the store's tables, for code that writes to them in this transaction.
@@ -135,6 +144,9 @@ impl<S: TransactionalStore> Deref for Tx<S> {
 
 impl<S: TransactionalStore> DerefMut for Tx<S> {
     fn deref_mut(&mut self) -> &mut S::Connection {
+        if let Some(used) = &self.used {
+            used.store(true, Ordering::Release);
+        }
         &mut self.open
     }
 }
@@ -381,7 +393,15 @@ where
     };
     let context = Context::new(id, attempt, None);
     // In a box, since what is around it is moved about.
-    let worked = catch(async { Box::pin(work(Tx { open, context })).await }).await;
+    let worked = catch(async {
+        Box::pin(work(Tx {
+            open,
+            context,
+            used: None,
+        }))
+        .await
+    })
+    .await;
     *bench.work.lock() = Some(work);
     bench.over.store(true, Ordering::SeqCst);
     let (value, verdict) = match worked {

@@ -65,7 +65,7 @@ pub fn urlencoded(fields: &[Field], dice: &mut fastrand::Rng) -> String {
     };
     let pairs: Vec<_> = fields
         .iter()
-        .map(|field| format!("{}={}", encode(&field.name.as_bytes()), encode(&field.bytes)))
+        .map(|field| format!("{}={}", encode(field.name.as_bytes()), encode(&field.bytes)))
         .collect();
     pairs.join("&")
 }

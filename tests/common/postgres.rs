@@ -114,6 +114,11 @@ impl Server {
             .stdout(Stdio::null()));
     }
 
+    /// What the server has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).expect("the server logs into its directory")
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

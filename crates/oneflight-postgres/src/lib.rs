@@ -112,6 +112,19 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// In session mode nothing is different. Statement mode refuses transactions, and is of no use.
 ///
+/// # In the server's log
+///
+/// A transaction of [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) that belongs to a request with a
+/// [correlation id](oneflight::correlation) has that id as its `application_name`. So the server's log shows it beside each
+/// statement of the work (`log_line_prefix = '%a …'`), and so does `pg_stat_activity`. The name is set in the message that
+/// begins the transaction, and is the pool's own again after it. Without a correlation id it stays what it is.
+///
+/// The server keeps 63 bytes of a name. Of a longer id these are the first ones; a UUID has 36, a trace id 32.
+///
+/// Operations outside of a transaction do not show the id. Each is one call of a procedure that begins transactions of its
+/// own, so that a name that is to end with a transaction would end before its statements. One that lasts longer would be
+/// left in the pool's session, and a comment would have each call prepared anew.
+///
 /// # Durability
 ///
 /// What was acknowledged is as durable as `synchronous_commit` makes it. `on`, the default, survives a crash of the

@@ -15,6 +15,7 @@ use super::call::{Calls, Message, Value};
 use super::names::{Keys, Names};
 use super::procedures::{CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
 use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, absent, notify};
+use oneflight::correlation::CorrelationId;
 use oneflight::record::HolderId;
 
 /// How a transaction is isolated. Unless set, the server's default for the connection applies.
@@ -120,16 +121,18 @@ impl Statements {
     /// Begins a transaction, tries to get the claim's lock, notes in the transaction whose turn it is, and sets the
     /// savepoint of the work: one simple query, hence one round trip, in place of a bare `BEGIN`.
     ///
-    /// The lock is tried in a statement of its own: what the next one sees was committed before the lock was free.
-    pub(super) fn begin(&self, keys: Keys, holder: HolderId) -> SqlStr {
+    /// The lock is tried in a statement of its own: what the next one sees was committed before the lock was free. That
+    /// one also names the application by the correlation id, if there is one, for as long as the transaction lasts.
+    pub(super) fn begin(&self, keys: Keys, holder: HolderId, correlation: Option<&CorrelationId>) -> SqlStr {
         let Self { begin, .. } = self;
         let turn = turn(holder);
         AssertSqlSafe(format!(
             "{begin}; SELECT pg_catalog.set_config('oneflight.turn', \
-             CASE WHEN pg_catalog.pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true){keepalive}; \
+             CASE WHEN pg_catalog.pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true){keepalive}{named}; \
              SAVEPOINT oneflight_work",
             claim = keys.claim,
             keepalive = self.keepalive,
+            named = correlation.map(named).unwrap_or_default(),
         ))
         .into_sql_str()
     }
@@ -156,6 +159,21 @@ fn keepalive(patience: Duration) -> String {
         setting("tcp_keepalives_count", PROBES.into()),
     ]
     .concat()
+}
+
+/// Has the server show the correlation id as the name of the application, in its log (`%a`) and in `pg_stat_activity`, for
+/// the length of the transaction.
+fn named(correlation: &CorrelationId) -> String {
+    /// What the server keeps of a name. It would cut a longer one itself, with a notice.
+    const MAX_BYTES: usize = 63;
+
+    let shown = correlation.as_str();
+    // All ASCII, so that there is a character's end everywhere.
+    let shown = shown.get(..MAX_BYTES).unwrap_or(shown);
+    format!(
+        ", pg_catalog.set_config('application_name', {}, true)",
+        Value::Text(shown)
+    )
 }
 
 /// What stands in `oneflight.turn` while this holder has the lock: it is gone with the transaction.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! BEGIN; ROLLBACK                     out of what somebody may have left the session in
-//! BEGIN; try the lock; SAVEPOINT      one round trip with the line before, in place of the bare BEGIN
+//! BEGIN; try the lock; SAVEPOINT      one round trip with the line before, in place of the bare BEGIN; with a
+//!                                     correlation id, the application is named by it until the transaction ends
 //!   look                              reads the record; not the claim's holder, or an answer: ROLLBACK, that is all
 //!     the work's statements
 //!   ROLLBACK TO oneflight_work        if the work declined
@@ -70,6 +71,7 @@ use super::records::{column, millis, number, record, untold};
 use super::retry::Tries;
 use super::statements::turn;
 use super::{Held, PostgresStore};
+use oneflight::correlation;
 use oneflight::record::{FencingToken, Record};
 use oneflight::store::{
     ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, decide,
@@ -138,7 +140,9 @@ impl PostgresStore {
         // The caller's time, as long as nothing has been done.
         let (begun, limit) = (Instant::now(), self.limit(request));
         let left = || limit.saturating_sub(begun.elapsed());
-        let begin = self.statements.begin(self.names.keys(&request.id), request.holder);
+        let correlation = correlation::current();
+        let keys = self.names.keys(&request.id);
+        let begin = self.statements.begin(keys, request.holder, correlation.as_ref());
         let mut tries = Tries::on(&self.pool).past_lost_connections(DEAD_CONNECTIONS);
         // If it is dropped, it is closed, and the transaction with it.
         let mut borrowed = self.borrow(left()).await?;

@@ -65,6 +65,7 @@ impl Shop {
         let app = Router::new()
             .route("/orders", post(place))
             .route("/none", post(without))
+            .route("/json", post(place_json))
             .route("/fail", post(fail))
             .layer(layer);
         let _folder = folder;
@@ -168,6 +169,24 @@ async fn a_handler_that_fails_rolls_back() {
         // Without a key.
         assert!(shop.send("/fail", None, told).await.0.is_client_error());
     }
+}
+
+#[tokio::test]
+async fn a_key_is_not_poisoned_by_a_request_that_is_not_valid() {
+    let shop = Shop::open().await;
+    let (status, _, _) = shop.send("/json", Some("k"), "tea").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (status, origin, _) = shop.send("/json", Some("k"), "\"tea\"").await;
+    assert_eq!(
+        (status, origin.as_str(), shop.rows().await),
+        (StatusCode::OK, "executed", 1)
+    );
+}
+
+async fn place_json(mut tx: Tx<SqliteStore>, body: Bytes) -> Result<String, Failure> {
+    let malformed = |_| Problem::malformed_body("It is not JSON.");
+    let item: String = serde_json::from_slice(&body).map_err(malformed)?;
+    Ok(insert(&mut tx, &item).await.to_string())
 }
 
 #[tokio::test]

@@ -1,12 +1,9 @@
 //! JSON by the letter of RFC 8259, slowly: whether a text is JSON, and what members its outermost object has.
 //!
-//! Beyond the grammar it refuses what cannot be held: a lone surrogate or a number beyond `f64` where a value is kept, which
-//! are names of outermost members, the value of a wanted member, and a scalar that stands alone.
+//! Beyond the grammar it refuses what is no text: a lone surrogate where a string is kept, which are names of outermost
+//! members, and the value of a wanted member.
 
 use oneflight::http::KEY_FIELD;
-
-/// As many lists and objects may a value that is kept have one in the other.
-const DEPTH: usize = 126;
 
 pub enum Json {
     Object(Vec<(String, Member)>),
@@ -19,7 +16,7 @@ pub enum Member {
     Other,
 }
 
-/// Whether a value is kept or skipped.
+/// Whether a string is kept or skipped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
     Keep,
@@ -37,11 +34,8 @@ impl Json {
         reader.space();
         let json = if reader.rest.starts_with(b"{") {
             Self::Object(reader.outermost()?)
-        } else if reader.rest.starts_with(b"[") {
-            reader.value(Use::Skip, 1)?;
-            Self::Other
         } else {
-            reader.value(Use::Keep, 1)?;
+            reader.value(Use::Skip)?;
             Self::Other
         };
         reader.space();
@@ -81,7 +75,7 @@ impl Reader<'_> {
             self.expect(b":")?;
             self.space();
             let used = if name == KEY_FIELD { Use::Keep } else { Use::Skip };
-            let member = self.value(used, 1)?;
+            let member = self.value(used)?;
             members.push((name, member));
             self.space();
             match self.next()? {
@@ -92,28 +86,27 @@ impl Reader<'_> {
         }
     }
 
-    fn value(&mut self, used: Use, depth: usize) -> Option<Member> {
+    fn value(&mut self, used: Use) -> Option<Member> {
         match *self.rest.first()? {
-            b'[' | b'{' if used == Use::Keep && depth > DEPTH => return None,
             b'"' => return self.text(used).map(Member::Text),
             b'n' => return self.expect(b"null").map(|()| Member::Null),
             b't' => self.expect(b"true")?,
             b'f' => self.expect(b"false")?,
             b'[' => {
                 self.next();
-                self.list(b']', |reader| reader.value(used, depth + 1).map(drop))?;
+                self.list(b']', |reader| reader.value(Use::Skip).map(drop))?;
             }
             b'{' => {
                 self.next();
                 self.list(b'}', |reader| {
-                    reader.text(used)?;
+                    reader.text(Use::Skip)?;
                     reader.space();
                     reader.expect(b":")?;
                     reader.space();
-                    reader.value(used, depth + 1).map(drop)
+                    reader.value(Use::Skip).map(drop)
                 })?;
             }
-            _ => self.number(used)?,
+            _ => self.number()?,
         }
         Some(Member::Other)
     }
@@ -183,8 +176,7 @@ impl Reader<'_> {
         (digits > 0).then_some(())
     }
 
-    fn number(&mut self, used: Use) -> Option<()> {
-        let whole = self.rest;
+    fn number(&mut self) -> Option<()> {
         let _ = self.expect(b"-");
         if self.expect(b"0").is_none() {
             self.digits()?;
@@ -196,8 +188,6 @@ impl Reader<'_> {
             let _ = self.expect(b"+").or_else(|| self.expect(b"-"));
             self.digits()?;
         }
-        let text = std::str::from_utf8(&whole[..whole.len() - self.rest.len()]).ok()?;
-        let finite = text.parse::<f64>().is_ok_and(f64::is_finite);
-        (finite || used == Use::Skip).then_some(())
+        Some(())
     }
 }

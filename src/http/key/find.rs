@@ -117,7 +117,7 @@ pub fn header_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, KeyErro
 /// [`KeyError::Body`] if the body is not JSON, [`KeyError::NotAString`], [`KeyError::Repeated`] or
 /// [`KeyError::Invalid`].
 pub fn json_key(body: &[u8]) -> Result<Option<IdempotencyKey>, KeyError> {
-    let found = KeySource::new().find_in_json(&Cow::Borrowed(KEY_FIELD), body)?;
+    let found = KeySource::new().find_in_json(Cow::Borrowed(KEY_FIELD), body)?;
     Ok(found.map(|found| found.key))
 }
 
@@ -135,6 +135,6 @@ pub fn json_key(body: &[u8]) -> Result<Option<IdempotencyKey>, KeyError> {
 ///
 /// [`KeyError::Repeated`], or [`KeyError::Invalid`]: an empty field is an invalid key.
 pub fn form_key(body: &[u8]) -> Result<Option<IdempotencyKey>, KeyError> {
-    let found = KeySource::new().find_in_form(&Cow::Borrowed(KEY_FIELD), body)?;
+    let found = KeySource::new().find_in_form(Cow::Borrowed(KEY_FIELD), body)?;
     Ok(found.map(|found| found.key))
 }

@@ -212,10 +212,10 @@ impl KeySource {
         Ok(agreed(in_headers, in_body)?.map(|found| found.key))
     }
 
-    fn field_in_body(&self, headers: &HeaderMap) -> Option<(BodyFormat, &Cow<'static, str>)> {
+    fn field_in_body(&self, headers: &HeaderMap) -> Option<(BodyFormat, Cow<'static, str>)> {
         let field = self.field.as_ref()?;
         let format = BodyFormat::of(headers)?;
-        (!is_encoded(headers)).then_some((format, field))
+        (!is_encoded(headers)).then(|| (format, field.clone()))
     }
 
     fn find_in_headers(&self, headers: &HeaderMap) -> Result<Option<Found>, KeyError> {
@@ -262,7 +262,7 @@ impl KeySource {
         }
     }
 
-    pub(super) fn find_in_json(&self, field: &Cow<'static, str>, body: &[u8]) -> Result<Option<Found>, KeyError> {
+    pub(super) fn find_in_json(&self, field: Cow<'static, str>, body: &[u8]) -> Result<Option<Found>, KeyError> {
         let place = || KeyPlace::Json(field.clone());
         let broken = |source: Box<dyn Error + Send + Sync>| KeyError::Body {
             format: BodyFormat::Json,
@@ -272,7 +272,7 @@ impl KeySource {
             .map_err(broken)?
             .members()
             .map_err(|error| broken(error.into()))?;
-        let mut values = members.into_iter().flatten().filter(|member| member.name == *field);
+        let mut values = members.into_iter().flatten().filter(|member| member.name == field);
         let Some(member) = values.next() else {
             return Ok(None);
         };
@@ -289,9 +289,9 @@ impl KeySource {
         self.accept(place(), &text).map(Some)
     }
 
-    pub(super) fn find_in_form(&self, field: &Cow<'static, str>, body: &[u8]) -> Result<Option<Found>, KeyError> {
+    pub(super) fn find_in_form(&self, field: Cow<'static, str>, body: &[u8]) -> Result<Option<Found>, KeyError> {
         let place = KeyPlace::Form(field.clone());
-        let mut values = form::fields(body).filter(|known| known.name == *field);
+        let mut values = form::fields(body).filter(|known| known.name == field);
         let Some(found) = values.next() else {
             return Ok(None);
         };
@@ -303,14 +303,14 @@ impl KeySource {
 
     fn find_in_multipart(
         &self,
-        field: &Cow<'static, str>,
+        field: Cow<'static, str>,
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Option<Found>, KeyError> {
         let place = KeyPlace::Multipart(field.clone());
         let mut values = Vec::new();
         let see = |part: multipart::Part| {
-            if part.name.as_deref() == Some(field) {
+            if part.name.as_deref() == Some(&*field) {
                 values.push(part);
             }
         };

@@ -25,7 +25,7 @@ use super::body::{FromBody, Whole};
 use super::dialect::Dialect;
 use crate::http::kind;
 use crate::http::problem::Problem;
-use crate::idempotency::{Codec, Format};
+use crate::idempotency::{Codec, Format, Json};
 use crate::record::JSON;
 
 /// An answer, without what belongs to one client.
@@ -123,6 +123,11 @@ pub(super) struct Answers<C> {
     codec: Arc<C>,
     /// Larger forms are recorded without their body. In bytes.
     limit: usize,
+}
+
+/// Writes answers as they are, however large.
+pub(super) fn plain() -> Answers<Json> {
+    Answers::new(Arc::new(Json), usize::MAX)
 }
 
 impl<C: Codec<Vec<u8>>> Answers<C> {

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::timer::over;
+
 /// The request is answered by another one, which takes longer than this one waits.
 pub(super) struct Turned;
 
@@ -45,7 +47,7 @@ pub(super) fn watched<L, T>(work: impl FnOnce(L) -> T) -> (Turn, impl FnOnce(L) 
 impl Turn {
     /// Returns what becomes of a request, unless it is a duplicate of one that takes longer than `wait`.
     pub(super) async fn within<F: Future>(self, wait: Duration, executed: F) -> Result<F::Output, Turned> {
-        let (mut executed, mut waited) = (pin!(executed), pin!(tokio::time::sleep(wait)));
+        let (mut executed, mut waited) = (pin!(executed), pin!(over(wait)));
         let mut is_over = wait.is_zero();
         poll_fn(|cx| {
             if let Poll::Ready(output) = executed.as_mut().poll(cx) {

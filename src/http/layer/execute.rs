@@ -6,6 +6,7 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Extensions;
 use parking_lot::Mutex;
@@ -32,6 +33,8 @@ pub(super) enum Ran {
     Kept(Answer),
     /// It is recorded, and what was done in a transaction is rolled back.
     Declined(Answer),
+    /// It is recorded, unless the work is in a transaction that was not used: a request that is not valid.
+    Rejected(Answer),
     /// It is recorded, unless the work is in a transaction: that is rolled back as if it had never begun.
     Failed(Answer),
     /// Nothing was done, or nothing is to be kept.
@@ -72,7 +75,9 @@ where
                     extensions.insert(context);
                 });
                 match work(lent).await {
-                    Ran::Kept(answer) | Ran::Declined(answer) | Ran::Failed(answer) => Ok(answer),
+                    Ran::Kept(answer) | Ran::Declined(answer) | Ran::Rejected(answer) | Ran::Failed(answer) => {
+                        Ok(answer)
+                    }
                     Ran::NothingDone(answer) => Err(Unfinished::from(NotDone::because(answered(answer)))),
                     Ran::Unknown(answer) => Err(Unfinished::from(Unknown::because(answered(answer)))),
                     Ran::Broke(reason) => Err(Unfinished::from(Unknown::because(reason))),
@@ -95,7 +100,8 @@ where
         Box::pin(async move {
             let work = |tx: Tx<S>| async move {
                 let context = tx.context().clone();
-                let slot = Slot(Arc::new(Mutex::new(Some(tx))));
+                let used = Arc::new(AtomicBool::new(false));
+                let slot = Slot(Arc::new(Mutex::new(Some(tx.telling(Arc::clone(&used))))));
                 let own = slot.clone();
                 let lent: Lent = Box::new(move |extensions| {
                     extensions.insert(context);
@@ -107,7 +113,8 @@ where
                 match ran {
                     Ran::Kept(answer) => Ok(answer),
                     Ran::Declined(answer) => Err(Rollback::Declined(answer)),
-                    Ran::Failed(answer) | Ran::NothingDone(answer) | Ran::Unknown(answer) => {
+                    Ran::Rejected(answer) if used.load(Ordering::Acquire) => Err(Rollback::Declined(answer)),
+                    Ran::Rejected(answer) | Ran::Failed(answer) | Ran::NothingDone(answer) | Ran::Unknown(answer) => {
                         Err(Rollback::failed(answered(answer)))
                     }
                     Ran::Broke(reason) => Err(Rollback::Failed(reason)),
@@ -122,7 +129,8 @@ fn answered(answer: Answer) -> Answered {
     Answered(Arc::new(answer))
 }
 
-fn for_answers<S, C>(idempotency: Idempotency<S, C>) -> Idempotency<S, Answers<C>>
+/// Returns the same for answers.
+pub(super) fn for_answers<S, C>(idempotency: Idempotency<S, C>) -> Idempotency<S, Answers<C>>
 where
     S: Store,
     C: Codec<Vec<u8>>,

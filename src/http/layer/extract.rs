@@ -1,9 +1,11 @@
 //! What the layer lends a handler, as extractors of axum's: the transaction, and what is known of the execution.
 
-use axum_core::extract::FromRequestParts;
+use axum_core::extract::{FromRequest, FromRequestParts, Request};
+use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use super::execute::Slot;
+use super::outcome::Outcome;
 use crate::http::key::KeySource;
 use crate::http::mapping;
 use crate::http::problem::Problem;
@@ -34,6 +36,42 @@ impl<State: Send + Sync> FromRequestParts<State> for Context {
     async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Problem> {
         let context = parts.extensions.get::<Context>().cloned();
         context.ok_or_else(|| missing(parts))
+    }
+}
+
+/// Has another extractor's rejection free the key: the request is not valid, and nothing was done.
+///
+/// Under a lease, all that a handler answers is recorded, and what its extractors answer as well: a client that corrects its
+/// request has to make a new key for it. With this, it may keep the key. In a
+/// [transaction](crate::http::layer::IdempotencyLayer::transactional) there is no need for it.
+///
+/// ```
+/// use axum::extract::Json;
+/// use oneflight::http::layer::Checked;
+///
+/// async fn charge(Checked(Json(cents)): Checked<Json<u64>>) -> String {
+///     format!("charged: {cents}")
+/// }
+/// # let _ = charge;
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Checked<E>(pub E);
+
+impl<E, State> FromRequest<State> for Checked<E>
+where
+    E: FromRequest<State>,
+    State: Send + Sync,
+{
+    /// What the other extractor answers.
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &State) -> Result<Self, Response> {
+        let extracted = E::from_request(request, state).await;
+        extracted.map(Self).map_err(|rejection| {
+            let mut response = rejection.into_response();
+            response.extensions_mut().insert(Outcome::NothingDone);
+            response
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::http::fingerprints::Fingerprints;
 use crate::http::key::KeySource;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Idempotency};
-use crate::identity::Scope;
+use crate::identity::{Fingerprint, Scope};
 use crate::store::{Store, TransactionalStore};
 use crate::telemetry;
 
@@ -46,6 +46,7 @@ enum Duplicates {
 
 type Predicate = Arc<dyn Fn(&Parts) -> Requirement + Send + Sync>;
 type ScopeOf = Arc<dyn Fn(&Parts) -> Result<Scope, Problem> + Send + Sync>;
+type FingerprintOf = Arc<dyn Fn(&Parts, &[u8]) -> Result<Fingerprint, Problem> + Send + Sync>;
 type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// Makes a tower service idempotent: requests with the same `Idempotency-Key` are executed once.
@@ -90,6 +91,7 @@ pub(super) struct Settings {
     pub(super) execute: Execute,
     pub(super) keys: KeySource,
     pub(super) fingerprints: Fingerprints,
+    pub(super) fingerprint: Option<FingerprintOf>,
     methods: Vec<Method>,
     requirement: Requirement,
     when: Option<Predicate>,
@@ -123,8 +125,11 @@ impl IdempotencyLayer {
     /// [`Tx`](crate::Tx): what they write is one commit with their recorded answer.
     ///
     /// An answer below 400 commits. One from 400 to 499 declines: what was written is rolled back, and the answer is recorded.
-    /// One from 500 on, and a panic, roll everything back and free the key, unless the handler [says](super::Outcome) that the
-    /// answer is to be recorded: then it declines.
+    /// One from 500 on, and a panic, roll everything back and free the key.
+    ///
+    /// An answer from 400 to 499 before the first statement is about the request itself: a body that axum could not read, or
+    /// what the handler found invalid. It frees the key as well, so that a client may correct its request. A handler
+    /// [says](super::Outcome) where it wants an answer to be recorded, or not to be.
     ///
     /// The transaction is open while the handler runs: keep it short.
     pub fn transactional<S, C>(idempotency: Idempotency<S, C>) -> Self
@@ -140,6 +145,7 @@ impl IdempotencyLayer {
             execute,
             keys: KeySource::new(),
             fingerprints: Fingerprints::new(),
+            fingerprint: None,
             methods: vec![Method::POST, Method::PATCH],
             requirement: Requirement::default(),
             when: None,
@@ -236,6 +242,33 @@ impl IdempotencyLayer {
     /// Sets what fingerprints are taken of.
     pub fn fingerprints(mut self, fingerprints: Fingerprints) -> Self {
         self.settings.fingerprints = fingerprints;
+        self
+    }
+
+    /// Sets a function that takes the fingerprint of a request, of its head and its body, in place of
+    /// [`fingerprints`](Self::fingerprints).
+    ///
+    /// It says what makes two requests the same: take all of it that matters, and not the key. It may answer with a problem if the
+    /// request is not valid. That is not recorded, and the key stays free.
+    ///
+    /// ```
+    /// use oneflight::http::Problem;
+    /// use oneflight::http::layer::IdempotencyLayer;
+    /// use oneflight::{Fingerprint, Idempotency, MemoryStore};
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let layer = IdempotencyLayer::new(idem).fingerprint(|request, body| {
+    ///     let cents: u64 = serde_json::from_slice(body).map_err(|error| Problem::malformed_body(error.to_string()))?;
+    ///     let path = request.uri.path();
+    ///     Ok(Fingerprint::builder().part("path", path).part("cents", cents.to_be_bytes()).build())
+    /// });
+    /// # let _ = layer;
+    /// ```
+    pub fn fingerprint(
+        mut self,
+        of: impl Fn(&Parts, &[u8]) -> Result<Fingerprint, Problem> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.fingerprint = Some(Arc::new(of));
         self
     }
 

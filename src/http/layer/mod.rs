@@ -58,14 +58,18 @@ mod extract;
 #[cfg(feature = "axum")]
 mod failure;
 mod future;
+mod guard;
 mod headers;
 mod layer;
 mod outcome;
+mod resolve;
 mod scope;
 mod service;
 
 pub use body::FromBody;
 pub use dialect::Dialect;
+#[cfg(feature = "axum")]
+pub use extract::Checked;
 #[cfg(feature = "axum")]
 pub use failure::Failure;
 pub use future::ResponseFuture;

@@ -2,6 +2,7 @@
 
 use http::request::Parts;
 
+use super::guard::guarded;
 use super::layer::Settings;
 use crate::http::problem::Problem;
 use crate::identity::{Fingerprint, Scope};
@@ -44,14 +45,14 @@ const LONGEST_PATH: usize = 256;
 /// Returns the scope of a request.
 pub(super) fn of(settings: &Settings, parts: &Parts) -> Result<Scope, Problem> {
     let scope = match &settings.scope {
-        Some(scope) => scope(parts)?,
+        Some(scope) => guarded(|| scope(parts))??,
         None => Scope::new(EVERYBODY),
     };
     if scope.has_route() {
         return Ok(scope);
     }
     let route = match &settings.route {
-        Some(route) => route(parts),
+        Some(route) => guarded(|| route(parts))?,
         None => route(parts),
     };
     Ok(scope.route(format!("{} {route}", parts.method)))

@@ -28,6 +28,7 @@ use super::body::{self, FromBody, Part, Read, Whole};
 use super::duplicate::{self, Turned};
 use super::execute::{BoxFuture, Lent, Ran, Work};
 use super::future::ResponseFuture;
+use super::guard::guarded;
 use super::headers::{self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
 use super::layer::{Requirement, Settings};
 use super::outcome::{Cookies, Outcome};
@@ -36,6 +37,7 @@ use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Context, Error, Origin, Reply};
 use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity};
+use crate::timer::over;
 
 /// The service that an [`IdempotencyLayer`](super::IdempotencyLayer) puts around another one.
 #[derive(Clone)]
@@ -75,7 +77,10 @@ where
         let requirement = match parts.extensions.get::<Context>() {
             // A layer further out executes it already.
             Some(_) => Requirement::Off,
-            None => settings.requirement(&parts),
+            None => match guarded(|| settings.requirement(&parts)) {
+                Ok(requirement) => requirement,
+                Err(problem) => return ResponseFuture::ready(settings.told(problem)),
+            },
         };
         let key = match requirement {
             Requirement::Off => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
@@ -161,7 +166,7 @@ impl Settings {
             return Err(Problem::body_too_large(limit));
         }
         let begun = tokio::time::Instant::now();
-        match body::read(body, limit, tokio::time::sleep(self.request_time)).await {
+        match body::read(body, limit, over(self.request_time)).await {
             Read::Whole(whole) => Ok(whole),
             Read::Part(_) if begun.elapsed() >= self.request_time => Err(Problem::body_too_slow(self.request_time)),
             Read::Part(_) => Err(Problem::body_too_large(limit)),
@@ -177,11 +182,15 @@ impl Settings {
             IdentityError::ScopePartEmpty { .. } => Problem::principal_missing(),
             error => error.into(),
         })?;
-        let (path, query) = (scope::path(parts), parts.uri.query());
-        let of = self
-            .fingerprints
-            .of(&parts.method, path, query, &parts.headers, body, &self.keys);
-        let fingerprint = of.await;
+        let fingerprint = match &self.fingerprint {
+            Some(of) => guarded(|| of(parts, body))??,
+            None => {
+                let (path, query) = (scope::path(parts), parts.uri.query());
+                let of = &self.fingerprints;
+                of.of(&parts.method, path, query, &parts.headers, body, &self.keys)
+                    .await
+            }
+        };
         Ok(id.with_known_fingerprint(match &self.scope {
             Some(_) => fingerprint,
             None => with_credentials(fingerprint, &parts.headers),
@@ -207,7 +216,7 @@ impl Settings {
         let sorted = headers::sorted(&parts.headers);
         let read = match is_stream(&parts) {
             true => Read::Part(Part::unread(body)),
-            false => body::read(body, self.max_answer_bytes, tokio::time::sleep(self.answer_time)).await,
+            false => body::read(body, self.max_answer_bytes, over(self.answer_time)).await,
         };
         let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
         let answer = Answer {
@@ -238,8 +247,9 @@ impl Settings {
             (Outcome::NothingDone, _) => Ran::NothingDone(answer),
             (Outcome::Unknown, _) => Ran::Unknown(answer),
             (Outcome::Record | Outcome::OutcomeOnly, ..400) => Ran::Kept(answer),
-            (Outcome::Record | Outcome::OutcomeOnly, 500..) if !is_said => Ran::Failed(answer),
-            (Outcome::Record | Outcome::OutcomeOnly, _) => Ran::Declined(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) if is_said => Ran::Declined(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, ..500) => Ran::Rejected(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) => Ran::Failed(answer),
         }
     }
 

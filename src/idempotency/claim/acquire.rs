@@ -33,10 +33,10 @@ use crate::idempotency::missing::MissingFingerprint;
 use crate::idempotency::progress::{LOCK_PATIENCE, Progress, retry_after};
 use crate::idempotency::recovery::{Doubt, Recovery, Resolution};
 use crate::idempotency::settled::Settled;
-use crate::idempotency::timer::{after, pause, within};
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record};
 use crate::store::{ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover, Watch};
+use crate::timer::{after, pause, within};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);

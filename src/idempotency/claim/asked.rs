@@ -26,10 +26,10 @@ use super::granted::Granted;
 use crate::backoff::jittered;
 use crate::idempotency::answer::{may_have_landed, silent};
 use crate::idempotency::progress::Progress;
-use crate::idempotency::timer::{after, pause, until, within};
 use crate::identity::RequestIdentity;
 use crate::record::HolderId;
 use crate::store::{ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+use crate::timer::{after, pause, until, within};
 
 /// How often a claim whose answer was lost is asked for again.
 const CLAIM_TRIES: u32 = 3;

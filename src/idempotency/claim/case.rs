@@ -6,8 +6,8 @@ use tokio::runtime::Handle;
 
 use crate::idempotency::error::{Error, ErrorKind};
 use crate::idempotency::shared::Shared;
-use crate::idempotency::timer;
 use crate::identity::RequestIdentity;
+use crate::timer;
 
 /// A request, the store that is asked about it, and the runtime on which its flight began. Cloning is cheap.
 pub(in crate::idempotency) struct Case<S> {

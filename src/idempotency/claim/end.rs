@@ -24,11 +24,11 @@ use crate::idempotency::codec::bounded;
 use crate::idempotency::error::{Error, ErrorKind};
 use crate::idempotency::recovery::Encoded;
 use crate::idempotency::shared::Shared;
-use crate::idempotency::timer::{self, after, pause, within};
 use crate::identity::RequestIdentity;
 use crate::record::{HolderId, RecordedResult, State, Verdict};
 use crate::store::{Claim, Store, StoreError};
 use crate::telemetry;
+use crate::timer::{self, after, pause, within};
 
 /// How often a claim is tried to be given back, let go, or found.
 const RELEASE_TRIES: u32 = 4;

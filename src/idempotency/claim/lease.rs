@@ -28,10 +28,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::case::Case;
-use crate::idempotency::timer::{self, Timer, after, until, within};
 use crate::record::FencingToken;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
+use crate::timer::{self, Timer, after, until, within};
 
 /// What is known of a lease.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::group;
 
 /// Returns the runtime that polls this, if it has timers.
-pub(super) fn runtime() -> Result<Handle, group::Error> {
+pub(crate) fn runtime() -> Result<Handle, group::Error> {
     let runtime = Handle::try_current().map_err(|_| group::Error::NoRuntime)?;
     match make(Instant::now()) {
         Some(_) => Ok(runtime),
@@ -27,7 +27,7 @@ pub(super) fn runtime() -> Result<Handle, group::Error> {
 }
 
 /// Returns the instant that is so far from now, or one in some 30 years if that cannot be told.
-pub(super) fn after(duration: Duration) -> Instant {
+pub(crate) fn after(duration: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(duration)
         .unwrap_or_else(|| now + Duration::from_secs(1_000_000_000))
@@ -40,7 +40,7 @@ fn make(at: Instant) -> Option<Sleep> {
 
 pin_project! {
     /// Is ready at an instant.
-    pub(super) struct Timer {
+    pub(crate) struct Timer {
         at: Instant,
         // The runtime on which it was last polled.
         on: Option<Id>,
@@ -51,10 +51,10 @@ pin_project! {
 
 /// There are no timers where this was polled.
 #[derive(Debug)]
-pub(super) struct NoTimers;
+pub(crate) struct NoTimers;
 
 impl Timer {
-    pub(super) fn at(at: Instant) -> Self {
+    pub(crate) fn at(at: Instant) -> Self {
         Self {
             at,
             on: None,
@@ -63,7 +63,7 @@ impl Timer {
     }
 
     /// Makes a timer of this runtime, for use where there may be none.
-    pub(super) fn of(runtime: &Handle, at: Instant) -> Self {
+    pub(crate) fn of(runtime: &Handle, at: Instant) -> Self {
         let _entered = runtime.enter();
         Self {
             sleep: make(at),
@@ -71,7 +71,7 @@ impl Timer {
         }
     }
 
-    pub(super) fn set(self: Pin<&mut Self>, at: Instant) {
+    pub(crate) fn set(self: Pin<&mut Self>, at: Instant) {
         let mut this = self.project();
         *this.at = at;
         *this.on = None;
@@ -111,19 +111,19 @@ impl Future for Timer {
 }
 
 /// Waits for the answer, up to a limit; where there are no timers, for as long as it takes.
-pub(super) fn within<A: Future>(limit: Duration, answer: A) -> Until<A> {
+pub(crate) fn within<A: Future>(limit: Duration, answer: A) -> Until<A> {
     until(after(limit), answer)
 }
 
 /// Waits for the answer, up to an instant.
-pub(super) fn until<A: Future>(at: Instant, answer: A) -> Until<A> {
+pub(crate) fn until<A: Future>(at: Instant, answer: A) -> Until<A> {
     let timer = Timer::at(at);
     Until { answer, timer }
 }
 
 pin_project! {
     /// A wait that ends at an instant. Not an `async fn`, which would hold what it waits for twice.
-    pub(super) struct Until<A> {
+    pub(crate) struct Until<A> {
         #[pin]
         answer: A,
         #[pin]
@@ -147,8 +147,16 @@ impl<A: Future> Future for Until<A> {
 }
 
 /// Pauses for so long; where there are no timers, for a turn.
-pub(super) async fn pause(duration: Duration) {
+pub(crate) async fn pause(duration: Duration) {
     if let Err(NoTimers) = Timer::at(after(duration)).await {
         tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until so much time is over; where there are no timers, forever.
+#[cfg(feature = "http")]
+pub(crate) async fn over(duration: Duration) {
+    if let Err(NoTimers) = Timer::at(after(duration)).await {
+        std::future::pending().await
     }
 }
