@@ -111,7 +111,7 @@ impl Client {
     }
 }
 
-async fn shop(dialect: Dialect) -> (Shop, Listener) {
+async fn shop_of(dialect: Dialect) -> (Shop, Listener) {
     let shop = Shop::new();
     let idem = Idempotency::builder(MemoryStore::new()).build();
     let layer = IdempotencyLayer::new(idem).dialect(dialect).wait(Duration::ZERO);
@@ -120,7 +120,7 @@ async fn shop(dialect: Dialect) -> (Shop, Listener) {
 }
 
 async fn what_is_sent_again_is_replayed(client: &mut Client) {
-    let (shop, at) = shop(Dialect::Stripe).await;
+    let (shop, at) = shop_of(Dialect::Stripe).await;
     let first = client.charge(at.port, Some("order-7"), 100, "tok_visa").await;
     let again = client.charge(at.port, Some("order-7"), 100, "tok_visa").await;
     assert_eq!(first, json!({"id": "ch_1", "replayed": null}));
@@ -128,8 +128,8 @@ async fn what_is_sent_again_is_replayed(client: &mut Client) {
     assert_eq!((shop.executions(), shop.statuses()), (1, vec![200, 200]));
 }
 
-async fn another_payload_raises_the_idempotency_error(client: &mut Client, name: &str) {
-    let (shop, at) = shop(Dialect::Stripe).await;
+async fn another_payload_raises_the_idempotency_error(client: &mut Client, name: &str, general: &str) {
+    let (shop, at) = shop_of(Dialect::Stripe).await;
     client.charge(at.port, Some("order-7"), 100, "tok_visa").await;
     let other = client.charge(at.port, Some("order-7"), 200, "tok_visa").await;
     assert_eq!(
@@ -142,26 +142,37 @@ async fn another_payload_raises_the_idempotency_error(client: &mut Client, name:
         "{other}"
     );
     assert_eq!((shop.executions(), shop.statuses()), (1, vec![200, 400]));
+
+    // The draft's 422 is none that they know.
+    let (shop, at) = shop_of(Dialect::Draft).await;
+    client.charge(at.port, Some("order-7"), 100, "tok_visa").await;
+    let other = client.charge(at.port, Some("order-7"), 200, "tok_visa").await;
+    assert_eq!(
+        (&other["error"], &other["status"]),
+        (&json!(general), &json!(422)),
+        "{other}"
+    );
+    assert_eq!((shop.executions(), shop.statuses()), (1, vec![200, 422]));
 }
 
 async fn a_recorded_failure_is_raised_and_not_repeated(client: &mut Client, name: &str) {
     for (source, status) in [("tok_conflict", 409), ("tok_broken", 500)] {
         let raised = json!({"error": name, "status": status, "message": "Attempt 1."});
-        let (ours, at) = shop(Dialect::Stripe).await;
+        let (ours, at) = shop_of(Dialect::Stripe).await;
         assert_eq!(client.charge(at.port, Some("order-7"), 100, source).await, raised);
         assert_eq!(ours.statuses(), [status]);
         assert_eq!(client.charge(at.port, Some("order-7"), 100, source).await, raised);
         assert_eq!((ours.executions(), ours.statuses()), (1, vec![status; 2]));
 
         // What the dialect is for: the SDK fetches the record again, as often as it is set to.
-        let (drafts, at) = shop(Dialect::Draft).await;
+        let (drafts, at) = shop_of(Dialect::Draft).await;
         assert_eq!(client.charge(at.port, Some("order-7"), 100, source).await, raised);
         assert_eq!((drafts.executions(), drafts.statuses()), (1, vec![status; 3]));
     }
 }
 
 async fn what_was_not_begun_is_sent_again_with_the_same_key(client: &mut Client) {
-    let (shop, at) = shop(Dialect::Stripe).await;
+    let (shop, at) = shop_of(Dialect::Stripe).await;
     let made = client.charge(at.port, None, 100, "tok_busy").await;
     // The handler's first call said that it did nothing.
     assert_eq!(made, json!({"id": "ch_2", "replayed": null}));
@@ -172,7 +183,7 @@ async fn what_was_not_begun_is_sent_again_with_the_same_key(client: &mut Client)
 }
 
 async fn an_answer_that_is_lost_is_fetched_again(client: &mut Client) {
-    let (shop, at) = shop(Dialect::Stripe).await;
+    let (shop, at) = shop_of(Dialect::Stripe).await;
     let proxy = Proxy::before(at.port).await;
     proxy.cut("POST /v1/charges", Cut::AfterAnswer);
     let made = client.charge(proxy.port(), None, 100, "tok_visa").await;
@@ -190,7 +201,7 @@ async fn an_answer_that_is_lost_is_fetched_again(client: &mut Client) {
 }
 
 async fn a_request_in_flight_is_asked_for_until_it_is_done(client: &mut Client, other: &mut Client) {
-    let (shop, at) = shop(Dialect::Stripe).await;
+    let (shop, at) = shop_of(Dialect::Stripe).await;
     let late = async {
         shop.begun().await;
         let opened = async {
@@ -209,7 +220,7 @@ async fn a_request_in_flight_is_asked_for_until_it_is_done(client: &mut Client, 
 async fn all(sdk: &Sdk) {
     let (mut client, mut other) = (sdk.client(), sdk.client());
     what_is_sent_again_is_replayed(&mut client).await;
-    another_payload_raises_the_idempotency_error(&mut client, sdk.idempotency_error).await;
+    another_payload_raises_the_idempotency_error(&mut client, sdk.idempotency_error, sdk.api_error).await;
     a_recorded_failure_is_raised_and_not_repeated(&mut client, sdk.api_error).await;
     what_was_not_begun_is_sent_again_with_the_same_key(&mut client).await;
     an_answer_that_is_lost_is_fetched_again(&mut client).await;

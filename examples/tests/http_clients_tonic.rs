@@ -16,7 +16,7 @@ use bytes::{Buf, BufMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
-use oneflight::http::layer::{IdempotencyLayer, Outcome, Recording};
+use oneflight::http::layer::{Dialect, IdempotencyLayer, Outcome, Recording};
 use oneflight::{Idempotency, MemoryStore};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -240,11 +240,21 @@ async fn a_call_that_was_not_carried_out_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_key_with_another_message_is_an_error_of_the_status_422() {
+async fn a_key_with_another_message_is_an_invalid_argument() {
+    let shop = Shop::default();
+    let client = Client::of(shop.within(layer().dialect(Dialect::Grpc))).await;
+    client.charge("order-7", "tea").await.unwrap();
+    let other = client.charge("order-7", "coffee").await.unwrap_err();
+    assert_eq!(other.code(), Code::InvalidArgument, "{other}");
+    assert!(other.message().contains("with another payload"), "{other}");
+    assert_eq!(shop.executions(), 1);
+}
+
+#[tokio::test]
+async fn without_its_dialect_a_problem_is_a_broken_answer_to_grpc() {
     let shop = Shop::default();
     let client = Client::of(shop.within(layer())).await;
     client.charge("order-7", "tea").await.unwrap();
-    // It is a problem by HTTP, which tonic takes for a broken answer of gRPC's.
     let other = client.charge("order-7", "coffee").await.unwrap_err();
     assert_eq!(other.code(), Code::Internal, "{other}");
     assert!(other.message().contains("422"), "{other}");
