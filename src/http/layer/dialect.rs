@@ -78,6 +78,7 @@ impl Dialect {
     pub(super) fn status(self, uri: &str, status: StatusCode) -> StatusCode {
         match (self, uri) {
             (Self::Stripe, kind::KEY_REUSED) => StatusCode::BAD_REQUEST,
+            (Self::Grpc, _) => StatusCode::OK,
             _ => status,
         }
     }
@@ -173,9 +174,9 @@ pub(super) fn code(uri: &str) -> Option<String> {
     }
 }
 
-fn grpcs(problem: Problem) -> Response<String> {
-    // The codes of gRPC: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
-    let code = match (problem.type_uri(), problem.status().as_u16()) {
+/// The [status of gRPC](https://grpc.github.io/grpc/core/md_doc_statuscodes.html) for a problem.
+pub(super) fn grpc_status(uri: &str, status: StatusCode) -> u16 {
+    match (uri, status.as_u16()) {
         (kind::OUTCOME_ONLY, _) => 6,
         (kind::IN_DOUBT, _) => 9,
         (kind::IN_PROGRESS, _) | (_, 503) => 14,
@@ -186,7 +187,11 @@ fn grpcs(problem: Problem) -> Response<String> {
         (_, 413) => 8,
         (_, 500..) => 13,
         _ => 2,
-    };
+    }
+}
+
+fn grpcs(problem: Problem) -> Response<String> {
+    let code = grpc_status(problem.type_uri(), problem.status());
     let message = percent_encoded(problem.detail().unwrap_or(problem.title()));
     let mut response = problem.into_response::<String>().map(|_| String::new());
     *response.status_mut() = StatusCode::OK;
