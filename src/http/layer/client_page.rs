@@ -186,6 +186,9 @@ fn problems(settings: &Settings) -> String {
             "A problem is `application/problem+json` (RFC 9457). Decide by its `type` or by the status, never by its words.\n\n"
         }
         Dialect::Stripe => "A problem is `{\"error\": {\"type\", \"code\", \"message\", \"doc_url\"}}`. Decide by its `code`.\n\n",
+        Dialect::Grpc => {
+            "A problem is an answer of gRPC's without a message. Decide by its `grpc-status`, which stands before each.\n\n"
+        }
     }
     .to_owned();
     if let Some(uri) = &settings.documentation {
@@ -214,6 +217,7 @@ fn name(settings: &Settings, kind: &Kind) -> String {
     match settings.dialect {
         Dialect::Draft => format!("<{}>", kind.uri),
         Dialect::Stripe => format!("`{}`", dialect::code(kind.uri).unwrap_or_default()),
+        Dialect::Grpc => dialect::grpc_status(kind.uri, kind.status.unwrap_or_default()).to_string(),
     }
 }
 
