@@ -78,6 +78,7 @@ mod future;
 mod guard;
 mod headers;
 mod key;
+#[allow(clippy::module_inception, reason = "beside `service` and `future`, as in tower-http")]
 mod layer;
 mod openapi;
 mod outcome;
