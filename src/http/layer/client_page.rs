@@ -107,6 +107,10 @@ fn validity(settings: &Settings) -> &'static str {
 }
 
 fn compared(settings: &Settings) -> String {
+    if settings.fingerprint.is_some() {
+        return "What is compared is said with each operation. A request with a used key that differs in it is not executed."
+            .to_owned();
+    }
     let of = &settings.fingerprints;
     let mut text =
         "Method, path, query and body. A request with a used key and another of these is not executed. ".to_owned();

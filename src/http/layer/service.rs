@@ -163,9 +163,8 @@ where
         let executes = route.executes();
         let response = inner.call(request);
         Box::pin(async move {
-            let ran = of.ran(response.await, left, &route).await;
-            drop(executes);
-            ran
+            let _executes = executes;
+            of.ran(response.await, left, &route).await
         }) as BoxFuture<Ran>
     };
     let (turn, work) = duplicate::watched(work);
