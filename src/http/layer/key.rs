@@ -43,13 +43,18 @@ impl Settings {
     pub(super) fn key_in_head(&self, parts: &Parts) -> Result<Option<IdempotencyKey>, Problem> {
         match self.key {
             Some(_) => Ok(None),
-            None => Ok(self.keys.of_headers(&parts.headers)?),
+            None => Ok(guarded(|| self.keys.of_headers(&parts.headers))??),
         }
     }
 
     /// Whether there may be a key in the body, or another one than in the head.
     pub(super) fn is_key_in_body(&self, parts: &Parts) -> bool {
         self.key.is_some() || self.keys.is_in_body_of(&parts.headers)
+    }
+
+    /// Whether there may be a key in the body that cannot be seen: the request is not to pass for one without a key.
+    pub(super) fn is_key_out_of_sight(&self, parts: &Parts) -> bool {
+        self.key.is_none() && self.keys.is_out_of_sight(&parts.headers)
     }
 
     /// Returns the key of a request whose body was read.

@@ -17,7 +17,7 @@
 //! let idem = Idempotency::builder(MemoryStore::new()).build(); // Or a store that lasts.
 //! let app: Router = Router::new()
 //!     .route("/charges", post(charge))
-//!     .layer(IdempotencyLayer::new(idem).unscoped());
+//!     .route_layer(IdempotencyLayer::new(idem).unscoped());
 //! # let _ = app;
 //! ```
 //!
@@ -31,9 +31,12 @@
 //!    the answer. The handler goes on if its client hangs up.
 //! 5. The answer is recorded with its status, header lines, body and trailers, and replayed.
 //!
-//! Every answer to a request with a key has the header [`Idempotency-Origin`](IDEMPOTENCY_ORIGIN). A replay has
+//! Every answer of a handler's to a request with a key has the header [`Idempotency-Origin`](IDEMPOTENCY_ORIGIN). A replay has
 //! [`Idempotency-Replayed`](IDEMPOTENCY_REPLAYED) and [`Idempotency-Original-Date`](IDEMPOTENCY_ORIGINAL_DATE) as well. What goes wrong is
 //! answered with a [`Problem`](super::Problem) of a [kind](super::kind).
+//!
+//! In axum, prefer [`route_layer`](https://docs.rs/axum/0.8/axum/struct.Router.html#method.route_layer): `layer` covers the
+//! fallback as well, and a 404 is an answer like any other, which is recorded.
 //!
 //! # What is not replayed
 //!
