@@ -9,8 +9,8 @@
 //! whichever task polls that: one of its own, a follower's, or the runtime's once every caller has left. The work of one
 //! request so has one id, and followers keep theirs.
 //!
-//! Where an HTTP request gets its id from, and where it goes, is in [`http`](crate::http)'s `CorrelationLayer`. This
-//! module knows no HTTP, so that stores can know it.
+//! Where an HTTP request gets its id from, and where it goes, is in `http::CorrelationLayer`. This module knows no HTTP, so
+//! that stores can know it.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -75,7 +75,7 @@ pub fn current() -> Option<CorrelationId> {
     CURRENT.try_with(Clone::clone).ok().flatten()
 }
 
-/// Makes this the [current](current) id whenever the future is polled, and when it is dropped.
+/// Makes this the [current] id whenever the future is polled, and when it is dropped.
 ///
 /// A scope inside of another one hides it. The future is not boxed, and its type can be named, so that a middleware can
 /// have it in a future of its own.
@@ -102,7 +102,7 @@ pub fn scope<F: Future>(id: CorrelationId, future: F) -> Correlated<F> {
     carry(Some(id), future)
 }
 
-/// Makes this the [current](current) id while the closure runs.
+/// Makes this the [current] id while the closure runs.
 ///
 /// ```
 /// use oneflight::correlation::{self, CorrelationId};

@@ -1,4 +1,4 @@
-//! The crate's spans and events, with all names in one place. Without the `tracing` feature there are none, and they cost
+//! The crate's spans and events, with all names in one place; the metrics are in `counts.rs`. Without the `tracing` feature there are none, and they cost
 //! nothing.
 //!
 //! A subscriber that panics is reported by the panic hook and disturbs no flight. Events of a flight are written while the right
@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | `oneflight.flight` | span, debug | for each flight, a child of the leader's span. It is entered whenever the work is polled, whichever task polls it. A follower's span follows from it |
 //! | `oneflight.request` | span, info | for each request that passes a `CorrelationLayer`, with the field `correlation_id` |
+//! | `oneflight.idempotency` | span, info | for each request with a key that an `IdempotencyLayer` looks up or executes: `request`, `route` (that axum matched), `correlation_id` if there is one, and at its end `status` and `origin` (`executed`, `collapsed`, `replayed`, or `none` for a problem) |
 //! | `oneflight` | target | of every event below |
 //! | "the work goes on with another caller" | debug | hand-over from a driver that left, or take-over from one that is not polled |
 //! | "abandoned work goes on as a task" | debug | every caller had left |
@@ -28,7 +29,11 @@
 //! | "a request to another service is sent again" | debug | `retry` (1 for the first), `pause`: after which time |
 //! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
-//! `request` is the request identity: its scope and key, never the payload. `error` is an error with its causes.
+//! `request` is the request identity, [redacted](crate::RequestIdentity::redacted): its scope, and of its key the beginning and
+//! a digest; never the payload. `error` is an error with its causes.
+
+#[cfg(feature = "http")]
+pub(crate) mod counts;
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
@@ -48,6 +53,8 @@ pub(crate) enum Gravity {
 mod traced {
     #[cfg(feature = "durable")]
     use super::Gravity;
+    #[cfg(feature = "durable")]
+    use crate::identity::RequestIdentity;
     use crate::unwind::quietly;
     #[cfg(feature = "durable")]
     use std::error::Error;
@@ -128,6 +135,54 @@ mod traced {
         tracing::debug!(target: TARGET, retry, ?pause, "a request to another service is sent again");
     }
 
+    /// The span of one request with a key.
+    #[cfg(feature = "http")]
+    pub(crate) struct KeyedSpan(Span);
+
+    #[cfg(feature = "http")]
+    impl KeyedSpan {
+        /// There is none: the request was not looked up.
+        pub(crate) fn none() -> Self {
+            Self(Span::none())
+        }
+
+        /// Creates the span, as a child of this thread's current one.
+        pub(crate) fn new<C: Display>(
+            request: &RequestIdentity,
+            route: Option<&str>,
+            correlation_id: impl FnOnce() -> Option<C>,
+        ) -> Self {
+            use tracing::field::{Empty, display};
+            let mut span = Span::none();
+            quietly(|| {
+                let request = request.redacted();
+                span = tracing::info_span!(
+                    target: TARGET, "oneflight.idempotency",
+                    %request, route, correlation_id = Empty, status = Empty, origin = Empty,
+                );
+                if !span.is_disabled()
+                    && let Some(id) = correlation_id()
+                {
+                    span.record("correlation_id", display(id));
+                }
+            });
+            Self(span)
+        }
+
+        /// Polls and drops a future inside the span.
+        pub(crate) fn around<F>(&self, future: F) -> InSpan<F> {
+            tracing::Instrument::instrument(future, self.0.clone())
+        }
+
+        /// Records what the client is answered with.
+        pub(crate) fn ends(&self, origin: &'static str, status: u16) {
+            quietly(|| {
+                self.0.record("status", status);
+                self.0.record("origin", origin);
+            });
+        }
+    }
+
     pub(crate) fn driver_changed(event: &dyn Debug) {
         quietly(|| tracing::debug!(target: TARGET, ?event, "the work goes on with another caller"));
     }
@@ -160,27 +215,32 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn lease_lost(request: &dyn Display, token: u64) {
+    pub(crate) fn lease_lost(request: &RequestIdentity, token: u64) {
+        let request = request.redacted();
         tracing::warn!(target: TARGET, %request, token, "the claim was lost to another holder while its work ran");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_renewed(request: &dyn Display, error: &dyn Display) {
+    pub(crate) fn not_renewed(request: &RequestIdentity, error: &dyn Display) {
+        let request = request.redacted();
         tracing::warn!(target: TARGET, %request, %error, "the claim is not renewed any more while its work runs");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn took_over(request: &dyn Display, from: u64, attempt: u32) {
+    pub(crate) fn took_over(request: &RequestIdentity, from: u64, attempt: u32) {
+        let request = request.redacted();
         tracing::warn!(target: TARGET, %request, from, attempt, "took over the claim of a holder that died");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn retried(request: &dyn Display, retry: u32) {
+    pub(crate) fn retried(request: &RequestIdentity, retry: u32) {
+        let request = request.redacted();
         tracing::debug!(target: TARGET, %request, retry, "the transaction lost to another one; its work is run again");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unanswered(gravity: Gravity, request: &dyn Display, effect: &dyn Debug, error: &dyn Error) {
+    pub(crate) fn unanswered(gravity: Gravity, request: &RequestIdentity, effect: &dyn Debug, error: &dyn Error) {
+        let request = request.redacted();
         const TOLD: &str = "a request has no reply";
         let error = Causes(error);
         // The error may be the user's, and its message is made here.
@@ -214,13 +274,15 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unrecorded(request: &dyn Display, error: &dyn Error) {
+    pub(crate) fn unrecorded(request: &RequestIdentity, error: &dyn Error) {
+        let request = request.redacted();
         let error = Causes(error);
         tracing::error!(target: TARGET, %request, %error, "work was done and could not be recorded");
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_released(request: &dyn Display, error: &dyn Error) {
+    pub(crate) fn not_released(request: &RequestIdentity, error: &dyn Error) {
+        let request = request.redacted();
         let error = Causes(error);
         tracing::warn!(
             target: TARGET,
@@ -280,6 +342,8 @@ mod silent {
     #[cfg(feature = "durable")]
     use super::Gravity;
     #[cfg(feature = "durable")]
+    use crate::identity::RequestIdentity;
+    #[cfg(feature = "durable")]
     use std::error::Error;
     use std::fmt::Debug;
     #[cfg(feature = "durable")]
@@ -330,6 +394,34 @@ mod silent {
     #[cfg(feature = "http")]
     pub(crate) fn sent_again(_retry: u32, _pause: std::time::Duration) {}
 
+    #[cfg(feature = "http")]
+    pub(crate) struct KeyedSpan;
+
+    #[cfg(feature = "http")]
+    impl KeyedSpan {
+        #[inline(always)]
+        pub(crate) fn none() -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn new<C: Display>(
+            _request: &RequestIdentity,
+            _route: Option<&str>,
+            _correlation_id: impl FnOnce() -> Option<C>,
+        ) -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn around<F>(&self, future: F) -> InSpan<F> {
+            future
+        }
+
+        #[inline(always)]
+        pub(crate) fn ends(&self, _origin: &'static str, _status: u16) {}
+    }
+
     #[inline(always)]
     pub(crate) fn driver_changed(_event: &dyn Debug) {}
 
@@ -351,25 +443,25 @@ mod silent {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn lease_lost(_request: &dyn Display, _token: u64) {}
+    pub(crate) fn lease_lost(_request: &RequestIdentity, _token: u64) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_renewed(_request: &dyn Display, _error: &dyn Display) {}
+    pub(crate) fn not_renewed(_request: &RequestIdentity, _error: &dyn Display) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn took_over(_request: &dyn Display, _from: u64, _attempt: u32) {}
+    pub(crate) fn took_over(_request: &RequestIdentity, _from: u64, _attempt: u32) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn retried(_request: &dyn Display, _retry: u32) {}
+    pub(crate) fn retried(_request: &RequestIdentity, _retry: u32) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unanswered(_gravity: Gravity, _request: &dyn Display, _effect: &dyn Debug, _error: &dyn Error) {}
+    pub(crate) fn unanswered(_gravity: Gravity, _request: &RequestIdentity, _effect: &dyn Debug, _error: &dyn Error) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn unrecorded(_request: &dyn Display, _error: &dyn Error) {}
+    pub(crate) fn unrecorded(_request: &RequestIdentity, _error: &dyn Error) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn not_released(_request: &dyn Display, _error: &dyn Error) {}
+    pub(crate) fn not_released(_request: &RequestIdentity, _error: &dyn Error) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_purged(_error: &dyn Error) {}

@@ -302,6 +302,8 @@ fn json_members_may_be_reordered_if_that_is_wanted() {
             r#"{"a":2}"#,
             r#"[{"a":1,"a":2}]"#,
             r#"[{"a":2,"a":1}]"#,
+            r#"{"a":1,"b":0,"a":2}"#,
+            r#"{"b":0,"a":1,"a":2}"#,
             // No JSON, and no text.
             "{",
             "{ ",

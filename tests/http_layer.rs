@@ -8,163 +8,46 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, Request, Response, StatusCode};
+use axum::http::{Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use axum::{Json, Router};
 use futures::{FutureExt, StreamExt, join};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use oneflight::http::layer::{Checked, Cookies, IdempotencyLayer, Outcome, Recording};
-use oneflight::{Idempotency, MemoryStore};
+use oneflight::http::layer::{Checked, Outcome};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, Semaphore};
 use tower::{Layer, ServiceExt};
 
-fn layer() -> IdempotencyLayer {
-    IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build()).unscoped()
-}
+#[path = "common/http.rs"]
+mod http;
 
-fn request(key: &str, body: impl Into<Body>) -> Request<Body> {
-    let request = Request::post("/orders").header("idempotency-key", key);
-    request.header("content-type", "text/plain").body(body.into()).unwrap()
-}
+use http::{Gated, app, bytes, gated, keyless, layer, origin, request, send, unread};
 
-async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
-    app.clone().oneshot(request).await.unwrap()
-}
-
-async fn bytes(response: Response<Body>) -> Bytes {
-    response.into_body().collect().await.unwrap().to_bytes()
-}
-
-fn origin(response: &Response<Body>) -> &str {
-    response.headers()["idempotency-origin"].to_str().unwrap()
-}
-
-/// How often a handler was called.
-#[derive(Clone, Default)]
-struct Calls(Arc<AtomicUsize>);
-
-impl Calls {
-    fn next(&self) -> usize {
-        self.0.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-/// A service whose answers are made by a function of the number of the call.
-fn app<A, F>(layer: IdempotencyLayer, answer: F) -> (Router, Calls)
-where
-    A: IntoResponse,
-    F: Fn(usize) -> A + Clone + Send + Sync + 'static,
-{
-    let calls = Calls::default();
-    let counted = calls.clone();
-    let handler = move |_: Bytes| {
-        let answer = answer(counted.next()).into_response();
-        async move { answer }
+#[tokio::test]
+async fn a_request_without_a_key_passes_through_and_is_not_read() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let handler = move |_: Request<Body>| {
+        let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { call.to_string() }
     };
-    (Router::new().route("/orders", post(handler)).layer(layer), calls)
-}
-
-#[tokio::test]
-async fn a_request_that_is_sent_again_gets_the_first_answer() {
-    let (app, calls) = app(layer(), |call| {
-        let lines = [
-            ("x-line", "1"),
-            ("set-cookie", "a=1"),
-            ("x-line", "2"),
-            ("date", "then"),
-        ];
-        (
-            StatusCode::CREATED,
-            axum::response::AppendHeaders(lines),
-            format!("order {call}"),
-        )
-    });
-    let first = send(&app, request("k", "tea")).await;
-    assert_eq!((first.status(), origin(&first)), (StatusCode::CREATED, "executed"));
-    assert_eq!(first.headers()["set-cookie"], "a=1");
-    assert!(!first.headers().contains_key("idempotency-replayed"));
-    assert_eq!(bytes(first).await, "order 1");
-
-    let again = send(&app, request("\"k\"", "tea")).await;
-    assert_eq!((again.status(), origin(&again)), (StatusCode::CREATED, "replayed"));
-    assert_eq!(again.headers()["idempotency-replayed"], "true");
-    assert!(again.headers().contains_key("idempotency-original-date"));
-    let lines: Vec<_> = again.headers().get_all("x-line").iter().collect();
-    assert_eq!(lines, ["1", "2"]);
-    assert!(!again.headers().contains_key("set-cookie"));
-    assert_ne!(
-        again.headers().get("date").map(|date| date.as_bytes()),
-        Some(&b"then"[..])
-    );
-    assert_eq!(bytes(again).await, "order 1");
-    assert_eq!(calls.count(), 1);
-}
-
-#[tokio::test]
-async fn a_request_without_a_key_passes_through_unless_one_is_required() {
-    let (open, calls) = app(layer(), |call| call.to_string());
-    let plain = || Request::post("/orders").body(Body::from("tea")).unwrap();
+    let app = Router::new().route("/orders", post(handler)).layer(layer());
     for expected in ["1", "2"] {
-        let response = send(&open, plain()).await;
-        assert!(!response.headers().contains_key("idempotency-origin"));
+        let response = send(&app, keyless(unread())).await;
+        assert_eq!(origin(&response), "");
         assert_eq!(bytes(response).await, expected);
     }
-    assert_eq!(calls.count(), 2);
-
-    let (strict, calls) = app(layer().required().documentation("https://shop.example/keys"), |call| {
-        call.to_string()
-    });
-    let refused = send(&strict, plain()).await;
-    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(refused.headers()["content-type"], "application/problem+json");
-    assert_eq!(
-        refused.headers()["link"],
-        "<https://shop.example/keys>; rel=\"describedby\"; type=\"text/html\""
-    );
-    assert_eq!(calls.count(), 0);
-}
-
-#[tokio::test]
-async fn a_used_key_with_another_payload_is_a_conflict() {
-    let (app, calls) = app(layer(), |call| call.to_string());
-    send(&app, request("k", "tea")).await;
-    let other = send(&app, request("k", "coffee")).await;
-    assert_eq!(other.status(), StatusCode::UNPROCESSABLE_ENTITY);
-    let malformed = send(&app, request("a, b", "tea")).await;
-    assert_eq!(malformed.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(calls.count(), 1);
-}
-
-/// A service whose handler waits for a permit.
-fn gated(layer: IdempotencyLayer) -> (Router, Calls, Arc<Semaphore>, Arc<Notify>) {
-    let (calls, gate, begun) = (Calls::default(), Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
-    let (counted, permits, tell) = (calls.clone(), Arc::clone(&gate), Arc::clone(&begun));
-    let handler = move |_: Bytes| {
-        let (call, permits, tell) = (counted.next(), Arc::clone(&permits), Arc::clone(&tell));
-        async move {
-            tell.notify_one();
-            permits.acquire().await.unwrap().forget();
-            format!("order {call}")
-        }
-    };
-    (
-        Router::new().route("/orders", post(handler)).layer(layer),
-        calls,
-        gate,
-        begun,
-    )
 }
 
 #[tokio::test]
 async fn duplicates_in_flight_share_one_answer_and_its_bytes() {
-    let (app, calls, gate, begun) = gated(layer());
+    let Gated {
+        app,
+        calls,
+        gate,
+        begun,
+    } = gated(layer());
     let requests = (0..100).map(|_| send(&app, request("k", "tea")));
     let opened = async {
         begun.notified().await;
@@ -186,7 +69,12 @@ async fn duplicates_in_flight_share_one_answer_and_its_bytes() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_stops_nothing() {
-    let (app, calls, gate, begun) = gated(layer());
+    let Gated {
+        app,
+        calls,
+        gate,
+        begun,
+    } = gated(layer());
     let first = tokio::spawn({
         let app = app.clone();
         async move { send(&app, request("k", "tea")).await }
@@ -197,24 +85,6 @@ async fn a_client_that_hangs_up_stops_nothing() {
     let again = send(&app, request("k", "tea")).await;
     assert_ne!(origin(&again), "executed");
     assert_eq!(bytes(again).await, "order 1");
-    assert_eq!(calls.count(), 1);
-}
-
-#[tokio::test]
-async fn with_a_wait_of_zero_a_duplicate_in_flight_is_a_409() {
-    let (app, calls, gate, begun) = gated(layer().wait(Duration::ZERO));
-    let first = send(&app, request("k", "tea"));
-    let rest = async {
-        begun.notified().await;
-        let duplicate = send(&app, request("k", "tea")).await;
-        assert_eq!(duplicate.status(), StatusCode::CONFLICT);
-        assert_eq!(duplicate.headers()["retry-after"], "1");
-        gate.add_permits(1);
-    };
-    let (first, ()) = join!(first, rest);
-    assert_eq!(bytes(first).await, "order 1");
-    let again = send(&app, request("k", "tea")).await;
-    assert_eq!((origin(&again), again.status()), ("replayed", StatusCode::OK));
     assert_eq!(calls.count(), 1);
 }
 
@@ -310,40 +180,6 @@ async fn a_handler_says_what_becomes_of_its_answer() {
 }
 
 #[tokio::test]
-async fn which_answers_are_recorded_is_a_policy() {
-    for (recording, status, recorded) in [
-        (Recording::answers(), StatusCode::NOT_FOUND, true),
-        (Recording::answers(), StatusCode::INTERNAL_SERVER_ERROR, true),
-        (Recording::answers(), StatusCode::SERVICE_UNAVAILABLE, false),
-        (Recording::answers(), StatusCode::TOO_MANY_REQUESTS, false),
-        (Recording::answers(), StatusCode::TOO_EARLY, false),
-        (Recording::successes(), StatusCode::SEE_OTHER, true),
-        (Recording::successes(), StatusCode::NOT_FOUND, false),
-        (Recording::by(|_| Outcome::NothingDone), StatusCode::OK, false),
-    ] {
-        let (app, calls) = app(layer().recording(recording.clone()), move |_| (status, "told"));
-        for _ in 0..2 {
-            let response = send(&app, request("k", "tea")).await;
-            assert_eq!(response.status(), status);
-            assert_eq!(bytes(response).await, "told");
-        }
-        assert_eq!(calls.count(), if recorded { 1 } else { 2 }, "{recording:?} {status}");
-    }
-}
-
-#[tokio::test]
-async fn an_answer_with_cookies_can_be_kept_as_an_outcome_only() {
-    let (app, calls) = app(layer().cookies(Cookies::OutcomeOnly), |_| {
-        ([("set-cookie", "a=1")], "welcome")
-    });
-    assert_eq!(bytes(send(&app, request("k", "tea")).await).await, "welcome");
-    let again = send(&app, request("k", "tea")).await;
-    assert!(!again.headers().contains_key("set-cookie"));
-    assert_ne!(bytes(again).await, "welcome");
-    assert_eq!(calls.count(), 1);
-}
-
-#[tokio::test]
 async fn a_body_that_is_too_large_or_too_slow_is_not_waited_for() {
     let limited = layer().max_request_bytes(3).request_time(Duration::from_millis(20));
     let (app, calls) = app(limited, |call| call.to_string());
@@ -353,21 +189,6 @@ async fn a_body_that_is_too_large_or_too_slow_is_not_waited_for() {
     let slow = send(&app, request("k", never)).await;
     assert_eq!(slow.status(), StatusCode::REQUEST_TIMEOUT);
     assert_eq!(calls.count(), 0);
-}
-
-#[tokio::test]
-async fn trailers_are_replayed() {
-    let (app, calls) = app(layer(), |_| {
-        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
-        Body::new(http_body_util::Full::from("message").with_trailers(async move { Some(Ok(trailers)) }))
-    });
-    for _ in 0..2 {
-        let response = send(&app, request("k", "tea")).await;
-        let collected = response.into_body().collect().await.unwrap();
-        assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
-        assert_eq!(collected.to_bytes(), "message");
-    }
-    assert_eq!(calls.count(), 1);
 }
 
 #[tokio::test]

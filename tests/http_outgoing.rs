@@ -55,13 +55,10 @@ impl Script {
     }
 
     /// A client of this server, without a connection.
-    fn client<B: Send + 'static>(
+    fn client<B: Clone + Send + 'static>(
         &self,
         layer: OutgoingLayer,
-    ) -> impl Service<Request<B>, Response = Response<()>, Error = &'static str, Future: Send> + Clone + use<B>
-    where
-        B: Clone,
-    {
+    ) -> impl Service<Request<B>, Response = Response<()>, Error = &'static str, Future: Send> + Clone + use<B> {
         let script = self.clone();
         layer.layer(service_fn(move |request: Request<B>| {
             std::future::ready(script.answer(request.headers()))
@@ -129,7 +126,10 @@ fn the_key(keys: &[Option<HeaderValue>]) -> String {
         "{key:?}"
     );
     let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, key)]);
-    header_key(&headers).unwrap().unwrap().as_str().to_owned()
+    let key = header_key(&headers).unwrap().unwrap().as_str().to_owned();
+    // A random UUID: one of version 4.
+    assert_eq!((key.len(), &key[14..15]), (36, "4"), "{key}");
+    key
 }
 
 #[tokio::test]

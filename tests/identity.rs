@@ -80,6 +80,35 @@ fn errors_say_the_limit_and_not_the_content() {
 }
 
 #[test]
+fn a_log_shows_where_a_key_is_from_and_never_the_whole_key() {
+    let key = "8e03978e-40d5-43e8-bc93-6894a57f9324";
+    let request = id(Scope::new("tenant-7").route("POST /orders"), key);
+    assert_eq!(
+        request.redacted().to_string(),
+        "8e03…238c5b6d [tenant-7|route=POST /orders]"
+    );
+    assert_eq!(request.to_string(), format!("{key} [tenant-7|route=POST /orders]"));
+    let whole = IdempotencyKey::new(key).unwrap();
+    for shown in [
+        format!("{:?}", request.redacted()),
+        format!("{request:?}"),
+        format!("{whole:?}"),
+    ] {
+        assert!(
+            shown.contains("8e03…238c5b6d") && !shown.contains("8e03978e"),
+            "{shown}"
+        );
+    }
+    // Of a short key, four characters would be all of it.
+    for (key, shown) in [("a7f3", "a…"), ("cat", "…"), ("twelve-chars", "twe…")] {
+        let told = id(Scope::new("t"), key).redacted().to_string();
+        assert!(told.starts_with(shown) && !told.contains(key), "{told}");
+        let digest = &Fingerprint::of(key).to_string()[..8];
+        assert_eq!(told, format!("{shown}{digest} [t]"));
+    }
+}
+
+#[test]
 fn no_two_scopes_are_the_same() {
     let scopes = [
         Scope::new("a"),

@@ -1,5 +1,6 @@
 //! Each promise in `docs/promises.md` has its number, and a test that shows it or the word that it is next. Every test file
-//! that is named there, or in the README, exists, and so does every source file that the documents name.
+//! that is named there, or in the README, exists, and so does every source file that the documents name, and every test that a
+//! row of `docs/http.md` names.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -80,6 +81,43 @@ fn the_tests_that_the_readme_names_exist() {
         assert!(found, "README.md:{line}: there is no test file {name}");
     }
     assert!(names > 0, "this test no longer finds the names");
+}
+
+/// The last cell of a row names tests: of the file that stands behind them, or else of the one that stands above the table.
+#[test]
+fn the_tests_that_the_page_about_http_names_exist() {
+    const PAGE: &str = "docs/http.md";
+    let text = tree::read(PAGE);
+    let (mut names, mut gone, mut above) = (0, Vec::new(), None);
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.starts_with("Tests: ") {
+            above = between(line, "](../", ")").map(|(_, file)| file).next();
+        }
+        let Some((_, cell)) = line.trim_end_matches(" |").rsplit_once(" | ") else {
+            continue;
+        };
+        let cell = match line.starts_with('|') {
+            true => cell,
+            false => continue,
+        };
+        for part in cell.split_inclusive(".rs)") {
+            let file = match part.contains(" in [`") {
+                true => between(part, "](../", ")").map(|(_, file)| file).next(),
+                false => above,
+            };
+            let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            let is_test = |name: &&str| name.matches('_').count() > 2 && name.chars().all(is_of_name);
+            for name in part.split('`').skip(1).step_by(2).filter(is_test) {
+                names += 1;
+                let source = file.map(tree::read).unwrap_or_default();
+                if !source.contains(&format!("fn {name}(")) {
+                    gone.push(format!("{PAGE}:{number}: {name} in {}", file.unwrap_or("no file")));
+                }
+            }
+        }
+    }
+    assert!(gone.is_empty(), "there are no such tests:\n{}", gone.join("\n"));
+    assert!(names >= 60, "{names} names of tests: this test no longer finds them");
 }
 
 /// A document names a file by its name, or by a path that ends with it: `claim/end.rs`, `../tests/fresh.rs`.

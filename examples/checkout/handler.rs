@@ -3,7 +3,7 @@
 //! Over SQLite and PostgreSQL, which hold the orders as well, an order's two steps are each done in the way that suits it:
 //!
 //! ```text
-//! run: the whole order, under a claim, shared by all duplicates
+//! the layer: the whole order, under a claim, shared by all duplicates; its answer is recorded
 //!  ├─ the payment provider: slow, elsewhere, no transaction open; asked under a key that every attempt repeats
 //!  └─ run_in_tx: the row and its record, one commit, in well under a millisecond
 //! ```
@@ -14,7 +14,7 @@
 //! Redis holds the records and not the orders, and no transaction spans the two:
 //!
 //! ```text
-//! run: the whole order, under a claim, shared by all duplicates
+//! the layer: the whole order, under a claim, shared by all duplicates; its answer is recorded
 //!  ├─ the payment provider, as above
 //!  └─ the row, in the database beside it
 //! ```
@@ -28,23 +28,27 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oneflight::http::{CorrelationId, Problem};
-use oneflight::idempotency::{
-    self, Doubt, Effect, Idempotency, NotDone, Origin, Recovery, Reply, Resolution, Unfinished, Unknown,
+use axum::Json;
+use axum::http::{
+    StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION},
 };
-use oneflight::identity::{IdempotencyKey, RequestIdentity, Scope};
+use axum::response::{IntoResponse, Response};
+use oneflight::http::layer::{Failure, IdempotencyLayer, Outcome};
+use oneflight::http::{CorrelationId, KEY_FIELD, KeySource, Problem};
+use oneflight::idempotency::{self, Context, Doubt, Effect, Idempotency, Recovery, Resolution};
+use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{Store, TransactionalStore};
 use oneflight_postgres::PostgresStore;
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 
 use crate::database::{Database, Entry, Orders};
-use crate::naive;
-use crate::order::{NewOrder, Placed};
+use crate::order::{MAX_BODY, NewOrder, Placed};
 use crate::page::Seen;
 use crate::payment::Provider;
 use crate::place::Place;
-use crate::service::unavailable;
+use crate::service::{BODY_TIME, unavailable};
 
 /// A process that says nothing for so long counts as dead, and the next service that is asked for its orders takes them
 /// over. It is short, since a mistake costs little here: the payment is safe to repeat, and an order's row is looked
@@ -57,7 +61,7 @@ const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// A request, as far as an order needs it.
 #[derive(Debug, Clone)]
 pub(crate) struct Incoming {
-    pub(crate) key: IdempotencyKey,
+    pub(crate) key: String,
     pub(crate) correlation: CorrelationId,
     pub(crate) order: NewOrder,
     pub(crate) seen: Arc<Seen>,
@@ -94,19 +98,36 @@ impl Handler {
         }
     }
 
+    /// Returns the layer that executes each order once. The naive handler has none.
+    pub(crate) fn layer(&self) -> Option<IdempotencyLayer> {
+        let layer = match self {
+            Self::Naive => return None,
+            Self::Sqlite(it) => IdempotencyLayer::new(it.clone()),
+            Self::Postgres(it) => IdempotencyLayer::new(it.clone()),
+            Self::Redis(it) => IdempotencyLayer::new(it.clone()),
+        };
+        // This shop has no logins. One that has adds `.user(…)`: without it, a client that learns of a key reads the answer of
+        // another client.
+        let layer = layer.scope(|_| Scope::new(SHOP)).required();
+        // A plain form has its key in a field. What is not a valid order never gets to use up its key.
+        let layer = layer.keys(KeySource::new().field(KEY_FIELD));
+        let layer = layer.fingerprint(|request, body| Ok(NewOrder::read(&request.headers, body)?.fingerprint()));
+        Some(layer.max_request_bytes(MAX_BODY).request_time(BODY_TIME))
+    }
+
+    /// Places an order: the work of the layer.
     pub(crate) async fn place(
         &self,
         orders: &Database,
         provider: Provider,
+        context: Context,
         incoming: Incoming,
-    ) -> Result<(Placed, Origin), Problem> {
+    ) -> Response {
         match self {
-            Self::Naive => naive::place_order(orders, provider, &incoming)
-                .await
-                .map_err(|error| unavailable(&*error)),
-            Self::Sqlite(it) => place_within(it, provider, incoming).await,
-            Self::Postgres(it) => place_within(it, provider, incoming).await,
-            Self::Redis(it) => place_beside(it, orders.clone(), provider, incoming).await,
+            Self::Sqlite(it) => place_within(it, provider, context, incoming).await,
+            Self::Postgres(it) => place_within(it, provider, context, incoming).await,
+            Self::Redis(_) => place_beside(orders, provider, context, incoming).await,
+            Self::Naive => Failure::because("the naive handler has no layer").into_response(),
         }
     }
 
@@ -154,7 +175,7 @@ fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
         let orders = orders.clone();
         async move {
             match orders.find(doubt.id.key()).await {
-                Ok(Some(row)) => Resolution::completed(&Placed::from(row)).unwrap_or(Resolution::Hold),
+                Ok(Some(row)) => found(&Placed::from(row)).unwrap_or(Resolution::Hold),
                 Ok(None) => Resolution::Rerun,
                 // Not known now: the next call asks again.
                 Err(_) => Resolution::Hold,
@@ -167,95 +188,94 @@ fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
         .build()
 }
 
-/// The order as a whole, and its row.
-const WHOLE: &str = "POST /orders";
-const ENTRY: &str = "POST /orders: entry";
-
-/// The scope of the whole, as it stands in a record.
-const WHOLE_ON_RECORD: &str = "shop|route=POST /orders";
-
-/// This shop has no logins. One that has adds `.user(…)`: without it, a client that learns of a key reads the answer of
-/// another client.
-fn identity(operation: &str, incoming: &Incoming) -> Result<RequestIdentity, Problem> {
-    let id = RequestIdentity::new(Scope::new("shop").route(operation), incoming.key.clone())?;
-    Ok(id.with_known_fingerprint(incoming.order.fingerprint()))
+/// The answer that was lost with its service, as it would have been given.
+fn found(placed: &Placed) -> Result<Resolution, Box<dyn Error>> {
+    let body = serde_json::to_vec(placed)?;
+    let answer = axum::http::Response::builder()
+        .status(StatusCode::CREATED)
+        .header(LOCATION, placed.location())
+        .header(CONTENT_TYPE, "application/json")
+        .body(body)?;
+    Ok(Resolution::answered(answer)?)
 }
 
-/// The order, once: paid for, and then written in one commit with its record.
+const SHOP: &str = "shop";
+
+/// The scope of an order, as it stands in a record: the layer adds method and route.
+const WHOLE_ON_RECORD: &str = "shop|route=POST /orders";
+
+/// The row of an order is a step of its own.
+const ENTRY: &str = "POST /orders: entry";
+
+/// The order: paid for, and then written in one commit with the record of this step.
 async fn place_within<S>(
     idempotency: &Idempotency<S>,
     provider: Provider,
+    context: Context,
     incoming: Incoming,
-) -> Result<(Placed, Origin), Problem>
+) -> Response
 where
     S: TransactionalStore,
     S::Connection: Orders,
 {
-    let whole = identity(WHOLE, &incoming)?;
-    let entry = identity(ENTRY, &incoming)?;
-
-    let steps = idempotency.clone();
-    let work = move |context: idempotency::Context| async move {
-        incoming.seen.executed();
-        // Slow, and no transaction is open: a connection, or SQLite's one writer, is free for the others.
-        let payment = provider
-            .authorise(&incoming.key, &context.downstream_key("payment"))
-            .await;
-
-        // The row and its record are one commit: there is never the one without the other.
-        let entered = steps.run_in_tx(entry, move |mut tx| async move {
-            let order_id = tx.enter(&incoming.entry(&payment)).await?;
-            Ok(incoming.placed(order_id))
-        });
-        entered
-            .await
-            .map(Reply::into_inner)
-            .map_err(|error| match error.effect() {
-                Effect::Nothing => NotDone::because(error).into(),
-                // The next attempt finds what was done by its key.
-                _ => Unfinished::from(Unknown::because(error)),
-            })
+    incoming.seen.executed();
+    let entry = match RequestIdentity::new(Scope::new(SHOP).route(ENTRY), &incoming.key) {
+        Ok(entry) => entry.with_known_fingerprint(incoming.order.fingerprint()),
+        Err(error) => return Problem::from(error).into_response(),
     };
-    let reply = idempotency.try_run(whole, work).await.map_err(refusal)?;
-    let origin = reply.origin();
-    Ok((reply.into_inner(), origin))
+    // Slow, and no transaction is open: a connection, or SQLite's one writer, is free for the others.
+    let payment = provider
+        .authorise(&incoming.key, &context.downstream_key("payment"))
+        .await;
+
+    // The row and its record are one commit: there is never the one without the other.
+    let entered = idempotency.run_in_tx(entry, move |mut tx| async move {
+        let order_id = tx.enter(&incoming.entry(&payment)).await?;
+        Ok(incoming.placed(order_id))
+    });
+    match entered.await {
+        Ok(placed) => answer(placed.into_inner()),
+        Err(error) if error.effect() == Effect::Nothing => not_placed(error.into()),
+        // The next attempt finds what was done by its key.
+        Err(error) => Failure::from(error).into_response(),
+    }
 }
 
-/// The order, once as far as the claim goes: paid for, and then written beside its record.
-async fn place_beside<S: Store>(
-    idempotency: &Idempotency<S>,
-    orders: Database,
-    provider: Provider,
-    incoming: Incoming,
-) -> Result<(Placed, Origin), Problem> {
-    let whole = identity(WHOLE, &incoming)?;
+/// The order: paid for, and then written beside its record.
+async fn place_beside(orders: &Database, provider: Provider, context: Context, incoming: Incoming) -> Response {
+    incoming.seen.executed();
+    let payment = provider
+        .authorise(&incoming.key, &context.downstream_key("payment"))
+        .await;
+    if context.is_lease_lost() {
+        let elsewhere = idempotency::ErrorKind::LeaseLost;
+        let error = idempotency::Error::new(context.id().clone(), elsewhere);
+        return not_placed(error.with_effect(Effect::Nothing).into());
+    }
+    match orders.enter(&incoming.entry(&payment)).await {
+        Ok(order_id) => answer(incoming.placed(order_id)),
+        // A row that was refused was not written: the next attempt may begin at once.
+        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut)) => not_placed(unavailable(&error)),
+        Err(error) => Failure::from(error).into_response(),
+    }
+}
 
-    let work = move |context: idempotency::Context| async move {
-        incoming.seen.executed();
-        let payment = provider
-            .authorise(&incoming.key, &context.downstream_key("payment"))
-            .await;
-        if context.is_lease_lost() {
-            return Err(NotDone::because("the order was taken over by another service").into());
-        }
-        let entered = orders.enter(&incoming.entry(&payment)).await;
-        entered
-            .map(|order_id| incoming.placed(order_id))
-            .map_err(|error| match error {
-                // A row that was refused was not written: the next attempt may begin at once.
-                sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut => NotDone::because(error).into(),
-                _ => Unfinished::from(Unknown::because(error)),
-            })
-    };
-    let reply = idempotency.try_run(whole, work).await.map_err(refusal)?;
-    let origin = reply.origin();
-    Ok((reply.into_inner(), origin))
+/// The answer to an order, by whatever handler.
+pub(crate) fn answer(placed: Placed) -> Response {
+    tracing::info!(order_id = placed.order_id, "order placed");
+    let headers = [(CACHE_CONTROL, "no-store".to_owned()), (LOCATION, placed.location())];
+    (StatusCode::CREATED, headers, Json(placed)).into_response()
+}
+
+/// Nothing was done: the key is free.
+fn not_placed(problem: Problem) -> Response {
+    (Outcome::NothingDone, problem).into_response()
 }
 
 impl Incoming {
     fn entry<'e>(&'e self, payment: &'e str) -> Entry<'e> {
         Entry {
-            key: self.key.as_str(),
+            key: &self.key,
             correlation_id: self.correlation.as_str(),
             payment,
             order: &self.order,
@@ -269,11 +289,4 @@ impl Incoming {
             quantity: self.order.quantity,
         }
     }
-}
-
-/// What the client and the log are told. If the entry failed, its error says what was done.
-fn refusal(error: idempotency::Error) -> Problem {
-    // The client is told what it can do, the log what was wrong.
-    tracing::warn!(error = &error as &dyn Error, "not placed");
-    error.cause().unwrap_or(&error).clone().into()
 }

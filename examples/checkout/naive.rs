@@ -5,15 +5,47 @@
 //! process that dies) between the order and its answer leaves an order that the next attempt does not know of.
 
 use std::error::Error;
+use std::sync::Arc;
 
+use axum::body::Bytes;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use oneflight::http::layer::IDEMPOTENCY_ORIGIN;
+use oneflight::http::{CorrelationId, Problem, require_key};
 use oneflight::idempotency::Origin;
 
 use crate::database::{Database, Entry};
-use crate::handler::Incoming;
-use crate::order::Placed;
+use crate::handler::{Incoming, answer};
+use crate::order::{NewOrder, Placed};
 use crate::payment::Provider;
+use crate::service::{Shop, unavailable};
 
+/// `POST /orders`, without the layer.
 pub(crate) async fn place_order(
+    State(shop): State<Shop>,
+    Extension(correlation): Extension<CorrelationId>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let key = require_key(&headers, &body)?.to_string();
+    let order = NewOrder::read(&headers, &body)?;
+    let seen = Arc::clone(&shop.seen);
+    let incoming = Incoming {
+        key,
+        correlation,
+        order,
+        seen,
+    };
+    let placed = place(&shop.orders, shop.provider, &incoming).await;
+    let (placed, origin) = placed.map_err(|error| unavailable(&*error))?;
+    let mut response = answer(placed);
+    let origin = HeaderValue::from_static(origin.as_str());
+    response.headers_mut().insert(IDEMPOTENCY_ORIGIN, origin);
+    Ok(response)
+}
+
+async fn place(
     database: &Database,
     provider: Provider,
     incoming: &Incoming,
@@ -26,7 +58,7 @@ pub(crate) async fn place_order(
     } = incoming;
 
     // Have we seen this key?
-    if let Some(answer) = database.answer(key.as_str()).await? {
+    if let Some(answer) = database.answer(key).await? {
         return Ok((serde_json::from_str(&answer)?, Origin::Replayed));
     }
 
@@ -37,7 +69,7 @@ pub(crate) async fn place_order(
 
     // … and place the order.
     let entry = Entry {
-        key: key.as_str(),
+        key: key,
         correlation_id: correlation.as_str(),
         payment: &payment,
         order,
@@ -49,6 +81,6 @@ pub(crate) async fn place_order(
     };
 
     // And remember the answer for the next time.
-    database.remember(key.as_str(), serde_json::to_string(&placed)?).await?;
+    database.remember(key, serde_json::to_string(&placed)?).await?;
     Ok((placed, Origin::Executed))
 }

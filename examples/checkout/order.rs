@@ -4,9 +4,10 @@
 //! do. A request that was half understood and then recorded under its key would be repeated half understood.
 
 use axum::http::{HeaderMap, StatusCode};
-use oneflight::http::{BodyFormat, KEY_FIELD, Problem, require_key};
+use oneflight::http::layer::IDEMPOTENCY_ORIGIN;
+use oneflight::http::{BodyFormat, KEY_FIELD, Problem};
 use oneflight::idempotency::Origin;
-use oneflight::identity::{Fingerprint, IdempotencyKey};
+use oneflight::identity::Fingerprint;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -31,15 +32,33 @@ pub(crate) struct Placed {
     pub(crate) quantity: u32,
 }
 
-/// The answer to `POST /orders`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+impl Placed {
+    /// Where the order is to be seen.
+    pub(crate) fn location(&self) -> String {
+        format!("/orders/{}", self.order_id)
+    }
+}
+
+/// An order that was placed, and how the answer came to be, as a client sees it.
+#[derive(Debug, Clone)]
 pub(crate) struct Answer {
-    #[serde(flatten)]
     pub(crate) placed: Placed,
-    /// Whether the order had been placed already, or was being placed, when this request came.
-    pub(crate) cached: bool,
-    /// How the answer came to be: `executed`, `collapsed` or `replayed`.
     pub(crate) origin: Origin,
+}
+
+impl Answer {
+    /// Reads a successful answer.
+    pub(crate) fn of(headers: &HeaderMap, body: &[u8]) -> Result<Self, String> {
+        let origin = headers.get(IDEMPOTENCY_ORIGIN).and_then(|origin| origin.to_str().ok());
+        let origin = match origin {
+            Some("executed") => Origin::Executed,
+            Some("collapsed") => Origin::Collapsed,
+            Some("replayed") => Origin::Replayed,
+            _ => return Err("it does not say how it came to be".to_owned()),
+        };
+        let placed = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        Ok(Self { placed, origin })
+    }
 }
 
 /// The JSON body. The key is read by `oneflight::http`; here it is only known to be no mistake.
@@ -53,8 +72,8 @@ struct JsonOrder {
 }
 
 impl NewOrder {
-    /// Reads a request: its key, and the order.
-    pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Result<(IdempotencyKey, Self), Problem> {
+    /// Reads the order of a request.
+    pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
         let order = match BodyFormat::of(headers) {
             Some(BodyFormat::Json) => Self::from_json(body)?,
             Some(BodyFormat::Form) => Self::from_form(body)?,
@@ -64,9 +83,8 @@ impl NewOrder {
                 ));
             }
         };
-        let key = require_key(headers, body)?;
         order.check()?;
-        Ok((key, order))
+        Ok(order)
     }
 
     fn from_json(body: &[u8]) -> Result<Self, Problem> {
@@ -94,7 +112,7 @@ impl NewOrder {
             let field = match name.as_ref() {
                 "item" => &mut item,
                 "quantity" => &mut quantity,
-                // Read, and refused if given twice, by `require_key`.
+                // Read, and turned away if given twice, by the layer.
                 KEY_FIELD => continue,
                 _ => {
                     return Err(Problem::malformed_body(

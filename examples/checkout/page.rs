@@ -9,7 +9,7 @@
 //!  └── the same key, until it was answered ─┴──► what went wrong, as a page
 //! ```
 //!
-//! [`front`] makes that of the very answers that other clients get: it stands before the handler and its record, and
+//! [`front`] makes that of the very answers that other clients get: it stands before the layer and its record, and
 //! knows of neither. Which order a form is for is decided by its key alone, here and everywhere.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,19 +21,17 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, LOCATION, RETRY_AFTER, VARY,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use minijinja::Environment;
 use minijinja::value::Serde;
+use oneflight::http::layer::IDEMPOTENCY_ORIGIN;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::order::Placed;
 use crate::service::{Shop, problem, unavailable};
-
-/// The header by which an answer says how it came to be.
-pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("idempotency-origin");
 
 /// A problem, as `front` reads it, has at most so many bytes.
 const MAX_PROBLEM: usize = 64 * 1024;
@@ -200,7 +198,7 @@ pub(crate) async fn front(State(shop): State<Shop>, request: Request, next: Next
     }
     let (parts, body) = response.into_parts();
     if let (true, Some(location)) = (parts.status.is_success(), text(parts.headers.get(LOCATION))) {
-        let origin = text(parts.headers.get(ORIGIN)).unwrap_or("replayed");
+        let origin = text(parts.headers.get(IDEMPOTENCY_ORIGIN)).unwrap_or("replayed");
         return Redirect::to(&format!("{location}?origin={origin}")).into_response();
     }
     let told = match to_bytes(body, MAX_PROBLEM).await {

@@ -1,39 +1,39 @@
 //! The service: `POST /orders` behind `oneflight`, the orders as they stand, and a [`page`] to click on.
 //!
-//! What is worth copying is [`place_order`]: read the request within a limit, find its key, have the order placed by the
-//! [`handler`](crate::handler), say how the answer came to be.
+//! What is worth copying is [`router`]: which layer stands where. The [`handler`](crate::handler) has the one that executes each
+//! order once.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Extension, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, LOCATION};
+use axum::body::Bytes;
+use axum::extract::{Extension, State};
+use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use oneflight::http::{CorrelationId, Problem, X_REQUEST_ID};
-use oneflight::idempotency::Origin;
+use oneflight::http::{CorrelationId, CorrelationLayer, Problem};
+use oneflight::idempotency::Context;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::Instrument;
 
 use crate::database::{self, Database};
 use crate::handler::{Handler, Incoming};
-use crate::order::{Answer, MAX_BODY, NewOrder};
-use crate::page::{self, ORIGIN, Seen};
+use crate::naive;
+use crate::order::NewOrder;
+use crate::page::{self, Seen};
 use crate::payment::Provider;
 use crate::place::Place;
 
 /// A client gets so long to send its body.
-const BODY_TIME: Duration = Duration::from_secs(10);
+pub(crate) const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Requests in flight get so long to be answered when the service is told to stop, and then orders whose clients have
 /// gone get so long to be placed.
@@ -62,7 +62,7 @@ pub(crate) struct Shop {
     pub(crate) orders: Database,
     pub(crate) handler: Handler,
     pub(crate) seen: Arc<Seen>,
-    provider: Provider,
+    pub(crate) provider: Provider,
 }
 
 impl Service {
@@ -141,7 +141,12 @@ impl Service {
 }
 
 fn router(shop: Shop) -> Router {
-    let orders = post(place_order)
+    let orders = match shop.handler.layer() {
+        Some(layer) => post(place_order).layer(layer),
+        None => post(naive::place_order),
+    };
+    // The page stands outside of the layer: it makes a redirect of the very answer that is recorded.
+    let orders = orders
         .layer(from_fn_with_state(shop.clone(), page::front))
         .get(list_orders);
     Router::new()
@@ -161,89 +166,28 @@ fn router(shop: Shop) -> Router {
                 "This address knows other methods; the header Allow names them.",
             )
         })
-        .layer(from_fn(correlate))
+        .layer(CorrelationLayer::new())
         .with_state(shop)
 }
 
-/// Gives every request its correlation id: in the log, in the database, in the answer.
-async fn correlate(mut request: Request, next: Next) -> Response {
-    let id = CorrelationId::from_headers(request.headers());
-    let span = tracing::info_span!("request", correlation_id = %id);
-    request.extensions_mut().insert(id.clone());
-    let mut response = next.run(request).instrument(span).await;
-    response.headers_mut().insert(X_REQUEST_ID, id.to_header_value());
-    response
-}
-
-/// `POST /orders`
+/// `POST /orders`, under the layer.
 async fn place_order(
     State(shop): State<Shop>,
     Extension(correlation): Extension<CorrelationId>,
-    request: Request,
-) -> Response {
-    let (parts, body) = request.into_parts();
-    let placed = async {
-        let body = read_body(&parts.headers, body).await?;
-        let (key, order) = NewOrder::read(&parts.headers, &body)?;
-        let correlation = correlation.clone();
-        let incoming = Incoming {
-            key,
-            correlation,
-            order,
-            seen: Arc::clone(&shop.seen),
-        };
-        shop.handler.place(&shop.orders, shop.provider, incoming).await
+    context: Context,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let key = context.id().key().to_owned();
+    let order = NewOrder::read(&headers, &body)?;
+    let seen = Arc::clone(&shop.seen);
+    let incoming = Incoming {
+        key,
+        correlation,
+        order,
+        seen,
     };
-    match placed.await {
-        Ok((placed, origin)) => {
-            tracing::info!(order_id = placed.order_id, ?origin, "order answered");
-            let headers = [
-                (CACHE_CONTROL, "no-store".to_owned()),
-                (LOCATION, format!("/orders/{}", placed.order_id)),
-                (ORIGIN, origin.to_string()),
-            ];
-            // 201 for the duplicates as well: a client that lost the first answer gets the same one.
-            let answer = Answer {
-                placed,
-                cached: origin != Origin::Executed,
-                origin,
-            };
-            (StatusCode::CREATED, headers, Json(answer)).into_response()
-        }
-        Err(problem) => {
-            // Without the detail, in which a client may read its own words.
-            let status = problem.status().as_u16();
-            tracing::warn!(status, reason = problem.title(), "order refused");
-            problem
-                .with_member("correlation_id", correlation.as_str())
-                .into_response()
-        }
-    }
-}
-
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(Problem::body_too_large(MAX_BODY));
-    }
-    match timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if is_over_limit(&error) => Err(Problem::body_too_large(MAX_BODY)),
-        Ok(Err(_)) => Err(Problem::malformed_body(
-            "The body broke off. Repeat the request with the same key.",
-        )),
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT).with_detail(format!(
-            "The body did not arrive in {BODY_TIME:?}. Repeat the request with the same key."
-        ))),
-    }
-}
-
-fn is_over_limit(error: &axum::Error) -> bool {
-    error
-        .source()
-        .is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+    Ok(shop.handler.place(&shop.orders, shop.provider, context, incoming).await)
 }
 
 /// `GET /orders`: how many there are, and the latest.

@@ -80,7 +80,7 @@ async fn killed_during_the_payment_and_asked_again_it_is_one_order() {
     let server = Server::start(&db, 0, &["--delay-ms", "0"]);
     let answer = send(&server, "k-1").join().unwrap().unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");
-    assert_eq!(answer.json()["origin"], "executed");
+    assert_eq!(answer.header("idempotency-origin"), Some("executed"));
     assert_eq!(server.orders(), 1);
 }
 
@@ -134,7 +134,7 @@ async fn an_order_that_cannot_be_written_is_paid_under_the_same_key_next_time() 
         .unwrap();
     let answer = server.send(&order);
     assert_eq!(answer.status, 201, "{answer:?}");
-    assert_eq!(answer.json()["origin"], "executed");
+    assert_eq!(answer.header("idempotency-origin"), Some("executed"));
     let paid: String = sqlx::query_scalar("SELECT payment FROM orders")
         .fetch_one(&mut connection)
         .await

@@ -67,7 +67,6 @@ impl Storm {
                 item: order.item,
                 quantity: order.quantity,
             },
-            cached: origin != Origin::Executed,
             origin,
         };
         self.tally.requests += 1;

@@ -115,6 +115,20 @@ impl Fingerprints {
         self
     }
 
+    /// Returns the headers whose values are taken.
+    pub(super) fn chosen(&self) -> &[HeaderName] {
+        &self.headers
+    }
+
+    /// Returns the fields that are left out.
+    pub(super) fn left_out(&self) -> &[Cow<'static, str>] {
+        &self.left_out
+    }
+
+    pub(super) fn sorts_json(&self) -> bool {
+        matches!(self.members, Members::Sorted)
+    }
+
     /// Returns the fingerprint of a request whose body was read.
     ///
     /// The path is the one that was sent, not the route that it matches: two orders of one route are two requests. `key`

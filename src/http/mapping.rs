@@ -7,10 +7,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::StatusCode;
-
 use super::key::KeyError;
-use super::kind;
+use super::kind::described;
 use super::problem::Problem;
 use crate::group;
 use crate::idempotency::{self, Effect, RollbackKind};
@@ -22,12 +20,12 @@ const SOON: Duration = Duration::from_secs(1);
 
 impl From<KeyError> for Problem {
     fn from(error: KeyError) -> Self {
-        let (type_uri, title) = match error {
-            KeyError::Missing { .. } => (kind::KEY_MISSING, "An idempotency key is required"),
-            KeyError::Body { .. } => (kind::BODY_MALFORMED, "The body cannot be read"),
-            _ => (kind::KEY_MALFORMED, "The idempotency key is malformed"),
+        let kind = match error {
+            KeyError::Missing { .. } => described::KEY_MISSING,
+            KeyError::Body { .. } => described::BODY_MALFORMED,
+            _ => described::KEY_MALFORMED,
         };
-        Self::of_kind(StatusCode::BAD_REQUEST, type_uri, title).with_detail(sentence(&error))
+        Self::of_kind(kind).with_detail(sentence(&error))
     }
 }
 
@@ -37,22 +35,20 @@ impl From<IdentityError> for Problem {
     /// A part of a scope that is empty, and a malformed fingerprint, are the service's own doing: they become a 500. A
     /// service that takes a tenant from the client checks by itself whether there is one.
     fn from(error: IdentityError) -> Self {
-        let (type_uri, title) = match error {
+        let kind = match error {
             IdentityError::ScopePartEmpty { .. } | IdentityError::FingerprintMalformed => {
                 return internal(Effect::Nothing);
             }
-            IdentityError::ScopeCharacter { .. } | IdentityError::ScopeTooLong { .. } => {
-                (kind::SCOPE_MALFORMED, "The scope of the key is malformed")
-            }
-            _ => (kind::KEY_MALFORMED, "The idempotency key is malformed"),
+            IdentityError::ScopeCharacter { .. } | IdentityError::ScopeTooLong { .. } => described::SCOPE_MALFORMED,
+            _ => described::KEY_MALFORMED,
         };
-        Self::of_kind(StatusCode::BAD_REQUEST, type_uri, title).with_detail(sentence(&error))
+        Self::of_kind(kind).with_detail(sentence(&error))
     }
 }
 
 impl From<idempotency::Error> for Problem {
-    /// Maps the error by the table in [`kind`]. The member `effect` says `nothing`, `done` or `unknown`: what is known
-    /// of the operation itself ([`Error::effect`](idempotency::Error::effect)).
+    /// Maps the error by the table in [`kind`](super::kind). The member `effect` says `nothing`, `done` or `unknown`: what
+    /// is known of the operation itself ([`Error::effect`](idempotency::Error::effect)).
     ///
     /// The error is for the log, with its sources; none of that is in the problem.
     fn from(error: idempotency::Error) -> Self {
@@ -72,17 +68,13 @@ impl From<idempotency::Error> for Problem {
                 not_done("The operation could not be carried out at the moment. Repeat the request with the same key.")
                     .with_retry_after(SOON)
             }
-            ErrorKind::Unknown(_) => Self::of_kind(
-                StatusCode::SERVICE_UNAVAILABLE,
-                kind::OUTCOME_UNKNOWN,
-                "Whether the operation took effect is not known yet",
-            )
-            .with_detail(
-                "Something that the operation depends on did not answer, and it may take effect yet. Repeat the request \
-                 with the same key after the time in Retry-After, to learn what became of it: under a new key it might be \
-                 done twice.",
-            )
-            .with_retry_after(error.retry_after().unwrap_or(SOON).max(SOON)),
+            ErrorKind::Unknown(_) => Self::of_kind(described::OUTCOME_UNKNOWN)
+                .with_detail(
+                    "Something that the operation depends on did not answer, and it may take effect yet. Repeat the \
+                     request with the same key after the time in Retry-After, to learn what became of it: under a new key \
+                     it might be done twice.",
+                )
+                .with_retry_after(error.retry_after().unwrap_or(SOON).max(SOON)),
             // What is wrong with the request, the handler would have said. It has no answer to what its database
             // rejects, and that is a bug (RFC 9110, 15.6.1). 409 and 422 tell the client that it can mend something,
             // 503 that it passes.
@@ -131,12 +123,7 @@ impl From<idempotency::Error> for Problem {
 }
 
 fn key_reused() -> Problem {
-    Problem::of_kind(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        kind::KEY_REUSED,
-        "The idempotency key was used for another request",
-    )
-    .with_detail(
+    Problem::of_kind(described::KEY_REUSED).with_detail(
         "This key came before, with another payload. To repeat that request, send it as it was; for a new one, make a \
          new key.",
     )
@@ -148,39 +135,26 @@ pub(super) fn in_flight() -> Problem {
 }
 
 fn in_progress(retry_after: Duration) -> Problem {
-    Problem::of_kind(
-        StatusCode::CONFLICT,
-        kind::IN_PROGRESS,
-        "The request is being executed",
-    )
-    .with_detail(
-        "A request with this key is being executed at this moment. Repeat this one with the same key after the time in \
-         Retry-After, and it will be answered with the result.",
-    )
-    .with_retry_after(retry_after)
+    Problem::of_kind(described::IN_PROGRESS)
+        .with_detail(
+            "A request with this key is being executed at this moment. Repeat this one with the same key after the time \
+             in Retry-After, and it will be answered with the result.",
+        )
+        .with_retry_after(retry_after)
 }
 
 fn in_doubt(detail: &'static str) -> Problem {
-    Problem::of_kind(
-        StatusCode::CONFLICT,
-        kind::IN_DOUBT,
-        "Whether the request took effect is not known",
-    )
-    .with_detail(detail)
+    Problem::of_kind(described::IN_DOUBT).with_detail(detail)
 }
 
 fn not_done(detail: &'static str) -> Problem {
-    Problem::of_kind(StatusCode::SERVICE_UNAVAILABLE, kind::NOT_DONE, "Nothing was done").with_detail(detail)
+    Problem::of_kind(described::NOT_DONE).with_detail(detail)
 }
 
 fn unavailable() -> Problem {
-    Problem::of_kind(
-        StatusCode::SERVICE_UNAVAILABLE,
-        kind::UNAVAILABLE,
-        "The service cannot answer at the moment",
-    )
-    .with_detail("Repeat the request with the same key after the time in Retry-After: that is safe in every case.")
-    .with_retry_after(SOON)
+    Problem::of_kind(described::UNAVAILABLE)
+        .with_detail("Repeat the request with the same key after the time in Retry-After: that is safe in every case.")
+        .with_retry_after(SOON)
 }
 
 /// A transaction is asked for where there is none, or twice.
@@ -203,7 +177,7 @@ pub(super) fn internal(effect: Effect) -> Problem {
              under a new one it might be done twice."
         }
     };
-    Problem::of_kind(StatusCode::INTERNAL_SERVER_ERROR, kind::INTERNAL, "Internal error").with_detail(detail)
+    Problem::of_kind(described::INTERNAL).with_detail(detail)
 }
 
 /// Makes a sentence of an error's message, with a capital and a full stop.

@@ -1,11 +1,12 @@
 //! The HTTP side of an idempotent request: its key, its problems, its correlation id.
 //!
-//! This module uses the types of the [`http` crate](https://docs.rs/http/1) and nothing else of the web: it knows no framework, reads
-//! no socket and writes no response of its own. A handler in axum, actix, warp or bare hyper gives it the headers and
-//! the body that it has read, and gets values back:
+//! The functions here use the types of the [`http` crate](https://docs.rs/http/1) and nothing else of the web: they know no
+//! framework, read no socket and write no response of their own. A handler in axum, actix, warp or bare hyper gives them the
+//! headers and the body that it has read, and gets values back:
 //!
 //! | question | answer |
 //! | --- | --- |
+//! | How do I make my tower service idempotent? | By one layer: [`layer::IdempotencyLayer`] |
 //! | Which key does this request carry? | [`require_key`], [`find_key`], or one place at a time: [`header_key`], [`json_key`], [`form_key`] |
 //! | And under names or within limits of my own? | [`KeySource`] |
 //! | What is the body, JSON or a form? | [`BodyFormat::of`] |
@@ -76,12 +77,10 @@
 //! first there is [`missing_fingerprint`](crate::idempotency::IdempotencyBuilder::missing_fingerprint). For the second
 //! there is no such passage: two fingerprints that differ may be two requests.
 //!
-//! # What it does not do
+//! # All of it at once
 //!
-//! It is a set of functions, not a middleware. Reading the body within a limit, comparing payloads
-//! ([`Fingerprint`](crate::identity::Fingerprint)) and running the work
-//! ([`Idempotency`](crate::idempotency::Idempotency)) are for the handler to call. `examples/checkout` shows the whole
-//! path with axum.
+//! For a tower service, axum's among them, all of this is one [`layer`]. The functions are for other services: reading the body
+//! within a limit and running the work ([`Idempotency`](crate::idempotency::Idempotency)) are for their handlers.
 
 mod body;
 mod correlation;

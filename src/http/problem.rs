@@ -12,7 +12,7 @@ use http::{Response, StatusCode};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
-use super::kind;
+use super::kind::{Kind, described};
 
 /// The members that RFC 9457 defines, and the one that is derived from a header.
 const RESERVED: [&str; 6] = ["type", "title", "status", "detail", "instance", "retry_after"];
@@ -76,60 +76,49 @@ impl Problem {
 
     /// Makes a 400: the body cannot be read as what it says it is.
     pub fn malformed_body(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::of_kind(StatusCode::BAD_REQUEST, kind::BODY_MALFORMED, "The body cannot be read").with_detail(detail)
+        Self::of_kind(described::BODY_MALFORMED).with_detail(detail)
     }
 
     /// Makes a 413: the body has more than `limit` bytes.
     pub fn body_too_large(limit: usize) -> Self {
-        Self::of_kind(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            kind::BODY_TOO_LARGE,
-            "The body is too large",
-        )
-        .with_detail(format!("The body may have up to {limit} bytes: send less."))
-        .with_member("limit", limit)
+        Self::of_kind(described::BODY_TOO_LARGE)
+            .with_detail(format!("The body may have up to {limit} bytes: send less."))
+            .with_member("limit", limit)
     }
 
     /// Makes a 415: the body is in none of the formats that the operation understands.
     ///
     /// `accepted` is for people, such as `application/json or a form`.
     pub fn unsupported_media_type(accepted: &str) -> Self {
-        Self::of_kind(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            kind::MEDIA_TYPE,
-            "The body's format is not understood",
-        )
-        .with_detail(format!("Send {accepted}, and say so in Content-Type."))
+        Self::of_kind(described::MEDIA_TYPE).with_detail(format!("Send {accepted}, and say so in Content-Type."))
     }
 
     /// Makes a 408: the body did not arrive within `limit`.
     pub fn body_too_slow(limit: Duration) -> Self {
-        Self::of_kind(
-            StatusCode::REQUEST_TIMEOUT,
-            kind::BODY_TOO_SLOW,
-            "The body did not arrive in time",
-        )
-        .with_detail(format!(
-            "The body may take up to {limit:?}: send it again, with the same key."
-        ))
-        .with_member("limit_ms", u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
+        Self::of_kind(described::BODY_TOO_SLOW)
+            .with_detail(format!(
+                "The body may take up to {limit:?}: send it again, with the same key."
+            ))
+            .with_member("limit_ms", u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Makes a 403: it is not clear whose request it is, so there is no [scope](crate::Scope) for its key.
     pub fn principal_missing() -> Self {
-        Self::of_kind(
-            StatusCode::FORBIDDEN,
-            kind::PRINCIPAL_MISSING,
-            "It is not clear who sends the request",
-        )
-        .with_detail(
+        Self::of_kind(described::PRINCIPAL_MISSING).with_detail(
             "An idempotency key is valid only for the client that made it, and the request does not say who that is. \
              Authenticate, and send it again with the same key. Nothing was done.",
         )
     }
 
-    pub(super) fn of_kind(status: StatusCode, type_uri: &'static str, title: &'static str) -> Self {
-        Self::new(status).with_type(type_uri).with_title(title)
+    /// A kind whose status is that of another answer needs [`with_status`](Self::with_status).
+    pub(super) fn of_kind(kind: Kind) -> Self {
+        let status = kind.status.unwrap_or_default();
+        Self::new(status).with_type(kind.uri).with_title(kind.title)
+    }
+
+    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
+        self.0.status = status;
+        self
     }
 
     /// Sets the type: a URI that identifies it, preferably one that leads to its documentation.
@@ -200,7 +189,7 @@ impl Problem {
         self.0.status
     }
 
-    /// Returns the type, as a URI; see [`kind`].
+    /// Returns the type, as a URI; see [`kind`](super::kind).
     #[must_use]
     pub fn type_uri(&self) -> &str {
         &self.0.type_uri

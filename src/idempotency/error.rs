@@ -46,6 +46,9 @@ pub enum RollbackKind {
 /// [`kind`](Self::kind) says what happened, [`effect`](Self::effect) what it means for the mutation, and
 /// [`identity`](Self::identity) which request it is about. Cloning counts a reference.
 ///
+/// The message has the request with its key [redacted](RequestIdentity::redacted), since it goes to logs.
+/// [`identity`](Self::identity) has all of it.
+///
 /// The message ends with the cause's own message, for a log that prints nothing more. So
 /// [`source`](std::error::Error::source) skips the cause, and returns what is behind it. The cause itself is in the
 /// kind, and [`cause`](Self::cause) finds an error of the work's own.
@@ -313,7 +316,7 @@ impl fmt::Debug for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "request {}: {}", self.identity(), WithoutRequest(self))
+        write!(f, "request {}: {}", self.identity().redacted(), WithoutRequest(self))
     }
 }
 

@@ -163,6 +163,27 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         self.shared.sizes.most
     }
 
+    /// Returns for how long a result is replayed. After that the request is new. The
+    /// [builder](super::IdempotencyBuilder::retention) sets it.
+    ///
+    /// ```
+    /// use oneflight::{Idempotency, MemoryStore};
+    /// use std::time::Duration;
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// assert_eq!(idem.retention(), Duration::from_secs(24 * 60 * 60));
+    /// ```
+    #[must_use]
+    pub fn retention(&self) -> Duration {
+        self.shared.retention
+    }
+
+    /// Returns how long a call waits for a request that is in progress elsewhere.
+    #[cfg(feature = "http")]
+    pub(crate) fn longest_wait(&self) -> Duration {
+        self.shared.wait
+    }
+
     #[cfg(feature = "http")]
     pub(crate) fn shared_codec(&self) -> Arc<C> {
         Arc::clone(&self.codec)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::IdentityError;
+use super::redacted::RedactedKey;
 
 /// A validated idempotency key: 1 to 255 bytes of printable ASCII, with no space at either end.
 ///
@@ -19,7 +20,7 @@ use super::error::IdentityError;
 /// assert!(IdempotencyKey::new("two\nlines").is_err());
 /// # Ok::<(), oneflight::identity::IdentityError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
 pub struct IdempotencyKey(String);
@@ -110,5 +111,12 @@ impl AsRef<str> for IdempotencyKey {
 impl fmt::Display for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Shows it redacted, as a log may: see [`RequestIdentity::redacted`](super::RequestIdentity::redacted).
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IdempotencyKey").field(&RedactedKey(&self.0)).finish()
     }
 }

@@ -7,6 +7,9 @@
 //! Everything here is validated when it is made, so that no other module has to. This module knows nothing of flights,
 //! stores or HTTP.
 //!
+//! A key is not a secret, but in its scope it is all that one needs to get its recorded answer. So log lines, spans, errors and
+//! `Debug` show it [redacted](RequestIdentity::redacted). Only `Display`, and the methods that return it, have it whole.
+//!
 //! ```
 //! use oneflight::{RequestIdentity, Scope};
 //!
@@ -22,6 +25,7 @@
 mod error;
 mod fingerprint;
 mod key;
+mod redacted;
 mod request;
 mod scope;
 
@@ -30,5 +34,6 @@ pub use fingerprint::Fingerprint;
 #[cfg(feature = "durable")]
 pub use fingerprint::FingerprintBuilder;
 pub use key::IdempotencyKey;
+pub use redacted::Redacted;
 pub use request::RequestIdentity;
 pub use scope::Scope;

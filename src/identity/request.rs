@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::error::IdentityError;
 use super::fingerprint::Fingerprint;
 use super::key::IdempotencyKey;
+use super::redacted::{Redacted, RedactedKey};
 use super::scope::Scope;
 
 /// Separates scope and key in the one text that is hashed. Neither may contain it, since both reject control
@@ -130,6 +131,26 @@ impl RequestIdentity {
         &self.text[usize::from(self.split) + SEPARATOR.len_utf8()..]
     }
 
+    /// Returns the identity as a log may show it: the scope, and of the key at most four characters and a digest.
+    ///
+    /// No more than a quarter of the key is shown, so of a short one less than four characters. The digest is the first
+    /// eight hexadecimal digits of the key's SHA-256, under the feature `durable`: lines of one request can be joined, and
+    /// found by a key that a client tells. It is not computed before the value is displayed.
+    ///
+    /// ```
+    /// use oneflight::{RequestIdentity, Scope};
+    ///
+    /// let id = RequestIdentity::new(Scope::new("tenant-7"), "8e03978e-40d5-43e8-bc93-6894a57f9324")?;
+    /// # #[cfg(feature = "durable")]
+    /// // printf %s 8e03978e-40d5-43e8-bc93-6894a57f9324 | sha256sum | head -c 8
+    /// assert_eq!(id.redacted().to_string(), "8e03…238c5b6d [tenant-7]");
+    /// # Ok::<(), oneflight::identity::IdentityError>(())
+    /// ```
+    #[must_use]
+    pub fn redacted(&self) -> Redacted<'_> {
+        Redacted::new(self.scope(), self.key())
+    }
+
     /// Returns the digest of the payload, if one was given.
     #[must_use]
     pub fn fingerprint(&self) -> Option<Fingerprint> {
@@ -166,17 +187,20 @@ impl Hash for RequestIdentity {
     }
 }
 
+/// Shows the whole key: it is for a tool that an operator asks about one request. A log shows it
+/// [redacted](RequestIdentity::redacted).
 impl fmt::Display for RequestIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{}]", self.key(), self.scope())
     }
 }
 
+/// Shows the key [redacted](RequestIdentity::redacted).
 impl fmt::Debug for RequestIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestIdentity")
             .field("scope", &self.scope())
-            .field("key", &self.key())
+            .field("key", &RedactedKey(self.key()))
             .field("fingerprint", &self.fingerprint)
             .finish()
     }

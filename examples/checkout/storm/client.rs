@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
-use axum::http::{Request, StatusCode};
+use axum::http::response::Parts;
+use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -172,13 +173,15 @@ impl Client {
         loop {
             let until = self.deadline.min(Instant::now() + ATTEMPT_TIME);
             let (last, wait) = match timeout_at(until, self.attempt(prepared)).await {
-                Ok(Ok((status, _, body))) if status.is_success() => {
-                    return serde_json::from_slice(&body).map_err(|error| Failure::Unreadable(error.to_string()));
+                Ok(Ok((parts, body))) if parts.status.is_success() => {
+                    return Answer::of(&parts.headers, &body).map_err(Failure::Unreadable);
                 }
-                Ok(Ok((status @ (StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE), wait, _))) => {
-                    (status.to_string(), wait)
+                Ok(Ok((parts, _)))
+                    if matches!(parts.status, StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE) =>
+                {
+                    (parts.status.to_string(), retry_after(&parts.headers))
                 }
-                Ok(Ok((status, _, body))) => {
+                Ok(Ok((Parts { status, .. }, body))) => {
                     let body = String::from_utf8_lossy(&body).chars().take(300).collect();
                     return Err(Failure::NoOrder { status, body });
                 }
@@ -197,27 +200,19 @@ impl Client {
         }
     }
 
-    /// One attempt: status, what `Retry-After` asks for, body.
-    async fn attempt(&mut self, prepared: &Prepared) -> Result<(StatusCode, Option<Duration>, Bytes), Broken> {
+    /// One attempt: the answer's head and its body.
+    async fn attempt(&mut self, prepared: &Prepared) -> Result<(Parts, Bytes), Broken> {
         let mut connection = match self.connection.take() {
             Some(connection) if !connection.is_closed() => connection,
             _ => self.connect().await?,
         };
         connection.ready().await?;
         let response = connection.send_request(prepared.request(self.address)?).await?;
-        let status = response.status();
-        let wait = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|seconds| seconds.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await?
-            .to_bytes();
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
         // Not before here: a connection whose answer was not read to its end is of no more use.
         self.connection = Some(connection);
-        Ok((status, wait, body))
+        Ok((parts, body))
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Broken> {
@@ -228,4 +223,10 @@ impl Client {
         tokio::spawn(connection);
         Ok(sender)
     }
+}
+
+/// What `Retry-After` asks for.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }

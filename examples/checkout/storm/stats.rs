@@ -46,9 +46,7 @@ impl Tally {
         self.seen.push(Seen {
             key,
             order_id: placed.order_id,
-            as_ordered: placed.item == order.item
-                && placed.quantity == order.quantity
-                && answer.cached == (answer.origin != Origin::Executed),
+            as_ordered: placed.item == order.item && placed.quantity == order.quantity,
             origin: answer.origin,
             latency,
         });

@@ -44,7 +44,7 @@ pub fn require_key(headers: &HeaderMap, body: &[u8]) -> Result<IdempotencyKey, K
 /// read as a whole: limit its size before.
 ///
 /// The key is the same wherever it stands, but the body is not. So leave the key out of a
-/// [fingerprint](super#fingerprints).
+/// [fingerprint](crate::http#fingerprints).
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};

@@ -139,6 +139,22 @@ impl KeySource {
         self.field.as_deref()
     }
 
+    /// Returns the maximum length of a key, in bytes.
+    pub(in crate::http) fn longest(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// Whether a key in a header has to be quoted.
+    pub(in crate::http) fn is_strict(&self) -> bool {
+        matches!(self.quoting, Quoting::Required)
+    }
+
+    /// Returns the characters that a key may have.
+    pub(in crate::http) fn characters(&self) -> impl Iterator<Item = char> {
+        let accepts = self.alphabet.unwrap_or(|_| true);
+        (' '..='~').filter(move |character| accepts(*character))
+    }
+
     /// Returns the key in the headers, or `None` if they carry none.
     ///
     /// # Errors

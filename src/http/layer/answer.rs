@@ -23,10 +23,11 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{FromBody, Whole};
 use super::dialect::Dialect;
-use crate::http::kind;
+use crate::http::kind::described;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Format, Json};
 use crate::record::JSON;
+use crate::telemetry::counts::Held;
 
 /// An answer, without what belongs to one client.
 #[derive(Clone)]
@@ -37,6 +38,9 @@ pub(super) struct Answer {
     pub(super) body: Option<Whole>,
     /// When it was given.
     pub(super) at: SystemTime,
+    /// The body, as what is held in memory is counted.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub(super) held: Held,
 }
 
 impl Answer {
@@ -48,16 +52,21 @@ impl Answer {
             headers: location.map(|location| (LOCATION, location)).into_iter().collect(),
             body: None,
             at: self.at,
+            held: Held::default(),
         }
     }
 
     /// Returns the response for a client that did not have it executed.
-    pub(super) fn response<B: FromBody<Error: Send>>(&self, dialect: Dialect) -> Response<B> {
+    pub(super) fn response<B: FromBody<Error: Send>>(
+        &self,
+        dialect: Dialect,
+        documentation: Option<&str>,
+    ) -> Response<B> {
         let (mut response, body) = match &self.body {
             Some(body) => (Response::new(()), body.clone()),
             None if has_no_content(self.status) => (Response::new(()), Whole::default()),
             None => {
-                let (parts, body) = dialect.told(not_kept(self), None).into_parts();
+                let (parts, body) = dialect.told(not_kept(self), documentation).into_parts();
                 let bytes = Bytes::from(body);
                 (Response::from_parts(parts, ()), Whole { bytes, trailers: None })
             }
@@ -78,7 +87,7 @@ fn has_no_content(status: StatusCode) -> bool {
 }
 
 fn not_kept(answer: &Answer) -> Problem {
-    let problem = Problem::of_kind(answer.status, kind::OUTCOME_ONLY, "The answer's body is not kept").with_detail(
+    let problem = Problem::of_kind(described::OUTCOME_ONLY).with_status(answer.status).with_detail(
         "The operation was carried out before, and answered with this status. The body of that answer was too large to be \
          kept, was streamed, or is secret. Do not repeat the operation under a new key.",
     );
@@ -240,6 +249,7 @@ impl<'a> Wire<'a> {
         Ok(Answer {
             status: StatusCode::from_u16(wire.status)?,
             headers: headers(wire.headers)?,
+            held: Held::new(body.as_ref().map_or(0, |body| body.bytes.len())),
             body,
             at: at.ok_or("its date is out of range")?,
         })

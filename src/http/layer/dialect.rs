@@ -74,6 +74,15 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// Returns the status of a problem that has this one in the draft.
+    pub(super) fn status(self, uri: &str, status: StatusCode) -> StatusCode {
+        match (self, uri) {
+            (Self::Stripe, kind::KEY_REUSED) => StatusCode::BAD_REQUEST,
+            (Self::Grpc, _) => StatusCode::OK,
+            _ => status,
+        }
+    }
+
     /// Words a problem.
     pub(super) fn told(self, problem: Problem, documentation: Option<&str>) -> Response<String> {
         let problem = match documentation {
@@ -110,10 +119,7 @@ fn is_repeated(status: StatusCode) -> bool {
 
 fn stripes(problem: Problem, documentation: Option<&str>) -> Response<String> {
     let uri = problem.type_uri();
-    let status = match uri {
-        kind::KEY_REUSED => StatusCode::BAD_REQUEST,
-        _ => problem.status(),
-    };
+    let status = Dialect::Stripe.status(uri, problem.status());
     let of_type = match uri {
         kind::KEY_REUSED | kind::IN_PROGRESS | kind::IN_DOUBT => "idempotency_error",
         _ if status.is_client_error() => "invalid_request_error",
@@ -158,7 +164,7 @@ struct Error<'a> {
 }
 
 /// The kind's name as Stripe spells codes.
-fn code(uri: &str) -> Option<String> {
+pub(super) fn code(uri: &str) -> Option<String> {
     match uri {
         kind::IN_PROGRESS => Some("idempotency_key_in_use".to_owned()),
         _ => {
@@ -169,19 +175,7 @@ fn code(uri: &str) -> Option<String> {
 }
 
 fn grpcs(problem: Problem) -> Response<String> {
-    // The codes of gRPC: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
-    let code = match (problem.type_uri(), problem.status().as_u16()) {
-        (kind::OUTCOME_ONLY, _) => 6,
-        (kind::IN_DOUBT, _) => 9,
-        (kind::IN_PROGRESS, _) | (_, 503) => 14,
-        (kind::KEY_REUSED, _) | (_, 400 | 415) => 3,
-        (_, 401) => 16,
-        (_, 403) => 7,
-        (_, 408) => 4,
-        (_, 413) => 8,
-        (_, 500..) => 13,
-        _ => 2,
-    };
+    let (code, _) = grpc(problem.type_uri(), problem.status());
     let message = percent_encoded(problem.detail().unwrap_or(problem.title()));
     let mut response = problem.into_response::<String>().map(|_| String::new());
     *response.status_mut() = StatusCode::OK;
@@ -192,6 +186,22 @@ fn grpcs(problem: Problem) -> Response<String> {
         headers.insert(GRPC_MESSAGE, message);
     }
     response
+}
+
+/// The [code](https://grpc.github.io/grpc/core/md_doc_statuscodes.html) of gRPC for a problem of this type and status.
+pub(super) fn grpc(uri: &str, status: StatusCode) -> (u16, &'static str) {
+    match (uri, status.as_u16()) {
+        (kind::OUTCOME_ONLY, _) => (6, "ALREADY_EXISTS"),
+        (kind::IN_DOUBT, _) => (9, "FAILED_PRECONDITION"),
+        (kind::IN_PROGRESS, _) | (_, 503) => (14, "UNAVAILABLE"),
+        (kind::KEY_REUSED, _) | (_, 400 | 415) => (3, "INVALID_ARGUMENT"),
+        (_, 401) => (16, "UNAUTHENTICATED"),
+        (_, 403) => (7, "PERMISSION_DENIED"),
+        (_, 408) => (4, "DEADLINE_EXCEEDED"),
+        (_, 413) => (8, "RESOURCE_EXHAUSTED"),
+        (_, 500..) => (13, "INTERNAL"),
+        _ => (2, "UNKNOWN"),
+    }
 }
 
 /// Everything but printable ASCII, and the sign of percent.

@@ -5,49 +5,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use http::request::Parts;
 use tower_layer::Layer;
 
 use super::dialect::Dialect;
 use super::execute::{self, Execute};
+use super::key::IntoKey;
 use super::outcome::{Cookies, Recording};
 use super::scope::IntoScope;
 use super::service::IdempotencyService;
+use super::settings::{Duplicates, Requirement, Settings, Terms, Undone};
 use crate::http::fingerprints::Fingerprints;
 use crate::http::key::KeySource;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Idempotency};
-use crate::identity::{Fingerprint, Scope};
+use crate::identity::Fingerprint;
 use crate::store::{Store, TransactionalStore};
 use crate::telemetry;
-
-/// Whether a request has to carry a key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Requirement {
-    /// A request without a key is answered with [`KEY_MISSING`](crate::http::kind::KEY_MISSING).
-    Required,
-    /// A request without a key passes through, and is executed as often as it comes.
-    #[default]
-    Optional,
-    /// A request passes through, with or without a key.
-    Off,
-}
-
-/// What a duplicate does whose request is in flight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Duplicates {
-    /// It waits for as long as it takes.
-    #[default]
-    Wait,
-    WaitUpTo(Duration),
-}
-
-type Predicate = Arc<dyn Fn(&Parts) -> Requirement + Send + Sync>;
-type ScopeOf = Arc<dyn Fn(&Parts) -> Result<Scope, Problem> + Send + Sync>;
-type FingerprintOf = Arc<dyn Fn(&Parts, &[u8]) -> Result<Fingerprint, Problem> + Send + Sync>;
-type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// Makes a tower service idempotent: requests with the same `Idempotency-Key` are executed once.
 ///
@@ -81,32 +57,8 @@ type RouteOf = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct IdempotencyLayer {
-    settings: Settings,
+    pub(super) settings: Settings,
     warned: Arc<AtomicBool>,
-}
-
-/// What the service knows.
-#[derive(Clone)]
-pub(super) struct Settings {
-    pub(super) execute: Execute,
-    pub(super) keys: KeySource,
-    pub(super) fingerprints: Fingerprints,
-    pub(super) fingerprint: Option<FingerprintOf>,
-    methods: Vec<Method>,
-    requirement: Requirement,
-    when: Option<Predicate>,
-    pub(super) scope: Option<ScopeOf>,
-    is_unscoped: bool,
-    pub(super) route: Option<RouteOf>,
-    duplicates: Duplicates,
-    pub(super) recording: Recording,
-    pub(super) cookies: Cookies,
-    pub(super) max_request_bytes: usize,
-    pub(super) request_time: Duration,
-    pub(super) max_answer_bytes: usize,
-    pub(super) answer_time: Duration,
-    pub(super) documentation: Option<Arc<str>>,
-    pub(super) dialect: Dialect,
 }
 
 impl IdempotencyLayer {
@@ -118,7 +70,8 @@ impl IdempotencyLayer {
         S: Store,
         C: Codec<Vec<u8>>,
     {
-        Self::over(execute::under_a_lease(idempotency))
+        let terms = Terms::of(&idempotency, Undone::Nothing);
+        Self::over(execute::under_a_lease(idempotency), terms)
     }
 
     /// Makes a layer whose handlers work in a transaction of the store's database, which they are given as a
@@ -137,13 +90,16 @@ impl IdempotencyLayer {
         S: TransactionalStore,
         C: Codec<Vec<u8>>,
     {
-        Self::over(execute::in_a_transaction(idempotency))
+        let terms = Terms::of(&idempotency, Undone::Failures);
+        Self::over(execute::in_a_transaction(idempotency), terms)
     }
 
-    fn over(execute: Execute) -> Self {
+    fn over(execute: Execute, terms: Terms) -> Self {
         let settings = Settings {
             execute,
+            terms,
             keys: KeySource::new(),
+            key: None,
             fingerprints: Fingerprints::new(),
             fingerprint: None,
             methods: vec![Method::POST, Method::PATCH],
@@ -170,7 +126,7 @@ impl IdempotencyLayer {
 
     /// Sets what a key is valid in: the tenant or the user that the request comes from.
     ///
-    /// The function sees the head of the request. It returns a [`Scope`], `Option<Scope>` or `Result<Scope, Problem>`. A
+    /// The function sees the head of the request. It returns a [`Scope`](crate::Scope), `Option<Scope>` or `Result<Scope, Problem>`. A
     /// request for which it returns `None` is answered with
     /// [`PRINCIPAL_MISSING`](crate::http::kind::PRINCIPAL_MISSING) and is not executed.
     ///
@@ -236,6 +192,31 @@ impl IdempotencyLayer {
     /// Sets where keys are looked for, and what is accepted as one. The default is the header `Idempotency-Key`.
     pub fn keys(mut self, keys: KeySource) -> Self {
         self.settings.keys = keys;
+        self
+    }
+
+    /// Sets a function that finds the key, in place of a [`KeySource`]: the id of an event in its body, for example.
+    ///
+    /// The function sees the head of the request and its whole body. It returns `Option<IdempotencyKey>`, `Option<String>` or
+    /// `Result<Option<IdempotencyKey>, Problem>`; `None` is a request without a key. Since the key may stand in the body, the
+    /// body of every request is read that has one of the [methods](Self::methods) and is not [off](Requirement::Off), within
+    /// [its limit](Self::max_request_bytes).
+    ///
+    /// ```
+    /// use oneflight::http::layer::IdempotencyLayer;
+    /// use oneflight::{Idempotency, MemoryStore};
+    ///
+    /// fn event_id(body: &[u8]) -> Option<String> {
+    ///     let event: serde_json::Value = serde_json::from_slice(body).ok()?;
+    ///     Some(event["data"]["id"].as_str()?.to_owned())
+    /// }
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let layer = IdempotencyLayer::new(idem).required().key(|_, body| event_id(body));
+    /// # let _ = layer;
+    /// ```
+    pub fn key<K: IntoKey>(mut self, key: impl Fn(&Parts, &Bytes) -> K + Send + Sync + 'static) -> Self {
+        self.settings.key = Some(Arc::new(move |parts, body| key(parts, body).into_key()));
         self
     }
 
@@ -346,32 +327,11 @@ impl IdempotencyLayer {
     }
 }
 
-impl Settings {
-    /// Whether a request with this method may be one to execute once.
-    pub(super) fn has_method(&self, method: &Method) -> bool {
-        self.methods.contains(method)
-    }
-
-    pub(super) fn requirement(&self, parts: &Parts) -> Requirement {
-        match &self.when {
-            Some(when) => when(parts),
-            None => self.requirement,
-        }
-    }
-
-    /// How long a duplicate waits, unless it is for as long as it takes.
-    pub(super) fn wait(&self) -> Option<Duration> {
-        match self.duplicates {
-            Duplicates::Wait => None,
-            Duplicates::WaitUpTo(wait) => Some(wait),
-        }
-    }
-}
-
 impl<Inner> Layer<Inner> for IdempotencyLayer {
     type Service = IdempotencyService<Inner>;
 
     fn layer(&self, inner: Inner) -> Self::Service {
+        telemetry::counts::describe();
         let is_told_apart = self.settings.scope.is_some() || self.settings.is_unscoped;
         if !is_told_apart && !self.warned.swap(true, Ordering::Relaxed) {
             telemetry::unscoped();
@@ -383,26 +343,5 @@ impl<Inner> Layer<Inner> for IdempotencyLayer {
 impl fmt::Debug for IdempotencyLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.settings.fmt(f)
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdempotencyLayer")
-            .field("keys", &self.keys)
-            .field("fingerprints", &self.fingerprints)
-            .field("methods", &self.methods)
-            .field("requirement", &self.requirement)
-            .field("has_scope", &self.scope.is_some())
-            .field("wait", &self.wait())
-            .field("recording", &self.recording)
-            .field("cookies", &self.cookies)
-            .field("max_request_bytes", &self.max_request_bytes)
-            .field("request_time", &self.request_time)
-            .field("max_answer_bytes", &self.max_answer_bytes)
-            .field("answer_time", &self.answer_time)
-            .field("documentation", &self.documentation)
-            .field("dialect", &self.dialect)
-            .finish_non_exhaustive()
     }
 }

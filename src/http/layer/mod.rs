@@ -50,6 +50,8 @@
 
 mod answer;
 mod body;
+mod client_page;
+mod cors;
 mod dialect;
 mod duplicate;
 mod execute;
@@ -60,11 +62,15 @@ mod failure;
 mod future;
 mod guard;
 mod headers;
+mod key;
 mod layer;
+mod openapi;
 mod outcome;
 mod resolve;
 mod scope;
+mod seen;
 mod service;
+mod settings;
 
 pub use body::FromBody;
 pub use dialect::Dialect;
@@ -74,7 +80,9 @@ pub use extract::Checked;
 pub use failure::Failure;
 pub use future::ResponseFuture;
 pub use headers::{IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
-pub use layer::{IdempotencyLayer, Requirement};
+pub use key::IntoKey;
+pub use layer::IdempotencyLayer;
 pub use outcome::{Cookies, Outcome, Recording};
 pub use scope::IntoScope;
 pub use service::IdempotencyService;
+pub use settings::Requirement;

@@ -85,6 +85,20 @@ impl Recording {
         Self(Policy::By(Arc::new(decide)))
     }
 
+    /// Says to clients what is recorded.
+    pub(super) fn in_words(&self) -> &'static str {
+        match &self.0 {
+            Policy::Answers => {
+                "Every answer, also one that reports a failure, but for 425, 429 and 503, after which the same request is \
+                 executed again under the same key, and 408, after which it is not known what was done."
+            }
+            Policy::Successes => {
+                "Every answer below 400. After a failure, the same request is executed again under the same key."
+            }
+            Policy::By(_) => "The answers for which this service says so in its documentation of the operation.",
+        }
+    }
+
     /// Returns what is to become of an answer.
     pub(super) fn of(&self, answer: &Parts) -> Outcome {
         if let Some(said) = answer.extensions.get::<Outcome>() {

@@ -77,5 +77,6 @@ fn found_out(answer: Response<impl Into<Bytes>>) -> Answer {
         headers: headers::sorted(&parts.headers).shared,
         body: Some(Whole { bytes, trailers: None }),
         at: SystemTime::now(),
+        held: Default::default(),
     }
 }

@@ -3,7 +3,7 @@
 use http::request::Parts;
 
 use super::guard::guarded;
-use super::layer::Settings;
+use super::settings::Settings;
 use crate::http::problem::Problem;
 use crate::identity::{Fingerprint, Scope};
 

@@ -30,13 +30,15 @@ use super::execute::{BoxFuture, Lent, Ran, Work};
 use super::future::ResponseFuture;
 use super::guard::guarded;
 use super::headers::{self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
-use super::layer::{Requirement, Settings};
 use super::outcome::{Cookies, Outcome};
 use super::scope;
+use super::seen::Seen;
+use super::settings::{Requirement, Settings};
 use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Context, Error, Origin, Reply};
 use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity};
+use crate::telemetry::counts::{Held, Route};
 use crate::timer::over;
 
 /// The service that an [`IdempotencyLayer`](super::IdempotencyLayer) puts around another one.
@@ -79,28 +81,29 @@ where
             Some(_) => Requirement::Off,
             None => match guarded(|| settings.requirement(&parts)) {
                 Ok(requirement) => requirement,
-                Err(problem) => return ResponseFuture::ready(settings.told(problem)),
+                Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
             },
         };
-        let key = match requirement {
-            Requirement::Off => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
-            _ => settings.keys.of_headers(&parts.headers),
+        if requirement == Requirement::Off {
+            return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body)));
+        }
+        let key = match settings.key_in_head(&parts) {
+            Ok(key) => key,
+            Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
         };
-        match (key, requirement) {
-            (Err(error), _) => return ResponseFuture::ready(settings.told(error.into())),
-            // It may be there as well, and say something else.
-            (Ok(_), _) if settings.keys.is_in_body_of(&parts.headers) => {}
-            (Ok(Some(_)), _) => {}
-            (Ok(None), Requirement::Required) => {
-                return ResponseFuture::ready(settings.told(settings.keys.missing().into()));
-            }
-            (Ok(None), _) => return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
+        if key.is_none() && !settings.is_key_in_body(&parts) {
+            return match requirement {
+                Requirement::Required => {
+                    ResponseFuture::ready(settings.told(&Seen::of(&parts), settings.key_missing()))
+                }
+                _ => ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
+            };
         }
         // The one that is ready goes with the request.
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
         let settings = Arc::clone(settings);
-        ResponseFuture::keyed(Box::pin(answer(settings, inner, parts, body, requirement)))
+        ResponseFuture::keyed(Box::pin(answer(settings, inner, parts, body, key, requirement)))
     }
 }
 
@@ -110,6 +113,7 @@ async fn answer<Inner, Q, A>(
     mut inner: Inner,
     parts: Parts,
     body: Q,
+    key_in_head: Option<IdempotencyKey>,
     requirement: Requirement,
 ) -> Result<Response<A>, Inner::Error>
 where
@@ -119,41 +123,63 @@ where
     Q: FromBody<Error: Send>,
     A: FromBody<Error: Send>,
 {
+    let mut seen = Seen::of(&parts);
+    // What the head shows to be wrong is answered before the body is read.
+    let id_in_head = match key_in_head.map(|key| settings.identity(&parts, key)).transpose() {
+        Ok(id) => id,
+        Err(problem) => return Ok(settings.told(&seen, problem)),
+    };
     let body = match settings.read(&parts.headers, body).await {
         Ok(body) => body,
-        Err(problem) => return Ok(settings.told(problem)),
+        Err(problem) => return Ok(settings.told(&seen, problem)),
     };
-    let id = match settings.keys.find(&parts.headers, &body.bytes).await {
-        Ok(Some(key)) => settings.identity(&parts, &body.bytes, key).await,
-        Ok(None) if requirement == Requirement::Required => Err(settings.keys.missing().into()),
-        Ok(None) => return inner.call(Request::from_parts(parts, body.into_body())).await,
-        Err(error) => Err(error.into()),
+    let id = match (settings.find_key(&parts, &body.bytes).await, id_in_head) {
+        // The two agree, or there would be an error.
+        (Ok(Some(_)), Some(id)) => Ok(id),
+        (Ok(Some(key)), None) => settings.identity(&parts, key),
+        (Ok(None), _) if requirement == Requirement::Required => Err(settings.key_missing()),
+        (Ok(None), _) => return inner.call(Request::from_parts(parts, body.into_body())).await,
+        (Err(problem), _) => Err(problem),
     };
-    let id = match id {
+    let known = match id {
+        Ok(id) => settings
+            .fingerprint(&parts, &body.bytes)
+            .await
+            .map(|of| id.with_known_fingerprint(of)),
+        Err(problem) => Err(problem),
+    };
+    let id = match known {
         Ok(id) => id,
-        Err(problem) => return Ok(settings.told(problem)),
+        Err(problem) => return Ok(settings.told(&seen, problem)),
     };
+    seen.open(&parts, &id);
     let own = Own::default();
-    let (left, of) = (own.clone(), Arc::clone(&settings));
+    let (left, of, route) = (own.clone(), Arc::clone(&settings), seen.route.clone());
     let work = move |lent: Lent| {
         let mut request = Request::from_parts(parts, body.into_body());
         lent(request.extensions_mut());
         // The answer is for all who ask, whatever encodings each accepts.
         request.headers_mut().remove(ACCEPT_ENCODING);
+        let executes = route.executes();
         let response = inner.call(request);
-        Box::pin(async move { of.ran(response.await, left).await }) as BoxFuture<Ran>
+        Box::pin(async move {
+            let ran = of.ran(response.await, left, &route).await;
+            drop(executes);
+            ran
+        }) as BoxFuture<Ran>
     };
     let (turn, work) = duplicate::watched(work);
     let work: Work = Box::new(work);
-    let executed = (settings.execute)(id, work);
+    let executed = seen.around((settings.execute)(id, work));
+    let _waits = seen.route.waits();
     let result = match settings.wait() {
         None => executed.await,
         Some(wait) => match turn.within(wait, executed).await {
             Ok(result) => result,
-            Err(Turned) => return Ok(settings.told(mapping::in_flight())),
+            Err(Turned) => return Ok(settings.told(&seen, mapping::in_flight())),
         },
     };
-    Ok(settings.response(result, own))
+    Ok(settings.response(&seen, result, own))
 }
 
 impl Settings {
@@ -175,13 +201,17 @@ impl Settings {
         }
     }
 
-    /// Returns who asks for what.
-    async fn identity(&self, parts: &Parts, body: &Bytes, key: IdempotencyKey) -> Result<RequestIdentity, Problem> {
-        let id = RequestIdentity::new(scope::of(self, parts)?, key).map_err(|error| match error {
+    /// Returns whose request it is, under which key.
+    fn identity(&self, parts: &Parts, key: IdempotencyKey) -> Result<RequestIdentity, Problem> {
+        RequestIdentity::new(scope::of(self, parts)?, key).map_err(|error| match error {
             // Such as a header of the gateway's that is there and empty.
             IdentityError::ScopePartEmpty { .. } => Problem::principal_missing(),
             error => error.into(),
-        })?;
+        })
+    }
+
+    /// Returns the digest of what is asked for.
+    async fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Result<Fingerprint, Problem> {
         let fingerprint = match &self.fingerprint {
             Some(of) => guarded(|| of(parts, body))??,
             None => {
@@ -191,14 +221,14 @@ impl Settings {
                     .await
             }
         };
-        Ok(id.with_known_fingerprint(match &self.scope {
+        Ok(match &self.scope {
             Some(_) => fingerprint,
             None => with_credentials(fingerprint, &parts.headers),
-        }))
+        })
     }
 
     /// Takes the handler's answer apart, and says what is to become of it.
-    async fn ran<A, E>(self: Arc<Self>, answered: Result<Response<A>, E>, own: Own<A>) -> Ran
+    async fn ran<A, E>(self: Arc<Self>, answered: Result<Response<A>, E>, own: Own<A>, route: &Route) -> Ran
     where
         A: FromBody<Error: Send>,
         E: fmt::Display,
@@ -219,13 +249,16 @@ impl Settings {
             false => body::read(body, self.max_answer_bytes, over(self.answer_time)).await,
         };
         let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
+        let body = match &read {
+            Read::Whole(whole) if is_shared => Some(whole.clone()),
+            _ => None,
+        };
+        route.dropped_cookies(sorted.cookies);
         let answer = Answer {
             status: parts.status,
             headers: sorted.shared,
-            body: match &read {
-                Read::Whole(whole) if is_shared => Some(whole.clone()),
-                _ => None,
-            },
+            held: Held::new(body.as_ref().map_or(0, |body| body.bytes.len())),
+            body,
             at: SystemTime::now(),
         };
         let answer = match answer.body {
@@ -254,22 +287,37 @@ impl Settings {
     }
 
     /// Returns the response for one client.
-    fn response<A: FromBody<Error: Send>>(&self, result: Result<Reply<Answer>, Error>, own: Own<A>) -> Response<A> {
+    fn response<A: FromBody<Error: Send>>(
+        &self,
+        seen: &Seen,
+        result: Result<Reply<Answer>, Error>,
+        own: Own<A>,
+    ) -> Response<A> {
+        let shared = |answer: &Answer| {
+            if answer.body.is_none() {
+                seen.route.outcome_only();
+            }
+            answer.response(self.dialect, self.documentation.as_deref())
+        };
         let (mut response, origin, at) = match result {
             Ok(reply) => {
                 let own = own.take().filter(|_| reply.origin() == Origin::Executed);
-                let response = own.map_or_else(|| reply.value().response(self.dialect), Response::from);
+                let response = own.map_or_else(|| shared(reply.value()), Response::from);
                 (response, reply.origin(), Some(reply.value().at))
             }
             Err(error) => match error.cause::<Answered>() {
                 Some(Answered(answer)) => match own.take() {
                     Some(own) => (own.into(), Origin::Executed, None),
-                    None => (answer.response(self.dialect), Origin::Collapsed, None),
+                    None => (shared(answer), Origin::Collapsed, None),
                 },
-                None => return self.told(error.into()),
+                None => {
+                    seen.failed(&error);
+                    return self.told(seen, error.into());
+                }
             },
         };
         let status = response.status();
+        seen.answered(origin, status);
         let lines = response.headers_mut();
         self.dialect.mark(status, lines, origin, at.is_some());
         lines.insert(IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
@@ -283,7 +331,8 @@ impl Settings {
     }
 
     /// Returns the response for a problem.
-    fn told<A: FromBody<Error: Send>>(&self, problem: Problem) -> Response<A> {
+    fn told<A: FromBody<Error: Send>>(&self, seen: &Seen, problem: Problem) -> Response<A> {
+        seen.told(&problem);
         let response = self.dialect.told(problem, self.documentation.as_deref());
         response.map(|body| {
             let bytes = Bytes::from(body);

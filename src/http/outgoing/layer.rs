@@ -57,12 +57,11 @@ use super::service::OutgoingService;
 /// assert_eq!((keys.len(), &keys[0]), (2, &keys[1]));
 /// # Ok(()) }
 /// ```
-///
-/// With reqwest:
-///
 #[cfg_attr(
     feature = "reqwest",
     doc = r#"
+With reqwest:
+
 ```no_run
 # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 use oneflight::http::OutgoingLayer;

@@ -1,0 +1,328 @@
+//! Promise 20, for the layer: all that it does with requests is counted, under names and labels that have a bound.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::post;
+use futures::{FutureExt, join};
+use metrics::with_local_recorder;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use oneflight::http::layer::{IdempotencyLayer, Outcome};
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError};
+use oneflight::{Idempotency, MemoryStore, RequestIdentity};
+use tokio::sync::{Notify, Semaphore};
+use tower::ServiceExt;
+
+/// Runs on this thread, whose recorder it is.
+fn run<F: Future>(recorder: &dyn metrics::Recorder, test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    with_local_recorder(recorder, || runtime.block_on(test))
+}
+
+/// What a recorder was told, added up: a snapshot of its own begins anew each time.
+struct Seen {
+    snapshotter: Snapshotter,
+    total: RefCell<BTreeMap<String, f64>>,
+}
+
+impl Seen {
+    fn by(recorder: &DebuggingRecorder) -> Self {
+        Self {
+            snapshotter: recorder.snapshotter(),
+            total: RefCell::default(),
+        }
+    }
+
+    /// The metrics by their name and labels, such as `oneflight_waiters{route="/orders/{id}"}`, but for those at zero.
+    fn now(&self) -> BTreeMap<String, f64> {
+        for (key, _, _, value) in self.snapshotter.snapshot().into_vec() {
+            let key = key.key();
+            let labels: Vec<_> = key
+                .labels()
+                .map(|label| format!("{}={:?}", label.key(), label.value()))
+                .collect();
+            let value = match value {
+                DebugValue::Counter(count) => count as f64,
+                DebugValue::Gauge(value) => value.into_inner(),
+                DebugValue::Histogram(_) => panic!("there are none"),
+            };
+            let name = format!("{}{{{}}}", key.name(), labels.join(","));
+            *self.total.borrow_mut().entry(name).or_default() += value;
+        }
+        let mut total = self.total.borrow().clone();
+        total.retain(|_, value| *value != 0.0);
+        total
+    }
+
+    fn expect(&self, expected: &[(&str, f64)]) {
+        let expected: BTreeMap<_, _> = expected
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect();
+        assert_eq!(self.now(), expected);
+    }
+}
+
+fn layer() -> IdempotencyLayer {
+    IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build()).unscoped()
+}
+
+fn app(
+    layer: IdempotencyLayer,
+    answer: impl Fn() -> axum::response::Response + Clone + Send + Sync + 'static,
+) -> Router {
+    let handler = move |_: Bytes| {
+        let answer = answer();
+        async move { answer }
+    };
+    Router::new().route("/orders/{id}", post(handler)).layer(layer)
+}
+
+fn request(key: Option<&str>, body: &'static str) -> Request<Body> {
+    let mut request = Request::post("/orders/17");
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    request.body(Body::from(body)).unwrap()
+}
+
+async fn send(app: &Router, key: &str, body: &'static str) -> StatusCode {
+    app.clone().oneshot(request(Some(key), body)).await.unwrap().status()
+}
+
+#[test]
+fn each_request_with_a_key_is_counted_once_by_what_became_of_it() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    run(&recorder, async {
+        let cookies = || ([("set-cookie", "a=1")], "tea").into_response();
+        let app = app(layer().required(), cookies);
+        let (one, two) = join!(send(&app, "k-1", "tea"), send(&app, "k-1", "tea"));
+        assert_eq!((one, two), (StatusCode::OK, StatusCode::OK));
+        send(&app, "k-1", "tea").await;
+        assert_eq!(send(&app, "k-1", "coffee").await, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(send(&app, "k 1 ", "tea").await, StatusCode::BAD_REQUEST);
+        let bare = app.clone().oneshot(request(None, "tea")).await.unwrap();
+        assert_eq!(bare.status(), StatusCode::BAD_REQUEST);
+    });
+    metrics.expect(&[
+        (
+            r#"oneflight_requests_total{route="/orders/{id}",origin="executed"}"#,
+            1.0,
+        ),
+        (
+            r#"oneflight_requests_total{route="/orders/{id}",origin="collapsed"}"#,
+            1.0,
+        ),
+        (
+            r#"oneflight_requests_total{route="/orders/{id}",origin="replayed"}"#,
+            1.0,
+        ),
+        (r#"oneflight_cookies_dropped_total{route="/orders/{id}"}"#, 1.0),
+        (r#"oneflight_conflicts_total{route="/orders/{id}"}"#, 1.0),
+        (
+            r#"oneflight_refused_total{route="/orders/{id}",kind="key_malformed"}"#,
+            1.0,
+        ),
+        (
+            r#"oneflight_refused_total{route="/orders/{id}",kind="key_missing"}"#,
+            1.0,
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_in_doubt_and_what_has_no_body_is_counted_as_that() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    run(&recorder, async {
+        let unknown = app(layer(), || {
+            (StatusCode::BAD_GATEWAY, Outcome::Unknown, "?").into_response()
+        });
+        assert_eq!(send(&unknown, "k-1", "tea").await, StatusCode::BAD_GATEWAY);
+        assert_eq!(send(&unknown, "k-1", "tea").await, StatusCode::CONFLICT);
+        let secret = app(layer(), || (Outcome::OutcomeOnly, "hush").into_response());
+        for _ in 0..2 {
+            assert_eq!(send(&secret, "k-1", "tea").await, StatusCode::OK);
+        }
+    });
+    metrics.expect(&[
+        (
+            r#"oneflight_requests_total{route="/orders/{id}",origin="executed"}"#,
+            2.0,
+        ),
+        (
+            r#"oneflight_requests_total{route="/orders/{id}",origin="replayed"}"#,
+            1.0,
+        ),
+        (r#"oneflight_in_doubt_total{route="/orders/{id}"}"#, 1.0),
+        (r#"oneflight_outcome_only_total{route="/orders/{id}"}"#, 1.0),
+    ]);
+}
+
+/// A service whose handler waits for a permit.
+fn gated() -> (Router, Arc<Semaphore>, Arc<Notify>) {
+    let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+    let (permits, tell) = (Arc::clone(&gate), Arc::clone(&begun));
+    let handler = move |_: Bytes| {
+        let (permits, tell) = (Arc::clone(&permits), Arc::clone(&tell));
+        async move {
+            tell.notify_one();
+            permits.acquire().await.unwrap().forget();
+            "twelve bytes"
+        }
+    };
+    let app = Router::new().route("/orders/{id}", post(handler)).layer(layer());
+    (app, gate, begun)
+}
+
+#[test]
+fn gauges_rise_while_requests_wait_and_fall_when_they_are_answered_or_hang_up() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    run(&recorder, async {
+        let (app, gate, begun) = gated();
+        let call = || Box::pin(app.clone().oneshot(request(Some("k-1"), "tea")));
+        let (mut first, mut second, mut third) = (call(), call(), call());
+        for call in [&mut first, &mut second, &mut third] {
+            assert!(call.now_or_never().is_none());
+        }
+        begun.notified().await;
+        metrics.expect(&[
+            (r#"oneflight_waiters{route="/orders/{id}"}"#, 3.0),
+            (r#"oneflight_in_flight{route="/orders/{id}"}"#, 1.0),
+        ]);
+        // Hanging up stops nothing.
+        drop(first);
+        let left = metrics.now();
+        assert_eq!(left[r#"oneflight_waiters{route="/orders/{id}"}"#], 2.0);
+        assert_eq!(left[r#"oneflight_in_flight{route="/orders/{id}"}"#], 1.0);
+        gate.add_permits(1);
+        let second = second.await.unwrap();
+        let held = metrics.now();
+        assert_eq!(held["oneflight_bytes_held{}"], 12.0, "{held:?}");
+        assert_eq!(held.get(r#"oneflight_in_flight{route="/orders/{id}"}"#), None);
+        let third = third.await.unwrap();
+        drop((second, third));
+        drop(app);
+    });
+    let gauges: Vec<_> = metrics
+        .now()
+        .into_iter()
+        .filter(|(name, _)| !name.contains("_total"))
+        .collect();
+    assert_eq!(gauges, []);
+}
+
+/// A store that is not there.
+#[derive(Clone)]
+struct Away;
+
+impl Store for Away {
+    async fn claim(&self, _: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
+    async fn renew(&self, _: &RequestIdentity, _: FencingToken, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
+    async fn end_lease(&self, _: &RequestIdentity, _: FencingToken, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
+    async fn complete(&self, _: Claim, _: RecordedResult, _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
+    async fn release(&self, _: Claim) -> Result<(), StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
+    async fn load(&self, _: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
+    async fn purge(&self, _: usize) -> Result<usize, StoreError> {
+        Err(StoreError::unavailable("connection refused"))
+    }
+}
+
+#[test]
+fn a_store_that_is_away_is_counted() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    run(&recorder, async {
+        let away = IdempotencyLayer::new(Idempotency::builder(Away).build()).unscoped();
+        let app = app(away, || "tea".into_response());
+        assert_eq!(send(&app, "k-1", "tea").await, StatusCode::SERVICE_UNAVAILABLE);
+    });
+    metrics.expect(&[
+        (r#"oneflight_store_errors_total{route="/orders/{id}"}"#, 1.0),
+        (
+            r#"oneflight_refused_total{route="/orders/{id}",kind="unavailable"}"#,
+            1.0,
+        ),
+    ]);
+}
+
+#[test]
+fn a_path_that_no_route_matched_is_no_label_and_what_passes_is_not_counted() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    run(&recorder, async {
+        let fallback = Router::new().fallback(|| async { "anything" }).layer(layer());
+        let request = |path: &str| Request::post(path).header("idempotency-key", "k-1").body(Body::empty());
+        for path in ["/a", "/b", "/c"] {
+            fallback.clone().oneshot(request(path).unwrap()).await.unwrap();
+        }
+        let open = app(layer(), || "tea".into_response());
+        open.oneshot(self::request(None, "tea")).await.unwrap();
+    });
+    metrics.expect(&[(r#"oneflight_requests_total{route="",origin="executed"}"#, 3.0)]);
+}
+
+/// A recorder that panics at whatever it is told.
+struct Broken;
+
+impl metrics::Recorder for Broken {
+    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {
+        panic!("broken");
+    }
+    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {
+        panic!("broken");
+    }
+    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {
+        panic!("broken");
+    }
+    fn register_counter(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        panic!("broken");
+    }
+    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        panic!("broken");
+    }
+    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+        panic!("broken");
+    }
+}
+
+#[test]
+fn a_recorder_that_panics_disturbs_no_request() {
+    run(&Broken, async {
+        let app = app(layer().required(), || "tea".into_response());
+        for _ in 0..2 {
+            assert_eq!(send(&app, "k-1", "tea").await, StatusCode::OK);
+        }
+        assert_eq!(send(&app, "k-1", "coffee").await, StatusCode::UNPROCESSABLE_ENTITY);
+        let bare = app.clone().oneshot(request(None, "tea")).await.unwrap();
+        assert_eq!(bare.status(), StatusCode::BAD_REQUEST);
+    });
+}
