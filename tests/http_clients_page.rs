@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use oneflight::http::layer::{Dialect, IdempotencyLayer, Recording, Requirement};
 use oneflight::http::{Fingerprints, KeySource, kind};
 use oneflight::idempotency::IdempotencyBuilder;
-use oneflight::{Idempotency, MemoryStore, Scope};
+use oneflight::{Fingerprint, Idempotency, MemoryStore, Scope};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
@@ -117,6 +117,10 @@ fn the_page_for_clients_says_what_is_covered_and_how_keys_look() {
         &layer().key(|_, _| None::<String>),
         &["What the key of a request is, is said with each operation."],
     );
+    says(
+        &layer().fingerprint(|_, body| Ok(Fingerprint::of(body))),
+        &["What is compared is said with each operation."],
+    );
 }
 
 /// The rows of the table in the module `kind`: name, status, effect and advice.
@@ -169,15 +173,6 @@ fn the_page_for_clients_lists_every_problem_of_the_layer() {
         ],
     );
     assert!(!stripe.client_page().contains("problem+json"));
-    let grpc = layer().dialect(Dialect::Grpc);
-    says(
-        &grpc,
-        &[
-            "| `INVALID_ARGUMENT` | 200 | ",
-            "| `UNAVAILABLE` | 200 | ",
-            "`grpc-status`",
-        ],
-    );
 }
 
 /// Every `$ref` below a value.

@@ -86,6 +86,11 @@ impl Problem {
             .with_member("limit", limit)
     }
 
+    /// Makes a 413: the body has more bytes than some layer further out lets through.
+    pub(super) fn body_over_a_limit() -> Self {
+        Self::of_kind(described::BODY_TOO_LARGE).with_detail("The body is larger than the service takes: send less.")
+    }
+
     /// Makes a 415: the body is in none of the formats that the operation understands.
     ///
     /// `accepted` is for people, such as `application/json or a form`.

@@ -18,6 +18,19 @@ use serde_json::json;
 /// Whatever is waited for gets so long: what a browser on a busy machine takes, and more.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const ARGUMENTS: [&str; 10] = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--window-size=1100,900",
+];
+
 /// Whether the pages' scripts run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scripts {
@@ -47,14 +60,18 @@ impl Browser {
     pub async fn start(scripts: Scripts) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (driver, port) = Driver::start(&directory);
-        let mut options = json!({ "args": [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1100,900",
-            format!("--user-data-dir={}", directory.path().join("profile").display()),
-        ]});
+        let mut arguments = vec![format!(
+            "--user-data-dir={}",
+            directory.path().join("profile").display()
+        )];
+        arguments.extend(ARGUMENTS.map(str::to_owned));
+        let mut options = json!({});
         if scripts == Scripts::Off {
             options["prefs"] = json!({ "profile.managed_default_content_settings.javascript": 2 });
+            // What back shows comes from the cache of what was received, as after a while, and is not the page put aside.
+            arguments.push("--disable-features=BackForwardCache".to_owned());
         }
+        options["args"] = json!(arguments);
         let wanted = json!({
             "browserName": "chrome",
             // A click returns at once, and not when the page that it leads to is there: what the visitor does meanwhile
@@ -171,7 +188,7 @@ impl Browser {
                 Ok(Err(error)) => last = error.to_string(),
                 Err(_) => break,
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
         }
         let source = self.client.source().await.unwrap_or_default();
         let page = source

@@ -52,7 +52,7 @@ impl Answer {
             headers: location.map(|location| (LOCATION, location)).into_iter().collect(),
             body: None,
             at: self.at,
-            held: Held::default(),
+            held: Held::new(0),
         }
     }
 

@@ -107,6 +107,10 @@ fn validity(settings: &Settings) -> &'static str {
 }
 
 fn compared(settings: &Settings) -> String {
+    if settings.fingerprint.is_some() {
+        return "What is compared is said with each operation. A request with a used key that differs in it is not executed."
+            .to_owned();
+    }
     let of = &settings.fingerprints;
     let mut text =
         "Method, path, query and body. A request with a used key and another of these is not executed. ".to_owned();
@@ -185,8 +189,10 @@ fn problems(settings: &Settings) -> String {
         Dialect::Draft => {
             "A problem is `application/problem+json` (RFC 9457). Decide by its `type` or by the status, never by its words.\n\n"
         }
-        Dialect::Grpc => "A problem is an answer of gRPC without a message. Decide by its `grpc-status`.\n\n",
         Dialect::Stripe => "A problem is `{\"error\": {\"type\", \"code\", \"message\", \"doc_url\"}}`. Decide by its `code`.\n\n",
+        Dialect::Grpc => {
+            "A problem is an answer of gRPC's without a message. Decide by its `grpc-status`, which stands before each.\n\n"
+        }
     }
     .to_owned();
     if let Some(uri) = &settings.documentation {
@@ -214,8 +220,8 @@ fn problems(settings: &Settings) -> String {
 fn name(settings: &Settings, kind: &Kind) -> String {
     match settings.dialect {
         Dialect::Draft => format!("<{}>", kind.uri),
-        Dialect::Grpc => format!("`{}`", dialect::grpc(kind.uri, kind.status.unwrap_or_default()).1),
         Dialect::Stripe => format!("`{}`", dialect::code(kind.uri).unwrap_or_default()),
+        Dialect::Grpc => dialect::grpc_status(kind.uri, kind.status.unwrap_or_default()).to_string(),
     }
 }
 

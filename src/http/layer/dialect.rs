@@ -175,8 +175,24 @@ pub(super) fn code(uri: &str) -> Option<String> {
     }
 }
 
+/// The [status of gRPC](https://grpc.github.io/grpc/core/md_doc_statuscodes.html) for a problem.
+pub(super) fn grpc_status(uri: &str, status: StatusCode) -> u16 {
+    match (uri, status.as_u16()) {
+        (kind::OUTCOME_ONLY, _) => 6,
+        (kind::IN_DOUBT, _) => 9,
+        (kind::IN_PROGRESS, _) | (_, 503) => 14,
+        (kind::KEY_REUSED, _) | (_, 400 | 415) => 3,
+        (_, 401) => 16,
+        (_, 403) => 7,
+        (_, 408) => 4,
+        (_, 413) => 8,
+        (_, 500..) => 13,
+        _ => 2,
+    }
+}
+
 fn grpcs(problem: Problem) -> Response<String> {
-    let (code, _) = grpc(problem.type_uri(), problem.status());
+    let code = grpc_status(problem.type_uri(), problem.status());
     let message = percent_encoded(problem.detail().unwrap_or(problem.title()));
     let mut response = problem.into_response::<String>().map(|_| String::new());
     *response.status_mut() = StatusCode::OK;
@@ -187,22 +203,6 @@ fn grpcs(problem: Problem) -> Response<String> {
         headers.insert(GRPC_MESSAGE, message);
     }
     response
-}
-
-/// The [code](https://grpc.github.io/grpc/core/md_doc_statuscodes.html) of gRPC for a problem of this type and status.
-pub(super) fn grpc(uri: &str, status: StatusCode) -> (u16, &'static str) {
-    match (uri, status.as_u16()) {
-        (kind::OUTCOME_ONLY, _) => (6, "ALREADY_EXISTS"),
-        (kind::IN_DOUBT, _) => (9, "FAILED_PRECONDITION"),
-        (kind::IN_PROGRESS, _) | (_, 503) => (14, "UNAVAILABLE"),
-        (kind::KEY_REUSED, _) | (_, 400 | 415) => (3, "INVALID_ARGUMENT"),
-        (_, 401) => (16, "UNAUTHENTICATED"),
-        (_, 403) => (7, "PERMISSION_DENIED"),
-        (_, 408) => (4, "DEADLINE_EXCEEDED"),
-        (_, 413) => (8, "RESOURCE_EXHAUSTED"),
-        (_, 500..) => (13, "INTERNAL"),
-        _ => (2, "UNKNOWN"),
-    }
 }
 
 /// Everything but printable ASCII, and the sign of percent.

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, response};
+use http_body_util::LengthLimitError;
 use parking_lot::Mutex;
 use tower_service::Service;
 
@@ -41,6 +42,8 @@ use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentit
 use crate::telemetry::counts::{Held, Route};
 use crate::timer::over;
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// The service that an [`IdempotencyLayer`](super::IdempotencyLayer) puts around another one.
 #[derive(Clone)]
 pub struct IdempotencyService<Inner> {
@@ -59,7 +62,7 @@ where
     Inner: Service<Request<Q>, Response = Response<A>> + Clone + Send + 'static,
     Inner::Future: Send + 'static,
     Inner::Error: fmt::Display + Send + 'static,
-    Q: FromBody<Error: Send>,
+    Q: FromBody<Error: Send + Into<BoxError>>,
     A: FromBody<Error: Send>,
 {
     type Response = Response<A>;
@@ -120,7 +123,7 @@ where
     Inner: Service<Request<Q>, Response = Response<A>> + Send + 'static,
     Inner::Future: Send + 'static,
     Inner::Error: fmt::Display + Send + 'static,
-    Q: FromBody<Error: Send>,
+    Q: FromBody<Error: Send + Into<BoxError>>,
     A: FromBody<Error: Send>,
 {
     let mut seen = Seen::of(&parts);
@@ -163,9 +166,8 @@ where
         let executes = route.executes();
         let response = inner.call(request);
         Box::pin(async move {
-            let ran = of.ran(response.await, left, &route).await;
-            drop(executes);
-            ran
+            let _executes = executes;
+            of.ran(response.await, left, &route).await
         }) as BoxFuture<Ran>
     };
     let (turn, work) = duplicate::watched(work);
@@ -184,7 +186,10 @@ where
 
 impl Settings {
     /// Reads the body of a request within its limits.
-    async fn read<Q: FromBody>(&self, headers: &HeaderMap, body: Q) -> Result<Whole, Problem> {
+    async fn read<Q>(&self, headers: &HeaderMap, body: Q) -> Result<Whole, Problem>
+    where
+        Q: FromBody<Error: Into<BoxError>>,
+    {
         let limit = self.max_request_bytes;
         let declared = headers.get(http::header::CONTENT_LENGTH);
         let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -196,8 +201,12 @@ impl Settings {
             Read::Whole(whole) => Ok(whole),
             Read::Part(_) if begun.elapsed() >= self.request_time => Err(Problem::body_too_slow(self.request_time)),
             Read::Part(_) => Err(Problem::body_too_large(limit)),
-            // Most often nobody is there any more to read this.
-            Read::Broken(_) => Err(Problem::malformed_body("It broke off before its end.")),
+            Read::Broken(error) => Err(match is_over_a_limit(error.into()) {
+                // That of a layer further out, such as tower-http's.
+                true => Problem::body_over_a_limit(),
+                // Most often nobody is there any more to read this.
+                false => Problem::malformed_body("It broke off before its end."),
+            }),
         }
     }
 
@@ -339,6 +348,12 @@ impl Settings {
             Whole { bytes, trailers: None }.into_body()
         })
     }
+}
+
+/// Whether a body was cut by [`Limited`](http_body_util::Limited).
+fn is_over_a_limit(error: BoxError) -> bool {
+    let error: &(dyn std::error::Error + 'static) = &*error;
+    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<LengthLimitError>())
 }
 
 /// A service without a scope for its keys may have clients that are told apart all the same.
