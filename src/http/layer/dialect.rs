@@ -36,7 +36,8 @@ pub enum Dialect {
     /// [draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
     #[default]
     Draft,
-    /// For clients that are Stripe's SDKs, or are written like them.
+    /// For clients that are Stripe's SDKs, or are written like them. stripe-node takes a problem of the draft's form for the
+    /// result, whatever its status.
     ///
     /// * Problems are [Stripe's errors](https://docs.stripe.com/api/errors): `{"error": {"type", "code", "message", "doc_url"}}`.
     ///   `doc_url` is the service's [documentation](super::IdempotencyLayer::documentation), or else the address of the
