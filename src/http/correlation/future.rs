@@ -40,7 +40,8 @@ where
         let mut answered = ready!(this.called.poll(cx));
         if let Ok(response) = &mut answered {
             let headers = response.headers_mut();
-            headers.insert(X_CORRELATION_ID, this.id.to_header_value());
+            // An answer of as many lines as a map can hold goes without.
+            let _ = headers.try_insert(X_CORRELATION_ID, this.id.to_header_value());
             if let Some(request_id) = this.request_id.take() {
                 headers.entry(X_REQUEST_ID).or_insert(request_id);
             }

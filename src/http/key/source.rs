@@ -216,7 +216,7 @@ impl KeySource {
     }
 
     /// What `find` does, over a body that is shared only if it has to be.
-    pub(super) fn search(
+    pub(in crate::http) fn search(
         &self,
         headers: &HeaderMap,
         body: &[u8],

@@ -280,12 +280,13 @@ fn lines(headers: &HeaderMap) -> Lines<'_> {
 }
 
 fn headers(lines: Lines<'_>) -> Result<HeaderMap, Box<dyn Error + Send + Sync>> {
-    let mut headers = HeaderMap::with_capacity(lines.len());
+    // More lines than a map can hold names are lines of few names.
+    let mut headers = HeaderMap::try_with_capacity(lines.len()).unwrap_or_default();
     for (name, value) in lines {
-        headers.append(
+        headers.try_append(
             HeaderName::from_bytes(name.as_bytes())?,
             HeaderValue::from_bytes(value)?,
-        );
+        )?;
     }
     Ok(headers)
 }

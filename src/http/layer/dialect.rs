@@ -6,6 +6,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
+use super::headers::put;
 use crate::http::kind;
 use crate::http::problem::Problem;
 use crate::idempotency::Origin;
@@ -103,10 +104,10 @@ impl Dialect {
             Self::Draft | Self::Grpc => {}
             Self::Stripe => {
                 if is_recorded && (is_repeated(status) || headers.contains_key(STRIPE_SHOULD_RETRY)) {
-                    headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
+                    put(headers, STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
                 }
                 if origin == Origin::Replayed {
-                    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+                    put(headers, IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
                 }
             }
         }

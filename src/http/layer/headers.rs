@@ -89,6 +89,11 @@ fn is_of_one_client(name: &HeaderName) -> bool {
     connection || message || agent || name.as_str().starts_with("access-control-")
 }
 
+/// Adds a line of the layer's to an answer. One of as many lines as a map can hold goes without.
+pub(super) fn put(lines: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    let _ = lines.try_insert(name, value);
+}
+
 /// Returns a date in the form that `Date` has (RFC 9110, section 5.6.7).
 pub(super) fn date(at: std::time::SystemTime) -> Option<HeaderValue> {
     // Dates before 1970 and after 9999 have no such form, and `fmt_http_date` panics at them.

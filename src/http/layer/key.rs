@@ -43,6 +43,7 @@ impl Settings {
     pub(super) fn key_in_head(&self, parts: &Parts) -> Result<Option<IdempotencyKey>, Problem> {
         match self.key {
             Some(_) => Ok(None),
+            // The alphabet may be a function of the user's.
             None => Ok(guarded(|| self.keys.of_headers(&parts.headers))??),
         }
     }
@@ -58,10 +59,10 @@ impl Settings {
     }
 
     /// Returns the key of a request whose body was read.
-    pub(super) async fn find_key(&self, parts: &Parts, body: &Bytes) -> Result<Option<IdempotencyKey>, Problem> {
+    pub(super) fn find_key(&self, parts: &Parts, body: &Bytes) -> Result<Option<IdempotencyKey>, Problem> {
         match &self.key {
             Some(key) => guarded(|| key(parts, body))?,
-            None => Ok(self.keys.find(&parts.headers, body).await?),
+            None => Ok(guarded(|| self.keys.search(&parts.headers, body, || body.clone()))??),
         }
     }
 

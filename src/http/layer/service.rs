@@ -139,7 +139,7 @@ where
         Ok(body) => body,
         Err(problem) => return Ok(settings.told(&seen, problem)),
     };
-    let id = match (settings.find_key(&parts, &body.bytes).await, id_in_head) {
+    let id = match (settings.find_key(&parts, &body.bytes), id_in_head) {
         // The two agree, or there would be an error.
         (Ok(Some(key)), _) if is_executed(&parts, &key) => {
             poll_fn(|cx| inner.poll_ready(cx)).await?;
@@ -337,11 +337,11 @@ impl Settings {
         seen.answered(origin, status);
         let lines = response.headers_mut();
         self.dialect.mark(status, lines, origin, at.is_some());
-        lines.insert(IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
+        headers::put(lines, IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
         if origin == Origin::Replayed {
-            lines.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+            headers::put(lines, IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
             if let Some(date) = at.and_then(headers::date) {
-                lines.insert(IDEMPOTENCY_ORIGINAL_DATE, date);
+                headers::put(lines, IDEMPOTENCY_ORIGINAL_DATE, date);
             }
         }
         response
