@@ -3,6 +3,9 @@
 # What the tests start beside themselves, by the names that `has` and bin/setup know.
 servers=(redis-server postgresql pgbouncer libfaketime)
 
+# The clients that the tests of the HTTP layer call it by, and what they install others with.
+clients=(curl nginx node npm python3-venv)
+
 # The browser that the test of the checkout's page drives, and what drives it.
 browser=(chromium chromium-driver)
 
@@ -72,6 +75,8 @@ has() {
     case $1 in
         postgresql) compgen -G "/usr/lib/postgresql/*/bin/initdb" ;;
         pgbouncer) [ -x /usr/sbin/pgbouncer ] ;;
+        nginx) [ -x /usr/sbin/nginx ] || command -v nginx ;;
+        python3-venv) python3 -c 'import ensurepip, venv' ;;
         chromium-driver) command -v chromedriver ;;
         libfaketime) compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" ;;
         rustfmt) cargo fmt --version ;;

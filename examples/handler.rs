@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
     let idem = Idempotency::builder(store).build();
     let layer = IdempotencyLayer::transactional(idem).required().unscoped(); // With accounts: `.scope(…)`.
-    let app = Router::new().route("/orders", post(place)).layer(layer);
+    let app = Router::new().route("/orders", post(place)).route_layer(layer);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!(
         "curl -i http://{}/orders --json '{{\"item\":\"tea\"}}' -H 'Idempotency-Key: \"c0ffee\"'",

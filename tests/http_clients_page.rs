@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use oneflight::http::layer::{Dialect, IdempotencyLayer, Recording, Requirement};
 use oneflight::http::{Fingerprints, KeySource, kind};
 use oneflight::idempotency::IdempotencyBuilder;
-use oneflight::{Idempotency, MemoryStore, Scope};
+use oneflight::{Fingerprint, Idempotency, MemoryStore, Scope};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
@@ -116,6 +116,10 @@ fn the_page_for_clients_says_what_is_covered_and_how_keys_look() {
     says(
         &layer().key(|_, _| None::<String>),
         &["What the key of a request is, is said with each operation."],
+    );
+    says(
+        &layer().fingerprint(|_, body| Ok(Fingerprint::of(body))),
+        &["What is compared is said with each operation."],
     );
 }
 

@@ -95,8 +95,8 @@ fn every_metric_is_on_the_dashboard_and_every_query_asks_for_one() {
 
 #[test]
 fn the_table_of_metrics_lists_what_the_layer_tells_a_recorder() {
-    let rows = include_str!("../src/telemetry/counts.rs").lines();
-    let rows = rows.filter_map(|line| line.strip_prefix("//! | `oneflight_"));
+    let rows = include_str!("../src/telemetry/metrics.md").lines();
+    let rows = rows.filter_map(|line| line.strip_prefix("| `oneflight_"));
     let listed: BTreeMap<_, _> = rows
         .map(|row| {
             let cells: Vec<_> = row.split('|').map(str::trim).collect();

@@ -1,5 +1,5 @@
-//! The layer's dialect for Stripe's SDKs: what it says in their words, and what they are told not to repeat. That real SDKs
-//! read it so is in `examples/tests/http_clients_stripe.rs`.
+//! The layer's dialects for Stripe's SDKs and for gRPC: what it says in their words, and what they are told not to repeat. That
+//! real clients read it so is in `examples/tests/http_clients_stripe.rs` and `http_clients_tonic.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -276,4 +276,51 @@ async fn an_outcome_without_its_body_is_an_error_of_the_first_answers_status() {
     assert_eq!((again.status, again.error()), (201, named("api_error", "outcome_only")));
     assert_eq!(again.header("location"), Some("/v1/charges/1"));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+/// `grpc-status`, and nothing that a client of gRPC would take for a message.
+fn grpc_status(seen: &Seen) -> &str {
+    assert_eq!((seen.status, seen.body.as_str()), (200, ""));
+    assert_eq!(seen.header("content-type"), Some("application/grpc"));
+    seen.header("grpc-status").unwrap()
+}
+
+#[tokio::test]
+async fn problems_are_answers_of_grpc_without_a_message() {
+    let idem = Idempotency::builder(MemoryStore::new()).build();
+    let layer = IdempotencyLayer::new(idem.clone()).unscoped().required();
+    let layer = layer.dialect(Dialect::Grpc);
+    let (app, calls) = app(layer, |call| match call {
+        1 => "done".into_response(),
+        2 => (Outcome::Unknown, "perhaps").into_response(),
+        _ => (Outcome::OutcomeOnly, "secret").into_response(),
+    });
+    assert_eq!(grpc_status(&send(&app, None, "100").await), "3");
+    assert_eq!(send(&app, Some("a"), "100").await.body, "done");
+    assert_eq!(grpc_status(&send(&app, Some("a"), "200").await), "3");
+    send(&app, Some("b"), "100").await;
+    assert_eq!(grpc_status(&send(&app, Some("b"), "100").await), "9");
+    assert_eq!(send(&app, Some("c"), "100").await.body, "secret");
+    let outcome = send(&app, Some("c"), "100").await;
+    assert_eq!(
+        (grpc_status(&outcome), outcome.header("idempotency-replayed")),
+        ("6", Some("true"))
+    );
+    idem.close();
+    let away = send(&app, Some("d"), "100").await;
+    assert_eq!((grpc_status(&away), away.header("retry-after")), ("14", Some("1")));
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_message_of_grpc_is_percent_encoded() {
+    let (app, _) = app(
+        plain().dialect(Dialect::Grpc).scope(|_| {
+            Err::<oneflight::Scope, _>(Problem::new(StatusCode::UNAUTHORIZED).with_detail("100 % – or none."))
+        }),
+        |_| "done",
+    );
+    let seen = send(&app, Some("k"), "100").await;
+    assert_eq!(grpc_status(&seen), "16");
+    assert_eq!(seen.header("grpc-message"), Some("100 %25 %E2%80%93 or none."));
 }

@@ -1,7 +1,7 @@
 //! What the fingerprint of a request is taken of: what it means, not its bytes.
 //!
-//! The rule on which all else rests: two requests that an application could tell apart never have one fingerprint. Where
-//! two readers of a body could read it in two ways, its bytes are taken. Nothing here fails, and nothing here knows what
+//! The rule on which all else rests: two requests that differ in what is taken never have one fingerprint. Where two readers
+//! of a body could read it in two ways, its bytes are taken. Nothing here fails, and nothing here knows what
 //! an application does with a request.
 
 use std::borrow::Cow;
@@ -10,7 +10,7 @@ use std::mem;
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE};
 
 use super::body::{BodyFormat, MediaType, encodings, form, is_encoded, json, multipart};
 use super::key::KeySource;
@@ -23,7 +23,7 @@ use crate::identity::{Fingerprint, FingerprintBuilder};
 /// | part | in which form |
 /// | --- | --- |
 /// | method, path and query | as sent |
-/// | the [chosen headers](Self::header) | their values in order; none is not the same as an empty one |
+/// | `If-Match`, `If-Unmodified-Since`, and the [chosen headers](Self::header) | their values in order; none is not the same as an empty one |
 /// | media type | without upper and lower case; its parameters, but for `boundary` and a `charset` of UTF-8 |
 /// | `Content-Encoding` | its codings in order, but for `identity` |
 /// | a URL-encoded form | its pairs in order, decoded |
@@ -83,7 +83,8 @@ enum Members {
 impl Fingerprints {
     /// Takes the method, the path, the query and the body.
     pub fn new() -> Self {
-        Self::default()
+        // What a request is conditional on is part of what it means (RFC 9110, section 13.1).
+        Self::default().header(IF_MATCH).header(IF_UNMODIFIED_SINCE)
     }
 
     /// Takes the values of a header as well, such as the version of an API.

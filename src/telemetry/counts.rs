@@ -1,25 +1,11 @@
-//! The metrics of the HTTP layer, through the facade `metrics`, with all names in one place. Without the feature `metrics` there are
-//! none, and they cost nothing.
+//! The metrics of the HTTP layer, through the facade `metrics`, with all names in one place, and a table of them in `metrics.md`.
+//! Without the feature `metrics` there are none, and they cost nothing.
 //!
 //! A request with a key is counted once: by its origin if it has an answer, and otherwise as a conflict, as in doubt, or as
 //! refused. A request that passes through is not counted. A recorder that panics is reported by the panic hook and disturbs no
 //! request.
 //!
-//! | name | kind | labels | counts |
-//! | --- | --- | --- | --- |
-//! | `oneflight_requests_total` | counter | `route`, `origin` (`executed`, `collapsed`, `replayed`) | requests with an answer |
-//! | `oneflight_conflicts_total` | counter | `route` | requests under a used key with another payload |
-//! | `oneflight_in_doubt_total` | counter | `route` | requests of which it is not known what an earlier attempt did |
-//! | `oneflight_refused_total` | counter | `route`, `kind` (of the problem: `key_missing` …, or `other`) | requests with another problem |
-//! | `oneflight_outcome_only_total` | counter | `route` | requests, among those with an answer, that got an outcome without its body |
-//! | `oneflight_store_errors_total` | counter | `route` | requests, among the refused, whose store failed |
-//! | `oneflight_cookies_dropped_total` | counter | `route` | lines of `Set-Cookie` that an answer was kept without |
-//! | `oneflight_waiters` | gauge | `route` | requests that wait for an answer now, of their own execution or of another one's |
-//! | `oneflight_in_flight` | gauge | `route` | executions now |
-//! | `oneflight_bytes_held` | gauge | | bytes of bodies of answers that are in memory to be shared now |
-//!
-//! `route` is the route that axum matched, such as `/orders/{id}`, and empty if it matched none: a path that a client can choose would
-//! have no bound.
+#![doc = include_str!("metrics.md")]
 
 #[cfg(feature = "metrics")]
 pub(crate) use self::counted::*;

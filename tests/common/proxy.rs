@@ -27,6 +27,8 @@ pub enum Cut {
     After,
     /// The server's answer was under way, and is lost.
     AfterAnswer,
+    /// The same, and the client's connection is reset.
+    Reset,
     /// Both go on after this long.
     Delay(Duration),
 }
@@ -183,8 +185,8 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
     let _ = server.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // Set to true when the next answer is to be lost.
-    let losing = watch::Sender::new(false);
+    // Set when the next answer is to be lost.
+    let losing = watch::Sender::new(None);
     // Whichever way ends first, both ends are closed.
     tokio::select! {
         () = questions(from_client, to_server, state, &losing) => {}
@@ -192,7 +194,12 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
     }
 }
 
-async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, losing: &watch::Sender<bool>) {
+async fn questions(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    state: &State,
+    losing: &watch::Sender<Option<Cut>>,
+) {
     let mut chunk = vec![0; 64 * 1024];
     let mut frames = Frames::default();
     let mut swallowing = false;
@@ -219,8 +226,8 @@ async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &Stat
                 let _ = to.write_all(bytes).await;
                 return;
             }
-            Some(Cut::AfterAnswer) => {
-                losing.send_replace(true);
+            Some(cut @ (Cut::AfterAnswer | Cut::Reset)) => {
+                losing.send_replace(Some(cut));
             }
         }
         if to.write_all(bytes).await.is_err() {
@@ -229,10 +236,17 @@ async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &Stat
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: watch::Receiver<bool>) {
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: watch::Receiver<Option<Cut>>) {
     let mut chunk = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
-        if *losing.borrow() || to.write_all(&chunk[..read]).await.is_err() {
+        let cut = *losing.borrow();
+        if cut == Some(Cut::Reset) {
+            let _ = to.as_ref().set_zero_linger();
+            // It would send the end of the stream before.
+            to.forget();
+            return;
+        }
+        if cut.is_some() || to.write_all(&chunk[..read]).await.is_err() {
             return;
         }
     }

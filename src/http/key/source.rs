@@ -155,6 +155,11 @@ impl KeySource {
         (' '..='~').filter(move |character| accepts(*character))
     }
 
+    /// Whether the key of a request may stand in its body, and cannot be seen there since that is encoded.
+    pub(in crate::http) fn is_out_of_sight(&self, headers: &HeaderMap) -> bool {
+        self.field.is_some() && BodyFormat::of(headers).is_some() && is_encoded(headers)
+    }
+
     /// Returns the key in the headers, or `None` if they carry none.
     ///
     /// # Errors

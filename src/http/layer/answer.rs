@@ -8,8 +8,8 @@
 //!                                               └──too large, streamed, secret: without its body──▶ record
 //! ```
 //!
-//! The recorded form is [postcard's](https://postcard.jamesmunns.com/wire-format.html) of [`Wire`], under a name that counts
-//! its versions.
+//! The recorded form is a byte that counts its versions, and [postcard's](https://postcard.jamesmunns.com/wire-format.html) of
+//! [`Wire`].
 
 use std::error::Error;
 use std::fmt;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, TRAILER};
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ impl Answer {
             headers: location.map(|location| (LOCATION, location)).into_iter().collect(),
             body: None,
             at: self.at,
-            held: Held::default(),
+            held: Held::new(0),
         }
     }
 
@@ -73,8 +73,20 @@ impl Answer {
         };
         *response.status_mut() = self.status;
         response.headers_mut().extend(self.headers.clone());
+        // It was of the first connection, and HTTP/1.1 sends no trailers that are not announced.
+        if let Some(announced) = body.trailers.as_ref().and_then(names) {
+            response.headers_mut().insert(TRAILER, announced);
+        }
         response.map(|()| body.into_body())
     }
+}
+
+/// The names of header lines, as the value of `Trailer` (RFC 9110, section 6.6.2).
+fn names(lines: &HeaderMap) -> Option<HeaderValue> {
+    let names: Vec<&str> = lines.keys().map(HeaderName::as_str).collect();
+    HeaderValue::try_from(names.join(", "))
+        .ok()
+        .filter(|_| !names.is_empty())
 }
 
 /// RFC 9110, section 6.4.1.
@@ -125,7 +137,7 @@ impl fmt::Debug for Answered {
 impl Error for Answered {}
 
 /// The name of the recorded form, unless a codec of the user's writes it.
-const NAME: &str = "oneflight.http.1";
+const NAME: &str = "oneflight.http";
 
 /// Writes and reads answers: as they are, or by the user's codec for bytes.
 pub(super) struct Answers<C> {
@@ -145,7 +157,7 @@ impl<C: Codec<Vec<u8>>> Answers<C> {
     }
 
     fn write(&self, answer: &Answer) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
-        let bytes = postcard::to_allocvec(&Wire::of(answer)?)?;
+        let bytes = postcard::to_extend(&Wire::of(answer)?, vec![VERSION])?;
         match is_plain::<C>() {
             true => Ok(bytes),
             false => self.codec.encode(&bytes),
@@ -198,10 +210,6 @@ impl<C: Codec<Vec<u8>>> Codec<Answer> for Answers<C> {
     }
 
     fn decode_foreign(&self, name: &str, bytes: &[u8]) -> Option<Result<Answer, Box<dyn Error + Send + Sync>>> {
-        if name == NAME {
-            // Recorded before the codec was set.
-            return Some(Wire::read(bytes));
-        }
         let decoded = self.codec.decode_foreign(name, bytes)?;
         Some(decoded.and_then(|bytes| Wire::read(&bytes)))
     }
@@ -210,7 +218,10 @@ impl<C: Codec<Vec<u8>>> Codec<Answer> for Answers<C> {
 /// Header lines, in their order.
 type Lines<'a> = Vec<(&'a str, &'a serde_bytes::Bytes)>;
 
-/// The recorded form. A change of it needs another name.
+/// The first byte of the recorded form. A change of it needs another one.
+const VERSION: u8 = 1;
+
+/// The recorded form, behind the byte of its version.
 #[derive(Serialize, Deserialize)]
 struct Wire<'a> {
     status: u16,
@@ -237,6 +248,11 @@ impl<'a> Wire<'a> {
     }
 
     fn read(bytes: &'a [u8]) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+        let bytes = match bytes {
+            [VERSION, bytes @ ..] => bytes,
+            [version, ..] => return Err(format!("an answer of version {version} is not known here").into()),
+            [] => return Err("it is empty".into()),
+        };
         let wire: Self = postcard::from_bytes(bytes)?;
         let body = match wire.body {
             Some((bytes, trailers)) => Some(Whole {

@@ -20,6 +20,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 
+use super::headers;
+
 /// A body that can be made of any other body of the same errors, as a box can.
 ///
 /// The layer reads bodies and gives the service, or the client, what it has read. So the type of bodies stays what it is, and
@@ -80,26 +82,29 @@ pub(super) struct Whole {
 
 /// A body that was read in part.
 pub(super) struct Part<B> {
-    read: Vec<Bytes>,
+    read: Pieces,
     rest: B,
 }
+
+/// More trailers than this many bytes are over any limit.
+const MAX_TRAILERS: usize = 64 * 1024;
 
 /// Reads a body until its end, up to `limit` bytes, and until `time` is over.
 pub(super) async fn read<B>(mut body: B, limit: usize, time: impl Future<Output = ()>) -> Read<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut read = Vec::new();
-    let (mut size, mut trailers) = (0_usize, None);
+    let mut read = Pieces::default();
+    let mut trailers: Option<HeaderMap> = None;
     // What says itself that it is too large is not read.
     if body.size_hint().lower() > limit as u64 {
         return Read::Part(Part { read, rest: body });
     }
     let mut time = std::pin::pin!(time);
     loop {
-        let frame = std::future::poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
-            Poll::Pending => time.as_mut().poll(cx).map(Err),
+        let frame = std::future::poll_fn(|cx| match time.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(())),
+            Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
         });
         let frame = match frame.await {
             Ok(Some(Ok(frame))) => frame,
@@ -108,41 +113,76 @@ where
             Err(()) => return Read::Part(Part { read, rest: body }),
         };
         match frame.into_data() {
-            Ok(data) if data.is_empty() => {}
-            Ok(data) => {
-                size = size.saturating_add(data.len());
-                read.push(data);
-                if size > limit {
-                    return Read::Part(Part { read, rest: body });
-                }
-            }
+            Ok(data) => read.push(data),
             Err(frame) => {
                 if let Ok(more) = frame.into_trailers() {
-                    trailers.get_or_insert_with(HeaderMap::new).extend(more);
+                    trailers.get_or_insert_default().extend(more);
                 }
             }
         }
+        if read.size() > limit || trailers.as_ref().is_some_and(|it| size(it) > MAX_TRAILERS) {
+            return Read::Part(Part { read, rest: body });
+        }
+        // Frames that are always ready must not keep the time from being looked at.
+        tokio::task::coop::consume_budget().await;
     }
-    Read::Whole(Whole {
-        bytes: joined(read, size),
-        trailers,
-    })
+    let bytes = read.joined();
+    Read::Whole(Whole { bytes, trailers })
 }
 
-/// One piece is taken as it is.
-fn joined(mut pieces: Vec<Bytes>, size: usize) -> Bytes {
-    match pieces.len() {
-        0 => Bytes::new(),
-        1 => pieces.swap_remove(0),
-        _ => {
-            let mut all = BytesMut::with_capacity(size);
-            pieces.iter().for_each(|piece| all.extend_from_slice(piece));
-            all.freeze()
+fn size(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
+}
+
+/// What was read: one piece as it came, or more of them joined. However small they are, they take no more than their bytes.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Pieces {
+    fn push(&mut self, data: Bytes) {
+        match (self.first.is_empty(), self.rest.is_empty()) {
+            (true, true) => self.first = data,
+            _ => self.rest.extend_from_slice(&data),
         }
+    }
+
+    fn size(&self) -> usize {
+        self.first.len().saturating_add(self.rest.len())
+    }
+
+    fn joined(self) -> Bytes {
+        if self.rest.is_empty() {
+            return self.first;
+        }
+        let mut all = BytesMut::with_capacity(self.size());
+        all.extend_from_slice(&self.first);
+        all.extend_from_slice(&self.rest);
+        all.freeze()
+    }
+
+    /// The pieces that are there, in their order.
+    fn into_pieces(self) -> std::vec::IntoIter<Bytes> {
+        let mut pieces = vec![self.first, self.rest.freeze()];
+        pieces.retain(|piece| !piece.is_empty());
+        pieces.into_iter()
     }
 }
 
 impl Whole {
+    /// Returns what others may have of it.
+    pub(super) fn for_others(&self) -> Self {
+        Self {
+            bytes: self.bytes.clone(),
+            trailers: self.trailers.as_ref().map(|trailers| headers::sorted(trailers).shared),
+        }
+    }
+
     /// Returns a body of this, whose errors are of the type `E` and never occur.
     pub(super) fn into_body<B: FromBody<Error: Send>>(self) -> B {
         B::from_body(Again {
@@ -156,18 +196,19 @@ impl Whole {
 impl<B: FromBody> Part<B> {
     /// A body of which nothing was read.
     pub(super) fn unread(rest: B) -> Self {
-        Self { read: Vec::new(), rest }
+        Self {
+            read: Pieces::default(),
+            rest,
+        }
     }
 
     /// Returns a body that begins with what was read, and goes on with the rest.
     pub(super) fn into_body(self) -> B {
-        if self.read.is_empty() {
+        let read = self.read.into_pieces();
+        if read.len() == 0 {
             return self.rest;
         }
-        B::from_body(Resumed {
-            read: self.read.into_iter(),
-            rest: self.rest,
-        })
+        B::from_body(Resumed { read, rest: self.rest })
     }
 }
 
@@ -201,7 +242,16 @@ impl<E> Body for Again<E> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, Bytes::len) as u64)
+        let size = self.bytes.as_ref().map_or(0, Bytes::len) as u64;
+        match self.trailers {
+            None => SizeHint::with_exact(size),
+            // A server would send a `Content-Length`, after which HTTP/1.1 has no place for trailers.
+            Some(_) => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(size);
+                hint
+            }
+        }
     }
 }
 

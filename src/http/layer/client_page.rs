@@ -107,6 +107,10 @@ fn validity(settings: &Settings) -> &'static str {
 }
 
 fn compared(settings: &Settings) -> String {
+    if settings.fingerprint.is_some() {
+        return "What is compared is said with each operation. A request with a used key that differs in it is not executed."
+            .to_owned();
+    }
     let of = &settings.fingerprints;
     let mut text =
         "Method, path, query and body. A request with a used key and another of these is not executed. ".to_owned();
@@ -186,6 +190,9 @@ fn problems(settings: &Settings) -> String {
             "A problem is `application/problem+json` (RFC 9457). Decide by its `type` or by the status, never by its words.\n\n"
         }
         Dialect::Stripe => "A problem is `{\"error\": {\"type\", \"code\", \"message\", \"doc_url\"}}`. Decide by its `code`.\n\n",
+        Dialect::Grpc => {
+            "A problem is an answer of gRPC's without a message. Decide by its `grpc-status`, which stands before each.\n\n"
+        }
     }
     .to_owned();
     if let Some(uri) = &settings.documentation {
@@ -214,6 +221,7 @@ fn name(settings: &Settings, kind: &Kind) -> String {
     match settings.dialect {
         Dialect::Draft => format!("<{}>", kind.uri),
         Dialect::Stripe => format!("`{}`", dialect::code(kind.uri).unwrap_or_default()),
+        Dialect::Grpc => dialect::grpc_status(kind.uri, kind.status.unwrap_or_default()).to_string(),
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) enum Ran {
     /// Nothing was done, or nothing is to be kept.
     NothingDone(Answer),
     Unknown(Answer),
+    /// The handler was not called, for this reason.
+    NotBegun(Box<dyn StdError + Send + Sync>),
     /// There is no answer, for this reason.
     Broke(Box<dyn StdError + Send + Sync>),
 }
@@ -80,6 +82,7 @@ where
                     }
                     Ran::NothingDone(answer) => Err(Unfinished::from(NotDone::because(answered(answer)))),
                     Ran::Unknown(answer) => Err(Unfinished::from(Unknown::because(answered(answer)))),
+                    Ran::NotBegun(reason) => Err(Unfinished::from(NotDone::because(reason))),
                     Ran::Broke(reason) => Err(Unfinished::from(Unknown::because(reason))),
                 }
             };
@@ -117,7 +120,7 @@ where
                     Ran::Rejected(answer) | Ran::Failed(answer) | Ran::NothingDone(answer) | Ran::Unknown(answer) => {
                         Err(Rollback::failed(answered(answer)))
                     }
-                    Ran::Broke(reason) => Err(Rollback::Failed(reason)),
+                    Ran::NotBegun(reason) | Ran::Broke(reason) => Err(Rollback::Failed(reason)),
                 }
             };
             idempotency.run_in_tx(id, work).await

@@ -18,10 +18,11 @@ use crate::store::TransactionalStore;
 ///
 /// It is given once to a request. It must be dropped when the handler returns, as it is where it is an argument.
 impl<S: TransactionalStore, State: Send + Sync> FromRequestParts<State> for Tx<S> {
-    /// [`KEY_MISSING`](crate::http::kind::KEY_MISSING) if the request carries no key: without one there is no transaction.
-    type Rejection = Problem;
+    /// [`KEY_MISSING`](crate::http::kind::KEY_MISSING) if the request carries no key: without one there is no transaction. Nothing
+    /// was done then.
+    type Rejection = (Outcome, Problem);
 
-    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Self::Rejection> {
         let slot = parts.extensions.get::<Slot<S>>();
         slot.and_then(Slot::take).ok_or_else(|| missing(parts))
     }
@@ -30,10 +31,10 @@ impl<S: TransactionalStore, State: Send + Sync> FromRequestParts<State> for Tx<S
 /// What the handler knows of its execution, such as the [keys](Context::downstream_key) for what it calls. Every request that a
 /// layer executes has one.
 impl<State: Send + Sync> FromRequestParts<State> for Context {
-    /// [`KEY_MISSING`](crate::http::kind::KEY_MISSING) if the request carries no key.
-    type Rejection = Problem;
+    /// [`KEY_MISSING`](crate::http::kind::KEY_MISSING) if the request carries no key. Nothing was done then.
+    type Rejection = (Outcome, Problem);
 
-    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Self::Rejection> {
         let context = parts.extensions.get::<Context>().cloned();
         context.ok_or_else(|| missing(parts))
     }
@@ -67,18 +68,35 @@ where
 
     async fn from_request(request: Request, state: &State) -> Result<Self, Response> {
         let extracted = E::from_request(request, state).await;
-        extracted.map(Self).map_err(|rejection| {
-            let mut response = rejection.into_response();
-            response.extensions_mut().insert(Outcome::NothingDone);
-            response
-        })
+        extracted.map(Self).map_err(rejected)
     }
 }
 
+impl<E, State> FromRequestParts<State> for Checked<E>
+where
+    E: FromRequestParts<State>,
+    State: Send + Sync,
+{
+    /// What the other extractor answers.
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, Response> {
+        let extracted = E::from_request_parts(parts, state).await;
+        extracted.map(Self).map_err(rejected)
+    }
+}
+
+fn rejected(rejection: impl IntoResponse) -> Response {
+    let mut response = rejection.into_response();
+    response.extensions_mut().insert(Outcome::NothingDone);
+    response
+}
+
 /// Why there is nothing to lend: there is no key, or the fault is the service's.
-fn missing(parts: &Parts) -> Problem {
-    match parts.extensions.get::<Context>() {
+fn missing(parts: &Parts) -> (Outcome, Problem) {
+    let problem = match parts.extensions.get::<Context>() {
         Some(_) => mapping::misplaced(),
         None => KeySource::new().missing().into(),
-    }
+    };
+    (Outcome::NothingDone, problem)
 }

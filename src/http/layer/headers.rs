@@ -7,7 +7,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// The header `Idempotency-Replayed`: `true` on an answer that was recorded earlier.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// The header `Idempotency-Origin`: `executed`, `collapsed` or `replayed`, on every answer to a request with a key. See
+/// The header `Idempotency-Origin`: `executed`, `collapsed` or `replayed`, on every answer of a handler's to a request with a
+/// key. See
 /// [`Origin`](crate::Origin).
 pub const IDEMPOTENCY_ORIGIN: HeaderName = HeaderName::from_static("idempotency-origin");
 

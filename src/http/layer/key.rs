@@ -53,6 +53,11 @@ impl Settings {
         self.key.is_some() || self.keys.is_in_body_of(&parts.headers)
     }
 
+    /// Whether there may be a key in the body that cannot be seen: the request is not to pass for one without a key.
+    pub(super) fn is_key_out_of_sight(&self, parts: &Parts) -> bool {
+        self.key.is_none() && self.keys.is_out_of_sight(&parts.headers)
+    }
+
     /// Returns the key of a request whose body was read.
     pub(super) fn find_key(&self, parts: &Parts, body: &Bytes) -> Result<Option<IdempotencyKey>, Problem> {
         match &self.key {

@@ -84,7 +84,8 @@ impl IdempotencyLayer {
     /// what the handler found invalid. It frees the key as well, so that a client may correct its request. A handler
     /// [says](super::Outcome) where it wants an answer to be recorded, or not to be.
     ///
-    /// The transaction is open while the handler runs: keep it short.
+    /// The transaction is open while the handler runs: keep it short. One that loses to another one is rolled back, and not run
+    /// again by the layer: the client is told to send its request again.
     pub fn transactional<S, C>(idempotency: Idempotency<S, C>) -> Self
     where
         S: TransactionalStore,
@@ -143,6 +144,9 @@ impl IdempotencyLayer {
     }
 
     /// Says that all clients share one scope: they have no accounts. There is no warning then.
+    ///
+    /// The names of hosts share it as well. Where one service answers for several of them, set a [`scope`](Self::scope) by the
+    /// host that was asked for.
     pub fn unscoped(mut self) -> Self {
         self.settings.is_unscoped = true;
         self
@@ -277,6 +281,8 @@ impl IdempotencyLayer {
     }
 
     /// Limits the size of the body of a request with a key, in bytes. The default is 2 MiB.
+    ///
+    /// If the key may stand in a field of the body, that goes for each request whose body may have it.
     ///
     /// The body is read before the handler is called. A larger one is answered with
     /// [`BODY_TOO_LARGE`](crate::http::kind::BODY_TOO_LARGE).

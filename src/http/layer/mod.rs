@@ -17,7 +17,7 @@
 //! let idem = Idempotency::builder(MemoryStore::new()).build(); // Or a store that lasts.
 //! let app: Router = Router::new()
 //!     .route("/charges", post(charge))
-//!     .layer(IdempotencyLayer::new(idem).unscoped());
+//!     .route_layer(IdempotencyLayer::new(idem).unscoped());
 //! # let _ = app;
 //! ```
 //!
@@ -31,9 +31,12 @@
 //!    the answer. The handler goes on if its client hangs up.
 //! 5. The answer is recorded with its status, header lines, body and trailers, and replayed.
 //!
-//! Every answer to a request with a key has the header [`Idempotency-Origin`](IDEMPOTENCY_ORIGIN). A replay has
+//! Every answer of a handler's to a request with a key has the header [`Idempotency-Origin`](IDEMPOTENCY_ORIGIN). A replay has
 //! [`Idempotency-Replayed`](IDEMPOTENCY_REPLAYED) and [`Idempotency-Original-Date`](IDEMPOTENCY_ORIGINAL_DATE) as well. What goes wrong is
 //! answered with a [`Problem`](super::Problem) of a [kind](super::kind).
+//!
+//! In axum, prefer [`route_layer`](https://docs.rs/axum/0.8/axum/struct.Router.html#method.route_layer): `layer` covers the
+//! fallback as well, and a 404 is an answer like any other, which is recorded.
 //!
 //! # What is not replayed
 //!
@@ -47,6 +50,21 @@
 //! An answer whose body is too large, a stream, or secret is recorded as an outcome without a body. A replay of it has its
 //! status, its `Location`, and a body of the type [`OUTCOME_ONLY`](super::kind::OUTCOME_ONLY). The operation is not executed
 //! again.
+//!
+//! # What clients are told
+//!
+//! [`client_page`](IdempotencyLayer::client_page) is a page for the documentation of the service, and
+//! [`openapi`](IdempotencyLayer::openapi) a fragment of OpenAPI; both are made from the settings, so that they are never out of date.
+//!
+//! # What operators see
+//!
+//! Under the feature `tracing`, a request with a key has a span `oneflight.idempotency` with the fields `request` (the scope, and the key
+//! [redacted](crate::RequestIdentity::redacted)), `route`, `correlation_id`, `status` and `origin`.
+//!
+//! Under the feature `metrics`, these are told to the recorder of the facade `metrics`. A request with a key is counted once: by its
+//! origin if it has an answer, and otherwise as a conflict, as in doubt, or as refused.
+//!
+#![doc = include_str!("../../telemetry/metrics.md")]
 
 mod answer;
 mod body;
@@ -63,6 +81,7 @@ mod future;
 mod guard;
 mod headers;
 mod key;
+#[allow(clippy::module_inception, reason = "beside `service` and `future`, as in tower-http")]
 mod layer;
 mod openapi;
 mod outcome;

@@ -21,6 +21,8 @@ impl IdempotencyLayer {
     /// | `schemas/IdempotencyProblem` | the body of a problem |
     /// | `responses/Idempotency400` and so on | the problems of one status, with their types |
     ///
+    /// Under [`Dialect::Grpc`] there are no responses: the calls of gRPC are described by their own files.
+    ///
     /// ```
     /// use oneflight::http::layer::IdempotencyLayer;
     /// use oneflight::{Idempotency, MemoryStore};
@@ -127,7 +129,7 @@ fn headers(settings: &Settings) -> Value {
 
 fn schema(settings: &Settings) -> Value {
     match settings.dialect {
-        Dialect::Draft => json!({
+        Dialect::Draft | Dialect::Grpc => json!({
             "description": "Problem details (RFC 9457)",
             "type": "object",
             "required": ["type", "title", "status"],
@@ -165,6 +167,10 @@ fn schema(settings: &Settings) -> Value {
 
 /// One response for each status that a problem has.
 fn responses(settings: &Settings) -> Map<String, Value> {
+    // To HTTP, each answer of gRPC is a 200.
+    if settings.dialect == Dialect::Grpc {
+        return Map::new();
+    }
     let mut statuses: Vec<u16> = told(settings).filter_map(|kind| status(settings, kind)).collect();
     statuses.sort_unstable();
     statuses.dedup();
@@ -186,7 +192,7 @@ fn response(settings: &Settings, status: u16, kinds: &[&Kind]) -> Value {
     };
     let description: Vec<_> = kinds.iter().map(told).collect();
     let (media_type, narrowed) = match settings.dialect {
-        Dialect::Draft => {
+        Dialect::Draft | Dialect::Grpc => {
             let types: Vec<_> = kinds.iter().map(|kind| kind.uri).collect();
             (
                 "application/problem+json",

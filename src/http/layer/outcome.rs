@@ -6,6 +6,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::response::Parts;
 
+use super::guard::guarded;
+
 /// What is to become of an answer. A handler says so itself by an extension of its response, of this type.
 ///
 /// In axum it is a part of the response:
@@ -25,7 +27,8 @@ use http::response::Parts;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The operation was done, and the answer is recorded and replayed.
+    /// The operation was done, and the answer is recorded and replayed. In a transaction, a status from 400 on rolls the rows back
+    /// all the same.
     Record,
     /// The operation was done, and only that fact is recorded, with the status and the `Location`: the body is secret.
     ///
@@ -65,8 +68,11 @@ impl Recording {
     /// Records all that the handler answers, failures too, as
     /// [Stripe's API v1](https://docs.stripe.com/api/idempotent_requests) does. This is the default.
     ///
-    /// Exceptions are 425, 429 and 503, by which a service says that it has not begun, and 408, by which a time-out *inside*
-    /// of the layer says that it has dropped the handler in the middle: that is [`Outcome::Unknown`].
+    /// Exceptions are 425, 429 and 503, by which a service says that it has not begun, and 408 and 504, by which a time-out
+    /// *inside* of the layer says that it has dropped the handler in the middle: that is [`Outcome::Unknown`].
+    ///
+    /// So a handler that has done something must not answer 425, 429 or 503, unless it works in a transaction: its key would be
+    /// free, and its client does it again. And a time-out inside of the layer has to answer 408 or 504.
     pub fn answers() -> Self {
         Self(Policy::Answers)
     }
@@ -75,7 +81,7 @@ impl Recording {
     /// [Stripe's API v2](https://docs.stripe.com/api-v2-overview#idempotency) does.
     ///
     /// It is right only where a handler that fails has done nothing, or does what it did in a
-    /// [transaction](super::IdempotencyLayer::transactional). 408 is [`Outcome::Unknown`], as above.
+    /// [transaction](super::IdempotencyLayer::transactional). 408 and 504 are [`Outcome::Unknown`], as above.
     pub fn successes() -> Self {
         Self(Policy::Successes)
     }
@@ -90,23 +96,31 @@ impl Recording {
         match &self.0 {
             Policy::Answers => {
                 "Every answer, also one that reports a failure, but for 425, 429 and 503, after which the same request is \
-                 executed again under the same key, and 408, after which it is not known what was done."
+                 executed again under the same key, and 408 and 504, after which it is not known what was done."
             }
             Policy::Successes => {
-                "Every answer below 400. After a failure, the same request is executed again under the same key."
+                "Every answer below 400. After a failure, the same request is executed again under the same key, but for 408 and \
+                 504, after which it is not known what was done."
             }
             Policy::By(_) => "The answers for which this service says so in its documentation of the operation.",
         }
     }
 
-    /// Returns what is to become of an answer.
-    pub(super) fn of(&self, answer: &Parts) -> Outcome {
-        if let Some(said) = answer.extensions.get::<Outcome>() {
-            return *said;
+    /// Returns what is to become of an answer by the word of the handler or of the user's function, if there is one.
+    pub(super) fn said(&self, answer: &Parts) -> Option<Outcome> {
+        match (answer.extensions.get::<Outcome>(), &self.0) {
+            (Some(said), _) => Some(*said),
+            // The operation is over: a panic of the function must not have it done again.
+            (None, Policy::By(decide)) => Some(guarded(|| decide(answer)).unwrap_or(Outcome::Record)),
+            (None, _) => None,
         }
+    }
+
+    /// Returns what is to become of an answer by its status.
+    pub(super) fn of(&self, answer: &Parts) -> Outcome {
         match &self.0 {
-            Policy::By(decide) => decide(answer),
-            _ if answer.status == StatusCode::REQUEST_TIMEOUT => Outcome::Unknown,
+            Policy::By(_) => Outcome::Record,
+            _ if is_cut_off(answer.status) => Outcome::Unknown,
             Policy::Answers => match answer.status {
                 StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                     Outcome::NothingDone
@@ -119,6 +133,11 @@ impl Recording {
             },
         }
     }
+}
+
+/// A time-out has dropped the handler.
+fn is_cut_off(status: StatusCode) -> bool {
+    matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT)
 }
 
 impl fmt::Debug for Recording {

@@ -38,6 +38,8 @@ impl Resolution {
     /// # let _ = idem;
     /// ```
     ///
+    /// It has no trailers, so that it is none for clients of gRPC.
+    ///
     /// # Errors
     ///
     /// The answer cannot be encoded.

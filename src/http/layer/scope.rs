@@ -61,12 +61,28 @@ pub(super) fn of(settings: &Settings, parts: &Parts) -> Result<Scope, Problem> {
 fn route(parts: &Parts) -> String {
     #[cfg(feature = "axum")]
     if let Some(matched) = parts.extensions.get::<axum::extract::MatchedPath>() {
-        return matched.as_str().to_owned();
+        return without_names(matched.as_str());
     }
     match path(parts) {
         path if path.len() > LONGEST_PATH => format!("sha256:{}", Fingerprint::of(path)),
         path => path.to_owned(),
     }
+}
+
+/// Returns a route of axum's without the names of its parameters, which are the code's own affair: `/orders/{}` for
+/// `/orders/{id}`.
+#[cfg(feature = "axum")]
+fn without_names(route: &str) -> String {
+    let mut plain = String::with_capacity(route.len());
+    let mut is_name = false;
+    for character in route.chars() {
+        is_name = is_name && character != '}';
+        if !is_name || character == '*' {
+            plain.push(character);
+        }
+        is_name = is_name || character == '{';
+    }
+    plain
 }
 
 /// Returns the path as the client sent it: axum takes a prefix off for a service that is nested.

@@ -12,6 +12,7 @@
 //! What the answer is, is `answer.rs`'s affair, and how it is executed once is `execute.rs`'s.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::SystemTime;
@@ -19,7 +20,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Request, Response, response};
 use http_body_util::LengthLimitError;
 use parking_lot::Mutex;
 use tower_service::Service;
@@ -79,13 +80,9 @@ where
             return ResponseFuture::through(self.inner.call(request));
         }
         let (parts, body) = request.into_parts();
-        let requirement = match parts.extensions.get::<Context>() {
-            // A layer further out executes it already.
-            Some(_) => Requirement::Off,
-            None => match guarded(|| settings.requirement(&parts)) {
-                Ok(requirement) => requirement,
-                Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
-            },
+        let requirement = match guarded(|| settings.requirement(&parts)) {
+            Ok(requirement) => requirement,
+            Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
         };
         if requirement == Requirement::Off {
             return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body)));
@@ -94,6 +91,13 @@ where
             Ok(key) => key,
             Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
         };
+        if key.as_ref().is_some_and(|key| is_executed(&parts, key)) {
+            return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body)));
+        }
+        if key.is_none() && settings.is_key_out_of_sight(&parts) {
+            let problem = Problem::unsupported_media_type("the key in a header, or a body without Content-Encoding");
+            return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem));
+        }
         if key.is_none() && !settings.is_key_in_body(&parts) {
             return match requirement {
                 Requirement::Required => {
@@ -102,9 +106,8 @@ where
                 _ => ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
             };
         }
-        // The one that is ready goes with the request.
-        let next = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, next);
+        // Another one, which is made ready when the work begins: what readiness reserves is not held by a request that waits.
+        let inner = self.inner.clone();
         let settings = Arc::clone(settings);
         ResponseFuture::keyed(Box::pin(answer(settings, inner, parts, body, key, requirement)))
     }
@@ -138,10 +141,17 @@ where
     };
     let id = match (settings.find_key(&parts, &body.bytes), id_in_head) {
         // The two agree, or there would be an error.
+        (Ok(Some(key)), _) if is_executed(&parts, &key) => {
+            poll_fn(|cx| inner.poll_ready(cx)).await?;
+            return inner.call(Request::from_parts(parts, body.into_body())).await;
+        }
         (Ok(Some(_)), Some(id)) => Ok(id),
         (Ok(Some(key)), None) => settings.identity(&parts, key),
         (Ok(None), _) if requirement == Requirement::Required => Err(settings.key_missing()),
-        (Ok(None), _) => return inner.call(Request::from_parts(parts, body.into_body())).await,
+        (Ok(None), _) => {
+            poll_fn(|cx| inner.poll_ready(cx)).await?;
+            return inner.call(Request::from_parts(parts, body.into_body())).await;
+        }
         (Err(problem), _) => Err(problem),
     };
     let known = match id {
@@ -164,11 +174,12 @@ where
         // The answer is for all who ask, whatever encodings each accepts.
         request.headers_mut().remove(ACCEPT_ENCODING);
         let executes = route.executes();
-        let response = inner.call(request);
         Box::pin(async move {
-            let ran = of.ran(response.await, left, &route).await;
-            drop(executes);
-            ran
+            let _executes = executes;
+            if let Err(error) = poll_fn(|cx| inner.poll_ready(cx)).await {
+                return Ran::NotBegun(error.to_string().into());
+            }
+            of.ran(inner.call(request).await, left, &route).await
         }) as BoxFuture<Ran>
     };
     let (turn, work) = duplicate::watched(work);
@@ -251,16 +262,16 @@ impl Settings {
         if let Some(reason) = super::failure::taken(&parts.extensions) {
             return Ran::Broke(reason);
         }
-        let outcome = self.recording.of(&parts);
-        let is_said = parts.extensions.get::<Outcome>().is_some();
+        let said = self.recording.said(&parts);
+        let outcome = said.unwrap_or_else(|| self.recording.of(&parts));
         let sorted = headers::sorted(&parts.headers);
-        let read = match is_stream(&parts) {
+        let read = match outcome == Outcome::OutcomeOnly || is_stream(&parts) {
             true => Read::Part(Part::unread(body)),
             false => body::read(body, self.max_answer_bytes, over(self.answer_time)).await,
         };
         let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
         let body = match &read {
-            Read::Whole(whole) if is_shared => Some(whole.clone()),
+            Read::Whole(whole) if is_shared => Some(whole.for_others()),
             _ => None,
         };
         route.dropped_cookies(sorted.cookies);
@@ -278,19 +289,16 @@ impl Settings {
         match read {
             Read::Whole(whole) => own.leave(parts, OwnBody::Whole(whole)),
             Read::Part(part) => own.leave(parts, OwnBody::Part(part)),
-            // What was sent of it is no answer: its client gets what the others get.
-            Read::Broken(_) => {}
+            Read::Broken(_) if outcome == Outcome::NothingDone => {}
+            // What it was at work at broke off with it.
+            Read::Broken(_) => return Ran::Broke("the body of the handler's answer broke off".into()),
         }
         match (outcome, answer.status.as_u16()) {
             // The connection is its own client's from now on, and there is nothing for others.
-            (_, ..200) => {
-                let status = StatusCode::CONFLICT;
-                Ran::NothingDone(Answer { status, ..answer })
-            }
-            (Outcome::NothingDone, _) => Ran::NothingDone(answer),
+            (_, ..200) | (Outcome::NothingDone, _) => Ran::NothingDone(answer),
             (Outcome::Unknown, _) => Ran::Unknown(answer),
             (Outcome::Record | Outcome::OutcomeOnly, ..400) => Ran::Kept(answer),
-            (Outcome::Record | Outcome::OutcomeOnly, _) if is_said => Ran::Declined(answer),
+            (Outcome::Record | Outcome::OutcomeOnly, _) if said.is_some() => Ran::Declined(answer),
             (Outcome::Record | Outcome::OutcomeOnly, ..500) => Ran::Rejected(answer),
             (Outcome::Record | Outcome::OutcomeOnly, _) => Ran::Failed(answer),
         }
@@ -315,12 +323,11 @@ impl Settings {
                 let response = own.map_or_else(|| shared(reply.value()), Response::from);
                 (response, reply.origin(), Some(reply.value().at))
             }
-            Err(error) => match error.cause::<Answered>() {
-                Some(Answered(answer)) => match own.take() {
-                    Some(own) => (own.into(), Origin::Executed, None),
-                    None => (shared(answer), Origin::Collapsed, None),
-                },
-                None => {
+            Err(error) => match (error.cause::<Answered>(), own.take()) {
+                (Some(_), Some(own)) => (own.into(), Origin::Executed, None),
+                // Without its body it would say that the operation was done.
+                (Some(Answered(answer)), None) if answer.body.is_some() => (shared(answer), Origin::Collapsed, None),
+                _ => {
                     seen.failed(&error);
                     return self.told(seen, error.into());
                 }
@@ -355,6 +362,12 @@ impl Settings {
 fn is_over_a_limit(error: BoxError) -> bool {
     let error: &(dyn std::error::Error + 'static) = &*error;
     std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<LengthLimitError>())
+}
+
+/// Whether a layer further out executes this very request already.
+fn is_executed(parts: &Parts, key: &IdempotencyKey) -> bool {
+    let outer = parts.extensions.get::<Context>();
+    outer.is_some_and(|outer| outer.id().key() == key.as_str())
 }
 
 /// A service without a scope for its keys may have clients that are told apart all the same.

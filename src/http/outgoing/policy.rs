@@ -12,6 +12,7 @@ use tower::retry::Policy;
 use super::message::{OutgoingRequest, OutgoingResponse};
 use super::retry_after::retry_after;
 use crate::backoff::jittered;
+use crate::http::layer::IDEMPOTENCY_REPLAYED;
 use crate::telemetry;
 
 /// The limits of an [`OutgoingLayer`](super::layer::OutgoingLayer).
@@ -95,6 +96,10 @@ enum Reason {
 
 impl Reason {
     fn of_response(response: &impl OutgoingResponse) -> Self {
+        // The other side has it on record, and would answer it each time.
+        if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
+            return Self::Final;
+        }
         let asked = retry_after(response.headers()).map(Self::Asked);
         match response.status() {
             // In progress elsewhere. Without a time, it is the business's own conflict.
