@@ -116,6 +116,11 @@ fn layer(number: u8) -> IdempotencyLayer {
     }
 }
 
+/// What a time-out inside of the layer answers.
+fn is_time_out(status: StatusCode) -> bool {
+    matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT)
+}
+
 fn records_successes(number: u8) -> bool {
     number % 8 == 6
 }
@@ -174,7 +179,7 @@ impl Asked {
         match said(&self.headers) {
             _ if status.is_informational() => false,
             Some(outcome) => outcome == Outcome::Unknown,
-            None => status == StatusCode::REQUEST_TIMEOUT,
+            None => is_time_out(status),
         }
     }
 
@@ -184,7 +189,7 @@ impl Asked {
         match said(&self.headers) {
             _ if status.is_informational() => true,
             Some(outcome) => outcome == Outcome::NothingDone,
-            None if status == StatusCode::REQUEST_TIMEOUT => false,
+            None if is_time_out(status) => false,
             None if records_successes(self.settings) => status.as_u16() >= 400,
             None => matches!(status.as_u16(), 425 | 429 | 503),
         }
