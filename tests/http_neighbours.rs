@@ -312,6 +312,13 @@ async fn a_limit_on_bodies_answers_the_same_on_either_side() {
         if is_outside {
             assert_eq!(problem(unknown).await["type"], kind::BODY_TOO_LARGE);
         }
+        // Inside, it is an answer like any other.
+        let again = send(&app, request("unknown", chunked("coffee"))).await;
+        let expected = if is_outside { "" } else { "replayed" };
+        assert_eq!(
+            (again.status(), origin(&again)),
+            (StatusCode::PAYLOAD_TOO_LARGE, expected)
+        );
         assert_eq!(calls.count(), 0);
         for expected in ["executed", "replayed"] {
             assert_eq!(origin(&send(&app, request("k", chunked("tea"))).await), expected);

@@ -116,6 +116,10 @@ fn layer(number: u8) -> IdempotencyLayer {
     }
 }
 
+fn records_successes(number: u8) -> bool {
+    number % 8 == 6
+}
+
 /// A request, as it can be made twice.
 struct Asked {
     settings: u8,
@@ -166,9 +170,23 @@ impl Asked {
 
     /// Whether nobody knows what its handler did.
     fn is_unknown(&self) -> bool {
+        let status = asked_for(&self.headers);
         match said(&self.headers) {
+            _ if status.is_informational() => false,
             Some(outcome) => outcome == Outcome::Unknown,
-            None => asked_for(&self.headers) == StatusCode::REQUEST_TIMEOUT,
+            None => status == StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// Whether its handler did nothing.
+    fn is_undone(&self) -> bool {
+        let status = asked_for(&self.headers);
+        match said(&self.headers) {
+            _ if status.is_informational() => true,
+            Some(outcome) => outcome == Outcome::NothingDone,
+            None if status == StatusCode::REQUEST_TIMEOUT => false,
+            None if records_successes(self.settings) => status.as_u16() >= 400,
+            None => matches!(status.as_u16(), 425 | 429 | 503),
         }
     }
 }
@@ -203,13 +221,16 @@ pub async fn check(input: &[u8]) {
         // In the hands of the handler alone, both times; or refused, both times.
         ("", "") => assert_eq!((second, executed), (first, 2 * usize::from(is_executed))),
         ("executed", "replayed") => {
+            assert!(!asked.is_unknown() && !asked.is_undone(), "replayed: {first}");
             assert_eq!((second, executed), (first, 1));
             let is_kept = again == body;
             let is_left_out = again.is_empty() || serde_json::from_slice::<serde_json::Value>(&again).is_ok();
             assert!(is_kept || is_left_out, "another body");
         }
-        // Nothing was done.
-        ("executed", "executed") => assert_eq!((second, executed), (first, 2)),
+        ("executed", "executed") => {
+            assert!(asked.is_undone(), "executed twice: {first}");
+            assert_eq!((second, executed), (first, 2));
+        }
         ("executed", "") => {
             assert!(asked.is_unknown(), "{second} after {first}");
             assert_eq!((second, executed), (StatusCode::CONFLICT, 1));

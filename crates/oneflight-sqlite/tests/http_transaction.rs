@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
@@ -14,7 +17,9 @@ use oneflight::http::{Problem, kind};
 use oneflight::idempotency::Context;
 use oneflight::{Idempotency, Tx};
 use oneflight_sqlite::SqliteStore;
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
+use tower_http::timeout::TimeoutLayer;
 
 struct Shop {
     app: Router,
@@ -226,4 +231,50 @@ async fn a_transaction_that_escapes_keeps_nothing() {
     let shop = Shop::open().await;
     let (status, _, _) = shop.send("/orders", Some("k"), "escape").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+/// A service whose handler writes a row and then waits for a permit, with a time-out on either side of the layer.
+async fn timed(is_outside: bool) -> (Shop, Arc<Semaphore>) {
+    let mut shop = Shop::open().await;
+    let (gate, store) = (Arc::new(Semaphore::new(0)), shop.store.clone());
+    let permits = Arc::clone(&gate);
+    let handler = move |mut tx: Tx<SqliteStore>, body: String| async move {
+        insert(&mut tx, &body).await;
+        permits.acquire().await.unwrap().forget();
+        body
+    };
+    let layer = IdempotencyLayer::transactional(Idempotency::builder(store).build()).unscoped();
+    let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_secs(1));
+    let route = Router::new().route("/orders", post(handler));
+    shop.app = match is_outside {
+        true => route.layer(layer).layer(timeout),
+        false => route.layer(timeout).layer(layer),
+    };
+    (shop, gate)
+}
+
+#[tokio::test]
+async fn a_time_out_inside_of_the_layer_rolls_back_and_frees_the_key() {
+    let (shop, gate) = timed(false).await;
+    let (cut, origin, _) = shop.send("/orders", Some("k"), "tea").await;
+    assert_eq!((cut.as_u16(), origin.as_str(), shop.rows().await), (408, "executed", 0));
+    gate.add_permits(1);
+    let (again, origin, body) = shop.send("/orders", Some("k"), "tea").await;
+    assert_eq!(
+        (again, origin.as_str(), shop.rows().await),
+        (StatusCode::OK, "executed", 1)
+    );
+    assert_eq!(body, "tea");
+}
+
+#[tokio::test]
+async fn a_time_out_outside_of_the_layer_ends_the_wait_and_not_the_transaction() {
+    let (shop, gate) = timed(true).await;
+    let (cut, origin, _) = shop.send("/orders", Some("k"), "tea").await;
+    assert_eq!((cut.as_u16(), origin.as_str()), (408, ""));
+    gate.add_permits(1);
+    let (again, origin, body) = shop.send("/orders", Some("k"), "tea").await;
+    assert_eq!((again, shop.rows().await), (StatusCode::OK, 1));
+    assert_ne!(origin, "executed");
+    assert_eq!(body, "tea");
 }
