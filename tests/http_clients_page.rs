@@ -173,6 +173,12 @@ fn the_page_for_clients_lists_every_problem_of_the_layer() {
         ],
     );
     assert!(!stripe.client_page().contains("problem+json"));
+
+    // Where they get gRPC's, its codes.
+    let grpc = layer().dialect(Dialect::Grpc);
+    says(&grpc, &["`grpc-status`", "| 3 | ", "| 9 | ", "| 14 | "]);
+    assert!(!grpc.client_page().contains("problem+json"));
+    assert_eq!(grpc.openapi()["components"]["responses"], serde_json::json!({}));
 }
 
 /// Every `$ref` below a value.

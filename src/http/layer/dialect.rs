@@ -42,7 +42,7 @@ pub enum Dialect {
     ///
     /// * Problems are [Stripe's errors](https://docs.stripe.com/api/errors): `{"error": {"type", "code", "message", "doc_url"}}`.
     ///   `doc_url` is the service's [documentation](super::IdempotencyLayer::documentation), or else the address of the
-    ///   [kind](crate::http::kind). `code` is the kind's name in lower case, unless Stripe has one of its own.
+    ///   [kind]. `code` is the kind's name in lower case, unless Stripe has one of its own.
     /// * Another payload under a used key is a 400 of the type `idempotency_error`, not a 422: the SDKs know no other.
     /// * A request that is still running is a 409 with the code `idempotency_key_in_use`.
     /// * `Stripe-Should-Retry` is `true` with problems that pass, and `false` with all others.

@@ -1,4 +1,4 @@
-//! The key of a request: from where the [`KeySource`] looks, or by the user's function.
+//! The key of a request: from where the `KeySource` looks, or by the user's function.
 
 use bytes::Bytes;
 use http::request::Parts;
