@@ -72,7 +72,10 @@ impl Answer {
             }
         };
         *response.status_mut() = self.status;
-        response.headers_mut().extend(self.headers.clone());
+        match response.headers().is_empty() {
+            true => *response.headers_mut() = self.headers.clone(),
+            false => response.headers_mut().extend(self.headers.clone()),
+        }
         response.map(|()| body.into_body())
     }
 }

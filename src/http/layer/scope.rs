@@ -1,5 +1,7 @@
 //! Where a key is valid: the principal, by the user's function, and the route.
 
+use std::borrow::Cow;
+
 use http::request::Parts;
 
 use super::guard::guarded;
@@ -52,20 +54,20 @@ pub(super) fn of(settings: &Settings, parts: &Parts) -> Result<Scope, Problem> {
         return Ok(scope);
     }
     let route = match &settings.route {
-        Some(route) => guarded(|| route(parts))?,
+        Some(route) => Cow::Owned(guarded(|| route(parts))?),
         None => route(parts),
     };
     Ok(scope.route(format!("{} {route}", parts.method)))
 }
 
-fn route(parts: &Parts) -> String {
+fn route(parts: &Parts) -> Cow<'_, str> {
     #[cfg(feature = "axum")]
     if let Some(matched) = parts.extensions.get::<axum::extract::MatchedPath>() {
-        return matched.as_str().to_owned();
+        return Cow::Borrowed(matched.as_str());
     }
     match path(parts) {
-        path if path.len() > LONGEST_PATH => format!("sha256:{}", Fingerprint::of(path)),
-        path => path.to_owned(),
+        path if path.len() > LONGEST_PATH => Cow::Owned(format!("sha256:{}", Fingerprint::of(path))),
+        path => Cow::Borrowed(path),
     }
 }
 
