@@ -56,13 +56,15 @@ impl Entrant {
     /// Returns the service, with a store of its own.
     pub fn app(self, route: MethodRouter) -> Router {
         let app = Router::new().route(PATH, route);
-        match self {
+        let app = match self {
             Self::Bare => app,
             Self::Identity => app.layer(Identity::new()),
             Self::Oneflight => app.layer(layer()),
             Self::PeerByHeader => sessions(app, options().use_idempotency_key_header(None, false)),
             Self::PeerByHash => sessions(app, options()),
-        }
+        };
+        // As a server does it for each connection: otherwise axum lays the layers around the handler at each call.
+        app.with_state(())
     }
 }
 

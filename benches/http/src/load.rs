@@ -47,6 +47,8 @@ impl Load {
     fn executions(self, entrant: Entrant, requests: u64) -> u64 {
         match (self, entrant) {
             (Self::Replays, Entrant::Oneflight | Entrant::PeerByHeader | Entrant::PeerByHash) => 1,
+            // All of these are one request to it.
+            (Self::Keyless, Entrant::PeerByHash) => 1,
             _ => requests,
         }
     }
