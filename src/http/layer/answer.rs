@@ -72,7 +72,10 @@ impl Answer {
             }
         };
         *response.status_mut() = self.status;
-        response.headers_mut().extend(self.headers.clone());
+        match response.headers().is_empty() {
+            true => *response.headers_mut() = self.headers.clone(),
+            false => response.headers_mut().extend(self.headers.clone()),
+        }
         // It was of the first connection, and HTTP/1.1 sends no trailers that are not announced.
         if let Some(announced) = body.trailers.as_ref().and_then(names) {
             response.headers_mut().insert(TRAILER, announced);

@@ -57,7 +57,7 @@ use crate::telemetry;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct IdempotencyLayer {
-    pub(super) settings: Settings,
+    pub(super) settings: Arc<Settings>,
     warned: Arc<AtomicBool>,
 }
 
@@ -120,9 +120,13 @@ impl IdempotencyLayer {
             dialect: Dialect::default(),
         };
         Self {
-            settings,
+            settings: Arc::new(settings),
             warned: Arc::default(),
         }
+    }
+
+    fn set(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.settings)
     }
 
     /// Sets what a key is valid in: the tenant or the user that the request comes from.
@@ -139,7 +143,7 @@ impl IdempotencyLayer {
     /// client with another one gets a [conflict](crate::http::kind::KEY_REUSED) for another client's key, and never its answer.
     /// A cookie is not.
     pub fn scope<R: IntoScope>(mut self, scope: impl Fn(&Parts) -> R + Send + Sync + 'static) -> Self {
-        self.settings.scope = Some(Arc::new(move |parts| scope(parts).into_scope()));
+        self.set().scope = Some(Arc::new(move |parts| scope(parts).into_scope()));
         self
     }
 
@@ -148,7 +152,7 @@ impl IdempotencyLayer {
     /// The names of hosts share it as well. Where one service answers for several of them, set a [`scope`](Self::scope) by the
     /// host that was asked for.
     pub fn unscoped(mut self) -> Self {
-        self.settings.is_unscoped = true;
+        self.set().is_unscoped = true;
         self
     }
 
@@ -157,13 +161,13 @@ impl IdempotencyLayer {
     ///
     /// Set it where routes have aliases: a key is the same for all routes of one name.
     pub fn route(mut self, route: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
-        self.settings.route = Some(Arc::new(route));
+        self.set().route = Some(Arc::new(route));
         self
     }
 
     /// Requires a key of every request with one of the [methods](Self::methods).
     pub fn required(mut self) -> Self {
-        self.settings.requirement = Requirement::Required;
+        self.set().requirement = Requirement::Required;
         self
     }
 
@@ -183,19 +187,19 @@ impl IdempotencyLayer {
     /// # let _ = layer;
     /// ```
     pub fn when(mut self, when: impl Fn(&Parts) -> Requirement + Send + Sync + 'static) -> Self {
-        self.settings.when = Some(Arc::new(when));
+        self.set().when = Some(Arc::new(when));
         self
     }
 
     /// Sets the methods that the layer looks at. The default is POST and PATCH. A request with any other method passes through.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
-        self.settings.methods = methods.into_iter().collect();
+        self.set().methods = methods.into_iter().collect();
         self
     }
 
     /// Sets where keys are looked for, and what is accepted as one. The default is the header `Idempotency-Key`.
     pub fn keys(mut self, keys: KeySource) -> Self {
-        self.settings.keys = keys;
+        self.set().keys = keys;
         self
     }
 
@@ -220,13 +224,13 @@ impl IdempotencyLayer {
     /// # let _ = layer;
     /// ```
     pub fn key<K: IntoKey>(mut self, key: impl Fn(&Parts, &Bytes) -> K + Send + Sync + 'static) -> Self {
-        self.settings.key = Some(Arc::new(move |parts, body| key(parts, body).into_key()));
+        self.set().key = Some(Arc::new(move |parts, body| key(parts, body).into_key()));
         self
     }
 
     /// Sets what fingerprints are taken of.
     pub fn fingerprints(mut self, fingerprints: Fingerprints) -> Self {
-        self.settings.fingerprints = fingerprints;
+        self.set().fingerprints = fingerprints;
         self
     }
 
@@ -253,7 +257,7 @@ impl IdempotencyLayer {
         mut self,
         of: impl Fn(&Parts, &[u8]) -> Result<Fingerprint, Problem> + Send + Sync + 'static,
     ) -> Self {
-        self.settings.fingerprint = Some(Arc::new(of));
+        self.set().fingerprint = Some(Arc::new(of));
         self
     }
 
@@ -264,19 +268,19 @@ impl IdempotencyLayer {
     /// [`Duration::ZERO`] is what the draft says (section 2.6): such a duplicate is a conflict at once. For a request that is
     /// in flight in another process, set [`wait`](crate::idempotency::IdempotencyBuilder::wait) as well.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.settings.duplicates = Duplicates::WaitUpTo(wait);
+        self.set().duplicates = Duplicates::WaitUpTo(wait);
         self
     }
 
     /// Sets which answers are recorded. The default is [`Recording::answers`].
     pub fn recording(mut self, recording: Recording) -> Self {
-        self.settings.recording = recording;
+        self.set().recording = recording;
         self
     }
 
     /// Sets what becomes of cookies that an answer sets. The default is [`Cookies::Drop`].
     pub fn cookies(mut self, cookies: Cookies) -> Self {
-        self.settings.cookies = cookies;
+        self.set().cookies = cookies;
         self
     }
 
@@ -287,7 +291,7 @@ impl IdempotencyLayer {
     /// The body is read before the handler is called. A larger one is answered with
     /// [`BODY_TOO_LARGE`](crate::http::kind::BODY_TOO_LARGE).
     pub fn max_request_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_request_bytes = bytes;
+        self.set().max_request_bytes = bytes;
         self
     }
 
@@ -295,7 +299,7 @@ impl IdempotencyLayer {
     ///
     /// A slower one is answered with [`BODY_TOO_SLOW`](crate::http::kind::BODY_TOO_SLOW).
     pub fn request_time(mut self, time: Duration) -> Self {
-        self.settings.request_time = time;
+        self.set().request_time = time;
         self
     }
 
@@ -305,7 +309,7 @@ impl IdempotencyLayer {
     /// *recorded* answer may be, is said by
     /// [`max_result_bytes`](crate::idempotency::IdempotencyBuilder::max_result_bytes), with the same consequence.
     pub fn max_answer_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_answer_bytes = bytes;
+        self.set().max_answer_bytes = bytes;
         self
     }
 
@@ -315,20 +319,20 @@ impl IdempotencyLayer {
     /// A stream goes to the client whose request was executed. Others get its outcome without its body. `text/event-stream` is
     /// one from the start.
     pub fn answer_time(mut self, time: Duration) -> Self {
-        self.settings.answer_time = time;
+        self.set().answer_time = time;
         self
     }
 
     /// Sets the address of the documentation that problems link to: yours, for your clients.
     pub fn documentation(mut self, uri: impl Into<Arc<str>>) -> Self {
-        self.settings.documentation = Some(uri.into());
+        self.set().documentation = Some(uri.into());
         self
     }
 
     /// Sets by whose rules clients are told of problems, and of answers that are not to be repeated. The default is
     /// [`Dialect::Draft`].
     pub fn dialect(mut self, dialect: Dialect) -> Self {
-        self.settings.dialect = dialect;
+        self.set().dialect = dialect;
         self
     }
 }
@@ -342,7 +346,8 @@ impl<Inner> Layer<Inner> for IdempotencyLayer {
         if !is_told_apart && !self.warned.swap(true, Ordering::Relaxed) {
             telemetry::unscoped();
         }
-        IdempotencyService::new(inner, Arc::new(self.settings.clone()))
+        // axum calls this for each connection, and some callers of a router for each request.
+        IdempotencyService::new(inner, Arc::clone(&self.settings))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where a key is valid: the principal, by the user's function, and the route.
 
+use std::borrow::Cow;
+
 use http::request::Parts;
 
 use super::guard::guarded;
@@ -52,27 +54,30 @@ pub(super) fn of(settings: &Settings, parts: &Parts) -> Result<Scope, Problem> {
         return Ok(scope);
     }
     let route = match &settings.route {
-        Some(route) => guarded(|| route(parts))?,
+        Some(route) => Cow::Owned(guarded(|| route(parts))?),
         None => route(parts),
     };
     Ok(scope.route(format!("{} {route}", parts.method)))
 }
 
-fn route(parts: &Parts) -> String {
+fn route(parts: &Parts) -> Cow<'_, str> {
     #[cfg(feature = "axum")]
     if let Some(matched) = parts.extensions.get::<axum::extract::MatchedPath>() {
         return without_names(matched.as_str());
     }
     match path(parts) {
-        path if path.len() > LONGEST_PATH => format!("sha256:{}", Fingerprint::of(path)),
-        path => path.to_owned(),
+        path if path.len() > LONGEST_PATH => Cow::Owned(format!("sha256:{}", Fingerprint::of(path))),
+        path => Cow::Borrowed(path),
     }
 }
 
 /// Returns a route of axum's without the names of its parameters, which are the code's own affair: `/orders/{}` for
 /// `/orders/{id}`.
 #[cfg(feature = "axum")]
-fn without_names(route: &str) -> String {
+fn without_names(route: &str) -> Cow<'_, str> {
+    if !route.contains('{') {
+        return Cow::Borrowed(route);
+    }
     let mut plain = String::with_capacity(route.len());
     let mut is_name = false;
     for character in route.chars() {
@@ -82,7 +87,7 @@ fn without_names(route: &str) -> String {
         }
         is_name = is_name || character == '{';
     }
-    plain
+    Cow::Owned(plain)
 }
 
 /// Returns the path as the client sent it: axum takes a prefix off for a service that is nested.
