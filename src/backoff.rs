@@ -28,6 +28,9 @@ pub fn jitter(limit: Duration) -> Duration {
 
 /// Returns a random part of `pause`: between a half and the whole of it.
 pub(crate) fn jittered(pause: Duration) -> Duration {
-    let half = u64::try_from(pause.as_micros() / 2).unwrap_or(u64::MAX);
+    // A pause that nobody will see the end of is cut to what can be added up.
+    let half = u64::try_from(pause.as_micros() / 2)
+        .unwrap_or(u64::MAX)
+        .min(u64::MAX / 4);
     Duration::from_micros(half + random_u64() % (half + 1))
 }

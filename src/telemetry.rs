@@ -23,7 +23,7 @@
 //! | "the transaction lost to another one; its work is run again" | debug | `request`, `retry` (1 for the first) |
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
-//! | "a request has no reply" | debug, warn, error | `request`, `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
+//! | "a request has no reply" | debug, warn, error | `request`, `correlation_id` (if there is one), `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
 //! | "a handler failed" | error | `error`: a [`Failure`](crate::http::layer::Failure) of axum's where no layer is, or no key |
 //! | "an IdempotencyLayer has no scope" | warn | when such a layer is put around a service, once for each layer |
 //! | "a request to another service is sent again" | debug | `retry` (1 for the first), `pause`: after which time |
@@ -243,11 +243,14 @@ mod traced {
         let request = request.redacted();
         const TOLD: &str = "a request has no reply";
         let error = Causes(error);
+        // The spans that have it may be below the level of the log.
+        let correlation_id = crate::correlation::current();
+        let correlation_id = correlation_id.as_ref().map(tracing::field::display);
         // The error may be the user's, and its message is made here.
         quietly(|| match gravity {
-            Gravity::Routine => tracing::debug!(target: TARGET, %request, ?effect, %error, "{TOLD}"),
-            Gravity::Trouble => tracing::warn!(target: TARGET, %request, ?effect, %error, "{TOLD}"),
-            Gravity::Fault => tracing::error!(target: TARGET, %request, ?effect, %error, "{TOLD}"),
+            Gravity::Routine => tracing::debug!(target: TARGET, %request, correlation_id, ?effect, %error, "{TOLD}"),
+            Gravity::Trouble => tracing::warn!(target: TARGET, %request, correlation_id, ?effect, %error, "{TOLD}"),
+            Gravity::Fault => tracing::error!(target: TARGET, %request, correlation_id, ?effect, %error, "{TOLD}"),
         });
     }
 

@@ -17,13 +17,13 @@ use futures::join;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_support::{Calls, app, bytes, layer, origin, request, send};
-use oneflight::http::layer::{Checked, Cookies, IdempotencyLayer, Outcome, Recording};
+use oneflight::http::layer::{Checked, Cookies, Failure, IdempotencyLayer, Outcome, Recording};
 use oneflight::http::{KeySource, kind};
 use oneflight::idempotency::{Codec, Context, Format};
 use oneflight::{Idempotency, MemoryStore};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 
 async fn type_of(response: Response<Body>) -> String {
     let problem: Value = serde_json::from_slice(&bytes(response).await).unwrap();
@@ -252,6 +252,52 @@ async fn duplicates_that_wait_hold_nothing_that_the_handler_needs() {
             .all(|answer| answer.unwrap().status() == StatusCode::OK)
     );
     stuck.abort();
+}
+
+#[tokio::test]
+async fn a_service_with_room_for_one_request_answers() {
+    type Wire = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+    let inner = tower::service_fn(|_: Request<Wire>| async {
+        Ok::<Response<Wire>, std::convert::Infallible>(Response::new(http_body_util::Empty::new().boxed_unsync()))
+    });
+    let mut service = layer().layer(tower::limit::ConcurrencyLimit::new(inner, 1));
+    for key in ["a", "a", "b"] {
+        let request = Request::post("/orders").header("idempotency-key", key);
+        let request = request.body(http_body_util::Empty::new().boxed_unsync()).unwrap();
+        // Whoever holds the service, a connection for example, keeps it.
+        let answered = async { service.ready().await.unwrap().call(request).await };
+        let answered = tokio::time::timeout(Duration::from_secs(5), answered)
+            .await
+            .expect("it does not wait for itself");
+        assert_eq!(answered.unwrap().status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_another_service_that_is_handed_on_is_not_marked_as_replayed() {
+    let lines = [
+        ("idempotency-replayed", "true"),
+        ("idempotency-original-date", "then"),
+        ("idempotency-origin", "replayed"),
+    ];
+    let (app, _) = app(layer(), move |_| (lines, "handed on"));
+    let first = send(&app, request("k", "tea")).await;
+    assert_eq!(origin(&first), "executed");
+    assert!(!first.headers().contains_key("idempotency-replayed"));
+    assert!(!first.headers().contains_key("idempotency-original-date"));
+}
+
+#[tokio::test]
+async fn what_is_found_wrong_while_the_handler_reads_frees_the_key() {
+    let handler = |body: String| async move {
+        match body.as_str() {
+            "tea" => Ok("tea"),
+            _ => Err(Failure::rejected(StatusCode::BAD_REQUEST)),
+        }
+    };
+    let app = Router::new().route("/orders", post(handler)).route_layer(layer());
+    assert_eq!(send(&app, request("k", "?")).await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(bytes(send(&app, request("k", "tea")).await).await, "tea");
 }
 
 #[tokio::test]

@@ -378,6 +378,46 @@ async fn an_answer_that_is_final_is_not_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_no_key_is_not_taken_for_one() {
+    for lines in [&[""][..], &["a", "b"], &["a b"]] {
+        let script = Script::statuses(&[503, 201]);
+        let mut request = request(Method::POST);
+        for line in lines {
+            request
+                .headers_mut()
+                .append(IDEMPOTENCY_KEY, HeaderValue::from_static(line));
+        }
+        let response = script.client(OutgoingLayer::new()).oneshot(request).await.unwrap();
+        assert_eq!((response.status().as_u16(), script.count()), (503, 1), "{lines:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_on_record_is_final() {
+    let script = Script::new([
+        with(502, &[("idempotency-replayed".parse().unwrap(), "true")]),
+        with(201, &[]),
+    ]);
+    let response = script
+        .client(OutgoingLayer::new())
+        .oneshot(request(Method::POST))
+        .await
+        .unwrap();
+    assert_eq!((response.status().as_u16(), script.count()), (502, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_without_an_end_is_no_panic() {
+    let layer = OutgoingLayer::new().pauses(Duration::MAX, Duration::MAX);
+    let response = Script::statuses(&[503])
+        .client(layer)
+        .oneshot(request(Method::POST))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
 async fn errors_of_the_connection_are_tried_again_and_the_last_one_is_returned() {
     let script = Script::new([Err("reset"), Err("refused"), with(201, &[])]);
     let response = script

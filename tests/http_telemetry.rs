@@ -27,7 +27,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 const KEY: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
 
 /// What a log may show of it.
-const REDACTED: &str = "8e03…238c5b6d [everybody|route=POST /orders/{id}]";
+const REDACTED: &str = "8e03…238c5b6d [everybody|route=POST /orders/{}]";
 
 /// Does what the body says.
 async fn handle(body: Bytes) -> Result<Response, Failure> {

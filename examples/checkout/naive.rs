@@ -69,7 +69,7 @@ async fn place(
 
     // … and place the order.
     let entry = Entry {
-        key: key,
+        key,
         correlation_id: correlation.as_str(),
         payment: &payment,
         order,

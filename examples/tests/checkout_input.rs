@@ -88,7 +88,7 @@ fn bad_requests() -> Vec<(&'static str, Request, u16, &'static str)> {
             "key twice in JSON",
             order().json(r#"{"item": "tea", "quantity": 1, "idempotency_key": "a", "idempotency_key": "b"}"#),
             400,
-            "BODY_MALFORMED",
+            "KEY_MALFORMED",
         ),
         ("empty body", keyed().json(""), 400, "BODY_MALFORMED"),
         ("no JSON", keyed().json("tea, please"), 400, "BODY_MALFORMED"),

@@ -83,7 +83,8 @@ async fn an_order_that_is_sent_again_is_placed_once() {
     let address = line.split('/').nth(2).expect("it prints what to send").to_owned();
 
     let send = async |key: Option<&str>, body: &'static str| {
-        let mut request = axum::http::Request::post(format!("http://{address}/orders"));
+        let mut request =
+            axum::http::Request::post(format!("http://{address}/orders")).header("Content-Type", "application/json");
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }

@@ -71,8 +71,8 @@ impl From<idempotency::Error> for Problem {
             ErrorKind::Unknown(_) => Self::of_kind(described::OUTCOME_UNKNOWN)
                 .with_detail(
                     "Something that the operation depends on did not answer, and it may take effect yet. Repeat the \
-                     request with the same key after the time in Retry-After, to learn what became of it: under a new key \
-                     it might be done twice.",
+                     request with the same key after the time in Retry-After. The answer says what became of it, or that the \
+                     service's operator has to find out. Under a new key it might be done twice.",
                 )
                 .with_retry_after(error.retry_after().unwrap_or(SOON).max(SOON)),
             // What is wrong with the request, the handler would have said. It has no answer to what its database

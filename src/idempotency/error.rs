@@ -287,6 +287,14 @@ impl Error {
         ErrorKind::Codec(source).of(id).with_effect(effect)
     }
 
+    /// Whether the client has an answer all the same.
+    fn is_answered(&self) -> bool {
+        #[cfg(feature = "http")]
+        return self.cause::<super::unfinished::AnswerGiven>().is_some();
+        #[cfg(not(feature = "http"))]
+        false
+    }
+
     /// Logs the error.
     pub(super) fn tell(&self) {
         let gravity = match self.kind() {
@@ -294,6 +302,7 @@ impl Error {
             ErrorKind::Unrecorded(_) => return,
             // A client's doing, or an answer like any other.
             ErrorKind::Conflict | ErrorKind::InProgress { .. } | ErrorKind::Flight(_) => Gravity::Routine,
+            ErrorKind::NotDone(_) | ErrorKind::RolledBack { .. } if self.is_answered() => Gravity::Routine,
             ErrorKind::InDoubt { .. } | ErrorKind::NotDone(_) | ErrorKind::Unknown(_) | ErrorKind::Store(_) => {
                 Gravity::Trouble
             }

@@ -54,4 +54,6 @@ pub use resolve::Resolved;
 pub use result_ext::ResultExt;
 pub use run::Idempotency;
 pub use transaction::{Rollback, Tx};
+#[cfg(feature = "http")]
+pub(crate) use unfinished::AnswerGiven;
 pub use unfinished::{NotDone, Unfinished, Unknown};

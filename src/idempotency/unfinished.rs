@@ -55,6 +55,25 @@ impl fmt::Display for Unfinished {
     }
 }
 
+/// Says that the work has an answer, which is not to be a result: it is on its way to a client, and worth no warning.
+#[cfg(feature = "http")]
+#[derive(Debug)]
+pub(crate) struct AnswerGiven(pub(crate) Box<dyn StdError + Send + Sync>);
+
+#[cfg(feature = "http")]
+impl fmt::Display for AnswerGiven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(feature = "http")]
+impl StdError for AnswerGiven {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
+    }
+}
+
 /// The work's own statement that it did nothing. It frees the identity, and reaches every caller.
 ///
 /// There is no conversion from errors by `?`, on purpose: that something failed does not mean that nothing was done.

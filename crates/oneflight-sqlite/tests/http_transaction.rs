@@ -72,6 +72,7 @@ impl Shop {
             .route("/none", post(without))
             .route("/json", post(place_json))
             .route("/fail", post(fail))
+            .route("/maybe", post(maybe))
             .layer(layer);
         let _folder = folder;
         Self { app, store, _folder }
@@ -217,6 +218,33 @@ async fn without_a_key_there_is_no_transaction() {
     let shop = Shop::open().await;
     let (status, _, _) = shop.send("/orders", None, "201").await;
     assert_eq!((status, shop.rows().await), (StatusCode::BAD_REQUEST, 0));
+}
+
+async fn maybe(tx: Option<Tx<SqliteStore>>, body: String) -> String {
+    match tx {
+        Some(mut tx) => insert(&mut tx, &body).await.to_string(),
+        None => "no key".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_handler_may_do_without_a_transaction() {
+    let shop = Shop::open().await;
+    assert_eq!(shop.send("/maybe", None, "tea").await.2, "no key");
+    assert_eq!(shop.send("/maybe", Some("k"), "tea").await.2, "1");
+}
+
+#[tokio::test]
+async fn a_key_where_the_layer_was_forgotten_is_the_services_fault() {
+    let app: Router = Router::new().route("/orders", post(place));
+    let request = Request::post("/orders")
+        .header("idempotency-key", "k")
+        .body(Body::from("201"))
+        .unwrap();
+    assert_eq!(
+        app.oneshot(request).await.unwrap().status(),
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
 }
 
 #[tokio::test]

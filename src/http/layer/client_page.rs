@@ -187,7 +187,7 @@ fn marks(settings: &Settings) -> String {
 fn problems(settings: &Settings) -> String {
     let mut text = match settings.dialect {
         Dialect::Draft => {
-            "A problem is `application/problem+json` (RFC 9457). Decide by its `type` or by the status, never by its words.\n\n"
+            "A problem is `application/problem+json` (RFC 9457). Decide by its `type`, never by its words. An operation may have answers of its own with the same status.\n\n"
         }
         Dialect::Stripe => "A problem is `{\"error\": {\"type\", \"code\", \"message\", \"doc_url\"}}`. Decide by its `code`.\n\n",
         Dialect::Grpc => {

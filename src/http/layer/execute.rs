@@ -12,7 +12,9 @@ use http::Extensions;
 use parking_lot::Mutex;
 
 use super::answer::{Answer, Answered, Answers};
-use crate::idempotency::{Codec, Context, Error, Idempotency, NotDone, Reply, Rollback, Tx, Unfinished, Unknown};
+use crate::idempotency::{
+    AnswerGiven, Codec, Context, Error, Idempotency, NotDone, Reply, Rollback, Tx, Unfinished, Unknown,
+};
 use crate::identity::RequestIdentity;
 use crate::store::{Store, TransactionalStore};
 
@@ -128,8 +130,8 @@ where
     })
 }
 
-fn answered(answer: Answer) -> Answered {
-    Answered(Arc::new(answer))
+fn answered(answer: Answer) -> AnswerGiven {
+    AnswerGiven(Box::new(Answered(Arc::new(answer))))
 }
 
 /// Returns the same for answers.

@@ -1,12 +1,12 @@
 //! What the layer lends a handler, as extractors of axum's: the transaction, and what is known of the execution.
 
-use axum_core::extract::{FromRequest, FromRequestParts, Request};
+use axum_core::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Request};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use super::execute::Slot;
 use super::outcome::Outcome;
-use crate::http::key::KeySource;
+use crate::http::key::{IDEMPOTENCY_KEY, KeySource};
 use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Context, Tx};
@@ -25,6 +25,22 @@ impl<S: TransactionalStore, State: Send + Sync> FromRequestParts<State> for Tx<S
     async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Self::Rejection> {
         let slot = parts.extensions.get::<Slot<S>>();
         slot.and_then(Slot::take).ok_or_else(|| missing(parts))
+    }
+}
+
+/// The transaction of a request that need not carry a key: `None` if it carries none.
+impl<S: TransactionalStore, State: Send + Sync> OptionalFromRequestParts<State> for Tx<S> {
+    /// As for the transaction itself.
+    type Rejection = (Outcome, Problem);
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Option<Self>, Self::Rejection> {
+        let is_keyless = parts.extensions.get::<Context>().is_none() && !parts.headers.contains_key(IDEMPOTENCY_KEY);
+        match is_keyless {
+            true => Ok(None),
+            false => <Self as FromRequestParts<State>>::from_request_parts(parts, state)
+                .await
+                .map(Some),
+        }
     }
 }
 
@@ -96,6 +112,8 @@ fn rejected(rejection: impl IntoResponse) -> Response {
 fn missing(parts: &Parts) -> (Outcome, Problem) {
     let problem = match parts.extensions.get::<Context>() {
         Some(_) => mapping::misplaced(),
+        // There is no layer, or it does not look at this method.
+        None if parts.headers.contains_key(IDEMPOTENCY_KEY) => mapping::misplaced(),
         None => KeySource::new().missing().into(),
     };
     (Outcome::NothingDone, problem)

@@ -8,6 +8,7 @@ use axum_core::response::{IntoResponse, Response};
 use http::Extensions;
 use parking_lot::Mutex;
 
+use super::outcome::Outcome;
 use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::Effect;
@@ -47,24 +48,53 @@ type Reason = Box<dyn Error + Send + Sync>;
 ///
 /// For an error that does not implement [`Error`], such as `anyhow::Error`, use [`because`](Self::because).
 #[must_use = "it is to be returned"]
-pub struct Failure(Reason);
+pub struct Failure(Kind);
+
+enum Kind {
+    Reason(Reason),
+    Answer(Box<Response>),
+}
 
 impl Failure {
     /// Fails for this reason: an error or a text.
     pub fn because(reason: impl Into<Reason>) -> Self {
-        Self(reason.into())
+        Self(Kind::Reason(reason.into()))
+    }
+
+    /// Turns a request away that is not valid, with this answer: nothing was done, and the key is free.
+    ///
+    /// It is for what axum finds wrong only while the handler reads, such as the fields of a multipart body:
+    ///
+    /// ```
+    /// use axum::response::{IntoResponse, Response};
+    /// use oneflight::http::layer::Failure;
+    ///
+    /// # struct Malformed; impl IntoResponse for Malformed { fn into_response(self) -> Response { ().into_response() } }
+    /// async fn upload(bytes: Result<Vec<u8>, Malformed>) -> Result<String, Failure> {
+    ///     let bytes = bytes.map_err(Failure::rejected)?; // Such as `field.bytes().await`.
+    ///     Ok(format!("{} bytes", bytes.len()))
+    /// }
+    /// # let _ = upload;
+    /// ```
+    pub fn rejected(answer: impl IntoResponse) -> Self {
+        let mut answer = answer.into_response();
+        answer.extensions_mut().insert(Outcome::NothingDone);
+        Self(Kind::Answer(Box::new(answer)))
     }
 }
 
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(Box::new(error))
+        Self(Kind::Reason(Box::new(error)))
     }
 }
 
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Failure").field(&self.0).finish()
+        match &self.0 {
+            Kind::Reason(reason) => f.debug_tuple("Failure").field(reason).finish(),
+            Kind::Answer(answer) => f.debug_tuple("Failure").field(&answer.status()).finish(),
+        }
     }
 }
 
@@ -89,7 +119,11 @@ pub(super) fn taken(extensions: &Extensions) -> Option<Reason> {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        match self.0.downcast::<Problem>() {
+        let reason = match self.0 {
+            Kind::Reason(reason) => reason,
+            Kind::Answer(answer) => return *answer,
+        };
+        match reason.downcast::<Problem>() {
             Ok(problem) => (*problem).into_response(),
             Err(reason) => {
                 let mut response: Response = mapping::internal(Effect::Unknown).into_response();

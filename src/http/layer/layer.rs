@@ -77,14 +77,19 @@ impl IdempotencyLayer {
     /// Makes a layer whose handlers work in a transaction of the store's database, which they are given as a
     /// [`Tx`](crate::Tx): what they write is one commit with their recorded answer.
     ///
-    /// An answer below 400 commits. One from 400 to 499 declines: what was written is rolled back, and the answer is recorded.
+    /// An answer from 200 to 399 commits. One from 400 to 499 declines: what was written is rolled back, and the answer is recorded.
     /// One from 500 on, and a panic, roll everything back and free the key.
     ///
     /// An answer from 400 to 499 before the first statement is about the request itself: a body that axum could not read, or
     /// what the handler found invalid. It frees the key as well, so that a client may correct its request. A handler
     /// [says](super::Outcome) where it wants an answer to be recorded, or not to be.
     ///
-    /// The transaction is open while the handler runs: keep it short. One that loses to another one is rolled back, and not run
+    /// A status below 200 gives the connection to its client: nothing is recorded, and what was written is rolled back.
+    ///
+    /// Statements go through the [`Tx`](crate::Tx). One on the store's pool waits for the transaction, which waits for the
+    /// handler: in SQLite it finds the database locked.
+    ///
+    /// The transaction is open while the handler runs, and while its answer is read: keep it short. One that loses to another one is rolled back, and not run
     /// again by the layer: the client is told to send its request again.
     pub fn transactional<S, C>(idempotency: Idempotency<S, C>) -> Self
     where

@@ -106,8 +106,9 @@ where
                 _ => ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
             };
         }
-        // Another one, which is made ready when the work begins: what readiness reserves is not held by a request that waits.
+        // What readiness reserves goes back: a request that waits must not hold it, and the work is made ready anew.
         let inner = self.inner.clone();
+        self.inner = inner.clone();
         let settings = Arc::clone(settings);
         ResponseFuture::keyed(Box::pin(answer(settings, inner, parts, body, key, requirement)))
     }
@@ -337,6 +338,10 @@ impl Settings {
         seen.answered(origin, status);
         let lines = response.headers_mut();
         self.dialect.mark(status, lines, origin, at.is_some());
+        // A handler may hand on what another service said of its own answer.
+        for of_another in [IDEMPOTENCY_REPLAYED, IDEMPOTENCY_ORIGINAL_DATE] {
+            lines.remove(of_another);
+        }
         headers::put(lines, IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
         if origin == Origin::Replayed {
             headers::put(lines, IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));

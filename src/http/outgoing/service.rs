@@ -13,7 +13,7 @@ use super::message::{OutgoingRequest, OutgoingResponse};
 use super::policy::{Limits, Tries};
 use crate::correlation;
 use crate::http::correlation::X_CORRELATION_ID;
-use crate::http::key::IDEMPOTENCY_KEY;
+use crate::http::key::{IDEMPOTENCY_KEY, header_key};
 use crate::random::random_uuid;
 
 /// Sends requests that can be repeated, and repeats them. Made by [`OutgoingLayer`](super::layer::OutgoingLayer), which
@@ -70,5 +70,6 @@ fn prepare(request: &mut impl OutgoingRequest) -> bool {
     {
         headers.insert(IDEMPOTENCY_KEY, key);
     }
-    idempotent || headers.contains_key(IDEMPOTENCY_KEY)
+    // What is no key, a server may take for none.
+    idempotent || matches!(header_key(headers), Ok(Some(_)))
 }
