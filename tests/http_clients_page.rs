@@ -96,7 +96,7 @@ fn the_page_for_clients_says_what_is_covered_and_how_keys_look() {
             "It has 1 to 36 of these characters: `\\-0-9A-Fa-f`.",
             "It is valid for you, one method and one route.",
             "The members of JSON objects may stand in any order",
-            "Also compared: the headers `Api-Version`.",
+            "Also compared: the headers `Api-Version`, `If-Match` and `If-Unmodified-Since`.",
             "Not compared: the fields `csrf_token`.",
             "up to 1000 bytes, and take up to 1.5s",
             "is answered with a 409 at once",

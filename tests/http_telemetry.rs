@@ -114,7 +114,7 @@ async fn everything() {
     assert_eq!((one, two), (StatusCode::OK, StatusCode::CONFLICT));
 
     let store = MemoryStore::new();
-    let id = RequestIdentity::new(Scope::new("everybody").route("POST /orders/{id}"), KEY).unwrap();
+    let id = RequestIdentity::new(Scope::new("everybody").route("POST /orders/{}"), KEY).unwrap();
     let dead = store.claim(ClaimRequest::new(&id, Duration::ZERO)).await;
     assert!(matches!(dead, Ok(ClaimOutcome::Granted(_))));
     let rerun = Idempotency::builder(store).recovery(Recovery::Rerun);
