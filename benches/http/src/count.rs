@@ -51,6 +51,7 @@ pub fn all(live: impl Fn() -> i64, allocations: impl Fn() -> u64) -> Counts {
         Entrant::Bare,
         Entrant::Identity,
         Entrant::Oneflight,
+        Entrant::InPlace,
         Entrant::PeerByHeader,
         Entrant::PeerByHash,
     ];

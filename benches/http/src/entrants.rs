@@ -12,7 +12,7 @@ use axum::routing::{MethodRouter, post};
 use axum_idempotent::{IdempotentLayer, IdempotentOptions};
 use bytes::Bytes;
 use oneflight::http::layer::IdempotencyLayer;
-use oneflight::{Idempotency, MemoryStore};
+use oneflight::{Drive, Idempotency, MemoryStore};
 use ruts::store::moka::MokaStore;
 use ruts::{CookieOptions, SessionLayer};
 use tower::layer::util::Identity;
@@ -32,6 +32,8 @@ pub enum Entrant {
     Identity,
     /// `IdempotencyLayer` over a `MemoryStore`.
     Oneflight,
+    /// The same, whose work is polled by its callers and not by a task of its own.
+    InPlace,
     /// `axum-idempotent` by the header, without looking at the body, over its session layer and its store in memory.
     PeerByHeader,
     /// `axum-idempotent` as it is by default: by a hash of the request, its body included.
@@ -48,6 +50,7 @@ impl Entrant {
             Self::Bare => "bare route",
             Self::Identity => "layer that does nothing",
             Self::Oneflight => "oneflight",
+            Self::InPlace => "oneflight, `Drive::InPlace`",
             Self::PeerByHeader => "axum-idempotent, by header",
             Self::PeerByHash => "axum-idempotent, by hash",
         }
@@ -60,6 +63,7 @@ impl Entrant {
             Self::Bare => app,
             Self::Identity => app.layer(Identity::new()),
             Self::Oneflight => app.layer(layer()),
+            Self::InPlace => app.layer(layer_driven(Drive::InPlace)),
             Self::PeerByHeader => sessions(app, options().use_idempotency_key_header(None, false)),
             Self::PeerByHash => sessions(app, options()),
         };
@@ -70,8 +74,13 @@ impl Entrant {
 
 /// Returns our layer, with what is not limited otherwise limited as the peer is.
 pub fn layer() -> IdempotencyLayer {
+    layer_driven(Drive::Spawned)
+}
+
+fn layer_driven(drive: Drive) -> IdempotencyLayer {
     let idem = Idempotency::builder(MemoryStore::new())
         .max_result_bytes(ANSWER_LIMIT)
+        .drive(drive)
         .build();
     IdempotencyLayer::new(idem).unscoped()
 }

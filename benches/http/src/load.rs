@@ -46,7 +46,7 @@ impl Load {
     /// How often the handler has to be executed by so many requests.
     fn executions(self, entrant: Entrant, requests: u64) -> u64 {
         match (self, entrant) {
-            (Self::Replays, Entrant::Oneflight | Entrant::PeerByHeader | Entrant::PeerByHash) => 1,
+            (Self::Replays, Entrant::Oneflight | Entrant::InPlace | Entrant::PeerByHeader | Entrant::PeerByHash) => 1,
             // All of these are one request to it.
             (Self::Keyless, Entrant::PeerByHash) => 1,
             _ => requests,

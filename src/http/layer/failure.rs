@@ -25,7 +25,7 @@ type Reason = Box<dyn Error + Send + Sync>;
 ///   again, that the service has a bug ([`INTERNAL`](crate::http::kind::INTERNAL)).
 /// * Under a lease, it is not known what was done
 ///   ([`OUTCOME_UNKNOWN`](crate::http::kind::OUTCOME_UNKNOWN)): the key is in doubt. A handler that knows better answers with an
-///   [`Outcome`](super::Outcome).
+///   [`Outcome`].
 ///
 /// A [`Problem`] is an answer, and not a failure: a 4xx by `?` declines. Where there is no layer, or no key, the client gets
 /// [`INTERNAL`](crate::http::kind::INTERNAL). The error itself is logged, and never sent.

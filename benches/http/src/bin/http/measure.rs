@@ -40,10 +40,11 @@ pub struct Measured {
     pub conducts: Vec<Conduct>,
 }
 
-const ALL: [Entrant; 5] = [
+const ALL: [Entrant; 6] = [
     Entrant::Bare,
     Entrant::Identity,
     Entrant::Oneflight,
+    Entrant::InPlace,
     Entrant::PeerByHeader,
     Entrant::PeerByHash,
 ];
