@@ -264,7 +264,7 @@ async fn a_service_with_room_for_one_request_answers() {
     for key in ["a", "a", "b"] {
         let request = Request::post("/orders").header("idempotency-key", key);
         let request = request.body(http_body_util::Empty::new().boxed_unsync()).unwrap();
-        // Whoever holds the service, a connection for example, keeps it.
+        // A connection keeps the service for its next request.
         let answered = async { service.ready().await.unwrap().call(request).await };
         let answered = tokio::time::timeout(Duration::from_secs(5), answered)
             .await

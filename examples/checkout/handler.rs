@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::http::{
-    StatusCode,
+    HeaderMap, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION},
 };
 use axum::response::{IntoResponse, Response};
@@ -273,6 +273,22 @@ fn not_placed(problem: Problem) -> Response {
 }
 
 impl Incoming {
+    /// Reads the order of a request with this key.
+    pub(crate) fn read(
+        key: String,
+        correlation: CorrelationId,
+        seen: &Arc<Seen>,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Self, Problem> {
+        Ok(Self {
+            key,
+            correlation,
+            order: NewOrder::read(headers, body)?,
+            seen: Arc::clone(seen),
+        })
+    }
+
     fn entry<'e>(&'e self, payment: &'e str) -> Entry<'e> {
         Entry {
             key: &self.key,

@@ -5,7 +5,6 @@
 //! process that dies) between the order and its answer leaves an order that the next attempt does not know of.
 
 use std::error::Error;
-use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
@@ -17,7 +16,7 @@ use oneflight::idempotency::Origin;
 
 use crate::database::{Database, Entry};
 use crate::handler::{Incoming, answer};
-use crate::order::{NewOrder, Placed};
+use crate::order::Placed;
 use crate::payment::Provider;
 use crate::service::{Shop, unavailable};
 
@@ -29,14 +28,7 @@ pub(crate) async fn place_order(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let key = require_key(&headers, &body)?.to_string();
-    let order = NewOrder::read(&headers, &body)?;
-    let seen = Arc::clone(&shop.seen);
-    let incoming = Incoming {
-        key,
-        correlation,
-        order,
-        seen,
-    };
+    let incoming = Incoming::read(key, correlation, &shop.seen, &headers, &body)?;
     let placed = place(&shop.orders, shop.provider, &incoming).await;
     let (placed, origin) = placed.map_err(|error| unavailable(&*error))?;
     let mut response = answer(placed);

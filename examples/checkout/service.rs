@@ -27,7 +27,6 @@ use tokio::time::timeout;
 use crate::database::{self, Database};
 use crate::handler::{Handler, Incoming};
 use crate::naive;
-use crate::order::NewOrder;
 use crate::page::{self, Seen};
 use crate::payment::Provider;
 use crate::place::Place;
@@ -179,14 +178,7 @@ async fn place_order(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let key = context.id().key().to_owned();
-    let order = NewOrder::read(&headers, &body)?;
-    let seen = Arc::clone(&shop.seen);
-    let incoming = Incoming {
-        key,
-        correlation,
-        order,
-        seen,
-    };
+    let incoming = Incoming::read(key, correlation, &shop.seen, &headers, &body)?;
     Ok(shop.handler.place(&shop.orders, shop.provider, context, incoming).await)
 }
 

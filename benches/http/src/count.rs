@@ -47,16 +47,8 @@ const CALLS: u64 = 1_000;
 /// Counts everything. `live` says how many bytes of the heap are allocated, `allocations` how many allocations there were.
 pub fn all(live: impl Fn() -> i64, allocations: impl Fn() -> u64) -> Counts {
     let held = crowd::held(live);
-    let entrants = [
-        Entrant::Bare,
-        Entrant::Identity,
-        Entrant::Oneflight,
-        Entrant::InPlace,
-        Entrant::PeerByHeader,
-        Entrant::PeerByHash,
-    ];
     Counts {
-        routes: entrants.map(|entrant| of_route(entrant, &allocations)).into(),
+        routes: Entrant::ALL.map(|entrant| of_route(entrant, &allocations)).into(),
         plain: [
             of_service(service_fn(nothing), &allocations),
             of_service(Identity::new().layer(service_fn(nothing)), &allocations),

@@ -41,6 +41,16 @@ pub enum Entrant {
 }
 
 impl Entrant {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 6] = [
+        Self::Bare,
+        Self::Identity,
+        Self::Oneflight,
+        Self::InPlace,
+        Self::PeerByHeader,
+        Self::PeerByHash,
+    ];
+
     /// Those that make requests idempotent.
     pub const IDEMPOTENT: [Self; 3] = [Self::Oneflight, Self::PeerByHeader, Self::PeerByHash];
 

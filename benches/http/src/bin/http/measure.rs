@@ -40,15 +40,6 @@ pub struct Measured {
     pub conducts: Vec<Conduct>,
 }
 
-const ALL: [Entrant; 6] = [
-    Entrant::Bare,
-    Entrant::Identity,
-    Entrant::Oneflight,
-    Entrant::InPlace,
-    Entrant::PeerByHeader,
-    Entrant::PeerByHash,
-];
-
 /// Measures everything.
 pub fn all(effort: Effort) -> Result<Measured, Box<dyn Error>> {
     let start = Instant::now();
@@ -66,10 +57,10 @@ pub fn all(effort: Effort) -> Result<Measured, Box<dyn Error>> {
     let mut loads = Vec::new();
     for load in [Load::Distinct, Load::Replays, Load::Keyless] {
         say(tables_name(load));
-        let [requests, server] = hold(&ALL, rounds, Entrant::name, |entrant| {
+        let [requests, server] = hold(&Entrant::ALL, rounds, Entrant::name, |entrant| {
             load::over_loopback(entrant, load, requests)
         });
-        let [calls] = hold(&ALL, rounds, Entrant::name, |entrant| {
+        let [calls] = hold(&Entrant::ALL, rounds, Entrant::name, |entrant| {
             load::without_sockets(entrant, load, calls)
         });
         loads.push(Loaded {
