@@ -36,7 +36,7 @@ published() {
 # The directories of the packages whose tests cargo runs. The others have commands of their own.
 tested() {
     published
-    printf '%s\n' examples tests/faults
+    printf '%s\n' examples tests/examples tests/faults
 }
 
 # The arguments by which cargo takes the packages in these directories.

@@ -1,9 +1,9 @@
 //! Promise: several services on one store place each order once, whichever of them is asked, and whichever store it is.
 
 mod checkout_support;
-#[path = "../../tests/common/postgres.rs"]
+#[path = "../../common/postgres.rs"]
 mod postgres;
-#[path = "../../tests/common/redis.rs"]
+#[path = "../../common/redis.rs"]
 mod redis;
 
 use std::process::{Command, Stdio};

@@ -2,7 +2,7 @@
 //! leaves an order that the next one finds.
 
 mod checkout_support;
-#[path = "../../tests/common/redis.rs"]
+#[path = "../../common/redis.rs"]
 mod redis_server;
 
 use std::thread;

@@ -28,7 +28,7 @@ use tokio::process::Command;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-#[path = "../../../tests/common/proxy.rs"]
+#[path = "../../../common/proxy.rs"]
 pub mod proxy;
 
 /// The secret key by which clients authenticate.

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use oneflight::idempotency::Origin;
 
-#[path = "../checkout/database.rs"]
+#[path = "../../../examples/checkout/database.rs"]
 mod database;
-#[path = "../checkout/order.rs"]
+#[path = "../../../examples/checkout/order.rs"]
 mod order;
-#[path = "../checkout/storm/plan.rs"]
+#[path = "../../../examples/checkout/storm/plan.rs"]
 mod plan;
-#[path = "../checkout/storm/stats.rs"]
+#[path = "../../../examples/checkout/storm/stats.rs"]
 mod stats;
 
 use database::Row;
