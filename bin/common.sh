@@ -9,10 +9,7 @@ clients=(curl nginx node npm python3-venv)
 # The browser that the test of the checkout's page drives, and what drives it.
 browser=(chromium chromium-driver)
 
-# The test programs of src/flight and src/group, which have all the unsafe code.
-core_tests=(collapse fresh hand_over idle_driver run_to_completion panics reentrance bounds conflict results waking oracle peers)
-
-# Those of the core's test programs that need no runtime, and so run under Miri.
+# The modules of the test program `core` that need no runtime, and so run under Miri.
 miri_tests=(hand_over conflict results panics oracle)
 
 # The test programs that ThreadSanitizer cannot run: they end a program by a signal, which it holds back.
@@ -53,9 +50,9 @@ all_tests_but() {
     packages $(tested)
     printf '%s\n' --lib --test faults
     for directory in $(tested); do
-        for test in "$directory"/tests/*.rs; do
-            test=${test##*/} test=${test%.rs}
-            [[ " $* " == *" $test "* || $test == '*' ]] || printf -- '--test\n%s\n' "$test"
+        for test in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
+            test=${test#"$directory/tests/"} test=${test%.rs} test=${test%/main}
+            [[ " $* " == *" $test "* || $test == *'*'* ]] || printf -- '--test\n%s\n' "$test"
         done
     done
 }
