@@ -7,10 +7,9 @@ use std::error::Error;
 use oneflight_conformance::{self as conformance, Failure};
 use oneflight_redis::RedisStore;
 
-#[path = "../../../tests/common/redis.rs"]
-mod server;
+use crate::server;
 
-use server::{cluster, prefix, server};
+use crate::server::{cluster, prefix, server};
 
 fn kept(checked: Result<(), Failure>) {
     if let Err(failure) = checked {

@@ -5,13 +5,11 @@
 use oneflight::record::{FencingToken, State};
 use redis::cmd;
 
-#[path = "../../../tests/common/decision.rs"]
+#[path = "../../../../tests/common/decision.rs"]
 mod decision;
-#[path = "../../../tests/common/redis.rs"]
-mod server;
 
+use crate::server::{place, prefix, server};
 use decision::offset;
-use server::{place, prefix, server};
 
 #[tokio::test]
 async fn the_script_decides_as_the_function_does() {

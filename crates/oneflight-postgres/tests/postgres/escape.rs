@@ -14,10 +14,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::oneshot;
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-
-use postgres::{Schema, server};
+use crate::postgres::{Schema, server};
 
 const ORDERS: &str = "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)";
 

@@ -16,13 +16,8 @@ use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use tokio::task::JoinSet;
 
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-#[path = "../../../tests/common/redis.rs"]
-mod server;
-
-use proxy::{Cut, Proxy};
-use server::{Server, place, prefix, server};
+use crate::proxy::{Cut, Proxy};
+use crate::server::{Server, place, prefix, server};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -11,10 +11,7 @@ use oneflight_postgres::PostgresStore;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-
-use postgres::server;
+use crate::postgres::server;
 
 async fn is_granted(store: &PostgresStore) -> bool {
     let id = RequestIdentity::new(Scope::new("tenant-7"), "k").unwrap();

@@ -13,16 +13,9 @@ use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::task::AbortHandle;
 
-#[path = "../../../tests/common/pgbouncer.rs"]
-mod pgbouncer;
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-
-use pgbouncer::Bouncer;
-use postgres::{Server, server};
-use proxy::Proxy;
+use crate::pgbouncer::Bouncer;
+use crate::postgres::{Server, server};
+use crate::proxy::Proxy;
 
 const SESSION: &str = "pool_mode = session\ndefault_pool_size = 80";
 const TRANSACTION: &str = "pool_mode = transaction\ndefault_pool_size = 8";

@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/in_doubt.rs"]
+#[path = "../../../../tests/common/in_doubt.rs"]
 mod in_doubt;
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
+use crate::postgres;
 
 use in_doubt::{five_in_doubt, the_others_are_listed};
 use oneflight_postgres::PostgresStore;

@@ -19,13 +19,8 @@ use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use tokio::task::JoinHandle;
 
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-#[path = "../../../tests/common/redis.rs"]
-mod server;
-
-use proxy::{Cut, Proxy};
-use server::{Server, cluster, replica_in_cluster};
+use crate::proxy::{Cut, Proxy};
+use crate::server::{Server, cluster, replica_in_cluster};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long replicas are waited for that do not answer. A connection is to be lost meanwhile.

@@ -15,13 +15,8 @@ use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection, Executor};
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-
-use postgres::{Schema, server};
-use proxy::{Cut, Proxy};
+use crate::postgres::{Schema, server};
+use crate::proxy::{Cut, Proxy};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LONG: Duration = Duration::from_secs(60);

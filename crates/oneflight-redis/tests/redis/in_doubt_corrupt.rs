@@ -2,17 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/in_doubt.rs"]
+#[path = "../../../../tests/common/in_doubt.rs"]
 mod in_doubt;
-#[path = "../../../tests/common/redis.rs"]
-mod redis_server;
+use crate::server as redis_server;
 
 use std::collections::HashMap;
 
+use crate::server::{place, prefix};
 use in_doubt::{five_in_doubt, id, the_others_are_listed};
 use oneflight::store::Claim;
 use redis::cmd;
-use redis_server::{place, prefix};
 
 #[tokio::test]
 async fn redis_lists_what_it_can_read() {

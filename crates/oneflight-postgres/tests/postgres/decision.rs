@@ -9,13 +9,11 @@ use oneflight::record::{FencingToken, HolderId, Record, State, Timestamp};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, Store, Takeover};
 use oneflight_postgres::PostgresStore;
 
-#[path = "../../../tests/common/decision.rs"]
+#[path = "../../../../tests/common/decision.rs"]
 mod decision;
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
 
+use crate::postgres::server;
 use decision::{Answer, HOUR, There, of_outcome, offset, record};
-use postgres::server;
 
 const TOKEN: FencingToken = FencingToken::new(1_000_000);
 

@@ -13,10 +13,7 @@ use oneflight_redis::RedisStore;
 use redis::cmd;
 use tokio::sync::mpsc;
 
-#[path = "../../../tests/common/redis.rs"]
-mod server;
-
-use server::{Server, prefix};
+use crate::server::{Server, prefix};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -15,13 +15,8 @@ use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::sync::{Notify, oneshot};
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-
-use postgres::{Schema, server};
-use proxy::{Cut, Proxy};
+use crate::postgres::{Schema, server};
+use crate::proxy::{Cut, Proxy};
 
 /// More than anything here takes, and less than the store's patience.
 const SOON: Duration = Duration::from_secs(15);

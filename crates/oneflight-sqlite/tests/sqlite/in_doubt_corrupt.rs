@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/in_doubt.rs"]
+#[path = "../../../../tests/common/in_doubt.rs"]
 mod in_doubt;
 
 use in_doubt::{five_in_doubt, the_others_are_listed};

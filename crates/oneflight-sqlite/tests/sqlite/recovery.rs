@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/crash.rs"]
+#[path = "../../../../tests/common/crash.rs"]
 mod crash;
 
 use std::time::Duration;

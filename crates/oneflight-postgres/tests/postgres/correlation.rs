@@ -12,13 +12,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row};
 use tokio::sync::{Mutex, MutexGuard};
 
-#[path = "../../../tests/common/pgbouncer.rs"]
-mod pgbouncer;
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-
-use pgbouncer::Bouncer;
-use postgres::Server;
+use crate::pgbouncer::Bouncer;
+use crate::postgres::Server;
 
 /// Has a server log every statement, with the name of the application before it.
 const LOGS: &str =

@@ -10,7 +10,7 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
 use oneflight_sqlite::SqliteStore;
 
-#[path = "../../../tests/common/inner.rs"]
+#[path = "../../../../tests/common/inner.rs"]
 #[macro_use]
 mod inner;
 

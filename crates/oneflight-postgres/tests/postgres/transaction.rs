@@ -21,15 +21,11 @@ use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::Barrier;
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-#[path = "../../../tests/common/wrapped.rs"]
+#[path = "../../../../tests/common/wrapped.rs"]
 mod wrapped;
 
-use postgres::{Schema, server};
-use proxy::{Cut, Proxy};
+use crate::postgres::{Schema, server};
+use crate::proxy::{Cut, Proxy};
 use wrapped::Wrapped;
 
 fn id(key: &str) -> RequestIdentity {

@@ -16,7 +16,7 @@ use oneflight_sqlite::SqliteStore;
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
-#[path = "../../../tests/common/wrapped.rs"]
+#[path = "../../../../tests/common/wrapped.rs"]
 mod wrapped;
 
 use wrapped::Wrapped;

@@ -9,10 +9,7 @@ use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::PgConnection;
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-
-use postgres::server;
+use crate::postgres::server;
 
 #[derive(Clone)]
 struct Orders(PostgresStore);

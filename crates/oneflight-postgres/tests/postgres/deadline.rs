@@ -3,18 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-
 use std::time::{Duration, Instant};
 
+use crate::postgres::server;
+use crate::proxy::{Cut, Proxy};
 use oneflight::idempotency::{Context, Effect, ErrorKind, Idempotency};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
-use postgres::server;
-use proxy::{Cut, Proxy};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_silent_is_waited_for_no_longer_than_the_caller_said() {

@@ -13,10 +13,7 @@ use redis::cmd;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-#[path = "../../../tests/common/redis.rs"]
-mod server;
-
-use server::{Server, cluster, prefix, server};
+use crate::server::{Server, cluster, prefix, server};
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()

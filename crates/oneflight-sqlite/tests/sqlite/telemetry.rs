@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/lines.rs"]
+#[path = "../../../../tests/common/lines.rs"]
 mod lines;
 
 use std::time::Duration;

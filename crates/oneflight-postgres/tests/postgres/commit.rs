@@ -11,13 +11,8 @@ use oneflight::store::{Store, StoreError};
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-
-use postgres::{Schema, Server, server};
-use proxy::{Cut, Proxy};
+use crate::postgres::{Schema, Server, server};
+use crate::proxy::{Cut, Proxy};
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
