@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use oneflight::idempotency::Origin;
 
-#[path = "../../../examples/checkout/database.rs"]
-mod database;
 #[path = "../../../examples/checkout/order.rs"]
 mod order;
 #[path = "../../../examples/checkout/storm/plan.rs"]
 mod plan;
+#[path = "../../../examples/checkout/row.rs"]
+mod row;
 #[path = "../../../examples/checkout/storm/stats.rs"]
 mod stats;
 
-use database::Row;
 use order::{Answer, Placed};
 use plan::{Plan, Shape};
+use row::Row;
 use stats::{Circumstances, Report, Tally};
 
 const KEYS: u32 = 3;
