@@ -20,6 +20,19 @@ features() {
     sed -n '/^\[features\]$/,/^$/s/^\([a-z_]*\) = .*/\1/p' Cargo.toml | grep -vx default
 }
 
+# The sets of features with which the crate is checked, one a line: none, each alone, all pairs. Cargo says what each comes to: `http`,
+# say, brings `durable` along, so the two together are what `http` is alone, and need no check of their own.
+feature_sets() {
+    local features i j
+    mapfile -t features < <(echo; features)
+    for ((i = 0; i < ${#features[@]}; i++)); do
+        for ((j = 0; j <= i; j++)); do
+            cargo tree --locked --package oneflight --edges normal --depth 0 --prefix none --format '{f}' \
+                --no-default-features --features "${features[i]},${features[j]}"
+        done
+    done | sort -u
+}
+
 # The targets of fuzzing, as their corpora are named.
 fuzz_targets() {
     ls fuzz/corpus
