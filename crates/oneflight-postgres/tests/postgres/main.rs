@@ -1,5 +1,5 @@
 //! The promises over PostgreSQL: a module for each, in one program, so that sqlx is linked once, and one server serves all tests
-//! that do not break it.
+//! that do not break it. What measures how long others are held up has its server alone: `postgres_wait.rs`.
 
 #[path = "../../../../tests/common/pgbouncer.rs"]
 mod pgbouncer;
@@ -20,4 +20,3 @@ mod pool;
 mod pooler;
 mod schema;
 mod transaction;
-mod wait;

@@ -14,8 +14,13 @@ use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-use crate::postgres::{Server, server};
-use crate::proxy::{Cut, Proxy};
+#[path = "../../../tests/common/postgres.rs"]
+mod postgres;
+#[path = "../../../tests/common/proxy.rs"]
+mod proxy;
+
+use postgres::{Server, server};
+use proxy::{Cut, Proxy};
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
