@@ -1,5 +1,5 @@
 //! The layer's dialects for Stripe's SDKs and for gRPC: what it says in their words, and what they are told not to repeat. That
-//! real clients read it so is in `tests/examples/tests/http_clients_stripe.rs` and `http_clients_tonic.rs`.
+//! real clients read it so is in `tests/examples/tests/clients/stripe.rs` and `clients/tonic.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -3,19 +3,17 @@
 
 #![cfg(unix)]
 
-mod checkout_support;
-
-#[path = "checkout_support/browser.rs"]
+#[path = "../checkout_support/browser.rs"]
 mod browser;
-#[path = "checkout_support/proxy.rs"]
+#[path = "../checkout_support/proxy.rs"]
 mod proxy;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::checkout_support::{Request, Server};
 use browser::{Browser, Scripts};
-use checkout_support::{Request, Server};
 use fantoccini::Locator;
 use proxy::Proxy;
 use sqlx::sqlite::SqliteConnectOptions;

@@ -1,14 +1,12 @@
 //! Promise: with its records in Redis and its orders elsewhere, a service that dies between an order's row and its record
 //! leaves an order that the next one finds.
 
-mod checkout_support;
-#[path = "../../common/redis.rs"]
-mod redis_server;
+use crate::server as redis_server;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use checkout_support::{Request, Server, exchange};
+use crate::checkout_support::{Request, Server, exchange};
 
 /// Waits until it is so.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -1,13 +1,11 @@
 //! Promise: a service that is killed in mid-storm, and started again on the same file, has placed each order once.
 
-mod checkout_support;
-
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use checkout_support::{Guarded, Server, number, program, report};
+use crate::checkout_support::{Guarded, Server, number, program, report};
 
 #[test]
 fn kill_nine_in_mid_storm_leaves_one_order_per_key() {

@@ -1,8 +1,6 @@
 //! Promise 17: bad input is answered with a problem that says what to do, never with a 5xx, and nothing is written.
 
-mod checkout_support;
-
-use checkout_support::{Request, Server, exchange};
+use crate::checkout_support::{Request, Server, exchange};
 
 const GOOD: &str = r#"{"item": "tea", "quantity": 1}"#;
 

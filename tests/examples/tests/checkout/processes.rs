@@ -1,15 +1,12 @@
 //! Promise: several services on one store place each order once, whichever of them is asked, and whichever store it is.
 
-mod checkout_support;
-#[path = "../../common/postgres.rs"]
-mod postgres;
-#[path = "../../common/redis.rs"]
-mod redis;
+use crate::postgres;
+use crate::server as redis;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use checkout_support::{Guarded, Server, number, program, report, storm};
+use crate::checkout_support::{Guarded, Server, number, program, report, storm};
 use serde_json::Value;
 
 #[test]

@@ -1,10 +1,8 @@
 //! Promise 20: every answer says whether it was executed, collapsed or replayed, and which request it belongs to.
 
-mod checkout_support;
-
 use std::thread;
 
-use checkout_support::{Request, Server};
+use crate::checkout_support::{Request, Server};
 
 const TEA: &str = r#"{"item": "tea", "quantity": 2}"#;
 

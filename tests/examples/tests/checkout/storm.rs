@@ -1,8 +1,6 @@
 //! Promise: 20,000 concurrent requests over 1,000 keys make 1,000 orders; and without `oneflight` they make more.
 
-mod checkout_support;
-
-use checkout_support::{Server, number, report, storm};
+use crate::checkout_support::{Server, number, report, storm};
 
 #[test]
 fn twenty_thousand_requests_over_a_thousand_keys_make_a_thousand_orders() {

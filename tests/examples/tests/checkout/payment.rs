@@ -1,12 +1,10 @@
 //! Promise: the payment is asked for outside of any transaction, and an order that broke off after it goes on from there.
 
-mod checkout_support;
-
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use checkout_support::{Answer, Request, Server, exchange};
+use crate::checkout_support::{Answer, Request, Server, exchange};
 use oneflight::idempotency::Idempotency;
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::MemoryStore;

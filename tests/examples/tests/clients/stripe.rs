@@ -15,10 +15,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use clients::proxy::{Cut, Proxy};
-use clients::{Listener, SECRET, Shop, command, run, within};
-
-mod clients;
+use crate::shop::proxy::{Cut, Proxy};
+use crate::shop::{Listener, SECRET, Shop, command, run, within};
 
 /// The newest that runs on the Node.js of Debian 12.
 const NODE: &str = "stripe@22.6.0";
@@ -54,7 +52,7 @@ async fn node() -> Sdk {
         "--no-package-lock",
     ]);
     run(install.arg("--prefix").arg(folder.path()).arg(NODE)).await;
-    std::fs::write(folder.path().join("client.js"), include_str!("clients/stripe.js")).unwrap();
+    std::fs::write(folder.path().join("client.js"), include_str!("stripe.js")).unwrap();
     Sdk {
         folder,
         program: "node",
@@ -77,7 +75,7 @@ async fn python() -> Sdk {
         PYTHON,
     ]))
     .await;
-    std::fs::write(folder.path().join("client.py"), include_str!("clients/stripe.py")).unwrap();
+    std::fs::write(folder.path().join("client.py"), include_str!("stripe.py")).unwrap();
     Sdk {
         folder,
         program: "bin/python",

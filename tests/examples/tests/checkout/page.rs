@@ -1,8 +1,6 @@
 //! Promise: the page is whole by itself, can talk to nothing but its service, and its form works as it is.
 
-mod checkout_support;
-
-use checkout_support::{Request, Server};
+use crate::checkout_support::{Request, Server};
 
 #[test]
 fn the_page_needs_nothing_from_elsewhere() {

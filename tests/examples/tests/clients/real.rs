@@ -15,10 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::{Child, Command};
 
-use clients::proxy::{Cut, Proxy};
-use clients::{Listener, SECRET, Shop, command, run, within};
-
-mod clients;
+use crate::shop::proxy::{Cut, Proxy};
+use crate::shop::{Listener, SECRET, Shop, command, run, within};
 
 /// A process of the shop. Those of one store know of each other by it alone.
 struct Process {
