@@ -309,7 +309,8 @@ async fn a_time_out_outside_of_the_layer_ends_the_wait_and_not_the_transaction()
 
 #[tokio::test]
 async fn the_page_for_clients_promises_what_a_rollback_gives() {
-    let store = SqliteStore::open("sqlite::memory:").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("orders.db")).await.unwrap();
     let page = |recording: Recording| {
         let idempotency = Idempotency::builder(store.clone()).build();
         let layer = IdempotencyLayer::transactional(idempotency).unscoped();
