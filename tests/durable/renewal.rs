@@ -387,7 +387,8 @@ async fn a_thousand_leases_that_are_over_soon_cost_one_task() {
         most = most.max(*idem.run(id(&call.to_string()), executed).await.unwrap());
         tokio::task::yield_now().await;
     }
-    assert_eq!(most, before + 1);
+    // And at first the one that is spawned after it.
+    assert!(most <= before + 2, "{} tasks", most - before);
     assert_eq!(
         spawned.num_alive_tasks(),
         before + 1,
