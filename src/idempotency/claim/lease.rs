@@ -98,7 +98,8 @@ impl<S: Store> Lease<S> {
                 Kept::Fine => false,
             };
             let is_elsewhere = || Handle::try_current().is_ok_and(|here| here.id() != self.on);
-            if !is_gone && !(Instant::now() >= self.overdue() && is_elsewhere()) {
+            let does_not_run = || Instant::now() >= self.overdue() && is_elsewhere();
+            if !is_gone && !does_not_run() {
                 return;
             }
             match timer::runtime() {
