@@ -10,10 +10,10 @@ use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, Store, Takeover};
 use oneflight_postgres::PostgresStore;
 
 #[path = "../../../../tests/common/decision.rs"]
-mod decision;
+mod cases;
 
 use crate::postgres::server;
-use decision::{Answer, HOUR, There, of_outcome, offset, record};
+use cases::{Answer, HOUR, There, of_outcome, offset, record};
 
 const TOKEN: FencingToken = FencingToken::new(1_000_000);
 
@@ -56,7 +56,7 @@ async fn put(store: &PostgresStore, id: &RequestIdentity, record: &Record) {
 async fn the_statement_decides_as_the_function_does() {
     let schema = server().schema().await;
     let store = PostgresStore::from_pool(schema.pool(2)).await.unwrap();
-    decision::agrees(
+    cases::agrees(
         &store,
         &[false, true],
         async |_, number| FencingToken::new(TOKEN.get() + number),

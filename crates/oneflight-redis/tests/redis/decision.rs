@@ -6,17 +6,17 @@ use oneflight::record::{FencingToken, State};
 use redis::cmd;
 
 #[path = "../../../../tests/common/decision.rs"]
-mod decision;
+mod cases;
 
 use crate::server::{place, prefix, server};
-use decision::offset;
+use cases::offset;
 
 #[tokio::test]
 async fn the_script_decides_as_the_function_does() {
     let prefix = prefix();
     let store = server().store(&prefix).await;
     let connection = server().connection().await;
-    decision::agrees(
+    cases::agrees(
         &store,
         &[false],
         async |id, number| {

@@ -4,7 +4,7 @@
 #![cfg(unix)]
 
 #[path = "../checkout_support/browser.rs"]
-mod browser;
+mod chromium;
 #[path = "../checkout_support/proxy.rs"]
 mod proxy;
 
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::checkout_support::{Request, Server};
-use browser::{Browser, Scripts};
+use chromium::{Browser, Scripts};
 use fantoccini::Locator;
 use proxy::Proxy;
 use sqlx::sqlite::SqliteConnectOptions;
