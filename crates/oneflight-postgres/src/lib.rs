@@ -30,6 +30,7 @@ mod errors;
 mod listen;
 mod manager;
 mod names;
+mod outbox;
 mod procedures;
 mod records;
 mod reserve;
@@ -162,6 +163,7 @@ pub struct PostgresStore {
     patience: Duration,
     prepares: bool,
     reserve: Reserve,
+    outbox: Arc<outbox::Parts>,
 }
 
 /// Whether a claim leaves a request that [waits for a decision](Record::held).
@@ -319,6 +321,7 @@ impl PostgresOptions {
             true => schema::migrate(&pool, &names).await?,
             false => schema::check(&pool, &names).await?,
         }
+        let outbox = Arc::new(outbox::Parts::new(&names));
         Ok(PostgresStore {
             pool,
             statements: Arc::new(Statements::new(&names, self.isolation, self.patience)),
@@ -327,6 +330,7 @@ impl PostgresOptions {
             patience: self.patience,
             prepares: self.prepares,
             reserve: Reserve::new(self.patience),
+            outbox,
         })
     }
 }

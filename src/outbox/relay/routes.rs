@@ -1,0 +1,130 @@
+//! Which targets a topic goes to.
+//!
+//! A pattern is a topic, or the beginning of topics with an asterisk at its end. The longest pattern that fits is the
+//! topic's; all targets of that pattern get the message. A topic that no pattern fits is left alone.
+
+use std::sync::Arc;
+
+use super::policy::{OnDead, Retry};
+use crate::outbox::target::{AnyTarget, TargetOptions};
+
+/// A target, and how it is treated.
+pub(super) struct Registered {
+    pub(super) target: Arc<dyn AnyTarget>,
+    pub(super) name: Arc<str>,
+    pub(super) options: TargetOptions,
+}
+
+/// The targets of a pattern, by their places in the list of all.
+struct Route {
+    pattern: String,
+    targets: Vec<usize>,
+}
+
+/// All targets of a relay.
+#[derive(Default)]
+pub(super) struct Routes {
+    routes: Vec<Route>,
+    pub(super) targets: Vec<Registered>,
+}
+
+impl Routes {
+    pub(super) fn add(&mut self, pattern: &str, target: Arc<dyn AnyTarget>, options: TargetOptions) {
+        let at = match self.routes.iter().position(|route| route.pattern == pattern) {
+            Some(at) => at,
+            None => {
+                self.routes.push(Route {
+                    pattern: pattern.to_owned(),
+                    targets: Vec::new(),
+                });
+                self.routes.len() - 1
+            }
+        };
+        let number = self.routes[at].targets.len() + 1;
+        let name = options.name.clone().unwrap_or_else(|| format!("{pattern}#{number}").into());
+        self.routes[at].targets.push(self.targets.len());
+        self.targets.push(Registered { target, name, options });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// The number of the route of a topic.
+    pub(super) fn of(&self, topic: &str) -> Option<usize> {
+        let fitting = self.routes.iter().enumerate().filter(|(_, route)| fits(&route.pattern, topic));
+        fitting.max_by_key(|(_, route)| rank(&route.pattern)).map(|(number, _)| number)
+    }
+
+    /// The targets of a route.
+    pub(super) fn targets_of(&self, route: usize) -> &[usize] {
+        &self.routes[route].targets
+    }
+
+    /// The pattern of a route.
+    pub(super) fn pattern(&self, route: usize) -> &str {
+        &self.routes[route].pattern
+    }
+
+    pub(super) fn number_of_routes(&self) -> usize {
+        self.routes.len()
+    }
+
+    pub(super) fn retry(&self, route: usize) -> Retry {
+        self.first(route).retry
+    }
+
+    pub(super) fn on_dead(&self, route: usize) -> OnDead {
+        self.first(route).on_dead
+    }
+
+    fn first(&self, route: usize) -> &TargetOptions {
+        &self.targets[self.routes[route].targets[0]].options
+    }
+}
+
+/// Whether this is a topic, or the beginning of topics.
+pub(super) fn is_pattern(pattern: &str) -> bool {
+    let stem = pattern.strip_suffix('*').unwrap_or(pattern);
+    !pattern.is_empty() && !stem.contains('*')
+}
+
+fn fits(pattern: &str, topic: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(stem) => topic.starts_with(stem),
+        None => topic == pattern,
+    }
+}
+
+/// A whole topic before a beginning, a longer beginning before a shorter one.
+fn rank(pattern: &str) -> (bool, usize) {
+    (!pattern.ends_with('*'), pattern.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::{Delivery, DeliveryError};
+
+    #[test]
+    fn the_longest_pattern_that_fits_has_the_topic() {
+        let nothing: Arc<dyn AnyTarget> = Arc::new(|_: Delivery| async { Ok::<(), DeliveryError>(()) });
+        let mut routes = Routes::default();
+        for pattern in ["mail.*", "*", "mail.receipt", "mail.rec*", "mail.*"] {
+            routes.add(pattern, Arc::clone(&nothing), TargetOptions::new());
+        }
+        let names = |topic: &str| -> Vec<String> {
+            let route = routes.of(topic).unwrap();
+            let targets = routes.targets_of(route).iter();
+            targets.map(|target| routes.targets[*target].name.to_string()).collect()
+        };
+        assert_eq!(names("mail.receipt"), ["mail.receipt#1"]);
+        assert_eq!(names("mail.recall"), ["mail.rec*#1"]);
+        assert_eq!(names("mail.x"), ["mail.*#1", "mail.*#2"]);
+        assert_eq!(names("charge"), ["*#1"]);
+        let mut few = Routes::default();
+        few.add("mail.*", nothing, TargetOptions::new());
+        assert_eq!(few.of("charge"), None);
+        assert!(is_pattern("a.*") && is_pattern("*") && !is_pattern("") && !is_pattern("a*b"));
+    }
+}

@@ -1,0 +1,345 @@
+//! The relay's task: signs of life, reading, and what it waits for.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::book::Book;
+use super::breaker::Breaker;
+use super::builder::{Relay, Settings};
+use super::flights::{Flights, Landed};
+use super::handle::{Board, Health};
+use super::members::Members;
+use super::reading::Reading;
+use super::routes::Routes;
+use super::settling::Outgoing;
+use crate::backoff::jittered;
+use crate::store::outbox::{Beat, Listener, MessageId, OutboxStore, RelayToken, Shard};
+use crate::store::StoreError;
+use crate::telemetry;
+
+/// How many messages are read at a time.
+const PAGE: usize = 1000;
+/// How many messages a relay knows of at most, those without content included.
+const MOST: usize = 1_000_000;
+/// How long after there was something the store is first asked again without a reason.
+const FIRST_POLL: Duration = Duration::from_millis(10);
+/// How long the store has been left alone by this when it is kept in order.
+const HOUSE: Duration = Duration::from_secs(5);
+/// The longest pause while the store cannot be reached.
+const LONGEST_TROUBLE: Duration = Duration::from_secs(5);
+
+/// A relay that runs.
+pub(super) struct Runner<S> {
+    pub(super) store: Arc<S>,
+    pub(super) settings: Settings,
+    pub(super) routes: Routes,
+    pub(super) board: Arc<Board>,
+    pub(super) book: Book,
+    pub(super) flights: Flights,
+    pub(super) breakers: Vec<Breaker>,
+    pub(super) in_flight: Vec<usize>,
+    pub(super) outgoing: Outgoing,
+    pub(super) token: Option<RelayToken>,
+    pub(super) shards: HashSet<Shard>,
+    /// Shards that are another relay's share, and are given back once nothing of them is being delivered.
+    pub(super) leaving: HashSet<Shard>,
+    pub(super) takings: u64,
+    /// Messages that are due so late that they are to be parked.
+    pub(super) not_due: Vec<MessageId>,
+    pub(super) health: Health,
+    reading: Reading,
+    members: Members,
+    bell: Listener,
+    stopped: watch::Receiver<bool>,
+    news: bool,
+    poll_after: Duration,
+    next_beat: Instant,
+    next_poll: Option<Instant>,
+    pub(super) next_house: Option<Instant>,
+    trouble: Duration,
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Busy,
+    Idle,
+}
+
+impl<S: OutboxStore> Runner<S> {
+    pub(super) fn new(relay: Relay<S>, board: Arc<Board>, stopped: watch::Receiver<bool>) -> Self {
+        let targets = &relay.routes.targets;
+        let now = Instant::now();
+        Self {
+            bell: relay.store.bell().listen(),
+            breakers: targets.iter().map(|it| Breaker::new(it.options.opens_after)).collect(),
+            in_flight: vec![0; targets.len()],
+            book: Book::new(relay.routes.number_of_routes()),
+            store: relay.store,
+            settings: relay.settings,
+            routes: relay.routes,
+            board,
+            flights: Flights::new(),
+            outgoing: Outgoing::default(),
+            token: None,
+            shards: HashSet::new(),
+            leaving: HashSet::new(),
+            takings: 0,
+            not_due: Vec::new(),
+            health: Health::default(),
+            reading: Reading::default(),
+            members: Members::default(),
+            stopped,
+            news: false,
+            poll_after: FIRST_POLL,
+            next_beat: now,
+            next_poll: None,
+            next_house: None,
+            trouble: Duration::ZERO,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        while !*self.stopped.borrow() {
+            match self.turn().await {
+                Ok(turn) => {
+                    self.trouble = Duration::ZERO;
+                    self.health.is_connected = true;
+                    self.publish();
+                    match turn {
+                        // Others have their turn, whatever the store answers at once.
+                        Turn::Busy => tokio::task::yield_now().await,
+                        Turn::Idle => self.wait().await,
+                    }
+                }
+                Err(error) => self.endure(error).await,
+            }
+        }
+        self.wind_down().await;
+    }
+
+    async fn turn(&mut self) -> Result<Turn, StoreError> {
+        let mut turn = Turn::Idle;
+        if Instant::now() >= self.next_beat {
+            self.beat().await?;
+        }
+        self.land();
+        if self.settle().await? {
+            turn = Turn::Busy;
+        }
+        if (self.news || self.reading.is_within()) && self.has_room() {
+            self.read().await?;
+            turn = Turn::Busy;
+        }
+        self.book.wake(Instant::now());
+        if self.take().await? {
+            turn = Turn::Busy;
+        }
+        if self.next_house.is_some_and(|at| at <= Instant::now()) {
+            self.next_house = None;
+            // A parked message may have come back, for this relay or by another one.
+            self.news = true;
+            let more = self.store.keep_house().await;
+            if *more.as_ref().unwrap_or(&true) {
+                self.next_house = Some(Instant::now() + HOUSE);
+            }
+            more?;
+            turn = Turn::Busy;
+        }
+        Ok(turn)
+    }
+
+    /// Shows a sign of life, and takes in what others have and what there is to read.
+    async fn beat(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let (cursor, shards) = self.reading.known();
+        let busy: HashSet<Shard> = self.flights.of.keys().filter_map(|id| Some(self.book.entry(*id)?.shard)).collect();
+        let gives_back: Vec<Shard> = match self.outgoing.is_empty() {
+            true => self.leaving.difference(&busy).copied().collect(),
+            false => Vec::new(),
+        };
+        let beat = Beat {
+            group: Arc::clone(&self.settings.group),
+            token: self.token,
+            share: self.members.share(),
+            gives_back: gives_back.clone(),
+            dead: self.members.dead(self.settings.lease, now),
+            cursor,
+            shards,
+        };
+        let beaten = self.store.beat(beat).await?;
+        let now = Instant::now();
+        // The first one tells of others, and the second one is for a share.
+        let joined = self.token.replace(beaten.token).is_none();
+        self.members.see(&beaten.peers, now);
+        let has: HashSet<Shard> = beaten.shards.iter().copied().collect();
+        let lost: HashSet<Shard> = self.shards.difference(&has).copied().collect();
+        let gained: Vec<Shard> = has.difference(&self.shards).copied().collect();
+        let taken_away = lost.iter().filter(|shard| !gives_back.contains(shard)).count();
+        self.health.lost += u64::try_from(taken_away).unwrap_or(0);
+        self.lose(&lost);
+        self.shards = has;
+        let share = usize::from(self.members.share());
+        let mut mine: Vec<Shard> = self.shards.iter().copied().collect();
+        mine.sort_unstable();
+        self.leaving = mine.into_iter().skip(share).collect();
+        self.reading.gain(gained, &beaten.start);
+        self.news |= beaten.news;
+        self.house_in(beaten.due_in);
+        let soon = joined || !self.leaving.is_empty();
+        self.next_beat = now + if soon { self.settings.lease / 10 } else { self.settings.lease / 3 };
+        Ok(())
+    }
+
+    /// Forgets what is of these shards: they are another relay's.
+    pub(super) fn lose(&mut self, lost: &HashSet<Shard>) {
+        if lost.is_empty() {
+            return;
+        }
+        self.outgoing.lose(lost);
+        self.book.forget(lost);
+        self.reading.lose(|shard| lost.contains(&shard));
+        self.shards.retain(|shard| !lost.contains(shard));
+        self.leaving.retain(|shard| !lost.contains(shard));
+    }
+
+    fn has_room(&self) -> bool {
+        let (messages, bytes) = self.book.loaded();
+        messages < self.settings.buffer && bytes < self.settings.buffer_bytes && self.book.len() < MOST
+    }
+
+    async fn read(&mut self) -> Result<(), StoreError> {
+        let (loaded, _) = self.book.loaded();
+        let limit = PAGE.min(self.settings.buffer.saturating_sub(loaded).max(1));
+        // A message that is committed after this rings again.
+        self.news = false;
+        let page = match self.reading.read(&*self.store, limit).await {
+            Ok(Some(page)) => page,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.news = true;
+                return Err(error);
+            }
+        };
+        let now = Instant::now();
+        self.health.polls += 1;
+        for (lane, id) in page.blocked {
+            self.book.block(lane, id);
+        }
+        self.health.empty_polls += u64::from(page.messages.is_empty());
+        self.poll_after = match page.messages.is_empty() {
+            true => self.poll_after * 2,
+            false => FIRST_POLL,
+        };
+        self.next_poll = (self.poll_after < self.settings.lease / 3).then(|| now + self.poll_after);
+        for message in page.messages {
+            match self.routes.of(&message.topic) {
+                Some(route) => {
+                    if message.due_in.is_some_and(|due| due >= self.settings.park_after) {
+                        self.not_due.push(message.id);
+                    }
+                    self.book.add(message, route, now);
+                }
+                None => self.health.left_alone += 1,
+            }
+        }
+        self.house_in(page.due_in);
+        Ok(())
+    }
+
+    /// Keeps the store in order no later than after this time.
+    pub(super) fn house_in(&mut self, time: Option<Duration>) {
+        if let Some(time) = time.filter(|time| *time < Duration::from_secs(86_400)) {
+            let at = Instant::now() + time;
+            self.next_house = Some(self.next_house.map_or(at, |next| next.min(at)));
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn wait(&mut self) {
+        let circuits = self.breakers.iter().filter_map(Breaker::opens_at);
+        let now = Instant::now();
+        let times = [Some(self.next_beat), self.next_poll, self.next_house, self.book.next_pause()];
+        let times = times.into_iter().flatten().chain(circuits.filter(|at| *at > now));
+        let next = times.min().unwrap_or(self.next_beat);
+        let mut landed = None;
+        tokio::select! {
+            biased;
+            _ = self.stopped.wait_for(|stopped| *stopped) => {}
+            next = self.flights.next() => landed = next,
+            () = self.bell.rung(), if !self.news => self.news = true,
+            () = sleep_until(next) => {}
+        }
+        if let Some(landed) = landed {
+            self.take_in(landed);
+        }
+        if self.next_poll.is_some_and(|at| at <= Instant::now()) {
+            (self.next_poll, self.news) = (None, true);
+        }
+    }
+
+    /// The store cannot be reached, or has given this relay up.
+    async fn endure(&mut self, error: StoreError) {
+        self.health.is_connected = false;
+        if let StoreError::RelayOutdated = error {
+            self.health.lost += 1;
+            telemetry::relay_outdated(&self.settings.group);
+            let all = self.shards.clone();
+            self.lose(&all);
+            (self.token, self.reading, self.members) = (None, Reading::default(), Members::default());
+        } else {
+            telemetry::relay_in_trouble(&self.settings.group, &error);
+        }
+        self.publish();
+        self.trouble = (self.trouble * 2).clamp(Duration::from_millis(50), LONGEST_TROUBLE);
+        self.next_beat = Instant::now();
+        let again = Instant::now() + jittered(self.trouble);
+        tokio::select! {
+            _ = self.stopped.wait_for(|stopped| *stopped) => {}
+            () = sleep_until(again) => {}
+        }
+    }
+
+    /// Takes nothing more, waits for deliveries, and gives back what is left.
+    async fn wind_down(&mut self) {
+        let end = Instant::now() + self.settings.grace;
+        self.land();
+        while !self.flights.of.is_empty() && Instant::now() < end {
+            if Instant::now() >= self.next_beat && self.beat().await.is_err() {
+                self.next_beat = Instant::now() + self.settings.lease / 3;
+            }
+            let landed: Option<Landed> = tokio::select! {
+                landed = self.flights.next() => landed,
+                () = sleep_until(end.min(self.next_beat)) => None,
+            };
+            if let Some(landed) = landed {
+                self.take_in(landed);
+            }
+            self.land();
+        }
+        self.flights.abort();
+        self.release_all();
+        // As long again for a store that is away: what is not recorded is delivered once more.
+        let end = end.max(Instant::now() + self.settings.grace.min(Duration::from_secs(5)));
+        while let Some(token) = self.token {
+            let left = async {
+                self.settle().await?;
+                self.store.leave(&self.settings.group, token).await
+            };
+            match left.await {
+                Ok(()) | Err(StoreError::RelayOutdated) => break,
+                Err(error) if Instant::now() >= end => {
+                    telemetry::relay_in_trouble(&self.settings.group, &error);
+                    break;
+                }
+                Err(_) => sleep_until(Instant::now() + jittered(Duration::from_millis(200))).await,
+            }
+        }
+        self.shards.clear();
+        self.publish();
+    }
+}

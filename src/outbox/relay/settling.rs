@@ -1,0 +1,243 @@
+//! What came of deliveries, on its way to the store.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::flights::Landed;
+use super::policy::OnDead;
+use super::run::Runner;
+use crate::store::StoreError;
+use crate::store::outbox::{Failed, MessageId, OutboxStore, Parked, Part, Settlement, Shard};
+use crate::telemetry;
+
+/// How long after messages have ended their room is looked after.
+const ROOM: Duration = Duration::from_secs(10);
+
+/// What the store has not been told yet, and what follows from it in the book.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    settlement: Settlement,
+    verdicts: Vec<(MessageId, i64, Shard, Verdict)>,
+}
+
+#[derive(Clone, Copy)]
+enum Verdict {
+    Ended,
+    Failed(Duration),
+    Parked { blocks: bool },
+}
+
+impl Outgoing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.verdicts.is_empty() && self.settlement.is_empty()
+    }
+
+    /// Drops what is of shards that are another relay's: the store would refuse it.
+    pub(super) fn lose(&mut self, lost: &HashSet<Shard>) {
+        let gone: HashSet<i64> =
+            self.verdicts.iter().filter(|it| lost.contains(&it.2)).map(|(_, position, ..)| *position).collect();
+        self.verdicts.retain(|(.., shard, _)| !lost.contains(shard));
+        let settlement = &mut self.settlement;
+        for positions in [&mut settlement.delivered, &mut settlement.expired, &mut settlement.released] {
+            positions.retain(|position| !gone.contains(position));
+        }
+        settlement.failed.retain(|failed| !gone.contains(&failed.position));
+        settlement.parked.retain(|parked| !gone.contains(&parked.position));
+        settlement.parts.retain(|part| !gone.contains(&part.position));
+    }
+}
+
+impl<S: OutboxStore> Runner<S> {
+    /// Takes in all answers of targets that are there.
+    pub(super) fn land(&mut self) {
+        while let Some(landed) = self.flights.try_next() {
+            self.take_in(landed);
+        }
+    }
+
+    /// Takes in what a target made of a message.
+    pub(super) fn take_in(&mut self, landed: Landed) {
+        let now = Instant::now();
+        self.in_flight[landed.target] -= 1;
+        let breaker = &mut self.breakers[landed.target];
+        match &landed.answer {
+            Err(error) if !error.is_final => {
+                if breaker.failed(now) {
+                    telemetry::circuit_open(&self.routes.targets[landed.target].name);
+                }
+            }
+            _ => breaker.succeeded(),
+        }
+        let Some(flight) = self.flights.of.get_mut(&landed.id) else {
+            return;
+        };
+        // Of an earlier taking: the shard was lost and has come back.
+        if flight.taking != landed.taking {
+            return;
+        }
+        flight.waits_for -= 1;
+        match landed.answer {
+            Ok(()) => flight.succeeded.push(landed.target),
+            Err(error) => flight.failures.push(error),
+        }
+        if flight.waits_for == 0
+            && let Some(flight) = self.flights.of.remove(&landed.id)
+        {
+            self.judge(landed.id, flight.succeeded, flight.failures);
+        }
+    }
+
+    /// All targets have answered for a message.
+    fn judge(
+        &mut self,
+        id: MessageId,
+        succeeded: Vec<usize>,
+        mut failures: Vec<crate::outbox::delivery::DeliveryError>,
+    ) {
+        let Some(entry) = self.book.entry_mut(id) else {
+            return;
+        };
+        let (position, shard, route, attempts) = (entry.position, entry.shard, entry.route, entry.attempts);
+        let settlement = &mut self.outgoing.settlement;
+        if failures.is_empty() {
+            settlement.delivered.push(position);
+            self.health.delivered += 1;
+            self.outgoing.verdicts.push((id, position, shard, Verdict::Ended));
+            return;
+        }
+        for target in succeeded {
+            let target = self.routes.targets[target].name.to_string();
+            entry.done.push(target.clone());
+            settlement.parts.push(Part { position, target });
+        }
+        let (done, has_lane) = (entry.done.clone(), entry.lane.is_some());
+        // One that may still succeed keeps the message alive; a final one says what it would die of.
+        failures.sort_by_key(|failure| failure.is_final);
+        let told: Vec<String> = failures.iter().map(|failure| failure.told()).collect();
+        let error = told.join("; ");
+        let asked = failures.iter().filter_map(|failure| failure.retry_after).max();
+        let pause = match failures.iter().any(|failure| !failure.is_final) {
+            true => self.routes.retry(route).after(attempts, asked),
+            false => None,
+        };
+        match pause {
+            Some(pause) if pause < self.settings.park_after => {
+                settlement.failed.push(Failed { position, pause, error });
+                self.outgoing.verdicts.push((id, position, shard, Verdict::Failed(pause)));
+            }
+            pause => {
+                let blocks = has_lane && (pause.is_some() || self.routes.on_dead(route) == OnDead::Block);
+                if pause.is_none() {
+                    self.health.dead += 1;
+                    telemetry::message_died(id.get(), attempts, &error);
+                }
+                settlement.parked.push(Parked {
+                    position,
+                    pause,
+                    blocks,
+                    attempts,
+                    error,
+                    done,
+                });
+                self.outgoing.verdicts.push((id, position, shard, Verdict::Parked { blocks }));
+            }
+        }
+    }
+
+    /// A message that has expired, or was taken too often, or is not due for long: it ends or is parked untried.
+    pub(super) fn set_aside(&mut self, id: MessageId, why: Aside) {
+        let Some(entry) = self.book.entry(id) else {
+            return;
+        };
+        let (position, shard, has_lane) = (entry.position, entry.shard, entry.lane.is_some());
+        let verdict = match why {
+            Aside::Expired => {
+                self.health.expired += 1;
+                self.outgoing.settlement.expired.push(position);
+                Verdict::Ended
+            }
+            Aside::UsedUp => {
+                let blocks = has_lane && self.routes.on_dead(entry.route) == OnDead::Block;
+                let error = "its relays died, or lost the store, while it was being delivered".to_owned();
+                self.health.dead += 1;
+                telemetry::message_died(id.get(), entry.attempts, &error);
+                self.outgoing.settlement.parked.push(Parked {
+                    position,
+                    pause: None,
+                    blocks,
+                    attempts: entry.attempts,
+                    error,
+                    done: entry.done.clone(),
+                });
+                Verdict::Parked { blocks }
+            }
+            Aside::NotDue(pause) => {
+                self.outgoing.settlement.released.push(position);
+                self.outgoing.settlement.parked.push(Parked {
+                    position,
+                    pause: Some(pause),
+                    blocks: has_lane,
+                    attempts: entry.attempts,
+                    error: String::new(),
+                    done: entry.done.clone(),
+                });
+                Verdict::Parked { blocks: has_lane }
+            }
+        };
+        self.outgoing.verdicts.push((id, position, shard, verdict));
+    }
+
+    /// Gives back everything that is being delivered.
+    pub(super) fn release_all(&mut self) {
+        for (id, _) in std::mem::take(&mut self.flights.of) {
+            if let Some(entry) = self.book.entry(id) {
+                self.outgoing.settlement.released.push(entry.position);
+                self.outgoing.verdicts.push((id, entry.position, entry.shard, Verdict::Ended));
+            }
+        }
+    }
+
+    /// Tells the store what came of messages. Returns whether there was something.
+    pub(super) async fn settle(&mut self) -> Result<bool, StoreError> {
+        let Some(token) = self.token.filter(|_| !self.outgoing.is_empty()) else {
+            return Ok(false);
+        };
+        loop {
+            let shards: HashSet<Shard> = self.outgoing.verdicts.iter().map(|(.., shard, _)| *shard).collect();
+            let shards: Vec<Shard> = shards.into_iter().collect();
+            let settlement = &self.outgoing.settlement;
+            let lost = self.store.settle(&self.settings.group, token, &shards, settlement).await?;
+            if lost.is_empty() {
+                break;
+            }
+            self.health.lost += u64::try_from(lost.len()).unwrap_or(0);
+            self.lose(&lost.into_iter().collect());
+            if self.outgoing.is_empty() {
+                return Ok(true);
+            }
+        }
+        let now = Instant::now();
+        let outgoing = std::mem::take(&mut self.outgoing);
+        let due = outgoing.settlement.parked.iter().filter_map(|parked| parked.pause).min();
+        self.house_in(due);
+        for (id, _, _, verdict) in outgoing.verdicts {
+            match verdict {
+                Verdict::Ended => self.book.end(id, now),
+                Verdict::Failed(pause) => self.book.fail(id, pause, now),
+                Verdict::Parked { blocks } => self.book.park(id, blocks, now),
+            }
+        }
+        self.house_in(Some(ROOM));
+        Ok(true)
+    }
+}
+
+/// Why a message is not delivered now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aside {
+    Expired,
+    UsedUp,
+    NotDue(Duration),
+}

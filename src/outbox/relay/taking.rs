@@ -1,0 +1,191 @@
+//! Which messages are delivered next, and that the store knows of it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::flights::Flight;
+use super::run::Runner;
+use super::settling::Aside;
+use crate::outbox::delivery::Delivery;
+use crate::store::StoreError;
+use crate::store::outbox::{MessageId, OutboxStore, Shard};
+
+/// How many messages are taken at a time.
+const MOST: usize = 2000;
+/// With more messages than this, the oldest one is not looked for.
+const OLDEST: usize = 10_000;
+
+impl<S: OutboxStore> Runner<S> {
+    /// Takes messages, and begins to deliver them. Returns whether there were some.
+    pub(super) async fn take(&mut self) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        let picked = self.pick(now);
+        let Some(token) = self.token.filter(|_| !picked.is_empty()) else {
+            return Ok(!self.outgoing.is_empty());
+        };
+        let taken = self.load_and_take(token, &picked).await;
+        let now = Instant::now();
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                for id in picked {
+                    self.book.give_back(id, now);
+                }
+                return Err(error);
+            }
+        };
+        let lost: HashSet<Shard> = taken.lost.into_iter().collect();
+        if !lost.is_empty() {
+            self.health.lost += u64::try_from(lost.len()).unwrap_or(0);
+            self.lose(&lost);
+            for id in picked {
+                self.book.give_back(id, now);
+            }
+            return Ok(true);
+        }
+        let (cancelled, postponed) = (HashSet::<i64>::from_iter(taken.cancelled), HashSet::<i64>::from_iter(taken.postponed));
+        let mut batches: BTreeMap<usize, Vec<(u64, Delivery)>> = BTreeMap::new();
+        for id in picked {
+            let Some(entry) = self.book.entry_mut(id) else {
+                continue;
+            };
+            if cancelled.contains(&entry.position) {
+                self.book.end(id, now);
+            } else if postponed.contains(&entry.position) {
+                self.book.park(id, true, now);
+            } else if let Some(pause) = entry.due_in(now) {
+                self.set_aside(id, Aside::NotDue(pause));
+            } else if let Some(content) = entry.content.clone() {
+                entry.attempts += 1;
+                let delivery = Delivery::new(content, entry.attempts);
+                let (route, done) = (entry.route, entry.done.clone());
+                self.takings += 1;
+                let mut waits_for = 0;
+                for target in self.routes.targets_of(route).iter().copied() {
+                    if !done.iter().any(|name| **name == *self.routes.targets[target].name) {
+                        batches.entry(target).or_default().push((self.takings, delivery.clone()));
+                        waits_for += 1;
+                    }
+                }
+                let flight = Flight {
+                    taking: self.takings,
+                    waits_for,
+                    succeeded: Vec::new(),
+                    failures: Vec::new(),
+                };
+                self.flights.of.insert(id, flight);
+            } else {
+                // It has ended, by an operator's hand, and the row is gone.
+                self.book.end(id, now);
+            }
+        }
+        self.health.attempts += u64::try_from(self.flights.of.len()).unwrap_or(0);
+        for (target, mut batch) in batches {
+            self.in_flight[target] += batch.len();
+            let registered = &self.routes.targets[target];
+            let limit = registered.options.time_limit;
+            while !batch.is_empty() {
+                let rest = batch.split_off(registered.options.batch.min(batch.len()));
+                self.flights.begin(target, Arc::clone(&registered.target), limit, batch);
+                batch = rest;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Chooses messages that may be delivered now, within the limits of their targets.
+    fn pick(&mut self, now: Instant) -> Vec<MessageId> {
+        let mut picked = Vec::new();
+        let mut kept = Vec::new();
+        while picked.len() < MOST
+            && let Some(id) = self.not_due.pop()
+        {
+            // It is taken only to be parked, so that it cannot be cancelled meanwhile.
+            if self.book.seize(id) {
+                picked.push(id);
+            }
+        }
+        let mut adds: HashMap<usize, usize> = HashMap::new();
+        for route in 0..self.routes.number_of_routes() {
+            while picked.len() < MOST && self.book.is_ready(route) {
+                let has_room = self.routes.targets_of(route).iter().all(|target| {
+                    let in_flight = self.in_flight[*target] + adds.get(target).copied().unwrap_or(0);
+                    let free = self.routes.targets[*target].options.in_flight.saturating_sub(in_flight);
+                    self.breakers[*target].allows(free, in_flight, now) > 0
+                });
+                if !has_room {
+                    break;
+                }
+                let Some(id) = self.book.pop(route) else {
+                    break;
+                };
+                let Some(entry) = self.book.entry(id) else {
+                    continue;
+                };
+                if entry.expires.is_some_and(|at| at <= now) {
+                    self.set_aside(id, Aside::Expired);
+                } else if self.routes.retry(route).is_used_up(entry.attempts) {
+                    self.set_aside(id, Aside::UsedUp);
+                } else if self.leaving.contains(&entry.shard) {
+                    // Its next relay delivers it.
+                    kept.push(id);
+                } else {
+                    for target in self.routes.targets_of(route) {
+                        *adds.entry(*target).or_default() += 1;
+                    }
+                    picked.push(id);
+                }
+            }
+        }
+        for id in kept {
+            self.book.give_back(id, now);
+        }
+        picked
+    }
+
+    /// Reads the content that was not kept, and tells the store.
+    async fn load_and_take(
+        &mut self,
+        token: crate::store::outbox::RelayToken,
+        picked: &[MessageId],
+    ) -> Result<crate::store::outbox::Taken, StoreError> {
+        let entries = || picked.iter().filter_map(|id| self.book.entry(*id));
+        let now = Instant::now();
+        let wanted = entries().filter(|it| it.content.is_none() && it.due_in(now).is_none());
+        let missing: Vec<i64> = wanted.map(|it| it.position).collect();
+        if !missing.is_empty() {
+            for message in self.store.reload(&missing).await? {
+                self.book.load(message);
+            }
+        }
+        let entries = || picked.iter().filter_map(|id| self.book.entry(*id));
+        let shards: HashSet<Shard> = entries().map(|entry| entry.shard).collect();
+        let shards: Vec<Shard> = shards.into_iter().collect();
+        let positions: Vec<i64> = entries().map(|entry| entry.position).collect();
+        self.store.take(&self.settings.group, token, &shards, &positions).await
+    }
+
+    /// Writes what can be seen of the relay.
+    pub(super) fn publish(&mut self) {
+        let now = Instant::now();
+        self.health.shards = self.shards.len();
+        self.health.backlog = self.book.len();
+        self.health.in_flight = self.flights.of.len();
+        let open = self.breakers.iter().zip(&self.routes.targets).filter(|(breaker, _)| breaker.opens_at().is_some());
+        self.health.open_circuits = open.map(|(_, target)| target.name.to_string()).collect();
+        if self.book.len() < OLDEST {
+            let mut oldest: BTreeMap<String, Duration> = BTreeMap::new();
+            for entry in self.book.entries() {
+                let topic = self.routes.pattern(entry.route).to_owned();
+                let age = now.duration_since(entry.sent);
+                let seen = oldest.entry(topic).or_default();
+                *seen = age.max(*seen);
+            }
+            self.health.oldest = oldest;
+        }
+        *self.board.health.lock() = self.health.clone();
+    }
+}
