@@ -40,7 +40,8 @@ CREATE TABLE "{schema}"."{prefix}messages" (
 CREATE INDEX "{prefix}messages_position" ON "{schema}"."{prefix}messages" (position);
 CREATE INDEX "{prefix}messages_xid" ON "{schema}"."{prefix}messages" (xid, position);
 CREATE INDEX "{prefix}messages_id" ON "{schema}"."{prefix}messages" (id) WHERE id <> position;
-CREATE UNIQUE INDEX "{prefix}messages_key" ON "{schema}"."{prefix}messages" (slot, key) WHERE deduplicated;
+CREATE UNIQUE INDEX "{prefix}messages_key" ON "{schema}"."{prefix}messages" (slot, key) WHERE deduplicated AND id = position;
+CREATE INDEX "{prefix}messages_keys" ON "{schema}"."{prefix}messages" (key) WHERE deduplicated AND id <> position;
 
 -- What became of messages, a row a batch. 1: a relay took them. 2: delivered. 3: failed, and due again. 4: ended
 -- otherwise, or moved on. 5: given back without an attempt. 6: one of several targets has them.
@@ -162,7 +163,9 @@ BEGIN
                       traceparent, delay, expiry, number)),
     known AS MATERIALIZED (
         SELECT given.key, coalesce((SELECT m.id FROM "{schema}"."{prefix}messages" m
-                                    WHERE m.key = given.key AND m.deduplicated LIMIT 1),
+                                    WHERE m.key = given.key AND m.deduplicated AND m.id = m.position LIMIT 1),
+                                   (SELECT m.id FROM "{schema}"."{prefix}messages" m
+                                    WHERE m.key = given.key AND m.deduplicated AND m.id <> m.position LIMIT 1),
                                    (SELECT p.id FROM "{schema}"."{prefix}parked" p
                                     WHERE p.key = given.key AND p.deduplicated)) AS id
         FROM given WHERE given.deduplicated),
@@ -183,7 +186,9 @@ BEGIN
                n.payload
         FROM numbered n, "{schema}"."{prefix}rotation" r
         -- Under an ordering key, a relay has to know of it, to hold up what is behind it.
-        WHERE n.delay IS NULL OR n.ordering_key IS NOT NULL ORDER BY n.id),
+        WHERE n.delay IS NULL OR n.ordering_key IS NOT NULL ORDER BY n.id
+        -- Nothing conflicts in a transaction that sees what is committed; above that, the server ends it for this.
+        ON CONFLICT DO NOTHING),
     set_aside AS (
         INSERT INTO "{schema}"."{prefix}parked"
             (id, due, blocks, parked_at, shard, attempts, sent_at, expires_at, deduplicated, topic, key, ordering_key,

@@ -232,7 +232,7 @@ impl<S: OutboxStore> Runner<S> {
         }
         self.health.empty_polls += u64::from(page.messages.is_empty());
         self.poll_after = match page.messages.is_empty() {
-            true => self.poll_after * 2,
+            true => (self.poll_after * 2).min(self.settings.lease),
             false => FIRST_POLL,
         };
         self.next_poll = (self.poll_after < self.settings.lease / 3).then(|| now + self.poll_after);

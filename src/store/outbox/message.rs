@@ -152,7 +152,6 @@ pub fn shard_of(ordering_key: &str) -> Shard {
 
 /// What became of a message that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
 pub enum Sent {
     /// It is part of the transaction.
     New(MessageId),
