@@ -15,6 +15,7 @@ use super::records::{self, Change, Claims, Statement};
 use super::writer::Writer;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::outbox::Bell;
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Decision, DynStore, InDoubt, Store, StoreError, decide, report_unreadable,
 };
@@ -90,6 +91,7 @@ use oneflight::store::{
 pub struct SqliteStore {
     pub(super) pool: SqlitePool,
     pub(super) writer: Writer,
+    pub(super) bell: Bell,
 }
 
 impl SqliteStore {
