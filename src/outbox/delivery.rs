@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::error::SendError;
+use super::message::Message;
 use crate::correlation::CorrelationId;
 use crate::store::outbox::{MessageId, StoredMessage, TraceParent};
 
@@ -20,6 +22,44 @@ pub struct Delivery {
 impl Delivery {
     pub(super) fn new(message: Arc<StoredMessage>, attempt: u32) -> Self {
         Self { message, attempt }
+    }
+
+    /// Makes the first delivery of a message, to test a target with.
+    ///
+    /// ```
+    /// use oneflight::outbox::{Delivery, Target};
+    /// use oneflight::Message;
+    ///
+    /// # async fn check(target: impl Target) -> Result<(), Box<dyn std::error::Error>> {
+    /// let delivery = Delivery::to_test(Message::text("mail.receipt", "order 7").key("k"))?;
+    /// assert!(target.deliver(delivery).await.is_ok());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if the message is not valid.
+    pub fn to_test(message: Message) -> Result<Self, SendError> {
+        let new = message.ready(None)?;
+        let message = StoredMessage {
+            id: MessageId::new(1),
+            position: 1,
+            shard: new.shard(),
+            attempts: 0,
+            due_in: None,
+            expires_in: new.expires_after,
+            age: Duration::ZERO,
+            done: Vec::new(),
+            topic: new.topic,
+            key: new.key,
+            ordering_key: new.ordering_key,
+            content_type: new.content_type,
+            payload: new.payload,
+            headers: new.headers,
+            correlation_id: new.correlation_id,
+            trace_parent: new.trace_parent,
+        };
+        Ok(Self::new(Arc::new(message), 1))
     }
 
     /// Returns the id of the message in its outbox.

@@ -13,6 +13,8 @@
 mod delivery;
 mod error;
 mod handle;
+#[cfg(feature = "reqwest")]
+mod http;
 mod message;
 mod relay;
 mod target;
@@ -21,6 +23,9 @@ pub use crate::store::outbox::{Cancelled, DeadLetter, MessageId, Postponed, Sent
 pub use delivery::{Delivery, DeliveryError};
 pub use error::{SendError, SendErrorKind};
 pub use handle::Outbox;
+#[cfg(feature = "reqwest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+pub use http::{Answered, HttpTarget, HttpTargetError, Verdict};
 pub use message::Message;
 pub use relay::{Health, OnDead, Relay, RelayBuildError, RelayBuilder, RelayHandle, Retry};
 pub use target::{Target, TargetOptions};

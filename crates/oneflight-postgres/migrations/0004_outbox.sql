@@ -130,6 +130,22 @@ CREATE FUNCTION "{schema}"."{prefix}now"() RETURNS bigint LANGUAGE sql VOLATILE 
     SELECT pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000::numeric)::bigint
 $function$;
 
+-- The last position that was drawn, read before this transaction has a number, which it then gets. Whoever drew that
+-- position or an earlier one had a number before, hence a smaller one. So once this transaction is over, a snapshot knows
+-- all of those: what it does not know has a larger position. (A number that a snapshot does not know may have been given
+-- out long before: a snapshot knows numbers up to the last one that *ended*.)
+CREATE FUNCTION "{schema}"."{prefix}last_position"() RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    drawn bigint;
+BEGIN
+    SELECT CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END INTO drawn
+    FROM "{schema}"."{prefix}positions" s;
+    PERFORM pg_current_xact_id();
+    RETURN drawn;
+END
+$function$;
+
 -- Sends messages in the transaction of the session, each under the number of the transaction. Under an ordering key,
 -- transactions take turns from here to their commit, so that ids are in the order of commits. The locks are taken in
 -- one order, so that two that send under several keys at once do not wait for each other.
@@ -256,12 +272,13 @@ $function$;
 -- that crashes loses its relays' deliveries of the last moments as attempts, and nothing else.
 CREATE FUNCTION "{schema}"."{prefix}take"(
     of_team text, of_token bigint, of_shards smallint[], of_positions bigint[],
-    OUT lost_shards smallint[], OUT cancelled bigint[], OUT postponed bigint[]
+    OUT lost_shards smallint[], OUT cancelled bigint[], OUT postponed bigint[], OUT last_position bigint
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     taken bigint[];
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
+    last_position := "{schema}"."{prefix}last_position"();
     lost_shards := "{schema}"."{prefix}lost"(of_team, of_token, of_shards);
     cancelled := '{}'; postponed := '{}';
     IF cardinality(lost_shards) > 0 THEN
@@ -388,9 +405,7 @@ DECLARE
     reset boolean := false;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    -- Before any snapshot that a reading begins with.
-    SELECT CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END INTO last_position
-    FROM "{schema}"."{prefix}positions" s;
+    last_position := "{schema}"."{prefix}last_position"();
     IF of_token IS NULL THEN
         my_token := nextval('"{schema}"."{prefix}relay_tokens"'::regclass);
         INSERT INTO "{schema}"."{prefix}relays" (token, team, beats) VALUES (my_token, of_team, 1);
@@ -426,7 +441,7 @@ BEGIN
     my_shards := ARRAY(SELECT shard FROM "{schema}"."{prefix}shards" WHERE team = of_team AND token = my_token ORDER BY shard);
     SELECT coalesce(array_agg(r.token ORDER BY r.token), '{}'), coalesce(array_agg(r.beats ORDER BY r.token), '{}')
     INTO peer_tokens, peer_beats FROM "{schema}"."{prefix}relays" r WHERE r.team = of_team AND r.token <> my_token;
-    SELECT greatest(min(p.due) - "{schema}"."{prefix}now"(), 0) INTO due_in
+    SELECT min(p.due) - "{schema}"."{prefix}now"() INTO due_in
     FROM "{schema}"."{prefix}parked" p WHERE p.due IS NOT NULL;
     news := known_limit IS NULL
         OR known_limit::xid8 > pg_snapshot_xmax(pg_current_snapshot())

@@ -17,9 +17,6 @@ pub(super) struct Place {
     pub(super) until: Option<Snapshot>,
     /// The last position that was read in this window.
     pub(super) at: i64,
-    /// A position that was the last one drawn at some time up to now: a lower bound for whichever transaction begins
-    /// to be known later.
-    pub(super) drawn: i64,
 }
 
 /// A snapshot of the server, as its text, with a lower bound for the positions of the transactions that it does not
@@ -52,18 +49,17 @@ impl Snapshot {
 
 impl Place {
     /// Before everything.
-    pub(super) fn start(drawn: i64) -> Self {
+    pub(super) fn start() -> Self {
         Self {
             from: None,
             until: None,
             at: 0,
-            drawn,
         }
     }
 
     pub(super) fn cursor(&self) -> Cursor {
         let (from, until) = (Snapshot::write(self.from.as_ref()), Snapshot::write(self.until.as_ref()));
-        Cursor::new(format!("{from}|{until}|{}|{}", self.at, self.drawn))
+        Cursor::new(format!("{from}|{until}|{}", self.at))
     }
 
     pub(super) fn of(cursor: &Cursor) -> Result<Self, StoreError> {
@@ -74,7 +70,6 @@ impl Place {
                 from: Snapshot::read(part())?,
                 until: Snapshot::read(part())?,
                 at: part().parse().ok()?,
-                drawn: part().parse().ok()?,
             })
         })();
         place.ok_or(StoreError::Corrupt {
@@ -103,7 +98,6 @@ mod tests {
                 from,
                 until,
                 at: 5,
-                drawn: 9,
             };
             assert_eq!(Place::of(&place.cursor()).unwrap(), place);
         }

@@ -17,9 +17,12 @@
 //! transaction that takes long is one number in a list, holds up nothing, and has nothing scanned twice. This is the
 //! way in which [PgQ](https://github.com/pgq/pgq) makes its batches.
 //!
-//! Within such a window, rows are paged by position. A transaction that the snapshot does not know draws its positions
-//! after the snapshot was taken, hence beyond the last one that was drawn before. So the index on positions leads to
-//! those rows without a detour; those of the transactions in the list are found by their numbers.
+//! Within such a window, rows are paged by position. Where to begin is a position that was read by a transaction of ours
+//! before it had a number of its own. When that transaction is over, every snapshot knows its number, and all smaller ones:
+//! those of all that had drawn a position by then. So what a later snapshot does not know has a larger position. (It is not
+//! enough to read the last position before the snapshot: a transaction may have drawn one and have a number that the
+//! snapshot does not know, since a snapshot knows numbers up to the last one that *ended*.) The index on positions leads
+//! to those rows without a detour; those of the transactions in the list are found by their numbers.
 //!
 //! # Connections
 //!
@@ -33,6 +36,7 @@ mod statements;
 mod store;
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicI64;
 
 use sqlx::postgres::PgPool;
 
@@ -46,6 +50,8 @@ pub(super) struct Parts {
     bell: Bell,
     statements: Statements,
     pool: OnceLock<PgPool>,
+    /// A position that was drawn before a transaction of this process began that is over.
+    drawn: AtomicI64,
 }
 
 impl Parts {
@@ -54,6 +60,7 @@ impl Parts {
             bell: Bell::new(),
             statements: Statements::new(names),
             pool: OnceLock::new(),
+            drawn: AtomicI64::new(0),
         }
     }
 }

@@ -34,16 +34,14 @@ impl Statements {
     pub(super) fn new(names: &Names) -> Self {
         let sql = |text: String| AssertSqlSafe(text).into_sql_str();
         let of = |name: &str| names.of(name);
-        let (messages, receipts, parked, positions, now) =
-            (of("messages"), of("receipts"), of("parked"), of("positions"), of("now"));
+        let (messages, receipts, parked, now) = (of("messages"), of("receipts"), of("parked"), of("now"));
         // What is the same for every row of a reading.
         let reading = format!(
             "reading AS MATERIALIZED (
                 SELECT pg_catalog.pg_current_snapshot() AS snapshot, {now}() AS instant,
-                       (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {positions}) AS drawn,
                        (SELECT min(due) FROM {parked} WHERE due IS NOT NULL) AS due)"
         );
-        let figures = "reading.snapshot::text, reading.instant, reading.drawn, reading.due - reading.instant";
+        let figures = "reading.snapshot::text, reading.instant, reading.due - reading.instant";
         Self {
             send: sql(format!(
                 "SELECT message_id, is_new FROM {}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
@@ -115,7 +113,7 @@ impl Statements {
                 "SELECT {now}(), {MESSAGE} FROM {messages} m WHERE m.position = ANY ($1) ORDER BY m.position"
             )),
             take: sql(format!(
-                "SELECT lost_shards, cancelled, postponed FROM {}($1, $2, $3, $4)",
+                "SELECT lost_shards, cancelled, postponed, last_position FROM {}($1, $2, $3, $4)",
                 of("take")
             )),
             settle: sql(format!(

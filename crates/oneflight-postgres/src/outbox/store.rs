@@ -1,6 +1,7 @@
 //! The outbox, as the contract asks for it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
@@ -79,6 +80,7 @@ impl PostgresStore {
 
     /// Reads the first window: everything that has not ended.
     async fn read_first(&self, shards: &[Shard], place: &mut Place, limit: i64) -> Result<Page, StoreError> {
+        let drawn = self.outbox.drawn.load(Ordering::SeqCst);
         let first = self
             .query(&self.outbox.statements.first)
             .bind(numbers(shards))
@@ -87,20 +89,19 @@ impl PostgresStore {
             .bind(limit);
         let rows = self.ask_outbox(first).await?;
         let reading = Reading::of(only(&rows)?)?;
-        let until = place.until.take().unwrap_or_else(|| reading.snapshot(place));
-        place.drawn = reading.drawn;
-        let (high, scanned): (Option<i64>, i64) = (column(only(&rows)?, 4)?, column(only(&rows)?, 5)?);
+        let until = place.until.take().unwrap_or_else(|| reading.snapshot(drawn));
+        let (high, scanned): (Option<i64>, i64) = (column(only(&rows)?, 3)?, column(only(&rows)?, 4)?);
         let mut messages = Vec::new();
         for row in &rows {
-            let Some(mut message) = rows::message(row, 6, reading.instant)? else {
+            let Some(mut message) = rows::message(row, 5, reading.instant)? else {
                 continue;
             };
-            let taken: i64 = column::<Option<i64>>(row, 22)?.unwrap_or(0);
+            let taken: i64 = column::<Option<i64>>(row, 21)?.unwrap_or(0);
             message.attempts = message.attempts.saturating_add(u32::try_from(taken).unwrap_or(0));
-            if let Some(due) = column::<Option<i64>>(row, 23)? {
+            if let Some(due) = column::<Option<i64>>(row, 22)? {
                 message.due_in = Some(millis(due - reading.instant));
             }
-            message.done.extend(column::<Option<Vec<String>>>(row, 24)?.unwrap_or_default());
+            message.done.extend(column::<Option<Vec<String>>>(row, 23)?.unwrap_or_default());
             messages.push(message);
         }
         let more = scanned == limit;
@@ -116,6 +117,7 @@ impl PostgresStore {
         from: Snapshot,
         limit: i64,
     ) -> Result<Page, StoreError> {
+        let drawn = self.outbox.drawn.load(Ordering::SeqCst);
         let window = self
             .query(&self.outbox.statements.window)
             .bind(numbers(shards))
@@ -130,11 +132,10 @@ impl PostgresStore {
         if number(from.limit()) > number(reading.limit()) {
             return Err(StoreError::RelayOutdated);
         }
-        let until = place.until.take().unwrap_or_else(|| reading.snapshot(place));
-        place.drawn = reading.drawn;
+        let until = place.until.take().unwrap_or_else(|| reading.snapshot(drawn));
         let mut messages = Vec::with_capacity(rows.len());
         for row in &rows {
-            messages.extend(rows::message(row, 4, reading.instant)?);
+            messages.extend(rows::message(row, 3, reading.instant)?);
         }
         let more = i64::try_from(messages.len()).is_ok_and(|read| read == limit);
         let high = messages.last().map(|message| message.position);
@@ -151,7 +152,6 @@ fn number(limit: &str) -> u64 {
 struct Reading {
     snapshot: String,
     instant: i64,
-    drawn: i64,
     due_in: Option<i64>,
 }
 
@@ -160,8 +160,7 @@ impl Reading {
         Ok(Self {
             snapshot: column(row, 0)?,
             instant: column(row, 1)?,
-            drawn: column(row, 2)?,
-            due_in: column(row, 3)?,
+            due_in: column(row, 2)?,
         })
     }
 
@@ -169,11 +168,11 @@ impl Reading {
         self.snapshot.split(':').nth(1).unwrap_or_default()
     }
 
-    /// The snapshot of this page, with a position that was drawn before it was taken.
-    fn snapshot(&self, place: &Place) -> Snapshot {
+    /// The snapshot of this page, with a position beyond which all is that it does not know.
+    fn snapshot(&self, drawn: i64) -> Snapshot {
         Snapshot {
             text: self.snapshot.clone(),
-            drawn: place.drawn,
+            drawn,
         }
     }
 
@@ -285,6 +284,12 @@ impl OutboxStore for PostgresStore {
         let rows = self.ask_outbox(beats).await?;
         let row = only(&rows)?;
         let token = column::<Option<i64>>(row, 0)?.ok_or(StoreError::RelayOutdated)?;
+        let drawn = column(row, 6)?;
+        match beat.token {
+            // Perhaps of another database, whose positions are smaller.
+            None => self.outbox.drawn.store(drawn, Ordering::SeqCst),
+            Some(_) => drop(self.outbox.drawn.fetch_max(drawn, Ordering::SeqCst)),
+        }
         let (tokens, counts): (Vec<i64>, Vec<i64>) = (column(row, 2)?, column(row, 3)?);
         let peers = tokens.into_iter().zip(counts).map(|(token, beats)| Peer {
             token: RelayToken::new(token),
@@ -296,7 +301,7 @@ impl OutboxStore for PostgresStore {
             peers: peers.collect(),
             news: column::<Option<bool>>(row, 4)?.unwrap_or(true),
             due_in: column::<Option<i64>>(row, 5)?.map(millis),
-            start: Place::start(column(row, 6)?).cursor(),
+            start: Place::start().cursor(),
         })
     }
 
@@ -345,6 +350,7 @@ impl OutboxStore for PostgresStore {
         let take = take.bind(group.to_owned()).bind(token.get()).bind(numbers(of)).bind(positions.to_vec());
         let rows = self.ask_outbox(take).await?;
         let row = only(&rows)?;
+        self.outbox.drawn.fetch_max(column(row, 3)?, Ordering::SeqCst);
         Ok(Taken {
             lost: shards(column(row, 0)?),
             cancelled: column(row, 1)?,

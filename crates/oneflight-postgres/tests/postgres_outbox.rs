@@ -1,0 +1,385 @@
+//! Promise 15 in PostgreSQL: nothing is skipped, however late it commits, and the store does not rot.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::HashMap;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use oneflight::outbox::{Delivery, DeliveryError, Message, Outbox, Relay, RelayHandle, Sent};
+use oneflight::store::outbox::OutboxStore;
+use oneflight_postgres::PostgresStore;
+use parking_lot::Mutex;
+use sqlx::{AssertSqlSafe, Connection, PgPool};
+use tokio::time::{Instant, sleep, timeout};
+
+#[path = "../../../tests/common/postgres.rs"]
+mod postgres;
+
+use postgres::{Schema, Server, server};
+
+const LONG: Duration = Duration::from_secs(30);
+
+type Texts = Arc<Mutex<Vec<String>>>;
+
+async fn store(schema: &Schema) -> PostgresStore {
+    PostgresStore::from_pool(schema.pool(8)).await.unwrap()
+}
+
+fn relay(store: &PostgresStore, texts: &Texts) -> RelayHandle {
+    let texts = Arc::clone(texts);
+    let keep = move |delivery: Delivery| {
+        texts.lock().push(String::from_utf8(delivery.payload().to_vec()).unwrap());
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let builder = Relay::builder(store.clone()).lease(Duration::from_secs(1));
+    builder.target("*", keep).build().unwrap().spawn()
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waits = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, waits).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+fn text(text: &str) -> Message {
+    Message::text("note", text)
+}
+
+async fn send(store: &PostgresStore, message: Message) -> Sent {
+    let outbox = Outbox::new(store.clone());
+    let mut tx = store.pool().begin().await.unwrap();
+    let sent = outbox.send(&mut tx, message).await.unwrap();
+    tx.commit().await.unwrap();
+    outbox.wake();
+    sent
+}
+
+async fn count(pool: &PgPool, sql: &str) -> i64 {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_whose_transaction_commits_late_is_delivered() {
+    let store = store(&server().schema().await).await;
+    let (texts, outbox) = (Texts::default(), Outbox::new(store.clone()));
+    let relay = relay(&store, &texts);
+    let mut late = store.pool().begin().await.unwrap();
+    outbox.send(&mut late, text("late")).await.unwrap();
+    let mut savepoint = late.begin().await.unwrap();
+    outbox.send(&mut savepoint, text("late, in a savepoint")).await.unwrap();
+    savepoint.commit().await.unwrap();
+    for number in 0..20 {
+        send(&store, text(&number.to_string())).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    // One that took a long time stalls nothing.
+    until("the others arrive", || texts.lock().len() == 20).await;
+    late.commit().await.unwrap();
+    outbox.wake();
+    until("the late ones arrive", || texts.lock().len() == 22).await;
+    send(&store, text("last")).await;
+    until("the last one arrives", || texts.lock().len() == 23).await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_was_given_out_and_that_no_snapshot_knows_is_not_skipped() {
+    // Nobody else's transactions end here: a snapshot knows numbers up to the last one that ended.
+    let own = Server::start("-c fsync=off -c full_page_writes=off");
+    let store = store(&own.schema().await).await;
+    let (texts, outbox) = (Texts::default(), Outbox::new(store.clone()));
+    let keeps = Arc::clone(&texts);
+    let keep = move |delivery: Delivery| {
+        keeps.lock().push(String::from_utf8(delivery.payload().to_vec()).unwrap());
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let relay = Relay::builder(store.clone()).target("*", keep).build().unwrap().spawn();
+    until("it has read", || relay.health().shards == 64 && relay.health().polls > 0).await;
+    // Its second sign of life.
+    sleep(Duration::from_secs(2)).await;
+    let mut open = store.pool().begin().await.unwrap();
+    outbox.send(&mut open, text("open")).await.unwrap();
+    for _ in 0..4 {
+        let polls = relay.health().polls;
+        outbox.wake();
+        until("it looks", || relay.health().polls > polls).await;
+    }
+    open.commit().await.unwrap();
+    outbox.wake();
+    until("it arrives", || texts.lock().len() == 1).await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_of_all_lengths_lose_nothing_and_keep_their_order() {
+    const TASKS: usize = 8;
+    const ROUNDS: usize = 40;
+    let store = store(&server().schema().await).await;
+    let committed: Arc<Mutex<HashMap<usize, Vec<String>>>> = Arc::default();
+    let texts = Texts::default();
+    let mut relays = vec![relay(&store, &texts), relay(&store, &texts)];
+    let tasks = (0..TASKS).map(|task| {
+        let (store, committed) = (store.clone(), Arc::clone(&committed));
+        tokio::spawn(async move {
+            let outbox = Outbox::new(store.clone());
+            for round in 0..ROUNDS {
+                let key = (task + round) % 3;
+                let content = format!("{key} {task} {round}");
+                let mut tx = store.pool().begin().await.unwrap();
+                sqlx::query("SELECT pg_current_xact_id()").execute(&mut *tx).await.unwrap();
+                sleep(Duration::from_millis(((task * 7 + round * 13) % 23) as u64)).await;
+                let message = text(&content).ordering_key(format!("key-{key}"));
+                outbox.send(&mut tx, message).await.unwrap();
+                sleep(Duration::from_millis(((task * 5 + round * 3) % 11) as u64)).await;
+                if (task + round) % 7 == 0 {
+                    tx.rollback().await.unwrap();
+                } else {
+                    // Its key's lock is held until the commit, so this order is that of the commits.
+                    committed.lock().entry(key).or_default().push(content);
+                    tx.commit().await.unwrap();
+                    outbox.wake();
+                }
+            }
+        })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    sleep(Duration::from_millis(150)).await;
+    // A relay that goes and one that comes, in the middle.
+    relays.remove(0).stop().await;
+    relays.push(relay(&store, &texts));
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let all: usize = committed.lock().values().map(Vec::len).sum();
+    until("all arrive", || texts.lock().len() >= all).await;
+    for relay in relays {
+        relay.stop().await;
+    }
+    let mut arrived: HashMap<usize, Vec<String>> = HashMap::new();
+    for text in texts.lock().iter() {
+        let key = text.split(' ').next().unwrap().parse().unwrap();
+        arrived.entry(key).or_default().push(text.clone());
+    }
+    assert_eq!(arrived, *committed.lock());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_dump_and_restore_everything_is_read() {
+    let schema = server().schema().await;
+    let before = store(&schema).await;
+    // So many transactions that the new server has not come to their numbers.
+    sqlx::raw_sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+        .execute(before.pool())
+        .await
+        .unwrap();
+    for content in ["one", "two"] {
+        send(&before, text(content).ordering_key("k")).await;
+    }
+    let other = Server::start("-c fsync=off -c full_page_writes=off");
+    let dump = Command::new(server().program("pg_dump"))
+        .args(["-h", "127.0.0.1", "-p", &server().port().to_string(), "-U", postgres::SUPERUSER, "-n", &schema.name])
+        .arg("postgres")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let restored = Command::new(server().program("psql"))
+        .args(["-h", "127.0.0.1", "-p", &other.port().to_string(), "-U", postgres::SUPERUSER, "-q", "-d", "postgres"])
+        .args(["-v", "ON_ERROR_STOP=1"])
+        .stdin(dump.stdout.unwrap())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(restored.success());
+    let options = other.options(other.port()).options([("search_path", &schema.name)]);
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let newest = count(&pool, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").await;
+    assert!(newest < 3000, "the new server has come to {newest}");
+    let after = PostgresStore::from_pool(pool).await.unwrap();
+    let texts = Texts::default();
+    let relay = relay(&after, &texts);
+    until("what was restored arrives", || texts.lock().len() == 2).await;
+    send(&after, text("three").ordering_key("k")).await;
+    until("what is new arrives", || texts.lock().len() == 3).await;
+    assert_eq!(*texts.lock(), ["one", "two", "three"]);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_comes_back_after_a_restart_of_the_server() {
+    let own = Server::start("-c fsync=off -c full_page_writes=off");
+    let store = store(&own.schema().await).await;
+    let texts = Texts::default();
+    let relay = relay(&store, &texts);
+    send(&store, text("before")).await;
+    until("it arrives", || texts.lock().len() == 1).await;
+    for how in ["fast", "immediate"] {
+        own.restart(how);
+        // The user's pool may lend a connection that is gone.
+        for _ in 0..8 {
+            let _ = sqlx::query("SELECT 1").execute(store.pool()).await;
+        }
+        send(&store, text(how)).await;
+        until("it arrives after the restart", || texts.lock().iter().any(|text| text == how)).await;
+    }
+    until("it is connected", || relay.health().is_connected).await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_is_used_up_stops_no_relay() {
+    let schema = server().schema().await;
+    let store = PostgresStore::from_pool(schema.pool(1)).await.unwrap();
+    let texts = Texts::default();
+    let relay = relay(&store, &texts);
+    send(&store, text("sent")).await;
+    let held = store.pool().acquire().await.unwrap();
+    until("it arrives", || texts.lock().len() == 1).await;
+    until("it is recorded", || relay.health().backlog == 0).await;
+    drop(held);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_are_emptied_as_a_whole_and_nothing_is_deleted() {
+    let store = store(&server().schema().await).await;
+    let texts = Texts::default();
+    let first = relay(&store, &texts);
+    for number in 0..50 {
+        send(&store, text(&number.to_string())).await;
+    }
+    until("all arrive", || texts.lock().len() == 50).await;
+    first.stop().await;
+    let pool = store.pool();
+    assert_eq!(count(pool, "SELECT count(*) FROM oneflight_messages").await, 50);
+    for _ in 0..3 {
+        store.keep_house().await.unwrap();
+    }
+    assert_eq!(count(pool, "SELECT count(*) FROM oneflight_messages").await, 0);
+    assert_eq!(count(pool, "SELECT count(*) FROM oneflight_messages_0").await, 0);
+    assert_eq!(count(pool, "SELECT messages::bigint FROM oneflight_rotation").await, 1);
+    let deleted = "SELECT sum(n_tup_del + n_tup_upd)::bigint FROM pg_stat_user_tables
+                   WHERE schemaname = current_schema() AND relname ~ 'messages_|receipts_'";
+    sqlx::query("SELECT pg_stat_force_next_flush()").execute(pool).await.unwrap();
+    assert_eq!(count(pool, deleted).await, 0);
+    let again = relay(&store, &texts);
+    send(&store, text("later")).await;
+    until("it arrives", || texts.lock().len() == 51).await;
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_is_kept_for_what_has_not_ended_or_is_about_to_be_written() {
+    let store = store(&server().schema().await).await;
+    let outbox = Outbox::new(store.clone());
+    let mut late = store.pool().begin().await.unwrap();
+    outbox.send(&mut late, text("late")).await.unwrap();
+    send(&store, text("waits")).await;
+    for _ in 0..3 {
+        store.keep_house().await.unwrap();
+    }
+    assert_eq!(count(store.pool(), "SELECT messages::bigint FROM oneflight_rotation").await, 1);
+    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages_0").await, 1);
+    let texts = Texts::default();
+    let relay = relay(&store, &texts);
+    until("it arrives", || texts.lock().len() == 1).await;
+    until("it is recorded", || relay.health().backlog == 0).await;
+    // All that can be seen there has ended, and the lock is held.
+    store.keep_house().await.unwrap();
+    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages_0").await, 1);
+    late.commit().await.unwrap();
+    store.keep_house().await.unwrap();
+    outbox.wake();
+    until("the late one arrives", || texts.lock().len() == 2).await;
+    until("it is recorded", || relay.health().backlog == 0).await;
+    relay.stop().await;
+    store.keep_house().await.unwrap();
+    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_an_old_snapshot_delays_the_emptying_only() {
+    let store = store(&server().schema().await).await;
+    send(&store, text("one")).await;
+    let texts = Texts::default();
+    let first = relay(&store, &texts);
+    until("it arrives", || texts.lock().len() == 1).await;
+    first.stop().await;
+    let mut report = store.pool().begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    sqlx::query("SELECT count(*) FROM oneflight_messages").execute(&mut *report).await.unwrap();
+    for _ in 0..3 {
+        assert!(timeout(LONG, store.keep_house()).await.unwrap().is_ok());
+    }
+    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages").await, 1);
+    report.rollback().await.unwrap();
+    store.keep_house().await.unwrap();
+    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_races_over_a_rotation_is_sent_once() {
+    let store = store(&server().schema().await).await;
+    let outbox = Outbox::new(store.clone());
+    let mut first = store.pool().begin().await.unwrap();
+    let sent = outbox.send(&mut first, text("one").key("k")).await.unwrap();
+    send(&store, text("another")).await;
+    for _ in 0..2 {
+        store.keep_house().await.unwrap();
+    }
+    assert_eq!(count(store.pool(), "SELECT messages::bigint FROM oneflight_rotation").await, 1);
+    let second = {
+        let store = store.clone();
+        tokio::spawn(async move { send(&store, text("two").key("k")).await })
+    };
+    sleep(Duration::from_millis(100)).await;
+    assert!(!second.is_finished(), "the second one did not wait for the first");
+    first.commit().await.unwrap();
+    assert_eq!(second.await.unwrap(), Sent::Duplicate(sent.id()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_relay_asks_one_question_in_five_seconds() {
+    let own = Server::start("-c fsync=off -c log_statement=all");
+    let store = store(&own.schema().await).await;
+    let texts = Texts::default();
+    let keeps = Arc::clone(&texts);
+    let keep = move |_: Delivery| {
+        keeps.lock().push(String::new());
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let relay = Relay::builder(store.clone()).target("*", keep).build().unwrap().spawn();
+    send(&store, text("one")).await;
+    until("it arrives", || texts.lock().len() == 1).await;
+    // Until the room of what was delivered is looked after.
+    sleep(Duration::from_secs(27)).await;
+    let statements = || own.log().lines().filter(|line| line.contains("execute") || line.contains("statement:")).count();
+    let (before, begun) = (statements(), Instant::now());
+    sleep(Duration::from_secs(16)).await;
+    let asked = statements() - before;
+    let allowed = begun.elapsed().as_secs() / 5 + 1;
+    let log = own.log();
+    let last: Vec<_> = log.lines().filter(|line| line.contains("LOG:")).skip(before).collect();
+    assert!(asked as u64 <= allowed, "{asked} questions: {last:#?}");
+    assert!(asked >= 2, "it showed no sign of life");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_is_one_statement_and_no_notification() {
+    let own = Server::start("-c fsync=off -c log_statement=all");
+    let store = store(&own.schema().await).await;
+    let outbox = Outbox::new(store.clone());
+    let mut tx = store.pool().begin().await.unwrap();
+    let statements = || own.log().lines().filter(|line| line.contains("execute") || line.contains("statement:")).count();
+    sleep(Duration::from_millis(200)).await;
+    let (before, logged) = (statements(), own.log().len());
+    outbox.send_all(&mut tx, (0..10).map(|number| text(&number.to_string()))).await.unwrap();
+    tx.commit().await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(statements() - before, 2, "{}", own.log());
+    assert!(!own.log()[logged..].to_lowercase().contains("notify"));
+}
