@@ -182,8 +182,17 @@ impl Message {
 
     fn check(&self) -> Result<(), SendError> {
         let invalid = |what| Err(SendError::invalid(&self.topic, what));
-        let names = [Some(&self.topic), self.key.as_ref(), self.ordering_key.as_ref(), Some(&self.content_type)];
-        for name in names.into_iter().flatten().chain(self.headers.iter().map(|(name, _)| name)) {
+        let names = [
+            Some(&self.topic),
+            self.key.as_ref(),
+            self.ordering_key.as_ref(),
+            Some(&self.content_type),
+        ];
+        for name in names
+            .into_iter()
+            .flatten()
+            .chain(self.headers.iter().map(|(name, _)| name))
+        {
             if name.is_empty() {
                 return invalid("a topic, key, ordering key, content type or header name is empty");
             }
@@ -200,13 +209,27 @@ impl Message {
         if self.payload.len() > Self::MAX_PAYLOAD_BYTES {
             return invalid("the payload has more than 1 MiB; store it elsewhere, and send where it is");
         }
-        if self.headers.iter().any(|(_, value)| value.chars().any(char::is_control)) {
+        if self
+            .headers
+            .iter()
+            .any(|(_, value)| value.chars().any(char::is_control))
+        {
             return invalid("the value of a header has a control character");
         }
-        if self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > Self::MAX_HEADER_BYTES {
+        if self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>()
+            > Self::MAX_HEADER_BYTES
+        {
             return invalid("the headers have more than 16 KiB");
         }
-        if [self.delay, self.expires_after].into_iter().flatten().any(|time| time > Self::MAX_DELAY) {
+        if [self.delay, self.expires_after]
+            .into_iter()
+            .flatten()
+            .any(|time| time > Self::MAX_DELAY)
+        {
             return invalid("not_before or expires_after is more than ten years from now");
         }
         Ok(())

@@ -16,6 +16,7 @@ mod handle;
 #[cfg(feature = "reqwest")]
 mod http;
 mod message;
+mod policy;
 mod relay;
 mod target;
 
@@ -27,5 +28,6 @@ pub use handle::Outbox;
 #[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
 pub use http::{Answered, HttpTarget, HttpTargetError, Verdict};
 pub use message::Message;
-pub use relay::{Health, OnDead, Relay, RelayBuildError, RelayBuilder, RelayHandle, Retry};
+pub use policy::{OnDead, Retry};
+pub use relay::{Health, Relay, RelayBuildError, RelayBuilder, RelayHandle};
 pub use target::{Target, TargetOptions};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::{Delivery, DeliveryError};
-use super::relay::{OnDead, Retry};
+use super::policy::{OnDead, Retry};
 
 /// Where a relay delivers messages to. A function of a [`Delivery`] is one.
 ///
@@ -41,10 +41,7 @@ pub trait Target: Send + Sync + 'static {
     /// failed. The default delivers one after the other.
     ///
     /// It is given more than one if [`TargetOptions::batch`] says so.
-    fn deliver_batch(
-        &self,
-        deliveries: Vec<Delivery>,
-    ) -> impl Future<Output = Vec<Result<(), DeliveryError>>> + Send {
+    fn deliver_batch(&self, deliveries: Vec<Delivery>) -> impl Future<Output = Vec<Result<(), DeliveryError>>> + Send {
         async move {
             let mut answers = Vec::with_capacity(deliveries.len());
             for delivery in deliveries {

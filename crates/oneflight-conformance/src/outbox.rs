@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::Failure;
 use oneflight::outbox::{
-    Cancelled, Delivery, DeliveryError, Message, MessageId, OnDead, Outbox, Postponed, Relay, RelayBuilder, RelayHandle,
-    Retry, Sent, TargetOptions,
+    Cancelled, Delivery, DeliveryError, Message, MessageId, OnDead, Outbox, Postponed, Relay, RelayBuilder,
+    RelayHandle, Retry, Sent, TargetOptions,
 };
 use oneflight::store::outbox::{Beat, Cursor, OutboxStore, RelayToken, Settlement, Shard};
 use oneflight::{Idempotency, RequestIdentity, Rollback, Scope};
@@ -105,7 +105,9 @@ struct Bench<S> {
 }
 
 fn quick() -> Retry {
-    Retry::new().first_pause(Duration::from_millis(50)).longest_pause(Duration::from_millis(200))
+    Retry::new()
+        .first_pause(Duration::from_millis(50))
+        .longest_pause(Duration::from_millis(200))
 }
 
 fn options() -> TargetOptions {
@@ -200,9 +202,15 @@ impl<S: OutboxStore + Clone> Bench<S> {
     }
 
     async fn arrives(&self, inbox: &Inbox, expected: &[&str]) -> Checked {
-        self.until(&format!("{expected:?} arrive"), || inbox.texts().len() >= expected.len()).await?;
+        self.until(&format!("{expected:?} arrive"), || {
+            inbox.texts().len() >= expected.len()
+        })
+        .await?;
         sleep(Duration::from_millis(50)).await;
-        self.require(inbox.texts() == expected, format!("expected {expected:?}, got {:?}", inbox.texts()))
+        self.require(
+            inbox.texts() == expected,
+            format!("expected {expected:?}, got {:?}", inbox.texts()),
+        )
     }
 }
 
@@ -258,15 +266,27 @@ async fn what_was_sent_arrives_as_it_was<S: OutboxStore + Clone>(bench: &Bench<S
     let Some(delivery) = seen.lock().clone() else {
         return bench.failure("nothing arrived");
     };
-    bench.require(delivery.id() == id && delivery.topic() == "data.all", "id or topic differ")?;
+    bench.require(
+        delivery.id() == id && delivery.topic() == "data.all",
+        "id or topic differ",
+    )?;
     bench.require(delivery.payload() == bytes, "the payload differs")?;
-    bench.require(delivery.content_type() == "application/octet-stream", "the content type differs")?;
+    bench.require(
+        delivery.content_type() == "application/octet-stream",
+        "the content type differs",
+    )?;
     bench.require(delivery.key() == "my key", "the key differs")?;
     bench.require(delivery.ordering_key() == Some("größe '\\"), "the ordering key differs")?;
     let headers = [("x-one", "1"), ("x-two", "zwei; \"2\"")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     bench.require(delivery.headers() == headers, "the headers differ")?;
-    bench.require(delivery.correlation_id().is_some_and(|it| it.as_str() == "edge-5f2c"), "the correlation id differs")?;
-    bench.require(delivery.trace_parent().is_some_and(|it| it.as_str() == parent), "the trace differs")?;
+    bench.require(
+        delivery.correlation_id().is_some_and(|it| it.as_str() == "edge-5f2c"),
+        "the correlation id differs",
+    )?;
+    bench.require(
+        delivery.trace_parent().is_some_and(|it| it.as_str() == parent),
+        "the trace differs",
+    )?;
     bench.require(delivery.attempt() == 1, "the attempt is not the first")?;
     relay.stop().await;
     Ok(())
@@ -280,7 +300,10 @@ async fn a_key_is_sent_once<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked
     };
     bench.require(first == again, "a duplicate has another id")?;
     let later = bench.send(vec![text("third").key("k")]).await?;
-    bench.require(later == [Sent::Duplicate(*first)], format!("a duplicate of another request: {later:?}"))?;
+    bench.require(
+        later == [Sent::Duplicate(*first)],
+        format!("a duplicate of another request: {later:?}"),
+    )?;
     let parked = text("parked").key("p").not_before(Duration::from_secs(600));
     let sent = bench.send(vec![parked.clone(), parked]).await?;
     let is_duplicate = matches!(sent.as_slice(), [Sent::New(first), Sent::Duplicate(again)] if first == again);
@@ -312,15 +335,25 @@ async fn a_key_of_the_request_is_the_same_when_it_runs_again<S: OutboxStore + Cl
             async move {
                 tx.send_all([text("a"), text("b"), text("c").step("named")]).await?;
                 expects.lock().push(tx.downstream_key("message 1 of note.plain"));
-                if attempt == 0 { Err(Rollback::failed("not yet")) } else { Ok(()) }
+                if attempt == 0 {
+                    Err(Rollback::failed("not yet"))
+                } else {
+                    Ok(())
+                }
             }
         });
-        bench.require(reply.await.is_ok() == (attempt == 1), "the work ended otherwise than it said")?;
+        bench.require(
+            reply.await.is_ok() == (attempt == 1),
+            "the work ended otherwise than it said",
+        )?;
     }
     bench.until("all arrive", || keys.lock().len() == 3).await?;
     let mut keys = keys.lock().clone();
     let expected = expected.lock().clone();
-    bench.require(expected[0] == expected[1] && keys.contains(&expected[0]), "the key is not that of the step")?;
+    bench.require(
+        expected[0] == expected[1] && keys.contains(&expected[0]),
+        "the key is not that of the step",
+    )?;
     keys.sort();
     keys.dedup();
     bench.require(keys.len() == 3, "two messages of one request have one key")?;
@@ -344,7 +377,10 @@ async fn messages_of_an_ordering_key_arrive_in_order<S: OutboxStore + Clone>(ben
             return bench.failure("something else arrived");
         };
         let expected = next.entry(key.to_owned()).or_default();
-        bench.require(number == expected.to_string(), format!("{arrived} where {expected} was next"))?;
+        bench.require(
+            number == expected.to_string(),
+            format!("{arrived} where {expected} was next"),
+        )?;
         *expected += 1;
     }
     relay.stop().await;
@@ -364,7 +400,13 @@ fn failing<S: OutboxStore + Clone>(
     let target = move |delivery: Delivery| {
         inbox.note(&delivery);
         let fails = delivery.payload() == what.as_bytes() && failed.fetch_add(1, Ordering::SeqCst) < failures;
-        async move { if fails { Err(DeliveryError::retry("not now")) } else { Ok(()) } }
+        async move {
+            if fails {
+                Err(DeliveryError::retry("not now"))
+            } else {
+                Ok(())
+            }
+        }
     };
     bench.spawn(settings(bench.builder().target_with("*", target, options)))
 }
@@ -375,7 +417,10 @@ async fn a_message_in_back_off_is_not_overtaken<S: OutboxStore + Clone>(bench: &
     bench.send(vec![ordered("first"), ordered("second")]).await?;
     bench.arrives(&inbox, &["first", "first", "first", "second"]).await?;
     let attempts: Vec<u32> = inbox.0.lock().iter().map(|(_, attempt, _)| *attempt).collect();
-    bench.require(attempts == [1, 2, 3, 1], format!("attempts were counted as {attempts:?}"))?;
+    bench.require(
+        attempts == [1, 2, 3, 1],
+        format!("attempts were counted as {attempts:?}"),
+    )?;
     relay.stop().await;
     Ok(())
 }
@@ -387,7 +432,10 @@ async fn a_long_back_off_is_parked_and_keeps_its_place<S: OutboxStore + Clone>(b
     bench.send(vec![ordered("first"), ordered("second")]).await?;
     bench.arrives(&inbox, &["first", "first", "first", "second"]).await?;
     let attempts: Vec<u32> = inbox.0.lock().iter().map(|(_, attempt, _)| *attempt).collect();
-    bench.require(attempts == [1, 2, 3, 1], format!("attempts were counted as {attempts:?}"))?;
+    bench.require(
+        attempts == [1, 2, 3, 1],
+        format!("attempts were counted as {attempts:?}"),
+    )?;
     relay.stop().await;
     Ok(())
 }
@@ -404,16 +452,28 @@ async fn a_dead_letter_holds_its_key_up_until_it_is_redriven<S: OutboxStore + Cl
     let [letter] = dead.as_slice() else {
         return bench.failure(format!("expected one dead letter, got {dead:?}"));
     };
-    bench.require(letter.id == sent[0].id() && letter.attempts == 2, "the dead letter is another one")?;
-    bench.require(letter.error.contains("not now") && letter.blocks, "the dead letter does not tell why it died")?;
+    bench.require(
+        letter.id == sent[0].id() && letter.attempts == 2,
+        "the dead letter is another one",
+    )?;
+    bench.require(
+        letter.error.contains("not now") && letter.blocks,
+        "the dead letter does not tell why it died",
+    )?;
     relay.stop().await;
     // Another relay knows it as well.
     let relay = failing(bench, &inbox, "first", 0, twice, |it| it)?;
     sleep(WATCH).await;
     bench.require(inbox.texts().len() == 2, "a dead letter was overtaken after a restart")?;
-    bench.require(bench.ok(bench.outbox.redrive(letter.id).await)?, "a dead letter could not be redriven")?;
+    bench.require(
+        bench.ok(bench.outbox.redrive(letter.id).await)?,
+        "a dead letter could not be redriven",
+    )?;
     bench.arrives(&inbox, &["first", "first", "first", "second"]).await?;
-    bench.require(!bench.ok(bench.outbox.redrive(letter.id).await)?, "what is no dead letter was redriven")?;
+    bench.require(
+        !bench.ok(bench.outbox.redrive(letter.id).await)?,
+        "what is no dead letter was redriven",
+    )?;
     relay.stop().await;
     Ok(())
 }
@@ -424,7 +484,10 @@ async fn a_dead_letter_that_is_cancelled_lets_its_key_go_on<S: OutboxStore + Clo
     let sent = bench.send(vec![ordered("first"), ordered("second")]).await?;
     bench.until("it is dead", || relay.health().dead == 1).await?;
     let cancelled = bench.ok(bench.outbox.cancel(sent[0].id()).await)?;
-    bench.require(cancelled == Cancelled::Cancelled, "a dead letter could not be cancelled")?;
+    bench.require(
+        cancelled == Cancelled::Cancelled,
+        "a dead letter could not be cancelled",
+    )?;
     bench.arrives(&inbox, &["first", "second"]).await?;
     relay.stop().await;
     Ok(())
@@ -446,10 +509,21 @@ async fn a_poisonous_message_blocks_nobody_but_its_own_key<S: OutboxStore + Clon
     let small = |it: RelayBuilder<S>| it.buffer(4, 1024 * 1024);
     let relay = failing(bench, &inbox, "poison", u64::MAX, options(), small)?;
     bench.send(vec![ordered("poison")]).await?;
-    bench.send((0..20).map(|number| ordered(&format!("behind {number}"))).collect()).await?;
-    bench.send(vec![text("free"), text("other").ordering_key("two")]).await?;
-    bench.until("others arrive", || inbox.count("free") == 1 && inbox.count("other") == 1).await?;
-    bench.require(!inbox.texts().iter().any(|text| text.starts_with("behind")), "a message was overtaken")?;
+    bench
+        .send((0..20).map(|number| ordered(&format!("behind {number}"))).collect())
+        .await?;
+    bench
+        .send(vec![text("free"), text("other").ordering_key("two")])
+        .await?;
+    bench
+        .until("others arrive", || {
+            inbox.count("free") == 1 && inbox.count("other") == 1
+        })
+        .await?;
+    bench.require(
+        !inbox.texts().iter().any(|text| text.starts_with("behind")),
+        "a message was overtaken",
+    )?;
     relay.stop().await;
     Ok(())
 }
@@ -458,9 +532,17 @@ async fn what_is_cancelled_is_never_delivered<S: OutboxStore + Clone>(bench: &Be
     let inbox = Inbox::default();
     let relay = bench.keeping(&inbox)?;
     let soon = Duration::from_millis(600);
-    let sent = bench.send(vec![text("cancelled").not_before(soon), text("delivered").not_before(soon)]).await?;
+    let sent = bench
+        .send(vec![
+            text("cancelled").not_before(soon),
+            text("delivered").not_before(soon),
+        ])
+        .await?;
     let cancelled = bench.ok(bench.outbox.cancel(sent[0].id()).await)?;
-    bench.require(cancelled == Cancelled::Cancelled, "what was not due could not be cancelled")?;
+    bench.require(
+        cancelled == Cancelled::Cancelled,
+        "what was not due could not be cancelled",
+    )?;
     let again = bench.ok(bench.outbox.cancel(sent[0].id()).await)?;
     bench.require(again == Cancelled::TooLate, "what is cancelled was cancelled again")?;
     bench.arrives(&inbox, &["delivered"]).await?;
@@ -496,7 +578,9 @@ async fn what_is_being_delivered_is_too_late_to_cancel<S: OutboxStore + Clone>(b
 }
 
 async fn what_waits_in_the_ring_can_be_cancelled_and_postponed<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
-    let sent = bench.send(vec![ordered("cancelled"), ordered("postponed"), ordered("last")]).await?;
+    let sent = bench
+        .send(vec![ordered("cancelled"), ordered("postponed"), ordered("last")])
+        .await?;
     let cancelled = bench.ok(bench.outbox.cancel(sent[0].id()).await)?;
     bench.require(cancelled == Cancelled::Cancelled, "what waits could not be cancelled")?;
     let inbox = Inbox::default();
@@ -505,7 +589,10 @@ async fn what_waits_in_the_ring_can_be_cancelled_and_postponed<S: OutboxStore + 
     let begun = Instant::now();
     let relay = bench.keeping(&inbox)?;
     bench.arrives(&inbox, &["postponed", "last"]).await?;
-    bench.require(begun.elapsed() >= Duration::from_millis(700), "it was delivered too early")?;
+    bench.require(
+        begun.elapsed() >= Duration::from_millis(700),
+        "it was delivered too early",
+    )?;
     relay.stop().await;
     Ok(())
 }
@@ -517,7 +604,12 @@ async fn not_before_is_kept_beyond_the_lease_and_delivers_once<S: OutboxStore + 
     let sent = Instant::now();
     bench.send(vec![text("late").not_before(delay), text("now")]).await?;
     bench.arrives(&inbox, &["now", "late"]).await?;
-    let arrived = inbox.0.lock().iter().find(|(text, ..)| text == "late").map(|(.., at)| *at);
+    let arrived = inbox
+        .0
+        .lock()
+        .iter()
+        .find(|(text, ..)| text == "late")
+        .map(|(.., at)| *at);
     // The store's clock and this one differ by a few milliseconds at most, and rounding is down.
     let early = arrived.is_none_or(|at| at < sent + delay - Duration::from_millis(20));
     bench.require(!early, "it was delivered before its time")?;
@@ -532,22 +624,37 @@ async fn not_before_keeps_its_place_in_its_key<S: OutboxStore + Clone>(bench: &B
     for park_after in [Duration::ZERO, Duration::from_secs(60)] {
         let inbox = Inbox::default();
         let relay = failing(bench, &inbox, "", 0, options(), |it| it.park_after(park_after))?;
-        bench.send(vec![ordered("later").not_before(Duration::from_millis(500)), ordered("behind")]).await?;
+        bench
+            .send(vec![
+                ordered("later").not_before(Duration::from_millis(500)),
+                ordered("behind"),
+            ])
+            .await?;
         bench.arrives(&inbox, &["later", "behind"]).await?;
         let attempts: Vec<u32> = inbox.0.lock().iter().map(|(_, attempt, _)| *attempt).collect();
-        bench.require(attempts == [1, 1], format!("waiting was counted as an attempt: {attempts:?}"))?;
+        bench.require(
+            attempts == [1, 1],
+            format!("waiting was counted as an attempt: {attempts:?}"),
+        )?;
         relay.stop().await;
     }
     Ok(())
 }
 
 async fn what_has_expired_is_not_delivered<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
-    bench.send(vec![ordered("expired").expires_after(Duration::from_millis(1)), ordered("kept")]).await?;
+    bench
+        .send(vec![
+            ordered("expired").expires_after(Duration::from_millis(1)),
+            ordered("kept"),
+        ])
+        .await?;
     sleep(Duration::from_millis(50)).await;
     let inbox = Inbox::default();
     let relay = bench.keeping(&inbox)?;
     bench.arrives(&inbox, &["kept"]).await?;
-    bench.until("the expiry is counted", || relay.health().expired == 1).await?;
+    bench
+        .until("the expiry is counted", || relay.health().expired == 1)
+        .await?;
     relay.stop().await;
     Ok(())
 }
@@ -564,7 +671,9 @@ async fn an_unknown_topic_is_left_alone<S: OutboxStore + Clone>(bench: &Bench<S>
     let relay = bench.spawn(bench.builder().target("note.*", keep(&notes)))?;
     bench.send(vec![Message::text("other", "kept"), text("known")]).await?;
     bench.arrives(&notes, &["known"]).await?;
-    bench.until("what was left alone is counted", || relay.health().left_alone == 1).await?;
+    bench
+        .until("what was left alone is counted", || relay.health().left_alone == 1)
+        .await?;
     relay.stop().await;
     let relay = bench.spawn(bench.builder().group("others").target("other", keep(&others)))?;
     bench.arrives(&others, &["kept"]).await?;
@@ -580,7 +689,13 @@ async fn each_of_several_targets_gets_it_and_only_what_failed_is_tried_again<S: 
         let inbox = inbox.clone();
         move |delivery: Delivery| {
             inbox.note(&delivery);
-            async move { if fails { Err(DeliveryError::retry("away")) } else { Ok(()) } }
+            async move {
+                if fails {
+                    Err(DeliveryError::retry("away"))
+                } else {
+                    Ok(())
+                }
+            }
         }
     };
     let both = |fails: bool| {
@@ -614,9 +729,16 @@ async fn a_batch_is_acknowledged_by_what_succeeded<S: OutboxStore + Clone>(bench
     let inbox = Inbox::default();
     let messages = (0..20).map(|number| text(&format!("{number} {}", if number % 2 == 0 { "even" } else { "odd" })));
     bench.send(messages.collect()).await?;
-    let relay = bench.spawn(bench.builder().target_with("*", Picky(inbox.clone()), options().batch(20)))?;
+    let relay = bench.spawn(
+        bench
+            .builder()
+            .target_with("*", Picky(inbox.clone()), options().batch(20)),
+    )?;
     bench.until("all have ended", || relay.health().delivered == 20).await?;
-    bench.require(inbox.texts().len() == 30, format!("{} deliveries instead of 30", inbox.texts().len()))?;
+    bench.require(
+        inbox.texts().len() == 30,
+        format!("{} deliveries instead of 30", inbox.texts().len()),
+    )?;
     relay.stop().await;
     Ok(())
 }
@@ -634,12 +756,17 @@ async fn a_slow_delivery_outlasts_the_lease_and_is_done_once<S: OutboxStore + Cl
         }
     };
     let one = bench.spawn(bench.builder().target("*", slow(&inbox)))?;
-    bench.send((0..8).map(|number| text(&number.to_string())).collect()).await?;
+    bench
+        .send((0..8).map(|number| text(&number.to_string())).collect())
+        .await?;
     bench.until("all have begun", || inbox.texts().len() == 8).await?;
     let two = bench.spawn(bench.builder().target("*", slow(&inbox)))?;
     bench.until("all have ended", || one.health().delivered == 8).await?;
     sleep(LEASE).await;
-    bench.require(inbox.texts().len() == 8, "a live relay's message was delivered by another one")?;
+    bench.require(
+        inbox.texts().len() == 8,
+        "a live relay's message was delivered by another one",
+    )?;
     one.stop().await;
     two.stop().await;
     Ok(())
@@ -654,7 +781,13 @@ async fn a_stop_counts_as_no_attempt_and_frees_the_shards<S: OutboxStore + Clone
     };
     // With leases so long that nobody would take over in time.
     let long = Duration::from_secs(600);
-    let relay = bench.spawn(bench.builder().lease(long).grace(Duration::from_millis(50)).target("*", hangs))?;
+    let relay = bench.spawn(
+        bench
+            .builder()
+            .lease(long)
+            .grace(Duration::from_millis(50))
+            .target("*", hangs),
+    )?;
     bench.send_one(text("stopped")).await?;
     bench.until("it begins", || inbox.texts().len() == 1).await?;
     relay.stop().await;
@@ -666,7 +799,10 @@ async fn a_stop_counts_as_no_attempt_and_frees_the_shards<S: OutboxStore + Clone
     let relay = bench.spawn(bench.builder().lease(long).target("*", keep))?;
     bench.arrives(&inbox, &["stopped", "stopped"]).await?;
     let attempts: Vec<u32> = inbox.0.lock().iter().map(|(_, attempt, _)| *attempt).collect();
-    bench.require(attempts == [1, 1], format!("a stop was counted as an attempt: {attempts:?}"))?;
+    bench.require(
+        attempts == [1, 1],
+        format!("a stop was counted as an attempt: {attempts:?}"),
+    )?;
     relay.stop().await;
     Ok(())
 }
@@ -677,10 +813,14 @@ async fn relays_divide_the_messages_and_take_over_from_the_dead<S: OutboxStore +
     let shares = || [&one, &two, &three].map(|relay| relay.health().shards);
     let fair = || shares().iter().all(|share| (20..=22).contains(share)) && shares().iter().sum::<usize>() == 64;
     bench.until("the shards are divided", fair).await?;
-    bench.send((0..100).map(|number| text(&number.to_string())).collect()).await?;
+    bench
+        .send((0..100).map(|number| text(&number.to_string())).collect())
+        .await?;
     bench.until("all arrive", || inbox.texts().len() == 100).await?;
     let shared = || [&one, &two, &three].iter().all(|relay| relay.health().delivered > 0);
-    bench.until("each relay that has shards has delivered something", shared).await?;
+    bench
+        .until("each relay that has shards has delivered something", shared)
+        .await?;
     one.stop().await;
     two.stop().await;
     three.stop().await;
@@ -689,7 +829,9 @@ async fn relays_divide_the_messages_and_take_over_from_the_dead<S: OutboxStore +
     bench.require(dies.shards.len() == 64, "a relay that is alone did not get all shards")?;
     let relay = bench.keeping(&inbox)?;
     bench.send_one(text("left behind")).await?;
-    bench.until("another takes over", || inbox.count("left behind") == 1).await?;
+    bench
+        .until("another takes over", || inbox.count("left behind") == 1)
+        .await?;
     relay.stop().await;
     Ok(())
 }
@@ -719,7 +861,10 @@ async fn an_answer_after_its_lease_is_refused<S: OutboxStore + Clone>(bench: &Be
     bench.send_one(text("taken twice")).await?;
     let first = bench.ok(bench.store.beat(beat(None)).await)?;
     let positions = read_all(bench, &first.shards, &first.start).await?;
-    bench.require(positions.len() == 1, format!("one message was sent, and {} were read", positions.len()))?;
+    bench.require(
+        positions.len() == 1,
+        format!("one message was sent, and {} were read", positions.len()),
+    )?;
     let (store, group) = (&bench.store, "default");
     let taken = bench.ok(store.take(group, first.token, &first.shards, &positions).await)?;
     bench.require(taken.lost.is_empty(), "the owner's taking was refused")?;
@@ -744,7 +889,10 @@ async fn an_answer_after_its_lease_is_refused<S: OutboxStore + Clone>(bench: &Be
     bench.require(again == positions, "the message is not there for the successor")?;
     let accepted = bench.ok(store.settle(group, second.token, &second.shards, &delivered).await)?;
     bench.require(accepted.is_empty(), "the successor was refused")?;
-    bench.require(read_all(bench, &second.shards, &second.start).await?.is_empty(), "what has ended was read")
+    bench.require(
+        read_all(bench, &second.shards, &second.start).await?.is_empty(),
+        "what has ended was read",
+    )
 }
 
 async fn a_message_that_kills_its_relays_is_not_tried_for_ever<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
@@ -752,7 +900,10 @@ async fn a_message_that_kills_its_relays_is_not_tried_for_ever<S: OutboxStore + 
     for _ in 0..3 {
         let relay = bench.ok(bench.store.beat(beat(None)).await)?;
         let positions = read_all(bench, &relay.shards, &relay.start).await?;
-        let taken = bench.store.take("default", relay.token, &relay.shards, &positions).await;
+        let taken = bench
+            .store
+            .take("default", relay.token, &relay.shards, &positions)
+            .await;
         bench.ok(taken)?;
         // It died, and is gone at once.
         bench.ok(bench.store.leave("default", relay.token).await)?;
@@ -770,7 +921,10 @@ async fn a_target_that_panics_or_hangs_is_one_that_failed<S: OutboxStore + Clone
     let inside = inbox.clone();
     let odd = move |delivery: Delivery| {
         inside.note(&delivery);
-        let (attempt, text) = (delivery.attempt(), String::from_utf8_lossy(delivery.payload()).into_owned());
+        let (attempt, text) = (
+            delivery.attempt(),
+            String::from_utf8_lossy(delivery.payload()).into_owned(),
+        );
         async move {
             match (attempt, text.as_str()) {
                 (1, "hangs") => std::future::pending().await,

@@ -31,6 +31,7 @@ mod listen;
 mod manager;
 mod names;
 mod outbox;
+mod outbox_parts;
 mod procedures;
 mod records;
 mod reserve;
@@ -45,6 +46,7 @@ use borrowed::Borrowed;
 use call::{Calls, Message, Value};
 use errors::late;
 use listen::Ear;
+use outbox_parts::Parts;
 use reserve::Reserve;
 use retry::{Tries, tried};
 use statements::Statements;
@@ -163,7 +165,7 @@ pub struct PostgresStore {
     patience: Duration,
     prepares: bool,
     reserve: Reserve,
-    outbox: Arc<outbox::Parts>,
+    outbox: Arc<Parts>,
 }
 
 /// Whether a claim leaves a request that [waits for a decision](Record::held).
@@ -321,7 +323,7 @@ impl PostgresOptions {
             true => schema::migrate(&pool, &names).await?,
             false => schema::check(&pool, &names).await?,
         }
-        let outbox = Arc::new(outbox::Parts::new(&names));
+        let outbox = Arc::new(Parts::new(&names));
         Ok(PostgresStore {
             pool,
             statements: Arc::new(Statements::new(&names, self.isolation, self.patience)),

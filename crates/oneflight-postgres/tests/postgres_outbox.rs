@@ -30,7 +30,9 @@ async fn store(schema: &Schema) -> PostgresStore {
 fn relay(store: &PostgresStore, texts: &Texts) -> RelayHandle {
     let texts = Arc::clone(texts);
     let keep = move |delivery: Delivery| {
-        texts.lock().push(String::from_utf8(delivery.payload().to_vec()).unwrap());
+        texts
+            .lock()
+            .push(String::from_utf8(delivery.payload().to_vec()).unwrap());
         async { Ok::<(), DeliveryError>(()) }
     };
     let builder = Relay::builder(store.clone()).lease(Duration::from_secs(1));
@@ -43,7 +45,9 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(LONG, waits).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    timeout(LONG, waits)
+        .await
+        .unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 fn text(text: &str) -> Message {
@@ -60,7 +64,10 @@ async fn send(store: &PostgresStore, message: Message) -> Sent {
 }
 
 async fn count(pool: &PgPool, sql: &str) -> i64 {
-    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.unwrap()
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_one(pool)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,11 +102,16 @@ async fn a_number_that_was_given_out_and_that_no_snapshot_knows_is_not_skipped()
     let (texts, outbox) = (Texts::default(), Outbox::new(store.clone()));
     let keeps = Arc::clone(&texts);
     let keep = move |delivery: Delivery| {
-        keeps.lock().push(String::from_utf8(delivery.payload().to_vec()).unwrap());
+        keeps
+            .lock()
+            .push(String::from_utf8(delivery.payload().to_vec()).unwrap());
         async { Ok::<(), DeliveryError>(()) }
     };
     let relay = Relay::builder(store.clone()).target("*", keep).build().unwrap().spawn();
-    until("it has read", || relay.health().shards == 64 && relay.health().polls > 0).await;
+    until("it has read", || {
+        relay.health().shards == 64 && relay.health().polls > 0
+    })
+    .await;
     // Its second sign of life.
     sleep(Duration::from_secs(2)).await;
     let mut open = store.pool().begin().await.unwrap();
@@ -131,7 +143,10 @@ async fn transactions_of_all_lengths_lose_nothing_and_keep_their_order() {
                 let key = (task + round) % 3;
                 let content = format!("{key} {task} {round}");
                 let mut tx = store.pool().begin().await.unwrap();
-                sqlx::query("SELECT pg_current_xact_id()").execute(&mut *tx).await.unwrap();
+                sqlx::query("SELECT pg_current_xact_id()")
+                    .execute(&mut *tx)
+                    .await
+                    .unwrap();
                 sleep(Duration::from_millis(((task * 7 + round * 13) % 23) as u64)).await;
                 let message = text(&content).ordering_key(format!("key-{key}"));
                 outbox.send(&mut tx, message).await.unwrap();
@@ -182,13 +197,32 @@ async fn after_dump_and_restore_everything_is_read() {
     }
     let other = Server::start("-c fsync=off -c full_page_writes=off");
     let dump = Command::new(server().program("pg_dump"))
-        .args(["-h", "127.0.0.1", "-p", &server().port().to_string(), "-U", postgres::SUPERUSER, "-n", &schema.name])
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &server().port().to_string(),
+            "-U",
+            postgres::SUPERUSER,
+            "-n",
+            &schema.name,
+        ])
         .arg("postgres")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let restored = Command::new(server().program("psql"))
-        .args(["-h", "127.0.0.1", "-p", &other.port().to_string(), "-U", postgres::SUPERUSER, "-q", "-d", "postgres"])
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &other.port().to_string(),
+            "-U",
+            postgres::SUPERUSER,
+            "-q",
+            "-d",
+            "postgres",
+        ])
         .args(["-v", "ON_ERROR_STOP=1"])
         .stdin(dump.stdout.unwrap())
         .stdout(Stdio::null())
@@ -224,7 +258,10 @@ async fn a_relay_comes_back_after_a_restart_of_the_server() {
             let _ = sqlx::query("SELECT 1").execute(store.pool()).await;
         }
         send(&store, text(how)).await;
-        until("it arrives after the restart", || texts.lock().iter().any(|text| text == how)).await;
+        until("it arrives after the restart", || {
+            texts.lock().iter().any(|text| text == how)
+        })
+        .await;
     }
     until("it is connected", || relay.health().is_connected).await;
     relay.stop().await;
@@ -264,7 +301,10 @@ async fn partitions_are_emptied_as_a_whole_and_nothing_is_deleted() {
     assert_eq!(count(pool, "SELECT messages::bigint FROM oneflight_rotation").await, 1);
     let deleted = "SELECT sum(n_tup_del + n_tup_upd)::bigint FROM pg_stat_user_tables
                    WHERE schemaname = current_schema() AND relname ~ 'messages_|receipts_'";
-    sqlx::query("SELECT pg_stat_force_next_flush()").execute(pool).await.unwrap();
+    sqlx::query("SELECT pg_stat_force_next_flush()")
+        .execute(pool)
+        .await
+        .unwrap();
     assert_eq!(count(pool, deleted).await, 0);
     let again = relay(&store, &texts);
     send(&store, text("later")).await;
@@ -282,15 +322,24 @@ async fn a_partition_is_kept_for_what_has_not_ended_or_is_about_to_be_written() 
     for _ in 0..3 {
         store.keep_house().await.unwrap();
     }
-    assert_eq!(count(store.pool(), "SELECT messages::bigint FROM oneflight_rotation").await, 1);
-    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages_0").await, 1);
+    assert_eq!(
+        count(store.pool(), "SELECT messages::bigint FROM oneflight_rotation").await,
+        1
+    );
+    assert_eq!(
+        count(store.pool(), "SELECT count(*) FROM oneflight_messages_0").await,
+        1
+    );
     let texts = Texts::default();
     let relay = relay(&store, &texts);
     until("it arrives", || texts.lock().len() == 1).await;
     until("it is recorded", || relay.health().backlog == 0).await;
     // All that can be seen there has ended, and the lock is held.
     store.keep_house().await.unwrap();
-    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages_0").await, 1);
+    assert_eq!(
+        count(store.pool(), "SELECT count(*) FROM oneflight_messages_0").await,
+        1
+    );
     late.commit().await.unwrap();
     store.keep_house().await.unwrap();
     outbox.wake();
@@ -309,8 +358,15 @@ async fn a_reader_of_an_old_snapshot_delays_the_emptying_only() {
     let first = relay(&store, &texts);
     until("it arrives", || texts.lock().len() == 1).await;
     first.stop().await;
-    let mut report = store.pool().begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
-    sqlx::query("SELECT count(*) FROM oneflight_messages").execute(&mut *report).await.unwrap();
+    let mut report = store
+        .pool()
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        .await
+        .unwrap();
+    sqlx::query("SELECT count(*) FROM oneflight_messages")
+        .execute(&mut *report)
+        .await
+        .unwrap();
     for _ in 0..3 {
         assert!(timeout(LONG, store.keep_house()).await.unwrap().is_ok());
     }
@@ -330,7 +386,10 @@ async fn a_key_that_races_over_a_rotation_is_sent_once() {
     for _ in 0..2 {
         store.keep_house().await.unwrap();
     }
-    assert_eq!(count(store.pool(), "SELECT messages::bigint FROM oneflight_rotation").await, 1);
+    assert_eq!(
+        count(store.pool(), "SELECT messages::bigint FROM oneflight_rotation").await,
+        1
+    );
     let second = {
         let store = store.clone();
         tokio::spawn(async move { send(&store, text("two").key("k")).await })
@@ -356,7 +415,12 @@ async fn an_idle_relay_asks_one_question_in_five_seconds() {
     until("it arrives", || texts.lock().len() == 1).await;
     // Until the room of what was delivered is looked after.
     sleep(Duration::from_secs(27)).await;
-    let statements = || own.log().lines().filter(|line| line.contains("execute") || line.contains("statement:")).count();
+    let statements = || {
+        own.log()
+            .lines()
+            .filter(|line| line.contains("execute") || line.contains("statement:"))
+            .count()
+    };
     let (before, begun) = (statements(), Instant::now());
     sleep(Duration::from_secs(16)).await;
     let asked = statements() - before;
@@ -374,10 +438,18 @@ async fn a_send_is_one_statement_and_no_notification() {
     let store = store(&own.schema().await).await;
     let outbox = Outbox::new(store.clone());
     let mut tx = store.pool().begin().await.unwrap();
-    let statements = || own.log().lines().filter(|line| line.contains("execute") || line.contains("statement:")).count();
+    let statements = || {
+        own.log()
+            .lines()
+            .filter(|line| line.contains("execute") || line.contains("statement:"))
+            .count()
+    };
     sleep(Duration::from_millis(200)).await;
     let (before, logged) = (statements(), own.log().len());
-    outbox.send_all(&mut tx, (0..10).map(|number| text(&number.to_string()))).await.unwrap();
+    outbox
+        .send_all(&mut tx, (0..10).map(|number| text(&number.to_string())))
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     sleep(Duration::from_millis(200)).await;
     assert_eq!(statements() - before, 2, "{}", own.log());

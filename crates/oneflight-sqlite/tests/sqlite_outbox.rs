@@ -13,7 +13,9 @@ async fn it_keeps_what_every_outbox_promises() {
     let count = std::cell::Cell::new(0);
     let kept = conformance::run_outbox(async || {
         count.set(count.get() + 1);
-        SqliteStore::open(folder.path().join(format!("{}.db", count.get()))).await.unwrap()
+        SqliteStore::open(folder.path().join(format!("{}.db", count.get())))
+            .await
+            .unwrap()
     });
     if let Err(failure) = kept.await {
         panic!("{failure}: {:?}", failure.source());

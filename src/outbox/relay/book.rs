@@ -156,7 +156,11 @@ impl Book {
             return false;
         };
         let parked = lane.parked.first().is_some_and(|first| *first < id);
-        let waits = lane.here.first().filter(|first| **first != id).and_then(|first| self.entries.get(first));
+        let waits = lane
+            .here
+            .first()
+            .filter(|first| **first != id)
+            .and_then(|first| self.entries.get(first));
         parked || waits.is_some_and(|first| first.due.is_some() && first.state == State::Waiting)
     }
 
@@ -309,12 +313,18 @@ impl Book {
 
     /// Forgets all messages of these shards, whose ordering keys are another relay's now.
     pub(super) fn forget(&mut self, shards: &HashSet<Shard>) {
-        let gone: Vec<_> = self.entries.values().filter(|entry| shards.contains(&entry.shard)).map(|it| it.id).collect();
+        let gone: Vec<_> = self
+            .entries
+            .values()
+            .filter(|entry| shards.contains(&entry.shard))
+            .map(|it| it.id)
+            .collect();
         for id in gone {
             self.unload(id);
             self.entries.remove(&id);
         }
-        self.lanes.retain(|key, _| !shards.contains(&crate::store::outbox::shard_of(key)));
+        self.lanes
+            .retain(|key, _| !shards.contains(&crate::store::outbox::shard_of(key)));
     }
 }
 

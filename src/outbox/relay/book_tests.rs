@@ -39,7 +39,10 @@ fn taken(book: &mut Book) -> Vec<i64> {
 #[tokio::test(start_paused = true)]
 async fn one_message_of_a_key_at_a_time_and_all_without_one() {
     let now = Instant::now();
-    let mut book = book(&[(1, Some("a")), (2, Some("a")), (3, None), (4, None), (5, Some("b"))], now);
+    let mut book = book(
+        &[(1, Some("a")), (2, Some("a")), (3, None), (4, None), (5, Some("b"))],
+        now,
+    );
     assert_eq!(taken(&mut book), [1, 3, 4, 5]);
     book.end(MessageId::new(1), now);
     assert_eq!(taken(&mut book), [2]);

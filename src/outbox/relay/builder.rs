@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::handle::{Board, RelayHandle};
 use super::routes::{Routes, is_pattern};
 use super::run::Runner;
+use super::settings::Settings;
 use crate::outbox::target::{Target, TargetOptions};
 use crate::store::OutboxStore;
 
@@ -34,20 +35,9 @@ use crate::store::OutboxStore;
 /// ```
 #[must_use = "a relay does nothing until it runs"]
 pub struct Relay<S> {
-    pub(super) store: Arc<S>,
-    pub(super) settings: Settings,
-    pub(super) routes: Routes,
-}
-
-/// What can be set.
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) group: Arc<str>,
-    pub(super) lease: Duration,
-    pub(super) grace: Duration,
-    pub(super) buffer: usize,
-    pub(super) buffer_bytes: usize,
-    pub(super) park_after: Duration,
+    store: Arc<S>,
+    settings: Settings,
+    routes: Routes,
 }
 
 /// Makes a [`Relay`].
@@ -109,7 +99,8 @@ impl<S: OutboxStore> Relay<S> {
     /// lease is over.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stop, stopped) = watch::channel(false);
-        let mut runs = std::pin::pin!(Runner::new(self, Arc::default(), stopped).run());
+        let mut runs =
+            std::pin::pin!(Runner::new(self.store, self.settings, self.routes, Arc::default(), stopped).run());
         tokio::select! {
             () = &mut runs => return,
             () = shutdown => {}
@@ -127,7 +118,7 @@ impl<S: OutboxStore> Relay<S> {
     pub fn spawn(self) -> RelayHandle {
         let (stop, stopped) = watch::channel(false);
         let board = Arc::<Board>::default();
-        let task = tokio::spawn(Runner::new(self, Arc::clone(&board), stopped).run());
+        let task = tokio::spawn(Runner::new(self.store, self.settings, self.routes, Arc::clone(&board), stopped).run());
         RelayHandle { board, stop, task }
     }
 }
@@ -206,12 +197,16 @@ impl<S: OutboxStore> RelayBuilder<S> {
 
 impl<S> fmt::Debug for Relay<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Relay").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Relay")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
 impl<S> fmt::Debug for RelayBuilder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RelayBuilder").field("relay", &self.relay).finish_non_exhaustive()
+        f.debug_struct("RelayBuilder")
+            .field("relay", &self.relay)
+            .finish_non_exhaustive()
     }
 }

@@ -61,7 +61,10 @@ impl Flights {
     ) {
         let sender = self.sender.clone();
         self.tasks.spawn(async move {
-            let ids: Vec<_> = batch.iter().map(|(taking, delivery)| (*taking, delivery.id())).collect();
+            let ids: Vec<_> = batch
+                .iter()
+                .map(|(taking, delivery)| (*taking, delivery.id()))
+                .collect();
             let current = batch.first().and_then(|(_, first)| first.correlation_id().cloned());
             let deliveries = batch.into_iter().map(|(_, delivery)| delivery).collect();
             // The logs of a batch of several have none of their ids.
@@ -69,7 +72,10 @@ impl Flights {
             let delivers = correlation::carry(current, async move { target.deliver_all(deliveries).await });
             let mut answers = match within(limit, catch(delivers)).await {
                 Some(Ok(answers)) => answers,
-                Some(Err(_)) => ids.iter().map(|_| Err(DeliveryError::retry("the target panicked"))).collect(),
+                Some(Err(_)) => ids
+                    .iter()
+                    .map(|_| Err(DeliveryError::retry("the target panicked")))
+                    .collect(),
                 None => {
                     let late = format!("the target has not answered within {limit:?}");
                     ids.iter().map(|_| Err(DeliveryError::retry(late.clone()))).collect()
@@ -77,7 +83,11 @@ impl Flights {
             }
             .into_iter();
             for (taking, id) in ids {
-                let missing = || Err(DeliveryError::retry("the target gave no answer for this message of a batch"));
+                let missing = || {
+                    Err(DeliveryError::retry(
+                        "the target gave no answer for this message of a batch",
+                    ))
+                };
                 let answer = answers.next().unwrap_or_else(missing);
                 // A relay that is gone does not listen.
                 let _ = sender.send(Landed {

@@ -80,6 +80,8 @@ impl RelayHandle {
 
 impl fmt::Debug for RelayHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RelayHandle").field("health", &self.health()).finish_non_exhaustive()
+        f.debug_struct("RelayHandle")
+            .field("health", &self.health())
+            .finish_non_exhaustive()
     }
 }

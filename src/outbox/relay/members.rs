@@ -19,7 +19,8 @@ pub(super) struct Members {
 impl Members {
     /// Takes in what the store has told, at this instant.
     pub(super) fn see(&mut self, peers: &[Peer], now: Instant) {
-        self.seen.retain(|token, _| peers.iter().any(|peer| peer.token == *token));
+        self.seen
+            .retain(|token, _| peers.iter().any(|peer| peer.token == *token));
         for peer in peers {
             let seen = self.seen.entry(peer.token).or_insert((peer.beats, now));
             if seen.0 != peer.beats {
@@ -30,12 +31,16 @@ impl Members {
 
     /// Those that have shown no sign of life for a whole lease.
     pub(super) fn dead(&self, lease: Duration, now: Instant) -> Vec<Peer> {
-        let still = self.seen.iter().filter(|(_, (_, since))| now.duration_since(*since) >= lease);
-        still.map(|(token, (beats, _))| Peer {
-            token: *token,
-            beats: *beats,
-        })
-        .collect()
+        let still = self
+            .seen
+            .iter()
+            .filter(|(_, (_, since))| now.duration_since(*since) >= lease);
+        still
+            .map(|(token, (beats, _))| Peer {
+                token: *token,
+                beats: *beats,
+            })
+            .collect()
     }
 
     /// How many shards each relay is to have, rounded up.

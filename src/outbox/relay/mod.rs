@@ -27,13 +27,13 @@ mod builder;
 mod flights;
 mod handle;
 mod members;
-mod policy;
+mod outgoing;
 mod reading;
 mod routes;
 mod run;
+mod settings;
 mod settling;
 mod taking;
 
 pub use builder::{Relay, RelayBuildError, RelayBuilder};
 pub use handle::{Health, RelayHandle};
-pub use policy::{OnDead, Retry};

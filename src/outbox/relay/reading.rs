@@ -32,7 +32,8 @@ pub(super) struct Reading {
 impl Reading {
     /// Adds shards that are to be read from the beginning.
     pub(super) fn gain(&mut self, shards: Vec<Shard>, start: &Cursor) {
-        self.queued.extend(shards.into_iter().map(|shard| (shard, start.clone())));
+        self.queued
+            .extend(shards.into_iter().map(|shard| (shard, start.clone())));
         self.next_newcomer();
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::policy::{OnDead, Retry};
+use crate::outbox::policy::{OnDead, Retry};
 use crate::outbox::target::{AnyTarget, TargetOptions};
 
 /// A target, and how it is treated.
@@ -41,7 +41,10 @@ impl Routes {
             }
         };
         let number = self.routes[at].targets.len() + 1;
-        let name = options.name.clone().unwrap_or_else(|| format!("{pattern}#{number}").into());
+        let name = options
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("{pattern}#{number}").into());
         self.routes[at].targets.push(self.targets.len());
         self.targets.push(Registered { target, name, options });
     }
@@ -52,8 +55,14 @@ impl Routes {
 
     /// The number of the route of a topic.
     pub(super) fn of(&self, topic: &str) -> Option<usize> {
-        let fitting = self.routes.iter().enumerate().filter(|(_, route)| fits(&route.pattern, topic));
-        fitting.max_by_key(|(_, route)| rank(&route.pattern)).map(|(number, _)| number)
+        let fitting = self
+            .routes
+            .iter()
+            .enumerate()
+            .filter(|(_, route)| fits(&route.pattern, topic));
+        fitting
+            .max_by_key(|(_, route)| rank(&route.pattern))
+            .map(|(number, _)| number)
     }
 
     /// The targets of a route.

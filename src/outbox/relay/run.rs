@@ -9,16 +9,16 @@ use tokio::time::{Instant, sleep_until};
 
 use super::book::Book;
 use super::breaker::Breaker;
-use super::builder::{Relay, Settings};
 use super::flights::{Flights, Landed};
 use super::handle::{Board, Health};
 use super::members::Members;
+use super::outgoing::Outgoing;
 use super::reading::Reading;
 use super::routes::Routes;
-use super::settling::Outgoing;
+use super::settings::Settings;
 use crate::backoff::jittered;
-use crate::store::outbox::{Beat, Listener, MessageId, OutboxStore, RelayToken, Shard};
 use crate::store::StoreError;
+use crate::store::outbox::{Beat, Listener, MessageId, OutboxStore, RelayToken, Shard};
 use crate::telemetry;
 
 /// How many messages are read at a time.
@@ -71,17 +71,23 @@ enum Turn {
 }
 
 impl<S: OutboxStore> Runner<S> {
-    pub(super) fn new(relay: Relay<S>, board: Arc<Board>, stopped: watch::Receiver<bool>) -> Self {
-        let targets = &relay.routes.targets;
+    pub(super) fn new(
+        store: Arc<S>,
+        settings: Settings,
+        routes: Routes,
+        board: Arc<Board>,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        let targets = &routes.targets;
         let now = Instant::now();
         Self {
-            bell: relay.store.bell().listen(),
+            bell: store.bell().listen(),
             breakers: targets.iter().map(|it| Breaker::new(it.options.opens_after)).collect(),
             in_flight: vec![0; targets.len()],
-            book: Book::new(relay.routes.number_of_routes()),
-            store: relay.store,
-            settings: relay.settings,
-            routes: relay.routes,
+            book: Book::new(routes.number_of_routes()),
+            store,
+            settings,
+            routes,
             board,
             flights: Flights::new(),
             outgoing: Outgoing::default(),
@@ -157,7 +163,12 @@ impl<S: OutboxStore> Runner<S> {
     async fn beat(&mut self) -> Result<(), StoreError> {
         let now = Instant::now();
         let (cursor, shards) = self.reading.known();
-        let busy: HashSet<Shard> = self.flights.of.keys().filter_map(|id| Some(self.book.entry(*id)?.shard)).collect();
+        let busy: HashSet<Shard> = self
+            .flights
+            .of
+            .keys()
+            .filter_map(|id| Some(self.book.entry(*id)?.shard))
+            .collect();
         let gives_back: Vec<Shard> = match self.outgoing.is_empty() {
             true => self.leaving.difference(&busy).copied().collect(),
             false => Vec::new(),
@@ -191,7 +202,12 @@ impl<S: OutboxStore> Runner<S> {
         self.news |= beaten.news;
         self.house_in(beaten.due_in);
         let soon = joined || !self.leaving.is_empty();
-        self.next_beat = now + if soon { self.settings.lease / 10 } else { self.settings.lease / 3 };
+        self.next_beat = now
+            + if soon {
+                self.settings.lease / 10
+            } else {
+                self.settings.lease / 3
+            };
         Ok(())
     }
 
@@ -263,7 +279,12 @@ impl<S: OutboxStore> Runner<S> {
     async fn wait(&mut self) {
         let circuits = self.breakers.iter().filter_map(Breaker::opens_at);
         let now = Instant::now();
-        let times = [Some(self.next_beat), self.next_poll, self.next_house, self.book.next_pause()];
+        let times = [
+            Some(self.next_beat),
+            self.next_poll,
+            self.next_house,
+            self.book.next_pause(),
+        ];
         let times = times.into_iter().flatten().chain(circuits.filter(|at| *at > now));
         let next = times.min().unwrap_or(self.next_beat);
         let mut landed = None;

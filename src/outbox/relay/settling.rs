@@ -6,48 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flights::Landed;
-use super::policy::OnDead;
+use super::outgoing::Verdict;
 use super::run::Runner;
+use crate::outbox::policy::OnDead;
 use crate::store::StoreError;
-use crate::store::outbox::{Failed, MessageId, OutboxStore, Parked, Part, Settlement, Shard};
+use crate::store::outbox::{Failed, MessageId, OutboxStore, Parked, Part, Shard};
 use crate::telemetry;
 
 /// How long after messages have ended their room is looked after.
 const ROOM: Duration = Duration::from_secs(10);
-
-/// What the store has not been told yet, and what follows from it in the book.
-#[derive(Default)]
-pub(super) struct Outgoing {
-    settlement: Settlement,
-    verdicts: Vec<(MessageId, i64, Shard, Verdict)>,
-}
-
-#[derive(Clone, Copy)]
-enum Verdict {
-    Ended,
-    Failed(Duration),
-    Parked { blocks: bool },
-}
-
-impl Outgoing {
-    pub(super) fn is_empty(&self) -> bool {
-        self.verdicts.is_empty() && self.settlement.is_empty()
-    }
-
-    /// Drops what is of shards that are another relay's: the store would refuse it.
-    pub(super) fn lose(&mut self, lost: &HashSet<Shard>) {
-        let gone: HashSet<i64> =
-            self.verdicts.iter().filter(|it| lost.contains(&it.2)).map(|(_, position, ..)| *position).collect();
-        self.verdicts.retain(|(.., shard, _)| !lost.contains(shard));
-        let settlement = &mut self.settlement;
-        for positions in [&mut settlement.delivered, &mut settlement.expired, &mut settlement.released] {
-            positions.retain(|position| !gone.contains(position));
-        }
-        settlement.failed.retain(|failed| !gone.contains(&failed.position));
-        settlement.parked.retain(|parked| !gone.contains(&parked.position));
-        settlement.parts.retain(|part| !gone.contains(&part.position));
-    }
-}
 
 impl<S: OutboxStore> Runner<S> {
     /// Takes in all answers of targets that are there.
@@ -125,7 +92,9 @@ impl<S: OutboxStore> Runner<S> {
         match pause {
             Some(pause) if pause < self.settings.park_after => {
                 settlement.failed.push(Failed { position, pause, error });
-                self.outgoing.verdicts.push((id, position, shard, Verdict::Failed(pause)));
+                self.outgoing
+                    .verdicts
+                    .push((id, position, shard, Verdict::Failed(pause)));
             }
             pause => {
                 let blocks = has_lane && (pause.is_some() || self.routes.on_dead(route) == OnDead::Block);
@@ -141,7 +110,9 @@ impl<S: OutboxStore> Runner<S> {
                     error,
                     done,
                 });
-                self.outgoing.verdicts.push((id, position, shard, Verdict::Parked { blocks }));
+                self.outgoing
+                    .verdicts
+                    .push((id, position, shard, Verdict::Parked { blocks }));
             }
         }
     }
@@ -194,7 +165,9 @@ impl<S: OutboxStore> Runner<S> {
         for (id, _) in std::mem::take(&mut self.flights.of) {
             if let Some(entry) = self.book.entry(id) {
                 self.outgoing.settlement.released.push(entry.position);
-                self.outgoing.verdicts.push((id, entry.position, entry.shard, Verdict::Ended));
+                self.outgoing
+                    .verdicts
+                    .push((id, entry.position, entry.shard, Verdict::Ended));
             }
         }
     }
@@ -208,7 +181,10 @@ impl<S: OutboxStore> Runner<S> {
             let shards: HashSet<Shard> = self.outgoing.verdicts.iter().map(|(.., shard, _)| *shard).collect();
             let shards: Vec<Shard> = shards.into_iter().collect();
             let settlement = &self.outgoing.settlement;
-            let lost = self.store.settle(&self.settings.group, token, &shards, settlement).await?;
+            let lost = self
+                .store
+                .settle(&self.settings.group, token, &shards, settlement)
+                .await?;
             if lost.is_empty() {
                 break;
             }
@@ -220,7 +196,12 @@ impl<S: OutboxStore> Runner<S> {
         }
         let now = Instant::now();
         let outgoing = std::mem::take(&mut self.outgoing);
-        let due = outgoing.settlement.parked.iter().filter_map(|parked| parked.pause).min();
+        let due = outgoing
+            .settlement
+            .parked
+            .iter()
+            .filter_map(|parked| parked.pause)
+            .min();
         self.house_in(due);
         for (id, _, _, verdict) in outgoing.verdicts {
             match verdict {

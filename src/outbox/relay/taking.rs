@@ -46,7 +46,10 @@ impl<S: OutboxStore> Runner<S> {
             }
             return Ok(true);
         }
-        let (cancelled, postponed) = (HashSet::<i64>::from_iter(taken.cancelled), HashSet::<i64>::from_iter(taken.postponed));
+        let (cancelled, postponed) = (
+            HashSet::<i64>::from_iter(taken.cancelled),
+            HashSet::<i64>::from_iter(taken.postponed),
+        );
         let mut batches: BTreeMap<usize, Vec<(u64, Delivery)>> = BTreeMap::new();
         for id in picked {
             let Some(entry) = self.book.entry_mut(id) else {
@@ -66,7 +69,10 @@ impl<S: OutboxStore> Runner<S> {
                 let mut waits_for = 0;
                 for target in self.routes.targets_of(route).iter().copied() {
                     if !done.iter().any(|name| **name == *self.routes.targets[target].name) {
-                        batches.entry(target).or_default().push((self.takings, delivery.clone()));
+                        batches
+                            .entry(target)
+                            .or_default()
+                            .push((self.takings, delivery.clone()));
                         waits_for += 1;
                     }
                 }
@@ -174,7 +180,11 @@ impl<S: OutboxStore> Runner<S> {
         self.health.shards = self.shards.len();
         self.health.backlog = self.book.len();
         self.health.in_flight = self.flights.of.len();
-        let open = self.breakers.iter().zip(&self.routes.targets).filter(|(breaker, _)| breaker.opens_at().is_some());
+        let open = self
+            .breakers
+            .iter()
+            .zip(&self.routes.targets)
+            .filter(|(breaker, _)| breaker.opens_at().is_some());
         self.health.open_circuits = open.map(|(_, target)| target.name.to_string()).collect();
         if self.book.len() < OLDEST {
             let mut oldest: BTreeMap<String, Duration> = BTreeMap::new();

@@ -8,28 +8,9 @@ use std::time::Duration;
 use super::bell::Bell;
 use super::message::{Cancelled, DeadLetter, MessageId, NewMessage, Postponed, Sent, StoredMessage};
 use super::settlement::Settlement;
-use crate::store::{StoreError, TransactionalStore};
-
-/// The number of shards of an outbox.
-pub const SHARDS: u16 = 64;
-
-/// One of the parts into which an outbox is divided among relays. All messages of an ordering key are in one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Shard(u16);
-
-impl Shard {
-    /// Makes the shard of this number, counted from 0.
-    #[must_use]
-    pub fn new(number: u16) -> Self {
-        Self(number)
-    }
-
-    /// Returns the number.
-    #[must_use]
-    pub fn get(self) -> u16 {
-        self.0
-    }
-}
+use super::shard::Shard;
+use crate::store::error::StoreError;
+use crate::store::transaction::TransactionalStore;
 
 /// The number that outdates an earlier owner of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

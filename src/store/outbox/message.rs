@@ -5,10 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::contract::{SHARDS, Shard};
+use super::shard::{SHARDS, Shard, shard_of};
 use crate::backoff::random_u64;
 use crate::correlation::CorrelationId;
-use crate::identity::Fingerprint;
 
 /// The number of a message in its outbox. It is the same for as long as the message exists, and grows with the order in
 /// which messages of one ordering key were sent.
@@ -141,13 +140,6 @@ impl fmt::Debug for NewMessage {
             .field("bytes", &self.payload.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Returns the shard of an ordering key.
-#[must_use]
-pub fn shard_of(ordering_key: &str) -> Shard {
-    let digest = Fingerprint::of(ordering_key);
-    Shard::new(u16::from(digest.as_bytes()[0]) % SHARDS)
 }
 
 /// What became of a message that was sent.

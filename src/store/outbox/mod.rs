@@ -19,10 +19,12 @@ mod bell;
 mod contract;
 mod message;
 mod settlement;
+mod shard;
 
 pub use bell::{Bell, Listener};
-pub use contract::{Beat, Beaten, Cursor, OutboxStore, Page, Peer, RelayToken, SHARDS, Shard, Taken};
+pub use contract::{Beat, Beaten, Cursor, OutboxStore, Page, Peer, RelayToken, Taken};
 pub use message::{
-    Cancelled, DeadLetter, MessageId, NewMessage, Postponed, Sent, StoredMessage, TraceParent, TraceParentError, shard_of,
+    Cancelled, DeadLetter, MessageId, NewMessage, Postponed, Sent, StoredMessage, TraceParent, TraceParentError,
 };
 pub use settlement::{Failed, Parked, Part, Settlement};
+pub use shard::{SHARDS, Shard, shard_of};

@@ -58,7 +58,10 @@ impl Place {
     }
 
     pub(super) fn cursor(&self) -> Cursor {
-        let (from, until) = (Snapshot::write(self.from.as_ref()), Snapshot::write(self.until.as_ref()));
+        let (from, until) = (
+            Snapshot::write(self.from.as_ref()),
+            Snapshot::write(self.until.as_ref()),
+        );
         Cursor::new(format!("{from}|{until}|{}", self.at))
     }
 
@@ -94,11 +97,7 @@ mod tests {
             (snapshot("10:20:10,14"), None),
             (snapshot("10:20:10,14"), snapshot("20:20:")),
         ] {
-            let place = Place {
-                from,
-                until,
-                at: 5,
-            };
+            let place = Place { from, until, at: 5 };
             assert_eq!(Place::of(&place.cursor()).unwrap(), place);
         }
         assert_eq!(snapshot("10:20:10,14").unwrap().limit(), "20");

@@ -45,7 +45,12 @@ impl PostgresStore {
         let mut waits = false;
         for slot in (0..MESSAGES).filter(|slot| *slot != messages) {
             if let Some(finished) = self.finished_messages(slot).await? {
-                waits |= !self.empty(&finished, "NOT pg_catalog.pg_visible_in_snapshot(xid, $1::pg_catalog.pg_snapshot)").await?;
+                waits |= !self
+                    .empty(
+                        &finished,
+                        "NOT pg_catalog.pg_visible_in_snapshot(xid, $1::pg_catalog.pg_snapshot)",
+                    )
+                    .await?;
             }
         }
         for slot in (0..RECEIPTS).filter(|slot| *slot != receipts) {
@@ -60,7 +65,8 @@ impl PostgresStore {
             let next_receipts = self.next("receipts", receipts, RECEIPTS).await?;
             if next_messages != messages {
                 let rotate = self.query(&self.outbox.statements.rotate);
-                self.ask_outbox(rotate.bind(messages).bind(next_messages).bind(next_receipts)).await?;
+                self.ask_outbox(rotate.bind(messages).bind(next_messages).bind(next_receipts))
+                    .await?;
                 waits = true;
             }
         }
@@ -73,7 +79,9 @@ impl PostgresStore {
 
     async fn is_empty(&self, table: &str, slot: i16) -> Result<bool, StoreError> {
         let look = format!("SELECT NOT EXISTS (SELECT FROM {})", self.partition(table, slot));
-        let rows = self.ask_outbox(sqlx::query(AssertSqlSafe(look)).persistent(self.prepares)).await?;
+        let rows = self
+            .ask_outbox(sqlx::query(AssertSqlSafe(look)).persistent(self.prepares))
+            .await?;
         column(only(&rows)?, 0)
     }
 
@@ -93,7 +101,10 @@ impl PostgresStore {
         if self.is_empty("messages", slot).await? {
             return Ok(None);
         }
-        let (table, receipts) = (self.partition("messages", slot), self.outbox.statements.names.of("receipts"));
+        let (table, receipts) = (
+            self.partition("messages", slot),
+            self.outbox.statements.names.of("receipts"),
+        );
         // The oldest one, which most often tells enough, and then all of them.
         let look = format!(
             "SELECT pg_catalog.pg_current_snapshot()::text, NOT EXISTS (
@@ -107,7 +118,9 @@ impl PostgresStore {
                        AND r.span && (SELECT pg_catalog.int8range(min(position), max(position), '[]') FROM {table})
                  ) ended USING (position) WHERE ended.position IS NULL)"
         );
-        let rows = self.ask_outbox(sqlx::query(AssertSqlSafe(look)).persistent(self.prepares)).await?;
+        let rows = self
+            .ask_outbox(sqlx::query(AssertSqlSafe(look)).persistent(self.prepares))
+            .await?;
         let row = only(&rows)?;
         let snapshot = column(row, 0)?;
         Ok(column::<bool>(row, 1)?.then_some(Finished { table, snapshot }))
@@ -115,12 +128,17 @@ impl PostgresStore {
 
     /// The partition, if it has receipts and none of them is about a message that is left.
     async fn finished_receipts(&self, slot: i16) -> Result<Option<Finished>, StoreError> {
-        let (table, messages) = (self.partition("receipts", slot), self.outbox.statements.names.of("messages"));
+        let (table, messages) = (
+            self.partition("receipts", slot),
+            self.outbox.statements.names.of("messages"),
+        );
         let look = format!(
             "SELECT pg_catalog.pg_current_snapshot()::text, EXISTS (SELECT FROM {table}) AND NOT EXISTS (
                  SELECT FROM {table} WHERE upper(span) > (SELECT min(position) FROM {messages}))"
         );
-        let rows = self.ask_outbox(sqlx::query(AssertSqlSafe(look)).persistent(self.prepares)).await?;
+        let rows = self
+            .ask_outbox(sqlx::query(AssertSqlSafe(look)).persistent(self.prepares))
+            .await?;
         let row = only(&rows)?;
         let snapshot = column(row, 0)?;
         Ok(column::<bool>(row, 1)?.then_some(Finished { table, snapshot }))
@@ -141,9 +159,11 @@ impl PostgresStore {
         let table = &finished.table;
         let mut connection = self.line().acquire().await?;
         let mut transaction = connection.begin().await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT")))
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(format!(
+            "LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT"
+        )))
+        .execute(&mut *transaction)
+        .await?;
         let look = format!("SELECT EXISTS (SELECT FROM {table} WHERE {written_since})");
         let look = sqlx::query_scalar(AssertSqlSafe(look)).persistent(false);
         if look.bind(&finished.snapshot).fetch_one(&mut *transaction).await? {

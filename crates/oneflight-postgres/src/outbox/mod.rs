@@ -32,35 +32,4 @@
 mod cursor;
 mod house;
 mod rows;
-mod statements;
 mod store;
-
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicI64;
-
-use sqlx::postgres::PgPool;
-
-use super::names::Names;
-use oneflight::store::outbox::Bell;
-use statements::Statements;
-
-/// What a store has of the outbox.
-#[derive(Debug)]
-pub(super) struct Parts {
-    bell: Bell,
-    statements: Statements,
-    pool: OnceLock<PgPool>,
-    /// A position that was drawn before a transaction of this process began that is over.
-    drawn: AtomicI64,
-}
-
-impl Parts {
-    pub(super) fn new(names: &Names) -> Self {
-        Self {
-            bell: Bell::new(),
-            statements: Statements::new(names),
-            pool: OnceLock::new(),
-            drawn: AtomicI64::new(0),
-        }
-    }
-}

@@ -21,7 +21,10 @@ pub(super) fn shards(numbers: Vec<i16>) -> Vec<Shard> {
 }
 
 pub(super) fn numbers(shards: &[Shard]) -> Vec<i16> {
-    shards.iter().map(|shard| i16::try_from(shard.get()).unwrap_or(-1)).collect()
+    shards
+        .iter()
+        .map(|shard| i16::try_from(shard.get()).unwrap_or(-1))
+        .collect()
 }
 
 /// Reads the columns of a message from this one on. `None` if there is none in this row.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sqlx::SqlStr;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::SqlStr;
 use tokio::time::timeout;
 
 use super::cursor::{Place, Snapshot};
@@ -14,11 +14,11 @@ use super::rows::{self, dead_letter, millis, numbers, shards};
 use crate::PostgresStore;
 use crate::errors::{late, unavailable};
 use crate::records::{column, millis as to_millis, only};
+use oneflight::store::StoreError;
 use oneflight::store::outbox::{
     Beat, Beaten, Bell, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, Page, Peer, Postponed,
     RelayToken, Sent, Settlement, Shard, Taken,
 };
-use oneflight::store::StoreError;
 
 /// How many connections the outbox has of its own.
 const CONNECTIONS: u32 = 3;
@@ -101,7 +101,9 @@ impl PostgresStore {
             if let Some(due) = column::<Option<i64>>(row, 22)? {
                 message.due_in = Some(millis(due - reading.instant));
             }
-            message.done.extend(column::<Option<Vec<String>>>(row, 23)?.unwrap_or_default());
+            message
+                .done
+                .extend(column::<Option<Vec<String>>>(row, 23)?.unwrap_or_default());
             messages.push(message);
         }
         let more = scanned == limit;
@@ -221,14 +223,39 @@ impl OutboxStore for PostgresStore {
             .bind(each(|it| &it.topic))
             .bind(each(|it| &it.key))
             .bind(messages.iter().map(|it| it.deduplicated).collect::<Vec<_>>())
-            .bind(messages.iter().map(|it| it.ordering_key.as_deref().map(str::to_owned)).collect::<Vec<_>>())
+            .bind(
+                messages
+                    .iter()
+                    .map(|it| it.ordering_key.as_deref().map(str::to_owned))
+                    .collect::<Vec<_>>(),
+            )
             .bind(each(|it| &it.content_type))
             .bind(messages.iter().map(|it| it.payload.to_vec()).collect::<Vec<_>>())
-            .bind(messages.iter().map(|it| rows::write_headers(&it.headers)).collect::<Vec<_>>())
-            .bind(messages.iter().map(|it| it.correlation_id.as_ref().map(ToString::to_string)).collect::<Vec<_>>())
-            .bind(messages.iter().map(|it| it.trace_parent.as_ref().map(|it| it.as_str().to_owned())).collect::<Vec<_>>())
+            .bind(
+                messages
+                    .iter()
+                    .map(|it| rows::write_headers(&it.headers))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                messages
+                    .iter()
+                    .map(|it| it.correlation_id.as_ref().map(ToString::to_string))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                messages
+                    .iter()
+                    .map(|it| it.trace_parent.as_ref().map(|it| it.as_str().to_owned()))
+                    .collect::<Vec<_>>(),
+            )
             .bind(messages.iter().map(|it| it.delay.map(to_millis)).collect::<Vec<_>>())
-            .bind(messages.iter().map(|it| it.expires_after.map(to_millis)).collect::<Vec<_>>());
+            .bind(
+                messages
+                    .iter()
+                    .map(|it| it.expires_after.map(to_millis))
+                    .collect::<Vec<_>>(),
+            );
         let rows = send.fetch_all(connection).await.map_err(unavailable)?;
         let answer = |row: &PgRow| {
             let id = MessageId::new(column(row, 0)?);
@@ -339,15 +366,13 @@ impl OutboxStore for PostgresStore {
         rows.iter().filter_map(|row| read(row).transpose()).collect()
     }
 
-    async fn take(
-        &self,
-        group: &str,
-        token: RelayToken,
-        of: &[Shard],
-        positions: &[i64],
-    ) -> Result<Taken, StoreError> {
+    async fn take(&self, group: &str, token: RelayToken, of: &[Shard], positions: &[i64]) -> Result<Taken, StoreError> {
         let take = self.query(&self.outbox.statements.take);
-        let take = take.bind(group.to_owned()).bind(token.get()).bind(numbers(of)).bind(positions.to_vec());
+        let take = take
+            .bind(group.to_owned())
+            .bind(token.get())
+            .bind(numbers(of))
+            .bind(positions.to_vec());
         let rows = self.ask_outbox(take).await?;
         let row = only(&rows)?;
         self.outbox.drawn.fetch_max(column(row, 3)?, Ordering::SeqCst);
@@ -383,7 +408,12 @@ impl OutboxStore for PostgresStore {
             .bind(parked.iter().map(|it| it.position).collect::<Vec<_>>())
             .bind(parked.iter().map(|it| it.pause.map(to_millis)).collect::<Vec<_>>())
             .bind(parked.iter().map(|it| it.blocks).collect::<Vec<_>>())
-            .bind(parked.iter().map(|it| i32::try_from(it.attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+            .bind(
+                parked
+                    .iter()
+                    .map(|it| i32::try_from(it.attempts).unwrap_or(i32::MAX))
+                    .collect::<Vec<_>>(),
+            )
             .bind(parked.iter().map(|it| trimmed(&it.error)).collect::<Vec<_>>())
             .bind(parked.iter().map(|it| done(&it.done)).collect::<Vec<_>>());
         let rows = self.ask_outbox(settle).await?;

@@ -6,9 +6,7 @@ use sqlx::{AssertSqlSafe, query};
 use super::super::busy::unavailable;
 use super::rows::{NOW, get, joined, list, millis, read_millis, shards};
 use oneflight::store::StoreError;
-use oneflight::store::outbox::{
-    Beat, Beaten, Cursor, MessageId, Peer, RelayToken, SHARDS, Settlement, Shard, Taken,
-};
+use oneflight::store::outbox::{Beat, Beaten, Cursor, MessageId, Peer, RelayToken, SHARDS, Settlement, Shard, Taken};
 
 /// How many messages are brought back, or deleted, at a time.
 pub(super) const BATCH: i64 = 500;
@@ -43,13 +41,26 @@ pub(super) async fn beat(connection: &mut SqliteConnection, beat: &Beat) -> Resu
             token.get()
         }
         None => {
-            let rows = all(connection, "UPDATE main.oneflight_outbox SET token = token + 1 RETURNING token".into()).await?;
+            let rows = all(
+                connection,
+                "UPDATE main.oneflight_outbox SET token = token + 1 RETURNING token".into(),
+            )
+            .await?;
             let token: i64 = rows.first().map_or(Ok(0), |row| get(row, "token"))?;
             let joins = query("INSERT INTO main.oneflight_relays (token, team, beats) VALUES (?1, ?2, 1)");
-            joins.bind(token).bind(team).execute(&mut *connection).await.map_err(unavailable)?;
+            joins
+                .bind(token)
+                .bind(team)
+                .execute(&mut *connection)
+                .await
+                .map_err(unavailable)?;
             for shard in 0..SHARDS {
                 let adds = query("INSERT OR IGNORE INTO main.oneflight_shards (team, shard) VALUES (?1, ?2)");
-                adds.bind(team).bind(shard).execute(&mut *connection).await.map_err(unavailable)?;
+                adds.bind(team)
+                    .bind(shard)
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(unavailable)?;
             }
             token
         }
@@ -61,7 +72,9 @@ pub(super) async fn beat(connection: &mut SqliteConnection, beat: &Beat) -> Resu
     }
     let gives_back = shards(&beat.gives_back);
     if !beat.gives_back.is_empty() {
-        let text = format!("UPDATE main.oneflight_shards SET token = NULL WHERE team = ?1 AND token = ?2 AND shard IN ({gives_back})");
+        let text = format!(
+            "UPDATE main.oneflight_shards SET token = NULL WHERE team = ?1 AND token = ?2 AND shard IN ({gives_back})"
+        );
         let gives = query(AssertSqlSafe(text)).persistent(false).bind(team).bind(token);
         gives.execute(&mut *connection).await.map_err(unavailable)?;
     }
@@ -72,13 +85,27 @@ pub(super) async fn beat(connection: &mut SqliteConnection, beat: &Beat) -> Resu
             ORDER BY s.shard
             LIMIT max(?3 - (SELECT count(*) FROM main.oneflight_shards WHERE team = ?1 AND token = ?2), 0))"
     );
-    let gets = query(AssertSqlSafe(gets)).persistent(false).bind(team).bind(token).bind(beat.share);
+    let gets = query(AssertSqlSafe(gets))
+        .persistent(false)
+        .bind(team)
+        .bind(token)
+        .bind(beat.share);
     gets.execute(&mut *connection).await.map_err(unavailable)?;
     let mine = query("SELECT shard FROM main.oneflight_shards WHERE team = ?1 AND token = ?2 ORDER BY shard");
-    let mine = mine.bind(team).bind(token).fetch_all(&mut *connection).await.map_err(unavailable)?;
+    let mine = mine
+        .bind(team)
+        .bind(token)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(unavailable)?;
     let mine: Result<Vec<_>, _> = mine.iter().map(shard).collect();
     let peers = query("SELECT token, beats FROM main.oneflight_relays WHERE team = ?1 AND token <> ?2");
-    let peers = peers.bind(team).bind(token).fetch_all(&mut *connection).await.map_err(unavailable)?;
+    let peers = peers
+        .bind(team)
+        .bind(token)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(unavailable)?;
     let peer = |row: &SqliteRow| {
         Ok(Peer {
             token: RelayToken::new(get(row, "token")?),
@@ -127,7 +154,12 @@ async fn lost(
     of: &[Shard],
 ) -> Result<Vec<Shard>, StoreError> {
     let has = query("SELECT shard FROM main.oneflight_shards WHERE team = ?1 AND token = ?2");
-    let has = has.bind(team).bind(token.get()).fetch_all(connection).await.map_err(unavailable)?;
+    let has = has
+        .bind(team)
+        .bind(token.get())
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
     let has: Result<Vec<Shard>, _> = has.iter().map(shard).collect();
     let has = has?;
     Ok(of.iter().copied().filter(|shard| !has.contains(shard)).collect())
@@ -153,18 +185,33 @@ pub(super) async fn take(
         "UPDATE main.oneflight_messages SET attempts = attempts + 1, taken_by = {token}
          WHERE position IN ({wanted}) AND state = 0 RETURNING position"
     );
-    let taken: Result<Vec<i64>, _> = all(connection, takes).await?.iter().map(|row| get(row, "position")).collect();
+    let taken: Result<Vec<i64>, _> = all(connection, takes)
+        .await?
+        .iter()
+        .map(|row| get(row, "position"))
+        .collect();
     let taken: std::collections::HashSet<i64> = taken?.into_iter().collect();
-    let left: Vec<i64> = positions.iter().copied().filter(|position| !taken.contains(position)).collect();
+    let left: Vec<i64> = positions
+        .iter()
+        .copied()
+        .filter(|position| !taken.contains(position))
+        .collect();
     let mut answer = Taken::default();
     if !left.is_empty() {
         let look = format!(
             "SELECT position FROM main.oneflight_messages WHERE position IN ({}) AND state = 1",
             list(left.iter().copied())
         );
-        let parked: Result<Vec<i64>, _> = all(connection, look).await?.iter().map(|row| get(row, "position")).collect();
+        let parked: Result<Vec<i64>, _> = all(connection, look)
+            .await?
+            .iter()
+            .map(|row| get(row, "position"))
+            .collect();
         answer.postponed = parked?;
-        answer.cancelled = left.into_iter().filter(|position| !answer.postponed.contains(position)).collect();
+        answer.cancelled = left
+            .into_iter()
+            .filter(|position| !answer.postponed.contains(position))
+            .collect();
     }
     Ok(answer)
 }
@@ -198,13 +245,25 @@ pub(super) async fn settle(
             "UPDATE main.oneflight_messages SET due_at = {NOW} + ?1, error = ?2, taken_by = NULL
              WHERE state = 0 AND position = ?3"
         );
-        let fails = query(AssertSqlSafe(text)).bind(millis(failed.pause)).bind(trimmed(&failed.error));
-        fails.bind(failed.position).execute(&mut *connection).await.map_err(unavailable)?;
+        let fails = query(AssertSqlSafe(text))
+            .bind(millis(failed.pause))
+            .bind(trimmed(&failed.error));
+        fails
+            .bind(failed.position)
+            .execute(&mut *connection)
+            .await
+            .map_err(unavailable)?;
     }
     for part in &settlement.parts {
-        let adds = query("UPDATE main.oneflight_messages SET done = coalesce(done, '') || ?1 WHERE state = 0 AND position = ?2");
+        let adds = query(
+            "UPDATE main.oneflight_messages SET done = coalesce(done, '') || ?1 WHERE state = 0 AND position = ?2",
+        );
         let name = joined(std::slice::from_ref(&part.target));
-        adds.bind(name).bind(part.position).execute(&mut *connection).await.map_err(unavailable)?;
+        adds.bind(name)
+            .bind(part.position)
+            .execute(&mut *connection)
+            .await
+            .map_err(unavailable)?;
     }
     for parked in &settlement.parked {
         let text = format!(
@@ -273,7 +332,11 @@ pub(super) async fn withdraw(
         (0, None) if !is_taken => format!("state = 3, ended_at = {NOW}"),
         _ => return Ok(false),
     };
-    run(connection, format!("UPDATE main.oneflight_messages SET {change} WHERE id = {id}")).await?;
+    run(
+        connection,
+        format!("UPDATE main.oneflight_messages SET {change} WHERE id = {id}"),
+    )
+    .await?;
     Ok(true)
 }
 

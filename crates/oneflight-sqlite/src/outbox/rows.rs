@@ -84,7 +84,10 @@ pub(super) fn dead_letter(row: &SqliteRow) -> Result<DeadLetter, StoreError> {
 }
 
 fn split(names: Option<&str>) -> Vec<String> {
-    let names = names.unwrap_or_default().split(SEPARATOR).filter(|name| !name.is_empty());
+    let names = names
+        .unwrap_or_default()
+        .split(SEPARATOR)
+        .filter(|name| !name.is_empty());
     names.map(str::to_owned).collect()
 }
 
@@ -94,7 +97,9 @@ pub(super) fn joined(names: &[String]) -> String {
 }
 
 pub(super) fn write_headers(headers: &[(String, String)]) -> Option<String> {
-    let written = headers.iter().map(|(name, value)| format!("{name}{SEPARATOR}{value}\n"));
+    let written = headers
+        .iter()
+        .map(|(name, value)| format!("{name}{SEPARATOR}{value}\n"));
     (!headers.is_empty()).then(|| written.collect())
 }
 

@@ -56,7 +56,11 @@ impl SqliteStore {
 async fn send(connection: &mut SqliteConnection, new: &NewMessage) -> Result<Sent, StoreError> {
     if new.deduplicated {
         let look = query("SELECT id FROM main.oneflight_messages WHERE key = ?1 AND deduplicated = 1");
-        let known = look.bind(&*new.key).fetch_optional(&mut *connection).await.map_err(unavailable)?;
+        let known = look
+            .bind(&*new.key)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(unavailable)?;
         if let Some(known) = known {
             return Ok(Sent::Duplicate(MessageId::new(get(&known, "id")?)));
         }
@@ -122,7 +126,10 @@ impl OutboxStore for SqliteStore {
     }
 
     async fn dead_letters(&self, limit: usize, after: Option<MessageId>) -> Result<Vec<DeadLetter>, StoreError> {
-        let (after, limit) = (after.map_or(0, MessageId::get), i64::try_from(limit).unwrap_or(i64::MAX));
+        let (after, limit) = (
+            after.map_or(0, MessageId::get),
+            i64::try_from(limit).unwrap_or(i64::MAX),
+        );
         self.in_turn(move |connection| {
             Box::pin(async move {
                 let list = format!(
@@ -186,8 +193,7 @@ impl OutboxStore for SqliteStore {
                         blocked.push((key, MessageId::new(get(&row, "id")?)));
                     }
                 }
-                let look =
-                    format!("SELECT min(due_at) - {NOW} AS due_in FROM main.oneflight_messages WHERE state = 1");
+                let look = format!("SELECT min(due_at) - {NOW} AS due_in FROM main.oneflight_messages WHERE state = 1");
                 let due = changes::all(connection, look).await?;
                 let due: Option<i64> = due.first().map_or(Ok(None), |row| get(row, "due_in"))?;
                 let last = messages.last().map_or(after, |message| message.position);
@@ -206,7 +212,8 @@ impl OutboxStore for SqliteStore {
 
     async fn reload(&self, positions: &[i64]) -> Result<Vec<StoredMessage>, StoreError> {
         let wanted = list(positions.iter().copied());
-        self.messages(format!("state = 0 AND position IN ({wanted}) ORDER BY position")).await
+        self.messages(format!("state = 0 AND position IN ({wanted}) ORDER BY position"))
+            .await
     }
 
     async fn take(
@@ -248,7 +255,12 @@ impl OutboxStore for SqliteStore {
         self.in_turn(move |connection| {
             Box::pin(async move {
                 let leaves = query("DELETE FROM main.oneflight_relays WHERE team = ?1 AND token = ?2");
-                leaves.bind(group).bind(token).execute(connection).await.map_err(unavailable)?;
+                leaves
+                    .bind(group)
+                    .bind(token)
+                    .execute(connection)
+                    .await
+                    .map_err(unavailable)?;
                 Ok((End::Commit, ()))
             })
         })

@@ -1,9 +1,35 @@
-//! The text of the outbox's statements. What takes more than one step is a function of the server's; see
-//! `migrations/0004_outbox.sql`.
+//! What a store has of the outbox, and the text of its statements. What takes more than one step is a function of the
+//! server's; see `migrations/0004_outbox.sql`.
 
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicI64;
+
+use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use super::super::names::Names;
+use super::names::Names;
+use oneflight::store::outbox::Bell;
+
+/// What a store has of the outbox.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) bell: Bell,
+    pub(super) statements: Statements,
+    pub(super) pool: OnceLock<PgPool>,
+    /// A position that was drawn before a transaction of this process began that is over.
+    pub(super) drawn: AtomicI64,
+}
+
+impl Parts {
+    pub(super) fn new(names: &Names) -> Self {
+        Self {
+            bell: Bell::new(),
+            statements: Statements::new(names),
+            pool: OnceLock::new(),
+            drawn: AtomicI64::new(0),
+        }
+    }
+}
 
 /// The columns of a message, in the order in which it is read.
 const MESSAGE: &str = "m.id, m.position, m.shard, m.attempts, m.sent_at, m.expires_at, m.topic, m.key, m.ordering_key, \

@@ -88,10 +88,16 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest_and_end() {
         let seconds = Duration::from_secs;
-        let retry = Retry::new().first_pause(seconds(2)).longest_pause(seconds(10)).attempts(5);
+        let retry = Retry::new()
+            .first_pause(seconds(2))
+            .longest_pause(seconds(10))
+            .attempts(5);
         for (attempt, whole) in [(1, 2), (2, 4), (3, 8), (4, 10)] {
             let pause = retry.after(attempt, None).unwrap();
-            assert!(pause >= seconds(whole) / 2 && pause <= seconds(whole), "{attempt}: {pause:?}");
+            assert!(
+                pause >= seconds(whole) / 2 && pause <= seconds(whole),
+                "{attempt}: {pause:?}"
+            );
         }
         assert_eq!(retry.after(5, None), None);
         assert_eq!(retry.after(1, Some(seconds(90))), Some(seconds(90)));
