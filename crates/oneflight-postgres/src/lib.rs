@@ -562,6 +562,9 @@ impl Store for PostgresStore {
             self.ask(self.patience, purge)
         });
         let purged: i64 = records::column(records::only(&rows.await?)?, 0)?;
+        if usize::try_from(purged).is_ok_and(|purged| purged < limit) {
+            self.keep_outbox_if_used().await?;
+        }
         Ok(usize::try_from(purged).unwrap_or(0))
     }
 

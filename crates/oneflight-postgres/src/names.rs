@@ -69,6 +69,11 @@ impl Names {
         format!("oneflight_{:016x}", number(&self.digest("channel", "", ""), 0))
     }
 
+    /// The channel on which other processes are told that there are messages.
+    pub(super) fn outbox_channel(&self) -> String {
+        format!("oneflight_{:016x}", number(&self.digest("outbox", "", ""), 0))
+    }
+
     /// Returns the numbers of an identity.
     pub(super) fn keys(&self, id: &RequestIdentity) -> Keys {
         let digest = self.digest("identity", id.scope(), id.key());

@@ -2,13 +2,23 @@
 //! server's; see `migrations/0004_outbox.sql`.
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
 
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::names::Names;
 use oneflight::store::outbox::Bell;
+
+/// The number of partitions of messages, and of receipts.
+pub(super) const MESSAGES: i16 = 6;
+pub(super) const RECEIPTS: i16 = 4;
+
+/// Whether there is something in each partition of a table.
+fn used(names: &Names, table: &str, partitions: i16) -> String {
+    let each = (0..partitions).map(|slot| format!("EXISTS (SELECT FROM {})", names.of(&format!("{table}_{slot}"))));
+    each.collect::<Vec<_>>().join(", ")
+}
 
 /// What a store has of the outbox.
 #[derive(Debug)]
@@ -18,6 +28,10 @@ pub(super) struct Parts {
     pub(super) pool: OnceLock<PgPool>,
     /// A position that was drawn before a transaction of this process began that is over.
     pub(super) drawn: AtomicI64,
+    /// How many shards the relays of this process have.
+    pub(super) owned: AtomicUsize,
+    pub(super) sends_hints: AtomicBool,
+    pub(super) hears_hints: AtomicBool,
 }
 
 impl Parts {
@@ -27,6 +41,9 @@ impl Parts {
             statements: Statements::new(names),
             pool: OnceLock::new(),
             drawn: AtomicI64::new(0),
+            owned: AtomicUsize::new(0),
+            sends_hints: AtomicBool::new(false),
+            hears_hints: AtomicBool::new(false),
         }
     }
 }
@@ -149,7 +166,9 @@ impl Statements {
             leave: sql(format!("DELETE FROM {} WHERE team = $1 AND token = $2", of("relays"))),
             bring_back_due: sql(format!("SELECT {}($1)", of("bring_back_due"))),
             slots: sql(format!(
-                "SELECT r.messages, r.receipts, {now}() - r.since, pg_catalog.pg_current_snapshot()::text FROM {} r",
+                "SELECT r.messages, r.receipts, {now}() - r.since, ARRAY[{}], ARRAY[{}] FROM {} r",
+                used(names, "messages", MESSAGES),
+                used(names, "receipts", RECEIPTS),
                 of("rotation")
             )),
             rotate: sql(format!(

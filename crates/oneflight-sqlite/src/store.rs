@@ -253,6 +253,7 @@ impl Store for SqliteStore {
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let purged = self.writer.change(Change::Purge { limit }).await?;
+        self.keep_house_if_used().await?;
         Ok(usize::try_from(purged).unwrap_or(usize::MAX))
     }
 

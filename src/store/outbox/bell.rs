@@ -21,7 +21,13 @@ use tokio::sync::watch;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Bell(Arc<watch::Sender<()>>);
+pub struct Bell(Arc<Rings>);
+
+struct Rings {
+    all: watch::Sender<()>,
+    /// Those of this process alone.
+    own: watch::Sender<()>,
+}
 
 /// Waits for a [`Bell`].
 pub struct Listener(watch::Receiver<()>);
@@ -30,18 +36,33 @@ impl Bell {
     /// Makes a bell.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(())))
+        Self(Arc::new(Rings {
+            all: watch::Sender::new(()),
+            own: watch::Sender::new(()),
+        }))
     }
 
     /// Wakes every listener.
     pub fn ring(&self) {
-        self.0.send_replace(());
+        self.0.all.send_replace(());
+        self.0.own.send_replace(());
+    }
+
+    /// Wakes every listener, but for those to what this process has committed: a store has heard of another process.
+    pub fn echo(&self) {
+        self.0.all.send_replace(());
     }
 
     /// Returns a listener that hears every ring from now on.
     #[must_use]
     pub fn listen(&self) -> Listener {
-        Listener(self.0.subscribe())
+        Listener(self.0.all.subscribe())
+    }
+
+    /// Returns a listener that hears every ring, but no [echo](Self::echo): for a store that tells other processes.
+    #[must_use]
+    pub fn listen_to_own(&self) -> Listener {
+        Listener(self.0.own.subscribe())
     }
 }
 
@@ -58,9 +79,18 @@ impl Listener {
     ///
     /// A ring is not lost if the future is dropped.
     pub async fn rung(&mut self) {
-        if self.0.changed().await.is_err() {
+        if !self.rung_or_gone().await {
             std::future::pending().await
         }
+    }
+
+    /// Waits for a ring that this listener was not told of yet. Returns `false` once the bell is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// A ring is not lost if the future is dropped.
+    pub async fn rung_or_gone(&mut self) -> bool {
+        self.0.changed().await.is_ok()
     }
 }
 

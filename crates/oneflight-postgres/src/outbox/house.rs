@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::rows::millis;
@@ -16,9 +17,6 @@ use crate::records::{column, only};
 use oneflight::store::StoreError;
 use tokio::time::timeout;
 
-/// The number of partitions of messages, and of receipts.
-const MESSAGES: i16 = 6;
-const RECEIPTS: i16 = 4;
 /// How many parked messages are brought back at a time.
 const BATCH: i64 = 1000;
 /// The shortest time for which a partition is written to.
@@ -30,6 +28,60 @@ struct Finished {
     snapshot: String,
 }
 
+/// The partitions of a table.
+struct Ring {
+    current: i16,
+    used: Vec<bool>,
+}
+
+/// Where is written, for how long already, and what is in which partition.
+struct Slots {
+    messages: Ring,
+    receipts: Ring,
+    turn: Duration,
+}
+
+impl Slots {
+    fn of(row: &PgRow) -> Result<Self, StoreError> {
+        let ring = |current, used| -> Result<Ring, StoreError> {
+            Ok(Ring {
+                current: column(row, current)?,
+                used: column(row, used)?,
+            })
+        };
+        Ok(Self {
+            messages: ring(0, 3)?,
+            receipts: ring(1, 4)?,
+            turn: millis(column(row, 2)?),
+        })
+    }
+}
+
+impl Ring {
+    fn all(&self) -> impl Iterator<Item = (i16, bool)> + '_ {
+        (0..).zip(self.used.iter().copied())
+    }
+
+    /// Those that are not written to, and have something.
+    fn finished(&self) -> impl Iterator<Item = i16> + '_ {
+        self.all()
+            .filter(|(slot, used)| *used && *slot != self.current)
+            .map(|(slot, _)| slot)
+    }
+
+    /// Whether the one that is written to has something.
+    fn is_used(&self) -> bool {
+        self.all().any(|(slot, used)| used && slot == self.current)
+    }
+
+    /// The next one that is empty.
+    fn next_free(&self) -> Option<i16> {
+        let free = |(slot, used): &(i16, bool)| !used && *slot != self.current;
+        let after = self.all().filter(free).find(|(slot, _)| *slot > self.current);
+        after.or_else(|| self.all().find(free)).map(|(slot, _)| slot)
+    }
+}
+
 impl PostgresStore {
     /// Brings back what is due, empties partitions, and rotates. Returns whether there is more to do soon.
     pub(super) async fn keep_outbox(&self) -> Result<bool, StoreError> {
@@ -39,68 +91,55 @@ impl PostgresStore {
             self.outbox.bell.ring();
         }
         let slots = self.ask_outbox(self.query(&self.outbox.statements.slots)).await?;
-        let slots = only(&slots)?;
-        let (messages, receipts): (i16, i16) = (column(slots, 0)?, column(slots, 1)?);
-        let turn = millis(column(slots, 2)?);
+        let slots = Slots::of(only(&slots)?)?;
         let mut waits = false;
-        for slot in (0..MESSAGES).filter(|slot| *slot != messages) {
+        for slot in slots.messages.finished() {
             if let Some(finished) = self.finished_messages(slot).await? {
-                waits |= !self
-                    .empty(
-                        &finished,
-                        "NOT pg_catalog.pg_visible_in_snapshot(xid, $1::pg_catalog.pg_snapshot)",
-                    )
-                    .await?;
+                let since = "NOT pg_catalog.pg_visible_in_snapshot(xid, $1::pg_catalog.pg_snapshot)";
+                waits |= !self.empty(&finished, since).await?;
             }
         }
-        for slot in (0..RECEIPTS).filter(|slot| *slot != receipts) {
+        for slot in slots.receipts.finished() {
             if let Some(finished) = self.finished_receipts(slot).await? {
                 let messages = self.outbox.statements.names.of("messages");
                 let about = format!("$1 IS NOT NULL AND upper(span) > (SELECT min(position) FROM {messages})");
                 waits |= !self.empty(&finished, &about).await?;
             }
         }
-        if turn >= TURN && !self.is_empty("messages", messages).await? {
-            let next_messages = self.next("messages", messages, MESSAGES).await?;
-            let next_receipts = self.next("receipts", receipts, RECEIPTS).await?;
-            if next_messages != messages {
-                let rotate = self.query(&self.outbox.statements.rotate);
-                self.ask_outbox(rotate.bind(messages).bind(next_messages).bind(next_receipts))
-                    .await?;
-                waits = true;
-            }
+        if slots.turn >= TURN
+            && slots.messages.is_used()
+            && let Some(next) = slots.messages.next_free()
+        {
+            let receipts = slots.receipts.next_free().unwrap_or(slots.receipts.current);
+            let rotate = self.query(&self.outbox.statements.rotate);
+            self.ask_outbox(rotate.bind(slots.messages.current).bind(next).bind(receipts))
+                .await?;
+            waits = true;
         }
         Ok(brought == BATCH || waits)
+    }
+
+    /// The same, if there is anything, for a store of which it is not known whether it has an outbox in use. Asks the
+    /// user's pool first.
+    pub(crate) async fn keep_outbox_if_used(&self) -> Result<(), StoreError> {
+        let look = self.query(&self.outbox.statements.slots).fetch_one(&self.pool);
+        let row = timeout(self.patience, look)
+            .await
+            .unwrap_or_else(|_| Err(late()))
+            .map_err(unavailable)?;
+        let slots = Slots::of(&row)?;
+        if slots.messages.used.contains(&true) || slots.receipts.used.contains(&true) {
+            self.keep_outbox().await?;
+        }
+        Ok(())
     }
 
     fn partition(&self, table: &str, slot: i16) -> String {
         self.outbox.statements.names.of(&format!("{table}_{slot}"))
     }
 
-    async fn is_empty(&self, table: &str, slot: i16) -> Result<bool, StoreError> {
-        let look = format!("SELECT NOT EXISTS (SELECT FROM {})", self.partition(table, slot));
-        let rows = self
-            .ask_outbox(sqlx::query(AssertSqlSafe(look)).persistent(self.prepares))
-            .await?;
-        column(only(&rows)?, 0)
-    }
-
-    /// The next partition that is empty, or this one.
-    async fn next(&self, table: &str, current: i16, of: i16) -> Result<i16, StoreError> {
-        for step in 1..of {
-            let slot = (current + step) % of;
-            if self.is_empty(table, slot).await? {
-                return Ok(slot);
-            }
-        }
-        Ok(current)
-    }
-
     /// The partition, if it has messages and all of them have ended.
     async fn finished_messages(&self, slot: i16) -> Result<Option<Finished>, StoreError> {
-        if self.is_empty("messages", slot).await? {
-            return Ok(None);
-        }
         let (table, receipts) = (
             self.partition("messages", slot),
             self.outbox.statements.names.of("receipts"),

@@ -30,6 +30,7 @@
 //! pool that is used up stops no relay, and no session there was left in a transaction by somebody else.
 
 mod cursor;
+mod hints;
 mod house;
 mod rows;
 mod store;

@@ -215,6 +215,7 @@ impl OutboxStore for PostgresStore {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
+        self.send_hints();
         let each = |text: fn(&NewMessage) -> &str| messages.iter().map(|it| text(it).to_owned()).collect::<Vec<_>>();
         let shards: Vec<Shard> = messages.iter().map(NewMessage::shard).collect();
         let send = self
@@ -322,9 +323,12 @@ impl OutboxStore for PostgresStore {
             token: RelayToken::new(token),
             beats,
         });
+        let has = shards(column(row, 1)?);
+        self.outbox.owned.store(has.len(), Ordering::SeqCst);
+        self.hear_hints();
         Ok(Beaten {
             token: RelayToken::new(token),
-            shards: shards(column(row, 1)?),
+            shards: has,
             peers: peers.collect(),
             news: column::<Option<bool>>(row, 4)?.unwrap_or(true),
             due_in: column::<Option<i64>>(row, 5)?.map(millis),
@@ -421,6 +425,7 @@ impl OutboxStore for PostgresStore {
     }
 
     async fn leave(&self, group: &str, token: RelayToken) -> Result<(), StoreError> {
+        self.outbox.owned.store(0, Ordering::SeqCst);
         let leave = self.query(&self.outbox.statements.leave);
         self.ask_outbox(leave.bind(group.to_owned()).bind(token.get())).await?;
         Ok(())

@@ -39,6 +39,19 @@ impl SqliteStore {
         .await
     }
 
+    /// Keeps the outbox in order, if there is something. Takes no turn if not.
+    pub(crate) async fn keep_house_if_used(&self) -> Result<(), StoreError> {
+        let look = "SELECT EXISTS (SELECT 1 FROM main.oneflight_messages)";
+        let used: bool = sqlx::query_scalar(look)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(unavailable)?;
+        if used {
+            self.keep_house().await?;
+        }
+        Ok(())
+    }
+
     /// The messages that a statement reads.
     async fn messages(&self, condition: String) -> Result<Vec<StoredMessage>, StoreError> {
         self.in_turn(move |connection| {
