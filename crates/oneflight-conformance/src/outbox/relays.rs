@@ -1,0 +1,192 @@
+//! Relays that come and go, and their leases.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::bench::{Bench, Checked, Inbox, LEASE, failing, options, quick, text};
+use crate::failure::Failure;
+use oneflight::outbox::{Delivery, DeliveryError};
+use oneflight::store::outbox::{Beat, Cursor, OutboxStore, RelayToken, Settlement, Shard};
+
+pub(super) async fn a_slow_delivery_outlasts_the_lease_and_is_done_once<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let slow = |inbox: &Inbox| {
+        let inbox = inbox.clone();
+        move |delivery: Delivery| {
+            inbox.note(&delivery);
+            async {
+                sleep(LEASE * 3).await;
+                Ok::<(), DeliveryError>(())
+            }
+        }
+    };
+    let one = bench.spawn(bench.builder().target("*", slow(&inbox)))?;
+    bench
+        .send((0..8).map(|number| text(&number.to_string())).collect())
+        .await?;
+    bench.until("all have begun", || inbox.texts().len() == 8).await?;
+    let two = bench.spawn(bench.builder().target("*", slow(&inbox)))?;
+    bench.until("all have ended", || one.health().delivered == 8).await?;
+    sleep(LEASE).await;
+    bench.require(
+        inbox.texts().len() == 8,
+        "a live relay's message was delivered by another one",
+    )?;
+    one.stop().await;
+    two.stop().await;
+    Ok(())
+}
+
+pub(super) async fn a_stop_counts_as_no_attempt_and_frees_the_shards<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let inside = inbox.clone();
+    let hangs = move |delivery: Delivery| {
+        inside.note(&delivery);
+        std::future::pending::<Result<(), DeliveryError>>()
+    };
+    // With leases so long that nobody would take over in time.
+    let long = Duration::from_secs(600);
+    let relay = bench.spawn(
+        bench
+            .builder()
+            .lease(long)
+            .grace(Duration::from_millis(50))
+            .target("*", hangs),
+    )?;
+    bench.send_one(text("stopped")).await?;
+    bench.until("it begins", || inbox.texts().len() == 1).await?;
+    relay.stop().await;
+    let keeps = inbox.clone();
+    let keep = move |delivery: Delivery| {
+        keeps.note(&delivery);
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let relay = bench.spawn(bench.builder().lease(long).target("*", keep))?;
+    bench.arrives(&inbox, &["stopped", "stopped"]).await?;
+    let attempts: Vec<u32> = inbox.0.lock().iter().map(|(_, attempt, _)| *attempt).collect();
+    bench.require(
+        attempts == [1, 1],
+        format!("a stop was counted as an attempt: {attempts:?}"),
+    )?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn relays_divide_the_messages_and_take_over_from_the_dead<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let (one, two, three) = (bench.keeping(&inbox)?, bench.keeping(&inbox)?, bench.keeping(&inbox)?);
+    let shares = || [&one, &two, &three].map(|relay| relay.health().shards);
+    let fair = || shares().iter().all(|share| (20..=22).contains(share)) && shares().iter().sum::<usize>() == 64;
+    bench.until("the shards are divided", fair).await?;
+    bench
+        .send((0..100).map(|number| text(&number.to_string())).collect())
+        .await?;
+    bench.until("all arrive", || inbox.texts().len() == 100).await?;
+    let shared = || [&one, &two, &three].iter().all(|relay| relay.health().delivered > 0);
+    bench
+        .until("each relay that has shards has delivered something", shared)
+        .await?;
+    one.stop().await;
+    two.stop().await;
+    three.stop().await;
+    // One joins, and dies without a word.
+    let dies = bench.ok(bench.store.beat(beat(None)).await)?;
+    bench.require(dies.shards.len() == 64, "a relay that is alone did not get all shards")?;
+    let relay = bench.keeping(&inbox)?;
+    bench.send_one(text("left behind")).await?;
+    bench
+        .until("another takes over", || inbox.count("left behind") == 1)
+        .await?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) fn beat(token: Option<RelayToken>) -> Beat {
+    Beat {
+        group: "default".into(),
+        token,
+        share: 64,
+        gives_back: Vec::new(),
+        dead: Vec::new(),
+        cursor: None,
+        shards: Vec::new(),
+    }
+}
+
+/// Reads everything, as a relay that is done by hand.
+pub(super) async fn read_all<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+    shards: &[Shard],
+    start: &Cursor,
+) -> Result<Vec<i64>, Failure> {
+    let page = bench.ok(bench.store.fetch(shards, start, None, 1000).await)?;
+    Ok(page.messages.iter().map(|message| message.position).collect())
+}
+
+pub(super) async fn an_answer_after_its_lease_is_refused<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    bench.send_one(text("taken twice")).await?;
+    let first = bench.ok(bench.store.beat(beat(None)).await)?;
+    let positions = read_all(bench, &first.shards, &first.start).await?;
+    bench.require(
+        positions.len() == 1,
+        format!("one message was sent, and {} were read", positions.len()),
+    )?;
+    let (store, group) = (&bench.store, "default");
+    let taken = bench.ok(store.take(group, first.token, &first.shards, &positions).await)?;
+    bench.require(taken.lost.is_empty(), "the owner's taking was refused")?;
+    let second = bench.ok(store.beat(beat(None)).await)?;
+    bench.require(second.shards.is_empty(), "a live relay's shards were given away")?;
+    let mut takes_over = beat(Some(second.token));
+    takes_over.dead = second.peers.clone();
+    let second = bench.ok(store.beat(takes_over).await)?;
+    bench.require(second.shards.len() == 64, "a dead relay's shards were not given away")?;
+    let delivered = Settlement {
+        delivered: positions.clone(),
+        ..Settlement::default()
+    };
+    let refused = bench.ok(store.settle(group, first.token, &first.shards, &delivered).await)?;
+    bench.require(refused.len() == 64, "a late acknowledgement was accepted")?;
+    let refused = bench.ok(store.take(group, first.token, &first.shards, &positions).await)?;
+    bench.require(!refused.lost.is_empty(), "an outdated relay has taken a message")?;
+    let outdated = store.beat(beat(Some(first.token))).await;
+    let is_outdated = matches!(outdated, Err(oneflight::store::StoreError::RelayOutdated));
+    bench.require(is_outdated, "an outdated relay was not told")?;
+    let again = read_all(bench, &second.shards, &second.start).await?;
+    bench.require(again == positions, "the message is not there for the successor")?;
+    let accepted = bench.ok(store.settle(group, second.token, &second.shards, &delivered).await)?;
+    bench.require(accepted.is_empty(), "the successor was refused")?;
+    bench.require(
+        read_all(bench, &second.shards, &second.start).await?.is_empty(),
+        "what has ended was read",
+    )
+}
+
+pub(super) async fn a_message_that_kills_its_relays_is_not_tried_for_ever<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    bench.send_one(text("deadly")).await?;
+    for _ in 0..3 {
+        let relay = bench.ok(bench.store.beat(beat(None)).await)?;
+        let positions = read_all(bench, &relay.shards, &relay.start).await?;
+        let taken = bench
+            .store
+            .take("default", relay.token, &relay.shards, &positions)
+            .await;
+        bench.ok(taken)?;
+        // It died, and is gone at once.
+        bench.ok(bench.store.leave("default", relay.token).await)?;
+    }
+    let inbox = Inbox::default();
+    let relay = failing(bench, &inbox, "", 0, options().retry(quick().attempts(3)), |it| it)?;
+    bench.until("it is dead", || relay.health().dead == 1).await?;
+    bench.require(inbox.texts().is_empty(), "it was tried once more")?;
+    relay.stop().await;
+    Ok(())
+}

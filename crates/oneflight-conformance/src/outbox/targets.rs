@@ -1,0 +1,119 @@
+//! Topics, targets, and what they answer.
+
+use std::time::Duration;
+
+use super::bench::{Bench, Checked, Inbox, options, text};
+use oneflight::outbox::{Delivery, DeliveryError, Message};
+use oneflight::store::outbox::OutboxStore;
+
+pub(super) async fn an_unknown_topic_is_left_alone<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    let (notes, others) = (Inbox::default(), Inbox::default());
+    let keep = |inbox: &Inbox| {
+        let inbox = inbox.clone();
+        move |delivery: Delivery| {
+            inbox.note(&delivery);
+            async { Ok::<(), DeliveryError>(()) }
+        }
+    };
+    let relay = bench.spawn(bench.builder().target("note.*", keep(&notes)))?;
+    bench.send(vec![Message::text("other", "kept"), text("known")]).await?;
+    bench.arrives(&notes, &["known"]).await?;
+    bench
+        .until("what was left alone is counted", || relay.health().left_alone == 1)
+        .await?;
+    relay.stop().await;
+    let relay = bench.spawn(bench.builder().group("others").target("other", keep(&others)))?;
+    bench.arrives(&others, &["kept"]).await?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn each_of_several_targets_gets_it_and_only_what_failed_is_tried_again<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let (good, bad) = (Inbox::default(), Inbox::default());
+    let target = |inbox: &Inbox, fails: bool| {
+        let inbox = inbox.clone();
+        move |delivery: Delivery| {
+            inbox.note(&delivery);
+            async move {
+                if fails {
+                    Err(DeliveryError::retry("away"))
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    };
+    let both = |fails: bool| {
+        bench
+            .builder()
+            .target_with("*", target(&good, false), options().name("good"))
+            .target_with("*", target(&bad, fails), options().name("bad"))
+    };
+    let relay = bench.spawn(both(true))?;
+    bench.send_one(text("for all")).await?;
+    bench.until("it is tried again", || bad.count("for all") >= 2).await?;
+    relay.stop().await;
+    let relay = bench.spawn(both(false))?;
+    bench.until("it has ended", || relay.health().delivered == 1).await?;
+    bench.require(good.count("for all") == 1, "a target that had it got it again")?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn a_batch_is_acknowledged_by_what_succeeded<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    struct Picky(Inbox);
+    impl oneflight::outbox::Target for Picky {
+        async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
+            self.0.note(&delivery);
+            match delivery.attempt() == 1 && delivery.payload().ends_with(b"odd") {
+                true => Err(DeliveryError::retry("odd")),
+                false => Ok(()),
+            }
+        }
+    }
+    let inbox = Inbox::default();
+    let messages = (0..20).map(|number| text(&format!("{number} {}", if number % 2 == 0 { "even" } else { "odd" })));
+    bench.send(messages.collect()).await?;
+    let relay = bench.spawn(
+        bench
+            .builder()
+            .target_with("*", Picky(inbox.clone()), options().batch(20)),
+    )?;
+    bench.until("all have ended", || relay.health().delivered == 20).await?;
+    bench.require(
+        inbox.texts().len() == 30,
+        format!("{} deliveries instead of 30", inbox.texts().len()),
+    )?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn a_target_that_panics_or_hangs_is_one_that_failed<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let inside = inbox.clone();
+    let odd = move |delivery: Delivery| {
+        inside.note(&delivery);
+        let (attempt, text) = (
+            delivery.attempt(),
+            String::from_utf8_lossy(delivery.payload()).into_owned(),
+        );
+        async move {
+            match (attempt, text.as_str()) {
+                (1, "hangs") => std::future::pending().await,
+                (1, "panics") => std::panic::resume_unwind(Box::new("a target of the suite")),
+                _ => Ok(()),
+            }
+        }
+    };
+    let limited = options().time_limit(Duration::from_millis(100));
+    let relay = bench.spawn(bench.builder().target_with("*", odd, limited))?;
+    bench.send(vec![text("hangs"), text("panics"), text("works")]).await?;
+    bench.until("all have ended", || relay.health().delivered == 3).await?;
+    bench.require(inbox.texts().len() == 5, "they were not tried again once")?;
+    relay.stop().await;
+    Ok(())
+}
