@@ -196,7 +196,7 @@ async fn after_dump_and_restore_everything_is_read() {
         send(&before, text(content).ordering_key("k")).await;
     }
     let other = Server::start("-c fsync=off -c full_page_writes=off");
-    let dump = Command::new(server().program("pg_dump"))
+    let mut dump = Command::new(server().program("pg_dump"))
         .args([
             "-h",
             "127.0.0.1",
@@ -224,11 +224,11 @@ async fn after_dump_and_restore_everything_is_read() {
             "postgres",
         ])
         .args(["-v", "ON_ERROR_STOP=1"])
-        .stdin(dump.stdout.unwrap())
+        .stdin(dump.stdout.take().unwrap())
         .stdout(Stdio::null())
         .status()
         .unwrap();
-    assert!(restored.success());
+    assert!(dump.wait().unwrap().success() && restored.success());
     let options = other.options(other.port()).options([("search_path", &schema.name)]);
     let pool = PgPool::connect_with(options).await.unwrap();
     let newest = count(&pool, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").await;
