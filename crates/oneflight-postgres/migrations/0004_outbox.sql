@@ -130,8 +130,8 @@ CREATE FUNCTION "{schema}"."{prefix}now"() RETURNS bigint LANGUAGE sql VOLATILE 
     SELECT pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000::numeric)::bigint
 $function$;
 
--- The last position that was drawn, read before this transaction has a number, which it then gets. Whoever drew that
--- position or an earlier one had a number before, hence a smaller one. So once this transaction is over, a snapshot knows
+-- The last position that was drawn, read before this transaction has a number, which it then gets. Each transaction that drew
+-- that position or an earlier one had a number before, hence a smaller one. So once this transaction is over, a snapshot knows
 -- all of those: what it does not know has a larger position. (A number that a snapshot does not know may have been given
 -- out long before: a snapshot knows numbers up to the last one that *ended*.)
 CREATE FUNCTION "{schema}"."{prefix}last_position"() RETURNS bigint
