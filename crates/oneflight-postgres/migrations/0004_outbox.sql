@@ -153,8 +153,7 @@ CREATE FUNCTION "{schema}"."{prefix}send"(
     shards smallint[], topics text[], keys text[], deduplicates boolean[], ordering_keys text[], content_types text[],
     payloads bytea[], headers_of text[], correlation_ids text[], traceparents text[], delays bigint[], expiries bigint[]
 ) RETURNS TABLE (message_id bigint, is_new boolean)
--- How many messages there are in a call is not known to the planner, and a nested loop over a thousand is slow.
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 #variable_conflict use_column
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
