@@ -79,6 +79,9 @@ impl Later {
             // A runtime that is about to end drops this at once, and so strands the line.
             let lines = Arc::downgrade(&self.0);
             runtime.spawn(Watch { lines, on, sooner }.begin_what_is_due(due));
+            // A worker of tokio's keeps to itself what was spawned last, and what it does next may block it: the last one is
+            // this, and the others can take what came before.
+            runtime.spawn(std::future::ready(()));
         }
         place
     }
@@ -225,6 +228,8 @@ mod tests {
             let place = later.put(&here, seconds(10), Arc::new(Counted::default()));
             later.take_back(here.id(), place);
         }
+        // The task that comes after it ends.
+        tokio::task::yield_now().await;
         assert_eq!(here.metrics().num_alive_tasks(), before + 1);
         assert!(later.0.lock()[&here.id()].waiting.is_empty());
         tokio::time::sleep(Duration::from_secs(11)).await;
