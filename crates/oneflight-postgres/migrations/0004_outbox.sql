@@ -113,8 +113,10 @@ CREATE TABLE "{schema}"."{prefix}withdrawn" (
     postponed boolean NOT NULL
 );
 
--- A relay that is alive changes its row a few times in each lease.
-CREATE TABLE "{schema}"."{prefix}relays" (
+-- A relay that is alive changes its row a few times in each lease. Unlogged: after a crash, and in a server that was
+-- promoted, it is empty, and each relay joins anew and reads everything anew. It has to: such a server gives numbers of
+-- transactions out again that came to nothing which it knows of, and a relay has perhaps read beyond them.
+CREATE UNLOGGED TABLE "{schema}"."{prefix}relays" (
     token bigint PRIMARY KEY,
     team  text   COLLATE "C" NOT NULL,
     beats bigint NOT NULL
@@ -281,6 +283,10 @@ BEGIN
     last_position := "{schema}"."{prefix}last_position"();
     lost_shards := "{schema}"."{prefix}lost"(of_team, of_token, of_shards);
     cancelled := '{}'; postponed := '{}';
+    -- After a crash of the server, what a relay takes before it has joined anew may be out of its order.
+    IF NOT EXISTS (SELECT FROM "{schema}"."{prefix}relays" r WHERE r.token = of_token AND r.team = of_team) THEN
+        lost_shards := of_shards;
+    END IF;
     IF cardinality(lost_shards) > 0 THEN
         RETURN;
     END IF;
@@ -404,7 +410,12 @@ DECLARE
     has integer;
     reset boolean := false;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
+    -- A token that was drawn is not drawn again, whatever crashes: one that joins waits for the disk.
+    IF of_token IS NOT NULL THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    ELSIF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
     last_position := "{schema}"."{prefix}last_position"();
     IF of_token IS NULL THEN
         my_token := nextval('"{schema}"."{prefix}relay_tokens"'::regclass);

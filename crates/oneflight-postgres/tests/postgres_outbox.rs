@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oneflight::outbox::{Delivery, DeliveryError, Message, Outbox, Relay, RelayHandle, Sent};
-use oneflight::store::outbox::OutboxStore;
+use oneflight::store::StoreError;
+use oneflight::store::outbox::{Beat, Cursor, OutboxStore, RelayToken, Shard};
 use oneflight_postgres::PostgresStore;
 use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection, PgPool};
@@ -265,6 +266,83 @@ async fn a_relay_comes_back_after_a_restart_of_the_server() {
     }
     until("it is connected", || relay.health().is_connected).await;
     relay.stop().await;
+}
+
+fn beat(token: Option<RelayToken>, cursor: Option<&Cursor>, shards: &[Shard]) -> Beat {
+    Beat {
+        group: "default".into(),
+        token,
+        share: 64,
+        gives_back: Vec::new(),
+        dead: Vec::new(),
+        cursor: cursor.cloned(),
+        shards: shards.to_vec(),
+    }
+}
+
+/// Reads to the end, and returns the texts, and where that is.
+async fn read(store: &PostgresStore, shards: &[Shard], from: &Cursor) -> Result<(Vec<String>, Cursor), StoreError> {
+    let (mut cursor, mut texts) = (from.clone(), Vec::new());
+    loop {
+        let page = store.fetch(shards, &cursor, None, 1000).await?;
+        cursor = page.cursor;
+        let payload = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
+        texts.extend(page.messages.iter().map(|it| payload(&it.payload)));
+        if !page.more {
+            return Ok((texts, cursor));
+        }
+    }
+}
+
+/// Gives out numbers of transactions that come to nothing, which waits for no disk.
+async fn burn(store: &PostgresStore, numbers: usize) {
+    let mut connection = store.pool().acquire().await.unwrap();
+    for _ in 0..numbers {
+        sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id(); ROLLBACK")
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_under_a_number_that_a_crash_gave_out_again_is_read() {
+    const NEXT: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+    // What nobody waits for comes to the disk after ten seconds.
+    let own = Server::start("-c wal_writer_delay=10s");
+    let store = store(&own.schema().await).await;
+    send(&store, text("before")).await;
+    let joined = store.beat(beat(None, None, &[])).await.unwrap();
+    let (texts, _) = read(&store, &joined.shards, &joined.start).await.unwrap();
+    assert_eq!(texts, ["before"]);
+    burn(&store, 200).await;
+    let (_, cursor) = read(&store, &joined.shards, &joined.start).await.unwrap();
+    let before = count(store.pool(), NEXT).await;
+    own.restart("immediate");
+    // The pools may lend connections that are gone.
+    for _ in 0..16 {
+        let _ = sqlx::query("SELECT 1").execute(store.pool()).await;
+        let _ = store.dead_letters(1, None).await;
+    }
+    let after = count(store.pool(), NEXT).await;
+    assert!(after + 100 < before, "the crash gave no number out again: {before}, {after}");
+    send(&store, text("after")).await;
+    burn(&store, 400).await;
+    let taken = store.take("default", joined.token, &joined.shards, &[1 << 40]).await;
+    assert_eq!(taken.unwrap().lost.len(), 64, "it may deliver before it has read anew");
+    // As a relay does.
+    let found = match store.beat(beat(Some(joined.token), Some(&cursor), &joined.shards)).await {
+        Err(StoreError::RelayOutdated) => {
+            let again = store.beat(beat(None, None, &[])).await.unwrap();
+            assert!(again.token > joined.token && again.shards.len() == 64);
+            read(&store, &again.shards, &again.start).await.unwrap().0
+        }
+        beaten => {
+            beaten.unwrap();
+            read(&store, &joined.shards, &cursor).await.unwrap().0
+        }
+    };
+    assert!(found.iter().any(|text| text == "after"), "it was skipped: {found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
