@@ -258,11 +258,23 @@ BEGIN
 END
 $function$;
 
+-- Fails in a transaction whose statements do not see what was committed before each of them: what is looked at after a
+-- lock would be what was there before it.
+CREATE FUNCTION "{schema}"."{prefix}in_read_committed"() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE feature_not_supported USING MESSAGE = 'the outbox has to be asked in a transaction that is READ COMMITTED';
+    END IF;
+END
+$function$;
+
 -- The shards among these that the relay has not got. Shards change hands, and messages are withdrawn, under a lock that
 -- those who take and settle share: each statement after it sees what was committed before.
 CREATE FUNCTION "{schema}"."{prefix}lost"(of_team text, of_token bigint, of_shards smallint[]) RETURNS smallint[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+    PERFORM "{schema}"."{prefix}in_read_committed"();
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('oneflight ' || '"{schema}"."{prefix}shards"'::regclass::oid::text, 7117));
     RETURN ARRAY(SELECT wanted FROM unnest(of_shards) wanted
                  WHERE NOT EXISTS (SELECT FROM "{schema}"."{prefix}shards" s
@@ -360,6 +372,7 @@ DECLARE
     in_hands bigint;
     has_ended boolean;
 BEGIN
+    PERFORM "{schema}"."{prefix}in_read_committed"();
     PERFORM pg_advisory_xact_lock(hashtextextended('oneflight ' || '"{schema}"."{prefix}shards"'::regclass::oid::text, 7117));
     IF pause IS NOT NULL THEN
         UPDATE "{schema}"."{prefix}parked" SET due = instant + pause WHERE id = of_id AND due IS NOT NULL;
@@ -408,8 +421,8 @@ CREATE FUNCTION "{schema}"."{prefix}beat"(
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     has integer;
-    reset boolean := false;
 BEGIN
+    PERFORM "{schema}"."{prefix}in_read_committed"();
     -- A token that was drawn is not drawn again, whatever crashes: one that joins waits for the disk.
     IF of_token IS NOT NULL THEN
         PERFORM set_config('synchronous_commit', 'off', true);

@@ -2,7 +2,7 @@
 //! server's; see `migrations/0004_outbox.sql`.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize};
 
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
@@ -32,7 +32,15 @@ pub(super) struct Parts {
     pub(super) owned: AtomicUsize,
     pub(super) sends_hints: AtomicBool,
     pub(super) hears_hints: AtomicBool,
+    /// What a transaction is like here unless it says otherwise.
+    pub(super) usual: AtomicU8,
 }
+
+/// A transaction that does not say what it is to be like is what the outbox needs: it sees what was committed before each
+/// statement, and may write.
+pub(super) const FITS: u8 = 1;
+/// It is not, so each has to say.
+pub(super) const MUST_SAY: u8 = 2;
 
 impl Parts {
     pub(super) fn new(names: &Names) -> Self {
@@ -44,6 +52,7 @@ impl Parts {
             owned: AtomicUsize::new(0),
             sends_hints: AtomicBool::new(false),
             hears_hints: AtomicBool::new(false),
+            usual: AtomicU8::new(0),
         }
     }
 }

@@ -346,6 +346,46 @@ async fn what_is_written_under_a_number_that_a_crash_gave_out_again_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taking_sees_what_was_cancelled_while_it_waited_whatever_transactions_are_usually_like() {
+    for usual in ["read committed", "repeatable read", "serializable"] {
+        let mut schema = server().schema().await;
+        schema.options = schema.options.options([("default_transaction_isolation", usual)]);
+        let store = store(&schema).await;
+        let id = send(&store, text("cancelled")).await.id().get();
+        let relay = store.beat(beat(None, None, &[])).await.unwrap();
+        let mut cancels = store.pool().begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await.unwrap();
+        let withdraw = sqlx::query_scalar::<_, bool>("SELECT oneflight_withdraw($1, NULL)").bind(id);
+        assert!(withdraw.fetch_one(&mut *cancels).await.unwrap());
+        let takes = {
+            let (store, shards) = (store.clone(), relay.shards.clone());
+            tokio::spawn(async move { store.take("default", relay.token, &shards, &[id]).await.unwrap() })
+        };
+        sleep(Duration::from_millis(200)).await;
+        assert!(!takes.is_finished(), "it did not wait");
+        cancels.commit().await.unwrap();
+        assert_eq!(takes.await.unwrap().cancelled, [id], "{usual}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_read_only_unless_told_otherwise_has_an_outbox() {
+    let mut schema = server().schema().await;
+    let writes = store(&schema).await;
+    schema.options = schema.options.options([("default_transaction_read_only", "on")]);
+    let store = store(&schema).await;
+    let texts = Texts::default();
+    let relay = relay(&store, &texts);
+    send(&writes, text("one")).await;
+    until("it arrives", || texts.lock().len() == 1).await;
+    until("it is recorded", || relay.health().backlog == 0).await;
+    relay.stop().await;
+    for _ in 0..3 {
+        store.keep_house().await.unwrap();
+    }
+    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_that_is_used_up_stops_no_relay() {
     let schema = server().schema().await;
     let store = PostgresStore::from_pool(schema.pool(1)).await.unwrap();

@@ -11,6 +11,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::rows::millis;
+use super::store::BEGIN;
 use crate::PostgresStore;
 use crate::errors::{late, unavailable};
 use crate::records::{column, only};
@@ -197,7 +198,7 @@ impl PostgresStore {
     async fn try_to_empty(&self, finished: &Finished, written_since: &str) -> sqlx::Result<bool> {
         let table = &finished.table;
         let mut connection = self.line().acquire().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = connection.begin_with(BEGIN).await?;
         sqlx::raw_sql(AssertSqlSafe(format!(
             "LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT"
         )))

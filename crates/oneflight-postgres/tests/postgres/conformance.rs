@@ -71,3 +71,8 @@ async fn it_keeps_them_in_a_database_that_is_serializable_unless_told_otherwise(
 async fn it_keeps_what_every_outbox_promises() {
     kept(conformance::run_outbox(async || orders("read committed").await.0).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_what_every_outbox_promises_in_a_database_that_is_serializable_unless_told_otherwise() {
+    kept(conformance::run_outbox(async || orders("serializable").await.0).await);
+}
