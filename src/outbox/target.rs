@@ -109,7 +109,8 @@ impl TargetOptions {
     }
 
     /// Names the target, in logs and where several targets get a topic: there, the name is how it is known which of them
-    /// has a message already. The default is the pattern with a number.
+    /// has a message already. So it has to be the same from deploy to deploy. The only target of a pattern, or the first, may
+    /// do without.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = Some(name.into());
         self

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::handle::{Board, RelayHandle};
-use super::routes::{Routes, is_pattern};
+use super::routes::{Clash, Routes, is_pattern};
 use super::run::Runner;
 use super::settings::Settings;
 use crate::outbox::target::{Target, TargetOptions};
@@ -55,6 +55,10 @@ pub enum RelayBuildError {
     NoTarget,
     /// This is no pattern of topics.
     Pattern(String),
+    /// This pattern has a second target without a name. What each of them has is kept under its name.
+    Unnamed(String),
+    /// This pattern has two targets of one name. What each of them has is kept under its name.
+    SameName(String),
 }
 
 impl fmt::Display for RelayBuildError {
@@ -65,6 +69,12 @@ impl fmt::Display for RelayBuildError {
                 f,
                 "{pattern:?} is no pattern; write a topic, or the beginning of topics with an asterisk at its end"
             ),
+            Self::Unnamed(pattern) => write!(
+                f,
+                "{pattern:?} has more than one target, and one of them has no name; set `TargetOptions::name`, and keep it from \
+                 deploy to deploy"
+            ),
+            Self::SameName(pattern) => write!(f, "{pattern:?} has two targets of one name; give each its own"),
         }
     }
 }
@@ -127,7 +137,7 @@ impl<S: OutboxStore> RelayBuilder<S> {
     /// Delivers the messages of a topic, or of all topics that begin like a pattern (`mail.*`), to a target.
     ///
     /// The longest pattern that fits has a topic. Several targets of one pattern get each of its messages, and their
-    /// progress is kept for each. Topics that no pattern fits are left alone, for another
+    /// progress is kept for each, under its [name](TargetOptions::name), which all but the first have to have. Topics that no pattern fits are left alone, for another
     /// [group](Self::group).
     pub fn target(self, pattern: impl AsRef<str>, target: impl Target) -> Self {
         self.target_with(pattern, target, TargetOptions::new())
@@ -137,7 +147,11 @@ impl<S: OutboxStore> RelayBuilder<S> {
     pub fn target_with(mut self, pattern: impl AsRef<str>, target: impl Target, options: TargetOptions) -> Self {
         let pattern = pattern.as_ref();
         match is_pattern(pattern) {
-            true => self.relay.routes.add(pattern, Arc::new(target), options),
+            true => match self.relay.routes.add(pattern, Arc::new(target), options) {
+                Ok(()) => {}
+                Err(Clash::Unnamed) => self.wrong = Some(RelayBuildError::Unnamed(pattern.to_owned())),
+                Err(Clash::SameName) => self.wrong = Some(RelayBuildError::SameName(pattern.to_owned())),
+            },
             false => self.wrong = Some(RelayBuildError::Pattern(pattern.to_owned())),
         }
         self
@@ -185,7 +199,7 @@ impl<S: OutboxStore> RelayBuilder<S> {
     ///
     /// # Errors
     ///
-    /// [`RelayBuildError`] if there is no target, or a pattern is none.
+    /// [`RelayBuildError`] if there is no target, a pattern is none, or targets of a pattern cannot be told apart.
     pub fn build(self) -> Result<Relay<S>, RelayBuildError> {
         match self.wrong {
             Some(wrong) => Err(wrong),

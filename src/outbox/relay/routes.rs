@@ -21,6 +21,15 @@ struct Route {
     targets: Vec<usize>,
 }
 
+/// Why a target cannot be told from the others of its pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clash {
+    /// It is not the first one, and has no name.
+    Unnamed,
+    /// Another one has its name.
+    SameName,
+}
+
 /// All targets of a relay.
 #[derive(Default)]
 pub(super) struct Routes {
@@ -29,7 +38,13 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn add(&mut self, pattern: &str, target: Arc<dyn AnyTarget>, options: TargetOptions) {
+    /// Adds a target. What a target has is kept under its name, so only the first one of a pattern may do without.
+    pub(super) fn add(
+        &mut self,
+        pattern: &str,
+        target: Arc<dyn AnyTarget>,
+        options: TargetOptions,
+    ) -> Result<(), Clash> {
         let at = match self.routes.iter().position(|route| route.pattern == pattern) {
             Some(at) => at,
             None => {
@@ -40,13 +55,18 @@ impl Routes {
                 self.routes.len() - 1
             }
         };
-        let number = self.routes[at].targets.len() + 1;
-        let name = options
-            .name
-            .clone()
-            .unwrap_or_else(|| format!("{pattern}#{number}").into());
+        let others = &self.routes[at].targets;
+        let name = match &options.name {
+            Some(name) => Arc::clone(name),
+            None if others.is_empty() => format!("{pattern}#1").into(),
+            None => return Err(Clash::Unnamed),
+        };
+        if others.iter().any(|other| self.targets[*other].name == name) {
+            return Err(Clash::SameName);
+        }
         self.routes[at].targets.push(self.targets.len());
         self.targets.push(Registered { target, name, options });
+        Ok(())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -119,9 +139,13 @@ mod tests {
     fn the_longest_pattern_that_fits_has_the_topic() {
         let nothing: Arc<dyn AnyTarget> = Arc::new(|_: Delivery| async { Ok::<(), DeliveryError>(()) });
         let mut routes = Routes::default();
-        for pattern in ["mail.*", "*", "mail.receipt", "mail.rec*", "mail.*"] {
-            routes.add(pattern, Arc::clone(&nothing), TargetOptions::new());
+        for pattern in ["mail.*", "*", "mail.receipt", "mail.rec*"] {
+            routes.add(pattern, Arc::clone(&nothing), TargetOptions::new()).unwrap();
         }
+        let mut again = |options| routes.add("mail.*", Arc::clone(&nothing), options);
+        assert_eq!(again(TargetOptions::new()), Err(Clash::Unnamed));
+        assert_eq!(again(TargetOptions::new().name("mail.*#1")), Err(Clash::SameName));
+        assert_eq!(again(TargetOptions::new().name("archive")), Ok(()));
         let names = |topic: &str| -> Vec<String> {
             let route = routes.of(topic).unwrap();
             let targets = routes.targets_of(route).iter();
@@ -129,10 +153,10 @@ mod tests {
         };
         assert_eq!(names("mail.receipt"), ["mail.receipt#1"]);
         assert_eq!(names("mail.recall"), ["mail.rec*#1"]);
-        assert_eq!(names("mail.x"), ["mail.*#1", "mail.*#2"]);
+        assert_eq!(names("mail.x"), ["mail.*#1", "archive"]);
         assert_eq!(names("charge"), ["*#1"]);
         let mut few = Routes::default();
-        few.add("mail.*", nothing, TargetOptions::new());
+        few.add("mail.*", nothing, TargetOptions::new()).unwrap();
         assert_eq!(few.of("charge"), None);
         assert!(is_pattern("a.*") && is_pattern("*") && !is_pattern("") && !is_pattern("a*b"));
     }

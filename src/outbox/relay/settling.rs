@@ -57,7 +57,7 @@ impl<S: OutboxStore> Runner<S> {
     }
 
     /// All targets have answered for a message.
-    fn judge(
+    pub(super) fn judge(
         &mut self,
         id: MessageId,
         succeeded: Vec<usize>,

@@ -76,6 +76,11 @@ impl<S: OutboxStore> Runner<S> {
                         waits_for += 1;
                     }
                 }
+                if waits_for == 0 {
+                    // Those that did not have it are no targets any more.
+                    self.judge(id, Vec::new(), Vec::new());
+                    continue;
+                }
                 let flight = Flight {
                     taking: self.takings,
                     waits_for,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, Checked, Inbox, options, text};
+use super::bench::{Bench, Checked, Inbox, options, ordered, text};
 use oneflight::outbox::{Delivery, DeliveryError, Message};
 use oneflight::store::outbox::OutboxStore;
 
@@ -58,6 +58,44 @@ pub(super) async fn each_of_several_targets_gets_it_and_only_what_failed_is_trie
     let relay = bench.spawn(both(false))?;
     bench.until("it has ended", || relay.health().delivered == 1).await?;
     bench.require(good.count("for all") == 1, "a target that had it got it again")?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn what_all_targets_have_ends_though_one_of_them_is_gone<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let target = |fails: bool| {
+        let inbox = inbox.clone();
+        move |delivery: Delivery| {
+            inbox.note(&delivery);
+            async move {
+                if fails {
+                    Err(DeliveryError::retry("away"))
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    };
+    let both = bench
+        .builder()
+        .target_with("*", target(false), options().name("stays"))
+        .target_with("*", target(true), options().name("goes"));
+    let relay = bench.spawn(both)?;
+    bench.send(vec![ordered("first"), ordered("second")]).await?;
+    bench.until("one of them fails", || inbox.count("first") >= 3).await?;
+    relay.stop().await;
+    let before = inbox.texts().len();
+    // A deploy has taken one of them away.
+    let relay = bench.spawn(bench.builder().target_with("*", target(false), options().name("stays")))?;
+    bench.until("both have ended", || relay.health().delivered == 2).await?;
+    bench.require(
+        inbox.texts()[before..] == ["second"],
+        "what it had was delivered to it again",
+    )?;
+    bench.until("nothing is left", || relay.health().backlog == 0).await?;
     relay.stop().await;
     Ok(())
 }
