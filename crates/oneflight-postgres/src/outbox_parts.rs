@@ -159,7 +159,7 @@ impl Statements {
                  ORDER BY page.position"
             )),
             blocked: sql(format!(
-                "SELECT ordering_key, id FROM {parked} WHERE blocks AND shard = ANY ($1) AND ordering_key IS NOT NULL"
+                "SELECT ordering_key, id, topic FROM {parked} WHERE blocks AND shard = ANY ($1) AND ordering_key IS NOT NULL"
             )),
             load: sql(format!(
                 "SELECT {now}(), {MESSAGE} FROM {messages} m WHERE m.position = ANY ($1) ORDER BY m.position"

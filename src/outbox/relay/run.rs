@@ -243,8 +243,11 @@ impl<S: OutboxStore> Runner<S> {
         };
         let now = Instant::now();
         self.health.polls += 1;
-        for (lane, id) in page.blocked {
-            self.book.block(lane, id);
+        for blocker in page.blocked {
+            // What this relay leaves alone is not waited for, in the ring or parked.
+            if self.routes.of(&blocker.topic).is_some() {
+                self.book.block(blocker.ordering_key, blocker.id);
+            }
         }
         self.health.empty_polls += u64::from(page.messages.is_empty());
         self.poll_after = match page.messages.is_empty() {

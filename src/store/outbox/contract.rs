@@ -110,8 +110,19 @@ pub struct Page {
     pub more: bool,
     /// In how long the next parked message is due.
     pub due_in: Option<Duration>,
-    /// The ids of parked messages in these shards for which their ordering keys wait. Only where reading begins.
-    pub blocked: Vec<(Arc<str>, MessageId)>,
+    /// Parked messages in these shards for which their ordering keys wait. Only where reading begins.
+    pub blocked: Vec<Blocker>,
+}
+
+/// A parked message for which its ordering key waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// Its number.
+    pub id: MessageId,
+    /// What kind of side effect it is. A relay without a target for that does not wait.
+    pub topic: Arc<str>,
+    /// What waits for it.
+    pub ordering_key: Arc<str>,
 }
 
 /// What a store answers to a relay that takes messages. A message that is not named is taken.

@@ -22,7 +22,7 @@ mod settlement;
 mod shard;
 
 pub use bell::{Bell, Listener};
-pub use contract::{Beat, Beaten, Cursor, OutboxStore, Page, Peer, RelayToken, Taken};
+pub use contract::{Beat, Beaten, Blocker, Cursor, OutboxStore, Page, Peer, RelayToken, Taken};
 pub use message::{
     Cancelled, DeadLetter, MessageId, NewMessage, Postponed, Sent, StoredMessage, TraceParent, TraceParentError,
 };

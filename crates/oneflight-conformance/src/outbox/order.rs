@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::bench::{Bench, Checked, Inbox, WATCH, failing, options, ordered, quick, text};
-use oneflight::outbox::{Cancelled, OnDead, RelayBuilder};
+use oneflight::outbox::{Cancelled, Delivery, DeliveryError, Message, OnDead, RelayBuilder};
 use oneflight::store::outbox::OutboxStore;
 
 pub(super) async fn messages_of_an_ordering_key_arrive_in_order<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
@@ -128,6 +128,28 @@ pub(super) async fn a_dead_letter_is_overtaken_where_its_topic_says_so<S: Outbox
     let skips = options().retry(quick().attempts(1)).on_dead(OnDead::Skip);
     let relay = failing(bench, &inbox, "first", 9, skips, |it| it)?;
     bench.send(vec![ordered("first"), ordered("second")]).await?;
+    bench.arrives(&inbox, &["first", "second"]).await?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn a_dead_letter_of_a_topic_that_is_left_alone_holds_nothing_up<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let relay = failing(bench, &inbox, "first", 9, options().retry(quick().attempts(1)), |it| it)?;
+    let other = Message::text("other", "first").ordering_key("one");
+    bench.send(vec![other, ordered("second")]).await?;
+    bench.until("it is dead", || relay.health().dead == 1).await?;
+    sleep(WATCH).await;
+    bench.require(inbox.texts() == ["first"], "a dead letter was overtaken")?;
+    relay.stop().await;
+    let keeps = inbox.clone();
+    let keep = move |delivery: Delivery| {
+        keeps.note(&delivery);
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let relay = bench.spawn(bench.builder().target("note.*", keep))?;
     bench.arrives(&inbox, &["first", "second"]).await?;
     relay.stop().await;
     Ok(())

@@ -1,6 +1,5 @@
 //! The outbox, as the contract asks for it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use crate::outbox_parts::{FITS, MUST_SAY};
 use crate::records::{column, millis as to_millis, only};
 use oneflight::store::StoreError;
 use oneflight::store::outbox::{
-    Beat, Beaten, Bell, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, Page, Peer, Postponed,
+    Beat, Beaten, Bell, Blocker, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, Page, Peer, Postponed,
     RelayToken, Sent, Settlement, Shard, Taken,
 };
 
@@ -99,10 +98,16 @@ impl PostgresStore {
         column(only(&self.ask_outbox(withdraw).await?)?, 0)
     }
 
-    /// The ids of parked messages for which their ordering keys wait.
-    async fn blocked(&self, shards: &[Shard]) -> Result<Vec<(Arc<str>, MessageId)>, StoreError> {
+    /// Parked messages for which their ordering keys wait.
+    async fn blocked(&self, shards: &[Shard]) -> Result<Vec<Blocker>, StoreError> {
         let blocked = self.query(&self.outbox.statements.blocked).bind(numbers(shards));
-        let read = |row: &PgRow| Ok((column::<&str>(row, 0)?.into(), MessageId::new(column(row, 1)?)));
+        let read = |row: &PgRow| {
+            Ok(Blocker {
+                id: MessageId::new(column(row, 1)?),
+                topic: column::<&str>(row, 2)?.into(),
+                ordering_key: column::<&str>(row, 0)?.into(),
+            })
+        };
         self.ask_outbox(blocked).await?.iter().map(read).collect()
     }
 

@@ -1,6 +1,5 @@
 //! The outbox, as the contract asks for it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
@@ -15,7 +14,7 @@ use super::changes;
 use super::rows::{self, NOW, get, list, message, millis};
 use oneflight::store::StoreError;
 use oneflight::store::outbox::{
-    Beat, Beaten, Bell, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, Page, Postponed, RelayToken,
+    Beat, Beaten, Bell, Blocker, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, Page, Postponed, RelayToken,
     Sent, Settlement, Shard, StoredMessage, Taken,
 };
 
@@ -198,12 +197,15 @@ impl OutboxStore for SqliteStore {
                 let mut blocked = Vec::new();
                 if after == 0 {
                     let look = format!(
-                        "SELECT ordering_key, id FROM main.oneflight_messages
+                        "SELECT ordering_key, id, topic FROM main.oneflight_messages
                          WHERE blocks = 1 AND state IN (1, 2) AND ordering_key IS NOT NULL AND shard IN ({of})"
                     );
                     for row in changes::all(connection, look).await? {
-                        let key: Arc<str> = get::<&str>(&row, "ordering_key")?.into();
-                        blocked.push((key, MessageId::new(get(&row, "id")?)));
+                        blocked.push(Blocker {
+                            id: MessageId::new(get(&row, "id")?),
+                            topic: get::<&str>(&row, "topic")?.into(),
+                            ordering_key: get::<&str>(&row, "ordering_key")?.into(),
+                        });
                     }
                 }
                 let look = format!("SELECT min(due_at) - {NOW} AS due_in FROM main.oneflight_messages WHERE state = 1");
