@@ -44,10 +44,12 @@ CREATE UNIQUE INDEX "{prefix}messages_key" ON "{schema}"."{prefix}messages" (slo
 CREATE INDEX "{prefix}messages_keys" ON "{schema}"."{prefix}messages" (key) WHERE deduplicated AND id <> position;
 
 -- What became of messages, a row a batch. 1: a relay took them. 2: delivered. 3: failed, and due again. 4: ended
--- otherwise, or moved on. 5: given back without an attempt. 6: one of several targets has them.
+-- otherwise, or moved on. 5: given back without an attempt. 6: one of several targets has them. Of two about one message,
+-- the one with the larger `seq` was written later; what a relay says twice is of no other consequence than once.
 CREATE TABLE "{schema}"."{prefix}receipts" (
     slot      smallint  NOT NULL,
     kind      smallint  NOT NULL,
+    seq       bigint    NOT NULL,
     token     bigint,
     at        bigint    NOT NULL,
     due       bigint,
@@ -282,8 +284,8 @@ BEGIN
 END
 $function$;
 
--- A relay begins to deliver. That is seen at once by those who would cancel, so it need not wait for the disk: a server
--- that crashes loses its relays' deliveries of the last moments as attempts, and nothing else.
+-- A relay begins to deliver. That is seen at once by those who would cancel, so it need not wait for the disk. A server that
+-- crashes forgets what was taken in the last moments before: it does not count as an attempt, and can be cancelled.
 CREATE FUNCTION "{schema}"."{prefix}take"(
     of_team text, of_token bigint, of_shards smallint[], of_positions bigint[],
     OUT lost_shards smallint[], OUT cancelled bigint[], OUT postponed bigint[], OUT last_position bigint
@@ -311,8 +313,8 @@ BEGIN
         taken := ARRAY(SELECT p FROM unnest(of_positions) p WHERE NOT (p = ANY (cancelled) OR p = ANY (postponed)));
     END IF;
     IF cardinality(taken) > 0 THEN
-        INSERT INTO "{schema}"."{prefix}receipts" (slot, kind, token, at, span, positions)
-        SELECT r.receipts, 1, of_token, "{schema}"."{prefix}now"(),
+        INSERT INTO "{schema}"."{prefix}receipts" (slot, kind, seq, token, at, span, positions)
+        SELECT r.receipts, 1, nextval('"{schema}"."{prefix}positions"'::regclass), of_token, "{schema}"."{prefix}now"(),
                int8range((SELECT min(p) FROM unnest(taken) p), (SELECT max(p) FROM unnest(taken) p), '[]'), taken
         FROM "{schema}"."{prefix}rotation" r;
     END IF;
@@ -330,11 +332,18 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
     lost_shards smallint[] := "{schema}"."{prefix}lost"(of_team, of_token, of_shards);
+    moves bigint[] := '{}';
+    seq bigint;
 BEGIN
     IF cardinality(lost_shards) > 0 THEN
         RETURN lost_shards;
     END IF;
+    seq := nextval('"{schema}"."{prefix}positions"'::regclass);
     IF cardinality(parks) > 0 THEN
+        -- Not again what the relay says again: it has perhaps come back since.
+        moves := ARRAY(SELECT p FROM unnest(parks) p WHERE NOT EXISTS (
+            SELECT FROM "{schema}"."{prefix}receipts" r
+            WHERE r.kind IN (2, 4) AND r.span @> p AND p = ANY (r.positions)));
         INSERT INTO "{schema}"."{prefix}parked"
             (id, due, blocks, parked_at, error, shard, attempts, sent_at, expires_at, deduplicated, topic, key,
              ordering_key, content_type, correlation_id, traceparent, headers, done, payload)
@@ -344,15 +353,16 @@ BEGIN
         FROM unnest(parks, park_pauses, park_blocks, park_attempts, park_errors, park_done)
                  AS g (position, pause, blocks, attempts, error, done)
              JOIN "{schema}"."{prefix}messages" m ON m.position = g.position
+        WHERE g.position = ANY (moves)
         ON CONFLICT DO NOTHING;
     END IF;
-    INSERT INTO "{schema}"."{prefix}receipts" (slot, kind, token, at, due, span, positions, detail)
-    SELECT r.receipts, b.kind, of_token, instant, b.due,
+    INSERT INTO "{schema}"."{prefix}receipts" (slot, kind, seq, token, at, due, span, positions, detail)
+    SELECT r.receipts, b.kind, seq, of_token, instant, b.due,
            int8range((SELECT min(p) FROM unnest(b.positions) p), (SELECT max(p) FROM unnest(b.positions) p), '[]'),
            b.positions, b.detail
     FROM "{schema}"."{prefix}rotation" r, (
         SELECT 2 AS kind, NULL::bigint AS due, delivered AS positions, NULL::text AS detail
-        UNION ALL SELECT 4, NULL, ended || parks, NULL
+        UNION ALL SELECT 4, NULL, ended || moves, NULL
         UNION ALL SELECT 5, NULL, released, NULL
         UNION ALL SELECT 3, instant + f.pause, ARRAY[f.position], f.error
                   FROM unnest(failed, failed_pauses, failed_errors) AS f (position, pause, error)
@@ -369,7 +379,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
     message "{schema}"."{prefix}messages";
-    in_hands bigint;
+    in_hands boolean;
     has_ended boolean;
 BEGIN
     PERFORM "{schema}"."{prefix}in_read_committed"();
@@ -389,13 +399,14 @@ BEGIN
         SELECT * FROM "{schema}"."{prefix}messages" m WHERE m.id = of_id AND m.id <> m.position) found
     ORDER BY position DESC LIMIT 1;
     IF message.id IS NULL OR message.expires_at = 0 THEN RETURN false; END IF;
-    SELECT coalesce(sum(CASE r.kind WHEN 1 THEN 1 WHEN 3 THEN -1 WHEN 5 THEN -1 ELSE 0 END), 0),
-           coalesce(bool_or(r.kind IN (2, 4)), false) INTO in_hands, has_ended
+    -- One whose relay died with it is in its hands: it has perhaps been delivered.
+    SELECT coalesce((array_agg(r.kind ORDER BY r.seq DESC))[1] = 1, false), coalesce(bool_or(r.kind IN (2, 4)), false)
+    INTO in_hands, has_ended
     FROM "{schema}"."{prefix}receipts" r WHERE r.span @> message.position AND message.position = ANY (r.positions);
-    IF has_ended OR in_hands > 0 THEN RETURN false; END IF;
+    IF has_ended OR in_hands THEN RETURN false; END IF;
     INSERT INTO "{schema}"."{prefix}withdrawn" (position, postponed) VALUES (message.position, pause IS NOT NULL);
-    INSERT INTO "{schema}"."{prefix}receipts" (slot, kind, at, span, positions, detail)
-    SELECT r.receipts, 4, instant, int8range(message.position, message.position, '[]'), ARRAY[message.position],
+    INSERT INTO "{schema}"."{prefix}receipts" (slot, kind, seq, at, span, positions, detail)
+    SELECT r.receipts, 4, nextval('"{schema}"."{prefix}positions"'::regclass), instant, int8range(message.position, message.position, '[]'), ARRAY[message.position],
            CASE WHEN pause IS NULL THEN 'cancelled' ELSE 'postponed' END
     FROM "{schema}"."{prefix}rotation" r;
     IF pause IS NOT NULL THEN

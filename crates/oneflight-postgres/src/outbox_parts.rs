@@ -123,12 +123,15 @@ impl Statements {
                     ORDER BY m.position LIMIT $4),
                  bounds AS MATERIALIZED (SELECT min(position) AS low, max(position) AS high, count(*) AS rows FROM page),
                  told AS MATERIALIZED (
-                    SELECT r.kind, r.due, r.detail, p.position FROM bounds b
+                    SELECT r.kind, r.due, r.detail, p.position,
+                           count(*) FILTER (WHERE r.kind = 1) OVER (PARTITION BY p.position ORDER BY r.seq) AS taking
+                    FROM bounds b
                     JOIN {receipts} r ON r.span && pg_catalog.int8range(b.low, b.high, '[]')
-                    CROSS JOIN LATERAL unnest(r.positions) p (position)),
+                    CROSS JOIN LATERAL unnest(r.positions) p (position)
+                    WHERE p.position BETWEEN b.low AND b.high),
                  became AS MATERIALIZED (
                     SELECT position, bool_or(kind IN (2, 4)) AS has_ended,
-                           count(*) FILTER (WHERE kind = 1) - count(*) FILTER (WHERE kind = 5) AS taken,
+                           count(*) FILTER (WHERE kind = 1) - count(DISTINCT taking) FILTER (WHERE kind = 5) AS taken,
                            max(due) FILTER (WHERE kind = 3) AS due, array_agg(detail) FILTER (WHERE kind = 6) AS done
                     FROM told GROUP BY position)
                  SELECT {figures}, bounds.high, bounds.rows, left_over.*

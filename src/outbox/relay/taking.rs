@@ -61,6 +61,8 @@ impl<S: OutboxStore> Runner<S> {
                 self.book.park(id, true, now);
             } else if let Some(pause) = entry.due_in(now) {
                 self.set_aside(id, Aside::NotDue(pause));
+            } else if self.routes.retry(entry.route).is_used_up(entry.attempts) {
+                self.set_aside(id, Aside::UsedUp);
             } else if let Some(content) = entry.content.clone() {
                 entry.attempts += 1;
                 let delivery = Delivery::new(content, entry.attempts);
@@ -138,8 +140,6 @@ impl<S: OutboxStore> Runner<S> {
                 };
                 if entry.expires.is_some_and(|at| at <= now) {
                     self.set_aside(id, Aside::Expired);
-                } else if self.routes.retry(route).is_used_up(entry.attempts) {
-                    self.set_aside(id, Aside::UsedUp);
                 } else if self.leaving.contains(&entry.shard) {
                     // Its next relay delivers it.
                     kept.push(id);

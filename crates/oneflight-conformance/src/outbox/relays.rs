@@ -6,8 +6,8 @@ use tokio::time::sleep;
 
 use super::bench::{Bench, Checked, Inbox, LEASE, failing, options, quick, text};
 use crate::failure::Failure;
-use oneflight::outbox::{Delivery, DeliveryError};
-use oneflight::store::outbox::{Beat, Cursor, OutboxStore, RelayToken, Settlement, Shard};
+use oneflight::outbox::{Cancelled, Delivery, DeliveryError};
+use oneflight::store::outbox::{Beat, Cursor, Failed, OutboxStore, Parked, RelayToken, Settlement, Shard};
 
 pub(super) async fn a_slow_delivery_outlasts_the_lease_and_is_done_once<S: OutboxStore + Clone>(
     bench: &Bench<S>,
@@ -165,6 +165,75 @@ pub(super) async fn an_answer_after_its_lease_is_refused<S: OutboxStore + Clone>
     bench.require(
         read_all(bench, &second.shards, &second.start).await?.is_empty(),
         "what has ended was read",
+    )
+}
+
+pub(super) async fn a_settlement_that_is_recorded_twice_does_no_harm<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let id = bench.send_one(text("twice")).await?;
+    let (store, group) = (&bench.store, "default");
+    let relay = bench.ok(store.beat(beat(None)).await)?;
+    let positions = read_all(bench, &relay.shards, &relay.start).await?;
+    let position = positions[0];
+    let take = async || {
+        let taken = bench.ok(store.take(group, relay.token, &relay.shards, &positions).await)?;
+        bench.require(
+            taken.lost.is_empty() && taken.cancelled.is_empty(),
+            "the owner's taking was refused",
+        )
+    };
+    // Whose first answer was lost.
+    let settle_again = async |settlement: &Settlement| {
+        let refused = bench.ok(store.settle(group, relay.token, &relay.shards, settlement).await)?;
+        bench.require(refused.is_empty(), "the owner was refused")
+    };
+    let failed = Settlement {
+        failed: vec![Failed {
+            position,
+            pause: Duration::from_millis(1),
+            error: "not now".to_owned(),
+        }],
+        ..Settlement::default()
+    };
+    take().await?;
+    settle_again(&failed).await?;
+    settle_again(&failed).await?;
+    take().await?;
+    let late = bench.ok(bench.outbox.cancel(id).await)?;
+    bench.require(late == Cancelled::TooLate, "what is being delivered was cancelled")?;
+    let released = Settlement {
+        released: positions.clone(),
+        ..Settlement::default()
+    };
+    settle_again(&released).await?;
+    settle_again(&released).await?;
+    let page = bench.ok(store.fetch(&relay.shards, &relay.start, None, 10).await)?;
+    let attempts: Vec<u32> = page.messages.iter().map(|message| message.attempts).collect();
+    bench.require(attempts == [1], format!("one attempt was counted as {attempts:?}"))?;
+    let dead = Settlement {
+        parked: vec![Parked {
+            position,
+            pause: None,
+            blocks: false,
+            attempts: 2,
+            error: "no".to_owned(),
+            done: Vec::new(),
+        }],
+        ..Settlement::default()
+    };
+    take().await?;
+    settle_again(&dead).await?;
+    bench.require(
+        bench.ok(bench.outbox.redrive(id).await)?,
+        "a dead letter could not be redriven",
+    )?;
+    settle_again(&dead).await?;
+    let letters = bench.ok(bench.outbox.dead_letters(10, None).await)?;
+    bench.require(letters.is_empty(), "what was redriven is dead again")?;
+    bench.require(
+        read_all(bench, &relay.shards, &relay.start).await?.len() == 1,
+        "what was redriven is not there once",
     )
 }
 
