@@ -34,21 +34,40 @@ pub trait Target: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// The future is dropped when the time limit is over, and when a stopping relay does not wait any longer.
+    /// The future is dropped when the time limit is over, when a stopping relay does not wait any longer, and when the
+    /// relay has lost its lease.
     fn deliver(&self, delivery: Delivery) -> impl Future<Output = Result<(), DeliveryError>> + Send;
 
-    /// Delivers several messages, of different ordering keys, and answers in their order. What has no answer counts as
-    /// failed. The default delivers one after the other.
+    /// Delivers several messages, of different ordering keys, at once, and answers in their order. What has no answer counts
+    /// as failed. The time limit is that of all together, and if this panics, all have failed.
     ///
-    /// It is given more than one if [`TargetOptions::batch`] says so.
-    fn deliver_batch(&self, deliveries: Vec<Delivery>) -> impl Future<Output = Vec<Result<(), DeliveryError>>> + Send {
-        async move {
-            let mut answers = Vec::with_capacity(deliveries.len());
-            for delivery in deliveries {
-                answers.push(self.deliver(delivery).await);
-            }
-            answers
-        }
+    /// It is asked for what there is, up to [`TargetOptions::batch`], but not for one message alone. The default answers
+    /// `None`: each is [delivered](Self::deliver) by itself, one after the other, within a time limit of its own.
+    ///
+    /// ```
+    /// use oneflight::outbox::{Delivery, DeliveryError, Target};
+    ///
+    /// struct Console;
+    ///
+    /// impl Target for Console {
+    ///     async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
+    ///         println!("{}", delivery.key());
+    ///         Ok(())
+    ///     }
+    ///
+    ///     async fn deliver_batch(&self, deliveries: Vec<Delivery>) -> Option<Vec<Result<(), DeliveryError>>> {
+    ///         let keys: Vec<_> = deliveries.iter().map(Delivery::key).collect();
+    ///         println!("{}", keys.join(" "));
+    ///         Some(keys.iter().map(|_| Ok(())).collect())
+    ///     }
+    /// }
+    /// ```
+    fn deliver_batch(
+        &self,
+        deliveries: Vec<Delivery>,
+    ) -> impl Future<Output = Option<Vec<Result<(), DeliveryError>>>> + Send {
+        let _ = deliveries;
+        async { None }
     }
 }
 
@@ -62,15 +81,22 @@ where
     }
 }
 
-type Answers<'a> = Pin<Box<dyn Future<Output = Vec<Result<(), DeliveryError>>> + Send + 'a>>;
+type Answering<'a, A> = Pin<Box<dyn Future<Output = A> + Send + 'a>>;
+type Answer = Result<(), DeliveryError>;
 
 /// A target without its type.
 pub(super) trait AnyTarget: Send + Sync {
-    fn deliver_all(&self, deliveries: Vec<Delivery>) -> Answers<'_>;
+    fn deliver_one(&self, delivery: Delivery) -> Answering<'_, Answer>;
+
+    fn deliver_all(&self, deliveries: Vec<Delivery>) -> Answering<'_, Option<Vec<Answer>>>;
 }
 
 impl<T: Target> AnyTarget for T {
-    fn deliver_all(&self, deliveries: Vec<Delivery>) -> Answers<'_> {
+    fn deliver_one(&self, delivery: Delivery) -> Answering<'_, Answer> {
+        Box::pin(self.deliver(delivery))
+    }
+
+    fn deliver_all(&self, deliveries: Vec<Delivery>) -> Answering<'_, Option<Vec<Answer>>> {
         Box::pin(self.deliver_batch(deliveries))
     }
 }
@@ -128,7 +154,7 @@ impl TargetOptions {
         self
     }
 
-    /// Limits the time of an attempt. The default is 30 s. It has nothing to do with the relay's lease, which is
+    /// Limits the time of an attempt, or that of a whole [batch](Target::deliver_batch). The default is 30 s. It has nothing to do with the relay's lease, which is
     /// renewed meanwhile.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = limit;

@@ -29,18 +29,27 @@ impl Members {
         }
     }
 
+    /// Begins anew to watch all of them: this one was not looking, and they could perhaps not reach the store either.
+    pub(super) fn look_anew(&mut self, now: Instant) {
+        for (_, since) in self.seen.values_mut() {
+            *since = now;
+        }
+    }
+
     /// Those that have shown no sign of life for a whole lease.
     pub(super) fn dead(&self, lease: Duration, now: Instant) -> Vec<Peer> {
         let still = self
             .seen
             .iter()
             .filter(|(_, (_, since))| now.duration_since(*since) >= lease);
-        still
+        let mut dead: Vec<Peer> = still
             .map(|(token, (beats, _))| Peer {
                 token: *token,
                 beats: *beats,
             })
-            .collect()
+            .collect();
+        dead.sort_unstable_by_key(|peer| peer.token);
+        dead
     }
 
     /// How many shards each relay is to have, rounded up.
@@ -67,6 +76,9 @@ mod tests {
         assert_eq!(members.share(), 22);
         members.see(&[peer(1, 5), peer(2, 9)], start + lease);
         assert_eq!(members.dead(lease, start + lease), [peer(2, 9)]);
+        members.look_anew(start + lease);
+        assert_eq!(members.dead(lease, start + lease), []);
+        assert_eq!(members.dead(lease, start + lease * 2), [peer(1, 5), peer(2, 9)]);
         members.see(&[peer(1, 6)], start + lease);
         assert_eq!(members.share(), 32);
     }

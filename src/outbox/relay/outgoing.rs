@@ -17,6 +17,8 @@ pub(super) struct Outgoing {
 pub(super) enum Verdict {
     Ended,
     Failed(Duration),
+    /// To be taken again.
+    Released,
     Parked { blocks: bool },
 }
 

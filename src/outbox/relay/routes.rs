@@ -90,6 +90,12 @@ impl Routes {
         &self.routes[route].targets
     }
 
+    /// The targets of a route that are not among these.
+    pub(super) fn missing<'r>(&'r self, route: usize, done: &'r [String]) -> impl Iterator<Item = usize> + 'r {
+        let targets = self.targets_of(route).iter().copied();
+        targets.filter(move |target| !done.iter().any(|name| **name == *self.targets[*target].name))
+    }
+
     /// The pattern of a route.
     pub(super) fn pattern(&self, route: usize) -> &str {
         &self.routes[route].pattern

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::book::Book;
 use super::breaker::Breaker;
@@ -61,6 +61,8 @@ pub(super) struct Runner<S> {
     next_poll: Option<Instant>,
     pub(super) next_house: Option<Instant>,
     trouble: Duration,
+    /// When it last showed a sign of life that was answered.
+    seen: Option<Instant>,
 }
 
 /// What a turn came to.
@@ -106,6 +108,7 @@ impl<S: OutboxStore> Runner<S> {
             next_poll: None,
             next_house: None,
             trouble: Duration::ZERO,
+            seen: None,
         }
     }
 
@@ -163,26 +166,28 @@ impl<S: OutboxStore> Runner<S> {
     async fn beat(&mut self) -> Result<(), StoreError> {
         let now = Instant::now();
         let (cursor, shards) = self.reading.known();
-        let busy: HashSet<Shard> = self
-            .flights
-            .of
-            .keys()
-            .filter_map(|id| Some(self.book.entry(*id)?.shard))
-            .collect();
+        let busy: HashSet<Shard> = self.flights.of.values().map(|flight| flight.shard).collect();
         let gives_back: Vec<Shard> = match self.outgoing.is_empty() {
             true => self.leaving.difference(&busy).copied().collect(),
             false => Vec::new(),
         };
+        // Whatever comes of the question, they may be another relay's from here on.
+        self.lose(&gives_back.iter().copied().collect());
+        if self.seen.is_some_and(|seen| now - seen > self.settings.lease / 2) {
+            self.members.look_anew(now);
+        }
         let beat = Beat {
             group: Arc::clone(&self.settings.group),
             token: self.token,
             share: self.members.share(),
-            gives_back: gives_back.clone(),
+            gives_back,
             dead: self.members.dead(self.settings.lease, now),
             cursor,
             shards,
         };
         let beaten = self.store.beat(beat).await?;
+        self.flights.renew(now + self.settings.lease);
+        self.seen = Some(now);
         let now = Instant::now();
         // The first one tells of others, and the second one is for a share.
         let joined = self.token.replace(beaten.token).is_none();
@@ -190,8 +195,7 @@ impl<S: OutboxStore> Runner<S> {
         let has: HashSet<Shard> = beaten.shards.iter().copied().collect();
         let lost: HashSet<Shard> = self.shards.difference(&has).copied().collect();
         let gained: Vec<Shard> = has.difference(&self.shards).copied().collect();
-        let taken_away = lost.iter().filter(|shard| !gives_back.contains(shard)).count();
-        self.health.lost += u64::try_from(taken_away).unwrap_or(0);
+        self.health.lost += u64::try_from(lost.len()).unwrap_or(0);
         self.lose(&lost);
         self.shards = has;
         let share = usize::from(self.members.share());
@@ -211,11 +215,12 @@ impl<S: OutboxStore> Runner<S> {
         Ok(())
     }
 
-    /// Forgets what is of these shards: they are another relay's.
+    /// Forgets what is of these shards, and drops its deliveries: they are another relay's.
     pub(super) fn lose(&mut self, lost: &HashSet<Shard>) {
         if lost.is_empty() {
             return;
         }
+        self.flights.of.retain(|_, flight| !lost.contains(&flight.shard));
         self.outgoing.lose(lost);
         self.book.forget(lost);
         self.reading.lose(|shard| lost.contains(&shard));
@@ -333,9 +338,11 @@ impl<S: OutboxStore> Runner<S> {
         let end = Instant::now() + self.settings.grace;
         self.land();
         while !self.flights.of.is_empty() && Instant::now() < end {
-            if Instant::now() >= self.next_beat && self.beat().await.is_err() {
+            if Instant::now() >= self.next_beat && !matches!(timeout_at(end, self.beat()).await, Ok(Ok(()))) {
                 self.next_beat = Instant::now() + self.settings.lease / 3;
             }
+            // What is not recorded now is tried again below.
+            let _ = timeout_at(end, self.settle()).await;
             let landed: Option<Landed> = tokio::select! {
                 landed = self.flights.next() => landed,
                 () = sleep_until(end.min(self.next_beat)) => None,
@@ -346,6 +353,7 @@ impl<S: OutboxStore> Runner<S> {
             self.land();
         }
         self.flights.abort();
+        self.land();
         self.release_all();
         // As long again for a store that is away: what is not recorded is delivered once more.
         let end = end.max(Instant::now() + self.settings.grace.min(Duration::from_secs(5)));

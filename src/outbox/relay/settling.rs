@@ -30,12 +30,13 @@ impl<S: OutboxStore> Runner<S> {
         self.in_flight[landed.target] -= 1;
         let breaker = &mut self.breakers[landed.target];
         match &landed.answer {
-            Err(error) if !error.is_final => {
+            None => {}
+            Some(Err(error)) if !error.is_final => {
                 if breaker.failed(now) {
                     telemetry::circuit_open(&self.routes.targets[landed.target].name);
                 }
             }
-            _ => breaker.succeeded(),
+            Some(_) => breaker.succeeded(),
         }
         let Some(flight) = self.flights.of.get_mut(&landed.id) else {
             return;
@@ -46,13 +47,17 @@ impl<S: OutboxStore> Runner<S> {
         }
         flight.waits_for -= 1;
         match landed.answer {
-            Ok(()) => flight.succeeded.push(landed.target),
-            Err(error) => flight.failures.push(error),
+            Some(Ok(())) => flight.succeeded.push(landed.target),
+            Some(Err(error)) => flight.failures.push(error),
+            None => flight.is_cut = true,
         }
         if flight.waits_for == 0
             && let Some(flight) = self.flights.of.remove(&landed.id)
         {
-            self.judge(landed.id, flight.succeeded, flight.failures);
+            match flight.is_cut {
+                true => self.release(landed.id, flight.succeeded, Verdict::Released),
+                false => self.judge(landed.id, flight.succeeded, flight.failures),
+            }
         }
     }
 
@@ -162,14 +167,25 @@ impl<S: OutboxStore> Runner<S> {
 
     /// Gives back everything that is being delivered.
     pub(super) fn release_all(&mut self) {
-        for (id, _) in std::mem::take(&mut self.flights.of) {
-            if let Some(entry) = self.book.entry(id) {
-                self.outgoing.settlement.released.push(entry.position);
-                self.outgoing
-                    .verdicts
-                    .push((id, entry.position, entry.shard, Verdict::Ended));
-            }
+        for (id, flight) in std::mem::take(&mut self.flights.of) {
+            self.release(id, flight.succeeded, Verdict::Ended);
         }
+    }
+
+    /// Gives back a message that was being delivered, but for the targets that have it.
+    fn release(&mut self, id: MessageId, succeeded: Vec<usize>, verdict: Verdict) {
+        let Some(entry) = self.book.entry_mut(id) else {
+            return;
+        };
+        let (position, shard) = (entry.position, entry.shard);
+        entry.attempts = entry.attempts.saturating_sub(1);
+        for target in succeeded {
+            let target = self.routes.targets[target].name.to_string();
+            entry.done.push(target.clone());
+            self.outgoing.settlement.parts.push(Part { position, target });
+        }
+        self.outgoing.settlement.released.push(position);
+        self.outgoing.verdicts.push((id, position, shard, verdict));
     }
 
     /// Tells the store what came of messages. Returns whether there was something.
@@ -207,6 +223,7 @@ impl<S: OutboxStore> Runner<S> {
             match verdict {
                 Verdict::Ended => self.book.end(id, now),
                 Verdict::Failed(pause) => self.book.fail(id, pause, now),
+                Verdict::Released => self.book.give_back(id, now),
                 Verdict::Parked { blocks } => self.book.park(id, blocks, now),
             }
         }

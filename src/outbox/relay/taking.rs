@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flights::Flight;
+use super::flights::Outbound;
 use super::run::Runner;
 use super::settling::Aside;
 use crate::outbox::delivery::Delivery;
@@ -50,7 +50,7 @@ impl<S: OutboxStore> Runner<S> {
             HashSet::<i64>::from_iter(taken.cancelled),
             HashSet::<i64>::from_iter(taken.postponed),
         );
-        let mut batches: BTreeMap<usize, Vec<(u64, Delivery)>> = BTreeMap::new();
+        let mut batches: BTreeMap<usize, Vec<Outbound>> = BTreeMap::new();
         for id in picked {
             let Some(entry) = self.book.entry_mut(id) else {
                 continue;
@@ -66,36 +66,24 @@ impl<S: OutboxStore> Runner<S> {
             } else if let Some(content) = entry.content.clone() {
                 entry.attempts += 1;
                 let delivery = Delivery::new(content, entry.attempts);
-                let (route, done) = (entry.route, entry.done.clone());
-                self.takings += 1;
-                let mut waits_for = 0;
-                for target in self.routes.targets_of(route).iter().copied() {
-                    if !done.iter().any(|name| **name == *self.routes.targets[target].name) {
-                        batches
-                            .entry(target)
-                            .or_default()
-                            .push((self.takings, delivery.clone()));
-                        waits_for += 1;
-                    }
-                }
-                if waits_for == 0 {
+                let shard = entry.shard;
+                let targets: Vec<usize> = self.routes.missing(entry.route, &entry.done).collect();
+                if targets.is_empty() {
                     // Those that did not have it are no targets any more.
                     self.judge(id, Vec::new(), Vec::new());
                     continue;
                 }
-                let flight = Flight {
-                    taking: self.takings,
-                    waits_for,
-                    succeeded: Vec::new(),
-                    failures: Vec::new(),
-                };
-                self.flights.of.insert(id, flight);
+                self.takings += 1;
+                self.health.attempts += 1;
+                let outbounds = self.flights.add(self.takings, shard, delivery, targets.len());
+                for (target, outbound) in targets.into_iter().zip(outbounds) {
+                    batches.entry(target).or_default().push(outbound);
+                }
             } else {
                 // It has ended, by an operator's hand, and the row is gone.
                 self.book.end(id, now);
             }
         }
-        self.health.attempts += u64::try_from(self.flights.of.len()).unwrap_or(0);
         for (target, mut batch) in batches {
             self.in_flight[target] += batch.len();
             let registered = &self.routes.targets[target];

@@ -77,6 +77,82 @@ pub(super) async fn a_stop_counts_as_no_attempt_and_frees_the_shards<S: OutboxSt
     Ok(())
 }
 
+pub(super) async fn a_stop_keeps_what_some_targets_have<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    let (good, bad) = (Inbox::default(), Inbox::default());
+    let target = |inbox: &Inbox, hangs: bool| {
+        let inbox = inbox.clone();
+        move |delivery: Delivery| {
+            inbox.note(&delivery);
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<(), DeliveryError>(())
+            }
+        }
+    };
+    let both = |hangs: bool| {
+        bench
+            .builder()
+            .grace(Duration::from_millis(100))
+            .target_with("*", target(&good, false), options().name("good"))
+            .target_with("*", target(&bad, hangs), options().name("bad"))
+    };
+    let relay = bench.spawn(both(true))?;
+    bench.send_one(text("for all")).await?;
+    bench
+        .until("both have begun", || good.count("for all") == 1 && bad.count("for all") == 1)
+        .await?;
+    relay.stop().await;
+    let relay = bench.spawn(both(false))?;
+    bench.until("it has ended", || relay.health().delivered == 1).await?;
+    bench.require(good.count("for all") == 1, "a target that had it got it again")?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn what_is_being_delivered_is_dropped_with_its_shard<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let (begun, ended) = (Inbox::default(), Inbox::default());
+    let (begins, ends) = (begun.clone(), ended.clone());
+    let slow = move |delivery: Delivery| {
+        let ends = ends.clone();
+        begins.note(&delivery);
+        async move {
+            sleep(LEASE * 3 / 4).await;
+            ends.note(&delivery);
+            Ok::<(), DeliveryError>(())
+        }
+    };
+    bench
+        .send((0..8).map(|number| text(&number.to_string())).collect())
+        .await?;
+    let relay = bench.spawn(bench.builder().target_with("*", slow, options().batch(8)))?;
+    bench.until("the first one begins", || begun.texts().len() == 1).await?;
+    // Another takes it for dead, and takes over.
+    let second = bench.ok(bench.store.beat(beat(None)).await)?;
+    let mut takes_over = beat(Some(second.token));
+    takes_over.dead = second.peers.clone();
+    let mut second = bench.ok(bench.store.beat(takes_over).await)?;
+    if second.shards.is_empty() {
+        // It has shown a sign of life in between.
+        let mut takes_over = beat(Some(second.token));
+        takes_over.dead = second.peers.clone();
+        second = bench.ok(bench.store.beat(takes_over).await)?;
+    }
+    bench.require(second.shards.len() == 64, "a dead relay's shards were not given away")?;
+    bench.until("it is told", || relay.health().lost > 0).await?;
+    let (begun_then, ended_then) = (begun.texts().len(), ended.texts().len());
+    sleep(LEASE * 9 / 10).await;
+    bench.require(
+        begun.texts().len() == begun_then && ended.texts().len() == ended_then,
+        "a relay went on to deliver what is another's",
+    )?;
+    relay.stop().await;
+    Ok(())
+}
+
 pub(super) async fn relays_divide_the_messages_and_take_over_from_the_dead<S: OutboxStore + Clone>(
     bench: &Bench<S>,
 ) -> Checked {

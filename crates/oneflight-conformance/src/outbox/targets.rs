@@ -110,6 +110,14 @@ pub(super) async fn a_batch_is_acknowledged_by_what_succeeded<S: OutboxStore + C
                 false => Ok(()),
             }
         }
+
+        async fn deliver_batch(&self, deliveries: Vec<Delivery>) -> Option<Vec<Result<(), DeliveryError>>> {
+            let mut answers = Vec::new();
+            for delivery in deliveries {
+                answers.push(self.deliver(delivery).await);
+            }
+            Some(answers)
+        }
     }
     let inbox = Inbox::default();
     let messages = (0..20).map(|number| text(&format!("{number} {}", if number % 2 == 0 { "even" } else { "odd" })));
@@ -147,11 +155,17 @@ pub(super) async fn a_target_that_panics_or_hangs_is_one_that_failed<S: OutboxSt
             }
         }
     };
-    let limited = options().time_limit(Duration::from_millis(100));
-    let relay = bench.spawn(bench.builder().target_with("*", odd, limited))?;
-    bench.send(vec![text("hangs"), text("panics"), text("works")]).await?;
-    bench.until("all have ended", || relay.health().delivered == 3).await?;
-    bench.require(inbox.texts().len() == 5, "they were not tried again once")?;
-    relay.stop().await;
+    // In a batch as well, each by itself.
+    for (batch, ended) in [(1, 5), (3, 10)] {
+        let limited = options().time_limit(Duration::from_millis(100)).batch(batch);
+        bench.send(vec![text("hangs"), text("panics"), text("works")]).await?;
+        let relay = bench.spawn(bench.builder().target_with("*", odd.clone(), limited))?;
+        bench.until("all have ended", || relay.health().delivered == 3).await?;
+        bench.require(
+            inbox.texts().len() == ended,
+            format!("those that failed, and no others, were to be tried again once: {:?}", inbox.texts()),
+        )?;
+        relay.stop().await;
+    }
     Ok(())
 }
