@@ -54,6 +54,7 @@ impl Delivery {
             key: new.key,
             ordering_key: new.ordering_key,
             content_type: new.content_type,
+            payload_bytes: new.payload.len(),
             payload: new.payload,
             headers: new.headers,
             correlation_id: new.correlation_id,

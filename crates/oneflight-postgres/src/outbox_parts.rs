@@ -8,7 +8,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::names::Names;
-use oneflight::store::outbox::Bell;
+use oneflight::store::outbox::{Bell, PAGE_PAYLOAD_BYTES};
 
 /// The number of partitions of messages, and of receipts.
 pub(super) const MESSAGES: i16 = 6;
@@ -58,8 +58,13 @@ impl Parts {
 }
 
 /// The columns of a message, in the order in which it is read.
-const MESSAGE: &str = "m.id, m.position, m.shard, m.attempts, m.sent_at, m.expires_at, m.topic, m.key, m.ordering_key, \
-                       m.content_type, m.payload, m.headers, m.correlation_id, m.traceparent, m.done, m.due_at";
+fn message(payload: &str) -> String {
+    format!(
+        "m.id, m.position, m.shard, m.attempts, m.sent_at, m.expires_at, m.topic, m.key, m.ordering_key, m.content_type, \
+         {payload} AS payload, m.headers, m.correlation_id, m.traceparent, m.done, m.due_at, \
+         pg_catalog.octet_length(m.payload) AS bytes"
+    )
+}
 
 /// The statements of one store.
 #[derive(Debug)]
@@ -87,6 +92,10 @@ impl Statements {
         let sql = |text: String| AssertSqlSafe(text).into_sql_str();
         let of = |name: &str| names.of(name);
         let (messages, receipts, parked, now) = (of("messages"), of("receipts"), of("parked"), of("now"));
+        let whole = message("m.payload");
+        let short = message(&format!(
+            "CASE WHEN pg_catalog.octet_length(m.payload) <= {PAGE_PAYLOAD_BYTES} THEN m.payload END"
+        ));
         // What is the same for every row of a reading.
         let reading = format!(
             "reading AS MATERIALIZED (
@@ -136,7 +145,7 @@ impl Statements {
                     FROM told GROUP BY position)
                  SELECT {figures}, bounds.high, bounds.rows, left_over.*
                  FROM reading CROSS JOIN bounds LEFT JOIN LATERAL (
-                    SELECT {MESSAGE}, b.taken, b.due, b.done AS more_done FROM page m LEFT JOIN became b USING (position)
+                    SELECT {short}, b.taken, b.due, b.done AS more_done FROM page m LEFT JOIN became b USING (position)
                     WHERE b.has_ended IS NOT TRUE) left_over ON true
                  ORDER BY left_over.position"
             )),
@@ -146,7 +155,7 @@ impl Statements {
                 "WITH {reading}
                  SELECT {figures}, page.* FROM reading LEFT JOIN LATERAL (
                     SELECT * FROM (
-                        (SELECT {MESSAGE} FROM {messages} m
+                        (SELECT {short} FROM {messages} m
                          WHERE m.position > greatest($2, $7) AND coalesce(m.xid >= $6::pg_catalog.xid8, false)
                            AND m.shard = ANY ($1)
                            AND ($3 IS NULL OR pg_catalog.pg_visible_in_snapshot(m.xid, $3::pg_catalog.pg_snapshot))
@@ -154,7 +163,7 @@ impl Statements {
                         UNION ALL
                         (SELECT late.* FROM pg_catalog.pg_snapshot_xip($5::pg_catalog.pg_snapshot) x
                          CROSS JOIN LATERAL (
-                            SELECT {MESSAGE} FROM {messages} m
+                            SELECT {short} FROM {messages} m
                             WHERE m.xid = x AND m.position > $2 AND m.shard = ANY ($1)
                               AND ($3 IS NULL OR pg_catalog.pg_visible_in_snapshot(m.xid, $3::pg_catalog.pg_snapshot))
                             ORDER BY m.position LIMIT $4) late)
@@ -165,7 +174,7 @@ impl Statements {
                 "SELECT ordering_key, id, topic FROM {parked} WHERE blocks AND shard = ANY ($1) AND ordering_key IS NOT NULL"
             )),
             load: sql(format!(
-                "SELECT {now}(), {MESSAGE} FROM {messages} m WHERE m.position = ANY ($1) ORDER BY m.position"
+                "SELECT {now}(), {whole} FROM {messages} m WHERE m.position = ANY ($1) ORDER BY m.position"
             )),
             take: sql(format!(
                 "SELECT lost_shards, cancelled, postponed, last_position FROM {}($1, $2, $3, $4)",

@@ -325,13 +325,19 @@ async fn what_is_written_under_a_number_that_a_crash_gave_out_again_is_read() {
         let _ = store.dead_letters(1, None).await;
     }
     let after = count(store.pool(), NEXT).await;
-    assert!(after + 100 < before, "the crash gave no number out again: {before}, {after}");
+    assert!(
+        after + 100 < before,
+        "the crash gave no number out again: {before}, {after}"
+    );
     send(&store, text("after")).await;
     burn(&store, 400).await;
     let taken = store.take("default", joined.token, &joined.shards, &[1 << 40]).await;
     assert_eq!(taken.unwrap().lost.len(), 64, "it may deliver before it has read anew");
     // As a relay does.
-    let found = match store.beat(beat(Some(joined.token), Some(&cursor), &joined.shards)).await {
+    let found = match store
+        .beat(beat(Some(joined.token), Some(&cursor), &joined.shards))
+        .await
+    {
         Err(StoreError::RelayOutdated) => {
             let again = store.beat(beat(None, None, &[])).await.unwrap();
             assert!(again.token > joined.token && again.shards.len() == 64);
@@ -353,7 +359,11 @@ async fn a_taking_sees_what_was_cancelled_while_it_waited_whatever_transactions_
         let store = store(&schema).await;
         let id = send(&store, text("cancelled")).await.id().get();
         let relay = store.beat(beat(None, None, &[])).await.unwrap();
-        let mut cancels = store.pool().begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await.unwrap();
+        let mut cancels = store
+            .pool()
+            .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
+            .await
+            .unwrap();
         let withdraw = sqlx::query_scalar::<_, bool>("SELECT oneflight_withdraw($1, NULL)").bind(id);
         assert!(withdraw.fetch_one(&mut *cancels).await.unwrap());
         let takes = {

@@ -30,6 +30,10 @@ pub(super) struct Entry {
     pub(super) position: i64,
     pub(super) shard: Shard,
     pub(super) route: usize,
+    /// Which targets have yet to get it.
+    pub(super) class: usize,
+    /// The length of its payload.
+    pub(super) bytes: usize,
     pub(super) attempts: u32,
     pub(super) expires: Option<Instant>,
     pub(super) sent: Instant,
@@ -37,6 +41,8 @@ pub(super) struct Entry {
     pub(super) done: Vec<String>,
     pub(super) lane: Option<Arc<str>>,
     pub(super) content: Option<Arc<StoredMessage>>,
+    /// Its content was read again.
+    is_reloaded: bool,
     due: Option<Instant>,
     state: State,
 }
@@ -55,15 +61,44 @@ struct Lane {
     parked: BTreeSet<MessageId>,
 }
 
+/// How much is here with its content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+}
+
+impl Load {
+    fn add(&mut self, bytes: usize) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.messages -= 1;
+        self.bytes -= bytes;
+    }
+
+    /// Whether there is room for one more.
+    pub(super) fn is_below(&self, limit: Self) -> bool {
+        self.messages < limit.messages && self.bytes < limit.bytes
+    }
+}
+
 /// All that has been read and has not ended.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     entries: HashMap<MessageId, Entry>,
     lanes: HashMap<Arc<str>, Lane>,
+    /// By class.
     ready: Vec<VecDeque<MessageId>>,
     pauses: BinaryHeap<Reverse<(Instant, MessageId)>>,
-    loaded: usize,
-    bytes: usize,
+    limit: Load,
+    loaded: Load,
+    /// By route.
+    loads: Vec<Load>,
+    /// The bytes that were read again, by route.
+    reloaded: Vec<usize>,
 }
 
 impl Entry {
@@ -74,9 +109,12 @@ impl Entry {
 }
 
 impl Book {
-    pub(super) fn new(routes: usize) -> Self {
+    /// Keeps so much with its content. What is read beyond it is kept without.
+    pub(super) fn new(routes: usize, limit: Load) -> Self {
         Self {
-            ready: vec![VecDeque::new(); routes],
+            limit,
+            loads: vec![Load::default(); routes],
+            reloaded: vec![0; routes],
             ..Self::default()
         }
     }
@@ -85,9 +123,19 @@ impl Book {
         self.entries.len()
     }
 
-    /// How many messages are here with their content, and how many bytes these have.
-    pub(super) fn loaded(&self) -> (usize, usize) {
-        (self.loaded, self.bytes)
+    /// How much is here with its content.
+    pub(super) fn loaded(&self) -> Load {
+        self.loaded
+    }
+
+    /// The same, of one route.
+    pub(super) fn load_of(&self, route: usize) -> Load {
+        self.loads[route]
+    }
+
+    /// How many bytes of a route were read again.
+    pub(super) fn reloaded(&self, route: usize) -> usize {
+        self.reloaded[route]
     }
 
     pub(super) fn entry(&self, id: MessageId) -> Option<&Entry> {
@@ -103,7 +151,7 @@ impl Book {
     }
 
     /// Adds a message that was read. One that is here already has perhaps another place now.
-    pub(super) fn add(&mut self, message: StoredMessage, route: usize, now: Instant) {
+    pub(super) fn add(&mut self, message: StoredMessage, (route, class): (usize, usize), now: Instant) {
         let id = message.id;
         if let Some(known) = self.entries.get_mut(&id) {
             if known.state != State::Taken {
@@ -123,6 +171,9 @@ impl Book {
             position: message.position,
             shard: message.shard,
             route,
+            class,
+            bytes: message.payload_bytes,
+            is_reloaded: false,
             attempts: message.attempts,
             expires: message.expires_in.map(|left| now + left),
             sent: now.checked_sub(message.age).unwrap_or(now),
@@ -133,9 +184,10 @@ impl Book {
             state: State::Waiting,
         };
         let soon = due.is_none_or(|due| due < now + SOON);
-        if soon && lane.as_ref().is_none_or(|lane| !self.is_held_up(lane, id)) {
-            self.loaded += 1;
-            self.bytes += message.payload.len();
+        let has_room = message.is_whole() && self.loaded.is_below(self.limit);
+        if soon && has_room && lane.as_ref().is_none_or(|lane| !self.is_held_up(lane, id)) {
+            self.loaded.add(entry.bytes);
+            self.loads[route].add(entry.bytes);
             entry.content = Some(Arc::new(message));
         }
         self.entries.insert(id, entry);
@@ -178,11 +230,14 @@ impl Book {
         match entry.due {
             Some(due) if due > now => self.pauses.push(Reverse((due, id))),
             _ => {
-                let route = entry.route;
+                let class = entry.class;
                 if let Some(entry) = self.entries.get_mut(&id) {
                     (entry.state, entry.due) = (State::Ready, None);
                 }
-                self.ready[route].push_back(id);
+                if self.ready.len() <= class {
+                    self.ready.resize_with(class + 1, VecDeque::new);
+                }
+                self.ready[class].push_back(id);
             }
         }
     }
@@ -211,15 +266,16 @@ impl Book {
         self.pauses.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Whether a message of this route is ready.
-    pub(super) fn is_ready(&self, route: usize) -> bool {
-        !self.ready[route].is_empty()
+    /// Whether a message of this class is ready.
+    pub(super) fn is_ready(&self, class: usize) -> bool {
+        self.ready.get(class).is_some_and(|ready| !ready.is_empty())
     }
 
-    /// Returns the next message of a route that may be delivered, and counts it as taken.
-    pub(super) fn pop(&mut self, route: usize) -> Option<MessageId> {
-        while let Some(id) = self.ready[route].pop_front() {
-            let Some(entry) = self.entries.get(&id).filter(|entry| entry.state == State::Ready) else {
+    /// Returns the next message of a class that may be delivered, and counts it as taken.
+    pub(super) fn pop(&mut self, class: usize) -> Option<MessageId> {
+        while let Some(id) = self.ready.get_mut(class)?.pop_front() {
+            let is_ready = |entry: &&Entry| entry.state == State::Ready && entry.class == class;
+            let Some(entry) = self.entries.get(&id).filter(is_ready) else {
                 continue;
             };
             // One that belongs before it may have been read since.
@@ -245,6 +301,7 @@ impl Book {
 
     /// Gives a message back that was not delivered after all.
     pub(super) fn give_back(&mut self, id: MessageId, now: Instant) {
+        self.unload_again(id);
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = State::Waiting;
             self.consider(id, now);
@@ -256,16 +313,17 @@ impl Book {
         if let Some(entry) = self.entries.get_mut(&message.id)
             && entry.content.is_none()
         {
-            self.loaded += 1;
-            self.bytes += message.payload.len();
+            self.reloaded[entry.route] += entry.bytes;
+            entry.is_reloaded = true;
             entry.content = Some(Arc::new(message));
         }
     }
 
     /// Has a message wait after an attempt that failed.
     pub(super) fn fail(&mut self, id: MessageId, pause: Duration, now: Instant) {
-        if pause >= SOON {
-            self.unload(id);
+        match pause >= SOON {
+            true => self.unload(id),
+            false => self.unload_again(id),
         }
         if let Some(entry) = self.entries.get_mut(&id) {
             (entry.state, entry.due) = (State::Waiting, Some(now + pause));
@@ -305,9 +363,23 @@ impl Book {
     }
 
     fn unload(&mut self, id: MessageId) {
-        if let Some(content) = self.entries.get_mut(&id).and_then(|entry| entry.content.take()) {
-            self.loaded -= 1;
-            self.bytes -= content.payload.len();
+        if let Some(entry) = self.entries.get_mut(&id)
+            && entry.content.take().is_some()
+        {
+            match std::mem::take(&mut entry.is_reloaded) {
+                true => self.reloaded[entry.route] -= entry.bytes,
+                false => {
+                    self.loaded.remove(entry.bytes);
+                    self.loads[entry.route].remove(entry.bytes);
+                }
+            }
+        }
+    }
+
+    /// Drops content that was read again: it is here only while it is being delivered.
+    fn unload_again(&mut self, id: MessageId) {
+        if self.entries.get(&id).is_some_and(|entry| entry.is_reloaded) {
+            self.unload(id);
         }
     }
 

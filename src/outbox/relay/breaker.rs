@@ -43,6 +43,11 @@ impl Breaker {
         }
     }
 
+    /// Whether nothing may be delivered for the circuit's sake.
+    pub(super) fn is_open(&self, in_flight: usize, now: Instant) -> bool {
+        self.allows(1, in_flight, now) == 0
+    }
+
     /// When it is half open, if it is not closed.
     pub(super) fn opens_at(&self) -> Option<Instant> {
         self.open_until
@@ -81,6 +86,7 @@ mod tests {
         assert_eq!(breaker.allows(8, 0, now), 0);
         let later = now + FIRST;
         assert_eq!((breaker.allows(8, 0, later), breaker.allows(8, 1, later)), (1, 0));
+        assert!(breaker.is_open(0, now) && !breaker.is_open(0, later) && breaker.is_open(1, later));
         assert!(breaker.failed(later));
         assert_eq!(breaker.allows(8, 0, later + FIRST), 0);
         assert_eq!(breaker.allows(8, 0, later + FIRST * 2), 1);

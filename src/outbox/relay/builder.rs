@@ -181,8 +181,10 @@ impl<S: OutboxStore> RelayBuilder<S> {
         self
     }
 
-    /// Limits the messages that it holds in memory with their payloads: how many, and how many bytes. The default is
-    /// 5,000 and 64 MiB. Messages that wait for long, or behind one that does, are held without.
+    /// Limits the messages that it holds in memory with their payloads before they are delivered: how many, and how many
+    /// bytes. The default is 5,000 and 64 MiB. Messages that wait for long, or behind one that does, or that are larger than
+    /// 16 KiB, are held without, and read again when they are delivered: then there are as many bytes again at most, but for
+    /// one message of each pattern.
     pub fn buffer(mut self, messages: usize, bytes: usize) -> Self {
         (self.relay.settings.buffer, self.relay.settings.buffer_bytes) = (messages.max(1), bytes.max(1));
         self

@@ -36,7 +36,7 @@ pub(super) struct Flight {
     pub(super) waits_for: usize,
     pub(super) succeeded: Vec<usize>,
     pub(super) failures: Vec<DeliveryError>,
-    /// A delivery was dropped.
+    /// A delivery was dropped, or a target was not asked.
     pub(super) is_cut: bool,
     _holds: watch::Sender<()>,
 }
@@ -103,8 +103,15 @@ impl Flights {
         self.lease.send_replace(until);
     }
 
-    /// Notes a message that so many targets are to get, and returns what each of them gets.
-    pub(super) fn add(&mut self, taking: u64, shard: Shard, delivery: Delivery, targets: usize) -> Vec<Outbound> {
+    /// Notes a message that so many targets are to get, and returns what each of them gets. Others may be left out.
+    pub(super) fn add(
+        &mut self,
+        taking: u64,
+        shard: Shard,
+        delivery: Delivery,
+        targets: usize,
+        leaves_out: bool,
+    ) -> Vec<Outbound> {
         let (holds, held) = watch::channel(());
         let lease = self.lease.subscribe();
         let leash = Leash { held, lease };
@@ -114,7 +121,7 @@ impl Flights {
             waits_for: targets,
             succeeded: Vec::new(),
             failures: Vec::new(),
-            is_cut: false,
+            is_cut: leaves_out,
             _holds: holds,
         };
         self.of.insert(delivery.id(), flight);
@@ -240,7 +247,7 @@ mod tests {
         let mut flights = Flights::new();
         flights.renew(Instant::now() + Duration::from_secs(15));
         let delivery = Delivery::to_test(Message::text("t", "one")).unwrap();
-        let all = flights.add(1, Shard::new(0), delivery, 2);
+        let all = flights.add(1, Shard::new(0), delivery, 2, false);
         (flights, all)
     }
 

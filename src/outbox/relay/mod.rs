@@ -24,6 +24,7 @@
 mod book;
 mod breaker;
 mod builder;
+mod classes;
 mod flights;
 mod handle;
 mod members;

@@ -19,7 +19,9 @@ pub(super) enum Verdict {
     Failed(Duration),
     /// To be taken again.
     Released,
-    Parked { blocks: bool },
+    Parked {
+        blocks: bool,
+    },
 }
 
 impl Outgoing {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::book::Book;
+use super::book::{Book, Load};
 use super::breaker::Breaker;
+use super::classes::Classes;
 use super::flights::{Flights, Landed};
 use super::handle::{Board, Health};
 use super::members::Members;
@@ -25,6 +26,8 @@ use crate::telemetry;
 const PAGE: usize = 1000;
 /// How many messages a relay knows of at most, those without content included.
 const MOST: usize = 1_000_000;
+/// After which time in which nothing of a topic is begun to be delivered, others are read past what waits there.
+const STUCK: Duration = Duration::from_secs(1);
 /// How long after there was something the store is first asked again without a reason.
 const FIRST_POLL: Duration = Duration::from_millis(10);
 /// How long the store has been left alone by this when it is kept in order.
@@ -39,6 +42,9 @@ pub(super) struct Runner<S> {
     pub(super) routes: Routes,
     pub(super) board: Arc<Board>,
     pub(super) book: Book,
+    pub(super) classes: Classes,
+    /// When a message of each route was last begun to be delivered, or was the first to wait.
+    pub(super) moved: Vec<Instant>,
     pub(super) flights: Flights,
     pub(super) breakers: Vec<Breaker>,
     pub(super) in_flight: Vec<usize>,
@@ -86,7 +92,9 @@ impl<S: OutboxStore> Runner<S> {
             bell: store.bell().listen(),
             breakers: targets.iter().map(|it| Breaker::new(it.options.opens_after)).collect(),
             in_flight: vec![0; targets.len()],
-            book: Book::new(routes.number_of_routes()),
+            book: Book::new(routes.number_of_routes(), settings.limit()),
+            classes: Classes::default(),
+            moved: vec![now; routes.number_of_routes()],
             store,
             settings,
             routes,
@@ -228,14 +236,28 @@ impl<S: OutboxStore> Runner<S> {
         self.leaving.retain(|shard| !lost.contains(shard));
     }
 
+    /// Whether to read on. What waits for a target that gets nothing does not count: others are read past it, for as long as
+    /// it lasts without their content.
     fn has_room(&self) -> bool {
-        let (messages, bytes) = self.book.loaded();
-        messages < self.settings.buffer && bytes < self.settings.buffer_bytes && self.book.len() < MOST
+        let now = Instant::now();
+        let mut moves = Load::default();
+        for route in 0..self.routes.number_of_routes() {
+            if now < self.moved[route] + STUCK {
+                let load = self.book.load_of(route);
+                moves.messages += load.messages;
+                moves.bytes += load.bytes;
+            }
+        }
+        let is_alone = self.routes.number_of_routes() == 1;
+        let waits = if is_alone { self.book.loaded() } else { moves };
+        waits.is_below(self.settings.limit()) && self.book.len() < MOST
     }
 
     async fn read(&mut self) -> Result<(), StoreError> {
-        let (loaded, _) = self.book.loaded();
-        let limit = PAGE.min(self.settings.buffer.saturating_sub(loaded).max(1));
+        let limit = match self.settings.buffer.saturating_sub(self.book.loaded().messages) {
+            0 => PAGE,
+            free => PAGE.min(free),
+        };
         // A message that is committed after this rings again.
         self.news = false;
         let page = match self.reading.read(&*self.store, limit).await {
@@ -266,7 +288,12 @@ impl<S: OutboxStore> Runner<S> {
                     if message.due_in.is_some_and(|due| due >= self.settings.park_after) {
                         self.not_due.push(message.id);
                     }
-                    self.book.add(message, route, now);
+                    if self.book.load_of(route) == Load::default() {
+                        self.moved[route] = now;
+                    }
+                    let missing = self.routes.missing(route, &message.done);
+                    let class = self.classes.of(route, missing);
+                    self.book.add(message, (route, class), now);
                 }
                 None => self.health.left_alone += 1,
             }
@@ -287,7 +314,10 @@ impl<S: OutboxStore> Runner<S> {
     async fn wait(&mut self) {
         let circuits = self.breakers.iter().filter_map(Breaker::opens_at);
         let now = Instant::now();
+        // When what does not move is read past.
+        let reads_on = (self.news || self.reading.is_within()) && !self.has_room();
         let times = [
+            reads_on.then_some(now + STUCK),
             Some(self.next_beat),
             self.next_poll,
             self.next_house,

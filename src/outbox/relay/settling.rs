@@ -54,7 +54,8 @@ impl<S: OutboxStore> Runner<S> {
         if flight.waits_for == 0
             && let Some(flight) = self.flights.of.remove(&landed.id)
         {
-            match flight.is_cut {
+            // One that failed counts, though others were not asked.
+            match flight.is_cut && flight.failures.is_empty() {
                 true => self.release(landed.id, flight.succeeded, Verdict::Released),
                 false => self.judge(landed.id, flight.succeeded, flight.failures),
             }
@@ -84,6 +85,7 @@ impl<S: OutboxStore> Runner<S> {
             entry.done.push(target.clone());
             settlement.parts.push(Part { position, target });
         }
+        entry.class = self.classes.of(route, self.routes.missing(route, &entry.done));
         let (done, has_lane) = (entry.done.clone(), entry.lane.is_some());
         // One that may still succeed keeps the message alive; a final one says what it would die of.
         failures.sort_by_key(|failure| failure.is_final);
@@ -184,6 +186,9 @@ impl<S: OutboxStore> Runner<S> {
             entry.done.push(target.clone());
             self.outgoing.settlement.parts.push(Part { position, target });
         }
+        entry.class = self
+            .classes
+            .of(entry.route, self.routes.missing(entry.route, &entry.done));
         self.outgoing.settlement.released.push(position);
         self.outgoing.verdicts.push((id, position, shard, verdict));
     }

@@ -26,6 +26,8 @@ impl<S: OutboxStore> Runner<S> {
         let Some(token) = self.token.filter(|_| !picked.is_empty()) else {
             return Ok(!self.outgoing.is_empty());
         };
+        let asks: HashMap<MessageId, Arc<[usize]>> = picked.iter().cloned().collect();
+        let picked: Vec<MessageId> = picked.into_iter().map(|(id, _)| id).collect();
         let taken = self.load_and_take(token, &picked).await;
         let now = Instant::now();
         let taken = match taken {
@@ -67,16 +69,21 @@ impl<S: OutboxStore> Runner<S> {
                 entry.attempts += 1;
                 let delivery = Delivery::new(content, entry.attempts);
                 let shard = entry.shard;
-                let targets: Vec<usize> = self.routes.missing(entry.route, &entry.done).collect();
-                if targets.is_empty() {
+                let all = self.classes.targets(entry.class);
+                if all.is_empty() {
                     // Those that did not have it are no targets any more.
                     self.judge(id, Vec::new(), Vec::new());
                     continue;
                 }
+                let targets = asks.get(&id).cloned().unwrap_or_else(|| Arc::clone(&all));
+                let leaves_out = targets.len() < all.len();
+                self.moved[entry.route] = now;
                 self.takings += 1;
                 self.health.attempts += 1;
-                let outbounds = self.flights.add(self.takings, shard, delivery, targets.len());
-                for (target, outbound) in targets.into_iter().zip(outbounds) {
+                let outbounds = self
+                    .flights
+                    .add(self.takings, shard, delivery, targets.len(), leaves_out);
+                for (target, outbound) in targets.iter().copied().zip(outbounds) {
                     batches.entry(target).or_default().push(outbound);
                 }
             } else {
@@ -97,30 +104,29 @@ impl<S: OutboxStore> Runner<S> {
         Ok(true)
     }
 
-    /// Chooses messages that may be delivered now, within the limits of their targets.
-    fn pick(&mut self, now: Instant) -> Vec<MessageId> {
+    /// Chooses messages that may be delivered now, within the limits of their targets, and the targets for each.
+    fn pick(&mut self, now: Instant) -> Vec<(MessageId, Arc<[usize]>)> {
         let mut picked = Vec::new();
         let mut kept = Vec::new();
+        let nobody: Arc<[usize]> = Arc::new([]);
         while picked.len() < MOST
             && let Some(id) = self.not_due.pop()
         {
             // It is taken only to be parked, so that it cannot be cancelled meanwhile.
             if self.book.seize(id) {
-                picked.push(id);
+                picked.push((id, Arc::clone(&nobody)));
             }
         }
         let mut adds: HashMap<usize, usize> = HashMap::new();
-        for route in 0..self.routes.number_of_routes() {
-            while picked.len() < MOST && self.book.is_ready(route) {
-                let has_room = self.routes.targets_of(route).iter().all(|target| {
-                    let in_flight = self.in_flight[*target] + adds.get(target).copied().unwrap_or(0);
-                    let free = self.routes.targets[*target].options.in_flight.saturating_sub(in_flight);
-                    self.breakers[*target].allows(free, in_flight, now) > 0
-                });
-                if !has_room {
+        let share = self.settings.buffer_bytes / self.routes.number_of_routes().max(1);
+        for class in 0..self.classes.len() {
+            let (route, all) = (self.classes.route(class), self.classes.targets(class));
+            let mut reloads = self.book.reloaded(route);
+            while picked.len() < MOST && self.book.is_ready(class) {
+                let Some(targets) = self.able(&all, &adds, now) else {
                     break;
-                }
-                let Some(id) = self.book.pop(route) else {
+                };
+                let Some(id) = self.book.pop(class) else {
                     break;
                 };
                 let Some(entry) = self.book.entry(id) else {
@@ -131,11 +137,18 @@ impl<S: OutboxStore> Runner<S> {
                 } else if self.leaving.contains(&entry.shard) {
                     // Its next relay delivers it.
                     kept.push(id);
+                } else if entry.content.is_none() && reloads > 0 && reloads + entry.bytes > share {
+                    // Later, when there is less in the memory that was read again.
+                    kept.push(id);
+                    break;
                 } else {
-                    for target in self.routes.targets_of(route) {
+                    if entry.content.is_none() {
+                        reloads += entry.bytes;
+                    }
+                    for target in targets.iter() {
                         *adds.entry(*target).or_default() += 1;
                     }
-                    picked.push(id);
+                    picked.push((id, targets));
                 }
             }
         }
@@ -143,6 +156,27 @@ impl<S: OutboxStore> Runner<S> {
             self.book.give_back(id, now);
         }
         picked
+    }
+
+    /// Which of these targets can be given one more message. Those whose circuit is open are left out; for others, it is
+    /// waited: then this is `None`.
+    fn able(&self, all: &Arc<[usize]>, adds: &HashMap<usize, usize>, now: Instant) -> Option<Arc<[usize]>> {
+        let mut able = Vec::new();
+        for target in all.iter().copied() {
+            let in_flight = self.in_flight[target] + adds.get(&target).copied().unwrap_or(0);
+            if self.breakers[target].is_open(in_flight, now) {
+                continue;
+            }
+            if in_flight >= self.routes.targets[target].options.in_flight {
+                return None;
+            }
+            able.push(target);
+        }
+        match able.len() {
+            0 if !all.is_empty() => None,
+            all_able if all_able == all.len() => Some(Arc::clone(all)),
+            _ => Some(able.into()),
+        }
     }
 
     /// Reads the content that was not kept, and tells the store.

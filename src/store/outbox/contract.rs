@@ -199,7 +199,8 @@ pub trait OutboxStore: TransactionalStore {
     /// The store cannot be reached. [`StoreError::RelayOutdated`] if the relay was taken for dead: it has to join anew.
     fn beat(&self, beat: Beat) -> impl Future<Output = Result<Beaten, StoreError>> + Send;
 
-    /// Reads messages of these shards, up to some number of them.
+    /// Reads messages of these shards, up to some number of them, without
+    /// [large payloads](super::PAGE_PAYLOAD_BYTES).
     ///
     /// # Errors
     ///
@@ -213,7 +214,7 @@ pub trait OutboxStore: TransactionalStore {
         limit: usize,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// Reads messages again that a relay did not keep in its memory.
+    /// Reads messages again, as a whole, that a relay did not keep in its memory.
     ///
     /// # Errors
     ///

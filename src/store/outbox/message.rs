@@ -161,6 +161,9 @@ impl Sent {
     }
 }
 
+/// The largest payload that is in a page, in bytes. A page of a thousand messages would else be as large as a gigabyte.
+pub const PAGE_PAYLOAD_BYTES: usize = 16 * 1024;
+
 /// A message as a relay gets it.
 #[derive(Clone)]
 pub struct StoredMessage {
@@ -188,14 +191,24 @@ pub struct StoredMessage {
     pub ordering_key: Option<Arc<str>>,
     /// The media type of the payload.
     pub content_type: Arc<str>,
-    /// The payload.
+    /// The payload. Empty in a page if it has more than [`PAGE_PAYLOAD_BYTES`].
     pub payload: Arc<[u8]>,
+    /// The length of the payload.
+    pub payload_bytes: usize,
     /// Names and values for the target.
     pub headers: Vec<(String, String)>,
     /// The id that joins the logs of the request.
     pub correlation_id: Option<CorrelationId>,
     /// The trace that it is a part of.
     pub trace_parent: Option<TraceParent>,
+}
+
+impl StoredMessage {
+    /// Returns whether the payload is here.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.payload.len() == self.payload_bytes
+    }
 }
 
 /// Shows what is needed to find the message, never its payload.
@@ -205,7 +218,7 @@ impl fmt::Debug for StoredMessage {
             .field("id", &self.id)
             .field("topic", &self.topic)
             .field("attempts", &self.attempts)
-            .field("bytes", &self.payload.len())
+            .field("bytes", &self.payload_bytes)
             .finish_non_exhaustive()
     }
 }

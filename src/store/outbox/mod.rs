@@ -24,7 +24,8 @@ mod shard;
 pub use bell::{Bell, Listener};
 pub use contract::{Beat, Beaten, Blocker, Cursor, OutboxStore, Page, Peer, RelayToken, Taken};
 pub use message::{
-    Cancelled, DeadLetter, MessageId, NewMessage, Postponed, Sent, StoredMessage, TraceParent, TraceParentError,
+    Cancelled, DeadLetter, MessageId, NewMessage, PAGE_PAYLOAD_BYTES, Postponed, Sent, StoredMessage, TraceParent,
+    TraceParentError,
 };
 pub use settlement::{Failed, Parked, Part, Settlement};
 pub use shard::{SHARDS, Shard, shard_of};

@@ -101,7 +101,9 @@ pub(super) async fn a_stop_keeps_what_some_targets_have<S: OutboxStore + Clone>(
     let relay = bench.spawn(both(true))?;
     bench.send_one(text("for all")).await?;
     bench
-        .until("both have begun", || good.count("for all") == 1 && bad.count("for all") == 1)
+        .until("both have begun", || {
+            good.count("for all") == 1 && bad.count("for all") == 1
+        })
         .await?;
     relay.stop().await;
     let relay = bench.spawn(both(false))?;

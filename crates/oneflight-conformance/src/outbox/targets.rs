@@ -1,6 +1,11 @@
 //! Topics, targets, and what they answer.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::sleep;
 
 use super::bench::{Bench, Checked, Inbox, options, ordered, text};
 use oneflight::outbox::{Delivery, DeliveryError, Message};
@@ -100,6 +105,127 @@ pub(super) async fn what_all_targets_have_ends_though_one_of_them_is_gone<S: Out
     Ok(())
 }
 
+pub(super) async fn a_target_that_fails_holds_up_no_other_topic<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    let inbox = Inbox::default();
+    let keeps = inbox.clone();
+    let keep = move |delivery: Delivery| {
+        keeps.note(&delivery);
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let fail = |_: Delivery| async { Err::<(), _>(DeliveryError::retry("away")) };
+    // So few that those which wait fill the memory.
+    let relay = bench.spawn(
+        bench
+            .builder()
+            .buffer(4, 1024 * 1024)
+            .target_with("dead.*", fail, options().circuit_breaker(2))
+            .target_with("note.*", keep, options()),
+    )?;
+    let dead = (0..30).map(|number| Message::text("dead.letter", number.to_string()));
+    bench.send(dead.collect()).await?;
+    bench.send(vec![text("alive")]).await?;
+    bench.arrives(&inbox, &["alive"]).await?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn a_target_that_fails_holds_up_no_other_target_of_its_topic<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let (good, bad) = (Inbox::default(), Inbox::default());
+    let target = |inbox: &Inbox, fails: bool| {
+        let inbox = inbox.clone();
+        move |delivery: Delivery| {
+            inbox.note(&delivery);
+            async move {
+                if fails {
+                    Err(DeliveryError::retry("away"))
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    };
+    let both = |fails: bool| {
+        bench
+            .builder()
+            .target_with("*", target(&good, false), options().name("good"))
+            .target_with("*", target(&bad, fails), options().name("bad").circuit_breaker(1))
+    };
+    let relay = bench.spawn(both(true))?;
+    bench.send(vec![text("opens the circuit")]).await?;
+    bench
+        .until("the circuit opens", || !relay.health().open_circuits.is_empty())
+        .await?;
+    let (after, tried) = (["one", "two", "three"], bad.texts().len());
+    bench.send(after.map(text).to_vec()).await?;
+    bench
+        .until("the other one has them", || good.texts().len() == 4)
+        .await?;
+    bench.require(
+        bad.texts().len() <= tried + 1,
+        "it was asked though its circuit is open",
+    )?;
+    relay.stop().await;
+    let relay = bench.spawn(both(false))?;
+    bench.until("all have ended", || relay.health().delivered == 4).await?;
+    bench.require(good.texts().len() == 4, "a target that had it got it again")?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn large_payloads_arrive_in_little_memory<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    let large = |number: u8| {
+        Message::bytes(
+            "note.large",
+            "application/octet-stream",
+            vec![number; Message::MAX_PAYLOAD_BYTES],
+        )
+    };
+    bench.send((1..=6).map(large).collect()).await?;
+    bench.send_one(text("small")).await?;
+    let relay = bench.ok(bench.store.beat(super::relays::beat(None)).await)?;
+    let page = bench.ok(bench.store.fetch(&relay.shards, &relay.start, None, 100).await)?;
+    let bytes: usize = page.messages.iter().map(|message| message.payload.len()).sum();
+    bench.require(
+        page.messages.len() == 7 && bytes == "small".len(),
+        format!("a page of 7 messages had {bytes} bytes of payloads"),
+    )?;
+    bench.ok(bench.store.leave("default", relay.token).await)?;
+    let (arrived, most) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+    let now = Arc::new(AtomicUsize::new(0));
+    let (keeps, counts, max) = (Arc::clone(&arrived), Arc::clone(&now), Arc::clone(&most));
+    let slow = move |delivery: Delivery| {
+        let (keeps, counts) = (Arc::clone(&keeps), Arc::clone(&counts));
+        max.fetch_max(
+            counts.fetch_add(delivery.payload().len(), Ordering::SeqCst) + delivery.payload().len(),
+            Ordering::SeqCst,
+        );
+        async move {
+            sleep(Duration::from_millis(50)).await;
+            let whole = delivery.payload().iter().all(|byte| *byte == delivery.payload()[0]);
+            keeps.lock().push((
+                delivery.payload()[0],
+                whole && delivery.payload().len() == Message::MAX_PAYLOAD_BYTES,
+            ));
+            counts.fetch_sub(delivery.payload().len(), Ordering::SeqCst);
+            Ok::<(), DeliveryError>(())
+        }
+    };
+    let limit = 2 * Message::MAX_PAYLOAD_BYTES;
+    let relay = bench.spawn(bench.builder().buffer(100, limit).target("note.*", slow))?;
+    bench.until("all have ended", || relay.health().delivered == 7).await?;
+    let mut arrived = arrived.lock().clone();
+    arrived.retain(|(first, _)| *first <= 6);
+    arrived.sort_unstable();
+    let expected: Vec<(u8, bool)> = (1..=6).map(|number| (number, true)).collect();
+    bench.require(arrived == expected, format!("the payloads differ: {arrived:?}"))?;
+    let most = most.load(Ordering::SeqCst);
+    bench.require(most <= limit + 5, format!("{most} bytes were being delivered at once"))?;
+    relay.stop().await;
+    Ok(())
+}
+
 pub(super) async fn a_batch_is_acknowledged_by_what_succeeded<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
     struct Picky(Inbox);
     impl oneflight::outbox::Target for Picky {
@@ -163,7 +289,10 @@ pub(super) async fn a_target_that_panics_or_hangs_is_one_that_failed<S: OutboxSt
         bench.until("all have ended", || relay.health().delivered == 3).await?;
         bench.require(
             inbox.texts().len() == ended,
-            format!("those that failed, and no others, were to be tried again once: {:?}", inbox.texts()),
+            format!(
+                "those that failed, and no others, were to be tried again once: {:?}",
+                inbox.texts()
+            ),
         )?;
         relay.stop().await;
     }

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sqlx::{Connection, SqlStr};
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
 use sqlx::query::Query;
+use sqlx::{Connection, SqlStr};
 use tokio::time::timeout;
 
 use super::cursor::{Place, Snapshot};
@@ -16,8 +16,8 @@ use crate::outbox_parts::{FITS, MUST_SAY};
 use crate::records::{column, millis as to_millis, only};
 use oneflight::store::StoreError;
 use oneflight::store::outbox::{
-    Beat, Beaten, Bell, Blocker, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, Page, Peer, Postponed,
-    RelayToken, Sent, Settlement, Shard, Taken,
+    Beat, Beaten, Bell, Blocker, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, Page, Peer,
+    Postponed, RelayToken, Sent, Settlement, Shard, Taken,
 };
 
 /// How many connections the outbox has of its own.
@@ -30,7 +30,8 @@ const ERROR_CHARS: usize = 1000;
 /// Begins a transaction of the outbox's.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
 /// Whether a transaction is like that unless it says otherwise.
-const USUAL: &str = "SELECT pg_catalog.current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
+const USUAL: &str =
+    "SELECT pg_catalog.current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
                         AND NOT pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool";
 
 pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
@@ -129,14 +130,14 @@ impl PostgresStore {
             let Some(mut message) = rows::message(row, 5, reading.instant)? else {
                 continue;
             };
-            let taken: i64 = column::<Option<i64>>(row, 21)?.unwrap_or(0);
+            let taken: i64 = column::<Option<i64>>(row, 22)?.unwrap_or(0);
             message.attempts = message.attempts.saturating_add(u32::try_from(taken).unwrap_or(0));
-            if let Some(due) = column::<Option<i64>>(row, 22)? {
+            if let Some(due) = column::<Option<i64>>(row, 23)? {
                 message.due_in = Some(millis(due - reading.instant));
             }
             message
                 .done
-                .extend(column::<Option<Vec<String>>>(row, 23)?.unwrap_or_default());
+                .extend(column::<Option<Vec<String>>>(row, 24)?.unwrap_or_default());
             messages.push(message);
         }
         let more = scanned == limit;

@@ -17,6 +17,14 @@ pub(super) const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 /// What separates the names of targets, and names from values.
 const SEPARATOR: char = '\u{1f}';
 
+/// The columns of a message, with this in place of its payload.
+pub(super) fn columns(payload: &str) -> String {
+    format!(
+        "id, position, shard, attempts, sent_at, due_at, expires_at, topic, key, ordering_key, content_type, headers,
+         correlation_id, traceparent, done, {payload} AS payload, length(payload) AS bytes, {NOW} AS now"
+    )
+}
+
 pub(super) fn read_millis(number: i64) -> Duration {
     Duration::from_millis(u64::try_from(number).unwrap_or(0))
 }
@@ -63,7 +71,8 @@ pub(super) fn message(row: &SqliteRow) -> Result<StoredMessage, StoreError> {
         key: text("key")?,
         ordering_key: optional("ordering_key")?.map(Arc::from),
         content_type: text("content_type")?,
-        payload: get::<&[u8]>(row, "payload")?.into(),
+        payload: get::<Option<&[u8]>>(row, "payload")?.unwrap_or_default().into(),
+        payload_bytes: usize::try_from(get::<i64>(row, "bytes")?).unwrap_or(0),
         headers: read_headers(optional("headers")?.unwrap_or_default()),
         correlation_id: optional("correlation_id")?.and_then(|id| CorrelationId::new(id).ok()),
         trace_parent: optional("traceparent")?.and_then(|parent| TraceParent::new(parent).ok()),

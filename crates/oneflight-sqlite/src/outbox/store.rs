@@ -14,8 +14,8 @@ use super::changes;
 use super::rows::{self, NOW, get, list, message, millis};
 use oneflight::store::StoreError;
 use oneflight::store::outbox::{
-    Beat, Beaten, Bell, Blocker, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, Page, Postponed, RelayToken,
-    Sent, Settlement, Shard, StoredMessage, Taken,
+    Beat, Beaten, Bell, Blocker, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, PAGE_PAYLOAD_BYTES,
+    Page, Postponed, RelayToken, Sent, Settlement, Shard, StoredMessage, Taken,
 };
 
 impl SqliteStore {
@@ -55,7 +55,8 @@ impl SqliteStore {
     async fn messages(&self, condition: String) -> Result<Vec<StoredMessage>, StoreError> {
         self.in_turn(move |connection| {
             Box::pin(async move {
-                let read = format!("SELECT *, {NOW} AS now FROM main.oneflight_messages WHERE {condition}");
+                let columns = rows::columns("payload");
+                let read = format!("SELECT {columns} FROM main.oneflight_messages WHERE {condition}");
                 let rows = changes::all(connection, read).await?;
                 let messages: Result<Vec<_>, _> = rows.iter().map(message).collect();
                 Ok((End::RollBack, messages?))
@@ -187,8 +188,11 @@ impl OutboxStore for SqliteStore {
         let (after, of) = (changes::place(cursor), rows::shards(shards));
         self.in_turn(move |connection| {
             Box::pin(async move {
+                let columns = rows::columns(&format!(
+                    "CASE WHEN length(payload) <= {PAGE_PAYLOAD_BYTES} THEN payload END"
+                ));
                 let read = format!(
-                    "SELECT *, {NOW} AS now FROM main.oneflight_messages
+                    "SELECT {columns} FROM main.oneflight_messages
                      WHERE state = 0 AND position > {after} AND shard IN ({of}) ORDER BY position LIMIT {limit}"
                 );
                 let rows = changes::all(connection, read).await?;
