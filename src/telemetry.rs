@@ -28,6 +28,7 @@
 //! | "a target fails, and is left alone for a while" | warn | `to`: the target's name. Once each time that its circuit opens |
 //! | "a relay was taken for dead, and joins anew" | warn | `group` |
 //! | "a relay cannot reach its store, and tries again" | warn | `group`, `error` |
+//! | "an outbox could not be kept in order; the next round tries again" | warn | `group`, `error` |
 //! | "a handler failed" | error | `error`: a [`Failure`](crate::http::layer::Failure) of axum's where no layer is, or no key |
 //! | "an IdempotencyLayer has no scope" | warn | when such a layer is put around a service, once for each layer |
 //! | "a request to another service is sent again" | debug | `retry` (1 for the first), `pause`: after which time |
@@ -345,6 +346,14 @@ mod traced {
         quietly(|| tracing::warn!(target: TARGET, group, %error, "a relay cannot reach its store, and tries again"));
     }
 
+    #[cfg(feature = "durable")]
+    pub(crate) fn outbox_not_kept(group: &str, error: &dyn Error) {
+        let error = Causes(error);
+        quietly(
+            || tracing::warn!(target: TARGET, group, %error, "an outbox could not be kept in order; the next round tries again"),
+        );
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn handler_failed(error: &dyn Error) {
         let error = Causes(error);
@@ -445,6 +454,9 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn relay_in_trouble(_group: &str, _error: &dyn Error) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn outbox_not_kept(_group: &str, _error: &dyn Error) {}
 
     #[cfg(feature = "http")]
     pub(crate) fn sent_again(_retry: u32, _pause: std::time::Duration) {}

@@ -187,7 +187,7 @@ impl Statements {
             leave: sql(format!("DELETE FROM {} WHERE team = $1 AND token = $2", of("relays"))),
             bring_back_due: sql(format!("SELECT {}($1)", of("bring_back_due"))),
             slots: sql(format!(
-                "SELECT r.messages, r.receipts, {now}() - r.since, ARRAY[{}], ARRAY[{}] FROM {} r",
+                "SELECT r.messages, r.receipts, abs({now}() - r.since), ARRAY[{}], ARRAY[{}] FROM {} r",
                 used(names, "messages", MESSAGES),
                 used(names, "receipts", RECEIPTS),
                 of("rotation")

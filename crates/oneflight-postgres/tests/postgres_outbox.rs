@@ -505,6 +505,88 @@ async fn a_reader_of_an_old_snapshot_delays_the_emptying_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_are_emptied_while_clients_send_all_the_time() {
+    let store = store(&server().schema().await).await;
+    for number in 0..20 {
+        send(&store, text(&number.to_string())).await;
+    }
+    let texts = Texts::default();
+    let first = relay(&store, &texts);
+    until("all arrive", || texts.lock().len() == 20).await;
+    until("all are recorded", || first.health().backlog == 0).await;
+    first.stop().await;
+    // It is never the case that nobody sends.
+    let clients: Vec<_> = (0..7)
+        .map(|client| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let outbox = Outbox::new(store.clone());
+                loop {
+                    let mut tx = store.pool().begin().await.unwrap();
+                    outbox.send(&mut tx, text("more").key(random(client))).await.unwrap();
+                    sleep(Duration::from_millis(15)).await;
+                    tx.commit().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let begun = Instant::now();
+    while count(
+        store.pool(),
+        "SELECT count(*) FROM oneflight_messages_0 WHERE sent_at > 0",
+    )
+    .await
+        > 0
+    {
+        store.keep_house().await.unwrap();
+        assert!(begun.elapsed() < LONG, "the partition was never emptied");
+        // From when it is not written to any more, nothing of it is left but what clients have sent before.
+        let rest = relay(&store, &texts);
+        sleep(Duration::from_millis(200)).await;
+        rest.stop().await;
+    }
+    for client in clients {
+        client.abort();
+    }
+}
+
+fn random(client: usize) -> String {
+    static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    format!("{client} {}", COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_was_set_back_delays_no_rotation() {
+    let store = store(&server().schema().await).await;
+    send(&store, text("one")).await;
+    let ahead = "UPDATE oneflight_rotation SET since = (extract(epoch FROM now()) * 1000)::bigint + 3600000";
+    sqlx::query(ahead).execute(store.pool()).await.unwrap();
+    store.keep_house().await.unwrap();
+    let current = "SELECT messages::bigint FROM oneflight_rotation";
+    assert_eq!(count(store.pool(), current).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_with_rights_on_the_records_alone_purges_them() {
+    let schema = server().schema().await;
+    let owner = store(&schema).await;
+    let name = &schema.name;
+    let grants = format!(
+        "CREATE ROLE {name}_records LOGIN; GRANT USAGE ON SCHEMA {name} TO {name}_records;
+         GRANT SELECT, INSERT, UPDATE, DELETE ON oneflight_records TO {name}_records;
+         GRANT SELECT ON oneflight_migrations TO {name}_records"
+    );
+    sqlx::raw_sql(AssertSqlSafe(grants))
+        .execute(owner.pool())
+        .await
+        .unwrap();
+    let options = schema.options.clone().username(&format!("{name}_records"));
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let records = PostgresStore::from_pool(pool).await.unwrap();
+    assert_eq!(oneflight::store::Store::purge(&records, 10).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_races_over_a_rotation_is_sent_once() {
     let store = store(&server().schema().await).await;
     let outbox = Outbox::new(store.clone());

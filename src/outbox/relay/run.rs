@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::book::{Book, Load};
@@ -66,6 +67,7 @@ pub(super) struct Runner<S> {
     next_beat: Instant,
     next_poll: Option<Instant>,
     pub(super) next_house: Option<Instant>,
+    house: JoinSet<Result<bool, StoreError>>,
     trouble: Duration,
     /// When it last showed a sign of life that was answered.
     seen: Option<Instant>,
@@ -115,6 +117,7 @@ impl<S: OutboxStore> Runner<S> {
             next_beat: now,
             next_poll: None,
             next_house: None,
+            house: JoinSet::new(),
             trouble: Duration::ZERO,
             seen: None,
         }
@@ -145,6 +148,9 @@ impl<S: OutboxStore> Runner<S> {
             self.beat().await?;
         }
         self.land();
+        if let Some(kept) = self.house.try_join_next() {
+            self.house_kept(kept.unwrap_or(Ok(true)));
+        }
         if self.settle().await? {
             turn = Turn::Busy;
         }
@@ -156,18 +162,25 @@ impl<S: OutboxStore> Runner<S> {
         if self.take().await? {
             turn = Turn::Busy;
         }
-        if self.next_house.is_some_and(|at| at <= Instant::now()) {
+        // By itself, since it may take longer than a lease.
+        if self.house.is_empty() && self.next_house.is_some_and(|at| at <= Instant::now()) {
             self.next_house = None;
-            // A parked message may have come back, for this relay or by another one.
-            self.news = true;
-            let more = self.store.keep_house().await;
-            if *more.as_ref().unwrap_or(&true) {
-                self.next_house = Some(Instant::now() + HOUSE);
-            }
-            more?;
-            turn = Turn::Busy;
+            let store = Arc::clone(&self.store);
+            self.house.spawn(async move { store.keep_house().await });
         }
         Ok(turn)
+    }
+
+    /// The store has been kept in order, or not, which is no reason to deliver nothing.
+    fn house_kept(&mut self, kept: Result<bool, StoreError>) {
+        // A parked message may have come back, for this relay or by another one.
+        self.news = true;
+        if *kept.as_ref().unwrap_or(&true) {
+            self.house_in(Some(HOUSE));
+        }
+        if let Err(error) = kept {
+            telemetry::outbox_not_kept(&self.settings.group, &error);
+        }
     }
 
     /// Shows a sign of life, and takes in what others have and what there is to read.
@@ -320,21 +333,26 @@ impl<S: OutboxStore> Runner<S> {
             reads_on.then_some(now + STUCK),
             Some(self.next_beat),
             self.next_poll,
-            self.next_house,
+            self.next_house.filter(|_| self.house.is_empty()),
             self.book.next_pause(),
         ];
         let times = times.into_iter().flatten().chain(circuits.filter(|at| *at > now));
         let next = times.min().unwrap_or(self.next_beat);
-        let mut landed = None;
+        let (mut landed, mut kept_house) = (None, None);
         tokio::select! {
             biased;
             _ = self.stopped.wait_for(|stopped| *stopped) => {}
             next = self.flights.next() => landed = next,
+            Some(kept) = self.house.join_next() => kept_house = Some(kept),
             () = self.bell.rung(), if !self.news => self.news = true,
             () = sleep_until(next) => {}
         }
         if let Some(landed) = landed {
             self.take_in(landed);
+        }
+        if let Some(kept) = kept_house.or_else(|| self.house.try_join_next()) {
+            // One that panicked has been reported, and is tried again.
+            self.house_kept(kept.unwrap_or(Ok(true)));
         }
         if self.next_poll.is_some_and(|at| at <= Instant::now()) {
             (self.next_poll, self.news) = (None, true);

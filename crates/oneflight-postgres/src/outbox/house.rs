@@ -1,8 +1,10 @@
 //! Keeping house: partitions rotate, and those in which nothing is left are emptied as a whole.
 //!
 //! Whether a partition of messages may be emptied is asked without a lock, since it takes a while. Then the partition
-//! is locked, if that is possible at once, and what was written since is looked at: anything is a reason to leave it. A
-//! transaction that is about to write into an old partition either holds a lock there, in which case it is left, or
+//! is locked, if that is possible within a moment, and what was written since is looked at, by an index: anything is a reason
+//! to leave it. Every transaction that sends holds a lock on each partition until its commit, for the look for keys, and
+//! those that come later wait behind this one: so it waits for those that are under way, but no longer than they can bear.
+//! One transaction empties at a time. A transaction that is about to write into an old partition either holds a lock there, in which case it is left, or
 //! comes later and finds an empty one: what it writes is found by its number, wherever it stands.
 
 use std::time::Duration;
@@ -16,10 +18,16 @@ use crate::PostgresStore;
 use crate::errors::{late, unavailable};
 use crate::records::{column, only};
 use oneflight::store::StoreError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How many parked messages are brought back at a time.
 const BATCH: i64 = 1000;
+/// For how long a partition's lock is waited for, and those who send behind it, in milliseconds.
+const LOCK: u32 = 50;
+/// How long a statement under that lock may take, in milliseconds.
+const LOOK: u32 = 500;
+/// How long what is due is brought back at a time.
+const SPELL: Duration = Duration::from_secs(2);
 /// The shortest time for which a partition is written to.
 const TURN: Duration = Duration::from_secs(10);
 
@@ -86,25 +94,34 @@ impl Ring {
 impl PostgresStore {
     /// Brings back what is due, empties partitions, and rotates. Returns whether there is more to do soon.
     pub(super) async fn keep_outbox(&self) -> Result<bool, StoreError> {
-        let due = self.query(&self.outbox.statements.bring_back_due).bind(BATCH);
-        let brought: i64 = column(only(&self.ask_outbox(due).await?)?, 0)?;
-        if brought > 0 {
-            self.outbox.bell.ring();
+        let begun = Instant::now();
+        let mut brought = BATCH;
+        while brought == BATCH && begun.elapsed() < SPELL {
+            let due = self.query(&self.outbox.statements.bring_back_due).bind(BATCH);
+            brought = column(only(&self.ask_outbox(due).await?)?, 0)?;
+            if brought > 0 {
+                self.outbox.bell.ring();
+            }
         }
         let slots = self.ask_outbox(self.query(&self.outbox.statements.slots)).await?;
         let slots = Slots::of(only(&slots)?)?;
         let mut waits = false;
         for slot in slots.messages.finished() {
             if let Some(finished) = self.finished_messages(slot).await? {
-                let since = "NOT pg_catalog.pg_visible_in_snapshot(xid, $1::pg_catalog.pg_snapshot)";
-                waits |= !self.empty(&finished, since).await?;
+                let table = &finished.table;
+                let look = format!(
+                    "SELECT EXISTS (SELECT FROM {table} WHERE xid >= pg_catalog.pg_snapshot_xmax($1::pg_catalog.pg_snapshot))
+                         OR EXISTS (SELECT FROM pg_catalog.pg_snapshot_xip($1::pg_catalog.pg_snapshot) x
+                                    JOIN {table} m ON m.xid = x)"
+                );
+                waits |= !self.empty(&finished, &look).await?;
             }
         }
         for slot in slots.receipts.finished() {
             if let Some(finished) = self.finished_receipts(slot).await? {
-                let messages = self.outbox.statements.names.of("messages");
-                let about = format!("$1 IS NOT NULL AND upper(span) > (SELECT min(position) FROM {messages})");
-                waits |= !self.empty(&finished, &about).await?;
+                let (table, left) = (&finished.table, self.left());
+                let look = format!("SELECT $1 IS NOT NULL AND EXISTS (SELECT FROM {table} WHERE span && {left})");
+                waits |= !self.empty(&finished, &look).await?;
             }
         }
         if slots.turn >= TURN
@@ -133,6 +150,15 @@ impl PostgresStore {
             self.keep_outbox().await?;
         }
         Ok(())
+    }
+
+    /// The positions from the first one on of which a message is left.
+    fn left(&self) -> String {
+        let messages = self.outbox.statements.names.of("messages");
+        format!(
+            "pg_catalog.int8range((SELECT coalesce(min(position), {}) FROM {messages}), NULL)",
+            i64::MAX
+        )
     }
 
     fn partition(&self, table: &str, slot: i16) -> String {
@@ -168,13 +194,10 @@ impl PostgresStore {
 
     /// The partition, if it has receipts and none of them is about a message that is left.
     async fn finished_receipts(&self, slot: i16) -> Result<Option<Finished>, StoreError> {
-        let (table, messages) = (
-            self.partition("receipts", slot),
-            self.outbox.statements.names.of("messages"),
-        );
+        let (table, left) = (self.partition("receipts", slot), self.left());
         let look = format!(
             "SELECT pg_catalog.pg_current_snapshot()::text, EXISTS (SELECT FROM {table}) AND NOT EXISTS (
-                 SELECT FROM {table} WHERE upper(span) > (SELECT min(position) FROM {messages}))"
+                 SELECT FROM {table} WHERE span && {left})"
         );
         let rows = self
             .ask_outbox(sqlx::query(AssertSqlSafe(look)).persistent(self.prepares))
@@ -185,32 +208,38 @@ impl PostgresStore {
     }
 
     /// Empties a partition, unless somebody uses it or has written to it since. Returns whether it is empty now.
-    async fn empty(&self, finished: &Finished, written_since: &str) -> Result<bool, StoreError> {
-        let emptied = timeout(self.patience, self.try_to_empty(finished, written_since)).await;
+    async fn empty(&self, finished: &Finished, is_used: &str) -> Result<bool, StoreError> {
+        let emptied = timeout(self.patience, self.try_to_empty(finished, is_used)).await;
         match emptied.unwrap_or_else(|_| Err(late())) {
             Ok(emptied) => Ok(emptied),
-            // Somebody reads or writes it, for however long.
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03") => Ok(false),
+            // Somebody reads or writes it, for however long; or the look took longer than others are to wait.
+            Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("55P03" | "57014")) => {
+                Ok(false)
+            }
             Err(error) => Err(unavailable(error)),
         }
     }
 
-    async fn try_to_empty(&self, finished: &Finished, written_since: &str) -> sqlx::Result<bool> {
+    async fn try_to_empty(&self, finished: &Finished, is_used: &str) -> sqlx::Result<bool> {
         let table = &finished.table;
         let mut connection = self.line().acquire().await?;
         let mut transaction = connection.begin_with(BEGIN).await?;
+        let names = &self.outbox.statements.names;
+        let only = sqlx::query_scalar("SELECT pg_catalog.pg_try_advisory_xact_lock($1)").persistent(false);
+        if !only.bind(names.house_lock()).fetch_one(&mut *transaction).await? {
+            return Ok(false);
+        }
         sqlx::raw_sql(AssertSqlSafe(format!(
-            "LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT"
+            "SET LOCAL lock_timeout = '{LOCK}ms'; SET LOCAL statement_timeout = '{LOOK}ms'; SET LOCAL enable_seqscan = off;
+             LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
         )))
         .execute(&mut *transaction)
         .await?;
-        let look = format!("SELECT EXISTS (SELECT FROM {table} WHERE {written_since})");
-        let look = sqlx::query_scalar(AssertSqlSafe(look)).persistent(false);
+        let look = sqlx::query_scalar(AssertSqlSafe(is_used.to_owned())).persistent(false);
         if look.bind(&finished.snapshot).fetch_one(&mut *transaction).await? {
             return Ok(false);
         }
-        let withdrawn = self.outbox.statements.names.of("withdrawn");
-        let messages = self.outbox.statements.names.of("messages");
+        let (withdrawn, messages) = (names.of("withdrawn"), names.of("messages"));
         sqlx::raw_sql(AssertSqlSafe(format!(
             "DELETE FROM {withdrawn} w WHERE w.position < (SELECT min(position) FROM {messages}); TRUNCATE {table}"
         )))
