@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let outbox = Outbox::new(shop.clone());
     let mut tx = shop.pool().begin_with("BEGIN IMMEDIATE").await?;
     for order in 0..50_i64 {
-        outbox
+        let _ = outbox
             .send(&mut tx, Message::new("order.placed", &order)?.ordering_key("orders"))
             .await?;
     }

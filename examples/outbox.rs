@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 .execute(&mut *tx)
                 .await?;
             let order = insert.last_insert_rowid();
-            tx.send(Message::new("mail.receipt", &order)?).await?; // the same commit
+            let _ = tx.send(Message::new("mail.receipt", &order)?).await?; // the same commit
             if pays {
                 Ok(order)
             } else {

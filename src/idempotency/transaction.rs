@@ -209,7 +209,7 @@ impl<T> fmt::Debug for Rollback<T> {
 /// The messages that the work has sent so far.
 #[derive(Default)]
 struct Sending {
-    /// How many of each topic that have no step of their own.
+    /// How many of each step, and of each topic those that have no step of their own.
     steps: HashMap<Arc<str>, u32>,
     /// Rings once the transaction is over.
     bell: Arc<OnceLock<Bell>>,
@@ -231,7 +231,7 @@ impl<S: OutboxStore> Tx<S> {
     /// async fn place<S: OutboxStore>(idem: &Idempotency<S>, id: RequestIdentity) -> Result<(), Error> {
     ///     idem.run_in_tx(id, |mut tx| async move {
     ///         // … the order's own statements …
-    ///         tx.send(Message::text("mail.receipt", "order 7").ordering_key("order-7")).await?;
+    ///         let _ = tx.send(Message::text("mail.receipt", "order 7").ordering_key("order-7")).await?;
     ///         Ok(())
     ///     })
     ///     .await?;
@@ -241,7 +241,8 @@ impl<S: OutboxStore> Tx<S> {
     ///
     /// # Errors
     ///
-    /// [`SendError`] if the message is not valid, in which case the transaction is as it was, or if the store failed.
+    /// [`SendError`] if the message is not valid, or its step was sent before, in which cases the transaction is as it was; or
+    /// if the store failed.
     ///
     /// # Cancel safety
     ///
@@ -261,11 +262,12 @@ impl<S: OutboxStore> Tx<S> {
     ///
     /// As for [`send`](Self::send).
     pub async fn send_all(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<Vec<Sent>, SendError> {
-        let mut ready = Vec::new();
+        let (mut ready, mut steps) = (Vec::new(), self.sending.steps.clone());
         for message in messages {
-            let step = message.step_or(&mut self.sending.steps);
+            let step = message.step_or(&mut steps)?;
             ready.push(message.ready(Some(&self.context.downstream_key(step)))?);
         }
+        self.sending.steps = steps;
         self.sending.bell.get_or_init(|| self.store.bell().clone());
         if let Some(used) = &self.used {
             used.store(true, Ordering::Release);

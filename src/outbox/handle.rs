@@ -19,7 +19,7 @@ use crate::store::{OutboxStore, StoreError};
 ///
 /// /// `connection` is that of a transaction which you began.
 /// async fn ship<S: OutboxStore>(outbox: &Outbox<S>, connection: &mut S::Connection) -> Result<(), SendError> {
-///     outbox.send(connection, Message::text("parcel.label", "order 7")).await?;
+///     let _ = outbox.send(connection, Message::text("parcel.label", "order 7")).await?;
 ///     // … commit, and then …
 ///     outbox.wake();
 ///     Ok(())

@@ -100,14 +100,15 @@ impl Message {
     }
 
     /// Names the step of the work that sends this, from which its key is derived in
-    /// [`Tx::send`](crate::Tx::send). The default is the topic.
+    /// [`Tx::send`](crate::Tx::send). The default is the topic. In a loop, let it name the round as well: a transaction sends
+    /// each step once.
     pub fn step(mut self, step: impl Into<String>) -> Self {
         self.step = Some(step.into());
         self
     }
 
-    /// Sets the key under which targets recognise this message. As long as a message with this key is kept, it is not
-    /// sent again.
+    /// Sets the key under which targets recognise this message. As long as a message of its topic with this key is kept, it
+    /// is not sent again.
     ///
     /// The default is a key that is derived from the request and the step, or a random one outside of
     /// [`run_in_tx`](crate::Idempotency::run_in_tx).
@@ -146,14 +147,26 @@ impl Message {
         self
     }
 
-    /// Returns the step, or the topic and how many without a step there were.
-    pub(crate) fn step_or(&self, steps: &mut HashMap<Arc<str>, u32>) -> String {
-        if let Some(step) = &self.step {
-            return format!("message step {step}");
+    /// Returns the step, or the topic and how many without a step there were. Fails for a step that was there before, whose
+    /// second message would count as a repetition of the first.
+    pub(crate) fn step_or(&self, steps: &mut HashMap<Arc<str>, u32>) -> Result<String, SendError> {
+        let step = self.step.as_ref().map(|step| format!("message step {step}"));
+        let of = step.clone().unwrap_or_else(|| format!("of {}", self.topic));
+        let count = steps.entry(of.into()).or_default();
+        if step.is_some() && self.key.is_none() {
+            if *count > 0 {
+                return Err(SendError::invalid(
+                    &self.topic,
+                    "its step was sent before in this transaction; give each message a step of its own",
+                ));
+            }
+            *count += 1;
         }
-        let count = steps.entry(self.topic.as_str().into()).or_default();
+        if let Some(step) = step {
+            return Ok(step);
+        }
         *count += 1;
-        format!("message {count} of {}", self.topic)
+        Ok(format!("message {count} of {}", self.topic))
     }
 
     /// Decides what was left open.

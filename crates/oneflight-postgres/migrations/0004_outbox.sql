@@ -40,8 +40,8 @@ CREATE TABLE "{schema}"."{prefix}messages" (
 CREATE INDEX "{prefix}messages_position" ON "{schema}"."{prefix}messages" (position);
 CREATE INDEX "{prefix}messages_xid" ON "{schema}"."{prefix}messages" (xid, position);
 CREATE INDEX "{prefix}messages_id" ON "{schema}"."{prefix}messages" (id) WHERE id <> position;
-CREATE UNIQUE INDEX "{prefix}messages_key" ON "{schema}"."{prefix}messages" (slot, key) WHERE deduplicated AND id = position;
-CREATE INDEX "{prefix}messages_keys" ON "{schema}"."{prefix}messages" (key) WHERE deduplicated AND id <> position;
+CREATE UNIQUE INDEX "{prefix}messages_key" ON "{schema}"."{prefix}messages" (slot, key, topic) WHERE deduplicated AND id = position;
+CREATE INDEX "{prefix}messages_keys" ON "{schema}"."{prefix}messages" (key, topic) WHERE deduplicated AND id <> position;
 
 -- What became of messages, a row a batch. 1: a relay took them. 2: delivered. 3: failed, and due again. 4: ended
 -- otherwise, or moved on. 5: given back without an attempt. 6: one of several targets has them. Of two about one message,
@@ -107,7 +107,7 @@ CREATE TABLE "{schema}"."{prefix}parked" (
 CREATE INDEX "{prefix}parked_due" ON "{schema}"."{prefix}parked" (due) WHERE due IS NOT NULL;
 CREATE INDEX "{prefix}parked_dead" ON "{schema}"."{prefix}parked" (id) WHERE due IS NULL;
 CREATE INDEX "{prefix}parked_blocks" ON "{schema}"."{prefix}parked" (shard) WHERE blocks;
-CREATE UNIQUE INDEX "{prefix}parked_key" ON "{schema}"."{prefix}parked" (key) WHERE deduplicated;
+CREATE UNIQUE INDEX "{prefix}parked_key" ON "{schema}"."{prefix}parked" (key, topic) WHERE deduplicated;
 
 -- Messages of the ring that must not be taken any more: cancelled, or parked by an operator.
 CREATE TABLE "{schema}"."{prefix}withdrawn" (
@@ -170,7 +170,8 @@ BEGIN
         SELECT DISTINCT hashtextextended('"{schema}"."{prefix}messages"'::regclass::oid::text || purpose || name, 7117) AS number
         FROM (SELECT 'o' AS purpose, unnest(ordering_keys) AS name
               UNION ALL
-              SELECT 'k', k.name FROM unnest(keys, deduplicates) k (name, wanted) WHERE k.wanted) named
+              SELECT 'k', k.name || E'\n' || k.topic FROM unnest(keys, topics, deduplicates) k (name, topic, wanted)
+              WHERE k.wanted) named
         WHERE name IS NOT NULL ORDER BY 1) locks;
     -- Before any position is drawn: a position is then larger than all that a snapshot knew which does not know this
     -- number.
@@ -182,18 +183,21 @@ BEGIN
             AS given (shard, topic, key, deduplicated, ordering_key, content_type, payload, headers, correlation_id,
                       traceparent, delay, expiry, number)),
     known AS MATERIALIZED (
-        SELECT given.key, coalesce((SELECT m.id FROM "{schema}"."{prefix}messages" m
-                                    WHERE m.key = given.key AND m.deduplicated AND m.id = m.position LIMIT 1),
+        SELECT given.key, given.topic, coalesce((SELECT m.id FROM "{schema}"."{prefix}messages" m
+                                    WHERE m.key = given.key AND m.topic = given.topic AND m.deduplicated
+                                      AND m.id = m.position LIMIT 1),
                                    (SELECT m.id FROM "{schema}"."{prefix}messages" m
-                                    WHERE m.key = given.key AND m.deduplicated AND m.id <> m.position LIMIT 1),
+                                    WHERE m.key = given.key AND m.topic = given.topic AND m.deduplicated
+                                      AND m.id <> m.position LIMIT 1),
                                    (SELECT p.id FROM "{schema}"."{prefix}parked" p
-                                    WHERE p.key = given.key AND p.deduplicated)) AS id
+                                    WHERE p.key = given.key AND p.topic = given.topic AND p.deduplicated)) AS id
         FROM given WHERE given.deduplicated),
     firsts AS (
         SELECT * FROM given
         WHERE NOT given.deduplicated
-           OR (NOT EXISTS (SELECT FROM known WHERE known.key = given.key AND known.id IS NOT NULL)
-               AND NOT EXISTS (SELECT FROM given g WHERE g.deduplicated AND g.key = given.key AND g.number < given.number))),
+           OR (NOT EXISTS (SELECT FROM known WHERE known.key = given.key AND known.topic = given.topic AND known.id IS NOT NULL)
+               AND NOT EXISTS (SELECT FROM given g WHERE g.deduplicated AND g.key = given.key AND g.topic = given.topic
+                                 AND g.number < given.number))),
     numbered AS MATERIALIZED (
         SELECT nextval('"{schema}"."{prefix}positions"'::regclass) AS id, ordered.*
         FROM (SELECT * FROM firsts ORDER BY number) ordered),
@@ -217,8 +221,9 @@ BEGIN
                n.deduplicated, n.topic, n.key, n.ordering_key, n.content_type, n.correlation_id, n.traceparent, n.headers,
                n.payload
         FROM numbered n WHERE n.delay IS NOT NULL AND n.ordering_key IS NULL)
-    SELECT coalesce(n.id, (SELECT known.id FROM known WHERE known.key = given.key LIMIT 1),
-                    (SELECT first.id FROM numbered first WHERE first.deduplicated AND first.key = given.key)),
+    SELECT coalesce(n.id, (SELECT known.id FROM known WHERE known.key = given.key AND known.topic = given.topic LIMIT 1),
+                    (SELECT first.id FROM numbered first WHERE first.deduplicated AND first.key = given.key
+                                                           AND first.topic = given.topic)),
            n.id IS NOT NULL
     FROM given LEFT JOIN numbered n ON n.number = given.number ORDER BY given.number;
 END
@@ -486,7 +491,8 @@ BEGIN
 END
 $function$;
 
--- Everything as Debezium's outbox event router wants it, for who outgrows the relay.
+-- Everything as Debezium's outbox event router wants it, for who outgrows the relay. A connector that follows the WAL sees no
+-- view: it follows `messages`, with these as its columns.
 CREATE VIEW "{schema}"."{prefix}debezium" AS
 SELECT id, coalesce(ordering_key, id::text) AS aggregateid, topic AS aggregatetype, topic AS type, payload, key AS idempotencykey,
        traceparent AS tracingspancontext, sent_at AS "timestamp", correlation_id, content_type

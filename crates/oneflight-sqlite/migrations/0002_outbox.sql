@@ -39,7 +39,7 @@ CREATE INDEX main.oneflight_messages_due ON oneflight_messages (due_at) WHERE st
 CREATE INDEX main.oneflight_messages_dead ON oneflight_messages (id) WHERE state = 2;
 CREATE INDEX main.oneflight_messages_blocks ON oneflight_messages (shard) WHERE blocks = 1;
 CREATE INDEX main.oneflight_messages_ended ON oneflight_messages (ended_at) WHERE state = 3;
-CREATE UNIQUE INDEX main.oneflight_messages_key ON oneflight_messages (key) WHERE deduplicated = 1;
+CREATE UNIQUE INDEX main.oneflight_messages_key ON oneflight_messages (key, topic) WHERE deduplicated = 1;
 
 CREATE TABLE main.oneflight_relays (
     token INTEGER PRIMARY KEY,

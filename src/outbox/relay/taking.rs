@@ -197,8 +197,8 @@ impl<S: OutboxStore> Runner<S> {
         let entries = || picked.iter().filter_map(|id| self.book.entry(*id));
         let shards: HashSet<Shard> = entries().map(|entry| entry.shard).collect();
         let shards: Vec<Shard> = shards.into_iter().collect();
-        let positions: Vec<i64> = entries().map(|entry| entry.position).collect();
-        self.store.take(&self.settings.group, token, &shards, &positions).await
+        let messages: Vec<(MessageId, i64)> = entries().map(|entry| (entry.id, entry.position)).collect();
+        self.store.take(&self.settings.group, token, &shards, &messages).await
     }
 
     /// Writes what can be seen of the relay.

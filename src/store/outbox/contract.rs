@@ -221,7 +221,9 @@ pub trait OutboxStore: TransactionalStore {
     /// The store cannot be reached.
     fn reload(&self, positions: &[i64]) -> impl Future<Output = Result<Vec<StoredMessage>, StoreError>> + Send;
 
-    /// Records that a relay begins to deliver messages. From now on they cannot be cancelled.
+    /// Records that a relay begins to deliver messages, named by ids and positions. From now on they cannot be cancelled.
+    ///
+    /// One that has come back under another position since it was read counts as postponed.
     ///
     /// # Errors
     ///
@@ -231,7 +233,7 @@ pub trait OutboxStore: TransactionalStore {
         group: &str,
         token: RelayToken,
         shards: &[Shard],
-        positions: &[i64],
+        messages: &[(MessageId, i64)],
     ) -> impl Future<Output = Result<Taken, StoreError>> + Send;
 
     /// Records what became of messages that a relay had taken. Returns the shards that it does not have any more, if

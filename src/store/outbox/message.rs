@@ -101,7 +101,7 @@ pub struct NewMessage {
     pub topic: Arc<str>,
     /// The key under which a target recognises it.
     pub key: Arc<str>,
-    /// Whether a message with this key that is still kept takes its place.
+    /// Whether a message of this topic with this key that is still kept takes its place.
     pub deduplicated: bool,
     /// Within what it is delivered in order.
     pub ordering_key: Option<Arc<str>>,
@@ -144,10 +144,11 @@ impl fmt::Debug for NewMessage {
 
 /// What became of a message that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a duplicate was not sent; if that is as good, say so by `let _ =`"]
 pub enum Sent {
     /// It is part of the transaction.
     New(MessageId),
-    /// A message with its key is there already. This is the id of that one, and nothing was added.
+    /// A message of its topic with its key is there already. This is the id of that one, and nothing was added.
     Duplicate(MessageId),
 }
 

@@ -6,8 +6,10 @@ use tokio::time::sleep;
 
 use super::bench::{Bench, Checked, Inbox, LEASE, failing, options, quick, text};
 use crate::failure::Failure;
-use oneflight::outbox::{Cancelled, Delivery, DeliveryError};
-use oneflight::store::outbox::{Beat, Cursor, Failed, OutboxStore, Parked, RelayToken, Settlement, Shard};
+use oneflight::outbox::{Cancelled, Delivery, DeliveryError, Postponed};
+use oneflight::store::outbox::{
+    Beat, Cursor, Failed, MessageId, OutboxStore, Parked, RelayToken, Settlement, Shard, StoredMessage,
+};
 
 pub(super) async fn a_slow_delivery_outlasts_the_lease_and_is_done_once<S: OutboxStore + Clone>(
     bench: &Bench<S>,
@@ -203,9 +205,10 @@ pub(super) async fn read_all<S: OutboxStore + Clone>(
     bench: &Bench<S>,
     shards: &[Shard],
     start: &Cursor,
-) -> Result<Vec<i64>, Failure> {
+) -> Result<Vec<(MessageId, i64)>, Failure> {
     let page = bench.ok(bench.store.fetch(shards, start, None, 1000).await)?;
-    Ok(page.messages.iter().map(|message| message.position).collect())
+    let named = |message: &StoredMessage| (message.id, message.position);
+    Ok(page.messages.iter().map(named).collect())
 }
 
 pub(super) async fn an_answer_after_its_lease_is_refused<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
@@ -226,7 +229,7 @@ pub(super) async fn an_answer_after_its_lease_is_refused<S: OutboxStore + Clone>
     let second = bench.ok(store.beat(takes_over).await)?;
     bench.require(second.shards.len() == 64, "a dead relay's shards were not given away")?;
     let delivered = Settlement {
-        delivered: positions.clone(),
+        delivered: positions.iter().map(|(_, position)| *position).collect(),
         ..Settlement::default()
     };
     let refused = bench.ok(store.settle(group, first.token, &first.shards, &delivered).await)?;
@@ -246,6 +249,41 @@ pub(super) async fn an_answer_after_its_lease_is_refused<S: OutboxStore + Clone>
     )
 }
 
+pub(super) async fn what_has_come_back_elsewhere_counts_as_postponed<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let sent = bench
+        .send(vec![
+            text("first").ordering_key("one"),
+            text("second").ordering_key("one"),
+        ])
+        .await?;
+    let relay = bench.ok(bench.store.beat(beat(None)).await)?;
+    let positions = read_all(bench, &relay.shards, &relay.start).await?;
+    let postponed = bench.outbox.postpone(sent[0].id(), Duration::from_millis(1)).await;
+    bench.require(
+        bench.ok(postponed)? == Postponed::Postponed,
+        "what waits could not be postponed",
+    )?;
+    sleep(Duration::from_millis(20)).await;
+    // As another process does.
+    bench.ok(bench.store.keep_house().await)?;
+    let first = &positions[..1];
+    let taken = bench.ok(bench.store.take("default", relay.token, &relay.shards, first).await)?;
+    bench.require(
+        taken.postponed == [first[0].1] && taken.cancelled.is_empty(),
+        format!("what had come back counts as {taken:?}"),
+    )?;
+    let again = read_all(bench, &relay.shards, &relay.start).await?;
+    bench.require(
+        again.len() == 2
+            && again
+                .iter()
+                .any(|(id, position)| *id == sent[0].id() && *position != first[0].1),
+        "it has not come back in another place",
+    )
+}
+
 pub(super) async fn a_settlement_that_is_recorded_twice_does_no_harm<S: OutboxStore + Clone>(
     bench: &Bench<S>,
 ) -> Checked {
@@ -253,7 +291,7 @@ pub(super) async fn a_settlement_that_is_recorded_twice_does_no_harm<S: OutboxSt
     let (store, group) = (&bench.store, "default");
     let relay = bench.ok(store.beat(beat(None)).await)?;
     let positions = read_all(bench, &relay.shards, &relay.start).await?;
-    let position = positions[0];
+    let position = positions[0].1;
     let take = async || {
         let taken = bench.ok(store.take(group, relay.token, &relay.shards, &positions).await)?;
         bench.require(
@@ -281,7 +319,7 @@ pub(super) async fn a_settlement_that_is_recorded_twice_does_no_harm<S: OutboxSt
     let late = bench.ok(bench.outbox.cancel(id).await)?;
     bench.require(late == Cancelled::TooLate, "what is being delivered was cancelled")?;
     let released = Settlement {
-        released: positions.clone(),
+        released: vec![position],
         ..Settlement::default()
     };
     settle_again(&released).await?;

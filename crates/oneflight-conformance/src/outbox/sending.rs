@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::bench::{Bench, Checked, Inbox, WATCH, text};
-use oneflight::outbox::{Delivery, DeliveryError, Message, Sent};
+use oneflight::outbox::{Delivery, DeliveryError, Message, SendError, SendErrorKind, Sent};
 use oneflight::store::outbox::OutboxStore;
 use oneflight::{RequestIdentity, Rollback, Scope};
 
@@ -18,7 +18,7 @@ pub(super) async fn what_is_committed_is_delivered_and_what_is_rolled_back_is_no
     let relay = bench.keeping(&inbox)?;
     let id = bench.ok(RequestIdentity::new(Scope::new("outbox"), "fails"))?;
     let failed = bench.idem.run_in_tx(id, |mut tx| async move {
-        tx.send(text("never")).await?;
+        let _ = tx.send(text("never")).await?;
         Err::<(), _>(Rollback::failed("the work fails"))
     });
     bench.require(failed.await.is_err(), "work that fails was answered")?;
@@ -93,16 +93,43 @@ pub(super) async fn a_key_is_sent_once<S: OutboxStore + Clone>(bench: &Bench<S>)
         later == [Sent::Duplicate(*first)],
         format!("a duplicate of another request: {later:?}"),
     )?;
+    let elsewhere = bench.send(vec![Message::text("other", "elsewhere").key("k")]).await?;
+    bench.require(
+        matches!(elsewhere.as_slice(), [Sent::New(_)]),
+        format!("the same key of another topic: {elsewhere:?}"),
+    )?;
     let parked = text("parked").key("p").not_before(Duration::from_secs(600));
     let sent = bench.send(vec![parked.clone(), parked]).await?;
     let is_duplicate = matches!(sent.as_slice(), [Sent::New(first), Sent::Duplicate(again)] if first == again);
     bench.require(is_duplicate, format!("a duplicate of what is parked: {sent:?}"))?;
     let inbox = Inbox::default();
     let relay = bench.keeping(&inbox)?;
-    bench.until("all arrive", || inbox.texts().len() >= 2).await?;
+    bench.until("all arrive", || inbox.texts().len() >= 3).await?;
     sleep(WATCH).await;
-    let once = inbox.count("first") == 1 && inbox.count("other") == 1 && inbox.texts().len() == 2;
+    let once = ["first", "other", "elsewhere"].iter().all(|it| inbox.count(it) == 1) && inbox.texts().len() == 3;
     bench.require(once, format!("got {:?}", inbox.texts()))?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn a_step_is_sent_once_in_a_request<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    let id = bench.ok(RequestIdentity::new(Scope::new("outbox"), "loop"))?;
+    let refused = bench.idem.run_in_tx(id, |mut tx| async move {
+        let _ = tx.send(text("a").step("ship")).await?;
+        let again = tx.send_all([text("b"), text("c").step("ship")]).await;
+        let is_invalid = |error: &SendError| matches!(error.kind(), SendErrorKind::Invalid { .. });
+        if !again.as_ref().is_err_and(is_invalid) {
+            return Err(Rollback::failed(format!("a step was sent twice: {again:?}")));
+        }
+        // The transaction is as it was.
+        tx.send_all([text("b"), text("c").step("ship 2"), text("d").key("own").step("ship")])
+            .await?;
+        Ok(())
+    });
+    let _ = bench.ok(refused.await)?;
+    let inbox = Inbox::default();
+    let relay = bench.keeping(&inbox)?;
+    bench.until("all arrive", || inbox.texts().len() == 4).await?;
     relay.stop().await;
     Ok(())
 }

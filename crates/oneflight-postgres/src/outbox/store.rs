@@ -410,13 +410,19 @@ impl OutboxStore for PostgresStore {
         rows.iter().filter_map(|row| read(row).transpose()).collect()
     }
 
-    async fn take(&self, group: &str, token: RelayToken, of: &[Shard], positions: &[i64]) -> Result<Taken, StoreError> {
+    async fn take(
+        &self,
+        group: &str,
+        token: RelayToken,
+        of: &[Shard],
+        messages: &[(MessageId, i64)],
+    ) -> Result<Taken, StoreError> {
         let take = self.query(&self.outbox.statements.take);
         let take = take
             .bind(group.to_owned())
             .bind(token.get())
             .bind(numbers(of))
-            .bind(positions.to_vec());
+            .bind(messages.iter().map(|(_, position)| *position).collect::<Vec<_>>());
         let rows = self.ask_outbox(take).await?;
         let row = only(&rows)?;
         self.outbox.drawn.fetch_max(column(row, 3)?, Ordering::SeqCst);

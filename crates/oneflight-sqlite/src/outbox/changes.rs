@@ -1,5 +1,7 @@
 //! The outbox's transactions, each from its statements. The code that calls them sees to the turn and the commit.
 
+use std::collections::HashSet;
+
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, query};
 
@@ -170,7 +172,7 @@ pub(super) async fn take(
     team: &str,
     token: RelayToken,
     of: &[Shard],
-    positions: &[i64],
+    messages: &[(MessageId, i64)],
 ) -> Result<Taken, StoreError> {
     let lost = lost(connection, team, token, of).await?;
     if !lost.is_empty() {
@@ -179,7 +181,7 @@ pub(super) async fn take(
             ..Taken::default()
         });
     }
-    let wanted = list(positions.iter().copied());
+    let wanted = list(messages.iter().map(|(_, position)| *position));
     let token = token.get();
     let takes = format!(
         "UPDATE main.oneflight_messages SET attempts = attempts + 1, taken_by = {token}
@@ -190,28 +192,23 @@ pub(super) async fn take(
         .iter()
         .map(|row| get(row, "position"))
         .collect();
-    let taken: std::collections::HashSet<i64> = taken?.into_iter().collect();
-    let left: Vec<i64> = positions
-        .iter()
-        .copied()
-        .filter(|position| !taken.contains(position))
-        .collect();
+    let taken: HashSet<i64> = taken?.into_iter().collect();
+    let left = || messages.iter().filter(|(_, position)| !taken.contains(position));
     let mut answer = Taken::default();
-    if !left.is_empty() {
+    if left().next().is_some() {
+        // By their ids: what was parked has perhaps come back already, under another position.
         let look = format!(
-            "SELECT position FROM main.oneflight_messages WHERE position IN ({}) AND state = 1",
-            list(left.iter().copied())
+            "SELECT id FROM main.oneflight_messages WHERE id IN ({}) AND state IN (0, 1)",
+            list(left().map(|(id, _)| id.get()))
         );
-        let parked: Result<Vec<i64>, _> = all(connection, look)
-            .await?
-            .iter()
-            .map(|row| get(row, "position"))
-            .collect();
-        answer.postponed = parked?;
-        answer.cancelled = left
-            .into_iter()
-            .filter(|position| !answer.postponed.contains(position))
-            .collect();
+        let waits: Result<HashSet<i64>, _> = all(connection, look).await?.iter().map(|row| get(row, "id")).collect();
+        let waits = waits?;
+        for (id, position) in left() {
+            match waits.contains(&id.get()) {
+                true => answer.postponed.push(*position),
+                false => answer.cancelled.push(*position),
+            }
+        }
     }
     Ok(answer)
 }

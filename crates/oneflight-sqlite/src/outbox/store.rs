@@ -1,6 +1,6 @@
 //! The outbox, as the contract asks for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, query};
@@ -17,6 +17,9 @@ use oneflight::store::outbox::{
     Beat, Beaten, Bell, Blocker, Cancelled, Cursor, DeadLetter, MessageId, NewMessage, OutboxStore, PAGE_PAYLOAD_BYTES,
     Page, Postponed, RelayToken, Sent, Settlement, Shard, StoredMessage, Taken,
 };
+
+/// How long the store is kept in order at a time.
+const SPELL: Duration = Duration::from_secs(2);
 
 impl SqliteStore {
     /// One transaction of the outbox's, in its turn.
@@ -68,9 +71,10 @@ impl SqliteStore {
 
 async fn send(connection: &mut SqliteConnection, new: &NewMessage) -> Result<Sent, StoreError> {
     if new.deduplicated {
-        let look = query("SELECT id FROM main.oneflight_messages WHERE key = ?1 AND deduplicated = 1");
+        let look = query("SELECT id FROM main.oneflight_messages WHERE key = ?1 AND topic = ?2 AND deduplicated = 1");
         let known = look
             .bind(&*new.key)
+            .bind(&*new.topic)
             .fetch_optional(&mut *connection)
             .await
             .map_err(unavailable)?;
@@ -240,12 +244,12 @@ impl OutboxStore for SqliteStore {
         group: &str,
         token: RelayToken,
         shards: &[Shard],
-        positions: &[i64],
+        messages: &[(MessageId, i64)],
     ) -> Result<Taken, StoreError> {
-        let (group, shards, positions) = (group.to_owned(), shards.to_vec(), positions.to_vec());
+        let (group, shards, messages) = (group.to_owned(), shards.to_vec(), messages.to_vec());
         self.in_turn(move |connection| {
             Box::pin(async move {
-                let taken = changes::take(connection, &group, token, &shards, &positions).await?;
+                let taken = changes::take(connection, &group, token, &shards, &messages).await?;
                 Ok((End::Commit, taken))
             })
         })
@@ -287,13 +291,19 @@ impl OutboxStore for SqliteStore {
     }
 
     async fn keep_house(&self) -> Result<bool, StoreError> {
-        let kept = self.in_turn(move |connection| {
-            Box::pin(async move { Ok((End::Commit, changes::keep_house(connection).await?)) })
-        });
-        let (brought, more) = kept.await?;
-        if brought > 0 {
-            self.bell.ring();
+        let begun = Instant::now();
+        loop {
+            let kept = self.in_turn(move |connection| {
+                Box::pin(async move { Ok((End::Commit, changes::keep_house(connection).await?)) })
+            });
+            let (brought, more) = kept.await?;
+            if brought > 0 {
+                self.bell.ring();
+            }
+            // Each batch is a turn of its own, so that nobody waits for all of them.
+            if !more || begun.elapsed() >= SPELL {
+                return Ok(more);
+            }
         }
-        Ok(more)
     }
 }

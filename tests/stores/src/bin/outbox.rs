@@ -248,7 +248,7 @@ async fn commits(schema: &Schema, seconds: u64) -> Result<(), Failure> {
                         .execute(&mut *tx)
                         .await?;
                     if with {
-                        outbox.send(&mut tx, Message::text("mail.receipt", "order 7")).await?;
+                        let _ = outbox.send(&mut tx, Message::text("mail.receipt", "order 7")).await?;
                     }
                     tx.commit().await?;
                     done.fetch_add(1, SeqCst);
@@ -296,7 +296,7 @@ async fn latency(schema: &Schema, same_process: bool) -> Result<(), Failure> {
     let mut times = Vec::new();
     for _ in 0..if same_process { 300 } else { 30 } {
         let mut tx = sender.pool().begin().await?;
-        outbox.send(&mut tx, Message::text("bench", "x")).await?;
+        let _ = outbox.send(&mut tx, Message::text("bench", "x")).await?;
         tx.commit().await?;
         let committed = Instant::now();
         outbox.wake();
