@@ -427,6 +427,53 @@ BEGIN
 END
 $function$;
 
+-- Moves messages of the ring to where is written now, so that the few that are left of an old partition keep neither it
+-- nor receipts from being emptied. What a relay has in its hands stays. To a relay that knows the old position, it counts
+-- as postponed.
+CREATE FUNCTION "{schema}"."{prefix}bring_forward"(of_positions bigint[]) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    instant bigint := "{schema}"."{prefix}now"();
+    transaction_number xid8;
+    moved bigint[];
+BEGIN
+    PERFORM "{schema}"."{prefix}in_read_committed"();
+    PERFORM pg_advisory_xact_lock(hashtextextended('oneflight ' || '"{schema}"."{prefix}shards"'::regclass::oid::text, 7117));
+    transaction_number := pg_current_xact_id();
+    WITH left_over AS MATERIALIZED (
+        SELECT p AS old, told.*
+        FROM unnest(of_positions) p CROSS JOIN LATERAL (
+            SELECT coalesce(bool_or(r.kind IN (2, 4)), false) AS has_ended,
+                   coalesce((array_agg(r.kind ORDER BY r.seq DESC))[1] = 1, false) AS in_hands,
+                   count(*) FILTER (WHERE r.kind = 1) - count(DISTINCT r.taking) FILTER (WHERE r.kind = 5) AS taken,
+                   max(r.due) FILTER (WHERE r.kind = 3) AS due,
+                   coalesce(array_agg(r.detail) FILTER (WHERE r.kind = 6), '{}') AS done
+            FROM (SELECT r.kind, r.seq, r.due, r.detail,
+                         count(*) FILTER (WHERE r.kind = 1) OVER (ORDER BY r.seq) AS taking
+                  FROM "{schema}"."{prefix}receipts" r WHERE r.span @> p AND p = ANY (r.positions)) r) told
+        WHERE NOT told.has_ended AND NOT told.in_hands),
+    moves AS (
+        INSERT INTO "{schema}"."{prefix}messages"
+            (slot, shard, attempts, position, id, xid, sent_at, expires_at, due_at, deduplicated, topic, key, ordering_key,
+             content_type, correlation_id, traceparent, headers, done, payload)
+        SELECT r.messages, m.shard, m.attempts + l.taken, nextval('"{schema}"."{prefix}positions"'::regclass), m.id,
+               transaction_number, m.sent_at, m.expires_at, coalesce(l.due, m.due_at), m.deduplicated, m.topic, m.key,
+               m.ordering_key, m.content_type, m.correlation_id, m.traceparent, m.headers,
+               coalesce(m.done, '{}') || l.done, m.payload
+        FROM left_over l JOIN "{schema}"."{prefix}messages" m ON m.position = l.old, "{schema}"."{prefix}rotation" r)
+    SELECT coalesce(array_agg(l.old), '{}') INTO moved FROM left_over l;
+    IF cardinality(moved) > 0 THEN
+        INSERT INTO "{schema}"."{prefix}withdrawn" (position, postponed) SELECT p, true FROM unnest(moved) p
+        ON CONFLICT DO NOTHING;
+        INSERT INTO "{schema}"."{prefix}receipts" (slot, kind, seq, at, span, positions, detail)
+        SELECT r.receipts, 4, nextval('"{schema}"."{prefix}positions"'::regclass), instant,
+               int8range((SELECT min(p) FROM unnest(moved) p), (SELECT max(p) FROM unnest(moved) p), '[]'), moved, 'moved'
+        FROM "{schema}"."{prefix}rotation" r;
+    END IF;
+    RETURN cardinality(moved);
+END
+$function$;
+
 -- A sign of life. Others' deaths are seen by those who watch them: a clock that is set back keeps no shard from being
 -- taken over, and one that is set forward takes none away.
 CREATE FUNCTION "{schema}"."{prefix}beat"(

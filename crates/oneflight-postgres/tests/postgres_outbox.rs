@@ -573,6 +573,60 @@ fn random(client: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_delivers_keeps_no_room_from_being_given_back() {
+    let store = store(&server().schema().await).await;
+    let pool = store.pool();
+    let left = Message::text("nobody's", "left").ordering_key("k").key("left");
+    let sent = send(&store, left.clone()).await;
+    let texts = Texts::default();
+    let keeps = Arc::clone(&texts);
+    let keep = move |delivery: Delivery| {
+        keeps
+            .lock()
+            .push(String::from_utf8(delivery.payload().to_vec()).unwrap());
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let relay = Relay::builder(store.clone())
+        .target("note", keep)
+        .build()
+        .unwrap()
+        .spawn();
+    let turn = async || {
+        let arrived = texts.lock().len();
+        let _ = send(&store, text("more")).await;
+        until("it arrives", || texts.lock().len() > arrived).await;
+        until("it is recorded", || relay.health().backlog == 0).await;
+        let passed = "UPDATE oneflight_rotation SET since = since - 20000";
+        sqlx::query(passed).execute(pool).await.unwrap();
+        store.keep_house().await.unwrap();
+    };
+    for _ in 0..15 {
+        turn().await;
+    }
+    let receipts = count(pool, "SELECT count(*) FROM oneflight_receipts").await;
+    assert!(receipts < 24, "{receipts} receipts were kept for one message");
+    let messages = count(pool, "SELECT count(*) FROM oneflight_messages").await;
+    assert!(messages < 12, "{messages} messages were kept");
+    relay.stop().await;
+    assert_eq!(send(&store, left).await, Sent::Duplicate(sent.id()));
+    let others = Texts::default();
+    let keeps = Arc::clone(&others);
+    let keep = move |delivery: Delivery| {
+        keeps.lock().push(format!("{} {}", delivery.id(), delivery.attempt()));
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let other = Relay::builder(store.clone())
+        .target("nobody's", keep)
+        .build()
+        .unwrap()
+        .spawn();
+    until("it arrives", || !others.lock().is_empty()).await;
+    until("it is recorded", || other.health().backlog == 0).await;
+    other.stop().await;
+    assert_eq!(*others.lock(), [format!("{} 1", sent.id())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_was_set_back_delays_no_rotation() {
     let store = store(&server().schema().await).await;
     let _ = send(&store, text("one")).await;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection};
 
+use super::asking::BEGIN;
 use super::rows::millis;
-use super::store::BEGIN;
 use crate::PostgresStore;
 use crate::errors::{late, unavailable};
 use crate::records::{column, only};
@@ -26,6 +26,8 @@ const BATCH: i64 = 1000;
 const LOCK: u32 = 50;
 /// How long a statement under that lock may take, in milliseconds.
 const LOOK: u32 = 500;
+/// What is left of a partition is moved if there are no more messages than this.
+const FEW: usize = 1000;
 /// How long what is due is brought back at a time.
 const SPELL: Duration = Duration::from_secs(2);
 /// The shortest time for which a partition is written to.
@@ -124,6 +126,9 @@ impl PostgresStore {
                 waits |= !self.empty(&finished, &look).await?;
             }
         }
+        if slots.messages.next_free().is_none() || slots.receipts.next_free().is_none() {
+            self.bring_forward(slots.messages.current).await?;
+        }
         if slots.turn >= TURN
             && slots.messages.is_used()
             && let Some(next) = slots.messages.next_free()
@@ -163,6 +168,42 @@ impl PostgresStore {
 
     fn partition(&self, table: &str, slot: i16) -> String {
         self.outbox.statements.names.of(&format!("{table}_{slot}"))
+    }
+
+    /// Moves what is left of the oldest partition to the one that is written to, unless it is much.
+    async fn bring_forward(&self, current: i16) -> Result<(), StoreError> {
+        let names = &self.outbox.statements.names;
+        let oldest = format!("SELECT slot FROM {} ORDER BY position LIMIT 1", names.of("messages"));
+        let rows = self
+            .ask_outbox(sqlx::query(AssertSqlSafe(oldest)).persistent(false))
+            .await?;
+        let slot: i16 = match rows.first() {
+            Some(row) => column(row, 0)?,
+            None => return Ok(()),
+        };
+        if slot == current {
+            return Ok(());
+        }
+        let (table, receipts) = (self.partition("messages", slot), names.of("receipts"));
+        let left = format!(
+            "SELECT position FROM {table} EXCEPT
+             SELECT p.position FROM {receipts} r CROSS JOIN LATERAL unnest(r.positions) p (position)
+             WHERE r.kind IN (2, 4)
+               AND r.span && (SELECT pg_catalog.int8range(min(position), max(position), '[]') FROM {table})
+             LIMIT {FEW} + 1"
+        );
+        let rows = self
+            .ask_outbox(sqlx::query(AssertSqlSafe(left)).persistent(false))
+            .await?;
+        let left: Vec<i64> = rows.iter().map(|row| column(row, 0)).collect::<Result<_, _>>()?;
+        if left.is_empty() || left.len() > FEW {
+            return Ok(());
+        }
+        let forward = format!("SELECT {}($1)", names.of("bring_forward"));
+        self.ask_outbox(sqlx::query(AssertSqlSafe(forward)).persistent(false).bind(left))
+            .await?;
+        self.outbox.bell.ring();
+        Ok(())
     }
 
     /// The partition, if it has messages and all of them have ended.

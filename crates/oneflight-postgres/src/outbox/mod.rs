@@ -29,6 +29,7 @@
 //! What a relay or an operator asks goes over a small pool of the outbox's own, with the options of the user's. So a
 //! pool that is used up stops no relay, and no session there was left in a transaction by somebody else.
 
+mod asking;
 mod cursor;
 mod hints;
 mod house;
