@@ -29,14 +29,12 @@ impl<S: OutboxStore> Runner<S> {
         let now = Instant::now();
         self.in_flight[landed.target] -= 1;
         let breaker = &mut self.breakers[landed.target];
-        match &landed.answer {
-            None => {}
-            Some(Err(error)) if !error.is_final => {
-                if breaker.failed(now) {
-                    telemetry::circuit_open(&self.routes.targets[landed.target].name);
-                }
-            }
-            Some(_) => breaker.succeeded(),
+        let has_failed = matches!(&landed.answer, Some(Err(error)) if !error.is_final);
+        if has_failed && breaker.failed(now) {
+            telemetry::circuit_open(&self.routes.targets[landed.target].name);
+        }
+        if !has_failed && landed.answer.is_some() {
+            breaker.succeeded();
         }
         let Some(flight) = self.flights.of.get_mut(&landed.id) else {
             return;
