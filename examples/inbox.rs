@@ -19,7 +19,7 @@ async fn book(books: &Idempotency<SqliteStore>, delivery: &Delivery) -> Result<(
             .await?;
         Ok(())
     });
-    booked.await?;
+    let _ = booked.await?;
     Ok(())
 }
 
