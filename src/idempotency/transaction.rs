@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use super::answer::{caught, silent};
 use super::claim::{Acquire, Case};
 use super::codec::{Codec, Prepared, prepare};
+use super::codec_error::CodecError;
 use super::context::Context;
-use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
+use super::error::{Effect, Error, ErrorKind, RollbackKind};
 use super::progress::Progress;
 use super::settled::Settled;
 use super::shared::Shared;
@@ -105,6 +106,14 @@ pub struct Tx<S: TransactionalStore> {
 }
 
 impl<S: TransactionalStore> Tx<S> {
+    pub(super) fn new(open: OpenTransaction<S::Connection, S::Names>, context: Context) -> Self {
+        Self {
+            open,
+            context,
+            used: None,
+        }
+    }
+
     /// Returns what the work knows of its execution.
     #[must_use]
     pub fn context(&self) -> &Context {
@@ -393,15 +402,7 @@ where
     };
     let context = Context::new(id, attempt, None);
     // In a box, since what is around it is moved about.
-    let worked = catch(async {
-        Box::pin(work(Tx {
-            open,
-            context,
-            used: None,
-        }))
-        .await
-    })
-    .await;
+    let worked = catch(async { Box::pin(work(Tx::new(open, context))).await }).await;
     *bench.work.lock() = Some(work);
     bench.over.store(true, Ordering::SeqCst);
     let (value, verdict) = match worked {

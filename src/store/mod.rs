@@ -38,6 +38,7 @@ mod dyn_store;
 mod error;
 mod memory;
 mod report;
+mod steps;
 mod transaction;
 pub(crate) mod turn;
 mod watch;
@@ -50,6 +51,10 @@ pub use dyn_store::DynStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use report::{report_forgotten_tokens, report_unreadable};
+pub use steps::{
+    Standing, StartedBy, StepId, StepInTransaction, StepRecord, StepStore, StepsClaim, TransactionalStepStore,
+    UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart, decide_steps,
+};
 pub use transaction::{Ending, Loan, OpenTransaction, TransactionalStore, find, is_caused_by};
 pub use turn::Turn;
 pub use watch::{Watch, Watchers};

@@ -1,0 +1,220 @@
+//! Why a mutation of several steps has stopped before its end: [`StepError`], and [`Stopped`], which its work returns.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use super::codec_error::CodecError;
+use crate::store::{StepId, StoreError};
+
+type Source = Arc<dyn StdError + Send + Sync>;
+
+/// Why a mutation of several steps has stopped before its end.
+///
+/// What its finished steps did is recorded, and the next attempt goes on behind it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum StepError {
+    /// A step failed. That is not recorded: the next attempt runs the step again, under the same downstream key.
+    Failed {
+        /// Which step.
+        step: StepId,
+        /// The error that the step returned.
+        source: Source,
+    },
+    /// A step in a transaction failed, or its commit did: its rows are rolled back, and the next attempt runs it again.
+    RolledBack {
+        /// Which step.
+        step: StepId,
+        /// The error that the step returned, or a [`StoreError`].
+        source: Source,
+    },
+    /// The work failed outside of its steps.
+    Work {
+        /// The error that the work returned.
+        source: Source,
+    },
+    /// Two steps of one attempt have the same name, and no keys that tell them apart. The second one was not run.
+    Repeated {
+        /// Which step.
+        step: StepId,
+    },
+    /// The name of a step is empty, too long, or has control characters.
+    InvalidName,
+    /// A step is recorded that the code did not ask for, and that is not
+    /// [retired](super::Workflow::retired). Noticed when the work is at its end, whose result is then not recorded. The
+    /// step stays recorded.
+    Unknown {
+        /// Which step; there may be more.
+        step: StepId,
+    },
+    /// A recorded step had another input. The record is left as it is.
+    InputChanged {
+        /// Which step.
+        step: StepId,
+    },
+    /// A step that is to be run [once at most](super::Step::at_most_once) was begun and has not told what it did. The
+    /// mutation is held.
+    InDoubt {
+        /// Which step.
+        step: StepId,
+    },
+    /// The mutation has more steps than [allowed](super::Workflow::max_steps). This one was not run.
+    TooMany {
+        /// Which step.
+        step: StepId,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// The result of a step is too large to be kept. Outside of a transaction the step *was done*, that is recorded, and
+    /// every attempt ends here.
+    TooLarge {
+        /// Which step.
+        step: StepId,
+        /// The size of the encoded result, in bytes.
+        size: u64,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The result of a step, or the input, cannot be encoded, or cannot be decoded as the type that was asked for.
+    Codec {
+        /// Which step, if it is one.
+        step: Option<StepId>,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+    /// Another holder took over and goes on. Of this attempt nothing more is recorded, and no other step is begun.
+    LeaseLost,
+    /// A step was done, or its transaction ended, and that could not be recorded or found out. The next attempt finds it
+    /// recorded, or runs it again under the same downstream key.
+    Unrecorded {
+        /// Which step.
+        step: StepId,
+        /// What the store said.
+        source: StoreError,
+    },
+    /// The mutation was begun under another name or version of its workflow, which this code does not
+    /// [accept](super::Workflow::accepts).
+    OtherWorkflow {
+        /// The name that it was begun under.
+        name: String,
+        /// The version that it was begun under.
+        version: String,
+    },
+    /// The completer that ran it stops, and hands it back between two steps.
+    Stopping,
+}
+
+impl StepError {
+    /// Whether the attempt is at its end, whatever the work makes of it.
+    pub(super) fn is_final(&self) -> bool {
+        !matches!(self, Self::Failed { .. } | Self::RolledBack { .. } | Self::Work { .. })
+    }
+
+    /// The cause that the message ends with.
+    pub(super) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Failed { source, .. } | Self::RolledBack { source, .. } | Self::Work { source } => Some(&**source),
+            Self::Codec { source, .. } => Some(source),
+            Self::Unrecorded { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed { step, .. } => write!(f, "step {step} failed; the next attempt runs it again"),
+            Self::RolledBack { step, .. } => {
+                write!(
+                    f,
+                    "the transaction of step {step} was rolled back; the next attempt runs it again"
+                )
+            }
+            Self::Work { .. } => f.write_str("the work failed between its steps"),
+            Self::Repeated { step } => write!(
+                f,
+                "step {step} is there twice in one attempt; give each a name of its own, or the same name and keys"
+            ),
+            Self::InvalidName => {
+                f.write_str("the name or key of a step is empty, has over 200 bytes, or has control characters")
+            }
+            Self::Unknown { step } => write!(
+                f,
+                "step {step} is recorded, and the code did not ask for it; list it as retired, or run the code that \
+                 knows it"
+            ),
+            Self::InputChanged { step } => write!(
+                f,
+                "step {step} is recorded with another input; change the version of the workflow with its steps"
+            ),
+            Self::InDoubt { step } => write!(
+                f,
+                "step {step} was begun, may run once at most, and has not told what it did; find out, then resolve the \
+                 request or have it go on"
+            ),
+            Self::TooMany { step, limit } => write!(f, "step {step} was not run: there are {limit} already, the limit"),
+            Self::TooLarge { step, size, limit } => write!(
+                f,
+                "the result of step {step} has {size} bytes, over the limit of {limit}; return less, or raise the limit"
+            ),
+            Self::Codec { step: Some(step), .. } => write!(f, "the result of step {step} cannot be encoded or decoded"),
+            Self::Codec { step: None, .. } => f.write_str("the input cannot be encoded or decoded"),
+            Self::LeaseLost => f.write_str("its lease was lost, and another holder goes on with it"),
+            Self::Unrecorded { step, .. } => write!(
+                f,
+                "step {step} may have been done, and that could not be recorded; the next attempt looks, or runs it \
+                 again under the same downstream key"
+            ),
+            Self::OtherWorkflow { name, version } => write!(
+                f,
+                "it was begun as {name:?} of version {version:?}, which this code does not accept"
+            ),
+            Self::Stopping => f.write_str("its completer stops, and another one goes on with it"),
+        }
+    }
+}
+
+/// Why the work of [`run_steps`](super::Idempotency::run_steps) stops before its end.
+///
+/// Any [`std::error::Error`] becomes one by `?`, and a step's own failure is one already. The steps that are finished
+/// stay recorded, and the next attempt goes on behind them. A request that can never succeed should be told apart, and
+/// be answered with a value, which is recorded.
+pub struct Stopped(pub(super) StepError);
+
+impl Stopped {
+    /// Stops for this reason: an error or a text.
+    pub fn because(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self(StepError::Work {
+            source: reason.into().into(),
+        })
+    }
+
+    /// Returns the reason.
+    #[must_use]
+    pub fn reason(&self) -> &StepError {
+        &self.0
+    }
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::because(error)
+    }
+}
+
+impl fmt::Debug for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stopped").field(&self.0).finish()
+    }
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.cause() {
+            Some(cause) => write!(f, "{}: {cause}", self.0),
+            None => self.0.fmt(f),
+        }
+    }
+}

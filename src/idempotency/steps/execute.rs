@@ -1,0 +1,145 @@
+//! One attempt at a mutation of steps: claim, work, complete. All of it is the work of one flight.
+//!
+//! ```text
+//! claimed ──work answers──▶ every recorded step was asked for ──▶ complete ──▶ recorded
+//!    │                        └─ no: stopped
+//!    ├──work stops, or panics──▶ lease ends when it has settled ──▶ unfinished: anyone may go on
+//!    │                             ├─ the completer stops: that was no try
+//!    │                             └─ a step is in doubt: held
+//!    └──process dies──▶ lease runs out ──▶ unfinished
+//! ```
+
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::pin;
+use std::sync::Arc;
+
+use super::board::Board;
+use super::claims::Claims;
+use super::handle::{Inner, Steps};
+use super::run::Start;
+use crate::flight::Panicked;
+use crate::idempotency::answer::answer_within;
+use crate::idempotency::claim::{Acquire, Acquired, Case};
+use crate::idempotency::codec::{Codec, prepare};
+use crate::idempotency::context::Context;
+use crate::idempotency::error::{Effect, Error, ErrorKind};
+use crate::idempotency::progress::Progress;
+use crate::idempotency::recovery::Recovery;
+use crate::idempotency::settled::Settled;
+use crate::idempotency::shared::Shared;
+use crate::idempotency::step_error::{StepError, Stopped};
+use crate::identity::RequestIdentity;
+use crate::record::Verdict;
+use crate::store::{Standing, StepStore, StoreError};
+use crate::telemetry;
+use crate::unwind::catch;
+
+/// The work of a flight.
+pub(super) async fn execute<S, C, T, F, W>(
+    shared: Arc<Shared<S>>,
+    codec: Arc<C>,
+    id: RequestIdentity,
+    progress: Arc<Progress>,
+    start: Start,
+    work: F,
+) -> Result<Settled, Error>
+where
+    S: StepStore,
+    C: Codec<T>,
+    T: Send + Sync + 'static,
+    F: FnOnce(Steps<S, C>) -> W + Send + 'static,
+    W: Future<Output = Result<T, Stopped>> + Send + 'static,
+{
+    let Start {
+        workflow,
+        asked,
+        only,
+        stop,
+    } = start;
+    let claims = Claims::new(Arc::clone(&shared.store), asked.clone(), only);
+    // A dead holder is no reason to hold: its finished steps are known. The store sees to it that it is one of steps.
+    let over = Arc::new(shared.over(claims, Recovery::Rerun));
+    let case = Case::open(&over, &id)?;
+    let mut held = match Acquire::new(&case, &progress).claim().await {
+        Ok(Acquired::Granted(granted)) => granted.begin(),
+        Ok(Acquired::Settled(settled)) => return Ok(settled.shared_as(&*codec)),
+        Err(error) => return Err(explained(&shared, &asked, error).await),
+    };
+    let Some(granted) = over.store.granted() else {
+        held.release().await;
+        let what = "a mutation of steps was granted without them";
+        return Err(Error::store(&id, StoreError::Corrupt { what }, Effect::Nothing));
+    };
+    let attempt = held.attempt();
+    let token = granted.token;
+    let inner = Arc::new(Inner {
+        shared: Arc::clone(&shared),
+        codec: Arc::clone(&codec),
+        context: Context::new(id.clone(), attempt, Some(held.view())),
+        token,
+        workflow,
+        input: granted.input,
+        board: Board::new(granted.steps),
+        stop,
+    });
+    progress.work();
+    let steps = Steps {
+        inner: Arc::clone(&inner),
+    };
+    // The closure is called inside, so that its panic is caught as well.
+    let worked = held.during(pin!(catch(async move { work(steps).await }))).await;
+    let value = match worked {
+        Ok(Ok(value)) => inner.board.finish(&inner.workflow.retired).map(|()| value),
+        Ok(Err(Stopped(stopped))) => Err(inner.board.ends(stopped)),
+        Err(panic) => {
+            held.leave_in_doubt().await;
+            let panic = Panicked::from_payload(panic);
+            let message = panic.message().to_owned();
+            ErrorKind::Panicked(panic).of(&id).tell();
+            resume_unwind(Box::new(message))
+        }
+    };
+    match value {
+        Ok(value) => {
+            let (result, failed) = prepare(&*codec, &value, Verdict::Performed, shared.sizes).of_done();
+            held.complete(&result).await?;
+            match failed {
+                // The first time with the reason; a replay can only say that there was one.
+                Some(source) => Err(Error::codec(&id, source, Effect::Done)),
+                None => Ok(Settled::executed(Some(Arc::new(value)), result, attempt)),
+            }
+        }
+        Err(stopped) => {
+            let standing = match stopped {
+                StepError::Stopping => Some(Standing::HandedBack),
+                StepError::InDoubt { .. } => Some(Standing::Held),
+                _ => None,
+            };
+            if let Some(standing) = standing {
+                let set = async { shared.store.set_standing(&id, token, standing).await };
+                // If it fails, the next attempt comes to the same.
+                if let Err(error) = answer_within(shared.answer_patience(), set).await {
+                    telemetry::not_released(&id, &error);
+                }
+            }
+            held.leave_in_doubt().await;
+            Err(ErrorKind::Stopped(stopped).of(&id))
+        }
+    }
+}
+
+/// Says why a mutation of steps is not gone on with, if it is because of this code.
+async fn explained<S: StepStore>(shared: &Shared<S>, asked: &crate::store::WorkflowStart, error: Error) -> Error {
+    if !matches!(error.kind(), ErrorKind::InDoubt { .. }) {
+        return error;
+    }
+    let loaded = async { shared.store.load_steps(error.identity()).await };
+    match answer_within(shared.answer_patience(), loaded).await {
+        Ok(Some(known)) if !known.held && !asked.goes_on_with(&known.name, &known.version) => {
+            let (name, version) = (known.name, known.version);
+            ErrorKind::Stopped(StepError::OtherWorkflow { name, version }).of(error.identity())
+        }
+        Ok(_) | Err(_) => error,
+    }
+}
