@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::board::Board;
 use super::claims::Claims;
 use super::handle::{Inner, Steps};
-use super::run::Start;
+use super::start::Start;
 use crate::flight::Panicked;
 use crate::idempotency::answer::answer_within;
 use crate::idempotency::claim::{Acquire, Acquired, Case};
@@ -31,7 +31,7 @@ use crate::idempotency::shared::Shared;
 use crate::idempotency::step_error::{StepError, Stopped};
 use crate::identity::RequestIdentity;
 use crate::record::Verdict;
-use crate::store::{Standing, StepStore, StoreError};
+use crate::store::{Standing, StepStore, StoreError, WorkflowStart};
 use crate::telemetry;
 use crate::unwind::catch;
 
@@ -130,7 +130,7 @@ where
 }
 
 /// Says why a mutation of steps is not gone on with, if it is because of this code.
-async fn explained<S: StepStore>(shared: &Shared<S>, asked: &crate::store::WorkflowStart, error: Error) -> Error {
+async fn explained<S: StepStore>(shared: &Shared<S>, asked: &WorkflowStart, error: Error) -> Error {
     if !matches!(error.kind(), ErrorKind::InDoubt { .. }) {
         return error;
     }

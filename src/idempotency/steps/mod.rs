@@ -22,10 +22,11 @@ mod execute;
 mod handle;
 mod operate;
 mod run;
+mod start;
 mod step;
 mod transaction;
 
 pub use handle::Steps;
 pub use operate::Forked;
-pub(super) use run::start;
+pub(super) use start::start;
 pub use step::{Step, StepContext};

@@ -3,10 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use super::execute::execute;
 use super::handle::Steps;
+use super::start::{Start, asked};
 use crate::idempotency::codec::{Codec, Format, Prepared, Sizes, prepare};
 use crate::idempotency::codec_error::CodecError;
 use crate::idempotency::error::{Effect, Error, ErrorKind};
@@ -16,43 +15,8 @@ use crate::idempotency::shared::Shared;
 use crate::idempotency::step_error::{StepError, Stopped};
 use crate::idempotency::workflow::Workflow;
 use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, RecordedResult, Verdict};
-use crate::store::{StartedBy, StepStore, Store, WorkflowStart};
-
-/// How an attempt is begun.
-pub(in crate::idempotency) struct Start {
-    pub(super) workflow: Arc<Workflow>,
-    pub(super) asked: WorkflowStart,
-    /// The one holder from which the claim may be taken over, if it is for a completer.
-    pub(super) only: Option<FencingToken>,
-    pub(super) stop: Option<watch::Receiver<bool>>,
-}
-
-/// How a completer begins an attempt at what it has found: from that holder only.
-pub(in crate::idempotency) fn start(
-    workflow: &Arc<Workflow>,
-    only: FencingToken,
-    stop: watch::Receiver<bool>,
-) -> Start {
-    Start {
-        workflow: Arc::clone(workflow),
-        // What it goes on with has an input, and this is not used.
-        asked: asked(workflow, RecordedResult::not_encodable(), StartedBy::Completer),
-        only: Some(only),
-        stop: Some(stop),
-    }
-}
-
-fn asked(workflow: &Workflow, input: RecordedResult, by: StartedBy) -> WorkflowStart {
-    WorkflowStart {
-        name: workflow.name.clone(),
-        version: workflow.version.clone(),
-        accepts: workflow.accepts.clone(),
-        input,
-        steps: Vec::new(),
-        by,
-    }
-}
+use crate::record::{RecordedResult, Verdict};
+use crate::store::{StartedBy, StepStore, Store};
 
 /// Encodes an input, within the limits.
 fn encoded<I, C: Codec<I>>(

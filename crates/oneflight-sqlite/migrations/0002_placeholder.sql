@@ -1,0 +1,2 @@
+-- The outbox comes with version 2.
+SELECT 1;
