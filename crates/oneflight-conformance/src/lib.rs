@@ -38,12 +38,14 @@ mod checks;
 mod failure;
 mod probe;
 mod steps;
+mod steps_in_transactions;
 mod transactional;
 
 use probe::Probe;
 
 pub use failure::Failure;
 pub use steps::{run_steps, run_steps_with};
+pub use steps_in_transactions::run_steps_in_transactions;
 pub use transactional::{Ledger, Written, run_transactional};
 
 /// Runs the suite against a store whose time passes by itself. `make` returns an empty store.
