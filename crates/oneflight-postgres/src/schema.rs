@@ -37,6 +37,14 @@ const MIGRATIONS: &[Migration] = &[
         description: "renewals that never shorten a lease",
         sql: include_str!("../migrations/0003_renewals.sql"),
     },
+    Migration {
+        description: "a place for the outbox",
+        sql: include_str!("../migrations/0004_placeholder.sql"),
+    },
+    Migration {
+        description: "steps of mutations",
+        sql: include_str!("../migrations/0005_steps.sql"),
+    },
 ];
 
 impl Migration {

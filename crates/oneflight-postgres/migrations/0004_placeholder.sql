@@ -1,0 +1,2 @@
+-- The outbox comes with version 4.
+SELECT 1;
