@@ -53,8 +53,8 @@ pub enum StepError {
         /// Which step.
         step: StepId,
     },
-    /// A step that is to be run [once at most](super::Step::at_most_once) was begun and has not told what it did. The
-    /// mutation is held.
+    /// A step that is to be run [once at most](super::Step::at_most_once) was begun and has not told what it did, or the
+    /// work of a step ended its transaction itself. The mutation is held.
     InDoubt {
         /// Which step.
         step: StepId,
@@ -151,8 +151,8 @@ impl fmt::Display for StepError {
             ),
             Self::InDoubt { step } => write!(
                 f,
-                "step {step} was begun, may run once at most, and has not told what it did; find out, then resolve the \
-                 request or have it go on"
+                "step {step} may have been done, must not be done again by itself, and has not told; find out, then resolve \
+                 the request or have it go on"
             ),
             Self::TooMany { step, limit } => write!(f, "step {step} was not run: there are {limit} already, the limit"),
             Self::TooLarge { step, size, limit } => write!(

@@ -78,10 +78,19 @@ async fn what_is_printed_is_what_is_applied() {
     PostgresStore::from_pool(theirs).await.unwrap();
 }
 
+/// What versions before 5 do not have.
+const STEPS: &str = "DROP TRIGGER oneflight_forget_steps ON oneflight_records;
+                     DROP FUNCTION oneflight_forget_steps;
+                     DROP PROCEDURE oneflight_begin_steps;
+                     DROP PROCEDURE oneflight_record_step;
+                     DROP PROCEDURE oneflight_load_steps;
+                     DROP TABLE oneflight_steps, oneflight_workflows";
+
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&store).await);
+    sqlx::raw_sql(STEPS).execute(pool).await.unwrap();
     let back = "DO $$ DECLARE name text; BEGIN
                     FOR name IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = current_schema()::regnamespace LOOP
                         EXECUTE 'DROP PROCEDURE ' || name;
@@ -123,6 +132,7 @@ async fn a_database_of_version_2_gets_the_procedures_of_today() {
     let (ours, new) = (server().schema().await, server().schema().await);
     let (ours, new) = (ours.pool(2), new.pool(2));
     PostgresStore::from_pool(ours.clone()).await.unwrap();
+    sqlx::raw_sql(STEPS).execute(&ours).await.unwrap();
     let back = "DROP PROCEDURE oneflight_renew;
                 DROP PROCEDURE oneflight_end_lease;
                 CREATE PROCEDURE oneflight_renew(text, text, bigint, bigint, bigint, text, INOUT bigint, INOUT text)

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::future::Future;
 use std::panic::resume_unwind;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use super::board::Found;
@@ -17,6 +18,8 @@ use crate::record::Verdict;
 use crate::store::{Ending, StepInTransaction, StoreError, TransactionalStepStore};
 use crate::telemetry;
 use crate::unwind::{Payload, catch};
+
+type Transacted<T> = Pin<Box<dyn Future<Output = Result<Worked<T>, StoreError>> + Send>>;
 
 /// The outcome of the step's work, brought out of the transaction.
 enum Worked<T> {
@@ -38,6 +41,9 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
     /// transaction's end holds here. An error rolls back and is not recorded: the next attempt runs the step again. It
     /// is not run again by itself after a conflict with another transaction. [`Rollback::Declined`] rolls the rows back,
     /// records the value, and returns it.
+    ///
+    /// Work that ends its transaction itself, which PostgreSQL cannot refuse, leaves the step in doubt, and the mutation
+    /// is held.
     ///
     /// The lease is renewed meanwhile, so the work may take its time; but in SQLite it is the one writer.
     ///
@@ -75,8 +81,9 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
             input: step.input,
         };
         let (held, id) = (Arc::clone(inner), step.id.clone());
-        // The stores' own futures are large; in a box, they are not moved about.
-        let transaction = Box::pin(caught(async move {
+        // The stores' own futures are large; in a box, they are not moved about. Its type is erased, since the compiler
+        // cannot tell of what is in it that it is `Send` for every lifetime that the work may name.
+        let transaction: Transacted<T> = Box::pin(caught(async move {
             let store = Arc::clone(&held.shared.store);
             store
                 .transact_step(of, move |open| async move {
@@ -136,6 +143,8 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
                 inner.board.free(&step);
                 Err(Stopped(StepError::RolledBack { step, source }))
             }
+            // It must not be run again by itself.
+            Err(StoreError::CommittedByWork) => Err(inner.over(StepError::InDoubt { step })),
             Err(source) => Err(inner.over(StepError::Unrecorded { step, source })),
         }
     }
