@@ -57,6 +57,16 @@ fn a_job_that_two_machines_start_runs_once() {
 }
 
 #[test]
+fn an_order_whose_machine_goes_off_is_finished_by_another_and_charged_once() {
+    let printed = prints("saga");
+    assert_eq!(printed.matches("charge tea").count(), 1, "{printed}");
+    assert_eq!(printed.matches("reserve tea").count(), 1, "{printed}");
+    assert_eq!(printed.matches("release gold").count(), 1, "{printed}");
+    assert!(printed.contains("Err(\"insufficient funds\")\n"), "{printed}");
+    assert!(printed.ends_with("replayed: Ok(1)\n"), "{printed}");
+}
+
+#[test]
 fn a_store_of_ones_own_passes_the_suite() {
     assert_eq!(prints("store"), "executed: order 1\nreplayed: order 1\n");
 }

@@ -3,16 +3,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
+use std::io;
+use std::time::Duration;
 
+use oneflight::idempotency::{Steps, Stopped};
 use oneflight::store::StoreError;
+use oneflight::{ErrorKind, Idempotency, RequestIdentity, Scope};
 use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_postgres::PostgresStore;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgPoolOptions};
 
 #[path = "../../../tests/common/postgres.rs"]
 mod postgres;
+#[path = "../../../tests/common/proxy.rs"]
+mod proxy;
 
 use postgres::server;
+use proxy::Proxy;
 
 #[derive(Clone)]
 struct Orders(PostgresStore);
@@ -80,4 +87,117 @@ async fn it_commits_steps_with_their_rows() {
         kept(conformance::run_steps_in_transactions(async || orders(isolation, true).await).await);
     }
     kept(conformance::run_steps_in_transactions(async || orders("read committed", false).await).await);
+}
+
+/// What is counted on the wire, once it is quiet there.
+async fn trips(proxy: &Proxy, before: &mut usize) -> usize {
+    let mut seen = proxy.round_trips();
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        match proxy.round_trips() {
+            now if now == seen => break,
+            now => seen = now,
+        }
+    }
+    seen - std::mem::replace(before, seen)
+}
+
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
+}
+
+/// One for the claim with what the mutation is started with, one for each step, one for the result. A step in a
+/// transaction has two beside what the transaction has anyway, of which one writes. A resume has no more than a start.
+#[tokio::test]
+async fn a_step_is_one_round_trip_and_a_resume_reads_all_of_them_in_one() {
+    let schema = server().schema().await;
+    let proxy = Proxy::before(server().port()).await;
+    // The pool tests no connection, so that what is counted is ours.
+    let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
+    let pool = pool.connect_lazy_with(schema.options.clone().port(proxy.port()));
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
+    let idem = Idempotency::builder(store).build();
+    let run = |key: String, lines: u32, end: Result<(), &'static str>| {
+        idem.run_steps(id(&key), &7, move |steps| async move {
+            for line in 0..lines {
+                steps
+                    .run_keyed("line", line, |_| async { Ok::<_, io::Error>(line) })
+                    .await?;
+            }
+            steps
+                .run_in_tx("book", |mut tx| async move {
+                    sqlx::query("SELECT 1").execute(&mut *tx).await?;
+                    Ok(1)
+                })
+                .await?;
+            end.map_err(Stopped::because)
+        })
+    };
+    let mut seen = 0;
+    // The first time on a connection, statements are prepared. The pool says something with each loan.
+    let _ = run("warm".to_owned(), 1, Ok(())).await.unwrap();
+    trips(&proxy, &mut seen).await;
+    sqlx::query("SELECT 1").persistent(false).execute(&pool).await.unwrap();
+    let mut counts = Vec::new();
+    trips(&proxy, &mut seen).await;
+    for lines in [1, 11] {
+        let _ = run(format!("{lines}"), lines, Ok(())).await.unwrap();
+        counts.push(trips(&proxy, &mut seen).await);
+    }
+    let for_a_step = (counts[1] - counts[0]) as f64 / 10.0;
+    // With the pool's own for a loan, which is one at most.
+    assert!((1.0..=2.0).contains(&for_a_step), "{counts:?}");
+    run("resume".to_owned(), 11, Err("later")).await.unwrap_err();
+    trips(&proxy, &mut seen).await;
+    let _ = run("resume".to_owned(), 11, Ok(())).await.unwrap();
+    let resumed = trips(&proxy, &mut seen).await;
+    // Claim and result, each with the pool's own.
+    assert!(resumed <= 4, "{resumed} round trips to go on, after {counts:?}");
+    println!("a start with 1 and with 11 steps: {counts:?}; going on behind 12: {resumed}");
+
+    // Writes, counted by the server: a row for each step, and nothing else changes for it.
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM oneflight_steps")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(rows, 2 + 2 + 12 + 12);
+}
+
+/// Recovering from a restart of the database is the poller's own affair.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completer_survives_a_restart_of_the_database() {
+    let server = postgres::Server::start("");
+    let schema = server.schema().await;
+    let store = PostgresStore::from_pool(schema.pool(4)).await.unwrap();
+    let idem = Idempotency::builder(store).build();
+    let completer = idem.completer().every(Duration::from_millis(50));
+    let completer = completer.handler("place_order", |_: u32, _: Steps<PostgresStore>| async { Ok(7) });
+    let completer = completer.spawn().unwrap();
+    let orders = idem.with_workflow("place_order");
+    for (key, how) in [("a", "immediate"), ("b", "fast")] {
+        tokio::task::block_in_place(|| server.restart(how));
+        let mut begun = false;
+        for _ in 0..200 {
+            let call = orders.run_steps(id(key), &1, |_| async {
+                Err::<u32, _>(Stopped::because("left behind"))
+            });
+            if let ErrorKind::Stopped(_) = call.await.unwrap_err().kind() {
+                begun = true;
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(begun);
+        for _ in 0..200 {
+            if let Ok(Some(record)) = idem.status(&id(key)).await
+                && record.result().is_some()
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let reply = orders.run_steps(id(key), &1, |_| async { Ok(8) }).await.unwrap();
+        assert_eq!((*reply, reply.is_cached()), (7, true), "{key}");
+    }
+    completer.stop().await;
 }
