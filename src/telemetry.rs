@@ -217,7 +217,22 @@ mod traced {
     /// Attaches the span that is current now to work that becomes a task of its own.
     #[cfg(feature = "durable")]
     pub(crate) fn in_current_span<W: Future>(work: W) -> impl Future<Output = W::Output> + use<W> {
-        tracing::Instrument::in_current_span(work)
+        CurrentSpan::here().around(work)
+    }
+
+    /// The span that was current where this was made, for what becomes a task later.
+    #[cfg(feature = "durable")]
+    pub(crate) struct CurrentSpan(Span);
+
+    #[cfg(feature = "durable")]
+    impl CurrentSpan {
+        pub(crate) fn here() -> Self {
+            Self(Span::current())
+        }
+
+        pub(crate) fn around<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
+            tracing::Instrument::instrument(work, self.0.clone())
+        }
     }
 
     #[cfg(feature = "durable")]
@@ -492,6 +507,22 @@ mod silent {
     #[cfg(feature = "durable")]
     pub(crate) fn in_current_span<W: Future>(work: W) -> W {
         work
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) struct CurrentSpan;
+
+    #[cfg(feature = "durable")]
+    impl CurrentSpan {
+        #[inline(always)]
+        pub(crate) fn here() -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn around<W: Future>(&self, work: W) -> W {
+            work
+        }
     }
 
     #[cfg(feature = "durable")]

@@ -22,7 +22,7 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{MemoryStore, Store};
 use oneflight::{Drive, FlightError};
 use scripted::{Fault, Op, Scripted};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -353,4 +353,49 @@ fn a_runtime_without_timers_is_refused_before_anything_is_asked() {
         refused(runtime.block_on(call).unwrap_err());
         assert_eq!(store.calls(Op::Claim) + store.calls(Op::Begin), 0);
     }
+}
+
+/// Work that never waits cannot be polled meanwhile, such as that of a driver that blocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_renewed_while_the_first_poll_of_the_work_blocks() {
+    let (store, work) = (MemoryStore::new(), Work::default());
+    let idem = process(store.clone()).build();
+    let blocked = tokio::spawn({
+        let work = work.clone();
+        async move {
+            let executed = move |context: Context| async move {
+                work.executions.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(LEASE * 3);
+                context.is_lease_lost()
+            };
+            idem.run(id("key"), executed).await
+        }
+    });
+    work.begun().await;
+    work.is_not_run_again(store, LEASE * 2).await;
+    assert!(!*blocked.await.unwrap().unwrap(), "the lease was lost");
+}
+
+/// Work that is over before its lease is to be renewed has no task of its own for that.
+#[tokio::test(flavor = "current_thread")]
+async fn a_thousand_leases_that_are_over_soon_cost_one_task() {
+    let idem = process(MemoryStore::new())
+        .lease(Duration::from_secs(60))
+        .drive(Drive::InPlace)
+        .build();
+    let spawned = Handle::current().metrics();
+    let before = spawned.num_alive_tasks();
+    let mut most = before;
+    for call in 0..1_000 {
+        let at_work = spawned.clone();
+        let executed = move |_| async move { at_work.num_alive_tasks() };
+        most = most.max(*idem.run(id(&call.to_string()), executed).await.unwrap());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(most, before + 1);
+    assert_eq!(
+        spawned.num_alive_tasks(),
+        before + 1,
+        "it waits for the first that is to be renewed"
+    );
 }

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::codec::{Format, Json, Sizes};
+use super::later::Later;
 use super::missing::MissingFingerprint;
 use super::progress::Flights;
 use super::purge::Purging;
@@ -384,6 +385,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
                 runtime: settings.runtime,
                 flights: Flights::default(),
                 ends: watch::Sender::default(),
+                renewals: Later::default(),
             }),
             group: group.build(),
             codec: Arc::new(self.codec),

@@ -32,6 +32,7 @@ mod downstream;
 mod error;
 mod execute;
 mod fly;
+mod later;
 mod missing;
 mod progress;
 mod purge;

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::codec::Sizes;
+use super::later::Later;
 use super::missing::MissingFingerprint;
 use super::progress::Flights;
 use super::recovery::Recovery;
@@ -34,6 +35,8 @@ pub(super) struct Shared<S> {
     pub(super) flights: Flights,
     /// How many claims are about to be ended by tasks of their own, of this and of its copies.
     pub(super) ends: watch::Sender<usize>,
+    /// The leases that are not to be renewed so far, of this and of its copies.
+    pub(super) renewals: Later,
 }
 
 impl<S> Shared<S> {
@@ -46,6 +49,7 @@ impl<S> Shared<S> {
             flights: self.flights.clone(),
             ends: self.ends.clone(),
             workflow: Arc::clone(&self.workflow),
+            renewals: self.renewals.clone(),
             ..*self
         }
     }
@@ -67,6 +71,7 @@ impl<S> Shared<S> {
             runtime: self.runtime.clone(),
             flights: self.flights.clone(),
             ends: self.ends.clone(),
+            renewals: self.renewals.clone(),
         }
     }
 }

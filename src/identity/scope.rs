@@ -62,7 +62,9 @@ impl Scope {
 
     /// Returns the one text for this scope, if the scope is valid.
     pub(super) fn canonical(&self) -> Result<String, IdentityError> {
-        let mut text = String::new();
+        let parts = [Some(&self.namespace), self.route.as_ref(), self.user.as_ref()];
+        let bytes = parts.into_iter().flatten().map(|part| part.len() + "|route=".len());
+        let mut text = String::with_capacity(bytes.sum::<usize>().min(Self::MAX_BYTES));
         push(&mut text, "namespace", &self.namespace)?;
         if let Some(route) = &self.route {
             text.push_str("|route=");
@@ -93,6 +95,11 @@ fn push(text: &mut String, part: &'static str, value: &str) -> Result<(), Identi
             bytes: value.len(),
             limit: Scope::MAX_BYTES,
         });
+    }
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) && !matches!(byte, b'%' | b'|' | b'=');
+    if value.bytes().all(is_plain) {
+        text.push_str(value);
+        return Ok(());
     }
     for (position, character) in value.char_indices() {
         match character {

@@ -42,9 +42,14 @@ impl ClaimRequest {
     /// Asks for `id` for the length of `lease`, as a new holder, without taking over.
     #[must_use]
     pub fn new(id: &RequestIdentity, lease: Duration) -> Self {
+        Self::by(HolderId::random(), id, lease)
+    }
+
+    /// Asks as this holder, without another one being drawn first.
+    pub(crate) fn by(holder: HolderId, id: &RequestIdentity, lease: Duration) -> Self {
         Self {
             id: id.clone(),
-            holder: HolderId::random(),
+            holder,
             lease,
             takeover: Takeover::Never,
             patience: None,

@@ -8,9 +8,12 @@
 //! shows for which turn, so that work which has that turn does not wait for the flight.
 
 use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::error::StoreError;
 
@@ -109,7 +112,13 @@ pub(crate) fn waits_for_itself() -> StoreError {
 
 /// Shows for which turn a flight waits. Clones show the same.
 #[derive(Clone, Default)]
-pub(crate) struct Sign(watch::Sender<Option<Turn>>);
+pub(crate) struct Sign(Arc<Shown>);
+
+#[derive(Default)]
+struct Shown {
+    turn: Mutex<Option<Turn>>,
+    changed: Notify,
+}
 
 impl Sign {
     /// Runs a flight under this sign, begun by work with this turn, if any.
@@ -119,21 +128,28 @@ impl Sign {
 
     /// Waits until the flight waits for this turn.
     pub(crate) async fn says(&self, turn: Turn) {
-        let mut sign = self.0.subscribe();
-        // The sender is this one, so it exists for as long as this waits.
-        let _ = sign.wait_for(|shown| *shown == Some(turn)).await;
+        loop {
+            let mut changed = pin!(self.0.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if *self.0.turn.lock() == Some(turn) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn show(&self, turn: Turn) -> impl Drop + use<'_> {
-        struct Shown<'s>(&'s Sign);
+        struct TakenDown<'s>(&'s Sign);
 
-        impl Drop for Shown<'_> {
+        impl Drop for TakenDown<'_> {
             fn drop(&mut self) {
-                self.0.0.send_replace(None);
+                *self.0.0.turn.lock() = None;
             }
         }
 
-        self.0.send_replace(Some(turn));
-        Shown(self)
+        *self.0.turn.lock() = Some(turn);
+        self.0.changed.notify_waiters();
+        TakenDown(self)
     }
 }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
 use futures::join;
 use http_body_util::BodyExt;
-use oneflight::http::layer::{Failure, IdempotencyLayer, Outcome};
+use oneflight::http::layer::{Failure, IdempotencyLayer, Outcome, Recording};
 use oneflight::http::{Problem, kind};
 use oneflight::idempotency::Context;
 use oneflight::{Idempotency, Tx};
@@ -305,4 +305,26 @@ async fn a_time_out_outside_of_the_layer_ends_the_wait_and_not_the_transaction()
     assert_eq!((again, shop.rows().await), (StatusCode::OK, 1));
     assert_ne!(origin, "executed");
     assert_eq!(body, "tea");
+}
+
+#[tokio::test]
+async fn the_page_for_clients_promises_what_a_rollback_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("orders.db")).await.unwrap();
+    let page = |recording: Recording| {
+        let idempotency = Idempotency::builder(store.clone()).build();
+        let layer = IdempotencyLayer::transactional(idempotency).unscoped();
+        layer.recording(recording).client_page()
+    };
+    for recording in [Recording::answers(), Recording::successes()] {
+        let page = page(recording);
+        assert!(
+            page.contains("answered with 408, or with 500 or above, is undone as a whole"),
+            "{page}"
+        );
+        assert!(!page.contains("not known what was done"), "{page}");
+    }
+    let decided = page(Recording::by(|_| Outcome::Record));
+    assert!(!decided.contains("answered with 408"), "{decided}");
+    assert!(decided.contains("whose answer is not kept is undone"), "{decided}");
 }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{FromBody, Whole};
 use super::dialect::Dialect;
+use super::headers::with_room;
 use crate::http::kind::described;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Format, Json};
@@ -283,8 +284,7 @@ fn lines(headers: &HeaderMap) -> Lines<'_> {
 }
 
 fn headers(lines: Lines<'_>) -> Result<HeaderMap, Box<dyn Error + Send + Sync>> {
-    // More lines than a map can hold names are lines of few names.
-    let mut headers = HeaderMap::try_with_capacity(lines.len()).unwrap_or_default();
+    let mut headers = with_room(lines.len());
     for (name, value) in lines {
         headers.try_append(
             HeaderName::from_bytes(name.as_bytes())?,

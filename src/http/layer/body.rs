@@ -9,18 +9,20 @@
 //! This file knows frames and limits. It does not know what the bytes are for.
 
 use std::fmt;
-use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use tokio::time::Instant;
 
 use super::headers;
+use crate::timer::{after, until};
 
 /// A body that can be made of any other body of the same errors, as a box can.
 ///
@@ -89,8 +91,8 @@ pub(super) struct Part<B> {
 /// More trailers than this many bytes are over any limit.
 const MAX_TRAILERS: usize = 64 * 1024;
 
-/// Reads a body until its end, up to `limit` bytes, and until `time` is over.
-pub(super) async fn read<B>(mut body: B, limit: usize, time: impl Future<Output = ()>) -> Read<B>
+/// Reads a body until its end, up to `limit` bytes, for so long.
+pub(super) async fn read<B>(mut body: B, limit: usize, time: Duration) -> Read<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -100,17 +102,13 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Read::Part(Part { read, rest: body });
     }
-    let mut time = std::pin::pin!(time);
+    let end = after(time);
     loop {
-        let frame = std::future::poll_fn(|cx| match time.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(())),
-            Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
-        });
-        let frame = match frame.await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Read::Broken(error),
-            Ok(None) => break,
-            Err(()) => return Read::Part(Part { read, rest: body }),
+        let frame = match until(end, body.frame()).await {
+            Some(Some(Ok(frame))) => frame,
+            Some(Some(Err(error))) => return Read::Broken(error),
+            Some(None) => break,
+            None => return Read::Part(Part { read, rest: body }),
         };
         match frame.into_data() {
             Ok(data) => read.push(data),
@@ -120,10 +118,11 @@ where
                 }
             }
         }
-        if read.size() > limit || trailers.as_ref().is_some_and(|it| size(it) > MAX_TRAILERS) {
+        // Of frames that are always ready, none waits for the time to be over.
+        let is_late = !body.is_end_stream() && Instant::now() >= end;
+        if is_late || read.size() > limit || trailers.as_ref().is_some_and(|it| size(it) > MAX_TRAILERS) {
             return Read::Part(Part { read, rest: body });
         }
-        // Frames that are always ready must not keep the time from being looked at.
         tokio::task::coop::consume_budget().await;
     }
     let bytes = read.joined();

@@ -157,17 +157,15 @@ fn in_flight(settings: &Settings) -> String {
 }
 
 fn recorded(settings: &Settings) -> String {
-    let undone = match settings.terms.undone {
-        Undone::Nothing => "",
-        Undone::Failures => {
-            " An operation that is answered with 500 or above is undone as a whole, and is executed again under the same key; so is \
-             one that was found invalid, with 400 to 499, before it began."
-        }
+    let recording = &settings.recording;
+    let (unknown, undone) = match settings.terms.undone {
+        Undone::Nothing => (recording.unknown_in_words(), ""),
+        Undone::Failures => ("", recording.undone_in_words()),
     };
     format!(
-        "{}{undone} An answer that is too large, a stream or secret is kept as its status and `Location`, without its body. \
-         Cookies are not kept.",
-        settings.recording.in_words()
+        "{}{unknown}.{undone} An answer that is too large, a stream or secret is kept as its status and `Location`, without its \
+         body. Cookies are not kept.",
+        recording.in_words()
     )
 }
 

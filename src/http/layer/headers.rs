@@ -27,7 +27,10 @@ pub(super) struct Sorted {
 /// Sorts out the lines of an answer that nobody but its own client may have.
 pub(super) fn sorted(all: &HeaderMap) -> Sorted {
     let named: Vec<HeaderName> = named_by_connection(all);
-    let mut sorted = Sorted::default();
+    let mut sorted = Sorted {
+        shared: with_room(all.len()),
+        cookies: 0,
+    };
     for (name, value) in all {
         if *name == header::SET_COOKIE {
             sorted.cookies += 1;
@@ -36,6 +39,13 @@ pub(super) fn sorted(all: &HeaderMap) -> Sorted {
         }
     }
     sorted
+}
+
+/// Returns a map for so many lines, and for those that the layer adds to them.
+pub(super) fn with_room(lines: usize) -> HeaderMap {
+    const ADDED: usize = 4;
+    // More lines than a map can hold names are lines of few names.
+    HeaderMap::try_with_capacity(lines + ADDED).unwrap_or_default()
 }
 
 /// The fields that `Connection` says are of the connection.

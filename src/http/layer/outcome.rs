@@ -96,13 +96,32 @@ impl Recording {
         match &self.0 {
             Policy::Answers => {
                 "Every answer, also one that reports a failure, but for 425, 429 and 503, after which the same request is \
-                 executed again under the same key, and 408 and 504, after which it is not known what was done."
+                 executed again under the same key"
             }
             Policy::Successes => {
-                "Every answer below 400. After a failure, the same request is executed again under the same key, but for 408 and \
-                 504, after which it is not known what was done."
+                "Every answer below 400. After a failure, the same request is executed again under the same key"
             }
-            Policy::By(_) => "The answers for which this service says so in its documentation of the operation.",
+            Policy::By(_) => "The answers for which this service says so in its documentation of the operation",
+        }
+    }
+
+    /// Returns what is to be said besides, where nothing is undone.
+    pub(super) fn unknown_in_words(&self) -> &'static str {
+        match &self.0 {
+            Policy::Answers => ", and 408 and 504, after which it is not known what was done",
+            Policy::Successes => ", but for 408 and 504, after which it is not known what was done",
+            Policy::By(_) => "",
+        }
+    }
+
+    /// Returns what is to be said besides, where what is not recorded is undone.
+    pub(super) fn undone_in_words(&self) -> &'static str {
+        match &self.0 {
+            Policy::Answers | Policy::Successes => {
+                " An operation that is answered with 408, or with 500 or above, is undone as a whole, and is executed again under \
+                 the same key; so is one that was found invalid, with 400 to 499, before it began."
+            }
+            Policy::By(_) => " An operation whose answer is not kept is undone as a whole.",
         }
     }
 

@@ -41,7 +41,6 @@ use crate::http::problem::Problem;
 use crate::idempotency::{Context, Error, Origin, Reply};
 use crate::identity::{Fingerprint, IdempotencyKey, IdentityError, RequestIdentity};
 use crate::telemetry::counts::{Held, Route};
-use crate::timer::over;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -140,20 +139,24 @@ where
         Ok(body) => body,
         Err(problem) => return Ok(settings.told(&seen, problem)),
     };
-    let id = match (settings.find_key(&parts, &body.bytes), id_in_head) {
-        // The two agree, or there would be an error.
-        (Ok(Some(key)), _) if is_executed(&parts, &key) => {
-            poll_fn(|cx| inner.poll_ready(cx)).await?;
-            return inner.call(Request::from_parts(parts, body.into_body())).await;
-        }
-        (Ok(Some(_)), Some(id)) => Ok(id),
-        (Ok(Some(key)), None) => settings.identity(&parts, key),
-        (Ok(None), _) if requirement == Requirement::Required => Err(settings.key_missing()),
-        (Ok(None), _) => {
-            poll_fn(|cx| inner.poll_ready(cx)).await?;
-            return inner.call(Request::from_parts(parts, body.into_body())).await;
-        }
-        (Err(problem), _) => Err(problem),
+    let id = match id_in_head {
+        // There is no other place to look at.
+        Some(id) if !settings.is_key_in_body(&parts) => Ok(id),
+        id_in_head => match (settings.find_key(&parts, &body.bytes), id_in_head) {
+            // The two agree, or there would be an error.
+            (Ok(Some(key)), _) if is_executed(&parts, &key) => {
+                poll_fn(|cx| inner.poll_ready(cx)).await?;
+                return inner.call(Request::from_parts(parts, body.into_body())).await;
+            }
+            (Ok(Some(_)), Some(id)) => Ok(id),
+            (Ok(Some(key)), None) => settings.identity(&parts, key),
+            (Ok(None), _) if requirement == Requirement::Required => Err(settings.key_missing()),
+            (Ok(None), _) => {
+                poll_fn(|cx| inner.poll_ready(cx)).await?;
+                return inner.call(Request::from_parts(parts, body.into_body())).await;
+            }
+            (Err(problem), _) => Err(problem),
+        },
     };
     let known = match id {
         Ok(id) => settings
@@ -210,7 +213,7 @@ impl Settings {
             return Err(Problem::body_too_large(limit));
         }
         let begun = tokio::time::Instant::now();
-        match body::read(body, limit, over(self.request_time)).await {
+        match body::read(body, limit, self.request_time).await {
             Read::Whole(whole) => Ok(whole),
             Read::Part(_) if begun.elapsed() >= self.request_time => Err(Problem::body_too_slow(self.request_time)),
             Read::Part(_) => Err(Problem::body_too_large(limit)),
@@ -268,7 +271,7 @@ impl Settings {
         let sorted = headers::sorted(&parts.headers);
         let read = match outcome == Outcome::OutcomeOnly || is_stream(&parts) {
             true => Read::Part(Part::unread(body)),
-            false => body::read(body, self.max_answer_bytes, over(self.answer_time)).await,
+            false => body::read(body, self.max_answer_bytes, self.answer_time).await,
         };
         let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
         let body = match &read {

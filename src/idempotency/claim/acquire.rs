@@ -126,8 +126,7 @@ impl<'a, S: Store> Acquire<'a, S> {
     /// The request for a claim that a transaction is asked with.
     pub(in crate::idempotency) fn request(&self) -> ClaimRequest {
         let id = self.known_as.as_ref().unwrap_or(&self.case.id);
-        ClaimRequest::new(id, self.case.shared.lease)
-            .holder(self.asked.holder())
+        ClaimRequest::by(self.asked.holder(), id, self.case.shared.lease)
             .takeover(self.takeover)
             .patience(self.progress.patience())
     }
@@ -206,7 +205,8 @@ impl<'a, S: Store> Acquire<'a, S> {
                 };
                 self.settled(told(&self.case.id, denied)?).map(Some)
             }
-            Denied::InDoubt { token, attempt } => self.recover(token, attempt).await,
+            // It is rare, and in a box it is no part of every flight.
+            Denied::InDoubt { token, attempt } => Box::pin(self.recover(token, attempt)).await,
             Denied::Conflict | Denied::Completed(_) => self.settled(told(&self.case.id, denied)?).map(Some),
         }
     }

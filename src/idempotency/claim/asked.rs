@@ -101,8 +101,7 @@ impl<S: Store> Asked<S> {
     ) -> Option<Result<ClaimOutcome, StoreError>> {
         let (case, id, holder) = (self.case.clone(), id.clone(), self.holder);
         let question = self.question.get_mut().insert(Box::pin(async move {
-            let request = ClaimRequest::new(&id, case.shared.lease)
-                .holder(holder)
+            let request = ClaimRequest::by(holder, &id, case.shared.lease)
                 .takeover(takeover)
                 .patience(patience);
             case.shared.claim(request).await
@@ -119,12 +118,15 @@ impl<S: Store> Asked<S> {
         Some(answer)
     }
 
-    /// Gives back what may have been granted, and becomes a new holder, so that what is granted late is not found as
-    /// its own. Returns whether nothing is left of it so far.
+    /// Gives back what may have been granted, if anything may, and becomes a new holder, so that what is granted late is
+    /// not found as its own. Returns whether nothing is left of it so far.
     pub(super) async fn give_back(&mut self) -> bool {
+        let is_open = self.question.get_mut().is_some() || self.lost;
+        if !is_open && !self.too_few {
+            return true;
+        }
         let fresh = Self::as_new_holder(&self.case);
         let mut before = std::mem::replace(self, fresh);
-        let is_open = before.question.get_mut().is_some() || before.lost;
         match before.end() {
             Some(ending) => ending.waited_for().await || !is_open,
             None => true,

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use super::case::Case;
 use super::end::{Ending, give_up, let_go, record};
-use super::lease::{Lease, View};
+use super::lease::Lease;
+use super::standing::View;
 use crate::idempotency::error::Error;
 use crate::record::RecordedResult;
 use crate::store::{Claim, Store};

@@ -11,123 +11,54 @@
 //! ```
 //!
 //! A task of its own renews the claim, not the task of the work: work that is not polled for a while must not lose its
-//! claim. But a task lives on one runtime, and the work may go on on another. So whenever the work is polled, and from
-//! time to time besides, this checks that the task exists and has renewed in time. Whether the lease runs is judged by
-//! the clock, not by what the task says: also where nothing runs, a lease that was not renewed is lost.
+//! claim. Most work is over before anything is to be renewed, so that task is spawned when it is: one for all
+//! [waits](crate::idempotency::later) until then. But a task lives on one runtime, and the work may go on on another. So
+//! whenever the work is polled, and from time to time besides, this checks that the task exists and has renewed in time.
+//! Whether the lease runs is judged by the clock, not by what the task says: also where nothing runs, a lease that was not
+//! renewed is lost.
 
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::case::Case;
+use super::keeper::{Keeper, Kept};
+use super::standing::{LONG, Standing, View};
+use crate::idempotency::later::Place;
 use crate::record::FencingToken;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::telemetry;
-use crate::timer::{self, Timer, after, until, within};
-
-/// What is known of a lease.
-#[derive(Clone, Copy, Debug)]
-enum Standing {
-    /// It was renewed, at the latest, by a question that was asked then.
-    Renewed(Instant),
-    Lost,
-    /// The execution is over. There is nothing left to lose.
-    Over,
-}
-
-/// What the work may know of its lease.
-#[derive(Clone)]
-pub(in crate::idempotency) struct View {
-    standing: watch::Receiver<Standing>,
-    lease: Duration,
-}
-
-impl Standing {
-    fn is_lost(self, lease: Duration) -> bool {
-        match self {
-            Self::Renewed(then) => then.elapsed() >= lease,
-            Self::Lost => true,
-            Self::Over => false,
-        }
-    }
-}
-
-impl View {
-    pub(in crate::idempotency) fn is_lost(&self) -> bool {
-        self.standing.borrow().is_lost(self.lease)
-    }
-
-    /// Waits until the lease is lost. Waits forever if it never is.
-    pub(in crate::idempotency) async fn lost(&self) {
-        let mut standing = self.standing.clone();
-        loop {
-            let now = *standing.borrow_and_update();
-            let ends = match now {
-                _ if now.is_lost(self.lease) => return,
-                Standing::Renewed(then) => then + self.lease.min(LONG),
-                Standing::Lost | Standing::Over => return pending().await,
-            };
-            if let Some(Err(_)) = until(ends, standing.changed()).await {
-                return pending().await;
-            }
-        }
-    }
-}
-
-/// Longer than any wait.
-const LONG: Duration = Duration::from_secs(1_000_000_000);
+use crate::timer::{self, Timer, after, until};
 
 /// A claim that is renewed until this is dropped.
 pub(super) struct Lease<S: Store> {
     keeper: Arc<Keeper<S>>,
-    /// `None` once it has said why it ended, or there is no place for one.
-    task: Option<JoinHandle<()>>,
-    /// The runtime that the task is on.
+    /// The runtime that the task is on, or will be, and where it waits for that.
     on: Id,
-}
-
-/// What the task needs to renew.
-struct Keeper<S> {
-    case: Case<S>,
-    token: FencingToken,
-    standing: watch::Sender<Standing>,
-    stop: watch::Sender<bool>,
-    /// The claim is being completed: if it is gone, that is no loss.
-    concluding: AtomicBool,
+    place: Option<Place>,
 }
 
 impl<S: Store> Lease<S> {
     /// Begins to renew. The lease runs since the instant given.
     pub(super) fn keep(case: Case<S>, token: FencingToken, since: Instant) -> Self {
-        let runtime = case.runtime.clone();
-        let keeper = Arc::new(Keeper {
-            case,
-            token,
-            standing: watch::Sender::new(Standing::Renewed(since)),
-            stop: watch::Sender::new(false),
-            concluding: AtomicBool::new(false),
-        });
+        let (runtime, renewals) = (case.runtime.clone(), case.shared.renewals.clone());
+        let due = since + (case.shared.lease / 3).min(LONG);
+        let keeper = Keeper::new(case, token, since);
+        let place = renewals.put(&runtime, due, Arc::clone(&keeper) as _);
         Self {
-            task: Some(keeper.spawn(&runtime)),
-            on: runtime.id(),
             keeper,
+            on: runtime.id(),
+            place: Some(place),
         }
     }
 
     /// Returns what the work may look at.
     pub(super) fn view(&self) -> View {
-        View {
-            standing: self.keeper.standing.subscribe(),
-            lease: self.keeper.case.shared.lease,
-        }
+        self.keeper.view.clone()
     }
 
     /// Runs what needs the lease, and sees to it that a task renews meanwhile. The work is pinned already: an `async
@@ -151,7 +82,7 @@ impl<S: Store> Lease<S> {
 
     /// When a renewal is overdue.
     fn overdue(&self) -> Instant {
-        match *self.keeper.standing.borrow() {
+        match self.keeper.view.standing() {
             Standing::Renewed(then) => then + (self.keeper.case.shared.lease / 2).min(LONG),
             Standing::Lost | Standing::Over => after(LONG),
         }
@@ -160,38 +91,36 @@ impl<S: Store> Lease<S> {
     /// If the task is gone, or is on another runtime and does not get its turn, this begins another one where it is
     /// polled.
     fn see_that_it_is_renewed(&mut self, cx: &mut Context<'_>) {
-        while let Some(task) = &mut self.task {
-            match Pin::new(task).poll(cx) {
-                Poll::Ready(Ok(())) => self.task = None,
-                Poll::Ready(Err(_)) => match timer::runtime() {
-                    Ok(runtime) => self.renew_on(&runtime),
-                    Err(reason) => {
-                        self.task = None;
-                        self.keeper.standing.send_replace(Standing::Lost);
-                        telemetry::not_renewed(&self.keeper.case.id, &reason);
-                    }
-                },
-                Poll::Pending => match Handle::try_current() {
-                    Ok(here) if here.id() != self.on && Instant::now() >= self.overdue() => match timer::runtime() {
-                        Ok(runtime) => self.renew_on(&runtime),
-                        Err(_) => return,
-                    },
-                    _ => return,
-                },
+        loop {
+            let is_gone = match self.keeper.look(cx) {
+                Kept::Over => return,
+                Kept::Gone => true,
+                Kept::Fine => false,
+            };
+            let is_elsewhere = || Handle::try_current().is_ok_and(|here| here.id() != self.on);
+            if !is_gone && !(Instant::now() >= self.overdue() && is_elsewhere()) {
+                return;
+            }
+            match timer::runtime() {
+                Ok(runtime) => {
+                    self.take_back();
+                    self.keeper.renew_on(&runtime);
+                    self.on = runtime.id();
+                }
+                // What does not run may run again.
+                Err(_) if !is_gone => return,
+                Err(reason) => {
+                    self.keeper.give_up();
+                    telemetry::not_renewed(&self.keeper.case.id, &reason);
+                    return;
+                }
             }
         }
     }
 
-    fn renew_on(&mut self, runtime: &Handle) {
-        if let Some(before) = self.task.replace(self.keeper.spawn(runtime)) {
-            before.abort();
-        }
-        self.on = runtime.id();
-    }
-
     /// From now on it is no news if the claim is gone.
     pub(super) fn concluding(&self) {
-        self.keeper.concluding.store(true, Ordering::SeqCst);
+        self.keeper.concluding();
     }
 
     /// Stops renewing, and waits until a renewal that is under way is over, so that it does not prolong what is done to
@@ -199,106 +128,22 @@ impl<S: Store> Lease<S> {
     /// the store does not answer, the claim still has to be ended under its lease.
     pub(super) async fn stop(mut self) {
         self.concluding();
-        self.keeper.stop.send_replace(true);
+        self.take_back();
+        self.keeper.stop();
         let limit = self.overdue().min(after(self.keeper.case.shared.lease));
-        if let Some(task) = &mut self.task {
-            let _ = until(limit, task).await;
+        let _ = until(limit, poll_fn(|cx| self.keeper.poll_stopped(cx))).await;
+    }
+
+    fn take_back(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.keeper.case.shared.renewals.take_back(self.on, place);
         }
     }
 }
 
 impl<S: Store> Drop for Lease<S> {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-        let lease = self.keeper.case.shared.lease;
-        self.keeper.standing.send_modify(|standing| {
-            *standing = match standing.is_lost(lease) {
-                true => Standing::Lost,
-                false => Standing::Over,
-            };
-        });
+        self.take_back();
+        self.keeper.end();
     }
-}
-
-impl<S: Store> Keeper<S> {
-    fn spawn(self: &Arc<Self>, runtime: &Handle) -> JoinHandle<()> {
-        runtime.spawn(telemetry::in_current_span(Arc::clone(self).renew()))
-    }
-
-    async fn renew(self: Arc<Self>) {
-        let lease = self.case.shared.lease;
-        let mut questions = JoinSet::new();
-        let mut pause = match *self.standing.borrow() {
-            Standing::Renewed(then) => (lease / 3).saturating_sub(then.elapsed()),
-            Standing::Lost | Standing::Over => return,
-        };
-        loop {
-            match self.next(&mut questions, pause).await {
-                // An answer that does not come must not cost the lease: it is asked again meanwhile.
-                Next::Ask => {
-                    let keeper = Arc::clone(&self);
-                    questions.spawn(telemetry::in_current_span(async move {
-                        let asked = Instant::now();
-                        (asked, keeper.case.shared.renew(&keeper.case.id, keeper.token).await)
-                    }));
-                    pause = lease / 3;
-                }
-                Next::Renewed(asked) => {
-                    self.standing.send_if_modified(|standing| match standing {
-                        Standing::Renewed(then) => {
-                            let was_lost = then.elapsed() >= lease;
-                            *then = asked.max(*then);
-                            was_lost
-                        }
-                        Standing::Lost | Standing::Over => false,
-                    });
-                    pause = (lease / 3).saturating_sub(asked.elapsed());
-                }
-                Next::Failed => pause = lease / 10,
-                Next::Outdated => {
-                    self.standing.send_replace(Standing::Lost);
-                    if !self.concluding.load(Ordering::SeqCst) {
-                        telemetry::lease_lost(&self.case.id, self.token.get());
-                    }
-                    return;
-                }
-                Next::Stop => {
-                    while questions.join_next().await.is_some() {}
-                    return;
-                }
-            }
-        }
-    }
-
-    /// What happens next, at the latest after the pause.
-    async fn next(&self, questions: &mut JoinSet<(Instant, Result<(), StoreError>)>, pause: Duration) -> Next {
-        let mut stopped = self.stop.subscribe();
-        let mut stop = pin!(stopped.wait_for(|is_stopped| *is_stopped));
-        let earlier = poll_fn(|cx| {
-            if stop.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Next::Stop);
-            }
-            match questions.poll_join_next(cx) {
-                Poll::Ready(Some(answer)) => Poll::Ready(match answer {
-                    Ok((asked, Ok(()))) => Next::Renewed(asked),
-                    Ok((_, Err(StoreError::Outdated { .. }))) => Next::Outdated,
-                    Ok((_, Err(_))) | Err(_) => Next::Failed,
-                }),
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
-            }
-        });
-        within(pause, earlier).await.unwrap_or(Next::Ask)
-    }
-}
-
-/// What the task that renews does next.
-enum Next {
-    Ask,
-    /// By the question that was asked then.
-    Renewed(Instant),
-    Failed,
-    Outdated,
-    Stop,
 }

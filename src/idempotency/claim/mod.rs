@@ -28,10 +28,12 @@ mod denied;
 mod end;
 mod granted;
 mod held;
+mod keeper;
 mod lease;
+mod standing;
 
 pub(super) use acquire::{Acquire, Acquired};
 pub(super) use case::Case;
 pub(super) use denied::told;
 pub(super) use end::record_known;
-pub(super) use lease::View;
+pub(super) use standing::View;
