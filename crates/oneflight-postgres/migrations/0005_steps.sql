@@ -128,7 +128,7 @@ END
 $procedure$;
 
 -- Takes scope, key, token, name, key of the step, the digest of its input, and its result. The row of the mutation is
--- locked until the step is committed, and its token looked at as it is by then: whoever takes over waits, or this finds
+-- locked until the step is committed, and its token looked at as it is by then: a takeover claims nothing meanwhile, or this finds
 -- another token.
 CREATE PROCEDURE "{schema}"."{prefix}record_step"(
     text, text, bigint, text, text, bytea, bytea, INOUT a0 bigint
