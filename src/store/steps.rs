@@ -15,6 +15,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Takeover, decide};
@@ -391,4 +392,47 @@ pub trait TransactionalStepStore: StepStore + TransactionalStore {
         W: FnOnce(OpenTransaction<Self::Connection, Self::Names>) -> F + Send + 'static,
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static;
+}
+
+/// A shared store.
+impl<S: StepStore> StepStore for Arc<S> {
+    fn begin_steps(
+        &self,
+        request: ClaimRequest,
+        start: WorkflowStart,
+    ) -> impl Future<Output = Result<ClaimOutcome<StepsClaim>, StoreError>> + Send {
+        S::begin_steps(self, request, start)
+    }
+
+    fn record_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: StepRecord,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::record_step(self, id, token, step)
+    }
+
+    fn load_steps(
+        &self,
+        id: &RequestIdentity,
+    ) -> impl Future<Output = Result<Option<WorkflowRecord>, StoreError>> + Send {
+        S::load_steps(self, id)
+    }
+
+    fn unfinished_steps(
+        &self,
+        query: UnfinishedQuery,
+    ) -> impl Future<Output = Result<Vec<UnfinishedSteps>, StoreError>> + Send {
+        S::unfinished_steps(self, query)
+    }
+
+    fn set_standing(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        standing: Standing,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::set_standing(self, id, token, standing)
+    }
 }

@@ -73,7 +73,6 @@ impl StepStatements {
     }
 
     /// What is unfinished, of these kinds (JSON) or of all.
-
     pub(super) fn unfinished(&self, kinds: Option<&str>, first: i64, longest: i64, limit: i64) -> Message {
         let asked = match kinds {
             None => String::new(),

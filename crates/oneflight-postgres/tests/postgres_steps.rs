@@ -4,9 +4,11 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use oneflight::idempotency::{Steps, Stopped};
+use oneflight::idempotency::{StepError, Steps, Stopped};
 use oneflight::store::StoreError;
 use oneflight::{ErrorKind, Idempotency, RequestIdentity, Scope};
 use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
@@ -200,4 +202,45 @@ async fn a_completer_survives_a_restart_of_the_database() {
         assert_eq!((*reply, reply.is_cached()), (7, true), "{key}");
     }
     completer.stop().await;
+}
+
+/// A serialization failure is one of its own step: what was charged before it is not charged again.
+#[tokio::test]
+async fn a_transaction_that_lost_to_another_one_repeats_no_other_step() {
+    const LOSES: &str = "DO $$ BEGIN RAISE EXCEPTION 'it lost' USING ERRCODE = '40001'; END $$";
+
+    let idem = Idempotency::builder(orders("serializable", true).await.0).build();
+    let (charged, booked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let run = || {
+        let (charged, booked) = (Arc::clone(&charged), Arc::clone(&booked));
+        idem.run_steps(id("a"), &7, |steps| async move {
+            let charge = steps.run("charge", |_| async {
+                Ok::<_, io::Error>(1 + charged.fetch_add(1, SeqCst))
+            });
+            let charge = charge.await?;
+            let book = steps.run_in_tx("book", move |mut tx| async move {
+                sqlx::query("INSERT INTO orders DEFAULT VALUES")
+                    .execute(&mut *tx)
+                    .await?;
+                if booked.fetch_add(1, SeqCst) == 0 {
+                    sqlx::raw_sql(LOSES).execute(&mut *tx).await?;
+                }
+                Ok(booked.load(SeqCst))
+            });
+            Ok((charge, book.await?))
+        })
+    };
+    let error = run().await.unwrap_err();
+    assert!(
+        matches!(error.kind(), ErrorKind::Stopped(StepError::RolledBack { .. })),
+        "{error}"
+    );
+    assert_eq!(booked.load(SeqCst), 1, "it is not run again by itself");
+    assert_eq!(*run().await.unwrap(), (1, 2));
+    assert_eq!(charged.load(SeqCst), 1);
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
+        .fetch_one(idem.store().pool())
+        .await
+        .unwrap();
+    assert_eq!(rows, 1);
 }
