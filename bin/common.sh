@@ -9,10 +9,7 @@ clients=(curl nginx node npm python3-venv)
 # The browser that the test of the checkout's page drives, and what drives it.
 browser=(chromium chromium-driver)
 
-# The test programs of src/flight and src/group, which have all the unsafe code.
-core_tests=(collapse fresh hand_over idle_driver run_to_completion panics reentrance bounds conflict results waking oracle peers)
-
-# Those of the core's test programs that need no runtime, and so run under Miri.
+# The modules of the test program `core` that need no runtime, and so run under Miri.
 miri_tests=(hand_over conflict results panics oracle)
 
 # The test programs that ThreadSanitizer cannot run: they end a program by a signal, which it holds back.
@@ -21,6 +18,19 @@ signal_tests=(checkout_stop checkout_purge)
 # The features of the crate, as its manifest has them.
 features() {
     sed -n '/^\[features\]$/,/^$/s/^\([a-z_]*\) = .*/\1/p' Cargo.toml | grep -vx default
+}
+
+# The sets of features with which the crate is checked, one a line: none, each alone, all pairs. Cargo says what each comes to: `http`,
+# say, brings `durable` along, so the two together are what `http` is alone, and need no check of their own.
+feature_sets() {
+    local features i j
+    mapfile -t features < <(echo; features)
+    for ((i = 0; i < ${#features[@]}; i++)); do
+        for ((j = 0; j <= i; j++)); do
+            cargo tree --locked --package oneflight --edges normal --depth 0 --prefix none --format '{f}' \
+                --no-default-features --features "${features[i]},${features[j]}"
+        done
+    done | sort -u
 }
 
 # The targets of fuzzing, as their corpora are named.
@@ -36,7 +46,7 @@ published() {
 # The directories of the packages whose tests cargo runs. The others have commands of their own.
 tested() {
     published
-    printf '%s\n' examples tests/faults
+    printf '%s\n' examples tests/examples tests/faults
 }
 
 # The arguments by which cargo takes the packages in these directories.
@@ -53,9 +63,9 @@ all_tests_but() {
     packages $(tested)
     printf '%s\n' --lib --test faults
     for directory in $(tested); do
-        for test in "$directory"/tests/*.rs; do
-            test=${test##*/} test=${test%.rs}
-            [[ " $* " == *" $test "* || $test == '*' ]] || printf -- '--test\n%s\n' "$test"
+        for test in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
+            test=${test#"$directory/tests/"} test=${test%.rs} test=${test%/main}
+            [[ " $* " == *" $test "* || $test == *'*'* ]] || printf -- '--test\n%s\n' "$test"
         done
     done
 }

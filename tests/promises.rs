@@ -71,6 +71,29 @@ fn the_tests_that_the_promises_link_to_exist() {
     assert!(links >= 50, "{links} links to tests: this test no longer finds them");
 }
 
+/// A file beside the `main.rs` of a test program that is no module of it would never be compiled, and its tests never run.
+#[test]
+fn every_file_of_a_test_program_is_a_module_of_it() {
+    let tests = test_files();
+    let programs = tests.iter().filter(|file| {
+        let folders = file.parent().and_then(Path::parent);
+        file.ends_with("main.rs") && folders.is_some_and(|folder| folder.ends_with("tests"))
+    });
+    let (mut modules, mut left_out) = (0, Vec::new());
+    for program in programs {
+        let text = tree::read(program);
+        for file in tests.iter().filter(|file| file.parent() == program.parent()) {
+            let name = file.file_stem().unwrap().to_string_lossy();
+            modules += 1;
+            if name != "main" && !text.lines().any(|line| line == format!("mod {name};")) {
+                left_out.push(format!("{}: no `mod {name};`", program.display()));
+            }
+        }
+    }
+    assert!(left_out.is_empty(), "{}", left_out.join("\n"));
+    assert!(modules >= 60, "{modules} modules: this test no longer finds them");
+}
+
 #[test]
 fn the_tests_that_the_readme_names_exist() {
     let (text, tests) = (tree::read("README.md"), test_files());
@@ -121,7 +144,7 @@ fn the_tests_that_the_page_about_http_names_exist() {
     assert!(names >= 60, "{names} names of tests: this test no longer finds them");
 }
 
-/// A document names a file by its name, or by a path that ends with it: `claim/end.rs`, `../tests/fresh.rs`.
+/// A document names a file by its name, or by a path that ends with it: `claim/end.rs`, `../tests/core/fresh.rs`.
 #[test]
 fn the_files_that_the_documents_name_exist() {
     let mut documents = tree::files("docs");

@@ -8,14 +8,11 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{
-    ColumnIndex, ConnectOptions, Connection, Decode, FromRow, PgConnection, PgPool, SqliteConnection, SqlitePool, Type,
-};
+use sqlx::{SqliteConnection, SqlitePool};
 
-use crate::order::{NewOrder, Placed};
+use crate::order::NewOrder;
+use crate::row::Row;
 
 const SQLITE_SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS orders (
@@ -36,36 +33,17 @@ const SQLITE_SCHEMA: &str = "
     );
 ";
 
-/// Sent as one, it is one transaction. The lock is there because services that make the same table at the same time get
-/// in each other's way.
-const POSTGRES_SCHEMA: &str = "
-    SELECT pg_advisory_xact_lock(7308604759);
-    CREATE TABLE IF NOT EXISTS orders (
-        id              BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        idempotency_key TEXT NOT NULL,
-        correlation_id  TEXT NOT NULL,
-        payment         TEXT NOT NULL,
-        item            TEXT NOT NULL,
-        quantity        BIGINT NOT NULL,
-        placed_at       TIMESTAMPTZ NOT NULL DEFAULT now()
-    );
-    CREATE INDEX IF NOT EXISTS orders_by_key ON orders (idempotency_key);
-    CREATE TABLE IF NOT EXISTS answers (
-        idempotency_key TEXT PRIMARY KEY,
-        answer          TEXT NOT NULL
-    );
-";
-
 /// The number of connections of a service.
-const CONNECTIONS: u32 = 8;
+pub(crate) const CONNECTIONS: u32 = 8;
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// The database.
 #[derive(Debug, Clone)]
 pub(crate) enum Database {
     Sqlite(SqlitePool),
-    Postgres(PgPool),
+    #[cfg(feature = "postgres")]
+    Postgres(sqlx::PgPool),
 }
 
 /// Does the same in either database: written once, and compiled for both.
@@ -73,46 +51,10 @@ macro_rules! in_either {
     ($database:expr, $pool:ident => $what:expr) => {
         match $database {
             Database::Sqlite($pool) => $what,
+            #[cfg(feature = "postgres")]
             Database::Postgres($pool) => $what,
         }
     };
-}
-
-/// A row of the orders.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Row {
-    pub(crate) id: i64,
-    #[serde(skip)]
-    pub(crate) idempotency_key: String,
-    pub(crate) item: String,
-    pub(crate) quantity: u32,
-}
-
-impl<'r, R: sqlx::Row> FromRow<'r, R> for Row
-where
-    &'static str: ColumnIndex<R>,
-    i64: Decode<'r, R::Database> + Type<R::Database>,
-    String: Decode<'r, R::Database> + Type<R::Database>,
-{
-    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
-        let quantity = row.try_get::<i64, _>("quantity")?;
-        Ok(Self {
-            id: row.try_get("id")?,
-            idempotency_key: row.try_get("idempotency_key")?,
-            item: row.try_get("item")?,
-            quantity: u32::try_from(quantity).map_err(|error| sqlx::Error::Decode(error.into()))?,
-        })
-    }
-}
-
-impl From<Row> for Placed {
-    fn from(row: Row) -> Self {
-        Self {
-            order_id: row.id,
-            item: row.item,
-            quantity: row.quantity,
-        }
-    }
 }
 
 impl Database {
@@ -134,22 +76,6 @@ impl Database {
         })
     }
 
-    /// Connects to a server, and makes the tables if need be.
-    pub(crate) async fn connect(options: &PgConnectOptions) -> Result<Self, Failure> {
-        let pool = PgPoolOptions::new().max_connections(CONNECTIONS);
-        let open = async {
-            // A pool would go on trying for half a minute, and then not tell why.
-            let mut connection = options.connect().await?;
-            sqlx::raw_sql(POSTGRES_SCHEMA).execute(&mut connection).await?;
-            connection.close().await?;
-            Self::Postgres(pool.connect_lazy_with(options.clone())).checked().await
-        };
-        open.await.map_err(|error| {
-            let advice = "does the server run, and is it a database in which this user may make tables?";
-            about(&named(options), "opened", &error, advice)
-        })
-    }
-
     /// Opens the file of a shop that is there, to look into it: neither file nor tables are made. (Not as read-only: what
     /// a process that was killed has left in the WAL could not be read then.)
     pub(crate) async fn look_into_file(path: &Path) -> Result<Self, Failure> {
@@ -165,21 +91,8 @@ impl Database {
         })
     }
 
-    /// Connects to the database of a shop that is there, to look into it.
-    pub(crate) async fn look_into(options: &PgConnectOptions) -> Result<Self, Failure> {
-        let pool = PgPoolOptions::new().max_connections(1);
-        let look = async {
-            options.connect().await?.close().await?;
-            Self::Postgres(pool.connect_lazy_with(options.clone())).checked().await
-        };
-        look.await.map_err(|error| {
-            let advice = "is it the database that the service writes to?";
-            about(&named(options), "read", &error, advice)
-        })
-    }
-
     /// Says so now, and not at the first order, if the orders there are not ours.
-    async fn checked(self) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn checked(self) -> Result<Self, sqlx::Error> {
         const CHECK: &str = "SELECT idempotency_key, correlation_id, payment, item, quantity FROM orders LIMIT 0";
         in_either!(&self, pool => sqlx::query(CHECK).execute(pool).await.map(drop))?;
         Ok(self)
@@ -283,34 +196,12 @@ impl Orders for SqliteConnection {
     }
 }
 
-impl Orders for PgConnection {
-    async fn enter(&mut self, entry: &Entry<'_>) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar(
-            "INSERT INTO orders (idempotency_key, correlation_id, payment, item, quantity) VALUES ($1, $2, $3, $4, $5) \
-             RETURNING id",
-        )
-        .bind(entry.key)
-        .bind(entry.correlation_id)
-        .bind(entry.payment)
-        .bind(&entry.order.item)
-        .bind(i64::from(entry.order.quantity))
-        .fetch_one(self)
-        .await
-    }
-}
-
 fn file(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(Duration::from_secs(10))
 }
 
-/// A database on a server, as it may be shown: without what is secret in its URL.
-fn named(options: &PgConnectOptions) -> String {
-    let database = options.get_database().unwrap_or("of the user's name");
-    format!("{database} at {}:{}", options.get_host(), options.get_port())
-}
-
-fn about(database: &dyn fmt::Display, done: &str, error: &sqlx::Error, advice: &str) -> Failure {
+pub(crate) fn about(database: &dyn fmt::Display, done: &str, error: &sqlx::Error, advice: &str) -> Failure {
     format!("the database {database} can't be {done}: {error}; {advice}").into()
 }

@@ -9,20 +9,7 @@
 //! ```
 //!
 //! Where it can break off, the next attempt under the same key goes on: it finds the authorisation at the provider, and
-//! the row in its record.
-//!
-//! Redis holds the records and not the orders, and no transaction spans the two:
-//!
-//! ```text
-//! the layer: the whole order, under a claim, shared by all duplicates; its answer is recorded
-//!  ├─ the payment provider, as above
-//!  └─ the row, in the database beside it
-//! ```
-//!
-//! If it breaks off between row and record, the orders are asked whether the row is there. What is left open: a service
-//! that stands still between its last look at its lease and its row, for longer than the lease, writes a second row after
-//! another has taken over; and what a failover of Redis loses may be ordered again. Where that must not be, the orders
-//! need a constraint of their own, or the records a place beside the orders.
+//! the row in its record. Over Redis, see `beside`.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -31,29 +18,33 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{
     HeaderMap, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION},
+    header::{CACHE_CONTROL, LOCATION},
 };
 use axum::response::{IntoResponse, Response};
 use oneflight::http::layer::{Failure, IdempotencyLayer, Outcome};
 use oneflight::http::{CorrelationId, KEY_FIELD, KeySource, Problem};
-use oneflight::idempotency::{self, Context, Doubt, Effect, Idempotency, Recovery, Resolution};
+use oneflight::idempotency::{Context, Effect, Idempotency, Recovery};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{Store, TransactionalStore};
+#[cfg(feature = "postgres")]
 use oneflight_postgres::PostgresStore;
+#[cfg(feature = "redis")]
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 
+#[cfg(feature = "redis")]
+use crate::beside::{beside, place_beside};
 use crate::database::{Database, Entry, Orders};
 use crate::order::{MAX_BODY, NewOrder, Placed};
 use crate::page::Seen;
 use crate::payment::Provider;
 use crate::place::Place;
-use crate::service::{BODY_TIME, unavailable};
+use crate::service::BODY_TIME;
 
 /// A process that says nothing for so long counts as dead, and the next service that is asked for its orders takes them
 /// over. It is short, since a mistake costs little here: the payment is safe to repeat, and an order's row is looked
 /// for.
-const LEASE: Duration = Duration::from_secs(3);
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
 
 /// Records past their retention have no use, and take up space until they are deleted.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -72,7 +63,9 @@ pub(crate) struct Incoming {
 pub(crate) enum Handler {
     Naive,
     Sqlite(Idempotency<SqliteStore>),
+    #[cfg(feature = "postgres")]
     Postgres(Idempotency<PostgresStore>),
+    #[cfg(feature = "redis")]
     Redis(Idempotency<RedisStore>),
 }
 
@@ -80,6 +73,7 @@ impl Handler {
     /// Sets it up over a store that is where the command line says. `orders` is the database that belongs to it.
     pub(crate) async fn over(place: &Place, orders: &Database) -> Result<Self, Box<dyn Error + Send + Sync>> {
         Ok(match (place, orders) {
+            #[cfg(feature = "redis")]
             (Place::Redis { url, .. }, _) => {
                 let store = RedisStore::open(url.as_str())
                     .await
@@ -87,6 +81,7 @@ impl Handler {
                 Self::Redis(beside(store, orders.clone()))
             }
             (_, Database::Sqlite(pool)) => Self::Sqlite(within(SqliteStore::from_pool(pool.clone()).await?)),
+            #[cfg(feature = "postgres")]
             (_, Database::Postgres(pool)) => Self::Postgres(within(PostgresStore::from_pool(pool.clone()).await?)),
         })
     }
@@ -94,7 +89,7 @@ impl Handler {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Naive => "naive",
-            Self::Sqlite(_) | Self::Postgres(_) | Self::Redis(_) => "oneflight",
+            _ => "oneflight",
         }
     }
 
@@ -103,7 +98,9 @@ impl Handler {
         let layer = match self {
             Self::Naive => return None,
             Self::Sqlite(it) => IdempotencyLayer::new(it.clone()),
+            #[cfg(feature = "postgres")]
             Self::Postgres(it) => IdempotencyLayer::new(it.clone()),
+            #[cfg(feature = "redis")]
             Self::Redis(it) => IdempotencyLayer::new(it.clone()),
         };
         // This shop has no logins. One that has adds `.user(…)`: without it, a client that learns of a key reads the answer of
@@ -118,6 +115,10 @@ impl Handler {
     /// Places an order: the work of the layer.
     pub(crate) async fn place(
         &self,
+        #[cfg_attr(
+            not(feature = "redis"),
+            expect(unused_variables, reason = "records in Redis are not beside them")
+        )]
         orders: &Database,
         provider: Provider,
         context: Context,
@@ -125,7 +126,9 @@ impl Handler {
     ) -> Response {
         match self {
             Self::Sqlite(it) => place_within(it, provider, context, incoming).await,
+            #[cfg(feature = "postgres")]
             Self::Postgres(it) => place_within(it, provider, context, incoming).await,
+            #[cfg(feature = "redis")]
             Self::Redis(_) => place_beside(orders, provider, context, incoming).await,
             Self::Naive => Failure::because("the naive handler has no layer").into_response(),
         }
@@ -135,8 +138,9 @@ impl Handler {
     pub(crate) async fn records(&self, orders: &Database) -> Result<Option<i64>, sqlx::Error> {
         match self {
             Self::Naive => orders.count_answers().await.map(Some),
-            Self::Sqlite(_) | Self::Postgres(_) => orders.count_records(WHOLE_ON_RECORD).await.map(Some),
+            #[cfg(feature = "redis")]
             Self::Redis(_) => Ok(None),
+            _ => orders.count_records(WHOLE_ON_RECORD).await.map(Some),
         }
     }
 
@@ -145,7 +149,9 @@ impl Handler {
         match self {
             Self::Naive => {}
             Self::Sqlite(it) => end(it).await,
+            #[cfg(feature = "postgres")]
             Self::Postgres(it) => end(it).await,
+            #[cfg(feature = "redis")]
             Self::Redis(it) => end(it).await,
         }
     }
@@ -166,37 +172,6 @@ fn within<S: TransactionalStore>(store: S) -> Idempotency<S> {
         .settle(Duration::ZERO)
         .purge_every(PURGE_EVERY)
         .build()
-}
-
-/// Over a store beside the orders: what became of an order whose service died, the orders tell. Its records expire by
-/// themselves.
-fn beside<S: Store>(store: S, orders: Database) -> Idempotency<S> {
-    let ask = move |doubt: Doubt| {
-        let orders = orders.clone();
-        async move {
-            match orders.find(doubt.id.key()).await {
-                Ok(Some(row)) => found(&Placed::from(row)).unwrap_or(Resolution::Hold),
-                Ok(None) => Resolution::Rerun,
-                // Not known now: the next call asks again.
-                Err(_) => Resolution::Hold,
-            }
-        }
-    };
-    Idempotency::builder(store)
-        .lease(LEASE)
-        .recovery(Recovery::ask(ask))
-        .build()
-}
-
-/// The answer that was lost with its service, as it would have been given.
-fn found(placed: &Placed) -> Result<Resolution, Box<dyn Error>> {
-    let body = serde_json::to_vec(placed)?;
-    let answer = axum::http::Response::builder()
-        .status(StatusCode::CREATED)
-        .header(LOCATION, placed.location())
-        .header(CONTENT_TYPE, "application/json")
-        .body(body)?;
-    Ok(Resolution::answered(answer)?)
 }
 
 const SHOP: &str = "shop";
@@ -241,25 +216,6 @@ where
     }
 }
 
-/// The order: paid for, and then written beside its record.
-async fn place_beside(orders: &Database, provider: Provider, context: Context, incoming: Incoming) -> Response {
-    incoming.seen.executed();
-    let payment = provider
-        .authorise(&incoming.key, &context.downstream_key("payment"))
-        .await;
-    if context.is_lease_lost() {
-        let elsewhere = idempotency::ErrorKind::LeaseLost;
-        let error = idempotency::Error::new(context.id().clone(), elsewhere);
-        return not_placed(error.with_effect(Effect::Nothing).into());
-    }
-    match orders.enter(&incoming.entry(&payment)).await {
-        Ok(order_id) => answer(incoming.placed(order_id)),
-        // A row that was refused was not written: the next attempt may begin at once.
-        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut)) => not_placed(unavailable(&error)),
-        Err(error) => Failure::from(error).into_response(),
-    }
-}
-
 /// The answer to an order, by whatever handler.
 pub(crate) fn answer(placed: Placed) -> Response {
     tracing::info!(order_id = placed.order_id, "order placed");
@@ -268,7 +224,7 @@ pub(crate) fn answer(placed: Placed) -> Response {
 }
 
 /// Nothing was done: the key is free.
-fn not_placed(problem: Problem) -> Response {
+pub(crate) fn not_placed(problem: Problem) -> Response {
     (Outcome::NothingDone, problem).into_response()
 }
 
@@ -289,7 +245,7 @@ impl Incoming {
         })
     }
 
-    fn entry<'e>(&'e self, payment: &'e str) -> Entry<'e> {
+    pub(crate) fn entry<'e>(&'e self, payment: &'e str) -> Entry<'e> {
         Entry {
             key: &self.key,
             correlation_id: self.correlation.as_str(),
@@ -298,7 +254,7 @@ impl Incoming {
         }
     }
 
-    fn placed(&self, order_id: i64) -> Placed {
+    pub(crate) fn placed(&self, order_id: i64) -> Placed {
         Placed {
             order_id,
             item: self.order.item.clone(),

@@ -7,11 +7,16 @@
 //! cargo run --release --example checkout -- storm --keys 100 --duplicates 1000 --processes 4
 //! ```
 //!
+//! With `--features postgres` or `--features redis` before the `--` it can take another store; without them no driver but that of
+//! SQLite is built.
+//!
 //! The first starts a service on the loopback interface, with its orders in an SQLite file. The second sends each of
 //! 100 orders 50 times, concurrently, and counts what the database then holds. The third does the same to the handler
 //! that most people write, and the fourth to four services in processes of their own. All of them take a [`place`] for
 //! what they keep. This file is the command line; [`service`] and [`handler`] are what is worth reading first.
 
+#[cfg(feature = "redis")]
+mod beside;
 mod database;
 mod fleet;
 mod handler;
@@ -20,6 +25,9 @@ mod order;
 mod page;
 mod payment;
 mod place;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod row;
 mod service;
 mod storm;
 

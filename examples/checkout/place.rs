@@ -5,6 +5,8 @@
 //! --store postgres    records and orders in one database            --url postgres://…
 //! --store redis       records in Redis, orders in a file beside it  --url redis://…
 //! ```
+//!
+//! The last two are features of this package, named like the stores.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -12,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+#[cfg(feature = "postgres")]
 use sqlx::postgres::PgConnectOptions;
 
 use crate::database::Database;
@@ -45,10 +48,12 @@ pub(crate) struct PlaceArgs {
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     Sqlite(PathBuf),
+    #[cfg(feature = "postgres")]
     Postgres {
         url: String,
         options: Box<PgConnectOptions>,
     },
+    #[cfg(feature = "redis")]
     Redis {
         url: String,
         orders: PathBuf,
@@ -74,6 +79,7 @@ impl PlaceArgs {
             (Kind::Postgres, _, Some(_)) => {
                 Err("with --store postgres the orders are in PostgreSQL, and there is no file: leave --db out".into())
             }
+            #[cfg(feature = "postgres")]
             (Kind::Postgres, Some(url), None) => {
                 let options = url
                     .parse()
@@ -83,8 +89,17 @@ impl PlaceArgs {
                     options: Box::new(options),
                 })
             }
+            #[cfg(feature = "redis")]
             (Kind::Redis, Some(url), _) => Ok(Place::Redis { url, orders: file_or }),
             (Kind::Postgres | Kind::Redis, None, _) => Err("this store has a server: say where, with --url".into()),
+            #[cfg(not(all(feature = "postgres", feature = "redis")))]
+            (kind, Some(_), _) => {
+                let store = kind.name();
+                Err(format!(
+                    "this program was built without the store {store}: run it by cargo with --features {store}"
+                )
+                .into())
+            }
         }
     }
 }
@@ -93,7 +108,9 @@ impl Place {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Sqlite(_) => Kind::Sqlite,
+            #[cfg(feature = "postgres")]
             Self::Postgres { .. } => Kind::Postgres,
+            #[cfg(feature = "redis")]
             Self::Redis { .. } => Kind::Redis,
         }
     }
@@ -101,7 +118,10 @@ impl Place {
     /// Opens the orders' database, and makes it if need be.
     pub(crate) async fn open(&self) -> Result<Database, Failure> {
         match self {
-            Self::Sqlite(file) | Self::Redis { orders: file, .. } => Database::open_file(file).await,
+            Self::Sqlite(file) => Database::open_file(file).await,
+            #[cfg(feature = "redis")]
+            Self::Redis { orders: file, .. } => Database::open_file(file).await,
+            #[cfg(feature = "postgres")]
             Self::Postgres { options, .. } => Database::connect(options).await,
         }
     }
@@ -109,19 +129,25 @@ impl Place {
     /// Opens the orders' database if it is there.
     pub(crate) async fn look_into(&self) -> Result<Database, Failure> {
         match self {
-            Self::Sqlite(file) | Self::Redis { orders: file, .. } => Database::look_into_file(file).await,
+            Self::Sqlite(file) => Database::look_into_file(file).await,
+            #[cfg(feature = "redis")]
+            Self::Redis { orders: file, .. } => Database::look_into_file(file).await,
+            #[cfg(feature = "postgres")]
             Self::Postgres { options, .. } => Database::look_into(options).await,
         }
     }
 
     /// The arguments that say the same to another process.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
-        let mut arguments = vec!["--store".into(), self.kind().name().into()];
-        if let Self::Postgres { url, .. } | Self::Redis { url, .. } = self {
-            arguments.extend(["--url".into(), url.into()]);
-        }
-        if let Self::Sqlite(file) | Self::Redis { orders: file, .. } = self {
-            arguments.extend(["--db".into(), file.into()]);
+        let mut arguments: Vec<OsString> = vec!["--store".into(), self.kind().name().into()];
+        match self {
+            Self::Sqlite(file) => arguments.extend(["--db".into(), file.into()]),
+            #[cfg(feature = "postgres")]
+            Self::Postgres { url, .. } => arguments.extend(["--url".into(), url.into()]),
+            #[cfg(feature = "redis")]
+            Self::Redis { url, orders } => {
+                arguments.extend(["--url".into(), url.into(), "--db".into(), orders.into()]);
+            }
         }
         arguments
     }
@@ -142,7 +168,9 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(file) => write!(f, "{}", file.display()),
+            #[cfg(feature = "postgres")]
             Self::Postgres { .. } => f.write_str("PostgreSQL"),
+            #[cfg(feature = "redis")]
             Self::Redis { orders, .. } => write!(f, "{} (its records are in Redis)", orders.display()),
         }
     }

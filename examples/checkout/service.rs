@@ -24,12 +24,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::database::{self, Database};
+use crate::database::Database;
 use crate::handler::{Handler, Incoming};
 use crate::naive;
 use crate::page::{self, Seen};
 use crate::payment::Provider;
 use crate::place::Place;
+use crate::row::Row;
 
 /// A client gets so long to send its body.
 pub(crate) const BODY_TIME: Duration = Duration::from_secs(10);
@@ -188,7 +189,7 @@ async fn list_orders(State(shop): State<Shop>) -> Response {
     struct Orders {
         count: i64,
         handler: &'static str,
-        latest: Vec<database::Row>,
+        latest: Vec<Row>,
     }
 
     let listed = async {

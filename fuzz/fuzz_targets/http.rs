@@ -1,5 +1,5 @@
 //! Whole requests through the layer, from any bytes: never a 5xx that the handler did not answer, never a panic, and the same status
-//! for the same request. `tests/http_fuzz.rs` has the same property, from pieces.
+//! for the same request. `tests/http/fuzz.rs` has the same property, from pieces.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
 //! The layer's property for any request whatever: it is answered with what its handler says or with a 4xx, and the same once more.
 //!
-//! `tests/http_fuzz.rs` and the fuzz target `http` share it. An input is a text that looks like HTTP:
+//! `tests/http/fuzz.rs` and the fuzz target `http` share it. An input is a text that looks like HTTP:
 //!
 //! ```text
 //! 3POST /orders?a=b                  the number of the settings, the method, the target

@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "each test uses its own part")]
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
+use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
 /// Where the lines go.
 #[derive(Clone, Default)]
@@ -24,6 +26,7 @@ impl Write for Lines {
 impl Lines {
     /// Writes everything here.
     pub fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
+        beside_other_tests();
         let lines = self.clone();
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
@@ -47,6 +50,14 @@ impl Lines {
         assert_eq!(found.len(), 1, "{word:?}: {found:#?}");
         found.into_iter().next().unwrap()
     }
+}
+
+/// Lets a subscriber of one thread hear of places in the code that another thread of this process was the first to reach. While
+/// `tracing` knows one subscriber only, it asks that of the thread that reaches a place, finds none there, and remembers that
+/// nobody listens. So it gets to know a second one, which listens to nothing.
+pub fn beside_other_tests() {
+    static DEAF: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+    LazyLock::force(&DEAF);
 }
 
 /// Without a subscriber on the threads of a pool: everything happens on this one.

@@ -11,8 +11,8 @@ use oneflight::idempotency::Origin;
 use serde::Serialize;
 
 use super::plan::Plan;
-use crate::database::Row;
 use crate::order::Answer;
+use crate::row::Row;
 
 /// An answer, as far as it is needed to judge it.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,22 @@
+//! The promises over PostgreSQL: a module for each, in one program, so that sqlx is linked once, and one server serves all tests
+//! that do not break it. What measures how long others are held up has its server alone: `postgres_wait.rs`.
+
+#[path = "../../../../tests/common/pgbouncer.rs"]
+mod pgbouncer;
+#[path = "../../../../tests/common/postgres.rs"]
+mod postgres;
+#[path = "../../../../tests/common/proxy.rs"]
+mod proxy;
+
+mod commit;
+mod conformance;
+mod correlation;
+mod deadline;
+mod decision;
+mod escape;
+mod in_doubt_corrupt;
+mod lent;
+mod pool;
+mod pooler;
+mod schema;
+mod transaction;

@@ -1,0 +1,25 @@
+//! The promises over SQLite: a module for each, in one program, so that sqlx and SQLite are linked once. What changes its
+//! process is a program of its own: `sqlite_file.rs`.
+
+mod cancel;
+mod codec;
+mod codecs;
+mod database;
+mod deadline;
+mod escape;
+mod http_transaction;
+mod in_doubt_corrupt;
+mod lease;
+mod lent;
+mod lost_claim;
+mod pool;
+mod processes;
+mod recovery;
+mod replay;
+mod rollback;
+mod send;
+mod store_conformance;
+mod telemetry;
+mod transaction;
+mod transactional_conformance;
+mod wait;

@@ -1,0 +1,19 @@
+//! The promises of the core, `src/flight` and `src/group`: a module for each, in one program, so that what they share is linked
+//! once. Sanitizers, valgrind, Miri and mutants run it as well.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bounds;
+mod collapse;
+mod conflict;
+mod fresh;
+mod hand_over;
+mod idle_driver;
+mod oracle;
+mod panics;
+mod peers;
+mod reentrance;
+mod results;
+mod run_to_completion;
+mod waking;
