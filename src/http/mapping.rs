@@ -154,7 +154,11 @@ fn stopped_at(stopped: &StepError, effect: Effect) -> Problem {
         StepError::Failed { .. }
         | StepError::RolledBack { .. }
         | StepError::Work { .. }
+        | StepError::Behind { .. }
         | StepError::Unrecorded { .. }
+        | StepError::TimeLimit { .. }
+        // While a deploy is under way, a process of the other version may answer the next time.
+        | StepError::OtherWorkflow { .. }
         | StepError::Stopping => unavailable(),
         StepError::LeaseLost => in_progress(SOON),
         StepError::InDoubt { .. } => in_doubt(

@@ -318,7 +318,10 @@ impl Error {
                 StepError::Failed { .. }
                 | StepError::RolledBack { .. }
                 | StepError::Work { .. }
+                | StepError::Behind { .. }
+                | StepError::TimeLimit { .. }
                 | StepError::LeaseLost
+                | StepError::OtherWorkflow { .. }
                 | StepError::Unrecorded { .. },
             ) => Gravity::Trouble,
             _ => Gravity::Fault,

@@ -3,11 +3,12 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::codec_error::CodecError;
 use crate::store::{StepId, StoreError};
 
-type Source = Arc<dyn StdError + Send + Sync>;
+pub(super) type Source = Arc<dyn StdError + Send + Sync>;
 
 /// Why a mutation of several steps has stopped before its end.
 ///
@@ -15,7 +16,8 @@ type Source = Arc<dyn StdError + Send + Sync>;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StepError {
-    /// A step failed. That is not recorded: the next attempt runs the step again, under the same downstream key.
+    /// A step failed. That is not recorded: the next attempt runs the step again, under the same downstream key, and may
+    /// find that it was done after all.
     Failed {
         /// Which step.
         step: StepId,
@@ -33,6 +35,38 @@ pub enum StepError {
     Work {
         /// The error that the work returned.
         source: Source,
+    },
+    /// A step was asked for the first time after another one had failed, or was dropped before its end, and had not
+    /// succeeded since. It was not run.
+    ///
+    /// The next attempt runs the one that failed again. If that succeeds then, it takes another way than this one, and
+    /// what was run behind the failure would have been done besides. Have the failure recorded
+    /// ([`run_recording_errors`](super::Steps::run_recording_errors), or an answer of the step's own), or try that step
+    /// again until it succeeds.
+    Behind {
+        /// Which step was not run.
+        step: StepId,
+        /// The one that failed or was dropped.
+        failed: StepId,
+        /// How it failed.
+        source: Source,
+    },
+    /// A step still ran when the work was at its end, whose result is then not recorded. Wait for what the work spawns.
+    Unawaited {
+        /// Which step; there may be more.
+        step: StepId,
+    },
+    /// The attempt was over when this was asked for: a clone of [`Steps`](super::Steps) has outlived it.
+    Ended,
+    /// A step was asked for within the transaction of another step of the mutation. It was not run.
+    Within {
+        /// Which step.
+        step: StepId,
+    },
+    /// The attempt took longer than its completer [allows](super::CompleterBuilder::attempt_limit), and was dropped.
+    TimeLimit {
+        /// How long it may take.
+        limit: Duration,
     },
     /// Two steps of one attempt have the same name, and no keys that tell them apart. The second one was not run.
     Repeated {
@@ -53,11 +87,13 @@ pub enum StepError {
         /// Which step.
         step: StepId,
     },
-    /// A step that is to be run [once at most](super::Step::at_most_once) was begun and has not told what it did, or the
-    /// work of a step ended its transaction itself. The mutation is held.
+    /// A step that is to be run [once at most](super::Step::at_most_once) was begun and has not told what it did: it
+    /// failed, or was dropped. Or the work of a step ended its transaction itself. The mutation is held.
     InDoubt {
         /// Which step.
         step: StepId,
+        /// The error that the step returned, or that of the store, if there was one in this attempt.
+        source: Option<Source>,
     },
     /// The mutation has more steps than [allowed](super::Workflow::max_steps). This one was not run.
     TooMany {
@@ -114,7 +150,13 @@ impl StepError {
     /// The cause that the message ends with.
     pub(super) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Failed { source, .. } | Self::RolledBack { source, .. } | Self::Work { source } => Some(&**source),
+            Self::Failed { source, .. }
+            | Self::RolledBack { source, .. }
+            | Self::Work { source }
+            | Self::Behind { source, .. }
+            | Self::InDoubt {
+                source: Some(source), ..
+            } => Some(&**source),
             Self::Codec { source, .. } => Some(source),
             Self::Unrecorded { source, .. } => Some(source),
             _ => None,
@@ -133,6 +175,21 @@ impl fmt::Display for StepError {
                 )
             }
             Self::Work { .. } => f.write_str("the work failed between its steps"),
+            Self::Behind { step, failed, .. } => write!(
+                f,
+                "step {step} was not run, since the next attempt runs step {failed} again, which failed before it; have \
+                 that failure recorded, or let {failed} succeed first"
+            ),
+            Self::Unawaited { step } => write!(
+                f,
+                "step {step} still ran when the work was at its end; wait for it"
+            ),
+            Self::Ended => f.write_str("the attempt was over when a step was asked for; wait for what the work spawns"),
+            Self::Within { step } => write!(
+                f,
+                "step {step} was asked for within the transaction of another step; run it before or after"
+            ),
+            Self::TimeLimit { limit } => write!(f, "the attempt was not over within {limit:?}, and was dropped"),
             Self::Repeated { step } => write!(
                 f,
                 "step {step} is there twice in one attempt; give each a name of its own, or the same name and keys"
@@ -149,7 +206,7 @@ impl fmt::Display for StepError {
                 f,
                 "step {step} is recorded with another input; change the version of the workflow with its steps"
             ),
-            Self::InDoubt { step } => write!(
+            Self::InDoubt { step, .. } => write!(
                 f,
                 "step {step} may have been done, must not be done again by itself, and has not told; find out, then resolve \
                  the request or have it go on"

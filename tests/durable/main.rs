@@ -25,4 +25,5 @@ mod replay;
 mod silence;
 mod stack;
 mod steps;
+mod steps_that_fail;
 mod telling;

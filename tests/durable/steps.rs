@@ -218,15 +218,18 @@ async fn downstream_keys_stay_the_same_and_differ_between_steps() {
         let run = idem.run_steps(id("a"), &(), |steps| async move {
             let context = steps.context().clone();
             send.send(context.downstream_key("charge")).unwrap();
+            let mut all = Vec::new();
             for step in [Step::new("charge"), Step::new("charge").key(1), Step::new("charge1")] {
                 let send = send.clone();
-                let _ = steps
-                    .run(step, |step| async move {
-                        send.send(step.downstream_key()).unwrap();
-                        failed::<()>("charge")
-                    })
-                    .await;
+                let running = steps.run(step, |step| async move {
+                    send.send(step.downstream_key()).unwrap();
+                    tokio::task::yield_now().await;
+                    failed::<()>("charge")
+                });
+                all.push(running);
             }
+            // None of them succeeds, so that each attempt runs all.
+            let _ = futures::future::join_all(all).await;
             Err::<(), _>(Stopped::because("again"))
         });
         run.await.unwrap_err();

@@ -14,10 +14,13 @@ use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::board::Board;
 use super::claims::Claims;
-use super::handle::{Inner, Steps};
+use super::handle::{Inner, RETRY_PAUSE, Steps, may_pass};
 use super::start::Start;
+use crate::backoff::jittered;
 use crate::flight::Panicked;
 use crate::idempotency::answer::answer_within;
 use crate::idempotency::claim::{Acquire, Acquired, Case};
@@ -30,9 +33,10 @@ use crate::idempotency::settled::Settled;
 use crate::idempotency::shared::Shared;
 use crate::idempotency::step_error::{StepError, Stopped};
 use crate::identity::RequestIdentity;
-use crate::record::Verdict;
+use crate::record::{FencingToken, Verdict};
 use crate::store::{Standing, StepStore, StoreError, WorkflowStart};
 use crate::telemetry;
+use crate::timer::{after, pause};
 use crate::unwind::catch;
 
 /// The work of a flight.
@@ -88,11 +92,13 @@ where
         inner: Arc::clone(&inner),
     };
     // The closure is called inside, so that its panic is caught as well.
+    let open = Open(Arc::clone(&inner));
     let worked = held.during(pin!(catch(async move { work(steps).await }))).await;
     let value = match worked {
-        Ok(Ok(value)) => inner.board.finish(&inner.workflow.retired).map(|()| value),
-        Ok(Err(Stopped(stopped))) => Err(inner.board.ends(stopped)),
+        Ok(Ok(value)) => open.close(Ok(())).map(|()| value),
+        Ok(Err(Stopped(stopped))) => open.close(Err(stopped)).and(Err(StepError::Ended)),
         Err(panic) => {
+            drop(open);
             held.leave_in_doubt().await;
             let panic = Panicked::from_payload(panic);
             let message = panic.message().to_owned();
@@ -116,15 +122,48 @@ where
                 StepError::InDoubt { .. } => Some(Standing::Held),
                 _ => None,
             };
-            if let Some(standing) = standing {
-                let set = async { shared.store.set_standing(&id, token, standing).await };
-                // If it fails, the next attempt comes to the same.
-                if let Err(error) = answer_within(shared.answer_patience(), set).await {
-                    telemetry::not_released(&id, &error);
-                }
+            if let Some(standing) = standing
+                && let Err(error) = stand(&shared, &id, token, standing).await
+            {
+                telemetry::not_released(&id, &error);
             }
             held.leave_in_doubt().await;
             Err(ErrorKind::Stopped(stopped).of(&id))
+        }
+    }
+}
+
+/// An attempt whose work runs. When this is dropped, no step is begun in it any more, whoever has a clone of them.
+struct Open<S, C>(Arc<Inner<S, C>>);
+
+impl<S, C> Open<S, C> {
+    fn close(self, worked: Result<(), StepError>) -> Result<(), StepError> {
+        self.0.board.close(worked, &self.0.workflow.retired)
+    }
+}
+
+impl<S, C> Drop for Open<S, C> {
+    fn drop(&mut self) {
+        let _ = self.0.board.close(Err(StepError::Ended), &[]);
+    }
+}
+
+/// Sets what becomes of a mutation, and again after an error. If it fails in the end, the next attempt of one that is to
+/// be held comes to the same: the step that is in doubt is recorded as begun.
+async fn stand<S: StepStore>(
+    shared: &Shared<S>,
+    id: &RequestIdentity,
+    token: FencingToken,
+    standing: Standing,
+) -> Result<(), StoreError> {
+    let until = after(shared.record_patience());
+    loop {
+        let set = async { shared.store.set_standing(id, token, standing).await };
+        match answer_within(shared.answer_patience(), set).await {
+            Err(error) if standing == Standing::Held && may_pass(&error) && Instant::now() < until => {
+                pause(jittered(RETRY_PAUSE)).await;
+            }
+            set => return set,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! [`Steps`]: what the work of a mutation runs its steps with.
 
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
@@ -17,18 +18,27 @@ use crate::idempotency::codec::{Codec, Json, Prepared, Sizes, decode, prepare};
 use crate::idempotency::codec_error::CodecError;
 use crate::idempotency::context::Context;
 use crate::idempotency::shared::Shared;
-use crate::idempotency::step_error::{StepError, Stopped};
+use crate::idempotency::step_error::{Source, StepError, Stopped};
 use crate::idempotency::workflow::Workflow;
 use crate::record::{Decoded, FencingToken, RecordedResult, Verdict};
 use crate::store::{StepId, StepRecord, StepStore, StoreError};
 use crate::telemetry;
 use crate::timer::{after, pause};
 
+tokio::task_local! {
+    /// The attempt in a transaction of which the code runs that is polled.
+    pub(super) static WITHIN: usize;
+}
+
 /// How long the answer of a store that records a step is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The steps of a mutation, for the work of [`run_steps`](crate::Idempotency::run_steps). Clones share them.
+///
+/// They belong to one attempt. A task that the work spawns and does not wait for may outlive it: it gets
+/// [`StepError::Ended`] then, and work that returns while a step runs has no result ([`StepError::Unawaited`]).
+/// [`Context::is_lease_lost`] does not tell of that.
 ///
 /// A step that is recorded is not run again: [`run`](Self::run) answers what it answered then. Steps are looked up by
 /// their name and key, so they may run side by side:
@@ -82,8 +92,11 @@ impl<S: StepStore, C> Steps<S, C> {
     ///
     /// Everything that it answers by `Ok` is recorded: a charge that is declined for good is an answer as well, so let
     /// it be a value (`Ok(Err(declined))`, or a variant of an enum). An error is not recorded. It comes back as
-    /// [`StepError::Failed`], the work may go on without the step or stop by `?`, and the next attempt runs the step
-    /// again, under the same [downstream key](StepContext::downstream_key).
+    /// [`StepError::Failed`], and the next attempt runs the step again, under the same
+    /// [downstream key](StepContext::downstream_key). By then it may turn out to have been done: a call that timed out
+    /// may have landed. So the work stops by `?`, or tries the step again; a step that is asked for the first time behind
+    /// one that failed is refused ([`StepError::Behind`]). To go on behind a failure, have it recorded:
+    /// [`run_recording_errors`](Self::run_recording_errors).
     ///
     /// The step is run *at least once*: if its process dies before the step is recorded, the next attempt runs it again.
     /// That does no harm where what it calls honours the downstream key. Where it does not, see
@@ -128,8 +141,9 @@ impl<S: StepStore, C> Steps<S, C> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the step's work is dropped with it, and was not recorded. It may be asked for again. If
-    /// it is dropped while the answer is being recorded, the step counts as asked for in this attempt.
+    /// If the future is dropped, the step's work is dropped with it, and was not recorded. It may be asked for again, and
+    /// counts as failed until then. If it is dropped while the answer is being recorded, it cannot be asked for again in
+    /// this attempt. One that is to be run [once at most](Step::at_most_once) is in doubt.
     pub async fn run<T, F, W, E>(&self, step: impl Into<Step>, work: F) -> Result<T, Stopped>
     where
         C: Codec<T>,
@@ -138,11 +152,12 @@ impl<S: StepStore, C> Steps<S, C> {
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
         let (inner, step) = (&*self.inner, step.into());
-        let running = match inner.ask(&step)? {
+        let mut running = match inner.ask(&step).await? {
             Found::Recorded(result) => return inner.recorded(&step.id, &result),
             Found::New(running) => running,
         };
         if step.most == Most::Once {
+            running.begins_once();
             inner.record(&step, None).await?;
         }
         let context = StepContext::new(inner.context.clone(), step.id.clone());
@@ -150,21 +165,20 @@ impl<S: StepStore, C> Steps<S, C> {
         let value = match worked.await {
             Ok(value) => value,
             Err(source) => {
-                let failed = StepError::Failed {
-                    step: step.id.clone(),
-                    source: source.into().into(),
-                };
+                let (step, source) = (step.clone(), Source::from(source.into()));
                 if step.most == Most::Once {
-                    // It may not be run again, so this is no failure to go on behind.
-                    let in_doubt = StepError::InDoubt { step: step.id };
-                    inner.board.ends(in_doubt);
+                    // It may not be run again, so nobody will find out by that.
+                    let (step, source) = (step.id, Some(source));
+                    return Err(inner.over(StepError::InDoubt { step, source }));
                 }
-                return Err(Stopped(failed));
+                running.failed(Arc::clone(&source));
+                return Err(Stopped(StepError::Failed { step: step.id, source }));
             }
         };
         let (result, failed) = inner.prepare(&step.id, &value, Verdict::Performed).of_done();
-        running.settled(result.as_bytes().len());
+        running.may_be_recorded(result.as_bytes().len());
         inner.record(&step, Some(result.clone())).await?;
+        running.recorded(0);
         match failed {
             Some(source) => {
                 let step = Some(step.id);
@@ -202,6 +216,64 @@ impl<S: StepStore, C> Steps<S, C> {
         self.run(Step::new(name).key(key), work).await
     }
 
+    /// Runs a step as [`run`](Self::run) does, and records an error as well: its text, and those of its causes.
+    ///
+    /// The error is the step's answer then. The next attempt gets the same one, and does not run the step again. So the
+    /// work may go on behind it, with a step that undoes what can be undone for example. What the step did is not known
+    /// better for that: a call that timed out may have landed, so what undoes it has to find that out.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
+    /// # use std::io::{Error, ErrorKind};
+    /// # async fn charge(_: String) -> Result<String, Error> { Err(ErrorKind::TimedOut.into()) }
+    /// # /// Has the charge of that key undone, if there is one.
+    /// # async fn void(_: String) -> Result<(), Error> { Ok(()) }
+    /// # let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// # let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3")?;
+    /// let reply = idem
+    ///     .run_steps(id, &7, |steps| async move {
+    ///         let charged = steps.run_recording_errors("charge", |step| charge(step.downstream_key())).await?;
+    ///         if charged.is_err() {
+    ///             let charge = steps.context().downstream_key("charge");
+    ///             steps.run("void", |_| void(charge)).await?;
+    ///         }
+    ///         Ok(charged)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(*reply, Err("timed out".to_owned()));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run), but never [`StepError::Failed`].
+    ///
+    /// # Panics
+    ///
+    /// As for [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`run`](Self::run).
+    pub async fn run_recording_errors<T, F, W, E>(
+        &self,
+        step: impl Into<Step>,
+        work: F,
+    ) -> Result<Result<T, String>, Stopped>
+    where
+        C: Codec<Result<T, String>>,
+        F: FnOnce(StepContext) -> W,
+        W: Future<Output = Result<T, E>>,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let recorded = |step| async {
+            let worked = work(step).await;
+            Ok::<_, Infallible>(worked.map_err(|error| told(&*error.into())))
+        };
+        self.run(step, recorded).await
+    }
+
     /// Returns the input that the mutation was started with, as it is recorded.
     ///
     /// A call has its own. A completer's handler gets this one.
@@ -221,17 +293,29 @@ impl<S: StepStore, C> Steps<S, C> {
 
 impl<S: StepStore, C> Inner<S, C> {
     /// Asks for a step, unless the attempt is at its end.
-    pub(super) fn ask(&self, step: &Step) -> Result<Found<'_>, Stopped> {
-        let found = self.board.ask(step, self.workflow.max_steps).map_err(Stopped)?;
-        if let Found::New(_) = found {
-            if self.context.is_lease_lost() {
-                return Err(self.over(StepError::LeaseLost));
-            }
-            if self.stop.as_ref().is_some_and(is_stopped) {
-                return Err(self.over(StepError::Stopping));
-            }
+    pub(super) async fn ask(&self, step: &Step) -> Result<Found<'_>, Stopped> {
+        if WITHIN.try_with(|board| *board == self.number()).unwrap_or(false) {
+            let step = step.id.clone();
+            return Err(self.over(StepError::Within { step }));
         }
-        Ok(found)
+        if self.context.is_lease_lost() && !self.is_held_after_all().await {
+            return Err(self.over(StepError::LeaseLost));
+        }
+        let found = self.board.ask(step, self.workflow.max_steps).map_err(Stopped)?;
+        match found {
+            Found::New(_) if self.stop.as_ref().is_some_and(is_stopped) => Err(self.over(StepError::Stopping)),
+            found => Ok(found),
+        }
+    }
+
+    /// A lease that was not renewed in time need not be another's: a transaction of ours may have been the only writer
+    /// for longer than a lease.
+    async fn is_held_after_all(&self) -> bool {
+        let renewed = async {
+            let store = &self.shared.store;
+            store.renew(self.context.id(), self.token, self.shared.lease).await
+        };
+        answer_within(PATIENCE, renewed).await.is_ok()
     }
 
     /// The attempt is at its end, for this reason if for no earlier one.
@@ -273,28 +357,64 @@ impl<S: StepStore, C> Inner<S, C> {
     }
 
     /// Records a step, or that it begins. After an error that leaves open whether it is recorded, this records it again.
-    async fn record(&self, step: &Step, result: Option<RecordedResult>) -> Result<(), Stopped> {
-        let (id, until) = (self.context.id(), after(self.shared.record_patience()));
+    pub(super) async fn record(&self, step: &Step, result: Option<RecordedResult>) -> Result<(), Stopped> {
         let record = StepRecord {
             id: step.id.clone(),
             input: step.input,
             result,
         };
+        self.insist(record).await.map_err(|error| self.over(error))
+    }
+
+    /// Records a step, and again after an error that may pass.
+    pub(super) async fn insist(&self, record: StepRecord) -> Result<(), StepError> {
+        let (id, until) = (self.context.id(), after(self.shared.record_patience()));
         let mut tried = 0;
         loop {
             tried += 1;
             let recorded = async { self.shared.store.record_step(id, self.token, record.clone()).await };
             match answer_within(PATIENCE, recorded).await {
                 Ok(()) => return Ok(()),
-                Err(StoreError::Outdated { .. }) => return Err(self.over(StepError::LeaseLost)),
-                Err(source) if Instant::now() >= until && tried > 1 => {
-                    let step = step.id.clone();
-                    return Err(self.over(StepError::Unrecorded { step, source }));
+                Err(StoreError::Outdated { .. }) => return Err(StepError::LeaseLost),
+                Err(source) if !may_pass(&source) || (Instant::now() >= until && tried > 1) => {
+                    let step = record.id;
+                    return Err(StepError::Unrecorded { step, source });
                 }
                 Err(_) => pause(jittered(RETRY_PAUSE)).await,
             }
         }
     }
+}
+
+impl<S, C> Inner<S, C> {
+    /// What tells this attempt from all others that run.
+    pub(super) fn number(&self) -> usize {
+        std::ptr::from_ref(&self.board).addr()
+    }
+}
+
+/// Whether an error of the store's may be gone when it is asked again.
+pub(super) fn may_pass(error: &StoreError) -> bool {
+    !matches!(
+        error,
+        StoreError::Outdated { .. }
+            | StoreError::Unsupported { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::InvalidName { .. }
+            | StoreError::SchemaTooNew { .. }
+    )
+}
+
+/// Returns the text of an error and of its causes.
+fn told(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
 }
 
 /// Whether a completer stops, or was dropped.

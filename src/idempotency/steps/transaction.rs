@@ -7,15 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::board::Found;
-use super::handle::Steps;
+use super::handle::{Steps, WITHIN};
 use super::step::Step;
 use crate::idempotency::answer::caught;
 use crate::idempotency::codec::{Codec, Prepared};
 use crate::idempotency::codec_error::CodecError;
-use crate::idempotency::step_error::{StepError, Stopped};
+use crate::idempotency::step_error::{Source, StepError, Stopped};
 use crate::idempotency::transaction::{Rollback, Tx};
 use crate::record::Verdict;
-use crate::store::{Ending, StepInTransaction, StoreError, TransactionalStepStore};
+use crate::store::{Ending, StepInTransaction, StepRecord, StoreError, TransactionalStepStore};
 use crate::telemetry;
 use crate::unwind::{Payload, catch};
 
@@ -59,7 +59,7 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
     /// # Cancel safety
     ///
     /// If the future is dropped, the transaction is rolled back, or was committed as a whole with its record. The step
-    /// counts as asked for in this attempt.
+    /// cannot be asked for again in this attempt, and no other one can that was not asked for before.
     pub async fn run_in_tx<T, F, W>(&self, step: impl Into<Step>, work: F) -> Result<T, Stopped>
     where
         C: Codec<T>,
@@ -68,11 +68,12 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
         W: Future<Output = Result<T, Rollback<T>>> + Send + 'static,
     {
         let (inner, step) = (&self.inner, step.into());
-        match inner.ask(&step)? {
+        let mut running = match inner.ask(&step).await? {
             Found::Recorded(result) => return inner.recorded(&step.id, &result),
-            // If this future is dropped, the transaction may be committed all the same.
-            Found::New(running) => running.settled(0),
-        }
+            Found::New(running) => running,
+        };
+        // If this future is dropped, the transaction may be committed all the same.
+        running.may_be_recorded(0);
         let of = StepInTransaction {
             request: inner.context.id().clone(),
             token: inner.token,
@@ -88,7 +89,8 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
             store
                 .transact_step(of, move |open| async move {
                     let context = held.context.clone();
-                    let worked = catch(async { Box::pin(work(Tx::new(open, context))).await }).await;
+                    let worked = catch(async { Box::pin(work(Tx::new(open, context))).await });
+                    let worked = WITHIN.scope(held.number(), worked).await;
                     let (value, verdict) = match worked {
                         Ok(Ok(value)) => (value, Verdict::Performed),
                         Ok(Err(Rollback::Declined(value))) => (value, Verdict::Declined),
@@ -113,15 +115,28 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
                 .await
         }));
         let transacted = telemetry::in_step_span(inner.context.id(), &step.id, transaction).await;
+        if let Err(StoreError::CommittedByWork) = transacted {
+            // It must not be run again by itself, and the next attempt would know nothing of it.
+            let begun = StepRecord {
+                id: step.id.clone(),
+                input: step.input,
+                result: None,
+            };
+            if let Err(StepError::Unrecorded { source, .. }) = inner.insist(begun).await {
+                telemetry::not_released(inner.context.id(), &source);
+            }
+            let (step, source) = (step.id, Some(Arc::new(StoreError::CommittedByWork) as Source));
+            return Err(inner.over(StepError::InDoubt { step, source }));
+        }
         let step = step.id;
         match transacted {
             Ok(Worked::Recorded(value, bytes)) => {
-                inner.board.add(bytes);
+                running.recorded(bytes);
                 Ok(value)
             }
             Ok(Worked::Failed(source)) => {
-                let source = source.into();
-                inner.board.free(&step);
+                let source = Source::from(source);
+                running.failed(Arc::clone(&source));
                 Err(Stopped(StepError::RolledBack { step, source }))
             }
             Ok(Worked::TooLarge { size, limit }) => Err(inner.over(StepError::TooLarge { step, size, limit })),
@@ -139,12 +154,10 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
                 | StoreError::Busy { .. }
                 | StoreError::NoConnection),
             ) => {
-                let source = Arc::new(error);
-                inner.board.free(&step);
+                let source: Source = Arc::new(error);
+                running.failed(Arc::clone(&source));
                 Err(Stopped(StepError::RolledBack { step, source }))
             }
-            // It must not be run again by itself.
-            Err(StoreError::CommittedByWork) => Err(inner.over(StepError::InDoubt { step })),
             Err(source) => Err(inner.over(StepError::Unrecorded { step, source })),
         }
     }
