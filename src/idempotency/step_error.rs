@@ -180,10 +180,7 @@ impl fmt::Display for StepError {
                 "step {step} was not run, since the next attempt runs step {failed} again, which failed before it; have \
                  that failure recorded, or let {failed} succeed first"
             ),
-            Self::Unawaited { step } => write!(
-                f,
-                "step {step} still ran when the work was at its end; wait for it"
-            ),
+            Self::Unawaited { step } => write!(f, "step {step} still ran when the work was at its end; wait for it"),
             Self::Ended => f.write_str("the attempt was over when a step was asked for; wait for what the work spawns"),
             Self::Within { step } => write!(
                 f,

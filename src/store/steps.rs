@@ -18,7 +18,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Takeover, decide};
+use super::claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
 use super::contract::Store;
 use super::error::StoreError;
 use super::transaction::{Ending, OpenTransaction, TransactionalStore};
@@ -123,7 +123,7 @@ pub struct WorkflowRecord {
     pub token: FencingToken,
     /// The name of its workflow.
     pub name: String,
-    /// The version of the code that started it.
+    /// The version of the code that runs it, or ran it last.
     pub version: String,
     /// The input, encoded.
     pub input: RecordedResult,
@@ -146,8 +146,12 @@ impl WorkflowRecord {
 /// Decides about the claim of a mutation of steps, given its record and what is known beside it, if any. Second in the
 /// answer is whether the mutation goes on: otherwise what is known beside the record is to be replaced.
 ///
-/// It is [`decide`], with two differences. A lease that is over is taken over only if what is known belongs to the
-/// record, is not held, and is of a name and version with which this code goes on. And a completer starts nothing.
+/// It is [`decide`], with three differences. A lease that is over is taken over only if what is known belongs to the
+/// record, is not held, and is of a name and version with which this code goes on. Where there is no fingerprint that
+/// tells two payloads apart, a caller of the same version that comes with another input is a conflict. And a completer
+/// starts nothing.
+///
+/// What goes on is of the version of the code that goes on with it, from then on.
 pub fn decide_steps(
     record: Option<Record>,
     known: Option<&WorkflowRecord>,
@@ -158,23 +162,30 @@ pub fn decide_steps(
         (Some(record), Some(known)) if known.belongs_to(record) => Some(known),
         _ => None,
     };
+    let goes_on = |known: &WorkflowRecord| !known.held && start.goes_on_with(&known.name, &known.version);
+    let is_other_input = |known: &WorkflowRecord| {
+        start.by == StartedBy::Caller
+            && record.as_ref().is_some_and(|record| record.fingerprint.is_none())
+            && known.version == start.version
+            && known.input != start.input
+    };
+    let conflicts = mine.is_some_and(|known| goes_on(known) && is_other_input(known));
     let in_progress = matches!(&record, Some(record) if matches!(record.state, State::InProgress { .. }));
     let mut request = request.clone();
     request.takeover = match (request.takeover, mine) {
-        (Takeover::Expired, Some(known)) if !known.held && start.goes_on_with(&known.name, &known.version) => {
-            Takeover::Of(known.token)
-        }
-        (Takeover::Of(token), Some(known))
-            if known.token == token && !known.held && start.goes_on_with(&known.name, &known.version) =>
-        {
+        (Takeover::Expired, Some(known)) if goes_on(known) && !conflicts => Takeover::Of(known.token),
+        (Takeover::Of(token), Some(known)) if known.token == token && goes_on(known) && !conflicts => {
             Takeover::Of(token)
         }
         _ => Takeover::Never,
     };
     let decision = decide(record, &request);
     match decision {
+        Decision::Unchanged(ClaimOutcome::Denied(Denied::InDoubt { .. })) if conflicts => {
+            (Decision::Unchanged(ClaimOutcome::Denied(Denied::Conflict)), false)
+        }
         Decision::Grant { .. } if start.by == StartedBy::Completer && !(in_progress && mine.is_some()) => {
-            let denied = super::claim::Denied::InDoubt {
+            let denied = Denied::InDoubt {
                 token: FencingToken::new(0),
                 attempt: 1,
             };
@@ -264,7 +275,7 @@ pub struct UnfinishedSteps {
     pub token: FencingToken,
     /// The name of its workflow.
     pub name: String,
-    /// The version of the code that started it.
+    /// The version of the code that ran it last.
     pub version: String,
     /// How often a completer took it up.
     pub tries: u32,
@@ -321,6 +332,19 @@ pub trait StepStore: Store {
         id: &RequestIdentity,
         token: FencingToken,
         step: StepRecord,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Deletes a step that was begun and has no result, so that it is run again. One that has a result, or is not there,
+    /// is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Outdated`] if the token no longer holds the claim.
+    fn forget_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: &StepId,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Returns what is known of a mutation of steps, or `None` if there is none, or what is known is stale.
@@ -411,6 +435,15 @@ impl<S: StepStore> StepStore for Arc<S> {
         step: StepRecord,
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
         S::record_step(self, id, token, step)
+    }
+
+    fn forget_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: &StepId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::forget_step(self, id, token, step)
     }
 
     fn load_steps(

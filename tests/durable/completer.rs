@@ -11,8 +11,8 @@ use std::time::Duration;
 use oneflight::idempotency::{Completer, CompleterBuilder, StepError, Steps, Stopped, Workflow};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, ManualClock, Standing, StepRecord, StepStore, StepsClaim, Store, StoreError,
-    UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
+    Claim, ClaimOutcome, ClaimRequest, ManualClock, Standing, StepId, StepRecord, StepStore, StepsClaim, Store,
+    StoreError, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
 };
 use oneflight::{ErrorKind, Idempotency, MemoryStore, RequestIdentity, Scope};
 use parking_lot::Mutex;
@@ -280,6 +280,9 @@ impl StepStore for Stale {
     }
     async fn record_step(&self, id: &RequestIdentity, token: FencingToken, step: StepRecord) -> Result<(), StoreError> {
         self.store.record_step(id, token, step).await
+    }
+    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
+        self.store.forget_step(id, token, step).await
     }
     async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {
         self.store.load_steps(id).await

@@ -192,8 +192,11 @@ async fn a_step_that_may_run_once_and_failed_says_why_it_is_in_doubt() {
 /// A task that the work left behind has a clone of the steps.
 #[tokio::test]
 async fn no_step_is_begun_after_the_end_of_the_attempt() {
-    let ends: [fn() -> Result<(), Stopped>; 3] =
-        [|| Ok(()), || Err(Stopped::because("later")), || panic!("the attempt ends")];
+    let ends: [fn() -> Result<(), Stopped>; 3] = [
+        || Ok(()),
+        || Err(Stopped::because("later")),
+        || panic!("the attempt ends"),
+    ];
     for end in ends {
         let (idem, done) = (idem(), Done::default());
         let (over, outlives) = (Arc::new(Notify::new()), Arc::new(Mutex::new(None)));

@@ -57,6 +57,9 @@ pub async fn run_steps_with<S: StepStore>(
         what_was_begun_without_steps_is_not_taken_over,
         what_is_held_is_not_gone_on_with,
         a_completer_starts_nothing_and_takes_over_by_token,
+        a_completer_that_asks_again_gets_the_same_claim,
+        another_input_does_not_go_on_where_there_is_no_fingerprint,
+        a_step_without_a_result_may_be_forgotten,
         what_is_unfinished_is_listed,
         nothing_is_recorded_of_what_is_completed,
         after_retention_there_are_new_steps,
@@ -171,7 +174,8 @@ async fn a_mutation_is_granted_with_what_it_was_started_with<S: StepStore, P: As
 async fn recorded_steps_come_with_the_next_claim<S: StepStore, P: AsyncFn(Duration)>(
     probe: &Probe<'_, S, P>,
 ) -> Checked {
-    let id = probe.id("a")?;
+    // Its payload is told apart by the fingerprint.
+    let id = probe.id_of("a", 1)?;
     let begun = probe.again(&id).await?;
     let with_input = StepRecord {
         input: Some(Fingerprint::of("input")),
@@ -375,8 +379,47 @@ async fn another_name_or_version_does_not_go_on<S: StepStore, P: AsyncFn(Duratio
     accepts.accepts = vec!["2".to_owned(), "1".to_owned()];
     let request = ClaimRequest::new(&id, Duration::ZERO).takeover(Takeover::Expired);
     let next = probe.begun(request, accepts).await?;
-    // It is still what began it.
-    probe.require(next.workflow.version == "1", "its version has changed")
+    // From now on it is what goes on with it: the code that began it may not know what that does.
+    probe.require(
+        next.workflow.version == "3",
+        "its version is not that of the code that goes on",
+    )?;
+    let known = probe.ok(probe.store.load_steps(&id).await)?;
+    probe.require(known.as_ref() == Some(&next.workflow), "another version is kept")?;
+    probe.in_doubt_for(&id, start("place_order", "1")).await
+}
+
+async fn another_input_does_not_go_on_where_there_is_no_fingerprint<S: StepStore, P: AsyncFn(Duration)>(
+    probe: &Probe<'_, S, P>,
+) -> Checked {
+    let other = || WorkflowStart {
+        input: result(77),
+        ..start("place_order", "1")
+    };
+    let id = probe.id("a")?;
+    let begun = probe.again(&id).await?;
+    let request = ClaimRequest::new(&id, LONG).takeover(Takeover::Expired);
+    match probe.begin(request, other()).await? {
+        ClaimOutcome::Denied(Denied::Conflict) => {}
+        other => return probe.failure(format!("expected a conflict, got {}", name(&other))),
+    }
+    // Code of another version may encode the same input otherwise, and a completer has none.
+    let newer = WorkflowStart {
+        version: "2".to_owned(),
+        accepts: vec!["1".to_owned()],
+        ..other()
+    };
+    let request = ClaimRequest::new(&id, Duration::ZERO).takeover(Takeover::Expired);
+    let next = probe.begun(request, newer).await?;
+    probe.require(next.claim.took_over() == Some(begun.claim.token()), "somebody went on")?;
+    let completer = WorkflowStart {
+        by: StartedBy::Completer,
+        version: "2".to_owned(),
+        ..other()
+    };
+    let of = ClaimRequest::new(&id, LONG).takeover(Takeover::Of(next.claim.token()));
+    let last = probe.begun(of, completer).await?;
+    probe.require(last.workflow.input == result(200), "its input is another one")
 }
 
 async fn what_was_begun_without_steps_is_not_taken_over<S: StepStore, P: AsyncFn(Duration)>(
@@ -464,6 +507,54 @@ async fn a_completer_starts_nothing_and_takes_over_by_token<S: StepStore, P: Asy
     probe.require(
         known.is_some_and(|known| known.tries == 0),
         "the tries are not counted anew",
+    )
+}
+
+/// The answer to its first question may have been lost.
+async fn a_completer_that_asks_again_gets_the_same_claim<S: StepStore, P: AsyncFn(Duration)>(
+    probe: &Probe<'_, S, P>,
+) -> Checked {
+    let id = probe.id("a")?;
+    let begun = probe.again(&id).await?;
+    probe.record(&begun, step("a", "", Some(result(1)))).await?;
+    let completer = || WorkflowStart {
+        by: StartedBy::Completer,
+        ..start("place_order", "1")
+    };
+    let of = ClaimRequest::new(&id, LONG).takeover(Takeover::Of(begun.claim.token()));
+    let request = of.holder(HolderId::random());
+    let first = probe.begun(request.clone(), completer()).await?;
+    let again = probe.begun(request, completer()).await?;
+    probe.require(again.claim.token() == first.claim.token(), "it is another claim")?;
+    probe.require(again.workflow == first.workflow, "it comes with something else")
+}
+
+async fn a_step_without_a_result_may_be_forgotten<S: StepStore, P: AsyncFn(Duration)>(
+    probe: &Probe<'_, S, P>,
+) -> Checked {
+    let id = probe.id("a")?;
+    let begun = probe.again(&id).await?;
+    let token = begun.claim.token();
+    let done = step("fax", "2", Some(result(1)));
+    probe.record(&begun, step("fax", "1", None)).await?;
+    probe.record(&begun, done.clone()).await?;
+    for key in ["1", "2", "3"] {
+        let forgotten = probe.store.forget_step(&id, token, &StepId::new("fax", key)).await;
+        probe.ok(forgotten)?;
+    }
+    probe.require(
+        probe.steps(&id).await? == Some(vec![done]),
+        "it is there, or one that has a result is not",
+    )?;
+    let next = probe.again(&id).await?;
+    probe.record(&next, step("fax", "1", None)).await?;
+    match probe.store.forget_step(&id, token, &StepId::new("fax", "1")).await {
+        Err(StoreError::Outdated { .. }) => {}
+        _ => return probe.failure("an outdated holder had a step forgotten"),
+    }
+    probe.require(
+        probe.steps(&id).await?.is_some_and(|steps| steps.len() == 2),
+        "what an outdated holder asked for was done",
     )
 }
 

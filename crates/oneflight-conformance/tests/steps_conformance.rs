@@ -7,7 +7,7 @@ use std::time::Duration;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Standing, StartedBy, StepRecord, StepStore,
+    Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Standing, StartedBy, StepId, StepRecord, StepStore,
     StepsClaim, Store, StoreError, Takeover, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
 };
 use oneflight_conformance as conformance;
@@ -28,6 +28,9 @@ enum Defect {
     ListsWhatPauses,
     ChangesTheInput,
     ForgetsForks,
+    KeepsTheVersion,
+    IgnoresTheInput,
+    ForgetsNothing,
 }
 
 /// A store in memory with a defect.
@@ -88,6 +91,10 @@ impl StepStore for Broken {
         let known = self.store.load_steps(&request.id).await?;
         match (self.defect, known) {
             (Defect::AcceptsAnyVersion, Some(known)) => start.accepts.push(known.version),
+            (Defect::KeepsTheVersion, Some(known)) if start.accepts.contains(&known.version) => {
+                start.version = known.version;
+            }
+            (Defect::IgnoresTheInput, Some(known)) => start.input = known.input,
             (Defect::IgnoresThatItIsHeld, Some(known)) if known.held => {
                 let resumed = self.store.set_standing(&request.id, known.token, Standing::Resumed);
                 resumed.await?;
@@ -122,6 +129,13 @@ impl StepStore for Broken {
             step.id = oneflight::store::StepId::new(step.id.name(), "");
         }
         self.store.record_step(id, token, step).await
+    }
+
+    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
+        match self.is(Defect::ForgetsNothing) {
+            true => Ok(()),
+            false => self.store.forget_step(id, token, step).await,
+        }
     }
 
     async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {
@@ -173,6 +187,12 @@ async fn a_broken_store_does_not_conform() {
         ),
         (Defect::ListsAllKinds, "what_is_unfinished_is_listed"),
         (Defect::ListsWhatPauses, "what_is_unfinished_is_listed"),
+        (Defect::KeepsTheVersion, "another_name_or_version_does_not_go_on"),
+        (
+            Defect::IgnoresTheInput,
+            "another_input_does_not_go_on_where_there_is_no_fingerprint",
+        ),
+        (Defect::ForgetsNothing, "a_step_without_a_result_may_be_forgotten"),
         (Defect::ForgetsForks, "a_fork_has_its_steps_from_the_start"),
     ];
     for (defect, promise) in expected {

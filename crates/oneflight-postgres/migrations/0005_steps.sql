@@ -4,7 +4,7 @@ CREATE TABLE "{schema}"."{prefix}workflows" (
     key        text    COLLATE "C" NOT NULL,
     -- The token of its first claim.
     id         bigint  NOT NULL,
-    -- The token of the claim under which it runs, or ran last, and its holder. If the record has another token, this is
+    -- The token of the claim under which it runs, or ran last, its holder, and the version of its code. If the record has another token, this is
     -- stale.
     token      bigint  NOT NULL,
     holder     bytea   NOT NULL CHECK (length(holder) = 16),
@@ -34,8 +34,9 @@ CREATE TABLE "{schema}"."{prefix}steps" (
     PRIMARY KEY (workflow, name, key)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
 
--- Steps go with their record, whichever statement deletes it.
-CREATE FUNCTION "{schema}"."{prefix}forget_steps"() RETURNS trigger LANGUAGE plpgsql
+-- Steps go with their record, whichever statement deletes it, and whoever may: a role that releases and purges need not
+-- know of these tables. So this runs with the rights of their owner, and nobody else may make a trigger of it.
+CREATE FUNCTION "{schema}"."{prefix}forget_steps"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $procedure$
 BEGIN
     WITH forgotten AS (
@@ -46,6 +47,7 @@ BEGIN
     RETURN NULL;
 END
 $procedure$;
+REVOKE ALL ON FUNCTION "{schema}"."{prefix}forget_steps"() FROM PUBLIC;
 CREATE TRIGGER "{prefix}forget_steps" AFTER DELETE ON "{schema}"."{prefix}records"
 REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION "{schema}"."{prefix}forget_steps"();
 
@@ -53,8 +55,9 @@ REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION "{schema}"."{p
 -- steps from the start (JSON), and whether a completer asks. A takeover of -1 is of whichever has expired.
 --
 -- Whose lease is over is taken over only if it has steps of this name and of such a version, and is not held. That is
--- looked at first, and decided by the claim, which names the token. Then, under the claim: a mutation that goes on has
--- its token replaced, any other is written anew. A stale holder may have its row locked, in a transaction that is about
+-- looked at first, and decided by the claim, which names the token. A record without a fingerprint is told apart by its
+-- input, unless the code is of another version: another input is a conflict (-1). Then, under the claim: a mutation that goes on has
+-- its token and version replaced, any other is written anew. A stale holder may have its row locked, in a transaction that is about
 -- to be committed: then nothing is claimed, and the request is in progress.
 --
 -- Answers as `claim` does, then with token, name, version, input, tries, held and steps (JSON) of the mutation if this
@@ -77,18 +80,23 @@ BEGIN
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
     END IF;
-    SELECT w.token INTO a19
+    SELECT CASE WHEN NOT $13 AND r.fingerprint IS NULL AND w.version = $9 AND w.input <> $11 THEN -1 ELSE w.token END
+    INTO a19
     FROM "{schema}"."{prefix}workflows" w JOIN "{schema}"."{prefix}records" r USING (scope, key, token)
     WHERE w.scope = $1 AND w.key = $2 AND r.completed_at IS NULL AND NOT w.held AND w.name = $8
       AND $10::jsonb ? w.version AND ($6 = -1 OR $6 = w.token);
     a19 := coalesce(a19, 0);
-    IF $13 AND a19 = 0 THEN
+    IF a19 = -1 OR ($13 AND a19 = 0) THEN
+        -- Perhaps it asks again, and has the claim already: then it is answered with it below.
         CALL "{schema}"."{prefix}load"($1, $2, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10);
         a11 := false;
-        RETURN;
+    ELSE
+        CALL "{schema}"."{prefix}claim"($1, $2, $3, $4, $5, a19, $7, false,
+            a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11);
     END IF;
-    CALL "{schema}"."{prefix}claim"($1, $2, $3, $4, $5, a19, $7, false, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11);
     IF a11 THEN
+        -- What must not be waited for is looked at here: the UPDATE below would wait for a stale holder's transaction,
+        -- and a step that comes after the record was claimed would wait for this one (FOR KEY SHARE).
         SELECT id, token, holder INTO there FROM "{schema}"."{prefix}workflows"
         WHERE scope = $1 AND key = $2 FOR UPDATE SKIP LOCKED;
         IF FOUND THEN
@@ -104,7 +112,7 @@ BEGIN
         END IF;
         IF goes_on IS TRUE THEN
             UPDATE "{schema}"."{prefix}workflows"
-            SET token = a2, holder = $4, tries = tries + $13::integer
+            SET token = a2, holder = $4, version = $9, tries = tries + $13::integer
             WHERE scope = $1 AND key = $2;
         ELSE
             DELETE FROM "{schema}"."{prefix}steps" WHERE workflow = there.id;

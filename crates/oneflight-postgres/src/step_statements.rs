@@ -6,14 +6,16 @@ use super::call::{Message, Value};
 use super::names::Names;
 use super::sql::INSTANT;
 use oneflight::identity::RequestIdentity;
-use oneflight::store::Standing;
+use oneflight::store::{Standing, StepId};
 
 /// The statements on steps that are no calls.
 #[derive(Debug)]
 pub(super) struct StepStatements {
     unfinished: String,
     standing: String,
+    held: String,
     workflows: String,
+    steps: String,
     begin: String,
     pub(super) look: SqlStr,
     pub(super) record: SqlStr,
@@ -58,7 +60,9 @@ impl StepStatements {
                  WHERE r.completed_at IS NULL AND r.lease_expires_at <= now"
             ),
             standing: format!("AND {is_held} RETURNING token"),
+            held: is_held,
             workflows,
+            steps,
         }
     }
 
@@ -88,6 +92,24 @@ impl StepStatements {
         let Self { unfinished, .. } = self;
         Message::outside(&format!(
             "{unfinished} {asked} ORDER BY r.lease_expires_at LIMIT {limit}"
+        ))
+    }
+
+    /// Deletes a step that has no result, if this token holds the claim.
+    pub(super) fn forget(&self, id: &RequestIdentity, token: i64, step: &StepId) -> Message {
+        let Self {
+            held, workflows, steps, ..
+        } = self;
+        let (scope, key) = (Value::Text(id.scope()), Value::Text(id.key()));
+        let (name, of) = (Value::Text(step.name()), Value::Text(step.key()));
+        Message::outside(&format!(
+            "WITH held AS MATERIALIZED (
+                SELECT id FROM {workflows} w WHERE scope = {scope} AND key = {key} AND token = {token} AND {held}
+                FOR KEY SHARE),
+             forgotten AS (
+                DELETE FROM {steps} s USING held
+                WHERE s.workflow = held.id AND s.name = {name} AND s.key = {of} AND s.result IS NULL)
+             SELECT id FROM held"
         ))
     }
 

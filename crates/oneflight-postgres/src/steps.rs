@@ -27,6 +27,9 @@ use oneflight::store::{
 /// The longest first pause, so that it can be doubled often.
 const LONGEST_FIRST_PAUSE: Duration = Duration::from_millis(1 << 32);
 
+/// What stands for the token that could be taken over, where the inputs differ.
+const OTHER_INPUT: i64 = -1;
+
 /// A step as it goes to the server and comes from it: name, key, and the input's digest and the result in hexadecimal
 /// digits.
 type Written = (String, String, Option<String>, Option<String>);
@@ -128,7 +131,7 @@ fn begun(row: &PgRow, request: &ClaimRequest, by: StartedBy) -> Result<ClaimOutc
     // What it was asked with in the end.
     let could_take_over: i64 = column(row, 19)?;
     let asked = request.clone().takeover(match could_take_over {
-        0 => Takeover::Never,
+        0 | OTHER_INPUT => Takeover::Never,
         token => Takeover::Of(FencingToken::new(unsigned(token)?)),
     });
     let attempt = column::<Option<i64>>(row, 4)?.and_then(|attempt| u32::try_from(attempt).ok());
@@ -141,6 +144,9 @@ fn begun(row: &PgRow, request: &ClaimRequest, by: StartedBy) -> Result<ClaimOutc
         (ClaimOutcome::Granted(claim), Some(workflow)) => ClaimOutcome::Granted(StepsClaim { claim, workflow }),
         // This very holder has claimed without steps.
         (ClaimOutcome::Granted(_), None) => untold(),
+        (ClaimOutcome::Denied(Denied::InDoubt { .. }), _) if could_take_over == OTHER_INPUT => {
+            ClaimOutcome::Denied(Denied::Conflict)
+        }
         // Another one was faster, and is over already: it is to be asked again.
         (ClaimOutcome::Denied(Denied::InDoubt { token, .. }), _)
             if could_take_over != 0 && number(token) != could_take_over && request.takeover == Takeover::Expired =>
@@ -202,6 +208,17 @@ impl StepStore for PostgresStore {
         let record = &self.statements.record_step;
         let rows = self.call_as_holder(self.patience, record, &values).await?;
         records::changed(&rows, token)
+    }
+
+    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
+        let forgotten = tried(Tries::on(&self.pool), || {
+            let forget = self.statements.steps.forget(id, number(token), step);
+            self.ask_within(self.patience, forget)
+        });
+        match forgotten.await?.is_empty() {
+            true => Err(StoreError::Outdated { token }),
+            false => Ok(()),
+        }
     }
 
     async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {

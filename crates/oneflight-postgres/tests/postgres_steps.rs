@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use oneflight::idempotency::{StepError, Steps, Stopped};
-use oneflight::store::StoreError;
+use oneflight::store::{Claim, StepStore, Store, StoreError};
 use oneflight::{ErrorKind, Idempotency, RequestIdentity, Scope};
 use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_postgres::PostgresStore;
@@ -243,4 +243,86 @@ async fn a_transaction_that_lost_to_another_one_repeats_no_other_step() {
         .await
         .unwrap();
     assert_eq!(rows, 1);
+}
+
+/// The work says `COMMIT`, so its rows are there, and nothing else tells that the step was done.
+#[tokio::test]
+async fn a_step_that_ended_its_transaction_itself_is_in_doubt_for_every_attempt() {
+    let store = orders("read committed", true).await.0;
+    let idem = Idempotency::builder(store).build();
+    let booked = Arc::new(AtomicUsize::new(0));
+    let run = || {
+        let booked = Arc::clone(&booked);
+        idem.run_steps(id("a"), &7, |steps| async move {
+            let book = steps.run_in_tx("book", move |mut tx| async move {
+                booked.fetch_add(1, SeqCst);
+                let insert = "INSERT INTO orders DEFAULT VALUES; COMMIT";
+                sqlx::raw_sql(insert).execute(&mut *tx).await?;
+                Ok(1)
+            });
+            book.await
+        })
+    };
+    let error = run().await.unwrap_err();
+    assert!(
+        matches!(error.kind(), ErrorKind::Stopped(StepError::InDoubt { .. })),
+        "{error}"
+    );
+    // A person lets it go on, and overlooks that.
+    assert!(idem.resume_steps(&id("a")).await.unwrap());
+    let error = run().await.unwrap_err();
+    assert!(
+        matches!(error.kind(), ErrorKind::Stopped(StepError::InDoubt { .. })),
+        "{error}"
+    );
+    assert_eq!(booked.load(SeqCst), 1);
+}
+
+/// A process of the version before runs under a role that knows of the records only.
+#[tokio::test]
+async fn a_role_that_may_change_records_releases_and_purges_them_with_their_steps() {
+    let schema = server().schema().await;
+    let owner = PostgresStore::from_pool(schema.pool(2)).await.unwrap();
+    let grants = format!(
+        "CREATE ROLE older;
+         GRANT USAGE ON SCHEMA {0} TO older;
+         GRANT SELECT ON {0}.oneflight_migrations TO older;
+         GRANT SELECT, INSERT, UPDATE, DELETE ON {0}.oneflight_records TO older;
+         GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {0} TO older",
+        schema.name
+    );
+    let grants = sqlx::raw_sql(sqlx::AssertSqlSafe(grants));
+    grants.execute(owner.pool()).await.unwrap();
+    let mut as_older = schema.clone();
+    as_older.options = as_older.options.options([("role", "older")]);
+    let older = PostgresStore::from_pool(as_older.pool(2)).await.unwrap();
+
+    let idem = Idempotency::builder(owner.clone())
+        .retention(Duration::from_millis(1))
+        .build();
+    for key in ["purged", "released"] {
+        let run = idem.run_steps(id(key), &7, move |steps| async move {
+            steps.run("a", |_| async { Ok::<_, io::Error>(1) }).await?;
+            match key {
+                "purged" => Ok(()),
+                _ => Err(Stopped::because("later")),
+            }
+        });
+        let _ = run.await;
+    }
+    let known = owner.load_steps(&id("released")).await.unwrap().unwrap();
+    let claim = Claim::new(id("released"), known.token, 1, None);
+    older.release(claim).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(older.purge(10).await.unwrap(), 1);
+    for table in ["oneflight_workflows", "oneflight_steps"] {
+        let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")));
+        assert_eq!(count.fetch_one(owner.pool()).await.unwrap(), 0, "{table}");
+    }
+    // Nor does it get at them otherwise: by a trigger of its own.
+    let trick = "CREATE TEMP TABLE t (scope text, key text);
+                 CREATE TRIGGER t AFTER DELETE ON t REFERENCING OLD TABLE AS gone
+                 FOR EACH STATEMENT EXECUTE FUNCTION oneflight_forget_steps()";
+    let error = sqlx::raw_sql(trick).execute(older.pool()).await.unwrap_err();
+    assert!(error.to_string().contains("permission denied"), "{error}");
 }

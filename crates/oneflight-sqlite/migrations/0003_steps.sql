@@ -4,7 +4,8 @@ CREATE TABLE main.oneflight_workflows (
     id         INTEGER PRIMARY KEY,
     scope      TEXT    NOT NULL,
     key        TEXT    NOT NULL,
-    -- The token of the claim under which it runs, or ran last. If the record has another one, this is stale.
+    -- The token of the claim under which it runs, or ran last, and the version of its code. If the record has another
+    -- token, this is stale.
     token      INTEGER NOT NULL UNIQUE,
     name       TEXT    NOT NULL,
     version    TEXT    NOT NULL,

@@ -8,7 +8,7 @@ use super::queue::Rank;
 use super::{records, steps};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
-use oneflight::store::{Standing, StepRecord};
+use oneflight::store::{Standing, StepId, StepRecord};
 
 /// A change of records in one statement.
 pub(super) enum Change {
@@ -37,6 +37,11 @@ pub(super) enum Change {
         token: FencingToken,
         step: StepRecord,
     },
+    ForgetStep {
+        id: RequestIdentity,
+        token: FencingToken,
+        step: StepId,
+    },
     SetStanding {
         id: RequestIdentity,
         token: FencingToken,
@@ -55,6 +60,7 @@ impl Change {
             | Self::Complete { .. }
             | Self::Release { .. }
             | Self::RecordStep { .. }
+            | Self::ForgetStep { .. }
             | Self::SetStanding { .. } => Rank::Lease,
             Self::Purge { .. } => Rank::Business,
         }
@@ -73,6 +79,7 @@ impl Change {
             } => records::complete(id, *token, result, *retention),
             Self::Release { id, token } => records::release(id, *token),
             Self::RecordStep { id, token, step } => steps::record(id, *token, step),
+            Self::ForgetStep { id, token, step } => steps::forget(id, *token, step),
             Self::SetStanding { id, token, standing } => steps::set_standing(id, *token, *standing),
             Self::Purge { limit } => records::purge(*limit),
         };

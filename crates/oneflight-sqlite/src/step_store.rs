@@ -11,8 +11,8 @@ use super::store::SqliteStore;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::FencingToken;
 use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Denied, Standing, StepRecord, StepStore, StepsClaim, StoreError, UnfinishedQuery,
-    UnfinishedSteps, WorkflowRecord, WorkflowStart,
+    ClaimOutcome, ClaimRequest, Denied, Standing, StepId, StepRecord, StepStore, StepsClaim, StoreError,
+    UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
 };
 
 impl StepStore for SqliteStore {
@@ -45,6 +45,14 @@ impl StepStore for SqliteStore {
     async fn record_step(&self, id: &RequestIdentity, token: FencingToken, step: StepRecord) -> Result<(), StoreError> {
         let id = id.clone();
         match self.writer.change(Change::RecordStep { id, token, step }).await? {
+            0 => Err(StoreError::Outdated { token }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
+        let (id, step) = (id.clone(), step.clone());
+        match self.writer.change(Change::ForgetStep { id, token, step }).await? {
             0 => Err(StoreError::Outdated { token }),
             _ => Ok(()),
         }

@@ -85,6 +85,21 @@ fn bind_step<'q>(
         .bind(step.result.as_ref().map(RecordedResult::as_bytes))
 }
 
+/// Deletes a step that has no result. The first statement tells whether the token holds the claim.
+pub(super) fn forget<'q>(id: &'q RequestIdentity, token: FencingToken, step: &'q StepId) -> Statement<'q> {
+    sqlx::query(concat!(
+        set_standing!("held = held"),
+        "; DELETE FROM main.oneflight_steps WHERE name = ?4 AND key = ?5 AND result IS NULL AND workflow IN (
+            SELECT w.id FROM main.oneflight_workflows w JOIN main.oneflight_records r ON r.token = w.token
+            WHERE w.scope = ?1 AND w.key = ?2 AND w.token = ?3 AND r.state = 'in_progress')"
+    ))
+    .bind(id.scope())
+    .bind(id.key())
+    .bind(number(token))
+    .bind(step.name())
+    .bind(step.key())
+}
+
 /// Sets what becomes of a mutation.
 pub(super) fn set_standing(id: &RequestIdentity, token: FencingToken, standing: Standing) -> Statement<'_> {
     sqlx::query(match standing {
@@ -162,17 +177,17 @@ pub(super) async fn begin(
             return Ok((End::RollBack, ClaimOutcome::Denied(denied)));
         }
     };
-    let tries = u32::from(start.by == StartedBy::Completer);
+    let (tries, version) = (u32::from(start.by == StartedBy::Completer), start.version);
     let workflow = known.filter(|_| goes_on).unwrap_or(WorkflowRecord {
         token: FencingToken::new(0),
         name: start.name,
-        version: start.version,
+        version: version.clone(),
         input: start.input,
         tries: 0,
         held: false,
         steps: start.steps,
     });
-    let written = write(connection, request, attempt, tries, workflow, goes_on).await;
+    let written = write(connection, request, attempt, tries, version, workflow, goes_on).await;
     let workflow = written.map_err(unavailable)?;
     let claim = Claim::new(id.clone(), workflow.token, attempt, took_over);
     Ok((End::Commit, ClaimOutcome::Granted(StepsClaim { claim, workflow })))
@@ -184,6 +199,7 @@ async fn write(
     request: &ClaimRequest,
     attempt: u32,
     tries: u32,
+    version: String,
     mut workflow: WorkflowRecord,
     goes_on: bool,
 ) -> sqlx::Result<WorkflowRecord> {
@@ -201,12 +217,14 @@ async fn write(
     apart.execute(&mut *connection).await?;
     let token = records::grant(&mut *connection, request, attempt, Claims::Outside).await?;
     workflow.token = token;
+    workflow.version = version;
     workflow.tries = workflow.tries.saturating_add(tries);
     if goes_on {
         let update = sqlx::query(
-            "UPDATE main.oneflight_workflows SET token = ?, tries = ?, open = 1 WHERE scope = ? AND key = ?",
+            "UPDATE main.oneflight_workflows SET token = ?, version = ?, tries = ?, open = 1 WHERE scope = ? AND key = ?",
         );
-        let update = update.bind(number(token)).bind(workflow.tries).bind(scope).bind(key);
+        let update = update.bind(number(token)).bind(&workflow.version).bind(workflow.tries);
+        let update = update.bind(scope).bind(key);
         update.execute(connection).await?;
         return Ok(workflow);
     }

@@ -206,3 +206,47 @@ async fn a_resume_reads_all_steps_at_once() {
         .await
         .unwrap();
 }
+
+/// Nobody can renew a lease while a transaction of the attempt is the one writer, and nobody can take over either.
+#[tokio::test]
+async fn a_transaction_that_is_longer_than_the_lease_does_not_end_the_attempt() {
+    let (idem, _folder) = shop().await;
+    let fast = Idempotency::builder(idem.store().clone())
+        .lease(Duration::from_millis(200))
+        .build();
+    let reply = fast.run_steps(id("a"), &(), |steps| async move {
+        let book = steps.run_in_tx("book", |mut tx| async move {
+            let order = insert(&mut tx, "tea").await?;
+            // The whole runtime: nothing is renewed right after it either.
+            std::thread::sleep(Duration::from_millis(600));
+            Ok(order)
+        });
+        let order = book.await?;
+        steps.run("mail", |_| async { Ok::<_, io::Error>(order) }).await
+    });
+    assert_eq!(*reply.await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_step_within_the_transaction_of_another_is_refused_at_once() {
+    let (idem, _folder) = shop().await;
+    let begun = std::time::Instant::now();
+    let run = idem.run_steps(id("a"), &(), |steps: Steps<SqliteStore>| async move {
+        let within = steps.clone();
+        steps
+            .run_in_tx("book", |mut tx| async move {
+                let order = insert(&mut tx, "tea").await?;
+                let inner = within.run("charge", |_| async { Ok::<_, io::Error>(()) }).await;
+                let inner = inner.map_err(|stopped| Rollback::failed(stopped.to_string()));
+                inner.map(|()| order)
+            })
+            .await
+    });
+    let error = run.await.unwrap_err();
+    assert!(
+        matches!(stopped(&error), StepError::Within { step } if step.name() == "charge"),
+        "{error}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(orders(&idem).await, 0);
+}

@@ -9,9 +9,9 @@ use std::time::Duration;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Ending, OpenTransaction, Standing, StepInTransaction, StepRecord, StepStore,
-    StepsClaim, Store, StoreError, TransactionalStepStore, TransactionalStore, UnfinishedQuery, UnfinishedSteps,
-    WorkflowRecord, WorkflowStart,
+    Claim, ClaimOutcome, ClaimRequest, Ending, OpenTransaction, Standing, StepId, StepInTransaction, StepRecord,
+    StepStore, StepsClaim, Store, StoreError, TransactionalStepStore, TransactionalStore, UnfinishedQuery,
+    UnfinishedSteps, WorkflowRecord, WorkflowStart,
 };
 use oneflight_conformance::{self as conformance, Ledger, Written};
 use oneflight_sqlite::SqliteStore;
@@ -145,6 +145,10 @@ impl StepStore for BrokenShop {
 
     async fn record_step(&self, id: &RequestIdentity, token: FencingToken, step: StepRecord) -> Result<(), StoreError> {
         self.0.store().record_step(id, token, step).await
+    }
+
+    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
+        self.0.store().forget_step(id, token, step).await
     }
 
     async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {

@@ -11,7 +11,7 @@ use crate::record::{FencingToken, Record, State, Timestamp};
 use crate::store::claim::{Claim, ClaimOutcome, ClaimRequest, Decision};
 use crate::store::error::StoreError;
 use crate::store::steps::{
-    Standing, StartedBy, StepRecord, StepStore, StepsClaim, UnfinishedQuery, UnfinishedSteps, WorkflowRecord,
+    Standing, StartedBy, StepId, StepRecord, StepStore, StepsClaim, UnfinishedQuery, UnfinishedSteps, WorkflowRecord,
     WorkflowStart, decide_steps,
 };
 
@@ -46,7 +46,10 @@ impl Records {
                 };
                 let by = start.by;
                 let mut workflow = match beside {
-                    Some(beside) if goes_on => beside,
+                    Some(beside) if goes_on => WorkflowRecord {
+                        version: start.version,
+                        ..beside
+                    },
                     _ => WorkflowRecord {
                         token,
                         name: start.name,
@@ -119,6 +122,13 @@ impl StepStore for MemoryStore {
                 Some(_) => {}
                 None => workflow.steps.push(step),
             }
+        })
+    }
+
+    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
+        self.0.beside(id, token, |workflow| {
+            let is_it = |there: &StepRecord| there.id == *step && there.result.is_none();
+            workflow.steps.retain(|there| !is_it(there));
         })
     }
 
