@@ -68,9 +68,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     completer.stop().await;
+    // The client asks again after all, with the same order.
+    let tea = "tea".to_owned();
     let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "tea")?.with_fingerprint("tea");
     let reply = idem
-        .run_steps(id, &(), |steps| place_order(String::new(), steps))
+        .run_steps(id, &tea.clone(), |steps| place_order(tea, steps))
         .await?;
     println!("{}: {:?}", reply.origin(), reply.value());
     Ok(())

@@ -8,6 +8,9 @@
 //! stop ──▶ no polls; what runs ends at its next step and is handed back, which is no try
 //! ```
 //!
+//! Its flights are not those of calls: a call has wider rights than a completer, which takes over from one holder only,
+//! and must not be told what a completer is told. They meet at the store.
+//!
 //! What is listed may be stale by the time that it is read. So nothing of it is used but the identity and the token: the
 //! claim is granted only if that very token still stands there with its lease over, and input and steps come with it.
 //!
@@ -18,6 +21,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,14 +31,15 @@ use tokio::time::Instant;
 
 use super::answer::answer_within;
 use super::codec::{Codec, Format, Json};
-use super::error::Error;
+use super::progress::Flights;
 use super::run::Idempotency;
+use super::settled::Landed;
 use super::shared::Shared;
 use super::step_error::Stopped;
 use super::steps::{Steps, start};
 use super::workflow::Workflow;
 use crate::backoff::jittered;
-use crate::group;
+use crate::group::{self, Group};
 use crate::identity::RequestIdentity;
 use crate::record::FencingToken;
 use crate::store::{Standing, StepStore, StoreError, UnfinishedQuery, UnfinishedSteps};
@@ -50,18 +55,24 @@ const LOOK_AT: usize = 100;
 /// The longest pause while the store does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-type Run = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-type Handle = Arc<dyn Fn(RequestIdentity, FencingToken, watch::Receiver<bool>) -> Run + Send + Sync>;
+/// One try. Answers whether a claim was granted.
+type Run = Pin<Box<dyn Future<Output = bool> + Send>>;
+type Handle = Arc<dyn Fn(RequestIdentity, FencingToken, watch::Receiver<bool>, Duration) -> Run + Send + Sync>;
+/// The tries that are under way.
+type Running = JoinSet<(RequestIdentity, bool)>;
 
 /// Sets up a [`Completer`]. Made by [`Idempotency::completer`].
 #[must_use = "call `spawn`"]
 pub struct CompleterBuilder<S, C = Json> {
     idempotency: Idempotency<S, C>,
+    /// That of calls. When it is closed, nothing is taken up any more.
+    calls: Group<RequestIdentity, Landed>,
     handlers: HashMap<String, Handler>,
     every: Duration,
     max_tries: u32,
     first_pause: Duration,
     longest_pause: Duration,
+    attempt_limit: Duration,
     concurrency: usize,
 }
 
@@ -101,18 +112,22 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
         // It takes what is free, and waits for nothing.
         let shared = Shared {
             wait: Duration::ZERO,
+            flights: Flights::default(),
             ..self.shared.copy()
         };
         CompleterBuilder {
             idempotency: Self {
                 shared: Arc::new(shared),
+                group: Group::new(),
                 ..self.clone()
             },
+            calls: self.group.clone(),
             handlers: HashMap::new(),
             every: Duration::from_secs(5),
             max_tries: 10,
             first_pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(5 * 60),
+            attempt_limit: Duration::from_secs(5 * 60),
             concurrency: 8,
         }
     }
@@ -134,15 +149,23 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
     {
         let workflow = Arc::new(workflow.into());
         let (idempotency, of, handler) = (self.idempotency.clone(), Arc::clone(&workflow), Arc::new(handler));
-        let handle: Handle = Arc::new(move |id, token, stop| {
+        let handle: Handle = Arc::new(move |id, token, stop, limit| {
             let (idempotency, handler) = (idempotency.clone(), Arc::clone(&handler));
             let start = start(&of, token, stop);
             Box::pin(async move {
+                let granted = Arc::new(AtomicBool::new(false));
+                let is_granted = Arc::clone(&granted);
                 let work = move |steps: Steps<S, C>| async move {
+                    is_granted.store(true, Ordering::Relaxed);
                     let input = steps.input()?;
-                    handler(input, steps).await
+                    let attempt = steps.clone();
+                    let worked = timer::within(limit, handler(input, steps)).await;
+                    // What the handler had is dropped by now.
+                    worked.unwrap_or_else(|| Err(attempt.ends_by(limit)))
                 };
-                idempotency.fly_steps::<T, _, _>(id, start, work).await.map(drop)
+                // An error is logged by its flight, and what is not done is listed again.
+                let _ = idempotency.fly_steps::<T, _, _>(id, start, work).await;
+                granted.load(Ordering::Relaxed)
             })
         });
         let name = workflow.name.clone();
@@ -174,6 +197,19 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
         self
     }
 
+    /// Limits how long one try may take. The default is 5 minutes.
+    ///
+    /// Then the handler's future is dropped where it waits, and the mutation is left alone for a while, as after any try
+    /// that failed ([`StepError::TimeLimit`](super::StepError::TimeLimit)). A step that is run again by the next try is
+    /// run under the same downstream key; one that may run [once at most](super::Step::at_most_once) is in doubt.
+    ///
+    /// Without a limit, calls that hang would take all places, and a stop would wait for them. So give what the handler
+    /// calls limits of its own, which are shorter. Code that blocks its thread is not interrupted.
+    pub fn attempt_limit(mut self, limit: Duration) -> Self {
+        self.attempt_limit = limit;
+        self
+    }
+
     /// Limits how many mutations are run at the same time. The default is 8, the least 1.
     pub fn concurrency(mut self, mutations: usize) -> Self {
         self.concurrency = mutations.max(1);
@@ -198,11 +234,11 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
     }
 
     async fn run(self, stopped: watch::Receiver<bool>) {
-        let mut running: JoinSet<RequestIdentity> = JoinSet::new();
+        let mut running = Running::new();
         let mut taken: HashSet<RequestIdentity> = HashSet::new();
         let mut failures = 0_u32;
         let mut look_for_unknown = Instant::now();
-        loop {
+        while !self.calls.is_closed() {
             let free = self.concurrency.saturating_sub(running.len());
             let mut pause = self.every;
             if free > 0 {
@@ -210,11 +246,12 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                     Ok(found) => {
                         failures = 0;
                         let is_full = found.len() >= free;
-                        let mut begun = 0;
+                        let mut held = 0;
                         for found in found {
-                            begun += usize::from(self.take_up(found, &stopped, &mut running, &mut taken).await);
+                            held += usize::from(self.take_up(found, &stopped, &mut running, &mut taken).await);
                         }
-                        if is_full && begun > 0 {
+                        // That is not listed again. Of what runs, it is not known so far.
+                        if is_full && held > 0 {
                             pause = Duration::ZERO;
                         }
                     }
@@ -231,18 +268,18 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                 }
             }
             let until = timer::after(pause);
+            let mut was_full = false;
             loop {
-                let is_full = running.len() >= self.concurrency;
+                was_full |= running.len() >= self.concurrency;
                 match timer::until(until, next(&mut running, stopped.clone())).await {
                     Some(Woken::Stop) => {
                         while running.join_next().await.is_some() {}
                         return;
                     }
-                    Some(Woken::Ended(id)) => {
-                        if let Some(id) = id {
-                            taken.remove(&id);
-                        }
-                        if is_full {
+                    Some(Woken::Ended(id, granted)) => {
+                        taken.remove(&id);
+                        // What was not granted is listed again, and would be asked for without a pause.
+                        if was_full && granted {
                             break;
                         }
                     }
@@ -250,6 +287,8 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                 }
             }
         }
+        // Of a service that is closed. What runs is waited for, also where the service is drained.
+        while running.join_next().await.is_some() {}
     }
 
     async fn poll(&self, free: usize) -> Result<Vec<UnfinishedSteps>, StoreError> {
@@ -270,12 +309,12 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
         answer_within(PATIENCE, async { store.unfinished_steps(query).await }).await
     }
 
-    /// Begins to run what was found. Returns whether there is more to expect of the next poll.
+    /// Begins to run what was found. Returns whether it is held instead.
     async fn take_up(
         &self,
         found: UnfinishedSteps,
         stopped: &watch::Receiver<bool>,
-        running: &mut JoinSet<RequestIdentity>,
+        running: &mut Running,
         taken: &mut HashSet<RequestIdentity>,
     ) -> bool {
         let Some(handler) = self.handlers.get(&found.name) else {
@@ -284,23 +323,23 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
         if found.tries >= self.max_tries {
             let store = &self.idempotency.shared.store;
             let held = async { store.set_standing(&found.id, found.token, Standing::Held).await };
-            if answer_within(PATIENCE, held).await.is_ok() {
+            let is_held = answer_within(PATIENCE, held).await.is_ok();
+            if is_held {
                 telemetry::held(&found.id, &found.name, found.tries);
             }
-            return true;
+            return is_held;
         }
         if *stopped.borrow() || !taken.insert(found.id.clone()) {
             return false;
         }
         telemetry::taken_up(&found.id, &found.name, found.tries);
-        let run = (handler.handle)(found.id.clone(), found.token, stopped.clone());
-        let id = found.id;
+        let run = (handler.handle)(found.id.clone(), found.token, stopped.clone(), self.attempt_limit);
+        let (id, counted) = (found.id, Counted::of(&self.idempotency.shared.ends));
         running.spawn(async move {
-            // Logged by its flight, and listed again unless it is done.
-            let _ = run.await;
-            id
+            let _counted = counted;
+            (id, run.await)
         });
-        true
+        false
     }
 
     /// Tells of mutations that wait for code that knows their version: nothing else would.
@@ -326,20 +365,37 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
     }
 }
 
+/// A try that a service which is drained waits for.
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn of(ends: &watch::Sender<usize>) -> Self {
+        ends.send_modify(|ends| *ends += 1);
+        Self(ends.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|ends| *ends -= 1);
+    }
+}
+
 enum Woken {
     Stop,
-    Ended(Option<RequestIdentity>),
+    Ended(RequestIdentity, bool),
 }
 
 /// Waits for the stop, or for the end of what runs.
-async fn next(running: &mut JoinSet<RequestIdentity>, mut stopped: watch::Receiver<bool>) -> Woken {
+async fn next(running: &mut Running, mut stopped: watch::Receiver<bool>) -> Woken {
     // Without its sender as well: the completer was dropped.
     let mut stop = pin!(stopped.wait_for(|is_stopped| *is_stopped));
     poll_fn(|cx| match stop.as_mut().poll(cx) {
         Poll::Ready(_) => Poll::Ready(Woken::Stop),
         Poll::Pending => match running.poll_join_next(cx) {
-            Poll::Ready(Some(ended)) => Poll::Ready(Woken::Ended(ended.ok())),
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok((id, granted)))) => Poll::Ready(Woken::Ended(id, granted)),
+            // Flights do not panic.
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => Poll::Pending,
         },
     })
     .await
@@ -353,6 +409,7 @@ impl<S, C> fmt::Debug for CompleterBuilder<S, C> {
             .field("max_tries", &self.max_tries)
             .field("first_pause", &self.first_pause)
             .field("longest_pause", &self.longest_pause)
+            .field("attempt_limit", &self.attempt_limit)
             .field("concurrency", &self.concurrency)
             .finish_non_exhaustive()
     }
@@ -372,7 +429,10 @@ impl Completer {
     /// Stops: takes nothing up any more, and waits for what runs. That ends at its next step, and is handed back, so that
     /// another completer goes on at once; it does not count as a try.
     ///
-    /// A step is not interrupted. To wait no longer than some time, put a limit on the future.
+    /// A step is not interrupted, unless its try takes longer than the
+    /// [limit](CompleterBuilder::attempt_limit), so this waits no longer than that. To wait for less, put a limit on the
+    /// future. A service that is [closed](Idempotency::close) ends its completers as well: they take up nothing more, and
+    /// [`drain`](Idempotency::drain) waits for what runs, to its end.
     ///
     /// # Cancel safety
     ///

@@ -129,12 +129,12 @@ pub enum StepError {
         /// What the store said.
         source: StoreError,
     },
-    /// The mutation was begun under another name or version of its workflow, which this code does not
-    /// [accept](super::Workflow::accepts).
+    /// The mutation was begun under another name of its workflow, or was last run by another version, which this code
+    /// does not [accept](super::Workflow::accepts). While a deploy is under way, other processes may.
     OtherWorkflow {
         /// The name that it was begun under.
         name: String,
-        /// The version that it was begun under.
+        /// The version that ran it last.
         version: String,
     },
     /// The completer that ran it stops, and hands it back between two steps.
@@ -223,7 +223,7 @@ impl fmt::Display for StepError {
             ),
             Self::OtherWorkflow { name, version } => write!(
                 f,
-                "it was begun as {name:?} of version {version:?}, which this code does not accept"
+                "it is a mutation {name:?} of version {version:?}, which this code does not accept"
             ),
             Self::Stopping => f.write_str("its completer stops, and another one goes on with it"),
         }

@@ -42,14 +42,15 @@ impl Workflow {
     /// Sets the version of this code. The default is `1`.
     ///
     /// Change it when this code cannot go on with what the code before has begun, for example since a step means
-    /// something else. What was begun under another version is left alone unless this code [accepts](Self::accepts) it.
+    /// something else. What was last run by another version is left alone unless this code [accepts](Self::accepts) it.
+    /// What this code goes on with is of this version from then on, so that older code does not take it back.
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = version.into();
         self
     }
 
-    /// Says that this code can also finish what was begun under another version.
+    /// Says that this code can also finish what another version has begun.
     #[must_use]
     pub fn accepts(mut self, version: impl Into<String>) -> Self {
         self.accepts.push(version.into());

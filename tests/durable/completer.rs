@@ -11,22 +11,22 @@ use std::time::Duration;
 use oneflight::idempotency::{Completer, CompleterBuilder, StepError, Steps, Stopped, Workflow};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, ManualClock, Standing, StepId, StepRecord, StepStore, StepsClaim, Store,
-    StoreError, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
+    Claim, ClaimOutcome, ClaimRequest, ManualClock, Standing, StartedBy, StepId, StepRecord, StepStore, StepsClaim,
+    Store, StoreError, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
 };
 use oneflight::{ErrorKind, Idempotency, MemoryStore, RequestIdentity, Scope};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-const SOON: Duration = Duration::from_millis(5);
+pub(super) const SOON: Duration = Duration::from_millis(5);
 
-fn id(key: &str) -> RequestIdentity {
+pub(super) fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
 }
 
 /// A mutation that was begun, has finished its first step, and stopped.
-async fn left_behind<S: StepStore>(idem: &Idempotency<S>, key: &str, workflow: Workflow) {
+pub(super) async fn left_behind<S: StepStore>(idem: &Idempotency<S>, key: &str, workflow: Workflow) {
     let begun = idem.with_workflow(workflow);
     let stopped = begun.run_steps(id(key), &key.to_owned(), |steps| async move {
         steps.run("first", |_| async { Ok::<_, io::Error>(1) }).await?;
@@ -35,7 +35,7 @@ async fn left_behind<S: StepStore>(idem: &Idempotency<S>, key: &str, workflow: W
     stopped.await.unwrap_err();
 }
 
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let waited = timeout(Duration::from_secs(20), async {
         while !is_so().await {
             sleep(SOON).await;
@@ -44,19 +44,19 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     waited.await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-async fn is_completed<S: StepStore>(idem: &Idempotency<S>, key: &str) -> bool {
+pub(super) async fn is_completed<S: StepStore>(idem: &Idempotency<S>, key: &str) -> bool {
     let record = idem.status(&id(key)).await.unwrap();
     record.is_some_and(|record| record.result().is_some())
 }
 
 /// What the second attempt is given.
-type Seen = Arc<Mutex<Vec<(String, u32)>>>;
+pub(super) type Seen = Arc<Mutex<Vec<(String, u32)>>>;
 
-fn quick<S: StepStore>(idem: &Idempotency<S>) -> CompleterBuilder<S> {
+pub(super) fn quick<S: StepStore>(idem: &Idempotency<S>) -> CompleterBuilder<S> {
     idem.completer().every(SOON).pauses(Duration::from_millis(1), SOON)
 }
 
-fn finishing<S: StepStore>(builder: CompleterBuilder<S>, workflow: Workflow, seen: &Seen) -> Completer {
+pub(super) fn finishing<S: StepStore>(builder: CompleterBuilder<S>, workflow: Workflow, seen: &Seen) -> Completer {
     let seen = Arc::clone(seen);
     let builder = builder.handler(workflow, move |input: String, steps: Steps<S>| {
         let seen = Arc::clone(&seen);
@@ -109,7 +109,7 @@ async fn what_it_does_not_know_is_left_alone() {
     assert_eq!(seen.lock().len(), 2);
 }
 
-async fn unfinished(idem: &Idempotency<MemoryStore>) -> HashMap<String, FencingToken> {
+pub(super) async fn unfinished(idem: &Idempotency<MemoryStore>) -> HashMap<String, FencingToken> {
     let found = idem.unfinished_steps(100).await.unwrap();
     found.into_iter().map(|it| (it.id.key().to_owned(), it.token)).collect()
 }
@@ -239,11 +239,15 @@ async fn of_many_completers_one_runs_each_mutation() {
 }
 
 /// A store whose list is as old as the test wants, or that does not answer.
-struct Stale {
-    store: MemoryStore,
-    listed: Mutex<Option<Vec<UnfinishedSteps>>>,
-    is_away: AtomicBool,
-    polls: AtomicUsize,
+pub(super) struct Stale {
+    pub(super) store: MemoryStore,
+    pub(super) listed: Mutex<Option<Vec<UnfinishedSteps>>>,
+    pub(super) is_away: AtomicBool,
+    /// It lists, and grants nothing: it is read-only.
+    pub(super) refuses: AtomicBool,
+    pub(super) polls: AtomicUsize,
+    /// Told when a completer asks for a claim, and waited for before it is answered.
+    pub(super) gate: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
 }
 
 impl Store for Stale {
@@ -276,6 +280,14 @@ impl StepStore for Stale {
         request: ClaimRequest,
         start: WorkflowStart,
     ) -> Result<ClaimOutcome<StepsClaim>, StoreError> {
+        if self.refuses.load(SeqCst) {
+            return Err(StoreError::unavailable("the server is read-only"));
+        }
+        let gate = self.gate.lock().clone();
+        if let (Some((asked, answers)), StartedBy::Completer) = (gate, start.by) {
+            asked.notify_one();
+            answers.notified().await;
+        }
         self.store.begin_steps(request, start).await
     }
     async fn record_step(&self, id: &RequestIdentity, token: FencingToken, step: StepRecord) -> Result<(), StoreError> {
@@ -308,12 +320,14 @@ impl StepStore for Stale {
     }
 }
 
-fn stale() -> Stale {
+pub(super) fn stale() -> Stale {
     Stale {
         store: MemoryStore::new(),
         listed: Mutex::default(),
         is_away: AtomicBool::new(false),
+        refuses: AtomicBool::new(false),
         polls: AtomicUsize::new(0),
+        gate: Mutex::default(),
     }
 }
 

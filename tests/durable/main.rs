@@ -11,6 +11,7 @@ mod claim;
 mod codec;
 mod codecs;
 mod completer;
+mod completer_in_trouble;
 mod correlation;
 mod deadline;
 mod dyn_store;

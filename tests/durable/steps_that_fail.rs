@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use oneflight::idempotency::{Step, StepError, Steps, Stopped};
+use oneflight::store::StepId;
 use oneflight::{Error, ErrorKind, Idempotency, MemoryStore, RequestIdentity, Scope};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -247,4 +248,63 @@ async fn work_that_does_not_wait_for_its_steps_has_no_result() {
     );
     assert_eq!(begun.load(SeqCst), 1);
     drop(send);
+}
+
+/// What a person has found out is what the next attempt goes on with.
+#[tokio::test]
+async fn a_step_in_doubt_is_settled_by_a_person() {
+    for was_done in [true, false] {
+        let (idem, done) = (idem(), Done::default());
+        let run = || {
+            let done = done.clone();
+            idem.run_steps(id("a"), &7, move |steps| async move {
+                let faxed = steps.run(Step::new("fax").at_most_once(), |_| async {
+                    done.now("fax")?;
+                    match done.all().len() {
+                        1 => timed_out(),
+                        pages => Ok(pages),
+                    }
+                });
+                faxed.await
+            })
+        };
+        let fax = StepId::new("fax", "");
+        assert!(!idem.step_was_done(&id("a"), &fax, &7).await.unwrap(), "there is none");
+        run().await.unwrap_err();
+        assert!(
+            !idem
+                .step_was_not_done(&id("a"), &StepId::new("mail", ""))
+                .await
+                .unwrap()
+        );
+        let settled = match was_done {
+            true => idem.step_was_done(&id("a"), &fax, &7_usize).await,
+            false => idem.step_was_not_done(&id("a"), &fax).await,
+        };
+        assert!(settled.unwrap());
+        assert!(!idem.step_was_not_done(&id("a"), &fax).await.unwrap(), "it is settled");
+        assert!(idem.resume_steps(&id("a")).await.unwrap());
+        let expected = if was_done { (7, 1) } else { (2, 2) };
+        assert_eq!((*run().await.unwrap(), done.all().len()), expected);
+    }
+}
+
+/// Without a fingerprint, nothing else tells two payloads apart.
+#[tokio::test]
+async fn another_input_does_not_go_on_with_what_was_begun() {
+    let idem = idem();
+    let run = |input: u32, with: RequestIdentity, end: Result<(), &'static str>| {
+        idem.run_steps(with, &input, move |steps| async move {
+            steps.run("charge", |_| async { Ok::<_, io::Error>(input) }).await?;
+            end.map_err(Stopped::because)
+        })
+    };
+    run(7, id("a"), Err("later")).await.unwrap_err();
+    let error = run(8, id("a"), Ok(())).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Conflict), "{error}");
+    let _ = run(7, id("a"), Ok(())).await.unwrap();
+    // Where there is one, the encoding of the input does not matter.
+    let marked = || id("b").with_fingerprint("one");
+    run(7, marked(), Err("later")).await.unwrap_err();
+    let _ = run(8, marked(), Ok(())).await.unwrap();
 }

@@ -113,8 +113,31 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "unknown",
         ),
         (
+            error(ErrorKind::Stopped(StepError::Behind {
+                step: StepId::new("secret-step", ""),
+                failed: StepId::new("secret-step", "2"),
+                source: Arc::new(StoreError::unavailable("secret-host timed out")),
+            })),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "unknown",
+        ),
+        (
+            // A process of the other version may answer the next time.
+            error(ErrorKind::Stopped(StepError::OtherWorkflow {
+                name: "secret-name".to_owned(),
+                version: "2".to_owned(),
+            })),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "unknown",
+        ),
+        (
             error(ErrorKind::Stopped(StepError::InDoubt {
                 step: StepId::new("secret-step", ""),
+                source: None,
             })),
             409,
             kind::IN_DOUBT,

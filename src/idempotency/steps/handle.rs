@@ -88,6 +88,11 @@ impl<S, C> Steps<S, C> {
 }
 
 impl<S: StepStore, C> Steps<S, C> {
+    /// The attempt has taken all the time that it may.
+    pub(in crate::idempotency) fn ends_by(&self, limit: Duration) -> Stopped {
+        self.inner.over(StepError::TimeLimit { limit })
+    }
+
     /// Runs a step, unless it is recorded, and records what it answers.
     ///
     /// Everything that it answers by `Ok` is recorded: a charge that is declined for good is an answer as well, so let

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use crate::idempotency::answer::answer_within;
 use crate::idempotency::claim::told;
-use crate::idempotency::codec::Format;
+use crate::idempotency::codec::{Codec, Format, Prepared, prepare};
 use crate::idempotency::error::{Effect, Error, ErrorKind};
 use crate::idempotency::run::Idempotency;
 use crate::identity::RequestIdentity;
+use crate::record::{FencingToken, Verdict};
 use crate::store::{
-    ClaimOutcome, ClaimRequest, Standing, StartedBy, StepStore, StoreError, UnfinishedQuery, UnfinishedSteps,
-    WorkflowRecord, WorkflowStart,
+    ClaimOutcome, ClaimRequest, Standing, StartedBy, StepId, StepRecord, StepStore, StoreError, UnfinishedQuery,
+    UnfinishedSteps, WorkflowRecord, WorkflowStart,
 };
 
 /// What became of a [fork](Idempotency::fork_steps).
@@ -58,6 +59,9 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
 
     /// Lets a mutation of steps that is held go on, behind its last recorded step. Completers count their tries anew.
     ///
+    /// If a step is in doubt, say first what became of it ([`step_was_done`](Self::step_was_done),
+    /// [`step_was_not_done`](Self::step_was_not_done)): otherwise it is held there again.
+    ///
     /// Returns whether there was one. One that is not held goes on by itself, and is not harmed. To give a mutation up
     /// or to record its result, use [`resolve`](Self::resolve); [`Resolution::Rerun`](crate::Resolution::Rerun) there
     /// forgets its steps, so that it begins anew.
@@ -80,6 +84,106 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
         let resumed = answer_within(self.shared.answer_patience(), resumed).await;
         resumed.map_err(|error| Error::store(id, error, Effect::Unknown))?;
         Ok(true)
+    }
+
+    /// Records that a step which is in doubt was done, with this answer, as a person has found out. Let the mutation go on
+    /// then ([`resume_steps`](Self::resume_steps)): its next attempt gets the answer.
+    ///
+    /// Returns whether there was such a step: one that was begun and has no answer, of a mutation that is held.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::idempotency::Step;
+    /// use oneflight::store::StepId;
+    /// use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /letters"), "a7f3")?;
+    /// let send = || {
+    ///     idem.run_steps(id.clone(), &7, |steps| async move {
+    ///         let fax = Step::new("fax").at_most_once();
+    ///         steps.run(fax, |_| async { Err::<u32, _>("the line broke off") }).await
+    ///     })
+    /// };
+    /// send().await.unwrap_err();
+    ///
+    /// // The recipient says that all 3 pages are there.
+    /// assert!(idem.step_was_done(&id, &StepId::new("fax", ""), &3_u32).await?);
+    /// idem.resume_steps(&id).await?;
+    /// assert_eq!(*send().await?, 3);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Codec`] if the answer cannot be encoded, [`ErrorKind::ResultTooLarge`] if it is too large, and
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped half-way, the step is recorded or still in doubt.
+    pub async fn step_was_done<T>(&self, id: &RequestIdentity, step: &StepId, answer: &T) -> Result<bool, Error>
+    where
+        C: Codec<T>,
+    {
+        let result = match prepare(&*self.codec, answer, Verdict::Performed, self.shared.sizes) {
+            Prepared::Kept(result) => result,
+            Prepared::Failed(source) => return Err(Error::codec(id, source, Effect::Nothing)),
+            Prepared::TooLarge { size, limit } => {
+                return Err(ErrorKind::ResultTooLarge { size, limit }
+                    .of(id)
+                    .with_effect(Effect::Nothing));
+            }
+        };
+        let Some((token, record)) = self.step_in_doubt(id, step).await? else {
+            return Ok(false);
+        };
+        let record = StepRecord {
+            result: Some(result),
+            ..record
+        };
+        let recorded = async { self.shared.store.record_step(id, token, record).await };
+        let recorded = answer_within(self.shared.answer_patience(), recorded).await;
+        recorded.map_err(|error| Error::store(id, error, Effect::Unknown))?;
+        Ok(true)
+    }
+
+    /// Records that a step which is in doubt was not done, as a person has found out. Let the mutation go on then
+    /// ([`resume_steps`](Self::resume_steps)): its next attempt runs the step.
+    ///
+    /// Returns whether there was such a step: one that was begun and has no answer, of a mutation that is held. Do not
+    /// look too early: a call that was cut off may still land.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped half-way, the step is forgotten or still in doubt.
+    pub async fn step_was_not_done(&self, id: &RequestIdentity, step: &StepId) -> Result<bool, Error> {
+        let Some((token, _)) = self.step_in_doubt(id, step).await? else {
+            return Ok(false);
+        };
+        let forgotten = async { self.shared.store.forget_step(id, token, step).await };
+        let forgotten = answer_within(self.shared.answer_patience(), forgotten).await;
+        forgotten.map_err(|error| Error::store(id, error, Effect::Unknown))?;
+        Ok(true)
+    }
+
+    /// Returns a step that waits for a person, and the token under which it may be settled. While a mutation is not held,
+    /// somebody may be about to tell.
+    async fn step_in_doubt(
+        &self,
+        id: &RequestIdentity,
+        step: &StepId,
+    ) -> Result<Option<(FencingToken, StepRecord)>, Error> {
+        let Some(known) = self.recorded_steps(id).await?.filter(|known| known.held) else {
+            return Ok(None);
+        };
+        let mut steps = known.steps.into_iter();
+        let in_doubt = steps.find(|there| there.id == *step && there.result.is_none());
+        Ok(in_doubt.map(|record| (known.token, record)))
     }
 
     /// Starts a mutation of steps anew under another identity, with the input of the first and with the steps that were

@@ -79,7 +79,9 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     ///
     /// The input is recorded with the claim, for a completer. Give the identity a
     /// [fingerprint](RequestIdentity::with_fingerprint) of the payload, so that the same key with another input is a
-    /// conflict. It is encoded at once, so it may be gone when the future is polled.
+    /// conflict. Without one, the encoded input is compared where a call goes on with what another one has begun: an
+    /// input whose encoding is not always the same, such as one with a `HashMap` in it, needs a fingerprint. It is encoded
+    /// at once, so it may be gone when the future is polled.
     ///
     /// The work should do nothing but run steps, and decide by what they answer: between two steps it is run again with
     /// every attempt.
