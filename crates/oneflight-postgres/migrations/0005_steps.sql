@@ -34,7 +34,7 @@ CREATE TABLE "{schema}"."{prefix}steps" (
     PRIMARY KEY (workflow, name, key)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
 
--- Steps go with their record, whichever statement deletes it, and whoever may: a role that releases and purges need not
+-- Steps go with their record, whichever statement deletes it, and under which role: one that releases and purges need not
 -- know of these tables. So this runs with the rights of their owner, and nobody else may make a trigger of it.
 CREATE FUNCTION "{schema}"."{prefix}forget_steps"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $procedure$

@@ -133,7 +133,7 @@ where
     }
 }
 
-/// An attempt whose work runs. When this is dropped, no step is begun in it any more, whoever has a clone of them.
+/// An attempt whose work runs. When this is dropped, no step is begun in it any more, by no clone of them.
 struct Open<S, C>(Arc<Inner<S, C>>);
 
 impl<S, C> Open<S, C> {
