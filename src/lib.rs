@@ -121,6 +121,8 @@ pub mod http;
 pub mod idempotency;
 pub mod identity;
 #[cfg(feature = "durable")]
+pub mod outbox;
+#[cfg(feature = "durable")]
 mod random;
 #[cfg(feature = "durable")]
 pub mod record;
@@ -153,5 +155,7 @@ pub use crate::idempotency::{
     Effect, Error, ErrorKind, Idempotency, Origin, Recovery, Reply, Resolution, ResultExt, Rollback, Tx,
 };
 pub use crate::identity::{Fingerprint, RequestIdentity, Scope};
+#[cfg(feature = "durable")]
+pub use crate::outbox::{Message, Outbox, Relay};
 #[cfg(feature = "durable")]
 pub use crate::store::{DynStore, MemoryStore};

@@ -24,6 +24,11 @@
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
 //! | "a request has no reply" | debug, warn, error | `request`, `correlation_id` (if there is one), `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
+//! | "a message is a dead letter" | error | `message` (its id), `attempts`, `error` (of the last attempt) |
+//! | "a target fails, and is left alone for a while" | warn | `to`: the target's name. Once each time that its circuit opens |
+//! | "a relay was taken for dead, and joins anew" | warn | `group` |
+//! | "a relay cannot reach its store, and tries again" | warn | `group`, `error` |
+//! | "an outbox could not be kept in order; the next round tries again" | warn | `group`, `error` |
 //! | "a handler failed" | error | `error`: a [`Failure`](crate::http::layer::Failure) of axum's where no layer is, or no key |
 //! | "an IdempotencyLayer has no scope" | warn | when such a layer is put around a service, once for each layer |
 //! | "a request to another service is sent again" | debug | `retry` (1 for the first), `pause`: after which time |
@@ -320,6 +325,35 @@ mod traced {
         );
     }
 
+    #[cfg(feature = "durable")]
+    pub(crate) fn message_died(message: i64, attempts: u32, error: &str) {
+        quietly(|| tracing::error!(target: TARGET, message, attempts, error, "a message is a dead letter"));
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn circuit_open(target: &str) {
+        quietly(|| tracing::warn!(target: TARGET, to = target, "a target fails, and is left alone for a while"));
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn relay_outdated(group: &str) {
+        quietly(|| tracing::warn!(target: TARGET, group, "a relay was taken for dead, and joins anew"));
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn relay_in_trouble(group: &str, error: &dyn Error) {
+        let error = Causes(error);
+        quietly(|| tracing::warn!(target: TARGET, group, %error, "a relay cannot reach its store, and tries again"));
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn outbox_not_kept(group: &str, error: &dyn Error) {
+        let error = Causes(error);
+        quietly(
+            || tracing::warn!(target: TARGET, group, %error, "an outbox could not be kept in order; the next round tries again"),
+        );
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn handler_failed(error: &dyn Error) {
         let error = Causes(error);
@@ -408,6 +442,21 @@ mod silent {
             future
         }
     }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn message_died(_message: i64, _attempts: u32, _error: &str) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn circuit_open(_target: &str) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn relay_outdated(_group: &str) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn relay_in_trouble(_group: &str, _error: &dyn Error) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn outbox_not_kept(_group: &str, _error: &dyn Error) {}
 
     #[cfg(feature = "http")]
     pub(crate) fn sent_again(_retry: u32, _pause: std::time::Duration) {}

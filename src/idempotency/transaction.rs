@@ -1,13 +1,14 @@
 //! One execution in the store's own transaction: claim, work and record are one commit.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,8 +25,10 @@ use super::settled::Settled;
 use super::shared::Shared;
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
+use crate::outbox::{Message, SendError};
 use crate::record::{RecordedResult, Verdict};
-use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore};
+use crate::store::outbox::{Bell, Sent};
+use crate::store::{ClaimOutcome, Ending, OpenTransaction, OutboxStore, StoreError, TransactionalStore};
 use crate::telemetry;
 use crate::timer::{NoTimers, Timer, after};
 use crate::unwind::{Payload, catch};
@@ -102,6 +105,8 @@ pub struct Tx<S: TransactionalStore> {
     context: Context,
     /// Is told that the connection is used.
     used: Option<Arc<AtomicBool>>,
+    store: Arc<S>,
+    sending: Sending,
 }
 
 impl<S: TransactionalStore> Tx<S> {
@@ -201,6 +206,76 @@ impl<T> fmt::Debug for Rollback<T> {
     }
 }
 
+/// The messages that the work has sent so far.
+#[derive(Default)]
+struct Sending {
+    /// How many of each step, and of each topic those that have no step of their own.
+    steps: HashMap<Arc<str>, u32>,
+    /// Rings once the transaction is over.
+    bell: Arc<OnceLock<Bell>>,
+}
+
+impl<S: OutboxStore> Tx<S> {
+    /// Sends a message when this transaction commits, and not otherwise.
+    ///
+    /// This is one statement on the transaction's connection. A relay is woken after the commit.
+    ///
+    /// Unless the message has a key, it gets one that is derived from the request and from its
+    /// [step](Message::step), the same however often the work is run again. Without a step, the topic is the step, and
+    /// the second message of a topic has another key than the first.
+    ///
+    /// ```
+    /// use oneflight::store::OutboxStore;
+    /// use oneflight::{Error, Idempotency, Message, RequestIdentity};
+    ///
+    /// async fn place<S: OutboxStore>(idem: &Idempotency<S>, id: RequestIdentity) -> Result<(), Error> {
+    ///     idem.run_in_tx(id, |mut tx| async move {
+    ///         // … the order's own statements …
+    ///         let _ = tx.send(Message::text("mail.receipt", "order 7").ordering_key("order-7")).await?;
+    ///         Ok(())
+    ///     })
+    ///     .await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if the message is not valid, or its step was sent before, in which cases the transaction is as it was; or
+    /// if the store failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, it is not known whether the message is part of the transaction.
+    pub async fn send(&mut self, message: Message) -> Result<Sent, SendError> {
+        let sent = self.send_all([message]).await?;
+        sent.first().copied().ok_or_else(SendError::unanswered)
+    }
+
+    /// Sends messages when this transaction commits, in one statement. Answers in their order.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send). If one message is not valid, none is sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`send`](Self::send).
+    pub async fn send_all(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<Vec<Sent>, SendError> {
+        let (mut ready, mut steps) = (Vec::new(), self.sending.steps.clone());
+        for message in messages {
+            let step = message.step_or(&mut steps)?;
+            ready.push(message.ready(Some(&self.context.downstream_key(step)))?);
+        }
+        self.sending.steps = steps;
+        self.sending.bell.get_or_init(|| self.store.bell().clone());
+        if let Some(used) = &self.used {
+            used.store(true, Ordering::Release);
+        }
+        Ok(self.store.send_in(&mut self.open, ready).await?)
+    }
+}
+
 /// The outcome of the work, brought out of the transaction.
 enum Worked {
     Recorded(Arc<dyn Any + Send + Sync>, RecordedResult, u32),
@@ -216,6 +291,8 @@ struct Bench<F> {
     begun: AtomicBool,
     over: AtomicBool,
     progress: Arc<Progress>,
+    /// That of the store, if the work has sent messages.
+    bell: Arc<OnceLock<Bell>>,
 }
 
 impl<F> Bench<F> {
@@ -273,6 +350,7 @@ where
         begun: AtomicBool::new(false),
         over: AtomicBool::new(false),
         progress: Arc::clone(&progress),
+        bell: Arc::default(),
     });
     let mut acquire = Acquire::new(&case, &progress);
     let mut retried = 0;
@@ -289,6 +367,10 @@ where
                 .await
         });
         let transacted = bench.answered(acquire.deadline(), transaction).await;
+        // For nothing, if it was not committed.
+        if let Some(bell) = bench.bell.get() {
+            bell.ring();
+        }
         let conflict: Option<&(dyn StdError + 'static)> = match &transacted {
             Ok(ClaimOutcome::Granted(Worked::Failed(error))) => Some(&**error),
             Err(error) => Some(error),
@@ -398,6 +480,11 @@ where
             open,
             context,
             used: None,
+            store: Arc::clone(&shared.store),
+            sending: Sending {
+                steps: HashMap::new(),
+                bell: Arc::clone(&bench.bell),
+            },
         }))
         .await
     })

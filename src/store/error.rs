@@ -16,6 +16,8 @@ pub enum StoreError {
         /// The token that was outdated.
         token: FencingToken,
     },
+    /// The relay was taken for dead, and others have its shards; or the database is another one than it had read from.
+    RelayOutdated,
     /// Others held the store's lock for as long as it was waited for.
     Busy {
         /// How long that was.
@@ -101,6 +103,10 @@ impl fmt::Display for StoreError {
                 f,
                 "claim {token} is outdated: its lease expired and another holder took over, \
                  or it was given back; nothing was changed"
+            ),
+            Self::RelayOutdated => f.write_str(
+                "the relay showed no sign of life for a whole lease and others have taken its shards over, or the database was \
+                 replaced; it joins anew",
             ),
             Self::Busy { waited } => write!(
                 f,

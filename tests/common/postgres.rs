@@ -114,6 +114,11 @@ impl Server {
             .stdout(Stdio::null()));
     }
 
+    /// A program that came with the server.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
     /// What the server has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).expect("the server logs into its directory")

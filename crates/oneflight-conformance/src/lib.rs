@@ -36,12 +36,14 @@ use oneflight::store::Store;
 
 mod checks;
 mod failure;
+mod outbox;
 mod probe;
 mod transactional;
 
 use probe::Probe;
 
 pub use failure::Failure;
+pub use outbox::run_outbox;
 pub use transactional::{Ledger, Written, run_transactional};
 
 /// Runs the suite against a store whose time passes by itself. `make` returns an empty store.

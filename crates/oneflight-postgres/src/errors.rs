@@ -54,6 +54,11 @@ pub(super) fn is_unborn_transaction(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "22023")
 }
 
+/// The role has no right to what it asked for.
+pub(super) fn is_no_privilege(error: &(dyn Error + 'static)) -> bool {
+    is_caused_by_code(error, |code| code == NO_PRIVILEGE)
+}
+
 /// Makes the error that the user of the store gets.
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {

@@ -30,6 +30,8 @@ mod errors;
 mod listen;
 mod manager;
 mod names;
+mod outbox;
+mod outbox_parts;
 mod procedures;
 mod records;
 mod reserve;
@@ -44,6 +46,7 @@ use borrowed::Borrowed;
 use call::{Calls, Message, Value};
 use errors::late;
 use listen::Ear;
+use outbox_parts::Parts;
 use reserve::Reserve;
 use retry::{Tries, tried};
 use statements::Statements;
@@ -162,6 +165,7 @@ pub struct PostgresStore {
     patience: Duration,
     prepares: bool,
     reserve: Reserve,
+    outbox: Arc<Parts>,
 }
 
 /// Whether a claim leaves a request that [waits for a decision](Record::held).
@@ -319,6 +323,7 @@ impl PostgresOptions {
             true => schema::migrate(&pool, &names).await?,
             false => schema::check(&pool, &names).await?,
         }
+        let outbox = Arc::new(Parts::new(&names));
         Ok(PostgresStore {
             pool,
             statements: Arc::new(Statements::new(&names, self.isolation, self.patience)),
@@ -327,6 +332,7 @@ impl PostgresOptions {
             patience: self.patience,
             prepares: self.prepares,
             reserve: Reserve::new(self.patience),
+            outbox,
         })
     }
 }
@@ -556,6 +562,13 @@ impl Store for PostgresStore {
             self.ask(self.patience, purge)
         });
         let purged: i64 = records::column(records::only(&rows.await?)?, 0)?;
+        if usize::try_from(purged).is_ok_and(|purged| purged < limit) {
+            match self.keep_outbox_if_used().await {
+                // A role that has rights on the records alone, as it had before there was an outbox.
+                Err(error) if errors::is_no_privilege(&error) => {}
+                kept => kept?,
+            }
+        }
         Ok(usize::try_from(purged).unwrap_or(0))
     }
 

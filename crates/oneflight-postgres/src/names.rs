@@ -64,9 +64,19 @@ impl Names {
         number(&self.digest("migrations", "", ""), 0)
     }
 
+    /// The number under which partitions of the outbox are emptied, by one at a time.
+    pub(super) fn house_lock(&self) -> i64 {
+        number(&self.digest("house", "", ""), 0)
+    }
+
     /// The channel on which changes of records are notified.
     pub(super) fn channel(&self) -> String {
         format!("oneflight_{:016x}", number(&self.digest("channel", "", ""), 0))
+    }
+
+    /// The channel on which other processes are told that there are messages.
+    pub(super) fn outbox_channel(&self) -> String {
+        format!("oneflight_{:016x}", number(&self.digest("outbox", "", ""), 0))
     }
 
     /// Returns the numbers of an identity.

@@ -37,6 +37,10 @@ const MIGRATIONS: &[Migration] = &[
         description: "renewals that never shorten a lease",
         sql: include_str!("../migrations/0003_renewals.sql"),
     },
+    Migration {
+        description: "the outbox",
+        sql: include_str!("../migrations/0004_outbox.sql"),
+    },
 ];
 
 impl Migration {

@@ -22,6 +22,7 @@ mod file;
 mod lent;
 mod manager;
 mod open;
+mod outbox;
 mod queue;
 mod records;
 mod schema;

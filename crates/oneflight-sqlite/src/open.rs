@@ -21,6 +21,7 @@ use super::settings::{self, Settings};
 use super::store::SqliteStore;
 use super::writer::Writer;
 use oneflight::store::StoreError;
+use oneflight::store::outbox::Bell;
 
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,7 +158,11 @@ impl SqliteStore {
 
     /// Creates or upgrades the tables.
     async fn prepare(pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
-        let store = Self { pool, writer };
+        let store = Self {
+            pool,
+            writer,
+            bell: Bell::new(),
+        };
         schema::migrate(&store).await?;
         Ok(store)
     }

@@ -29,10 +29,13 @@ const NEWEST: &str = concat!(
 
 /// The migrations, in order: a description, and one of the files in `migrations/`. The version of a schema is the
 /// number of these that it has.
-const MIGRATIONS: &[(&str, &str)] = &[(
-    "records and fencing tokens",
-    include_str!("../migrations/0001_records.sql"),
-)];
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "records and fencing tokens",
+        include_str!("../migrations/0001_records.sql"),
+    ),
+    ("the outbox", include_str!("../migrations/0002_outbox.sql")),
+];
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.
 pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {

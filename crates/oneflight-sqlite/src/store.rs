@@ -15,6 +15,7 @@ use super::records::{self, Change, Claims, Statement};
 use super::writer::Writer;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::outbox::Bell;
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Decision, DynStore, InDoubt, Store, StoreError, decide, report_unreadable,
 };
@@ -90,6 +91,7 @@ use oneflight::store::{
 pub struct SqliteStore {
     pub(super) pool: SqlitePool,
     pub(super) writer: Writer,
+    pub(super) bell: Bell,
 }
 
 impl SqliteStore {
@@ -251,6 +253,7 @@ impl Store for SqliteStore {
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let purged = self.writer.change(Change::Purge { limit }).await?;
+        self.keep_house_if_used().await?;
         Ok(usize::try_from(purged).unwrap_or(usize::MAX))
     }
 

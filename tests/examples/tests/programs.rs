@@ -57,6 +57,23 @@ fn a_job_that_two_machines_start_runs_once() {
 }
 
 #[test]
+fn a_receipt_is_mailed_after_the_commit_and_never_for_what_was_rolled_back() {
+    let printed = prints("outbox");
+    let mailed = "mailed the receipt of order 1 at attempt 2\n";
+    assert_eq!(printed.matches("mailed").count(), 1, "{printed}");
+    assert!(
+        printed.contains(mailed) && printed.contains("b8e4: rolled back"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn orders_that_pass_between_services_are_booked_once_though_the_relay_is_killed() {
+    let printed = prints("inbox");
+    assert!(printed.starts_with("50 orders, 50 bookings"), "{printed}");
+}
+
+#[test]
 fn a_store_of_ones_own_passes_the_suite() {
     assert_eq!(prints("store"), "executed: order 1\nreplayed: order 1\n");
 }

@@ -9,7 +9,7 @@ use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::PgConnection;
 
-use crate::postgres::server;
+use crate::postgres::{Server, server};
 
 #[derive(Clone)]
 struct Orders(PostgresStore);
@@ -38,7 +38,11 @@ impl Ledger for Orders {
 
 /// A store in a schema of its own, whose connections are isolated like this unless they say otherwise.
 async fn orders(isolation: &str) -> Orders {
-    let mut schema = server().schema().await;
+    orders_on(server(), isolation).await
+}
+
+async fn orders_on(server: &Server, isolation: &str) -> Orders {
+    let mut schema = server.schema().await;
     schema.options = schema.options.options([("default_transaction_isolation", isolation)]);
     let store = PostgresStore::from_pool(schema.pool(8)).await.unwrap();
     let table = "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)";
@@ -65,4 +69,16 @@ async fn it_keeps_what_every_transactional_store_promises() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_keeps_them_in_a_database_that_is_serializable_unless_told_otherwise() {
     kept(conformance::run(async || orders("serializable").await.0).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_what_every_outbox_promises() {
+    kept(conformance::run_outbox(async || orders("read committed").await.0).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_what_every_outbox_promises_in_a_database_that_is_serializable_unless_told_otherwise() {
+    // Two of these suites at once have more connections than one server takes.
+    let own = Server::start("-c fsync=off -c full_page_writes=off");
+    kept(conformance::run_outbox(async || orders_on(&own, "serializable").await.0).await);
 }

@@ -1,0 +1,33 @@
+//! What a mutation does to the outside world: written in its own transaction, delivered after the commit.
+//!
+//! ```text
+//! Tx::send, Outbox::send ──commit──▶ the store's outbox ──▶ Relay ──▶ Target
+//! ```
+//!
+//! A [`Message`] is part of the transaction that sends it: both commit, or neither does. A [`Relay`] delivers it to a
+//! [`Target`] afterwards, at least once, under a key by which the target recognises a repetition, and in order within
+//! its ordering key. A message ends delivered, cancelled, expired or as a dead letter. It is never lost.
+//!
+//! This module knows no SQL. What it asks of a store is [`OutboxStore`](crate::store::OutboxStore).
+
+mod delivery;
+mod error;
+mod handle;
+#[cfg(feature = "reqwest")]
+mod http;
+mod message;
+mod policy;
+mod relay;
+mod target;
+
+pub use crate::store::outbox::{Cancelled, DeadLetter, MessageId, Postponed, Sent, TraceParent, TraceParentError};
+pub use delivery::{Delivery, DeliveryError};
+pub use error::{SendError, SendErrorKind};
+pub use handle::Outbox;
+#[cfg(feature = "reqwest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+pub use http::{Answered, HttpTarget, HttpTargetError, Verdict};
+pub use message::Message;
+pub use policy::{OnDead, Retry};
+pub use relay::{Health, Relay, RelayBuildError, RelayBuilder, RelayHandle};
+pub use target::{Target, TargetOptions};

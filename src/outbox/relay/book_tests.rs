@@ -1,0 +1,159 @@
+//! Order within a key, back-off included, and what memory holds.
+
+use super::*;
+
+const LIMIT: Load = Load {
+    messages: 100,
+    bytes: 10_000,
+};
+
+fn load(messages: usize, bytes: usize) -> Load {
+    Load { messages, bytes }
+}
+
+fn message(id: i64, key: Option<&str>) -> StoredMessage {
+    let text = |text: &str| Arc::<str>::from(text);
+    StoredMessage {
+        id: MessageId::new(id),
+        position: id,
+        shard: Shard::new(0),
+        attempts: 0,
+        due_in: None,
+        expires_in: None,
+        age: Duration::ZERO,
+        done: Vec::new(),
+        topic: text("t"),
+        key: text("k"),
+        ordering_key: key.map(text),
+        content_type: text("text/plain"),
+        payload: Arc::from(&b"payload"[..]),
+        payload_bytes: 7,
+        headers: Vec::new(),
+        correlation_id: None,
+        trace_parent: None,
+    }
+}
+
+fn book(ids: &[(i64, Option<&str>)], now: Instant) -> Book {
+    let mut book = Book::new(1, LIMIT);
+    for (id, key) in ids {
+        book.add(message(*id, *key), (0, 0), now);
+    }
+    book
+}
+
+fn taken(book: &mut Book) -> Vec<i64> {
+    std::iter::from_fn(|| book.pop(0)).map(MessageId::get).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_message_of_a_key_at_a_time_and_all_without_one() {
+    let now = Instant::now();
+    let mut book = book(
+        &[(1, Some("a")), (2, Some("a")), (3, None), (4, None), (5, Some("b"))],
+        now,
+    );
+    assert_eq!(taken(&mut book), [1, 3, 4, 5]);
+    book.end(MessageId::new(1), now);
+    assert_eq!(taken(&mut book), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_in_back_off_is_not_overtaken_by_the_next_of_its_key() {
+    let now = Instant::now();
+    let mut book = book(&[(1, Some("a")), (2, Some("a")), (3, Some("b"))], now);
+    assert_eq!(taken(&mut book), [1, 3]);
+    book.fail(MessageId::new(1), Duration::from_secs(9), now);
+    book.wake(now + Duration::from_secs(8));
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    book.wake(now + Duration::from_secs(9));
+    assert_eq!(taken(&mut book), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_message_keeps_its_place_and_comes_back_to_it() {
+    let now = Instant::now();
+    let mut book = book(&[(1, Some("a")), (2, Some("a"))], now);
+    assert_eq!(taken(&mut book), [1]);
+    book.park(MessageId::new(1), true, now);
+    book.add(message(3, Some("a")), (0, 0), now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    let mut back = message(1, Some("a"));
+    back.position = 9;
+    book.add(back, (0, 0), now);
+    assert_eq!(taken(&mut book), [1]);
+    book.end(MessageId::new(1), now);
+    assert_eq!(taken(&mut book), [2]);
+    book.park(MessageId::new(2), false, now);
+    assert_eq!(taken(&mut book), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_earlier_and_read_later_takes_its_place() {
+    let now = Instant::now();
+    let mut book = book(&[(5, Some("a")), (7, Some("a"))], now);
+    assert_eq!(taken(&mut book), [5]);
+    book.add(message(6, Some("a")), (0, 0), now);
+    book.end(MessageId::new(5), now);
+    assert_eq!(taken(&mut book), [6]);
+    book.end(MessageId::new(6), now);
+    // It is ready, and one that belongs before it is read.
+    let mut back = message(6, Some("a"));
+    back.position = 9;
+    book.add(back, (0, 0), now);
+    assert_eq!(taken(&mut book), [6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_pause_is_kept_without_its_content() {
+    let now = Instant::now();
+    let mut book = book(&[(1, Some("a"))], now);
+    assert_eq!(book.loaded(), load(1, 7));
+    assert_eq!(taken(&mut book), [1]);
+    book.fail(MessageId::new(1), Duration::from_secs(60), now);
+    book.add(message(2, Some("a")), (0, 0), now);
+    assert_eq!((book.loaded(), book.len()), (load(0, 0), 2));
+    book.forget(&HashSet::from([Shard::new(0)]));
+    assert_eq!(book.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_read_twice_is_delivered_once() {
+    let now = Instant::now();
+    let mut book = book(&[(1, None), (1, None)], now);
+    assert_eq!(taken(&mut book), [1]);
+    book.add(message(1, None), (0, 0), now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_large_or_too_much_is_kept_without_its_content() {
+    let now = Instant::now();
+    let mut book = Book::new(1, load(2, 10_000));
+    let mut large = message(1, None);
+    (large.payload, large.payload_bytes) = (Arc::from(&[][..]), 1 << 20);
+    book.add(large, (0, 0), now);
+    for id in 2..6 {
+        book.add(message(id, None), (0, 0), now);
+    }
+    assert_eq!((book.loaded(), book.len()), (load(2, 14), 5));
+    assert_eq!(taken(&mut book), [1, 2, 3, 4, 5]);
+    book.load(message(5, None));
+    assert_eq!((book.loaded(), book.reloaded(0)), (load(2, 14), 7));
+    for id in 1..6 {
+        book.end(MessageId::new(id), now);
+    }
+    assert_eq!((book.loaded(), book.reloaded(0)), (load(0, 0), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_ready_in_the_class_that_it_has() {
+    let now = Instant::now();
+    let mut book = book(&[(1, None)], now);
+    assert_eq!(taken(&mut book), [1]);
+    book.entry_mut(MessageId::new(1)).unwrap().class = 3;
+    book.give_back(MessageId::new(1), now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    assert!(book.is_ready(3));
+    assert_eq!(book.pop(3), Some(MessageId::new(1)));
+}
