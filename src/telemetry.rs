@@ -32,6 +32,12 @@
 //! | "a handler failed" | error | `error`: a [`Failure`](crate::http::layer::Failure) of axum's where no layer is, or no key |
 //! | "an IdempotencyLayer has no scope" | warn | when such a layer is put around a service, once for each layer |
 //! | "a request to another service is sent again" | debug | `retry` (1 for the first), `pause`: after which time |
+//! | `oneflight.step` | span, debug | for each step of a mutation that is run, around its work: `request`, `step`. A step that is answered from its record has none |
+//! | "the result of a step is too large to be kept" | error | `request`, `step`, `size`, `limit` |
+//! | "a completer took up a mutation that nobody went on with" | debug | `request`, `workflow`, `tries` before this one |
+//! | "a mutation is held after a completer's last try" | error | `request`, `workflow`, `tries` |
+//! | "mutations wait for code that knows them" | warn | `workflow`, `version`: at most once a minute, by a completer that has no handler for them |
+//! | "a completer cannot ask the store, and asks again" | warn | `error` |
 //! | "the server has forgotten fencing tokens that it had handed out" | error | `counter` (its key in Redis), `token` (the next one) |
 //!
 //! `request` is the request identity, [redacted](crate::RequestIdentity::redacted): its scope, and of its key the beginning and
@@ -315,6 +321,49 @@ mod traced {
         );
     }
 
+    /// Runs the work of a step inside its span.
+    #[cfg(feature = "durable")]
+    pub(crate) fn in_step_span<W: Future>(
+        request: &RequestIdentity,
+        step: &dyn Display,
+        work: W,
+    ) -> impl Future<Output = W::Output> + use<W> {
+        let request = request.redacted();
+        tracing::Instrument::instrument(
+            work,
+            tracing::debug_span!(target: TARGET, "oneflight.step", %request, %step),
+        )
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn step_too_large(request: &RequestIdentity, step: &dyn Display, size: u64, limit: usize) {
+        let request = request.redacted();
+        tracing::error!(target: TARGET, %request, %step, size, limit, "the result of a step is too large to be kept");
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn taken_up(request: &RequestIdentity, workflow: &str, tries: u32) {
+        let request = request.redacted();
+        tracing::debug!(target: TARGET, %request, workflow, tries, "a completer took up a mutation that nobody went on with");
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn held(request: &RequestIdentity, workflow: &str, tries: u32) {
+        let request = request.redacted();
+        tracing::error!(target: TARGET, %request, workflow, tries, "a mutation is held after a completer's last try");
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn unknown_workflow(workflow: &str, version: &str) {
+        tracing::warn!(target: TARGET, workflow, version, "mutations wait for code that knows them");
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_listed(error: &dyn Error) {
+        let error = Causes(error);
+        tracing::warn!(target: TARGET, %error, "a completer cannot ask the store, and asks again");
+    }
+
     #[cfg(feature = "durable")]
     pub(crate) fn not_purged(error: &dyn Error) {
         let error = Causes(error);
@@ -545,6 +594,27 @@ mod silent {
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_released(_request: &RequestIdentity, _error: &dyn Error) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn in_step_span<W: Future>(_request: &RequestIdentity, _step: &dyn std::fmt::Display, work: W) -> W {
+        work
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn step_too_large(_request: &RequestIdentity, _step: &dyn std::fmt::Display, _size: u64, _limit: usize) {
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn taken_up(_request: &RequestIdentity, _workflow: &str, _tries: u32) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn held(_request: &RequestIdentity, _workflow: &str, _tries: u32) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn unknown_workflow(_workflow: &str, _version: &str) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn not_listed(_error: &dyn Error) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn not_purged(_error: &dyn Error) {}

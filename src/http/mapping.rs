@@ -11,7 +11,7 @@ use super::key::KeyError;
 use super::kind::described;
 use super::problem::Problem;
 use crate::group;
-use crate::idempotency::{self, Effect, RollbackKind};
+use crate::idempotency::{self, Effect, RollbackKind, StepError};
 use crate::identity::IdentityError;
 use crate::store::StoreError;
 
@@ -64,6 +64,7 @@ impl From<idempotency::Error> for Problem {
                 "An earlier attempt broke off, and the service does not guess what it did. Ask the service's \
                  operator, and keep the key: under a new one the operation might be done twice.",
             ),
+            ErrorKind::Stopped(stopped) => stopped_at(stopped, effect),
             ErrorKind::NotDone(_) => {
                 not_done("The operation could not be carried out at the moment. Repeat the request with the same key.")
                     .with_retry_after(SOON)
@@ -145,6 +146,27 @@ fn in_progress(retry_after: Duration) -> Problem {
 
 fn in_doubt(detail: &'static str) -> Problem {
     Problem::of_kind(described::IN_DOUBT).with_detail(detail)
+}
+
+/// What a client is told of a mutation of steps that stopped before its end.
+fn stopped_at(stopped: &StepError, effect: Effect) -> Problem {
+    match stopped {
+        StepError::Failed { .. }
+        | StepError::RolledBack { .. }
+        | StepError::Work { .. }
+        | StepError::Behind { .. }
+        | StepError::Unrecorded { .. }
+        | StepError::TimeLimit { .. }
+        // While a deploy is under way, a process of the other version may answer the next time.
+        | StepError::OtherWorkflow { .. }
+        | StepError::Stopping => unavailable(),
+        StepError::LeaseLost => in_progress(SOON),
+        StepError::InDoubt { .. } => in_doubt(
+            "A part of the operation broke off, and the service does not guess what it did. Ask the service's \
+             operator, and keep the key: under a new one the operation might be done twice.",
+        ),
+        _ => internal(effect),
+    }
 }
 
 fn not_done(detail: &'static str) -> Problem {

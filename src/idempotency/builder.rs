@@ -381,6 +381,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
                 sizes: settings.sizes,
                 format: C::NAME,
                 conflict_retries: settings.conflict_retries,
+                workflow: Arc::default(),
                 runtime: settings.runtime,
                 flights: Flights::default(),
                 ends: watch::Sender::default(),

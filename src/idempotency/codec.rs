@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::CodecError;
+use super::codec_error::CodecError;
 use crate::record::{CodecId, JSON, RecordedResult, Verdict};
 
 /// The name of what a [`Codec`] writes.

@@ -5,11 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::codec_error::CodecError;
+use super::step_error::StepError;
 use super::unfinished::{NotDone, Unknown};
 use crate::flight::Panicked;
 use crate::group;
 use crate::identity::RequestIdentity;
-use crate::record::DecodeError;
 use crate::store::{StoreError, find};
 use crate::telemetry::{self, Gravity};
 
@@ -152,6 +153,9 @@ pub enum ErrorKind {
     LeaseLost,
     /// The work was done, but that could not be recorded. The request is in doubt once the lease ends.
     Unrecorded(StoreError),
+    /// A mutation of several steps stopped before its end. Its finished steps are recorded, and the next call, or a
+    /// [completer](crate::idempotency::Completer), goes on behind them.
+    Stopped(StepError),
     /// The store failed.
     ///
     /// The effect may be unknown although this call has not begun the work: it may have been granted a claim that is
@@ -181,6 +185,7 @@ impl ErrorKind {
             | Self::Panicked(_)
             | Self::ResultTooLarge { .. }
             | Self::Codec(_)
+            | Self::Stopped(_)
             | Self::Store(_) => Effect::Unknown,
         }
     }
@@ -275,6 +280,7 @@ impl Error {
             ErrorKind::Codec(source) => Some(source),
             ErrorKind::Unrecorded(source) | ErrorKind::Store(source) => Some(source),
             ErrorKind::Flight(source) => Some(source),
+            ErrorKind::Stopped(stopped) => stopped.cause(),
             _ => None,
         }
     }
@@ -307,6 +313,17 @@ impl Error {
                 Gravity::Trouble
             }
             ErrorKind::RolledBack { kind, .. } if *kind != RollbackKind::Violation => Gravity::Trouble,
+            ErrorKind::Stopped(StepError::Stopping) => Gravity::Routine,
+            ErrorKind::Stopped(
+                StepError::Failed { .. }
+                | StepError::RolledBack { .. }
+                | StepError::Work { .. }
+                | StepError::Behind { .. }
+                | StepError::TimeLimit { .. }
+                | StepError::LeaseLost
+                | StepError::OtherWorkflow { .. }
+                | StepError::Unrecorded { .. },
+            ) => Gravity::Trouble,
             _ => Gravity::Fault,
         };
         telemetry::unanswered(gravity, self.identity(), &self.effect(), &WithoutRequest(self));
@@ -417,6 +434,12 @@ impl Error {
                 f.write_str("; the same key is safe to repeat")
             }
             ErrorKind::Flight(_) => f.write_str("it was not executed"),
+            ErrorKind::Stopped(stopped) => {
+                write!(
+                    f,
+                    "it stopped before its end, and its finished steps are recorded: {stopped}"
+                )
+            }
         }
     }
 }
@@ -432,66 +455,5 @@ fn done_or_not(effect: Effect) -> &'static str {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.ends_with()?.source()
-    }
-}
-
-/// What is wrong with a result on its way to or from the store.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum CodecError {
-    /// The value cannot be encoded.
-    Encode(Arc<dyn StdError + Send + Sync>),
-    /// The value can be encoded, but not read again. In JSON: a number that is not one (NaN), nesting that is too deep,
-    /// or a `Serialize` that does not fit its `Deserialize`.
-    Unreadable(Arc<dyn StdError + Send + Sync>),
-    /// The recorded value cannot be read as the type that was asked for.
-    Decode(Arc<dyn StdError + Send + Sync>),
-    /// The value was encoded by another [codec](crate::idempotency::Codec) than the one in use.
-    Foreign {
-        /// The name of the codec that encoded it.
-        written: Arc<str>,
-        /// The name of the codec in use.
-        expected: &'static str,
-    },
-    /// The layout of the recorded result is not known.
-    Layout(DecodeError),
-    /// The recorded result is compressed, and this process is built without the feature `compress`.
-    Compressed,
-    /// The work was done earlier. Its result could not be encoded then, or could not be read again.
-    NotRecorded,
-}
-
-impl fmt::Display for CodecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Encode(_) => f.write_str("the codec cannot encode the result"),
-            Self::Unreadable(_) => f.write_str("the result does not survive its own encoding: it cannot be read again"),
-            Self::Decode(_) => f.write_str(
-                "the recorded result cannot be read as the type asked for; was it another type when it was \
-                 recorded?",
-            ),
-            Self::Foreign { written, expected } => write!(
-                f,
-                "the result was encoded by the codec {written:?}, and {expected:?} is in use here; have the codec read \
-                 it with `decode_foreign`"
-            ),
-            Self::Layout(_) => f.write_str("the recorded result cannot be read"),
-            Self::Compressed => {
-                f.write_str("the recorded result is compressed; build this process with oneflight's feature `compress`")
-            }
-            Self::NotRecorded => f.write_str(
-                "the result is not kept, since it could not be encoded or read again when the work was done",
-            ),
-        }
-    }
-}
-
-impl StdError for CodecError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Encode(source) | Self::Unreadable(source) | Self::Decode(source) => Some(&**source),
-            Self::Layout(source) => Some(source),
-            Self::Foreign { .. } | Self::Compressed | Self::NotRecorded => None,
-        }
     }
 }

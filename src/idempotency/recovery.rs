@@ -8,8 +8,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::codec::{self, Codec};
+use super::codec_error::CodecError;
 use super::downstream::downstream_key;
-use super::error::{CodecError, ErrorKind};
+use super::error::ErrorKind;
 use crate::identity::RequestIdentity;
 use crate::record::CodecId;
 

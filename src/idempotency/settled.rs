@@ -4,7 +4,8 @@ use std::any::Any;
 use std::sync::Arc;
 
 use super::codec::{Codec, decode};
-use super::error::{CodecError, Effect, Error, ErrorKind};
+use super::codec_error::CodecError;
+use super::error::{Effect, Error, ErrorKind};
 use super::reply::{Origin, Reply};
 use crate::group::Role;
 use crate::identity::{Fingerprint, RequestIdentity};

@@ -11,6 +11,7 @@ use super::later::Later;
 use super::missing::MissingFingerprint;
 use super::progress::Flights;
 use super::recovery::Recovery;
+use super::workflow::Workflow;
 
 /// What a flight needs, whichever caller polls it.
 pub(super) struct Shared<S> {
@@ -26,6 +27,8 @@ pub(super) struct Shared<S> {
     /// The name of the codec in use, by which a result that is brought from outside is accepted.
     pub(super) format: &'static str,
     pub(super) conflict_retries: u32,
+    /// What mutations of several steps are started as.
+    pub(super) workflow: Arc<Workflow>,
     /// The runtime on which work is spawned, if one was set.
     pub(super) runtime: Option<Handle>,
     /// What is in flight, of this and of its copies.
@@ -45,8 +48,30 @@ impl<S> Shared<S> {
             runtime: self.runtime.clone(),
             flights: self.flights.clone(),
             ends: self.ends.clone(),
+            workflow: Arc::clone(&self.workflow),
             renewals: self.renewals.clone(),
             ..*self
+        }
+    }
+
+    /// Returns the same settings over another store, which stands before this one, with another policy.
+    pub(super) fn over<T>(&self, store: T, recovery: Recovery) -> Shared<T> {
+        Shared {
+            store: Arc::new(store),
+            retention: self.retention,
+            lease: self.lease,
+            wait: self.wait,
+            settle: self.settle,
+            missing_fingerprint: self.missing_fingerprint,
+            recovery,
+            sizes: self.sizes,
+            format: self.format,
+            conflict_retries: self.conflict_retries,
+            workflow: Arc::clone(&self.workflow),
+            runtime: self.runtime.clone(),
+            flights: self.flights.clone(),
+            ends: self.ends.clone(),
+            renewals: self.renewals.clone(),
         }
     }
 }

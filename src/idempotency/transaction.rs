@@ -1,7 +1,6 @@
 //! One execution in the store's own transaction: claim, work and record are one commit.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -18,20 +17,24 @@ use tokio::time::Instant;
 use super::answer::{caught, silent};
 use super::claim::{Acquire, Case};
 use super::codec::{Codec, Prepared, prepare};
+use super::codec_error::CodecError;
 use super::context::Context;
-use super::error::{CodecError, Effect, Error, ErrorKind, RollbackKind};
+use super::error::{Effect, Error, ErrorKind, RollbackKind};
 use super::progress::Progress;
 use super::settled::Settled;
 use super::shared::Shared;
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
-use crate::outbox::{Message, SendError};
 use crate::record::{RecordedResult, Verdict};
-use crate::store::outbox::{Bell, Sent};
-use crate::store::{ClaimOutcome, Ending, OpenTransaction, OutboxStore, StoreError, TransactionalStore};
+use crate::store::outbox::Bell;
+use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore};
 use crate::telemetry;
 use crate::timer::{NoTimers, Timer, after};
 use crate::unwind::{Payload, catch};
+
+pub(super) use sending::Sending;
+
+mod sending;
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx). It belongs to the work.
 ///
@@ -110,6 +113,21 @@ pub struct Tx<S: TransactionalStore> {
 }
 
 impl<S: TransactionalStore> Tx<S> {
+    pub(super) fn new(
+        open: OpenTransaction<S::Connection, S::Names>,
+        context: Context,
+        store: Arc<S>,
+        sending: Sending,
+    ) -> Self {
+        Self {
+            open,
+            context,
+            used: None,
+            store,
+            sending,
+        }
+    }
+
     /// Returns what the work knows of its execution.
     #[must_use]
     pub fn context(&self) -> &Context {
@@ -203,76 +221,6 @@ impl<T> fmt::Debug for Rollback<T> {
             Self::Declined(_) => f.write_str("Declined(..)"),
             Self::Failed(reason) => f.debug_tuple("Failed").field(reason).finish(),
         }
-    }
-}
-
-/// The messages that the work has sent so far.
-#[derive(Default)]
-struct Sending {
-    /// How many of each step, and of each topic those that have no step of their own.
-    steps: HashMap<Arc<str>, u32>,
-    /// Rings once the transaction is over.
-    bell: Arc<OnceLock<Bell>>,
-}
-
-impl<S: OutboxStore> Tx<S> {
-    /// Sends a message when this transaction commits, and not otherwise.
-    ///
-    /// This is one statement on the transaction's connection. A relay is woken after the commit.
-    ///
-    /// Unless the message has a key, it gets one that is derived from the request and from its
-    /// [step](Message::step), the same however often the work is run again. Without a step, the topic is the step, and
-    /// the second message of a topic has another key than the first.
-    ///
-    /// ```
-    /// use oneflight::store::OutboxStore;
-    /// use oneflight::{Error, Idempotency, Message, RequestIdentity};
-    ///
-    /// async fn place<S: OutboxStore>(idem: &Idempotency<S>, id: RequestIdentity) -> Result<(), Error> {
-    ///     idem.run_in_tx(id, |mut tx| async move {
-    ///         // … the order's own statements …
-    ///         let _ = tx.send(Message::text("mail.receipt", "order 7").ordering_key("order-7")).await?;
-    ///         Ok(())
-    ///     })
-    ///     .await?;
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`SendError`] if the message is not valid, or its step was sent before, in which cases the transaction is as it was; or
-    /// if the store failed.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, it is not known whether the message is part of the transaction.
-    pub async fn send(&mut self, message: Message) -> Result<Sent, SendError> {
-        let sent = self.send_all([message]).await?;
-        sent.first().copied().ok_or_else(SendError::unanswered)
-    }
-
-    /// Sends messages when this transaction commits, in one statement. Answers in their order.
-    ///
-    /// # Errors
-    ///
-    /// As for [`send`](Self::send). If one message is not valid, none is sent.
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`send`](Self::send).
-    pub async fn send_all(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<Vec<Sent>, SendError> {
-        let (mut ready, mut steps) = (Vec::new(), self.sending.steps.clone());
-        for message in messages {
-            let step = message.step_or(&mut steps)?;
-            ready.push(message.ready(Some(&self.context.downstream_key(step)))?);
-        }
-        self.sending.steps = steps;
-        self.sending.bell.get_or_init(|| self.store.bell().clone());
-        if let Some(used) = &self.used {
-            used.store(true, Ordering::Release);
-        }
-        Ok(self.store.send_in(&mut self.open, ready).await?)
     }
 }
 
@@ -475,20 +423,8 @@ where
     };
     let context = Context::new(id, attempt, None);
     // In a box, since what is around it is moved about.
-    let worked = catch(async {
-        Box::pin(work(Tx {
-            open,
-            context,
-            used: None,
-            store: Arc::clone(&shared.store),
-            sending: Sending {
-                steps: HashMap::new(),
-                bell: Arc::clone(&bench.bell),
-            },
-        }))
-        .await
-    })
-    .await;
+    let (store, bell) = (Arc::clone(&shared.store), Arc::clone(&bench.bell));
+    let worked = catch(async { Box::pin(work(Tx::new(open, context, store, Sending::new(bell)))).await }).await;
     *bench.work.lock() = Some(work);
     bench.over.store(true, Ordering::SeqCst);
     let (value, verdict) = match worked {

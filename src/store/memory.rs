@@ -23,13 +23,16 @@ use std::time::Duration;
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
-use super::claim::{Claim, ClaimOutcome, ClaimRequest, Decision, decide};
+use super::claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, decide};
 use super::clock::{Clock, SystemClock};
 use super::contract::{InDoubt, Store};
 use super::error::StoreError;
+use super::steps::WorkflowRecord;
 use super::watch::{Watch, Watchers};
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
+
+mod steps;
 
 /// The most keys that may be waited for by notification at a time.
 const MOST_WATCHED: usize = 65_536;
@@ -58,6 +61,8 @@ struct Records {
     /// The identities have no fingerprint, since their records may have another one each time.
     by_id: DashMap<RequestIdentity, Record, RandomState>,
     by_expiry: [Mutex<Expiries>; SHARDS],
+    /// What stands beside the records of mutations of steps.
+    steps: DashMap<RequestIdentity, WorkflowRecord, RandomState>,
     last_token: AtomicU64,
     clock: Box<dyn Clock>,
     watchers: Watchers,
@@ -79,6 +84,7 @@ impl MemoryStore {
         Self(Arc::new(Records {
             by_id: DashMap::default(),
             by_expiry: Default::default(),
+            steps: DashMap::default(),
             last_token: AtomicU64::new(0),
             clock: Box::new(clock),
             watchers: Watchers::new(MOST_WATCHED),
@@ -199,10 +205,23 @@ impl Records {
     }
 
     fn release(&self, id: &RequestIdentity, token: FencingToken) -> Result<(), StoreError> {
-        match self.by_id.remove_if(id, |_, record| record.is_claimed_by(token)) {
-            Some(_) => Ok(()),
-            None => Err(StoreError::Outdated { token }),
+        match self.remove_if(id, |record| record.is_claimed_by(token)) {
+            true => Ok(()),
+            false => Err(StoreError::Outdated { token }),
         }
+    }
+
+    /// Removes a record, and what stands beside it.
+    fn remove_if(&self, id: &RequestIdentity, is_it: impl Fn(&Record) -> bool) -> bool {
+        let is_removed = self.by_id.remove_if(id, |_, record| is_it(record)).is_some();
+        if is_removed && !self.steps.is_empty() {
+            // Unless the identity was claimed again meanwhile.
+            let beside = self.by_id.entry(id.known_as(None));
+            if let Entry::Vacant(_) = beside {
+                self.steps.remove(&id.known_as(None));
+            }
+        }
+        is_removed
     }
 
     fn purge(&self, limit: usize, now: Timestamp) -> usize {
@@ -216,7 +235,7 @@ impl Records {
         // What is taken from the index counts, so that a purge does no more than was asked for.
         expired
             .take(limit)
-            .filter(|((_, token), id)| self.by_id.remove_if(id, |_, record| record.token == *token).is_some())
+            .filter(|((_, token), id)| self.remove_if(id, |record| record.token == *token))
             .count()
     }
 
@@ -224,6 +243,7 @@ impl Records {
         let doubtful = self
             .by_id
             .iter()
+            .filter(|known| !self.goes_on(known.key(), known))
             .filter_map(|known| InDoubt::of(known.key().clone(), &known.observed_at(now)));
         let mut doubtful: Vec<InDoubt> = doubtful
             .filter(|doubtful| after.is_none_or(|after| doubtful.token > after))

@@ -39,6 +39,7 @@ mod error;
 mod memory;
 pub mod outbox;
 mod report;
+mod steps;
 mod transaction;
 pub(crate) mod turn;
 mod watch;
@@ -52,6 +53,10 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use outbox::OutboxStore;
 pub use report::{report_forgotten_tokens, report_unreadable};
+pub use steps::{
+    Standing, StartedBy, StepId, StepInTransaction, StepRecord, StepStore, StepsClaim, TransactionalStepStore,
+    UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart, decide_steps,
+};
 pub use transaction::{Ending, Loan, OpenTransaction, TransactionalStore, find, is_caused_by};
 pub use turn::Turn;
 pub use watch::{Watch, Watchers};

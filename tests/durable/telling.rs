@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::lines::{Lines, block_on, request};
-use oneflight::idempotency::{Idempotency, NotDone, Recovery, Unfinished};
+use oneflight::idempotency::{Idempotency, NotDone, Recovery, Steps, Stopped, Unfinished, Workflow};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, Store, StoreError};
@@ -106,4 +106,56 @@ fn a_claim_that_we_ended_ourselves_is_not_told_as_lost() {
     });
     let told = lines.with("the claim was lost");
     assert!(told.is_empty(), "{told:#?}");
+}
+
+#[test]
+fn what_a_step_tells_stands_in_its_span_and_a_mutation_that_is_held_is_told_as_an_error() {
+    let lines = Lines::default();
+    block_on(&lines, async {
+        let idem = Idempotency::builder(MemoryStore::new()).build();
+        let orders = idem.with_workflow("place_order");
+        for key in ["steps", "old"] {
+            let orders = match key {
+                "old" => orders.with_workflow(Workflow::new("place_order").version("0")),
+                _ => orders.clone(),
+            };
+            let run = orders.run_steps(id(key), &7, |steps| async move {
+                let told = steps.run("charge", |_| async {
+                    tracing::info!("in the middle of a step");
+                    Ok::<_, std::io::Error>(())
+                });
+                told.await?;
+                Err::<(), _>(Stopped::because("its client never comes back"))
+            });
+            assert!(run.instrument(request("c-steps")).await.is_err());
+        }
+        let often = Duration::from_millis(1);
+        let completer = idem.completer().every(often).pauses(often, often).max_tries(2);
+        let completer = completer.handler("place_order", |_: u32, _: Steps<MemoryStore>| async {
+            Err::<(), _>(Stopped::because("poisonous"))
+        });
+        let completer = completer.spawn().unwrap();
+        while !idem.unfinished_steps(10).await.unwrap().iter().any(|it| it.held) {
+            tokio::time::sleep(often).await;
+        }
+        completer.stop().await;
+    });
+    for line in lines.with("in the middle of a step") {
+        assert!(
+            line.contains("oneflight.step") && line.contains("step=charge"),
+            "{line}"
+        );
+        assert!(line.contains("c-steps"), "{line}");
+    }
+    assert_eq!(lines.with("a completer took up").len(), 2);
+    let held = lines.the("a mutation is held");
+    assert!(
+        held.contains("ERROR") && held.contains("place_order") && held.contains("tries=2"),
+        "{held}"
+    );
+    let unknown = lines.the("mutations wait for code that knows them");
+    assert!(
+        unknown.contains("WARN") && unknown.contains("version=\"0\""),
+        "{unknown}"
+    );
 }

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use oneflight::http::{Problem, kind};
-use oneflight::idempotency::{CodecError, Effect, Error, ErrorKind, Idempotency, NotDone, RollbackKind, Unknown};
+use oneflight::idempotency::{
+    CodecError, Effect, Error, ErrorKind, Idempotency, NotDone, RollbackKind, StepError, Unknown,
+};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{MemoryStore, StoreError};
+use oneflight::store::{MemoryStore, StepId, StoreError};
 use oneflight::{FlightError, group};
 
 fn id() -> RequestIdentity {
@@ -92,6 +95,64 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (error(ErrorKind::LeaseLost), 409, kind::IN_PROGRESS, true, "done"),
+        (
+            error(ErrorKind::Stopped(StepError::Failed {
+                step: StepId::new("secret-step", ""),
+                source: Arc::new(StoreError::unavailable("secret-host timed out")),
+            })),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "unknown",
+        ),
+        (
+            error(ErrorKind::Stopped(StepError::LeaseLost)),
+            409,
+            kind::IN_PROGRESS,
+            true,
+            "unknown",
+        ),
+        (
+            error(ErrorKind::Stopped(StepError::Behind {
+                step: StepId::new("secret-step", ""),
+                failed: StepId::new("secret-step", "2"),
+                source: Arc::new(StoreError::unavailable("secret-host timed out")),
+            })),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "unknown",
+        ),
+        (
+            // A process of the other version may answer the next time.
+            error(ErrorKind::Stopped(StepError::OtherWorkflow {
+                name: "secret-name".to_owned(),
+                version: "2".to_owned(),
+            })),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "unknown",
+        ),
+        (
+            error(ErrorKind::Stopped(StepError::InDoubt {
+                step: StepId::new("secret-step", ""),
+                source: None,
+            })),
+            409,
+            kind::IN_DOUBT,
+            false,
+            "unknown",
+        ),
+        (
+            error(ErrorKind::Stopped(StepError::Unknown {
+                step: StepId::new("secret-step", ""),
+            })),
+            500,
+            kind::INTERNAL,
+            false,
+            "unknown",
+        ),
         (
             error(ErrorKind::Unrecorded(token())),
             503,

@@ -23,7 +23,7 @@
 //! tokio runtime; with a multi-threaded one the concurrent checks are sharper.
 //!
 //! A [`TransactionalStore`](oneflight::store::TransactionalStore) also runs [`run_transactional`], which needs a table
-//! to write to: a [`Ledger`]. What a store offers beyond that, a list of what is in doubt and a
+//! to write to: a [`Ledger`]. A [`StepStore`](oneflight::store::StepStore) also runs [`run_steps`]. What a store offers beyond that, a list of what is in doubt and a
 //! [`Watch`](oneflight::store::Watch), is checked if it exists.
 
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
@@ -38,12 +38,16 @@ mod checks;
 mod failure;
 mod outbox;
 mod probe;
+mod steps;
+mod steps_in_transactions;
 mod transactional;
 
 use probe::Probe;
 
 pub use failure::Failure;
 pub use outbox::run_outbox;
+pub use steps::{run_steps, run_steps_with};
+pub use steps_in_transactions::run_steps_in_transactions;
 pub use transactional::{Ledger, Written, run_transactional};
 
 /// Runs the suite against a store whose time passes by itself. `make` returns an empty store.

@@ -35,6 +35,18 @@ async fn a_store_without_its_type_conforms() {
         .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_store_keeps_steps() {
+    conformance::run_steps(async || MemoryStore::new()).await.unwrap();
+    let clock = ManualClock::new();
+    conformance::run_steps_with(
+        async || MemoryStore::with_clock(clock.clone()),
+        async |duration| clock.advance(duration),
+    )
+    .await
+    .unwrap();
+}
+
 /// How a store is broken.
 #[derive(Clone, Copy, Debug)]
 enum Defect {

@@ -111,7 +111,8 @@ impl fmt::Display for OtherRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "the role that the work left the transaction with may not write the record; `RESET ROLE` before the work \
-             returns, or grant that role SELECT, INSERT and UPDATE on oneflight's records and USAGE on its tokens",
+             returns, or grant that role SELECT, INSERT and UPDATE on oneflight's records, and on its workflows and steps for a \
+             step, and USAGE on its tokens",
         )
     }
 }

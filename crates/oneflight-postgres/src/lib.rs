@@ -40,6 +40,8 @@ mod schema;
 mod settle;
 mod sql;
 mod statements;
+mod step_statements;
+mod steps;
 mod transaction;
 
 use borrowed::Borrowed;

@@ -78,3 +78,27 @@ pub(super) const PURGE: Procedure = Procedure {
     takes: &["bigint"],
     answers: &["bigint"],
 };
+
+pub(super) const BEGIN_STEPS: Procedure = Procedure {
+    name: "begin_steps",
+    takes: &[
+        "text", "text", "bytea", "bytea", "bigint", "bigint", "bigint", "text", "text", "text", "bytea", "text",
+        "boolean",
+    ],
+    answers: &[
+        "bigint", "bytea", "bigint", "bytea", "bigint", "bigint", "bigint", "bigint", "bigint", "bytea", "boolean",
+        "boolean", "bigint", "text", "text", "bytea", "bigint", "boolean", "text", "bigint",
+    ],
+};
+
+pub(super) const RECORD_STEP: Procedure = Procedure {
+    name: "record_step",
+    takes: &["text", "text", "bigint", "text", "text", "bytea", "bytea"],
+    answers: &["bigint"],
+};
+
+pub(super) const LOAD_STEPS: Procedure = Procedure {
+    name: "load_steps",
+    takes: &["text", "text"],
+    answers: &["bigint", "text", "text", "bytea", "bigint", "boolean", "text"],
+};

@@ -44,15 +44,6 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
     let Some(token) = column::<Option<i64>>(row, 2)? else {
         return Ok(None);
     };
-    let fingerprint = match column::<Option<Vec<u8>>>(row, 1)? {
-        None => None,
-        Some(digest) => {
-            let digest = <[u8; 32]>::try_from(digest).map_err(|_| StoreError::Corrupt {
-                what: "a fingerprint is not 32 bytes long",
-            })?;
-            Some(Fingerprint::from_digest(digest))
-        }
-    };
     let holder = <[u8; 16]>::try_from(column::<Vec<u8>>(row, 3)?).map_err(|_| StoreError::Corrupt {
         what: "a holder is not 16 bytes long",
     })?;
@@ -70,7 +61,7 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
         },
     };
     let mut record = Record::new(
-        fingerprint,
+        fingerprint(row, 1)?,
         FencingToken::new(unsigned(token)?),
         HolderId::from_bytes(holder),
         attempt,
@@ -79,6 +70,18 @@ pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
     );
     record.held = column(row, 10)?;
     Ok(Some(record))
+}
+
+pub(super) fn fingerprint(row: &PgRow, index: usize) -> Result<Option<Fingerprint>, StoreError> {
+    match column::<Option<Vec<u8>>>(row, index)? {
+        None => Ok(None),
+        Some(digest) => {
+            let digest = <[u8; 32]>::try_from(digest).map_err(|_| StoreError::Corrupt {
+                what: "a fingerprint is not 32 bytes long",
+            })?;
+            Ok(Some(Fingerprint::from_digest(digest)))
+        }
+    }
 }
 
 /// Returns the outcome of a claim: a record, and in column 11 whether it is what the claim wrote.
@@ -149,7 +152,7 @@ where
     })
 }
 
-fn unsigned(number: i64) -> Result<u64, StoreError> {
+pub(super) fn unsigned(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|_| StoreError::Corrupt {
         what: "a number is negative",
     })

@@ -41,6 +41,10 @@ const MIGRATIONS: &[Migration] = &[
         description: "the outbox",
         sql: include_str!("../migrations/0004_outbox.sql"),
     },
+    Migration {
+        description: "steps of mutations",
+        sql: include_str!("../migrations/0005_steps.sql"),
+    },
 ];
 
 impl Migration {

@@ -22,14 +22,15 @@ use super::call::{Message, Value};
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
 use super::retry::Pauses;
+use super::transaction::Of;
 use super::{PostgresStore, SHORTEST_WAIT};
-use oneflight::store::{ClaimRequest, StoreError};
+use oneflight::store::StoreError;
 
 impl PostgresStore {
     /// Returns if the transaction was committed, and fails with the reason if it was not.
     pub(super) async fn settle(
         &self,
-        request: &ClaimRequest,
+        of: Of<'_>,
         number: &str,
         lost: Box<dyn Error + Send + Sync>,
     ) -> Result<(), StoreError> {
@@ -38,8 +39,8 @@ impl PostgresStore {
         let mut ending = false;
         while begun.elapsed() < self.patience {
             if let Some(committed) = self.ended(number).await {
-                match self.read_within(self.try_for(), &request.id).await {
-                    Ok(Some(record)) if record.holder == request.holder && record.result().is_some() => return Ok(()),
+                match self.is_recorded(of).await {
+                    Ok(true) => return Ok(()),
                     // Its record was purged since, or the number was another one's. Neither is to be guessed about.
                     Ok(_) if committed => break,
                     Ok(_) => return Err(StoreError::rolled_back(lost)),
@@ -51,6 +52,21 @@ impl PostgresStore {
             pauses.pause().await;
         }
         Err(StoreError::unavailable(lost))
+    }
+
+    /// Returns whether what was to be recorded in a transaction that is over is recorded.
+    async fn is_recorded(&self, of: Of<'_>) -> Result<bool, StoreError> {
+        match of {
+            Of::Request(request) => {
+                let record = self.read_within(self.try_for(), &request.id).await?;
+                Ok(record.is_some_and(|it| it.holder == request.holder && it.result().is_some()))
+            }
+            Of::Step(step) => {
+                let known = self.load_steps_within(self.try_for(), &step.request).await?;
+                let steps = known.map(|known| known.steps).unwrap_or_default();
+                Ok(steps.iter().any(|there| there.id == step.id && there.result.is_some()))
+            }
+        }
     }
 
     /// How long one question may take: a connection that is dead as well leaves time for others.

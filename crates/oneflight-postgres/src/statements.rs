@@ -13,8 +13,11 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::call::{Calls, Message, Value};
 use super::names::{Keys, Names};
-use super::procedures::{CLAIM, COMPLETE, END_LEASE, LOAD, PURGE, RELEASE, RENEW};
+use super::procedures::{
+    BEGIN_STEPS, CLAIM, COMPLETE, END_LEASE, LOAD, LOAD_STEPS, PURGE, RECORD_STEP, RELEASE, RENEW,
+};
 use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, absent, notify};
+use super::step_statements::StepStatements;
 use oneflight::correlation::CorrelationId;
 use oneflight::record::HolderId;
 
@@ -42,6 +45,10 @@ pub(super) struct Statements {
     pub(super) release: Calls,
     pub(super) load: Calls,
     pub(super) purge: Calls,
+    pub(super) begin_steps: Calls,
+    pub(super) record_step: Calls,
+    pub(super) load_steps: Calls,
+    pub(super) steps: StepStatements,
     in_doubt: String,
     pub(super) look: SqlStr,
     pub(super) record: SqlStr,
@@ -60,8 +67,11 @@ impl Statements {
             Some(Isolation::RepeatableRead) => ", ISOLATION LEVEL REPEATABLE READ",
             Some(Isolation::Serializable) => ", ISOLATION LEVEL SERIALIZABLE",
         };
+        let begin = format!("{LEAVE}; BEGIN READ WRITE{level}; {PLAIN}");
+        let workflows = names.of("workflows");
         Self {
-            begin: format!("{LEAVE}; BEGIN READ WRITE{level}; {PLAIN}"),
+            steps: StepStatements::new(names, &begin),
+            begin,
             keepalive: keepalive(patience),
             claim: Calls::of(&CLAIM, names),
             renew: Calls::of(&RENEW, names),
@@ -70,9 +80,15 @@ impl Statements {
             release: Calls::of(&RELEASE, names),
             load: Calls::of(&LOAD, names),
             purge: Calls::of(&PURGE, names),
+            begin_steps: Calls::of(&BEGIN_STEPS, names),
+            record_step: Calls::of(&RECORD_STEP, names),
+            load_steps: Calls::of(&LOAD_STEPS, names),
             in_doubt: format!(
                 "WITH {INSTANT} SELECT now, {RECORD}, scope, key FROM {records}, instant
-                 WHERE completed_at IS NULL AND lease_expires_at <= now"
+                 WHERE completed_at IS NULL AND lease_expires_at <= now
+                   AND NOT EXISTS (SELECT FROM {workflows} w
+                                   WHERE w.scope = {records}.scope AND w.key = {records}.key
+                                     AND w.token = {records}.token AND NOT w.held)"
             ),
             // The transaction gets its number here, unless what was read is an answer.
             look: sql(format!(
@@ -104,6 +120,12 @@ impl Statements {
             )),
             channel,
         }
+    }
+
+    /// Begins the transaction of a step; see [`begin`](Self::begin).
+    pub(super) fn begin_step(&self, turn: &str, correlation: Option<&CorrelationId>) -> SqlStr {
+        let named = correlation.map(named).unwrap_or_default();
+        self.steps.begin(turn, &format!("{}{named}", self.keepalive))
     }
 
     /// What is in doubt, with a larger token than `after`.

@@ -74,7 +74,8 @@ use super::{Held, PostgresStore};
 use oneflight::correlation;
 use oneflight::record::{FencingToken, Record};
 use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StoreError, TransactionalStore, decide,
+    ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StepInTransaction, StoreError,
+    TransactionalStepStore, TransactionalStore, decide,
 };
 
 /// The number of connections of the pool that may turn out to be lost before that is an answer.
@@ -94,7 +95,7 @@ impl TransactionalStore for PostgresStore {
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
-        let ended = self.run(&request, work).await;
+        let ended = self.run(Of::Request(&request), work).await;
         if let Err(StoreError::CommittedByWork) = ended {
             self.hold(request).await;
         }
@@ -108,6 +109,27 @@ impl TransactionalStore for PostgresStore {
     fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
         is_violation(error)
     }
+}
+
+impl TransactionalStepStore for PostgresStore {
+    async fn transact_step<W, F, R>(&self, step: StepInTransaction, work: W) -> Result<R, StoreError>
+    where
+        W: FnOnce(OpenTransaction<PgConnection, Arc<Names>>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
+        R: Send + 'static,
+    {
+        match self.run(Of::Step(&step), work).await? {
+            ClaimOutcome::Granted(value) => Ok(value),
+            ClaimOutcome::Denied(_) => Err(StoreError::Outdated { token: step.token }),
+        }
+    }
+}
+
+/// What a transaction is of, and so what is recorded in it.
+#[derive(Clone, Copy)]
+pub(super) enum Of<'a> {
+    Request(&'a ClaimRequest),
+    Step(&'a StepInTransaction),
 }
 
 /// What may be begun, and on what it rests.
@@ -131,25 +153,34 @@ enum Ended {
 }
 
 impl PostgresStore {
-    async fn run<W, F, R>(&self, request: &ClaimRequest, work: W) -> Result<ClaimOutcome<R>, StoreError>
+    async fn run<W, F, R>(&self, of: Of<'_>, work: W) -> Result<ClaimOutcome<R>, StoreError>
     where
         W: FnOnce(OpenTransaction<PgConnection, Arc<Names>>) -> F + Send + 'static,
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
         // The caller's time, as long as nothing has been done.
-        let (begun, limit) = (Instant::now(), self.limit(request));
+        let limit = match of {
+            Of::Request(request) => self.limit(request),
+            Of::Step(_) => self.patience,
+        };
+        let begun = Instant::now();
         let left = || limit.saturating_sub(begun.elapsed());
         let correlation = correlation::current();
-        let keys = self.names.keys(&request.id);
-        let begin = self.statements.begin(keys, request.holder, correlation.as_ref());
+        let begin = match of {
+            Of::Request(request) => {
+                let keys = self.names.keys(&request.id);
+                self.statements.begin(keys, request.holder, correlation.as_ref())
+            }
+            Of::Step(step) => self.statements.begin_step(&step_turn(step), correlation.as_ref()),
+        };
         let mut tries = Tries::on(&self.pool).past_lost_connections(DEAD_CONNECTIONS);
         // If it is dropped, it is closed, and the transaction with it.
         let mut borrowed = self.borrow(left()).await?;
         let row = loop {
             let begins = manager::begin(&mut borrowed, begin.clone());
             let error = match in_time(left(), begins).await {
-                Ok(()) => match self.read_in(left(), &mut borrowed, request).await {
+                Ok(()) => match self.read_in(left(), &mut borrowed, of).await {
                     Ok(row) => break row,
                     Err(error) => error,
                 },
@@ -162,7 +193,11 @@ impl PostgresStore {
             drop(borrowed);
             borrowed = self.borrow(left()).await?;
         };
-        let granted = match granted(&row, request)? {
+        let granted = match of {
+            Of::Request(request) => granted(&row, request)?,
+            Of::Step(step) => step_granted(&row, step)?,
+        };
+        let granted = match granted {
             ClaimOutcome::Granted(granted) => granted,
             ClaimOutcome::Denied(denied @ Denied::InDoubt { .. }) => {
                 // It may be asked about again at once, to be taken over, and must not find our own lock.
@@ -192,7 +227,7 @@ impl PostgresStore {
                 };
             }
         };
-        match self.end(&mut borrowed, request, &granted, &ending).await {
+        match self.end(&mut borrowed, of, &granted, &ending).await {
             Ok(Ended::Ready) => {}
             Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
             broken @ (Ok(Ended::Lost) | Err(_)) => {
@@ -206,7 +241,7 @@ impl PostgresStore {
             Ok(Ended::RolledBack) => {
                 let rollback = manager::rollback(&mut borrowed);
                 let rolled_back = self.in_time(rollback).await.is_ok();
-                self.tell_and_give_back(borrowed, rolled_back, request).await;
+                self.tell_and_give_back(borrowed, rolled_back, of).await;
                 return Ok(ClaimOutcome::Granted(value));
             }
         }
@@ -224,7 +259,7 @@ impl PostgresStore {
             Err(error) => error,
         };
         drop(borrowed);
-        self.settle(request, &granted.number, lost.into()).await?;
+        self.settle(of, &granted.number, lost.into()).await?;
         Ok(ClaimOutcome::Granted(value))
     }
 
@@ -237,9 +272,13 @@ impl PostgresStore {
         let _ = self.claim_as(&doubtful, Held::Yes, tries).await;
     }
 
-    /// Notifies those that wait for what was rolled back, so that they try it now.
-    async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, request: &ClaimRequest) {
+    /// Notifies those that wait for what was rolled back, so that they try it now. Nobody waits for a step.
+    async fn tell_and_give_back(&self, mut borrowed: Borrowed, rolled_back: bool, of: Of<'_>) {
         if rolled_back && !borrowed.is_in_transaction() {
+            let Of::Request(request) = of else {
+                borrowed.give_back();
+                return;
+            };
             let keys = self.names.keys(&request.id);
             let notify = borrowed.execute(self.statements.notify(keys));
             if self.in_time(notify).await.is_ok() {
@@ -258,17 +297,19 @@ impl PostgresStore {
     }
 
     /// Reads the record, and gives the transaction its number.
-    async fn read_in(
-        &self,
-        limit: Duration,
-        connection: &mut PgConnection,
-        request: &ClaimRequest,
-    ) -> sqlx::Result<PgRow> {
-        let look = sqlx::query(self.statements.look.clone())
-            .bind(request.id.scope())
-            .bind(request.id.key())
-            .bind(turn(request.holder))
-            .persistent(self.prepares);
+    async fn read_in(&self, limit: Duration, connection: &mut PgConnection, of: Of<'_>) -> sqlx::Result<PgRow> {
+        let look = match of {
+            Of::Request(request) => sqlx::query(self.statements.look.clone())
+                .bind(request.id.scope())
+                .bind(request.id.key())
+                .bind(turn(request.holder)),
+            Of::Step(step) => sqlx::query(self.statements.steps.look.clone())
+                .bind(step.request.scope())
+                .bind(step.request.key())
+                .bind(number(step.token))
+                .bind(step_turn(step)),
+        };
+        let look = look.persistent(self.prepares);
         in_time(limit, look.fetch_one(connection)).await
     }
 
@@ -287,7 +328,7 @@ impl PostgresStore {
     async fn end(
         &self,
         connection: &mut PgConnection,
-        request: &ClaimRequest,
+        of: Of<'_>,
         granted: &Granted,
         ending: &Ending,
     ) -> Result<Ended, StoreError> {
@@ -304,20 +345,30 @@ impl PostgresStore {
             Ending::RollBack => return Ok(Ended::RolledBack),
             Ending::Commit { result, retention } | Ending::Decline { result, retention } => (result, *retention),
         };
-        let fingerprint = request.id.fingerprint();
-        let record = sqlx::query(self.statements.record.clone())
-            .bind(request.id.scope())
-            .bind(request.id.key())
-            .bind(fingerprint.as_ref().map(|it| &it.as_bytes()[..]))
-            .bind(&request.holder.as_bytes()[..])
-            .bind(i64::from(granted.attempt))
-            .bind(granted.took_over.map(number))
-            .bind(millis(retention))
-            .bind(result.as_bytes())
-            .bind(self.names.keys(&request.id).watch)
-            .bind(&granted.number)
-            .bind(granted.seen.map(number))
-            .persistent(self.prepares);
+        let record = match of {
+            Of::Request(request) => sqlx::query(self.statements.record.clone())
+                .bind(request.id.scope())
+                .bind(request.id.key())
+                .bind(request.id.fingerprint().map(|it| it.as_bytes().to_vec()))
+                .bind(&request.holder.as_bytes()[..])
+                .bind(i64::from(granted.attempt))
+                .bind(granted.took_over.map(number))
+                .bind(millis(retention))
+                .bind(result.as_bytes())
+                .bind(self.names.keys(&request.id).watch)
+                .bind(&granted.number)
+                .bind(granted.seen.map(number)),
+            Of::Step(step) => sqlx::query(self.statements.steps.record.clone())
+                .bind(step.request.scope())
+                .bind(step.request.key())
+                .bind(number(step.token))
+                .bind(step.id.name())
+                .bind(step.id.key())
+                .bind(step.input.map(|it| it.as_bytes().to_vec()))
+                .bind(result.as_bytes())
+                .bind(&granted.number),
+        };
+        let record = record.persistent(self.prepares);
         let row = match self.in_time(record.fetch_one(&mut *connection)).await {
             Ok(row) => row,
             // That says nothing of a transaction that the work had ended before, and of what it kept after that.
@@ -331,11 +382,12 @@ impl PostgresStore {
         if !column::<bool>(&row, 0)? {
             return Ok(Ended::Before);
         }
-        match column::<bool>(&row, 1)? {
-            true => Ok(Ended::Ready),
-            false => Err(StoreError::rolled_back(
+        match (column::<bool>(&row, 1)?, of) {
+            (true, _) => Ok(Ended::Ready),
+            (false, Of::Request(_)) => Err(StoreError::rolled_back(
                 "the holder whose claim had been taken over came back meanwhile",
             )),
+            (false, Of::Step(step)) => Err(StoreError::Outdated { token: step.token }),
         }
     }
 }
@@ -371,5 +423,30 @@ fn granted(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome<Granted>,
             seen,
             number: column(row, 12)?,
         }),
+    })
+}
+
+/// What stands in `oneflight.turn` during the transaction of a step.
+fn step_turn(step: &StepInTransaction) -> String {
+    format!("step {}", step.token)
+}
+
+/// What follows from the claim as it was read for a step.
+fn step_granted(row: &PgRow, step: &StepInTransaction) -> Result<ClaimOutcome<Granted>, StoreError> {
+    let (ours, held) = (column::<bool>(row, 0)?, column::<bool>(row, 1)?);
+    Ok(match ours && held {
+        true => ClaimOutcome::Granted(Granted {
+            attempt: step.attempt,
+            took_over: None,
+            seen: None,
+            number: column(row, 2)?,
+        }),
+        // Something else has the session, or the claim.
+        false if !ours => {
+            return Err(StoreError::rolled_back(
+                "the session is not in the transaction that was begun",
+            ));
+        }
+        false => ClaimOutcome::Denied(untold(step.attempt)),
     })
 }

@@ -15,6 +15,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod busy;
+mod change;
 mod ending;
 #[cfg(test)]
 mod faults;
@@ -28,6 +29,8 @@ mod records;
 mod schema;
 mod seal;
 mod settings;
+mod step_store;
+mod steps;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,6 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use super::busy::unavailable;
 use super::ending::{Commits, End};
 use super::file::{DatabaseFile, Databases, databases};
-use super::queue::Rank;
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
@@ -33,61 +32,8 @@ macro_rules! complete {
     };
 }
 
-/// A change of records in one statement.
-pub(super) enum Change {
-    Renew {
-        id: RequestIdentity,
-        token: FencingToken,
-        lease: Duration,
-    },
-    EndLease {
-        id: RequestIdentity,
-        token: FencingToken,
-        left: Duration,
-    },
-    Complete {
-        id: RequestIdentity,
-        token: FencingToken,
-        result: RecordedResult,
-        retention: Duration,
-    },
-    Release {
-        id: RequestIdentity,
-        token: FencingToken,
-    },
-    Purge {
-        limit: i64,
-    },
-}
-
-impl Change {
-    pub(super) fn rank(&self) -> Rank {
-        match self {
-            Self::Renew { .. } | Self::EndLease { .. } | Self::Complete { .. } | Self::Release { .. } => Rank::Lease,
-            Self::Purge { .. } => Rank::Business,
-        }
-    }
-
-    /// Makes the change, and returns how many rows it changed.
-    pub(super) async fn make(&self, connection: &mut SqliteConnection) -> sqlx::Result<u64> {
-        let statement = match self {
-            Self::Renew { id, token, lease } => renew(id, *token, *lease),
-            Self::EndLease { id, token, left } => end_lease(id, *token, *left),
-            Self::Complete {
-                id,
-                token,
-                result,
-                retention,
-            } => complete(id, *token, result, *retention),
-            Self::Release { id, token } => release(id, *token),
-            Self::Purge { limit } => purge(*limit),
-        };
-        Ok(statement.execute(connection).await?.rows_affected())
-    }
-}
-
 /// A duration in the milliseconds of the table, bounded so that adding it to now cannot overflow.
-fn millis(duration: Duration) -> i64 {
+pub(super) fn millis(duration: Duration) -> i64 {
     let millis = Timestamp::default().after(duration).as_millis();
     i64::try_from(millis).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }
@@ -151,7 +97,10 @@ pub(super) fn in_doubt(limit: i64, after: i64) -> Statement<'static> {
         databases!(),
         " LEFT JOIN (
              SELECT * FROM main.oneflight_records, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
-             WHERE token > ? AND lease_expires_at <= now ORDER BY token LIMIT ?
+             WHERE token > ? AND lease_expires_at <= now
+                 AND NOT EXISTS (SELECT 1 FROM main.oneflight_workflows w
+                                 WHERE w.token = oneflight_records.token AND w.held = 0)
+             ORDER BY token LIMIT ?
          ) ORDER BY token;
          COMMIT"
     ))
@@ -177,15 +126,6 @@ pub(super) fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
 }
 
 fn record(row: &SqliteRow) -> Result<Record, StoreError> {
-    let fingerprint = match column::<Option<&[u8]>>(row, 0)? {
-        None => None,
-        Some(digest) => {
-            let digest = digest.try_into().map_err(|_| StoreError::Corrupt {
-                what: "a fingerprint is not 32 bytes long",
-            })?;
-            Some(Fingerprint::from_digest(digest))
-        }
-    };
     let holder = column::<&[u8]>(row, 2)?.try_into().map_err(|_| StoreError::Corrupt {
         what: "a holder is not 16 bytes long",
     })?;
@@ -200,7 +140,7 @@ fn record(row: &SqliteRow) -> Result<Record, StoreError> {
         },
     };
     Ok(Record::new(
-        fingerprint,
+        fingerprint(row, 0)?,
         FencingToken::new(unsigned(column(row, 1)?)?),
         HolderId::from_bytes(holder),
         column(row, 3)?,
@@ -209,7 +149,19 @@ fn record(row: &SqliteRow) -> Result<Record, StoreError> {
     ))
 }
 
-fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T, StoreError>
+pub(super) fn fingerprint(row: &SqliteRow, index: usize) -> Result<Option<Fingerprint>, StoreError> {
+    match column::<Option<&[u8]>>(row, index)? {
+        None => Ok(None),
+        Some(digest) => {
+            let digest = digest.try_into().map_err(|_| StoreError::Corrupt {
+                what: "a fingerprint is not 32 bytes long",
+            })?;
+            Ok(Some(Fingerprint::from_digest(digest)))
+        }
+    }
+}
+
+pub(super) fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T, StoreError>
 where
     T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
 {
@@ -218,7 +170,7 @@ where
     })
 }
 
-fn unsigned(number: i64) -> Result<u64, StoreError> {
+pub(super) fn unsigned(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|_| StoreError::Corrupt {
         what: "a number is negative",
     })
@@ -280,7 +232,7 @@ macro_rules! grant {
 }
 
 /// Draws a token and writes the record as in progress, in place of the one that exists.
-async fn grant(
+pub(super) async fn grant(
     connection: &mut SqliteConnection,
     request: &ClaimRequest,
     attempt: u32,
@@ -338,7 +290,7 @@ pub(super) async fn release_and_complete(
     }
 }
 
-fn renew(id: &RequestIdentity, token: FencingToken, lease: Duration) -> Statement<'_> {
+pub(super) fn renew(id: &RequestIdentity, token: FencingToken, lease: Duration) -> Statement<'_> {
     let renew = sqlx::query(
         "UPDATE main.oneflight_records
          SET lease_expires_at = max(lease_expires_at, CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?)
@@ -347,7 +299,7 @@ fn renew(id: &RequestIdentity, token: FencingToken, lease: Duration) -> Statemen
     bind_lease(renew, id, token, lease)
 }
 
-fn end_lease(id: &RequestIdentity, token: FencingToken, left: Duration) -> Statement<'_> {
+pub(super) fn end_lease(id: &RequestIdentity, token: FencingToken, left: Duration) -> Statement<'_> {
     let end = sqlx::query(
         "UPDATE main.oneflight_records
          SET lease_expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?
@@ -369,7 +321,7 @@ fn bind_lease<'q>(
         .bind(number(token))
 }
 
-fn complete<'q>(
+pub(super) fn complete<'q>(
     id: &'q RequestIdentity,
     token: FencingToken,
     result: &'q RecordedResult,
@@ -393,7 +345,7 @@ fn bind_complete<'q>(
         .bind(number(token))
 }
 
-fn release(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
+pub(super) fn release(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
     sqlx::query(
         "DELETE FROM main.oneflight_records
          WHERE scope = ? AND key = ? AND token = ? AND state = 'in_progress'",
@@ -403,7 +355,7 @@ fn release(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
     .bind(number(token))
 }
 
-fn purge(limit: i64) -> Statement<'static> {
+pub(super) fn purge(limit: i64) -> Statement<'static> {
     sqlx::query(
         "DELETE FROM main.oneflight_records WHERE token IN (
             SELECT token FROM main.oneflight_records

@@ -35,6 +35,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../migrations/0001_records.sql"),
     ),
     ("the outbox", include_str!("../migrations/0002_outbox.sql")),
+    ("steps of mutations", include_str!("../migrations/0003_steps.sql")),
 ];
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.

@@ -8,10 +8,11 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, is_plain, unavailable};
+use super::change::Change;
 use super::ending::Ended;
 use super::lent::Lent;
 use super::queue::Rank;
-use super::records::{self, Change, Claims, Statement};
+use super::records::{self, Claims, Statement};
 use super::writer::Writer;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};

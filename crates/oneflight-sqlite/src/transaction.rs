@@ -23,10 +23,15 @@ use super::busy::{is_plain, is_violation, unavailable};
 use super::ending::{Commits, End, Ended};
 use super::queue::Rank;
 use super::records::{self, Claims, Completed};
+use super::steps;
 use super::store::SqliteStore;
+use super::writer::Turn;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, HolderId};
-use oneflight::store::{ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StoreError, TransactionalStore};
+use oneflight::store::{
+    ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StepInTransaction, StepRecord, StoreError,
+    TransactionalStepStore, TransactionalStore,
+};
 
 impl TransactionalStore for SqliteStore {
     type Connection = SqliteConnection;
@@ -47,7 +52,6 @@ impl TransactionalStore for SqliteStore {
         let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
         let mut request = request;
         request.lease = Duration::ZERO;
-        let id = &request.id;
         let mut turn = writer.begin(Rank::Business, patience).await?;
         let claims = Claims::InTransaction(writer.commits);
         let claim = match records::claim(&mut turn, &request, claims, &writer.file).await {
@@ -58,47 +62,104 @@ impl TransactionalStore for SqliteStore {
             }
             Err(error) => return Err(writer.fail(turn, error).await),
         };
-        let (token, attempt) = (claim.token(), claim.attempt());
-        let seal = match writer.seal(&mut turn).await {
-            Ok(seal) => seal,
-            Err(error) => return Err(writer.fail(turn, unavailable(error)).await),
+        let of = Of::Request {
+            id: request.id.clone(),
+            token: claim.token(),
+            holder: request.holder,
         };
-        seal.close();
-        let (open, loan) = OpenTransaction::lend(turn, (), attempt);
-        let (ending, value) = writer.within(work(open)).await;
-        let kept = Kept::from_now(&ending);
-        let mut turn = match loan.take_back() {
-            Ok(turn) => turn,
-            // Its seal is never opened again.
-            Err(_) if matches!(ending, Ending::RollBack) => return Ok(ClaimOutcome::Granted(value)),
-            Err(_) => return Err(StoreError::TransactionEscaped),
-        };
-        let end = match end(&mut turn, id, token, &ending, writer.commits).await {
-            Ok(end) => {
-                seal.open();
-                end
-            }
-            Err(Failed::Transaction) if matches!(ending, Ending::RollBack) => End::Close,
-            Err(failed) => {
-                let _ = writer.end(turn, End::Close, ()).await;
-                return Err(match failed {
-                    Failed::Transaction => StoreError::TransactionEnded,
-                    Failed::Record(error) => StoreError::rolled_back(error),
-                    Failed::Attached => StoreError::rolled_back(records::attached()),
-                });
-            }
-        };
-        match writer.end(turn, end, value).await {
-            Ended::Committed(value) | Ended::RolledBack(value) => Ok(ClaimOutcome::Granted(value)),
-            Ended::Unknown(value, error) => {
-                look_up(self, id, request.holder, kept, error).await?;
-                Ok(ClaimOutcome::Granted(value))
-            }
-        }
+        let value = run_within(self, turn, of, claim.attempt(), work).await?;
+        Ok(ClaimOutcome::Granted(value))
     }
 
     fn is_violation(&self, error: &(dyn Error + 'static)) -> bool {
         is_violation(error)
+    }
+}
+
+impl TransactionalStepStore for SqliteStore {
+    async fn transact_step<W, F, R>(&self, step: StepInTransaction, work: W) -> Result<R, StoreError>
+    where
+        W: FnOnce(OpenTransaction<SqliteConnection, ()>) -> F + Send + 'static,
+        F: Future<Output = (Ending, R)> + Send + 'static,
+        R: Send + 'static,
+    {
+        let writer = &self.writer;
+        let mut turn = writer.begin(Rank::Business, None).await?;
+        match steps::hold(&mut turn, &step.request, step.token, &writer.file).await {
+            Ok(databases) if writer.commits == Commits::AtOnce && databases.has_attached() => {
+                return Err(writer.fail(turn, records::attached()).await);
+            }
+            Ok(_) => {}
+            Err(error) => return Err(writer.fail(turn, error).await),
+        }
+        let attempt = step.attempt;
+        run_within(self, turn, Of::Step(step), attempt, work).await
+    }
+}
+
+/// What a transaction is of, and so what is recorded in it.
+enum Of {
+    Request {
+        id: RequestIdentity,
+        token: FencingToken,
+        holder: HolderId,
+    },
+    Step(StepInTransaction),
+}
+
+/// Runs the work in a transaction that has its savepoint, and ends it as the work says.
+async fn run_within<W, F, R>(
+    store: &SqliteStore,
+    mut turn: Turn,
+    of: Of,
+    attempt: u32,
+    work: W,
+) -> Result<R, StoreError>
+where
+    W: FnOnce(OpenTransaction<SqliteConnection, ()>) -> F + Send + 'static,
+    F: Future<Output = (Ending, R)> + Send + 'static,
+    R: Send + 'static,
+{
+    let writer = &store.writer;
+    let seal = match writer.seal(&mut turn).await {
+        Ok(seal) => seal,
+        Err(error) => return Err(writer.fail(turn, unavailable(error)).await),
+    };
+    seal.close();
+    let (open, loan) = OpenTransaction::lend(turn, (), attempt);
+    let (ending, value) = writer.within(work(open)).await;
+    let kept = Kept::from_now(&ending);
+    let mut turn = match loan.take_back() {
+        Ok(turn) => turn,
+        // Its seal is never opened again.
+        Err(_) if matches!(ending, Ending::RollBack) => return Ok(value),
+        Err(_) => return Err(StoreError::TransactionEscaped),
+    };
+    let end = match end(&mut turn, &of, &ending, writer.commits).await {
+        Ok(end) => {
+            seal.open();
+            end
+        }
+        Err(Failed::Transaction) if matches!(ending, Ending::RollBack) => End::Close,
+        Err(failed) => {
+            let _ = writer.end(turn, End::Close, ()).await;
+            return Err(match failed {
+                Failed::Transaction => StoreError::TransactionEnded,
+                Failed::Record(error) => StoreError::rolled_back(error),
+                Failed::Attached => StoreError::rolled_back(records::attached()),
+            });
+        }
+    };
+    match (writer.end(turn, end, value).await, of) {
+        (Ended::Committed(value) | Ended::RolledBack(value), _) => Ok(value),
+        (Ended::Unknown(value, error), Of::Request { id, holder, .. }) => {
+            look_up(store, &id, holder, kept, error).await?;
+            Ok(value)
+        }
+        (Ended::Unknown(value, error), Of::Step(step)) => {
+            look_step_up(store, step, error).await?;
+            Ok(value)
+        }
     }
 }
 
@@ -154,13 +215,7 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) -> sqlx
 }
 
 /// Ends the work's part as the work wants, up to the commit.
-async fn end(
-    connection: &mut SqliteConnection,
-    id: &RequestIdentity,
-    token: FencingToken,
-    ending: &Ending,
-    commits: Commits,
-) -> Result<End, Failed> {
+async fn end(connection: &mut SqliteConnection, of: &Of, ending: &Ending, commits: Commits) -> Result<End, Failed> {
     let over = |_| Failed::Transaction;
     let (result, retention) = match ending {
         Ending::RollBack => {
@@ -173,7 +228,18 @@ async fn end(
     if let Ending::Decline { .. } = ending {
         run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
     }
-    match records::release_and_complete(connection, id, token, result, retention).await {
+    let recorded = match of {
+        Of::Request { id, token, .. } => records::release_and_complete(connection, id, *token, result, retention).await,
+        Of::Step(step) => {
+            let record = StepRecord {
+                id: step.id.clone(),
+                input: step.input,
+                result: Some(result.clone()),
+            };
+            steps::release_and_record(connection, &step.request, step.token, &record).await
+        }
+    };
+    match recorded {
         Ok(Completed::BesideAttached) if commits == Commits::AtOnce => Err(Failed::Attached),
         Ok(Completed::Yes | Completed::BesideAttached) => Ok(End::Commit),
         Ok(Completed::No) => Err(Failed::Transaction),
@@ -220,5 +286,27 @@ pub(super) async fn look_up(
         },
         _ if kept.is_certain() => Err(StoreError::rolled_back(error)),
         _ => Err(store.writer.unavailable(error)),
+    }
+}
+
+/// The same for the transaction of a step. Its mutation is there for as long as its claim is held, so a step that is not
+/// there was not committed.
+async fn look_step_up(store: &SqliteStore, step: StepInTransaction, error: sqlx::Error) -> Result<(), StoreError> {
+    let looked = store
+        .writer
+        .transaction(Rank::Lease, None, move |connection| {
+            Box::pin(async move {
+                let recorded = steps::is_recorded(connection, &step.request, step.token, &step.id).await?;
+                Ok((End::RollBack, recorded))
+            })
+        })
+        .await;
+    match looked {
+        Ok(Ended::Committed(recorded) | Ended::RolledBack(recorded) | Ended::Unknown(recorded, _)) => match recorded {
+            Some(true) => Ok(()),
+            Some(false) => Err(StoreError::rolled_back(error)),
+            None => Err(store.writer.unavailable(error)),
+        },
+        Err(_) => Err(store.writer.unavailable(error)),
     }
 }

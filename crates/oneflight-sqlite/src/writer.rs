@@ -21,12 +21,12 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, unavailable};
+use super::change::Change;
 use super::ending::{Commits, End, Ended};
 use super::file::DatabaseFile;
 use super::lent::Lent;
 use super::manager;
 use super::queue::{Queue, Rank};
-use super::records::Change;
 use super::seal::{Seal, Seals};
 use super::settings::Settings;
 use oneflight::store::{self, StoreError};

@@ -74,6 +74,16 @@ fn orders_that_pass_between_services_are_booked_once_though_the_relay_is_killed(
 }
 
 #[test]
+fn an_order_whose_machine_goes_off_is_finished_by_another_and_charged_once() {
+    let printed = prints("saga");
+    assert_eq!(printed.matches("charge tea").count(), 1, "{printed}");
+    assert_eq!(printed.matches("reserve tea").count(), 1, "{printed}");
+    assert_eq!(printed.matches("release gold").count(), 1, "{printed}");
+    assert!(printed.contains("Err(\"insufficient funds\")\n"), "{printed}");
+    assert!(printed.ends_with("replayed: Ok(1)\n"), "{printed}");
+}
+
+#[test]
 fn a_store_of_ones_own_passes_the_suite() {
     assert_eq!(prints("store"), "executed: order 1\nreplayed: order 1\n");
 }

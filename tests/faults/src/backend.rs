@@ -1,12 +1,13 @@
 //! The stores, as workers use them and as the checker looks into them. The only part that knows of SQL.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use fastrand::Rng;
 use futures::FutureExt;
-use oneflight::idempotency::{Error, Idempotency, Reply};
+use oneflight::idempotency::{Completer, Error, Idempotency, Reply, Steps, Stopped};
 use oneflight::identity::RequestIdentity;
 use oneflight::store::Store;
 use oneflight_postgres::PostgresStore;
@@ -19,7 +20,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::timeout;
 
 use crate::messages::{Misuse, Pool};
-use crate::work::InTransaction;
+use crate::work::{InTransaction, Recorded, Work};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum StoreName {
@@ -118,6 +119,17 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         work: InTransaction,
     ) -> impl Future<Output = Result<Reply<String>, Error>> + Send;
 
+    /// Executes a request in steps: one outside, one in a transaction, one outside.
+    fn in_steps(
+        idem: &Idempotency<Self::Store>,
+        id: RequestIdentity,
+        work: Work,
+        world: PathBuf,
+    ) -> impl Future<Output = Result<Reply<String>, Error>> + Send;
+
+    /// Goes on with requests in steps that nobody asks for any more.
+    fn completer(idem: &Idempotency<Self::Store>, world: PathBuf) -> Option<Completer>;
+
     /// Does to a connection of the pool what an application should not do, and says what. With a key for rows that are never
     /// committed.
     fn misuse(&self, misuse: Misuse, stray: &str, random: &mut Rng) -> impl Future<Output = Option<String>> + Send;
@@ -128,6 +140,37 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
     /// The effects of a round's transactions: keys and marks.
     fn effects(&self, round: &str) -> impl Future<Output = Vec<(String, String)>> + Send;
 }
+
+/// The steps of a request, for each database.
+macro_rules! steps_on_database {
+    ($backend:ty, $store:ty, $words:expr) => {
+        impl $backend {
+            async fn steps(work: Work, world: PathBuf, steps: Steps<$store>) -> Result<String, Stopped> {
+                work.told(steps.run("reserve", |step| work.step(&world, step)).await)?;
+                let (key, times, pauses) = (work.key.clone(), work.times, work.pauses);
+                let book = steps.run_in_tx("book", move |mut tx| async move {
+                    let work = Work::from(Recorded { key, times, pauses });
+                    let mark = work.begin(tx.context()).await;
+                    for _ in 0..work.times {
+                        let insert = sqlx::query($words.insert)
+                            .persistent(false)
+                            .bind(work.key.text())
+                            .bind(&mark);
+                        insert.execute(&mut *tx).await?;
+                    }
+                    work.end().await;
+                    Ok(mark)
+                });
+                let mark = work.told(book.await)?;
+                work.told(steps.run("mail", |step| work.step(&world, step)).await)?;
+                Ok(mark)
+            }
+        }
+    };
+}
+
+steps_on_database!(Sqlite, SqliteStore, SQLITE);
+steps_on_database!(Postgres, PostgresStore, POSTGRES);
 
 /// What is the same for any database of `sqlx`, which has no type for that: written once, and compiled for each.
 macro_rules! on_database {
@@ -150,6 +193,30 @@ macro_rules! on_database {
                 Ok(mark)
             })
             .await
+        }
+
+        async fn in_steps(
+            idem: &Idempotency<$store>,
+            id: RequestIdentity,
+            work: Work,
+            world: PathBuf,
+        ) -> Result<Reply<String>, Error> {
+            let (key, times, pauses) = (work.key.clone(), work.times, work.pauses);
+            let idem = idem.with_workflow("effects");
+            let recorded = Recorded { key, times, pauses };
+            idem.run_steps(id, &recorded, |steps| Self::steps(work, world, steps))
+                .await
+        }
+
+        fn completer(idem: &Idempotency<$store>, world: PathBuf) -> Option<Completer> {
+            let completer = idem
+                .completer()
+                .handler("effects", move |recorded: Recorded, steps| {
+                    Self::steps(Work::from(recorded), world.clone(), steps)
+                });
+            let often = Duration::from_millis(100);
+            let completer = completer.every(often).pauses(often, often).max_tries(1_000);
+            Some(completer.spawn().expect("there is a runtime"))
         }
 
         async fn misuse(&self, misuse: Misuse, stray: &str, random: &mut Rng) -> Option<String> {
@@ -273,6 +340,19 @@ impl Backend for Redis {
         _: InTransaction,
     ) -> Result<Reply<String>, Error> {
         unreachable!("Redis has no transactions that work could run in")
+    }
+
+    async fn in_steps(
+        _: &Idempotency<RedisStore>,
+        _: RequestIdentity,
+        _: Work,
+        _: PathBuf,
+    ) -> Result<Reply<String>, Error> {
+        unreachable!("Redis keeps no steps")
+    }
+
+    fn completer(_: &Idempotency<RedisStore>, _: PathBuf) -> Option<Completer> {
+        None
     }
 
     async fn misuse(&self, _: Misuse, _: &str, _: &mut Rng) -> Option<String> {

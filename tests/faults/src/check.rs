@@ -79,6 +79,7 @@ pub async fn round<B: Backend>(round: &mut Round<'_, B>, scene: &Scene<B>) {
         answers(round, &key, recorded.as_deref());
         match key.manner {
             Manner::InTransaction => in_transaction(round, &key, recorded.as_deref(), &rows),
+            Manner::Steps | Manner::Unattended => in_steps(round, &key, recorded.as_deref(), &rows, &deeds),
             _ => outside(round, &key, recorded.as_deref(), &deeds),
         }
         early(round, &key, scene.lease);
@@ -179,6 +180,47 @@ fn in_transaction<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Opt
     }
 }
 
+/// The step in a transaction has one row, which is the one that is recorded. The others were done, each under one downstream
+/// key, and once for each holder that was lost while it ran.
+fn in_steps<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Option<&str>, rows: &[String], deeds: &[Deed]) {
+    in_transaction(round, key, recorded, rows);
+    let untold = round
+        .ledger
+        .failed
+        .iter()
+        .filter(|failed| failed.key == *key && failed.unrecorded)
+        .count();
+    let allowed = 1 + round.struck.killed + round.struck.frozen + untold;
+    for name in ["reserve", "mail"] {
+        let deeds: Vec<&Deed> = deeds.iter().filter(|deed| deed.name == name).collect();
+        let (done, begun): (Vec<&Deed>, Vec<&Deed>) = deeds.iter().partition(|deed| deed.step == Step::Done);
+        round.findings.effects += done.len();
+        round.findings.taken_over += begun.len().saturating_sub(1);
+        if done.is_empty() {
+            let text = format!("step {name} of {} was not done", key.text());
+            round.findings.add(Finding::Lost, text);
+        }
+        for (how, times) in [("began", begun.len()), ("was done", done.len())] {
+            if times > allowed {
+                let text = format!(
+                    "step {name} of {} {how} {times} times, and {allowed} can be explained",
+                    key.text()
+                );
+                round.findings.add(Finding::Doubled, text);
+            }
+        }
+        let downstream: HashSet<&String> = deeds.iter().map(|deed| &deed.downstream).collect();
+        if downstream.len() > 1 {
+            let text = format!(
+                "step {name} of {} is known downstream under {} keys",
+                key.text(),
+                downstream.len()
+            );
+            round.findings.add(Finding::Doubled, text);
+        }
+    }
+}
+
 /// What is recorded was done, and nothing was done without a reason.
 fn outside<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Option<&str>, deeds: &[Deed]) {
     let (done, begun): (Vec<&Deed>, Vec<&Deed>) = deeds.iter().partition(|deed| deed.step == Step::Done);
@@ -241,7 +283,8 @@ fn outside<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Option<&st
 /// No attempt begins before the lease of the one before can be over. (Half of it: what is seen is not when it was claimed,
 /// but when the work had begun.)
 fn early<B: Backend>(round: &mut Round<'_, B>, key: &Key, lease: Duration) {
-    if matches!(key.manner, Manner::InTransaction | Manner::Refuse) {
+    // An attempt in steps that stops leaves nothing to wait for.
+    if matches!(key.manner, Manner::InTransaction | Manner::Refuse) || key.manner.has_steps() {
         return;
     }
     let mut begun: Vec<&Begun> = round.ledger.begun.iter().filter(|begun| begun.key == *key).collect();

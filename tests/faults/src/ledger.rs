@@ -142,6 +142,7 @@ impl Ledger {
                 self.end(from, &key, at);
                 self.in_doubt.insert(key);
             }
+            Said::Left { key } => self.end(from, &key, at),
             Said::Failed {
                 key,
                 known,

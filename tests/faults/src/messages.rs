@@ -22,6 +22,16 @@ pub enum Manner {
     Refuse,
     Rerun,
     Ask,
+    /// In steps, and asked for until there is an answer.
+    Steps,
+    /// In steps, and asked for once: a completer goes on with it.
+    Unattended,
+}
+
+impl Manner {
+    pub fn has_steps(self) -> bool {
+        matches!(self, Self::Steps | Self::Unattended)
+    }
 }
 
 /// Whose connections a worker's store uses.
@@ -127,6 +137,8 @@ pub enum Said {
     },
     /// The answer of [`Manner::Refuse`] about a holder that died.
     InDoubt { key: Key, attempt: u32 },
+    /// The caller of [`Manner::Unattended`] does not come back.
+    Left { key: Key },
     /// The call is made again.
     Failed {
         key: Key,

@@ -88,6 +88,8 @@ impl<'a, B: Backend> Round<'a, B> {
                 (Manner::Refuse, 2),
                 (Manner::Rerun, 3),
                 (Manner::Ask, 3),
+                (Manner::Steps, 3),
+                (Manner::Unattended, 3),
             ],
             false => &[(Manner::Refuse, 4), (Manner::Rerun, 4), (Manner::Ask, 4)],
         };
@@ -146,6 +148,7 @@ impl<'a, B: Backend> Round<'a, B> {
             self.longest = last.saturating_duration_since(healed);
         }
         self.settle().await;
+        self.completers(healed).await;
         self.order.phase = 2;
         self.order.misuse = None;
         self.give_orders().await;
@@ -340,6 +343,31 @@ impl<'a, B: Backend> Round<'a, B> {
             if self.ledger.is_open(number) {
                 self.ledger.dismiss(number);
                 self.crew.replace(number).await;
+            }
+        }
+    }
+
+    /// Waits until completers have gone on with what nobody asks for.
+    async fn completers(&mut self, healed: Instant) {
+        let until = healed + self.scene.lease + self.scene.margin;
+        let keys = self.order.keys.clone();
+        for key in keys.into_iter().filter(|key| key.manner == Manner::Unattended) {
+            loop {
+                match self.scene.operator.status(&key.id()).await {
+                    Ok(Some(record)) if record.result().is_some() => break,
+                    // It never began.
+                    Ok(None) => {
+                        self.settled.insert(key.clone());
+                        break;
+                    }
+                    _ if Instant::now() >= until => {
+                        let text = format!("nobody goes on with {}", key.text());
+                        self.findings.add(Finding::Stuck, text);
+                        break;
+                    }
+                    _ => {}
+                }
+                self.meanwhile(tokio::time::sleep(Duration::from_millis(20))).await;
             }
         }
     }

@@ -1,14 +1,17 @@
 //! What the requests do: leave a mark of their execution, in the store's transaction or in the world outside, with pauses in
 //! between in which something can happen.
 
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oneflight::idempotency::Context;
+use oneflight::idempotency::{Context, StepContext, StepError, Stopped};
 
-use crate::messages::{Key, Said};
+use serde::{Deserialize, Serialize};
+
+use crate::messages::{Key, Known, Said};
 use crate::worker::say;
 use crate::world::{self, Deed, Step};
 
@@ -27,6 +30,27 @@ pub struct Work {
 
 /// Work in a transaction, whose effect is a row that the backend writes.
 pub type InTransaction = Work;
+
+/// What a completer is given of work in steps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recorded {
+    pub key: Key,
+    pub times: usize,
+    pub pauses: [Duration; 2],
+}
+
+impl From<Recorded> for Work {
+    fn from(recorded: Recorded) -> Self {
+        let Recorded { key, times, pauses } = recorded;
+        let marks = Marks::default();
+        Self {
+            key,
+            marks,
+            times,
+            pauses,
+        }
+    }
+}
 
 impl Work {
     /// Says that it runs, and pauses. Answers with the mark of this execution.
@@ -49,6 +73,7 @@ impl Work {
             key: self.key.clone(),
             attempt: context.attempt(),
             mark: mark.clone(),
+            name: String::new(),
             downstream: context.downstream_key("effect"),
             step,
         };
@@ -60,6 +85,42 @@ impl Work {
         }
         self.end().await;
         mark
+    }
+
+    /// Does one of several steps in the world outside.
+    pub async fn step(&self, world: &Path, step: StepContext) -> Result<String, Infallible> {
+        let mark = self.mark();
+        let deed = |at| Deed {
+            key: self.key.clone(),
+            attempt: step.context().attempt(),
+            mark: mark.clone(),
+            name: step.id().name().to_owned(),
+            downstream: step.downstream_key(),
+            step: at,
+        };
+        world::write(world, &deed(Step::Begun));
+        self.tell(step.context(), &mark);
+        tokio::time::sleep(self.pauses[0]).await;
+        for _ in 0..self.times {
+            world::write(world, &deed(Step::Done));
+        }
+        self.end().await;
+        Ok(mark)
+    }
+
+    /// Says of a step that it was done and may not be recorded.
+    pub fn told<T>(&self, ended: Result<T, Stopped>) -> Result<T, Stopped> {
+        ended.inspect_err(|stopped| {
+            if let StepError::Unrecorded { .. } | StepError::LeaseLost = stopped.reason() {
+                say(&Said::Failed {
+                    key: self.key.clone(),
+                    known: Known::Unknown,
+                    marks: self.marks.lock().unwrap().clone(),
+                    unrecorded: true,
+                    why: stopped.to_string(),
+                });
+            }
+        })
     }
 
     fn mark(&self) -> String {

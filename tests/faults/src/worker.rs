@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
-use oneflight::idempotency::{Effect, Error, ErrorKind, Idempotency, Recovery, Reply, Resolution};
+use oneflight::idempotency::{Effect, Error, ErrorKind, Idempotency, Recovery, Reply, Resolution, StepError};
 use oneflight::identity::RequestIdentity;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::runtime;
@@ -72,6 +72,8 @@ async fn serve<B: Backend>(post: Post) {
         ask: with(ask),
         post,
     });
+    // It ends with the process.
+    let _completer = B::completer(&service.refuse, service.post.world.clone());
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     say(&Said::Ready {
         clock: since.expect("after 1970").as_secs(),
@@ -87,7 +89,13 @@ async fn serve<B: Backend>(post: Post) {
         let mut running = JoinSet::new();
         for key in calls {
             let (service, random, pace) = (Arc::clone(&service), random.fork(), order.pace);
-            running.spawn(async move { service.call(key, random, pace).await });
+            let is_left = key.manner == Manner::Unattended && order.phase == 1;
+            running.spawn(async move {
+                match is_left {
+                    true => service.leave(key, random, pace).await,
+                    false => service.call(key, random, pace).await,
+                }
+            });
         }
         while let Some(ended) = running.join_next().await {
             ended.expect("a call does not panic");
@@ -178,11 +186,30 @@ impl<B: Backend> Service<B> {
                     _ => Known::Unknown,
                 },
                 marks,
-                unrecorded: matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Unrecorded(_)),
+                unrecorded: is_unrecorded(&error),
                 why: explained(&error),
             });
             tokio::time::sleep(Duration::from_millis(random.u64(5..40))).await;
         }
+    }
+
+    /// Asks once, goes away in the middle, and does not come back.
+    async fn leave(&self, key: Key, mut random: Rng, pace: Duration) {
+        let times = match self.post.sabotage.filter(|_| key.number == 0) {
+            Some(Sabotage::Hang) => return std::future::pending().await,
+            Some(Sabotage::Forget) => 0,
+            Some(Sabotage::Double) => 2,
+            None => 1,
+        };
+        let work = Work {
+            key: key.clone(),
+            marks: Marks::default(),
+            times,
+            pauses: [pace.mul_f64(random.f64()), pace.mul_f64(random.f64())],
+        };
+        let longest = (pace * 8).mul_f64(random.f64());
+        let _ = tokio::time::timeout(longest, self.try_call(key.id(), work)).await;
+        say(&Said::Left { key });
     }
 
     async fn try_call(&self, id: RequestIdentity, work: Work) -> Result<Reply<String>, Error> {
@@ -191,6 +218,10 @@ impl<B: Backend> Service<B> {
             Manner::Refuse => &self.refuse,
             Manner::Rerun => &self.rerun,
             Manner::Ask => &self.ask,
+            Manner::Steps | Manner::Unattended => {
+                let world = self.post.world.clone();
+                return B::in_steps(&self.refuse, id, work, world).await;
+            }
         };
         let world = self.post.world.clone();
         idem.run(id, move |context| work.outside(world, context)).await
@@ -207,4 +238,14 @@ fn explained(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Whether something was done and may not be recorded.
+fn is_unrecorded(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::LeaseLost
+            | ErrorKind::Unrecorded(_)
+            | ErrorKind::Stopped(StepError::LeaseLost | StepError::Unrecorded { .. })
+    )
 }

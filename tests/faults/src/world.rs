@@ -14,6 +14,8 @@ pub struct Deed {
     pub key: Key,
     pub attempt: u32,
     pub mark: String,
+    /// Which step of the request, if it has any.
+    pub name: String,
     /// Under which key it is known downstream.
     pub downstream: String,
     pub step: Step,

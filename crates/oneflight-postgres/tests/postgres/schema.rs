@@ -49,7 +49,7 @@ async fn however_many_open_a_new_database_at_once_it_is_made_once() {
             .fetch_one(&schema.pool(1))
             .await
             .unwrap();
-        assert_eq!(applied, 4);
+        assert_eq!(applied, 5);
     }
 }
 
@@ -88,10 +88,19 @@ const WITHOUT_OUTBOX: &str = "
         END LOOP;
     END $$";
 
+/// What versions before 5 do not have.
+const STEPS: &str = "DROP TRIGGER oneflight_forget_steps ON oneflight_records;
+                     DROP FUNCTION oneflight_forget_steps;
+                     DROP PROCEDURE oneflight_begin_steps;
+                     DROP PROCEDURE oneflight_record_step;
+                     DROP PROCEDURE oneflight_load_steps;
+                     DROP TABLE oneflight_steps, oneflight_workflows";
+
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&store).await);
+    sqlx::raw_sql(STEPS).execute(pool).await.unwrap();
     sqlx::raw_sql(WITHOUT_OUTBOX).execute(pool).await.unwrap();
     let back = "DO $$ DECLARE name text; BEGIN
                     FOR name IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = current_schema()::regnamespace LOOP
@@ -134,6 +143,7 @@ async fn a_database_of_version_2_gets_the_procedures_of_today() {
     let (ours, new) = (server().schema().await, server().schema().await);
     let (ours, new) = (ours.pool(2), new.pool(2));
     PostgresStore::from_pool(ours.clone()).await.unwrap();
+    sqlx::raw_sql(STEPS).execute(&ours).await.unwrap();
     sqlx::raw_sql(WITHOUT_OUTBOX).execute(&ours).await.unwrap();
     let back = "DROP PROCEDURE oneflight_renew;
                 DROP PROCEDURE oneflight_end_lease;
@@ -178,7 +188,7 @@ async fn a_newer_database_and_names_that_are_none_are_refused() {
     for options in [PostgresStore::options(), PostgresStore::options().without_migrations()] {
         let newer = options.from_pool(pool.clone()).await;
         assert!(
-            matches!(newer, Err(StoreError::SchemaTooNew { found: 99, known: 4 })),
+            matches!(newer, Err(StoreError::SchemaTooNew { found: 99, known: 5 })),
             "{newer:?}"
         );
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
+use oneflight::store::{ClaimOutcome, ClaimRequest, StepStore, Store, StoreError};
 use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
@@ -30,7 +30,7 @@ async fn many_may_open_a_new_file_at_once() {
             .fetch_all(stores[0].pool())
             .await
             .unwrap();
-        assert_eq!(migrations, [1]);
+        assert_eq!(migrations, [1, 2, 3]);
         let claims = join_all(stores.iter().map(|store| async {
             let request = id("first");
             store
@@ -48,11 +48,31 @@ async fn many_may_open_a_new_file_at_once() {
 }
 
 #[tokio::test]
+async fn a_file_of_version_1_gets_the_tables_for_steps_and_keeps_its_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let old = "DROP TRIGGER oneflight_records_completed; DROP TRIGGER oneflight_records_deleted;
+               DROP TABLE oneflight_steps; DROP TABLE oneflight_workflows;
+               DELETE FROM oneflight_migrations WHERE version > 1";
+    sqlx::raw_sql(old).execute(store.pool()).await.unwrap();
+    let claim = "INSERT INTO oneflight_records (scope, key, holder, attempt, state, claimed_at, lease_expires_at)
+                 VALUES ('tenant-7', 'old', zeroblob(16), 1, 'in_progress', 0, 1)";
+    sqlx::query(claim).execute(store.pool()).await.unwrap();
+    store.close().await;
+
+    let store = SqliteStore::open(&path).await.unwrap();
+    let doubtful = store.in_doubt(10, None).await.unwrap();
+    assert_eq!(doubtful[0].id.key(), "old");
+    assert_eq!(store.load_steps(&doubtful[0].id).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("newer.db");
     let store = SqliteStore::open(&path).await.unwrap();
-    sqlx::query("INSERT INTO oneflight_migrations VALUES (2, 'from the future', 0)")
+    sqlx::query("INSERT INTO oneflight_migrations VALUES (99, 'from the future', 0)")
         .execute(store.pool())
         .await
         .unwrap();
@@ -62,7 +82,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     ] {
         let error = refused.unwrap_err();
         assert!(
-            matches!(error, StoreError::SchemaTooNew { found: 2, known: 1 }),
+            matches!(error, StoreError::SchemaTooNew { found: 99, known: 3 }),
             "{error:?}"
         );
         assert!(error.to_string().contains("upgrade"), "{error}");

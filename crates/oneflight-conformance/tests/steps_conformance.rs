@@ -1,0 +1,211 @@
+//! Promise 16: the suite for stores that keep steps passes on the store in memory, and fails on broken ones.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Standing, StartedBy, StepId, StepRecord, StepStore,
+    StepsClaim, Store, StoreError, Takeover, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
+};
+use oneflight_conformance as conformance;
+
+/// How a store is broken.
+#[derive(Clone, Copy, Debug)]
+enum Defect {
+    ForgetsSteps,
+    ReversesSteps,
+    IgnoresKeys,
+    RecordsForAnyToken,
+    AcceptsAnyVersion,
+    IgnoresThatItIsHeld,
+    TakesOverByAnyToken,
+    StartsForACompleter,
+    CountsNoTries,
+    ListsAllKinds,
+    ListsWhatPauses,
+    ChangesTheInput,
+    ForgetsForks,
+    KeepsTheVersion,
+    IgnoresTheInput,
+    ForgetsNothing,
+}
+
+/// A store in memory with a defect.
+struct Broken {
+    store: MemoryStore,
+    defect: Defect,
+}
+
+impl Broken {
+    fn is(&self, defect: Defect) -> bool {
+        self.defect as u8 == defect as u8
+    }
+
+    /// The token that stands there, whichever is named.
+    async fn token(&self, id: &RequestIdentity, named: FencingToken) -> FencingToken {
+        let known = self.store.load_steps(id).await.unwrap();
+        known.map_or(named, |known| known.token)
+    }
+}
+
+impl Store for Broken {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        self.store.claim(request).await
+    }
+
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        self.store.renew(id, token, lease).await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.store.end_lease(id, token, left).await
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        self.store.complete(claim, result, retention).await
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        self.store.release(claim).await
+    }
+
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        self.store.load(id).await
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        self.store.purge(limit).await
+    }
+}
+
+impl StepStore for Broken {
+    async fn begin_steps(
+        &self,
+        request: ClaimRequest,
+        start: WorkflowStart,
+    ) -> Result<ClaimOutcome<StepsClaim>, StoreError> {
+        let (mut request, mut start) = (request, start);
+        let known = self.store.load_steps(&request.id).await?;
+        match (self.defect, known) {
+            (Defect::AcceptsAnyVersion, Some(known)) => start.accepts.push(known.version),
+            (Defect::KeepsTheVersion, Some(known)) if start.accepts.contains(&known.version) => {
+                start.version = known.version;
+            }
+            (Defect::IgnoresTheInput, Some(known)) => start.input = known.input,
+            (Defect::IgnoresThatItIsHeld, Some(known)) if known.held => {
+                let resumed = self.store.set_standing(&request.id, known.token, Standing::Resumed);
+                resumed.await?;
+            }
+            (Defect::TakesOverByAnyToken, Some(_)) if request.takeover != Takeover::Never => {
+                request.takeover = Takeover::Expired;
+            }
+            (Defect::StartsForACompleter, None) | (Defect::CountsNoTries, _) => start.by = StartedBy::Caller,
+            (Defect::ForgetsForks, None) => start.steps.clear(),
+            _ => {}
+        }
+        let begun = self.store.begin_steps(request, start).await?;
+        Ok(begun.map(|mut begun| {
+            match self.defect {
+                Defect::ForgetsSteps => begun.workflow.steps.clear(),
+                Defect::ReversesSteps => begun.workflow.steps.reverse(),
+                Defect::ChangesTheInput if begun.claim.attempt() > 1 => {
+                    begun.workflow.input = RecordedResult::not_encodable();
+                }
+                _ => {}
+            }
+            begun
+        }))
+    }
+
+    async fn record_step(&self, id: &RequestIdentity, token: FencingToken, step: StepRecord) -> Result<(), StoreError> {
+        let (mut token, mut step) = (token, step);
+        if self.is(Defect::RecordsForAnyToken) {
+            token = self.token(id, token).await;
+        }
+        if self.is(Defect::IgnoresKeys) {
+            step.id = oneflight::store::StepId::new(step.id.name(), "");
+        }
+        self.store.record_step(id, token, step).await
+    }
+
+    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
+        match self.is(Defect::ForgetsNothing) {
+            true => Ok(()),
+            false => self.store.forget_step(id, token, step).await,
+        }
+    }
+
+    async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {
+        self.store.load_steps(id).await
+    }
+
+    async fn unfinished_steps(&self, query: UnfinishedQuery) -> Result<Vec<UnfinishedSteps>, StoreError> {
+        let mut query = query;
+        if self.is(Defect::ListsWhatPauses) {
+            query.first_pause = Duration::ZERO;
+        }
+        if self.is(Defect::ListsAllKinds) {
+            query.kinds = None;
+        }
+        self.store.unfinished_steps(query).await
+    }
+
+    async fn set_standing(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        standing: Standing,
+    ) -> Result<(), StoreError> {
+        self.store.set_standing(id, token, standing).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_store_does_not_conform() {
+    let expected = [
+        (Defect::ForgetsSteps, "recorded_steps_come_with_the_next_claim"),
+        (Defect::ReversesSteps, "recorded_steps_come_with_the_next_claim"),
+        (Defect::IgnoresKeys, "recorded_steps_come_with_the_next_claim"),
+        (Defect::ChangesTheInput, "recorded_steps_come_with_the_next_claim"),
+        (Defect::RecordsForAnyToken, "an_outdated_holder_records_no_step"),
+        (Defect::AcceptsAnyVersion, "another_name_or_version_does_not_go_on"),
+        (Defect::IgnoresThatItIsHeld, "what_is_held_is_not_gone_on_with"),
+        (
+            Defect::TakesOverByAnyToken,
+            "a_completer_starts_nothing_and_takes_over_by_token",
+        ),
+        (
+            Defect::StartsForACompleter,
+            "a_completer_starts_nothing_and_takes_over_by_token",
+        ),
+        (
+            Defect::CountsNoTries,
+            "a_completer_starts_nothing_and_takes_over_by_token",
+        ),
+        (Defect::ListsAllKinds, "what_is_unfinished_is_listed"),
+        (Defect::ListsWhatPauses, "what_is_unfinished_is_listed"),
+        (Defect::KeepsTheVersion, "another_name_or_version_does_not_go_on"),
+        (
+            Defect::IgnoresTheInput,
+            "another_input_does_not_go_on_where_there_is_no_fingerprint",
+        ),
+        (Defect::ForgetsNothing, "a_step_without_a_result_may_be_forgotten"),
+        (Defect::ForgetsForks, "a_fork_has_its_steps_from_the_start"),
+    ];
+    for (defect, promise) in expected {
+        let clock = ManualClock::new();
+        let checked = conformance::run_steps_with(
+            async || Broken {
+                store: MemoryStore::with_clock(clock.clone()),
+                defect,
+            },
+            async |duration| clock.advance(duration),
+        );
+        let failure = checked.await.expect_err(&format!("{defect:?} passes"));
+        println!("{defect:?}: {failure}");
+        assert_eq!(failure.check(), promise, "{defect:?}: {failure}");
+    }
+}

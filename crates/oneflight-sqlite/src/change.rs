@@ -1,0 +1,88 @@
+//! Changes that are one statement each.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::queue::Rank;
+use super::{records, steps};
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, RecordedResult};
+use oneflight::store::{Standing, StepId, StepRecord};
+
+/// A change of records in one statement.
+pub(super) enum Change {
+    Renew {
+        id: RequestIdentity,
+        token: FencingToken,
+        lease: Duration,
+    },
+    EndLease {
+        id: RequestIdentity,
+        token: FencingToken,
+        left: Duration,
+    },
+    Complete {
+        id: RequestIdentity,
+        token: FencingToken,
+        result: RecordedResult,
+        retention: Duration,
+    },
+    Release {
+        id: RequestIdentity,
+        token: FencingToken,
+    },
+    RecordStep {
+        id: RequestIdentity,
+        token: FencingToken,
+        step: StepRecord,
+    },
+    ForgetStep {
+        id: RequestIdentity,
+        token: FencingToken,
+        step: StepId,
+    },
+    SetStanding {
+        id: RequestIdentity,
+        token: FencingToken,
+        standing: Standing,
+    },
+    Purge {
+        limit: i64,
+    },
+}
+
+impl Change {
+    pub(super) fn rank(&self) -> Rank {
+        match self {
+            Self::Renew { .. }
+            | Self::EndLease { .. }
+            | Self::Complete { .. }
+            | Self::Release { .. }
+            | Self::RecordStep { .. }
+            | Self::ForgetStep { .. }
+            | Self::SetStanding { .. } => Rank::Lease,
+            Self::Purge { .. } => Rank::Business,
+        }
+    }
+
+    /// Makes the change, and returns how many rows it changed.
+    pub(super) async fn make(&self, connection: &mut SqliteConnection) -> sqlx::Result<u64> {
+        let statement = match self {
+            Self::Renew { id, token, lease } => records::renew(id, *token, *lease),
+            Self::EndLease { id, token, left } => records::end_lease(id, *token, *left),
+            Self::Complete {
+                id,
+                token,
+                result,
+                retention,
+            } => records::complete(id, *token, result, *retention),
+            Self::Release { id, token } => records::release(id, *token),
+            Self::RecordStep { id, token, step } => steps::record(id, *token, step),
+            Self::ForgetStep { id, token, step } => steps::forget(id, *token, step),
+            Self::SetStanding { id, token, standing } => steps::set_standing(id, *token, *standing),
+            Self::Purge { limit } => records::purge(*limit),
+        };
+        Ok(statement.execute(connection).await?.rows_affected())
+    }
+}

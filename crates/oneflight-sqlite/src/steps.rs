@@ -1,0 +1,360 @@
+//! The statements on `oneflight_workflows` and `oneflight_steps`, and how their rows are read.
+//!
+//! There is one writer. So a token that was checked within a transaction stays what it is until its end.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::busy::unavailable;
+use super::ending::End;
+use super::file::{DatabaseFile, Databases, databases};
+use super::records::{self, Claims, Completed, Statement, column, fingerprint, millis, number, unsigned};
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Standing, StartedBy, StepId, StepRecord, StepsClaim,
+    StoreError, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart, decide_steps,
+};
+
+/// The longest first pause, so that it can be doubled often.
+const LONGEST_FIRST_PAUSE: Duration = Duration::from_millis(1 << 32);
+
+/// What is known beside a record: one row for each step, or one without a step.
+macro_rules! known {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "SELECT w.id, w.token, w.name, w.version, w.input, w.tries, w.held,
+                    s.name, s.key, s.input, s.result, main_file, attached
+             FROM ",
+            databases!(),
+            " LEFT JOIN main.oneflight_workflows w ON w.scope = ?1 AND w.key = ?2
+                AND EXISTS (SELECT 1 FROM main.oneflight_records r WHERE r.token = w.token)
+              LEFT JOIN main.oneflight_steps s ON s.workflow = w.id ORDER BY s.rowid",
+            $after
+        )
+    };
+}
+
+/// Records a step, if its token holds the claim.
+macro_rules! record {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "INSERT INTO main.oneflight_steps (workflow, name, key, token, input, result, recorded_at)
+             SELECT w.id, ?4, ?5, ?3, ?6, ?7, CAST(unixepoch('subsec') * 1000 AS INTEGER)
+             FROM main.oneflight_workflows w JOIN main.oneflight_records r ON r.token = w.token
+             WHERE w.scope = ?1 AND w.key = ?2 AND w.token = ?3 AND r.state = 'in_progress'
+             ON CONFLICT (workflow, name, key) DO UPDATE SET result = coalesce(result, excluded.result)",
+            $after
+        )
+    };
+}
+
+macro_rules! set_standing {
+    ($set:literal) => {
+        concat!(
+            "UPDATE main.oneflight_workflows SET ",
+            $set,
+            " WHERE scope = ?1 AND key = ?2 AND token = ?3
+                AND EXISTS (SELECT 1 FROM main.oneflight_records r WHERE r.token = ?3 AND r.state = 'in_progress')"
+        )
+    };
+}
+
+/// Records a step.
+pub(super) fn record<'q>(id: &'q RequestIdentity, token: FencingToken, step: &'q StepRecord) -> Statement<'q> {
+    bind_step(sqlx::query(record!("", "")), id, token, step)
+}
+
+fn bind_step<'q>(
+    statement: Statement<'q>,
+    id: &'q RequestIdentity,
+    token: FencingToken,
+    step: &'q StepRecord,
+) -> Statement<'q> {
+    statement
+        .bind(id.scope())
+        .bind(id.key())
+        .bind(number(token))
+        .bind(step.id.name())
+        .bind(step.id.key())
+        .bind(step.input.map(|input| input.as_bytes().to_vec()))
+        .bind(step.result.as_ref().map(RecordedResult::as_bytes))
+}
+
+/// Deletes a step that has no result. The first statement tells whether the token holds the claim.
+pub(super) fn forget<'q>(id: &'q RequestIdentity, token: FencingToken, step: &'q StepId) -> Statement<'q> {
+    sqlx::query(concat!(
+        set_standing!("held = held"),
+        "; DELETE FROM main.oneflight_steps WHERE name = ?4 AND key = ?5 AND result IS NULL AND workflow IN (
+            SELECT w.id FROM main.oneflight_workflows w JOIN main.oneflight_records r ON r.token = w.token
+            WHERE w.scope = ?1 AND w.key = ?2 AND w.token = ?3 AND r.state = 'in_progress')"
+    ))
+    .bind(id.scope())
+    .bind(id.key())
+    .bind(number(token))
+    .bind(step.name())
+    .bind(step.key())
+}
+
+/// Sets what becomes of a mutation.
+pub(super) fn set_standing(id: &RequestIdentity, token: FencingToken, standing: Standing) -> Statement<'_> {
+    sqlx::query(match standing {
+        Standing::HandedBack => set_standing!("tries = max(tries - 1, 0)"),
+        Standing::Held => set_standing!("held = 1"),
+        Standing::Resumed => set_standing!("tries = 0, held = 0"),
+    })
+    .bind(id.scope())
+    .bind(id.key())
+    .bind(number(token))
+}
+
+/// Reads what is known beside a record, in a transaction of its own. The rows are for [`known`].
+pub(super) fn load(id: &RequestIdentity) -> Statement<'_> {
+    sqlx::query(known!("BEGIN; ", "; COMMIT"))
+        .bind(id.scope())
+        .bind(id.key())
+}
+
+/// Returns what is known beside a record, if anything is.
+pub(super) fn known(rows: &[SqliteRow]) -> Result<Option<WorkflowRecord>, StoreError> {
+    let Some(first) = rows.first() else { return Ok(None) };
+    if column::<Option<i64>>(first, 0)?.is_none() {
+        return Ok(None);
+    }
+    let mut known = WorkflowRecord {
+        token: FencingToken::new(unsigned(column(first, 1)?)?),
+        name: column(first, 2)?,
+        version: column(first, 3)?,
+        input: RecordedResult::from_stored(column::<&[u8]>(first, 4)?),
+        tries: column(first, 5)?,
+        held: column(first, 6)?,
+        steps: Vec::with_capacity(rows.len()),
+    };
+    for row in rows {
+        let Some(name) = column::<Option<String>>(row, 7)? else {
+            break;
+        };
+        known.steps.push(StepRecord {
+            id: StepId::new(name, column::<String>(row, 8)?),
+            input: fingerprint(row, 9)?,
+            result: column::<Option<&[u8]>>(row, 10)?.map(RecordedResult::from_stored),
+        });
+    }
+    Ok(Some(known))
+}
+
+/// Decides under the write lock, and writes what follows from that.
+pub(super) async fn begin(
+    connection: &mut SqliteConnection,
+    request: &ClaimRequest,
+    start: WorkflowStart,
+    file: &DatabaseFile,
+) -> Result<(End, ClaimOutcome<StepsClaim>), StoreError> {
+    let id = &request.id;
+    let (record, _) = records::select_within(connection, id, file).await?;
+    let rows = sqlx::query(known!("", "")).bind(id.scope()).bind(id.key());
+    let known = known(&rows.fetch_all(&mut *connection).await.map_err(unavailable)?)?;
+    let (decision, goes_on) = decide_steps(record, known.as_ref(), request, &start);
+    let (attempt, took_over) = match (decision, known.as_ref()) {
+        (Decision::Grant { attempt, took_over }, _) => (attempt, took_over),
+        (Decision::Unchanged(ClaimOutcome::Denied(denied)), _) => {
+            return Ok((End::RollBack, ClaimOutcome::Denied(denied)));
+        }
+        (Decision::Unchanged(ClaimOutcome::Granted(claim)), Some(workflow)) => {
+            let workflow = workflow.clone();
+            return Ok((End::RollBack, ClaimOutcome::Granted(StepsClaim { claim, workflow })));
+        }
+        // This very holder has claimed without steps.
+        (Decision::Unchanged(ClaimOutcome::Granted(claim)), None) => {
+            let denied = Denied::InProgress {
+                lease_remaining: request.lease,
+                attempt: claim.attempt(),
+            };
+            return Ok((End::RollBack, ClaimOutcome::Denied(denied)));
+        }
+    };
+    let (tries, version) = (u32::from(start.by == StartedBy::Completer), start.version);
+    let workflow = known.filter(|_| goes_on).unwrap_or(WorkflowRecord {
+        token: FencingToken::new(0),
+        name: start.name,
+        version: version.clone(),
+        input: start.input,
+        tries: 0,
+        held: false,
+        steps: start.steps,
+    });
+    let written = write(connection, request, attempt, tries, version, workflow, goes_on).await;
+    let workflow = written.map_err(unavailable)?;
+    let claim = Claim::new(id.clone(), workflow.token, attempt, took_over);
+    Ok((End::Commit, ClaimOutcome::Granted(StepsClaim { claim, workflow })))
+}
+
+/// Draws a token, and writes the record and what stands beside it.
+async fn write(
+    connection: &mut SqliteConnection,
+    request: &ClaimRequest,
+    attempt: u32,
+    tries: u32,
+    version: String,
+    mut workflow: WorkflowRecord,
+    goes_on: bool,
+) -> sqlx::Result<WorkflowRecord> {
+    let (scope, key) = (request.id.scope(), request.id.key());
+    // What stands there is not deleted with the record that is replaced, unless it is to be.
+    let apart = match goes_on {
+        true => "UPDATE main.oneflight_workflows SET token = -token WHERE scope = ?1 AND key = ?2",
+        false => {
+            "DELETE FROM main.oneflight_steps WHERE workflow IN
+                (SELECT id FROM main.oneflight_workflows WHERE scope = ?1 AND key = ?2);
+             DELETE FROM main.oneflight_workflows WHERE scope = ?1 AND key = ?2"
+        }
+    };
+    let apart = sqlx::query(apart).bind(scope).bind(key);
+    apart.execute(&mut *connection).await?;
+    let token = records::grant(&mut *connection, request, attempt, Claims::Outside).await?;
+    workflow.token = token;
+    workflow.version = version;
+    workflow.tries = workflow.tries.saturating_add(tries);
+    if goes_on {
+        let update = sqlx::query(
+            "UPDATE main.oneflight_workflows SET token = ?, version = ?, tries = ?, open = 1 WHERE scope = ? AND key = ?",
+        );
+        let update = update.bind(number(token)).bind(&workflow.version).bind(workflow.tries);
+        let update = update.bind(scope).bind(key);
+        update.execute(connection).await?;
+        return Ok(workflow);
+    }
+    let insert = sqlx::query(
+        "INSERT INTO main.oneflight_workflows (id, scope, key, token, name, version, input, tries, started_at)
+         VALUES (?1, ?2, ?3, ?1, ?4, ?5, ?6, ?7, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
+    );
+    let insert = insert.bind(number(token)).bind(scope).bind(key);
+    let insert = insert.bind(&workflow.name).bind(&workflow.version);
+    let insert = insert.bind(workflow.input.as_bytes()).bind(workflow.tries);
+    insert.execute(&mut *connection).await?;
+    for step in &workflow.steps {
+        record(&request.id, token, step).execute(&mut *connection).await?;
+    }
+    Ok(workflow)
+}
+
+/// Reads what is unfinished, in a transaction of its own. The rows are for [`listed`].
+pub(super) fn unfinished(query: &UnfinishedQuery, kinds: Option<String>) -> Statement<'static> {
+    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+    let list = sqlx::query(concat!(
+        "BEGIN;
+         SELECT w.token, w.name, w.version, w.tries, w.held, w.scope, w.key, w.fingerprint, w.since, main_file, attached
+         FROM ",
+        databases!(),
+        " LEFT JOIN (
+            SELECT w.token, w.name, w.version, w.tries, w.held, w.scope, w.key, r.fingerprint,
+                   now - r.lease_expires_at AS since
+            FROM main.oneflight_workflows w JOIN main.oneflight_records r ON r.token = w.token,
+                 (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+            WHERE w.open = 1 AND r.state = 'in_progress' AND r.lease_expires_at <= now AND (?1 IS NULL OR (
+                w.held = 0 AND w.name <> ''
+                AND EXISTS (SELECT 1 FROM json_each(?1) kind, json_each(kind.value, '$[1]') version
+                            WHERE json_extract(kind.value, '$[0]') = w.name AND version.value = w.version)
+                AND now - r.lease_expires_at
+                    >= CASE w.tries WHEN 0 THEN 0 ELSE min(?3, ?2 << min(w.tries - 1, 30)) END))
+            ORDER BY r.lease_expires_at LIMIT ?4) w ORDER BY w.since DESC;
+         COMMIT"
+    ));
+    list.bind(kinds)
+        .bind(millis(query.first_pause.min(LONGEST_FIRST_PAUSE)))
+        .bind(millis(query.longest_pause))
+        .bind(limit)
+}
+
+/// Returns what is unfinished in a row of [`unfinished`], if there is any.
+pub(super) fn listed(row: &SqliteRow) -> Result<Option<UnfinishedSteps>, StoreError> {
+    let Some(token) = column::<Option<i64>>(row, 0)? else {
+        return Ok(None);
+    };
+    let id = RequestIdentity::from_stored(column(row, 5)?, column(row, 6)?);
+    let id = id.map_err(|_| StoreError::Corrupt {
+        what: "a scope or a key is not valid",
+    })?;
+    let id = match fingerprint(row, 7)? {
+        Some(fingerprint) => id.with_known_fingerprint(fingerprint),
+        None => id,
+    };
+    let known = WorkflowRecord {
+        token: FencingToken::new(unsigned(token)?),
+        name: column(row, 1)?,
+        version: column(row, 2)?,
+        input: RecordedResult::not_encodable(),
+        tries: column(row, 3)?,
+        held: column(row, 4)?,
+        steps: Vec::new(),
+    };
+    let since = Duration::from_millis(unsigned(column(row, 8)?)?);
+    Ok(Some(UnfinishedSteps::new(id, &known, since)))
+}
+
+/// Sees to it that a token holds the claim, and sets the savepoint of the work.
+pub(super) async fn hold(
+    connection: &mut SqliteConnection,
+    id: &RequestIdentity,
+    token: FencingToken,
+    file: &DatabaseFile,
+) -> Result<Databases, StoreError> {
+    let hold = sqlx::query(concat!(
+        "SELECT EXISTS (SELECT 1 FROM main.oneflight_workflows w JOIN main.oneflight_records r ON r.token = w.token
+                        WHERE w.scope = ? AND w.key = ? AND w.token = ? AND r.state = 'in_progress'),
+                main_file, attached
+         FROM ",
+        databases!(),
+        "; SAVEPOINT oneflight_work"
+    ));
+    let hold = hold.bind(id.scope()).bind(id.key()).bind(number(token));
+    let rows = hold.fetch_all(connection).await.map_err(unavailable)?;
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound).map_err(unavailable)?;
+    let databases = file.seen_in(row)?;
+    match column(row, 0)? {
+        true => Ok(databases),
+        false => Err(StoreError::Outdated { token }),
+    }
+}
+
+/// Releases the savepoint of the work and records the step.
+pub(super) async fn release_and_record(
+    connection: &mut SqliteConnection,
+    id: &RequestIdentity,
+    token: FencingToken,
+    step: &StepRecord,
+) -> sqlx::Result<Completed> {
+    let record = sqlx::query(record!(
+        "RELEASE oneflight_work; ",
+        " RETURNING (SELECT count(*) FROM pragma_database_list WHERE seq > 1 AND file <> '')"
+    ));
+    let rows = bind_step(record, id, token, step).fetch_all(connection).await?;
+    match rows.as_slice() {
+        [row] if row.try_get::<i64, _>(0)? == 0 => Ok(Completed::Yes),
+        [_] => Ok(Completed::BesideAttached),
+        _ => Ok(Completed::No),
+    }
+}
+
+/// Returns whether a step is recorded, in the transaction that is open. `None` if its mutation is not there any more.
+pub(super) async fn is_recorded(
+    connection: &mut SqliteConnection,
+    id: &RequestIdentity,
+    token: FencingToken,
+    step: &StepId,
+) -> Result<Option<bool>, StoreError> {
+    let look = sqlx::query(
+        "SELECT s.token = ?3 FROM main.oneflight_workflows w
+         LEFT JOIN main.oneflight_steps s ON s.workflow = w.id AND s.name = ?4 AND s.key = ?5
+         WHERE w.scope = ?1 AND w.key = ?2",
+    );
+    let look = look.bind(id.scope()).bind(id.key()).bind(number(token));
+    let look = look.bind(step.name()).bind(step.key());
+    let row = look.fetch_optional(connection).await.map_err(unavailable)?;
+    row.map(|row| Ok(column::<Option<bool>>(&row, 0)?.unwrap_or(false)))
+        .transpose()
+}

@@ -1,0 +1,183 @@
+//! The steps of mutations in memory.
+//!
+//! They stand in a map of their own, beside the records. Whatever changes both holds the record's entry meanwhile, so
+//! the order of locks is record, then steps.
+
+use dashmap::Entry;
+
+use super::{MemoryStore, Records};
+use crate::identity::RequestIdentity;
+use crate::record::{FencingToken, Record, State, Timestamp};
+use crate::store::claim::{Claim, ClaimOutcome, ClaimRequest, Decision};
+use crate::store::error::StoreError;
+use crate::store::steps::{
+    Standing, StartedBy, StepId, StepRecord, StepStore, StepsClaim, UnfinishedQuery, UnfinishedSteps, WorkflowRecord,
+    WorkflowStart, decide_steps,
+};
+
+impl Records {
+    fn begin_steps(&self, request: &ClaimRequest, start: WorkflowStart, now: Timestamp) -> ClaimOutcome<StepsClaim> {
+        let id = request.id.known_as(None);
+        let place = self.by_id.entry(id.clone());
+        let known = match &place {
+            Entry::Occupied(known) => Some(known.get().observed_at(now)),
+            Entry::Vacant(_) => None,
+        };
+        let replaced = known.as_ref().and_then(Record::place_by_expiry);
+        let beside = self.steps.get(&id).map(|beside| beside.clone());
+        let (decision, goes_on) = decide_steps(known, beside.as_ref(), request, &start);
+        match (decision, beside) {
+            (Decision::Unchanged(ClaimOutcome::Granted(claim)), Some(workflow)) => {
+                ClaimOutcome::Granted(StepsClaim { claim, workflow })
+            }
+            (Decision::Unchanged(ClaimOutcome::Granted(claim)), None) => {
+                // This very holder has claimed without steps.
+                let denied = super::Denied::InProgress {
+                    lease_remaining: request.lease,
+                    attempt: claim.attempt(),
+                };
+                ClaimOutcome::Denied(denied)
+            }
+            (Decision::Unchanged(ClaimOutcome::Denied(denied)), _) => ClaimOutcome::Denied(denied),
+            (Decision::Grant { attempt, took_over }, beside) => {
+                let token = self.next_token();
+                let state = State::InProgress {
+                    lease_expires: now.after(request.lease),
+                };
+                let by = start.by;
+                let mut workflow = match beside {
+                    Some(beside) if goes_on => WorkflowRecord {
+                        version: start.version,
+                        ..beside
+                    },
+                    _ => WorkflowRecord {
+                        token,
+                        name: start.name,
+                        version: start.version,
+                        input: start.input,
+                        tries: 0,
+                        held: false,
+                        steps: start.steps,
+                    },
+                };
+                workflow.token = token;
+                workflow.tries += u32::from(by == StartedBy::Completer);
+                let record = Record::new(request.id.fingerprint(), token, request.holder, attempt, state, now);
+                let place = place.insert(record);
+                self.steps.insert(id, workflow.clone());
+                drop(place);
+                if let Some(place) = replaced {
+                    self.expiries(place.1).lock().remove(&place);
+                }
+                let claim = Claim::new(request.id.clone(), token, attempt, took_over);
+                ClaimOutcome::Granted(StepsClaim { claim, workflow })
+            }
+        }
+    }
+
+    /// Changes what stands beside a record, if this token holds the claim.
+    fn beside(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        change: impl FnOnce(&mut WorkflowRecord),
+    ) -> Result<(), StoreError> {
+        let outdated = Err(StoreError::Outdated { token });
+        let Some(record) = self.by_id.get(id) else {
+            return outdated;
+        };
+        if !record.is_claimed_by(token) {
+            return outdated;
+        }
+        match self.steps.get_mut(&id.known_as(None)) {
+            Some(mut workflow) if workflow.token == token => {
+                change(&mut workflow);
+                Ok(())
+            }
+            _ => outdated,
+        }
+    }
+
+    /// Returns what goes on by itself, and so is not in doubt.
+    pub(super) fn goes_on(&self, id: &RequestIdentity, record: &Record) -> bool {
+        let beside = self.steps.get(&id.known_as(None));
+        beside.is_some_and(|beside| beside.belongs_to(record) && !beside.held)
+    }
+}
+
+impl StepStore for MemoryStore {
+    async fn begin_steps(
+        &self,
+        request: ClaimRequest,
+        start: WorkflowStart,
+    ) -> Result<ClaimOutcome<StepsClaim>, StoreError> {
+        let now = self.0.clock.now();
+        Ok(self.0.begin_steps(&request, start, now))
+    }
+
+    async fn record_step(&self, id: &RequestIdentity, token: FencingToken, step: StepRecord) -> Result<(), StoreError> {
+        self.0.beside(id, token, |workflow| {
+            match workflow.steps.iter_mut().find(|there| there.id == step.id) {
+                Some(there) if there.result.is_none() => there.result = step.result,
+                Some(_) => {}
+                None => workflow.steps.push(step),
+            }
+        })
+    }
+
+    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
+        self.0.beside(id, token, |workflow| {
+            let is_it = |there: &StepRecord| there.id == *step && there.result.is_none();
+            workflow.steps.retain(|there| !is_it(there));
+        })
+    }
+
+    async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {
+        let now = self.0.clock.now();
+        let Some(record) = self.0.by_id.get(id).map(|record| record.observed_at(now)) else {
+            return Ok(None);
+        };
+        let known = self.0.steps.get(&id.known_as(None)).map(|known| known.clone());
+        Ok(known.filter(|known| known.belongs_to(&record) && !record.is_past_retention()))
+    }
+
+    async fn unfinished_steps(&self, query: UnfinishedQuery) -> Result<Vec<UnfinishedSteps>, StoreError> {
+        let now = self.0.clock.now();
+        // One map at a time: the order of locks is the other one.
+        let known: Vec<_> = self
+            .0
+            .steps
+            .iter()
+            .map(|known| (known.key().clone(), known.clone()))
+            .collect();
+        let mut found: Vec<_> = known
+            .into_iter()
+            .filter_map(|(id, known)| {
+                let record = self.0.by_id.get(&id)?.observed_at(now);
+                let State::InProgress { lease_expires } = record.state else {
+                    return None;
+                };
+                let since = now.since(lease_expires);
+                let is_over = lease_expires <= now && known.belongs_to(&record);
+                let id = id.known_as(record.fingerprint);
+                (is_over && query.asks_for(&known, since)).then(|| UnfinishedSteps::new(id, &known, since))
+            })
+            .collect();
+        found.sort_by_key(|found| std::cmp::Reverse(found.since));
+        found.truncate(query.limit);
+        Ok(found)
+    }
+
+    async fn set_standing(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        standing: Standing,
+    ) -> Result<(), StoreError> {
+        self.0.beside(id, token, |workflow| match standing {
+            Standing::HandedBack => workflow.tries = workflow.tries.saturating_sub(1),
+            Standing::Held => workflow.held = true,
+            Standing::Resumed => (workflow.held, workflow.tries) = (false, 0),
+        })
+    }
+}
