@@ -30,6 +30,7 @@ mod layer_security;
 mod mapping;
 mod metrics;
 mod neighbours;
+mod outbox;
 mod outgoing;
 mod problem;
 mod telemetry;

@@ -19,4 +19,5 @@ mod lent;
 mod pool;
 mod pooler;
 mod schema;
+mod steps;
 mod transaction;

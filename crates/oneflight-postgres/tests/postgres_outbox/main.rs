@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection, PgPool};
 use tokio::time::{Instant, sleep, timeout};
 
-#[path = "../../../tests/common/postgres.rs"]
+#[path = "../../../../tests/common/postgres.rs"]
 mod postgres;
 
 use postgres::{Schema, Server, server};

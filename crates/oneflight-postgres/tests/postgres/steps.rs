@@ -15,13 +15,8 @@ use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 
-#[path = "../../../tests/common/postgres.rs"]
-mod postgres;
-#[path = "../../../tests/common/proxy.rs"]
-mod proxy;
-
-use postgres::server;
-use proxy::Proxy;
+use crate::postgres::{Server, server};
+use crate::proxy::Proxy;
 
 #[derive(Clone)]
 struct Orders(PostgresStore);
@@ -168,7 +163,7 @@ async fn a_step_is_one_round_trip_and_a_resume_reads_all_of_them_in_one() {
 /// Recovering from a restart of the database is the poller's own affair.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_completer_survives_a_restart_of_the_database() {
-    let server = postgres::Server::start("");
+    let server = Server::start("");
     let schema = server.schema().await;
     let store = PostgresStore::from_pool(schema.pool(4)).await.unwrap();
     let idem = Idempotency::builder(store).build();
