@@ -26,7 +26,7 @@ use super::shared::Shared;
 use crate::flight::Panicked;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
-use crate::store::outbox::Bell;
+use crate::store::outbox::{AtEnd, Bell};
 use crate::store::{ClaimOutcome, Ending, OpenTransaction, StoreError, TransactionalStore};
 use crate::telemetry;
 use crate::timer::{NoTimers, Timer, after};
@@ -314,10 +314,13 @@ where
                 .transact(request, move |open| run(taken, settings, by, of, open))
                 .await
         });
+        let rings = AtEnd::once_known(Arc::clone(&bench.bell));
         let transacted = bench.answered(acquire.deadline(), transaction).await;
-        // For nothing, if it was not committed.
-        if let Some(bell) = bench.bell.get() {
-            bell.ring();
+        match &transacted {
+            // For nothing, if it was not committed.
+            Ok(_) => rings.over(),
+            // It may be committed all the same.
+            Err(_) => drop(rings),
         }
         let conflict: Option<&(dyn StdError + 'static)> = match &transacted {
             Ok(ClaimOutcome::Granted(Worked::Failed(error))) => Some(&**error),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::SendError;
 use super::message::Message;
-use crate::store::outbox::{Cancelled, DeadLetter, MessageId, Postponed, Sent};
+use crate::store::outbox::{AtEnd, Cancelled, DeadLetter, MessageId, Postponed, Sent};
 use crate::store::{OutboxStore, StoreError};
 
 /// The outbox of a store: for transactions of your own, and for operators.
@@ -79,8 +79,11 @@ impl<S: OutboxStore> Outbox<S> {
     ///
     /// The store cannot be reached. The message may have been cancelled.
     pub async fn cancel(&self, id: MessageId) -> Result<Cancelled, StoreError> {
+        let rings = AtEnd::of(self.store.bell());
         let cancelled = self.store.cancel(id).await;
-        self.wake();
+        if cancelled.is_ok() {
+            rings.over();
+        }
         cancelled
     }
 
@@ -90,8 +93,11 @@ impl<S: OutboxStore> Outbox<S> {
     ///
     /// The store cannot be reached. The message may have been postponed.
     pub async fn postpone(&self, id: MessageId, delay: Duration) -> Result<Postponed, StoreError> {
+        let rings = AtEnd::of(self.store.bell());
         let postponed = self.store.postpone(id, delay.min(Message::MAX_DELAY)).await;
-        self.wake();
+        if postponed.is_ok() {
+            rings.over();
+        }
         postponed
     }
 
@@ -111,8 +117,11 @@ impl<S: OutboxStore> Outbox<S> {
     ///
     /// The store cannot be reached. The message may be tried.
     pub async fn redrive(&self, id: MessageId) -> Result<bool, StoreError> {
+        let rings = AtEnd::of(self.store.bell());
         let redriven = self.store.redrive(id).await;
-        self.wake();
+        if redriven.is_ok() {
+            rings.over();
+        }
         redriven
     }
 }

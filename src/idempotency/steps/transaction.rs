@@ -15,7 +15,7 @@ use crate::idempotency::codec_error::CodecError;
 use crate::idempotency::step_error::{Source, StepError, Stopped};
 use crate::idempotency::transaction::{Rollback, Sending, Tx};
 use crate::record::Verdict;
-use crate::store::outbox::Bell;
+use crate::store::outbox::{AtEnd, Bell};
 use crate::store::{Ending, StepInTransaction, StepRecord, StoreError, TransactionalStepStore};
 use crate::telemetry;
 use crate::unwind::{Payload, catch};
@@ -118,10 +118,13 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
                 })
                 .await
         }));
+        let rings = AtEnd::once_known(bell);
         let transacted = telemetry::in_step_span(inner.context.id(), &step.id, transaction).await;
-        // For nothing, if it was not committed.
-        if let Some(bell) = bell.get() {
-            bell.ring();
+        match &transacted {
+            // For nothing, if it was not committed.
+            Ok(_) => rings.over(),
+            // It may be committed all the same.
+            Err(_) => drop(rings),
         }
         if let Err(StoreError::CommittedByWork) = transacted {
             // It must not be run again by itself, and the next attempt would know nothing of it.

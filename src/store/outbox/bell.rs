@@ -4,7 +4,7 @@
 //! told at once.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
@@ -24,45 +24,61 @@ use tokio::sync::watch;
 pub struct Bell(Arc<Rings>);
 
 struct Rings {
-    all: watch::Sender<()>,
+    /// Has how often it rang early.
+    all: watch::Sender<u64>,
     /// Those of this process alone.
-    own: watch::Sender<()>,
+    own: watch::Sender<u64>,
 }
 
 /// Waits for a [`Bell`].
-pub struct Listener(watch::Receiver<()>);
+pub struct Listener {
+    rings: watch::Receiver<u64>,
+    early: u64,
+}
+
+/// Rings a bell at the end of an operation, and early if it is dropped before that.
+pub(crate) struct AtEnd {
+    bell: Arc<OnceLock<Bell>>,
+    is_over: bool,
+}
 
 impl Bell {
     /// Makes a bell.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Rings {
-            all: watch::Sender::new(()),
-            own: watch::Sender::new(()),
+            all: watch::Sender::new(0),
+            own: watch::Sender::new(0),
         }))
     }
 
     /// Wakes every listener.
     pub fn ring(&self) {
-        self.0.all.send_replace(());
-        self.0.own.send_replace(());
+        self.0.all.send_modify(|_| {});
+        self.0.own.send_modify(|_| {});
+    }
+
+    /// Wakes every listener although the commit may still be under way: a relay that finds nothing looks again soon.
+    pub(crate) fn ring_early(&self) {
+        self.0.all.send_modify(|early| *early += 1);
+        self.0.own.send_modify(|early| *early += 1);
     }
 
     /// Wakes every listener, but for those to what this process has committed: a store has heard of another process.
     pub fn echo(&self) {
-        self.0.all.send_replace(());
+        self.0.all.send_modify(|_| {});
     }
 
     /// Returns a listener that hears every ring from now on.
     #[must_use]
     pub fn listen(&self) -> Listener {
-        Listener(self.0.all.subscribe())
+        Listener::to(&self.0.all)
     }
 
     /// Returns a listener that hears every ring, but no [echo](Self::echo): for a store that tells other processes.
     #[must_use]
     pub fn listen_to_own(&self) -> Listener {
-        Listener(self.0.own.subscribe())
+        Listener::to(&self.0.own)
     }
 }
 
@@ -73,6 +89,18 @@ impl Default for Bell {
 }
 
 impl Listener {
+    fn to(rings: &watch::Sender<u64>) -> Self {
+        let rings = rings.subscribe();
+        let early = *rings.borrow();
+        Self { rings, early }
+    }
+
+    /// Returns whether one of the rings that it was told of since the last call was early.
+    pub(crate) fn heard_early(&mut self) -> bool {
+        let early = *self.rings.borrow();
+        std::mem::replace(&mut self.early, early) != early
+    }
+
     /// Waits for a ring that this listener was not told of yet. Waits forever once the bell is gone.
     ///
     /// # Cancel safety
@@ -90,7 +118,36 @@ impl Listener {
     ///
     /// A ring is not lost if the future is dropped.
     pub async fn rung_or_gone(&mut self) -> bool {
-        self.0.changed().await.is_ok()
+        self.rings.changed().await.is_ok()
+    }
+}
+
+impl AtEnd {
+    /// Of an operation on the store that has this bell.
+    pub(crate) fn of(bell: &Bell) -> Self {
+        Self::once_known(Arc::new(OnceLock::from(bell.clone())))
+    }
+
+    /// Of a transaction, whose bell is known once its work has sent.
+    pub(crate) fn once_known(bell: Arc<OnceLock<Bell>>) -> Self {
+        let is_over = false;
+        Self { bell, is_over }
+    }
+
+    /// The operation is over, and has landed or not: nothing of it lands later. Rings.
+    pub(crate) fn over(mut self) {
+        self.is_over = true;
+    }
+}
+
+/// Left in the middle, or without an answer: it may land all the same, now or later.
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        match self.bell.get() {
+            Some(bell) if self.is_over => bell.ring(),
+            Some(bell) => bell.ring_early(),
+            None => {}
+        }
     }
 }
 
@@ -103,5 +160,26 @@ impl fmt::Debug for Bell {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_left_in_the_middle_rings_early_and_what_is_over_does_not() {
+        let bell = Bell::new();
+        let mut listener = bell.listen();
+        AtEnd::of(&bell).over();
+        listener.rung().await;
+        assert!(!listener.heard_early());
+        drop(AtEnd::of(&bell));
+        listener.rung().await;
+        assert!(listener.heard_early());
+        assert!(!listener.heard_early(), "it was told twice");
+        // Of work that has sent nothing.
+        drop(AtEnd::once_known(Arc::default()));
+        assert!(!listener.rings.has_changed().unwrap());
     }
 }

@@ -21,6 +21,7 @@ mod message;
 mod settlement;
 mod shard;
 
+pub(crate) use bell::AtEnd;
 pub use bell::{Bell, Listener};
 pub use contract::{Beat, Beaten, Blocker, Cursor, OutboxStore, Page, Peer, RelayToken, Taken};
 pub use message::{

@@ -38,7 +38,7 @@ pub async fn run_outbox<S: OutboxStore + Clone>(make: impl AsyncFn() -> S) -> Re
         )*)*};
     }
     check!(
-        sending: what_is_committed_is_delivered_and_what_is_rolled_back_is_not, what_was_sent_arrives_as_it_was, a_key_is_sent_once, a_step_is_sent_once_in_a_request, a_key_of_the_request_is_the_same_when_it_runs_again;
+        sending: what_is_committed_is_delivered_and_what_is_rolled_back_is_not, what_was_sent_arrives_as_it_was, a_key_is_sent_once, a_step_is_sent_once_in_a_request, a_key_of_the_request_is_the_same_when_it_runs_again, a_call_that_is_dropped_while_it_commits_rings;
         order: messages_of_an_ordering_key_arrive_in_order, a_message_in_back_off_is_not_overtaken, a_long_back_off_is_parked_and_keeps_its_place, a_dead_letter_holds_its_key_up_until_it_is_redriven, a_dead_letter_that_is_cancelled_lets_its_key_go_on, a_dead_letter_is_overtaken_where_its_topic_says_so, a_dead_letter_of_a_topic_that_is_left_alone_holds_nothing_up, a_poisonous_message_blocks_nobody_but_its_own_key, not_before_keeps_its_place_in_its_key;
         withdrawing: what_is_cancelled_is_never_delivered, what_is_being_delivered_is_too_late_to_cancel, what_waits_in_the_ring_can_be_cancelled_and_postponed, not_before_is_kept_beyond_the_lease_and_delivers_once, what_has_expired_is_not_delivered;
         targets: an_unknown_topic_is_left_alone, each_of_several_targets_gets_it_and_only_what_failed_is_tried_again, what_all_targets_have_ends_though_one_of_them_is_gone, a_target_that_fails_holds_up_no_other_topic, a_target_that_fails_holds_up_no_other_target_of_its_topic, large_payloads_arrive_in_little_memory, a_batch_is_acknowledged_by_what_succeeded, a_target_that_panics_or_hangs_is_one_that_failed;

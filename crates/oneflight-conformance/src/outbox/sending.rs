@@ -1,15 +1,18 @@
 //! What is sent, and what arrives.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::bench::{Bench, Checked, Inbox, WATCH, text};
 use oneflight::outbox::{Delivery, DeliveryError, Message, SendError, SendErrorKind, Sent};
 use oneflight::store::outbox::OutboxStore;
-use oneflight::{RequestIdentity, Rollback, Scope};
+use oneflight::{Drive, Idempotency, OnAbandon, RequestIdentity, Rollback, Scope};
 
 pub(super) async fn what_is_committed_is_delivered_and_what_is_rolled_back_is_not<S: OutboxStore + Clone>(
     bench: &Bench<S>,
@@ -177,4 +180,46 @@ pub(super) async fn a_key_of_the_request_is_the_same_when_it_runs_again<S: Outbo
     bench.require(keys.len() == 3, "two messages of one request have one key")?;
     relay.stop().await;
     Ok(())
+}
+
+pub(super) async fn a_call_that_is_dropped_while_it_commits_rings<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    let idem = Idempotency::builder(bench.store.clone())
+        .drive(Drive::InPlace)
+        .on_abandon(OnAbandon::Cancel)
+        .build();
+    let mut committed = 0;
+    for polls in 1.. {
+        let id = bench.ok(RequestIdentity::new(Scope::new("dropped"), polls.to_string()))?;
+        let run = || {
+            idem.run_in_tx(id.clone(), |mut tx| async move {
+                let _ = tx.send(text("dropped")).await?;
+                Ok(())
+            })
+        };
+        let mut bell = bench.store.bell().listen();
+        let first = at_most(polls, run()).await;
+        let has_rung = timeout(Duration::from_millis(50), bell.rung()).await.is_ok();
+        if first.is_some() {
+            break;
+        }
+        let again = bench.ok(run().await)?;
+        if again.is_cached() {
+            committed += 1;
+            bench.require(has_rung, "a call was dropped, was committed, and rang for nobody")?;
+        }
+    }
+    bench.require(committed > 0, "no drop fell into a commit")
+}
+
+/// Polls a future so often and no more, and drops it.
+async fn at_most<F: Future>(mut polls: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(move |cx| {
+        if polls == 0 {
+            return Poll::Ready(None);
+        }
+        polls -= 1;
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
 }
