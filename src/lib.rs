@@ -100,7 +100,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! | `http` | keys from headers and bodies, problem details; implies `durable` | `http`, `sfv`, `form_urlencoded` |
 //! | `axum` | a `Problem` is a response of axum; implies `http` | `axum-core` |
 //! | `reqwest` | `http::OutgoingLayer` over reqwest's client; implies `http` | `reqwest` |
-//! | `metrics` | counters and gauges of the HTTP layer | `metrics` |
+//! | `metrics` | counters and gauges of the HTTP layer, relays and steps | `metrics` |
 //! | `serde` | `Serialize` and `Deserialize` for the types that are logged or sent | `serde` |
 //! | `tracing` | a span for each flight, events where something is worth a line | `tracing` |
 

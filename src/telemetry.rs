@@ -1,4 +1,4 @@
-//! The crate's spans and events, with all names in one place; the metrics are in `counts.rs`. Without the `tracing` feature there are none, and they cost
+//! The crate's spans and events, with all names in one place; the metrics are in `counts.rs`, `relays.rs` and `steps.rs`. Without the `tracing` feature there are none, and they cost
 //! nothing.
 //!
 //! A subscriber that panics is reported by the panic hook and disturbs no flight. Events of a flight are written while the right
@@ -24,7 +24,7 @@
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
 //! | "a request has no reply" | debug, warn, error | `request`, `correlation_id` (if there is one), `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
-//! | "a message is a dead letter" | error | `message` (its id), `attempts`, `error` (of the last attempt) |
+//! | "a message is a dead letter" | error | `message` (its id), `topic` (the pattern that its relay knows), `attempts`, `error` (of the last attempt): once it is recorded as one |
 //! | "a target fails, and is left alone for a while" | warn | `to`: the target's name. Once each time that its circuit opens |
 //! | "a relay was taken for dead, and joins anew" | warn | `group` |
 //! | "a relay cannot reach its store, and tries again" | warn | `group`, `error` |
@@ -45,6 +45,10 @@
 
 #[cfg(feature = "http")]
 pub(crate) mod counts;
+#[cfg(feature = "durable")]
+pub(crate) mod relays;
+#[cfg(feature = "durable")]
+pub(crate) mod steps;
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
@@ -375,8 +379,8 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn message_died(message: i64, attempts: u32, error: &str) {
-        quietly(|| tracing::error!(target: TARGET, message, attempts, error, "a message is a dead letter"));
+    pub(crate) fn message_died(message: i64, topic: &str, attempts: u32, error: &str) {
+        quietly(|| tracing::error!(target: TARGET, message, topic, attempts, error, "a message is a dead letter"));
     }
 
     #[cfg(feature = "durable")]
@@ -493,7 +497,7 @@ mod silent {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn message_died(_message: i64, _attempts: u32, _error: &str) {}
+    pub(crate) fn message_died(_message: i64, _topic: &str, _attempts: u32, _error: &str) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn circuit_open(_target: &str) {}

@@ -1,6 +1,6 @@
 //! Each promise in `docs/promises.md` has its number, and a test that shows it or the word that it is next. Every test file
 //! that is named there, or in the README, exists, and so does every source file that the documents name, and every test that a
-//! row of `docs/http.md` names.
+//! row of a table in `docs/http.md`, `docs/outbox.md` or `docs/steps.md` names.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -108,10 +108,8 @@ fn the_tests_that_the_readme_names_exist() {
 
 /// The last cell of a row names tests, with semicolons between those of different files: of the file that stands behind them, or
 /// else of the one that stands above the table.
-#[test]
-fn the_tests_that_the_page_about_http_names_exist() {
-    const PAGE: &str = "docs/http.md";
-    let text = tree::read(PAGE);
+fn tests_that_a_page_names_exist(page: &str, at_least: usize) {
+    let text = tree::read(page);
     let (mut names, mut gone, mut above) = (0, Vec::new(), None);
     for (number, line) in (1..).zip(text.lines()) {
         if line.starts_with("Tests: ") {
@@ -135,13 +133,27 @@ fn the_tests_that_the_page_about_http_names_exist() {
                 names += 1;
                 let source = file.map(tree::read).unwrap_or_default();
                 if !source.contains(&format!("fn {name}(")) {
-                    gone.push(format!("{PAGE}:{number}: {name} in {}", file.unwrap_or("no file")));
+                    gone.push(format!("{page}:{number}: {name} in {}", file.unwrap_or("no file")));
                 }
             }
         }
     }
     assert!(gone.is_empty(), "there are no such tests:\n{}", gone.join("\n"));
-    assert!(names >= 60, "{names} names of tests: this test no longer finds them");
+    assert!(
+        names >= at_least,
+        "{names} names of tests: this test no longer finds them"
+    );
+}
+
+#[test]
+fn the_tests_that_the_page_about_http_names_exist() {
+    tests_that_a_page_names_exist("docs/http.md", 60);
+}
+
+#[test]
+fn the_tests_that_the_pages_about_outbox_and_steps_name_exist() {
+    tests_that_a_page_names_exist("docs/outbox.md", 12);
+    tests_that_a_page_names_exist("docs/steps.md", 8);
 }
 
 /// A document names a file by its name, or by a path that ends with it: `claim/end.rs`, `../tests/core/fresh.rs`.

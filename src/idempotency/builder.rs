@@ -17,6 +17,7 @@ use super::shared::Shared;
 use crate::flight::{Drive, OnAbandon};
 use crate::group::Group;
 use crate::store::Store;
+use crate::telemetry;
 
 /// Sets up an [`Idempotency`]. Made by [`Idempotency::builder`].
 #[derive(Debug)]
@@ -353,6 +354,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
     /// Builds the [`Idempotency`].
     #[must_use]
     pub fn build(self) -> Idempotency<S, C> {
+        telemetry::steps::describe();
         let settings = self.settings;
         let settle = match settings.recovery {
             // This policy asks nothing. Other processes may have another policy, which only the user knows.

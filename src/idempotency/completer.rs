@@ -41,10 +41,11 @@ use super::workflow::Workflow;
 use crate::backoff::jittered;
 use crate::group::{self, Group};
 use crate::identity::RequestIdentity;
-use crate::record::FencingToken;
 use crate::store::{Standing, StepStore, StoreError, UnfinishedQuery, UnfinishedSteps};
 use crate::telemetry;
+use crate::telemetry::steps::{HeldFor, StepCounts};
 use crate::timer;
+use crate::unwind::quietly;
 
 /// How long the store may take to answer a poll.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,7 +58,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// One try. Answers whether a claim was granted.
 type Run = Pin<Box<dyn Future<Output = bool> + Send>>;
-type Handle = Arc<dyn Fn(RequestIdentity, FencingToken, watch::Receiver<bool>, Duration) -> Run + Send + Sync>;
+type Handle = Arc<dyn Fn(UnfinishedSteps, watch::Receiver<bool>, Duration) -> Run + Send + Sync>;
+/// What is told of a mutation that is held.
+type OnHeld = Arc<dyn Fn(&UnfinishedSteps) + Send + Sync>;
 /// The tries that are under way.
 type Running = JoinSet<(RequestIdentity, bool)>;
 
@@ -74,6 +77,7 @@ pub struct CompleterBuilder<S, C = Json> {
     longest_pause: Duration,
     attempt_limit: Duration,
     concurrency: usize,
+    on_held: Option<OnHeld>,
 }
 
 struct Handler {
@@ -129,6 +133,7 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
             longest_pause: Duration::from_secs(5 * 60),
             attempt_limit: Duration::from_secs(5 * 60),
             concurrency: 8,
+            on_held: None,
         }
     }
 }
@@ -149,14 +154,16 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
     {
         let workflow = Arc::new(workflow.into());
         let (idempotency, of, handler) = (self.idempotency.clone(), Arc::clone(&workflow), Arc::new(handler));
-        let handle: Handle = Arc::new(move |id, token, stop, limit| {
+        let handle: Handle = Arc::new(move |found, stop, limit| {
             let (idempotency, handler) = (idempotency.clone(), Arc::clone(&handler));
-            let start = start(&of, token, stop);
+            let (start, id) = (start(&of, found.token, stop), found.id.clone());
             Box::pin(async move {
                 let granted = Arc::new(AtomicBool::new(false));
                 let is_granted = Arc::clone(&granted);
                 let work = move |steps: Steps<S, C>| async move {
                     is_granted.store(true, Ordering::Relaxed);
+                    telemetry::taken_up(&found.id, &found.name, found.tries);
+                    StepCounts::new(&found.name).taken_up();
                     let input = steps.input()?;
                     let attempt = steps.clone();
                     let worked = timer::within(limit, handler(input, steps)).await;
@@ -213,6 +220,34 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
     /// Limits how many mutations are run at the same time. The default is 8, the least 1.
     pub fn concurrency(mut self, mutations: usize) -> Self {
         self.concurrency = mutations.max(1);
+        self
+    }
+
+    /// Sets what is told of each mutation that a completer has tried as often as it [may](Self::max_tries) and that is held
+    /// now, for a person.
+    ///
+    /// It is called by the completer's task, so it should only pass on what it is told, such as to a channel. A process
+    /// that dies at that moment tells nobody: what is held is listed by [`in_doubt`](Idempotency::in_doubt). A second call
+    /// replaces the first.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use oneflight::{Idempotency, MemoryStore};
+    ///
+    /// let idem = Idempotency::builder(MemoryStore::new()).build();
+    /// let completer = idem
+    ///     .completer()
+    ///     .on_held(|held| eprintln!("{} waits for a person after {} tries", held.id.redacted(), held.tries))
+    ///     .spawn()?;
+    /// # completer.stop().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// A panic of `tell` is reported by the panic hook, and the completer goes on.
+    pub fn on_held(mut self, tell: impl Fn(&UnfinishedSteps) + Send + Sync + 'static) -> Self {
+        self.on_held = Some(Arc::new(tell));
         self
     }
 
@@ -326,15 +361,18 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
             let is_held = answer_within(PATIENCE, held).await.is_ok();
             if is_held {
                 telemetry::held(&found.id, &found.name, found.tries);
+                StepCounts::new(&found.name).held(HeldFor::Tries);
+                if let Some(tell) = &self.on_held {
+                    quietly(|| tell(&found));
+                }
             }
             return is_held;
         }
         if *stopped.borrow() || !taken.insert(found.id.clone()) {
             return false;
         }
-        telemetry::taken_up(&found.id, &found.name, found.tries);
-        let run = (handler.handle)(found.id.clone(), found.token, stopped.clone(), self.attempt_limit);
-        let (id, counted) = (found.id, Counted::of(&self.idempotency.shared.ends));
+        let (id, counted) = (found.id.clone(), Counted::of(&self.idempotency.shared.ends));
+        let run = (handler.handle)(found, stopped.clone(), self.attempt_limit);
         running.spawn(async move {
             let _counted = counted;
             (id, run.await)

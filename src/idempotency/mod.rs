@@ -19,6 +19,13 @@
 //! what it did ([`Unknown`]), and what the database undid ([`Rollback`]).
 //!
 //! After its [retention](IdempotencyBuilder::retention) a key is new again.
+//!
+//! # What operators see
+//!
+//! Under the feature `metrics`, these of mutations of steps are told to the recorder of the facade `metrics`. A mutation that is
+//! held after a completer's last try is an error in the log besides, and [`CompleterBuilder::on_held`] is told.
+//!
+#![doc = include_str!("../telemetry/steps.md")]
 
 mod answer;
 mod asking;

@@ -8,6 +8,15 @@
 //! [`Target`] afterwards, at least once, under a key by which the target recognises a repetition, and in order within
 //! its ordering key. A message ends delivered, cancelled, expired or as a dead letter. It is never lost.
 //!
+//! # What operators see
+//!
+//! [`RelayHandle::health`] is for a probe. Under the feature `tracing` a dead letter is an error in the log, and
+//! [`RelayBuilder::on_dead_letter`] is told. Under the feature `metrics`, these are told to the recorder of the facade `metrics`:
+//!
+#![doc = include_str!("../telemetry/relays.md")]
+//!
+//! # What it knows
+//!
 //! This module knows no SQL. What it asks of a store is [`OutboxStore`](crate::store::OutboxStore).
 
 mod delivery;

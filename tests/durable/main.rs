@@ -3,6 +3,8 @@
 
 #[path = "../common/lines.rs"]
 mod lines;
+#[path = "../common/recorder.rs"]
+mod recorder;
 #[path = "../common/scripted.rs"]
 mod scripted;
 
@@ -19,6 +21,7 @@ mod identity;
 mod idle;
 mod late_claim;
 mod lease;
+mod metrics;
 mod purge;
 mod recovery;
 mod renewal;

@@ -6,6 +6,8 @@ mod forms;
 mod http;
 #[path = "../common/lines.rs"]
 mod lines;
+#[path = "../common/recorder.rs"]
+mod recorder;
 #[path = "../common/scripted.rs"]
 mod scripted;
 

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +11,7 @@ use axum::http::{Request, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use futures::{FutureExt, join};
-use metrics::with_local_recorder;
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use metrics_util::debugging::DebuggingRecorder;
 use oneflight::http::layer::{IdempotencyLayer, Outcome};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError};
@@ -23,59 +19,7 @@ use oneflight::{Idempotency, MemoryStore, RequestIdentity};
 use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
-/// Runs on this thread, whose recorder it is.
-fn run<F: Future>(recorder: &dyn metrics::Recorder, test: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    with_local_recorder(recorder, || runtime.block_on(test))
-}
-
-/// What a recorder was told, added up: a snapshot of its own begins anew each time.
-struct Seen {
-    snapshotter: Snapshotter,
-    total: RefCell<BTreeMap<String, f64>>,
-}
-
-impl Seen {
-    fn by(recorder: &DebuggingRecorder) -> Self {
-        Self {
-            snapshotter: recorder.snapshotter(),
-            total: RefCell::default(),
-        }
-    }
-
-    /// The metrics by their name and labels, such as `oneflight_waiters{route="/orders/{id}"}`, but for those at zero.
-    fn now(&self) -> BTreeMap<String, f64> {
-        for (key, _, _, value) in self.snapshotter.snapshot().into_vec() {
-            let key = key.key();
-            let labels: Vec<_> = key
-                .labels()
-                .map(|label| format!("{}={:?}", label.key(), label.value()))
-                .collect();
-            let value = match value {
-                DebugValue::Counter(count) => count as f64,
-                DebugValue::Gauge(value) => value.into_inner(),
-                DebugValue::Histogram(_) => panic!("there are none"),
-            };
-            let name = format!("{}{{{}}}", key.name(), labels.join(","));
-            *self.total.borrow_mut().entry(name).or_default() += value;
-        }
-        let mut total = self.total.borrow().clone();
-        total.retain(|_, value| *value != 0.0);
-        total
-    }
-
-    fn expect(&self, expected: &[(&str, f64)]) {
-        let expected: BTreeMap<_, _> = expected
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), *value))
-            .collect();
-        assert_eq!(self.now(), expected);
-    }
-}
+use crate::recorder::{Broken, Seen, run};
 
 fn layer() -> IdempotencyLayer {
     IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build()).unscoped()
@@ -288,30 +232,6 @@ fn a_path_that_no_route_matched_is_no_label_and_what_passes_is_not_counted() {
         open.oneshot(self::request(None, "tea")).await.unwrap();
     });
     metrics.expect(&[(r#"oneflight_requests_total{route="",origin="executed"}"#, 3.0)]);
-}
-
-/// A recorder that panics at whatever it is told.
-struct Broken;
-
-impl metrics::Recorder for Broken {
-    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {
-        panic!("broken");
-    }
-    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {
-        panic!("broken");
-    }
-    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {
-        panic!("broken");
-    }
-    fn register_counter(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
-        panic!("broken");
-    }
-    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
-        panic!("broken");
-    }
-    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
-        panic!("broken");
-    }
 }
 
 #[test]

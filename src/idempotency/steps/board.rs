@@ -20,8 +20,12 @@ use super::step::Step;
 use crate::idempotency::step_error::{Source, StepError};
 use crate::record::RecordedResult;
 use crate::store::{StepId, StepRecord};
+use crate::telemetry::steps::StepCounts;
 
-pub(super) struct Board(Mutex<Known>);
+pub(super) struct Board {
+    known: Mutex<Known>,
+    counts: StepCounts,
+}
 
 struct Known {
     recorded: HashMap<StepId, StepRecord>,
@@ -54,6 +58,7 @@ pub(super) struct Running<'b> {
     board: &'b Board,
     id: StepId,
     leaves: Leaves,
+    is_run: bool,
 }
 
 /// What a step leaves that is dropped where it is.
@@ -69,21 +74,31 @@ enum Leaves {
 }
 
 impl Board {
-    pub(super) fn new(steps: Vec<StepRecord>) -> Self {
+    pub(super) fn new(steps: Vec<StepRecord>, counts: StepCounts) -> Self {
         let bytes = steps.iter().map(size).sum();
         let recorded = steps.into_iter().map(|step| (step.id.clone(), step)).collect();
-        Self(Mutex::new(Known {
+        let known = Mutex::new(Known {
             recorded,
             used: HashMap::new(),
             open: BTreeMap::new(),
             bytes,
             over: None,
-        }))
+        });
+        Self { known, counts }
     }
 
     /// Asks for a step.
     pub(super) fn ask(&self, step: &Step, most: usize) -> Result<Found<'_>, StepError> {
-        let mut known = self.0.lock();
+        let found = self.look_for(step, most);
+        // What counts is not ours, and the lock is.
+        if let Ok(Found::Recorded(_)) = &found {
+            self.counts.replayed();
+        }
+        found
+    }
+
+    fn look_for(&self, step: &Step, most: usize) -> Result<Found<'_>, StepError> {
+        let mut known = self.known.lock();
         if let Some(over) = &known.over {
             return Err(over.clone());
         }
@@ -100,6 +115,7 @@ impl Board {
                     board: self,
                     id,
                     leaves: Leaves::Nothing,
+                    is_run: true,
                 }))
             }
             Err(error) => Err(known.ends(error)),
@@ -108,17 +124,17 @@ impl Board {
 
     /// The attempt is at its end, for this reason or for an earlier one, if the reason is one that ends it.
     pub(super) fn ends(&self, error: StepError) -> StepError {
-        self.0.lock().ends(error)
+        self.known.lock().ends(error)
     }
 
     /// How many bytes of results are recorded.
     pub(super) fn bytes(&self) -> usize {
-        self.0.lock().bytes
+        self.known.lock().bytes
     }
 
     /// The work is over: no step is begun any more. Returns why what it came to does not count, if it does not.
     pub(super) fn close(&self, worked: Result<(), StepError>, retired: &[String]) -> Result<(), StepError> {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let ended = match (&known.over, worked) {
             (Some(over), _) => Err(over.clone()),
             (None, Ok(())) => known.finish(retired),
@@ -186,6 +202,11 @@ impl Known {
 }
 
 impl Running<'_> {
+    /// It is not run after all.
+    pub(super) fn is_refused(mut self) {
+        self.is_run = false;
+    }
+
     /// From now on it must not be run again unless it tells.
     pub(super) fn begins_once(&mut self) {
         self.leaves = Leaves::Doubt;
@@ -193,7 +214,7 @@ impl Running<'_> {
 
     /// From now on it may be recorded, also if this is dropped, with so many bytes.
     pub(super) fn may_be_recorded(&mut self, bytes: usize) {
-        self.board.0.lock().bytes += bytes;
+        self.board.known.lock().bytes += bytes;
         if let Leaves::Nothing = self.leaves {
             self.leaves = Leaves::Record;
         }
@@ -202,7 +223,9 @@ impl Running<'_> {
     /// It is recorded, with so many bytes that were not counted so far.
     pub(super) fn recorded(mut self, bytes: usize) {
         self.leaves = Leaves::Over;
-        let mut known = self.board.0.lock();
+        self.is_run = false;
+        self.board.counts.executed();
+        let mut known = self.board.known.lock();
         known.used.insert(self.id.clone(), Use::Settled);
         known.open.remove(&self.id);
         known.bytes += bytes;
@@ -211,7 +234,7 @@ impl Running<'_> {
     /// It failed, and may be asked for again.
     pub(super) fn failed(mut self, source: Source) {
         self.leaves = Leaves::Over;
-        self.board.0.lock().opens(&self.id, Use::Again, source);
+        self.board.known.lock().opens(&self.id, Use::Again, source);
     }
 }
 
@@ -224,12 +247,15 @@ impl Known {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        if self.is_run {
+            self.board.counts.failed();
+        }
         let becomes = match self.leaves {
             Leaves::Over => return,
             Leaves::Nothing => Use::Again,
             Leaves::Record | Leaves::Doubt => Use::Settled,
         };
-        let mut known = self.board.0.lock();
+        let mut known = self.board.known.lock();
         let dropped: Box<dyn std::error::Error + Send + Sync> = "it was dropped before its end".into();
         known.opens(&self.id, becomes, dropped.into());
         if let Leaves::Doubt = self.leaves {

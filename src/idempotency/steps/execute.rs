@@ -36,6 +36,7 @@ use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Verdict};
 use crate::store::{Standing, StepStore, StoreError, WorkflowStart};
 use crate::telemetry;
+use crate::telemetry::steps::{HeldFor, StepCounts};
 use crate::timer::{after, pause};
 use crate::unwind::catch;
 
@@ -77,6 +78,7 @@ where
     };
     let attempt = held.attempt();
     let token = granted.token;
+    let counts = StepCounts::new(&granted.name);
     let inner = Arc::new(Inner {
         shared: Arc::clone(&shared),
         codec: Arc::clone(&codec),
@@ -84,7 +86,7 @@ where
         token,
         workflow,
         input: granted.input,
-        board: Board::new(granted.steps),
+        board: Board::new(granted.steps, counts.clone()),
         stop,
     });
     progress.work();
@@ -122,10 +124,12 @@ where
                 StepError::InDoubt { .. } => Some(Standing::Held),
                 _ => None,
             };
-            if let Some(standing) = standing
-                && let Err(error) = stand(&shared, &id, token, standing).await
-            {
-                telemetry::not_released(&id, &error);
+            if let Some(standing) = standing {
+                match stand(&shared, &id, token, standing).await {
+                    Ok(()) if standing == Standing::Held => counts.held(HeldFor::Step),
+                    Ok(()) => counts.handed_back(),
+                    Err(error) => telemetry::not_released(&id, &error),
+                }
             }
             held.leave_in_doubt().await;
             Err(ErrorKind::Stopped(stopped).of(&id))

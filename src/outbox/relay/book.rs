@@ -97,6 +97,8 @@ pub(super) struct Book {
     loaded: Load,
     /// By route.
     loads: Vec<Load>,
+    /// How many there are, by route.
+    counts: Vec<usize>,
     /// The bytes that were read again, by route.
     reloaded: Vec<usize>,
 }
@@ -114,6 +116,7 @@ impl Book {
         Self {
             limit,
             loads: vec![Load::default(); routes],
+            counts: vec![0; routes],
             reloaded: vec![0; routes],
             ..Self::default()
         }
@@ -121,6 +124,11 @@ impl Book {
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many there are of one route.
+    pub(super) fn count_of(&self, route: usize) -> usize {
+        self.counts[route]
     }
 
     /// How much is here with its content.
@@ -191,6 +199,7 @@ impl Book {
             entry.content = Some(Arc::new(message));
         }
         self.entries.insert(id, entry);
+        self.counts[route] += 1;
         self.consider(id, now);
     }
 
@@ -337,6 +346,7 @@ impl Book {
         let Some(entry) = self.entries.remove(&id) else {
             return;
         };
+        self.counts[entry.route] -= 1;
         let Some(key) = entry.lane else {
             return;
         };
@@ -393,7 +403,9 @@ impl Book {
             .collect();
         for id in gone {
             self.unload(id);
-            self.entries.remove(&id);
+            if let Some(entry) = self.entries.remove(&id) {
+                self.counts[entry.route] -= 1;
+            }
         }
         self.lanes
             .retain(|key, _| !shards.contains(&crate::store::outbox::shard_of(key)));

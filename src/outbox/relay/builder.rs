@@ -11,9 +11,11 @@ use tokio::sync::watch;
 use super::handle::{Board, RelayHandle};
 use super::routes::{Clash, Routes, is_pattern};
 use super::run::Runner;
-use super::settings::Settings;
+use super::settings::{OnDeadLetter, Settings};
 use crate::outbox::target::{Target, TargetOptions};
 use crate::store::OutboxStore;
+use crate::store::outbox::DeadLetter;
+use crate::telemetry;
 
 /// Delivers the messages of an outbox. Any number of processes may have one; they divide the messages.
 ///
@@ -94,6 +96,7 @@ impl<S: OutboxStore> Relay<S> {
                     buffer: 5000,
                     buffer_bytes: 64 * 1024 * 1024,
                     park_after: Duration::from_secs(30),
+                    on_dead_letter: OnDeadLetter::default(),
                 },
                 routes: Routes::default(),
             },
@@ -197,12 +200,38 @@ impl<S: OutboxStore> RelayBuilder<S> {
         self
     }
 
+    /// Sets what is told of each message that becomes a dead letter, once that is recorded.
+    ///
+    /// It is called by the relay's task, so it should only pass on what it is told, such as to a channel. A relay that dies
+    /// at that moment tells nobody: what is dead is listed by [`Outbox::dead_letters`](crate::outbox::Outbox::dead_letters).
+    /// A second call replaces the first.
+    ///
+    /// ```
+    /// use oneflight::outbox::RelayBuilder;
+    /// use oneflight::store::OutboxStore;
+    ///
+    /// fn alert<S: OutboxStore>(builder: RelayBuilder<S>, pager: tokio::sync::mpsc::UnboundedSender<String>) -> RelayBuilder<S> {
+    ///     builder.on_dead_letter(move |letter| {
+    ///         let _ = pager.send(format!("{} of {} is dead: {}", letter.id, letter.topic, letter.error));
+    ///     })
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// A panic of `tell` is reported by the panic hook, and the relay goes on.
+    pub fn on_dead_letter(mut self, tell: impl Fn(&DeadLetter) + Send + Sync + 'static) -> Self {
+        self.relay.settings.on_dead_letter = OnDeadLetter(Some(Arc::new(tell)));
+        self
+    }
+
     /// Makes the relay.
     ///
     /// # Errors
     ///
     /// [`RelayBuildError`] if there is no target, a pattern is none, or targets of a pattern cannot be told apart.
     pub fn build(self) -> Result<Relay<S>, RelayBuildError> {
+        telemetry::relays::describe();
         match self.wrong {
             Some(wrong) => Err(wrong),
             None if self.relay.routes.is_empty() => Err(RelayBuildError::NoTarget),

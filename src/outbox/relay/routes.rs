@@ -101,6 +101,11 @@ impl Routes {
         &self.routes[route].pattern
     }
 
+    /// The patterns, in the order of the routes.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| &*route.pattern)
+    }
+
     pub(super) fn number_of_routes(&self) -> usize {
         self.routes.len()
     }

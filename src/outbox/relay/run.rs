@@ -20,8 +20,9 @@ use super::routes::Routes;
 use super::settings::Settings;
 use crate::backoff::jittered;
 use crate::store::StoreError;
-use crate::store::outbox::{Beat, Listener, MessageId, OutboxStore, RelayToken, Shard};
+use crate::store::outbox::{Beat, Listener, MessageId, OutboxStore, Peer, RelayToken, Shard};
 use crate::telemetry;
+use crate::telemetry::relays::RelayCounts;
 
 /// How many messages are read at a time.
 const PAGE: usize = 1000;
@@ -58,6 +59,9 @@ pub(super) struct Runner<S> {
     /// Messages that are due so late that they are to be parked.
     pub(super) not_due: Vec<MessageId>,
     pub(super) health: Health,
+    pub(super) counts: RelayCounts,
+    /// When the oldest messages of a large book may be looked for again.
+    pub(super) next_look: Instant,
     reading: Reading,
     members: Members,
     bell: Listener,
@@ -90,6 +94,7 @@ impl<S: OutboxStore> Runner<S> {
     ) -> Self {
         let targets = &routes.targets;
         let now = Instant::now();
+        let counts = RelayCounts::new(&settings.group, routes.patterns(), targets.iter().map(|it| &it.name));
         Self {
             bell: store.bell().listen(),
             breakers: targets.iter().map(|it| Breaker::new(it.options.opens_after)).collect(),
@@ -109,6 +114,8 @@ impl<S: OutboxStore> Runner<S> {
             takings: 0,
             not_due: Vec::new(),
             health: Health::default(),
+            counts,
+            next_look: now,
             reading: Reading::default(),
             members: Members::default(),
             stopped,
@@ -197,12 +204,13 @@ impl<S: OutboxStore> Runner<S> {
         if self.seen.is_some_and(|seen| now - seen > self.settings.lease / 2) {
             self.members.look_anew(now);
         }
+        let dead = self.members.dead(self.settings.lease, now);
         let beat = Beat {
             group: Arc::clone(&self.settings.group),
             token: self.token,
             share: self.members.share(),
             gives_back,
-            dead: self.members.dead(self.settings.lease, now),
+            dead: dead.clone(),
             cursor,
             shards,
         };
@@ -213,10 +221,12 @@ impl<S: OutboxStore> Runner<S> {
         // The first one tells of others, and the second one is for a share.
         let joined = self.token.replace(beaten.token).is_none();
         self.members.see(&beaten.peers, now);
+        let is_gone = |relay: &&Peer| !beaten.peers.iter().any(|peer| peer.token == relay.token);
+        self.counts.leases_expired(dead.iter().filter(is_gone).count());
         let has: HashSet<Shard> = beaten.shards.iter().copied().collect();
         let lost: HashSet<Shard> = self.shards.difference(&has).copied().collect();
         let gained: Vec<Shard> = has.difference(&self.shards).copied().collect();
-        self.health.lost += u64::try_from(lost.len()).unwrap_or(0);
+        self.has_lost(lost.len());
         self.lose(&lost);
         self.shards = has;
         let share = usize::from(self.members.share());
@@ -290,6 +300,7 @@ impl<S: OutboxStore> Runner<S> {
             }
         }
         self.health.empty_polls += u64::from(page.messages.is_empty());
+        self.counts.polled(page.messages.is_empty());
         self.poll_after = match page.messages.is_empty() {
             true => (self.poll_after * 2).min(self.settings.lease),
             false => FIRST_POLL,
@@ -308,7 +319,10 @@ impl<S: OutboxStore> Runner<S> {
                     let class = self.classes.of(route, missing);
                     self.book.add(message, (route, class), now);
                 }
-                None => self.health.left_alone += 1,
+                None => {
+                    self.health.left_alone += 1;
+                    self.counts.left_alone();
+                }
             }
         }
         self.house_in(page.due_in);
@@ -344,7 +358,12 @@ impl<S: OutboxStore> Runner<S> {
             _ = self.stopped.wait_for(|stopped| *stopped) => {}
             next = self.flights.next() => landed = next,
             Some(kept) = self.house.join_next() => kept_house = Some(kept),
-            () = self.bell.rung(), if !self.news => self.news = true,
+            () = self.bell.rung(), if !self.news => {
+                self.news = true;
+                if self.bell.heard_early() {
+                    self.poll_after = FIRST_POLL;
+                }
+            }
             () = sleep_until(next) => {}
         }
         if let Some(landed) = landed {
@@ -366,9 +385,11 @@ impl<S: OutboxStore> Runner<S> {
             self.health.lost += 1;
             telemetry::relay_outdated(&self.settings.group);
             let all = self.shards.clone();
+            self.counts.lost(all.len());
             self.lose(&all);
             (self.token, self.reading, self.members) = (None, Reading::default(), Members::default());
         } else {
+            self.counts.store_failed();
             telemetry::relay_in_trouble(&self.settings.group, &error);
         }
         self.publish();

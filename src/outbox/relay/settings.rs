@@ -1,8 +1,21 @@
 //! What can be set of a relay.
 
-use super::book::Load;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use super::book::Load;
+use crate::store::outbox::DeadLetter;
+
+/// What is told of dead letters.
+#[derive(Clone, Default)]
+pub(super) struct OnDeadLetter(pub(super) Option<Arc<dyn Fn(&DeadLetter) + Send + Sync>>);
+
+impl fmt::Debug for OnDeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "set" } else { "not set" })
+    }
+}
 
 /// What can be set.
 #[derive(Clone, Debug)]
@@ -13,6 +26,7 @@ pub(super) struct Settings {
     pub(super) buffer: usize,
     pub(super) buffer_bytes: usize,
     pub(super) park_after: Duration,
+    pub(super) on_dead_letter: OnDeadLetter,
 }
 
 impl Settings {

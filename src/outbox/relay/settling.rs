@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flights::Landed;
-use super::outgoing::Verdict;
+use super::outgoing::{Death, Verdict};
 use super::run::Runner;
 use crate::outbox::policy::OnDead;
 use crate::store::StoreError;
 use crate::store::outbox::{Failed, MessageId, OutboxStore, Parked, Part, Shard};
 use crate::telemetry;
+use crate::unwind::quietly;
 
 /// How long after messages have ended their room is looked after.
 const ROOM: Duration = Duration::from_secs(10);
@@ -75,6 +76,7 @@ impl<S: OutboxStore> Runner<S> {
         if failures.is_empty() {
             settlement.delivered.push(position);
             self.health.delivered += 1;
+            self.counts.delivered(route);
             self.outgoing.verdicts.push((id, position, shard, Verdict::Ended));
             return;
         }
@@ -104,8 +106,15 @@ impl<S: OutboxStore> Runner<S> {
             pause => {
                 let blocks = has_lane && (pause.is_some() || self.routes.on_dead(route) == OnDead::Block);
                 if pause.is_none() {
-                    self.health.dead += 1;
-                    telemetry::message_died(id.get(), attempts, &error);
+                    self.outgoing.deaths.push(Death {
+                        id,
+                        position,
+                        route,
+                        attempts,
+                        error: error.clone(),
+                        blocks,
+                        content: entry.content.clone(),
+                    });
                 }
                 settlement.parked.push(Parked {
                     position,
@@ -131,14 +140,22 @@ impl<S: OutboxStore> Runner<S> {
         let verdict = match why {
             Aside::Expired => {
                 self.health.expired += 1;
+                self.counts.expired(entry.route);
                 self.outgoing.settlement.expired.push(position);
                 Verdict::Ended
             }
             Aside::UsedUp => {
                 let blocks = has_lane && self.routes.on_dead(entry.route) == OnDead::Block;
                 let error = "its relays died, or lost the store, while it was being delivered".to_owned();
-                self.health.dead += 1;
-                telemetry::message_died(id.get(), entry.attempts, &error);
+                self.outgoing.deaths.push(Death {
+                    id,
+                    position,
+                    route: entry.route,
+                    attempts: entry.attempts,
+                    error: error.clone(),
+                    blocks,
+                    content: entry.content.clone(),
+                });
                 self.outgoing.settlement.parked.push(Parked {
                     position,
                     pause: None,
@@ -207,7 +224,7 @@ impl<S: OutboxStore> Runner<S> {
             if lost.is_empty() {
                 break;
             }
-            self.health.lost += u64::try_from(lost.len()).unwrap_or(0);
+            self.has_lost(lost.len());
             self.lose(&lost.into_iter().collect());
             if self.outgoing.is_empty() {
                 return Ok(true);
@@ -230,8 +247,30 @@ impl<S: OutboxStore> Runner<S> {
                 Verdict::Parked { blocks } => self.book.park(id, blocks, now),
             }
         }
+        for death in outgoing.deaths {
+            self.mourn(death);
+        }
         self.house_in(Some(ROOM));
         Ok(true)
+    }
+
+    /// Tells of a dead letter.
+    fn mourn(&mut self, death: Death) {
+        self.health.dead += 1;
+        self.counts.died(death.route);
+        let topic = self.routes.pattern(death.route);
+        telemetry::message_died(death.id.get(), topic, death.attempts, &death.error);
+        if let Some(tell) = &self.settings.on_dead_letter.0
+            && let Some(letter) = death.letter()
+        {
+            quietly(|| tell(&letter));
+        }
+    }
+
+    /// So many shards are another relay's.
+    pub(super) fn has_lost(&mut self, shards: usize) {
+        self.health.lost += u64::try_from(shards).unwrap_or(0);
+        self.counts.lost(shards);
     }
 }
 

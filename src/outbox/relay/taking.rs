@@ -15,8 +15,10 @@ use crate::store::outbox::{MessageId, OutboxStore, Shard};
 
 /// How many messages are taken at a time.
 const MOST: usize = 2000;
-/// With more messages than this, the oldest one is not looked for.
-const OLDEST: usize = 10_000;
+/// With more messages than this, the oldest one is looked for only now and then.
+const MANY: usize = 10_000;
+/// How many times as long as the look takes it is not looked again then.
+const SELDOM: u32 = 50;
 
 impl<S: OutboxStore> Runner<S> {
     /// Takes messages, and begins to deliver them. Returns whether there were some.
@@ -41,7 +43,7 @@ impl<S: OutboxStore> Runner<S> {
         };
         let lost: HashSet<Shard> = taken.lost.into_iter().collect();
         if !lost.is_empty() {
-            self.health.lost += u64::try_from(lost.len()).unwrap_or(0);
+            self.has_lost(lost.len());
             self.lose(&lost);
             for id in picked {
                 self.book.give_back(id, now);
@@ -80,6 +82,7 @@ impl<S: OutboxStore> Runner<S> {
                 self.moved[entry.route] = now;
                 self.takings += 1;
                 self.health.attempts += 1;
+                self.counts.attempted(entry.route);
                 let outbounds = self
                     .flights
                     .add(self.takings, shard, delivery, targets.len(), leaves_out);
@@ -201,6 +204,17 @@ impl<S: OutboxStore> Runner<S> {
         self.store.take(&self.settings.group, token, &shards, &messages).await
     }
 
+    /// How long ago the oldest message of each route was sent.
+    fn oldest(&self, now: Instant) -> Vec<Option<Duration>> {
+        let mut oldest = vec![None; self.routes.number_of_routes()];
+        for entry in self.book.entries() {
+            let age = now.duration_since(entry.sent);
+            let seen: &mut Option<Duration> = &mut oldest[entry.route];
+            *seen = Some(seen.map_or(age, |seen| seen.max(age)));
+        }
+        oldest
+    }
+
     /// Writes what can be seen of the relay.
     pub(super) fn publish(&mut self) {
         let now = Instant::now();
@@ -213,16 +227,24 @@ impl<S: OutboxStore> Runner<S> {
             .zip(&self.routes.targets)
             .filter(|(breaker, _)| breaker.opens_at().is_some());
         self.health.open_circuits = open.map(|(_, target)| target.name.to_string()).collect();
-        if self.book.len() < OLDEST {
-            let mut oldest: BTreeMap<String, Duration> = BTreeMap::new();
-            for entry in self.book.entries() {
-                let topic = self.routes.pattern(entry.route).to_owned();
-                let age = now.duration_since(entry.sent);
-                let seen = oldest.entry(topic).or_default();
-                *seen = age.max(*seen);
-            }
-            self.health.oldest = oldest;
+        let mut oldest = None;
+        if self.book.len() < MANY || now >= self.next_look {
+            let found = oldest.insert(self.oldest(now));
+            let each = self.routes.patterns().zip(&*found);
+            let each = each.filter_map(|(pattern, age)| Some((pattern.to_owned(), (*age)?)));
+            self.health.oldest = each.collect();
+            let looked = Instant::now();
+            self.next_look = looked + (looked - now) * SELDOM;
         }
+        for route in 0..self.routes.number_of_routes() {
+            let age = oldest.as_ref().map(|oldest| oldest[route].unwrap_or_default());
+            self.counts.tell_topic(route, self.book.count_of(route), age);
+        }
+        for (target, breaker) in self.breakers.iter().enumerate() {
+            let is_open = breaker.opens_at().is_some();
+            self.counts.tell_target(target, self.in_flight[target], is_open);
+        }
+        self.counts.tell_group(self.shards.len());
         *self.board.health.lock() = self.health.clone();
     }
 }

@@ -1,6 +1,11 @@
 //! The promises over SQLite: a module for each, in one program, so that sqlx and SQLite are linked once. What changes its
 //! process is a program of its own: `sqlite_file.rs`.
 
+#[path = "../../../../tests/common/lines.rs"]
+mod lines;
+#[path = "../../../../tests/common/recorder.rs"]
+mod recorder;
+
 mod cancel;
 mod codec;
 mod codecs;
@@ -12,13 +17,17 @@ mod in_doubt_corrupt;
 mod lease;
 mod lent;
 mod lost_claim;
+mod metrics;
 mod outbox;
 mod pool;
 mod processes;
+mod purge;
 mod recovery;
 mod replay;
 mod rollback;
 mod send;
+mod sending_steps;
+mod starved;
 mod step_store;
 mod steps;
 mod store_conformance;

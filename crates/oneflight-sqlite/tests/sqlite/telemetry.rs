@@ -3,12 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../../../tests/common/lines.rs"]
-mod lines;
-
 use std::time::Duration;
 
-use lines::{Lines, block_on, request};
+use crate::lines::{Lines, block_on, request};
 use oneflight::idempotency::{Idempotency, NotDone, Rollback, Unknown};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{FencingToken, Record, RecordedResult};

@@ -1,0 +1,132 @@
+//! The metrics of mutations of steps, through the facade `metrics`, with all names in one place, and a table of them in
+//! `steps.md`. Without the feature `metrics` there are none, and they cost nothing.
+//!
+//! A recorder that panics is reported by the panic hook and disturbs no step.
+//!
+#![doc = include_str!("steps.md")]
+
+#[cfg(feature = "metrics")]
+pub(crate) use self::counted::*;
+#[cfg(not(feature = "metrics"))]
+pub(crate) use self::silent::*;
+
+/// Why a mutation waits for a person.
+#[derive(Clone, Copy)]
+pub(crate) enum HeldFor {
+    /// A completer has tried as often as it may.
+    Tries,
+    /// A step is in doubt.
+    Step,
+}
+
+#[cfg(feature = "metrics")]
+mod counted {
+    use std::sync::Arc;
+
+    use metrics::{SharedString, counter, describe_counter};
+
+    use super::HeldFor;
+    use crate::unwind::quietly;
+
+    const STEPS: &str = "oneflight_steps_total";
+    const FAILED: &str = "oneflight_steps_failed_total";
+    const TAKEN_UP: &str = "oneflight_mutations_taken_up_total";
+    const HANDED_BACK: &str = "oneflight_mutations_handed_back_total";
+    const HELD: &str = "oneflight_mutations_held_total";
+
+    /// Tells the recorder what the metrics are.
+    pub(crate) fn describe() {
+        quietly(|| {
+            describe_counter!(STEPS, "Steps of mutations that have an answer, by its origin");
+            describe_counter!(FAILED, "Steps of mutations that were run and have no answer");
+            describe_counter!(TAKEN_UP, "Tries of completers at mutations that nobody went on with");
+            describe_counter!(HANDED_BACK, "Tries that ended because their completer stops");
+            describe_counter!(HELD, "Mutations that wait for a person, by the reason");
+        });
+    }
+
+    /// What the metrics of one mutation are labelled with.
+    #[derive(Clone)]
+    pub(crate) struct StepCounts(SharedString);
+
+    impl StepCounts {
+        pub(crate) fn new(workflow: &str) -> Self {
+            Self(match workflow {
+                "" => SharedString::const_str(""),
+                name => SharedString::from(Arc::<str>::from(name)),
+            })
+        }
+
+        pub(crate) fn executed(&self) {
+            self.answered("executed");
+        }
+
+        pub(crate) fn replayed(&self) {
+            self.answered("replayed");
+        }
+
+        pub(crate) fn failed(&self) {
+            self.count(FAILED);
+        }
+
+        pub(crate) fn taken_up(&self) {
+            self.count(TAKEN_UP);
+        }
+
+        pub(crate) fn handed_back(&self) {
+            self.count(HANDED_BACK);
+        }
+
+        pub(crate) fn held(&self, reason: HeldFor) {
+            let reason = match reason {
+                HeldFor::Tries => "tries",
+                HeldFor::Step => "step",
+            };
+            quietly(|| counter!(HELD, "workflow" => self.0.clone(), "reason" => reason).increment(1));
+        }
+
+        fn answered(&self, origin: &'static str) {
+            quietly(|| counter!(STEPS, "workflow" => self.0.clone(), "origin" => origin).increment(1));
+        }
+
+        fn count(&self, name: &'static str) {
+            quietly(|| counter!(name, "workflow" => self.0.clone()).increment(1));
+        }
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+mod silent {
+    use super::HeldFor;
+
+    #[inline(always)]
+    pub(crate) fn describe() {}
+
+    #[derive(Clone)]
+    pub(crate) struct StepCounts;
+
+    impl StepCounts {
+        #[inline(always)]
+        pub(crate) fn new(_workflow: &str) -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn executed(&self) {}
+
+        #[inline(always)]
+        pub(crate) fn replayed(&self) {}
+
+        #[inline(always)]
+        pub(crate) fn failed(&self) {}
+
+        #[inline(always)]
+        pub(crate) fn taken_up(&self) {}
+
+        #[inline(always)]
+        pub(crate) fn handed_back(&self) {}
+
+        #[inline(always)]
+        pub(crate) fn held(&self, _reason: HeldFor) {}
+    }
+}
