@@ -24,7 +24,7 @@
 //! | "work was done and could not be recorded" | error | `request`, `error` |
 //! | "a record cannot be read, and is left out of the list of what is in doubt" | error | `token`, `error` |
 //! | "a request has no reply" | debug, warn, error | `request`, `correlation_id` (if there is one), `effect`, `error`: once for each execution that ends so, and for each call that is refused. Debug if that is routine (in progress elsewhere, another payload, a limit); error if it is a fault (a violated constraint, a panic, a result that cannot be kept, a lost lease); warn otherwise |
-//! | "a message is a dead letter" | error | `message` (its id), `topic` (the pattern that its relay knows), `attempts`, `error` (of the last attempt): once it is recorded as one |
+//! | "a message is a dead letter" | error | `id`, `topic` (the pattern that its relay knows), `attempts`, `error` (of the last attempt): once it is recorded as one |
 //! | "a target fails, and is left alone for a while" | warn | `to`: the target's name. Once each time that its circuit opens |
 //! | "a relay was taken for dead, and joins anew" | warn | `group` |
 //! | "a relay cannot reach its store, and tries again" | warn | `group`, `error` |
@@ -379,8 +379,8 @@ mod traced {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn message_died(message: i64, topic: &str, attempts: u32, error: &str) {
-        quietly(|| tracing::error!(target: TARGET, message, topic, attempts, error, "a message is a dead letter"));
+    pub(crate) fn message_died(id: i64, topic: &str, attempts: u32, error: &str) {
+        quietly(|| tracing::error!(target: TARGET, id, topic, attempts, error, "a message is a dead letter"));
     }
 
     #[cfg(feature = "durable")]
@@ -497,7 +497,7 @@ mod silent {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn message_died(_message: i64, _topic: &str, _attempts: u32, _error: &str) {}
+    pub(crate) fn message_died(_id: i64, _topic: &str, _attempts: u32, _error: &str) {}
 
     #[cfg(feature = "durable")]
     pub(crate) fn circuit_open(_target: &str) {}

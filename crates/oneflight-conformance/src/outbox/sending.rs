@@ -188,8 +188,13 @@ pub(super) async fn a_call_that_is_dropped_while_it_commits_rings<S: OutboxStore
         .on_abandon(OnAbandon::Cancel)
         .build();
     let mut committed = 0;
-    for polls in 1.. {
-        let id = bench.ok(RequestIdentity::new(Scope::new("dropped"), polls.to_string()))?;
+    // How many polls a call takes differs from one to the next.
+    for number in 0..400 {
+        if committed > 2 {
+            return Ok(());
+        }
+        let polls = 1 + number % 20;
+        let id = bench.ok(RequestIdentity::new(Scope::new("dropped"), number.to_string()))?;
         let run = || {
             idem.run_in_tx(id.clone(), |mut tx| async move {
                 let _ = tx.send(text("dropped")).await?;
@@ -200,7 +205,7 @@ pub(super) async fn a_call_that_is_dropped_while_it_commits_rings<S: OutboxStore
         let first = at_most(polls, run()).await;
         let has_rung = timeout(Duration::from_millis(50), bell.rung()).await.is_ok();
         if first.is_some() {
-            break;
+            continue;
         }
         let again = bench.ok(run().await)?;
         if again.is_cached() {
@@ -208,7 +213,7 @@ pub(super) async fn a_call_that_is_dropped_while_it_commits_rings<S: OutboxStore
             bench.require(has_rung, "a call was dropped, was committed, and rang for nobody")?;
         }
     }
-    bench.require(committed > 0, "no drop fell into a commit")
+    bench.failure(format!("{committed} drops fell into a commit"))
 }
 
 /// Polls a future so often and no more, and drops it.

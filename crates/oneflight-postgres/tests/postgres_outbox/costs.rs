@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oneflight::outbox::{Delivery, DeliveryError, Outbox, Relay};
-use sqlx::Connection;
 use tokio::time::{Instant, sleep};
 
 use crate::postgres::Server;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use oneflight::outbox::{Delivery, DeliveryError, Message, Outbox, Relay, Sent};
 use oneflight::store::outbox::OutboxStore;
-use sqlx::Connection;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::postgres::server;

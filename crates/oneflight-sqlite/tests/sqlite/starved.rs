@@ -12,7 +12,7 @@ use oneflight_sqlite::SqliteStore;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
-const LEASE: Duration = Duration::from_millis(600);
+const LEASE: Duration = Duration::from_secs(1);
 
 async fn open(folder: &tempfile::TempDir) -> SqliteStore {
     SqliteStore::open(folder.path().join("shop.db")).await.unwrap()
@@ -20,7 +20,7 @@ async fn open(folder: &tempfile::TempDir) -> SqliteStore {
 
 async fn send(store: &SqliteStore, messages: usize) {
     let outbox = Outbox::new(store.clone());
-    let mut tx = store.pool().begin().await.unwrap();
+    let mut tx = store.pool().begin_with("BEGIN IMMEDIATE").await.unwrap();
     let all = (0..messages).map(|number| Message::text("job", number.to_string()));
     outbox.send_all(&mut tx, all).await.unwrap();
     tx.commit().await.unwrap();
