@@ -22,7 +22,7 @@ pub struct Health {
     /// How many messages are being delivered.
     pub in_flight: usize,
     /// How long ago the oldest message that has not ended was sent, by topic. Only topics of the backlog are here, and
-    /// what is parked is not. In a backlog of more than ten thousand they are looked for now and then only.
+    /// what is parked is not. They are looked for now and then.
     pub oldest: BTreeMap<String, Duration>,
     /// How many messages of topics without a target were left alone.
     pub left_alone: u64,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flights::Outbound;
+use super::outgoing::Verdict;
 use super::run::Runner;
 use super::settling::Aside;
 use crate::outbox::delivery::Delivery;
@@ -15,9 +16,7 @@ use crate::store::outbox::{MessageId, OutboxStore, Shard};
 
 /// How many messages are taken at a time.
 const MOST: usize = 2000;
-/// With more messages than this, the oldest one is looked for only now and then.
-const MANY: usize = 10_000;
-/// How many times as long as the look takes it is not looked again then.
+/// For how many times as long as a look for the oldest messages took there is no other one.
 const SELDOM: u32 = 50;
 
 impl<S: OutboxStore> Runner<S> {
@@ -74,10 +73,15 @@ impl<S: OutboxStore> Runner<S> {
                 let all = self.classes.targets(entry.class);
                 if all.is_empty() {
                     // Those that did not have it are no targets any more.
-                    self.judge(id, Vec::new(), Vec::new());
+                    self.judge(id, Vec::new(), Vec::new(), false);
                     continue;
                 }
                 let targets = asks.get(&id).cloned().unwrap_or_else(|| Arc::clone(&all));
+                if targets.is_empty() {
+                    // It was taken to be parked, and has become due meanwhile.
+                    self.release(id, Vec::new(), Verdict::Released);
+                    continue;
+                }
                 let leaves_out = targets.len() < all.len();
                 self.moved[entry.route] = now;
                 self.takings += 1;
@@ -228,13 +232,16 @@ impl<S: OutboxStore> Runner<S> {
             .filter(|(breaker, _)| breaker.opens_at().is_some());
         self.health.open_circuits = open.map(|(_, target)| target.name.to_string()).collect();
         let mut oldest = None;
-        if self.book.len() < MANY || now >= self.next_look {
+        // Now and then, since all of them are looked at.
+        if self.book.len() == 0 || now >= self.next_look {
             let found = oldest.insert(self.oldest(now));
             let each = self.routes.patterns().zip(&*found);
             let each = each.filter_map(|(pattern, age)| Some((pattern.to_owned(), (*age)?)));
             self.health.oldest = each.collect();
-            let looked = Instant::now();
-            self.next_look = looked + (looked - now) * SELDOM;
+            let took = now.elapsed();
+            if self.book.len() > 0 {
+                self.next_look = now + (self.settings.lease / 10).max(took * SELDOM);
+            }
         }
         for route in 0..self.routes.number_of_routes() {
             let age = oldest.as_ref().map(|oldest| oldest[route].unwrap_or_default());

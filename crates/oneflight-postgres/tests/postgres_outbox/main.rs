@@ -9,6 +9,7 @@ mod support;
 
 mod costs;
 mod crashes;
+mod forgotten;
 mod late_commits;
 mod purge;
 mod room;

@@ -8,7 +8,7 @@ use oneflight::store::outbox::OutboxStore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::postgres::server;
-use crate::support::{LONG, Texts, count, relay, send, store, text, until};
+use crate::support::{LONG, Texts, count, relay, room_is_free, send, store, text, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_are_emptied_as_a_whole_and_nothing_is_deleted() {
@@ -75,8 +75,7 @@ async fn a_partition_is_kept_for_what_has_not_ended_or_is_about_to_be_written() 
     until("the late one arrives", || texts.lock().len() == 2).await;
     until("it is recorded", || relay.health().backlog == 0).await;
     relay.stop().await;
-    store.keep_house().await.unwrap();
-    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages").await, 0);
+    room_is_free(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,8 +100,7 @@ async fn a_reader_of_an_old_snapshot_delays_the_emptying_only() {
     }
     assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages").await, 1);
     report.rollback().await.unwrap();
-    store.keep_house().await.unwrap();
-    assert_eq!(count(store.pool(), "SELECT count(*) FROM oneflight_messages").await, 0);
+    room_is_free(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

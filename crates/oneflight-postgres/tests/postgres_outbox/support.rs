@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oneflight::outbox::{Delivery, DeliveryError, Message, Outbox, Relay, RelayHandle, Sent};
-use oneflight::store::outbox::{Beat, Cursor, RelayToken, Shard};
+use oneflight::store::outbox::{Beat, Cursor, OutboxStore, RelayToken, Shard};
 use oneflight_postgres::PostgresStore;
 use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -54,6 +54,17 @@ pub(crate) async fn send(store: &PostgresStore, message: Message) -> Sent {
     tx.commit().await.unwrap();
     outbox.wake();
     sent
+}
+
+/// Keeps house until no message is left. What somebody used a moment ago is left alone for a while.
+pub(crate) async fn room_is_free(store: &PostgresStore) {
+    let keeps = async {
+        while count(store.pool(), "SELECT count(*) FROM oneflight_messages").await > 0 {
+            store.keep_house().await.unwrap();
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, keeps).await.expect("room was not given back");
 }
 
 pub(crate) async fn count(pool: &PgPool, sql: &str) -> i64 {
