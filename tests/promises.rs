@@ -133,7 +133,10 @@ fn tests_that_a_page_names_exist(page: &str, at_least: usize) {
                 names += 1;
                 let source = file.map(tree::read).unwrap_or_default();
                 // The checks of a conformance suite are generic.
-                if !["(", "<"].iter().any(|next| source.contains(&format!("fn {name}{next}"))) {
+                if !["(", "<"]
+                    .iter()
+                    .any(|next| source.contains(&format!("fn {name}{next}")))
+                {
                     gone.push(format!("{page}:{number}: {name} in {}", file.unwrap_or("no file")));
                 }
             }
