@@ -317,9 +317,9 @@ impl fmt::Display for Report {
                 );
                 line("charges", grouped(it.charges), &charges)?;
                 line(
-                    "asked again",
+                    "asked for again",
                     grouped(it.charges_again),
-                    "charges that were known by their key",
+                    "charges that had been made: their key told",
                 )?;
                 let mails = per_key(
                     it.mails,
@@ -330,9 +330,9 @@ impl fmt::Display for Report {
                 );
                 line("mails", grouped(it.mails), &mails)?;
                 line(
-                    "mailed again",
+                    "came twice",
                     grouped(it.mails_again),
-                    "the same mail once more: mail knows no keys",
+                    "mails whose acceptance was lost: mail knows no keys",
                 )?;
             }
             None => line(
