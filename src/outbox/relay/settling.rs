@@ -122,7 +122,7 @@ impl<S: OutboxStore> Runner<S> {
         }
     }
 
-    /// A message that has expired, or was taken too often, or is not due for long: it ends or is parked untried.
+    /// A message that has expired, or was taken too often, or was not due for long: it ends, is parked or given back untried.
     pub(super) fn set_aside(&mut self, id: MessageId, why: Aside) {
         let Some(entry) = self.book.entry(id) else {
             return;
@@ -160,6 +160,10 @@ impl<S: OutboxStore> Runner<S> {
                     done: entry.done.clone(),
                 });
                 Verdict::Parked { blocks: has_lane }
+            }
+            Aside::Due => {
+                self.outgoing.settlement.released.push(position);
+                Verdict::Released
             }
         };
         self.outgoing.verdicts.push((id, position, shard, verdict));
@@ -241,4 +245,6 @@ pub(super) enum Aside {
     Expired,
     UsedUp,
     NotDue(Duration),
+    /// It was to be parked, and its pause is over: it is given back to its place.
+    Due,
 }

@@ -202,3 +202,24 @@ pub(super) async fn not_before_keeps_its_place_in_its_key<S: OutboxStore + Clone
     }
     Ok(())
 }
+
+pub(super) async fn what_is_due_before_it_is_parked_keeps_its_place<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
+    let inbox = Inbox::default();
+    // So short that the pause is often over between the reading and the parking.
+    let relay = failing(bench, &inbox, "", 0, options(), |it| it.park_after(Duration::ZERO))?;
+    let messages = (0..40).flat_map(|number| {
+        let key = format!("key {number}");
+        let soon = Duration::from_millis(1 + number / 4);
+        let later = text(&format!("{number} later")).ordering_key(&key).not_before(soon);
+        [later, text(&format!("{number} behind")).ordering_key(&key)]
+    });
+    bench.send(messages.collect()).await?;
+    bench.until("all arrive", || inbox.texts().len() == 80).await?;
+    let texts = inbox.texts();
+    for number in 0..40 {
+        let place = |what: &str| texts.iter().position(|text| *text == format!("{number} {what}"));
+        bench.require(place("later") < place("behind"), format!("message {number} was overtaken"))?;
+    }
+    relay.stop().await;
+    Ok(())
+}
