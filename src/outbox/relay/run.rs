@@ -20,7 +20,7 @@ use super::routes::Routes;
 use super::settings::Settings;
 use crate::backoff::jittered;
 use crate::store::StoreError;
-use crate::store::outbox::{Beat, Listener, MessageId, OutboxStore, RelayToken, Shard};
+use crate::store::outbox::{Beat, Cursor, Listener, MessageId, OutboxStore, RelayToken, Shard, shard_of};
 use crate::telemetry;
 
 /// How many messages are read at a time.
@@ -58,6 +58,10 @@ pub(super) struct Runner<S> {
     /// Messages that are due so late that they are to be parked.
     pub(super) not_due: Vec<MessageId>,
     pub(super) health: Health,
+    /// Messages for which their ordering keys waited as the reading of their shards began.
+    awaited: Vec<(Arc<str>, MessageId)>,
+    /// Where the reading of shards begins.
+    start: Option<Cursor>,
     reading: Reading,
     members: Members,
     bell: Listener,
@@ -109,6 +113,8 @@ impl<S: OutboxStore> Runner<S> {
             takings: 0,
             not_due: Vec::new(),
             health: Health::default(),
+            awaited: Vec::new(),
+            start: None,
             reading: Reading::default(),
             members: Members::default(),
             stopped,
@@ -224,6 +230,7 @@ impl<S: OutboxStore> Runner<S> {
         mine.sort_unstable();
         self.leaving = mine.into_iter().skip(share).collect();
         self.reading.gain(gained, &beaten.start);
+        self.start = Some(beaten.start);
         self.news |= beaten.news;
         self.house_in(beaten.due_in);
         let soon = joined || !self.leaving.is_empty();
@@ -286,6 +293,7 @@ impl<S: OutboxStore> Runner<S> {
         for blocker in page.blocked {
             // What this relay leaves alone is not waited for, in the ring or parked.
             if self.routes.of(&blocker.topic).is_some() {
+                self.awaited.push((Arc::clone(&blocker.ordering_key), blocker.id));
                 self.book.block(blocker.ordering_key, blocker.id);
             }
         }
@@ -312,6 +320,30 @@ impl<S: OutboxStore> Runner<S> {
             }
         }
         self.house_in(page.due_in);
+        if !self.awaited.is_empty() && !self.reading.is_within() {
+            self.look_for_awaited().await?;
+        }
+        Ok(())
+    }
+
+    /// Looks whether messages for which ordering keys wait have ended before they were read, by an operator's hand.
+    async fn look_for_awaited(&mut self) -> Result<(), StoreError> {
+        let Some(start) = &self.start else {
+            return Ok(());
+        };
+        let shards: HashSet<Shard> = self.awaited.iter().map(|(key, _)| shard_of(key)).collect();
+        let shards: Vec<Shard> = shards.intersection(&self.shards).copied().collect();
+        // In case it fails: to be asked again.
+        let news = std::mem::replace(&mut self.news, true);
+        let page = self.store.fetch(&shards, start, None, 1).await?;
+        self.news = news;
+        let left: HashSet<MessageId> = page.blocked.iter().map(|blocker| blocker.id).collect();
+        let now = Instant::now();
+        for (key, id) in std::mem::take(&mut self.awaited) {
+            if !left.contains(&id) {
+                self.book.unblock(&key, id, now);
+            }
+        }
         Ok(())
     }
 

@@ -16,6 +16,9 @@ use crate::messages::Key;
 use crate::notes::{Note, is_declined};
 use crate::round::{Round, Scene};
 
+/// How often an operator tries again what has failed.
+const TRIES: usize = 5;
+
 /// Checks the messages of a round whose calls have all ended.
 pub async fn round<B: Backend>(round: &mut Round<'_, B>, scene: &Scene<B>) {
     let name = round.order.keys[0].round.clone();
@@ -50,7 +53,13 @@ pub async fn round<B: Backend>(round: &mut Round<'_, B>, scene: &Scene<B>) {
     in_order(round);
     // Not to be looked at in every round that follows.
     for note in &dead {
-        let discarded = scene.backend.settle_dead(note, Settled::Discarded).await;
+        let mut discarded = scene.backend.settle_dead(note, Settled::Discarded).await;
+        // That a connection was lost is noticed when it is used, and there are some of them.
+        for _ in 0..TRIES {
+            if discarded.is_err() {
+                discarded = scene.backend.settle_dead(note, Settled::Discarded).await;
+            }
+        }
         if !matches!(discarded, Ok(true)) {
             let text = format!("{} cannot be discarded: {discarded:?}", told(note));
             round.findings.add(Finding::Wrong, text);

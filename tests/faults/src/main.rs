@@ -120,13 +120,12 @@ const REQUESTS: &[(Kind, usize)] = &[
     (Kind::PoolTransaction, 2),
 ];
 const OUTBOX: &[(Kind, usize)] = &[
-    (Kind::Kill, 3),
+    (Kind::Kill, 2),
     (Kind::Cut, 2),
     (Kind::Restart, 1),
     (Kind::Freeze, 1),
     (Kind::Exhaust, 1),
     (Kind::Target, 1),
-    (Kind::PoolTransaction, 1),
 ];
 
 /// The selection for every run of the tests. `FAULTS_WITHOUT_CLOCK=1` leaves those out that need libfaketime, which cannot be

@@ -35,7 +35,7 @@ pub const TIME_LIMIT: Duration = Duration::from_millis(400);
 /// How often a message finds it in a bad mood, at each path.
 const FAILURES: u8 = 3;
 /// How many times in a round a client is kept waiting beyond its limit, or asked to wait for a second.
-const PAUSES: u8 = 4;
+const PAUSES: u8 = 2;
 
 /// What was done for a message, once.
 pub struct Effect {
@@ -80,8 +80,6 @@ struct Books {
     last: Option<Instant>,
     repeated: usize,
     failed: usize,
-    /// What was refused for good, by path and key.
-    refused: Vec<Note>,
     /// Of which it is known now how to do it.
     mended: HashSet<(Key, usize)>,
     wrong: Vec<String>,
@@ -97,7 +95,6 @@ pub struct Seen {
     pub repeated: usize,
     /// How often it answered with a failure, or not at all.
     pub failed: usize,
-    pub refused: Vec<Note>,
     /// What must not be.
     pub wrong: Vec<String>,
 }
@@ -169,7 +166,6 @@ impl Receiver {
             last: books.last.take(),
             repeated: std::mem::take(&mut books.repeated),
             failed: std::mem::take(&mut books.failed),
-            refused: std::mem::take(&mut books.refused),
             wrong: std::mem::take(&mut books.wrong),
         }
     }
@@ -262,7 +258,6 @@ impl Books {
             return Err(StatusCode::BAD_REQUEST);
         };
         if note.is_refused && !self.mended.contains(&(note.key.clone(), note.part)) {
-            self.refused.push(note);
             return Err(StatusCode::UNPROCESSABLE_ENTITY);
         }
         self.keys.insert(of.clone(), Known::Begun);

@@ -71,12 +71,13 @@ impl Site {
         }
     }
 
-    /// A pooler before the server, which lends its sessions by this mode.
+    /// A pooler before the server, which lends its sessions by this mode. There are enough for all clients: one that waits for
+    /// a session of a pooler waits as long as the pooler likes.
     pub fn pooler(&self, mode: &str) -> Bouncer {
         let Self::Postgres(server) = self else {
             unreachable!("there are poolers for PostgreSQL only")
         };
-        Bouncer::before(server, &format!("pool_mode = {mode}\ndefault_pool_size = 20"))
+        Bouncer::before(server, &format!("pool_mode = {mode}\ndefault_pool_size = 100"))
     }
 
     /// Has the server end the connections of all its clients.
