@@ -32,9 +32,11 @@ use bench::Bench;
 pub async fn run_outbox<S: OutboxStore + Clone>(make: impl AsyncFn() -> S) -> Result<(), Failure> {
     macro_rules! check {
         ($($module:ident: $($name:ident),*;)*) => {$($(
-            // In a box: all of them together are more than a thread's stack has.
-            let bench = Bench::new(stringify!($name), Box::pin(make()).await);
-            Box::pin($module::$name(&bench)).await?;
+            {
+                // In a box: all of them together are more than a thread's stack has. With an end, and so its connections.
+                let bench = Bench::new(stringify!($name), Box::pin(make()).await);
+                Box::pin($module::$name(&bench)).await?;
+            }
         )*)*};
     }
     check!(
