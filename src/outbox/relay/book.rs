@@ -341,7 +341,10 @@ impl Book {
 
     /// The first message of the ordering key of this one, or the message itself if it has none.
     fn first_beside(&self, id: MessageId) -> MessageId {
-        let lane = self.entries.get(&id).and_then(|entry| self.lanes.get(entry.lane.as_ref()?));
+        let lane = self
+            .entries
+            .get(&id)
+            .and_then(|entry| self.lanes.get(entry.lane.as_ref()?));
         lane.and_then(|lane| lane.here.first().copied()).unwrap_or(id)
     }
 
@@ -379,7 +382,10 @@ impl Book {
 
     /// Drops the content of a message and of what waits behind it, so that others have the room.
     fn unload_behind(&mut self, id: MessageId) {
-        let lane = self.entries.get(&id).and_then(|entry| self.lanes.get(entry.lane.as_ref()?));
+        let lane = self
+            .entries
+            .get(&id)
+            .and_then(|entry| self.lanes.get(entry.lane.as_ref()?));
         let behind: Vec<MessageId> = lane.map_or_else(Vec::new, |lane| lane.here.range(id..).copied().collect());
         self.unload(id);
         for id in behind {

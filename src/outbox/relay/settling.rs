@@ -136,7 +136,10 @@ impl<S: OutboxStore> Runner<S> {
     fn circuits_close_in(&self) -> Duration {
         let now = Instant::now();
         let closes = self.breakers.iter().filter_map(Breaker::opens_at);
-        closes.map(|at| at.saturating_duration_since(now)).max().unwrap_or_default()
+        closes
+            .map(|at| at.saturating_duration_since(now))
+            .max()
+            .unwrap_or_default()
     }
 
     /// A message that has expired, or was taken too often, or was not due for long: it ends, is parked or given back untried.
