@@ -1,6 +1,6 @@
 //! What was heard in a round: which worker began what, and which calls have their answer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use oneflight::idempotency::Origin;
@@ -40,6 +40,8 @@ pub struct Ledger {
     pub failed: Vec<Failed>,
     /// How many deliveries were begun.
     pub attempts: usize,
+    /// How each relay was when it last said so.
+    pub health: BTreeMap<Number, String>,
     /// What applications did to their connections.
     pub misuses: Vec<String>,
     /// When the last call was answered.
@@ -119,6 +121,10 @@ impl Ledger {
 
     pub fn take(&mut self, heard: Heard) {
         let Heard { from, at, said } = heard;
+        if let Said::Health { health } = said {
+            self.health.insert(from, health);
+            return;
+        }
         *self.heard.entry(from).or_default() += 1;
         match said {
             Said::Ready { .. } => {
@@ -147,6 +153,7 @@ impl Ledger {
             }
             Said::Left { key } => self.end(from, &key, at),
             Said::Delivers { .. } => self.attempts += 1,
+            Said::Health { .. } => {}
             Said::Failed {
                 key,
                 known,

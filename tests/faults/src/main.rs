@@ -48,6 +48,7 @@ mod run;
 mod site;
 mod strike;
 mod tally;
+mod words;
 mod work;
 mod worker;
 mod world;

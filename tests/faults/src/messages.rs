@@ -183,6 +183,8 @@ pub enum Said {
     Left { key: Key },
     /// A relay begins an attempt at a message of this request.
     Delivers { key: Key },
+    /// How a relay is, said now and then.
+    Health { health: String },
     /// The call is made again.
     Failed {
         key: Key,

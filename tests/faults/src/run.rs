@@ -181,6 +181,9 @@ fn report<B: Backend>(plan: &Plan, kind: Kind, number: usize, round: &Round<'_, 
     for misuse in misuses {
         println!("  an application left behind: {misuse}");
     }
+    for (number, health) in &round.ledger.health {
+        println!("  relay {number}: {health}");
+    }
     println!(
         "  again: bin/faults --store {store} --part {part} --kind {} --seed {} --round {number}",
         kind.word(),

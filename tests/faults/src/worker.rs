@@ -21,6 +21,9 @@ use crate::world;
 /// How long a call waits for one that is in progress elsewhere, before it fails and is made again.
 const WAIT: Duration = Duration::from_secs(3);
 
+/// How often a relay says how it is.
+const HEALTH: Duration = Duration::from_millis(500);
+
 pub fn say(said: &Said) {
     let mut line = serde_json::to_vec(said).expect("it can be written");
     line.push(b'\n');
@@ -47,10 +50,13 @@ async fn serve<B: Backend>(post: Post) {
     let mut orders = orders();
     let backend = B::open(&post.url, post.pool).await;
     if post.role == Role::Relay {
-        let _relay = backend.relay(&post);
+        let relay = backend.relay(&post);
         ready();
-        // It is told nothing.
-        return while orders.recv().await.is_some() {};
+        loop {
+            tokio::time::sleep(HEALTH).await;
+            let health = format!("{:?}", relay.health());
+            say(&Said::Health { health });
+        }
     }
     let store = backend.store();
     let with = |recovery| {
