@@ -84,6 +84,9 @@ struct Long {
     /// Rounds of kills, and rounds of cuts and restarts; of the other kinds, a tenth as many
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// After how many seconds beyond the lease what has not ended is stuck: more on a machine that others keep busy
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    margin: u16,
     /// What the rounds are drawn from
     #[arg(long)]
     seed: Option<u64>,
@@ -214,6 +217,7 @@ fn long() -> ExitCode {
         });
         let tally = drive(&Plan {
             first: long.round.unwrap_or(0),
+            margin: Duration::from_secs(long.margin.into()),
             voice: Voice::Progress,
             ..plan(part, store, seed, kinds.collect())
         });

@@ -301,8 +301,12 @@ impl<'a, B: Backend> Round<'a, B> {
                     false => waits += 1,
                 }
             }
-            if waits == 0 || Instant::now() >= until {
+            if waits == 0 {
                 return;
+            }
+            if Instant::now() >= until {
+                let text = format!("{waits} messages have not ended in time");
+                return self.findings.add(Finding::Stuck, text);
             }
             self.meanwhile(tokio::time::sleep(Duration::from_millis(20))).await;
         }
