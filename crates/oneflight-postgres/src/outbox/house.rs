@@ -300,7 +300,7 @@ impl PostgresStore {
             return Ok(false);
         }
         sqlx::raw_sql(AssertSqlSafe(format!(
-            "SET LOCAL lock_timeout = '{LOCK}ms'; SET LOCAL statement_timeout = '{LOOK}ms'; SET LOCAL enable_seqscan = off;
+            "SET LOCAL lock_timeout = '{LOCK}ms'; SET LOCAL statement_timeout = '{LOOK}ms'; SET LOCAL enable_seqscan = off; SET LOCAL jit = off;
              LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
         )))
         .execute(&mut *transaction)
