@@ -184,7 +184,11 @@ fn what_is_wrong_is_found() -> Result<(), Failed> {
     for (part, sabotage, finding) in wrongs {
         let tally = drive(&Plan {
             voice: Voice::Nothing,
-            margin: Duration::ZERO,
+            // What is sent is late on a busy machine, and what hangs is waited for in vain.
+            margin: match part {
+                Part::Requests => Duration::ZERO,
+                Part::Outbox => MARGIN,
+            },
             sabotage: Some(sabotage),
             ..plan(part, StoreName::Sqlite, fastrand::u64(..), vec![(Kind::Kill, 1)])
         });
