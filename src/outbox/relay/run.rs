@@ -75,7 +75,7 @@ pub(super) struct Runner<S> {
     pub(super) next_house: Option<Instant>,
     house: JoinSet<Result<bool, StoreError>>,
     trouble: Duration,
-    /// When it last showed a sign of life that was answered.
+    /// When the store last answered a sign of life, and told of the other relays.
     seen: Option<Instant>,
 }
 
@@ -203,25 +203,24 @@ impl<S: OutboxStore> Runner<S> {
         };
         // Whatever comes of the question, they may be another relay's from here on.
         self.lose(&gives_back.iter().copied().collect());
-        if self.seen.is_some_and(|seen| now - seen > self.settings.lease / 2) {
-            self.members.look_anew(now);
-        }
+        let (seen, lease) = (self.seen, self.settings.lease);
+        let watched = |now: Instant| Members::watched(seen.map_or(Duration::ZERO, |seen| now - seen), lease);
         let beat = Beat {
             group: Arc::clone(&self.settings.group),
             token: self.token,
             share: self.members.share(),
             gives_back,
-            dead: self.members.dead(self.settings.lease, now),
+            dead: self.members.dead(lease, watched(now)),
             cursor,
             shards,
         };
         let beaten = self.store.beat(beat).await?;
         self.flights.renew(now + self.settings.lease);
-        self.seen = Some(now);
         let now = Instant::now();
+        self.seen = Some(now);
         // The first one tells of others, and the second one is for a share.
         let joined = self.token.replace(beaten.token).is_none();
-        self.members.see(&beaten.peers, now);
+        self.members.see(&beaten.peers, watched(now));
         let has: HashSet<Shard> = beaten.shards.iter().copied().collect();
         let lost: HashSet<Shard> = self.shards.difference(&has).copied().collect();
         let gained: Vec<Shard> = has.difference(&self.shards).copied().collect();
