@@ -203,7 +203,7 @@ impl Known {
 
 impl Running<'_> {
     /// It is not run after all.
-    pub(super) fn is_refused(mut self) {
+    pub(super) fn refuse(mut self) {
         self.is_run = false;
     }
 

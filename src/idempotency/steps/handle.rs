@@ -309,7 +309,7 @@ impl<S: StepStore, C> Inner<S, C> {
         let found = self.board.ask(step, self.workflow.max_steps).map_err(Stopped)?;
         match found {
             Found::New(running) if self.stop.as_ref().is_some_and(is_stopped) => {
-                running.is_refused();
+                running.refuse();
                 Err(self.over(StepError::Stopping))
             }
             found => Ok(found),

@@ -8,8 +8,11 @@ use super::book::Load;
 use crate::store::outbox::DeadLetter;
 
 /// What is told of dead letters.
+type Tell = Arc<dyn Fn(&DeadLetter) + Send + Sync>;
+
+/// What is told of dead letters, if that is set.
 #[derive(Clone, Default)]
-pub(super) struct OnDeadLetter(pub(super) Option<Arc<dyn Fn(&DeadLetter) + Send + Sync>>);
+pub(super) struct OnDeadLetter(pub(super) Option<Tell>);
 
 impl fmt::Debug for OnDeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
