@@ -12,9 +12,10 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use super::busy::unavailable;
 use super::ending::{Commits, End};
 use super::file::{DatabaseFile, Databases, databases};
+use super::steps;
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Purpose, StoreError, decide};
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -205,13 +206,24 @@ pub(super) async fn claim(
     file: &DatabaseFile,
 ) -> Result<(End, ClaimOutcome), StoreError> {
     let (record, databases) = select_within(connection, &request.id, file).await?;
+    let before = record.as_ref().map(|record| record.token);
     match decide(record, request) {
         Decision::Unchanged(outcome) => Ok((End::RollBack, outcome)),
         Decision::Grant { .. } if claims == Claims::InTransaction(Commits::AtOnce) && databases.has_attached() => {
             Err(attached())
         }
         Decision::Grant { attempt, took_over } => {
+            // What goes on to stand beside the record, if it is a mutation of steps.
+            let along = before.filter(|_| request.purpose == Purpose::Resolve);
+            if let Some(before) = along {
+                let apart = steps::set_apart(connection, &request.id, before);
+                apart.await.map_err(unavailable)?;
+            }
             let token = grant(connection, request, attempt, claims).await.map_err(unavailable)?;
+            if let Some(before) = along {
+                let along = steps::take_along(connection, &request.id, before, token);
+                along.await.map_err(unavailable)?;
+            }
             let claim = Claim::new(request.id.clone(), token, attempt, took_over);
             Ok((End::Commit, ClaimOutcome::Granted(claim)))
         }
