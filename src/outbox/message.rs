@@ -182,6 +182,7 @@ impl Message {
             topic: self.topic.into(),
             key,
             deduplicated,
+            takes_turns: self.key.is_some(),
             ordering_key: self.ordering_key.map(Into::into),
             content_type: self.content_type.into(),
             payload: self.payload,

@@ -58,12 +58,14 @@ impl Retry {
 
     /// The pause after an attempt, or `None` if it was the last one.
     pub(super) fn after(&self, attempt: u32, asked: Option<Duration>) -> Option<Duration> {
-        if attempt >= self.attempts {
-            return None;
-        }
+        (attempt < self.attempts).then(|| self.pause(attempt, asked))
+    }
+
+    /// The pause after an attempt, whichever it was.
+    pub(super) fn pause(&self, attempt: u32, asked: Option<Duration>) -> Duration {
         let doubled = self.first.saturating_mul(1_u32 << (attempt.saturating_sub(1)).min(30));
         let pause = jittered(doubled.min(self.longest));
-        Some(asked.map_or(pause, |asked| asked.max(pause)))
+        asked.map_or(pause, |asked| asked.max(pause))
     }
 
     /// Whether a message has been taken too often, which can only be if relays died of it.

@@ -66,10 +66,10 @@ pub async fn run<S: Store>(make: impl AsyncFn() -> S) -> Result<(), Failure> {
 /// Returns the first promise that is not kept.
 pub async fn run_with<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Duration)) -> Result<(), Failure> {
     macro_rules! check {
-        ($($name:ident),* $(,)?) => {$(
+        ($($name:ident),* $(,)?) => {$({
             let probe = Probe::new(stringify!($name), Arc::new(make().await), &pass);
             checks::$name(&probe).await?;
-        )*};
+        })*};
     }
     check!(
         a_new_identity_is_granted,

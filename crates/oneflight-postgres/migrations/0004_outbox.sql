@@ -10,7 +10,9 @@ CREATE TABLE "{schema}"."{prefix}rotation" (
     one      boolean  PRIMARY KEY DEFAULT true CHECK (one),
     messages smallint NOT NULL,
     receipts smallint NOT NULL,
-    since    bigint   NOT NULL
+    since    bigint   NOT NULL,
+    -- Nothing is left under a position before this one, and nothing is remembered of it.
+    gone     bigint   NOT NULL DEFAULT 0
 );
 INSERT INTO "{schema}"."{prefix}rotation" (messages, receipts, since) VALUES (0, 0, 0);
 
@@ -40,7 +42,7 @@ CREATE TABLE "{schema}"."{prefix}messages" (
 CREATE INDEX "{prefix}messages_position" ON "{schema}"."{prefix}messages" (position);
 CREATE INDEX "{prefix}messages_xid" ON "{schema}"."{prefix}messages" (xid, position);
 CREATE INDEX "{prefix}messages_id" ON "{schema}"."{prefix}messages" (id) WHERE id <> position;
-CREATE UNIQUE INDEX "{prefix}messages_key" ON "{schema}"."{prefix}messages" (slot, key, topic) WHERE deduplicated AND id = position;
+CREATE UNIQUE INDEX "{prefix}messages_key" ON "{schema}"."{prefix}messages" (key, topic, slot) WHERE deduplicated AND id = position;
 CREATE INDEX "{prefix}messages_keys" ON "{schema}"."{prefix}messages" (key, topic) WHERE deduplicated AND id <> position;
 
 -- What became of messages, a row a batch. 1: a relay took them. 2: delivered. 3: failed, and due again. 4: ended
@@ -152,14 +154,17 @@ $function$;
 
 -- Sends messages in the transaction of the session, each under the number of the transaction. Under an ordering key,
 -- transactions take turns from here to their commit, so that ids are in the order of commits. The locks are taken in
--- one order, so that two that send under several keys at once do not wait for each other.
+-- one order, so that two that send under several keys at once do not wait for each other. So do transactions under a
+-- key by which messages are deduplicated, if `turns` says so: where a claim excludes another one, it need not be.
 CREATE FUNCTION "{schema}"."{prefix}send"(
     shards smallint[], topics text[], keys text[], deduplicates boolean[], ordering_keys text[], content_types text[],
-    payloads bytea[], headers_of text[], correlation_ids text[], traceparents text[], delays bigint[], expiries bigint[]
+    payloads bytea[], headers_of text[], correlation_ids text[], traceparents text[], delays bigint[], expiries bigint[],
+    turns boolean[]
 ) RETURNS TABLE (message_id bigint, is_new boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
+    current_slot smallint;
     instant bigint := "{schema}"."{prefix}now"();
     transaction_number xid8;
 BEGIN
@@ -170,15 +175,16 @@ BEGIN
         SELECT DISTINCT hashtextextended('"{schema}"."{prefix}messages"'::regclass::oid::text || purpose || name, 7117) AS number
         FROM (SELECT 'o' AS purpose, unnest(ordering_keys) AS name
               UNION ALL
-              SELECT 'k', k.name || E'\n' || k.topic FROM unnest(keys, topics, deduplicates) k (name, topic, wanted)
+              SELECT 'k', k.name || E'\n' || k.topic FROM unnest(keys, topics, turns) k (name, topic, wanted)
               WHERE k.wanted) named
         WHERE name IS NOT NULL ORDER BY 1) locks;
     -- Before any position is drawn: a position is then larger than all that a snapshot knew which does not know this
     -- number.
     transaction_number := pg_current_xact_id();
+    SELECT r.messages INTO current_slot FROM "{schema}"."{prefix}rotation" r;
     RETURN QUERY
     WITH given AS MATERIALIZED (
-        SELECT * FROM unnest(shards, topics, keys, deduplicates, ordering_keys, content_types, payloads, headers_of,
+        SELECT *, row_number() OVER (PARTITION BY key, topic, deduplicated ORDER BY number) AS nth FROM unnest(shards, topics, keys, deduplicates, ordering_keys, content_types, payloads, headers_of,
                              correlation_ids, traceparents, delays, expiries) WITH ORDINALITY
             AS given (shard, topic, key, deduplicated, ordering_key, content_type, payload, headers, correlation_id,
                       traceparent, delay, expiry, number)),
@@ -196,8 +202,7 @@ BEGIN
         SELECT * FROM given
         WHERE NOT given.deduplicated
            OR (NOT EXISTS (SELECT FROM known WHERE known.key = given.key AND known.topic = given.topic AND known.id IS NOT NULL)
-               AND NOT EXISTS (SELECT FROM given g WHERE g.deduplicated AND g.key = given.key AND g.topic = given.topic
-                                 AND g.number < given.number))),
+               AND given.nth = 1)),
     numbered AS MATERIALIZED (
         SELECT nextval('"{schema}"."{prefix}positions"'::regclass) AS id, ordered.*
         FROM (SELECT * FROM firsts ORDER BY number) ordered),
@@ -205,10 +210,10 @@ BEGIN
         INSERT INTO "{schema}"."{prefix}messages"
             (slot, shard, attempts, position, id, xid, sent_at, expires_at, due_at, deduplicated, topic, key, ordering_key,
              content_type, correlation_id, traceparent, headers, payload)
-        SELECT r.messages, n.shard, 0, n.id, n.id, transaction_number, instant, instant + n.expiry, instant + n.delay,
+        SELECT current_slot, n.shard, 0, n.id, n.id, transaction_number, instant, instant + n.expiry, instant + n.delay,
                n.deduplicated, n.topic, n.key, n.ordering_key, n.content_type, n.correlation_id, n.traceparent, n.headers,
                n.payload
-        FROM numbered n, "{schema}"."{prefix}rotation" r
+        FROM numbered n
         -- Under an ordering key, a relay has to know of it, to hold up what is behind it.
         WHERE n.delay IS NULL OR n.ordering_key IS NOT NULL ORDER BY n.id
         -- Nothing conflicts in a transaction that sees what is committed; above that, the server ends it for this.
@@ -231,7 +236,7 @@ $function$;
 
 -- Brings parked messages back into the ring, in their old place within their ordering key.
 CREATE FUNCTION "{schema}"."{prefix}bring_back"(ids bigint[], as_new boolean, as_expired boolean) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
     transaction_number xid8 := pg_current_xact_id();
     brought bigint;
@@ -252,7 +257,7 @@ $function$;
 
 -- What is due, a batch at a time. Rows that others bring back meanwhile are left to them.
 CREATE FUNCTION "{schema}"."{prefix}bring_back_due"(most bigint) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
     ids bigint[];
 BEGIN
@@ -268,7 +273,7 @@ $function$;
 -- Fails in a transaction whose statements do not see what was committed before each of them: what is looked at after a
 -- lock would be what was there before it.
 CREATE FUNCTION "{schema}"."{prefix}in_read_committed"() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE feature_not_supported USING MESSAGE = 'the outbox has to be asked in a transaction that is READ COMMITTED';
@@ -279,7 +284,7 @@ $function$;
 -- The shards among these that the relay has not got. Shards change hands, and messages are withdrawn, under a lock that
 -- those who take and settle share: each statement after it sees what was committed before.
 CREATE FUNCTION "{schema}"."{prefix}lost"(of_team text, of_token bigint, of_shards smallint[]) RETURNS smallint[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 BEGIN
     PERFORM "{schema}"."{prefix}in_read_committed"();
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('oneflight ' || '"{schema}"."{prefix}shards"'::regclass::oid::text, 7117));
@@ -289,14 +294,18 @@ BEGIN
 END
 $function$;
 
--- A relay begins to deliver. That is seen at once by those who would cancel, so it need not wait for the disk. A server that
+-- A relay begins to deliver. What it has read perhaps long ago may have been withdrawn since, or be gone: ended by an
+-- operator's hand (cancelled), or brought elsewhere (postponed), where it is read again. That it takes is seen at once by those who would cancel, so it need not wait for the disk. A server that
 -- crashes forgets what was taken in the last moments before: it does not count as an attempt, and can be cancelled.
 CREATE FUNCTION "{schema}"."{prefix}take"(
-    of_team text, of_token bigint, of_shards smallint[], of_positions bigint[],
+    of_team text, of_token bigint, of_shards smallint[], of_ids bigint[], of_positions bigint[],
     OUT lost_shards smallint[], OUT cancelled bigint[], OUT postponed bigint[], OUT last_position bigint
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
     taken bigint[];
+    current_slot smallint;
+    gone_before bigint;
+    had_gone bigint[];
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     last_position := "{schema}"."{prefix}last_position"();
@@ -315,13 +324,23 @@ BEGIN
                            WHERE w.position = ANY (of_positions) AND NOT w.postponed);
         postponed := ARRAY(SELECT w.position FROM "{schema}"."{prefix}withdrawn" w
                            WHERE w.position = ANY (of_positions) AND w.postponed);
+    END IF;
+    -- After what is withdrawn: what is forgotten there is gone here.
+    SELECT r.receipts, r.gone INTO current_slot, gone_before FROM "{schema}"."{prefix}rotation" r;
+    had_gone := ARRAY(SELECT g.position FROM unnest(of_ids, of_positions) g (id, position)
+                      WHERE g.position < gone_before AND (
+                          EXISTS (SELECT FROM "{schema}"."{prefix}messages" m WHERE m.id = g.id AND m.id <> m.position)
+                          OR EXISTS (SELECT FROM "{schema}"."{prefix}parked" k WHERE k.id = g.id)));
+    postponed := postponed || had_gone;
+    cancelled := cancelled || ARRAY(SELECT p FROM unnest(of_positions) p
+                                    WHERE p < gone_before AND NOT (p = ANY (postponed)) AND NOT (p = ANY (cancelled)));
+    IF cardinality(cancelled) + cardinality(postponed) > 0 THEN
         taken := ARRAY(SELECT p FROM unnest(of_positions) p WHERE NOT (p = ANY (cancelled) OR p = ANY (postponed)));
     END IF;
     IF cardinality(taken) > 0 THEN
         INSERT INTO "{schema}"."{prefix}receipts" (slot, kind, seq, token, at, span, positions)
-        SELECT r.receipts, 1, nextval('"{schema}"."{prefix}positions"'::regclass), of_token, "{schema}"."{prefix}now"(),
-               int8range((SELECT min(p) FROM unnest(taken) p), (SELECT max(p) FROM unnest(taken) p), '[]'), taken
-        FROM "{schema}"."{prefix}rotation" r;
+        VALUES (current_slot, 1, nextval('"{schema}"."{prefix}positions"'::regclass), of_token, "{schema}"."{prefix}now"(),
+                int8range((SELECT min(p) FROM unnest(taken) p), (SELECT max(p) FROM unnest(taken) p), '[]'), taken);
     END IF;
 END
 $function$;
@@ -333,7 +352,7 @@ CREATE FUNCTION "{schema}"."{prefix}settle"(
     parks bigint[], park_pauses bigint[], park_blocks boolean[], park_attempts integer[], park_errors text[],
     park_done text[]
 ) RETURNS smallint[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
     lost_shards smallint[] := "{schema}"."{prefix}lost"(of_team, of_token, of_shards);
@@ -380,7 +399,7 @@ $function$;
 -- Withdraws a message that no relay has in its hands: cancels it, or has it parked for so long. What is parked already
 -- comes back as expired if later messages wait for it.
 CREATE FUNCTION "{schema}"."{prefix}withdraw"(of_id bigint, pause bigint) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
     message "{schema}"."{prefix}messages";
@@ -431,7 +450,7 @@ $function$;
 -- nor receipts from being emptied. What a relay has in its hands stays. To a relay that knows the old position, it counts
 -- as postponed.
 CREATE FUNCTION "{schema}"."{prefix}bring_forward"(of_positions bigint[]) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
     transaction_number xid8;
@@ -481,7 +500,7 @@ CREATE FUNCTION "{schema}"."{prefix}beat"(
     known_limit text, known_snapshot text, known_position bigint, of_shards smallint[],
     OUT my_token bigint, OUT my_shards smallint[], OUT peer_tokens bigint[], OUT peer_beats bigint[], OUT news boolean,
     OUT due_in bigint, OUT last_position bigint
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
     has integer;
 BEGIN
@@ -494,7 +513,8 @@ BEGIN
     END IF;
     last_position := "{schema}"."{prefix}last_position"();
     IF of_token IS NULL THEN
-        my_token := nextval('"{schema}"."{prefix}relay_tokens"'::regclass);
+        -- With something random in it: a server that takes the place of another one may draw a number again.
+        my_token := nextval('"{schema}"."{prefix}relay_tokens"'::regclass) * 1048576 + floor(random() * 1048576)::bigint;
         INSERT INTO "{schema}"."{prefix}relays" (token, team, beats) VALUES (my_token, of_team, 1);
         INSERT INTO "{schema}"."{prefix}shards" (team, shard) SELECT of_team, generate_series(0, 63)
         ON CONFLICT DO NOTHING;

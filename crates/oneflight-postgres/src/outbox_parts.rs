@@ -4,8 +4,13 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize};
 
+use std::time::Duration;
+
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::names::Names;
 use oneflight::store::outbox::{Bell, PAGE_PAYLOAD_BYTES};
@@ -32,6 +37,10 @@ pub(super) struct Parts {
     pub(super) owned: AtomicUsize,
     pub(super) sends_hints: AtomicBool,
     pub(super) hears_hints: AtomicBool,
+    /// Is held by the one that cancels or postpones a message.
+    pub(super) withdraws: Mutex<()>,
+    /// How long partitions are left alone that somebody uses, and since when.
+    pub(super) leaves_alone: parking_lot::Mutex<Option<(Instant, Duration)>>,
     /// What a transaction is like here unless it says otherwise.
     pub(super) usual: AtomicU8,
 }
@@ -50,6 +59,8 @@ impl Parts {
             pool: OnceLock::new(),
             drawn: AtomicI64::new(0),
             owned: AtomicUsize::new(0),
+            withdraws: Mutex::default(),
+            leaves_alone: parking_lot::Mutex::default(),
             sends_hints: AtomicBool::new(false),
             hears_hints: AtomicBool::new(false),
             usual: AtomicU8::new(0),
@@ -105,7 +116,7 @@ impl Statements {
         let figures = "reading.snapshot::text, reading.instant, reading.due - reading.instant";
         Self {
             send: sql(format!(
-                "SELECT message_id, is_new FROM {}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                "SELECT message_id, is_new FROM {}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
                 of("send")
             )),
             withdraw: sql(format!("SELECT {}($1, $2)", of("withdraw"))),
@@ -177,7 +188,7 @@ impl Statements {
                 "SELECT {now}(), {whole} FROM {messages} m WHERE m.position = ANY ($1) ORDER BY m.position"
             )),
             take: sql(format!(
-                "SELECT lost_shards, cancelled, postponed, last_position FROM {}($1, $2, $3, $4)",
+                "SELECT lost_shards, cancelled, postponed, last_position FROM {}($1, $2, $3, $4, $5)",
                 of("take")
             )),
             settle: sql(format!(

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use reqwest::{Client, Url};
 
@@ -224,9 +224,10 @@ impl HttpTarget {
         Ok(url)
     }
 
-    fn headers(&self, delivery: &Delivery) -> Result<Vec<(HeaderName, HeaderValue)>, DeliveryError> {
-        let mut headers = Vec::new();
-        let mut add = |name: &str, value: &str| {
+    /// Those of the message, and ours in the place of what it has under the same names.
+    fn headers(&self, delivery: &Delivery) -> Result<HeaderMap, DeliveryError> {
+        let mut headers = HeaderMap::new();
+        let read = |name: &str, value: &str| {
             let valid = (
                 HeaderName::from_bytes(name.as_bytes()),
                 HeaderValue::from_bytes(value.as_bytes()),
@@ -250,14 +251,19 @@ impl HttpTarget {
                     "the message has a header of the connection's: {name}"
                 )));
             }
-            headers.push((name, value));
-            Ok(())
+            Ok((name, value))
         };
         for (name, value) in delivery.headers() {
             if !matches!(&self.place, Place::Header(place) if name.eq_ignore_ascii_case(place)) {
-                add(name, value)?;
+                let (name, value) = read(name, value)?;
+                headers.append(name, value);
             }
         }
+        let mut add = |name: &str, value: &str| {
+            let (name, value) = read(name, value)?;
+            headers.insert(name, value);
+            Ok::<_, DeliveryError>(())
+        };
         add("content-type", delivery.content_type())?;
         add("idempotency-key", delivery.key())?;
         add("webhook-id", delivery.key())?;
@@ -285,11 +291,8 @@ impl HttpTarget {
 impl Target for HttpTarget {
     async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
         let url = self.url(&delivery)?;
-        let mut request = self.client.post(url.clone()).body(delivery.payload().to_vec());
-        for (name, value) in self.headers(&delivery)? {
-            request = request.header(name, value);
-        }
-        let response = match request.send().await {
+        let request = self.client.post(url.clone()).headers(self.headers(&delivery)?);
+        let response = match request.body(delivery.payload().to_vec()).send().await {
             Ok(response) => response,
             Err(error) if is_not_public(&error) => {
                 return Err(DeliveryError::rejected(NotPublic));

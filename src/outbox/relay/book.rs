@@ -59,6 +59,8 @@ enum State {
 struct Lane {
     here: BTreeSet<MessageId>,
     parked: BTreeSet<MessageId>,
+    /// How many are taken: one that is delivered, and those that are about to be parked.
+    taken: usize,
 }
 
 /// How much is here with its content.
@@ -68,8 +70,19 @@ pub(super) struct Load {
     pub(super) bytes: usize,
 }
 
+impl std::ops::Add for Load {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            messages: self.messages + other.messages,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
 impl Load {
-    fn add(&mut self, bytes: usize) {
+    fn take_in(&mut self, bytes: usize) {
         self.messages += 1;
         self.bytes += bytes;
     }
@@ -186,8 +199,8 @@ impl Book {
         let soon = due.is_none_or(|due| due < now + SOON);
         let has_room = message.is_whole() && self.loaded.is_below(self.limit);
         if soon && has_room && lane.as_ref().is_none_or(|lane| !self.is_held_up(lane, id)) {
-            self.loaded.add(entry.bytes);
-            self.loads[route].add(entry.bytes);
+            self.loaded.take_in(entry.bytes);
+            self.loads[route].take_in(entry.bytes);
             entry.content = Some(Arc::new(message));
         }
         self.entries.insert(id, entry);
@@ -242,12 +255,12 @@ impl Book {
         }
     }
 
-    /// Whether nothing of its key comes before this message.
+    /// Whether nothing of its key comes before this message, or is taken.
     fn is_first(&self, entry: &Entry) -> bool {
         let lane = entry.lane.as_ref().and_then(|lane| self.lanes.get(lane));
         lane.is_none_or(|lane| {
             let parked = lane.parked.first().is_some_and(|parked| *parked < entry.id);
-            lane.here.first() == Some(&entry.id) && !parked
+            lane.here.first() == Some(&entry.id) && !parked && lane.taken == 0
         })
     }
 
@@ -283,9 +296,7 @@ impl Book {
                 true => State::Taken,
                 false => State::Waiting,
             };
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.state = state;
-            }
+            self.set(id, state);
             if state == State::Taken {
                 return Some(id);
             }
@@ -295,17 +306,39 @@ impl Book {
 
     /// Takes a message that waits, wherever it stands. Returns whether there is such a one.
     pub(super) fn seize(&mut self, id: MessageId) -> bool {
-        let waits = self.entries.get_mut(&id).filter(|entry| entry.state == State::Waiting);
-        waits.map(|entry| entry.state = State::Taken).is_some()
+        let waits = self.entries.get(&id).is_some_and(|entry| entry.state == State::Waiting);
+        if waits {
+            self.set(id, State::Taken);
+        }
+        waits
+    }
+
+    fn set(&mut self, id: MessageId, state: State) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let was = std::mem::replace(&mut entry.state, state);
+        if let Some(lane) = entry.lane.as_ref().and_then(|lane| self.lanes.get_mut(lane)) {
+            lane.taken += usize::from(state == State::Taken);
+            lane.taken -= usize::from(was == State::Taken);
+        }
+    }
+
+    /// The first message of the ordering key of this one, or the message itself if it has none.
+    fn first_beside(&self, id: MessageId) -> MessageId {
+        let lane = self
+            .entries
+            .get(&id)
+            .and_then(|entry| self.lanes.get(entry.lane.as_ref()?));
+        lane.and_then(|lane| lane.here.first().copied()).unwrap_or(id)
     }
 
     /// Gives a message back that was not delivered after all.
     pub(super) fn give_back(&mut self, id: MessageId, now: Instant) {
         self.unload_again(id);
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.state = State::Waiting;
-            self.consider(id, now);
-        }
+        self.set(id, State::Waiting);
+        // One that belongs before it may have been read since.
+        self.consider(self.first_beside(id), now);
     }
 
     /// Keeps content that was read again.
@@ -322,12 +355,26 @@ impl Book {
     /// Has a message wait after an attempt that failed.
     pub(super) fn fail(&mut self, id: MessageId, pause: Duration, now: Instant) {
         match pause >= SOON {
-            true => self.unload(id),
+            true => self.unload_behind(id),
             false => self.unload_again(id),
         }
+        self.set(id, State::Waiting);
         if let Some(entry) = self.entries.get_mut(&id) {
-            (entry.state, entry.due) = (State::Waiting, Some(now + pause));
-            self.consider(id, now);
+            entry.due = Some(now + pause);
+            self.consider(self.first_beside(id), now);
+        }
+    }
+
+    /// Drops the content of a message and of what waits behind it, so that others have the room.
+    fn unload_behind(&mut self, id: MessageId) {
+        let lane = self
+            .entries
+            .get(&id)
+            .and_then(|entry| self.lanes.get(entry.lane.as_ref()?));
+        let behind: Vec<MessageId> = lane.map_or_else(Vec::new, |lane| lane.here.range(id..).copied().collect());
+        self.unload(id);
+        for id in behind {
+            self.unload(id);
         }
     }
 
@@ -343,6 +390,7 @@ impl Book {
         let mut next = None;
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.here.remove(&id);
+            lane.taken -= usize::from(entry.state == State::Taken);
             next = lane.here.first().copied();
             if lane.here.is_empty() && lane.parked.is_empty() {
                 self.lanes.remove(&key);
@@ -357,6 +405,7 @@ impl Book {
     pub(super) fn park(&mut self, id: MessageId, blocks: bool, now: Instant) {
         let lane = self.entries.get(&id).and_then(|entry| entry.lane.clone());
         if let (true, Some(lane)) = (blocks, lane) {
+            self.unload_behind(id);
             self.lanes.entry(lane).or_default().parked.insert(id);
         }
         self.end(id, now);

@@ -105,6 +105,35 @@ async fn what_was_written_earlier_and_read_later_takes_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_back_does_not_join_the_one_of_its_key_that_is_being_delivered() {
+    let now = Instant::now();
+    let mut book = book(&[(2, Some("a"))], now);
+    assert_eq!(taken(&mut book), [2]);
+    // A dead letter that was skipped, and that an operator has redriven.
+    let mut back = message(1, Some("a"));
+    back.position = 9;
+    book.add(back, (0, 0), now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    book.give_back(MessageId::new(2), now);
+    assert_eq!(taken(&mut book), [1]);
+    book.end(MessageId::new(1), now);
+    assert_eq!(taken(&mut book), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_long_pause_leaves_its_room_to_others() {
+    let now = Instant::now();
+    let mut book = book(&[(1, Some("a")), (2, Some("a")), (3, Some("a")), (4, None)], now);
+    assert_eq!(taken(&mut book), [1, 4]);
+    book.fail(MessageId::new(1), Duration::from_secs(60), now);
+    assert_eq!((book.loaded(), book.len()), (load(1, 7), 4));
+    book.wake(now + Duration::from_secs(60));
+    assert_eq!(taken(&mut book), [1]);
+    book.park(MessageId::new(1), true, now);
+    assert_eq!((book.loaded(), book.len()), (load(1, 7), 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_behind_a_pause_is_kept_without_its_content() {
     let now = Instant::now();
     let mut book = book(&[(1, Some("a"))], now);

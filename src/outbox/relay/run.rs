@@ -58,6 +58,8 @@ pub(super) struct Runner<S> {
     /// Messages that are due so late that they are to be parked.
     pub(super) not_due: Vec<MessageId>,
     pub(super) health: Health,
+    /// When the oldest messages are next looked for.
+    pub(super) next_look: Instant,
     reading: Reading,
     members: Members,
     bell: Listener,
@@ -109,6 +111,7 @@ impl<S: OutboxStore> Runner<S> {
             takings: 0,
             not_due: Vec::new(),
             health: Health::default(),
+            next_look: now,
             reading: Reading::default(),
             members: Members::default(),
             stopped,
@@ -221,7 +224,9 @@ impl<S: OutboxStore> Runner<S> {
         self.shards = has;
         let share = usize::from(self.members.share());
         let mut mine: Vec<Shard> = self.shards.iter().copied().collect();
-        mine.sort_unstable();
+        // Of those that are too many, what is not being delivered can be given back at once: a long delivery of the others
+        // would have all messages of its shard wait.
+        mine.sort_unstable_by_key(|shard| (!busy.contains(shard), *shard));
         self.leaving = mine.into_iter().skip(share).collect();
         self.reading.gain(gained, &beaten.start);
         self.news |= beaten.news;
@@ -263,7 +268,17 @@ impl<S: OutboxStore> Runner<S> {
         }
         let is_alone = self.routes.number_of_routes() == 1;
         let waits = if is_alone { self.book.loaded() } else { moves };
-        waits.is_below(self.settings.limit()) && self.book.len() < MOST
+        // A page of some size, since each costs a question.
+        let room = Load {
+            messages: self.page() - 1,
+            bytes: 0,
+        };
+        (waits + room).is_below(self.settings.limit()) && self.book.len() < MOST
+    }
+
+    /// The least number of messages that it is worth to read.
+    fn page(&self) -> usize {
+        (self.settings.buffer / 2).clamp(1, PAGE)
     }
 
     async fn read(&mut self) -> Result<(), StoreError> {
@@ -406,17 +421,21 @@ impl<S: OutboxStore> Runner<S> {
         // As long again for a store that is away: what is not recorded is delivered once more.
         let end = end.max(Instant::now() + self.settings.grace.min(Duration::from_secs(5)));
         while let Some(token) = self.token {
-            let left = async {
+            let left = timeout_at(end, async {
                 self.settle().await?;
                 self.store.leave(&self.settings.group, token).await
-            };
+            });
             match left.await {
-                Ok(()) | Err(StoreError::RelayOutdated) => break,
-                Err(error) if Instant::now() >= end => {
+                Ok(Ok(()) | Err(StoreError::RelayOutdated)) => break,
+                Ok(Err(error)) if Instant::now() >= end => {
                     telemetry::relay_in_trouble(&self.settings.group, &error);
                     break;
                 }
-                Err(_) => sleep_until(Instant::now() + jittered(Duration::from_millis(200))).await,
+                Err(late) => {
+                    telemetry::relay_in_trouble(&self.settings.group, &late);
+                    break;
+                }
+                Ok(Err(_)) => sleep_until(Instant::now() + jittered(Duration::from_millis(200))).await,
             }
         }
         self.shards.clear();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::breaker::Breaker;
 use super::flights::Landed;
 use super::outgoing::Verdict;
 use super::run::Runner;
@@ -52,21 +53,23 @@ impl<S: OutboxStore> Runner<S> {
         if flight.waits_for == 0
             && let Some(flight) = self.flights.of.remove(&landed.id)
         {
-            // One that failed counts, though others were not asked.
             match flight.is_cut && flight.failures.is_empty() {
                 true => self.release(landed.id, flight.succeeded, Verdict::Released),
-                false => self.judge(landed.id, flight.succeeded, flight.failures),
+                false => self.judge(landed.id, flight.succeeded, flight.failures, flight.is_cut),
             }
         }
     }
 
-    /// All targets have answered for a message.
+    /// All targets that were asked have answered for a message. While one was not asked, for its circuit is open, the message
+    /// does not die of what the others answer, and the attempt does not count.
     pub(super) fn judge(
         &mut self,
         id: MessageId,
         succeeded: Vec<usize>,
         mut failures: Vec<crate::outbox::delivery::DeliveryError>,
+        is_cut: bool,
     ) {
+        let circuits = is_cut.then(|| self.circuits_close_in());
         let Some(entry) = self.book.entry_mut(id) else {
             return;
         };
@@ -90,10 +93,17 @@ impl<S: OutboxStore> Runner<S> {
         let told: Vec<String> = failures.iter().map(|failure| failure.told()).collect();
         let error = told.join("; ");
         let asked = failures.iter().filter_map(|failure| failure.retry_after).max();
-        let pause = match failures.iter().any(|failure| !failure.is_final) {
-            true => self.routes.retry(route).after(attempts, asked),
-            false => None,
+        let retry = self.routes.retry(route);
+        let pause = match (circuits, failures.iter().any(|failure| !failure.is_final)) {
+            (Some(circuits), _) => {
+                settlement.released.push(position);
+                entry.attempts = attempts.saturating_sub(1);
+                Some(circuits.max(retry.pause(attempts, asked)))
+            }
+            (None, true) => retry.after(attempts, asked),
+            (None, false) => None,
         };
+        let attempts = entry.attempts;
         match pause {
             Some(pause) if pause < self.settings.park_after => {
                 settlement.failed.push(Failed { position, pause, error });
@@ -120,6 +130,16 @@ impl<S: OutboxStore> Runner<S> {
                     .push((id, position, shard, Verdict::Parked { blocks }));
             }
         }
+    }
+
+    /// How long it takes until the first open circuit lets a message through.
+    fn circuits_close_in(&self) -> Duration {
+        let now = Instant::now();
+        let closes = self.breakers.iter().filter_map(Breaker::opens_at);
+        closes
+            .map(|at| at.saturating_duration_since(now))
+            .max()
+            .unwrap_or_default()
     }
 
     /// A message that has expired, or was taken too often, or is not due for long: it ends or is parked untried.
@@ -173,7 +193,7 @@ impl<S: OutboxStore> Runner<S> {
     }
 
     /// Gives back a message that was being delivered, but for the targets that have it.
-    fn release(&mut self, id: MessageId, succeeded: Vec<usize>, verdict: Verdict) {
+    pub(super) fn release(&mut self, id: MessageId, succeeded: Vec<usize>, verdict: Verdict) {
         let Some(entry) = self.book.entry_mut(id) else {
             return;
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flights::Outbound;
+use super::outgoing::Verdict;
 use super::run::Runner;
 use super::settling::Aside;
 use crate::outbox::delivery::Delivery;
@@ -72,10 +73,15 @@ impl<S: OutboxStore> Runner<S> {
                 let all = self.classes.targets(entry.class);
                 if all.is_empty() {
                     // Those that did not have it are no targets any more.
-                    self.judge(id, Vec::new(), Vec::new());
+                    self.judge(id, Vec::new(), Vec::new(), false);
                     continue;
                 }
                 let targets = asks.get(&id).cloned().unwrap_or_else(|| Arc::clone(&all));
+                if targets.is_empty() {
+                    // It was taken to be parked, and has become due meanwhile.
+                    self.release(id, Vec::new(), Verdict::Released);
+                    continue;
+                }
                 let leaves_out = targets.len() < all.len();
                 self.moved[entry.route] = now;
                 self.takings += 1;
@@ -213,7 +219,9 @@ impl<S: OutboxStore> Runner<S> {
             .zip(&self.routes.targets)
             .filter(|(breaker, _)| breaker.opens_at().is_some());
         self.health.open_circuits = open.map(|(_, target)| target.name.to_string()).collect();
-        if self.book.len() < OLDEST {
+        // Now and then, since all of them are looked at.
+        if self.book.len() < OLDEST && now >= self.next_look {
+            self.next_look = now + self.settings.lease / 10;
             let mut oldest: BTreeMap<String, Duration> = BTreeMap::new();
             for entry in self.book.entries() {
                 let topic = self.routes.pattern(entry.route).to_owned();

@@ -103,6 +103,9 @@ pub struct NewMessage {
     pub key: Arc<str>,
     /// Whether a message of this topic with this key that is still kept takes its place.
     pub deduplicated: bool,
+    /// Whether another transaction may be sending it under this key, so that both take turns. Under a key that is derived from
+    /// a request none can, since the request is claimed.
+    pub takes_turns: bool,
     /// Within what it is delivered in order.
     pub ordering_key: Option<Arc<str>>,
     /// The media type of the payload.

@@ -174,6 +174,81 @@ pub(super) async fn a_target_that_fails_holds_up_no_other_target_of_its_topic<S:
     Ok(())
 }
 
+pub(super) async fn a_refusal_of_one_target_ends_nothing_for_one_that_was_not_asked<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let (away, strict) = (Inbox::default(), Inbox::default());
+    let is_back = Arc::new(AtomicUsize::new(0));
+    let (keeps, back) = (away.clone(), Arc::clone(&is_back));
+    let comes_back = move |delivery: Delivery| {
+        keeps.note(&delivery);
+        let is_back = back.load(Ordering::SeqCst) > 0;
+        async move {
+            match is_back {
+                true => Ok(()),
+                false => Err(DeliveryError::retry("away")),
+            }
+        }
+    };
+    let keeps = strict.clone();
+    let refuses = move |delivery: Delivery| {
+        keeps.note(&delivery);
+        let refuses = delivery.payload() == b"refused";
+        async move {
+            match refuses {
+                true => Err(DeliveryError::rejected("refused")),
+                false => Ok(()),
+            }
+        }
+    };
+    let both = bench
+        .builder()
+        .target_with("*", comes_back, options().name("away").circuit_breaker(1))
+        .target_with("*", refuses, options().name("strict"));
+    let relay = bench.spawn(both)?;
+    bench.send_one(text("opens the circuit")).await?;
+    bench
+        .until("the circuit opens", || !relay.health().open_circuits.is_empty())
+        .await?;
+    bench.send_one(text("refused")).await?;
+    bench.until("it is refused", || strict.count("refused") > 0).await?;
+    sleep(super::bench::WATCH).await;
+    bench.require(
+        relay.health().dead == 0 || away.count("refused") > 0,
+        "it is dead for a target that was not asked",
+    )?;
+    is_back.store(1, Ordering::SeqCst);
+    bench.until("it is dead", || relay.health().dead == 1).await?;
+    bench.require(away.count("refused") == 1, "the other target has not got it once")?;
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn what_becomes_due_while_it_is_taken_to_be_parked_is_delivered<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let keeps = inbox.clone();
+    let keep = move |delivery: Delivery| {
+        keeps.note(&delivery);
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    let relay = bench.spawn(
+        bench
+            .builder()
+            .park_after(Duration::ZERO)
+            .target_with("*", keep, options()),
+    )?;
+    for number in 0..60_u32 {
+        let wait = Duration::from_millis(u64::from(number % 12));
+        let message = text(&number.to_string()).ordering_key(number.to_string());
+        bench.send_one(message.not_before(wait)).await?;
+    }
+    bench.until("all have ended", || relay.health().delivered == 60).await?;
+    relay.stop().await;
+    Ok(())
+}
+
 pub(super) async fn large_payloads_arrive_in_little_memory<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
     let large = |number: u8| {
         Message::bytes(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::{Connection, SqlStr};
+use sqlx::{Connection, Execute, Row, SqlStr};
 use tokio::time::timeout;
 
 use crate::PostgresStore;
@@ -31,6 +31,11 @@ impl PostgresStore {
     /// The outbox's own pool.
     pub(super) fn line(&self) -> &PgPool {
         let options = self.pool.connect_options();
+        if let Some(line) = self.outbox.pool.get() {
+            // They may have other credentials by now.
+            line.set_connect_options((*options).clone());
+            return line;
+        }
         self.outbox.pool.get_or_init(|| {
             let hooks = self.pool.options().clone();
             hooks
@@ -68,14 +73,17 @@ impl PostgresStore {
 
     /// Runs a statement in a transaction that sees what was committed before each of its statements, and may write. If
     /// that is what transactions are like here, the statement is one by itself.
+    ///
+    /// A statement that is not prepared for longer goes out in two halves, and a pooler that gives sessions to transactions may
+    /// send them to two servers: so it is always in a transaction.
     async fn put(&self, connection: &mut PgConnection, statement: Statement<'_>) -> sqlx::Result<Vec<PgRow>> {
-        if self.outbox.usual.load(Ordering::SeqCst) == 0 {
-            let look = sqlx::query_scalar(USUAL).persistent(false);
-            let fits: bool = look.fetch_one(&mut *connection).await?;
+        let in_halves = !self.prepares || !Execute::<Postgres>::persistent(&statement);
+        if !in_halves && self.outbox.usual.load(Ordering::SeqCst) == 0 {
+            let fits: bool = sqlx::raw_sql(USUAL).fetch_one(&mut *connection).await?.try_get(0)?;
             let usual = if fits { FITS } else { MUST_SAY };
             self.outbox.usual.store(usual, Ordering::SeqCst);
         }
-        if self.outbox.usual.load(Ordering::SeqCst) == FITS {
+        if !in_halves && self.outbox.usual.load(Ordering::SeqCst) == FITS {
             return statement.fetch_all(connection).await;
         }
         let mut transaction = connection.begin_with(BEGIN).await?;

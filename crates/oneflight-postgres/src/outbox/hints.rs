@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
@@ -51,9 +52,9 @@ impl PostgresStore {
         if !self.prepares || self.outbox.hears_hints.swap(true, Ordering::SeqCst) {
             return;
         }
-        let options = PgConnectOptions::clone(&self.pool.connect_options());
+        let line = self.line().clone();
         let hears = Hears(Arc::downgrade(&self.outbox));
-        tokio::spawn(async move { hear(hears, options).await });
+        tokio::spawn(async move { hear(hears, line).await });
     }
 }
 
@@ -89,17 +90,18 @@ async fn hint(parts: Weak<Parts>, mut local: oneflight::store::outbox::Listener,
         let channel = parts.statements.names.outbox_channel();
         drop(parts);
         sleep(MOMENT).await;
-        let notify = sqlx::query("SELECT pg_catalog.pg_notify($1, '')")
-            .persistent(false)
-            .bind(channel);
+        // In one piece, whatever is between here and the server.
+        let notify = format!("SELECT pg_catalog.pg_notify('{}', '')", channel.replace('\'', "''"));
         // It is a hint.
-        let _ = timeout(patience, notify.execute(&pool)).await;
+        let _ = timeout(patience, sqlx::raw_sql(AssertSqlSafe(notify)).execute(&pool)).await;
     }
 }
 
-async fn hear(hears: Hears, options: PgConnectOptions) {
-    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+async fn hear(hears: Hears, line: PgPool) {
     loop {
+        // A connection of its own, with the credentials of now.
+        let options = PgConnectOptions::clone(&line.connect_options());
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
         let Some(parts) = hears.0.upgrade() else {
             return;
         };

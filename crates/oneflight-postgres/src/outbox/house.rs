@@ -26,6 +26,9 @@ const BATCH: i64 = 1000;
 const LOCK: u32 = 50;
 /// How long a statement under that lock may take, in milliseconds.
 const LOOK: u32 = 500;
+/// How long partitions are left alone that somebody uses, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What is left of a partition is moved if there are no more messages than this.
 const FEW: usize = 1000;
 /// How long what is due is brought back at a time.
@@ -37,6 +40,16 @@ const TURN: Duration = Duration::from_secs(10);
 struct Finished {
     table: String,
     snapshot: String,
+}
+
+/// What came of a try to empty a partition.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Emptied {
+    Yes,
+    /// Somebody has written to it since, or empties another one.
+    NotYet,
+    /// Somebody uses it, and most likely all others too.
+    InUse,
 }
 
 /// The partitions of a table.
@@ -108,22 +121,25 @@ impl PostgresStore {
         let slots = self.ask_outbox(self.query(&self.outbox.statements.slots)).await?;
         let slots = Slots::of(only(&slots)?)?;
         let mut waits = false;
+        let mut is_free = self.may_lock();
         for slot in slots.messages.finished() {
-            if let Some(finished) = self.finished_messages(slot).await? {
+            if is_free && let Some(finished) = self.finished_messages(slot).await? {
                 let table = &finished.table;
                 let look = format!(
                     "SELECT EXISTS (SELECT FROM {table} WHERE xid >= pg_catalog.pg_snapshot_xmax($1::pg_catalog.pg_snapshot))
                          OR EXISTS (SELECT FROM pg_catalog.pg_snapshot_xip($1::pg_catalog.pg_snapshot) x
                                     JOIN {table} m ON m.xid = x)"
                 );
-                waits |= !self.empty(&finished, &look).await?;
+                let emptied = self.empty(&finished, &look).await?;
+                (waits, is_free) = (waits || emptied != Emptied::Yes, emptied != Emptied::InUse);
             }
         }
         for slot in slots.receipts.finished() {
-            if let Some(finished) = self.finished_receipts(slot).await? {
+            if is_free && let Some(finished) = self.finished_receipts(slot).await? {
                 let (table, left) = (&finished.table, self.left());
                 let look = format!("SELECT $1 IS NOT NULL AND EXISTS (SELECT FROM {table} WHERE span && {left})");
-                waits |= !self.empty(&finished, &look).await?;
+                let emptied = self.empty(&finished, &look).await?;
+                (waits, is_free) = (waits || emptied != Emptied::Yes, emptied != Emptied::InUse);
             }
         }
         if slots.messages.next_free().is_none() || slots.receipts.next_free().is_none() {
@@ -212,10 +228,11 @@ impl PostgresStore {
             self.partition("messages", slot),
             self.outbox.statements.names.of("receipts"),
         );
-        // The oldest one, which most often tells enough, and then all of them.
+        // The oldest one and the newest one, which most often tell enough, and then all of them.
         let look = format!(
             "SELECT pg_catalog.pg_current_snapshot()::text, NOT EXISTS (
-                 SELECT FROM (SELECT position FROM {table} ORDER BY position LIMIT 1) m WHERE NOT EXISTS (
+                 SELECT FROM (SELECT min(position) AS position FROM {table} UNION ALL SELECT max(position) FROM {table}) m
+                 WHERE NOT EXISTS (
                      SELECT FROM {receipts} r
                      WHERE r.kind IN (2, 4) AND r.span @> m.position AND m.position = ANY (r.positions)))
              AND NOT EXISTS (
@@ -248,17 +265,29 @@ impl PostgresStore {
         Ok(column::<bool>(row, 1)?.then_some(Finished { table, snapshot }))
     }
 
-    /// Empties a partition, unless somebody uses it or has written to it since. Returns whether it is empty now.
-    async fn empty(&self, finished: &Finished, is_used: &str) -> Result<bool, StoreError> {
+    /// Empties a partition, unless somebody uses it or has written to it since.
+    async fn empty(&self, finished: &Finished, is_used: &str) -> Result<Emptied, StoreError> {
         let emptied = timeout(self.patience, self.try_to_empty(finished, is_used)).await;
         match emptied.unwrap_or_else(|_| Err(late())) {
-            Ok(emptied) => Ok(emptied),
+            Ok(emptied) => {
+                *self.outbox.leaves_alone.lock() = None;
+                Ok(if emptied { Emptied::Yes } else { Emptied::NotYet })
+            }
             // Somebody reads or writes it, for however long; or the look took longer than others are to wait.
             Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("55P03" | "57014")) => {
-                Ok(false)
+                let mut alone = self.outbox.leaves_alone.lock();
+                let pause = alone.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
+                *alone = Some((Instant::now(), pause));
+                Ok(Emptied::InUse)
             }
             Err(error) => Err(unavailable(error)),
         }
+    }
+
+    /// Whether a partition may be locked again: while somebody uses all of them, each try has those wait who send.
+    fn may_lock(&self) -> bool {
+        let alone = *self.outbox.leaves_alone.lock();
+        alone.is_none_or(|(since, pause)| since.elapsed() >= pause)
     }
 
     async fn try_to_empty(&self, finished: &Finished, is_used: &str) -> sqlx::Result<bool> {
@@ -271,7 +300,7 @@ impl PostgresStore {
             return Ok(false);
         }
         sqlx::raw_sql(AssertSqlSafe(format!(
-            "SET LOCAL lock_timeout = '{LOCK}ms'; SET LOCAL statement_timeout = '{LOOK}ms'; SET LOCAL enable_seqscan = off;
+            "SET LOCAL lock_timeout = '{LOCK}ms'; SET LOCAL statement_timeout = '{LOOK}ms'; SET LOCAL enable_seqscan = off; SET LOCAL jit = off;
              LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
         )))
         .execute(&mut *transaction)
@@ -280,9 +309,14 @@ impl PostgresStore {
         if look.bind(&finished.snapshot).fetch_one(&mut *transaction).await? {
             return Ok(false);
         }
-        let (withdrawn, messages) = (names.of("withdrawn"), names.of("messages"));
+        let [withdrawn, messages, rotation] = ["withdrawn", "messages", "rotation"].map(|name| names.of(name));
+        // What is forgotten here is gone for a relay that still knows it.
         sqlx::raw_sql(AssertSqlSafe(format!(
-            "DELETE FROM {withdrawn} w WHERE w.position < (SELECT min(position) FROM {messages}); TRUNCATE {table}"
+            "WITH first AS (SELECT min(position) AS position FROM {messages}),
+                  forgotten AS (DELETE FROM {withdrawn} w USING first WHERE w.position < first.position RETURNING w.position)
+             UPDATE {rotation} SET gone = first.position FROM first
+             WHERE first.position > gone AND EXISTS (SELECT FROM forgotten);
+             TRUNCATE {table}"
         )))
         .execute(&mut *transaction)
         .await?;

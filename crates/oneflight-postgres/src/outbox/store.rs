@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgRow};
+use tokio::time::timeout;
 
 use super::cursor::{Place, Snapshot};
 use super::rows::{self, dead_letter, millis, numbers, shards};
 use crate::PostgresStore;
-use crate::errors::unavailable;
+use crate::errors::{late, unavailable};
 use crate::records::{column, millis as to_millis, only};
 use oneflight::store::StoreError;
 use oneflight::store::outbox::{
@@ -21,6 +22,10 @@ const ERROR_CHARS: usize = 1000;
 
 impl PostgresStore {
     async fn withdraw(&self, id: MessageId, pause: Option<Duration>) -> Result<bool, StoreError> {
+        // One at a time, so that relays find a connection however many are withdrawn.
+        let _turn = timeout(self.patience, self.outbox.withdraws.lock())
+            .await
+            .map_err(|_| unavailable(late()))?;
         let withdraw = self.query(&self.outbox.statements.withdraw);
         let withdraw = withdraw.bind(id.get()).bind(pause.map(to_millis));
         column(only(&self.ask_outbox(withdraw).await?)?, 0)
@@ -217,7 +222,8 @@ impl OutboxStore for PostgresStore {
                     .iter()
                     .map(|it| it.expires_after.map(to_millis))
                     .collect::<Vec<_>>(),
-            );
+            )
+            .bind(messages.iter().map(|it| it.takes_turns).collect::<Vec<_>>());
         let rows = send.fetch_all(connection).await.map_err(unavailable)?;
         let answer = |row: &PgRow| {
             let id = MessageId::new(column(row, 0)?);
@@ -343,6 +349,7 @@ impl OutboxStore for PostgresStore {
             .bind(group.to_owned())
             .bind(token.get())
             .bind(numbers(of))
+            .bind(messages.iter().map(|(id, _)| id.get()).collect::<Vec<_>>())
             .bind(messages.iter().map(|(_, position)| *position).collect::<Vec<_>>());
         let rows = self.ask_outbox(take).await?;
         let row = only(&rows)?;
