@@ -47,6 +47,10 @@ use crate::telemetry;
 use crate::timer;
 use crate::unwind::catch;
 
+mod refused;
+
+use refused::Refused;
+
 /// How long the store may take to answer a poll.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a completer looks whether there is something for which no completer may have a handler.
@@ -55,11 +59,8 @@ const LOOK_FOR_UNKNOWN: Duration = Duration::from_secs(60);
 const LOOK_AT: usize = 100;
 /// The longest pause while the store does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
 /// How many more mutations are listed than can be run: what is not granted must not keep others from their turn.
 const LOOK_PAST: usize = 32;
-/// How many mutations that were not granted are remembered.
-const MOST_REFUSED: usize = 1_000;
 
 /// One try. Answers whether a claim was granted.
 type Run = Pin<Box<dyn Future<Output = bool> + Send>>;
@@ -257,6 +258,9 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                     Ok(found) => {
                         failures = 0;
                         let is_full = found.len() >= limit;
+                        if !is_full {
+                            refused.keep(&found);
+                        }
                         let mut found: Vec<_> = found.into_iter().filter(|found| !refused.rests(found)).collect();
                         // All processes list the same. In an order of its own, each begins with another one.
                         found.sort_by_cached_key(|_| random_u64());
@@ -423,61 +427,6 @@ struct Tried {
     id: RequestIdentity,
     token: FencingToken,
     granted: bool,
-}
-
-/// What was listed and not granted. It stays first in the list, so it is passed over for a while, longer each time, for as
-/// long as the same token stands there.
-struct Refused {
-    first_pause: Duration,
-    longest_pause: Duration,
-    by_id: HashMap<RequestIdentity, Rest>,
-}
-
-struct Rest {
-    token: FencingToken,
-    times: u32,
-    until: Instant,
-}
-
-impl Refused {
-    fn new(first_pause: Duration, longest_pause: Duration) -> Self {
-        Self {
-            first_pause,
-            longest_pause: longest_pause.max(first_pause),
-            by_id: HashMap::new(),
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.by_id.len()
-    }
-
-    fn rests(&self, found: &UnfinishedSteps) -> bool {
-        let rest = self.by_id.get(&found.id);
-        rest.is_some_and(|rest| rest.token == found.token && rest.until > Instant::now())
-    }
-
-    fn insert(&mut self, id: RequestIdentity, token: FencingToken) {
-        if self.by_id.len() >= MOST_REFUSED {
-            let now = Instant::now();
-            self.by_id.retain(|_, rest| rest.until > now);
-        }
-        if self.by_id.len() >= MOST_REFUSED {
-            return;
-        }
-        let before = self.by_id.get(&id).filter(|rest| rest.token == token);
-        let times = before.map_or(0, |rest| rest.times.saturating_add(1));
-        let pause = self
-            .first_pause
-            .saturating_mul(1 << times.min(20))
-            .min(self.longest_pause);
-        let until = timer::after(jittered(pause));
-        self.by_id.insert(id, Rest { token, times, until });
-    }
-
-    fn remove(&mut self, id: &RequestIdentity) {
-        self.by_id.remove(id);
-    }
 }
 
 /// A try that a service which is drained waits for.
