@@ -147,33 +147,6 @@ pub(super) fn set_standing(id: &RequestIdentity, token: FencingToken, standing: 
     .bind(number(token))
 }
 
-/// Sets apart what stands beside a record that is about to be replaced, so that it is not deleted with it.
-pub(super) async fn set_apart(
-    connection: &mut SqliteConnection,
-    id: &RequestIdentity,
-    token: FencingToken,
-) -> sqlx::Result<()> {
-    let apart =
-        sqlx::query("UPDATE main.oneflight_workflows SET token = -token WHERE scope = ?1 AND key = ?2 AND token = ?3");
-    let apart = apart.bind(id.scope()).bind(id.key()).bind(number(token));
-    apart.execute(connection).await.map(drop)
-}
-
-/// Has what was [set apart](set_apart) stand beside the record under its new token, held.
-pub(super) async fn take_along(
-    connection: &mut SqliteConnection,
-    id: &RequestIdentity,
-    before: FencingToken,
-    token: FencingToken,
-) -> sqlx::Result<()> {
-    let along = sqlx::query(
-        "UPDATE main.oneflight_workflows SET token = ?4, held = 1 WHERE scope = ?1 AND key = ?2 AND token = -?3",
-    );
-    let along = along.bind(id.scope()).bind(id.key());
-    let along = along.bind(number(before)).bind(number(token));
-    along.execute(connection).await.map(drop)
-}
-
 /// Reads what is known beside a record, in a transaction of its own. The rows are for [`known`].
 pub(super) fn load(id: &RequestIdentity) -> Statement<'_> {
     sqlx::query(known!("BEGIN; ", "; COMMIT"))
