@@ -8,6 +8,9 @@
 //!  └─ the row, in the database beside it
 //! ```
 //!
+//! There is no outbox either: a message in Redis would be no part of the row's transaction. So an order's payment is authorised
+//! here, and it is neither charged nor mailed.
+//!
 //! If it breaks off between row and record, the orders are asked whether the row is there. What is left open: a service
 //! that stands still between its last look at its lease and its row, for longer than the lease, writes a second row after
 //! another has taken over; and what a failover of Redis loses may be ordered again. Where that must not be, the orders

@@ -1,90 +1,174 @@
-//! Several services on one store, each in a process of its own.
+//! Several services on one store, each in a process of its own, with a further relay and the stand-ins in theirs.
 //!
-//! They are this program, told to `serve`, and they end with this process in whichever way it ends: each stops when its
-//! standard input does, whose other end is held here and nowhere else.
+//! They are this program, told to `serve` and so on, and they end with this process in whichever way it ends: each stops
+//! when its standard input does, whose other end is held here and nowhere else. Unless it is killed before:
+//! [`kill_at_random`](Fleet::kill_at_random).
 
-use std::error::Error;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-type Failure = Box<dyn Error + Send + Sync>;
+use crate::database::Failure;
+use crate::place::Kind;
+use crate::storm::Storm;
 
-/// A service gets so long to open its database and to listen.
+/// A process gets so long to open its database and to listen.
 const START_TIME: Duration = Duration::from_secs(30);
 
-/// A service gets so long to end: it drains what is in flight, twice five seconds at most.
+/// A process gets so long to end: a service drains what is in flight, twice five seconds at most.
 const STOP_TIME: Duration = Duration::from_secs(20);
 
-/// The services.
-pub(crate) struct Fleet {
-    services: Vec<Child>,
-    pub(crate) addresses: Vec<SocketAddr>,
+/// The processes: first the stand-ins, then what sends to them.
+pub(crate) struct Fleet(Vec<Part>);
+
+/// A process.
+struct Part {
+    arguments: Vec<OsString>,
+    process: Child,
+    /// Where it listens, if it does.
+    address: Option<SocketAddr>,
 }
 
 impl Fleet {
-    /// Starts so many services with these arguments, all at once, and waits until each of them listens.
-    pub(crate) async fn start(services: u16, arguments: &[OsString]) -> Result<Self, Failure> {
-        let program = std::env::current_exe()?;
-        let mut fleet = Self {
-            services: Vec::new(),
-            addresses: Vec::new(),
-        };
+    /// Starts so many services for this storm, with these arguments, and what they need; and waits until each of them is
+    /// ready.
+    pub(crate) async fn start(services: u16, storm: &Storm, serve: &[OsString]) -> Result<Self, Failure> {
+        let mut parts = Vec::new();
+        let mut place = storm.place.arguments();
+        if storm.sends() {
+            for (stand_in, said_by) in [("payments", "--payments"), ("mail", "--mail")] {
+                let ledger = storm.ledger.clone().into();
+                let part = Part::start(vec![stand_in.into(), "--ledger".into(), ledger])?
+                    .ready()
+                    .await?;
+                let address = part.address.ok_or("a stand-in does not listen")?;
+                place.extend([said_by.into(), address.to_string().into()]);
+                parts.push(part);
+            }
+        }
+        let named = |name: &str, more: &[OsString]| [&[OsString::from(name)], &place[..], more].concat();
+        // All at once.
+        let mut starting = Vec::new();
+        if storm.place.kind() != Kind::Redis && storm.handler != "naive" {
+            starting.push(Part::start(named("relay", &[]))?);
+        }
         for _ in 0..services {
-            let service = Command::new(&program)
-                .args(["serve", "--until-eof"])
-                .args(arguments)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()?;
-            fleet.services.push(service);
+            starting.push(Part::start(named("serve", serve))?);
         }
-        for service in &mut fleet.services {
-            let address = timeout(START_TIME, address(service))
-                .await
-                .map_err(|_| format!("a service did not listen within {START_TIME:?}"))??;
-            fleet.addresses.push(address);
+        for part in starting {
+            parts.push(part.ready().await?);
         }
-        Ok(fleet)
+        Ok(Self(parts))
     }
 
-    /// Asks all of them to stop and waits until they have.
-    pub(crate) async fn stop(mut self) -> Result<(), Failure> {
-        for service in &mut self.services {
-            drop(service.stdin.take());
+    /// Where the services listen.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let services = self.0.iter().filter(|part| part.is("serve"));
+        services.filter_map(|part| part.address).collect()
+    }
+
+    /// Kills so many processes while the storm goes on, and starts each again: all of them in random order, and again. When,
+    /// is random as well, within a share of the storm for each.
+    pub(crate) async fn kill_at_random(&mut self, kills: u16, seed: u64, storm: &ProgressBar) -> Result<(), Failure> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut order = Vec::new();
+        for kill in 0..kills {
+            let progress = (f64::from(kill) + random.f64()) / f64::from(kills);
+            while !storm.is_finished() && storm.position() as f64 <= progress * storm.length().unwrap_or(0) as f64 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            if order.is_empty() {
+                order = (0..self.0.len()).collect();
+                random.shuffle(&mut order);
+            }
+            if let Some(part) = order.pop().and_then(|at| self.0.get_mut(at)) {
+                part.kill_and_start().await?;
+            }
         }
-        for service in &mut self.services {
-            let status = timeout(STOP_TIME, service.wait())
-                .await
-                .map_err(|_| format!("a service did not stop within {STOP_TIME:?}, and is killed"))??;
-            if !status.success() {
-                return Err(format!("a service ended badly ({status}); standard error says why").into());
+        Ok(())
+    }
+
+    /// Asks all of them to stop and waits until they have: the stand-ins at last.
+    pub(crate) async fn stop(mut self) -> Result<(), Failure> {
+        let stand_ins = self
+            .0
+            .iter()
+            .take_while(|part| part.is("payments") || part.is("mail"))
+            .count();
+        let senders = self.0.split_off(stand_ins);
+        for mut parts in [senders, self.0] {
+            for part in &mut parts {
+                drop(part.process.stdin.take());
+            }
+            for part in &mut parts {
+                let status = timeout(STOP_TIME, part.process.wait())
+                    .await
+                    .map_err(|_| format!("{} did not stop within {STOP_TIME:?}, and is killed", part.name()))??;
+                if !status.success() {
+                    return Err(format!("{} ended badly ({status}); standard error says why", part.name()).into());
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Reads where a service listens from the first line that it prints.
-async fn address(service: &mut Child) -> Result<SocketAddr, Failure> {
-    let stdout = service.stdout.take().ok_or("a service has no standard output")?;
-    let mut lines = BufReader::new(stdout).lines();
-    let first = lines
-        .next_line()
-        .await?
-        .ok_or("a service ended before it listened; standard error says why")?;
-    let address = first
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix("http://"))
-        .ok_or_else(|| format!("a service did not say where it listens, but: {first}"))?
-        .parse()?;
-    // What else it prints is read and let go, so that it never waits for us.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Ok(address)
+impl Part {
+    /// Starts this program with these arguments.
+    fn start(arguments: Vec<OsString>) -> Result<Self, Failure> {
+        let process = Command::new(std::env::current_exe()?)
+            .args(&arguments)
+            .arg("--until-eof")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Self {
+            arguments,
+            process,
+            address: None,
+        })
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.arguments.first().is_some_and(|first| first == name)
+    }
+
+    fn name(&self) -> String {
+        let name = self.arguments.first().map(|name| name.to_string_lossy());
+        format!("a process ({})", name.unwrap_or_default())
+    }
+
+    /// Waits until it says that it is ready, and reads where it listens from that.
+    async fn ready(mut self) -> Result<Self, Failure> {
+        let stdout = self.process.stdout.take().ok_or("a process has no standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let first = timeout(START_TIME, lines.next_line())
+            .await
+            .map_err(|_| format!("{} was not ready within {START_TIME:?}", self.name()))??
+            .ok_or_else(|| format!("{} ended before it was ready; standard error says why", self.name()))?;
+        let mut words = first.split_whitespace();
+        self.address = words.find_map(|word| word.split_once("://")?.1.parse().ok());
+        // What else it prints is read and let go, so that it never waits for us.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(self)
+    }
+
+    /// `kill -9`, and the same again, at the same address.
+    async fn kill_and_start(&mut self) -> Result<(), Failure> {
+        self.process.kill().await?;
+        let mut arguments = self.arguments.clone();
+        if let Some(address) = self.address {
+            arguments.extend(["--port".into(), address.port().to_string().into()]);
+        }
+        let again = Self::start(arguments)?.ready().await?;
+        (self.process, self.address) = (again.process, again.address);
+        Ok(())
+    }
 }

@@ -5,11 +5,11 @@
 //! ```text
 //! the layer: the whole order, under a claim, shared by all duplicates; its answer is recorded
 //!  ├─ the payment provider: slow, elsewhere, no transaction open; asked under a key that every attempt repeats
-//!  └─ run_in_tx: the row and its record, one commit, in well under a millisecond
+//!  └─ run_in_tx: the row, the messages that have it charged and mailed, and its record; one commit
 //! ```
 //!
 //! Where it can break off, the next attempt under the same key goes on: it finds the authorisation at the provider, and
-//! the row in its record. Over Redis, see `beside`.
+//! the row in its record. What the messages do is in [`outward`]. Over Redis, see `beside`.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use oneflight::http::layer::{Failure, IdempotencyLayer, Outcome};
 use oneflight::http::{CorrelationId, KEY_FIELD, KeySource, Problem};
 use oneflight::idempotency::{Context, Effect, Idempotency, Recovery};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{Store, TransactionalStore};
+use oneflight::outbox::{RelayBuildError, RelayHandle};
+use oneflight::store::{OutboxStore, Store, TransactionalStore};
 #[cfg(feature = "postgres")]
 use oneflight_postgres::PostgresStore;
 #[cfg(feature = "redis")]
@@ -36,6 +37,7 @@ use oneflight_sqlite::SqliteStore;
 use crate::beside::{beside, place_beside};
 use crate::database::{Database, Entry, Orders};
 use crate::order::{MAX_BODY, NewOrder, Placed};
+use crate::outward::{self, Outward};
 use crate::page::Seen;
 use crate::payment::Provider;
 use crate::place::Place;
@@ -134,6 +136,19 @@ impl Handler {
         }
     }
 
+    /// Starts the relay that delivers what orders have sent. There is none where there is no outbox.
+    pub(crate) fn relay(&self, outward: &Outward) -> Result<Option<RelayHandle>, RelayBuildError> {
+        match self {
+            Self::Naive => Ok(None),
+            Self::Sqlite(it) => outward.relay(it.store().clone()).map(Some),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(it) => outward.relay(it.store().clone()).map(Some),
+            // Redis holds the records and not the orders: a message in it would be no part of an order's transaction.
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => Ok(None),
+        }
+    }
+
     /// How many orders are on record: in progress, or answered for good. `None` over Redis, which does not count them.
     pub(crate) async fn records(&self, orders: &Database) -> Result<Option<i64>, sqlx::Error> {
         match self {
@@ -190,7 +205,7 @@ async fn place_within<S>(
     incoming: Incoming,
 ) -> Response
 where
-    S: TransactionalStore,
+    S: OutboxStore,
     S::Connection: Orders,
 {
     incoming.seen.executed();
@@ -203,10 +218,13 @@ where
         .authorise(&incoming.key, &context.downstream_key("payment"))
         .await;
 
-    // The row and its record are one commit: there is never the one without the other.
+    // The row, its messages and its record are one commit: there is never the one without the others.
     let entered = idempotency.run_in_tx(entry, move |mut tx| async move {
-        let order_id = tx.enter(&incoming.entry(&payment)).await?;
-        Ok(incoming.placed(order_id))
+        let placed = incoming.placed(tx.enter(&incoming.entry(&payment)).await?);
+        let _ = tx
+            .send_all(outward::messages(&placed, &incoming.key, &payment)?)
+            .await?;
+        Ok(placed)
     });
     match entered.await {
         Ok(placed) => answer(placed.into_inner()),

@@ -4,144 +4,62 @@
 //! cargo run --release --example checkout
 //! cargo run --release --example checkout -- storm --keys 100 --duplicates 50
 //! cargo run --release --example checkout -- storm --keys 100 --duplicates 50 --naive
-//! cargo run --release --example checkout -- storm --keys 100 --duplicates 1000 --processes 4
+//! cargo run --release --example checkout -- storm --keys 100 --duplicates 1000 --processes 4 --kills 20
 //! ```
 //!
 //! With `--features postgres` or `--features redis` before the `--` it can take another store; without them no driver but that of
 //! SQLite is built.
 //!
-//! The first starts a service on the loopback interface, with its orders in an SQLite file. The second sends each of
-//! 100 orders 50 times, concurrently, and counts what the database then holds. The third does the same to the handler
-//! that most people write, and the fourth to four services in processes of their own. All of them take a [`place`] for
-//! what they keep. This file is the command line; [`service`] and [`handler`] are what is worth reading first.
+//! The first starts a service on the loopback interface, with its orders in an SQLite file, and stand-ins of a payment API and a
+//! mail server. The second sends each of 100 orders 50 times, concurrently, and counts the orders, the charges and the mails.
+//! The third does the same to the handler that most people write, and the fourth to four services in processes of their
+//! own, of which one after the other is killed, and so are their relay and the stand-ins. All of them take a [`place`] for
+//! what they keep. This file starts what the [command line](cli) says; [`service`], [`handler`] and [`outward`] are what is
+//! worth reading first.
 
 #[cfg(feature = "redis")]
 mod beside;
+mod cli;
 mod database;
 mod fleet;
 mod handler;
 mod naive;
 mod order;
+mod outside;
+mod outward;
 mod page;
 mod payment;
 mod place;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod row;
+mod running;
 mod service;
 mod storm;
 
 use std::error::Error;
-use std::io::IsTerminal;
-use std::net::{IpAddr, SocketAddr};
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axum::http::Uri;
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 
+use crate::cli::{Cli, Command, RelayArgs, Serve, StandInArgs, StormArgs};
 use crate::fleet::Fleet;
+use crate::handler::Handler;
+use crate::outside::ledger::Ledger;
+use crate::outside::{StandIn, StandIns};
 use crate::payment::Provider;
-use crate::place::{Place, PlaceArgs};
+use crate::place::{Kind, Place};
 use crate::service::{Config, Service};
-use crate::storm::{Report, Shape, Storm};
+use crate::storm::{Report, Shape, Storm, progress_bar};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// A storm may have so many requests.
 const MAX_REQUESTS: u64 = 5_000_000;
-
-/// A checkout that takes each order once, however often it is sent.
-///
-/// Without a subcommand it serves.
-#[derive(Debug, Parser)]
-#[command(name = "checkout", args_conflicts_with_subcommands = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: Serve,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve a page and POST /orders on the loopback interface (the default).
-    Serve(Serve),
-    /// Send every order many times at once, then count the rows in the database.
-    ///
-    /// Service and clients run in this process unless said otherwise, over real TCP connections. Some handlers are slow, some clients hang up
-    /// in mid-request and come back, some send again after they were answered. The exit status is 1 if there is not
-    /// exactly one order per key, or if any request got an error or a wrong answer (with --naive it is 0: there, that
-    /// is the point).
-    Storm(StormArgs),
-}
-
-#[derive(Debug, Args)]
-struct Serve {
-    /// Listen on this port; 0 takes a free one.
-    #[arg(long, default_value_t = 0)]
-    port: u16,
-    #[command(flatten)]
-    place: PlaceArgs,
-    /// Serve the handler that most people write, without oneflight.
-    #[arg(long)]
-    naive: bool,
-    /// How long the payment provider takes for an order if its key is a slow one, in milliseconds.
-    #[arg(long, default_value_t = 300, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
-    delay_ms: u64,
-    /// How many of 100 keys are slow ones.
-    #[arg(long, default_value_t = 100, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
-    slow_percent: u8,
-    /// Stop at the end of standard input, and log errors only: what starts several services uses it.
-    #[arg(long, hide = true)]
-    until_eof: bool,
-}
-
-#[derive(Debug, Args)]
-struct StormArgs {
-    /// How many different orders are sent, each under its own key.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    keys: u32,
-    /// How often each of them is sent.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    duplicates: u32,
-    /// Storm the handler that most people write, without oneflight.
-    #[arg(long, conflicts_with = "service")]
-    naive: bool,
-    /// Print one JSON object instead of the table.
-    #[arg(long)]
-    json: bool,
-    /// Make the same storm again: the order of requests, who hangs up, who repeats.
-    #[arg(long, value_name = "NUMBER")]
-    seed: Option<u64>,
-    #[command(flatten)]
-    place: PlaceArgs,
-    /// Start so many services on the store, each in a process of its own, and storm all of them at once.
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=32))]
-    processes: Option<u16>,
-    /// How many clients send at the same time.
-    #[arg(long, default_value_t = 64, value_name = "CLIENTS", value_parser = clap::value_parser!(u16).range(1..=256))]
-    concurrency: u16,
-    /// How many of 100 requests are first sent by a client that hangs up before it is answered.
-    #[arg(long, default_value_t = 5, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
-    hang_up_percent: u8,
-    /// How many of 100 requests are sent again after they were answered.
-    #[arg(long, default_value_t = 10, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
-    repeat_percent: u8,
-    /// How long the payment provider takes for an order if its key is a slow one, in milliseconds.
-    #[arg(long, default_value_t = 5, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
-    delay_ms: u64,
-    /// How many of 100 keys are slow ones.
-    #[arg(long, default_value_t = 20, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
-    slow_percent: u8,
-    /// After so many seconds, what is not answered counts as an error.
-    #[arg(long, default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    timeout: u64,
-    /// Storm a service that runs elsewhere on this machine, such as http://127.0.0.1:8080, and that keeps its orders where
-    /// --db or --store says; may be given several times. Clients wait for a service that is away.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "processes", value_parser = loopback)]
-    service: Vec<SocketAddr>,
-}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -154,6 +72,9 @@ fn main() -> ExitCode {
         match command {
             Command::Serve(args) => serve(args).await.map(|()| ExitCode::SUCCESS),
             Command::Storm(args) => storm(args).await,
+            Command::Relay(args) => relay(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Payments(args) => payments(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Mail(args) => mail(args).await.map(|()| ExitCode::SUCCESS),
         }
     });
     ended.unwrap_or_else(|failure| complain(&*failure))
@@ -164,17 +85,14 @@ fn complain(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Where everything is unless the arguments say otherwise.
+const FILE: &str = "checkout.db";
+
 async fn serve(args: Serve) -> Result<(), Failure> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .with_max_level(match args.until_eof {
-            true => tracing::Level::ERROR,
-            false => tracing::Level::INFO,
-        })
-        .init();
-    let place = args.place.place("checkout.db".into())?;
+    args.end.log();
+    let ledger = args.place.ledger(FILE.into());
+    let place = args.place.place(FILE.into())?;
+    let own = args.outside.addresses().is_none();
     let service = Service::start(Config {
         port: args.port,
         place: place.clone(),
@@ -183,20 +101,56 @@ async fn serve(args: Serve) -> Result<(), Failure> {
             delay: Duration::from_millis(args.delay_ms),
             slow_percent: args.slow_percent,
         },
+        stand_ins: StandIns::new(args.outside.addresses(), ledger.clone()),
     })
     .await?;
     let url = format!("http://{}", service.address());
-    introduce(&url, &place, args.naive);
-    match args.until_eof {
-        true => end_of_input().await,
-        false => stop_asked_for().await?,
-    }
+    introduce(&url, &place, args.naive, own.then_some(&*ledger));
+    args.end.asked_for().await?;
     println!("stopping: what is in flight is answered first");
     service.stop().await
 }
 
+async fn relay(args: RelayArgs) -> Result<(), Failure> {
+    args.end.log();
+    let ledger = args.place.ledger(FILE.into());
+    let place = args.place.place(FILE.into())?;
+    let orders = place.open().await?;
+    let handler = Handler::over(&place, &orders).await?;
+    let (outside, outward) = StandIns::new(args.outside.addresses(), ledger).reach().await?;
+    let relay = handler.relay(&outward)?.ok_or("there is no outbox in Redis")?;
+    println!("The relay delivers the messages of the orders in {place} (Ctrl-C stops it).");
+    args.end.asked_for().await?;
+    relay.stop().await;
+    drop(outside);
+    orders.close().await;
+    Ok(())
+}
+
+async fn payments(args: StandInArgs) -> Result<(), Failure> {
+    args.end.log();
+    let stand_in = StandIn::payments(args.port, Ledger::open(&args.ledger).await?).await?;
+    let ledger = args.ledger.display();
+    println!(
+        "The payment API is at http://{} (Ctrl-C stops it), its ledger is {ledger}.",
+        stand_in.address
+    );
+    Ok(args.end.asked_for().await?)
+}
+
+async fn mail(args: StandInArgs) -> Result<(), Failure> {
+    args.end.log();
+    let stand_in = StandIn::mail(args.port, Ledger::open(&args.ledger).await?).await?;
+    let ledger = args.ledger.display();
+    println!(
+        "The mail server is at smtp://{} (Ctrl-C stops it), its ledger is {ledger}.",
+        stand_in.address
+    );
+    Ok(args.end.asked_for().await?)
+}
+
 /// Says where the service is and what to try. The keys are new each time: under an old one the answer would be old too.
-fn introduce(url: &str, place: &Place, naive: bool) {
+fn introduce(url: &str, place: &Place, naive: bool, ledger: Option<&Path>) {
     let key = format!("try-{:08x}", fastrand::u32(..));
     let curl = |what: &str, body: &str| {
         println!(
@@ -204,6 +158,16 @@ fn introduce(url: &str, place: &Place, naive: bool) {
         );
     };
     println!("The checkout is at {url} (Ctrl-C stops it), its orders are in {place}.");
+    match ledger {
+        _ if !naive && place.kind() == Kind::Redis => {
+            println!("Orders are not charged and not mailed: Redis has no outbox.")
+        }
+        Some(ledger) => println!(
+            "Each order is charged and mailed, at a payment API and a mail server that stand in for real ones; what they did is in {}.",
+            ledger.display()
+        ),
+        None => {}
+    }
     if naive {
         println!("It runs the naive handler: click fast, and see double.");
     }
@@ -218,33 +182,6 @@ fn introduce(url: &str, place: &Place, naive: bool) {
         r#"{"item": "cake", "quantity": 9}"#,
     );
     println!();
-}
-
-/// Ends when the process is asked to stop, by Ctrl-C or SIGTERM.
-async fn stop_asked_for() -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted,
-            _ = terminate.recv() => Ok(()),
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
-}
-
-/// Ends when standard input does: with the process that holds its other end, in whichever way that ends.
-async fn end_of_input() {
-    let (over, ended) = tokio::sync::oneshot::channel::<()>();
-    // A thread that is not waited for: a read from standard input cannot be called off.
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        drop(over);
-    });
-    // Never sent to: what is heard is that it was dropped.
-    let _ = ended.await;
 }
 
 async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
@@ -264,6 +201,11 @@ async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     }
     // Kept until the end: the directory goes when it is dropped.
     let temporary = tempfile::tempdir()?;
+    // A service that runs already has the ledger that it says when it starts.
+    let file = match (args.service.is_empty(), args.place.db.is_none()) {
+        (false, true) => FILE.into(),
+        _ => temporary.path().join("storm.db"),
+    };
     let storm = Storm {
         shape: Shape {
             keys: args.keys,
@@ -279,7 +221,9 @@ async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
             (true, false) => "oneflight",
             (true, true) => "naive",
         },
+        ledger: args.place.ledger(file),
         place: args.place.clone().place(temporary.path().join("storm.db"))?,
+        kills: args.kills,
     };
     let report = match (args.processes, args.service.is_empty()) {
         (_, false) => elsewhere(storm, args.service).await?,
@@ -302,20 +246,33 @@ async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
 async fn elsewhere(storm: Storm, services: Vec<SocketAddr>) -> Result<Report, Failure> {
     // A name that is mistyped is to be told before the storm, not after.
     storm.place.look_into().await?.close().await;
-    storm.run(services).await?.count().await
+    if storm.sends() {
+        Ledger::look_into(&storm.ledger).await?.close().await;
+    }
+    let aftermath = storm.run(services, &progress_bar()).await?;
+    aftermath.settled().await?;
+    aftermath.count().await
 }
 
 async fn in_processes(storm: Storm, processes: u16, args: &StormArgs) -> Result<Report, Failure> {
-    let mut arguments = storm.place.arguments();
-    arguments.extend(["--delay-ms".into(), args.delay_ms.to_string().into()]);
-    arguments.extend(["--slow-percent".into(), args.slow_percent.to_string().into()]);
+    let mut serve: Vec<OsString> = vec!["--delay-ms".into(), args.delay_ms.to_string().into()];
+    serve.extend(["--slow-percent".into(), args.slow_percent.to_string().into()]);
     if args.naive {
-        arguments.push("--naive".into());
+        serve.push("--naive".into());
     }
-    let fleet = Fleet::start(processes, &arguments).await?;
-    let aftermath = storm.run(fleet.addresses.clone()).await;
+    let mut fleet = Fleet::start(processes, &storm, &serve).await?;
+    let (addresses, bar) = (fleet.addresses(), progress_bar());
+    let (kills, seed) = (storm.kills, storm.shape.seed);
+    let stormed = storm.run(addresses, &bar);
+    let (aftermath, killed) = tokio::join!(stormed, fleet.kill_at_random(kills, seed, &bar));
+    let settled = match &aftermath {
+        Ok(aftermath) => aftermath.settled().await,
+        Err(_) => Ok(()),
+    };
     // As below.
     fleet.stop().await?;
+    killed?;
+    settled?;
     aftermath?.count().await
 }
 
@@ -328,28 +285,16 @@ async fn in_this_process(storm: Storm, args: &StormArgs) -> Result<Report, Failu
             delay: Duration::from_millis(args.delay_ms),
             slow_percent: args.slow_percent,
         },
+        stand_ins: StandIns::new(None, storm.ledger.clone()),
     })
     .await?;
-    let aftermath = storm.run(vec![service.address()]).await;
+    let aftermath = storm.run(vec![service.address()], &progress_bar()).await;
+    let settled = match &aftermath {
+        Ok(aftermath) => aftermath.settled().await,
+        Err(_) => Ok(()),
+    };
     // Orders of clients that hung up may still be on their way. They count as well.
     service.stop().await?;
+    settled?;
     aftermath?.count().await
-}
-
-/// The address in `http://127.0.0.1:8080`. A storm never leaves this machine.
-fn loopback(url: &str) -> Result<SocketAddr, String> {
-    let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
-    let host = uri.host().unwrap_or_default();
-    let ip = match host {
-        "localhost" => IpAddr::from([127, 0, 0, 1]),
-        host => host
-            .trim_matches(['[', ']'])
-            .parse()
-            .map_err(|_| "give the service's IP address on this machine".to_owned())?,
-    };
-    match (uri.scheme_str(), ip.is_loopback(), uri.port_u16()) {
-        (Some("http"), true, Some(port)) => Ok(SocketAddr::from((ip, port))),
-        (Some("http"), false, _) => Err("a storm is for this machine only: give a loopback address".to_owned()),
-        _ => Err("give it as http://127.0.0.1:PORT".to_owned()),
-    }
 }

@@ -62,16 +62,24 @@ pub(crate) struct Figures {
     executions: u64,
     records: Option<i64>,
     orders: Option<i64>,
+    charges: Option<i64>,
+    mails: Option<i64>,
 }
 
 impl Figures {
     async fn of(shop: &Shop) -> Self {
+        let (charges, mails) = match &shop.ledger {
+            Some(ledger) => ledger.count().await.ok().unzip(),
+            None => (None, None),
+        };
         Self {
             handler: shop.handler.name(),
             requests: shop.seen.requests.load(Relaxed),
             executions: shop.seen.executions.load(Relaxed),
             records: shop.handler.records(&shop.orders).await.ok().flatten(),
             orders: shop.orders.count().await.ok(),
+            charges,
+            mails,
         }
     }
 }

@@ -1,11 +1,12 @@
-//! The payment: a call to another service, slow, and outside of what any transaction of ours can undo.
+//! The payment's authorisation: a call to another service, slow, and outside of what any transaction of ours can undo.
 //!
 //! A stand-in, in this process. What it has in common with a real provider is the time it takes, and that it knows a
 //! request by its idempotency key: the same key is the same authorisation, however often it is asked for. It has no
 //! mind of its own: a real one also declines, which is an answer and would be recorded as the order's.
 //!
-//! Both handlers call it in the same place, before they write the order. An *authorisation* takes no money yet. A shop
-//! captures it when the order stands; one without an order, left by a crash and never retried, lapses by itself.
+//! Both handlers call it in the same place, before they write the order. An *authorisation* takes no money yet. It is charged when
+//! the order stands, by a message of the order's transaction ([`outward`](crate::outward)); one without an order, left by a
+//! crash and never retried, lapses by itself.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;

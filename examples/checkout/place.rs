@@ -42,6 +42,10 @@ pub(crate) struct PlaceArgs {
     /// one that is removed in the end.
     #[arg(long, value_name = "FILE")]
     pub(crate) db: Option<PathBuf>,
+    /// Let the stand-ins of the payment API and the mail server keep what they did in this SQLite file, which is made if need
+    /// be. Without it: beside the orders, with .outside.db at the end of its name; or checkout.outside.db.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: Option<PathBuf>,
 }
 
 /// Where everything is.
@@ -64,6 +68,12 @@ impl PlaceArgs {
     /// Whether it is said where the orders are.
     pub(crate) fn names_the_orders(&self) -> bool {
         self.db.is_some() || self.store == Kind::Postgres
+    }
+
+    /// The ledger of the stand-ins, where the orders are in `file` unless the arguments say otherwise.
+    pub(crate) fn ledger(&self, file: PathBuf) -> PathBuf {
+        let beside = || self.db.clone().unwrap_or(file).with_extension("outside.db");
+        self.ledger.clone().unwrap_or_else(beside)
     }
 
     /// What the arguments say; where they name no file and one is needed, it is `file`.

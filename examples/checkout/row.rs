@@ -1,4 +1,4 @@
-//! A row of the shop's orders, from whichever database.
+//! The rows by which a storm is judged: of the shop's orders, from whichever database, and of the stand-ins' ledger.
 
 use serde::Serialize;
 use sqlx::{ColumnIndex, Decode, FromRow, Type};
@@ -40,4 +40,21 @@ impl From<Row> for Placed {
             quantity: row.quantity,
         }
     }
+}
+
+/// A charge that the payment API has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Charged {
+    /// What the shop calls the order.
+    pub(crate) reference: String,
+    /// How often it was asked for: the first time it was made, and then it was known again by its key.
+    pub(crate) times_asked: i64,
+}
+
+/// A mail that the mail server has accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mailed {
+    /// What the shop calls the order.
+    pub(crate) reference: String,
+    pub(crate) message_id: String,
 }

@@ -18,6 +18,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use oneflight::http::{CorrelationId, CorrelationLayer, Problem};
 use oneflight::idempotency::Context;
+use oneflight::outbox::RelayHandle;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -27,9 +28,12 @@ use tokio::time::timeout;
 use crate::database::Database;
 use crate::handler::{Handler, Incoming};
 use crate::naive;
+use crate::outside::ledger::Ledger;
+use crate::outside::{Outside, StandIns};
+use crate::outward::Outward;
 use crate::page::{self, Seen};
 use crate::payment::Provider;
-use crate::place::Place;
+use crate::place::{Kind, Place};
 use crate::row::Row;
 
 /// A client gets so long to send its body.
@@ -46,12 +50,15 @@ pub(crate) struct Config {
     pub(crate) place: Place,
     pub(crate) naive: bool,
     pub(crate) provider: Provider,
+    pub(crate) stand_ins: StandIns,
 }
 
 /// A running service.
 pub(crate) struct Service {
     address: SocketAddr,
     shop: Shop,
+    relay: Option<RelayHandle>,
+    outside: Option<Outside>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
 }
@@ -63,6 +70,10 @@ pub(crate) struct Shop {
     pub(crate) handler: Handler,
     pub(crate) seen: Arc<Seen>,
     pub(crate) provider: Provider,
+    /// What the naive handler charges and mails by. The other one leaves that to the relay.
+    pub(crate) outward: Option<Outward>,
+    /// The ledger of the stand-ins, if they run in this process.
+    pub(crate) ledger: Option<Ledger>,
 }
 
 impl Service {
@@ -73,11 +84,27 @@ impl Service {
             true => Handler::Naive,
             false => Handler::over(&config.place, &orders).await?,
         };
+        // The naive handler charges and mails by itself. Without an outbox, the other one does not at all.
+        let sends = config.naive || config.place.kind() != Kind::Redis;
+        let (outside, outward) = match sends {
+            true => config
+                .stand_ins
+                .reach()
+                .await
+                .map(|(outside, outward)| (outside, Some(outward)))?,
+            false => (None, None),
+        };
+        let relay = match &outward {
+            Some(outward) => handler.relay(outward)?,
+            None => None,
+        };
         let shop = Shop {
             orders,
             handler,
             seen: Arc::default(),
             provider: config.provider,
+            outward,
+            ledger: outside.as_ref().map(|outside| outside.ledger.clone()),
         };
 
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
@@ -99,6 +126,8 @@ impl Service {
         Ok(Self {
             address,
             shop,
+            relay,
+            outside,
             stop,
             server,
         })
@@ -108,14 +137,21 @@ impl Service {
         self.address
     }
 
-    /// Takes no new requests, answers those that are here, places the orders of clients that have gone, and closes the
-    /// database. When this has returned `Ok`, nothing of the service runs any more.
+    /// Takes no new requests, answers those that are here, places the orders of clients that have gone, stops the relay, and
+    /// closes the database. When this has returned `Ok`, nothing of the service runs any more.
+    ///
+    /// What is still in the outbox is delivered by the next service.
     ///
     /// # Errors
     /// What did not end in time is still running: end the process. That is safe, if not polite.
     pub(crate) async fn stop(self) -> Result<(), Box<dyn Error + Send + Sync>> {
         let Self {
-            shop, stop, mut server, ..
+            shop,
+            stop,
+            mut server,
+            relay,
+            outside,
+            ..
         } = self;
         let _ = stop.send(());
         match timeout(DRAIN_TIME, &mut server).await {
@@ -127,6 +163,12 @@ impl Service {
         }
         let rest = async {
             shop.handler.end().await;
+            if let Some(relay) = relay {
+                relay.stop().await;
+            }
+            if let Some(outside) = outside {
+                outside.end().await;
+            }
             // Waits for connections that are in use.
             shop.orders.close().await;
         };

@@ -181,8 +181,14 @@ impl Statements {
                     ) found ORDER BY position LIMIT $4) page ON true
                  ORDER BY page.position"
             )),
+            // What has come back stands behind later messages of its ordering key.
             blocked: sql(format!(
-                "SELECT ordering_key, id, topic FROM {parked} WHERE blocks AND shard = ANY ($1) AND ordering_key IS NOT NULL"
+                "SELECT ordering_key, id, topic FROM {parked} WHERE blocks AND shard = ANY ($1) AND ordering_key IS NOT NULL
+                 UNION ALL
+                 SELECT m.ordering_key, m.id, m.topic FROM {messages} m
+                 WHERE m.id <> m.position AND m.shard = ANY ($1) AND m.ordering_key IS NOT NULL AND NOT EXISTS (
+                    SELECT FROM {receipts} r
+                    WHERE r.kind IN (2, 4) AND r.span @> m.position AND m.position = ANY (r.positions))"
             )),
             load: sql(format!(
                 "SELECT {now}(), {whole} FROM {messages} m WHERE m.position = ANY ($1) ORDER BY m.position"

@@ -1,9 +1,10 @@
 //! What the storm came to: the count, the verdict, the table.
 //!
-//! The verdict rests on the rows in the database and not on what the service said of itself: an answer is right if it
-//! is the one order of its key, and a key is right if it has exactly one.
+//! The verdict rests on the rows in the database and in the ledger of the stand-ins, and not on what the service said of
+//! itself: an answer is right if it is the one order of its key, and a key is right if it has exactly one order, one charge
+//! and one mail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use super::plan::Plan;
 use crate::order::Answer;
-use crate::row::Row;
+use crate::row::{Charged, Mailed, Row};
 
 /// An answer, as far as it is needed to judge it.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +80,79 @@ impl Tally {
     }
 }
 
+/// What has left the shop, as the ledger of the stand-ins has it.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) charges: Vec<Charged>,
+    pub(crate) mails: Vec<Mailed>,
+}
+
+/// The same, counted. Its fields are part of those of `--json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Outgoings {
+    pub(crate) charges: u64,
+    /// Keys with more than one charge.
+    pub(crate) keys_charged_several: u64,
+    /// Keys with none.
+    pub(crate) keys_not_charged: u64,
+    /// How often a charge was asked for that had been made: it was known by its key.
+    pub(crate) charges_again: u64,
+    /// Mails that are not the same: each `Message-ID` counts once.
+    pub(crate) mails: u64,
+    /// Keys with more than one mail.
+    pub(crate) keys_mailed_several: u64,
+    /// Keys with none.
+    pub(crate) keys_not_mailed: u64,
+    /// How often a mail arrived that had arrived.
+    pub(crate) mails_again: u64,
+}
+
+impl Outgoings {
+    fn of(left: &Left, plan: &Plan, keys: u32) -> Self {
+        let mut charges_of: HashMap<u32, u64> = HashMap::new();
+        for charge in &left.charges {
+            if let Some(key) = plan.key_number(&charge.reference) {
+                *charges_of.entry(key).or_default() += 1;
+            }
+        }
+        let different: HashSet<_> = left
+            .mails
+            .iter()
+            .map(|mail| (&mail.reference, &mail.message_id))
+            .collect();
+        let mut mails_of: HashMap<u32, u64> = HashMap::new();
+        for (reference, _) in &different {
+            if let Some(key) = plan.key_number(reference) {
+                *mails_of.entry(key).or_default() += 1;
+            }
+        }
+        let several = |of: &HashMap<u32, u64>| of.values().filter(|count| **count > 1).count() as u64;
+        let without = |of: &HashMap<u32, u64>| u64::from(keys).saturating_sub(of.len() as u64);
+        let again = |charge: &Charged| u64::try_from(charge.times_asked - 1).unwrap_or(0);
+        Self {
+            charges: left.charges.len() as u64,
+            keys_charged_several: several(&charges_of),
+            keys_not_charged: without(&charges_of),
+            charges_again: left.charges.iter().map(again).sum(),
+            mails: different.len() as u64,
+            keys_mailed_several: several(&mails_of),
+            keys_not_mailed: without(&mails_of),
+            mails_again: (left.mails.len() - different.len()) as u64,
+        }
+    }
+
+    /// Whether each key was charged once, and mailed one mail.
+    fn is_right(&self, keys: u32) -> bool {
+        let wrong = [
+            self.keys_charged_several,
+            self.keys_not_charged,
+            self.keys_mailed_several,
+            self.keys_not_mailed,
+        ];
+        (self.charges, self.mails) == (keys.into(), keys.into()) && wrong == [0; 4]
+    }
+}
+
 /// The result. Its fields are those of `--json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -98,6 +172,11 @@ pub(crate) struct Report {
     pub(crate) keys_with_several: u64,
     /// Keys with no order.
     pub(crate) keys_without: u64,
+    /// What the orders did outside; nothing, where there is no outbox.
+    #[serde(flatten)]
+    pub(crate) outgoings: Option<Outgoings>,
+    /// Processes that were killed meanwhile, and started again.
+    pub(crate) kills: u16,
     pub(crate) executed: u64,
     pub(crate) collapsed: u64,
     pub(crate) replayed: u64,
@@ -126,11 +205,18 @@ pub(crate) struct Circumstances {
     pub(crate) duplicates: u32,
     pub(crate) seed: u64,
     pub(crate) elapsed: Duration,
+    pub(crate) kills: u16,
 }
 
 impl Report {
-    /// Judges the answers by the rows.
-    pub(crate) fn new(circumstances: &Circumstances, plan: &Plan, tally: &Tally, rows: &[Row]) -> Self {
+    /// Judges the answers by the rows. Where there is no outbox, nothing has left.
+    pub(crate) fn new(
+        circumstances: &Circumstances,
+        plan: &Plan,
+        tally: &Tally,
+        rows: &[Row],
+        left: Option<&Left>,
+    ) -> Self {
         // The first order of a key is the one that counts. A second is one too many, and so is every answer with it.
         let mut first: HashMap<u32, &Row> = HashMap::new();
         let mut orders_of: HashMap<u32, u64> = HashMap::new();
@@ -162,6 +248,8 @@ impl Report {
             orders: rows.len() as u64,
             keys_with_several: orders_of.values().filter(|orders| **orders > 1).count() as u64,
             keys_without: u64::from(keys).saturating_sub(orders_of.len() as u64),
+            outgoings: left.map(|left| Outgoings::of(left, plan, keys)),
+            kills: circumstances.kills,
             executed: tally.count(Origin::Executed),
             collapsed: tally.count(Origin::Collapsed),
             replayed: tally.count(Origin::Replayed),
@@ -178,7 +266,7 @@ impl Report {
         }
     }
 
-    /// Whether there is exactly one order per key, and every request was sent and answered with it.
+    /// Whether there is exactly one order per key, with one charge and one mail, and every request was sent and answered with it.
     pub(crate) fn is_right(&self) -> bool {
         let accounted = self.executed + self.collapsed + self.replayed + self.errors;
         self.requests == self.planned
@@ -186,6 +274,7 @@ impl Report {
             && self.orders == u64::from(self.keys)
             && self.keys_with_several == 0
             && self.keys_without == 0
+            && self.outgoings.is_none_or(|outgoings| outgoings.is_right(self.keys))
             && self.errors == 0
             && self.mismatched == 0
     }
@@ -209,18 +298,49 @@ impl fmt::Display for Report {
         };
         line("requests", grouped(self.requests), &requests)?;
         line("keys", grouped(self.keys.into()), "")?;
-        let orders = match self.orders {
-            orders if self.keys_with_several > 0 => format!(
-                "{} more than keys: {} keys were ordered more than once",
-                grouped(orders.saturating_sub(self.keys.into())),
-                grouped(self.keys_with_several)
-            ),
-            _ if self.keys_without > 0 => {
-                format!("{} keys were not ordered at all", grouped(self.keys_without))
-            }
-            _ => "one per key".to_owned(),
-        };
+        let orders = per_key(
+            self.orders,
+            self.keys,
+            self.keys_with_several,
+            self.keys_without,
+            "ordered",
+        );
         line("orders created", grouped(self.orders), &orders)?;
+        match self.outgoings {
+            Some(it) => {
+                let charges = per_key(
+                    it.charges,
+                    self.keys,
+                    it.keys_charged_several,
+                    it.keys_not_charged,
+                    "charged",
+                );
+                line("charges", grouped(it.charges), &charges)?;
+                line(
+                    "asked for again",
+                    grouped(it.charges_again),
+                    "charges that had been made: their key told",
+                )?;
+                let mails = per_key(
+                    it.mails,
+                    self.keys,
+                    it.keys_mailed_several,
+                    it.keys_not_mailed,
+                    "mailed",
+                );
+                line("mails", grouped(it.mails), &mails)?;
+                line(
+                    "came twice",
+                    grouped(it.mails_again),
+                    "mails whose acceptance was lost: mail knows no keys",
+                )?;
+            }
+            None => line(
+                "charges, mails",
+                "none".to_owned(),
+                "Redis has no outbox: orders are authorised only",
+            )?,
+        }
         line("executed", grouped(self.executed), "answers that placed the order")?;
         line(
             "collapsed",
@@ -243,6 +363,10 @@ impl fmt::Display for Report {
             grouped(self.retries),
             "attempts that broke off or were told to come again",
         )?;
+        if self.kills > 0 {
+            let kills = "services, relays and stand-ins, started again";
+            line("killed", grouped(self.kills.into()), kills)?;
+        }
         line("errors", grouped(self.errors), "")?;
         line(
             "wrong answers",
@@ -258,6 +382,21 @@ impl fmt::Display for Report {
             "",
         )?;
         line("seed", self.seed.to_string(), "")
+    }
+}
+
+/// How a number stands to that of the keys, of which some have several and some have none.
+fn per_key(number: u64, keys: u32, several: u64, without: u64, done: &str) -> String {
+    if several > 0 {
+        let more = grouped(number.saturating_sub(keys.into()));
+        format!(
+            "{more} more than keys: {} keys were {done} more than once",
+            grouped(several)
+        )
+    } else if without > 0 {
+        format!("{} keys were not {done} at all", grouped(without))
+    } else {
+        "one per key".to_owned()
     }
 }
 

@@ -207,11 +207,26 @@ impl Book {
         self.consider(id, now);
     }
 
-    /// Notes a parked message for which its key waits.
+    /// Notes a message that is elsewhere, and for which its key waits.
     pub(super) fn block(&mut self, lane: Arc<str>, id: MessageId) {
         // What is here is not parked.
         if !self.entries.contains_key(&id) {
             self.lanes.entry(lane).or_default().parked.insert(id);
+        }
+    }
+
+    /// A message for which its key waited has ended elsewhere.
+    pub(super) fn unblock(&mut self, key: &Arc<str>, id: MessageId, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        lane.parked.remove(&id);
+        let next = lane.here.first().copied();
+        if lane.here.is_empty() && lane.parked.is_empty() {
+            self.lanes.remove(key);
+        }
+        if let Some(next) = next {
+            self.consider(next, now);
         }
     }
 

@@ -186,3 +186,24 @@ async fn a_message_is_ready_in_the_class_that_it_has() {
     assert!(book.is_ready(3));
     assert_eq!(book.pop(3), Some(MessageId::new(1)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_waits_for_what_stands_elsewhere_until_it_is_read_or_has_ended_there() {
+    let now = Instant::now();
+    let a = Arc::<str>::from("a");
+    let mut book = Book::new(1, LIMIT);
+    book.block(Arc::clone(&a), MessageId::new(1));
+    book.block(Arc::clone(&a), MessageId::new(2));
+    book.add(message(3, Some("a")), (0, 0), now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    book.unblock(&a, MessageId::new(1), now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    book.add(message(2, Some("a")), (0, 0), now);
+    assert_eq!(taken(&mut book), [2]);
+    book.end(MessageId::new(2), now);
+    assert_eq!(taken(&mut book), [3]);
+    book.block(Arc::from("b"), MessageId::new(4));
+    book.add(message(5, Some("b")), (0, 0), now);
+    book.unblock(&Arc::from("b"), MessageId::new(4), now);
+    assert_eq!(taken(&mut book), [5]);
+}

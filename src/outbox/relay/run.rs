@@ -20,7 +20,7 @@ use super::routes::Routes;
 use super::settings::Settings;
 use crate::backoff::jittered;
 use crate::store::StoreError;
-use crate::store::outbox::{Beat, Listener, MessageId, OutboxStore, RelayToken, Shard};
+use crate::store::outbox::{Beat, Cursor, Listener, MessageId, OutboxStore, RelayToken, Shard, shard_of};
 use crate::telemetry;
 
 /// How many messages are read at a time.
@@ -58,6 +58,10 @@ pub(super) struct Runner<S> {
     /// Messages that are due so late that they are to be parked.
     pub(super) not_due: Vec<MessageId>,
     pub(super) health: Health,
+    /// Messages for which their ordering keys waited as the reading of their shards began.
+    awaited: Vec<(Arc<str>, MessageId)>,
+    /// Where the reading of shards begins.
+    start: Option<Cursor>,
     /// When the oldest messages are next looked for.
     pub(super) next_look: Instant,
     reading: Reading,
@@ -71,7 +75,7 @@ pub(super) struct Runner<S> {
     pub(super) next_house: Option<Instant>,
     house: JoinSet<Result<bool, StoreError>>,
     trouble: Duration,
-    /// When it last showed a sign of life that was answered.
+    /// When the store last answered a sign of life, and told of the other relays.
     seen: Option<Instant>,
 }
 
@@ -111,6 +115,8 @@ impl<S: OutboxStore> Runner<S> {
             takings: 0,
             not_due: Vec::new(),
             health: Health::default(),
+            awaited: Vec::new(),
+            start: None,
             next_look: now,
             reading: Reading::default(),
             members: Members::default(),
@@ -197,25 +203,24 @@ impl<S: OutboxStore> Runner<S> {
         };
         // Whatever comes of the question, they may be another relay's from here on.
         self.lose(&gives_back.iter().copied().collect());
-        if self.seen.is_some_and(|seen| now - seen > self.settings.lease / 2) {
-            self.members.look_anew(now);
-        }
+        let (seen, lease) = (self.seen, self.settings.lease);
+        let watched = |now: Instant| Members::watched(seen.map_or(Duration::ZERO, |seen| now - seen), lease);
         let beat = Beat {
             group: Arc::clone(&self.settings.group),
             token: self.token,
             share: self.members.share(),
             gives_back,
-            dead: self.members.dead(self.settings.lease, now),
+            dead: self.members.dead(lease, watched(now)),
             cursor,
             shards,
         };
         let beaten = self.store.beat(beat).await?;
         self.flights.renew(now + self.settings.lease);
-        self.seen = Some(now);
         let now = Instant::now();
+        self.seen = Some(now);
         // The first one tells of others, and the second one is for a share.
         let joined = self.token.replace(beaten.token).is_none();
-        self.members.see(&beaten.peers, now);
+        self.members.see(&beaten.peers, watched(now));
         let has: HashSet<Shard> = beaten.shards.iter().copied().collect();
         let lost: HashSet<Shard> = self.shards.difference(&has).copied().collect();
         let gained: Vec<Shard> = has.difference(&self.shards).copied().collect();
@@ -229,6 +234,7 @@ impl<S: OutboxStore> Runner<S> {
         mine.sort_unstable_by_key(|shard| (!busy.contains(shard), *shard));
         self.leaving = mine.into_iter().skip(share).collect();
         self.reading.gain(gained, &beaten.start);
+        self.start = Some(beaten.start);
         self.news |= beaten.news;
         self.house_in(beaten.due_in);
         let soon = joined || !self.leaving.is_empty();
@@ -301,6 +307,7 @@ impl<S: OutboxStore> Runner<S> {
         for blocker in page.blocked {
             // What this relay leaves alone is not waited for, in the ring or parked.
             if self.routes.of(&blocker.topic).is_some() {
+                self.awaited.push((Arc::clone(&blocker.ordering_key), blocker.id));
                 self.book.block(blocker.ordering_key, blocker.id);
             }
         }
@@ -327,6 +334,30 @@ impl<S: OutboxStore> Runner<S> {
             }
         }
         self.house_in(page.due_in);
+        if !self.awaited.is_empty() && !self.reading.is_within() {
+            self.look_for_awaited().await?;
+        }
+        Ok(())
+    }
+
+    /// Looks whether messages for which ordering keys wait have ended before they were read, by an operator's hand.
+    async fn look_for_awaited(&mut self) -> Result<(), StoreError> {
+        let Some(start) = &self.start else {
+            return Ok(());
+        };
+        let shards: HashSet<Shard> = self.awaited.iter().map(|(key, _)| shard_of(key)).collect();
+        let shards: Vec<Shard> = shards.intersection(&self.shards).copied().collect();
+        // In case it fails: to be asked again.
+        let news = std::mem::replace(&mut self.news, true);
+        let page = self.store.fetch(&shards, start, None, 1).await?;
+        self.news = news;
+        let left: HashSet<MessageId> = page.blocked.iter().map(|blocker| blocker.id).collect();
+        let now = Instant::now();
+        for (key, id) in std::mem::take(&mut self.awaited) {
+            if !left.contains(&id) {
+                self.book.unblock(&key, id, now);
+            }
+        }
         Ok(())
     }
 

@@ -142,7 +142,7 @@ impl<S: OutboxStore> Runner<S> {
             .unwrap_or_default()
     }
 
-    /// A message that has expired, or was taken too often, or is not due for long: it ends or is parked untried.
+    /// A message that has expired, or was taken too often, or was not due for long: it ends, is parked or given back untried.
     pub(super) fn set_aside(&mut self, id: MessageId, why: Aside) {
         let Some(entry) = self.book.entry(id) else {
             return;
@@ -181,6 +181,10 @@ impl<S: OutboxStore> Runner<S> {
                 });
                 Verdict::Parked { blocks: has_lane }
             }
+            Aside::Due => {
+                self.outgoing.settlement.released.push(position);
+                Verdict::Released
+            }
         };
         self.outgoing.verdicts.push((id, position, shard, verdict));
     }
@@ -193,7 +197,7 @@ impl<S: OutboxStore> Runner<S> {
     }
 
     /// Gives back a message that was being delivered, but for the targets that have it.
-    pub(super) fn release(&mut self, id: MessageId, succeeded: Vec<usize>, verdict: Verdict) {
+    fn release(&mut self, id: MessageId, succeeded: Vec<usize>, verdict: Verdict) {
         let Some(entry) = self.book.entry_mut(id) else {
             return;
         };
@@ -261,4 +265,6 @@ pub(super) enum Aside {
     Expired,
     UsedUp,
     NotDue(Duration),
+    /// It was to be parked, and its pause is over: it is given back to its place.
+    Due,
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flights::Outbound;
-use super::outgoing::Verdict;
 use super::run::Runner;
 use super::settling::Aside;
 use crate::outbox::delivery::Delivery;
@@ -19,6 +18,14 @@ const MOST: usize = 2000;
 /// With more messages than this, the oldest one is not looked for.
 const OLDEST: usize = 10_000;
 
+/// Whom a message that is taken is for.
+#[derive(Clone)]
+enum Asks {
+    Targets(Arc<[usize]>),
+    /// It is taken to be parked, and perhaps not the first of its ordering key.
+    Nobody,
+}
+
 impl<S: OutboxStore> Runner<S> {
     /// Takes messages, and begins to deliver them. Returns whether there were some.
     pub(super) async fn take(&mut self) -> Result<bool, StoreError> {
@@ -27,7 +34,7 @@ impl<S: OutboxStore> Runner<S> {
         let Some(token) = self.token.filter(|_| !picked.is_empty()) else {
             return Ok(!self.outgoing.is_empty());
         };
-        let asks: HashMap<MessageId, Arc<[usize]>> = picked.iter().cloned().collect();
+        let asks: HashMap<MessageId, Asks> = picked.iter().cloned().collect();
         let picked: Vec<MessageId> = picked.into_iter().map(|(id, _)| id).collect();
         let taken = self.load_and_take(token, &picked).await;
         let now = Instant::now();
@@ -62,8 +69,9 @@ impl<S: OutboxStore> Runner<S> {
                 self.book.end(id, now);
             } else if postponed.contains(&entry.position) {
                 self.book.park(id, true, now);
-            } else if let Some(pause) = entry.due_in(now) {
-                self.set_aside(id, Aside::NotDue(pause));
+            } else if let Some(Asks::Nobody) = asks.get(&id) {
+                let why = entry.due_in(now).map_or(Aside::Due, Aside::NotDue);
+                self.set_aside(id, why);
             } else if self.routes.retry(entry.route).is_used_up(entry.attempts) {
                 self.set_aside(id, Aside::UsedUp);
             } else if let Some(content) = entry.content.clone() {
@@ -76,12 +84,10 @@ impl<S: OutboxStore> Runner<S> {
                     self.judge(id, Vec::new(), Vec::new(), false);
                     continue;
                 }
-                let targets = asks.get(&id).cloned().unwrap_or_else(|| Arc::clone(&all));
-                if targets.is_empty() {
-                    // It was taken to be parked, and has become due meanwhile.
-                    self.release(id, Vec::new(), Verdict::Released);
-                    continue;
-                }
+                let targets = match asks.get(&id) {
+                    Some(Asks::Targets(targets)) => Arc::clone(targets),
+                    _ => Arc::clone(&all),
+                };
                 let leaves_out = targets.len() < all.len();
                 self.moved[entry.route] = now;
                 self.takings += 1;
@@ -111,16 +117,15 @@ impl<S: OutboxStore> Runner<S> {
     }
 
     /// Chooses messages that may be delivered now, within the limits of their targets, and the targets for each.
-    fn pick(&mut self, now: Instant) -> Vec<(MessageId, Arc<[usize]>)> {
+    fn pick(&mut self, now: Instant) -> Vec<(MessageId, Asks)> {
         let mut picked = Vec::new();
         let mut kept = Vec::new();
-        let nobody: Arc<[usize]> = Arc::new([]);
         while picked.len() < MOST
             && let Some(id) = self.not_due.pop()
         {
             // It is taken only to be parked, so that it cannot be cancelled meanwhile.
             if self.book.seize(id) {
-                picked.push((id, Arc::clone(&nobody)));
+                picked.push((id, Asks::Nobody));
             }
         }
         let mut adds: HashMap<usize, usize> = HashMap::new();
@@ -154,7 +159,7 @@ impl<S: OutboxStore> Runner<S> {
                     for target in targets.iter() {
                         *adds.entry(*target).or_default() += 1;
                     }
-                    picked.push((id, targets));
+                    picked.push((id, Asks::Targets(targets)));
                 }
             }
         }

@@ -110,11 +110,13 @@ pub struct Page {
     pub more: bool,
     /// In how long the next parked message is due.
     pub due_in: Option<Duration>,
-    /// Parked messages in these shards for which their ordering keys wait. Only where reading begins.
+    /// Messages in these shards for which their ordering keys wait, and which are not where they were sent: they are
+    /// parked, or have come back behind later ones. Only where reading begins, and then all of them, however many messages
+    /// are read.
     pub blocked: Vec<Blocker>,
 }
 
-/// A parked message for which its ordering key waits.
+/// A message for which its ordering key waits, and which is not read in its turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
     /// Its number.

@@ -20,8 +20,8 @@ mod stats;
 
 use order::{Answer, Placed};
 use plan::{Plan, Shape};
-use row::Row;
-use stats::{Circumstances, Report, Tally};
+use row::{Charged, Mailed, Row};
+use stats::{Circumstances, Left, Report, Tally};
 
 const KEYS: u32 = 3;
 const DUPLICATES: u32 = 2;
@@ -31,6 +31,7 @@ struct Storm {
     plan: Plan,
     tally: Tally,
     rows: Vec<Row>,
+    left: Left,
 }
 
 impl Storm {
@@ -47,10 +48,13 @@ impl Storm {
             plan,
             tally: Tally::default(),
             rows,
+            left: Left::default(),
         };
         for key in 0..KEYS {
             storm.answer(key, Origin::Executed);
             storm.answer(key, Origin::Replayed);
+            storm.charge(key, 1);
+            storm.mail(key, "a");
         }
         storm
     }
@@ -73,6 +77,17 @@ impl Storm {
         self.tally.answered(&self.plan, key, &answer, Duration::from_millis(1));
     }
 
+    fn charge(&mut self, key: u32, times_asked: i64) {
+        let reference = self.plan.key(key);
+        self.left.charges.push(Charged { reference, times_asked });
+    }
+
+    fn mail(&mut self, key: u32, id: &str) {
+        let reference = self.plan.key(key);
+        let message_id = format!("<{key}-{id}@shop.example>");
+        self.left.mails.push(Mailed { reference, message_id });
+    }
+
     fn report(&self) -> Report {
         let circumstances = Circumstances {
             handler: "oneflight",
@@ -82,8 +97,9 @@ impl Storm {
             duplicates: DUPLICATES,
             seed: 1,
             elapsed: Duration::from_secs(1),
+            kills: 0,
         };
-        Report::new(&circumstances, &self.plan, &self.tally, &self.rows)
+        Report::new(&circumstances, &self.plan, &self.tally, &self.rows, Some(&self.left))
     }
 }
 
@@ -163,4 +179,73 @@ fn an_answer_without_a_row_is_wrong() {
     let report = storm.report();
     assert_eq!((report.keys_without, report.mismatched), (1, 2));
     assert!(!report.is_right(), "{report}");
+}
+
+#[test]
+fn a_charge_or_a_mail_that_is_missing_or_one_too_many_is_wrong() {
+    let wrong = |change: fn(&mut Storm)| {
+        let mut storm = Storm::new();
+        change(&mut storm);
+        let report = storm.report();
+        assert!(!report.is_right(), "{report}");
+        report.to_string()
+    };
+    let told = wrong(|storm| storm.charge(0, 1));
+    assert!(
+        told.contains("1 more than keys: 1 keys were charged more than once"),
+        "{told}"
+    );
+    let told = wrong(|storm| drop(storm.left.charges.pop()));
+    assert!(told.contains("1 keys were not charged at all"), "{told}");
+    let told = wrong(|storm| storm.mail(0, "b"));
+    assert!(
+        told.contains("1 more than keys: 1 keys were mailed more than once"),
+        "{told}"
+    );
+    let told = wrong(|storm| drop(storm.left.mails.pop()));
+    assert!(told.contains("1 keys were not mailed at all"), "{told}");
+    // As many as there are keys, and yet one too many and one missing.
+    wrong(|storm| {
+        storm.left.charges.pop();
+        storm.charge(0, 1);
+    });
+    // One that no order of this storm stands for.
+    wrong(|storm| storm.charge(KEYS, 1));
+}
+
+#[test]
+fn what_is_known_again_by_its_key_or_its_id_is_told_and_right() {
+    let mut storm = Storm::new();
+    storm.left.charges.clear();
+    for key in 0..KEYS {
+        storm.charge(key, 3);
+    }
+    storm.mail(0, "a");
+    let report = storm.report();
+    assert!(report.is_right(), "{report}");
+    let outgoings = report.outgoings.unwrap();
+    assert_eq!(
+        (outgoings.charges_again, outgoings.mails, outgoings.mails_again),
+        (6, 3, 1)
+    );
+}
+
+#[test]
+fn without_an_outbox_nothing_has_left_and_that_is_told() {
+    let storm = Storm::new();
+    let circumstances = Circumstances {
+        handler: "oneflight",
+        store: "redis",
+        services: 1,
+        keys: KEYS,
+        duplicates: DUPLICATES,
+        seed: 1,
+        elapsed: Duration::from_secs(1),
+        kills: 0,
+    };
+    let report = Report::new(&circumstances, &storm.plan, &storm.tally, &storm.rows, None);
+    assert!(
+        report.is_right() && report.to_string().contains("no outbox"),
+        "{report}"
+    );
 }

@@ -1,4 +1,4 @@
-//! The stores, as workers use them and as the checker looks into them. The only part that knows of SQL.
+//! The stores, as workers use them and as the checker looks into them.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ use fastrand::Rng;
 use futures::FutureExt;
 use oneflight::idempotency::{Completer, Error, Idempotency, Reply, Steps, Stopped};
 use oneflight::identity::RequestIdentity;
-use oneflight::store::Store;
+use oneflight::outbox::{Cancelled, Outbox, RelayHandle};
+use oneflight::store::{Store, StoreError};
 use oneflight_postgres::PostgresStore;
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
@@ -19,8 +20,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::timeout;
 
-use crate::messages::{Misuse, Pool};
-use crate::work::{InTransaction, Recorded, Work};
+use crate::messages::{Misuse, Pool, Post};
+use crate::notes::Note;
+use crate::relay;
+use crate::words::{POSTGRES, SELECT, SQLITE};
+use crate::work::{InTransaction, Recorded, Sending, Work};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum StoreName {
@@ -42,67 +46,18 @@ impl StoreName {
 /// How long a process waits for a connection, and for the answer to a commit.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is said to a database.
-struct Words {
-    /// Makes the table of effects: a row for each execution in a transaction, so that a second one shows.
-    prepare: &'static str,
-    /// Names the schema, whatever an application has set.
-    insert: &'static str,
-    /// What applications leave behind on connections. Some of it fails, which is how it is left behind. `{stray}` stands
-    /// for the key of a row that is never committed.
-    left: &'static [&'static str],
-    settings: &'static [&'static str],
+/// A message that has not ended.
+pub struct LeftOver {
+    pub note: Note,
+    pub is_dead: bool,
 }
 
-const SELECT: &str = "SELECT key, mark FROM effects WHERE key LIKE $1 || '.%'";
-
-const SQLITE: Words = Words {
-    prepare: "CREATE TABLE IF NOT EXISTS effects (key text NOT NULL, mark text NOT NULL)",
-    insert: "INSERT INTO main.effects (key, mark) VALUES ($1, $2)",
-    left: &[
-        "BEGIN",
-        "BEGIN; SELECT count(*) FROM effects",
-        "BEGIN; SAVEPOINT s; SELECT count(*) FROM effects",
-        "BEGIN; SELECT count(*) FROM effects; INSERT INTO missing VALUES (1)",
-        "BEGIN; SAVEPOINT oneflight_work",
-    ],
-    settings: &[
-        "PRAGMA foreign_keys = OFF",
-        "PRAGMA synchronous = OFF",
-        "PRAGMA busy_timeout = 0",
-        "PRAGMA read_uncommitted = ON",
-        "PRAGMA recursive_triggers = ON; PRAGMA ignore_check_constraints = ON",
-        "PRAGMA cache_size = 1; PRAGMA temp_store = MEMORY",
-    ],
-};
-
-const POSTGRES: Words = Words {
-    prepare: "CREATE TABLE IF NOT EXISTS effects (key text NOT NULL, mark text NOT NULL);
-        DO $$ BEGIN CREATE ROLE stranger; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-        GRANT INSERT ON effects TO stranger",
-    insert: "INSERT INTO public.effects (key, mark) VALUES ($1, $2)",
-    left: &[
-        "BEGIN",
-        "BEGIN; SAVEPOINT s; INSERT INTO public.effects VALUES ('{stray}', 'stray')",
-        "BEGIN; SELECT 1 / 0",
-        "BEGIN; INSERT INTO public.effects VALUES ('{stray}', 'stray'); SELECT 1 / 0",
-        "BEGIN READ ONLY; SELECT 1",
-        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM public.effects",
-        "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM public.effects",
-        "BEGIN; SET LOCAL ROLE stranger; SET LOCAL search_path = pg_temp",
-    ],
-    settings: &[
-        "SET search_path = pg_temp",
-        "SET ROLE stranger",
-        "SET default_transaction_isolation = 'serializable'",
-        "SET default_transaction_isolation = 'repeatable read'",
-        "SET default_transaction_read_only = on",
-        "SET statement_timeout = 1",
-        "SET lock_timeout = 1",
-        "DISCARD ALL",
-        "SELECT pg_advisory_lock(4711)",
-    ],
-};
+/// What an operator does about a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Redriven,
+    Discarded,
+}
 
 pub trait Backend: Clone + Send + Sync + Sized + 'static {
     type Store: Store + Clone;
@@ -118,6 +73,22 @@ pub trait Backend: Clone + Send + Sync + Sized + 'static {
         id: RequestIdentity,
         work: InTransaction,
     ) -> impl Future<Output = Result<Reply<String>, Error>> + Send;
+
+    /// Executes a request in a transaction that sends messages.
+    fn sending(
+        idem: &Idempotency<Self::Store>,
+        id: RequestIdentity,
+        work: Sending,
+    ) -> impl Future<Output = Result<Reply<String>, Error>> + Send;
+
+    /// Delivers messages, for as long as the process lives.
+    fn relay(&self, post: &Post) -> RelayHandle;
+
+    /// The messages of a round that have not ended, and which of them are dead letters.
+    fn left_over(&self, round: &str) -> impl Future<Output = Result<Vec<LeftOver>, String>> + Send;
+
+    /// Has a dead letter tried again, or discards it.
+    fn settle_dead(&self, note: &Note, how: Settled) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Executes a request in steps: one outside, one in a transaction, one outside.
     fn in_steps(
@@ -195,6 +166,62 @@ macro_rules! on_database {
             .await
         }
 
+        async fn sending(
+            idem: &Idempotency<$store>,
+            id: RequestIdentity,
+            work: Sending,
+        ) -> Result<Reply<String>, Error> {
+            idem.run_in_tx(id, move |mut tx| async move {
+                let mark = work.begin(tx.context()).await;
+                let insert = sqlx::query($words.insert)
+                    .persistent(false)
+                    .bind(work.key().text())
+                    .bind(&mark);
+                insert.execute(&mut *tx).await?;
+                let mut notes = work.notes(&mark);
+                for note in &mut notes {
+                    if let Some(lane) = &note.lane {
+                        let number = sqlx::query_scalar($words.number).persistent(false).bind(lane);
+                        note.number = number.fetch_one(&mut *tx).await?;
+                    }
+                }
+                let _ = tx.send_all(work.messages(&notes)).await?;
+                work.end(mark).await
+            })
+            .await
+        }
+
+        fn relay(&self, post: &Post) -> RelayHandle {
+            relay::start(self.0.clone(), post)
+        }
+
+        async fn left_over(&self, round: &str) -> Result<Vec<LeftOver>, String> {
+            let rows = sqlx::query_as($words.left_over)
+                .persistent(false)
+                .fetch_all(self.0.pool());
+            let rows: Vec<(Vec<u8>, bool)> = rows.await.map_err(|error| error.to_string())?;
+            let left = rows.into_iter().filter_map(|(payload, is_dead)| {
+                let note: Note = serde_json::from_slice(&payload).ok()?;
+                (note.key.round == round).then_some(LeftOver { note, is_dead })
+            });
+            Ok(left.collect())
+        }
+
+        async fn settle_dead(&self, note: &Note, how: Settled) -> Result<bool, StoreError> {
+            let outbox = Outbox::new(self.0.clone());
+            let letters = outbox.dead_letters(1000, None).await?;
+            let mut is_settled = false;
+            for letter in letters {
+                if serde_json::from_slice::<Note>(&letter.payload).is_ok_and(|it| it == *note) {
+                    is_settled |= match how {
+                        Settled::Redriven => outbox.redrive(letter.id).await?,
+                        Settled::Discarded => outbox.cancel(letter.id).await? == Cancelled::Cancelled,
+                    };
+                }
+            }
+            Ok(is_settled)
+        }
+
         async fn in_steps(
             idem: &Idempotency<$store>,
             id: RequestIdentity,
@@ -229,6 +256,17 @@ macro_rules! on_database {
                 }
                 let given_up = timeout(Duration::from_micros(random.u64(..2000)), pool.begin()).await;
                 return given_up.err().map(|_| "a `begin` that was given up".to_owned());
+            }
+            if let Misuse::Exhaust = misuse {
+                let mut all = Vec::new();
+                while let Ok(Ok(connection)) = timeout(Duration::from_millis(20), pool.acquire()).await {
+                    all.push(connection);
+                }
+                tokio::time::sleep(Duration::from_millis(random.u64(20..250))).await;
+                return Some(format!(
+                    "{} connections, all that were free, for a while",
+                    all.len()
+                ));
             }
             let statements = match misuse {
                 Misuse::Left => $words.left,
@@ -340,6 +378,22 @@ impl Backend for Redis {
         _: InTransaction,
     ) -> Result<Reply<String>, Error> {
         unreachable!("Redis has no transactions that work could run in")
+    }
+
+    async fn sending(_: &Idempotency<RedisStore>, _: RequestIdentity, _: Sending) -> Result<Reply<String>, Error> {
+        unreachable!("Redis has no outbox")
+    }
+
+    fn relay(&self, _: &Post) -> RelayHandle {
+        unreachable!("Redis has no outbox")
+    }
+
+    async fn left_over(&self, _: &str) -> Result<Vec<LeftOver>, String> {
+        unreachable!("Redis has no outbox")
+    }
+
+    async fn settle_dead(&self, _: &Note, _: Settled) -> Result<bool, StoreError> {
+        unreachable!("Redis has no outbox")
     }
 
     async fn in_steps(

@@ -21,6 +21,7 @@ use oneflight::store::Store;
 use crate::backend::Backend;
 use crate::ledger::Begun;
 use crate::messages::{Key, Known, Manner};
+use crate::notes::is_declined;
 use crate::round::{Round, Scene};
 use crate::world::{self, Deed, Step};
 
@@ -28,6 +29,7 @@ use crate::world::{self, Deed, Step};
 pub enum Finding {
     Lost,
     Doubled,
+    Disordered,
     Stuck,
     Wrong,
 }
@@ -78,7 +80,8 @@ pub async fn round<B: Backend>(round: &mut Round<'_, B>, scene: &Scene<B>) {
         let recorded = recorded(round, &key, record.as_ref());
         answers(round, &key, recorded.as_deref());
         match key.manner {
-            Manner::InTransaction => in_transaction(round, &key, recorded.as_deref(), &rows),
+            Manner::Outbox if is_declined(&key) => declined(round, &key, &rows),
+            Manner::InTransaction | Manner::Outbox => in_transaction(round, &key, recorded.as_deref(), &rows),
             Manner::Steps | Manner::Unattended => in_steps(round, &key, recorded.as_deref(), &rows, &deeds),
             _ => outside(round, &key, recorded.as_deref(), &deeds),
         }
@@ -176,6 +179,14 @@ fn in_transaction<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Opt
         .collect();
     if let Some(kept) = rows.iter().find(|row| disclaimed.contains(row)) {
         let text = format!("{}: {kept} was said to have done nothing, and is there", key.text());
+        round.findings.add(Finding::Doubled, text);
+    }
+}
+
+/// What was declined has an answer, and nothing else.
+fn declined<B: Backend>(round: &mut Round<'_, B>, key: &Key, rows: &[String]) {
+    if !rows.is_empty() {
+        let text = format!("{} was declined, and has {} effects", key.text(), rows.len());
         round.findings.add(Finding::Doubled, text);
     }
 }
@@ -284,7 +295,7 @@ fn outside<B: Backend>(round: &mut Round<'_, B>, key: &Key, recorded: Option<&st
 /// but when the work had begun.)
 fn early<B: Backend>(round: &mut Round<'_, B>, key: &Key, lease: Duration) {
     // An attempt in steps that stops leaves nothing to wait for.
-    if matches!(key.manner, Manner::InTransaction | Manner::Refuse) || key.manner.has_steps() {
+    if matches!(key.manner, Manner::InTransaction | Manner::Outbox | Manner::Refuse) || key.manner.has_steps() {
         return;
     }
     let mut begun: Vec<&Begun> = round.ledger.begun.iter().filter(|begun| begun.key == *key).collect();

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
-use crate::messages::{Order, Post, Said};
+use crate::messages::{Order, Post, Role, Said};
 
 /// How far the clock of a worker may be from what it should be, in seconds: it takes a while to start.
 const CLOCK_MARGIN: i64 = 300;
@@ -27,11 +27,18 @@ pub struct Heard {
     pub said: Said,
 }
 
+/// What a worker is started as.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub role: Role,
+    /// How far its clock is off, in seconds.
+    pub off: i64,
+}
+
 struct Worker {
     process: Child,
     orders: ChildStdin,
-    /// How far its clock is off, in seconds.
-    off: i64,
+    place: Place,
 }
 
 pub struct Crew {
@@ -43,8 +50,8 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// A worker for each clock, which is off by so many seconds.
-    pub fn start(post: Post, clocks: &[i64]) -> Self {
+    /// A worker for each place.
+    pub fn start(post: Post, places: &[Place]) -> Self {
         let (told, hear) = mpsc::unbounded_channel();
         let mut crew = Self {
             post,
@@ -53,15 +60,20 @@ impl Crew {
             told,
             hear,
         };
-        for &off in clocks {
-            crew.add(off);
+        for &place in places {
+            crew.add(place);
         }
         crew
     }
 
     /// Starts one more worker. Only the thread that drives may do so: they die with it.
-    fn add(&mut self, off: i64) -> Number {
-        let post = serde_json::to_string(&self.post).expect("it can be written");
+    fn add(&mut self, place: Place) -> Number {
+        let Place { role, off } = place;
+        let post = Post {
+            role,
+            ..self.post.clone()
+        };
+        let post = serde_json::to_string(&post).expect("it can be written");
         let mut command = Command::new(std::env::current_exe().expect("we know ourselves"));
         command
             .arg("--as-worker")
@@ -92,13 +104,27 @@ impl Crew {
             let _ = told.send(Heard { from: number, at, said });
         });
         let orders = process.stdin.take().expect("it is piped");
-        let worker = Worker { process, orders, off };
+        let worker = Worker { process, orders, place };
         self.workers.insert(number, worker);
         number
     }
 
     pub fn numbers(&self) -> Vec<Number> {
         self.workers.keys().copied().collect()
+    }
+
+    /// Those that are told what to call for.
+    pub fn services(&self) -> Vec<Number> {
+        let services = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.place.role == Role::Service);
+        services.map(|(number, _)| *number).collect()
+    }
+
+    pub fn is_service(&self, number: Number) -> bool {
+        let worker = self.workers.get(&number);
+        worker.is_some_and(|worker| worker.place.role == Role::Service)
     }
 
     pub async fn order(&mut self, number: Number, order: &Order) {
@@ -120,9 +146,10 @@ impl Crew {
 
     /// Kills a worker and starts another one in its place.
     pub async fn replace(&mut self, number: Number) -> Number {
-        let off = self.workers.get(&number).map_or(0, |worker| worker.off);
+        let role = Role::Service;
+        let place = self.workers.get(&number).map(|worker| worker.place);
         self.kill(number).await;
-        self.add(off)
+        self.add(place.unwrap_or(Place { role, off: 0 }))
     }
 
     /// Sends a signal, if the worker is there.
@@ -143,11 +170,11 @@ impl Crew {
                 .expect("after 1970")
                 .as_secs();
             let off = clock.cast_signed() - ours.cast_signed();
-            let wrong = (off - worker.off).abs();
+            let wrong = (off - worker.place.off).abs();
             assert!(
                 wrong < CLOCK_MARGIN,
                 "a worker's clock is off by {off} s, not {} s",
-                worker.off
+                worker.place.off
             );
         }
         heard

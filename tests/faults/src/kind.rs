@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use crate::backend::StoreName;
+use crate::messages::Part;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
@@ -25,16 +26,20 @@ pub enum Kind {
     Left,
     /// It changes the settings of sessions.
     Settings,
+    /// It takes all connections of the pool, and keeps them for a while.
+    Exhaust,
     /// The server ends the connections of all clients, several times.
     Disconnect,
     /// One of the above, or a kill, with a pooler before the server that lends a session to each client.
     PoolSession,
     /// The same with one that lends a session to each transaction.
     PoolTransaction,
+    /// The service that messages are delivered to is away for a while.
+    Target,
 }
 
 impl Kind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Kill,
         Self::Cut,
         Self::Restart,
@@ -44,9 +49,11 @@ impl Kind {
         Self::Begin,
         Self::Left,
         Self::Settings,
+        Self::Exhaust,
         Self::Disconnect,
         Self::PoolSession,
         Self::PoolTransaction,
+        Self::Target,
     ];
 
     pub fn word(self) -> &'static str {
@@ -60,22 +67,28 @@ impl Kind {
             Self::Begin => "begin",
             Self::Left => "left",
             Self::Settings => "settings",
+            Self::Exhaust => "exhaust",
             Self::Disconnect => "disconnect",
             Self::PoolSession => "pool-session",
             Self::PoolTransaction => "pool-transaction",
+            Self::Target => "target",
         }
     }
 
     /// Whether it can happen to this store. SQLite's clock is that of its one machine, and a worker's database is in the
     /// worker: there is no client whose clock could be another one. What a full disk does to a server is the server's affair.
-    /// Over Redis, our connection is not shared.
-    pub fn concerns(self, store: StoreName) -> bool {
+    /// Over Redis, our connection is not shared, and it has no outbox.
+    pub fn concerns(self, store: StoreName, part: Part) -> bool {
+        if part == Part::Outbox && store == StoreName::Redis {
+            return false;
+        }
         match self {
             Self::Kill | Self::Freeze => true,
             Self::Cut | Self::Restart | Self::Clock | Self::Disconnect => store != StoreName::Sqlite,
             Self::Disk => store == StoreName::Sqlite,
-            Self::Begin | Self::Left | Self::Settings => store != StoreName::Redis,
+            Self::Begin | Self::Left | Self::Settings | Self::Exhaust => store != StoreName::Redis,
             Self::PoolSession | Self::PoolTransaction => store == StoreName::Postgres,
+            Self::Target => part == Part::Outbox,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What was heard in a round: which worker began what, and which calls have their answer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use oneflight::idempotency::Origin;
@@ -38,12 +38,18 @@ pub struct Ledger {
     pub answered: Vec<Answered>,
     pub in_doubt: HashSet<Key>,
     pub failed: Vec<Failed>,
+    /// How many deliveries were begun.
+    pub attempts: usize,
+    /// How each relay was when it last said so.
+    pub health: BTreeMap<Number, String>,
     /// What applications did to their connections.
     pub misuses: Vec<String>,
     /// When the last call was answered.
     pub last: Option<Instant>,
-    /// The workers that are waited for, and how much they have said of this order.
-    open: HashMap<Number, usize>,
+    /// The workers that are waited for.
+    open: HashSet<Number>,
+    /// How much each worker has said since the order.
+    heard: HashMap<Number, usize>,
     /// How often those had misused a connection while they were waited for.
     misused: HashMap<Number, usize>,
     ready: HashSet<Number>,
@@ -59,13 +65,14 @@ impl Ledger {
     pub fn begin(&mut self, phase: u32) {
         self.phase = phase;
         self.open.clear();
+        self.heard.clear();
         self.misused.clear();
         self.ended.clear();
     }
 
     /// Waits for this worker.
     pub fn expect(&mut self, worker: Number) {
-        self.open.insert(worker, 0);
+        self.open.insert(worker);
     }
 
     /// Waits for this worker no more.
@@ -74,7 +81,7 @@ impl Ledger {
     }
 
     pub fn is_open(&self, worker: Number) -> bool {
-        self.open.contains_key(&worker)
+        self.open.contains(&worker)
     }
 
     pub fn is_over(&self) -> bool {
@@ -83,7 +90,7 @@ impl Ledger {
 
     /// How much a worker has said since it was told the order.
     pub fn heard_of(&self, worker: Number) -> usize {
-        self.open.get(&worker).copied().unwrap_or(0)
+        self.heard.get(&worker).copied().unwrap_or(0)
     }
 
     /// How often a worker has misused a connection while it had calls without an answer.
@@ -103,7 +110,7 @@ impl Ledger {
     /// The calls that have no answer.
     pub fn unanswered(&self, order: &Order) -> Vec<(Number, Key)> {
         let mut calls = Vec::new();
-        for &worker in self.open.keys() {
+        for &worker in &self.open {
             for key in &order.keys {
                 let ended = self.ended.get(&(worker, key.clone())).copied().unwrap_or(0);
                 calls.extend((ended..order.duplicates).map(|_| (worker, key.clone())));
@@ -114,9 +121,11 @@ impl Ledger {
 
     pub fn take(&mut self, heard: Heard) {
         let Heard { from, at, said } = heard;
-        if let Some(count) = self.open.get_mut(&from) {
-            *count += 1;
+        if let Said::Health { health } = said {
+            self.health.insert(from, health);
+            return;
         }
+        *self.heard.entry(from).or_default() += 1;
         match said {
             Said::Ready { .. } => {
                 self.ready.insert(from);
@@ -143,6 +152,8 @@ impl Ledger {
                 self.in_doubt.insert(key);
             }
             Said::Left { key } => self.end(from, &key, at),
+            Said::Delivers { .. } => self.attempts += 1,
+            Said::Health { .. } => {}
             Said::Failed {
                 key,
                 known,
@@ -166,7 +177,7 @@ impl Ledger {
             Said::Done { .. } => {}
             Said::Gone => {
                 self.gone.insert(from);
-                if self.open.remove(&from).is_some() {
+                if self.open.remove(&from) {
                     self.vanished.push(from);
                 }
             }

@@ -1,4 +1,4 @@
-//! Promises 10 to 14 under faults: workers in processes of their own are killed, frozen, cut off and lied to, their
+//! Promises 10 to 16 under faults: workers in processes of their own are killed, frozen, cut off and lied to, their
 //! server is restarted, their disk filled, their connections misused by the application that shares them. Then the
 //! database is read, and it must show every effect once, and no call left waiting.
 //!
@@ -34,15 +34,21 @@ mod redis_server;
 
 mod backend;
 mod check;
+mod check_outbox;
 mod crew;
 mod disk;
 mod kind;
 mod ledger;
 mod messages;
+mod notes;
+mod receiver;
+mod relay;
 mod round;
 mod run;
 mod site;
+mod strike;
 mod tally;
+mod words;
 mod work;
 mod worker;
 mod world;
@@ -50,7 +56,7 @@ mod world;
 use backend::StoreName;
 use check::Finding;
 use kind::Kind;
-use messages::Sabotage;
+use messages::{Part, Sabotage};
 use run::{Plan, Voice};
 use tally::Tally;
 
@@ -69,17 +75,23 @@ struct Long {
     /// Only this store
     #[arg(long)]
     store: Option<StoreName>,
+    /// Only this part
+    #[arg(long)]
+    part: Option<Part>,
     /// Only faults of this kind
     #[arg(long)]
     kind: Option<Kind>,
     /// Rounds of kills, and rounds of cuts and restarts; of the other kinds, a tenth as many
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// After how many seconds beyond the lease what has not ended is stuck: more on a machine that others keep busy
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    margin: u16,
     /// What the rounds are drawn from
     #[arg(long)]
     seed: Option<u64>,
     /// Only this round of the kind, as a failure tells
-    #[arg(long, requires = "kind")]
+    #[arg(long, requires = "kind", requires = "part")]
     round: Option<usize>,
 }
 
@@ -95,43 +107,58 @@ fn main() -> ExitCode {
     }
 }
 
+/// How many rounds of each kind are in every run of the tests.
+const REQUESTS: &[(Kind, usize)] = &[
+    (Kind::Kill, 5),
+    (Kind::Cut, 6),
+    (Kind::Restart, 2),
+    (Kind::Freeze, 1),
+    (Kind::Clock, 1),
+    (Kind::Disk, 2),
+    (Kind::Begin, 3),
+    (Kind::Left, 3),
+    (Kind::Settings, 3),
+    (Kind::Exhaust, 1),
+    (Kind::Disconnect, 2),
+    (Kind::PoolSession, 2),
+    (Kind::PoolTransaction, 2),
+];
+const OUTBOX: &[(Kind, usize)] = &[
+    (Kind::Kill, 2),
+    (Kind::Cut, 2),
+    (Kind::Restart, 1),
+    (Kind::Freeze, 1),
+    (Kind::Exhaust, 1),
+    (Kind::Target, 1),
+];
+
 /// The selection for every run of the tests. `FAULTS_WITHOUT_CLOCK=1` leaves those out that need libfaketime, which cannot be
 /// loaded beside a sanitizer.
 fn short() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = vec![Trial::test("what_is_wrong_is_found", what_is_wrong_is_found)];
-    trials.extend(STORES.map(|store| {
-        let name = format!("{}_under_faults", store.word());
-        Trial::test(name, move || {
-            let mut kinds = vec![
-                (Kind::Kill, 5),
-                (Kind::Cut, 6),
-                (Kind::Restart, 2),
-                (Kind::Freeze, 1),
-                (Kind::Clock, 1),
-                (Kind::Disk, 2),
-                (Kind::Begin, 3),
-                (Kind::Left, 3),
-                (Kind::Settings, 3),
-                (Kind::Disconnect, 2),
-                (Kind::PoolSession, 2),
-                (Kind::PoolTransaction, 2),
-            ];
-            if std::env::var_os("FAULTS_WITHOUT_CLOCK").is_some() {
-                kinds.retain(|&(kind, _)| kind != Kind::Clock);
-            }
-            let tally = drive(&plan(store, fastrand::u64(..), kinds));
-            match tally.is_clean() {
-                true => Ok(()),
-                false => Err(Failed::from(tally.line())),
-            }
-        })
-    }));
+    for (part, kinds) in [(Part::Requests, REQUESTS), (Part::Outbox, OUTBOX)] {
+        for store in STORES.into_iter().filter(|&store| Kind::Kill.concerns(store, part)) {
+            let name = format!("{}_{}_under_faults", store.word(), part.word());
+            trials.push(Trial::test(name, move || {
+                let mut kinds = kinds.to_vec();
+                if std::env::var_os("FAULTS_WITHOUT_CLOCK").is_some() {
+                    kinds.retain(|&(kind, _)| kind != Kind::Clock);
+                }
+                let tally = drive(&plan(part, store, fastrand::u64(..), kinds));
+                match tally.is_clean() {
+                    true => Ok(()),
+                    false => Err(Failed::from(tally.line())),
+                }
+            }));
+        }
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn plan(store: StoreName, seed: u64, kinds: Vec<(Kind, usize)>) -> Plan {
+fn plan(part: Part, store: StoreName, seed: u64, kinds: Vec<(Kind, usize)>) -> Plan {
     Plan {
+        part,
         store,
         seed,
         lease: LEASE,
@@ -146,19 +173,27 @@ fn plan(store: StoreName, seed: u64, kinds: Vec<(Kind, usize)>) -> Plan {
 /// A checker that finds nothing is worth nothing: workers do wrong what it is to find.
 fn what_is_wrong_is_found() -> Result<(), Failed> {
     let wrongs = [
-        (Sabotage::Forget, Finding::Lost),
-        (Sabotage::Double, Finding::Doubled),
-        (Sabotage::Hang, Finding::Stuck),
+        (Part::Requests, Sabotage::Forget, Finding::Lost),
+        (Part::Requests, Sabotage::Double, Finding::Doubled),
+        (Part::Requests, Sabotage::Hang, Finding::Stuck),
+        (Part::Outbox, Sabotage::Forget, Finding::Lost),
+        (Part::Outbox, Sabotage::Double, Finding::Doubled),
+        (Part::Outbox, Sabotage::Astray, Finding::Doubled),
+        (Part::Outbox, Sabotage::Disorder, Finding::Disordered),
     ];
-    for (sabotage, finding) in wrongs {
+    for (part, sabotage, finding) in wrongs {
         let tally = drive(&Plan {
             voice: Voice::Nothing,
-            margin: Duration::ZERO,
+            // What is sent is late on a busy machine, and what hangs is waited for in vain.
+            margin: match part {
+                Part::Requests => Duration::ZERO,
+                Part::Outbox => MARGIN,
+            },
             sabotage: Some(sabotage),
-            ..plan(StoreName::Sqlite, fastrand::u64(..), vec![(Kind::Kill, 1)])
+            ..plan(part, StoreName::Sqlite, fastrand::u64(..), vec![(Kind::Kill, 1)])
         });
         if tally.found(finding) == 0 {
-            return Err(format!("{sabotage:?} was not found").into());
+            return Err(format!("{sabotage:?} of {} was not found", part.word()).into());
         }
     }
     Ok(())
@@ -169,9 +204,12 @@ fn long() -> ExitCode {
     let seed = long.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut clean = true;
     let mut lines = Vec::new();
-    for store in STORES
+    let parts = Part::ALL
         .into_iter()
-        .filter(|&store| long.store.is_none_or(|only| only == store))
+        .filter(|&part| long.part.is_none_or(|only| only == part));
+    let all = parts.flat_map(|part| STORES.map(|store| (part, store)));
+    for (part, store) in
+        all.filter(|&(part, store)| Kind::Kill.concerns(store, part) && long.store.is_none_or(|only| only == store))
     {
         let kinds = Kind::ALL
             .into_iter()
@@ -183,8 +221,9 @@ fn long() -> ExitCode {
         });
         let tally = drive(&Plan {
             first: long.round.unwrap_or(0),
+            margin: Duration::from_secs(long.margin.into()),
             voice: Voice::Progress,
-            ..plan(store, seed, kinds.collect())
+            ..plan(part, store, seed, kinds.collect())
         });
         clean &= tally.is_clean();
         lines.push(tally.line());
@@ -204,7 +243,7 @@ fn drive(plan: &Plan) -> Tally {
         .build()
         .expect("there is a runtime");
     if plan.voice == Voice::Progress {
-        println!("{}: seed {}", plan.store.word(), plan.seed);
+        println!("{} {}: seed {}", plan.store.word(), plan.part.word(), plan.seed);
     }
     let tally = runtime.block_on(run::run(plan));
     if plan.voice == Voice::Findings {

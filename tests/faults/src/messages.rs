@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! worker: Ready ─▶ driver: Order ─▶ worker: Begun, Failed, Answered, InDoubt … Done ─▶ driver: the next Order
+//! relay:  Ready, Delivers …
 //! ```
 //!
 //! A worker that is killed says nothing more; what it had said is still read from its pipe.
@@ -9,6 +10,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use oneflight::idempotency::Origin;
 use oneflight::identity::{RequestIdentity, Scope};
 use serde::{Deserialize, Serialize};
@@ -26,12 +28,43 @@ pub enum Manner {
     Steps,
     /// In steps, and asked for once: a completer goes on with it.
     Unattended,
+    /// In a transaction that sends messages.
+    Outbox,
 }
 
 impl Manner {
     pub fn has_steps(self) -> bool {
         matches!(self, Self::Steps | Self::Unattended)
     }
+}
+
+/// What the rounds of a run are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+pub enum Part {
+    /// Requests of each manner but one, and their effects.
+    Requests,
+    /// Requests of [`Manner::Outbox`], the relays that deliver what they send, and the service that it is delivered to.
+    Outbox,
+}
+
+impl Part {
+    pub const ALL: [Self; 2] = [Self::Requests, Self::Outbox];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Outbox => "outbox",
+        }
+    }
+}
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It calls for keys.
+    Service,
+    /// It delivers messages.
+    Relay,
 }
 
 /// Whose connections a worker's store uses.
@@ -51,16 +84,21 @@ pub enum Misuse {
     Begin,
     Left,
     Settings,
+    Exhaust,
 }
 
 /// What a worker is started with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Post {
+    pub part: Part,
+    pub role: Role,
     pub store: StoreName,
     pub url: String,
     pub pool: Pool,
     pub world: PathBuf,
     pub lease: Duration,
+    /// Where messages are delivered to.
+    pub receiver: String,
     pub sabotage: Option<Sabotage>,
 }
 
@@ -73,6 +111,10 @@ pub enum Sabotage {
     Double,
     /// It never answers.
     Hang,
+    /// It sends without ordering keys, with all keys.
+    Disorder,
+    /// It sends what another execution would have sent, which was rolled back.
+    Astray,
 }
 
 /// A request of a round.
@@ -139,6 +181,10 @@ pub enum Said {
     InDoubt { key: Key, attempt: u32 },
     /// The caller of [`Manner::Unattended`] does not come back.
     Left { key: Key },
+    /// A relay begins an attempt at a message of this request.
+    Delivers { key: Key },
+    /// How a relay is, said now and then.
+    Health { health: String },
     /// The call is made again.
     Failed {
         key: Key,

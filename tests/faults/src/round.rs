@@ -4,7 +4,7 @@
 //! ordered ─▶ struck ─▶ healed ─▶ all answered, within lease + margin ─▶ doubts settled ─▶ all asked again ─▶ checked
 //! ```
 //!
-//! The point is drawn as "after so many lines of a worker", so it lies in the middle of its calls however slow the machine is.
+//! Where messages are sent, "all answered" includes that each of them has ended. What the faults are is in `strike.rs`.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -14,19 +14,21 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use oneflight::idempotency::{ErrorKind, Idempotency, Resolution};
-use rustix::process::Signal;
 use tokio::time::timeout_at;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Settled};
 use crate::check::{self, Finding, Findings};
-use crate::crew::{Crew, Number};
+use crate::check_outbox;
+use crate::crew::Crew;
 use crate::disk::Disk;
 use crate::kind::Kind;
 use crate::ledger::Ledger;
-use crate::messages::{Key, Manner, Misuse, Order};
+use crate::messages::{Key, Manner, Misuse, Order, Part};
+use crate::notes::{self, SENDERS, Topic};
 use crate::pgbouncer::Bouncer;
-use crate::proxy::{Cut, Proxy};
-use crate::site::{Site, Stop};
+use crate::proxy::Proxy;
+use crate::receiver::{Receiver, Seen};
+use crate::site::Site;
 use crate::world;
 
 /// How long a crew may take to start, and to say a part of what it has to say.
@@ -35,11 +37,14 @@ const DUPLICATES: usize = 2;
 
 /// What the rounds of a kind share.
 pub struct Scene<B: Backend> {
+    pub part: Part,
     pub kind: Kind,
     pub site: Site,
     pub proxy: Option<Proxy>,
     pub pooler: Option<Bouncer>,
     pub disk: Option<Disk>,
+    /// Where messages are delivered to.
+    pub receiver: Receiver,
     /// The driver's own way to the store, past the proxy.
     pub backend: B,
     pub operator: Idempotency<B::Store>,
@@ -65,12 +70,19 @@ pub struct Struck {
 }
 
 pub struct Round<'a, B: Backend> {
-    scene: &'a Scene<B>,
-    crew: &'a mut Crew,
-    random: Rng,
+    pub(crate) scene: &'a Scene<B>,
+    pub(crate) crew: &'a mut Crew,
+    pub(crate) random: Rng,
     pub ledger: Ledger,
     pub order: Order,
     pub struck: Struck,
+    /// How many effects its messages have in all.
+    pub deliveries: usize,
+    /// What the receiver of messages saw.
+    pub seen: Seen,
+    /// How many dead letters an operator had tried again, and how many are left.
+    pub redriven: usize,
+    pub dead: usize,
     /// Those that an operator let run again.
     pub settled: HashSet<Key>,
     /// How long after the fault the last call of it was answered.
@@ -83,6 +95,7 @@ impl<'a, B: Backend> Round<'a, B> {
         let mut random = Rng::with_seed(seed);
         let mut keys = Vec::new();
         let manners: &[(Manner, usize)] = match B::TRANSACTIONS {
+            _ if scene.part == Part::Outbox => &[(Manner::Outbox, SENDERS)],
             true => &[
                 (Manner::InTransaction, 4),
                 (Manner::Refuse, 2),
@@ -104,6 +117,7 @@ impl<'a, B: Backend> Round<'a, B> {
             Kind::Begin => Some(Misuse::Begin),
             Kind::Left => Some(Misuse::Left),
             Kind::Settings => Some(Misuse::Settings),
+            Kind::Exhaust => Some(Misuse::Exhaust),
             // A session that many share has no settings that are one's own to change.
             Kind::PoolTransaction => [None, Some(Misuse::Begin), Some(Misuse::Left)][random.usize(..3)],
             Kind::PoolSession => {
@@ -114,6 +128,8 @@ impl<'a, B: Backend> Round<'a, B> {
         };
         // A frozen worker is to be in the middle of its work.
         let pace = if scene.kind == Kind::Freeze { 80 } else { 6 };
+        let deliveries = notes::deliveries(&keys);
+        scene.receiver.begin(random.u64(..));
         let order = Order {
             keys,
             duplicates: DUPLICATES,
@@ -129,6 +145,10 @@ impl<'a, B: Backend> Round<'a, B> {
             ledger: Ledger::default(),
             order,
             struck: Struck::default(),
+            deliveries,
+            seen: Seen::default(),
+            redriven: 0,
+            dead: 0,
             settled: HashSet::new(),
             longest: Duration::ZERO,
             findings: Findings::default(),
@@ -148,159 +168,36 @@ impl<'a, B: Backend> Round<'a, B> {
             self.longest = last.saturating_duration_since(healed);
         }
         self.settle().await;
-        self.completers(healed).await;
+        match self.scene.part {
+            Part::Requests => self.completers(healed).await,
+            Part::Outbox => self.relays(healed).await,
+        }
         self.order.phase = 2;
         self.order.misuse = None;
         self.give_orders().await;
         self.finish(Instant::now()).await;
+        self.seen = self.scene.receiver.end();
         check::round(self, self.scene).await;
+        if self.scene.part == Part::Outbox {
+            if let Some(last) = self.seen.last {
+                self.longest = self.longest.max(last.saturating_duration_since(healed));
+            }
+            check_outbox::round(self, self.scene).await;
+        }
         struck
     }
 
     async fn give_orders(&mut self) {
         self.ledger.begin(self.order.phase);
-        for number in self.crew.numbers() {
+        for number in self.crew.services() {
             self.ledger.expect(number);
             self.order.seed = self.random.u64(..);
             self.crew.order(number, &self.order).await;
         }
     }
 
-    async fn strike(&mut self) -> bool {
-        match self.scene.kind {
-            Kind::Kill | Kind::Clock => self.kill().await,
-            Kind::Freeze => self.freeze().await,
-            Kind::Cut => self.cut().await,
-            Kind::Restart => self.restart().await,
-            Kind::Disk => self.fill().await,
-            Kind::Disconnect => self.disconnect().await,
-            Kind::Begin | Kind::Left | Kind::Settings => self.misuse().await,
-            Kind::PoolSession | Kind::PoolTransaction => match self.order.misuse {
-                Some(_) => self.misuse().await,
-                None if self.random.bool() => self.kill().await,
-                None => self.disconnect().await,
-            },
-        }
-    }
-
-    async fn kill(&mut self) -> bool {
-        let Some(first) = self.moment().await else {
-            return false;
-        };
-        let all = self.scene.kind == Kind::Kill && self.random.u8(..4) == 0;
-        let mut victims = vec![first];
-        if all {
-            victims.extend(self.crew.numbers().into_iter().filter(|&number| number != first));
-        }
-        let mut started = Vec::new();
-        for victim in victims {
-            self.struck.killed += usize::from(self.ledger.is_open(victim));
-            self.ledger.dismiss(victim);
-            let new = self.crew.replace(victim).await;
-            self.hear_until(|ledger| ledger.is_gone(victim)).await;
-            self.ledger.expect(new);
-            self.crew.order(new, &self.order).await;
-            started.push(new);
-        }
-        self.hear_until(|ledger| started.iter().all(|&new| ledger.is_ready(new)))
-            .await;
-        true
-    }
-
-    async fn freeze(&mut self) -> bool {
-        let Some(victim) = self.moment().await else {
-            return false;
-        };
-        self.struck.frozen += 1;
-        self.crew.signal(victim, Signal::STOP);
-        let longer = self.scene.lease.mul_f64(1.5 + self.random.f64());
-        self.meanwhile(tokio::time::sleep(longer)).await;
-        self.crew.signal(victim, Signal::CONT);
-        true
-    }
-
-    async fn cut(&mut self) -> bool {
-        let scene = self.scene;
-        let proxy = scene.proxy.as_ref().expect("there is a proxy to be cut");
-        let before = proxy.cuts();
-        let cuts = [Cut::Before, Cut::Middle, Cut::After, Cut::AfterAnswer];
-        let cut = cuts[self.random.usize(..cuts.len())];
-        let at_commit = B::TRANSACTIONS && self.random.bool();
-        if at_commit {
-            proxy.cut_after(self.random.usize(..4), "COMMIT", cut);
-        } else if self.random.u8(..3) == 0 {
-            // Whatever is under way, on all connections.
-            let moment = self.moment().await;
-            proxy.cut_all();
-            return moment.is_some();
-        } else {
-            // An order takes more messages than this.
-            proxy.cut_after(self.random.usize(..30), "", cut);
-        }
-        self.hear_until(|ledger| proxy.cuts() > before || ledger.is_over())
-            .await;
-        proxy.cuts() > before
-    }
-
-    async fn restart(&mut self) -> bool {
-        let moment = self.moment().await;
-        let stop = match self.random.bool() {
-            true => Stop::AsACrash,
-            false => Stop::InGoodOrder,
-        };
-        let site = &self.scene.site;
-        // What workers say meanwhile is stamped as it comes, and taken in later.
-        tokio::task::block_in_place(|| site.restart(stop));
-        moment.is_some()
-    }
-
-    async fn fill(&mut self) -> bool {
-        let moment = self.moment().await;
-        let scene = self.scene;
-        let disk = scene.disk.as_ref().expect("there is a disk to be filled");
-        disk.fill();
-        let longer = Duration::from_millis(self.random.u64(50..1500));
-        self.meanwhile(tokio::time::sleep(longer)).await;
-        disk.clear();
-        moment.is_some()
-    }
-
-    async fn disconnect(&mut self) -> bool {
-        let moment = self.moment().await;
-        let scene = self.scene;
-        for _ in 0..self.random.usize(1..4) {
-            self.meanwhile(scene.site.disconnect()).await;
-            let pause = Duration::from_millis(self.random.u64(..30));
-            self.meanwhile(tokio::time::sleep(pause)).await;
-        }
-        moment.is_some()
-    }
-
-    /// Waits until the applications have misused all that they were told to, or have no calls left.
-    async fn misuse(&mut self) -> bool {
-        let numbers = self.crew.numbers();
-        let (_, times) = self.order.misuse.expect("they were told what to misuse");
-        let over = |ledger: &Ledger, number| ledger.misused(number) >= times || !ledger.is_open(number);
-        self.hear_until(|ledger| numbers.iter().all(|&number| over(ledger, number)))
-            .await;
-        numbers.iter().any(|&number| self.ledger.misused(number) > 0)
-    }
-
-    /// Waits for a random point in the calls of a random worker; `None` if they were over before.
-    async fn moment(&mut self) -> Option<Number> {
-        let numbers = self.crew.numbers();
-        let victim = numbers[self.random.usize(..numbers.len())];
-        let lines = self.random.usize(..self.order.calls());
-        let ready_line = usize::from(!self.ledger.is_ready(victim));
-        self.hear_until(|ledger| ledger.heard_of(victim) >= lines + ready_line || !ledger.is_open(victim))
-            .await;
-        let more = Duration::from_micros(self.random.u64(..4000));
-        self.meanwhile(tokio::time::sleep(more)).await;
-        self.ledger.is_open(victim).then_some(victim)
-    }
-
     /// Takes in what workers say until something is over.
-    async fn meanwhile<T>(&mut self, what: impl Future<Output = T>) -> T {
+    pub(crate) async fn meanwhile<T>(&mut self, what: impl Future<Output = T>) -> T {
         let mut what = pin!(what);
         loop {
             tokio::select! {
@@ -311,7 +208,7 @@ impl<'a, B: Backend> Round<'a, B> {
     }
 
     /// Takes in what workers say until it comes to this, or for a long time.
-    async fn hear_until(&mut self, enough: impl Fn(&Ledger) -> bool) {
+    pub(crate) async fn hear_until(&mut self, enough: impl Fn(&Ledger) -> bool) {
         let until = Instant::now() + PATIENCE;
         while !enough(&self.ledger) && Instant::now() < until {
             let look = Instant::now() + Duration::from_millis(20);
@@ -330,7 +227,11 @@ impl<'a, B: Backend> Round<'a, B> {
                 Err(_) => break,
             }
         }
-        for number in std::mem::take(&mut self.ledger.vanished) {
+        let relays = self.crew.numbers().into_iter();
+        let relays = relays.filter(|&number| !self.crew.is_service(number) && self.ledger.is_gone(number));
+        let mut vanished: Vec<_> = relays.collect();
+        vanished.append(&mut self.ledger.vanished);
+        for number in vanished {
             self.findings
                 .add(Finding::Wrong, format!("worker {number} ended by itself"));
             self.crew.replace(number).await;
@@ -369,6 +270,45 @@ impl<'a, B: Backend> Round<'a, B> {
                 }
                 self.meanwhile(tokio::time::sleep(Duration::from_millis(20))).await;
             }
+        }
+    }
+
+    /// Waits until relays have brought every message to its end, as an operator who has dead letters tried again whose reason
+    /// is mended.
+    async fn relays(&mut self, healed: Instant) {
+        let until = healed + self.scene.lease + self.scene.margin;
+        let round = self.order.keys[0].round.clone();
+        loop {
+            let left = match self.scene.backend.left_over(&round).await {
+                Ok(left) => left,
+                // A connection that was lost is noticed when it is used.
+                Err(_) if Instant::now() < until => continue,
+                Err(why) => {
+                    let text = format!("what is left of the outbox cannot be read: {why}");
+                    return self.findings.add(Finding::Stuck, text);
+                }
+            };
+            let mut waits = 0;
+            for it in left {
+                match it.is_dead && it.note.is_refused {
+                    true if it.note.topic == Topic::Charge => {
+                        waits += 1;
+                        self.scene.receiver.mend(&it.note);
+                        let redriven = self.scene.backend.settle_dead(&it.note, Settled::Redriven).await;
+                        self.redriven += usize::from(redriven.is_ok_and(|was_dead| was_dead));
+                    }
+                    true => {}
+                    false => waits += 1,
+                }
+            }
+            if waits == 0 {
+                return;
+            }
+            if Instant::now() >= until {
+                let text = format!("{waits} messages have not ended in time");
+                return self.findings.add(Finding::Stuck, text);
+            }
+            self.meanwhile(tokio::time::sleep(Duration::from_millis(20))).await;
         }
     }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use oneflight::idempotency::{Idempotency, Recovery};
 
 use crate::backend::{Backend, Postgres, Redis, Sqlite, StoreName};
-use crate::crew::Crew;
+use crate::crew::{Crew, Place};
 use crate::disk::Disk;
 use crate::kind::Kind;
-use crate::messages::{Pool, Post, Sabotage};
+use crate::messages::{Part, Pool, Post, Role, Sabotage};
 use crate::proxy::Proxy;
+use crate::receiver::Receiver;
 use crate::round::{Round, Scene};
 use crate::site::Site;
 use crate::tally::Tally;
@@ -18,6 +19,7 @@ use crate::tally::Tally;
 const HOUR: i64 = 60 * 60;
 
 pub struct Plan {
+    pub part: Part,
     pub store: StoreName,
     pub seed: u64,
     pub lease: Duration,
@@ -48,10 +50,14 @@ pub async fn run(plan: &Plan) -> Tally {
 }
 
 async fn all<B: Backend>(plan: &Plan) -> Tally {
-    let mut tally = Tally::new(plan.store, plan.seed, plan.lease);
+    let mut tally = Tally::new(plan.store, plan.part, plan.seed, plan.lease);
     let folder = tempfile::tempdir().expect("a temporary directory");
     let mut site = Site::start(plan.store, folder.path().to_owned());
-    for &(kind, rounds) in plan.kinds.iter().filter(|(kind, _)| kind.concerns(plan.store)) {
+    for &(kind, rounds) in plan
+        .kinds
+        .iter()
+        .filter(|(kind, _)| kind.concerns(plan.store, plan.part))
+    {
         let disk = match kind {
             Kind::Disk => match Disk::mount() {
                 Ok(disk) => Some(disk),
@@ -88,6 +94,8 @@ async fn all<B: Backend>(plan: &Plan) -> Tally {
             proxy,
             pooler,
             disk,
+            part: plan.part,
+            receiver: Receiver::start().await,
             lease: plan.lease,
             margin: plan.margin,
             world,
@@ -104,10 +112,13 @@ async fn all<B: Backend>(plan: &Plan) -> Tally {
 async fn rounds_of<B: Backend>(plan: &Plan, scene: &Scene<B>, rounds: usize, tally: &mut Tally) {
     let kind = scene.kind;
     let post = Post {
+        part: plan.part,
+        role: Role::Service,
+        receiver: scene.receiver.url().to_owned(),
         store: plan.store,
         url: scene.site.url(scene.port()),
         pool: match kind {
-            Kind::Begin | Kind::Left | Kind::Settings => Pool::Lent,
+            Kind::Begin | Kind::Left | Kind::Settings | Kind::Exhaust => Pool::Lent,
             Kind::PoolTransaction => Pool::Shared,
             _ => Pool::Own,
         },
@@ -115,18 +126,25 @@ async fn rounds_of<B: Backend>(plan: &Plan, scene: &Scene<B>, rounds: usize, tal
         lease: plan.lease,
         sabotage: plan.sabotage,
     };
-    let clocks: &[i64] = match kind {
-        Kind::Clock => &[HOUR, -HOUR, 0],
-        _ => &[0, 0],
+    let (service, relay) = (Role::Service, Role::Relay);
+    let places: &[(Role, i64)] = match (plan.part, kind) {
+        (Part::Requests, Kind::Clock) => &[(service, HOUR), (service, -HOUR), (service, 0)],
+        (Part::Requests, _) => &[(service, 0), (service, 0)],
+        (Part::Outbox, Kind::Clock) => &[(service, HOUR), (service, -HOUR), (relay, -HOUR), (relay, HOUR)],
+        (Part::Outbox, _) => &[(service, 0), (service, 0), (relay, 0), (relay, 0)],
     };
-    let mut crew = Crew::start(post, clocks);
+    let places: Vec<Place> = places.iter().map(|&(role, off)| Place { role, off }).collect();
+    let mut crew = Crew::start(post, &places);
     let mut struck = 0;
     // A fault may come too late to strike anything; such a round is checked all the same, and does not count.
     for number in (plan.first..).take(rounds * 3 + 5) {
         if struck == rounds {
             break;
         }
-        let name = format!("{}-{number}", kind.word());
+        let name = match plan.part {
+            Part::Requests => format!("{}-{number}", kind.word()),
+            Part::Outbox => format!("outbox-{}-{number}", kind.word()),
+        };
         let mut round = Round::new(scene, &mut crew, &name, seed(plan.seed, kind, number));
         let hit = round.run().await;
         struck += usize::from(hit);
@@ -135,7 +153,8 @@ async fn rounds_of<B: Backend>(plan: &Plan, scene: &Scene<B>, rounds: usize, tal
             report(plan, kind, number, &round);
         }
         if plan.voice == Voice::Progress && struck % 20 == 0 && hit {
-            println!("{} {}: {struck} of {rounds}", plan.store.word(), kind.word());
+            let (store, part) = (plan.store.word(), plan.part.word());
+            println!("{store} {part} {}: {struck} of {rounds}", kind.word());
         }
     }
     if struck < rounds {
@@ -144,7 +163,8 @@ async fn rounds_of<B: Backend>(plan: &Plan, scene: &Scene<B>, rounds: usize, tal
 }
 
 fn report<B: Backend>(plan: &Plan, kind: Kind, number: usize, round: &Round<'_, B>) {
-    println!("{} {} round {number}:", plan.store.word(), kind.word());
+    let (store, part) = (plan.store.word(), plan.part.word());
+    println!("{store} {part} {} round {number}:", kind.word());
     for (finding, text) in &round.findings.found {
         println!("  {finding:?}: {text}");
     }
@@ -161,9 +181,11 @@ fn report<B: Backend>(plan: &Plan, kind: Kind, number: usize, round: &Round<'_, 
     for misuse in misuses {
         println!("  an application left behind: {misuse}");
     }
+    for (number, health) in &round.ledger.health {
+        println!("  relay {number}: {health}");
+    }
     println!(
-        "  again: bin/faults --store {} --kind {} --seed {} --round {number}",
-        plan.store.word(),
+        "  again: bin/faults --store {store} --part {part} --kind {} --seed {} --round {number}",
         kind.word(),
         plan.seed
     );

@@ -71,12 +71,16 @@ impl Site {
         }
     }
 
-    /// A pooler before the server, which lends its sessions by this mode.
+    /// A pooler before the server, which lends its sessions by this mode. There are enough for all clients, and after a login
+    /// that has failed it does not wait for 15 s, as it does by default: what waits for the pooler shows nothing of ours.
     pub fn pooler(&self, mode: &str) -> Bouncer {
         let Self::Postgres(server) = self else {
             unreachable!("there are poolers for PostgreSQL only")
         };
-        Bouncer::before(server, &format!("pool_mode = {mode}\ndefault_pool_size = 20"))
+        Bouncer::before(
+            server,
+            &format!("pool_mode = {mode}\ndefault_pool_size = 100\nserver_login_retry = 1"),
+        )
     }
 
     /// Has the server end the connections of all its clients.

@@ -7,10 +7,12 @@ use std::time::Duration;
 use crate::backend::{Backend, StoreName};
 use crate::check::Finding;
 use crate::kind::Kind;
+use crate::messages::Part;
 use crate::round::Round;
 
 pub struct Tally {
     store: StoreName,
+    part: Part,
     seed: u64,
     lease: Duration,
     rounds: BTreeMap<Kind, usize>,
@@ -21,15 +23,22 @@ pub struct Tally {
     effects: usize,
     taken_over: usize,
     in_doubt: usize,
+    /// Attempts at messages, those that found them done already, and those that the receiver failed.
+    attempts: usize,
+    repeated: usize,
+    failed: usize,
+    redriven: usize,
+    dead: usize,
     found: BTreeMap<Finding, usize>,
     longest: Duration,
     left_out: Vec<String>,
 }
 
 impl Tally {
-    pub fn new(store: StoreName, seed: u64, lease: Duration) -> Self {
+    pub fn new(store: StoreName, part: Part, seed: u64, lease: Duration) -> Self {
         Self {
             store,
+            part,
             seed,
             lease,
             rounds: BTreeMap::new(),
@@ -39,6 +48,11 @@ impl Tally {
             effects: 0,
             taken_over: 0,
             in_doubt: 0,
+            attempts: 0,
+            repeated: 0,
+            failed: 0,
+            redriven: 0,
+            dead: 0,
             found: BTreeMap::new(),
             longest: Duration::ZERO,
             left_out: Vec::new(),
@@ -53,6 +67,11 @@ impl Tally {
         self.effects += round.findings.effects;
         self.taken_over += round.findings.taken_over;
         self.in_doubt += round.ledger.in_doubt.len();
+        self.attempts += round.ledger.attempts;
+        self.repeated += round.seen.repeated;
+        self.failed += round.seen.failed;
+        self.redriven += round.redriven;
+        self.dead += round.dead;
         self.longest = self.longest.max(round.longest);
         for (finding, _) in &round.findings.found {
             *self.found.entry(*finding).or_default() += 1;
@@ -80,7 +99,7 @@ impl Tally {
     }
 
     pub fn line(&self) -> String {
-        let mut line = format!("faults {}:", self.store.word());
+        let mut line = format!("faults {} {}:", self.store.word(), self.part.word());
         let mut comma = "";
         for (kind, rounds) in &self.rounds {
             // Writing into a string does not fail.
@@ -92,18 +111,32 @@ impl Tally {
         }
         let _ = write!(
             line,
-            "; {} keys, {} answers after {} failures, {} effects, {} taken over, {} in doubt; {} lost, {} doubled, {} stuck, \
-             {} wrong; all answered within {:.1} s of the fault (lease {:.1} s); seed {}",
-            self.keys,
-            self.answers,
-            self.failures,
-            self.effects,
-            self.taken_over,
-            self.in_doubt,
-            self.found(Finding::Lost),
-            self.found(Finding::Doubled),
-            self.found(Finding::Stuck),
-            self.found(Finding::Wrong),
+            "; {} keys, {} answers after {} failures, {} effects",
+            self.keys, self.answers, self.failures, self.effects
+        );
+        let _ = match self.part {
+            Part::Requests => write!(line, ", {} taken over, {} in doubt", self.taken_over, self.in_doubt),
+            Part::Outbox => write!(
+                line,
+                " of messages in {} attempts ({} failed by the receiver, {} repeated), {} dead letters, {} more redriven",
+                self.attempts, self.failed, self.repeated, self.dead, self.redriven
+            ),
+        };
+        let found = |finding| self.found(finding);
+        let _ = write!(
+            line,
+            "; {} lost, {} doubled",
+            found(Finding::Lost),
+            found(Finding::Doubled)
+        );
+        if self.part == Part::Outbox {
+            let _ = write!(line, ", {} disordered", found(Finding::Disordered));
+        }
+        let _ = write!(
+            line,
+            ", {} stuck, {} wrong; all ended within {:.1} s of the fault (lease {:.1} s); seed {}",
+            found(Finding::Stuck),
+            found(Finding::Wrong),
             self.longest.as_secs_f64(),
             self.lease.as_secs_f64(),
             self.seed

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oneflight::idempotency::{Context, StepContext, StepError, Stopped};
-
+use oneflight::Message;
+use oneflight::idempotency::{Context, Rollback, StepContext, StepError, Stopped};
 use serde::{Deserialize, Serialize};
 
-use crate::messages::{Key, Known, Said};
+use crate::messages::{Key, Known, Sabotage, Said};
+use crate::notes::{Note, is_declined};
 use crate::worker::say;
 use crate::world::{self, Deed, Step};
 
@@ -30,6 +31,53 @@ pub struct Work {
 
 /// Work in a transaction, whose effect is a row that the backend writes.
 pub type InTransaction = Work;
+
+/// Work in a transaction, whose effects are a row and the messages that it sends.
+pub struct Sending {
+    pub work: Work,
+    /// The transaction is rolled back at its end.
+    pub fails: bool,
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Sending {
+    pub fn key(&self) -> &Key {
+        &self.work.key
+    }
+
+    pub async fn begin(&self, context: &Context) -> String {
+        self.work.begin(context).await
+    }
+
+    /// What is to be sent, without numbers.
+    pub fn notes(&self, mark: &str) -> Vec<Note> {
+        match self.sabotage {
+            Some(Sabotage::Astray) => Note::of(&self.work.key, &format!("not {mark}")),
+            _ => Note::of(&self.work.key, mark),
+        }
+    }
+
+    pub fn messages(&self, notes: &[Note]) -> Vec<Message> {
+        let all = (0..self.work.times).flat_map(|_| notes);
+        all.map(|note| match self.sabotage {
+            Some(Sabotage::Disorder) => Message::new(note.topic.word(), note).expect("a note can be written"),
+            _ => note.message(),
+        })
+        .collect()
+    }
+
+    /// Pauses after the effects, and decides what becomes of them.
+    pub async fn end(&self, mark: String) -> Result<String, Rollback<String>> {
+        self.work.end().await;
+        if self.fails {
+            return Err(Rollback::failed("it changed its mind"));
+        }
+        match is_declined(&self.work.key) {
+            true => Err(Rollback::Declined(mark)),
+            false => Ok(mark),
+        }
+    }
+}
 
 /// What a completer is given of work in steps.
 #[derive(Clone, Debug, Serialize, Deserialize)]

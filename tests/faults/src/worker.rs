@@ -14,12 +14,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::backend::{Backend, Postgres, Redis, Sqlite, StoreName};
-use crate::messages::{Key, Known, Manner, Order, Post, Sabotage, Said};
-use crate::work::{Marks, Work};
+use crate::messages::{Key, Known, Manner, Order, Part, Post, Role, Sabotage, Said};
+use crate::work::{Marks, Sending, Work};
 use crate::world;
 
 /// How long a call waits for one that is in progress elsewhere, before it fails and is made again.
 const WAIT: Duration = Duration::from_secs(3);
+
+/// How often a relay says how it is.
+const HEALTH: Duration = Duration::from_millis(500);
 
 pub fn say(said: &Said) {
     let mut line = serde_json::to_vec(said).expect("it can be written");
@@ -46,6 +49,15 @@ pub fn main(post: &str) {
 async fn serve<B: Backend>(post: Post) {
     let mut orders = orders();
     let backend = B::open(&post.url, post.pool).await;
+    if post.role == Role::Relay {
+        let relay = backend.relay(&post);
+        ready();
+        loop {
+            tokio::time::sleep(HEALTH).await;
+            let health = format!("{:?}", relay.health());
+            say(&Said::Health { health });
+        }
+    }
     let store = backend.store();
     let with = |recovery| {
         Idempotency::builder(store.clone())
@@ -73,11 +85,11 @@ async fn serve<B: Backend>(post: Post) {
         post,
     });
     // It ends with the process.
-    let _completer = B::completer(&service.refuse, service.post.world.clone());
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    say(&Said::Ready {
-        clock: since.expect("after 1970").as_secs(),
-    });
+    let _completer = match service.post.part {
+        Part::Requests => B::completer(&service.refuse, service.post.world.clone()),
+        Part::Outbox => None,
+    };
+    ready();
     while let Some(order) = orders.recv().await {
         let mut random = Rng::with_seed(order.seed);
         let mut calls: Vec<Key> = Vec::new();
@@ -103,6 +115,13 @@ async fn serve<B: Backend>(post: Post) {
         application.abort();
         say(&Said::Done { phase: order.phase });
     }
+}
+
+fn ready() {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    say(&Said::Ready {
+        clock: since.expect("after 1970").as_secs(),
+    });
 }
 
 /// What the application does to its connections while calls run.
@@ -161,7 +180,8 @@ impl<B: Backend> Service<B> {
                 times,
                 pauses: [pace.mul_f64(random.f64()), pace.mul_f64(random.f64())],
             };
-            let error = match self.try_call(id.clone(), work).await {
+            let fails = key.manner == Manner::Outbox && random.u8(..8) == 0;
+            let error = match self.try_call(id.clone(), work, fails).await {
                 Ok(reply) => {
                     return say(&Said::Answered {
                         key,
@@ -199,7 +219,7 @@ impl<B: Backend> Service<B> {
             Some(Sabotage::Hang) => return std::future::pending().await,
             Some(Sabotage::Forget) => 0,
             Some(Sabotage::Double) => 2,
-            None => 1,
+            _ => 1,
         };
         let work = Work {
             key: key.clone(),
@@ -208,16 +228,21 @@ impl<B: Backend> Service<B> {
             pauses: [pace.mul_f64(random.f64()), pace.mul_f64(random.f64())],
         };
         let longest = (pace * 8).mul_f64(random.f64());
-        let _ = tokio::time::timeout(longest, self.try_call(key.id(), work)).await;
+        let _ = tokio::time::timeout(longest, self.try_call(key.id(), work, false)).await;
         say(&Said::Left { key });
     }
 
-    async fn try_call(&self, id: RequestIdentity, work: Work) -> Result<Reply<String>, Error> {
+    async fn try_call(&self, id: RequestIdentity, work: Work, fails: bool) -> Result<Reply<String>, Error> {
         let idem = match work.key.manner {
             Manner::InTransaction => return B::in_transaction(&self.refuse, id, work).await,
             Manner::Refuse => &self.refuse,
             Manner::Rerun => &self.rerun,
             Manner::Ask => &self.ask,
+            Manner::Outbox => {
+                let sabotage = self.post.sabotage;
+                let sending = Sending { work, fails, sabotage };
+                return B::sending(&self.refuse, id, sending).await;
+            }
             Manner::Steps | Manner::Unattended => {
                 let world = self.post.world.clone();
                 return B::in_steps(&self.refuse, id, work, world).await;

@@ -202,3 +202,64 @@ pub(super) async fn not_before_keeps_its_place_in_its_key<S: OutboxStore + Clone
     }
     Ok(())
 }
+
+pub(super) async fn what_is_due_before_it_is_parked_keeps_its_place<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    // So short that the pause is often over between the reading and the parking.
+    let relay = failing(bench, &inbox, "", 0, options(), |it| it.park_after(Duration::ZERO))?;
+    let messages = (0..40).flat_map(|number| {
+        let key = format!("key {number}");
+        let soon = Duration::from_millis(1 + number / 4);
+        let later = text(&format!("{number} later")).ordering_key(&key).not_before(soon);
+        [later, text(&format!("{number} behind")).ordering_key(&key)]
+    });
+    bench.send(messages.collect()).await?;
+    bench.until("all arrive", || inbox.texts().len() == 80).await?;
+    let texts = inbox.texts();
+    for number in 0..40 {
+        let place = |what: &str| texts.iter().position(|text| *text == format!("{number} {what}"));
+        bench.require(
+            place("later") < place("behind"),
+            format!("message {number} was overtaken"),
+        )?;
+    }
+    relay.stop().await;
+    Ok(())
+}
+
+pub(super) async fn what_has_come_back_is_not_overtaken_by_what_is_read_before_it<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let behind = || (0..6).map(|number| ordered(&format!("behind {number}")));
+    let arrive = ["behind 0", "behind 1", "behind 2", "behind 3", "behind 4", "behind 5"];
+    // So little that it reads the later messages of the key, which stand before it, by themselves.
+    let small = |it: RelayBuilder<S>| it.buffer(2, 1024 * 1024);
+    for is_cancelled in [false, true] {
+        let inbox = Inbox::default();
+        let once = options().retry(quick().attempts(1));
+        let relay = failing(bench, &inbox, "first", 1, once, |it| it)?;
+        let sent = bench
+            .send([ordered("first")].into_iter().chain(behind()).collect())
+            .await?;
+        bench.until("it is dead", || relay.health().dead == 1).await?;
+        relay.stop().await;
+        let redriven = bench.ok(bench.outbox.redrive(sent[0].id()).await)?;
+        bench.require(redriven, "a dead letter could not be redriven")?;
+        if is_cancelled {
+            let cancelled = bench.ok(bench.outbox.cancel(sent[0].id()).await)?;
+            bench.require(
+                cancelled == Cancelled::Cancelled,
+                "what was redriven could not be cancelled",
+            )?;
+        }
+        let inbox = Inbox::default();
+        let relay = failing(bench, &inbox, "", 0, options(), small)?;
+        let first = (!is_cancelled).then_some("first");
+        let expected: Vec<&str> = first.into_iter().chain(arrive).collect();
+        bench.arrives(&inbox, &expected).await?;
+        relay.stop().await;
+    }
+    Ok(())
+}

@@ -31,7 +31,7 @@ impl PostgresStore {
         column(only(&self.ask_outbox(withdraw).await?)?, 0)
     }
 
-    /// Parked messages for which their ordering keys wait.
+    /// Messages for which their ordering keys wait, and which stand elsewhere.
     async fn blocked(&self, shards: &[Shard]) -> Result<Vec<Blocker>, StoreError> {
         let blocked = self.query(&self.outbox.statements.blocked).bind(numbers(shards));
         let read = |row: &PgRow| {
@@ -319,8 +319,7 @@ impl OutboxStore for PostgresStore {
             Some(from) => self.read_window(shards, &mut place, from, limit).await,
             None if place.until.is_some() => self.read_first(shards, &mut place, limit).await,
             None => {
-                // Before the snapshot and after it: what is parked or comes back meanwhile is in one of the two. What
-                // has come back is read in its turn, and blocks nothing any more then.
+                // Before the snapshot and after it: what is parked or comes back meanwhile is in one of the two.
                 let mut blocked = self.blocked(shards).await?;
                 let mut page = self.read_first(shards, &mut place, limit).await?;
                 blocked.extend(self.blocked(shards).await?);

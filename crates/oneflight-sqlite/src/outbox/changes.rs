@@ -285,7 +285,7 @@ fn trimmed(error: &str) -> String {
     error.chars().take(1000).collect()
 }
 
-/// Brings a message back into the ring, in its old place within its ordering key.
+/// Brings a message back into the ring, in its old place within its ordering key, for which its key waits as before.
 pub(super) async fn bring_back(
     connection: &mut SqliteConnection,
     id: i64,
@@ -293,7 +293,7 @@ pub(super) async fn bring_back(
 ) -> Result<(), StoreError> {
     let position = draw(connection).await?;
     let back = format!(
-        "UPDATE main.oneflight_messages SET state = 0, blocks = 0, due_at = NULL, taken_by = NULL, position = {position}{and}
+        "UPDATE main.oneflight_messages SET state = 0, due_at = NULL, taken_by = NULL, position = {position}{and}
          WHERE id = {id}"
     );
     run(connection, back).await?;
@@ -326,7 +326,7 @@ pub(super) async fn withdraw(
             format!("state = 1, due_at = {NOW} + {pause}, blocks = ordering_key IS NOT NULL")
         }
         (1 | 2, None) => format!("state = 3, ended_at = {NOW}"),
-        (0, None) if !is_taken => format!("state = 3, ended_at = {NOW}"),
+        (0, None) if !is_taken => format!("state = 3, blocks = 0, ended_at = {NOW}"),
         _ => return Ok(false),
     };
     run(

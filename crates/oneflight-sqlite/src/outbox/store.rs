@@ -204,9 +204,10 @@ impl OutboxStore for SqliteStore {
                 let messages = messages?;
                 let mut blocked = Vec::new();
                 if after == 0 {
+                    // What has come back stands behind later messages of its ordering key.
                     let look = format!(
                         "SELECT ordering_key, id, topic FROM main.oneflight_messages
-                         WHERE blocks = 1 AND state IN (1, 2) AND ordering_key IS NOT NULL AND shard IN ({of})"
+                         WHERE blocks = 1 AND state IN (0, 1, 2) AND ordering_key IS NOT NULL AND shard IN ({of})"
                     );
                     for row in changes::all(connection, look).await? {
                         blocked.push(Blocker {

@@ -76,7 +76,7 @@ fn assert_one_order_for_each_key((report, success): (Value, bool), store: &str) 
 }
 
 /// A database of a test's own on the private server.
-async fn database() -> String {
+pub(crate) async fn database() -> String {
     let schema = postgres::server().schema().await;
     let (user, port) = (schema.options.get_username(), schema.options.get_port());
     format!(

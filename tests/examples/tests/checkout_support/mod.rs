@@ -82,6 +82,47 @@ impl Drop for Guarded {
     }
 }
 
+/// A stand-in, or a relay, in a process of its own.
+pub struct StandIn {
+    pub process: Guarded,
+    /// Where it listens: nowhere is port 0.
+    pub address: SocketAddr,
+}
+
+impl StandIn {
+    /// Starts a stand-in, and waits until it listens.
+    pub fn start(name: &str, ledger: &Path, port: u16) -> Self {
+        let ledger = ledger.to_str().expect("a path of ours");
+        let started = Self::spawn(&[name, "--ledger", ledger, "--port", &port.to_string()]);
+        assert_ne!(started.address.port(), 0, "it does not say where it is");
+        started
+    }
+
+    /// Starts the program with these arguments, and waits until it says that it is ready.
+    pub fn spawn(arguments: &[&str]) -> Self {
+        let mut process = Guarded::spawn(
+            Command::new(program())
+                .args(arguments)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null()),
+        );
+        let mut lines = BufReader::new(process.take_stdout()).lines();
+        let first = lines
+            .next()
+            .expect("it says where it is")
+            .expect("its output can be read");
+        // What else it prints is read and let go, so that it never waits for us.
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = first
+            .split_whitespace()
+            .find_map(|word| word.split_once("://")?.1.parse().ok());
+        Self {
+            process,
+            address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+        }
+    }
+}
+
 /// A service in a process of its own.
 pub struct Server {
     pub process: Guarded,
@@ -97,26 +138,9 @@ impl Server {
 
     /// Starts it with these arguments, and waits until it listens.
     pub fn start_with(port: u16, arguments: &[&str]) -> Self {
-        let mut process = Guarded::spawn(
-            Command::new(program())
-                .arg("serve")
-                .args(["--port", &port.to_string()])
-                .args(arguments)
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null()),
-        );
-        let mut lines = BufReader::new(process.take_stdout()).lines();
-        let first = lines
-            .next()
-            .expect("the service says where it is")
-            .expect("its output can be read");
-        // What else it prints is read and let go, so that it never waits for us.
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = first
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("http://"))
-            .and_then(|address| address.parse().ok())
-            .unwrap_or_else(|| panic!("no address in {first:?}"));
+        let port = port.to_string();
+        let StandIn { process, address } = StandIn::spawn(&[&["serve", "--port", &port], arguments].concat());
+        assert_ne!(address.port(), 0, "the service does not say where it is");
         Self { process, address }
     }
 
