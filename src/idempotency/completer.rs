@@ -47,9 +47,9 @@ use crate::telemetry;
 use crate::timer;
 use crate::unwind::catch;
 
-mod refused;
+mod passed_over;
 
-use refused::Refused;
+use passed_over::PassedOver;
 
 /// How long the store may take to answer a poll.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -243,14 +243,14 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
     async fn run(self, stopped: watch::Receiver<bool>) {
         let mut running = Running::new();
         let mut taken: HashSet<RequestIdentity> = HashSet::new();
-        let mut refused = Refused::new(self.every, self.longest_pause);
+        let mut passed_over = PassedOver::new(self.every, self.longest_pause);
         let mut failures = 0_u32;
         let mut look_for_unknown = Instant::now();
         'polls: while !self.calls.is_closed() {
             let free = self.concurrency.saturating_sub(running.len());
             let mut pause = self.every;
             if free > 0 {
-                let limit = free + LOOK_PAST + refused.len();
+                let limit = free + LOOK_PAST + passed_over.len();
                 let Some(polled) = unless(&stopped, self.poll(limit)).await else {
                     break;
                 };
@@ -259,9 +259,9 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                         failures = 0;
                         let is_full = found.len() >= limit;
                         if !is_full {
-                            refused.keep(&found);
+                            passed_over.keep(&found);
                         }
-                        let mut found: Vec<_> = found.into_iter().filter(|found| !refused.rests(found)).collect();
+                        let mut found: Vec<_> = found.into_iter().filter(|found| !passed_over.rests(found)).collect();
                         // All processes list the same. In an order of its own, each begins with another one.
                         found.sort_by_cached_key(|_| random_u64());
                         let (mut begun, mut held) = (0, 0);
@@ -279,7 +279,7 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                                     running.spawn(run);
                                 }
                                 TakenUp::Held => held += 1,
-                                TakenUp::Refused => refused.insert(found.id, found.token),
+                                TakenUp::NotHeld => passed_over.insert(found.id, found.token),
                                 TakenUp::No => {}
                                 TakenUp::Closed => break 'polls,
                             }
@@ -312,8 +312,8 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                     Some(Woken::Ended(Tried { id, token, granted })) => {
                         taken.remove(&id);
                         match granted {
-                            true => refused.remove(&id),
-                            false => refused.insert(id, token),
+                            true => passed_over.remove(&id),
+                            false => passed_over.insert(id, token),
                         }
                         // What was not granted is listed again, and would be asked for without a pause.
                         if was_full && granted {
@@ -369,7 +369,7 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                     telemetry::held(&found.id, &found.name, found.tries);
                     TakenUp::Held
                 }
-                Err(_) => TakenUp::Refused,
+                Err(_) => TakenUp::NotHeld,
             };
         }
         if !taken.insert(found.id.clone()) {
@@ -415,7 +415,7 @@ enum TakenUp {
     /// Its tries are used up.
     Held,
     /// It could not be held: it is not what it was, or the store does not answer.
-    Refused,
+    NotHeld,
     /// It is none of ours, or runs here already.
     No,
     /// The service is closed.

@@ -16,7 +16,7 @@ const MOST: usize = 1_000;
 
 /// What was listed and not granted. It stays first in the list, so it is passed over for a while, longer each time, for as
 /// long as the same token stands there.
-pub(super) struct Refused {
+pub(super) struct PassedOver {
     first_pause: Duration,
     longest_pause: Duration,
     by_id: HashMap<RequestIdentity, Rest>,
@@ -28,7 +28,7 @@ struct Rest {
     until: Instant,
 }
 
-impl Refused {
+impl PassedOver {
     pub(super) fn new(first_pause: Duration, longest_pause: Duration) -> Self {
         Self {
             first_pause,
