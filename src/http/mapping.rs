@@ -158,8 +158,9 @@ fn stopped_at(stopped: &StepError, effect: Effect) -> Problem {
         | StepError::Unrecorded { .. }
         | StepError::TimeLimit { .. }
         // While a deploy is under way, a process of the other version may answer the next time.
-        | StepError::OtherWorkflow { .. }
+        | StepError::Unknown { .. }
         | StepError::Stopping => unavailable(),
+        StepError::OtherWorkflow { name, asked, .. } if name == asked => unavailable(),
         StepError::LeaseLost => in_progress(SOON),
         StepError::InDoubt { .. } => in_doubt(
             "A part of the operation broke off, and the service does not guess what it did. Ask the service's \

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! poll ──▶ list: lease over, not held, name and version known, pause over ──▶ claim by the listed token ──▶ the handler
-//!  ▲                         └─ its tries are used up: held, for a person       └─ anyone else was faster: nothing
+//!  ▲                         └─ its tries are used up: held, for a person       └─ not granted: passed over for a while
 //!  └──every so often, sooner if there was as much as can be run, later while the store does not answer
 //!
 //! stop ──▶ no polls; what runs ends at its next step and is handed back, which is no try
@@ -38,14 +38,19 @@ use super::shared::Shared;
 use super::step_error::Stopped;
 use super::steps::{Steps, start};
 use super::workflow::Workflow;
-use crate::backoff::jittered;
+use crate::backoff::{jittered, random_u64};
 use crate::group::{self, Group};
 use crate::identity::RequestIdentity;
+use crate::record::FencingToken;
 use crate::store::{Standing, StepStore, StoreError, UnfinishedQuery, UnfinishedSteps};
 use crate::telemetry;
 use crate::telemetry::steps::{HeldFor, StepCounts};
 use crate::timer;
-use crate::unwind::quietly;
+use crate::unwind::{catch, quietly};
+
+mod passed_over;
+
+use passed_over::PassedOver;
 
 /// How long the store may take to answer a poll.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,6 +60,8 @@ const LOOK_FOR_UNKNOWN: Duration = Duration::from_secs(60);
 const LOOK_AT: usize = 100;
 /// The longest pause while the store does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How many more mutations are listed than can be run: what is not granted must not keep others from their turn.
+const LOOK_PAST: usize = 32;
 
 /// One try. Answers whether a claim was granted.
 type Run = Pin<Box<dyn Future<Output = bool> + Send>>;
@@ -62,7 +69,7 @@ type Handle = Arc<dyn Fn(UnfinishedSteps, watch::Receiver<bool>, Duration) -> Ru
 /// What is told of a mutation that is held.
 type OnHeld = Arc<dyn Fn(&UnfinishedSteps) + Send + Sync>;
 /// The tries that are under way.
-type Running = JoinSet<(RequestIdentity, bool)>;
+type Running = JoinSet<Tried>;
 
 /// Sets up a [`Completer`]. Made by [`Idempotency::completer`].
 #[must_use = "call `spawn`"]
@@ -271,22 +278,49 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
     async fn run(self, stopped: watch::Receiver<bool>) {
         let mut running = Running::new();
         let mut taken: HashSet<RequestIdentity> = HashSet::new();
+        let mut passed_over = PassedOver::new(self.every, self.longest_pause);
         let mut failures = 0_u32;
         let mut look_for_unknown = Instant::now();
-        while !self.calls.is_closed() {
+        'polls: while !self.calls.is_closed() {
             let free = self.concurrency.saturating_sub(running.len());
             let mut pause = self.every;
             if free > 0 {
-                match self.poll(free).await {
+                let limit = free + LOOK_PAST + passed_over.len();
+                let Some(polled) = unless(&stopped, self.poll(limit)).await else {
+                    break;
+                };
+                match polled {
                     Ok(found) => {
                         failures = 0;
-                        let is_full = found.len() >= free;
-                        let mut held = 0;
+                        let is_full = found.len() >= limit;
+                        if !is_full {
+                            passed_over.keep(&found);
+                        }
+                        let mut found: Vec<_> = found.into_iter().filter(|found| !passed_over.rests(found)).collect();
+                        // All processes list the same. In an order of its own, each begins with another one.
+                        found.sort_by_cached_key(|_| random_u64());
+                        let (mut begun, mut held) = (0, 0);
                         for found in found {
-                            held += usize::from(self.take_up(found, &stopped, &mut running, &mut taken).await);
+                            if begun == free {
+                                break;
+                            }
+                            let Some(taken_up) = unless(&stopped, self.take_up(&found, &stopped, &mut taken)).await
+                            else {
+                                break 'polls;
+                            };
+                            match taken_up {
+                                TakenUp::Begun(run) => {
+                                    begun += 1;
+                                    running.spawn(run);
+                                }
+                                TakenUp::Held => held += 1,
+                                TakenUp::NotHeld => passed_over.insert(found.id, found.token),
+                                TakenUp::No => {}
+                                TakenUp::Closed => break 'polls,
+                            }
                         }
                         // That is not listed again. Of what runs, it is not known so far.
-                        if is_full && held > 0 {
+                        if is_full && held > 0 && begun < free {
                             pause = Duration::ZERO;
                         }
                     }
@@ -299,7 +333,9 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                 }
                 if look_for_unknown <= Instant::now() && failures == 0 {
                     look_for_unknown = Instant::now() + LOOK_FOR_UNKNOWN;
-                    self.tell_of_unknown().await;
+                    if unless(&stopped, self.tell_of_unknown()).await.is_none() {
+                        break;
+                    }
                 }
             }
             let until = timer::after(pause);
@@ -307,12 +343,13 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
             loop {
                 was_full |= running.len() >= self.concurrency;
                 match timer::until(until, next(&mut running, stopped.clone())).await {
-                    Some(Woken::Stop) => {
-                        while running.join_next().await.is_some() {}
-                        return;
-                    }
-                    Some(Woken::Ended(id, granted)) => {
+                    Some(Woken::Stop) => break 'polls,
+                    Some(Woken::Ended(Tried { id, token, granted })) => {
                         taken.remove(&id);
+                        match granted {
+                            true => passed_over.remove(&id),
+                            false => passed_over.insert(id, token),
+                        }
                         // What was not granted is listed again, and would be asked for without a pause.
                         if was_full && granted {
                             break;
@@ -322,11 +359,11 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                 }
             }
         }
-        // Of a service that is closed. What runs is waited for, also where the service is drained.
+        // It is stopped, or its service is closed. What runs is waited for, also where the service is drained.
         while running.join_next().await.is_some() {}
     }
 
-    async fn poll(&self, free: usize) -> Result<Vec<UnfinishedSteps>, StoreError> {
+    async fn poll(&self, limit: usize) -> Result<Vec<UnfinishedSteps>, StoreError> {
         let versions = |workflow: &Workflow| {
             let mut versions = workflow.accepts.clone();
             versions.push(workflow.version.clone());
@@ -338,46 +375,53 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
             kinds: Some(kinds.collect()),
             first_pause: self.first_pause,
             longest_pause: self.longest_pause,
-            limit: free,
+            limit,
         };
         let store = &self.idempotency.shared.store;
         answer_within(PATIENCE, async { store.unfinished_steps(query).await }).await
     }
 
-    /// Begins to run what was found. Returns whether it is held instead.
+    /// Begins to run what was found, unless it is held instead.
     async fn take_up(
         &self,
-        found: UnfinishedSteps,
+        found: &UnfinishedSteps,
         stopped: &watch::Receiver<bool>,
-        running: &mut Running,
         taken: &mut HashSet<RequestIdentity>,
-    ) -> bool {
+    ) -> TakenUp {
+        // First this, then the look whether the service is closed: one that is drained waits for it, or it is seen here.
+        let counted = Counted::of(&self.idempotency.shared.ends);
+        if self.calls.is_closed() {
+            return TakenUp::Closed;
+        }
         let Some(handler) = self.handlers.get(&found.name) else {
-            return false;
+            return TakenUp::No;
         };
         if found.tries >= self.max_tries {
             let store = &self.idempotency.shared.store;
-            let held = async { store.set_standing(&found.id, found.token, Standing::Held).await };
-            let is_held = answer_within(PATIENCE, held).await.is_ok();
-            if is_held {
-                telemetry::held(&found.id, &found.name, found.tries);
-                StepCounts::new(&found.name).held(HeldFor::Tries);
-                if let Some(tell) = &self.on_held {
-                    quietly(|| tell(&found));
+            let held = async { store.set_standing(&found.id, found.token, Standing::GivenUp).await };
+            return match answer_within(PATIENCE, held).await {
+                Ok(()) => {
+                    telemetry::held(&found.id, &found.name, found.tries);
+                    StepCounts::new(&found.name).held(HeldFor::Tries);
+                    if let Some(tell) = &self.on_held {
+                        quietly(|| tell(found));
+                    }
+                    TakenUp::Held
                 }
-            }
-            return is_held;
+                Err(_) => TakenUp::NotHeld,
+            };
         }
-        if *stopped.borrow() || !taken.insert(found.id.clone()) {
-            return false;
+        if !taken.insert(found.id.clone()) {
+            return TakenUp::No;
         }
-        let (id, counted) = (found.id.clone(), Counted::of(&self.idempotency.shared.ends));
-        let run = (handler.handle)(found, stopped.clone(), self.attempt_limit);
-        running.spawn(async move {
+        let run = (handler.handle)(found.clone(), stopped.clone(), self.attempt_limit);
+        let (id, token) = (found.id.clone(), found.token);
+        TakenUp::Begun(Box::pin(async move {
             let _counted = counted;
-            (id, run.await)
-        });
-        false
+            // Flights do not panic. If one did, its mutation would not be taken up again here.
+            let granted = catch(run).await.unwrap_or(false);
+            Tried { id, token, granted }
+        }))
     }
 
     /// Tells of mutations that wait for code that knows their version: nothing else would.
@@ -403,6 +447,26 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
     }
 }
 
+/// What became of a mutation that was found.
+enum TakenUp {
+    Begun(Pin<Box<dyn Future<Output = Tried> + Send>>),
+    /// Its tries are used up.
+    Held,
+    /// It could not be held: it is not what it was, or the store does not answer.
+    NotHeld,
+    /// It is none of ours, or runs here already.
+    No,
+    /// The service is closed.
+    Closed,
+}
+
+/// A try that is over.
+struct Tried {
+    id: RequestIdentity,
+    token: FencingToken,
+    granted: bool,
+}
+
 /// A try that a service which is drained waits for.
 struct Counted(watch::Sender<usize>);
 
@@ -421,20 +485,37 @@ impl Drop for Counted {
 
 enum Woken {
     Stop,
-    Ended(RequestIdentity, bool),
+    Ended(Tried),
 }
 
 /// Waits for the stop, or for the end of what runs.
 async fn next(running: &mut Running, mut stopped: watch::Receiver<bool>) -> Woken {
     // Without its sender as well: the completer was dropped.
     let mut stop = pin!(stopped.wait_for(|is_stopped| *is_stopped));
+    poll_fn(|cx| {
+        if stop.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Woken::Stop);
+        }
+        loop {
+            match running.poll_join_next(cx) {
+                Poll::Ready(Some(Ok(tried))) => return Poll::Ready(Woken::Ended(tried)),
+                // Its task was cancelled, as nobody does. Another one may have ended as well.
+                Poll::Ready(Some(Err(_))) => {}
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// Waits for the store, but not once the completer is stopped. `None` says that it is.
+async fn unless<T>(stopped: &watch::Receiver<bool>, asked: impl Future<Output = T>) -> Option<T> {
+    let mut stopped = stopped.clone();
+    let mut stop = pin!(stopped.wait_for(|is_stopped| *is_stopped));
+    let mut asked = pin!(asked);
     poll_fn(|cx| match stop.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(Woken::Stop),
-        Poll::Pending => match running.poll_join_next(cx) {
-            Poll::Ready(Some(Ok((id, granted)))) => Poll::Ready(Woken::Ended(id, granted)),
-            // Flights do not panic.
-            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => Poll::Pending,
-        },
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => asked.as_mut().poll(cx).map(Some),
     })
     .await
 }

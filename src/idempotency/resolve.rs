@@ -9,7 +9,7 @@ use super::error::{Effect, Error};
 use super::recovery::Resolution;
 use super::run::Idempotency;
 use crate::identity::RequestIdentity;
-use crate::store::{ClaimOutcome, ClaimRequest, Store, Takeover};
+use crate::store::{ClaimOutcome, ClaimRequest, Purpose, Store, Takeover};
 
 /// What [`Idempotency::resolve`] found, and what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,18 +59,20 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// * [`InProgress`](super::ErrorKind::InProgress) while a holder is alive.
+    /// * [`InProgress`](super::ErrorKind::InProgress) while a holder is alive, or a step of it is about to be committed.
     /// * [`Conflict`](super::ErrorKind::Conflict) if the fingerprint is another one.
     /// * [`InDoubt`](super::ErrorKind::InDoubt) if another attempt has ended in doubt meanwhile.
     /// * [`Codec`](super::ErrorKind::Codec) if the result was encoded by another codec.
     /// * [`Store`](super::ErrorKind::Store) if the store failed.
     /// * [`Unrecorded`](super::ErrorKind::Unrecorded) if the store failed while the result was recorded.
     ///
-    /// After any of them but the last, the request is as it was.
+    /// After any of them but the last, the request is as it was, or still in doubt: a mutation of steps may be
+    /// [held](super::Idempotency::resume_steps).
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped half-way, the request is settled or still in doubt.
+    /// If the future is dropped half-way, the request is settled or still in doubt. A mutation of steps has all its steps
+    /// then, and is held.
     pub async fn resolve(&self, id: &RequestIdentity, resolution: Resolution) -> Result<Resolved, Error> {
         if let Resolution::Completed(encoded) = &resolution {
             encoded.check(self.shared.format).map_err(|error| error.of(id))?;
@@ -95,6 +97,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         };
         // No lease: if this is cut short, the request is in doubt again at once.
         let request = ClaimRequest::new(id, Duration::ZERO).takeover(Takeover::Of(record.token));
+        let request = request.purpose(Purpose::Resolve);
         let failed = |error| Error::store(id, error, Effect::Unknown);
         let claimed = answer_within(self.shared.answer_patience(), self.shared.claim(request));
         match claimed.await.map_err(failed)? {

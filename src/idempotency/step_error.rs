@@ -73,7 +73,7 @@ pub enum StepError {
         /// Which step.
         step: StepId,
     },
-    /// The name of a step is empty, too long, or has control characters.
+    /// The name of a step is empty, or that of a step or a workflow is too long, or has control characters.
     InvalidName,
     /// A step is recorded that the code did not ask for, and that is not
     /// [retired](super::Workflow::retired). Noticed when the work is at its end, whose result is then not recorded. The
@@ -103,7 +103,8 @@ pub enum StepError {
         limit: usize,
     },
     /// The result of a step is too large to be kept. Outside of a transaction the step *was done*, that is recorded, and
-    /// every attempt ends here.
+    /// the mutation is held until a person says what it answered
+    /// ([`step_was_done`](super::Idempotency::step_was_done)).
     TooLarge {
         /// Which step.
         step: StepId,
@@ -112,7 +113,8 @@ pub enum StepError {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// The result of a step, or the input, cannot be encoded, or cannot be decoded as the type that was asked for.
+    /// The result of a step, or the input, cannot be encoded, or cannot be decoded as the type that was asked for. A step
+    /// that was done and whose result cannot be encoded is [held](Self::TooLarge) as well.
     Codec {
         /// Which step, if it is one.
         step: Option<StepId>,
@@ -136,6 +138,8 @@ pub enum StepError {
         name: String,
         /// The version that ran it last.
         version: String,
+        /// The name under which this code runs it. If that is another one, no deploy mends it.
+        asked: String,
     },
     /// The completer that ran it stops, and hands it back between two steps.
     Stopping,
@@ -191,9 +195,10 @@ impl fmt::Display for StepError {
                 f,
                 "step {step} is there twice in one attempt; give each a name of its own, or the same name and keys"
             ),
-            Self::InvalidName => {
-                f.write_str("the name or key of a step is empty, has over 200 bytes, or has control characters")
-            }
+            Self::InvalidName => f.write_str(
+                "the name or key of a step, or the name or version of a workflow, is not valid: each has up to \
+                             200 bytes and no control characters, and the name of a step is not empty",
+            ),
             Self::Unknown { step } => write!(
                 f,
                 "step {step} is recorded, and the code did not ask for it; list it as retired, or run the code that \
@@ -211,7 +216,8 @@ impl fmt::Display for StepError {
             Self::TooMany { step, limit } => write!(f, "step {step} was not run: there are {limit} already, the limit"),
             Self::TooLarge { step, size, limit } => write!(
                 f,
-                "the result of step {step} has {size} bytes, over the limit of {limit}; return less, or raise the limit"
+                "the result of step {step} has {size} bytes, over the limit of {limit}; return less, or raise the limit, and \
+                 if it was done, say what it answered"
             ),
             Self::Codec { step: Some(step), .. } => write!(f, "the result of step {step} cannot be encoded or decoded"),
             Self::Codec { step: None, .. } => f.write_str("the input cannot be encoded or decoded"),
@@ -221,7 +227,7 @@ impl fmt::Display for StepError {
                 "step {step} may have been done, and that could not be recorded; the next attempt looks, or runs it \
                  again under the same downstream key"
             ),
-            Self::OtherWorkflow { name, version } => write!(
+            Self::OtherWorkflow { name, version, .. } => write!(
                 f,
                 "it is a mutation {name:?} of version {version:?}, which this code does not accept"
             ),

@@ -1,5 +1,8 @@
 //! What is declared of a mutation of several steps: its name and version, the steps that went out, and its bounds.
 
+/// The longest name of a workflow or a step, the longest version, and the longest key, in bytes.
+pub(super) const LONGEST_NAME: usize = 200;
+
 /// Declares a mutation of several steps, for [`run_steps`](super::Idempotency::run_steps) and for a
 /// [`Completer`](super::Completer).
 ///
@@ -27,6 +30,9 @@ pub struct Workflow {
 impl Workflow {
     /// Names a workflow. Without a name, which is an empty one, no completer takes its mutations up: they go on when
     /// their client comes back.
+    ///
+    /// Name and version have up to 200 bytes each, and no control characters. A mutation of others is not begun
+    /// ([`StepError::InvalidName`](super::StepError::InvalidName)).
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -74,13 +80,21 @@ impl Workflow {
         self
     }
 
-    /// Limits the encoded results of all steps of a mutation together, and its input, in bytes. The default is 4 MiB.
+    /// Limits the input and the encoded results of all steps of a mutation together, in bytes. The default is 4 MiB.
     ///
     /// Each of them is limited by [`max_result_bytes`](super::IdempotencyBuilder::max_result_bytes) as well.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
+    }
+}
+
+impl Workflow {
+    /// Returns whether a mutation may be begun under this name and version.
+    pub(super) fn is_valid(&self) -> bool {
+        let is_valid = |text: &str| text.len() <= LONGEST_NAME && !text.chars().any(char::is_control);
+        is_valid(&self.name) && is_valid(&self.version)
     }
 }
 

@@ -22,6 +22,20 @@ pub enum Takeover {
     Of(FencingToken),
 }
 
+/// What a claim is wanted for.
+///
+/// A store that keeps steps has to know every variant, so another one would be a breaking change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To execute the request. A mutation of steps that is taken over for that is none any more.
+    Execute,
+    /// To settle the request as an operator has decided, and to execute nothing.
+    ///
+    /// If it is a mutation of steps, it stays one: its steps belong to this claim afterwards, and it is held. So what
+    /// breaks off here is left for a person, with all that is known of it.
+    Resolve,
+}
+
 /// A request for a claim.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -36,6 +50,8 @@ pub struct ClaimRequest {
     pub takeover: Takeover,
     /// How long the answer may be waited for; as long as the store thinks right if `None`.
     pub patience: Option<Duration>,
+    /// What the claim is wanted for.
+    pub purpose: Purpose,
 }
 
 impl ClaimRequest {
@@ -53,7 +69,15 @@ impl ClaimRequest {
             lease,
             takeover: Takeover::Never,
             patience: None,
+            purpose: Purpose::Execute,
         }
+    }
+
+    /// Sets what the claim is wanted for. The default is [`Purpose::Execute`].
+    #[must_use]
+    pub fn purpose(mut self, purpose: Purpose) -> Self {
+        self.purpose = purpose;
+        self
     }
 
     /// Asks as this holder.

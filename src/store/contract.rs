@@ -33,6 +33,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The answer comes within [`request.patience`](ClaimRequest::patience), even if it is an error.
     ///
+    /// Where steps are kept, a claim [to resolve](super::Purpose::Resolve) takes those of the request along.
+    ///
     /// # Errors
     ///
     /// The store cannot be reached or understood. The claim may have been taken nevertheless.

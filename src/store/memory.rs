@@ -23,7 +23,7 @@ use std::time::Duration;
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
-use super::claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, decide};
+use super::claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Purpose, decide};
 use super::clock::{Clock, SystemClock};
 use super::contract::{InDoubt, Store};
 use super::error::StoreError;
@@ -143,6 +143,7 @@ impl Records {
             Entry::Vacant(_) => None,
         };
         let replaced = known.as_ref().and_then(Record::place_by_expiry);
+        let before = known.as_ref().map(|record| record.token);
         match decide(known, request) {
             Decision::Unchanged(outcome) => outcome,
             Decision::Grant { attempt, took_over } => {
@@ -152,8 +153,11 @@ impl Records {
                     lease_expires: now.after(request.lease),
                 };
                 let record = Record::new(request.id.fingerprint(), token, request.holder, attempt, state, now);
-                // The entry is left with this.
-                place.insert(record);
+                let place = place.insert(record);
+                if let (Purpose::Resolve, Some(before)) = (request.purpose, before) {
+                    self.take_along(&request.id, before, token);
+                }
+                drop(place);
                 if let Some(place) = replaced {
                     self.expiries(place.1).lock().remove(&place);
                 }

@@ -45,7 +45,7 @@ pub(crate) mod turn;
 mod watch;
 
 pub use crate::backoff::jitter;
-pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Takeover, decide};
+pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Purpose, Takeover, decide};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use contract::{InDoubt, Store};
 pub use dyn_store::DynStore;

@@ -9,7 +9,7 @@
 //! A mutation of steps is a record like any other, and beside it what it was started with: the name and version of its
 //! workflow, its input, and the steps that are finished. These belong to the record for as long as both have the same
 //! token. A claim that is made without steps draws a token of its own, so what stands beside that record is stale from
-//! then on.
+//! then on, and its holder writes nothing more. Only a claim [to resolve](super::claim::Purpose::Resolve) takes it along.
 //!
 //! Who may go on is decided by [`decide_steps`], in the same atomic step as the claim.
 
@@ -129,7 +129,7 @@ pub struct WorkflowRecord {
     pub input: RecordedResult,
     /// How often a completer took it up and did not hand it back.
     pub tries: u32,
-    /// Whether it waits for a person's decision.
+    /// Whether it waits for a person's decision. What is completed does not.
     pub held: bool,
     /// Its steps, in the order in which they were recorded.
     pub steps: Vec<StepRecord>,
@@ -146,12 +146,12 @@ impl WorkflowRecord {
 /// Decides about the claim of a mutation of steps, given its record and what is known beside it, if any. Second in the
 /// answer is whether the mutation goes on: otherwise what is known beside the record is to be replaced.
 ///
-/// It is [`decide`], with three differences. A lease that is over is taken over only if what is known belongs to the
-/// record, is not held, and is of a name and version with which this code goes on. Where there is no fingerprint that
-/// tells two payloads apart, a caller of the same version that comes with another input is a conflict. And a completer
-/// starts nothing.
+/// It is [`decide`], with two differences. A lease that is over is taken over only if what is known belongs to the
+/// record, is not held, and is of a name and version with which this code goes on. And a completer starts nothing.
 ///
-/// What goes on is of the version of the code that goes on with it, from then on.
+/// What goes on is of the version of the code that goes on with it, from then on. Its input stays the one that it was
+/// begun with: the same value may be encoded otherwise by other code, so inputs are not compared. The fingerprint of the
+/// identity tells payloads apart.
 pub fn decide_steps(
     record: Option<Record>,
     known: Option<&WorkflowRecord>,
@@ -163,27 +163,14 @@ pub fn decide_steps(
         _ => None,
     };
     let goes_on = |known: &WorkflowRecord| !known.held && start.goes_on_with(&known.name, &known.version);
-    let is_other_input = |known: &WorkflowRecord| {
-        start.by == StartedBy::Caller
-            && record.as_ref().is_some_and(|record| record.fingerprint.is_none())
-            && known.version == start.version
-            && known.input != start.input
-    };
-    let conflicts = mine.is_some_and(|known| goes_on(known) && is_other_input(known));
     let in_progress = matches!(&record, Some(record) if matches!(record.state, State::InProgress { .. }));
     let mut request = request.clone();
     request.takeover = match (request.takeover, mine) {
-        (Takeover::Expired, Some(known)) if goes_on(known) && !conflicts => Takeover::Of(known.token),
-        (Takeover::Of(token), Some(known)) if known.token == token && goes_on(known) && !conflicts => {
-            Takeover::Of(token)
-        }
+        (Takeover::Expired, Some(known)) if goes_on(known) => Takeover::Of(known.token),
+        (Takeover::Of(token), Some(known)) if known.token == token && goes_on(known) => Takeover::Of(token),
         _ => Takeover::Never,
     };
-    let decision = decide(record, &request);
-    match decision {
-        Decision::Unchanged(ClaimOutcome::Denied(Denied::InDoubt { .. })) if conflicts => {
-            (Decision::Unchanged(ClaimOutcome::Denied(Denied::Conflict)), false)
-        }
+    match decide(record, &request) {
         Decision::Grant { .. } if start.by == StartedBy::Completer && !(in_progress && mine.is_some()) => {
             let denied = Denied::InDoubt {
                 token: FencingToken::new(0),
@@ -210,8 +197,11 @@ pub struct StepsClaim {
 pub enum Standing {
     /// A completer hands it back: this was no try.
     HandedBack,
-    /// It waits for a person: nobody goes on with it.
+    /// It waits for a person, since its holder cannot go on with it: nobody goes on with it.
     Held,
+    /// It waits for a person, since nobody else is to go on with it: only set while its lease is over. A holder that was
+    /// taken for dead may have come back.
+    GivenUp,
     /// A person lets it go on, and completers count their tries anew.
     Resumed,
 }
@@ -334,17 +324,21 @@ pub trait StepStore: Store {
         step: StepRecord,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Deletes a step that was begun and has no result, so that it is run again. One that has a result, or is not there,
-    /// is left as it is.
+    /// Writes down what a person has found out about a step that was begun: its answer, in place of whatever is recorded
+    /// of it, or `None` if it was not done. Then it is deleted, unless it has a result, and is run again.
+    ///
+    /// Only of a mutation that is held, and while its lease is over: otherwise its holder may be about to tell. A step
+    /// that is not there is left alone.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Outdated`] if the token no longer holds the claim.
-    fn forget_step(
+    /// [`StoreError::Outdated`] if the mutation is not held, its lease runs, or the token no longer holds the claim.
+    fn settle_step(
         &self,
         id: &RequestIdentity,
         token: FencingToken,
         step: &StepId,
+        answer: Option<RecordedResult>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Returns what is known of a mutation of steps, or `None` if there is none, or what is known is stale.
@@ -357,7 +351,8 @@ pub trait StepStore: Store {
         id: &RequestIdentity,
     ) -> impl Future<Output = Result<Option<WorkflowRecord>, StoreError>> + Send;
 
-    /// Lists mutations of steps with which nobody goes on, the longest first.
+    /// Lists mutations of steps with which nobody goes on, the longest first. One that cannot be read is left out, and an
+    /// event tells of it.
     ///
     /// # Errors
     ///
@@ -371,7 +366,8 @@ pub trait StepStore: Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Outdated`] if the token no longer holds the claim.
+    /// [`StoreError::Outdated`] if the token no longer holds the claim, or its lease runs and it is to be
+    /// [given up](Standing::GivenUp).
     fn set_standing(
         &self,
         id: &RequestIdentity,
@@ -437,13 +433,14 @@ impl<S: StepStore> StepStore for Arc<S> {
         S::record_step(self, id, token, step)
     }
 
-    fn forget_step(
+    fn settle_step(
         &self,
         id: &RequestIdentity,
         token: FencingToken,
         step: &StepId,
+        answer: Option<RecordedResult>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
-        S::forget_step(self, id, token, step)
+        S::settle_step(self, id, token, step, answer)
     }
 
     fn load_steps(

@@ -11,8 +11,8 @@ use std::time::Duration;
 use oneflight::idempotency::{Completer, CompleterBuilder, StepError, Steps, Stopped, Workflow};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, ManualClock, Standing, StartedBy, StepId, StepRecord, StepStore, StepsClaim,
-    Store, StoreError, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
+    Claim, ClaimOutcome, ClaimRequest, Denied, ManualClock, Standing, StartedBy, StepId, StepRecord, StepStore,
+    StepsClaim, Store, StoreError, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
 };
 use oneflight::{ErrorKind, Idempotency, MemoryStore, RequestIdentity, Scope};
 use parking_lot::Mutex;
@@ -246,6 +246,12 @@ pub(super) struct Stale {
     /// It lists, and grants nothing: it is read-only.
     pub(super) refuses: AtomicBool,
     pub(super) polls: AtomicUsize,
+    /// It grants no completer what has a key that begins like this.
+    pub(super) denies: Mutex<Option<&'static str>>,
+    /// It takes claims, and ends none.
+    pub(super) is_cut: AtomicBool,
+    /// Told when it is asked what is unfinished, and waited for before it is answered.
+    pub(super) list_gate: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
     /// Told when a completer asks for a claim, and waited for before it is answered.
     pub(super) gate: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
 }
@@ -264,6 +270,9 @@ impl Store for Stale {
         self.store.complete(claim, result, retention).await
     }
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        if self.is_cut.load(SeqCst) {
+            return Err(StoreError::unavailable("the connection is cut"));
+        }
         self.store.release(claim).await
     }
     async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
@@ -283,6 +292,17 @@ impl StepStore for Stale {
         if self.refuses.load(SeqCst) {
             return Err(StoreError::unavailable("the server is read-only"));
         }
+        let denies = *self.denies.lock();
+        if let (Some(beginning), StartedBy::Completer) = (denies, start.by)
+            && request.id.key().starts_with(beginning)
+        {
+            let (lease_remaining, attempt) = (Duration::from_secs(1), 1);
+            let denied = Denied::InProgress {
+                lease_remaining,
+                attempt,
+            };
+            return Ok(ClaimOutcome::Denied(denied));
+        }
         let gate = self.gate.lock().clone();
         if let (Some((asked, answers)), StartedBy::Completer) = (gate, start.by) {
             asked.notify_one();
@@ -293,8 +313,14 @@ impl StepStore for Stale {
     async fn record_step(&self, id: &RequestIdentity, token: FencingToken, step: StepRecord) -> Result<(), StoreError> {
         self.store.record_step(id, token, step).await
     }
-    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
-        self.store.forget_step(id, token, step).await
+    async fn settle_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: &StepId,
+        answer: Option<RecordedResult>,
+    ) -> Result<(), StoreError> {
+        self.store.settle_step(id, token, step, answer).await
     }
     async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {
         self.store.load_steps(id).await
@@ -303,6 +329,11 @@ impl StepStore for Stale {
         self.polls.fetch_add(1, SeqCst);
         if self.is_away.load(SeqCst) {
             return Err(StoreError::unavailable("the server is restarted"));
+        }
+        let gate = self.list_gate.lock().clone();
+        if let Some((asked, answers)) = gate {
+            asked.notify_one();
+            answers.notified().await;
         }
         let stale = self.listed.lock().clone();
         match stale {
@@ -327,6 +358,9 @@ pub(super) fn stale() -> Stale {
         is_away: AtomicBool::new(false),
         refuses: AtomicBool::new(false),
         polls: AtomicUsize::new(0),
+        denies: Mutex::default(),
+        is_cut: AtomicBool::new(false),
+        list_gate: Mutex::default(),
         gate: Mutex::default(),
     }
 }

@@ -82,6 +82,97 @@ async fn that_of_a_service_which_is_closed_ends() {
     timeout(Duration::from_secs(20), completer.stop()).await.unwrap();
 }
 
+type Gate = (Arc<Notify>, Arc<Notify>);
+
+/// Has the store wait before it answers what is unfinished.
+fn lists_late(idem: &Idempotency<Stale>) -> Gate {
+    let gate = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    *idem.store().list_gate.lock() = Some(gate.clone());
+    gate
+}
+
+#[tokio::test]
+async fn what_is_listed_when_its_service_is_closed_is_not_taken_up() {
+    let idem = Idempotency::builder(stale()).build();
+    left_behind(&idem, "a", Workflow::new("place_order")).await;
+    let (asked, answers) = lists_late(&idem);
+    let seen = Seen::default();
+    let completer = finishing(quick(&idem), Workflow::new("place_order"), &seen);
+    asked.notified().await;
+    idem.close();
+    timeout(Duration::from_secs(20), idem.drain()).await.unwrap();
+    *idem.store().list_gate.lock() = None;
+    answers.notify_one();
+    sleep(SOON * 20).await;
+    assert_eq!(seen.lock().len(), 0, "it was taken up after the drain");
+    assert!(!is_completed(&idem, "a").await);
+    timeout(Duration::from_secs(20), completer.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_the_store() {
+    let idem = Idempotency::builder(stale()).build();
+    let (asked, _never) = lists_late(&idem);
+    let seen = Seen::default();
+    let completer = finishing(quick(&idem), Workflow::new("place_order"), &seen);
+    asked.notified().await;
+    timeout(Duration::from_secs(5), completer.stop()).await.unwrap();
+}
+
+/// What is not granted stays first in the list.
+#[tokio::test]
+async fn what_is_not_granted_keeps_nobody_else_from_its_turn() {
+    let idem = Idempotency::builder(stale()).build();
+    for key in 0..12 {
+        left_behind(&idem, &format!("stuck {key}"), Workflow::new("place_order")).await;
+    }
+    sleep(SOON).await;
+    left_behind(&idem, "well", Workflow::new("place_order")).await;
+    *idem.store().denies.lock() = Some("stuck");
+    let seen = Seen::default();
+    let completer = finishing(quick(&idem), Workflow::new("place_order"), &seen);
+    eventually("it had its turn", async || is_completed(&idem, "well").await).await;
+    // Nor is it given up.
+    *idem.store().denies.lock() = None;
+    eventually("all are finished", async || seen.lock().len() == 13).await;
+    completer.stop().await;
+}
+
+/// It was listed when its lease was over, with its tries used up. Then its holder came back.
+#[tokio::test]
+async fn what_somebody_has_is_not_held() {
+    let idem = Idempotency::builder(stale()).build();
+    left_behind(&idem, "a", Workflow::new("place_order")).await;
+    let mut list = idem.unfinished_steps(10).await.unwrap();
+    let (in_step, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (says, waits) = (Arc::clone(&in_step), Arc::clone(&go_on));
+    let orders = idem.with_workflow("place_order");
+    let call = tokio::spawn(async move {
+        orders
+            .run_steps(id("a"), &"a".to_owned(), |steps| async move {
+                steps
+                    .run("first", |_| async { Err::<u32, _>("it is recorded") })
+                    .await?;
+                says.notify_one();
+                waits.notified().await;
+                Ok(())
+            })
+            .await
+    });
+    in_step.notified().await;
+    list[0].token = idem.status(&id("a")).await.unwrap().unwrap().token;
+    list[0].tries = 9;
+    *idem.store().listed.lock() = Some(list);
+    let seen = Seen::default();
+    let completer = finishing(quick(&idem).max_tries(1), Workflow::new("place_order"), &seen);
+    let polls = idem.store().polls.load(SeqCst);
+    eventually("it was asked", async || idem.store().polls.load(SeqCst) > polls + 5).await;
+    assert!(!idem.recorded_steps(&id("a")).await.unwrap().unwrap().held);
+    go_on.notify_one();
+    let _ = call.await.unwrap().unwrap();
+    completer.stop().await;
+}
+
 /// Hung calls must not take all places for good.
 #[tokio::test]
 async fn a_try_that_hangs_is_dropped_and_counted() {

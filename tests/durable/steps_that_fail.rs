@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use oneflight::idempotency::{Step, StepError, Steps, Stopped};
+use oneflight::idempotency::{Forked, Step, StepError, Steps, Stopped, Workflow};
 use oneflight::store::StepId;
 use oneflight::{Error, ErrorKind, Idempotency, MemoryStore, RequestIdentity, Scope};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
+
+use super::completer::stale;
 
 const SOON: Duration = Duration::from_millis(5);
 
@@ -289,22 +291,172 @@ async fn a_step_in_doubt_is_settled_by_a_person() {
     }
 }
 
-/// Without a fingerprint, nothing else tells two payloads apart.
+/// The same input may be encoded otherwise by other code, or by the same code another time. It is no conflict, after which a
+/// client would make a new key and have everything done twice.
 #[tokio::test]
-async fn another_input_does_not_go_on_with_what_was_begun() {
+async fn an_input_that_is_encoded_otherwise_goes_on_with_what_was_begun() {
+    let (idem, done) = (idem(), Done::default());
+    let run = |idem: &Idempotency<MemoryStore>, input: &'static str, end: Result<(), &'static str>| {
+        let (idem, done) = (idem.clone(), done.clone());
+        async move {
+            let run = idem.run_steps(id("a"), &input.to_owned(), move |steps| async move {
+                steps.run("charge", |_| async { done.now("charge") }).await?;
+                end.map_err(Stopped::because)?;
+                steps.input::<String>()
+            });
+            run.await
+        }
+    };
+    let (old, new) = (
+        idem.with_workflow(Workflow::new("place_order")),
+        idem.with_workflow(Workflow::new("place_order").version("2").accepts("1")),
+    );
+    run(&old, "tea", Err("later")).await.unwrap_err();
+    run(&new, "tea, 2 fields", Err("later")).await.unwrap_err();
+    // By now it is of the version of the code that asks.
+    let reply = run(&new, "tea, 2 fields", Ok(())).await.unwrap();
+    assert_eq!(*reply, "tea");
+    assert_eq!(done.all(), ["charge"]);
+}
+
+/// The charge is done, and its answer does not fit: no attempt gets past that by itself.
+#[tokio::test]
+async fn a_step_whose_answer_is_lost_is_held_until_a_person_tells_it() {
+    let (idem, done) = (
+        idem().with_workflow(Workflow::default().max_bytes(100)),
+        Done::default(),
+    );
+    let run = || {
+        let done = done.clone();
+        idem.run_steps(id("a"), &7, move |steps| async move {
+            let charge = steps.run("charge", |_| async {
+                done.now("charge")?;
+                Ok::<_, io::Error>("x".repeat(200))
+            });
+            charge.await
+        })
+    };
+    let charge = StepId::new("charge", "");
+    let error = run().await.unwrap_err();
+    assert!(
+        matches!(stopped(&error), StepError::TooLarge { size: 202, .. }),
+        "{error}"
+    );
+    let error = run().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InDoubt { .. }), "{error}");
+    assert_eq!(idem.in_doubt(10, None).await.unwrap().len(), 1);
+    // Let go on without an answer, it comes to the same.
+    assert!(idem.resume_steps(&id("a")).await.unwrap());
+    let error = run().await.unwrap_err();
+    assert!(
+        matches!(stopped(&error), StepError::TooLarge { size: 202, .. }),
+        "{error}"
+    );
+    assert!(!idem.step_was_not_done(&id("a"), &charge).await.unwrap(), "it was done");
+    assert!(idem.step_was_done(&id("a"), &charge, &"ch_1".to_owned()).await.unwrap());
+    assert!(
+        !idem.step_was_done(&id("a"), &charge, &"ch_2".to_owned()).await.unwrap(),
+        "it is told"
+    );
+    assert!(idem.resume_steps(&id("a")).await.unwrap());
+    assert_eq!(*run().await.unwrap(), "ch_1");
+    assert_eq!(done.all(), ["charge"]);
+}
+
+/// A deploy takes the step away that nobody knows of whether it was done.
+#[tokio::test]
+async fn a_step_in_doubt_that_the_code_does_not_ask_for_any_more_is_held() {
+    for workflow in [Workflow::default(), Workflow::default().retired("fax")] {
+        let idem = idem().with_workflow(workflow);
+        let fax = |idem: Idempotency<MemoryStore>| async move {
+            let faxed = idem.run_steps(id("a"), &7, |steps| async move {
+                let fax = Step::new("fax").at_most_once();
+                steps.run(fax, |_| async { timed_out::<()>() }).await
+            });
+            faxed.await
+        };
+        fax(idem.clone()).await.unwrap_err();
+        assert!(idem.resume_steps(&id("a")).await.unwrap());
+        let run = || idem.run_steps(id("a"), &7, |_| async { Ok(()) });
+        let error = run().await.unwrap_err();
+        assert!(matches!(stopped(&error), StepError::InDoubt { .. }), "{error}");
+        let error = run().await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InDoubt { .. }), "{error}");
+        let fax = StepId::new("fax", "");
+        assert!(idem.step_was_not_done(&id("a"), &fax).await.unwrap());
+        assert!(idem.resume_steps(&id("a")).await.unwrap());
+        let _ = run().await.unwrap();
+        assert!(!idem.resume_steps(&id("a")).await.unwrap(), "it is completed");
+    }
+}
+
+/// An operator's process dies between the two operations that it takes.
+#[tokio::test]
+async fn what_breaks_off_while_it_is_resolved_is_left_for_a_person() {
+    let idem = Idempotency::builder(stale()).build();
+    let run = |end: Result<(), &'static str>| {
+        idem.run_steps(id("a"), &7, move |steps| async move {
+            let first = steps.run("first", |_| async { Ok::<_, io::Error>(7) }).await?;
+            end.map_err(Stopped::because)?;
+            Ok(first)
+        })
+    };
+    run(Err("later")).await.unwrap_err();
+    idem.store().is_cut.store(true, SeqCst);
+    let cut = idem.resolve(&id("a"), oneflight::Resolution::Rerun).await;
+    assert!(matches!(cut.unwrap_err().kind(), ErrorKind::Store(_)));
+    idem.store().is_cut.store(false, SeqCst);
+    assert!(idem.unfinished_steps(10).await.unwrap()[0].held);
+    let known = idem.recorded_steps(&id("a")).await.unwrap().unwrap();
+    assert_eq!((known.held, known.steps.len()), (true, 1));
+    assert!(idem.resume_steps(&id("a")).await.unwrap());
+    let reply = run(Ok(())).await.unwrap();
+    assert_eq!((*reply, reply.attempt()), (7, 3));
+}
+
+#[tokio::test]
+async fn a_fork_of_what_may_go_on_is_refused() {
     let idem = idem();
-    let run = |input: u32, with: RequestIdentity, end: Result<(), &'static str>| {
-        idem.run_steps(with, &input, move |steps| async move {
-            steps.run("charge", |_| async { Ok::<_, io::Error>(input) }).await?;
+    let run = |key: &str, end: Result<(), &'static str>| {
+        idem.run_steps(id(key), &7, move |steps| async move {
+            steps.run("first", |_| async { Ok::<_, io::Error>(()) }).await?;
+            steps.run("second", |_| async { Ok::<_, io::Error>(()) }).await?;
             end.map_err(Stopped::because)
         })
     };
-    run(7, id("a"), Err("later")).await.unwrap_err();
-    let error = run(8, id("a"), Ok(())).await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Conflict), "{error}");
-    let _ = run(7, id("a"), Ok(())).await.unwrap();
-    // Where there is one, the encoding of the input does not matter.
-    let marked = || id("b").with_fingerprint("one");
-    run(7, marked(), Err("later")).await.unwrap_err();
-    let _ = run(8, marked(), Ok(())).await.unwrap();
+    run("a", Err("later")).await.unwrap_err();
+    let fork = || async { idem.fork_steps(&id("a"), &id("fork"), "second").await.unwrap() };
+    assert_eq!(fork().await, Forked::Unfinished);
+    assert!(idem.status(&id("fork")).await.unwrap().is_none());
+    assert!(idem.hold_steps(&id("a")).await.unwrap());
+    let error = run("a", Ok(())).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InDoubt { .. }), "{error}");
+    assert_eq!(fork().await, Forked::Begun { steps: 1 });
+    assert!(!idem.hold_steps(&id("other")).await.unwrap());
+}
+
+/// Input, names and versions stand in the store as well.
+#[tokio::test]
+async fn the_input_counts_and_names_are_bounded() {
+    let idem = idem();
+    let bounded = idem.with_workflow(Workflow::default().max_bytes(100));
+    let run = bounded.run_steps(id("input"), &"x".repeat(60), |steps| async move {
+        steps.run("a", |_| async { Ok::<_, io::Error>("y".repeat(60)) }).await
+    });
+    let error = run.await.unwrap_err();
+    assert!(
+        matches!(stopped(&error), StepError::TooLarge { size: 62, .. }),
+        "{error}"
+    );
+    let names = [
+        Workflow::new("x".repeat(201)),
+        Workflow::new("a\nb"),
+        Workflow::new("a").version("x".repeat(201)),
+    ];
+    for workflow in names {
+        let idem = idem.with_workflow(workflow);
+        let error = idem.run_steps(id("name"), &7, |_| async { Ok(()) }).await.unwrap_err();
+        assert!(matches!(stopped(&error), StepError::InvalidName), "{error}");
+        assert!(idem.status(&id("name")).await.unwrap().is_none());
+    }
 }

@@ -128,10 +128,23 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             error(ErrorKind::Stopped(StepError::OtherWorkflow {
                 name: "secret-name".to_owned(),
                 version: "2".to_owned(),
+                asked: "secret-name".to_owned(),
             })),
             503,
             kind::UNAVAILABLE,
             true,
+            "unknown",
+        ),
+        (
+            // No other process will know it by another name either.
+            error(ErrorKind::Stopped(StepError::OtherWorkflow {
+                name: "secret-name".to_owned(),
+                version: "2".to_owned(),
+                asked: "other-name".to_owned(),
+            })),
+            500,
+            kind::INTERNAL,
+            false,
             "unknown",
         ),
         (
@@ -145,12 +158,13 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "unknown",
         ),
         (
+            // Code of before a deploy has met a step that code of after it has recorded.
             error(ErrorKind::Stopped(StepError::Unknown {
                 step: StepId::new("secret-step", ""),
             })),
-            500,
-            kind::INTERNAL,
-            false,
+            503,
+            kind::UNAVAILABLE,
+            true,
             "unknown",
         ),
         (

@@ -11,8 +11,8 @@ use super::probe::{LATER, LONG, Probe, SHORT, result};
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, RecordedResult};
 use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Denied, Standing, StartedBy, StepId, StepRecord, StepStore, StepsClaim, StoreError,
-    Takeover, UnfinishedQuery, UnfinishedSteps, WorkflowStart,
+    ClaimOutcome, ClaimRequest, Denied, Purpose, Standing, StartedBy, StepId, StepRecord, StepStore, StepsClaim,
+    StoreError, Takeover, UnfinishedQuery, UnfinishedSteps, WorkflowStart,
 };
 
 const CROWD: usize = 32;
@@ -58,8 +58,10 @@ pub async fn run_steps_with<S: StepStore>(
         what_is_held_is_not_gone_on_with,
         a_completer_starts_nothing_and_takes_over_by_token,
         a_completer_that_asks_again_gets_the_same_claim,
-        another_input_does_not_go_on_where_there_is_no_fingerprint,
-        a_step_without_a_result_may_be_forgotten,
+        the_input_that_it_was_begun_with_goes_on,
+        a_step_is_settled_by_a_person_while_nobody_has_the_mutation,
+        it_is_given_up_only_while_nobody_has_it,
+        what_is_taken_over_to_be_resolved_keeps_its_steps,
         what_is_unfinished_is_listed,
         nothing_is_recorded_of_what_is_completed,
         after_retention_there_are_new_steps,
@@ -389,37 +391,50 @@ async fn another_name_or_version_does_not_go_on<S: StepStore, P: AsyncFn(Duratio
     probe.in_doubt_for(&id, start("place_order", "1")).await
 }
 
-async fn another_input_does_not_go_on_where_there_is_no_fingerprint<S: StepStore, P: AsyncFn(Duration)>(
+/// Other code, and the same code on another day, may encode one input in another way.
+async fn the_input_that_it_was_begun_with_goes_on<S: StepStore, P: AsyncFn(Duration)>(
     probe: &Probe<'_, S, P>,
 ) -> Checked {
-    let other = || WorkflowStart {
-        input: result(77),
-        ..start("place_order", "1")
-    };
     let id = probe.id("a")?;
-    let begun = probe.again(&id).await?;
-    let request = ClaimRequest::new(&id, LONG).takeover(Takeover::Expired);
-    match probe.begin(request, other()).await? {
-        ClaimOutcome::Denied(Denied::Conflict) => {}
-        other => return probe.failure(format!("expected a conflict, got {}", name(&other))),
-    }
-    // Code of another version may encode the same input otherwise, and a completer has none.
-    let newer = WorkflowStart {
+    let _begun = probe.again(&id).await?;
+    let newer = |by| WorkflowStart {
         version: "2".to_owned(),
         accepts: vec!["1".to_owned()],
-        ..other()
+        input: result(77),
+        by,
+        ..start("place_order", "1")
     };
-    let request = ClaimRequest::new(&id, Duration::ZERO).takeover(Takeover::Expired);
-    let next = probe.begun(request, newer).await?;
-    probe.require(next.claim.took_over() == Some(begun.claim.token()), "somebody went on")?;
-    let completer = WorkflowStart {
-        by: StartedBy::Completer,
-        version: "2".to_owned(),
-        ..other()
+    let otherwise = WorkflowStart {
+        input: result(78),
+        ..start("place_order", "1")
     };
-    let of = ClaimRequest::new(&id, LONG).takeover(Takeover::Of(next.claim.token()));
-    let last = probe.begun(of, completer).await?;
-    probe.require(last.workflow.input == result(200), "its input is another one")
+    let mut asked = vec![otherwise];
+    // The second time, it is of the very version of the code that asks, and its input is not.
+    asked.extend(
+        [
+            StartedBy::Caller,
+            StartedBy::Caller,
+            StartedBy::Completer,
+            StartedBy::Caller,
+        ]
+        .map(newer),
+    );
+    for (attempt, start) in (2..).zip(asked) {
+        let token = probe.ok(probe.store.load_steps(&id).await)?.map(|known| known.token);
+        let Some(token) = token else {
+            return probe.failure("it is gone");
+        };
+        let takeover = match start.by {
+            StartedBy::Caller => Takeover::Expired,
+            StartedBy::Completer => Takeover::Of(token),
+        };
+        let next = probe
+            .begun(ClaimRequest::new(&id, Duration::ZERO).takeover(takeover), start)
+            .await?;
+        probe.require(next.claim.attempt() == attempt, "the attempts are not counted")?;
+        probe.require(next.workflow.input == result(200), "its input is another one")?;
+    }
+    Ok(())
 }
 
 async fn what_was_begun_without_steps_is_not_taken_over<S: StepStore, P: AsyncFn(Duration)>(
@@ -529,33 +544,164 @@ async fn a_completer_that_asks_again_gets_the_same_claim<S: StepStore, P: AsyncF
     probe.require(again.workflow == first.workflow, "it comes with something else")
 }
 
-async fn a_step_without_a_result_may_be_forgotten<S: StepStore, P: AsyncFn(Duration)>(
+async fn a_step_is_settled_by_a_person_while_nobody_has_the_mutation<S: StepStore, P: AsyncFn(Duration)>(
     probe: &Probe<'_, S, P>,
 ) -> Checked {
     let id = probe.id("a")?;
     let begun = probe.again(&id).await?;
     let token = begun.claim.token();
-    let done = step("fax", "2", Some(result(1)));
-    probe.record(&begun, step("fax", "1", None)).await?;
-    probe.record(&begun, done.clone()).await?;
-    for key in ["1", "2", "3"] {
-        let forgotten = probe.store.forget_step(&id, token, &StepId::new("fax", key)).await;
-        probe.ok(forgotten)?;
+    let too_large = RecordedResult::too_large(9, 8);
+    let all = [
+        step("fax", "1", None),
+        step("fax", "2", Some(result(2))),
+        step("fax", "3", None),
+        step("fax", "4", Some(too_large)),
+    ];
+    for step in &all {
+        probe.record(&begun, step.clone()).await?;
     }
+    let settle = async |token, key: &str, answer| {
+        probe
+            .store
+            .settle_step(&id, token, &StepId::new("fax", key), answer)
+            .await
+    };
+    let is_outdated = |settled, what| match settled {
+        Err(StoreError::Outdated { .. }) => Ok(()),
+        Err(source) => probe.ok(Err(source)),
+        Ok(()) => probe.failure(what),
+    };
+    is_outdated(settle(token, "1", None).await, "a step was settled of what is not held")?;
+    probe.set(&begun, Standing::Held).await?;
+    // A holder that was taken for dead has come back.
+    probe.ok(probe.store.renew(&id, token, LONG).await)?;
+    let what = "a step was settled whose holder may be about to tell";
+    is_outdated(settle(token, "1", None).await, what)?;
+    is_outdated(settle(token, "1", Some(result(7))).await, what)?;
     probe.require(
-        probe.steps(&id).await? == Some(vec![done]),
-        "it is there, or one that has a result is not",
+        probe.steps(&id).await?.as_deref() == Some(&all[..]),
+        "what was refused was done",
     )?;
+    probe.ok(probe.store.end_lease(&id, token, Duration::ZERO).await)?;
+    for (key, answer) in [
+        ("1", None),
+        ("2", None),
+        ("3", Some(result(3))),
+        ("4", Some(result(4))),
+        ("5", None),
+        ("6", Some(result(6))),
+    ] {
+        probe.ok(settle(token, key, answer).await)?;
+    }
+    let settled = vec![
+        step("fax", "2", Some(result(2))),
+        step("fax", "3", Some(result(3))),
+        step("fax", "4", Some(result(4))),
+    ];
+    probe.require(
+        probe.steps(&id).await? == Some(settled),
+        "the steps are not as they were settled",
+    )?;
+    probe.set(&begun, Standing::Resumed).await?;
     let next = probe.again(&id).await?;
     probe.record(&next, step("fax", "1", None)).await?;
-    match probe.store.forget_step(&id, token, &StepId::new("fax", "1")).await {
-        Err(StoreError::Outdated { .. }) => {}
-        _ => return probe.failure("an outdated holder had a step forgotten"),
-    }
+    probe.set(&next, Standing::Held).await?;
+    is_outdated(
+        settle(token, "1", None).await,
+        "an outdated holder had a step forgotten",
+    )?;
     probe.require(
-        probe.steps(&id).await?.is_some_and(|steps| steps.len() == 2),
+        probe.steps(&id).await?.is_some_and(|steps| steps.len() == 4),
         "what an outdated holder asked for was done",
     )
+}
+
+async fn it_is_given_up_only_while_nobody_has_it<S: StepStore, P: AsyncFn(Duration)>(
+    probe: &Probe<'_, S, P>,
+) -> Checked {
+    let id = probe.id("a")?;
+    let begun = probe.again(&id).await?;
+    let token = begun.claim.token();
+    // Listed as unfinished, and then its holder came back.
+    probe.ok(probe.store.renew(&id, token, LONG).await)?;
+    match probe.store.set_standing(&id, token, Standing::GivenUp).await {
+        Err(StoreError::Outdated { .. }) => {}
+        Err(source) => return probe.ok(Err(source)),
+        Ok(()) => return probe.failure("it was given up under its holder"),
+    }
+    let known = probe.ok(probe.store.load_steps(&id).await)?;
+    probe.require(known.is_some_and(|known| !known.held), "it is held under its holder")?;
+    probe.ok(probe.store.end_lease(&id, token, Duration::ZERO).await)?;
+    probe.set(&begun, Standing::GivenUp).await?;
+    probe.in_doubt_for(&id, start("place_order", "1")).await
+}
+
+/// An operator settles a request in two operations. What breaks off between them is left for a person.
+async fn what_is_taken_over_to_be_resolved_keeps_its_steps<S: StepStore, P: AsyncFn(Duration)>(
+    probe: &Probe<'_, S, P>,
+) -> Checked {
+    let resolve = |id: &RequestIdentity, token| {
+        let request = ClaimRequest::new(id, Duration::ZERO).takeover(Takeover::Of(token));
+        request.purpose(Purpose::Resolve)
+    };
+    for key in ["completed", "released", "resumed"] {
+        let id = probe.id(key)?;
+        let begun = probe.again(&id).await?;
+        probe.record(&begun, step("a", "", Some(result(1)))).await?;
+        let stale = begun.claim.token();
+        let first = probe.granted(probe.ok(probe.store.claim(resolve(&id, stale)).await)?)?;
+        probe.require(first.token() > stale, "its token is not larger")?;
+        probe.is_outdated(&id, stale, step("b", "", Some(result(2)))).await?;
+        // Nobody goes on meanwhile, and it is there to be resolved again.
+        probe.in_doubt_for(&id, start("place_order", "1")).await?;
+        let known = probe.ok(probe.store.load_steps(&id).await)?;
+        let Some(known) = known else {
+            return probe.failure("its steps are gone");
+        };
+        let is_same = known.input == result(200) && known.version == "1" && known.steps.len() == 1;
+        probe.require(is_same, "it is not what it was")?;
+        probe.require(
+            known.held && known.token == first.token(),
+            "it is not held under the new token",
+        )?;
+        let listed = probe.unfinished(UnfinishedQuery::all(10)).await?;
+        probe.require(
+            listed.iter().any(|it| it.id.key() == key && it.held),
+            "it is not listed",
+        )?;
+        let again = probe.granted(probe.ok(probe.store.claim(resolve(&id, first.token())).await)?)?;
+        match key {
+            "completed" => {
+                probe.ok(probe.store.complete(again, result(9), LONG).await)?;
+                let known = probe.ok(probe.store.load_steps(&id).await)?;
+                let is_there = known.is_some_and(|known| known.steps.len() == 1 && !known.held);
+                probe.require(is_there, "what is completed has not its steps, or waits for a person")?;
+            }
+            "released" => {
+                probe.ok(probe.store.release(again).await)?;
+                probe.require(probe.steps(&id).await?.is_none(), "what is free has steps")?;
+            }
+            _ => {
+                let resumed = probe.store.set_standing(&id, again.token(), Standing::Resumed).await;
+                probe.ok(resumed)?;
+                let next = probe.again(&id).await?;
+                probe.require(next.workflow.steps.len() == 1, "it did not go on as it was")?;
+            }
+        }
+    }
+    // What has no steps is resolved like any other, and what runs is left alone.
+    let id = probe.id("plain")?;
+    let plain = probe.granted(probe.ask(&id, Duration::ZERO, Takeover::Never).await?)?;
+    let _claim = probe.granted(probe.ok(probe.store.claim(resolve(&id, plain.token())).await)?)?;
+    probe.require(probe.steps(&id).await?.is_none(), "what has no steps has some")?;
+    let id = probe.id("running")?;
+    let runs = probe
+        .begun(ClaimRequest::new(&id, LONG), start("place_order", "1"))
+        .await?;
+    match probe.ok(probe.store.claim(resolve(&id, runs.claim.token())).await)? {
+        ClaimOutcome::Denied(Denied::InProgress { .. }) => Ok(()),
+        other => probe.failure(format!("expected in progress, got {}", name(&other))),
+    }
 }
 
 async fn what_is_unfinished_is_listed<S: StepStore, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {

@@ -12,8 +12,8 @@ use super::transactional::Ledger;
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::RecordedResult;
 use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Ending, OpenTransaction, StartedBy, StepId, StepInTransaction, StepRecord, StepStore,
-    StepsClaim, Store, StoreError, Takeover, TransactionalStepStore, TransactionalStore, WorkflowStart,
+    ClaimOutcome, ClaimRequest, Ending, OpenTransaction, Purpose, StartedBy, StepId, StepInTransaction, StepRecord,
+    StepStore, StepsClaim, Store, StoreError, Takeover, TransactionalStepStore, TransactionalStore, WorkflowStart,
 };
 
 type Checked = Result<(), Failure>;
@@ -44,6 +44,8 @@ where
         what_is_rolled_back_leaves_nothing,
         an_outdated_holder_commits_nothing,
         a_holder_that_is_outdated_meanwhile_commits_nothing,
+        a_holder_whose_request_is_claimed_without_steps_meanwhile_commits_nothing,
+        a_holder_whose_request_is_resolved_meanwhile_commits_nothing,
         a_holder_whose_lease_is_over_may_commit,
         what_is_dropped_half_way_leaves_nothing,
         what_escapes_leaves_nothing,
@@ -132,6 +134,48 @@ where
             }
         };
         self.ledger.store().transact_step(step, write).await
+    }
+
+    /// Has the work of a step wait until its request is claimed by its token, for this purpose.
+    async fn claimed_meanwhile(&self, purpose: Purpose) -> Checked {
+        let stale = self.begin(Duration::ZERO).await?;
+        let (ledger, step) = (self.ledger.clone(), self.step(&stale, "a"));
+        let (says, mut begun) = oneshot::channel();
+        let (go_on, waits) = oneshot::channel::<()>();
+        let late = tokio::spawn(async move {
+            let within = ledger.clone();
+            let work = move |mut open: Open<L>| async move {
+                let _ = within.write(&mut open).await;
+                let _ = says.send(());
+                let _ = waits.await;
+                drop(open);
+                (ending(Wish::Commit, result(1)), 1)
+            };
+            ledger.store().transact_step(step, work).await
+        });
+        let _ = (&mut begun).await;
+        let request = ClaimRequest::new(&self.id()?, LONG).takeover(Takeover::Of(stale.claim.token()));
+        let request = request.purpose(purpose);
+        // A store with one writer has others wait for it, and then nobody takes over meanwhile.
+        let taken = tokio::time::timeout(Duration::from_millis(500), self.ledger.store().claim(request)).await;
+        let _ = go_on.send(());
+        let ended = late.await.unwrap_or_else(|panic| Err(StoreError::unavailable(panic)));
+        let Ok(taken) = taken else {
+            self.ok(ended)?;
+            self.rows(1).await?;
+            return self.steps(&[("a", 1)]).await;
+        };
+        match self.ok(taken)? {
+            ClaimOutcome::Granted(_) => {}
+            other => return self.failure(format!("expected a grant, got {}", name(&other))),
+        }
+        match ended {
+            Err(StoreError::Outdated { .. } | StoreError::RolledBack { .. }) => {}
+            Err(source) => return self.ok(Err(source)),
+            Ok(_) => return self.failure("a holder that was outdated meanwhile committed a step"),
+        }
+        self.rows(0).await?;
+        self.steps(&[]).await
     }
 
     async fn rows(&self, expected: u64) -> Checked {
@@ -265,6 +309,14 @@ checks! {
                 bench.steps(&[("a", 1)]).await
             }
         }
+    }
+
+    a_holder_whose_request_is_claimed_without_steps_meanwhile_commits_nothing(bench) {
+        bench.claimed_meanwhile(Purpose::Execute).await
+    }
+
+    a_holder_whose_request_is_resolved_meanwhile_commits_nothing(bench) {
+        bench.claimed_meanwhile(Purpose::Resolve).await
     }
 
     a_holder_whose_lease_is_over_may_commit(bench) {

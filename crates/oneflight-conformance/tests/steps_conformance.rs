@@ -7,8 +7,9 @@ use std::time::Duration;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Standing, StartedBy, StepId, StepRecord, StepStore,
-    StepsClaim, Store, StoreError, Takeover, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
+    Claim, ClaimOutcome, ClaimRequest, Denied, ManualClock, MemoryStore, Purpose, Standing, StartedBy, StepId,
+    StepRecord, StepStore, StepsClaim, Store, StoreError, Takeover, UnfinishedQuery, UnfinishedSteps, WorkflowRecord,
+    WorkflowStart,
 };
 use oneflight_conformance as conformance;
 
@@ -29,8 +30,12 @@ enum Defect {
     ChangesTheInput,
     ForgetsForks,
     KeepsTheVersion,
-    IgnoresTheInput,
-    ForgetsNothing,
+    ComparesInputs,
+    TakesInputs,
+    SettlesNothing,
+    SettlesUnderItsHolder,
+    GivesUpUnderItsHolder,
+    ResolvesWithoutSteps,
 }
 
 /// A store in memory with a defect.
@@ -49,10 +54,19 @@ impl Broken {
         let known = self.store.load_steps(id).await.unwrap();
         known.map_or(named, |known| known.token)
     }
+
+    /// As a store does that looks at no lease.
+    async fn ends_lease(&self, id: &RequestIdentity, token: FencingToken) {
+        let _ = self.store.end_lease(id, token, Duration::ZERO).await;
+    }
 }
 
 impl Store for Broken {
     async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        let request = match self.is(Defect::ResolvesWithoutSteps) {
+            true => request.purpose(Purpose::Execute),
+            false => request,
+        };
         self.store.claim(request).await
     }
 
@@ -94,7 +108,11 @@ impl StepStore for Broken {
             (Defect::KeepsTheVersion, Some(known)) if start.accepts.contains(&known.version) => {
                 start.version = known.version;
             }
-            (Defect::IgnoresTheInput, Some(known)) => start.input = known.input,
+            (Defect::ComparesInputs, Some(known))
+                if request.id.fingerprint().is_none() && known.input != start.input =>
+            {
+                return Ok(ClaimOutcome::Denied(Denied::Conflict));
+            }
             (Defect::IgnoresThatItIsHeld, Some(known)) if known.held => {
                 let resumed = self.store.set_standing(&request.id, known.token, Standing::Resumed);
                 resumed.await?;
@@ -106,9 +124,11 @@ impl StepStore for Broken {
             (Defect::ForgetsForks, None) => start.steps.clear(),
             _ => {}
         }
+        let input = start.input.clone();
         let begun = self.store.begin_steps(request, start).await?;
         Ok(begun.map(|mut begun| {
             match self.defect {
+                Defect::TakesInputs if begun.workflow.steps.is_empty() => begun.workflow.input = input,
                 Defect::ForgetsSteps => begun.workflow.steps.clear(),
                 Defect::ReversesSteps => begun.workflow.steps.reverse(),
                 Defect::ChangesTheInput if begun.claim.attempt() > 1 => {
@@ -131,11 +151,19 @@ impl StepStore for Broken {
         self.store.record_step(id, token, step).await
     }
 
-    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
-        match self.is(Defect::ForgetsNothing) {
-            true => Ok(()),
-            false => self.store.forget_step(id, token, step).await,
+    async fn settle_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: &StepId,
+        answer: Option<RecordedResult>,
+    ) -> Result<(), StoreError> {
+        match self.defect {
+            Defect::SettlesNothing => return Ok(()),
+            Defect::SettlesUnderItsHolder => self.ends_lease(id, token).await,
+            _ => {}
         }
+        self.store.settle_step(id, token, step, answer).await
     }
 
     async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {
@@ -159,6 +187,9 @@ impl StepStore for Broken {
         token: FencingToken,
         standing: Standing,
     ) -> Result<(), StoreError> {
+        if let (Defect::GivesUpUnderItsHolder, Standing::GivenUp) = (self.defect, standing) {
+            self.ends_lease(id, token).await;
+        }
         self.store.set_standing(id, token, standing).await
     }
 }
@@ -188,11 +219,21 @@ async fn a_broken_store_does_not_conform() {
         (Defect::ListsAllKinds, "what_is_unfinished_is_listed"),
         (Defect::ListsWhatPauses, "what_is_unfinished_is_listed"),
         (Defect::KeepsTheVersion, "another_name_or_version_does_not_go_on"),
+        (Defect::ComparesInputs, "the_input_that_it_was_begun_with_goes_on"),
+        (Defect::TakesInputs, "the_input_that_it_was_begun_with_goes_on"),
         (
-            Defect::IgnoresTheInput,
-            "another_input_does_not_go_on_where_there_is_no_fingerprint",
+            Defect::SettlesNothing,
+            "a_step_is_settled_by_a_person_while_nobody_has_the_mutation",
         ),
-        (Defect::ForgetsNothing, "a_step_without_a_result_may_be_forgotten"),
+        (
+            Defect::SettlesUnderItsHolder,
+            "a_step_is_settled_by_a_person_while_nobody_has_the_mutation",
+        ),
+        (Defect::GivesUpUnderItsHolder, "it_is_given_up_only_while_nobody_has_it"),
+        (
+            Defect::ResolvesWithoutSteps,
+            "what_is_taken_over_to_be_resolved_keeps_its_steps",
+        ),
         (Defect::ForgetsForks, "a_fork_has_its_steps_from_the_start"),
     ];
     for (defect, promise) in expected {

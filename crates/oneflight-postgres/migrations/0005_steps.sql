@@ -4,8 +4,8 @@ CREATE TABLE "{schema}"."{prefix}workflows" (
     key        text    COLLATE "C" NOT NULL,
     -- The token of its first claim.
     id         bigint  NOT NULL,
-    -- The token of the claim under which it runs, or ran last, its holder, and the version of its code. If the record has another token, this is
-    -- stale.
+    -- The token of the claim under which it runs, or ran last, its holder, and the version of its code. If the record has
+    -- another token, this is stale: the token is negative then, once the claim that it was taken over by is committed.
     token      bigint  NOT NULL,
     holder     bytea   NOT NULL CHECK (length(holder) = 16),
     name       text    COLLATE "C" NOT NULL,
@@ -35,15 +35,22 @@ CREATE TABLE "{schema}"."{prefix}steps" (
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
 
 -- Steps go with their record, whichever statement deletes it, and under which role: one that releases and purges need not
--- know of these tables. So this runs with the rights of their owner, and nobody else may make a trigger of it.
+-- know of these tables. So this runs with the rights of their owner, and nobody else may make a trigger of it. A stale
+-- holder may have the mutation's row locked, in a transaction that is about to be committed. That is waited for, and what
+-- it recorded goes as well: the second statement sees it.
 CREATE FUNCTION "{schema}"."{prefix}forget_steps"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $procedure$
+DECLARE
+    ids bigint[];
 BEGIN
     WITH forgotten AS (
         DELETE FROM "{schema}"."{prefix}workflows" w USING gone
         WHERE w.scope = gone.scope AND w.key = gone.key
         RETURNING w.id)
-    DELETE FROM "{schema}"."{prefix}steps" s USING forgotten WHERE s.workflow = forgotten.id;
+    SELECT array_agg(id) INTO ids FROM forgotten;
+    IF ids IS NOT NULL THEN
+        DELETE FROM "{schema}"."{prefix}steps" WHERE workflow = ANY (ids);
+    END IF;
     RETURN NULL;
 END
 $procedure$;
@@ -51,19 +58,51 @@ REVOKE ALL ON FUNCTION "{schema}"."{prefix}forget_steps"() FROM PUBLIC;
 CREATE TRIGGER "{prefix}forget_steps" AFTER DELETE ON "{schema}"."{prefix}records"
 REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION "{schema}"."{prefix}forget_steps"();
 
+-- A claim without steps takes a mutation of steps over: its row is stale from then on, and says so itself, by a token that
+-- no holder has. Otherwise a holder that was taken for dead could still commit a step: it looks at this row, and at the
+-- record only as it was before. Done at the end of the claim's transaction, by which `begin_steps` has given the row its
+-- own token. A step that is about to be committed is waited for. First the lock, then the change: a step's transaction
+-- whose snapshot is older than both is refused then.
+CREATE FUNCTION "{schema}"."{prefix}outdate_steps"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $procedure$
+BEGIN
+    PERFORM FROM "{schema}"."{prefix}workflows" w
+    WHERE w.scope = OLD.scope AND w.key = OLD.key AND w.token = OLD.token FOR UPDATE;
+    IF FOUND THEN
+        UPDATE "{schema}"."{prefix}workflows" w SET token = -w.token
+        WHERE w.scope = OLD.scope AND w.key = OLD.key AND w.token = OLD.token;
+    END IF;
+    RETURN NULL;
+END
+$procedure$;
+REVOKE ALL ON FUNCTION "{schema}"."{prefix}outdate_steps"() FROM PUBLIC;
+CREATE CONSTRAINT TRIGGER "{prefix}outdate_steps" AFTER UPDATE OF token ON "{schema}"."{prefix}records"
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (OLD.token <> NEW.token)
+EXECUTE FUNCTION "{schema}"."{prefix}outdate_steps"();
+
+-- Whether a mutation of steps goes on by itself, and so is not in doubt. A role that knows of the records only may ask.
+CREATE FUNCTION "{schema}"."{prefix}goes_on"(text, text, bigint) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $procedure$
+    SELECT EXISTS (SELECT FROM "{schema}"."{prefix}workflows" w
+                   WHERE w.scope = $1 AND w.key = $2 AND w.token = $3 AND NOT w.held)
+$procedure$;
+
 -- Takes what `claim` takes but for the last, then name, version, the versions that are gone on with (JSON), input, the
--- steps from the start (JSON), and whether a completer asks. A takeover of -1 is of whichever has expired.
+-- steps from the start (JSON), and who asks: a caller (0), a completer (1), or a person who is about to settle the
+-- request (2). A takeover of -1 is of whichever has expired.
 --
 -- Whose lease is over is taken over only if it has steps of this name and of such a version, and is not held. That is
--- looked at first, and decided by the claim, which names the token. A record without a fingerprint is told apart by its
--- input, unless the code is of another version: another input is a conflict (-1). Then, under the claim: a mutation that goes on has
+-- looked at first, and decided by the claim, which names the token. Then, under the claim: a mutation that goes on has
 -- its token and version replaced, any other is written anew. A stale holder may have its row locked, in a transaction that is about
 -- to be committed: then nothing is claimed, and the request is in progress.
+--
+-- A person takes over whatever the token names. If that is a mutation of steps, it keeps its version and is held; if not,
+-- it is a claim like any other.
 --
 -- Answers as `claim` does, then with token, name, version, input, tries, held and steps (JSON) of the mutation if this
 -- holder has it, and with the token that could be taken over, or 0.
 CREATE PROCEDURE "{schema}"."{prefix}begin_steps"(
-    text, text, bytea, bytea, bigint, bigint, bigint, text, text, text, bytea, text, boolean, INOUT a0 bigint,
+    text, text, bytea, bytea, bigint, bigint, bigint, text, text, text, bytea, text, bigint, INOUT a0 bigint,
     INOUT a1 bytea, INOUT a2 bigint, INOUT a3 bytea, INOUT a4 bigint, INOUT a5 bigint, INOUT a6 bigint, INOUT a7 bigint,
     INOUT a8 bigint, INOUT a9 bytea, INOUT a10 boolean, INOUT a11 boolean, INOUT a12 bigint, INOUT a13 text,
     INOUT a14 text, INOUT a15 bytea, INOUT a16 bigint, INOUT a17 boolean, INOUT a18 text, INOUT a19 bigint
@@ -80,13 +119,12 @@ BEGIN
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
     END IF;
-    SELECT CASE WHEN NOT $13 AND r.fingerprint IS NULL AND w.version = $9 AND w.input <> $11 THEN -1 ELSE w.token END
-    INTO a19
+    SELECT w.token INTO a19
     FROM "{schema}"."{prefix}workflows" w JOIN "{schema}"."{prefix}records" r USING (scope, key, token)
-    WHERE w.scope = $1 AND w.key = $2 AND r.completed_at IS NULL AND NOT w.held AND w.name = $8
-      AND $10::jsonb ? w.version AND ($6 = -1 OR $6 = w.token);
-    a19 := coalesce(a19, 0);
-    IF a19 = -1 OR ($13 AND a19 = 0) THEN
+    WHERE w.scope = $1 AND w.key = $2 AND r.completed_at IS NULL AND ($6 = -1 OR $6 = w.token)
+      AND ($13 = 2 OR (NOT w.held AND w.name = $8 AND $10::jsonb ? w.version));
+    a19 := coalesce(a19, CASE $13 WHEN 2 THEN $6 ELSE 0 END);
+    IF $13 = 1 AND a19 = 0 THEN
         -- Perhaps it asks again, and has the claim already: then it is answered with it below.
         CALL "{schema}"."{prefix}load"($1, $2, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10);
         a11 := false;
@@ -102,7 +140,7 @@ BEGIN
         IF FOUND THEN
             goes_on := there.token = a5 OR (a5 IS NULL AND there.holder = $4);
         END IF;
-        IF ($13 AND goes_on IS NOT TRUE) OR (there IS NULL AND EXISTS (
+        IF ($13 = 1 AND goes_on IS NOT TRUE) OR (there IS NULL AND EXISTS (
             SELECT FROM "{schema}"."{prefix}workflows" WHERE scope = $1 AND key = $2))
         THEN
             ROLLBACK;
@@ -110,16 +148,19 @@ BEGIN
             a11 := false;
             RETURN;
         END IF;
-        IF goes_on IS TRUE THEN
-            UPDATE "{schema}"."{prefix}workflows"
-            SET token = a2, holder = $4, version = $9, tries = tries + $13::integer
+        IF goes_on IS TRUE AND $13 = 2 THEN
+            UPDATE "{schema}"."{prefix}workflows" SET token = a2, holder = $4, held = true
             WHERE scope = $1 AND key = $2;
-        ELSE
+        ELSIF goes_on IS TRUE THEN
+            UPDATE "{schema}"."{prefix}workflows"
+            SET token = a2, holder = $4, version = $9, tries = tries + $13
+            WHERE scope = $1 AND key = $2;
+        ELSIF $13 <> 2 THEN
             DELETE FROM "{schema}"."{prefix}steps" WHERE workflow = there.id;
             DELETE FROM "{schema}"."{prefix}workflows" WHERE scope = $1 AND key = $2;
             INSERT INTO "{schema}"."{prefix}workflows"
                 (scope, key, id, token, holder, name, version, input, tries, started_at)
-            VALUES ($1, $2, a2, a2, $4, $8, $9, $11, $13::integer, a0);
+            VALUES ($1, $2, a2, a2, $4, $8, $9, $11, $13, a0);
             INSERT INTO "{schema}"."{prefix}steps" (workflow, name, key, token, input, result, recorded_at)
             SELECT a2, step->>0, step->>1, a2, decode(step->>2, 'hex'), decode(step->>3, 'hex'), a0
             FROM jsonb_array_elements($12::jsonb) WITH ORDINALITY AS seeds(step, place) ORDER BY place;
@@ -162,7 +203,9 @@ BEGIN
         SELECT id, $4, $5, $3, $6, $7, now FROM held, instant
         WHERE EXISTS (SELECT FROM "{schema}"."{prefix}records"
                       WHERE scope = $1 AND key = $2 AND token = $3 AND completed_at IS NULL)
-        ON CONFLICT (workflow, name, key) DO UPDATE SET result = coalesce(s.result, EXCLUDED.result)
+        ON CONFLICT (workflow, name, key) DO UPDATE
+        SET token = CASE WHEN s.result IS NULL THEN EXCLUDED.token ELSE s.token END,
+            result = coalesce(s.result, EXCLUDED.result)
         RETURNING workflow)
     SELECT workflow INTO a0 FROM written;
 END
@@ -183,7 +226,7 @@ BEGIN
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
     END IF;
-    SELECT w.token, w.name, w.version, w.input, w.tries, w.held, (
+    SELECT w.token, w.name, w.version, w.input, w.tries, w.held AND r.completed_at IS NULL, (
         SELECT coalesce(jsonb_agg(jsonb_build_array(s.name, s.key, encode(s.input, 'hex'), encode(s.result, 'hex'))
                                   ORDER BY s.number), '[]')::text
         FROM "{schema}"."{prefix}steps" s WHERE s.workflow = w.id)

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Store, StoreError, Watch, report_unreadable,
+    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Purpose, Store, StoreError, Watch, report_unreadable,
 };
 
 mod borrowed;
@@ -485,6 +485,13 @@ impl From<PostgresStore> for DynStore {
 
 impl Store for PostgresStore {
     async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        if request.purpose == Purpose::Resolve {
+            match self.claim_to_resolve(&request).await {
+                // A role that has rights on the records alone, as it had before there were steps.
+                Err(error) if errors::is_no_privilege(&error) => {}
+                claimed => return claimed,
+            }
+        }
         self.claim_as(&request, Held::No, Tries::on(&self.pool)).await
     }
 

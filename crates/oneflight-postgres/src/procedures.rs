@@ -83,7 +83,7 @@ pub(super) const BEGIN_STEPS: Procedure = Procedure {
     name: "begin_steps",
     takes: &[
         "text", "text", "bytea", "bytea", "bigint", "bigint", "bigint", "text", "text", "text", "bytea", "text",
-        "boolean",
+        "bigint",
     ],
     answers: &[
         "bigint", "bytea", "bigint", "bytea", "bigint", "bigint", "bigint", "bigint", "bigint", "bytea", "boolean",

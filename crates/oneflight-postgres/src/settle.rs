@@ -61,11 +61,7 @@ impl PostgresStore {
                 let record = self.read_within(self.try_for(), &request.id).await?;
                 Ok(record.is_some_and(|it| it.holder == request.holder && it.result().is_some()))
             }
-            Of::Step(step) => {
-                let known = self.load_steps_within(self.try_for(), &step.request).await?;
-                let steps = known.map(|known| known.steps).unwrap_or_default();
-                Ok(steps.iter().any(|there| there.id == step.id && there.result.is_some()))
-            }
+            Of::Step(step) => self.is_step_recorded(self.try_for(), step).await,
         }
     }
 

@@ -68,7 +68,7 @@ impl Statements {
             Some(Isolation::Serializable) => ", ISOLATION LEVEL SERIALIZABLE",
         };
         let begin = format!("{LEAVE}; BEGIN READ WRITE{level}; {PLAIN}");
-        let workflows = names.of("workflows");
+        let goes_on = names.of("goes_on");
         Self {
             steps: StepStatements::new(names, &begin),
             begin,
@@ -86,9 +86,7 @@ impl Statements {
             in_doubt: format!(
                 "WITH {INSTANT} SELECT now, {RECORD}, scope, key FROM {records}, instant
                  WHERE completed_at IS NULL AND lease_expires_at <= now
-                   AND NOT EXISTS (SELECT FROM {workflows} w
-                                   WHERE w.scope = {records}.scope AND w.key = {records}.key
-                                     AND w.token = {records}.token AND NOT w.held)"
+                   AND NOT {goes_on}(scope, key, token)"
             ),
             // The transaction gets its number here, unless what was read is an answer.
             look: sql(format!(

@@ -6,6 +6,7 @@ use super::call::{Message, Value};
 use super::names::Names;
 use super::sql::INSTANT;
 use oneflight::identity::RequestIdentity;
+use oneflight::record::RecordedResult;
 use oneflight::store::{Standing, StepId};
 
 /// The statements on steps that are no calls.
@@ -13,7 +14,7 @@ use oneflight::store::{Standing, StepId};
 pub(super) struct StepStatements {
     unfinished: String,
     standing: String,
-    held: String,
+    records: String,
     workflows: String,
     steps: String,
     begin: String,
@@ -49,7 +50,9 @@ impl StepStatements {
                  written AS (
                     INSERT INTO {steps} AS s (workflow, name, key, token, input, result, recorded_at)
                     SELECT id, $4, $5, $3, $6, $7, now FROM held, instant, turn WHERE ours
-                    ON CONFLICT (workflow, name, key) DO UPDATE SET result = coalesce(s.result, EXCLUDED.result)
+                    ON CONFLICT (workflow, name, key) DO UPDATE
+                    SET token = CASE WHEN s.result IS NULL THEN EXCLUDED.token ELSE s.token END,
+                        result = coalesce(s.result, EXCLUDED.result)
                     RETURNING workflow)
                  SELECT ours, EXISTS (SELECT FROM written) FROM turn"
             )),
@@ -59,8 +62,8 @@ impl StepStatements {
                  FROM instant, {records} r JOIN {workflows} w USING (scope, key, token)
                  WHERE r.completed_at IS NULL AND r.lease_expires_at <= now"
             ),
-            standing: format!("AND {is_held} RETURNING token"),
-            held: is_held,
+            standing: format!("AND {is_held}"),
+            records,
             workflows,
             steps,
         }
@@ -95,36 +98,85 @@ impl StepStatements {
         ))
     }
 
-    /// Deletes a step that has no result, if this token holds the claim.
-    pub(super) fn forget(&self, id: &RequestIdentity, token: i64, step: &StepId) -> Message {
-        let Self {
-            held, workflows, steps, ..
-        } = self;
+    /// Whether a step is recorded under this token.
+    pub(super) fn is_recorded(&self, id: &RequestIdentity, token: i64, step: &StepId) -> Message {
+        let Self { workflows, steps, .. } = self;
         let (scope, key) = (Value::Text(id.scope()), Value::Text(id.key()));
         let (name, of) = (Value::Text(step.name()), Value::Text(step.key()));
         Message::outside(&format!(
-            "WITH held AS MATERIALIZED (
-                SELECT id FROM {workflows} w WHERE scope = {scope} AND key = {key} AND token = {token} AND {held}
-                FOR KEY SHARE),
-             forgotten AS (
-                DELETE FROM {steps} s USING held
-                WHERE s.workflow = held.id AND s.name = {name} AND s.key = {of} AND s.result IS NULL)
-             SELECT id FROM held"
+            "SELECT EXISTS (
+                SELECT FROM {workflows} w JOIN {steps} s ON s.workflow = w.id
+                WHERE w.scope = {scope} AND w.key = {key} AND s.name = {name} AND s.key = {of} AND s.token = {token}
+                  AND s.result IS NOT NULL)"
+        ))
+    }
+
+    /// Names the record of a claim whose lease is over, as `ended`. It is locked, so that nobody renews it meanwhile.
+    fn ended(&self, id: &RequestIdentity, token: i64) -> String {
+        let Self { records, .. } = self;
+        let (scope, key) = (Value::Text(id.scope()), Value::Text(id.key()));
+        format!(
+            "{INSTANT}, ended AS MATERIALIZED (
+                SELECT r.token FROM {records} r, instant
+                WHERE r.scope = {scope} AND r.key = {key} AND r.token = {token} AND r.completed_at IS NULL
+                  AND r.lease_expires_at <= now
+                FOR SHARE OF r)"
+        )
+    }
+
+    /// Writes down the answer of a step, or deletes one that has no result, if its mutation is held.
+    pub(super) fn settle(
+        &self,
+        id: &RequestIdentity,
+        token: i64,
+        step: &StepId,
+        answer: Option<&RecordedResult>,
+    ) -> Message {
+        let Self { workflows, steps, .. } = self;
+        let (scope, key) = (Value::Text(id.scope()), Value::Text(id.key()));
+        let (name, of) = (Value::Text(step.name()), Value::Text(step.key()));
+        let is_it = format!("s.workflow = held.id AND s.name = {name} AND s.key = {of}");
+        let settled = match answer {
+            Some(answer) => {
+                let answer = Value::Bytes(Some(answer.as_bytes()));
+                format!(
+                    "UPDATE {steps} s SET result = {answer}, token = {token}, recorded_at = now FROM held, instant
+                     WHERE {is_it}"
+                )
+            }
+            None => format!("DELETE FROM {steps} s USING held WHERE {is_it} AND s.result IS NULL"),
+        };
+        Message::outside(&format!(
+            "WITH {ended},
+             held AS MATERIALIZED (
+                SELECT w.id FROM {workflows} w, ended
+                WHERE w.scope = {scope} AND w.key = {key} AND w.token = ended.token AND w.held
+                FOR KEY SHARE OF w),
+             settled AS ({settled})
+             SELECT id FROM held",
+            ended = self.ended(id, token),
         ))
     }
 
     pub(super) fn set_standing(&self, id: &RequestIdentity, token: i64, standing: Standing) -> Message {
+        let Self {
+            standing: if_held,
+            workflows,
+            ..
+        } = self;
         let set = match standing {
             Standing::HandedBack => "tries = greatest(tries - 1, 0)",
-            Standing::Held => "held = true",
+            Standing::Held | Standing::GivenUp => "held = true",
             Standing::Resumed => "tries = 0, held = false",
         };
-        let Self {
-            standing, workflows, ..
-        } = self;
+        let (with, from) = match standing {
+            Standing::GivenUp => (format!("WITH {}", self.ended(id, token)), "FROM ended"),
+            Standing::HandedBack | Standing::Held | Standing::Resumed => (String::new(), ""),
+        };
         let (scope, key) = (Value::Text(id.scope()), Value::Text(id.key()));
         Message::outside(&format!(
-            "UPDATE {workflows} w SET {set} WHERE scope = {scope} AND key = {key} AND token = {token} {standing}"
+            "{with} UPDATE {workflows} w SET {set} {from}
+             WHERE w.scope = {scope} AND w.key = {key} AND w.token = {token} {if_held} RETURNING w.token"
         ))
     }
 }

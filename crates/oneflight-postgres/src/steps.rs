@@ -15,20 +15,19 @@ use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::call::Value;
+use super::errors::unavailable;
 use super::records::{self, column, fingerprint, millis, number, only, rows, takeover, unsigned};
 use super::retry::{Tries, tried};
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Denied, Standing, StartedBy, StepId, StepRecord, StepStore, StepsClaim, StoreError,
-    Takeover, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
+    ClaimOutcome, ClaimRequest, Denied, Standing, StartedBy, StepId, StepInTransaction, StepRecord, StepStore,
+    StepsClaim, StoreError, Takeover, UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
+    report_unreadable,
 };
 
 /// The longest first pause, so that it can be doubled often.
 const LONGEST_FIRST_PAUSE: Duration = Duration::from_millis(1 << 32);
-
-/// What stands for the token that could be taken over, where the inputs differ.
-const OTHER_INPUT: i64 = -1;
 
 /// A step as it goes to the server and comes from it: name, key, and the input's digest and the result in hexadecimal
 /// digits.
@@ -131,7 +130,7 @@ fn begun(row: &PgRow, request: &ClaimRequest, by: StartedBy) -> Result<ClaimOutc
     // What it was asked with in the end.
     let could_take_over: i64 = column(row, 19)?;
     let asked = request.clone().takeover(match could_take_over {
-        0 | OTHER_INPUT => Takeover::Never,
+        0 => Takeover::Never,
         token => Takeover::Of(FencingToken::new(unsigned(token)?)),
     });
     let attempt = column::<Option<i64>>(row, 4)?.and_then(|attempt| u32::try_from(attempt).ok());
@@ -144,9 +143,6 @@ fn begun(row: &PgRow, request: &ClaimRequest, by: StartedBy) -> Result<ClaimOutc
         (ClaimOutcome::Granted(claim), Some(workflow)) => ClaimOutcome::Granted(StepsClaim { claim, workflow }),
         // This very holder has claimed without steps.
         (ClaimOutcome::Granted(_), None) => untold(),
-        (ClaimOutcome::Denied(Denied::InDoubt { .. }), _) if could_take_over == OTHER_INPUT => {
-            ClaimOutcome::Denied(Denied::Conflict)
-        }
         // Another one was faster, and is over already: it is to be asked again.
         (ClaimOutcome::Denied(Denied::InDoubt { token, .. }), _)
             if could_take_over != 0 && number(token) != could_take_over && request.takeover == Takeover::Expired =>
@@ -186,7 +182,10 @@ impl StepStore for PostgresStore {
             Value::Text(&goes_on_with),
             Value::Bytes(Some(start.input.as_bytes())),
             Value::Text(&steps),
-            Value::Flag(start.by == StartedBy::Completer),
+            Value::Number(match start.by {
+                StartedBy::Caller => 0,
+                StartedBy::Completer => 1,
+            }),
         ];
         let answered = tried(Tries::on(&self.pool), || {
             let begin = self.message(&self.statements.begin_steps, &values);
@@ -210,12 +209,18 @@ impl StepStore for PostgresStore {
         records::changed(&rows, token)
     }
 
-    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
-        let forgotten = tried(Tries::on(&self.pool), || {
-            let forget = self.statements.steps.forget(id, number(token), step);
-            self.ask_within(self.patience, forget)
+    async fn settle_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: &StepId,
+        answer: Option<RecordedResult>,
+    ) -> Result<(), StoreError> {
+        let settled = tried(Tries::on(&self.pool), || {
+            let settle = self.statements.steps.settle(id, number(token), step, answer.as_ref());
+            self.ask_within(self.patience, settle)
         });
-        match forgotten.await?.is_empty() {
+        match settled.await?.is_empty() {
             true => Err(StoreError::Outdated { token }),
             false => Ok(()),
         }
@@ -229,14 +234,31 @@ impl StepStore for PostgresStore {
         let kinds = query.kinds.as_ref().map(json).transpose()?;
         let first = millis(query.first_pause.min(LONGEST_FIRST_PAUSE));
         let (longest, limit) = (millis(query.longest_pause), rows(query.limit));
-        let listed_rows = tried(Tries::on(&self.pool), || {
-            let list = self
-                .statements
-                .steps
-                .unfinished(kinds.as_deref(), first, longest, limit);
-            self.ask(self.patience, list)
-        });
-        listed_rows.await?.iter().map(listed).collect()
+        // As many more as cannot be read: they must not take the places of others.
+        let mut unreadable = 0;
+        loop {
+            let most = limit.saturating_add(unreadable);
+            let listed_rows = tried(Tries::on(&self.pool), || {
+                let list = self.statements.steps.unfinished(kinds.as_deref(), first, longest, most);
+                self.ask(self.patience, list)
+            });
+            let listed_rows = listed_rows.await?;
+            let found: Vec<_> = listed_rows.iter().map(|row| (row, listed(row))).collect();
+            let failed = rows(found.iter().filter(|(_, found)| found.is_err()).count());
+            if failed > unreadable && rows(listed_rows.len()) >= most {
+                unreadable = failed;
+                continue;
+            }
+            let readable = found.into_iter().filter_map(|(row, found)| {
+                found
+                    .map_err(|error| {
+                        let token = column::<i64>(row, 0).unwrap_or_default();
+                        report_unreadable(FencingToken::new(token.cast_unsigned()), &error);
+                    })
+                    .ok()
+            });
+            return Ok(readable.take(query.limit).collect());
+        }
     }
 
     async fn set_standing(
@@ -257,6 +279,32 @@ impl StepStore for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Claims for a person who is about to settle the request, with its steps if it has any.
+    pub(super) async fn claim_to_resolve(&self, request: &ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        let fingerprint = request.id.fingerprint();
+        let (asked, limit) = (Instant::now(), self.limit(request));
+        let values = [
+            Value::Text(request.id.scope()),
+            Value::Text(request.id.key()),
+            Value::Bytes(fingerprint.as_ref().map(|it| &it.as_bytes()[..])),
+            Value::Bytes(Some(&request.holder.as_bytes()[..])),
+            Value::Number(millis(request.lease)),
+            Value::Number(takeover(request.takeover)),
+            Value::Number(self.names.keys(&request.id).claim),
+            Value::Text(""),
+            Value::Text(""),
+            Value::Text("[]"),
+            Value::Bytes(Some(&[])),
+            Value::Text("[]"),
+            Value::Number(2),
+        ];
+        let answered = tried(Tries::on(&self.pool), || {
+            let begin = self.message(&self.statements.begin_steps, &values);
+            self.ask(limit.saturating_sub(asked.elapsed()), begin)
+        });
+        records::claimed(only(&answered.await?)?, request)
+    }
+
     pub(super) async fn load_steps_within(
         &self,
         limit: Duration,
@@ -265,5 +313,15 @@ impl PostgresStore {
         let values = [Value::Text(id.scope()), Value::Text(id.key())];
         let rows = self.call_as_holder(limit, &self.statements.load_steps, &values).await?;
         known(only(&rows)?, 0)
+    }
+
+    /// Returns whether a step was recorded under the token of this attempt, in the transaction that is over by now.
+    pub(super) async fn is_step_recorded(&self, limit: Duration, step: &StepInTransaction) -> Result<bool, StoreError> {
+        let look = self
+            .statements
+            .steps
+            .is_recorded(&step.request, number(step.token), &step.id);
+        let rows = self.ask_within(limit, look).await.map_err(unavailable)?;
+        column(only(&rows)?, 0)
     }
 }

@@ -37,10 +37,11 @@ pub(super) enum Change {
         token: FencingToken,
         step: StepRecord,
     },
-    ForgetStep {
+    SettleStep {
         id: RequestIdentity,
         token: FencingToken,
         step: StepId,
+        answer: Option<RecordedResult>,
     },
     SetStanding {
         id: RequestIdentity,
@@ -59,9 +60,8 @@ impl Change {
             | Self::EndLease { .. }
             | Self::Complete { .. }
             | Self::Release { .. }
-            | Self::RecordStep { .. }
-            | Self::ForgetStep { .. }
             | Self::SetStanding { .. } => Rank::Lease,
+            Self::RecordStep { .. } | Self::SettleStep { .. } => Rank::Step,
             Self::Purge { .. } => Rank::Business,
         }
     }
@@ -79,7 +79,12 @@ impl Change {
             } => records::complete(id, *token, result, *retention),
             Self::Release { id, token } => records::release(id, *token),
             Self::RecordStep { id, token, step } => steps::record(id, *token, step),
-            Self::ForgetStep { id, token, step } => steps::forget(id, *token, step),
+            Self::SettleStep {
+                id,
+                token,
+                step,
+                answer,
+            } => steps::settle(id, *token, step, answer.as_ref()),
             Self::SetStanding { id, token, standing } => steps::set_standing(id, *token, *standing),
             Self::Purge { limit } => records::purge(*limit),
         };

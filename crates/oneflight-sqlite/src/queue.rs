@@ -1,15 +1,18 @@
 //! The order in which the writers of one process write.
 //!
 //! ```text
-//! business ──one at a time──▶ door ──▶ gate ──nobody of rank Lease waits──▶ turn
-//!                                       ▲ └──────────else, goes behind them─┐
-//!                                       └───────────────────────────────────┘
-//! lease ───────────────────────────────▶ gate ─────────────────────────────▶ turn
+//! business ──one at a time──▶ its door ──▶ gate ──nobody of rank Lease waits──▶ turn
+//! steps ─────one at a time──▶ its door ──▶  ▲ └──────────else, goes behind them─┐
+//!                                           └───────────────────────────────────┘
+//! lease ──────────────────────────────────▶ gate ─────────────────────────────▶ turn
 //! ```
 //!
-//! Door and gate are fair, so each rank is served in the order in which it came. Of business, only the head of the line
+//! Doors and gate are fair, so each rank is served in the order in which it came. Of business, only the head of the line
 //! is at the gate. So what concerns a lease waits for one turn, the one that is being taken, however many are in line.
 //! It must: a holder that is alive must not lose its claim to a queue.
+//!
+//! What is recorded of steps has a line of its own. The heads of both lines meet at the gate, so they take turns: neither
+//! a crowd of claims nor a crowd of steps keeps the other one waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +24,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 pub(super) enum Rank {
     /// What prolongs or ends a claim that is held: goes first.
     Lease,
+    /// What is recorded of a step: alternates with business.
+    Step,
     /// Everything else.
     Business,
 }
@@ -29,6 +34,7 @@ pub(super) enum Rank {
 #[derive(Default)]
 pub(super) struct Queue {
     door: Mutex<()>,
+    steps_door: Mutex<()>,
     gate: Arc<Mutex<()>>,
     /// How many of rank [`Lease`](Rank::Lease) wait.
     urgent: AtomicUsize,
@@ -46,12 +52,16 @@ impl Drop for Urgent<'_> {
 impl Queue {
     /// Waits for a turn, which lasts until the returned guard is dropped.
     pub(super) async fn enter(&self, rank: Rank) -> OwnedMutexGuard<()> {
-        if rank == Rank::Lease {
-            self.urgent.fetch_add(1, Ordering::SeqCst);
-            let _waiting = Urgent(&self.urgent);
-            return Arc::clone(&self.gate).lock_owned().await;
-        }
-        let _head = self.door.lock().await;
+        let door = match rank {
+            Rank::Lease => {
+                self.urgent.fetch_add(1, Ordering::SeqCst);
+                let _waiting = Urgent(&self.urgent);
+                return Arc::clone(&self.gate).lock_owned().await;
+            }
+            Rank::Step => &self.steps_door,
+            Rank::Business => &self.door,
+        };
+        let _head = door.lock().await;
         loop {
             let turn = Arc::clone(&self.gate).lock_owned().await;
             if self.urgent.load(Ordering::SeqCst) == 0 {

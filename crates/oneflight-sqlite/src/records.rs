@@ -14,7 +14,7 @@ use super::ending::{Commits, End};
 use super::file::{DatabaseFile, Databases, databases};
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, StoreError, decide};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Purpose, StoreError, decide};
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -205,17 +205,51 @@ pub(super) async fn claim(
     file: &DatabaseFile,
 ) -> Result<(End, ClaimOutcome), StoreError> {
     let (record, databases) = select_within(connection, &request.id, file).await?;
+    let before = record.as_ref().map(|record| record.token);
     match decide(record, request) {
         Decision::Unchanged(outcome) => Ok((End::RollBack, outcome)),
         Decision::Grant { .. } if claims == Claims::InTransaction(Commits::AtOnce) && databases.has_attached() => {
             Err(attached())
         }
         Decision::Grant { attempt, took_over } => {
+            // What goes on to stand beside the record, if it is a mutation of steps.
+            let along = before.filter(|_| request.purpose == Purpose::Resolve);
+            if let Some(before) = along {
+                let apart = set_apart(connection, &request.id, before);
+                apart.await.map_err(unavailable)?;
+            }
             let token = grant(connection, request, attempt, claims).await.map_err(unavailable)?;
+            if let Some(before) = along {
+                let along = take_along(connection, &request.id, before, token);
+                along.await.map_err(unavailable)?;
+            }
             let claim = Claim::new(request.id.clone(), token, attempt, took_over);
             Ok((End::Commit, ClaimOutcome::Granted(claim)))
         }
     }
+}
+
+/// Sets apart what stands beside a record that is about to be replaced, so that it is not deleted with it.
+async fn set_apart(connection: &mut SqliteConnection, id: &RequestIdentity, token: FencingToken) -> sqlx::Result<()> {
+    let apart =
+        sqlx::query("UPDATE main.oneflight_workflows SET token = -token WHERE scope = ?1 AND key = ?2 AND token = ?3");
+    let apart = apart.bind(id.scope()).bind(id.key()).bind(number(token));
+    apart.execute(connection).await.map(drop)
+}
+
+/// Has what was [set apart](set_apart) stand beside the record under its new token, held.
+async fn take_along(
+    connection: &mut SqliteConnection,
+    id: &RequestIdentity,
+    before: FencingToken,
+    token: FencingToken,
+) -> sqlx::Result<()> {
+    let along = sqlx::query(
+        "UPDATE main.oneflight_workflows SET token = ?4, held = 1 WHERE scope = ?1 AND key = ?2 AND token = -?3",
+    );
+    let along = along.bind(id.scope()).bind(id.key());
+    let along = along.bind(number(before)).bind(number(token));
+    along.execute(connection).await.map(drop)
 }
 
 macro_rules! grant {

@@ -6,13 +6,14 @@ use std::time::Instant;
 use super::change::Change;
 use super::ending::Ended;
 use super::queue::Rank;
+use super::records;
 use super::steps;
 use super::store::SqliteStore;
 use oneflight::identity::RequestIdentity;
-use oneflight::record::FencingToken;
+use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
     ClaimOutcome, ClaimRequest, Denied, Standing, StepId, StepRecord, StepStore, StepsClaim, StoreError,
-    UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart,
+    UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart, report_unreadable,
 };
 
 impl StepStore for SqliteStore {
@@ -50,9 +51,20 @@ impl StepStore for SqliteStore {
         }
     }
 
-    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
-        let (id, step) = (id.clone(), step.clone());
-        match self.writer.change(Change::ForgetStep { id, token, step }).await? {
+    async fn settle_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: &StepId,
+        answer: Option<RecordedResult>,
+    ) -> Result<(), StoreError> {
+        let change = Change::SettleStep {
+            id: id.clone(),
+            token,
+            step: step.clone(),
+            answer,
+        };
+        match self.writer.change(change).await? {
             0 => Err(StoreError::Outdated { token }),
             _ => Ok(()),
         }
@@ -66,9 +78,27 @@ impl StepStore for SqliteStore {
     async fn unfinished_steps(&self, query: UnfinishedQuery) -> Result<Vec<UnfinishedSteps>, StoreError> {
         let kinds = query.kinds.as_ref().map(serde_json::to_string).transpose();
         let kinds = kinds.map_err(StoreError::unavailable)?;
-        let rows = self.fetch(None, || steps::unfinished(&query, kinds.clone())).await?;
-        let listed: Result<Vec<_>, _> = rows.iter().map(steps::listed).collect();
-        Ok(listed?.into_iter().flatten().collect())
+        // As many more as cannot be read: they must not take the places of others.
+        let (limit, mut unreadable) = (query.limit, 0);
+        let mut query = query;
+        loop {
+            query.limit = limit.saturating_add(unreadable);
+            let rows = self.fetch(None, || steps::unfinished(&query, kinds.clone())).await?;
+            let found: Vec<_> = rows.iter().map(|row| (row, steps::listed(row))).collect();
+            let failed = found.iter().filter(|(_, found)| found.is_err()).count();
+            if failed > unreadable && rows.len() >= query.limit {
+                unreadable = failed;
+                continue;
+            }
+            let readable = found.into_iter().filter_map(|(row, found)| {
+                found.unwrap_or_else(|error| {
+                    let token = records::column::<i64>(row, 0).unwrap_or_default();
+                    report_unreadable(FencingToken::new(token.cast_unsigned()), &error);
+                    None
+                })
+            });
+            return Ok(readable.take(limit).collect());
+        }
     }
 
     async fn set_standing(

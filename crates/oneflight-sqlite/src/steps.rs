@@ -26,7 +26,7 @@ macro_rules! known {
     ($before:literal, $after:literal) => {
         concat!(
             $before,
-            "SELECT w.id, w.token, w.name, w.version, w.input, w.tries, w.held,
+            "SELECT w.id, w.token, w.name, w.version, w.input, w.tries, w.held AND w.open,
                     s.name, s.key, s.input, s.result, main_file, attached
              FROM ",
             databases!(),
@@ -47,19 +47,46 @@ macro_rules! record {
              SELECT w.id, ?4, ?5, ?3, ?6, ?7, CAST(unixepoch('subsec') * 1000 AS INTEGER)
              FROM main.oneflight_workflows w JOIN main.oneflight_records r ON r.token = w.token
              WHERE w.scope = ?1 AND w.key = ?2 AND w.token = ?3 AND r.state = 'in_progress'
-             ON CONFLICT (workflow, name, key) DO UPDATE SET result = coalesce(result, excluded.result)",
+             ON CONFLICT (workflow, name, key) DO UPDATE
+             SET token = CASE WHEN result IS NULL THEN excluded.token ELSE token END,
+                 result = coalesce(result, excluded.result)",
             $after
         )
     };
 }
 
+/// Whether the lease of a record `r` is over.
+macro_rules! is_over {
+    () => {
+        " AND r.lease_expires_at <= CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+    };
+}
+
 macro_rules! set_standing {
-    ($set:literal) => {
+    ($set:expr, $if:expr) => {
         concat!(
             "UPDATE main.oneflight_workflows SET ",
             $set,
             " WHERE scope = ?1 AND key = ?2 AND token = ?3
-                AND EXISTS (SELECT 1 FROM main.oneflight_records r WHERE r.token = ?3 AND r.state = 'in_progress')"
+                AND EXISTS (SELECT 1 FROM main.oneflight_records r WHERE r.token = ?3 AND r.state = 'in_progress'",
+            $if,
+            ")"
+        )
+    };
+}
+
+/// Changes a step of a mutation that is held and whose lease is over. The first statement tells whether it is.
+macro_rules! settle {
+    ($change:literal) => {
+        concat!(
+            set_standing!("held = held", concat!(" AND oneflight_workflows.held = 1", is_over!())),
+            "; ",
+            $change,
+            " AND name = ?4 AND key = ?5 AND workflow IN (
+                SELECT w.id FROM main.oneflight_workflows w JOIN main.oneflight_records r ON r.token = w.token
+                WHERE w.scope = ?1 AND w.key = ?2 AND w.token = ?3 AND w.held = 1 AND r.state = 'in_progress'",
+            is_over!(),
+            ")"
         )
     };
 }
@@ -85,27 +112,35 @@ fn bind_step<'q>(
         .bind(step.result.as_ref().map(RecordedResult::as_bytes))
 }
 
-/// Deletes a step that has no result. The first statement tells whether the token holds the claim.
-pub(super) fn forget<'q>(id: &'q RequestIdentity, token: FencingToken, step: &'q StepId) -> Statement<'q> {
-    sqlx::query(concat!(
-        set_standing!("held = held"),
-        "; DELETE FROM main.oneflight_steps WHERE name = ?4 AND key = ?5 AND result IS NULL AND workflow IN (
-            SELECT w.id FROM main.oneflight_workflows w JOIN main.oneflight_records r ON r.token = w.token
-            WHERE w.scope = ?1 AND w.key = ?2 AND w.token = ?3 AND r.state = 'in_progress')"
-    ))
-    .bind(id.scope())
-    .bind(id.key())
-    .bind(number(token))
-    .bind(step.name())
-    .bind(step.key())
+/// Writes down the answer of a step, or deletes one that has no result.
+pub(super) fn settle<'q>(
+    id: &'q RequestIdentity,
+    token: FencingToken,
+    step: &'q StepId,
+    answer: Option<&'q RecordedResult>,
+) -> Statement<'q> {
+    let settle = match answer {
+        Some(_) => settle!(
+            "UPDATE main.oneflight_steps
+             SET result = ?6, token = ?3, recorded_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) WHERE true"
+        ),
+        None => settle!("DELETE FROM main.oneflight_steps WHERE result IS NULL"),
+    };
+    let settle = sqlx::query(settle).bind(id.scope()).bind(id.key()).bind(number(token));
+    let settle = settle.bind(step.name()).bind(step.key());
+    match answer {
+        Some(answer) => settle.bind(answer.as_bytes()),
+        None => settle,
+    }
 }
 
 /// Sets what becomes of a mutation.
 pub(super) fn set_standing(id: &RequestIdentity, token: FencingToken, standing: Standing) -> Statement<'_> {
     sqlx::query(match standing {
-        Standing::HandedBack => set_standing!("tries = max(tries - 1, 0)"),
-        Standing::Held => set_standing!("held = 1"),
-        Standing::Resumed => set_standing!("tries = 0, held = 0"),
+        Standing::HandedBack => set_standing!("tries = max(tries - 1, 0)", ""),
+        Standing::Held => set_standing!("held = 1", ""),
+        Standing::GivenUp => set_standing!("held = 1", is_over!()),
+        Standing::Resumed => set_standing!("tries = 0, held = 0", ""),
     })
     .bind(id.scope())
     .bind(id.key())

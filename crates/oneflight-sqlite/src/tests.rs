@@ -181,3 +181,36 @@ async fn what_concerns_a_lease_goes_before_the_whole_line() {
         waiting.await.unwrap().connection.give_back();
     }
 }
+
+#[tokio::test]
+async fn steps_and_business_take_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("steps.db")).await.unwrap();
+    for (many, one) in [(Rank::Step, Rank::Business), (Rank::Business, Rank::Step)] {
+        let held = store.writer.turn(Rank::Lease, None).await.unwrap();
+        let mut crowd: Vec<_> = (0..10).map(|_| Box::pin(store.writer.turn(many, None))).collect();
+        for turn in &mut crowd {
+            assert!(futures::poll!(turn).is_pending());
+        }
+        let mut waits = Box::pin(store.writer.turn(one, None));
+        assert!(futures::poll!(&mut waits).is_pending());
+        let mut turn = held;
+        turn.connection.give_back();
+        drop(turn);
+        // The head of the other line was at the gate first.
+        let mut first = crowd.remove(0).await.unwrap();
+        assert!(futures::poll!(&mut waits).is_pending());
+        for later in &mut crowd {
+            assert!(futures::poll!(later).is_pending());
+        }
+        first.connection.give_back();
+        drop(first);
+        for later in &mut crowd {
+            assert!(futures::poll!(later).is_pending(), "the crowd goes first");
+        }
+        waits.await.unwrap().connection.give_back();
+        for turn in crowd {
+            turn.await.unwrap().connection.give_back();
+        }
+    }
+}

@@ -19,7 +19,7 @@ use super::end::{Ending, give_up, let_go, record};
 use super::lease::Lease;
 use super::standing::View;
 use crate::idempotency::error::Error;
-use crate::record::RecordedResult;
+use crate::record::{FencingToken, RecordedResult};
 use crate::store::{Claim, Store};
 use crate::telemetry;
 
@@ -45,6 +45,11 @@ impl<S: Store> Held<S> {
     /// Returns the number of this attempt at the request, from 1.
     pub(in crate::idempotency) fn attempt(&self) -> u32 {
         self.claim.attempt()
+    }
+
+    /// Returns the token of the claim.
+    pub(in crate::idempotency) fn token(&self) -> FencingToken {
+        self.claim.token()
     }
 
     /// Returns what the work may know of the lease.

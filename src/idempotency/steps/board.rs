@@ -32,8 +32,10 @@ struct Known {
     used: HashMap<StepId, Use>,
     /// Those that failed, or were dropped, and did not succeed since.
     open: BTreeMap<StepId, Source>,
-    /// Of all results that are recorded.
+    /// Of the input, and of all results that are recorded or about to be.
     bytes: usize,
+    /// The attempt is at its end since a step was done and its answer is lost.
+    is_lost: bool,
     /// Why the attempt is at its end, whatever the work makes of it.
     over: Option<StepError>,
 }
@@ -74,14 +76,15 @@ enum Leaves {
 }
 
 impl Board {
-    pub(super) fn new(steps: Vec<StepRecord>, counts: StepCounts) -> Self {
-        let bytes = steps.iter().map(size).sum();
+    pub(super) fn new(steps: Vec<StepRecord>, input: &RecordedResult, counts: StepCounts) -> Self {
+        let bytes = steps.iter().map(size).sum::<usize>() + input.as_bytes().len();
         let recorded = steps.into_iter().map(|step| (step.id.clone(), step)).collect();
         let known = Mutex::new(Known {
             recorded,
             used: HashMap::new(),
             open: BTreeMap::new(),
             bytes,
+            is_lost: false,
             over: None,
         });
         Self { known, counts }
@@ -127,9 +130,38 @@ impl Board {
         self.known.lock().ends(error)
     }
 
-    /// How many bytes of results are recorded.
-    pub(super) fn bytes(&self) -> usize {
-        self.known.lock().bytes
+    /// The same for a step that was done and whose answer is lost: no attempt gets past it.
+    pub(super) fn ends_lost(&self, error: StepError) -> StepError {
+        let mut known = self.known.lock();
+        known.is_lost |= known.over.is_none();
+        known.ends(error)
+    }
+
+    /// Returns whether the attempt is at its end since the answer of a step is lost.
+    pub(super) fn is_lost(&self) -> bool {
+        self.known.lock().is_lost
+    }
+
+    /// Returns how many bytes there is room for.
+    pub(super) fn left(&self, most: usize) -> usize {
+        most.saturating_sub(self.known.lock().bytes)
+    }
+
+    /// Takes the room for so many bytes. If there is less, this is how much there is.
+    pub(super) fn reserve(&self, bytes: usize, most: usize) -> Result<(), usize> {
+        let mut known = self.known.lock();
+        let left = most.saturating_sub(known.bytes);
+        if bytes > left {
+            return Err(left);
+        }
+        known.bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives back what was taken for a result that was not recorded.
+    pub(super) fn give_back(&self, bytes: usize) {
+        let mut known = self.known.lock();
+        known.bytes = known.bytes.saturating_sub(bytes);
     }
 
     /// The work is over: no step is begun any more. Returns why what it came to does not count, if it does not.
@@ -193,6 +225,12 @@ impl Known {
         if let Some((step, _)) = runs.min_by_key(|(id, _)| *id) {
             return Err(StepError::Unawaited { step: step.clone() });
         }
+        // One that must not be run again and has not told, whether the code still knows it or not.
+        let in_doubt = self.recorded.values().filter(|step| step.result.is_none());
+        if let Some(step) = in_doubt.map(|step| &step.id).min() {
+            let (step, source) = (step.clone(), None);
+            return Err(StepError::InDoubt { step, source });
+        }
         let is_left = |id: &&StepId| !self.used.contains_key(id) && !retired.iter().any(|name| name == id.name());
         match self.recorded.keys().filter(is_left).min() {
             Some(step) => Err(StepError::Unknown { step: step.clone() }),
@@ -212,23 +250,21 @@ impl Running<'_> {
         self.leaves = Leaves::Doubt;
     }
 
-    /// From now on it may be recorded, also if this is dropped, with so many bytes.
-    pub(super) fn may_be_recorded(&mut self, bytes: usize) {
-        self.board.known.lock().bytes += bytes;
+    /// From now on it may be recorded, also if this is dropped.
+    pub(super) fn may_be_recorded(&mut self) {
         if let Leaves::Nothing = self.leaves {
             self.leaves = Leaves::Record;
         }
     }
 
-    /// It is recorded, with so many bytes that were not counted so far.
-    pub(super) fn recorded(mut self, bytes: usize) {
+    /// It is recorded.
+    pub(super) fn recorded(mut self) {
         self.leaves = Leaves::Over;
         self.is_run = false;
         self.board.counts.executed();
         let mut known = self.board.known.lock();
         known.used.insert(self.id.clone(), Use::Settled);
         known.open.remove(&self.id);
-        known.bytes += bytes;
     }
 
     /// It failed, and may be asked for again.

@@ -48,7 +48,11 @@ impl<S: StepStore> Store for Claims<S> {
         };
         let begun = self.store.begin_steps(request, self.start.clone()).await?;
         Ok(begun.map(|begun| {
-            *self.granted.lock() = Some(begun.workflow);
+            let mut granted = self.granted.lock();
+            // A question whose answer was not waited for may be answered late, with an older claim.
+            if granted.as_ref().is_none_or(|known| known.token < begun.workflow.token) {
+                *granted = Some(begun.workflow);
+            }
             begun.claim
         }))
     }

@@ -5,7 +5,7 @@
 //!    │                        └─ no: stopped
 //!    ├──work stops, or panics──▶ lease ends when it has settled ──▶ unfinished: anyone may go on
 //!    │                             ├─ the completer stops: that was no try
-//!    │                             └─ a step is in doubt: held
+//!    │                             └─ a step is in doubt, or its answer is lost: held
 //!    └──process dies──▶ lease runs out ──▶ unfinished
 //! ```
 
@@ -71,9 +71,9 @@ where
         Ok(Acquired::Settled(settled)) => return Ok(settled.shared_as(&*codec)),
         Err(error) => return Err(explained(&shared, &asked, error).await),
     };
-    let Some(granted) = over.store.granted() else {
+    let Some(granted) = over.store.granted().filter(|granted| granted.token == held.token()) else {
         held.release().await;
-        let what = "a mutation of steps was granted without them";
+        let what = "a mutation of steps was granted without them, or with those of another claim";
         return Err(Error::store(&id, StoreError::Corrupt { what }, Effect::Nothing));
     };
     let attempt = held.attempt();
@@ -85,8 +85,8 @@ where
         context: Context::new(id.clone(), attempt, Some(held.view())),
         token,
         workflow,
+        board: Board::new(granted.steps, &granted.input, counts.clone()),
         input: granted.input,
-        board: Board::new(granted.steps, counts.clone()),
         stop,
     });
     progress.work();
@@ -122,6 +122,8 @@ where
             let standing = match stopped {
                 StepError::Stopping => Some(Standing::HandedBack),
                 StepError::InDoubt { .. } => Some(Standing::Held),
+                // Every attempt would end there.
+                StepError::TooLarge { .. } | StepError::Codec { .. } if inner.board.is_lost() => Some(Standing::Held),
                 _ => None,
             };
             if let Some(standing) = standing {
@@ -164,7 +166,7 @@ async fn stand<S: StepStore>(
     loop {
         let set = async { shared.store.set_standing(id, token, standing).await };
         match answer_within(shared.answer_patience(), set).await {
-            Err(error) if standing == Standing::Held && may_pass(&error) && Instant::now() < until => {
+            Err(error) if may_pass(&error) && Instant::now() < until => {
                 pause(jittered(RETRY_PAUSE)).await;
             }
             set => return set,
@@ -180,8 +182,8 @@ async fn explained<S: StepStore>(shared: &Shared<S>, asked: &WorkflowStart, erro
     let loaded = async { shared.store.load_steps(error.identity()).await };
     match answer_within(shared.answer_patience(), loaded).await {
         Ok(Some(known)) if !known.held && !asked.goes_on_with(&known.name, &known.version) => {
-            let (name, version) = (known.name, known.version);
-            ErrorKind::Stopped(StepError::OtherWorkflow { name, version }).of(error.identity())
+            let (name, version, asked) = (known.name, known.version, asked.name.clone());
+            ErrorKind::Stopped(StepError::OtherWorkflow { name, version, asked }).of(error.identity())
         }
         Ok(_) | Err(_) => error,
     }

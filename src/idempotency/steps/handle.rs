@@ -181,13 +181,13 @@ impl<S: StepStore, C> Steps<S, C> {
             }
         };
         let (result, failed) = inner.prepare(&step.id, &value, Verdict::Performed).of_done();
-        running.may_be_recorded(result.as_bytes().len());
+        running.may_be_recorded();
         inner.record(&step, Some(result.clone())).await?;
-        running.recorded(0);
+        running.recorded();
         match failed {
             Some(source) => {
                 let step = Some(step.id);
-                Err(inner.over(StepError::Codec { step, source }))
+                Err(inner.over_lost(StepError::Codec { step, source }))
             }
             // Where it is too large, this says so.
             None => match result.decode() {
@@ -223,6 +223,10 @@ impl<S: StepStore, C> Steps<S, C> {
 
     /// Runs a step as [`run`](Self::run) does, and records an error as well: its text, and those of its causes.
     ///
+    /// The text is in the store from then on, and in the hands of the work, with whatever the errors say of hosts, keys or
+    /// payloads. It is not meant for clients: do not reply with it. Where that matters, return a value of your own from
+    /// [`run`](Self::run) instead.
+    ///
     /// The error is the step's answer then. The next attempt gets the same one, and does not run the step again. So the
     /// work may go on behind it, with a step that undoes what can be undone for example. What the step did is not known
     /// better for that: a call that timed out may have landed, so what undoes it has to find that out.
@@ -243,10 +247,10 @@ impl<S: StepStore, C> Steps<S, C> {
     ///             let charge = steps.context().downstream_key("charge");
     ///             steps.run("void", |_| void(charge)).await?;
     ///         }
-    ///         Ok(charged)
+    ///         Ok(charged.map_err(|_| "not charged".to_owned()))
     ///     })
     ///     .await?;
-    /// assert_eq!(*reply, Err("timed out".to_owned()));
+    /// assert_eq!(*reply, Err("not charged".to_owned()));
     /// # Ok(()) }
     /// ```
     ///
@@ -281,7 +285,8 @@ impl<S: StepStore, C> Steps<S, C> {
 
     /// Returns the input that the mutation was started with, as it is recorded.
     ///
-    /// A call has its own. A completer's handler gets this one.
+    /// A completer's handler gets this one. A call has its own, which is the same if the identity's fingerprint tells
+    /// payloads apart; without a fingerprint, use this one.
     ///
     /// # Errors
     ///
@@ -331,17 +336,30 @@ impl<S: StepStore, C> Inner<S, C> {
         Stopped(self.board.ends(error))
     }
 
-    /// Encodes what a step answered, within the limits.
+    /// The same for a step that was done and whose answer is lost.
+    fn over_lost(&self, error: StepError) -> Stopped {
+        Stopped(self.board.ends_lost(error))
+    }
+
+    /// Encodes what a step answered, within the limits, and takes the room for it.
     pub(super) fn prepare<T>(&self, step: &StepId, value: &T, verdict: Verdict) -> Prepared
     where
         C: Codec<T>,
     {
-        let left = self.workflow.max_bytes.saturating_sub(self.board.bytes());
+        let left = self.board.left(self.workflow.max_bytes);
         let sizes = Sizes {
             most: self.shared.sizes.most.min(left),
             ..self.shared.sizes
         };
-        let prepared = prepare(&*self.codec, value, verdict, sizes);
+        let mut prepared = prepare(&*self.codec, value, verdict, sizes);
+        if let Prepared::Kept(result) = &prepared {
+            let size = result.as_bytes().len();
+            // Steps that run beside it may have taken the room meanwhile.
+            if let Err(limit) = self.board.reserve(size, self.workflow.max_bytes) {
+                let size = size as u64;
+                prepared = Prepared::TooLarge { size, limit };
+            }
+        }
         if let Prepared::TooLarge { size, limit } = prepared {
             telemetry::step_too_large(self.context.id(), step, size, limit);
         }
@@ -356,11 +374,17 @@ impl<S: StepStore, C> Inner<S, C> {
         if let Ok(Decoded::TooLarge { size, limit }) = result.decode() {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             let step = step.clone();
-            return Err(self.over(StepError::TooLarge { step, size, limit }));
+            return Err(self.over_lost(StepError::TooLarge { step, size, limit }));
         }
         value(&*self.codec, result).map_err(|source| {
+            let is_lost = matches!(source, CodecError::NotRecorded);
             let step = Some(step.clone());
-            self.over(StepError::Codec { step, source })
+            let error = StepError::Codec { step, source };
+            match is_lost {
+                true => self.over_lost(error),
+                // Other code may be able to read it.
+                false => self.over(error),
+            }
         })
     }
 

@@ -8,7 +8,7 @@ use crate::idempotency::codec::{Codec, Format, Prepared, prepare};
 use crate::idempotency::error::{Effect, Error, ErrorKind};
 use crate::idempotency::run::Idempotency;
 use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, Verdict};
+use crate::record::{Decoded, RecordedResult, Verdict};
 use crate::store::{
     ClaimOutcome, ClaimRequest, Standing, StartedBy, StepId, StepRecord, StepStore, StoreError, UnfinishedQuery,
     UnfinishedSteps, WorkflowRecord, WorkflowStart,
@@ -25,6 +25,13 @@ pub enum Forked {
     },
     /// There is no such mutation, or it has no step of that name.
     Absent,
+    /// The mutation is not at its end, and nothing was begun: somebody goes on with it, or may.
+    Unfinished,
+}
+
+/// Whether a step was done, and its answer is lost.
+fn has_no_value(result: &RecordedResult) -> bool {
+    matches!(result.decode(), Ok(Decoded::TooLarge { .. } | Decoded::NotEncodable))
 }
 
 impl<S: StepStore, C: Format> Idempotency<S, C> {
@@ -62,7 +69,8 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     /// If a step is in doubt, say first what became of it ([`step_was_done`](Self::step_was_done),
     /// [`step_was_not_done`](Self::step_was_not_done)): otherwise it is held there again.
     ///
-    /// Returns whether there was one. One that is not held goes on by itself, and is not harmed. To give a mutation up
+    /// Returns whether there was one that is not completed. One that is not held goes on by itself, and is not harmed. To
+    /// give a mutation up
     /// or to record its result, use [`resolve`](Self::resolve); [`Resolution::Rerun`](crate::Resolution::Rerun) there
     /// forgets its steps, so that it begins anew.
     ///
@@ -81,15 +89,50 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
             let store = &self.shared.store;
             store.set_standing(id, known.token, Standing::Resumed).await
         };
-        let resumed = answer_within(self.shared.answer_patience(), resumed).await;
-        resumed.map_err(|error| Error::store(id, error, Effect::Unknown))?;
-        Ok(true)
+        match answer_within(self.shared.answer_patience(), resumed).await {
+            Ok(()) => Ok(true),
+            Err(StoreError::Outdated { .. }) if self.is_completed(id).await? => Ok(false),
+            Err(error) => Err(Error::store(id, error, Effect::Unknown)),
+        }
+    }
+
+    /// Has a mutation of steps with which nobody goes on held, for a person: neither calls nor completers go on with it
+    /// until it is [resumed](Self::resume_steps) or [resolved](Self::resolve).
+    ///
+    /// Returns whether it is held now. One whose holder's lease runs is left alone, and so is one that is completed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped half-way, the mutation is held or as it was.
+    pub async fn hold_steps(&self, id: &RequestIdentity) -> Result<bool, Error> {
+        let Some(known) = self.recorded_steps(id).await? else {
+            return Ok(false);
+        };
+        let held = async {
+            let store = &self.shared.store;
+            store.set_standing(id, known.token, Standing::GivenUp).await
+        };
+        match answer_within(self.shared.answer_patience(), held).await {
+            Ok(()) => Ok(true),
+            Err(StoreError::Outdated { .. }) => Ok(false),
+            Err(error) => Err(Error::store(id, error, Effect::Unknown)),
+        }
+    }
+
+    async fn is_completed(&self, id: &RequestIdentity) -> Result<bool, Error> {
+        let record = self.status(id).await?;
+        Ok(record.is_some_and(|record| record.result().is_some()))
     }
 
     /// Records that a step which is in doubt was done, with this answer, as a person has found out. Let the mutation go on
     /// then ([`resume_steps`](Self::resume_steps)): its next attempt gets the answer.
     ///
-    /// Returns whether there was such a step: one that was begun and has no answer, of a mutation that is held.
+    /// Returns whether there was such a step, of a mutation that is held: one that was begun and has no answer, or whose
+    /// answer is lost, since it was too large or could not be encoded.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -116,8 +159,9 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Codec`] if the answer cannot be encoded, [`ErrorKind::ResultTooLarge`] if it is too large, and
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    /// * [`ErrorKind::Codec`] if the answer cannot be encoded, [`ErrorKind::ResultTooLarge`] if it is too large.
+    /// * [`ErrorKind::InProgress`] while the lease of its last holder runs: that may be about to tell.
+    /// * [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
     ///
     /// # Cancel safety
     ///
@@ -135,17 +179,8 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
                     .with_effect(Effect::Nothing));
             }
         };
-        let Some((token, record)) = self.step_in_doubt(id, step).await? else {
-            return Ok(false);
-        };
-        let record = StepRecord {
-            result: Some(result),
-            ..record
-        };
-        let recorded = async { self.shared.store.record_step(id, token, record).await };
-        let recorded = answer_within(self.shared.answer_patience(), recorded).await;
-        recorded.map_err(|error| Error::store(id, error, Effect::Unknown))?;
-        Ok(true)
+        let is_lost = |there: &StepRecord| there.result.as_ref().is_none_or(has_no_value);
+        self.settle_step(id, step, is_lost, Some(result)).await
     }
 
     /// Records that a step which is in doubt was not done, as a person has found out. Let the mutation go on then
@@ -156,34 +191,41 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    /// * [`ErrorKind::InProgress`] while the lease of its last holder runs: that may be about to tell.
+    /// * [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped half-way, the step is forgotten or still in doubt.
     pub async fn step_was_not_done(&self, id: &RequestIdentity, step: &StepId) -> Result<bool, Error> {
-        let Some((token, _)) = self.step_in_doubt(id, step).await? else {
-            return Ok(false);
-        };
-        let forgotten = async { self.shared.store.forget_step(id, token, step).await };
-        let forgotten = answer_within(self.shared.answer_patience(), forgotten).await;
-        forgotten.map_err(|error| Error::store(id, error, Effect::Unknown))?;
-        Ok(true)
+        let has_not_told = |there: &StepRecord| there.result.is_none();
+        self.settle_step(id, step, has_not_told, None).await
     }
 
-    /// Returns a step that waits for a person, and the token under which it may be settled. While a mutation is not held,
-    /// somebody may be about to tell.
-    async fn step_in_doubt(
+    /// Settles a step of a mutation that is held. While it is not held, or the lease of its last holder runs, that one may be
+    /// about to tell.
+    async fn settle_step(
         &self,
         id: &RequestIdentity,
         step: &StepId,
-    ) -> Result<Option<(FencingToken, StepRecord)>, Error> {
+        is_open: impl Fn(&StepRecord) -> bool,
+        answer: Option<RecordedResult>,
+    ) -> Result<bool, Error> {
         let Some(known) = self.recorded_steps(id).await?.filter(|known| known.held) else {
-            return Ok(None);
+            return Ok(false);
         };
-        let mut steps = known.steps.into_iter();
-        let in_doubt = steps.find(|there| there.id == *step && there.result.is_none());
-        Ok(in_doubt.map(|record| (known.token, record)))
+        if !known.steps.iter().any(|there| there.id == *step && is_open(there)) {
+            return Ok(false);
+        }
+        let left = self.status(id).await?.and_then(|record| record.lease_remaining());
+        if let Some(retry_after) = left.filter(|left| !left.is_zero()) {
+            return Err(ErrorKind::InProgress { retry_after }.of(id));
+        }
+        // Looked at once more there.
+        let settled = async { self.shared.store.settle_step(id, known.token, step, answer).await };
+        let settled = answer_within(self.shared.answer_patience(), settled).await;
+        settled.map_err(|error| Error::store(id, error, Effect::Unknown))?;
+        Ok(true)
     }
 
     /// Starts a mutation of steps anew under another identity, with the input of the first and with the steps that were
@@ -192,6 +234,9 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     /// It is for a person who has found that a step did the wrong thing. Its downstream keys are those of the new
     /// identity, so what is run again takes effect again: undo first what the old steps did. The old mutation, and its
     /// recorded answer, stay as they are.
+    ///
+    /// The old mutation is completed, or held by [`hold_steps`](Self::hold_steps) for example, and nobody's lease on it runs.
+    /// Otherwise both would go on ([`Forked::Unfinished`]). One that is held stays so: [resolve](Self::resolve) it.
     ///
     /// The fork is unfinished: a call with its identity goes on with it, or a completer.
     ///
@@ -210,6 +255,13 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
         let Some(before) = known.steps.iter().position(|step| step.id.name() == at) else {
             return Ok(Forked::Absent);
         };
+        let is_at_its_end = self.status(from).await?.is_some_and(|record| {
+            let is_over = record.lease_remaining().is_none_or(|left| left.is_zero());
+            record.token == known.token && is_over && (known.held || record.result().is_some())
+        });
+        if !is_at_its_end {
+            return Ok(Forked::Unfinished);
+        }
         let mut steps = known.steps;
         steps.truncate(before);
         let start = WorkflowStart {

@@ -77,11 +77,13 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     /// dies, the next call with the same identity goes on behind it, and so does a [completer](Self::completer) if
     /// there is a [name](Self::with_workflow). No [`Recovery`](crate::Recovery) is asked.
     ///
-    /// The input is recorded with the claim, for a completer. Give the identity a
-    /// [fingerprint](RequestIdentity::with_fingerprint) of the payload, so that the same key with another input is a
-    /// conflict. Without one, the encoded input is compared where a call goes on with what another one has begun: an
-    /// input whose encoding is not always the same, such as one with a `HashMap` in it, needs a fingerprint. It is encoded
-    /// at once, so it may be gone when the future is polled.
+    /// The input is recorded with the claim, for a completer. It is encoded at once, so it may be gone when the future is
+    /// polled.
+    ///
+    /// Give the identity a [fingerprint](RequestIdentity::with_fingerprint) of the payload, so that the same key with
+    /// another payload is a conflict. Inputs are not compared, since the same input may be encoded in more than one way.
+    /// So without a fingerprint, a call goes on with what another payload has begun: let such work take its input from
+    /// [`Steps::input`], which is the recorded one.
     ///
     /// The work should do nothing but run steps, and decide by what they answer: between two steps it is run again with
     /// every attempt.
@@ -134,6 +136,12 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
         let workflow = Arc::clone(&self.shared.workflow);
         let input = encoded(&*self.codec, input, &workflow, self.shared.sizes);
         async move {
+            if !workflow.is_valid() {
+                let error = ErrorKind::Stopped(StepError::InvalidName);
+                let error = error.of(&id).with_effect(Effect::Nothing);
+                error.tell();
+                return Err(error);
+            }
             let input = input.map_err(|source| {
                 let error = ErrorKind::Stopped(StepError::Codec { step: None, source });
                 error.of(&id).with_effect(Effect::Nothing)

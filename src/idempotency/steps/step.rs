@@ -4,11 +4,9 @@ use std::fmt;
 
 use crate::idempotency::context::Context;
 use crate::idempotency::step_error::StepError;
+use crate::idempotency::workflow::LONGEST_NAME;
 use crate::identity::Fingerprint;
 use crate::store::StepId;
-
-/// The longest name, and the longest key, in bytes.
-const LONGEST: usize = 200;
 
 /// Names a step of a mutation. A text is one: `steps.run("reserve", …)`.
 ///
@@ -74,7 +72,7 @@ impl Step {
 
     pub(super) fn check(&self) -> Result<(), StepError> {
         let (name, key) = (self.id.name(), self.id.key());
-        let is_valid = |text: &str| text.len() <= LONGEST && !text.chars().any(char::is_control);
+        let is_valid = |text: &str| text.len() <= LONGEST_NAME && !text.chars().any(char::is_control);
         match !name.is_empty() && is_valid(name) && is_valid(key) {
             true => Ok(()),
             false => Err(StepError::InvalidName),

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::board::Found;
@@ -24,7 +25,7 @@ type Transacted<T> = Pin<Box<dyn Future<Output = Result<Worked<T>, StoreError>> 
 
 /// The outcome of the step's work, brought out of the transaction.
 enum Worked<T> {
-    Recorded(T, usize),
+    Recorded(T),
     Failed(Box<dyn StdError + Send + Sync>),
     TooLarge { size: u64, limit: usize },
     NotEncodable(CodecError),
@@ -74,7 +75,7 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
             Found::New(running) => running,
         };
         // If this future is dropped, the transaction may be committed all the same.
-        running.may_be_recorded(0);
+        running.may_be_recorded();
         let of = StepInTransaction {
             request: inner.context.id().clone(),
             token: inner.token,
@@ -83,6 +84,9 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
             input: step.input,
         };
         let (held, id) = (Arc::clone(inner), step.id.clone());
+        // How many bytes the result takes, if the work came so far.
+        let reserved = Arc::new(AtomicUsize::new(0));
+        let takes = Arc::clone(&reserved);
         let bell = Arc::<OnceLock<Bell>>::default();
         let sending = Sending::within(known_as(&step.id), Arc::clone(&bell));
         // The stores' own futures are large; in a box, they are not moved about. Its type is erased, since the compiler
@@ -108,13 +112,13 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
                         }
                         Prepared::Failed(error) => return (Ending::RollBack, Worked::NotEncodable(error)),
                     };
-                    let bytes = result.as_bytes().len();
+                    takes.store(result.as_bytes().len(), Ordering::Relaxed);
                     let retention = held.shared.retention;
                     let ending = match verdict {
                         Verdict::Performed => Ending::Commit { result, retention },
                         Verdict::Declined => Ending::Decline { result, retention },
                     };
-                    (ending, Worked::Recorded(value, bytes))
+                    (ending, Worked::Recorded(value))
                 })
                 .await
         }));
@@ -141,8 +145,8 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
         }
         let step = step.id;
         match transacted {
-            Ok(Worked::Recorded(value, bytes)) => {
-                running.recorded(bytes);
+            Ok(Worked::Recorded(value)) => {
+                running.recorded();
                 Ok(value)
             }
             Ok(Worked::Failed(source)) => {
@@ -166,6 +170,7 @@ impl<S: TransactionalStepStore, C> Steps<S, C> {
                 | StoreError::NoConnection),
             ) => {
                 let source: Source = Arc::new(error);
+                inner.board.give_back(reserved.load(Ordering::Relaxed));
                 running.failed(Arc::clone(&source));
                 Err(Stopped(StepError::RolledBack { step, source }))
             }

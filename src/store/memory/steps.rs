@@ -3,11 +3,13 @@
 //! They stand in a map of their own, beside the records. Whatever changes both holds the record's entry meanwhile, so
 //! the order of locks is record, then steps.
 
+use std::time::Duration;
+
 use dashmap::Entry;
 
 use super::{MemoryStore, Records};
 use crate::identity::RequestIdentity;
-use crate::record::{FencingToken, Record, State, Timestamp};
+use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 use crate::store::claim::{Claim, ClaimOutcome, ClaimRequest, Decision};
 use crate::store::error::StoreError;
 use crate::store::steps::{
@@ -75,12 +77,22 @@ impl Records {
         }
     }
 
-    /// Changes what stands beside a record, if this token holds the claim.
+    /// Has what stands beside a record go on to stand beside it under another token, held. The record's entry is held
+    /// meanwhile.
+    pub(super) fn take_along(&self, id: &RequestIdentity, before: FencingToken, token: FencingToken) {
+        if let Some(mut beside) = self.steps.get_mut(&id.known_as(None))
+            && beside.token == before
+        {
+            (beside.token, beside.held) = (token, true);
+        }
+    }
+
+    /// Changes what stands beside a record, if this token holds the claim, and as far as the change is one.
     fn beside(
         &self,
         id: &RequestIdentity,
         token: FencingToken,
-        change: impl FnOnce(&mut WorkflowRecord),
+        change: impl FnOnce(&mut WorkflowRecord, &Record) -> bool,
     ) -> Result<(), StoreError> {
         let outdated = Err(StoreError::Outdated { token });
         let Some(record) = self.by_id.get(id) else {
@@ -90,10 +102,10 @@ impl Records {
             return outdated;
         }
         match self.steps.get_mut(&id.known_as(None)) {
-            Some(mut workflow) if workflow.token == token => {
-                change(&mut workflow);
-                Ok(())
-            }
+            Some(mut workflow) if workflow.token == token => match change(&mut workflow, &record) {
+                true => Ok(()),
+                false => outdated,
+            },
             _ => outdated,
         }
     }
@@ -116,19 +128,41 @@ impl StepStore for MemoryStore {
     }
 
     async fn record_step(&self, id: &RequestIdentity, token: FencingToken, step: StepRecord) -> Result<(), StoreError> {
-        self.0.beside(id, token, |workflow| {
+        self.0.beside(id, token, |workflow, _| {
             match workflow.steps.iter_mut().find(|there| there.id == step.id) {
                 Some(there) if there.result.is_none() => there.result = step.result,
                 Some(_) => {}
                 None => workflow.steps.push(step),
             }
+            true
         })
     }
 
-    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
-        self.0.beside(id, token, |workflow| {
-            let is_it = |there: &StepRecord| there.id == *step && there.result.is_none();
-            workflow.steps.retain(|there| !is_it(there));
+    async fn settle_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: &StepId,
+        answer: Option<RecordedResult>,
+    ) -> Result<(), StoreError> {
+        let now = self.0.clock.now();
+        self.0.beside(id, token, |workflow, record| {
+            if !workflow.held || !is_over(record, now) {
+                return false;
+            }
+            match answer {
+                Some(answer) => {
+                    let there = workflow.steps.iter_mut().find(|there| there.id == *step);
+                    if let Some(there) = there {
+                        there.result = Some(answer);
+                    }
+                }
+                None => {
+                    let is_it = |there: &StepRecord| there.id == *step && there.result.is_none();
+                    workflow.steps.retain(|there| !is_it(there));
+                }
+            }
+            true
         })
     }
 
@@ -138,17 +172,28 @@ impl StepStore for MemoryStore {
             return Ok(None);
         };
         let known = self.0.steps.get(&id.known_as(None)).map(|known| known.clone());
-        Ok(known.filter(|known| known.belongs_to(&record) && !record.is_past_retention()))
+        let known = known.filter(|known| known.belongs_to(&record) && !record.is_past_retention());
+        Ok(known.map(|known| WorkflowRecord {
+            held: known.held && record.result().is_none(),
+            ..known
+        }))
     }
 
     async fn unfinished_steps(&self, query: UnfinishedQuery) -> Result<Vec<UnfinishedSteps>, StoreError> {
         let now = self.0.clock.now();
-        // One map at a time: the order of locks is the other one.
-        let known: Vec<_> = self
-            .0
-            .steps
-            .iter()
-            .map(|known| (known.key().clone(), known.clone()))
+        // One map at a time: the order of locks is the other one. Inputs and steps are not looked at, and may be large.
+        let asked_for = self.0.steps.iter().filter(|known| query.asks_for(known, Duration::MAX));
+        let known: Vec<_> = asked_for
+            .map(|known| {
+                let known_as = WorkflowRecord {
+                    name: known.name.clone(),
+                    version: known.version.clone(),
+                    input: RecordedResult::not_encodable(),
+                    steps: Vec::new(),
+                    ..*known
+                };
+                (known.key().clone(), known_as)
+            })
             .collect();
         let mut found: Vec<_> = known
             .into_iter()
@@ -174,10 +219,20 @@ impl StepStore for MemoryStore {
         token: FencingToken,
         standing: Standing,
     ) -> Result<(), StoreError> {
-        self.0.beside(id, token, |workflow| match standing {
-            Standing::HandedBack => workflow.tries = workflow.tries.saturating_sub(1),
-            Standing::Held => workflow.held = true,
-            Standing::Resumed => (workflow.held, workflow.tries) = (false, 0),
+        let now = self.0.clock.now();
+        self.0.beside(id, token, |workflow, record| {
+            match standing {
+                Standing::GivenUp if !is_over(record, now) => return false,
+                Standing::HandedBack => workflow.tries = workflow.tries.saturating_sub(1),
+                Standing::Held | Standing::GivenUp => workflow.held = true,
+                Standing::Resumed => (workflow.held, workflow.tries) = (false, 0),
+            }
+            true
         })
     }
+}
+
+/// Whether the lease of a claim is over.
+fn is_over(record: &Record, now: Timestamp) -> bool {
+    matches!(record.state, State::InProgress { lease_expires } if lease_expires <= now)
 }

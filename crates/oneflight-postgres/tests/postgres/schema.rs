@@ -91,6 +91,8 @@ const WITHOUT_OUTBOX: &str = "
 /// What versions before 5 do not have.
 const STEPS: &str = "DROP TRIGGER oneflight_forget_steps ON oneflight_records;
                      DROP FUNCTION oneflight_forget_steps;
+                     DROP TRIGGER oneflight_outdate_steps ON oneflight_records;
+                     DROP FUNCTION oneflight_outdate_steps, oneflight_goes_on;
                      DROP PROCEDURE oneflight_begin_steps;
                      DROP PROCEDURE oneflight_record_step;
                      DROP PROCEDURE oneflight_load_steps;

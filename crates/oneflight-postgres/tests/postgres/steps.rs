@@ -8,12 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use oneflight::idempotency::{StepError, Steps, Stopped};
-use oneflight::store::{Claim, StepStore, Store, StoreError};
-use oneflight::{ErrorKind, Idempotency, RequestIdentity, Scope};
+use oneflight::idempotency::{Resolved, StepError, Steps, Stopped, Workflow};
+use oneflight::record::{FencingToken, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, Ending, OpenTransaction, StartedBy, StepId, StepInTransaction, StepStore, Store,
+    StoreError, Takeover, TransactionalStepStore, WorkflowStart,
+};
+use oneflight::{ErrorKind, Idempotency, RequestIdentity, Resolution, Scope};
 use oneflight_conformance::{self as conformance, Failure, Ledger, Written};
-use oneflight_postgres::PostgresStore;
+use oneflight_postgres::{Names, PostgresStore};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
+use tokio::sync::Barrier;
+use tokio::task::JoinHandle;
 
 use crate::postgres::{Server, server};
 use crate::proxy::Proxy;
@@ -273,6 +279,179 @@ async fn a_step_that_ended_its_transaction_itself_is_in_doubt_for_every_attempt(
     assert_eq!(booked.load(SeqCst), 1);
 }
 
+/// Has every commit of an order wait for a lock that the returned connection has, once all else of it is done.
+async fn commits_late(store: &PostgresStore) -> PgConnection {
+    let slow = "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN NULL; END $$;
+                CREATE CONSTRAINT TRIGGER late AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION late()";
+    sqlx::raw_sql(slow).execute(store.pool()).await.unwrap();
+    let mut holds = store.pool().acquire().await.unwrap().detach();
+    let lock = "SELECT pg_advisory_lock(4711)";
+    sqlx::raw_sql(lock).execute(&mut holds).await.unwrap();
+    holds
+}
+
+/// Waits until a commit waits for that lock.
+async fn is_committing(holds: &mut PgConnection) {
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted
+                                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    for _ in 0..1_000 {
+        if sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&mut *holds)
+            .await
+            .unwrap()
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("nothing is about to be committed");
+}
+
+async fn go_on(mut holds: PgConnection) {
+    let unlock = "SELECT pg_advisory_unlock(4711)";
+    sqlx::raw_sql(unlock).execute(&mut holds).await.unwrap();
+}
+
+async fn count(store: &PostgresStore, table: &str) -> i64 {
+    let count = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")));
+    count.fetch_one(store.pool()).await.unwrap()
+}
+
+/// A step whose rows and record are written, in a transaction that waits in its commit. Its lease is over.
+async fn step_that_commits_late(store: &PostgresStore) -> (FencingToken, JoinHandle<Result<(), StoreError>>) {
+    let start = WorkflowStart {
+        name: "place_order".to_owned(),
+        version: "1".to_owned(),
+        accepts: Vec::new(),
+        input: RecordedResult::not_encodable(),
+        steps: Vec::new(),
+        by: StartedBy::Caller,
+    };
+    let request = ClaimRequest::new(&id("a"), Duration::ZERO);
+    let ClaimOutcome::Granted(begun) = store.begin_steps(request, start).await.unwrap() else {
+        panic!("nobody else has it");
+    };
+    let token = begun.claim.token();
+    let step = StepInTransaction {
+        request: id("a"),
+        token,
+        attempt: 1,
+        id: StepId::new("book", ""),
+        input: None,
+    };
+    let store = store.clone();
+    let late = tokio::spawn(async move {
+        let work = |mut open: OpenTransaction<PgConnection, Arc<Names>>| async move {
+            let insert = sqlx::raw_sql("INSERT INTO orders DEFAULT VALUES");
+            insert.execute(&mut *open).await.unwrap();
+            drop(open);
+            let (result, retention) = (RecordedResult::not_encodable(), Duration::ZERO);
+            (Ending::Commit { result, retention }, ())
+        };
+        store.transact_step(step, work).await
+    });
+    (token, late)
+}
+
+/// An operator gives up what seems dead, while a step of it is about to be committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_about_to_commit_a_step_is_not_resolved() {
+    let store = orders("read committed", true).await.0;
+    let idem = Idempotency::builder(store.clone()).build();
+    let mut holds = commits_late(&store).await;
+    let (_, late) = step_that_commits_late(&store).await;
+    is_committing(&mut holds).await;
+    for resolution in [Resolution::Rerun, Resolution::completed("given up").unwrap()] {
+        let error = idem.resolve(&id("a"), resolution).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InProgress { .. }), "{error}");
+    }
+    go_on(holds).await;
+    late.await.unwrap().unwrap();
+    assert_eq!(count(&store, "orders").await, 1);
+    let known = idem.recorded_steps(&id("a")).await.unwrap().unwrap();
+    assert_eq!(known.steps.len(), 1);
+    // By now a person sees that it was booked.
+    let resolved = idem.resolve(&id("a"), Resolution::Rerun).await.unwrap();
+    assert_eq!(resolved, Resolved::Freed);
+    assert_eq!(count(&store, "oneflight_steps").await, 0);
+}
+
+/// So does a process of the version before, which knows of no steps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_without_steps_waits_for_a_step_that_is_about_to_be_committed() {
+    let store = orders("read committed", true).await.0;
+    let mut holds = commits_late(&store).await;
+    let (token, late) = step_that_commits_late(&store).await;
+    is_committing(&mut holds).await;
+    let claim = tokio::spawn({
+        let (store, request) = (store.clone(), ClaimRequest::new(&id("a"), Duration::ZERO));
+        async move { store.claim(request.takeover(Takeover::Of(token))).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!claim.is_finished(), "it was claimed from under a step");
+    go_on(holds).await;
+    late.await.unwrap().unwrap();
+    let ClaimOutcome::Granted(claim) = claim.await.unwrap().unwrap() else {
+        panic!("its lease is over");
+    };
+    assert_eq!(store.load_steps(&id("a")).await.unwrap(), None, "it is stale");
+    store.release(claim).await.unwrap();
+    for table in ["oneflight_workflows", "oneflight_steps"] {
+        assert_eq!(count(&store, table).await, 0, "{table}");
+    }
+}
+
+/// What is committed while its record is deleted must not be left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_is_about_to_be_committed_goes_with_its_record() {
+    let store = orders("read committed", true).await.0;
+    let mut holds = commits_late(&store).await;
+    let (token, late) = step_that_commits_late(&store).await;
+    is_committing(&mut holds).await;
+    let release = tokio::spawn({
+        let (store, claim) = (store.clone(), Claim::new(id("a"), token, 1, None));
+        async move { store.release(claim).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!release.is_finished(), "it was released under a step");
+    go_on(holds).await;
+    late.await.unwrap().unwrap();
+    release.await.unwrap().unwrap();
+    for table in ["oneflight_records", "oneflight_workflows", "oneflight_steps"] {
+        assert_eq!(count(&store, table).await, 0, "{table}");
+    }
+}
+
+/// Each of them fits, and both do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steps_in_transactions_side_by_side_keep_to_the_bounds() {
+    let store = orders("read committed", true).await.0;
+    let idem = Idempotency::builder(store).build();
+    let idem = idem.with_workflow(Workflow::default().max_bytes(100));
+    let both = Arc::new(Barrier::new(2));
+    let run = idem.run_steps(id("a"), &7, |steps| async move {
+        let book = |name: &'static str| {
+            let both = Arc::clone(&both);
+            steps.run_in_tx(name, move |tx| async move {
+                both.wait().await;
+                drop(tx);
+                Ok("x".repeat(60))
+            })
+        };
+        let (one, other) = tokio::join!(book("one"), book("other"));
+        Ok((one?, other?))
+    });
+    let error = run.await.unwrap_err();
+    assert!(
+        matches!(error.kind(), ErrorKind::Stopped(StepError::TooLarge { .. })),
+        "{error}"
+    );
+    let known = idem.recorded_steps(&id("a")).await.unwrap().unwrap();
+    assert_eq!(known.steps.len(), 1);
+}
+
 /// A process of the version before runs under a role that knows of the records only.
 #[tokio::test]
 async fn a_role_that_may_change_records_releases_and_purges_them_with_their_steps() {
@@ -305,6 +484,14 @@ async fn a_role_that_may_change_records_releases_and_purges_them_with_their_step
         });
         let _ = run.await;
     }
+    // What goes on by itself is not in doubt for it either, and it may settle what is.
+    assert_eq!(older.in_doubt(10, None).await.unwrap(), []);
+    let plain = ClaimRequest::new(&id("plain"), Duration::ZERO);
+    let _claim = owner.claim(plain).await.unwrap();
+    assert_eq!(older.in_doubt(10, None).await.unwrap().len(), 1);
+    let theirs = Idempotency::builder(older.clone()).build();
+    let resolved = theirs.resolve(&id("plain"), Resolution::Rerun).await.unwrap();
+    assert_eq!(resolved, Resolved::Freed);
     let known = owner.load_steps(&id("released")).await.unwrap().unwrap();
     let claim = Claim::new(id("released"), known.token, 1, None);
     older.release(claim).await.unwrap();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../../../../tests/common/sending_steps.rs"]
-mod sending_steps;
+mod cases;
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ async fn open() -> (SqliteStore, tempfile::TempDir) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_steps_that_send_on_one_topic_deliver_two_messages() {
     let (store, _folder) = open().await;
-    sending_steps::two_steps_that_send_on_one_topic_deliver_two_messages(store).await;
+    cases::two_steps_that_send_on_one_topic_deliver_two_messages(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_that_is_dropped_while_it_commits_rings() {
     let (store, _folder) = open().await;
-    sending_steps::a_step_that_is_dropped_while_it_commits_rings(store).await;
+    cases::a_step_that_is_dropped_while_it_commits_rings(store).await;
 }
 
 /// What rings while its commit is still under way is found soon, though nothing is there when the relay looks.

@@ -147,8 +147,14 @@ impl StepStore for BrokenShop {
         self.0.store().record_step(id, token, step).await
     }
 
-    async fn forget_step(&self, id: &RequestIdentity, token: FencingToken, step: &StepId) -> Result<(), StoreError> {
-        self.0.store().forget_step(id, token, step).await
+    async fn settle_step(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        step: &StepId,
+        answer: Option<RecordedResult>,
+    ) -> Result<(), StoreError> {
+        self.0.store().settle_step(id, token, step, answer).await
     }
 
     async fn load_steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {
