@@ -34,6 +34,7 @@ use crate::unwind::{Payload, catch};
 
 pub(super) use sending::Sending;
 
+mod send;
 mod sending;
 
 /// The transaction that work runs in, under [`run_in_tx`](super::Idempotency::run_in_tx). It belongs to the work.

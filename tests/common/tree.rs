@@ -22,10 +22,11 @@ pub fn files(folder: &str) -> Vec<PathBuf> {
         for entry in entries.map(Result::unwrap) {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
-            if name.starts_with('.') || name.starts_with("target") {
+            let is_folder = entry.file_type().unwrap().is_dir();
+            if name.starts_with('.') || (is_folder && name.starts_with("target")) {
                 continue;
             }
-            if entry.file_type().unwrap().is_dir() {
+            if is_folder {
                 folders.push(path);
             } else {
                 found.push(path.strip_prefix(root()).unwrap().to_owned());

@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use super::asking::BEGIN;
 use super::rows::millis;
 use crate::PostgresStore;
+use crate::call::Message;
 use crate::errors::{late, unavailable};
 use crate::records::{column, only};
 use oneflight::store::StoreError;
@@ -161,12 +162,9 @@ impl PostgresStore {
     /// The same, if there is anything, for a store of which it is not known whether it has an outbox in use. Asks the
     /// user's pool first.
     pub(crate) async fn keep_outbox_if_used(&self) -> Result<(), StoreError> {
-        let look = self.query(&self.outbox.statements.slots).fetch_one(&self.pool);
-        let row = timeout(self.patience, look)
-            .await
-            .unwrap_or_else(|_| Err(late()))
-            .map_err(unavailable)?;
-        let slots = Slots::of(&row)?;
+        let look = Message::outside(self.outbox.statements.slots.as_str());
+        let rows = self.ask(self.patience, look).await.map_err(unavailable)?;
+        let slots = Slots::of(only(&rows)?)?;
         if slots.messages.used.contains(&true) || slots.receipts.used.contains(&true) {
             self.keep_outbox().await?;
         }
