@@ -161,10 +161,11 @@ CREATE FUNCTION "{schema}"."{prefix}send"(
     payloads bytea[], headers_of text[], correlation_ids text[], traceparents text[], delays bigint[], expiries bigint[],
     turns boolean[]
 ) RETURNS TABLE (message_id bigint, is_new boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 #variable_conflict use_column
 DECLARE
     current_slot smallint;
+    known bigint[] := array_fill(NULL::bigint, ARRAY[cardinality(keys)]);
     instant bigint := "{schema}"."{prefix}now"();
     transaction_number xid8;
 BEGIN
@@ -182,27 +183,30 @@ BEGIN
     -- number.
     transaction_number := pg_current_xact_id();
     SELECT r.messages INTO current_slot FROM "{schema}"."{prefix}rotation" r;
+    -- A statement of its own, since it opens every partition.
+    IF true = ANY (deduplicates) THEN
+        known := ARRAY(
+            SELECT CASE WHEN given.deduplicated THEN coalesce(
+                       (SELECT m.id FROM "{schema}"."{prefix}messages" m
+                        WHERE m.key = given.key AND m.topic = given.topic AND m.deduplicated AND m.id = m.position LIMIT 1),
+                       (SELECT m.id FROM "{schema}"."{prefix}messages" m
+                        WHERE m.key = given.key AND m.topic = given.topic AND m.deduplicated AND m.id <> m.position LIMIT 1),
+                       (SELECT p.id FROM "{schema}"."{prefix}parked" p
+                        WHERE p.key = given.key AND p.topic = given.topic AND p.deduplicated)) END
+            FROM unnest(keys, topics, deduplicates) WITH ORDINALITY AS given (key, topic, deduplicated, number)
+            ORDER BY given.number);
+    END IF;
     RETURN QUERY
     WITH given AS MATERIALIZED (
-        SELECT *, row_number() OVER (PARTITION BY key, topic, deduplicated ORDER BY number) AS nth FROM unnest(shards, topics, keys, deduplicates, ordering_keys, content_types, payloads, headers_of,
-                             correlation_ids, traceparents, delays, expiries) WITH ORDINALITY
+        SELECT *, row_number() OVER (PARTITION BY key, topic, deduplicated ORDER BY number) AS nth
+        FROM unnest(shards, topics, keys, deduplicates, ordering_keys, content_types, payloads, headers_of, correlation_ids,
+                    traceparents, delays, expiries, known) WITH ORDINALITY
             AS given (shard, topic, key, deduplicated, ordering_key, content_type, payload, headers, correlation_id,
-                      traceparent, delay, expiry, number)),
-    known AS MATERIALIZED (
-        SELECT given.key, given.topic, coalesce((SELECT m.id FROM "{schema}"."{prefix}messages" m
-                                    WHERE m.key = given.key AND m.topic = given.topic AND m.deduplicated
-                                      AND m.id = m.position LIMIT 1),
-                                   (SELECT m.id FROM "{schema}"."{prefix}messages" m
-                                    WHERE m.key = given.key AND m.topic = given.topic AND m.deduplicated
-                                      AND m.id <> m.position LIMIT 1),
-                                   (SELECT p.id FROM "{schema}"."{prefix}parked" p
-                                    WHERE p.key = given.key AND p.topic = given.topic AND p.deduplicated)) AS id
-        FROM given WHERE given.deduplicated),
+                      traceparent, delay, expiry, known_id, number)),
     firsts AS (
         SELECT * FROM given
         WHERE NOT given.deduplicated
-           OR (NOT EXISTS (SELECT FROM known WHERE known.key = given.key AND known.topic = given.topic AND known.id IS NOT NULL)
-               AND given.nth = 1)),
+           OR (given.known_id IS NULL AND given.nth = 1)),
     numbered AS MATERIALIZED (
         SELECT nextval('"{schema}"."{prefix}positions"'::regclass) AS id, ordered.*
         FROM (SELECT * FROM firsts ORDER BY number) ordered),
@@ -226,7 +230,7 @@ BEGIN
                n.deduplicated, n.topic, n.key, n.ordering_key, n.content_type, n.correlation_id, n.traceparent, n.headers,
                n.payload
         FROM numbered n WHERE n.delay IS NOT NULL AND n.ordering_key IS NULL)
-    SELECT coalesce(n.id, (SELECT known.id FROM known WHERE known.key = given.key AND known.topic = given.topic LIMIT 1),
+    SELECT coalesce(n.id, given.known_id,
                     (SELECT first.id FROM numbered first WHERE first.deduplicated AND first.key = given.key
                                                            AND first.topic = given.topic)),
            n.id IS NOT NULL
@@ -236,7 +240,7 @@ $function$;
 
 -- Brings parked messages back into the ring, in their old place within their ordering key.
 CREATE FUNCTION "{schema}"."{prefix}bring_back"(ids bigint[], as_new boolean, as_expired boolean) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 DECLARE
     transaction_number xid8 := pg_current_xact_id();
     brought bigint;
@@ -257,7 +261,7 @@ $function$;
 
 -- What is due, a batch at a time. Rows that others bring back meanwhile are left to them.
 CREATE FUNCTION "{schema}"."{prefix}bring_back_due"(most bigint) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 DECLARE
     ids bigint[];
 BEGIN
@@ -273,7 +277,7 @@ $function$;
 -- Fails in a transaction whose statements do not see what was committed before each of them: what is looked at after a
 -- lock would be what was there before it.
 CREATE FUNCTION "{schema}"."{prefix}in_read_committed"() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE feature_not_supported USING MESSAGE = 'the outbox has to be asked in a transaction that is READ COMMITTED';
@@ -284,7 +288,7 @@ $function$;
 -- The shards among these that the relay has not got. Shards change hands, and messages are withdrawn, under a lock that
 -- those who take and settle share: each statement after it sees what was committed before.
 CREATE FUNCTION "{schema}"."{prefix}lost"(of_team text, of_token bigint, of_shards smallint[]) RETURNS smallint[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 BEGIN
     PERFORM "{schema}"."{prefix}in_read_committed"();
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('oneflight ' || '"{schema}"."{prefix}shards"'::regclass::oid::text, 7117));
@@ -300,7 +304,7 @@ $function$;
 CREATE FUNCTION "{schema}"."{prefix}take"(
     of_team text, of_token bigint, of_shards smallint[], of_ids bigint[], of_positions bigint[],
     OUT lost_shards smallint[], OUT cancelled bigint[], OUT postponed bigint[], OUT last_position bigint
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 DECLARE
     taken bigint[];
     current_slot smallint;
@@ -352,7 +356,7 @@ CREATE FUNCTION "{schema}"."{prefix}settle"(
     parks bigint[], park_pauses bigint[], park_blocks boolean[], park_attempts integer[], park_errors text[],
     park_done text[]
 ) RETURNS smallint[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
     lost_shards smallint[] := "{schema}"."{prefix}lost"(of_team, of_token, of_shards);
@@ -399,7 +403,7 @@ $function$;
 -- Withdraws a message that no relay has in its hands: cancels it, or has it parked for so long. What is parked already
 -- comes back as expired if later messages wait for it.
 CREATE FUNCTION "{schema}"."{prefix}withdraw"(of_id bigint, pause bigint) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
     message "{schema}"."{prefix}messages";
@@ -450,7 +454,7 @@ $function$;
 -- nor receipts from being emptied. What a relay has in its hands stays. To a relay that knows the old position, it counts
 -- as postponed.
 CREATE FUNCTION "{schema}"."{prefix}bring_forward"(of_positions bigint[]) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 DECLARE
     instant bigint := "{schema}"."{prefix}now"();
     transaction_number xid8;
@@ -500,7 +504,7 @@ CREATE FUNCTION "{schema}"."{prefix}beat"(
     known_limit text, known_snapshot text, known_position bigint, of_shards smallint[],
     OUT my_token bigint, OUT my_shards smallint[], OUT peer_tokens bigint[], OUT peer_beats bigint[], OUT news boolean,
     OUT due_in bigint, OUT last_position bigint
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $function$
 DECLARE
     has integer;
 BEGIN

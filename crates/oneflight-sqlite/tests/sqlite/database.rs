@@ -48,12 +48,14 @@ async fn many_may_open_a_new_file_at_once() {
 }
 
 #[tokio::test]
-async fn a_file_of_version_1_gets_the_tables_for_steps_and_keeps_its_records() {
+async fn a_file_of_version_1_gets_the_tables_for_outbox_and_steps_and_keeps_its_records() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("old.db");
     let store = SqliteStore::open(&path).await.unwrap();
     let old = "DROP TRIGGER oneflight_records_completed; DROP TRIGGER oneflight_records_deleted;
                DROP TABLE oneflight_steps; DROP TABLE oneflight_workflows;
+               DROP TABLE oneflight_outbox; DROP TABLE oneflight_messages;
+               DROP TABLE oneflight_relays; DROP TABLE oneflight_shards;
                DELETE FROM oneflight_migrations WHERE version > 1";
     sqlx::raw_sql(old).execute(store.pool()).await.unwrap();
     let claim = "INSERT INTO oneflight_records (scope, key, holder, attempt, state, claimed_at, lease_expires_at)
