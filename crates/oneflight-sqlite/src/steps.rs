@@ -147,7 +147,7 @@ pub(super) fn set_standing(id: &RequestIdentity, token: FencingToken, standing: 
     .bind(number(token))
 }
 
-/// Reads what is known beside a record, in a transaction of its own. The rows are for [`known`].
+/// Reads what is known beside a record, in a transaction of its own. The rows are for [`known()`].
 pub(super) fn load(id: &RequestIdentity) -> Statement<'_> {
     sqlx::query(known!("BEGIN; ", "; COMMIT"))
         .bind(id.scope())

@@ -53,7 +53,7 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    /// [`ErrorKind::Store`] if the store failed.
     ///
     /// # Cancel safety
     ///
@@ -76,7 +76,7 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed, or if another holder has taken over meanwhile.
+    /// [`ErrorKind::Store`] if the store failed, or if another holder has taken over meanwhile.
     ///
     /// # Cancel safety
     ///
@@ -103,7 +103,7 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    /// [`ErrorKind::Store`] if the store failed.
     ///
     /// # Cancel safety
     ///
@@ -161,7 +161,7 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     ///
     /// * [`ErrorKind::Codec`] if the answer cannot be encoded, [`ErrorKind::ResultTooLarge`] if it is too large.
     /// * [`ErrorKind::InProgress`] while the lease of its last holder runs: that may be about to tell.
-    /// * [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    /// * [`ErrorKind::Store`] if the store failed.
     ///
     /// # Cancel safety
     ///
@@ -192,7 +192,7 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     /// # Errors
     ///
     /// * [`ErrorKind::InProgress`] while the lease of its last holder runs: that may be about to tell.
-    /// * [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed.
+    /// * [`ErrorKind::Store`] if the store failed.
     ///
     /// # Cancel safety
     ///
@@ -242,7 +242,7 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store) if the store failed, and as for [`run`](Self::run) if the new
+    /// [`ErrorKind::Store`] if the store failed, and as for [`run`](Self::run) if the new
     /// identity is in use.
     ///
     /// # Cancel safety

@@ -52,7 +52,7 @@ impl Step {
     }
 
     /// Has an attempt that finds the step recorded with another input fail
-    /// ([`StepError::InputChanged`](super::super::StepError::InputChanged)). Only a digest is kept.
+    /// ([`StepError::InputChanged`]). Only a digest is kept.
     pub fn input(mut self, input: impl AsRef<[u8]>) -> Self {
         self.input = Some(Fingerprint::of(input));
         self
@@ -62,7 +62,7 @@ impl Step {
     ///
     /// That it begins is written down first, which is one write more. If its attempt ends without its answer, by an error
     /// of its own too, nobody knows whether it was done: the mutation is held for a person
-    /// ([`StepError::InDoubt`](super::super::StepError::InDoubt)).
+    /// ([`StepError::InDoubt`]).
     ///
     /// In a transaction a step needs none of this.
     pub fn at_most_once(mut self) -> Self {
