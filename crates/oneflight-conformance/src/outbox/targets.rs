@@ -8,8 +8,22 @@ use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::bench::{Bench, Checked, Inbox, options, ordered, text};
-use oneflight::outbox::{Delivery, DeliveryError, Message};
+use oneflight::outbox::{Delivery, DeliveryError, Message, Target};
 use oneflight::store::outbox::OutboxStore;
+
+/// A target that keeps what arrives, and is there for it or not.
+fn target(inbox: &Inbox, fails: bool) -> impl Target + use<> {
+    let inbox = inbox.clone();
+    move |delivery: Delivery| {
+        inbox.note(&delivery);
+        async move {
+            match fails {
+                true => Err(DeliveryError::retry("away")),
+                false => Ok(()),
+            }
+        }
+    }
+}
 
 pub(super) async fn an_unknown_topic_is_left_alone<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
     let (notes, others) = (Inbox::default(), Inbox::default());
@@ -37,19 +51,6 @@ pub(super) async fn each_of_several_targets_gets_it_and_only_what_failed_is_trie
     bench: &Bench<S>,
 ) -> Checked {
     let (good, bad) = (Inbox::default(), Inbox::default());
-    let target = |inbox: &Inbox, fails: bool| {
-        let inbox = inbox.clone();
-        move |delivery: Delivery| {
-            inbox.note(&delivery);
-            async move {
-                if fails {
-                    Err(DeliveryError::retry("away"))
-                } else {
-                    Ok(())
-                }
-            }
-        }
-    };
     let both = |fails: bool| {
         bench
             .builder()
@@ -71,19 +72,7 @@ pub(super) async fn what_all_targets_have_ends_though_one_of_them_is_gone<S: Out
     bench: &Bench<S>,
 ) -> Checked {
     let inbox = Inbox::default();
-    let target = |fails: bool| {
-        let inbox = inbox.clone();
-        move |delivery: Delivery| {
-            inbox.note(&delivery);
-            async move {
-                if fails {
-                    Err(DeliveryError::retry("away"))
-                } else {
-                    Ok(())
-                }
-            }
-        }
-    };
+    let target = |fails: bool| target(&inbox, fails);
     let both = bench
         .builder()
         .target_with("*", target(false), options().name("stays"))
@@ -133,19 +122,6 @@ pub(super) async fn a_target_that_fails_holds_up_no_other_target_of_its_topic<S:
     bench: &Bench<S>,
 ) -> Checked {
     let (good, bad) = (Inbox::default(), Inbox::default());
-    let target = |inbox: &Inbox, fails: bool| {
-        let inbox = inbox.clone();
-        move |delivery: Delivery| {
-            inbox.note(&delivery);
-            async move {
-                if fails {
-                    Err(DeliveryError::retry("away"))
-                } else {
-                    Ok(())
-                }
-            }
-        }
-    };
     let both = |fails: bool| {
         bench
             .builder()
@@ -303,7 +279,7 @@ pub(super) async fn large_payloads_arrive_in_little_memory<S: OutboxStore + Clon
 
 pub(super) async fn a_batch_is_acknowledged_by_what_succeeded<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
     struct Picky(Inbox);
-    impl oneflight::outbox::Target for Picky {
+    impl Target for Picky {
         async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
             self.0.note(&delivery);
             match delivery.attempt() == 1 && delivery.payload().ends_with(b"odd") {

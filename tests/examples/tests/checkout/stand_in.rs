@@ -77,7 +77,7 @@ async fn a_key_whose_request_is_being_handled_is_a_conflict() {
     let api = StandIn::start("payments", &ledger, 0);
     let options = SqliteConnectOptions::new().filename(&ledger);
     let mut writer = options.connect().await.unwrap();
-    // Whoever has the lock has the first request stand still.
+    // The one that has the lock has the first request stand still.
     let lock = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let (address, bytes) = (api.address, charge(TEA).key("key-1").bytes());
     let first = thread::spawn(move || exchange(address, &bytes).unwrap());
