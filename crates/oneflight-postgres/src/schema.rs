@@ -45,6 +45,10 @@ const MIGRATIONS: &[Migration] = &[
         description: "steps of mutations",
         sql: include_str!("../migrations/0005_steps.sql"),
     },
+    Migration {
+        description: "which numbers of transactions can be compared",
+        sql: include_str!("../migrations/0006_incarnation.sql"),
+    },
 ];
 
 impl Migration {

@@ -11,14 +11,21 @@
 //!
 //! A bare look at the record may come while the commit is still under way, and lie. So the server is asked first about
 //! that very transaction, by its number, until it is over one way or the other; then the record is final. It is the
-//! record that tells, not the number: after a failover, another transaction may have the number.
+//! record that tells, not the number.
+//!
+//! # Numbers that are given out again
+//!
+//! A server that crashes forgets which numbers it had given to transactions of which nothing had come to the disk, and gives them out
+//! again; so does a standby that takes its place. "Committed" is true of another transaction then. So with the number,
+//! the row of `incarnation` is read, which a crash empties: if it is another one by now, the transaction is over, and
+//! its number tells nothing.
 
 use std::error::Error;
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use tokio::time::Instant;
 
-use super::call::{Message, Value};
 use super::errors::is_unborn_transaction;
 use super::records::{column, only};
 use super::retry::Pauses;
@@ -26,12 +33,41 @@ use super::transaction::Of;
 use super::{PostgresStore, SHORTEST_WAIT};
 use oneflight::store::StoreError;
 
+/// The number of a transaction, which no other one has in this incarnation of the server.
+#[derive(Debug)]
+pub(super) struct Number {
+    pub(super) text: String,
+    /// `None` after a crash, until the first transaction has written it.
+    incarnation: Option<String>,
+}
+
+impl Number {
+    /// Reads it, where the incarnation is the column after it.
+    pub(super) fn of(row: &PgRow, at: usize) -> Result<Self, StoreError> {
+        Ok(Self {
+            text: column(row, at)?,
+            incarnation: column(row, at + 1)?,
+        })
+    }
+
+    /// Whether the incarnation of the server is to be written down.
+    pub(super) fn is_of_new_incarnation(&self) -> bool {
+        self.incarnation.is_none()
+    }
+
+    /// Whether the server has crashed since, or another has taken its place. Not known of one whose incarnation was not
+    /// written yet: then the number is believed, by which at worst a request is held that might be free.
+    fn is_past(&self, now: Option<&str>) -> bool {
+        self.incarnation.is_some() && self.incarnation.as_deref() != now
+    }
+}
+
 impl PostgresStore {
     /// Returns if the transaction was committed, and fails with the reason if it was not.
     pub(super) async fn settle(
         &self,
         of: Of<'_>,
-        number: &str,
+        number: &Number,
         lost: Box<dyn Error + Send + Sync>,
     ) -> Result<(), StoreError> {
         let begun = Instant::now();
@@ -72,7 +108,7 @@ impl PostgresStore {
 
     /// Ends a transaction that others hold, by ending its session. Returns whether it was that session, and nothing is
     /// kept.
-    pub(super) async fn stop(&self, number: &str) -> bool {
+    pub(super) async fn stop(&self, number: &Number) -> bool {
         let begun = Instant::now();
         let mut pauses = Pauses::new();
         let mut terminated = false;
@@ -86,15 +122,11 @@ impl PostgresStore {
         false
     }
 
-    /// Terminates the session that is in a transaction, if it is in such a state. Returns whether there was one that
-    /// may be terminated.
-    async fn terminate(&self, number: &str, state: &str) -> bool {
-        let end = Message::outside(&format!(
-            "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
-             WHERE backend_xid = {}::xid8::xid AND state LIKE {}",
-            Value::Text(number),
-            Value::Text(state),
-        ));
+    /// Ends the session that is in a transaction, if it is in such a state. Returns whether there was one that may be
+    /// ended.
+    async fn terminate(&self, number: &Number, state: &str) -> bool {
+        let Number { text, incarnation } = number;
+        let end = self.statements.terminate(text, incarnation.as_deref(), state);
         // Without the right to terminate it, it is waited for.
         let Ok(rows) = self.ask_within(self.try_for(), end).await else {
             return false;
@@ -104,15 +136,19 @@ impl PostgresStore {
 
     /// Returns whether a transaction that is over is known to have been committed, or `None` while it is not over or
     /// the server does not answer.
-    pub(super) async fn ended(&self, number: &str) -> Option<bool> {
-        let ask = Message::outside(&format!("SELECT pg_xact_status({}::xid8)", Value::Text(number)));
-        match self.ask_within(self.try_for(), ask).await {
-            Ok(rows) => match only(&rows).and_then(|row| column::<Option<String>>(row, 0)).ok()? {
-                Some(status) if status == "in progress" => None,
-                status => Some(status.is_some_and(|status| status == "committed")),
-            },
-            Err(error) if is_unborn_transaction(&error) => Some(false),
-            Err(_) => None,
+    pub(super) async fn ended(&self, number: &Number) -> Option<bool> {
+        let ask = self.statements.ended(&number.text);
+        let rows = match self.ask_within(self.try_for(), ask).await {
+            Ok(rows) => rows,
+            Err(error) if is_unborn_transaction(&error) => return Some(false),
+            Err(_) => return None,
+        };
+        let row = only(&rows).ok()?;
+        let (status, now) = (column::<Option<&str>>(row, 0).ok()?, column(row, 1).ok()?);
+        match status {
+            _ if number.is_past(now) => Some(false),
+            Some("in progress") => None,
+            status => Some(status == Some("committed")),
         }
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct Statements {
     in_doubt: String,
     pub(super) look: SqlStr,
     pub(super) record: SqlStr,
+    pub(super) incarnate: SqlStr,
+    incarnation: String,
     channel: String,
 }
 
@@ -61,6 +63,7 @@ impl Statements {
         let records = names.of("records");
         let tokens = names.of("tokens").replace('\'', "''");
         let channel = format!("'{}'", names.channel());
+        let incarnation = names.of("incarnation");
         let level = match isolation {
             None => "",
             Some(Isolation::ReadCommitted) => ", ISOLATION LEVEL READ COMMITTED",
@@ -93,7 +96,8 @@ impl Statements {
                 "WITH {INSTANT}, turn AS MATERIALIZED (
                     SELECT pg_catalog.current_setting('oneflight.turn', true) IS NOT DISTINCT FROM $3 AS ours)
                  SELECT now, r.*, ours, CASE WHEN ours AND coalesce(greatest(lease_expires_at, expires_at) <= now, true)
-                                             THEN pg_catalog.pg_current_xact_id()::text END
+                                             THEN pg_catalog.pg_current_xact_id()::text END,
+                        (SELECT id::text FROM {incarnation})
                  FROM instant CROSS JOIN turn LEFT JOIN (
                     SELECT {RECORD} FROM {records} WHERE scope = $1 AND key = $2) r ON true"
             )),
@@ -116,8 +120,33 @@ impl Statements {
                 absent = absent("r", "EXCLUDED.claimed_at"),
                 notify = notify(&channel, "$9")
             )),
+            incarnate: sql(format!("INSERT INTO {incarnation} DEFAULT VALUES ON CONFLICT DO NOTHING")),
+            incarnation,
             channel,
         }
+    }
+
+    /// Asks what became of a transaction, and of which incarnation of the server that answer is.
+    pub(super) fn ended(&self, number: &str) -> Message {
+        Message::outside(&format!(
+            "SELECT pg_xact_status({}::xid8), (SELECT id::text FROM {})",
+            Value::Text(number),
+            self.incarnation,
+        ))
+    }
+
+    /// Terminates the session that is in a transaction, if it is in such a state, and is still of this incarnation of the
+    /// server. Answers whether there was one that may be terminated.
+    pub(super) fn terminate(&self, number: &str, incarnation: Option<&str>, state: &str) -> Message {
+        let same = incarnation.map_or_else(String::new, |it| {
+            format!("AND (SELECT id::text FROM {}) = {}", self.incarnation, Value::Text(it))
+        });
+        Message::outside(&format!(
+            "SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
+             WHERE backend_xid = {}::xid8::xid AND state LIKE {} {same}",
+            Value::Text(number),
+            Value::Text(state),
+        ))
     }
 
     /// Begins the transaction of a step; see [`begin`](Self::begin).

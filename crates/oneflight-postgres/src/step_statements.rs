@@ -39,8 +39,10 @@ impl StepStatements {
                     SELECT pg_catalog.current_setting('oneflight.turn', true) IS NOT DISTINCT FROM $4 AS ours)
                  SELECT ours, EXISTS (SELECT FROM {workflows} w
                                       WHERE scope = $1 AND key = $2 AND token = $3 AND {is_held}),
-                        CASE WHEN ours THEN pg_catalog.pg_current_xact_id()::text END
-                 FROM turn"
+                        CASE WHEN ours THEN pg_catalog.pg_current_xact_id()::text END,
+                        (SELECT id::text FROM {incarnation})
+                 FROM turn",
+                incarnation = names.of("incarnation"),
             )),
             record: sql(format!(
                 "WITH {INSTANT}, turn AS MATERIALIZED (

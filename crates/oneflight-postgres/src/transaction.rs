@@ -40,7 +40,7 @@
 //! # Work that ends the transaction itself
 //!
 //! PostgreSQL has no hook that would refuse a `COMMIT`. But *look* gives the transaction a number that no other one
-//! ever has. *record* writes only in the transaction of that number, and after work that broke it is asked for as well.
+//! has, unless the server crashes, after which it gives out some numbers again: see [`Number`]. *record* writes only in the transaction of that number, and after work that broke it is asked for as well.
 //! So no later transaction of the work's can be mistaken for ours. What the work had committed by then stays. The
 //! caller learns it, and the request is left in doubt rather than free, and held: no policy has it run again. If
 //! *record* fails, or its answer is lost, the server is asked what became of that number. Only if that is not answered
@@ -69,6 +69,7 @@ use super::manager;
 use super::names::Names;
 use super::records::{column, millis, number, record, untold};
 use super::retry::Tries;
+use super::settle::Number;
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use oneflight::correlation;
@@ -137,8 +138,7 @@ struct Granted {
     attempt: u32,
     took_over: Option<FencingToken>,
     seen: Option<FencingToken>,
-    /// The number of the transaction, which no other one ever has.
-    number: String,
+    number: Number,
 }
 
 /// How the transaction is over, or how it is to end.
@@ -252,6 +252,12 @@ impl PostgresStore {
                 return Err(StoreError::TransactionEnded);
             }
             Ok(()) => {
+                if granted.number.is_of_new_incarnation() {
+                    let begin = borrowed.execute(self.statements.incarnate.clone());
+                    if self.in_time(begin).await.is_err() {
+                        return Ok(ClaimOutcome::Granted(value));
+                    }
+                }
                 borrowed.give_back();
                 return Ok(ClaimOutcome::Granted(value));
             }
@@ -317,7 +323,7 @@ impl PostgresStore {
     /// number is another one.
     async fn undo(&self, connection: &mut PgConnection, granted: &Granted) -> Result<Undone, StoreError> {
         match self.in_time(sqlx::raw_sql(UNDO).fetch_one(connection)).await {
-            Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number) => Ok(Undone::Work),
+            Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number.text) => Ok(Undone::Work),
             Ok(_) => Ok(Undone::Nothing),
             Err(error) if is_transaction_over(&error) => Ok(Undone::Nothing),
             Err(error) => Ok(Undone::Unknown(error)),
@@ -356,7 +362,7 @@ impl PostgresStore {
                 .bind(millis(retention))
                 .bind(result.as_bytes())
                 .bind(self.names.keys(&request.id).watch)
-                .bind(&granted.number)
+                .bind(&granted.number.text)
                 .bind(granted.seen.map(number)),
             Of::Step(step) => sqlx::query(self.statements.steps.record.clone())
                 .bind(step.request.scope())
@@ -366,7 +372,7 @@ impl PostgresStore {
                 .bind(step.id.key())
                 .bind(step.input.map(|it| it.as_bytes().to_vec()))
                 .bind(result.as_bytes())
-                .bind(&granted.number),
+                .bind(&granted.number.text),
         };
         let record = record.persistent(self.prepares);
         let row = match self.in_time(record.fetch_one(&mut *connection)).await {
@@ -421,7 +427,7 @@ fn granted(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome<Granted>,
             attempt,
             took_over,
             seen,
-            number: column(row, 12)?,
+            number: Number::of(row, 12)?,
         }),
     })
 }
@@ -439,7 +445,7 @@ fn step_granted(row: &PgRow, step: &StepInTransaction) -> Result<ClaimOutcome<Gr
             attempt: step.attempt,
             took_over: None,
             seen: None,
-            number: column(row, 2)?,
+            number: Number::of(row, 2)?,
         }),
         // Something else has the session, or the claim.
         false if !ours => {

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oneflight::idempotency::{Effect, Error, ErrorKind, Idempotency, Origin};
+use oneflight::idempotency::{Effect, Error, ErrorKind, Idempotency, Origin, Tx};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{Store, StoreError};
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgPool, PgPoolOptions};
+use tokio::sync::oneshot;
 
 use crate::postgres::{Schema, Server, server};
 use crate::proxy::{Cut, Proxy};
@@ -293,4 +294,68 @@ async fn a_server_that_crashes_in_the_commit_is_asked_when_it_is_back() {
         );
         assert_eq!(orders(&direct, key).await, 1, "{key}");
     }
+}
+
+async fn one<T>(pool: &PgPool, select: &'static str) -> T
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+{
+    // A pool may lend connections that are gone.
+    for _ in 0..16 {
+        if let Ok(found) = sqlx::query_scalar(select).fetch_one(pool).await {
+            return found;
+        }
+    }
+    panic!("the server does not answer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_a_crash_gave_out_again_tells_nothing_of_the_work_before() {
+    const GIVE_OUT: &str = "SELECT pg_current_xact_id()::text::bigint";
+    // What nobody waits for comes to the disk after ten seconds.
+    let own = Arc::new(Server::start("-c wal_writer_delay=10s"));
+    let (_proxy, idem, direct, _) = shop(&own, Duration::from_secs(10)).await;
+    order(&idem, "warm").await.unwrap();
+    let mut given_out_again = 0;
+    for round in 0..8 {
+        let key = format!("order-{round}");
+        let (tell, told) = oneshot::channel();
+        let (go_on, may_go_on) = oneshot::channel::<()>();
+        let mut once = Some((tell, may_go_on));
+        let (again, of) = (idem.clone(), id(&key));
+        let work = move |mut tx: Tx<PostgresStore>| {
+            let once = once.take();
+            async move {
+                let number = "SELECT pg_current_xact_id_if_assigned()::text::bigint";
+                let number: i64 = sqlx::query_scalar(number).fetch_one(&mut *tx).await?;
+                if let Some((tell, may_go_on)) = once {
+                    let _ = tell.send(number);
+                    let _ = may_go_on.await;
+                }
+                Ok(1)
+            }
+        };
+        let call = tokio::spawn(async move { again.run_in_tx(of, work).await.map(|reply| *reply) });
+        let number = told.await.unwrap();
+        tokio::task::block_in_place(|| own.restart("immediate"));
+        let mut newest = one::<i64>(&direct, GIVE_OUT).await;
+        given_out_again += usize::from(newest <= number);
+        while newest < number {
+            newest = one(&direct, GIVE_OUT).await;
+        }
+        go_on.send(()).unwrap();
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::RolledBack { .. }), "{error:?}");
+        assert_eq!(error.effect(), Effect::Nothing);
+        // It is free, and the next crash will be noticed as well.
+        assert_eq!(order(&idem, &key).await.unwrap().1, Origin::Executed);
+        assert_eq!(
+            one::<i64>(&direct, "SELECT count(*) FROM oneflight_incarnation").await,
+            1
+        );
+        if given_out_again == 2 {
+            return;
+        }
+    }
+    panic!("no crash gave a number out again");
 }
