@@ -172,13 +172,15 @@ BEGIN
     IF current_setting('client_encoding') <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client';
     END IF;
-    PERFORM pg_advisory_xact_lock(number) FROM (
-        SELECT DISTINCT hashtextextended('"{schema}"."{prefix}messages"'::regclass::oid::text || purpose || name, 7117) AS number
-        FROM (SELECT 'o' AS purpose, unnest(ordering_keys) AS name
-              UNION ALL
-              SELECT 'k', k.name || E'\n' || k.topic FROM unnest(keys, topics, turns) k (name, topic, wanted)
-              WHERE k.wanted) named
-        WHERE name IS NOT NULL ORDER BY 1) locks;
+    IF true = ANY (turns) OR array_remove(ordering_keys, NULL) <> '{}' THEN
+        PERFORM pg_advisory_xact_lock(number) FROM (
+            SELECT DISTINCT hashtextextended('"{schema}"."{prefix}messages"'::regclass::oid::text || purpose || name, 7117) AS number
+            FROM (SELECT 'o' AS purpose, unnest(ordering_keys) AS name
+                  UNION ALL
+                  SELECT 'k', k.name || E'\n' || k.topic FROM unnest(keys, topics, turns) k (name, topic, wanted)
+                  WHERE k.wanted) named
+            WHERE name IS NOT NULL ORDER BY 1) locks;
+    END IF;
     -- Before any position is drawn: a position is then larger than all that a snapshot knew which does not know this
     -- number.
     transaction_number := pg_current_xact_id();
@@ -195,6 +197,32 @@ BEGIN
                         WHERE p.key = given.key AND p.topic = given.topic AND p.deduplicated)) END
             FROM unnest(keys, topics, deduplicates) WITH ORDINALITY AS given (key, topic, deduplicated, number)
             ORDER BY given.number);
+    END IF;
+    -- One message is most often all, and what follows takes longer to begin than to do.
+    IF cardinality(keys) = 1 AND (delays[1] IS NULL OR ordering_keys[1] IS NOT NULL) THEN
+        message_id := known[1];
+        is_new := message_id IS NULL;
+        IF is_new THEN
+            message_id := nextval('"{schema}"."{prefix}positions"'::regclass);
+            IF deduplicates[1] THEN
+                INSERT INTO "{schema}"."{prefix}messages"
+                    (slot, shard, attempts, position, id, xid, sent_at, expires_at, due_at, deduplicated, topic, key,
+                     ordering_key, content_type, correlation_id, traceparent, headers, payload)
+                VALUES (current_slot, shards[1], 0, message_id, message_id, transaction_number, instant,
+                        instant + expiries[1], instant + delays[1], true, topics[1], keys[1], ordering_keys[1],
+                        content_types[1], correlation_ids[1], traceparents[1], headers_of[1], payloads[1])
+                ON CONFLICT DO NOTHING;
+            ELSE
+                INSERT INTO "{schema}"."{prefix}messages"
+                    (slot, shard, attempts, position, id, xid, sent_at, expires_at, due_at, deduplicated, topic, key,
+                     ordering_key, content_type, correlation_id, traceparent, headers, payload)
+                VALUES (current_slot, shards[1], 0, message_id, message_id, transaction_number, instant,
+                        instant + expiries[1], instant + delays[1], false, topics[1], keys[1], ordering_keys[1],
+                        content_types[1], correlation_ids[1], traceparents[1], headers_of[1], payloads[1]);
+            END IF;
+        END IF;
+        RETURN NEXT;
+        RETURN;
     END IF;
     RETURN QUERY
     WITH given AS MATERIALIZED (

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The notification is a statement of its own, after the user's commit and on a connection of the outbox's, so that no
-//! commit of the user's takes its turn for it. Commits within a moment share one. A hint that is lost costs the time until
-//! the relay looks by itself.
+//! commit of the user's takes its turn for it. Commits within a moment share one, and more of them while there are many. A hint
+//! that is lost costs the time until the relay looks by itself.
 //!
 //! Where a pooler shares sessions, nothing is heard; a store that is opened for one does not listen.
 
@@ -27,6 +27,8 @@ use oneflight::store::outbox::SHARDS;
 
 /// How long commits are gathered for one notification.
 const MOMENT: Duration = Duration::from_millis(2);
+/// How long none is sent after one: while there are many commits, notifications would be as many transactions beside them.
+const REST: Duration = Duration::from_millis(6);
 /// How long a lost connection is left alone.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -90,10 +92,14 @@ async fn hint(parts: Weak<Parts>, mut local: oneflight::store::outbox::Listener,
         let channel = parts.statements.names.outbox_channel();
         drop(parts);
         sleep(MOMENT).await;
-        // In one piece, whatever is between here and the server.
-        let notify = format!("SELECT pg_catalog.pg_notify('{}', '')", channel.replace('\'', "''"));
+        // In one piece, whatever is between here and the server, and without waiting for the disk.
+        let notify = format!(
+            "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify('{}', '')",
+            channel.replace('\'', "''")
+        );
         // It is a hint.
         let _ = timeout(patience, sqlx::raw_sql(AssertSqlSafe(notify)).execute(&pool)).await;
+        sleep(REST).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use oneflight::outbox::Outbox;
 use oneflight::store::StoreError;
 use oneflight::store::outbox::{Cursor, MessageId, OutboxStore, Shard};
 use oneflight_postgres::PostgresStore;
@@ -12,6 +13,7 @@ use crate::support::{Texts, beat, count, relay, send, store, text, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_dump_and_restore_everything_is_read() {
+    const MANY: usize = 2_500;
     let schema = server().schema().await;
     let before = store(&schema).await;
     // So many transactions that the new server has not come to their numbers.
@@ -19,6 +21,11 @@ async fn after_dump_and_restore_everything_is_read() {
         .execute(before.pool())
         .await
         .unwrap();
+    // More than a relay reads at once.
+    let mut tx = before.pool().begin().await.unwrap();
+    let many = (0..MANY).map(|_| text("one of many"));
+    let _ = Outbox::new(before.clone()).send_all(&mut tx, many).await.unwrap();
+    tx.commit().await.unwrap();
     for content in ["one", "two"] {
         let _ = send(&before, text(content).ordering_key("k")).await;
     }
@@ -63,9 +70,10 @@ async fn after_dump_and_restore_everything_is_read() {
     let after = PostgresStore::from_pool(pool).await.unwrap();
     let texts = Texts::default();
     let relay = relay(&after, &texts);
-    until("what was restored arrives", || texts.lock().len() == 2).await;
+    until("what was restored arrives", || texts.lock().len() == MANY + 2).await;
     let _ = send(&after, text("three").ordering_key("k")).await;
-    until("what is new arrives", || texts.lock().len() == 3).await;
+    until("what is new arrives", || texts.lock().len() == MANY + 3).await;
+    texts.lock().retain(|text| text != "one of many");
     assert_eq!(*texts.lock(), ["one", "two", "three"]);
     relay.stop().await;
 }
