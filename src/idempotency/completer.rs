@@ -404,7 +404,11 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
                     telemetry::held(&found.id, &found.name, found.tries);
                     StepCounts::new(&found.name).held(HeldFor::Tries);
                     if let Some(tell) = &self.on_held {
-                        quietly(|| tell(found));
+                        let held = UnfinishedSteps {
+                            held: true,
+                            ..found.clone()
+                        };
+                        quietly(|| tell(&held));
                     }
                     TakenUp::Held
                 }

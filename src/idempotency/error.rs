@@ -381,8 +381,9 @@ impl Error {
             }
             ErrorKind::InDoubt { attempt } => write!(
                 f,
-                "attempt {attempt} ended without telling what it did; find out, then resolve the request as \
-                 completed or to be run again"
+                "attempt {attempt} ended without telling what it did, or waits for a person's decision; find out, then \
+                 resolve the request as completed or to be run again, or, if it has recorded steps, have it go on \
+                 (`resume_steps`)"
             ),
             ErrorKind::NotDone(_) => f.write_str("nothing was done; it may be tried again"),
             ErrorKind::Unknown(_) => f.write_str(

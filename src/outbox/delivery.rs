@@ -48,6 +48,7 @@ impl Delivery {
             attempts: 0,
             due_in: None,
             expires_in: new.expires_after,
+            is_cancelled: false,
             age: Duration::ZERO,
             done: Vec::new(),
             topic: new.topic,

@@ -12,6 +12,9 @@ use crate::store::{OutboxStore, StoreError};
 ///
 /// In [`run_in_tx`](crate::Idempotency::run_in_tx), use [`Tx::send`](crate::Tx::send).
 ///
+/// In SQLite, begin the transaction as one that writes (`pool.begin_with("BEGIN IMMEDIATE")`): one that has read first cannot
+/// write while another one does, or has since.
+///
 /// ```
 /// use oneflight::outbox::{Outbox, SendError};
 /// use oneflight::store::OutboxStore;

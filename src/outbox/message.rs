@@ -123,7 +123,8 @@ impl Message {
         self
     }
 
-    /// Drops it, and records that it has expired, if it was not delivered this long after it was sent.
+    /// Drops it, and records that it has expired, if it was not delivered this long after it was sent. It has to be longer
+    /// than [`not_before`](Self::not_before).
     pub fn expires_after(mut self, limit: Duration) -> Self {
         self.expires_after = Some(limit);
         self
@@ -245,6 +246,13 @@ impl Message {
             .any(|time| time > Self::MAX_DELAY)
         {
             return invalid("not_before or expires_after is more than ten years from now");
+        }
+        if let (Some(delay), Some(limit)) = (self.delay, self.expires_after)
+            && delay >= limit
+        {
+            return invalid(
+                "it would expire before it may be delivered: expires_after has to be longer than not_before",
+            );
         }
         Ok(())
     }

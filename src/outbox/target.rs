@@ -161,8 +161,13 @@ impl TargetOptions {
         self
     }
 
-    /// Opens the circuit after so many failures in a row: nothing is delivered for a while, and no attempts are counted;
-    /// then one message is tried. The default is 10. Final errors are no failures of the target.
+    /// Opens the circuit after so many failures in a row: nothing is delivered for a second, and then one message is tried.
+    /// If that fails as well, the next pause is twice as long, up to a minute; if it succeeds, the circuit is closed. The
+    /// default is 10. Final errors are no failures of the target.
+    ///
+    /// While nothing is delivered, nothing counts as an attempt. What is tried after a pause does: a message whose own fault it is
+    /// that its target fails comes to an end. So let [`retry`](Self::retry) last longer than an outage: with the default it is
+    /// some eight hours.
     pub fn circuit_breaker(mut self, failures: u32) -> Self {
         self.opens_after = failures.max(1);
         self

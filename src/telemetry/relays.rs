@@ -71,6 +71,7 @@ mod counted {
         shards_lost: u64,
         store_errors: u64,
         shards: Told,
+        is_told: bool,
     }
 
     struct Topic {
@@ -82,6 +83,7 @@ mod counted {
         backlog: Told,
         /// What was told last.
         oldest: Option<f64>,
+        is_told: bool,
     }
 
     struct Target {
@@ -103,8 +105,9 @@ mod counted {
         }
     }
 
-    fn count(name: &'static str, labels: &[Label], by: &mut u64) {
-        if *by > 0 {
+    /// The first time also where there is nothing to count: what increases is seen from its beginning.
+    fn count(name: &'static str, labels: &[Label], by: &mut u64, is_first: bool) {
+        if *by > 0 || is_first {
             counter!(name, labels.iter()).increment(take(by));
         }
     }
@@ -128,6 +131,7 @@ mod counted {
                 expired: 0,
                 backlog: Told::default(),
                 oldest: None,
+                is_told: false,
             });
             let targets = targets.map(|target| Target {
                 labels: with("target", target),
@@ -145,6 +149,7 @@ mod counted {
                 shards_lost: 0,
                 store_errors: 0,
                 shards: Told::default(),
+                is_told: false,
             }
         }
 
@@ -202,8 +207,9 @@ mod counted {
                     (DEAD, &mut topic.dead),
                     (EXPIRED, &mut topic.expired),
                 ] {
-                    count(name, labels, by);
+                    count(name, labels, by, !topic.is_told);
                 }
+                topic.is_told = true;
             });
         }
 
@@ -227,8 +233,9 @@ mod counted {
                     (SHARDS_LOST, &mut self.shards_lost),
                     (STORE_ERRORS, &mut self.store_errors),
                 ] {
-                    count(name, labels, by);
+                    count(name, labels, by, !self.is_told);
                 }
+                self.is_told = true;
             });
         }
     }

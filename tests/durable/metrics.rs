@@ -106,6 +106,7 @@ fn what_completers_take_up_and_hold_is_counted_and_told() {
         let held = Arc::new(Mutex::new(Vec::new()));
         let holds = Arc::clone(&held);
         let completer = quick(&idem).pauses(OFTEN, OFTEN).max_tries(2).on_held(move |it| {
+            assert!(it.held);
             holds.lock().push((it.id.key().to_owned(), it.name.clone(), it.tries));
             panic!("what is told panics");
         });

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
 use oneflight::Message;
-use oneflight::outbox::{Delivery, HttpTarget, Target, TraceParent, Verdict};
+use oneflight::outbox::{Delivery, HttpTarget, HttpTargetError, Target, TraceParent, Verdict};
 use parking_lot::Mutex;
 
 /// A service that keeps keys as Stripe's API does: the first answer under a key is every later one's, and another body
@@ -66,7 +66,10 @@ fn delivery(message: Message) -> Delivery {
 async fn a_message_that_comes_twice_charges_once_and_carries_its_ids() {
     let service = StandIn::default();
     let url = serve(service.clone()).await;
-    let target = HttpTarget::new(&format!("{url}/charge")).unwrap();
+    let target = HttpTarget::new(&format!("{url}/charge"))
+        .unwrap()
+        .topic_header("X-Event-Type")
+        .unwrap();
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let delivery = delivery(
         message("7 EUR")
@@ -88,10 +91,13 @@ async fn a_message_that_comes_twice_charges_once_and_carries_its_ids() {
         ("x-correlation-id", "edge-5f2c"),
         ("traceparent", parent),
         ("x-tenant", "seven"),
+        ("x-event-type", delivery.topic()),
     ] {
         assert_eq!(headers[name], value, "{name}");
     }
     assert!(!headers.contains_key("webhook-signature"));
+    let no_header = HttpTarget::new(&url).unwrap().topic_header("no header").unwrap_err();
+    assert!(matches!(no_header, HttpTargetError::Header), "{no_header}");
 }
 
 #[tokio::test]
@@ -205,4 +211,14 @@ async fn headers_of_the_connection_are_rejected() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn a_message_that_would_expire_before_it_is_due_is_rejected() {
+    let due = |at, until| message("x").not_before(Duration::from_secs(at)).expires_after(Duration::from_secs(until));
+    for (at, until) in [(3, 1), (3, 3)] {
+        let error = Delivery::to_test(due(at, until)).unwrap_err();
+        assert!(error.to_string().contains("expires_after has to be longer"), "{error}");
+    }
+    Delivery::to_test(due(1, 3)).unwrap();
 }

@@ -34,6 +34,7 @@ type OnGone = Arc<dyn Fn(&str) + Send + Sync>;
 /// | `Content-Type` | that of the message |
 /// | `Idempotency-Key`, `Webhook-Id` | the key of the message: the same for every attempt |
 /// | `X-Correlation-Id`, `traceparent` | if the message has them |
+/// | a [header of your choice](Self::topic_header) | the topic, which is not sent otherwise |
 /// | `Webhook-Timestamp`, `Webhook-Signature` | if there is a [secret](Self::secret), as [Standard Webhooks](https://www.standardwebhooks.com) has them |
 ///
 /// What an answer means is a [policy](Self::policy). A redirect is not followed. For `https`, enable one of reqwest's
@@ -57,6 +58,7 @@ pub struct HttpTarget {
     secrets: Vec<Secret>,
     is_guarded: bool,
     policy: Policy,
+    topic_header: Option<HeaderName>,
     on_gone: Option<OnGone>,
     gone: Arc<Mutex<HashSet<String>>>,
 }
@@ -75,6 +77,8 @@ enum Place {
 pub enum HttpTargetError {
     /// The URL is none, or not one of `http` or `https`.
     Url,
+    /// The name is not that of a header.
+    Header,
     /// The secret is not base64 of 24 to 64 bytes.
     Secret,
     /// The client could not be made.
@@ -85,6 +89,7 @@ impl fmt::Display for HttpTargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Url => "the URL of the target is not valid; write it in full, with http or https",
+            Self::Header => "the name is not that of a header; take letters, digits and hyphens",
             Self::Secret => {
                 "the secret is not base64 of 24 to 64 bytes, with or without `whsec_`; take it as it was issued"
             }
@@ -148,6 +153,7 @@ impl HttpTarget {
             secrets: Vec::new(),
             is_guarded,
             policy: Arc::new(|answered: &Answered<'_>| answered.verdict()),
+            topic_header: None,
             on_gone: None,
             gone: Arc::default(),
         })
@@ -160,6 +166,16 @@ impl HttpTarget {
     /// [`HttpTargetError::Secret`] if it is not base64 of 24 to 64 bytes, with or without `whsec_`.
     pub fn secret(mut self, secret: &str) -> Result<Self, HttpTargetError> {
         self.secrets.push(Secret::new(secret).ok_or(HttpTargetError::Secret)?);
+        Ok(self)
+    }
+
+    /// Sends the topic of each message in this header, for a receiver that gets several.
+    ///
+    /// # Errors
+    ///
+    /// [`HttpTargetError::Header`] if the name is not that of a header.
+    pub fn topic_header(mut self, name: &str) -> Result<Self, HttpTargetError> {
+        self.topic_header = Some(name.parse().map_err(|_| HttpTargetError::Header)?);
         Ok(self)
     }
 
@@ -264,6 +280,9 @@ impl HttpTarget {
             headers.insert(name, value);
             Ok::<_, DeliveryError>(())
         };
+        if let Some(name) = &self.topic_header {
+            add(name.as_str(), delivery.topic())?;
+        }
         add("content-type", delivery.content_type())?;
         add("idempotency-key", delivery.key())?;
         add("webhook-id", delivery.key())?;

@@ -36,6 +36,7 @@ pub(super) struct Entry {
     pub(super) bytes: usize,
     pub(super) attempts: u32,
     pub(super) expires: Option<Instant>,
+    pub(super) is_cancelled: bool,
     pub(super) sent: Instant,
     /// The targets that have it.
     pub(super) done: Vec<String>,
@@ -197,6 +198,7 @@ impl Book {
             is_reloaded: false,
             attempts: message.attempts,
             expires: message.expires_in.map(|left| now + left),
+            is_cancelled: message.is_cancelled,
             sent: now.checked_sub(message.age).unwrap_or(now),
             done: message.done.clone(),
             lane: lane.clone(),

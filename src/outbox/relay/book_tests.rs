@@ -20,6 +20,7 @@ fn message(id: i64, key: Option<&str>) -> StoredMessage {
         attempts: 0,
         due_in: None,
         expires_in: None,
+        is_cancelled: false,
         age: Duration::ZERO,
         done: Vec::new(),
         topic: text("t"),

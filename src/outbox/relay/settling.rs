@@ -159,8 +159,10 @@ impl<S: OutboxStore> Runner<S> {
         let (position, shard, has_lane) = (entry.position, entry.shard, entry.lane.is_some());
         let verdict = match why {
             Aside::Expired => {
-                self.health.expired += 1;
-                self.counts.expired(entry.route);
+                if !entry.is_cancelled {
+                    self.health.expired += 1;
+                    self.counts.expired(entry.route);
+                }
                 self.outgoing.settlement.expired.push(position);
                 Verdict::Ended
             }

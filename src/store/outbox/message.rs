@@ -183,6 +183,8 @@ pub struct StoredMessage {
     pub due_in: Option<Duration>,
     /// How long from now it may be delivered, if it expires.
     pub expires_in: Option<Duration>,
+    /// It was cancelled where it kept its place in its ordering key, and only lets that key go on: it has expired by now.
+    pub is_cancelled: bool,
     /// How long ago it was sent.
     pub age: Duration,
     /// The names of the targets that have it already.

@@ -117,6 +117,7 @@ pub(super) async fn a_dead_letter_that_is_cancelled_lets_its_key_go_on<S: Outbox
         "a dead letter could not be cancelled",
     )?;
     bench.arrives(&inbox, &["first", "second"]).await?;
+    bench.require(relay.health().expired == 0, "what was cancelled counts as expired")?;
     relay.stop().await;
     Ok(())
 }

@@ -46,6 +46,7 @@ pub(super) fn message(row: &PgRow, from: usize, now: i64) -> Result<Option<Store
         due_in: column::<Option<i64>>(row, from + 15)?.map(|at| millis(at - now)),
         age: millis(now - column::<i64>(row, from + 4)?),
         expires_in: column::<Option<i64>>(row, from + 5)?.map(|at| millis(at - now)),
+        is_cancelled: column::<Option<i64>>(row, from + 5)? == Some(0),
         topic: text(6)?,
         key: text(7)?,
         ordering_key: optional(8)?.map(Arc::from),

@@ -26,9 +26,12 @@ pub(super) async fn run(connection: &mut SqliteConnection, sql: String) -> Resul
 }
 
 /// Draws a position.
-pub(super) async fn draw(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
+pub(super) async fn draw(
+    connection: &mut SqliteConnection,
+    failed: fn(sqlx::Error) -> StoreError,
+) -> Result<i64, StoreError> {
     let draw = query("UPDATE main.oneflight_outbox SET position = position + 1 RETURNING position");
-    get(&draw.fetch_one(connection).await.map_err(unavailable)?, "position")
+    get(&draw.fetch_one(connection).await.map_err(failed)?, "position")
 }
 
 pub(super) async fn beat(connection: &mut SqliteConnection, beat: &Beat) -> Result<Option<Beaten>, StoreError> {
@@ -291,7 +294,7 @@ pub(super) async fn bring_back(
     id: i64,
     and: &'static str,
 ) -> Result<(), StoreError> {
-    let position = draw(connection).await?;
+    let position = draw(connection, unavailable).await?;
     let back = format!(
         "UPDATE main.oneflight_messages SET state = 0, due_at = NULL, taken_by = NULL, position = {position}{and}
          WHERE id = {id}"

@@ -65,6 +65,7 @@ pub(super) fn message(row: &SqliteRow) -> Result<StoredMessage, StoreError> {
         attempts: unsigned(get(row, "attempts")?),
         due_in: get::<Option<i64>>(row, "due_at")?.map(|at| read_millis(at - now)),
         expires_in: get::<Option<i64>>(row, "expires_at")?.map(|at| read_millis(at - now)),
+        is_cancelled: get::<Option<i64>>(row, "expires_at")? == Some(0),
         age: read_millis(now - get::<i64>(row, "sent_at")?),
         done: split(optional("done")?),
         topic: text("topic")?,

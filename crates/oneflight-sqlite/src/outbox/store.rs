@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, query};
 
-use super::super::busy::unavailable;
+use super::super::busy::{is_busy, unavailable};
 use super::super::ending::{End, Ended};
 use super::super::queue::Rank;
 use super::super::store::SqliteStore;
@@ -69,6 +69,17 @@ impl SqliteStore {
     }
 }
 
+/// In a transaction that was begun by reading, SQLite lets nobody write while another one does, or has since.
+fn not_sent(error: sqlx::Error) -> StoreError {
+    match is_busy(&error) {
+        true => StoreError::Unsupported {
+            advice: "the transaction cannot write, since another one writes or has written since it was begun; begin it \
+                     as one that writes, by `pool.begin_with(\"BEGIN IMMEDIATE\")`, which waits for its turn",
+        },
+        false => unavailable(error),
+    }
+}
+
 async fn send(connection: &mut SqliteConnection, new: &NewMessage) -> Result<Sent, StoreError> {
     if new.deduplicated {
         let look = query("SELECT id FROM main.oneflight_messages WHERE key = ?1 AND topic = ?2 AND deduplicated = 1");
@@ -77,12 +88,12 @@ async fn send(connection: &mut SqliteConnection, new: &NewMessage) -> Result<Sen
             .bind(&*new.topic)
             .fetch_optional(&mut *connection)
             .await
-            .map_err(unavailable)?;
+            .map_err(not_sent)?;
         if let Some(known) = known {
             return Ok(Sent::Duplicate(MessageId::new(get(&known, "id")?)));
         }
     }
-    let position = changes::draw(connection).await?;
+    let position = changes::draw(connection, not_sent).await?;
     // Under an ordering key, a relay has to know of it, to hold up what is behind it.
     let parks = new.delay.is_some() && new.ordering_key.is_none();
     let text = format!(
@@ -107,7 +118,7 @@ async fn send(connection: &mut SqliteConnection, new: &NewMessage) -> Result<Sen
         .bind(new.trace_parent.as_ref().map(|parent| parent.as_str()))
         .bind(rows::write_headers(&new.headers))
         .bind(&*new.payload);
-    let row = insert.fetch_one(connection).await.map_err(unavailable)?;
+    let row = insert.fetch_one(connection).await.map_err(not_sent)?;
     Ok(Sent::New(MessageId::new(get(&row, "id")?)))
 }
 

@@ -4,6 +4,8 @@
 
 use std::error::Error;
 
+use oneflight::Message;
+use oneflight::outbox::Outbox;
 use oneflight_conformance as conformance;
 use oneflight_sqlite::SqliteStore;
 
@@ -20,4 +22,21 @@ async fn it_keeps_what_every_outbox_promises() {
     if let Err(failure) = kept.await {
         panic!("{failure}: {:?}", failure.source());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_cannot_write_is_told_how_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("shop.db")).await.unwrap();
+    let outbox = Outbox::new(store.clone());
+    let message = || Message::text("mail.receipt", "order 7");
+    // It reads, another one writes, and then it would write.
+    let mut reads = store.pool().begin().await.unwrap();
+    let read = sqlx::query("SELECT count(*) FROM oneflight_messages");
+    read.fetch_one(&mut *reads).await.unwrap();
+    let mut writes = store.pool().begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let _ = outbox.send(&mut writes, message()).await.unwrap();
+    writes.commit().await.unwrap();
+    let error = outbox.send(&mut reads, message()).await.unwrap_err();
+    assert!(error.to_string().contains("BEGIN IMMEDIATE"), "{error}");
 }
