@@ -285,7 +285,7 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
             let free = self.concurrency.saturating_sub(running.len());
             let mut pause = self.every;
             if free > 0 {
-                let limit = free + LOOK_PAST + passed_over.len();
+                let limit = free.saturating_add(LOOK_PAST + passed_over.len());
                 let Some(polled) = unless(&stopped, self.poll(limit)).await else {
                     break;
                 };

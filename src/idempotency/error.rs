@@ -406,8 +406,8 @@ impl Error {
                 f.write_str(match effect {
                     Effect::Nothing => "its work panicked and was rolled back: ",
                     Effect::Done | Effect::Unknown => {
-                        "its work panicked, and what it did before that has happened; it is in doubt until the recovery \
-                         policy or an operator decides: "
+                        "its work panicked, and what it did before that has happened; with recorded steps it goes on by \
+                         the next call, otherwise it is in doubt until the recovery policy or an operator decides: "
                     }
                 })?;
                 f.write_str(panic.message())

@@ -79,6 +79,13 @@ impl fmt::Display for SendError {
                 f,
                 "the payload of a message of the topic {topic:?} could not be encoded as JSON; see its source, or send bytes"
             ),
+            // It answered, in the user's own transaction: that is what is wrong most often.
+            SendErrorKind::Store(StoreError::Unavailable { source }) => {
+                write!(
+                    f,
+                    "the message was not sent, and the transaction cannot go on most likely: {source}"
+                )
+            }
             SendErrorKind::Store(error) => write!(f, "the store did not take the message: {error}"),
         }
     }

@@ -366,8 +366,8 @@ pub trait StepStore: Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Outdated`] if the token no longer holds the claim, or its lease runs and it is to be
-    /// [given up](Standing::GivenUp).
+    /// [`StoreError::Outdated`] if the token no longer holds the claim, or if it is to be [given up](Standing::GivenUp) and
+    /// its lease runs, or it waits for a person already: of several who give it up, one does.
     fn set_standing(
         &self,
         id: &RequestIdentity,

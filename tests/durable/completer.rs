@@ -419,3 +419,13 @@ async fn one_that_is_dropped_stops() {
     sleep(SOON * 10).await;
     assert_eq!(idem.store().polls.load(SeqCst), polls);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completer_without_a_limit_goes_on_with_what_it_finds() {
+    let idem = Idempotency::builder(MemoryStore::new()).build();
+    left_behind(&idem, "k", "place_order".into()).await;
+    let seen = Seen::default();
+    let completer = finishing(quick(&idem).concurrency(usize::MAX), "place_order".into(), &seen);
+    eventually("it is completed", async || is_completed(&idem, "k").await).await;
+    completer.stop().await;
+}

@@ -215,7 +215,11 @@ async fn headers_of_the_connection_are_rejected() {
 
 #[test]
 fn a_message_that_would_expire_before_it_is_due_is_rejected() {
-    let due = |at, until| message("x").not_before(Duration::from_secs(at)).expires_after(Duration::from_secs(until));
+    let due = |at, until| {
+        message("x")
+            .not_before(Duration::from_secs(at))
+            .expires_after(Duration::from_secs(until))
+    };
     for (at, until) in [(3, 1), (3, 3)] {
         let error = Delivery::to_test(due(at, until)).unwrap_err();
         assert!(error.to_string().contains("expires_after has to be longer"), "{error}");

@@ -633,6 +633,11 @@ async fn it_is_given_up_only_while_nobody_has_it<S: StepStore, P: AsyncFn(Durati
     probe.require(known.is_some_and(|known| !known.held), "it is held under its holder")?;
     probe.ok(probe.store.end_lease(&id, token, Duration::ZERO).await)?;
     probe.set(&begun, Standing::GivenUp).await?;
+    match probe.store.set_standing(&id, token, Standing::GivenUp).await {
+        Err(StoreError::Outdated { .. }) => {}
+        Err(source) => return probe.ok(Err(source)),
+        Ok(()) => return probe.failure("it was given up twice"),
+    }
     probe.in_doubt_for(&id, start("place_order", "1")).await
 }
 

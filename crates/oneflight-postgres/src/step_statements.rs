@@ -171,14 +171,19 @@ impl StepStatements {
             Standing::Held | Standing::GivenUp => "held = true",
             Standing::Resumed => "tries = 0, held = false",
         };
-        let (with, from) = match standing {
-            Standing::GivenUp => (format!("WITH {}", self.ended(id, token)), "FROM ended"),
-            Standing::HandedBack | Standing::Held | Standing::Resumed => (String::new(), ""),
+        let (with, from, unless) = match standing {
+            Standing::GivenUp => (
+                format!("WITH {}", self.ended(id, token)),
+                "FROM ended",
+                "AND NOT w.held",
+            ),
+            Standing::HandedBack | Standing::Held | Standing::Resumed => (String::new(), "", ""),
         };
         let (scope, key) = (Value::Text(id.scope()), Value::Text(id.key()));
         Message::outside(&format!(
             "{with} UPDATE {workflows} w SET {set} {from}
-             WHERE w.scope = {scope} AND w.key = {key} AND w.token = {token} {if_held} RETURNING w.token"
+             WHERE w.scope = {scope} AND w.key = {key} AND w.token = {token} {if_held} {unless}
+             RETURNING w.token"
         ))
     }
 }

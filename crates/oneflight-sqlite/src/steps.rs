@@ -139,7 +139,10 @@ pub(super) fn set_standing(id: &RequestIdentity, token: FencingToken, standing: 
     sqlx::query(match standing {
         Standing::HandedBack => set_standing!("tries = max(tries - 1, 0)", ""),
         Standing::Held => set_standing!("held = 1", ""),
-        Standing::GivenUp => set_standing!("held = 1", is_over!()),
+        Standing::GivenUp => set_standing!(
+            "held = 1",
+            concat!(is_over!(), " AND main.oneflight_workflows.held = 0")
+        ),
         Standing::Resumed => set_standing!("tries = 0, held = 0", ""),
     })
     .bind(id.scope())

@@ -118,7 +118,11 @@ impl<S: StepStore, C: Format> Idempotency<S, C> {
         };
         match answer_within(self.shared.answer_patience(), held).await {
             Ok(()) => Ok(true),
-            Err(StoreError::Outdated { .. }) => Ok(false),
+            // Somebody goes on with it, or has it held already.
+            Err(StoreError::Outdated { .. }) => {
+                let known = self.recorded_steps(id).await?;
+                Ok(known.is_some_and(|known| known.held))
+            }
             Err(error) => Err(Error::store(id, error, Effect::Unknown)),
         }
     }

@@ -141,9 +141,11 @@ impl HttpTarget {
     ///
     /// # Errors
     ///
-    /// [`HttpTargetError`] if the client could not be made.
+    /// [`HttpTargetError`] if the name is not that of a header, or the client could not be made.
     pub fn by_header(name: impl Into<String>) -> Result<Self, HttpTargetError> {
-        Self::at(Place::Header(name.into()), true)
+        let name = name.into();
+        name.parse::<HeaderName>().map_err(|_| HttpTargetError::Header)?;
+        Self::at(Place::Header(name), true)
     }
 
     fn at(place: Place, is_guarded: bool) -> Result<Self, HttpTargetError> {

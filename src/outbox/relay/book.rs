@@ -178,6 +178,11 @@ impl Book {
         if let Some(known) = self.entries.get_mut(&id) {
             if known.state != State::Taken {
                 known.position = message.position;
+                // It was postponed, then cancelled, and came back only to let its key go on.
+                if message.is_cancelled {
+                    (known.is_cancelled, known.expires, known.due) = (true, Some(now), None);
+                    self.consider(id, now);
+                }
             }
             return;
         }

@@ -208,3 +208,28 @@ async fn a_key_waits_for_what_stands_elsewhere_until_it_is_read_or_has_ended_the
     book.unblock(&Arc::from("b"), MessageId::new(4), now);
     assert_eq!(taken(&mut book), [5]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_back_cancelled_is_not_delivered_and_lets_its_key_go_on() {
+    let now = Instant::now();
+    let mut book = Book::new(1, LIMIT);
+    let first = StoredMessage {
+        due_in: Some(Duration::from_secs(60)),
+        ..message(1, Some("a"))
+    };
+    book.add(first, (0, 0), now);
+    book.add(message(2, Some("a")), (0, 0), now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    let cancelled = StoredMessage {
+        position: 3,
+        expires_in: Some(Duration::ZERO),
+        is_cancelled: true,
+        ..message(1, Some("a"))
+    };
+    book.add(cancelled, (0, 0), now);
+    assert_eq!(taken(&mut book), [1]);
+    let entry = book.entry(MessageId::new(1)).unwrap();
+    assert!(entry.is_cancelled && entry.expires.unwrap() <= now && entry.position == 3);
+    book.end(MessageId::new(1), now);
+    assert_eq!(taken(&mut book), [2]);
+}

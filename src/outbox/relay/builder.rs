@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,12 +50,19 @@ pub struct RelayBuilder<S> {
     wrong: Option<RelayBuildError>,
 }
 
+/// How long a lease may be.
+const LEASES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+
 /// Why a relay was not made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RelayBuildError {
     /// It has no target.
     NoTarget,
+    /// This cannot be the name of a group.
+    Group(Arc<str>),
+    /// This cannot be the length of a lease.
+    Lease(Duration),
     /// This is no pattern of topics.
     Pattern(String),
     /// This pattern has a second target without a name. What each of them has is kept under its name.
@@ -67,6 +75,12 @@ impl fmt::Display for RelayBuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoTarget => f.write_str("the relay has no target; add one with `target`"),
+            Self::Group(group) => write!(
+                f,
+                "the group {:?} is empty, has more than 255 bytes, or has a control character",
+                group.chars().take(80).collect::<String>()
+            ),
+            Self::Lease(lease) => write!(f, "a lease of {lease:?} is shorter than 100 ms or longer than a day"),
             Self::Pattern(pattern) => write!(
                 f,
                 "{pattern:?} is no pattern; write a topic, or the beginning of topics with an asterisk at its end"
@@ -172,9 +186,10 @@ impl<S: OutboxStore> RelayBuilder<S> {
     /// Sets after which time without a sign of life the others take this relay for dead. The default is 15 s. It has
     /// nothing to do with how long a delivery takes.
     ///
-    /// A relay shows three signs of life in this time, which is all that it asks of an idle store.
+    /// A relay shows three signs of life in this time, which is all that it asks of an idle store. It has to be 100 ms at
+    /// least, and a day at most.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.relay.settings.lease = lease.max(Duration::from_millis(100));
+        self.relay.settings.lease = lease;
         self
     }
 
@@ -229,11 +244,17 @@ impl<S: OutboxStore> RelayBuilder<S> {
     ///
     /// # Errors
     ///
-    /// [`RelayBuildError`] if there is no target, a pattern is none, or targets of a pattern cannot be told apart.
+    /// [`RelayBuildError`] if there is no target, a pattern is none, targets of a pattern cannot be told apart, or the group's
+    /// name or the lease cannot be used.
     pub fn build(self) -> Result<Relay<S>, RelayBuildError> {
         telemetry::relays::describe();
+        let (group, lease) = (&self.relay.settings.group, self.relay.settings.lease);
         match self.wrong {
             Some(wrong) => Err(wrong),
+            None if group.is_empty() || group.len() > 255 || group.chars().any(char::is_control) => {
+                Err(RelayBuildError::Group(Arc::clone(group)))
+            }
+            None if !LEASES.contains(&lease) => Err(RelayBuildError::Lease(lease)),
             None if self.relay.routes.is_empty() => Err(RelayBuildError::NoTarget),
             None => Ok(self.relay),
         }

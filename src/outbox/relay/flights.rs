@@ -3,7 +3,7 @@
 //! A delivery is dropped when its message is not this relay's any more, and when the relay has shown no sign of life for a
 //! lease: others may have taken over then, and would deliver beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::outbox::delivery::{Delivery, DeliveryError};
 use crate::outbox::target::AnyTarget;
 use crate::store::outbox::{MessageId, Shard};
 use crate::timer::within;
-use crate::unwind::catch;
+use crate::unwind::{catch, quietly};
 
 /// What a target made of one message.
 pub(super) struct Landed {
@@ -25,7 +25,63 @@ pub(super) struct Landed {
     /// Which taking of the message it was.
     pub(super) taking: u64,
     /// `None` if the delivery was dropped, or not begun.
-    pub(super) answer: Option<Result<(), DeliveryError>>,
+    pub(super) answer: Option<Result<(), Failure>>,
+}
+
+/// Why a target did not take a message. It is made where the delivery was: the text of an error and its destructor are code of the
+/// user's, and may panic.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) told: String,
+    pub(super) is_final: bool,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl From<DeliveryError> for Failure {
+    fn from(error: DeliveryError) -> Self {
+        let (is_final, retry_after) = (error.is_final, error.retry_after);
+        let mut told = None;
+        quietly(|| told = Some(error.told()));
+        quietly(|| drop(error));
+        Self {
+            told: told.unwrap_or_else(|| "the error of the target panicked when it was asked for its text".to_owned()),
+            is_final,
+            retry_after,
+        }
+    }
+}
+
+/// Tells what became of the messages of a batch, one after the other: of all of them, also where the task is ended by a
+/// destructor of the target's.
+struct Tells {
+    target: usize,
+    left: VecDeque<(MessageId, u64)>,
+    sender: mpsc::UnboundedSender<Landed>,
+}
+
+impl Tells {
+    fn tell(&mut self, answer: Option<Result<(), Failure>>) {
+        if let Some((id, taking)) = self.left.pop_front() {
+            // A relay that is gone does not listen.
+            let _ = self.sender.send(Landed {
+                target: self.target,
+                id,
+                taking,
+                answer,
+            });
+        }
+    }
+}
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell(Some(Err(panicked().into())));
+        }
+        while !self.left.is_empty() {
+            self.tell(None);
+        }
+    }
 }
 
 /// A message that some targets have not answered for yet. Its deliveries are dropped with it.
@@ -35,7 +91,7 @@ pub(super) struct Flight {
     pub(super) shard: Shard,
     pub(super) waits_for: usize,
     pub(super) succeeded: Vec<usize>,
-    pub(super) failures: Vec<DeliveryError>,
+    pub(super) failures: Vec<Failure>,
     /// A delivery was dropped, or a target was not asked.
     pub(super) is_cut: bool,
     _holds: watch::Sender<()>,
@@ -135,35 +191,30 @@ impl Flights {
 
     /// Begins a batch for one target.
     pub(super) fn begin(&mut self, target: usize, to: Arc<dyn AnyTarget>, limit: Duration, batch: Vec<Outbound>) {
-        let sender = self.sender.clone();
+        let mut tells = Tells {
+            target,
+            left: batch.iter().map(|it| (it.delivery.id(), it.taking)).collect(),
+            sender: self.sender.clone(),
+        };
         self.tasks.spawn(async move {
-            let tell = |id, taking, answer| {
-                // A relay that is gone does not listen.
-                let _ = sender.send(Landed {
-                    target,
-                    id,
-                    taking,
-                    answer,
-                });
-            };
             if batch.len() > 1
                 && let Some(answers) = together(&*to, limit, &batch).await
             {
-                for (outbound, answer) in batch.iter().zip(answers) {
-                    tell(outbound.delivery.id(), outbound.taking, answer);
-                }
+                answers.into_iter().for_each(|answer| tells.tell(answer));
                 return;
             }
             for outbound in batch {
-                let (id, taking) = (outbound.delivery.id(), outbound.taking);
-                tell(id, taking, alone(&*to, limit, outbound).await);
+                let answer = alone(&*to, limit, outbound).await;
+                tells.tell(answer);
             }
         });
     }
 
     /// Returns the next answer, if there is one.
     pub(super) fn try_next(&mut self) -> Option<Landed> {
-        while self.tasks.try_join_next().is_some() {}
+        while let Some(ended) = self.tasks.try_join_next() {
+            quietly(|| drop(ended));
+        }
         self.receiver.try_recv().ok()
     }
 
@@ -179,7 +230,7 @@ impl Flights {
 }
 
 /// Delivers one message.
-async fn alone(to: &dyn AnyTarget, limit: Duration, outbound: Outbound) -> Option<Result<(), DeliveryError>> {
+async fn alone(to: &dyn AnyTarget, limit: Duration, outbound: Outbound) -> Option<Result<(), Failure>> {
     let Outbound {
         delivery, mut leash, ..
     } = outbound;
@@ -189,19 +240,18 @@ async fn alone(to: &dyn AnyTarget, limit: Duration, outbound: Outbound) -> Optio
         biased;
         () = leash.is_cut() => None,
         answer = within(limit, catch(delivers)) => Some(match answer {
-            Some(Ok(answer)) => answer,
-            Some(Err(_)) => Err(panicked()),
-            None => Err(late(limit)),
+            Some(Ok(answer)) => answer.map_err(Failure::from),
+            Some(Err(panic)) => {
+                quietly(|| drop(panic));
+                Err(panicked().into())
+            }
+            None => Err(late(limit).into()),
         }),
     }
 }
 
 /// Delivers several messages at once, if the target does that. It goes on as long as one of them may.
-async fn together(
-    to: &dyn AnyTarget,
-    limit: Duration,
-    batch: &[Outbound],
-) -> Option<Vec<Option<Result<(), DeliveryError>>>> {
+async fn together(to: &dyn AnyTarget, limit: Duration, batch: &[Outbound]) -> Option<Vec<Option<Result<(), Failure>>>> {
     let deliveries = batch.iter().map(|it| it.delivery.clone()).collect();
     let mut leashes: Vec<Leash> = batch.iter().map(|it| it.leash.clone()).collect();
     let are_cut = async {
@@ -211,16 +261,20 @@ async fn together(
     };
     // The logs of several messages have none of their ids.
     let delivers = correlation::carry(None, async move { to.deliver_all(deliveries).await });
-    let each = |error: fn(Duration) -> DeliveryError| batch.iter().map(|_| Some(Err(error(limit)))).collect();
+    let each = |error: fn(Duration) -> DeliveryError| batch.iter().map(|_| Some(Err(error(limit).into()))).collect();
     tokio::select! {
         biased;
         () = are_cut => Some(batch.iter().map(|_| None).collect()),
         answers = within(limit, catch(delivers)) => match answers {
             Some(Ok(answers)) => {
                 let mut answers = answers?.into_iter();
-                Some(batch.iter().map(|_| Some(answers.next().unwrap_or_else(|| Err(missing())))).collect())
+                let mut next = || answers.next().unwrap_or_else(|| Err(missing()));
+                Some(batch.iter().map(|_| Some(next().map_err(Failure::from))).collect())
             }
-            Some(Err(_)) => Some(each(|_| panicked())),
+            Some(Err(panic)) => {
+                quietly(|| drop(panic));
+                Some(each(|_| panicked()))
+            }
             None => Some(each(late)),
         },
     }
@@ -295,8 +349,51 @@ mod tests {
             }
         };
         flights.begin(0, Arc::new(target), Duration::from_secs(5), all);
-        let told = flights.next().await.unwrap().answer.unwrap().unwrap_err().told();
+        let told = flights.next().await.unwrap().answer.unwrap().unwrap_err().told;
         assert!(told.contains("panicked"), "{told}");
         assert!(flights.next().await.unwrap().answer.unwrap().is_ok());
+    }
+
+    /// Panics as it is shown and as it is dropped.
+    #[derive(Debug)]
+    struct Wild;
+
+    impl std::fmt::Display for Wild {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            Err(std::fmt::Error)
+        }
+    }
+
+    impl std::error::Error for Wild {}
+
+    impl Drop for Wild {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("a destructor of the test"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_whose_text_and_destructor_panic_is_a_failure_like_any_other() {
+        let (mut flights, all) = flights();
+        let target = |_: Delivery| async { Err::<(), _>(DeliveryError::rejected(Wild)) };
+        flights.begin(0, Arc::new(target), Duration::from_secs(5), all);
+        for _ in 0..2 {
+            let failure = flights.next().await.unwrap().answer.unwrap().unwrap_err();
+            assert!(failure.is_final && failure.told.contains("panicked"), "{failure:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delivery_that_panics_as_it_is_dropped_has_failed_and_the_rest_of_its_batch_is_given_back() {
+        let (mut flights, all) = flights();
+        let target = |_: Delivery| async {
+            let _wild = Wild;
+            std::future::pending::<Result<(), DeliveryError>>().await
+        };
+        flights.begin(0, Arc::new(target), Duration::from_secs(5), all);
+        let failure = flights.next().await.unwrap().answer.unwrap().unwrap_err();
+        assert!(!failure.is_final && failure.told.contains("panicked"), "{failure:?}");
+        assert!(flights.next().await.unwrap().answer.is_none());
+        assert!(flights.try_next().is_none());
     }
 }

@@ -13,7 +13,8 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether the last question to the store was answered.
+    /// Whether the last question to the store was answered. Not before the first one, and not when the relay has ended, with its
+    /// runtime perhaps.
     pub is_connected: bool,
     /// How many of the 64 shards it has.
     pub shards: usize,
@@ -61,7 +62,9 @@ impl RelayHandle {
     /// Returns how the relay is, for a probe.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.board.health.lock().clone()
+        let mut health = self.board.health.lock().clone();
+        health.is_connected &= !self.task.is_finished();
+        health
     }
 
     /// Stops the relay: nothing more is taken, deliveries that end within its

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::breaker::Breaker;
-use super::flights::Landed;
+use super::flights::{Failure, Landed};
 use super::outgoing::{Death, Verdict};
 use super::run::Runner;
 use crate::outbox::policy::OnDead;
@@ -63,13 +63,7 @@ impl<S: OutboxStore> Runner<S> {
 
     /// All targets that were asked have answered for a message. While one was not asked, for its circuit is open, the message
     /// does not die of what the others answer, and the attempt does not count.
-    pub(super) fn judge(
-        &mut self,
-        id: MessageId,
-        succeeded: Vec<usize>,
-        mut failures: Vec<crate::outbox::delivery::DeliveryError>,
-        is_cut: bool,
-    ) {
+    pub(super) fn judge(&mut self, id: MessageId, succeeded: Vec<usize>, mut failures: Vec<Failure>, is_cut: bool) {
         let circuits = is_cut.then(|| self.circuits_close_in());
         let Some(entry) = self.book.entry_mut(id) else {
             return;
@@ -92,7 +86,7 @@ impl<S: OutboxStore> Runner<S> {
         let (done, has_lane) = (entry.done.clone(), entry.lane.is_some());
         // One that may still succeed keeps the message alive; a final one says what it would die of.
         failures.sort_by_key(|failure| failure.is_final);
-        let told: Vec<String> = failures.iter().map(|failure| failure.told()).collect();
+        let told: Vec<&str> = failures.iter().map(|failure| &*failure.told).collect();
         let error = told.join("; ");
         let asked = failures.iter().filter_map(|failure| failure.retry_after).max();
         let retry = self.routes.retry(route);

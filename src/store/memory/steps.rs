@@ -222,7 +222,7 @@ impl StepStore for MemoryStore {
         let now = self.0.clock.now();
         self.0.beside(id, token, |workflow, record| {
             match standing {
-                Standing::GivenUp if !is_over(record, now) => return false,
+                Standing::GivenUp if workflow.held || !is_over(record, now) => return false,
                 Standing::HandedBack => workflow.tries = workflow.tries.saturating_sub(1),
                 Standing::Held | Standing::GivenUp => workflow.held = true,
                 Standing::Resumed => (workflow.held, workflow.tries) = (false, 0),

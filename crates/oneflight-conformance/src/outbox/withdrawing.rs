@@ -36,6 +36,32 @@ pub(super) async fn what_is_cancelled_is_never_delivered<S: OutboxStore + Clone>
     Ok(())
 }
 
+pub(super) async fn what_was_postponed_and_then_cancelled_is_not_delivered<S: OutboxStore + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let relay = bench.keeping(&inbox)?;
+    let soon = Duration::from_millis(1200);
+    let id = bench.send_one(ordered("cancelled").not_before(soon)).await?;
+    bench
+        .until("the relay knows it", || relay.health().backlog == 1)
+        .await?;
+    let postponed = bench.ok(bench.outbox.postpone(id, Duration::from_secs(600)).await)?;
+    bench.require(postponed == Postponed::Postponed, "what waits could not be postponed")?;
+    let cancelled = bench.ok(bench.outbox.cancel(id).await)?;
+    bench.require(
+        cancelled == Cancelled::Cancelled,
+        "what is postponed could not be cancelled",
+    )?;
+    bench.send_one(ordered("next")).await?;
+    bench.arrives(&inbox, &["next"]).await?;
+    sleep(soon + WATCH).await;
+    bench.require(inbox.texts() == ["next"], "what was cancelled was delivered")?;
+    bench.require(relay.health().expired == 0, "what was cancelled counts as expired")?;
+    relay.stop().await;
+    Ok(())
+}
+
 pub(super) async fn what_is_being_delivered_is_too_late_to_cancel<S: OutboxStore + Clone>(bench: &Bench<S>) -> Checked {
     let inbox = Inbox::default();
     let inside = inbox.clone();

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
+use std::time::Duration;
 
 use oneflight::Message;
-use oneflight::outbox::Outbox;
+use oneflight::outbox::{Delivery, DeliveryError, Outbox, Relay, RelayBuildError};
 use oneflight_conformance as conformance;
 use oneflight_sqlite::SqliteStore;
 
@@ -39,4 +40,24 @@ async fn a_transaction_that_cannot_write_is_told_how_it_can() {
     writes.commit().await.unwrap();
     let error = outbox.send(&mut reads, message()).await.unwrap_err();
     assert!(error.to_string().contains("BEGIN IMMEDIATE"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_relay_cannot_work_with_is_an_error_as_it_is_made() {
+    let store = SqliteStore::open(tempfile::tempdir().unwrap().path().join("shop.db"))
+        .await
+        .unwrap();
+    let builder = || {
+        let builder = Relay::builder(store.clone());
+        builder.target("*", |_: Delivery| async { Ok::<(), DeliveryError>(()) })
+    };
+    for lease in [Duration::ZERO, Duration::from_millis(99), Duration::MAX] {
+        let error = builder().lease(lease).build().unwrap_err();
+        assert_eq!(error, RelayBuildError::Lease(lease), "{error}");
+    }
+    for group in ["", "a\0b", &"g".repeat(256)] {
+        let error = builder().group(group).build().unwrap_err();
+        assert_eq!(error, RelayBuildError::Group(group.into()), "{error}");
+    }
+    let _ = builder().group("mail").lease(Duration::from_secs(1)).build().unwrap();
 }
