@@ -96,8 +96,10 @@ async fn a_message_that_comes_twice_charges_once_and_carries_its_ids() {
         assert_eq!(headers[name], value, "{name}");
     }
     assert!(!headers.contains_key("webhook-signature"));
-    let no_header = HttpTarget::new(&url).unwrap().topic_header("no header").unwrap_err();
-    assert!(matches!(no_header, HttpTargetError::Header), "{no_header}");
+    for name in ["no header", "Host", "content-length", "Idempotency-Key"] {
+        let error = HttpTarget::new(&url).unwrap().topic_header(name).unwrap_err();
+        assert!(matches!(error, HttpTargetError::Header), "{name}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ use oneflight::store::StoreError;
 #[derive(Debug)]
 pub(super) struct Number {
     pub(super) text: String,
-    /// `None` after a crash, until the first transaction has written it.
+    /// `None` if it could not be written after a crash.
     incarnation: Option<String>,
 }
 
@@ -50,13 +50,14 @@ impl Number {
         })
     }
 
-    /// Whether the incarnation of the server is to be written down.
-    pub(super) fn is_of_new_incarnation(&self) -> bool {
-        self.incarnation.is_none()
+    /// Whether there is a number, and no incarnation that it is of.
+    pub(super) fn lacks_incarnation(row: &PgRow, at: usize) -> Result<bool, StoreError> {
+        let (number, incarnation): (Option<&str>, Option<&str>) = (column(row, at)?, column(row, at + 1)?);
+        Ok(number.is_some() && incarnation.is_none())
     }
 
-    /// Whether the server has crashed since, or another has taken its place. Not known of one whose incarnation was not
-    /// written yet: then the number is believed, by which at worst a request is held that might be free.
+    /// Whether the server has crashed since, or another has taken its place. Not known of one whose incarnation could not be
+    /// written: then the number is believed.
     fn is_past(&self, now: Option<&str>) -> bool {
         self.incarnation.is_some() && self.incarnation.as_deref() != now
     }

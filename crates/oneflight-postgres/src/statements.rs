@@ -120,7 +120,11 @@ impl Statements {
                 absent = absent("r", "EXCLUDED.claimed_at"),
                 notify = notify(&channel, "$9")
             )),
-            incarnate: sql(format!("INSERT INTO {incarnation} DEFAULT VALUES ON CONFLICT DO NOTHING")),
+            // Whatever transactions are usually like. Nobody else's is waited for.
+            incarnate: sql(format!(
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '100ms'; SELECT {}(); COMMIT",
+                names.of("incarnate")
+            )),
             incarnation,
             channel,
         }

@@ -40,11 +40,13 @@
 //! # Work that ends the transaction itself
 //!
 //! PostgreSQL has no hook that would refuse a `COMMIT`. But *look* gives the transaction a number that no other one
-//! has, unless the server crashes, after which it gives out some numbers again: see [`Number`]. *record* writes only in the transaction of that number, and after work that broke it is asked for as well.
-//! So no later transaction of the work's can be mistaken for ours. What the work had committed by then stays. The
-//! caller learns it, and the request is left in doubt rather than free, and held: no policy has it run again. If
-//! *record* fails, or its answer is lost, the server is asked what became of that number. Only if that is not answered
-//! either, or the work's own `COMMIT` is still under way, is such work taken for rolled back like any other.
+//! has, unless the server crashes, after which it gives out some numbers again: see [`Number`]. *record* writes only in
+//! the transaction of that number, and after work that broke it is asked for as well. So no later transaction of the
+//! work's can be mistaken for ours. What the work had committed by then stays. The caller learns it, and the request is
+//! left in doubt rather than free, and held: no policy has it run again. If *record* fails, or its answer is lost, the
+//! server is asked what became of that number. If that is not answered either, if the work's own `COMMIT` is still under
+//! way, or if the server has crashed since, such work is taken for rolled back like any other: after a crash the two
+//! cannot be told apart.
 //!
 //! # Work that does not give the transaction back
 //!
@@ -175,12 +177,26 @@ impl PostgresStore {
             Of::Step(step) => self.statements.begin_step(&step_turn(step), correlation.as_ref()),
         };
         let mut tries = Tries::on(&self.pool).past_lost_connections(DEAD_CONNECTIONS);
+        let mut is_incarnated = false;
         // If it is dropped, it is closed, and the transaction with it.
         let mut borrowed = self.borrow(left()).await?;
         let row = loop {
             let begins = manager::begin(&mut borrowed, begin.clone());
             let error = match in_time(left(), begins).await {
                 Ok(()) => match self.read_in(left(), &mut borrowed, of).await {
+                    // The server has crashed. Begun anew, the transaction has a number that can be told from those before.
+                    Ok(row) if !is_incarnated && Number::lacks_incarnation(&row, number_at(of))? => {
+                        is_incarnated = true;
+                        let incarnated = async {
+                            manager::rollback(&mut borrowed).await?;
+                            borrowed.execute(self.statements.incarnate.clone()).await
+                        };
+                        if in_time(left(), incarnated).await.is_err() {
+                            drop(borrowed);
+                            borrowed = self.borrow(left()).await?;
+                        }
+                        continue;
+                    }
                     Ok(row) => break row,
                     Err(error) => error,
                 },
@@ -252,12 +268,6 @@ impl PostgresStore {
                 return Err(StoreError::TransactionEnded);
             }
             Ok(()) => {
-                if granted.number.is_of_new_incarnation() {
-                    let begin = borrowed.execute(self.statements.incarnate.clone());
-                    if self.in_time(begin).await.is_err() {
-                        return Ok(ClaimOutcome::Granted(value));
-                    }
-                }
                 borrowed.give_back();
                 return Ok(ClaimOutcome::Granted(value));
             }
@@ -408,6 +418,17 @@ enum Undone {
     Unknown(sqlx::Error),
 }
 
+/// The columns of the number in what is looked at, before that of the incarnation.
+const NUMBER_OF_REQUEST: usize = 12;
+const NUMBER_OF_STEP: usize = 2;
+
+fn number_at(of: Of<'_>) -> usize {
+    match of {
+        Of::Request(_) => NUMBER_OF_REQUEST,
+        Of::Step(_) => NUMBER_OF_STEP,
+    }
+}
+
 /// Waits for the server no longer than this. The connection must not be used any more then.
 async fn in_time<T>(limit: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
@@ -427,7 +448,7 @@ fn granted(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome<Granted>,
             attempt,
             took_over,
             seen,
-            number: Number::of(row, 12)?,
+            number: Number::of(row, NUMBER_OF_REQUEST)?,
         }),
     })
 }
@@ -445,7 +466,7 @@ fn step_granted(row: &PgRow, step: &StepInTransaction) -> Result<ClaimOutcome<Gr
             attempt: step.attempt,
             took_over: None,
             seen: None,
-            number: Number::of(row, 2)?,
+            number: Number::of(row, NUMBER_OF_STEP)?,
         }),
         // Something else has the session, or the claim.
         false if !ours => {

@@ -22,6 +22,27 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How many URLs are remembered as gone.
 const MOST_GONE: usize = 10_000;
 
+/// What belongs to the connection, and not to a message.
+const OF_CONNECTION: [HeaderName; 7] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+];
+/// What is sent with each message.
+const OURS: [&str; 7] = [
+    "content-type",
+    "idempotency-key",
+    "webhook-id",
+    "webhook-timestamp",
+    "webhook-signature",
+    "x-correlation-id",
+    "traceparent",
+];
+
 type Policy = Arc<dyn Fn(&Answered<'_>) -> Verdict + Send + Sync>;
 type OnGone = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -77,7 +98,7 @@ enum Place {
 pub enum HttpTargetError {
     /// The URL is none, or not one of `http` or `https`.
     Url,
-    /// The name is not that of a header.
+    /// The name is not that of a header, or of one that is sent for something else.
     Header,
     /// The secret is not base64 of 24 to 64 bytes.
     Secret,
@@ -89,7 +110,10 @@ impl fmt::Display for HttpTargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Url => "the URL of the target is not valid; write it in full, with http or https",
-            Self::Header => "the name is not that of a header; take letters, digits and hyphens",
+            Self::Header => {
+                "the name is not that of a header, or is that of one with another meaning; take letters, digits and hyphens, \
+                 such as `event-type`"
+            }
             Self::Secret => {
                 "the secret is not base64 of 24 to 64 bytes, with or without `whsec_`; take it as it was issued"
             }
@@ -175,9 +199,13 @@ impl HttpTarget {
     ///
     /// # Errors
     ///
-    /// [`HttpTargetError::Header`] if the name is not that of a header.
+    /// [`HttpTargetError::Header`] if the name is not that of a header, or of one that is sent for something else.
     pub fn topic_header(mut self, name: &str) -> Result<Self, HttpTargetError> {
-        self.topic_header = Some(name.parse().map_err(|_| HttpTargetError::Header)?);
+        let name: HeaderName = name.parse().map_err(|_| HttpTargetError::Header)?;
+        if OF_CONNECTION.contains(&name) || OURS.contains(&name.as_str()) {
+            return Err(HttpTargetError::Header);
+        }
+        self.topic_header = Some(name);
         Ok(self)
     }
 
@@ -255,16 +283,7 @@ impl HttpTarget {
                     "the message has a header that HTTP does not allow: {name}"
                 )));
             };
-            let of_connection = [
-                header::HOST,
-                header::CONTENT_LENGTH,
-                header::TRANSFER_ENCODING,
-                header::CONNECTION,
-                header::UPGRADE,
-                header::TE,
-                header::TRAILER,
-            ];
-            if of_connection.contains(&name) {
+            if OF_CONNECTION.contains(&name) {
                 return Err(DeliveryError::rejected(format!(
                     "the message has a header of the connection's: {name}"
                 )));

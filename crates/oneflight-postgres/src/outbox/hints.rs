@@ -7,7 +7,7 @@
 //!
 //! The notification is a statement of its own, after the user's commit and on a connection of the outbox's, so that no
 //! commit of the user's takes its turn for it. Commits within a moment share one, and more of them while there are many. A hint
-//! that is lost costs the time until the relay looks by itself.
+//! that is lost, since its process ended in that moment for one, costs the time until the relay looks by itself.
 //!
 //! Where a pooler shares sessions, nothing is heard; a store that is opened for one does not listen.
 

@@ -359,3 +359,27 @@ async fn a_number_that_a_crash_gave_out_again_tells_nothing_of_the_work_before()
     }
     panic!("no crash gave a number out again");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_is_noticed_where_transactions_only_read_unless_told_otherwise() {
+    const LIFE: &str = "SELECT id::text FROM oneflight_incarnation";
+    let own = Server::start("");
+    let mut schema = own.schema().await;
+    let direct = schema.pool(2);
+    PostgresStore::from_pool(direct.clone()).await.unwrap();
+    schema.options = schema.options.options([
+        ("default_transaction_read_only", "on"),
+        ("default_transaction_isolation", "serializable"),
+    ]);
+    let store = PostgresStore::from_pool(schema.pool(2)).await.unwrap();
+    let idem = Idempotency::builder(store).build();
+    let nothing = |key: &str| idem.run_in_tx(id(key), |_| async { Ok(1) });
+    assert_eq!(*nothing("before").await.unwrap(), 1);
+    let before: String = one(&direct, LIFE).await;
+    tokio::task::block_in_place(|| own.restart("immediate"));
+    assert_eq!(*nothing("after").await.unwrap(), 1);
+    let after: String = one(&direct, LIFE).await;
+    assert_ne!(before, after);
+    assert_eq!(*nothing("later").await.unwrap(), 1);
+    assert_eq!(one::<String>(&direct, LIFE).await, after);
+}

@@ -99,7 +99,7 @@ const STEPS: &str = "DROP TRIGGER oneflight_forget_steps ON oneflight_records;
                      DROP TABLE oneflight_steps, oneflight_workflows";
 
 /// What versions before 6 do not have.
-const INCARNATION: &str = "DROP TABLE oneflight_incarnation";
+const INCARNATION: &str = "DROP FUNCTION oneflight_incarnate; DROP TABLE oneflight_incarnation";
 
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
