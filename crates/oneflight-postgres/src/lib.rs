@@ -30,6 +30,7 @@ mod errors;
 mod listen;
 mod manager;
 mod names;
+mod number;
 mod outbox;
 mod outbox_parts;
 mod procedures;

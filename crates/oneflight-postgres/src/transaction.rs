@@ -69,9 +69,9 @@ use super::errors::{
 };
 use super::manager;
 use super::names::Names;
+use super::number::Number;
 use super::records::{column, millis, number, record, untold};
 use super::retry::Tries;
-use super::settle::Number;
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use oneflight::correlation;
