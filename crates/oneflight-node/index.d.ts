@@ -1,0 +1,214 @@
+/** Where the key of a request is valid: a namespace (most often the tenant), and optionally a route and a user. */
+export type Scope = string | { namespace: string; route?: string; user?: string }
+
+/** What a fingerprint is taken of: the meaning of a request. Member order and React's own fields do not matter. */
+export type Payload = string | ArrayBuffer | ArrayBufferView | object
+
+/** Which request a call is about. */
+export interface Request {
+  scope: Scope
+  /** The idempotency key of the client: 1 to 255 printable ASCII characters. */
+  key: string
+  /** The payload. The same key with another payload is a {@link KeyReused}. */
+  fingerprint?: Payload
+}
+
+/** How a reply came to be. */
+export type Origin = 'executed' | 'collapsed' | 'replayed'
+
+/** What is known of the mutation when a call has no reply. */
+export type Effect = 'nothing' | 'done' | 'unknown'
+
+export interface Reply<T> {
+  /** The value as JSON keeps it. Each caller has a copy of its own. */
+  value: T
+  /** Whether the work of another call answered, an earlier one or one at the same time. */
+  cached: boolean
+  origin: Origin
+  /** The number of the attempt whose result this is: 1 unless an earlier attempt ended in doubt. */
+  attempt: number
+}
+
+/** What a closure knows of its execution. */
+export interface Context {
+  readonly scope: { namespace: string; route?: string; user?: string }
+  readonly key: string
+  /** The number of this attempt, from 1. */
+  readonly attempt: number
+  /** Whether another holder may have taken over: the result is not recorded then. */
+  readonly isLeaseLost: boolean
+  /** Returns the idempotency key to send downstream for a step: the same for every attempt. */
+  downstreamKey(step: string): string
+}
+
+/** A request whose holder ended without telling what it did. */
+export interface Doubt {
+  request: { scope: { namespace: string; route?: string; user?: string }; key: string }
+  attempt: number
+  downstreamKey(step: string): string
+}
+
+/** What became of a request in doubt. */
+export type Resolution = { completed: unknown } | 'rerun' | 'hold'
+
+export interface OpenOptions {
+  /** How long a completed request is replayed. After it the key is new. 24 hours unless set. */
+  retentionMs?: number
+  /** How long a holder counts as alive after its last renewal. 10 s unless set. It does not limit the work. */
+  leaseMs?: number
+  /** How long a call waits for a request that is in progress elsewhere. 15 s unless set. */
+  waitMs?: number
+  /** How long the recovery policy waits after work that did not know what it did. One lease unless set. */
+  settleMs?: number
+  /** Deletes records that are past their retention, with this pause between rounds. Never unless set. */
+  purgeEveryMs?: number
+  /** What becomes of a request whose holder died. 'hold' unless set: nothing, until it is resolved. */
+  recovery?: 'hold' | 'rerun' | ((doubt: Doubt) => Resolution | Promise<Resolution>)
+  /** What it means that only one of two calls has a fingerprint. 'conflict' unless set. */
+  missingFingerprint?: 'conflict' | 'accept'
+  /** The largest size of a value as JSON, in bytes. 256 KiB unless set. */
+  maxResultBytes?: number
+  /** The largest number of requests in flight in this process. No limit unless set. */
+  maxFlights?: number
+  /** The largest number of callers that share a flight. */
+  maxCallers?: number
+  /** The largest number of connections: 10 to PostgreSQL, 8 readers of SQLite unless set. */
+  connections?: number
+  /** PostgreSQL: the schema of the tables. */
+  schema?: string
+  /** PostgreSQL and Redis: what the names of tables or keys begin with. */
+  prefix?: string
+  /** PostgreSQL: whether tables are created and upgraded. True unless set. */
+  migrate?: boolean
+  /** PostgreSQL: false for a pooler that does not keep track of prepared statements. */
+  preparedStatements?: boolean
+}
+
+export interface RunOptions {
+  /** Ends the wait of this caller. The work goes on, and its result is recorded. */
+  signal?: AbortSignal
+  /** How long this result is replayed, if not for as long as others. */
+  retentionMs?: number
+}
+
+export type Status =
+  | { state: 'absent' }
+  | { state: 'inProgress' | 'inDoubt'; attempt: number; held: boolean; leaseMs: number }
+  | { state: 'completed'; attempt: number; completedAt: Date; expiresAt: Date }
+
+export interface Doubtful {
+  request: { scope: { namespace: string; route?: string; user?: string }; key: string }
+  attempt: number
+  /** What `after` of the next page takes. */
+  token: string
+  /** How long the lease has been over. */
+  sinceMs: number
+}
+
+/** Executes each request once, and answers its duplicates with the result. */
+export class Idempotency {
+  private constructor()
+
+  /**
+   * Opens a store: `memory:`, `sqlite:orders.db` or a path, `postgres://…`, `redis://…`. One that this process has open under
+   * the same URL and options is shared.
+   */
+  static open(url: string | URL, options?: OpenOptions): Promise<Idempotency>
+
+  /** Executes the work unless the request was executed before. An error of the work is an answer: recorded and replayed. */
+  run<T>(request: Request, work: (context: Context) => T | PromiseLike<T>, options?: RunOptions): Promise<Reply<T>>
+
+  /**
+   * Executes the work as `run` does. An error of the work is no answer: {@link NotDone} frees the key, and any other leaves
+   * the request in doubt ({@link Unknown}).
+   */
+  tryRun<T>(request: Request, work: (context: Context) => T | PromiseLike<T>, options?: RunOptions): Promise<Reply<T>>
+
+  /** Returns what the store knows of a request. */
+  status(request: Request): Promise<Status>
+
+  /** Lists requests in doubt, in the order of their tokens. */
+  inDoubt(options?: { limit?: number; after?: string }): Promise<Doubtful[]>
+
+  /** Settles a request in doubt, once its outcome has been found out. */
+  resolve(request: Request, resolution: Resolution): Promise<'recorded' | 'freed' | 'held' | 'absent' | 'alreadyCompleted'>
+
+  /** Deletes up to `limit` (1000) records that are past their retention. Returns how many. */
+  purge(options?: { limit?: number }): Promise<number>
+
+  /** Begins nothing more, and waits for what this object has begun. The last one of a store closes its connections. */
+  close(): Promise<void>
+
+  // `[Symbol.asyncDispose]` is the same, for `await using`.
+}
+
+/** Collapses calls of this thread whose key is in flight. Values are shared as they are, and nothing is recorded. */
+export class Group<K = unknown> {
+  constructor(options?: { maxFlights?: number; maxCallers?: number })
+  run<T>(key: K, work: () => T | PromiseLike<T>, options?: { signal?: AbortSignal }): Promise<{ value: T; role: 'leader' | 'follower' }>
+  readonly inFlight: number
+  readonly stats: { led: number; joined: number }
+  /** Begins no new flights. */
+  close(): void
+  /** Waits until nothing is in flight. */
+  drain(): Promise<void>
+}
+
+export interface ErrorOptions {
+  cause?: unknown
+}
+
+/** Any error of this package. `code` is the name of its class. */
+export class OneflightError extends Error {
+  readonly code: string
+  readonly effect: Effect
+  /** How long to wait before asking again is worthwhile, if that is known. */
+  readonly retryAfterMs?: number
+  /** Of {@link InDoubt}: the attempt that ended so. */
+  readonly attempt?: number
+  /** Of {@link InvalidArgument}: where in the value. */
+  readonly path?: string
+}
+
+/** Thrown by work that did nothing: the key is free again. */
+export class NotDone extends OneflightError {
+  constructor(message?: string, options?: ErrorOptions)
+}
+
+/** Thrown by work that does not know what it did: the request is in doubt. */
+export class Unknown extends OneflightError {
+  constructor(message?: string, options?: ErrorOptions)
+}
+
+/** What was passed is not valid. The message says what to pass. */
+export class InvalidArgument extends OneflightError {}
+/** The key was used before with another payload. */
+export class KeyReused extends OneflightError {}
+/** The request was being executed elsewhere, and still was when the wait ended. */
+export class InProgress extends OneflightError {}
+/** An earlier holder ended without telling what it did. See `resolve`. */
+export class InDoubt extends OneflightError {}
+/** The work was done, and its value is nothing that JSON can keep. It is not done again. */
+export class ValueNotJson extends OneflightError {}
+/** The work was done earlier, and its value could not be kept. */
+export class ValueNotKept extends OneflightError {}
+/** The work was done, and its value is larger than `maxResultBytes`. It is not done again. */
+export class ValueTooLarge extends OneflightError {}
+/** What is recorded cannot be read here. */
+export class ValueUnreadable extends OneflightError {}
+/** The work was done, but outlived its lease, and another holder took over. */
+export class LeaseLost extends OneflightError {}
+/** The work was done, but that could not be recorded. */
+export class Unrecorded extends OneflightError {}
+/** The request is a mutation of several steps, which stopped in a Rust service. */
+export class Stopped extends OneflightError {}
+/** The store failed, or cannot be reached. */
+export class StoreFailed extends OneflightError {}
+/** A limit of requests or callers is reached. Nothing was run. */
+export class Overloaded extends OneflightError {}
+/** It is closed. Nothing was run. */
+export class Closed extends OneflightError {}
+/** The work waits for itself. */
+export class Reentrant extends OneflightError {}
+/** A mistake of this package. */
+export class Defect extends OneflightError {}

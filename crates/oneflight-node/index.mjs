@@ -1,0 +1,28 @@
+// The same as `index.js`, by name. There is one copy of each module, whichever way it is loaded.
+
+import oneflight from './index.js'
+
+export const {
+  Idempotency,
+  Group,
+  OneflightError,
+  Closed,
+  Defect,
+  InDoubt,
+  InProgress,
+  InvalidArgument,
+  KeyReused,
+  LeaseLost,
+  NotDone,
+  Overloaded,
+  Reentrant,
+  Stopped,
+  StoreFailed,
+  Unknown,
+  Unrecorded,
+  ValueNotJson,
+  ValueNotKept,
+  ValueTooLarge,
+  ValueUnreadable
+} = oneflight
+export default oneflight

@@ -1,0 +1,290 @@
+'use strict'
+// `Idempotency`: the calls, between the user's closures and the native half.
+
+const { AsyncResource } = require('node:async_hooks')
+const { abortable, check } = require('./abort.js')
+const args = require('./arguments.js')
+const circle = require('./circle.js')
+const { classes, codeOf, fromFailure } = require('./errors.js')
+const json = require('./json.js')
+const native = require('./native.js')
+
+/** What an error of a closure is: an answer, or a sign that nobody knows what was done. */
+const ANSWER = 'answer'
+const DOUBT = 'doubt'
+
+const PRIVATE = Symbol('made by Idempotency.open')
+
+class Idempotency {
+  #handle
+  #store
+  #isClosed = false
+  #calls = new Set()
+  #closed
+
+  constructor(secret, handle, store) {
+    if (secret !== PRIVATE) throw args.invalid('it cannot be made by `new`; call `await Idempotency.open(url)`')
+    this.#handle = handle
+    this.#store = store
+  }
+
+  static async open(url, options) {
+    const place = args.url(url)
+    const { native: settings, asker } = args.openOptions(options)
+    const opened = await native.open(place, settings, asker && policy(asker))
+    if (opened.failure) throw fromFailure(opened.failure)
+    return new Idempotency(PRIVATE, opened.handle, place)
+  }
+
+  async run(request, work, options) {
+    return this.#execute(request, work, options, ANSWER)
+  }
+
+  async tryRun(request, work, options) {
+    return this.#execute(request, work, options, DOUBT)
+  }
+
+  async #execute(request, work, options, meaning) {
+    args.work(work)
+    const { signal, retentionMs } = args.known(args.object(options, 'the options'), ['signal', 'retentionMs'], 'the options')
+    if (retentionMs !== undefined) args.duration(retentionMs, 'retentionMs')
+    check(signal)
+    this.#open()
+    let identity = args.identity(request)
+    if (typeof identity.then === 'function') {
+      identity = await abortable(identity, signal)
+      this.#open()
+    }
+    const call = new Call(this.#store, identity, work, meaning)
+    const leave = call.enter()
+    try {
+      const settled = this.#track(call.settledBy(this.#handle, retentionMs))
+      return call.reply(await abortable(settled, signal))
+    } finally {
+      leave?.()
+    }
+  }
+
+  async status(request) {
+    this.#open()
+    const status = await this.#track(this.#handle.status(await args.identity(request)))
+    if (status.failure) throw fromFailure(status.failure)
+    const { state, attempt, held, leaseMs, completedAt, expiresAt } = status
+    if (state === 'absent') return { state }
+    if (state === 'completed') return { state, attempt, completedAt: new Date(completedAt), expiresAt: new Date(expiresAt) }
+    return { state, attempt, held, leaseMs }
+  }
+
+  async inDoubt(options) {
+    const given = args.known(args.object(options, 'the options'), ['limit', 'after'], 'the options')
+    const { limit = 100, after } = given
+    if (after !== undefined && typeof after !== 'string') throw args.invalid('`after` is no token; give the `token` of a request')
+    this.#open()
+    const listed = await this.#track(this.#handle.inDoubt(args.count(limit, 'limit'), after))
+    if (listed.failure) throw fromFailure(listed.failure)
+    return listed.requests.map(({ scope, key, attempt, token, sinceMs }) => {
+      return { request: { scope: args.parsedScope(scope), key }, attempt, token, sinceMs }
+    })
+  }
+
+  async resolve(request, resolution) {
+    const { how, text } = resolutionOf(resolution)
+    this.#open()
+    const done = await this.#track(this.#handle.resolve(await args.identity(request), how, text))
+    if (done.failure) throw fromFailure(done.failure)
+    return done.word
+  }
+
+  async purge(options) {
+    const { limit = 1000 } = args.known(args.object(options, 'the options'), ['limit'], 'the options')
+    this.#open()
+    const done = await this.#track(this.#handle.purge(args.count(limit, 'limit')))
+    if (done.failure) throw fromFailure(done.failure)
+    return done.count
+  }
+
+  close() {
+    this.#isClosed = true
+    return (this.#closed ??= this.#close())
+  }
+
+  async #close() {
+    while (this.#calls.size > 0) await Promise.allSettled([...this.#calls])
+    await this.#handle.close()
+  }
+
+  [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
+    return this.close()
+  }
+
+  #open() {
+    if (this.#isClosed) throw new classes.Closed('it is closed; open the store again')
+  }
+
+  #track(promise) {
+    this.#calls.add(promise)
+    const over = () => this.#calls.delete(promise)
+    promise.then(over, over)
+    return promise
+  }
+}
+
+/** The requests that this thread has asked for and not been told of, by name: a node of the circle, and how many calls. */
+const asked = (globalThis[Symbol.for('oneflight.asked')] ??= new Map())
+
+/** One call, whose closure runs if it leads. */
+class Call {
+  #identity
+  #name
+  #work
+  #meaning
+  #thrown
+
+  constructor(store, identity, work, meaning) {
+    const { namespace, route, user, key } = identity
+    this.#identity = identity
+    this.#name = JSON.stringify([store, namespace, route, user, key])
+    // With the caller's `AsyncLocalStorage`: its request, its correlation id.
+    this.#work = AsyncResource.bind((node, context) => circle.within(node, work, context), 'oneflight')
+    this.#meaning = meaning
+  }
+
+  /** Notes that the caller waits. Returns the function that ends that. */
+  enter() {
+    const known = asked.get(this.#name) ?? { node: circle.node(), calls: 0 }
+    const leave = circle.wait(known.node)
+    known.calls++
+    asked.set(this.#name, known)
+    return leave
+  }
+
+  /** Asks the native half, which calls the closure if it is to run. */
+  async settledBy(handle, retentionMs) {
+    try {
+      // It is given nothing back, and nothing is thrown.
+      return await handle.run(this.#identity, retentionMs, (ticket) => void this.#run(ticket))
+    } finally {
+      this.#over()
+    }
+  }
+
+  #over() {
+    const known = asked.get(this.#name)
+    if (--known.calls > 0) return
+    known.node.isOver = true
+    asked.delete(this.#name)
+  }
+
+  async #run(ticket) {
+    let value
+    try {
+      value = await this.#work(asked.get(this.#name)?.node ?? circle.node(), new Context(ticket))
+    } catch (thrown) {
+      this.#thrown = { is: thrown }
+      ticket.settle(this.#outcome(thrown), json.encodeThrown(thrown))
+      return
+    }
+    try {
+      ticket.settle('value', json.encode(value))
+    } catch (error) {
+      if (error instanceof json.NotJson) ticket.settle('notJson', error.message)
+      else ticket.settle('notJson', 'its value cannot be read: a getter or a proxy of it threw')
+    }
+  }
+
+  #outcome(thrown) {
+    const code = codeOf(thrown)
+    if (code === 'NotDone') return 'notDone'
+    if (code === 'Unknown') return 'unknown'
+    return this.#meaning === ANSWER ? 'value' : 'unknown'
+  }
+
+  reply({ value: text, origin, attempt, failure }) {
+    if (failure) throw this.#failed(failure)
+    const decoded = this.#decoded(text)
+    if (Object.hasOwn(decoded, 'error')) throw origin === 'executed' && this.#thrown ? this.#thrown.is : decoded.error
+    return { value: decoded.value, cached: origin !== 'executed', origin, attempt }
+  }
+
+  #decoded(text) {
+    try {
+      return json.decode(text)
+    } catch {
+      throw new classes.ValueUnreadable('what is recorded is no JSON; was it recorded by another service?')
+    }
+  }
+
+  #failed(failure) {
+    if (failure.thrown === undefined || failure.thrown === null) return fromFailure(failure)
+    // This call's own error, as it was thrown, or what another call's closure threw.
+    const thrown = this.#thrown ? this.#thrown.is : json.reviveThrown(failure.thrown)
+    if (codeOf(thrown) === failure.code) {
+      if (failure.retryAfterMs !== undefined) thrown.retryAfterMs = failure.retryAfterMs
+      return thrown
+    }
+    return fromFailure(failure, thrown)
+  }
+}
+
+/** What a closure knows of its execution. */
+class Context {
+  #ticket
+
+  constructor(ticket) {
+    this.#ticket = ticket
+  }
+
+  get scope() {
+    return args.parsedScope(this.#ticket.scope)
+  }
+
+  get key() {
+    return this.#ticket.key
+  }
+
+  get attempt() {
+    return this.#ticket.attempt
+  }
+
+  get isLeaseLost() {
+    return this.#ticket.isLeaseLost
+  }
+
+  downstreamKey(step) {
+    if (typeof step !== 'string') throw args.invalid(`the step is ${args.what(step)}; give its name`)
+    return this.#ticket.downstreamKey(step)
+  }
+}
+
+function resolutionOf(resolution) {
+  if (resolution === 'rerun' || resolution === 'hold') return { how: resolution, text: '' }
+  if (typeof resolution === 'object' && resolution !== null && Object.hasOwn(resolution, 'completed')) {
+    try {
+      return { how: 'completed', text: json.encode(resolution.completed) }
+    } catch (error) {
+      if (!(error instanceof json.NotJson)) throw error
+      throw new classes.InvalidArgument(`\`completed\`: ${error.message}`, { path: error.path })
+    }
+  }
+  throw args.invalid("the resolution is none; give { completed: value }, 'rerun' or 'hold'")
+}
+
+/** Makes what the native half asks of the user's function. Whatever goes wrong, the request is held. */
+function policy(asker) {
+  const ask = async (ticket) => {
+    try {
+      const { scope, key, attempt } = new Context(ticket)
+      const doubt = { request: { scope, key }, attempt, downstreamKey: (step) => ticket.downstreamKey(step) }
+      const { how, text } = resolutionOf(await asker(doubt))
+      ticket.settle(how === 'completed' ? 'value' : how, text)
+    } catch (error) {
+      ticket.settle('hold', '')
+      process.emitWarning(`a recovery function failed, and its request is held: ${error?.message}`, 'OneflightWarning')
+    }
+  }
+  return (ticket) => {
+    void ask(ticket)
+  }
+}
+
+module.exports = { Idempotency }
