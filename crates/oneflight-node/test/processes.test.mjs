@@ -1,0 +1,125 @@
+// Several processes over one store, a holder that is killed, an event loop that is blocked, and the end of a process.
+
+import assert from 'node:assert/strict'
+import { after, before, describe, test } from 'node:test'
+import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Idempotency, InDoubt } from '../index.mjs'
+import { startPostgres } from './support/postgres.mjs'
+import { folder, start } from './support/processes.mjs'
+
+let postgres
+before(async () => {
+  postgres = await startPostgres()
+})
+after(() => postgres.stop())
+
+const PROCESSES = 4
+const KEYS = 40
+const DUPLICATES = 10
+
+for (const store of ['SQLite', 'PostgreSQL']) {
+  test(`a storm of ${PROCESSES} processes on ${store} executes each key once`, async (t) => {
+    const home = folder(t)
+    const [url, file] = [store === 'SQLite' ? `sqlite:${home}/storm.db` : postgres.url, `${home}/executed`]
+    const storm = Array.from({ length: PROCESSES }, () => start(t, 'stormer.mjs', url, file, KEYS, DUPLICATES))
+    const told = await Promise.all(storm.map((it) => it.next()))
+    assert.deepEqual(await Promise.all(storm.map((it) => it.ended)), storm.map(() => 0))
+
+    const executed = readFileSync(file, 'utf8').trim().split('\n').map(Number).sort((one, other) => one - other)
+    assert.deepEqual(executed, Array.from({ length: KEYS }, (_, key) => key))
+    const sum = (origin) => told.reduce((sum, it) => sum + it.origins[origin], 0)
+    t.diagnostic(`executed ${sum('executed')}, collapsed ${sum('collapsed')}, replayed ${sum('replayed')}`)
+    assert.equal(sum('executed'), KEYS)
+    assert.equal(sum('executed') + sum('collapsed') + sum('replayed'), PROCESSES * KEYS * DUPLICATES)
+    assert.deepEqual(told.map((it) => it.wrong), told.map(() => 0))
+  })
+}
+
+for (const store of ['SQLite', 'PostgreSQL']) {
+  describe(`on ${store}`, () => {
+    const at = (t) => (store === 'SQLite' ? `sqlite:${folder(t)}/held.db` : postgres.url)
+
+    test('a holder that is killed leaves its request in doubt once its lease is over', async (t) => {
+      const url = at(t)
+      const holder = start(t, 'holder.mjs', url, 'killed', 1000)
+      await holder.next()
+      holder.child.kill('SIGKILL')
+      assert.equal(await holder.ended, 'SIGKILL')
+      const idem = await Idempotency.open(url)
+      const request = { scope: 'held', key: 'killed' }
+      await assert.rejects(idem.run(request, () => assert.fail('it was run again')), InDoubt)
+      assert.equal(await idem.resolve(request, 'rerun'), 'freed')
+      assert.equal((await idem.run(request, () => 'again')).value, 'again')
+      await idem.close()
+    })
+
+    test('the recovery policy runs it again, as the next attempt', async (t) => {
+      const url = at(t)
+      const holder = start(t, 'holder.mjs', url, 'rerun', 1000)
+      await holder.next()
+      holder.child.kill('SIGKILL')
+      const idem = await Idempotency.open(url, { recovery: 'rerun' })
+      const reply = await idem.run({ scope: 'held', key: 'rerun' }, (context) => context.attempt)
+      assert.deepEqual([reply.value, reply.attempt], [2, 2])
+      await idem.close()
+    })
+
+    test('a lease is renewed while the event loop is blocked for three times as long', async (t) => {
+      const url = at(t)
+      const blocker = start(t, 'blocker.mjs', url, 'blocked', 1000, 3000)
+      await blocker.next()
+      const idem = await Idempotency.open(url, { recovery: 'rerun' })
+      const request = { scope: 'held', key: 'blocked' }
+      let seen = 0
+      for (let state = await idem.status(request); state.state === 'inProgress'; state = await idem.status(request)) {
+        seen++
+        await sleep(50)
+      }
+      assert.ok(seen > 20, `it was seen in progress ${seen} times`)
+      const reply = await idem.run(request, () => assert.fail('it was taken over'))
+      assert.deepEqual([reply.value, reply.origin, reply.attempt], ['blocked', 'replayed', 1])
+      assert.equal((await blocker.next()).origin, 'executed')
+      assert.equal(await blocker.ended, 0)
+      await idem.close()
+    })
+
+    test('a process with an open store ends by itself', async (t) => {
+      const idle = start(t, 'idle.mjs', at(t))
+      assert.equal((await idle.next()).value, 1)
+      const begun = Date.now()
+      assert.equal(await idle.ended, 0)
+      t.diagnostic(`it ended ${Date.now() - begun} ms after its last line`)
+    })
+
+    test('a process lives until work that its callers have left is over', async (t) => {
+      const url = at(t)
+      const leaver = start(t, 'leaver.mjs', url)
+      assert.deepEqual(await leaver.next(), { name: 'AbortError' })
+      assert.equal(await leaver.ended, 0)
+      const idem = await Idempotency.open(url)
+      const reply = await idem.run({ scope: 'left', key: 'one' }, () => assert.fail('it was done'))
+      assert.equal(reply.value, 'done')
+      await idem.close()
+    })
+  })
+}
+
+test('a database that cannot be reached is StoreFailed, without its password', async () => {
+  const url = 'postgres://shop:pa55word@127.0.0.1:1/shop'
+  await assert.rejects(Idempotency.open(url), (error) => {
+    assert.deepEqual([error.code, error.effect], ['StoreFailed', 'nothing'])
+    assert.doesNotMatch(error.message, /pa55word/)
+    return true
+  })
+})
+
+test('a server that goes away is StoreFailed, and one that comes back is used again', async () => {
+  const own = await startPostgres()
+  const idem = await Idempotency.open(own.url, { waitMs: 500 })
+  assert.equal((await idem.run({ scope: 's', key: 'k' }, () => 1)).value, 1)
+  own.stop()
+  await sleep(500)
+  await assert.rejects(idem.run({ scope: 's', key: 'other' }, () => 1), { code: 'StoreFailed' })
+  await idem.close()
+})
