@@ -8,6 +8,9 @@ const { abortable, check } = require('./abort.js')
 const { node, within, wait } = require('./circle.js')
 const { classes } = require('./errors.js')
 
+const asLeader = (value) => ({ value, role: 'leader' })
+const asFollower = (value) => ({ value, role: 'follower' })
+
 class Group {
   #flights = new Map()
   #isClosed = false
@@ -29,39 +32,54 @@ class Group {
     return { led: this.#led, joined: this.#joined }
   }
 
-  async run(key, work, { signal } = {}) {
-    if (typeof work !== 'function') {
-      throw new classes.InvalidArgument('the work is no function; give a function, which may be async')
-    }
-    check(signal)
-    let flight = this.#flights.get(key)
-    const role = flight === undefined ? 'leader' : 'follower'
-    if (flight === undefined) {
-      if (this.#isClosed) throw new classes.Closed('the group is closed and begins no new flights')
-      if (this.#flights.size >= this.#maxFlights) {
-        throw new classes.Overloaded(`the group has ${this.#maxFlights} flights, its limit; try again later`)
+  run(key, work, { signal } = {}) {
+    try {
+      if (typeof work !== 'function') {
+        throw new classes.InvalidArgument('the work is no function; give a function, which may be async')
       }
-      flight = { node: node(), callers: 0, promise: undefined }
-    } else if (flight.callers >= this.#maxCallers) {
+      check(signal)
+      const joined = this.#flights.get(key)
+      return joined === undefined ? this.#lead(key, work, signal) : this.#join(joined, signal)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  #lead(key, work, signal) {
+    if (this.#isClosed) throw new classes.Closed('the group is closed and begins no new flights')
+    if (this.#flights.size >= this.#maxFlights) {
+      throw new classes.Overloaded(`the group has ${this.#maxFlights} flights, its limit; try again later`)
+    }
+    const flight = { node: node(), callers: 1, promise: undefined, followers: undefined }
+    const leave = wait(flight.node)
+    this.#led++
+    this.#flights.set(key, flight)
+    flight.promise = this.#fly(key, flight, work)
+    return this.#outcome(flight, flight.promise.then(asLeader), leave, signal)
+  }
+
+  #join(flight, signal) {
+    if (flight.callers >= this.#maxCallers) {
       throw new classes.Overloaded(`the flight has ${this.#maxCallers} callers, its limit; try again later`)
     }
     const leave = wait(flight.node)
+    this.#joined++
     flight.callers++
-    if (role === 'leader') {
-      this.#led++
-      this.#flights.set(key, flight)
-      flight.promise = this.#fly(key, flight, work)
-      // Each caller is told; none may be there any more.
-      flight.promise.catch(() => {})
-    } else {
-      this.#joined++
-    }
-    try {
-      return { value: await abortable(flight.promise, signal), role }
-    } finally {
+    // One promise for all that join: to join allocates nothing.
+    flight.followers ??= flight.promise.then(asFollower)
+    return this.#outcome(flight, flight.followers, leave, signal)
+  }
+
+  #outcome(flight, outcome, leave, signal) {
+    if (signal === undefined && leave === undefined) return outcome
+    // A caller that has left is none any more.
+    const over = () => {
       flight.callers--
       leave?.()
     }
+    const own = abortable(outcome, signal)
+    own.then(over, over)
+    return own
   }
 
   async #fly(key, flight, work) {

@@ -33,7 +33,7 @@ class Idempotency {
     const { native: settings, asker } = args.openOptions(options)
     const opened = await native.open(place, settings, asker && policy(asker))
     if (opened.failure) throw fromFailure(opened.failure)
-    return new Idempotency(PRIVATE, opened.handle, place)
+    return new Idempotency(PRIVATE, opened.handle, { place, settings, pool: JSON.stringify([place, settings]) })
   }
 
   async run(request, work, options) {
@@ -58,7 +58,7 @@ class Idempotency {
     const call = new Call(this.#store, identity, work, meaning)
     const leave = call.enter()
     try {
-      const settled = this.#track(call.settledBy(this.#handle, retentionMs))
+      const settled = this.#track(call.settled(this.#handle, retentionMs))
       return call.reply(await abortable(settled, signal))
     } finally {
       leave?.()
@@ -132,53 +132,90 @@ class Idempotency {
 /** The requests that this thread has asked for and not been told of, by name: a node of the circle, and how many calls. */
 const asked = (globalThis[Symbol.for('oneflight.asked')] ??= new Map())
 
+/** The calls of this thread that the native half has been asked for, by store and name. Others join them. */
+const flights = (globalThis[Symbol.for('oneflight.flights')] ??= new Map())
+
 /** One call, whose closure runs if it leads. */
 class Call {
   #identity
-  #name
-  #work
   #meaning
+  #work
+  #name
+  #flight
+  #mayJoin
+  #request
   #thrown
 
   constructor(store, identity, work, meaning) {
     const { namespace, route, user, key } = identity
+    const name = JSON.stringify([namespace, route, user, key])
     this.#identity = identity
-    this.#name = JSON.stringify([store, namespace, route, user, key])
-    // With the caller's `AsyncLocalStorage`: its request, its correlation id.
-    this.#work = AsyncResource.bind((node, context) => circle.within(node, work, context), 'oneflight')
     this.#meaning = meaning
+    this.#work = work
+    this.#name = store.place + name
+    this.#flight = store.pool + name
+    // Callers are counted where all of them are known.
+    this.#mayJoin = store.settings.maxCallers === undefined
   }
 
   /** Notes that the caller waits. Returns the function that ends that. */
   enter() {
-    const known = asked.get(this.#name) ?? { node: circle.node(), calls: 0 }
-    const leave = circle.wait(known.node)
-    known.calls++
-    asked.set(this.#name, known)
-    return leave
+    this.#request = asked.get(this.#name)
+    if (this.#request === undefined) asked.set(this.#name, (this.#request = { node: circle.node(), calls: 0 }))
+    return circle.wait(this.#request.node)
   }
 
-  /** Asks the native half, which calls the closure if it is to run. */
-  async settledBy(handle, retentionMs) {
+  /** Returns what becomes of the call. */
+  async settled(handle, retentionMs) {
+    const request = this.#request
+    request.calls++
     try {
-      // It is given nothing back, and nothing is thrown.
-      return await handle.run(this.#identity, retentionMs, (ticket) => void this.#run(ticket))
+      return await this.#told(handle, retentionMs)
     } finally {
-      this.#over()
+      if (--request.calls === 0) {
+        request.node.isOver = true
+        asked.delete(this.#name)
+      }
     }
   }
 
-  #over() {
-    const known = asked.get(this.#name)
-    if (--known.calls > 0) return
-    known.node.isOver = true
-    asked.delete(this.#name)
+  #told(handle, retentionMs) {
+    const leader = this.#mayJoin ? flights.get(this.#flight) : undefined
+    if (leader === undefined) return this.#lead(handle, retentionMs)
+    // The native half says what it means that they differ.
+    if (!isSame(leader.fingerprint, this.#identity.fingerprint)) return this.#ask(handle, retentionMs)
+    return this.#join(leader, handle, retentionMs)
   }
 
-  async #run(ticket) {
+  #lead(handle, retentionMs) {
+    // Before any caller is told, the flight is over: a call that comes after one is asked for anew.
+    const settled = this.#ask(handle, retentionMs).finally(() => flights.delete(this.#flight))
+    flights.set(this.#flight, { settled, fingerprint: this.#identity.fingerprint })
+    return settled
+  }
+
+  /**
+   * Is told what another call of this thread is told. That is what the native half would do, without the way there. But each
+   * caller has a wait of its own: where the other one's has ended, this one asks by itself.
+   */
+  async #join(leader, handle, retentionMs) {
+    const settled = await leader.settled
+    if (settled.failure?.code === 'InProgress') return this.#ask(handle, retentionMs)
+    return settled.origin === 'executed' ? { ...settled, origin: 'collapsed' } : settled
+  }
+
+  /** Asks the native half, which calls the closure if it is to run. */
+  #ask(handle, retentionMs) {
+    // With the caller's `AsyncLocalStorage`: its request, its correlation id.
+    const work = AsyncResource.bind((context) => circle.within(this.#request.node, this.#work, context), 'oneflight')
+    // It is given nothing back, and nothing is thrown.
+    return handle.run(this.#identity, retentionMs, (ticket) => void this.#run(work, ticket))
+  }
+
+  async #run(work, ticket) {
     let value
     try {
-      value = await this.#work(asked.get(this.#name)?.node ?? circle.node(), new Context(ticket))
+      value = await work(new Context(ticket))
     } catch (thrown) {
       this.#thrown = { is: thrown }
       ticket.settle(this.#outcome(thrown), json.encodeThrown(thrown))
@@ -224,6 +261,10 @@ class Call {
     }
     return fromFailure(failure, thrown)
   }
+}
+
+function isSame(one, other) {
+  return one === undefined || other === undefined ? one === other : one.equals(other)
 }
 
 /** What a closure knows of its execution. */

@@ -1,4 +1,4 @@
-//! The stores that are open in this process: one for each URL with its options, whoever asks for it.
+//! The stores that are open in this process: one for each URL with its options, for all that ask for it.
 //!
 //! `next dev` loads a module anew with each change, and a worker thread loads all modules once more. Each opens its store, and
 //! gets the one that is open: duplicates collapse, and connections do not add up. A store is closed with its last
@@ -39,9 +39,14 @@ struct Entry {
 #[derive(Default)]
 struct Slot {
     pool: OnceCell<Pool>,
-    /// Functions that a recovery policy asks, the newest last.
-    askers: Arc<Mutex<Vec<Arc<Callback<true>>>>>,
+    askers: Askers,
 }
+
+/// A function that a recovery policy asks.
+type Asker = Arc<Callback<true>>;
+
+/// The functions of all that share a store, the newest last.
+type Askers = Arc<Mutex<Vec<Asker>>>;
 
 /// An open store.
 pub(crate) struct Pool {
@@ -60,6 +65,7 @@ enum Connections {
 pub(crate) struct Lease {
     name: String,
     slot: Arc<Slot>,
+    asker: Option<Asker>,
     is_closed: bool,
 }
 
@@ -80,13 +86,10 @@ impl Lease {
         let lease = Self {
             name,
             slot,
+            asker: asker.map(Arc::new),
             is_closed: false,
         };
-        if let Some(asker) = asker {
-            let mut askers = lease.slot.askers.lock();
-            askers.retain(|asker| !asker.aborted());
-            askers.push(Arc::new(asker));
-        }
+        lease.slot.askers.lock().extend(lease.asker.clone());
         let askers = &lease.slot.askers;
         let opened = lease.slot.pool.get_or_try_init(|| open(&url, &options, askers)).await;
         opened.map(|_| ())?;
@@ -110,6 +113,9 @@ impl Lease {
     fn give_back(&mut self) -> Option<Arc<Slot>> {
         if std::mem::replace(&mut self.is_closed, true) {
             return None;
+        }
+        if let Some(own) = self.asker.take() {
+            self.slot.askers.lock().retain(|asker| !Arc::ptr_eq(asker, &own));
         }
         let mut open = OPEN.lock();
         let entry = open.get_mut(&self.name)?;
@@ -144,7 +150,7 @@ impl Slot {
     }
 }
 
-async fn open(url: &str, options: &Options, askers: &Arc<Mutex<Vec<Arc<Callback<true>>>>>) -> Result<Pool, Failure> {
+async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Failure> {
     let failed = |error: StoreError| Failure::store(&error, Effect::Nothing);
     let (store, connections) = match Place::of(url) {
         Place::Memory(name) => {
@@ -218,11 +224,7 @@ impl<'a> Place<'a> {
     }
 }
 
-fn build(
-    store: DynStore,
-    options: &Options,
-    askers: &Arc<Mutex<Vec<Arc<Callback<true>>>>>,
-) -> napi::Result<Idempotency<DynStore, Text>> {
+fn build(store: DynStore, options: &Options, askers: &Askers) -> napi::Result<Idempotency<DynStore, Text>> {
     let mut builder = Idempotency::builder(store).codec(Text).runtime(runtime::handle()?);
     if let Some(retention) = options.retention_ms {
         builder = builder.retention(duration(retention));
@@ -254,7 +256,7 @@ fn build(
     Ok(builder.recovery(recovery(options, askers)).build())
 }
 
-fn recovery(options: &Options, askers: &Arc<Mutex<Vec<Arc<Callback<true>>>>>) -> Recovery {
+fn recovery(options: &Options, askers: &Askers) -> Recovery {
     match options.recovery.as_deref() {
         Some("rerun") => Recovery::Rerun,
         Some("ask") => {

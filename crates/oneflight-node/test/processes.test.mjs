@@ -6,39 +6,53 @@ import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Idempotency, InDoubt } from '../index.mjs'
 import { startPostgres } from './support/postgres.mjs'
-import { folder, start } from './support/processes.mjs'
+import { folder, start, startRust } from './support/processes.mjs'
+import { startRedis } from './support/redis.mjs'
 
 let postgres
+let redis
 before(async () => {
-  postgres = await startPostgres()
+  ;[postgres, redis] = await Promise.all([startPostgres(), startRedis()])
 })
-after(() => postgres.stop())
+after(() => {
+  postgres.stop()
+  redis.stop()
+})
 
-const PROCESSES = 4
 const KEYS = 40
 const DUPLICATES = 10
 
-for (const store of ['SQLite', 'PostgreSQL']) {
-  test(`a storm of ${PROCESSES} processes on ${store} executes each key once`, async (t) => {
+/** What the storm is on, and how many processes of Node and of Rust it has. */
+const STORMS = [
+  ['SQLite', 3, 1],
+  ['PostgreSQL', 3, 1],
+  ['Redis', 4, 0]
+]
+
+for (const [store, ofNode, ofRust] of STORMS) {
+  test(`a storm on ${store} of ${ofNode} processes of Node and ${ofRust} of Rust executes each key once`, async (t) => {
     const home = folder(t)
-    const [url, file] = [store === 'SQLite' ? `sqlite:${home}/storm.db` : postgres.url, `${home}/executed`]
-    const storm = Array.from({ length: PROCESSES }, () => start(t, 'stormer.mjs', url, file, KEYS, DUPLICATES))
+    const url = { SQLite: `sqlite:${home}/storm.db`, PostgreSQL: postgres.url, Redis: redis.url }[store]
+    const args = [url, `${home}/executed`, KEYS, DUPLICATES]
+    const storm = Array.from({ length: ofRust }, () => startRust(t, ...args))
+    storm.push(...Array.from({ length: ofNode }, () => start(t, 'stormer.mjs', ...args)))
     const told = await Promise.all(storm.map((it) => it.next()))
     assert.deepEqual(await Promise.all(storm.map((it) => it.ended)), storm.map(() => 0))
 
-    const executed = readFileSync(file, 'utf8').trim().split('\n').map(Number).sort((one, other) => one - other)
+    const executed = readFileSync(`${home}/executed`, 'utf8').trim().split('\n').map(Number).sort((one, other) => one - other)
     assert.deepEqual(executed, Array.from({ length: KEYS }, (_, key) => key))
     const sum = (origin) => told.reduce((sum, it) => sum + it.origins[origin], 0)
-    t.diagnostic(`executed ${sum('executed')}, collapsed ${sum('collapsed')}, replayed ${sum('replayed')}`)
+    const each = told.map((it) => it.origins.executed).join(', ')
+    t.diagnostic(`executed ${sum('executed')} (${each}), collapsed ${sum('collapsed')}, replayed ${sum('replayed')}`)
     assert.equal(sum('executed'), KEYS)
-    assert.equal(sum('executed') + sum('collapsed') + sum('replayed'), PROCESSES * KEYS * DUPLICATES)
+    assert.equal(sum('executed') + sum('collapsed') + sum('replayed'), storm.length * KEYS * DUPLICATES)
     assert.deepEqual(told.map((it) => it.wrong), told.map(() => 0))
   })
 }
 
-for (const store of ['SQLite', 'PostgreSQL']) {
+for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
   describe(`on ${store}`, () => {
-    const at = (t) => (store === 'SQLite' ? `sqlite:${folder(t)}/held.db` : postgres.url)
+    const at = (t) => ({ SQLite: `sqlite:${folder(t)}/held.db`, PostgreSQL: postgres.url, Redis: redis.url })[store]
 
     test('a holder that is killed leaves its request in doubt once its lease is over', async (t) => {
       const url = at(t)

@@ -204,3 +204,16 @@ test('bad input is an error that says what was wrong and what to do', async () =
     })
   }
 })
+
+test('each caller of a thread waits for as long as it may, also if it has joined another', async (t) => {
+  const file = `${folder(t)}/orders.db`
+  const [one, other] = [await Idempotency.open(file), await Idempotency.open(file, { waitMs: 900 })]
+  const slow = one.run({ scope: 's', key: 'k' }, () => sleep(1500, 'done'))
+  await sleep(100)
+  const early = other.run({ scope: 's', key: 'k' }, () => 1)
+  const failed = assert.rejects(early, InProgress)
+  await sleep(800)
+  const late = await other.run({ scope: 's', key: 'k' }, () => 1)
+  assert.deepEqual([late.value, late.origin], ['done', 'replayed'])
+  await Promise.all([failed, slow, one.close(), other.close()])
+})

@@ -1,6 +1,6 @@
-// Node processes that a test starts: programs beside this file, which tell by lines of JSON.
+// Processes that a test starts: programs of Node beside this file, and one of Rust. They tell by lines of JSON.
 
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,10 +13,26 @@ export function folder(t) {
   return name
 }
 
-/** Starts a program. `lines` is what it tells, `ended` its exit code or signal. */
+/** Starts a program of Node. `next` is what it tells, `ended` its exit code or signal. */
 export function start(t, program, ...args) {
-  const file = fileURLToPath(new URL(program, import.meta.url))
-  const child = spawn(process.execPath, [file, ...args.map(String)], { stdio: ['pipe', 'pipe', 'inherit'] })
+  return begin(t, process.execPath, fileURLToPath(new URL(program, import.meta.url)), ...args)
+}
+
+/** Starts the program of Rust in `examples`. */
+export function startRust(t, ...args) {
+  const build = ['build', '--locked', '--package', 'oneflight-node', '--release', '--features', 'tls', '--example', 'stormer']
+  const cargo = spawnSync('cargo', [...build, '--message-format', 'json-render-diagnostics'], {
+    cwd: fileURLToPath(new URL('../..', import.meta.url)),
+    stdio: ['ignore', 'pipe', 'inherit'],
+    maxBuffer: 1 << 28
+  })
+  if (cargo.status !== 0) throw new Error('the program of Rust cannot be built')
+  const built = String(cargo.stdout).trim().split('\n').map((line) => JSON.parse(line)).findLast((it) => it.target?.name === 'stormer')
+  return begin(t, built.executable, ...args)
+}
+
+function begin(t, program, ...args) {
+  const child = spawn(program, args.map(String), { stdio: ['pipe', 'pipe', 'inherit'] })
   t.after(() => child.kill('SIGKILL'))
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve(signal ?? code)))
