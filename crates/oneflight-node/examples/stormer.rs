@@ -1,5 +1,6 @@
 //! One process of Rust in a storm of Node processes (`test/support/stormer.mjs` is the other kind): asks for each key many
-//! times at once, and counts each execution by a line in a file that all processes append to.
+//! times at once, and counts each execution by a line in a file that all processes append to. Tells that it is ready, and
+//! begins with the first line of its input.
 //!
 //! Usage: stormer URL FILE KEYS DUPLICATES
 
@@ -35,6 +36,8 @@ async fn storm() -> Result<(), Failure> {
     };
     let idem = Idempotency::builder(store).wait(Duration::from_secs(60)).build();
 
+    println!("{}", json!({ "ready": true }));
+    std::io::stdin().read_line(&mut String::new())?;
     let mut calls = JoinSet::new();
     for ask in 0..keys * duplicates {
         let (idem, file, key) = (idem.clone(), file.clone(), (ask * 7) % keys);

@@ -8,9 +8,8 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const home = dirname(dirname(fileURLToPath(import.meta.url)))
-const args = ['rustc', '--locked', '--package', 'oneflight-node', '--lib', '--release', '--features', 'tls']
-const told = ['--message-format', 'json-render-diagnostics', '--', '-C', 'strip=symbols']
-const cargo = spawnSync('cargo', [...args, ...told], {
+const args = ['build', '--locked', '--package', 'oneflight-node', '--lib', '--release', '--features', 'tls']
+const cargo = spawnSync('cargo', [...args, '--message-format', 'json-render-diagnostics'], {
   cwd: home,
   stdio: ['ignore', 'pipe', 'inherit'],
   maxBuffer: 1 << 28
@@ -22,8 +21,11 @@ if (cargo.status !== 0) {
 const messages = String(cargo.stdout).trim().split('\n').map((line) => JSON.parse(line))
 const built = messages.findLast((it) => it.reason === 'compiler-artifact' && it.target.name === 'oneflight_node')
 const library = built.filenames.find((name) => /\.(so|dylib|dll)$/.test(name))
-const target = join(home, `oneflight.${process.platform}-${process.arch}.node`)
+const name = `oneflight.${process.platform}-${process.arch}.node`
+const fresh = join(home, `${name}.new`)
+copyFileSync(library, fresh)
+// Lines and symbols are four fifths of it. A linker comes with a `strip`; without one the package is larger.
+if (process.platform !== 'win32') spawnSync('strip', process.platform === 'darwin' ? ['-x', fresh] : [fresh], { stdio: 'inherit' })
 // A process may have the old one loaded, so it is replaced and not written over.
-copyFileSync(library, `${target}.new`)
-renameSync(`${target}.new`, target)
-console.log(`built ${target}`)
+renameSync(fresh, join(home, name))
+console.log(`built ${name}`)

@@ -36,6 +36,8 @@ for (const [store, ofNode, ofRust] of STORMS) {
     const args = [url, `${home}/executed`, KEYS, DUPLICATES]
     const storm = Array.from({ length: ofRust }, () => startRust(t, ...args))
     storm.push(...Array.from({ length: ofNode }, () => start(t, 'stormer.mjs', ...args)))
+    for (const it of storm) assert.deepEqual(await it.next(), { ready: true })
+    for (const it of storm) it.child.stdin.write('go\n')
     const told = await Promise.all(storm.map((it) => it.next()))
     assert.deepEqual(await Promise.all(storm.map((it) => it.ended)), storm.map(() => 0))
 
@@ -118,6 +120,12 @@ for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
     })
   })
 }
+
+test('the workers of a cluster meet in the store', async (t) => {
+  const primary = start(t, 'clustered.mjs', `sqlite:${folder(t)}/cluster.db`)
+  assert.deepEqual(await primary.next(), { origins: ['executed', 'replayed', 'replayed'] })
+  assert.equal(await primary.ended, 0)
+})
 
 test('a database that cannot be reached is StoreFailed, without its password', async () => {
   const url = 'postgres://shop:pa55word@127.0.0.1:1/shop'

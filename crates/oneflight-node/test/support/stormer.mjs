@@ -1,8 +1,9 @@
 // One process of a storm: asks for each key many times at once, in an order of its own, and counts each execution by a line
-// in a file that all processes append to.
+// in a file that all processes append to. Tells that it is ready, and begins with the first line of its input.
 //
 // Usage: stormer.mjs URL FILE KEYS DUPLICATES
 
+import { once } from 'node:events'
 import { appendFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Idempotency } from '../../index.mjs'
@@ -12,6 +13,10 @@ const idem = await Idempotency.open(url, { waitMs: 60_000, connections: 4 })
 const asks = []
 for (let key = 0; key < Number(keys); key++) for (let copy = 0; copy < Number(duplicates); copy++) asks.push(key)
 asks.sort(() => Math.random() - 0.5)
+
+console.log(JSON.stringify({ ready: true }))
+await once(process.stdin, 'data')
+process.stdin.destroy()
 
 const origins = { executed: 0, collapsed: 0, replayed: 0 }
 let wrong = 0
