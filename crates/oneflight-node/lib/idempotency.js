@@ -13,6 +13,10 @@ const native = require('./native.js')
 const ANSWER = 'answer'
 const DOUBT = 'doubt'
 
+/** How long a call waits unless set, in milliseconds, as the crate has it; and what is not worth asking for. */
+const WAIT = 15_000
+const SHORTEST_WAIT = 50
+
 const PRIVATE = Symbol('made by Idempotency.open')
 
 class Idempotency {
@@ -143,6 +147,7 @@ class Call {
   #name
   #flight
   #mayJoin
+  #waitMs
   #request
   #thrown
 
@@ -156,6 +161,7 @@ class Call {
     this.#flight = store.pool + name
     // Callers are counted where all of them are known.
     this.#mayJoin = store.settings.maxCallers === undefined
+    this.#waitMs = store.settings.waitMs ?? WAIT
   }
 
   /** Notes that the caller waits. Returns the function that ends that. */
@@ -196,11 +202,15 @@ class Call {
 
   /**
    * Is told what another call of this thread is told. That is what the native half would do, without the way there. But each
-   * caller has a wait of its own: where the other one's has ended, this one asks by itself.
+   * caller has a wait of its own: where the other one's has ended, this one asks by itself for what is left of its own.
    */
   async #join(leader, handle, retentionMs) {
+    const joined = performance.now()
     const settled = await leader.settled
-    if (settled.failure?.code === 'InProgress') return this.#ask(handle, retentionMs)
+    if (settled.failure?.code === 'InProgress') {
+      const left = this.#waitMs - (performance.now() - joined)
+      return left < SHORTEST_WAIT ? settled : within(left, this.#ask(handle, retentionMs), settled)
+    }
     return settled.origin === 'executed' ? { ...settled, origin: 'collapsed' } : settled
   }
 
@@ -261,6 +271,14 @@ class Call {
     }
     return fromFailure(failure, thrown)
   }
+}
+
+/** Returns what the promise resolves to, or something else after so many milliseconds. */
+function within(millis, promise, otherwise) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, millis, otherwise)
+    promise.then(resolve, reject).finally(() => clearTimeout(timer))
+  })
 }
 
 function isSame(one, other) {
