@@ -25,7 +25,10 @@
 //!   anew share it.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
-#![cfg_attr(test, allow(dead_code, reason = "only a library is registered with Node, and no test is"))]
+#![cfg_attr(
+    test,
+    allow(dead_code, reason = "only a library is registered with Node, and no test is")
+)]
 
 mod failure;
 mod fingerprint;
