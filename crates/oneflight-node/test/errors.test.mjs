@@ -45,7 +45,7 @@ test('an error of `run` reaches the caller, those that share its flight, and tho
 })
 
 test('an error of `run` reaches a caller of another process', async (t) => {
-  const url = `sqlite:${folder(t)}/orders.db`
+  const url = `sqlite:${folder()}/orders.db`
   const other = start(t, 'thrower.mjs', url)
   assert.deepEqual(await other.next(), { threw: 'CardDeclined' })
   const idem = await Idempotency.open(url)
@@ -168,8 +168,8 @@ test('a recovery function is asked, and says what became of it', async () => {
   assert.deepEqual(asked[0], ['found', 1, 64])
 })
 
-test('purge deletes what is past its retention', async (t) => {
-  const idem = await Idempotency.open(`${folder(t)}/orders.db`, { retentionMs: 1 })
+test('purge deletes what is past its retention', async () => {
+  const idem = await Idempotency.open(`${folder()}/orders.db`, { retentionMs: 1 })
   for (let key = 0; key < 3; key++) await idem.run({ scope: 's', key: `k${key}` }, () => key)
   await sleep(20)
   assert.equal(await idem.purge({ limit: 2 }), 2)

@@ -20,8 +20,8 @@ test('import and require offer the same', () => {
   for (const [name, it] of Object.entries(imported)) assert.equal(it, required[name])
 })
 
-test('the package runs in an empty folder, and its first program does', (t) => {
-  const empty = folder(t)
+test('the package runs in an empty folder, and its first program does', () => {
+  const empty = folder()
   const run = (program, ...args) => execFileSync(program, args, { cwd: empty, encoding: 'utf8' })
   const packed = execFileSync('npm', ['pack', '--silent', '--pack-destination', empty], { cwd: home, encoding: 'utf8' })
   writeFileSync(join(empty, 'package.json'), '{ "private": true }')

@@ -31,7 +31,7 @@ const STORMS = [
 
 for (const [store, ofNode, ofRust] of STORMS) {
   test(`a storm on ${store} of ${ofNode} processes of Node and ${ofRust} of Rust executes each key once`, async (t) => {
-    const home = folder(t)
+    const home = folder()
     const url = { SQLite: `sqlite:${home}/storm.db`, PostgreSQL: postgres.url, Redis: redis.url }[store]
     const args = [url, `${home}/executed`, KEYS, DUPLICATES]
     const storm = Array.from({ length: ofRust }, () => startRust(t, ...args))
@@ -54,10 +54,10 @@ for (const [store, ofNode, ofRust] of STORMS) {
 
 for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
   describe(`on ${store}`, () => {
-    const at = (t) => ({ SQLite: `sqlite:${folder(t)}/held.db`, PostgreSQL: postgres.url, Redis: redis.url })[store]
+    const at = () => ({ SQLite: `sqlite:${folder()}/held.db`, PostgreSQL: postgres.url, Redis: redis.url })[store]
 
     test('a holder that is killed leaves its request in doubt once its lease is over', async (t) => {
-      const url = at(t)
+      const url = at()
       const holder = start(t, 'holder.mjs', url, 'killed', 1000)
       await holder.next()
       holder.child.kill('SIGKILL')
@@ -71,7 +71,7 @@ for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
     })
 
     test('the recovery policy runs it again, as the next attempt', async (t) => {
-      const url = at(t)
+      const url = at()
       const holder = start(t, 'holder.mjs', url, 'rerun', 1000)
       await holder.next()
       holder.child.kill('SIGKILL')
@@ -82,7 +82,7 @@ for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
     })
 
     test('a lease is renewed while the event loop is blocked for three times as long', async (t) => {
-      const url = at(t)
+      const url = at()
       const blocker = start(t, 'blocker.mjs', url, 'blocked', 1000, 3000)
       await blocker.next()
       const idem = await Idempotency.open(url, { recovery: 'rerun' })
@@ -101,7 +101,7 @@ for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
     })
 
     test('a process with an open store ends by itself', async (t) => {
-      const idle = start(t, 'idle.mjs', at(t))
+      const idle = start(t, 'idle.mjs', at())
       assert.equal((await idle.next()).value, 1)
       const begun = Date.now()
       assert.equal(await idle.ended, 0)
@@ -109,7 +109,7 @@ for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
     })
 
     test('a process lives until work that its callers have left is over', async (t) => {
-      const url = at(t)
+      const url = at()
       const leaver = start(t, 'leaver.mjs', url)
       assert.deepEqual(await leaver.next(), { name: 'AbortError' })
       assert.equal(await leaver.ended, 0)
@@ -122,7 +122,7 @@ for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
 }
 
 test('the workers of a cluster meet in the store', async (t) => {
-  const primary = start(t, 'clustered.mjs', `sqlite:${folder(t)}/cluster.db`)
+  const primary = start(t, 'clustered.mjs', `sqlite:${folder()}/cluster.db`)
   assert.deepEqual(await primary.next(), { origins: ['executed', 'replayed', 'replayed'] })
   assert.equal(await primary.ended, 0)
 })

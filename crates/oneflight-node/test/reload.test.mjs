@@ -21,8 +21,8 @@ function loadedAnew() {
   return require('../index.js')
 }
 
-test('copies of the module share one store, and know each other by their errors', async (t) => {
-  const url = `sqlite:${folder(t)}/orders.db`
+test('copies of the module share one store, and know each other by their errors', async () => {
+  const url = `sqlite:${folder()}/orders.db`
   const one = await Idempotency.open(url)
   const copy = loadedAnew()
   assert.notEqual(copy.Idempotency, Idempotency)

@@ -32,8 +32,8 @@ test('a double call is one execution', async () => {
   await idem.close()
 })
 
-test('a result is replayed after the store was opened again', async (t) => {
-  const url = `sqlite:${folder(t)}/orders.db`
+test('a result is replayed after the store was opened again', async () => {
+  const url = `sqlite:${folder()}/orders.db`
   for (const expected of ['executed', 'replayed', 'replayed']) {
     const idem = await Idempotency.open(url)
     const reply = await idem.run({ scope: 'orders', key: 'a7f3' }, () => ({ items: ['tea'], at: 1.5 }))
@@ -134,8 +134,8 @@ test('limits, retention of one call, and close', async () => {
   assert.equal((await pending).origin, 'executed')
 })
 
-test('a wait that ends is InProgress, which says when to come again', async (t) => {
-  const file = `${folder(t)}/orders.db`
+test('a wait that ends is InProgress, which says when to come again', async () => {
+  const file = `${folder()}/orders.db`
   const [one, other] = [await Idempotency.open(file), await Idempotency.open(file, { waitMs: 50 })]
   const slow = one.run({ scope: 's', key: 'k' }, () => sleep(1500))
   await sleep(100)
@@ -149,8 +149,8 @@ test('a wait that ends is InProgress, which says when to come again', async (t) 
   await Promise.all([one.close(), other.close()])
 })
 
-test('the same URL and options are one store, and each of its objects is closed by itself', async (t) => {
-  const url = `sqlite:${folder(t)}/orders.db`
+test('the same URL and options are one store, and each of its objects is closed by itself', async () => {
+  const url = `sqlite:${folder()}/orders.db`
   const [one, other] = await Promise.all([Idempotency.open(url), Idempotency.open(url)])
   const request = { scope: 's', key: 'k' }
   const [first, second] = await Promise.all([one.run(request, () => sleep(30)), other.run(request, () => sleep(30))])
@@ -205,8 +205,8 @@ test('bad input is an error that says what was wrong and what to do', async () =
   }
 })
 
-test('each caller of a thread waits for as long as it may, also if it has joined another', async (t) => {
-  const file = `${folder(t)}/orders.db`
+test('each caller of a thread waits for as long as it may, also if it has joined another', async () => {
+  const file = `${folder()}/orders.db`
   const [one, other] = [await Idempotency.open(file), await Idempotency.open(file, { waitMs: 900 })]
   const slow = one.run({ scope: 's', key: 'k' }, () => sleep(1500, 'done'))
   await sleep(100)

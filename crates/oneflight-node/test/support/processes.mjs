@@ -7,9 +7,13 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
-export function folder(t) {
+const folders = []
+process.once('exit', () => folders.forEach((name) => rmSync(name, { recursive: true, force: true })))
+
+/** Makes a folder, which is there until all tests of the file are over: a process that ends may still write to it. */
+export function folder() {
   const name = mkdtempSync(join(tmpdir(), 'oneflight-node-'))
-  t.after(() => rmSync(name, { recursive: true, force: true }))
+  folders.push(name)
   return name
 }
 
@@ -33,9 +37,12 @@ export function startRust(t, ...args) {
 
 function begin(t, program, ...args) {
   const child = spawn(program, args.map(String), { stdio: ['pipe', 'pipe', 'inherit'] })
-  t.after(() => child.kill('SIGKILL'))
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve(signal ?? code)))
+  t.after(async () => {
+    child.kill('SIGKILL')
+    await ended
+  })
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   return {
     child,
     ended,
@@ -43,11 +50,6 @@ function begin(t, program, ...args) {
       const { value, done } = await lines.next()
       if (done) throw new Error(`${program} ended without telling`)
       return JSON.parse(value)
-    },
-    async rest() {
-      const told = []
-      for (let it = await lines.next(); !it.done; it = await lines.next()) told.push(JSON.parse(it.value))
-      return told
     }
   }
 }
