@@ -50,6 +50,14 @@ impl Number {
         })
     }
 
+    /// Makes it of what was read elsewhere.
+    pub(super) fn new(text: &str, incarnation: Option<&str>) -> Self {
+        Self {
+            text: text.to_owned(),
+            incarnation: incarnation.map(str::to_owned),
+        }
+    }
+
     /// Whether the incarnation of the server is to be written down.
     pub(super) fn is_of_new_incarnation(&self) -> bool {
         self.incarnation.is_none()
