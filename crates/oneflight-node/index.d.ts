@@ -105,6 +105,23 @@ export interface Doubtful {
   sinceMs: number
 }
 
+/** Runs a statement on the connection of a transaction, and returns its rows as objects, if it has any. All parameters are strings. */
+export type Transaction = (sql: string, parameters: string[]) => unknown
+
+/** Makes a {@link Transaction} of what a driver or a library calls one. */
+export const adapters: {
+  /** A client of `pg` that has said `BEGIN`. */
+  pg(client: { query(sql: string, parameters: unknown[]): PromiseLike<{ rows: unknown[] }> }): Transaction
+  /** A database of better-sqlite3, inside of `db.transaction(…).immediate()`. */
+  betterSqlite3(db: { prepare(sql: string): unknown }): Transaction
+  /** A transaction of Drizzle, and the `sql` of `drizzle-orm`. */
+  drizzle(tx: object, sql: unknown): Transaction
+  /** A transaction of Kysely, and the `CompiledQuery` of `kysely`. */
+  kysely(trx: object, CompiledQuery: { raw(sql: string, parameters?: unknown[]): unknown }): Transaction
+  /** The client of Prisma's `$transaction(async (tx) => …)`. */
+  prisma(tx: object): Transaction
+}
+
 /** Executes each request once, and answers its duplicates with the result. */
 export class Idempotency {
   private constructor()
@@ -123,6 +140,26 @@ export class Idempotency {
    * the request in doubt ({@link Unknown}).
    */
   tryRun<T>(request: Request, work: (context: Context) => T | PromiseLike<T>, options?: RunOptions): Promise<Reply<T>>
+
+  /**
+   * Executes the work in a transaction that you have begun, in the database of the store: the record is in your commit. Work that
+   * throws is undone, and its error is that of the call. An error of the driver is thrown as it is. Nothing is waited for:
+   * a request in progress elsewhere is {@link InProgress} at once.
+   */
+  runInTransaction<T>(
+    request: Request,
+    tx: Transaction,
+    work: (context: Context) => T | PromiseLike<T>,
+    options?: { retentionMs?: number }
+  ): Promise<Reply<T>>
+
+  /** The same at once, where driver and work answer at once, as better-sqlite3 does. */
+  runInTransactionSync<T>(
+    request: Request,
+    tx: (sql: string, parameters: string[]) => unknown,
+    work: (context: Context) => T,
+    options?: { retentionMs?: number }
+  ): Reply<T>
 
   /** Returns what the store knows of a request. */
   status(request: Request): Promise<Status>
@@ -202,6 +239,8 @@ export class LeaseLost extends OneflightError {}
 export class Unrecorded extends OneflightError {}
 /** The request is a mutation of several steps, which stopped in a Rust service. */
 export class Stopped extends OneflightError {}
+/** The work has ended the transaction of `runInTransaction`. The request is in doubt: a part of it may be committed, and has no record. */
+export class TransactionEnded extends OneflightError {}
 /** The store failed, or cannot be reached. */
 export class StoreFailed extends OneflightError {}
 /** A limit of requests or callers is reached. Nothing was run. */

@@ -4,5 +4,6 @@
 const { Idempotency } = require('./lib/idempotency.js')
 const { Group } = require('./lib/group.js')
 const { OneflightError, classes } = require('./lib/errors.js')
+const { adapters } = require('./lib/adapters.js')
 
-module.exports = { Idempotency, Group, OneflightError, ...classes }
+module.exports = { Idempotency, Group, adapters, OneflightError, ...classes }

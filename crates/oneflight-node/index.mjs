@@ -5,6 +5,7 @@ import oneflight from './index.js'
 export const {
   Idempotency,
   Group,
+  adapters,
   OneflightError,
   Closed,
   Defect,
@@ -18,6 +19,7 @@ export const {
   Reentrant,
   Stopped,
   StoreFailed,
+  TransactionEnded,
   Unknown,
   Unrecorded,
   ValueNotJson,

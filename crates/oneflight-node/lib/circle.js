@@ -11,6 +11,25 @@ const { classes } = require('./errors.js')
 // One for the thread, however many copies of this module it has loaded.
 const inside = (globalThis[Symbol.for('oneflight.inside')] ??= new AsyncLocalStorage())
 
+/** The requests that this thread has asked for and not been told of, by name: a node of the circle, and how many calls. */
+const asked = (globalThis[Symbol.for('oneflight.asked')] ??= new Map())
+
+/** Returns the request of this name, which others may have asked for. It is known to others between `begin` and `end`. */
+function request(name) {
+  let known = asked.get(name)
+  if (known === undefined) {
+    known = { node: node(), calls: 0, begin: () => void known.calls++, end }
+    asked.set(name, known)
+  }
+  return known
+
+  function end() {
+    if (--known.calls > 0) return
+    known.node.isOver = true
+    asked.delete(name)
+  }
+}
+
 /** Makes the node of a flight. */
 function node() {
   return { isOver: false, waitsFor: new Map() }
@@ -47,4 +66,4 @@ function reaches(from, to, seen) {
   return false
 }
 
-module.exports = { node, within, wait }
+module.exports = { node, request, within, wait }

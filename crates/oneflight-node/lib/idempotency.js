@@ -8,6 +8,7 @@ const circle = require('./circle.js')
 const { classes, codeOf, fromFailure } = require('./errors.js')
 const json = require('./json.js')
 const native = require('./native.js')
+const transaction = require('./transaction.js')
 
 /** What an error of a closure is: an answer, or a sign that nobody knows what was done. */
 const ANSWER = 'answer'
@@ -66,6 +67,39 @@ class Idempotency {
       return call.reply(await abortable(settled, signal))
     } finally {
       leave?.()
+    }
+  }
+
+  async runInTransaction(request, tx, work, options) {
+    const begin = this.#transaction(tx, work, options)
+    const identity = await args.identity(request)
+    return answered(await this.#track(transaction.drive(begin(identity))))
+  }
+
+  runInTransactionSync(request, tx, work, options) {
+    const begin = this.#transaction(tx, work, options)
+    const identity = args.identity(request)
+    if (typeof identity.then === 'function') {
+      throw args.invalid('the fingerprint has files in it, which take time to read; call `runInTransaction`, and await it')
+    }
+    return answered(transaction.driveAtOnce(begin(identity), (promise) => void this.#track(promise)))
+  }
+
+  /** Checks all but the identity. Returns what begins with one. */
+  #transaction(tx, work, options) {
+    args.work(work)
+    if (typeof tx !== 'function') {
+      throw args.invalid(`the transaction is ${args.what(tx)}; give a function (sql, parameters) => rows on its connection, from \`adapters\``)
+    }
+    const { retentionMs } = args.known(args.object(options, 'the options'), ['retentionMs'], 'the options')
+    if (retentionMs !== undefined) args.duration(retentionMs, 'retentionMs')
+    this.#open()
+    return (identity) => {
+      this.#open()
+      const { foreign, failure } = this.#handle.foreign(identity, retentionMs)
+      if (failure) throw fromFailure(failure)
+      const name = nameOf(this.#store, identity)
+      return transaction.execute(foreign, name, tx, (ticket) => work(new Context(ticket)))
     }
   }
 
@@ -133,9 +167,6 @@ class Idempotency {
   }
 }
 
-/** The requests that this thread has asked for and not been told of, by name: a node of the circle, and how many calls. */
-const asked = (globalThis[Symbol.for('oneflight.asked')] ??= new Map())
-
 /** The calls of this thread that the native half has been asked for, by store and name. Others join them. */
 const flights = (globalThis[Symbol.for('oneflight.flights')] ??= new Map())
 
@@ -152,13 +183,11 @@ class Call {
   #thrown
 
   constructor(store, identity, work, meaning) {
-    const { namespace, route, user, key } = identity
-    const name = JSON.stringify([namespace, route, user, key])
     this.#identity = identity
     this.#meaning = meaning
     this.#work = work
-    this.#name = store.place + name
-    this.#flight = store.pool + name
+    this.#name = nameOf(store, identity)
+    this.#flight = store.pool + this.#name
     // Callers are counted where all of them are known.
     this.#mayJoin = store.settings.maxCallers === undefined
     this.#waitMs = store.settings.waitMs ?? WAIT
@@ -166,22 +195,17 @@ class Call {
 
   /** Notes that the caller waits. Returns the function that ends that. */
   enter() {
-    this.#request = asked.get(this.#name)
-    if (this.#request === undefined) asked.set(this.#name, (this.#request = { node: circle.node(), calls: 0 }))
+    this.#request = circle.request(this.#name)
     return circle.wait(this.#request.node)
   }
 
   /** Returns what becomes of the call. */
   async settled(handle, retentionMs) {
-    const request = this.#request
-    request.calls++
+    this.#request.begin()
     try {
       return await this.#told(handle, retentionMs)
     } finally {
-      if (--request.calls === 0) {
-        request.node.isOver = true
-        asked.delete(this.#name)
-      }
+      this.#request.end()
     }
   }
 
@@ -248,17 +272,9 @@ class Call {
 
   reply({ value: text, origin, attempt, failure }) {
     if (failure) throw this.#failed(failure)
-    const decoded = this.#decoded(text)
-    if (Object.hasOwn(decoded, 'error')) throw origin === 'executed' && this.#thrown ? this.#thrown.is : decoded.error
-    return { value: decoded.value, cached: origin !== 'executed', origin, attempt }
-  }
-
-  #decoded(text) {
-    try {
-      return json.decode(text)
-    } catch {
-      throw new classes.ValueUnreadable('what is recorded is no JSON; was it recorded by another service?')
-    }
+    const it = decoded(text)
+    if (Object.hasOwn(it, 'error')) throw origin === 'executed' && this.#thrown ? this.#thrown.is : it.error
+    return { value: it.value, cached: origin !== 'executed', origin, attempt }
   }
 
   #failed(failure) {
@@ -271,6 +287,30 @@ class Call {
     }
     return fromFailure(failure, thrown)
   }
+}
+
+/** Returns the name of a request, in whichever way it is asked for. */
+function nameOf(store, { namespace, route, user, key }) {
+  return store.place + JSON.stringify([namespace, route, user, key])
+}
+
+function decoded(text) {
+  try {
+    return json.decode(text)
+  } catch {
+    throw new classes.ValueUnreadable('what is recorded is no JSON; was it recorded by another service?')
+  }
+}
+
+/** Returns the reply of an execution in a transaction. */
+function answered({ settled, value, attempt }) {
+  if (settled === undefined) return { value, cached: false, origin: 'executed', attempt }
+  if (settled.failure) throw fromFailure(settled.failure)
+  const { value: text, origin } = settled
+  const it = decoded(text)
+  // An error that work outside of a transaction has thrown.
+  if (Object.hasOwn(it, 'error')) throw it.error
+  return { value: it.value, cached: true, origin, attempt: settled.attempt }
 }
 
 /** Returns what the promise resolves to, or something else after so many milliseconds. */

@@ -96,6 +96,7 @@ fn code(kind: &ErrorKind) -> &'static str {
         ErrorKind::LeaseLost => "LeaseLost",
         ErrorKind::Unrecorded(_) => "Unrecorded",
         ErrorKind::Stopped(_) => "Stopped",
+        ErrorKind::Store(StoreError::CommittedByWork) => "TransactionEnded",
         ErrorKind::Store(_) => "StoreFailed",
         ErrorKind::Flight(FlightError::Overloaded(_)) => "Overloaded",
         ErrorKind::Flight(FlightError::Closed) => "Closed",

@@ -14,9 +14,10 @@ use oneflight::{Effect, Reply};
 use parking_lot::Mutex;
 
 use crate::failure::Failure;
+use crate::foreign::{Began, Foreign};
 use crate::identity::Identity;
 use crate::options::{Options, duration, millis};
-use crate::pool::Lease;
+use crate::pool::{Connections, Lease};
 use crate::runtime::promise;
 use crate::text::Answer;
 use crate::work::{Callback, Ticket, callback, completed, execute};
@@ -116,6 +117,21 @@ impl Handle {
 
 #[napi]
 impl Handle {
+    /// Begins to execute a request in a transaction of the user's own driver. Nothing is asked yet.
+    #[napi(catch_unwind)]
+    pub fn foreign(&self, identity: Identity, retention_ms: Option<f64>) -> Began {
+        match foreign(self.lease(), identity, retention_ms) {
+            Ok(foreign) => Began {
+                foreign: Some(foreign),
+                failure: None,
+            },
+            Err(failure) => Began {
+                foreign: None,
+                failure: Some(failure),
+            },
+        }
+    }
+
     /// Executes a request once.
     #[napi(catch_unwind)]
     pub fn run<'env>(
@@ -182,11 +198,7 @@ impl Handle {
             done(async move {
                 let id = identity.validated()?;
                 let resolved = lease?.idempotency()?.resolve(&id, resolution).await?;
-                Ok(Done {
-                    word: Some(named(resolved).to_owned()),
-                    count: None,
-                    failure: None,
-                })
+                Ok(Done::of(Some(named(resolved).to_owned()), None))
             }),
         )
     }
@@ -200,11 +212,7 @@ impl Handle {
             done(async move {
                 let purged = lease?.idempotency()?.store().purge(limit as usize).await;
                 let purged = purged.map_err(|error| Failure::store(&error, Effect::Unknown))?;
-                Ok(Done {
-                    word: None,
-                    count: Some(u32::try_from(purged).unwrap_or(u32::MAX)),
-                    failure: None,
-                })
+                Ok(Done::of(None, Some(u32::try_from(purged).unwrap_or(u32::MAX))))
             }),
         )
     }
@@ -218,13 +226,35 @@ impl Handle {
             if let Some(lease) = lease.and_then(Arc::into_inner) {
                 lease.close().await;
             }
-            Done {
-                word: None,
-                count: None,
-                failure: None,
-            }
+            Done::of(None, None)
         })
     }
+}
+
+fn foreign(
+    lease: std::result::Result<Arc<Lease>, Failure>,
+    identity: Identity,
+    retention_ms: Option<f64>,
+) -> std::result::Result<Foreign, Failure> {
+    let id = identity.validated()?;
+    let lease = lease?;
+    let mut idempotency = lease.idempotency()?.clone();
+    if let Some(retention) = retention_ms {
+        idempotency = idempotency.with_retention(duration(retention));
+    }
+    let execution = match lease.connections() {
+        Some(Connections::Postgres(store)) => idempotency.in_foreign(id, |request| store.foreign(request)),
+        Some(Connections::Sqlite(store)) => idempotency.in_foreign(id, |request| store.foreign(request)),
+        Some(Connections::None) | None => {
+            return Err(Failure::new(
+                "InvalidArgument",
+                Effect::Nothing,
+                "this store has no transactions that others can begin; open PostgreSQL or SQLite, the database that the \
+                 transaction is in",
+            ));
+        }
+    };
+    Ok(Foreign::new(execution, lease))
 }
 
 async fn run(
@@ -244,7 +274,7 @@ async fn run(
         .await?)
 }
 
-fn settled(reply: std::result::Result<Reply<Answer>, Failure>) -> Settled {
+pub(crate) fn settled(reply: std::result::Result<Reply<Answer>, Failure>) -> Settled {
     let failed = |failure| Settled {
         value: None,
         origin: None,
@@ -360,7 +390,17 @@ fn named(resolved: Resolved) -> &'static str {
     }
 }
 
-async fn done(operation: impl Future<Output = std::result::Result<Done, Failure>>) -> Done {
+impl Done {
+    pub(crate) fn of(word: Option<String>, count: Option<u32>) -> Self {
+        Self {
+            word,
+            count,
+            failure: None,
+        }
+    }
+}
+
+pub(crate) async fn done(operation: impl Future<Output = std::result::Result<Done, Failure>>) -> Done {
     operation.await.unwrap_or_else(|failure| Done {
         word: None,
         count: None,

@@ -32,6 +32,7 @@
 
 mod failure;
 mod fingerprint;
+mod foreign;
 mod handle;
 mod identity;
 mod options;

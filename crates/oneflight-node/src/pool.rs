@@ -14,8 +14,7 @@ use oneflight_postgres::PostgresStore;
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 use parking_lot::Mutex;
-use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::sqlite::SqlitePool;
+use sqlx::postgres::PgPoolOptions;
 use tokio::sync::OnceCell;
 
 use crate::failure::Failure;
@@ -54,11 +53,11 @@ pub(crate) struct Pool {
     connections: Connections,
 }
 
-/// What is closed with a store.
-enum Connections {
+/// The stores whose connections are closed with them, and whose part a transaction of the user's may have.
+pub(crate) enum Connections {
     None,
-    Postgres(PgPool),
-    Sqlite(SqlitePool),
+    Postgres(PostgresStore),
+    Sqlite(SqliteStore),
 }
 
 /// A share in an open store.
@@ -100,6 +99,11 @@ impl Lease {
     pub(crate) fn idempotency(&self) -> Result<&Idempotency<DynStore, Text>, Failure> {
         let pool = self.slot.pool.get().map(|pool| &pool.idempotency);
         pool.ok_or_else(|| Failure::new("Closed", Effect::Nothing, "it is not open"))
+    }
+
+    /// Returns what the store is, if it is open.
+    pub(crate) fn connections(&self) -> Option<&Connections> {
+        self.slot.pool.get().map(|pool| &pool.connections)
     }
 
     /// Gives the share back. The last one closes the store, once nothing is in flight.
@@ -144,8 +148,8 @@ impl Slot {
         pool.idempotency.drain().await;
         match &pool.connections {
             Connections::None => {}
-            Connections::Postgres(pool) => pool.close().await,
-            Connections::Sqlite(pool) => pool.close().await,
+            Connections::Postgres(store) => store.pool().close().await,
+            Connections::Sqlite(store) => store.pool().close().await,
         }
     }
 }
@@ -163,8 +167,7 @@ async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Fai
                 sqlite = sqlite.max_readers(connections);
             }
             let store = sqlite.open(path).await.map_err(failed)?;
-            let pool = store.pool().clone();
-            (DynStore::new(store), Connections::Sqlite(pool))
+            (DynStore::new(store.clone()), Connections::Sqlite(store))
         }
         Place::Postgres => {
             let mut postgres = PostgresStore::options();
@@ -186,8 +189,8 @@ async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Fai
                 .await
                 .map_err(StoreError::unavailable)
                 .map_err(failed)?;
-            let store = postgres.from_pool(pool.clone()).await.map_err(failed)?;
-            (DynStore::new(store), Connections::Postgres(pool))
+            let store = postgres.from_pool(pool).await.map_err(failed)?;
+            (DynStore::new(store.clone()), Connections::Postgres(store))
         }
         Place::Redis => {
             let mut redis = RedisStore::options();
