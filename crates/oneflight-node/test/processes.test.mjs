@@ -2,9 +2,11 @@
 
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Idempotency, InDoubt } from '../index.mjs'
+import Database from 'better-sqlite3'
+import pg from 'pg'
+import { adapters, Idempotency, InDoubt } from '../index.mjs'
 import { startPostgres } from './support/postgres.mjs'
 import { folder, start, startRust } from './support/processes.mjs'
 import { startRedis } from './support/redis.mjs'
@@ -52,6 +54,62 @@ for (const [store, ofNode, ofRust] of STORMS) {
   })
 }
 
+for (const store of ['SQLite', 'PostgreSQL']) {
+  test(`a storm on ${store} of transactions in Node, of calls in Node and of calls in Rust executes each key once`, async (t) => {
+    const home = folder()
+    const url = { SQLite: `sqlite:${home}/storm.db`, PostgreSQL: postgres.url }[store]
+    const database = store === 'SQLite' ? new Database(`${home}/storm.db`) : new pg.Client(postgres.url)
+    if (store === 'SQLite') {
+      database.exec('CREATE TABLE executed (key integer)')
+    } else {
+      await database.connect()
+      await database.query("CREATE TABLE executed (key integer); DELETE FROM oneflight_records WHERE scope = 'storm'")
+    }
+    const storm = [startRust(t, url, `${home}/executed`, KEYS, DUPLICATES)]
+    storm.push(start(t, 'stormer.mjs', url, `${home}/executed`, KEYS, DUPLICATES))
+    storm.push(...[1, 2].map(() => start(t, 'transactor.mjs', url, KEYS, DUPLICATES)))
+    for (const it of storm) assert.deepEqual(await it.next(), { ready: true })
+    // A transaction takes longer, so these begin first.
+    for (const it of storm.slice(2)) it.child.stdin.write('go\n')
+    await sleep(50)
+    for (const it of storm.slice(0, 2)) it.child.stdin.write('go\n')
+    const told = await Promise.all(storm.map((it) => it.next()))
+    assert.deepEqual(await Promise.all(storm.map((it) => it.ended)), storm.map(() => 0))
+
+    const read = 'SELECT key FROM executed'
+    const rows = store === 'SQLite' ? database.prepare(read).all() : (await database.query(read)).rows
+    const outside = existsSync(`${home}/executed`) ? readFileSync(`${home}/executed`, 'utf8').trim().split('\n').map(Number) : []
+    const executed = [...rows.map((it) => it.key), ...outside].sort((one, other) => one - other)
+    assert.deepEqual(executed, Array.from({ length: KEYS }, (_, key) => key))
+    const each = told.map((it) => it.origins.executed)
+    t.diagnostic(`executed by Rust, by Node, and in transactions: ${each.join(', ')}`)
+    assert.equal(each[2] + each[3], rows.length)
+    const sum = told.flatMap((it) => Object.values(it.origins)).reduce((sum, it) => sum + it, 0)
+    assert.equal(sum, storm.length * KEYS * DUPLICATES)
+    assert.deepEqual(told.map((it) => it.wrong), told.map(() => 0))
+    await (store === 'SQLite' ? database.close() : database.end())
+  })
+}
+
+for (const when of ['before', 'after']) {
+  test(`a process that is killed ${when} the commit of its transaction executed once`, async (t) => {
+    const file = `${folder()}/killed.db`
+    const idem = await Idempotency.open(`sqlite:${file}`)
+    const db = new Database(file)
+    db.exec('CREATE TABLE executed (key text)')
+    assert.equal(await start(t, 'committer.mjs', file, 'k', when).ended, 'SIGKILL')
+    const again = db.transaction(() =>
+      idem.runInTransactionSync({ scope: 'killed', key: 'k' }, adapters.betterSqlite3(db), () => {
+        db.prepare('INSERT INTO executed VALUES (?)').run('k')
+      })
+    )
+    assert.equal(again.immediate().origin, when === 'before' ? 'executed' : 'replayed')
+    assert.equal(db.prepare('SELECT count(*) AS count FROM executed').get().count, 1)
+    db.close()
+    await idem.close()
+  })
+}
+
 for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
   describe(`on ${store}`, () => {
     const at = () => ({ SQLite: `sqlite:${folder()}/held.db`, PostgreSQL: postgres.url, Redis: redis.url })[store]
@@ -81,9 +139,12 @@ for (const store of ['SQLite', 'PostgreSQL', 'Redis']) {
       await idem.close()
     })
 
-    test('a lease is renewed while the event loop is blocked for three times as long', async (t) => {
+    // Ten seconds on one of them, since it takes a core.
+    const blockedMs = store === 'PostgreSQL' ? 10_000 : 3000
+
+    test(`a lease of 1 s is renewed while the event loop is blocked for ${blockedMs / 1000} s`, async (t) => {
       const url = at()
-      const blocker = start(t, 'blocker.mjs', url, 'blocked', 1000, 3000)
+      const blocker = start(t, 'blocker.mjs', url, 'blocked', 1000, blockedMs)
       await blocker.next()
       const idem = await Idempotency.open(url, { recovery: 'rerun' })
       const request = { scope: 'held', key: 'blocked' }
@@ -140,8 +201,11 @@ test('a server that goes away is StoreFailed, and one that comes back is used ag
   const own = await startPostgres()
   const idem = await Idempotency.open(own.url, { waitMs: 500 })
   assert.equal((await idem.run({ scope: 's', key: 'k' }, () => 1)).value, 1)
-  own.stop()
-  await sleep(500)
+  own.crash()
   await assert.rejects(idem.run({ scope: 's', key: 'other' }, () => 1), { code: 'StoreFailed' })
+  own.restart()
+  assert.equal((await idem.run({ scope: 's', key: 'other' }, () => 2)).value, 2)
+  assert.equal((await idem.run({ scope: 's', key: 'k' }, assert.fail)).origin, 'replayed')
   await idem.close()
+  own.stop()
 })

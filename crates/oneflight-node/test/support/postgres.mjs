@@ -32,7 +32,7 @@ export function freePort() {
   })
 }
 
-/** Starts a server. Returns the URL of its database. */
+/** Starts a server. Returns the URL of its database, and what ends it. */
 export async function startPostgres() {
   const [bin, who] = [programs(), account()]
   const cwd = mkdtempSync(join(tmpdir(), 'oneflight-node-'))
@@ -58,6 +58,14 @@ export async function startPostgres() {
     })
     keeper.unref()
     keeper.stdin.unref()
-    return { url: `postgres://oneflight@127.0.0.1:${port}/postgres?sslmode=disable`, stop: () => keeper.stdin.end() }
+    const control = (...args) => execFileSync(join(bin, 'pg_ctl'), ['-D', 'data', '-w', '-t', '60', ...args], options)
+    return {
+      /** Ends the server as a crash does. */
+      crash: () => control('-m', 'immediate', 'stop'),
+      /** Starts it once more, where it was. */
+      restart: () => control('-l', 'log', '-o', settings, 'start'),
+      url: `postgres://oneflight@127.0.0.1:${port}/postgres?sslmode=disable`,
+      stop: () => keeper.stdin.end()
+    }
   }
 }
