@@ -111,13 +111,13 @@ export type Transaction = (sql: string, parameters: string[]) => unknown
 /** Makes a {@link Transaction} of what a driver or a library calls one. */
 export const adapters: {
   /** A client of `pg` that has said `BEGIN`. */
-  pg(client: { query(sql: string, parameters: unknown[]): PromiseLike<{ rows: unknown[] }> }): Transaction
+  pg(client: object): Transaction
   /** A database of better-sqlite3, inside of `db.transaction(…).immediate()`. */
-  betterSqlite3(db: { prepare(sql: string): unknown }): Transaction
+  betterSqlite3(db: object): Transaction
   /** A transaction of Drizzle, and the `sql` of `drizzle-orm`. */
   drizzle(tx: object, sql: unknown): Transaction
   /** A transaction of Kysely, and the `CompiledQuery` of `kysely`. */
-  kysely(trx: object, CompiledQuery: { raw(sql: string, parameters?: unknown[]): unknown }): Transaction
+  kysely(trx: object, CompiledQuery: unknown): Transaction
   /** The client of Prisma's `$transaction(async (tx) => …)`. */
   prisma(tx: object): Transaction
 }
@@ -156,7 +156,7 @@ export class Idempotency {
   /** The same at once, where driver and work answer at once, as better-sqlite3 does. */
   runInTransactionSync<T>(
     request: Request,
-    tx: (sql: string, parameters: string[]) => unknown,
+    tx: Transaction,
     work: (context: Context) => T,
     options?: { retentionMs?: number }
   ): Reply<T>

@@ -44,7 +44,7 @@ test('the package runs in an empty folder, and its first program does', () => {
 
   for (const name of ['program.mts', 'program.cts']) {
     writeFileSync(join(empty, name), `
-      import { Idempotency, Group, NotDone, OneflightError, type Reply } from 'oneflight'
+      import { adapters, Idempotency, Group, NotDone, OneflightError, TransactionEnded, type Reply, type Transaction } from 'oneflight'
       async function place(form: FormData): Promise<number> {
         const idem = await Idempotency.open('memory:', { recovery: (doubt) => ({ completed: doubt.attempt }) })
         try {
@@ -52,6 +52,10 @@ test('the package runs in an empty folder, and its first program does', () => {
           const reply: Reply<{ order: number }> = await idem.run(request, async (context) => ({ order: context.attempt }))
           const nothing: Reply<void> = await idem.tryRun({ scope: 's', key: 'k' }, async () => { throw new NotDone('no', { cause: 1 }) })
           void nothing
+          const tx: Transaction = adapters.pg({ query: async (sql: string) => ({ rows: [{ oneflight: sql }] }) })
+          const inside: Reply<string> = await idem.runInTransaction(request, tx, async () => 'row', { retentionMs: 1000 })
+          const atOnce: Reply<number> = idem.runInTransactionSync(request, (sql, parameters) => [{ oneflight: sql + parameters[0] }], () => 1)
+          void [inside, atOnce, adapters.prisma({}), TransactionEnded]
           return reply.value.order
         } catch (error) {
           if (error instanceof OneflightError && error.effect === 'nothing') return error.retryAfterMs ?? 0

@@ -63,6 +63,8 @@ for (const store of ['SQLite', 'PostgreSQL']) {
       database.exec('CREATE TABLE executed (key integer)')
     } else {
       await database.connect()
+      // Its tables are there then, and have nothing of another storm.
+      await (await Idempotency.open(url)).close()
       await database.query("CREATE TABLE executed (key integer); DELETE FROM oneflight_records WHERE scope = 'storm'")
     }
     const storm = [startRust(t, url, `${home}/executed`, KEYS, DUPLICATES)]

@@ -16,6 +16,8 @@ const asks = []
 for (let key = 0; key < Number(keys); key++) for (let copy = 0; copy < Number(duplicates); copy++) asks.push(key)
 asks.sort(() => Math.random() - 0.5)
 
+// The pool has its connections then.
+if (isPostgres) await Promise.all(Array.from({ length: 4 }, () => db.query('SELECT pg_sleep(0.05)')))
 console.log(JSON.stringify({ ready: true }))
 await once(process.stdin, 'data')
 process.stdin.destroy()
