@@ -1,11 +1,13 @@
 //! One execution in a transaction that another driver has begun, and commits.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use super::claim::told;
 use super::codec::{Codec, Format, Prepared, prepare};
 use super::context::Context;
+use super::downstream::downstream_key;
 use super::error::{Effect, Error, ErrorKind};
 use super::missing::MissingFingerprint;
 use super::progress::retry_after;
@@ -16,10 +18,12 @@ use super::settled::Settled;
 use super::shared::Shared;
 use crate::group::Role;
 use crate::identity::RequestIdentity;
+use crate::outbox::{Message, SendError};
 use crate::record::Verdict;
+use crate::store::outbox::Sent;
 use crate::store::{
     ClaimOutcome, ClaimRequest, Decision, Denied, ForeignStatement, ForeignTransaction, Store, StoreError, Takeover,
-    decide,
+    decide, read_sent,
 };
 
 /// One execution in a transaction that another driver has begun, and commits: what a program that does not use the store's own
@@ -39,6 +43,8 @@ pub struct Foreign<S, C> {
     id: RequestIdentity,
     transaction: Box<dyn ForeignTransaction>,
     attempt: u32,
+    /// How many messages of each step, and of each topic those that have no step of their own.
+    steps: HashMap<Arc<str>, u32>,
 }
 
 /// What [`Foreign::decide`] comes to.
@@ -68,6 +74,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
             id,
             transaction: transaction(request),
             attempt: 1,
+            steps: HashMap::new(),
         }
     }
 }
@@ -143,6 +150,28 @@ impl<S: Store, C: Format> Foreign<S, C> {
         Ok(Context::new(self.id.clone(), self.attempt, None))
     }
 
+    /// Returns what sends a message with the commit, under the key that [`Tx::send`](super::Tx::send) derives. It is called on a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if the message is not valid, or its step was sent before.
+    pub fn send(&mut self, message: Message) -> Result<Vec<ForeignStatement>, SendError> {
+        let mut steps = self.steps.clone();
+        let step = message.step_or(&mut steps)?;
+        let message = message.ready(Some(&downstream_key(&self.id, &step)))?;
+        self.steps = steps;
+        Ok(self.transaction.send(&message))
+    }
+
+    /// Reads the answer to a message.
+    ///
+    /// # Errors
+    ///
+    /// The answer is none.
+    pub fn sent(&self, answer: Option<&str>) -> Result<Sent, SendError> {
+        answer.and_then(read_sent).ok_or_else(SendError::unanswered)
+    }
+
     /// Returns what records the value of the work.
     ///
     /// # Errors
@@ -171,7 +200,12 @@ impl<S: Store, C: Format> Foreign<S, C> {
         self.transaction.recorded(answer).map_err(|error| match error {
             StoreError::CommittedByWork => self.ended(),
             error => self.failed(error),
-        })
+        })?;
+        if !self.steps.is_empty() {
+            // Before the commit: a relay that finds nothing looks again soon.
+            self.transaction.bell().ring_early();
+        }
+        Ok(())
     }
 
     /// Returns what undoes all since [`begin`](Self::begin). If it fails, the transaction is over, by an error of the driver or by the

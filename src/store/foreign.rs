@@ -9,14 +9,16 @@
 //! undo    ──▶ their statements                           if it is not granted, or the work failed
 //! ```
 //!
-//! All values are text, both ways: drivers disagree about every other type. Each statement answers with at most one row of one
-//! column, named `oneflight`; what counts of several statements is the last row.
+//! All values are text, both ways: drivers disagree about every other type. Each statement but for those of savepoints may answer with a
+//! row of one column, named `oneflight`; what counts of several statements is the last row. So a driver need not tell apart
+//! other statements that have rows and those that have none.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use super::outbox::{Bell, MessageId, NewMessage, Sent};
 use super::{ClaimRequest, Denied, StoreError};
 use crate::identity::Fingerprint;
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
@@ -86,6 +88,12 @@ pub trait ForeignTransaction: fmt::Debug + Send + Sync {
     /// The answer is none.
     fn granted(&mut self, answer: Option<&str>) -> Result<(), StoreError>;
 
+    /// Returns what sends a message with the commit. The answer is for [`read_sent`]. It is called on a runtime.
+    fn send(&self, message: &NewMessage) -> Vec<ForeignStatement>;
+
+    /// Returns the bell of the store's outbox.
+    fn bell(&self) -> &Bell;
+
     /// Returns what records the result, once the work is done. All that is missing after it is the commit.
     fn record(&self, result: &RecordedResult, retention: Duration) -> Vec<ForeignStatement>;
 
@@ -137,10 +145,6 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
 /// of the retention, and the result. Bytes are hexadecimal digits. Without a token there is no record. Returns `None` if they make no
 /// sense.
 #[must_use]
-#[expect(
-    clippy::option_option,
-    reason = "the one is that it makes sense, the other that there is a record"
-)]
 pub fn read_record(columns: [Option<&str>; 9]) -> Option<Option<Record>> {
     let [
         now,
@@ -177,6 +181,18 @@ pub fn read_record(columns: [Option<&str>; 9]) -> Option<Option<Record>> {
         state,
         time(now)?,
     )))
+}
+
+/// Reads the answer to a message that was sent: its number, and `new` or `known`.
+#[must_use]
+pub fn read_sent(answer: &str) -> Option<Sent> {
+    let (id, what) = answer.split_once(' ')?;
+    let id = MessageId::new(id.parse().ok()?);
+    match what {
+        "new" => Some(Sent::New(id)),
+        "known" => Some(Sent::Duplicate(id)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

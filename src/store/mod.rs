@@ -51,7 +51,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use contract::{InDoubt, Store};
 pub use dyn_store::DynStore;
 pub use error::StoreError;
-pub use foreign::{Asked, ForeignStatement, ForeignTransaction, hex, read_record, unhex};
+pub use foreign::{Asked, ForeignStatement, ForeignTransaction, hex, read_record, read_sent, unhex};
 pub use memory::MemoryStore;
 pub use outbox::OutboxStore;
 pub use report::{report_forgotten_tokens, report_unreadable};

@@ -21,6 +21,7 @@ use super::records::{millis, number, untold};
 use super::settle::Number;
 use super::statements::{look, record, turn};
 use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::outbox::{Bell, NewMessage};
 use oneflight::store::{
     Asked, ClaimRequest, Denied, ForeignStatement, ForeignTransaction, StoreError, hex, read_record,
 };
@@ -157,6 +158,14 @@ impl ForeignTransaction for Transaction {
 
     fn granted(&mut self, _: Option<&str>) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn send(&self, message: &NewMessage) -> Vec<ForeignStatement> {
+        self.store.foreign_send(message)
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.store.outbox.bell
     }
 
     fn record(&self, result: &RecordedResult, retention: Duration) -> Vec<ForeignStatement> {

@@ -22,6 +22,7 @@ use super::file::databases;
 use super::records::{attached, millis, number};
 use super::store::SqliteStore;
 use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::outbox::{Bell, NewMessage};
 use oneflight::store::{
     Asked, ClaimRequest, Denied, ForeignStatement, ForeignTransaction, Store, StoreError, hex, read_record, unhex,
 };
@@ -129,6 +130,14 @@ impl ForeignTransaction for Transaction {
         let token = answer.and_then(|it| it.parse().ok()).ok_or(NOT_OURS)?;
         self.token = Some(FencingToken::new(token));
         Ok(())
+    }
+
+    fn send(&self, message: &NewMessage) -> Vec<ForeignStatement> {
+        SqliteStore::foreign_send(message)
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.store.bell
     }
 
     fn record(&self, result: &RecordedResult, retention: Duration) -> Vec<ForeignStatement> {
