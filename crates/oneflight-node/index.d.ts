@@ -41,6 +41,46 @@ export interface Context {
   downstreamKey(step: string): string
 }
 
+/** A side effect that is to happen if the transaction commits: a mail, a charge, a webhook. A relay of a Rust service delivers it. */
+export interface Message {
+  /** What kind of side effect it is, such as `mail.receipt`. */
+  topic: string
+  /** A string is text, bytes are bytes, and all else is JSON. */
+  payload: unknown
+  contentType?: string
+  /** Names the step of the work that sends this, from which its key is derived. The topic unless set. */
+  step?: string
+  /** The key under which targets recognise it, if not the one that is derived from the request and the step. */
+  key?: string
+  /** Messages of one ordering key are delivered in the order in which they were sent. */
+  orderingKey?: string
+  headers?: Record<string, string>
+  correlationId?: string
+  /** A W3C `traceparent`. */
+  traceParent?: string
+  /** Delivers it no earlier. */
+  delayMs?: number
+  /** Drops it if it was not delivered by then. */
+  expiresAfterMs?: number
+}
+
+/** The number of a message, and whether one of its topic and key was there already. */
+export interface Sent {
+  id: string
+  isDuplicate: boolean
+}
+
+/** What a closure in a transaction knows of its execution. */
+export interface TransactionContext extends Context {
+  /** Sends a message with the commit of the transaction. */
+  send(message: Message): Promise<Sent>
+}
+
+/** The same where the driver answers at once. */
+export interface TransactionContextSync extends Context {
+  send(message: Message): Sent
+}
+
 /** A request whose holder ended without telling what it did. */
 export interface Doubt {
   request: { scope: { namespace: string; route?: string; user?: string }; key: string }
@@ -149,7 +189,7 @@ export class Idempotency {
   runInTransaction<T>(
     request: Request,
     tx: Transaction,
-    work: (context: Context) => T | PromiseLike<T>,
+    work: (context: TransactionContext) => T | PromiseLike<T>,
     options?: { retentionMs?: number }
   ): Promise<Reply<T>>
 
@@ -157,7 +197,7 @@ export class Idempotency {
   runInTransactionSync<T>(
     request: Request,
     tx: Transaction,
-    work: (context: Context) => T,
+    work: (context: TransactionContextSync) => T,
     options?: { retentionMs?: number }
   ): Reply<T>
 

@@ -5,6 +5,7 @@
 const path = require('node:path')
 const { classes } = require('./errors.js')
 const { fingerprintOf } = require('./fingerprint.js')
+const { NotJson, write } = require('./json.js')
 
 function invalid(message) {
   return new classes.InvalidArgument(message)
@@ -181,9 +182,44 @@ function parsedScope(canonical) {
   return scope
 }
 
+const MESSAGE = [
+  'topic', 'payload', 'contentType', 'step', 'key', 'orderingKey', 'headers', 'correlationId', 'traceParent', 'delayMs', 'expiresAfterMs'
+]
+
+/** Returns a message of the outbox for the native half. */
+function message(value) {
+  if (typeof value !== 'object' || value === null) throw invalid(`the message is ${what(value)}; give { topic, payload }`)
+  known(value, MESSAGE, 'the message')
+  const native = { ...body(value.payload), headers: [] }
+  native.topic = wellFormed(text(value.topic, 'topic'), 'topic')
+  for (const name of ['contentType', 'step', 'key', 'orderingKey', 'correlationId', 'traceParent']) {
+    if (value[name] !== undefined) native[name] = wellFormed(text(value[name], name), name)
+  }
+  for (const name of ['delayMs', 'expiresAfterMs']) if (value[name] !== undefined) native[name] = duration(value[name], name)
+  for (const [name, header] of Object.entries(object(value.headers, '`headers`'))) {
+    if (typeof header !== 'string') throw invalid(`a header is ${what(header)}; give a string`)
+    native.headers.push(wellFormed(name, 'headers'), wellFormed(header, 'headers'))
+  }
+  return native
+}
+
+/** A string is text, bytes are bytes, and all else is JSON. */
+function body(payload) {
+  if (typeof payload === 'string') {
+    return { payload: Buffer.from(wellFormed(payload, 'payload')), contentType: 'text/plain; charset=utf-8' }
+  }
+  if (payload instanceof Uint8Array) return { payload: Buffer.from(payload), contentType: 'application/octet-stream' }
+  try {
+    return { payload: Buffer.from(write(payload)), contentType: 'application/json' }
+  } catch (error) {
+    if (!(error instanceof NotJson)) throw error
+    throw new classes.InvalidArgument(`\`payload\`: ${error.message}`, { path: error.path })
+  }
+}
+
 function work(value) {
   if (typeof value === 'function') return value
   throw invalid(`the work is ${what(value)}; give a function, which may be async`)
 }
 
-module.exports = { count, duration, identity, invalid, known, object, openOptions, parsedScope, url, what, work }
+module.exports = { count, duration, identity, invalid, known, message, object, openOptions, parsedScope, url, what, work }

@@ -71,13 +71,13 @@ class Idempotency {
   }
 
   async runInTransaction(request, tx, work, options) {
-    const begin = this.#transaction(tx, work, options)
+    const begin = this.#transaction(tx, work, options, (before, sending) => before.then(() => transaction.drive(sending)))
     const identity = await args.identity(request)
     return answered(await this.#track(transaction.drive(begin(identity))))
   }
 
   runInTransactionSync(request, tx, work, options) {
-    const begin = this.#transaction(tx, work, options)
+    const begin = this.#transaction(tx, work, options, (_, sending) => transaction.driveAtOnce(sending))
     const identity = args.identity(request)
     if (typeof identity.then === 'function') {
       throw args.invalid('the fingerprint has files in it, which take time to read; call `runInTransaction`, and await it')
@@ -86,7 +86,7 @@ class Idempotency {
   }
 
   /** Checks all but the identity. Returns what begins with one. */
-  #transaction(tx, work, options) {
+  #transaction(tx, work, options, send) {
     args.work(work)
     if (typeof tx !== 'function') {
       throw args.invalid(`the transaction is ${args.what(tx)}; give a function (sql, parameters) => rows on its connection, from \`adapters\``)
@@ -99,7 +99,10 @@ class Idempotency {
       const { foreign, failure } = this.#handle.foreign(identity, retentionMs)
       if (failure) throw fromFailure(failure)
       const name = nameOf(this.#store, identity)
-      return transaction.execute(foreign, name, tx, (ticket) => work(new Context(ticket)))
+      return transaction.execute(foreign, name, tx, () => {
+        const context = new TransactionContext(foreign, (before, it) => send(before, transaction.send(foreign, tx, it)))
+        return context.run(work)
+      })
     }
   }
 
@@ -352,6 +355,46 @@ class Context {
   downstreamKey(step) {
     if (typeof step !== 'string') throw args.invalid(`the step is ${args.what(step)}; give its name`)
     return this.#ticket.downstreamKey(step)
+  }
+}
+
+/** What a closure in a transaction knows of it, and by which it sends. */
+class TransactionContext extends Context {
+  #send
+  #last = Promise.resolve()
+  #isOver = false
+
+  constructor(foreign, send) {
+    super(foreign)
+    this.#send = send
+  }
+
+  /** Runs the work, and waits for what it sends. */
+  run(work) {
+    const over = () => (this.#isOver = true)
+    let value
+    try {
+      value = work(this)
+    } catch (error) {
+      over()
+      throw error
+    }
+    if (typeof value?.then !== 'function') {
+      over()
+      return value
+    }
+    return Promise.resolve(value).finally(() => {
+      over()
+      return this.#last
+    })
+  }
+
+  send(message) {
+    if (this.#isOver) throw args.invalid('the work is over; await what it sends before it returns')
+    // One after the other: a message is several statements.
+    const sent = this.#send(this.#last, message)
+    if (typeof sent.then === 'function') this.#last = sent.catch(() => {})
+    return sent
   }
 }
 

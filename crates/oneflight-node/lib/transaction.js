@@ -104,6 +104,15 @@ function later(ask) {
   return Object.assign(ask, { isLater: true })
 }
 
+/** Sends a message with the commit. */
+function* send(foreign, run, message) {
+  const step = foreign.send(args.message(message))
+  if (step.failure) throw fromFailure(step.failure)
+  const { id, isDuplicate, failure } = foreign.sent(yield* all(run, step.statements))
+  if (failure) throw fromFailure(failure)
+  return { id, isDuplicate }
+}
+
 /** Runs statements in their order. Returns the last answer. */
 function* all(run, statements) {
   let answer
@@ -162,4 +171,4 @@ function driveAtOnce(execution, track) {
   return next.value
 }
 
-module.exports = { drive, driveAtOnce, execute }
+module.exports = { drive, driveAtOnce, execute, send }

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
-use napi::bindgen_prelude::Object;
+use napi::bindgen_prelude::{Buffer, Object};
 use napi::{Env, Result};
 use napi_derive::napi;
+use oneflight::Effect;
+use oneflight::correlation::CorrelationId;
 use oneflight::idempotency::{Context, Decided, Foreign as Execution};
+use oneflight::outbox::{Message, SendError, SendErrorKind, Sent, TraceParent};
 use oneflight::store::{DynStore, ForeignStatement};
 
 use crate::failure::Failure;
 use crate::handle::{Done, Settled, done, settled};
+use crate::options::duration;
 use crate::pool::Lease;
-use crate::runtime::promise;
+use crate::runtime::{self, promise};
 use crate::text::{Answer, Text};
 
 /// A statement for the user's driver. Its values are text.
@@ -26,6 +30,65 @@ pub struct Statement {
 pub struct Step {
     pub statements: Option<Vec<Statement>>,
     pub settled: Option<Settled>,
+    pub failure: Option<Failure>,
+}
+
+/// A message of the outbox, as JavaScript says it. `index.d.ts` documents each part.
+#[napi(object)]
+pub struct Outgoing {
+    pub topic: String,
+    pub payload: Buffer,
+    pub content_type: String,
+    pub step: Option<String>,
+    pub key: Option<String>,
+    pub ordering_key: Option<String>,
+    /// Names and values by turns.
+    pub headers: Vec<String>,
+    pub correlation_id: Option<String>,
+    pub trace_parent: Option<String>,
+    pub delay_ms: Option<f64>,
+    pub expires_after_ms: Option<f64>,
+}
+
+impl Outgoing {
+    fn message(self) -> std::result::Result<Message, Failure> {
+        let invalid =
+            |error: &dyn std::fmt::Display| Failure::new("InvalidArgument", Effect::Nothing, error.to_string());
+        let mut message = Message::bytes(self.topic, self.content_type, self.payload.to_vec());
+        if let Some(step) = self.step {
+            message = message.step(step);
+        }
+        if let Some(key) = self.key {
+            message = message.key(key);
+        }
+        if let Some(key) = self.ordering_key {
+            message = message.ordering_key(key);
+        }
+        if let Some(id) = self.correlation_id {
+            message = message.correlation_id(CorrelationId::new(id).map_err(|error| invalid(&error))?);
+        }
+        if let Some(parent) = self.trace_parent {
+            message = message.trace_parent(TraceParent::new(parent).map_err(|error| invalid(&error))?);
+        }
+        if let Some(delay) = self.delay_ms {
+            message = message.not_before(duration(delay));
+        }
+        if let Some(limit) = self.expires_after_ms {
+            message = message.expires_after(duration(limit));
+        }
+        for header in self.headers.chunks_exact(2) {
+            message = message.header(&*header[0], &*header[1]);
+        }
+        Ok(message)
+    }
+}
+
+/// What became of a message.
+#[napi(object)]
+pub struct Posted {
+    /// In decimal digits: it has 64 bits.
+    pub id: Option<String>,
+    pub is_duplicate: Option<bool>,
     pub failure: Option<Failure>,
 }
 
@@ -93,6 +156,38 @@ impl Foreign {
                 None
             }
             Err(failure) => Some(failure),
+        }
+    }
+
+    /// Returns what sends a message with the commit.
+    #[napi(catch_unwind)]
+    pub fn send(&mut self, message: Outgoing) -> Result<Step> {
+        // The store may begin to tell other processes of messages.
+        let _runtime = runtime::handle()?.enter();
+        let sent = message
+            .message()
+            .and_then(|message| self.own()?.send(message).map_err(|error| unsent(&error)));
+        Ok(sent.map_or_else(Step::failed, Step::run))
+    }
+
+    /// Takes the answer to these statements.
+    #[napi(catch_unwind)]
+    pub fn sent(&self, answer: Option<String>) -> Posted {
+        let (id, is_duplicate) = match self.execution.sent(answer.as_deref()) {
+            Ok(Sent::New(id)) => (id, false),
+            Ok(Sent::Duplicate(id)) => (id, true),
+            Err(error) => {
+                return Posted {
+                    id: None,
+                    is_duplicate: None,
+                    failure: Some(unsent(&error)),
+                };
+            }
+        };
+        Posted {
+            id: Some(id.to_string()),
+            is_duplicate: Some(is_duplicate),
+            failure: None,
         }
     }
 
@@ -204,6 +299,14 @@ impl Step {
             failure: Some(failure),
         }
     }
+}
+
+fn unsent(error: &SendError) -> Failure {
+    let code = match error.kind() {
+        SendErrorKind::Store(_) => "StoreFailed",
+        _ => "InvalidArgument",
+    };
+    Failure::new(code, Effect::Nothing, error.to_string())
 }
 
 fn statements(run: Vec<ForeignStatement>) -> Vec<Statement> {
