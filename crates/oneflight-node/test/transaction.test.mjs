@@ -176,6 +176,56 @@ function common(its) {
     assert.equal(await count('reentrant'), 0)
   })
 
+  test('messages of the outbox are in the commit, under keys that are derived from the request', async () => {
+    const { library, idem, messages } = its
+    const mailing = (it, context) => {
+      const mail = () => context.send({ topic: 'mail', payload: { order: 7 }, headers: { to: 'a@b' }, orderingKey: 'order-7' })
+      const text = () => context.send({ topic: 'mail', payload: 'é', delayMs: 60_000, correlationId: 'c-1' })
+      return then(mail(), (first) => then(text(), (second) => [first, second, context.downstreamKey('message 1 of mail')]))
+    }
+    const failing = (it, context) =>
+      then(mailing(it, context), () => {
+        throw new Error('sold out')
+      })
+    await assert.rejects(ordered(library, idem, request('mails'), failing), /sold out/)
+    assert.deepEqual(await messages(), [])
+    const [first, second, key] = (await ordered(library, idem, request('mails'), mailing)).value
+    assert.deepEqual([first.isDuplicate, second.isDuplicate], [false, false])
+    const sent = await messages()
+    assert.deepEqual(sent.map((it) => it.id), [first.id, second.id])
+    assert.deepEqual(
+      sent.map((it) => [it.topic, it.content_type, it.ordering_key, it.correlation_id, String(it.payload)]),
+      [
+        ['mail', 'application/json', 'order-7', null, '{"order":7}'],
+        ['mail', 'text/plain; charset=utf-8', null, 'c-1', 'é']
+      ]
+    )
+    assert.equal(sent[0].key, key)
+    assert.equal(sent[0].headers, 'to\u001fa@b\n')
+    const again = (it, context) => context.send({ topic: 'bill', key: 'k', payload: Buffer.from([0, 255]) })
+    assert.equal((await ordered(library, idem, request('bill'), again)).value.isDuplicate, false)
+    assert.equal((await ordered(library, idem, request('bill-again'), again)).value.isDuplicate, true)
+    assert.deepEqual((await messages()).map((it) => it.topic), ['mail', 'mail', 'bill'])
+  })
+
+  test('a message that is not valid is an error, and nothing is sent', async () => {
+    const { library, idem } = its
+    for (const [message, why] of [
+      [{ topic: '', payload: 1 }, /empty/],
+      [{ topic: 'a*', payload: 1 }, /asterisk/],
+      [{ topic: 'a', payload: new Date() }, /Date/],
+      [{ topic: 'a', payload: 1, subject: 's' }, /`subject`/],
+      [{ topic: 'a', payload: 1, traceParent: 't' }, /traceparent/]
+    ]) {
+      const sends = (it, context) => context.send(message)
+      await assert.rejects(ordered(library, idem, request('invalid'), sends), (error) => {
+        assert.equal(error.code, 'InvalidArgument')
+        assert.match(error.message, why)
+        return true
+      })
+    }
+  })
+
   test('several requests in one transaction are each recorded', async () => {
     const { library, idem, count } = its
     await library.transaction((it) => {
@@ -221,6 +271,11 @@ describe('on PostgreSQL', () => {
   for (const [name, open] of Object.entries(onPostgres)) {
     describe(name, () => {
       const its = {
+        messages: async () => {
+          const columns = 'id, topic, key, ordering_key, content_type, correlation_id, headers, payload'
+          const of = (table) => `SELECT ${columns} FROM ${name}_${table}`
+          return (await client.query(`${of('messages')} UNION ALL ${of('parked')} ORDER BY id`)).rows
+        },
         count: async (item) => Number((await client.query('SELECT count(*) FROM orders WHERE item = $1', [item])).rows[0].count)
       }
       before(async () => {
@@ -371,8 +426,9 @@ describe('on SQLite', () => {
         client = new Database(file)
         client.exec(ORDERS.SQLite)
         its.count = (item) => client.prepare('SELECT count(*) AS count FROM orders WHERE item = ?').get(item).count
+        const read = client.prepare('SELECT CAST(id AS TEXT) AS id, topic, key, ordering_key, content_type, correlation_id, headers, payload FROM oneflight_messages ORDER BY oneflight_messages.id')
+        its.messages = () => read.all()
         its.library = open(file)
-        its.file = file
         // Where the call could not wait for it, it is still to be written that the request is in doubt.
         if (its.library.atOnce) its.settled = () => sleep(200)
       })
