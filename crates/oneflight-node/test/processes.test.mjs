@@ -36,7 +36,7 @@ for (const [store, ofNode, ofRust] of STORMS) {
     const home = folder()
     const url = { SQLite: `sqlite:${home}/storm.db`, PostgreSQL: postgres.url, Redis: redis.url }[store]
     const args = [url, `${home}/executed`, KEYS, DUPLICATES]
-    const storm = Array.from({ length: ofRust }, () => startRust(t, ...args))
+    const storm = Array.from({ length: ofRust }, () => startRust(t, 'stormer', ...args))
     storm.push(...Array.from({ length: ofNode }, () => start(t, 'stormer.mjs', ...args)))
     for (const it of storm) assert.deepEqual(await it.next(), { ready: true })
     for (const it of storm) it.child.stdin.write('go\n')
@@ -65,9 +65,9 @@ for (const store of ['SQLite', 'PostgreSQL']) {
       await database.connect()
       // Its tables are there then, and have nothing of another storm.
       await (await Idempotency.open(url)).close()
-      await database.query("CREATE TABLE executed (key integer); DELETE FROM oneflight_records WHERE scope = 'storm'")
+      await database.query("DROP TABLE IF EXISTS executed; CREATE TABLE executed (key integer); DELETE FROM oneflight_records WHERE scope = 'storm'")
     }
-    const storm = [startRust(t, url, `${home}/executed`, KEYS, DUPLICATES)]
+    const storm = [startRust(t, 'stormer', url, `${home}/executed`, KEYS, DUPLICATES)]
     storm.push(start(t, 'stormer.mjs', url, `${home}/executed`, KEYS, DUPLICATES))
     storm.push(...[1, 2].map(() => start(t, 'transactor.mjs', url, KEYS, DUPLICATES)))
     for (const it of storm) assert.deepEqual(await it.next(), { ready: true })
@@ -92,6 +92,26 @@ for (const store of ['SQLite', 'PostgreSQL']) {
     await (store === 'SQLite' ? database.close() : database.end())
   })
 }
+
+test('a storm on PostgreSQL of transactions in Node and in Rust executes each key once', async (t) => {
+  const database = new pg.Client(postgres.url)
+  await database.connect()
+  await (await Idempotency.open(postgres.url)).close()
+  await database.query("DROP TABLE IF EXISTS executed; CREATE TABLE executed (key integer); DELETE FROM oneflight_records WHERE scope = 'storm'")
+  const storm = [startRust(t, 'transactor', postgres.url, KEYS, DUPLICATES)]
+  storm.push(...[1, 2].map(() => start(t, 'transactor.mjs', postgres.url, KEYS, DUPLICATES)))
+  for (const it of storm) assert.deepEqual(await it.next(), { ready: true })
+  for (const it of storm) it.child.stdin.write('go\n')
+  const told = await Promise.all(storm.map((it) => it.next()))
+  assert.deepEqual(await Promise.all(storm.map((it) => it.ended)), storm.map(() => 0))
+  const { rows } = await database.query('SELECT key FROM executed ORDER BY key')
+  assert.deepEqual(rows.map((it) => it.key), Array.from({ length: KEYS }, (_, key) => key))
+  t.diagnostic(`executed by Rust and by Node: ${told.map((it) => it.origins.executed).join(', ')}`)
+  const sum = told.flatMap((it) => Object.values(it.origins)).reduce((sum, it) => sum + it, 0)
+  assert.equal(sum, storm.length * KEYS * DUPLICATES)
+  assert.deepEqual(told.map((it) => it.wrong), told.map(() => 0))
+  await database.end()
+})
 
 for (const when of ['before', 'after']) {
   test(`a process that is killed ${when} the commit of its transaction executed once`, async (t) => {

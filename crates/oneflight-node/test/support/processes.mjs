@@ -22,16 +22,16 @@ export function start(t, program, ...args) {
   return begin(t, process.execPath, fileURLToPath(new URL(program, import.meta.url)), ...args)
 }
 
-/** Starts the program of Rust in `examples`. */
-export function startRust(t, ...args) {
-  const build = ['build', '--locked', '--package', 'oneflight-node', '--release', '--features', 'tls', '--example', 'stormer']
+/** Starts a program of Rust in `examples`: `stormer` or `transactor`. */
+export function startRust(t, name, ...args) {
+  const build = ['build', '--locked', '--package', 'oneflight-node', '--release', '--features', 'tls', '--example', name]
   const cargo = spawnSync('cargo', [...build, '--message-format', 'json-render-diagnostics'], {
     cwd: fileURLToPath(new URL('../..', import.meta.url)),
     stdio: ['ignore', 'pipe', 'inherit'],
     maxBuffer: 1 << 28
   })
   if (cargo.status !== 0) throw new Error('the program of Rust cannot be built')
-  const built = String(cargo.stdout).trim().split('\n').map((line) => JSON.parse(line)).findLast((it) => it.target?.name === 'stormer')
+  const built = String(cargo.stdout).trim().split('\n').map((line) => JSON.parse(line)).findLast((it) => it.target?.name === name)
   return begin(t, built.executable, ...args)
 }
 
