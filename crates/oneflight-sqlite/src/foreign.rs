@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! SAVEPOINT oneflight_…          begins a transaction where there is none
+//! DELETE of nothing              takes the write lock, and waits for it, if the transaction does not have it
 //! look                           reads the record, and which file this is
-//! INSERT                         a record in progress, whose lease is over at once: it takes the write lock
+//! INSERT                         a record in progress, whose lease is over at once
 //! SAVEPOINT oneflight_work_…
 //!   the work's statements
 //! RELEASE oneflight_work_…       fails if the transaction was ended meanwhile
@@ -32,6 +33,9 @@ const NULL: &str = "-";
 
 /// How long the store is asked to leave a request in doubt: its caller may have a transaction open, and wait.
 const HOLD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A transaction that has read, and writes later, cannot wait: others may have written meanwhile.
+const LOCK: &str = "DELETE FROM main.oneflight_records WHERE false RETURNING 'locked' AS oneflight";
 
 const LOOK: &str = concat!(
     "SELECT coalesce(nullif(hex(main_file), ''), '-') || ' ' || attached
@@ -96,6 +100,7 @@ impl ForeignTransaction for Transaction {
         let id = &self.request.id;
         vec![
             ForeignStatement::new(format!("SAVEPOINT {}", self.savepoint()), []),
+            ForeignStatement::new(LOCK, []),
             ForeignStatement::new(LOOK, [id.scope().to_owned(), id.key().to_owned()]),
         ]
     }

@@ -71,5 +71,6 @@ function inSqlite(request, key) {
       return { order: key, by: process.pid }
     })
   )
-  return run.immediate()
+  // As libraries begin one that have no other way.
+  return key % 2 === 0 ? run.immediate() : run.deferred()
 }
