@@ -17,6 +17,8 @@
 //!   that ended before the closure was called says [`NotDone`](oneflight::idempotency::NotDone).
 //! * **The process lives** as long as a promise or a threadsafe function of a call is open: while something is in flight, and
 //!   no longer. A function that a recovery policy asks does not count.
+//! * **A transaction of the user's** ([`foreign`]) is run by JavaScript: statements go out of here as text, and answers come back. No
+//!   step of it takes time here, so a driver that answers at once is not made to wait.
 //! * **Values are text** here: JSON that JavaScript has made, recorded as it is, under the name of the crate's own JSON. So a
 //!   process of Rust reads it ([`text`]).
 //! * **Errors are data** here ([`failure`]): a promise of ours resolves to a value or to what went wrong, and `index.js` makes
