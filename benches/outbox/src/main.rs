@@ -14,6 +14,7 @@ mod sending;
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use postgres::Server;
@@ -30,6 +31,9 @@ struct Cli {
     /// How many seconds each part with clients runs.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// How old, in seconds, a snapshot that is held open becomes while backlogs are delivered.
+    #[arg(long, default_value_t = 300)]
+    age: u64,
     /// Only the parts whose names begin like this: backlog, held, sending, latency.
     #[arg(long, default_value = "")]
     only: String,
@@ -53,23 +57,24 @@ async fn main() -> Result<(), Failure> {
     let schema = async || server.schema().await;
     if cli.wants("backlog") || cli.wants("held") {
         let bare = peers::bare(&schema().await, cli.backlog, false).await?;
-        let unordered = relay::drain(&schema().await, cli.backlog, None, false).await?;
+        let unordered = relay::drain(&schema().await, cli.backlog, None, None).await?;
         // A tenth of it: it would take as long as all others together.
         let graphile = peers::graphile(&schema().await, cli.backlog / 10).await?;
-        let ordered = relay::drain(&schema().await, cli.backlog, Some(10_000), false).await?;
+        let ordered = relay::drain(&schema().await, cli.backlog, Some(10_000), None).await?;
         println!("relay, unordered / bare loop: {:.2} ×", unordered.rate / bare.rate);
         println!(
             "relay, unordered / graphile_worker: {:.2} ×",
             unordered.rate / graphile.rate
         );
         if cli.wants("held") {
-            let held = relay::drain(&schema().await, cli.backlog, None, true).await?;
+            let age = Some(Duration::from_secs(cli.age));
+            let held = relay::drain(&schema().await, cli.backlog, None, age).await?;
             println!(
                 "relay, unordered, snapshot held / not: {:.2} ×",
                 held.rate / unordered.rate
             );
             curves.push(held);
-            let held = relay::drain(&schema().await, cli.backlog, Some(10_000), true).await?;
+            let held = relay::drain(&schema().await, cli.backlog, Some(10_000), age).await?;
             println!("relay, ordered, snapshot held / not: {:.2} ×", held.rate / ordered.rate);
             let held = peers::bare(&schema().await, cli.backlog, true).await?;
             println!("bare loop, snapshot held / not: {:.2} ×", held.rate / bare.rate);

@@ -40,10 +40,39 @@ pub async fn hold(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Post
     Ok(snapshot)
 }
 
-/// Sends a backlog, and has a relay deliver it to a target that does nothing. With `keys` ordering keys, or without.
-pub async fn drain(schema: &Schema, backlog: usize, keys: Option<usize>, held: bool) -> Result<Curve, Failure> {
+/// Sends a backlog, and has a relay deliver it to a target that does nothing. With `keys` ordering keys, or without. With
+/// a snapshot that is held open, that again and again until the snapshot is so old; what is returned is how the last one went.
+pub async fn drain(
+    schema: &Schema,
+    backlog: usize,
+    keys: Option<usize>,
+    held: Option<Duration>,
+) -> Result<Curve, Failure> {
     let store = PostgresStore::from_pool(schema.pool(8)).await?;
-    let snapshot = if held { Some(hold(store.pool()).await?) } else { None };
+    let snapshot = match held {
+        Some(_) => Some(hold(store.pool()).await?),
+        None => None,
+    };
+    let opened = Instant::now();
+    let mut curve = round(&store, backlog, keys, held.map(|_| opened)).await?;
+    while held.is_some_and(|age| opened.elapsed() < age) {
+        curve = round(&store, backlog, keys, Some(opened)).await?;
+    }
+    let dead =
+        "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = current_schema()";
+    sleep(Duration::from_secs(1)).await;
+    println!("  dead rows in all tables: {}", number(store.pool(), dead).await?);
+    drop(snapshot);
+    give_back(&store).await?;
+    Ok(curve)
+}
+
+async fn round(
+    store: &PostgresStore,
+    backlog: usize,
+    keys: Option<usize>,
+    held: Option<Instant>,
+) -> Result<Curve, Failure> {
     let outbox = Outbox::new(store.clone());
     let begun = Instant::now();
     for batch in 0..backlog / 1000 {
@@ -71,16 +100,18 @@ pub async fn drain(schema: &Schema, backlog: usize, keys: Option<usize>, held: b
     let what = format!(
         "relay, {}{}",
         keys.map_or_else(|| "unordered".to_owned(), |keys| format!("{keys} ordering keys")),
-        if held { ", snapshot held" } else { "" }
+        held.map_or_else(String::new, |opened| format!(
+            ", snapshot held for {} s",
+            opened.elapsed().as_secs()
+        ))
     );
     let curve = watch(what, backlog, &arrived).await;
     relay.stop().await;
-    let dead =
-        "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = current_schema()";
-    sleep(Duration::from_secs(1)).await;
-    println!("  dead rows in all tables: {}", number(store.pool(), dead).await?);
-    drop(snapshot);
-    // Whatever is not in the current partition.
+    Ok(curve)
+}
+
+/// Tells how long it takes until the room of what was delivered is free, whatever is not in the current partition.
+async fn give_back(store: &PostgresStore) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut rounds = 0;
     while number(
@@ -98,7 +129,7 @@ pub async fn drain(schema: &Schema, backlog: usize, keys: Option<usize>, held: b
         sleep(Duration::from_millis(100)).await;
     }
     println!("  the room is free after {:?}", begun.elapsed());
-    Ok(curve)
+    Ok(())
 }
 
 async fn number(pool: &PgPool, sql: &str) -> Result<i64, Failure> {
