@@ -110,6 +110,7 @@ pub struct TargetOptions {
     pub(super) batch: usize,
     pub(super) time_limit: Duration,
     pub(super) opens_after: u32,
+    pub(super) longest_open: Duration,
     pub(super) retry: Retry,
     pub(super) on_dead: OnDead,
 }
@@ -129,6 +130,7 @@ impl TargetOptions {
             batch: 1,
             time_limit: Duration::from_secs(30),
             opens_after: 10,
+            longest_open: Duration::from_secs(60),
             retry: Retry::default(),
             on_dead: OnDead::Block,
         }
@@ -162,14 +164,21 @@ impl TargetOptions {
     }
 
     /// Opens the circuit after so many failures in a row: nothing is delivered for a second, and then one message is tried.
-    /// If that fails as well, the next pause is twice as long, up to a minute; if it succeeds, the circuit is closed. The
-    /// default is 10. Final errors are no failures of the target.
+    /// If that fails as well, the next pause is twice as long, up to [a limit](Self::longest_circuit_pause); if it succeeds, the
+    /// circuit is closed. The default is 10. Final errors are no failures of the target.
     ///
     /// While nothing is delivered, nothing counts as an attempt. What is tried after a pause does: a message whose own fault it is
     /// that its target fails comes to an end. So let [`retry`](Self::retry) last longer than an outage: with the default it is
     /// some eight hours.
     pub fn circuit_breaker(mut self, failures: u32) -> Self {
         self.opens_after = failures.max(1);
+        self
+    }
+
+    /// Limits how long a circuit is open before a message is tried again. The default is a minute. A target that is back is
+    /// noticed so much later at most, and so often it is asked while it is away.
+    pub fn longest_circuit_pause(mut self, pause: Duration) -> Self {
+        self.longest_open = pause;
         self
     }
 

@@ -55,32 +55,30 @@ async fn main() -> Result<(), Failure> {
     println!("backlogs of {} messages, {} cores", cli.backlog, cores());
     let mut curves = Vec::new();
     let schema = async || server.schema().await;
-    if cli.wants("backlog") || cli.wants("held") {
+    if cli.wants("backlog") {
         let bare = peers::bare(&schema().await, cli.backlog, false).await?;
-        let unordered = relay::drain(&schema().await, cli.backlog, None, None).await?;
+        let unordered = relay::drain(&schema().await, cli.backlog, None).await?;
         // A tenth of it: it would take as long as all others together.
         let graphile = peers::graphile(&schema().await, cli.backlog / 10).await?;
-        let ordered = relay::drain(&schema().await, cli.backlog, Some(10_000), None).await?;
+        let ordered = relay::drain(&schema().await, cli.backlog, Some(10_000)).await?;
         println!("relay, unordered / bare loop: {:.2} ×", unordered.rate / bare.rate);
         println!(
             "relay, unordered / graphile_worker: {:.2} ×",
             unordered.rate / graphile.rate
         );
-        if cli.wants("held") {
-            let age = Some(Duration::from_secs(cli.age));
-            let held = relay::drain(&schema().await, cli.backlog, None, age).await?;
-            println!(
-                "relay, unordered, snapshot held / not: {:.2} ×",
-                held.rate / unordered.rate
-            );
-            curves.push(held);
-            let held = relay::drain(&schema().await, cli.backlog, Some(10_000), age).await?;
-            println!("relay, ordered, snapshot held / not: {:.2} ×", held.rate / ordered.rate);
-            let held = peers::bare(&schema().await, cli.backlog, true).await?;
-            println!("bare loop, snapshot held / not: {:.2} ×", held.rate / bare.rate);
+        curves.extend([bare, unordered, ordered, graphile]);
+    }
+    if cli.wants("held") {
+        let age = Duration::from_secs(cli.age);
+        for keys in [None, Some(10_000)] {
+            let (without, held) = relay::drain_held(&schema().await, cli.backlog, keys, age).await?;
+            println!("{} / not: {:.2} ×", held.name, held.rate / without.rate);
             curves.push(held);
         }
-        curves.extend([bare, unordered, ordered, graphile]);
+        let bare = peers::bare(&schema().await, cli.backlog, false).await?;
+        let held = peers::bare(&schema().await, cli.backlog, true).await?;
+        println!("{} / not: {:.2} ×", held.name, held.rate / bare.rate);
+        curves.push(held);
     }
     if cli.wants("sending") {
         sending::commits(&schema().await, cli.seconds).await?;

@@ -4,30 +4,43 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use oneflight::outbox::{Delivery, DeliveryError, Message, Outbox, Relay, Target, TargetOptions};
+use oneflight::outbox::{Delivery, DeliveryError, Message, Outbox, Relay, RelayHandle, Target, TargetOptions};
 use oneflight::store::outbox::OutboxStore;
 use oneflight_postgres::PostgresStore;
 use sqlx::{AssertSqlSafe, PgPool};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::Failure;
-use crate::curve::{Curve, watch};
+use crate::curve::{self, Curve};
 use crate::postgres::Schema;
 
-/// A target that counts, and does nothing else.
+/// Longer than it takes to send a backlog.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A target that counts, as long as its gate is open, and does nothing else.
 struct Counts {
     arrived: Arc<AtomicUsize>,
+    gate: watch::Receiver<bool>,
+}
+
+impl Counts {
+    async fn take(&self, messages: usize) -> Result<(), DeliveryError> {
+        let mut gate = self.gate.clone();
+        gate.wait_for(|is_open| *is_open).await.map_err(DeliveryError::retry)?;
+        self.arrived.fetch_add(messages, SeqCst);
+        Ok(())
+    }
 }
 
 impl Target for Counts {
     async fn deliver(&self, _delivery: Delivery) -> Result<(), DeliveryError> {
-        self.arrived.fetch_add(1, SeqCst);
-        Ok(())
+        self.take(1).await
     }
 
     async fn deliver_batch(&self, deliveries: Vec<Delivery>) -> Option<Vec<Result<(), DeliveryError>>> {
-        self.arrived.fetch_add(deliveries.len(), SeqCst);
-        Some(deliveries.iter().map(|_| Ok(())).collect())
+        let taken = self.take(deliveries.len()).await;
+        taken.ok().map(|()| deliveries.iter().map(|_| Ok(())).collect())
     }
 }
 
@@ -40,78 +53,120 @@ pub async fn hold(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Post
     Ok(snapshot)
 }
 
-/// Sends a backlog, and has a relay deliver it to a target that does nothing. With `keys` ordering keys, or without. With
-/// a snapshot that is held open, that again and again until the snapshot is so old; what is returned is how the last one went.
-pub async fn drain(
+/// A relay, and the backlogs that it is given: each is sent while its target takes nothing.
+struct Backlogs {
+    store: PostgresStore,
+    size: usize,
+    keys: Option<usize>,
+    arrived: Arc<AtomicUsize>,
+    gate: watch::Sender<bool>,
+    relay: RelayHandle,
+}
+
+/// Sends a backlog, and has a relay deliver it. With `keys` ordering keys, or without.
+pub async fn drain(schema: &Schema, size: usize, keys: Option<usize>) -> Result<Curve, Failure> {
+    let backlogs = Backlogs::new(schema, size, keys).await?;
+    let curve = backlogs.next("").await?;
+    backlogs.end().await?;
+    Ok(curve)
+}
+
+/// The same again and again by one relay: twice, and then with a snapshot that is held open, until it is so old. Returns how
+/// the last one went without it, and how the last one of all.
+pub async fn drain_held(
     schema: &Schema,
-    backlog: usize,
+    size: usize,
     keys: Option<usize>,
-    held: Option<Duration>,
-) -> Result<Curve, Failure> {
-    let store = PostgresStore::from_pool(schema.pool(8)).await?;
-    let snapshot = match held {
-        Some(_) => Some(hold(store.pool()).await?),
-        None => None,
-    };
+    age: Duration,
+) -> Result<(Curve, Curve), Failure> {
+    let backlogs = Backlogs::new(schema, size, keys).await?;
+    backlogs.next("").await?;
+    let without = backlogs.next(", once more").await?;
+    let snapshot = hold(backlogs.store.pool()).await?;
     let opened = Instant::now();
-    let mut curve = round(&store, backlog, keys, held.map(|_| opened)).await?;
-    while held.is_some_and(|age| opened.elapsed() < age) {
-        curve = round(&store, backlog, keys, Some(opened)).await?;
-    }
-    let dead =
-        "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = current_schema()";
-    sleep(Duration::from_secs(1)).await;
-    println!("  dead rows in all tables: {}", number(store.pool(), dead).await?);
-    drop(snapshot);
-    give_back(&store).await?;
-    Ok(curve)
-}
-
-async fn round(
-    store: &PostgresStore,
-    backlog: usize,
-    keys: Option<usize>,
-    held: Option<Instant>,
-) -> Result<Curve, Failure> {
-    let outbox = Outbox::new(store.clone());
-    let begun = Instant::now();
-    for batch in 0..backlog / 1000 {
-        let messages = (0..1000).map(|number| {
-            let message = Message::text("bench", "a payload of some forty bytes, as ids are");
-            match keys {
-                Some(keys) => message.ordering_key(format!("key-{}", (batch * 1000 + number) % keys)),
-                None => message,
-            }
-        });
-        let mut tx = store.pool().begin().await?;
-        outbox.send_all(&mut tx, messages).await?;
-        tx.commit().await?;
-    }
-    println!("  sent at {:.0}/s", backlog as f64 / begun.elapsed().as_secs_f64());
-    let arrived = Arc::new(AtomicUsize::new(0));
-    let options = TargetOptions::new().batch(500).in_flight(4000);
-    let counts = Counts {
-        arrived: Arc::clone(&arrived),
+    let held = loop {
+        let curve = backlogs.next(", snapshot held").await?;
+        println!("  the snapshot is {} s old", opened.elapsed().as_secs());
+        if opened.elapsed() >= age {
+            break curve;
+        }
     };
-    let relay = Relay::builder(store.clone())
-        .target_with("*", counts, options)
-        .build()?
-        .spawn();
-    let what = format!(
-        "relay, {}{}",
-        keys.map_or_else(|| "unordered".to_owned(), |keys| format!("{keys} ordering keys")),
-        held.map_or_else(String::new, |opened| format!(
-            ", snapshot held for {} s",
-            opened.elapsed().as_secs()
-        ))
-    );
-    let curve = watch(what, backlog, &arrived).await;
-    relay.stop().await;
-    Ok(curve)
+    drop(snapshot);
+    backlogs.end().await?;
+    Ok((without, held))
 }
 
-/// Tells how long it takes until the room of what was delivered is free, whatever is not in the current partition.
+impl Backlogs {
+    async fn new(schema: &Schema, size: usize, keys: Option<usize>) -> Result<Self, Failure> {
+        let store = PostgresStore::from_pool(schema.pool(8)).await?;
+        let (gate, open) = watch::channel(false);
+        let arrived = Arc::new(AtomicUsize::new(0));
+        let counts = Counts {
+            arrived: Arc::clone(&arrived),
+            gate: open,
+        };
+        let options = TargetOptions::new().batch(500).in_flight(4000).time_limit(LONG);
+        let relay = Relay::builder(store.clone())
+            .target_with("*", counts, options)
+            .build()?
+            .spawn();
+        Ok(Self {
+            store,
+            size,
+            keys,
+            arrived,
+            gate,
+            relay,
+        })
+    }
+
+    /// Sends one, and tells how it went.
+    async fn next(&self, how: &str) -> Result<Curve, Failure> {
+        self.gate.send_replace(false);
+        self.arrived.store(0, SeqCst);
+        let outbox = Outbox::new(self.store.clone());
+        let begun = Instant::now();
+        for batch in 0..self.size / 1000 {
+            let messages = (0..1000).map(|number| {
+                let message = Message::text("bench", "a payload of some forty bytes, as ids are");
+                match self.keys {
+                    Some(keys) => message.ordering_key(format!("key-{}", (batch * 1000 + number) % keys)),
+                    None => message,
+                }
+            });
+            let mut tx = self.store.pool().begin().await?;
+            outbox.send_all(&mut tx, messages).await?;
+            tx.commit().await?;
+        }
+        println!("  sent at {:.0}/s", self.size as f64 / begun.elapsed().as_secs_f64());
+        let order = match self.keys {
+            Some(keys) => format!("{keys} ordering keys"),
+            None => "unordered".to_owned(),
+        };
+        self.gate.send_replace(true);
+        Ok(curve::watch(format!("relay, {order}{how}"), self.size, &self.arrived).await)
+    }
+
+    async fn end(self) -> Result<(), Failure> {
+        self.relay.stop().await;
+        let dead =
+            "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = current_schema()";
+        sleep(Duration::from_secs(1)).await;
+        println!("  dead rows in all tables: {}", number(self.store.pool(), dead).await?);
+        give_back(&self.store).await
+    }
+}
+
+/// Tells how long it takes to drop what was delivered; and until its room is free, with the look whether all have ended,
+/// whatever is not in the current partition.
 async fn give_back(store: &PostgresStore) -> Result<(), Failure> {
+    let mut dropping = store.pool().begin().await?;
+    let begun = Instant::now();
+    sqlx::query("TRUNCATE oneflight_messages")
+        .execute(&mut *dropping)
+        .await?;
+    println!("  dropped in {:?}, and rolled back", begun.elapsed());
+    dropping.rollback().await?;
     let begun = Instant::now();
     let mut rounds = 0;
     while number(

@@ -11,25 +11,27 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a circuit is open at first, and at most.
+/// How long a circuit is open at first, unless that is too long.
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
 
 /// The circuit of one target.
 #[derive(Debug)]
 pub(super) struct Breaker {
     opens_after: u32,
+    longest: Duration,
     failures: u32,
     pause: Duration,
     open_until: Option<Instant>,
 }
 
 impl Breaker {
-    pub(super) fn new(opens_after: u32) -> Self {
+    /// Makes a closed one, which opens after so many failures, for so long at most.
+    pub(super) fn new(opens_after: u32, longest: Duration) -> Self {
         Self {
             opens_after,
+            longest,
             failures: 0,
-            pause: FIRST,
+            pause: FIRST.min(longest),
             open_until: None,
         }
     }
@@ -54,7 +56,7 @@ impl Breaker {
     }
 
     pub(super) fn succeeded(&mut self) {
-        (self.failures, self.pause, self.open_until) = (0, FIRST, None);
+        (self.failures, self.pause, self.open_until) = (0, FIRST.min(self.longest), None);
     }
 
     /// Returns whether this opened the circuit.
@@ -66,7 +68,7 @@ impl Breaker {
         };
         if opens {
             self.open_until = Some(now + self.pause);
-            self.pause = (self.pause * 2).min(LONGEST);
+            self.pause = self.pause.saturating_mul(2).min(self.longest);
         }
         opens
     }
@@ -79,7 +81,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_opens_after_failures_in_a_row_and_closes_after_a_success() {
         let now = Instant::now();
-        let mut breaker = Breaker::new(3);
+        let mut breaker = Breaker::new(3, Duration::MAX);
         assert!(!breaker.failed(now));
         breaker.succeeded();
         assert!(!breaker.failed(now) && !breaker.failed(now) && breaker.failed(now));
@@ -92,5 +94,22 @@ mod tests {
         assert_eq!(breaker.allows(8, 0, later + FIRST * 2), 1);
         breaker.succeeded();
         assert_eq!(breaker.allows(8, 0, later), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_open_for_no_longer_than_it_may_be() {
+        let (mut now, short) = (Instant::now(), FIRST / 4);
+        for (longest, pauses) in [(FIRST * 3, [1, 2, 3, 3].map(|it| FIRST * it)), (short, [short; 4])] {
+            let mut breaker = Breaker::new(1, longest);
+            for pause in pauses {
+                assert!(breaker.failed(now));
+                let just_before = now + pause - Duration::from_millis(1);
+                now += pause;
+                assert_eq!((breaker.allows(1, 0, just_before), breaker.allows(1, 0, now)), (0, 1));
+            }
+            breaker.succeeded();
+            assert!(breaker.failed(now));
+            assert_eq!(breaker.allows(1, 0, now + FIRST.min(longest)), 1);
+        }
     }
 }

@@ -101,7 +101,10 @@ impl<S: OutboxStore> Runner<S> {
         let counts = RelayCounts::new(&settings.group, routes.patterns(), targets.iter().map(|it| &it.name));
         Self {
             bell: store.bell().listen(),
-            breakers: targets.iter().map(|it| Breaker::new(it.options.opens_after)).collect(),
+            breakers: targets
+                .iter()
+                .map(|it| Breaker::new(it.options.opens_after, it.options.longest_open))
+                .collect(),
             in_flight: vec![0; targets.len()],
             book: Book::new(routes.number_of_routes(), settings.limit()),
             classes: Classes::default(),

@@ -15,6 +15,9 @@ use crate::worker::say;
 /// More than a message can be tried in a round: what dies was refused for good.
 const ATTEMPTS: u32 = 100;
 
+/// Short against the time within which everything has to end.
+const LONGEST_CIRCUIT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Says what it delivers.
 struct Told(HttpTarget);
 
@@ -41,7 +44,12 @@ pub fn start<S: OutboxStore>(store: S, post: &Post) -> RelayHandle {
         for path in topic.paths() {
             let url = format!("{}{path}", post.receiver);
             let target = HttpTarget::new(&url).expect("it is a URL");
-            let options = TargetOptions::new().name(*path).retry(retry).time_limit(TIME_LIMIT);
+            // The receiver goes on to fail now and then when it is back, and each message that is tried may meet that.
+            let options = TargetOptions::new()
+                .name(*path)
+                .retry(retry)
+                .time_limit(TIME_LIMIT)
+                .longest_circuit_pause(LONGEST_CIRCUIT_PAUSE);
             let options = match topic {
                 Topic::Mail => options.on_dead(OnDead::Skip).batch(3),
                 _ => options,
