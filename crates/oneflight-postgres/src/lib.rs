@@ -27,6 +27,7 @@ use oneflight::store::{
 mod borrowed;
 mod call;
 mod errors;
+mod foreign;
 mod listen;
 mod manager;
 mod names;

@@ -1,0 +1,30 @@
+// The same as `index.js`, by name. There is one copy of each module, whichever way it is loaded.
+
+import oneflight from './index.js'
+
+export const {
+  Idempotency,
+  Group,
+  adapters,
+  OneflightError,
+  Closed,
+  Defect,
+  InDoubt,
+  InProgress,
+  InvalidArgument,
+  KeyReused,
+  LeaseLost,
+  NotDone,
+  Overloaded,
+  Reentrant,
+  Stopped,
+  StoreFailed,
+  TransactionEnded,
+  Unknown,
+  Unrecorded,
+  ValueNotJson,
+  ValueNotKept,
+  ValueTooLarge,
+  ValueUnreadable
+} = oneflight
+export default oneflight
