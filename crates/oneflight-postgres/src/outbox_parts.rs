@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::names::Names;
+use super::outbox::foreign::send;
 use oneflight::store::outbox::{Bell, PAGE_PAYLOAD_BYTES};
 
 /// The number of partitions of messages, and of receipts.
@@ -81,6 +82,7 @@ fn message(payload: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Statements {
     pub(super) send: SqlStr,
+    pub(super) foreign_send: String,
     pub(super) withdraw: SqlStr,
     pub(super) dead_letters: SqlStr,
     pub(super) redrive: SqlStr,
@@ -119,6 +121,7 @@ impl Statements {
                 "SELECT message_id, is_new FROM {}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
                 of("send")
             )),
+            foreign_send: send(&of("send")),
             withdraw: sql(format!("SELECT {}($1, $2)", of("withdraw"))),
             dead_letters: sql(format!(
                 "SELECT id, topic, key, ordering_key, attempts, coalesce(error, ''), blocks, payload

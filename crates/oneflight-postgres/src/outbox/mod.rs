@@ -31,6 +31,7 @@
 
 mod asking;
 mod cursor;
+pub(crate) mod foreign;
 mod hints;
 mod house;
 mod rows;

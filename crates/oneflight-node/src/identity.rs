@@ -1,0 +1,38 @@
+//! Which request a call is about, as JavaScript says it.
+
+use napi::bindgen_prelude::Buffer;
+use napi_derive::napi;
+use oneflight::identity::IdentityError;
+use oneflight::{Fingerprint, RequestIdentity, Scope};
+
+/// Scope, key and fingerprint of a request, and its correlation id, which is no part of the identity.
+#[napi(object)]
+pub struct Identity {
+    pub namespace: String,
+    pub route: Option<String>,
+    pub user: Option<String>,
+    pub key: String,
+    pub fingerprint: Option<Buffer>,
+    pub correlation_id: Option<String>,
+}
+
+impl Identity {
+    /// Validates all parts.
+    pub(crate) fn validated(self) -> Result<RequestIdentity, IdentityError> {
+        let mut scope = Scope::new(self.namespace);
+        if let Some(route) = self.route {
+            scope = scope.route(route);
+        }
+        if let Some(user) = self.user {
+            scope = scope.user(user);
+        }
+        let id = RequestIdentity::new(scope, self.key.as_str())?;
+        match self.fingerprint {
+            None => Ok(id),
+            Some(digest) => {
+                let digest = <[u8; 32]>::try_from(&*digest).map_err(|_| IdentityError::FingerprintMalformed)?;
+                Ok(id.with_known_fingerprint(Fingerprint::from_digest(digest)))
+            }
+        }
+    }
+}
