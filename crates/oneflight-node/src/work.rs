@@ -6,8 +6,9 @@
 //!   └── its thread ended ──▶ never called: nothing was done
 //! ```
 //!
-//! The ticket holds the one end of a channel, the work future waits at the other. So however the closure comes to be out of
-//! reach, the future ends.
+//! The ticket holds the one end of a channel, the work future waits at the other. But a ticket that is still queued when its
+//! thread ends is never dropped: Node hands the queue back without an environment, and the binding leaks it. So the future also waits for
+//! the end of the function itself, after which nothing of its thread is called or told.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,23 +19,29 @@ use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode, UnknownReturnValue};
 use napi_derive::napi;
 use oneflight::idempotency::{Context, Doubt, NotDone, Resolution, Unfinished, Unknown};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::text::{Answer, Text};
 
 /// A function of JavaScript that is called with a ticket, from any thread. `WEAK` ones do not keep their thread alive.
-pub(crate) type Callback<const WEAK: bool> =
-    ThreadsafeFunction<Ticket, UnknownReturnValue, Ticket, Status, false, WEAK>;
+pub(crate) struct Callback<const WEAK: bool> {
+    function: ThreadsafeFunction<Ticket, UnknownReturnValue, Ticket, Status, false, WEAK>,
+    /// Its sender goes with the function, and so with the thread.
+    end: watch::Receiver<()>,
+}
 
 /// Makes a function of JavaScript callable from any thread.
 pub(crate) fn callback<const WEAK: bool>(
     function: &Function<'_, Ticket, UnknownReturnValue>,
 ) -> napi::Result<Callback<WEAK>> {
+    let (until_the_end, end) = watch::channel(());
     let builder = function.build_threadsafe_function::<Ticket>().weak::<WEAK>();
-    builder.build_callback(|call| {
+    let function = builder.build_callback(move |call| {
+        let _ = &until_the_end;
         call.value.called.store(true, SeqCst);
         Ok(call.value)
-    })
+    })?;
+    Ok(Callback { function, end })
 }
 
 /// What JavaScript says.
@@ -152,21 +159,28 @@ enum Asked {
 }
 
 async fn ask<const WEAK: bool>(callback: &Callback<WEAK>, about: About) -> Asked {
-    let (sender, receiver) = oneshot::channel();
+    let (sender, mut receiver) = oneshot::channel();
+    let mut end = callback.end.clone();
     let called = Arc::new(AtomicBool::new(false));
     let ticket = Ticket {
         about,
         called: Arc::clone(&called),
         told: Some(sender),
     };
-    match callback.call(ticket, ThreadsafeFunctionCallMode::NonBlocking) {
+    match callback.function.call(ticket, ThreadsafeFunctionCallMode::NonBlocking) {
         Status::Ok => {}
         _ => return Asked::Gone,
     }
-    match receiver.await {
-        Ok(told) => Asked::Told(told),
-        Err(_) if called.load(SeqCst) => Asked::Lost,
-        Err(_) => Asked::Gone,
+    let told = tokio::select! {
+        biased;
+        told = &mut receiver => told.ok(),
+        // Nothing is sent by it.
+        _ = end.changed() => receiver.try_recv().ok(),
+    };
+    match told {
+        Some(told) => Asked::Told(told),
+        None if called.load(SeqCst) => Asked::Lost,
+        None => Asked::Gone,
     }
 }
 
