@@ -27,4 +27,3 @@ export const {
   ValueTooLarge,
   ValueUnreadable
 } = oneflight
-export default oneflight
