@@ -14,6 +14,7 @@ const { about, isCommand } = require('./adapters.js')
 const args = require('./arguments.js')
 const circle = require('./circle.js')
 const { classes, fromFailure } = require('./errors.js')
+const json = require('./json.js')
 const nesting = require('./nesting.js')
 
 /** Executes the request of `foreign` at a place. Yields functions whose results are given back. */
