@@ -278,6 +278,7 @@ class Call {
 
   async #run(work, ticket) {
     let value
+    ticket.begin()
     try {
       value = await work(new Context(ticket))
     } catch (error) {
@@ -375,6 +376,7 @@ function resolutionOf(resolution) {
 /** Makes what the native half asks of the user's function. Whatever goes wrong, the request is held. */
 function policy(asker) {
   const ask = async (ticket) => {
+    ticket.begin()
     try {
       const { scope, key, attempt } = new Context(ticket)
       const doubt = { request: { scope, key }, attempt, downstreamKey: (step) => ticket.downstreamKey(step) }

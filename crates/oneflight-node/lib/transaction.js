@@ -27,9 +27,10 @@ function* execute(foreign, request, place, run, work) {
     check?.()
     // A call for the key of the work that it is made in would be granted: the lock is that of the connection.
     leave = circle.wait(request.node)
-    if (connection !== undefined) call.enter(connection)
-    // A function of the user's may run on whichever connection; PostgreSQL tells one transaction from another.
-    const enter = () => call.enter(foreign.transaction ? place + foreign.transaction : (connection ?? run))
+    // A function of the user's may run on whichever connection. PostgreSQL tells its transactions apart, and SQLite does not.
+    const known = connection ?? (place.startsWith('sqlite:') ? run : undefined)
+    if (known !== undefined) call.enter(known)
+    const enter = () => foreign.transaction && call.enter(place + foreign.transaction)
     return yield* claimed(foreign, call, enter, run, (context) => call.run(() => circle.within(request.node, work, context)))
   } finally {
     call.leave()

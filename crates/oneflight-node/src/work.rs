@@ -1,9 +1,9 @@
 //! How a closure of JavaScript becomes work, and a function of JavaScript a recovery policy.
 //!
 //! ```text
-//! asked ──queued──▶ called: the ticket is JavaScript's ──settle──▶ told
+//! asked ──queued──▶ begun: the ticket is JavaScript's ──settle──▶ told
 //!   │                  └── collected, or its thread ended ──▶ unknown
-//!   └── its thread ended ──▶ never called: nothing was done
+//!   └── its thread ended ──▶ never begun: nothing was done
 //! ```
 //!
 //! The ticket holds the one end of a channel, the work future waits at the other. But a ticket that is still queued when its
@@ -38,7 +38,6 @@ pub(crate) fn callback<const WEAK: bool>(
     let builder = function.build_threadsafe_function::<Ticket>().weak::<WEAK>();
     let function = builder.build_callback(move |call| {
         let _ = &until_the_end;
-        call.value.called.store(true, SeqCst);
         Ok(call.value)
     })?;
     Ok(Callback { function, end })
@@ -62,7 +61,7 @@ enum Told {
 #[napi]
 pub struct Ticket {
     about: About,
-    called: Arc<AtomicBool>,
+    begun: Arc<AtomicBool>,
     told: Option<oneshot::Sender<Told>>,
 }
 
@@ -73,6 +72,12 @@ enum About {
 
 #[napi]
 impl Ticket {
+    /// Says that what it is for begins: a thread that is being ended is still given tickets, and runs nothing.
+    #[napi(catch_unwind)]
+    pub fn begin(&self) {
+        self.begun.store(true, SeqCst);
+    }
+
     /// Returns the number of this attempt.
     #[napi(getter, catch_unwind)]
     pub fn attempt(&self) -> u32 {
@@ -152,19 +157,19 @@ impl std::error::Error for Thrown {}
 /// How a question to JavaScript ended.
 enum Asked {
     Told(Told),
-    /// It was called, and will never tell.
+    /// It has begun, and will never tell.
     Lost,
-    /// It was not called, and never will be.
+    /// It has not begun, and never will.
     Gone,
 }
 
 async fn ask<const WEAK: bool>(callback: &Callback<WEAK>, about: About) -> Asked {
     let (sender, mut receiver) = oneshot::channel();
     let mut end = callback.end.clone();
-    let called = Arc::new(AtomicBool::new(false));
+    let begun = Arc::new(AtomicBool::new(false));
     let ticket = Ticket {
         about,
-        called: Arc::clone(&called),
+        begun: Arc::clone(&begun),
         told: Some(sender),
     };
     match callback.function.call(ticket, ThreadsafeFunctionCallMode::NonBlocking) {
@@ -179,7 +184,7 @@ async fn ask<const WEAK: bool>(callback: &Callback<WEAK>, about: About) -> Asked
     };
     match told {
         Some(told) => Asked::Told(told),
-        None if called.load(SeqCst) => Asked::Lost,
+        None if begun.load(SeqCst) => Asked::Lost,
         None => Asked::Gone,
     }
 }
@@ -195,7 +200,7 @@ pub(crate) async fn execute(closure: Callback<false>, context: Context) -> Resul
             let why = "its closure will never tell: its thread ended, or the promise that it waits for is out of reach";
             Err(Unknown::because(why).into())
         }
-        Asked::Gone => Err(NotDone::because("the thread of its closure ended before it was called").into()),
+        Asked::Gone => Err(NotDone::because("the thread of its closure ended before it had begun").into()),
     }
 }
 
