@@ -1,3 +1,13 @@
+declare global {
+  interface SymbolConstructor {
+    /** As the library and the types of Node declare it, where these are older. */
+    readonly asyncDispose: unique symbol
+  }
+}
+
+/** What `form.get(…)` returns of a `FormData`. */
+export type FormValue = string | { readonly name: string; readonly size: number } | null
+
 /** Where the key of a request is valid: a namespace (most often the tenant), and optionally a route and a user. */
 export type Scope = string | { namespace: string; route?: string; user?: string }
 
@@ -7,8 +17,11 @@ export type Payload = string | ArrayBuffer | ArrayBufferView | object
 /** Which request a call is about. */
 export interface Request {
   scope: Scope
-  /** The idempotency key of the client: 1 to 255 printable ASCII characters. */
-  key: string
+  /**
+   * The idempotency key of the client: 1 to 255 printable ASCII characters. Give `form.get('key')` as it is: a field that is missing
+   * is {@link InvalidArgument} then. A `String(…)` around it would make one key of all of them, which is refused as well.
+   */
+  key: FormValue
   /** The payload. The same key with another payload is a {@link KeyReused}. */
   fingerprint?: Payload
   /** The id that joins its logs: 1 to 128 visible ASCII characters. The current one of {@link correlation} unless set. */
@@ -26,6 +39,8 @@ export interface Reply<T> {
   value: T
   /** Whether the work of another call answered, an earlier one or one at the same time. */
   cached: boolean
+  /** Whether the work, of a service in Rust, refused for good: its rows were rolled back, and this is its answer. */
+  declined: boolean
   origin: Origin
   /** The number of the attempt whose result this is: 1 unless an earlier attempt ended in doubt. */
   attempt: number
@@ -77,7 +92,7 @@ export interface Sent {
 
 /** What a closure in a transaction knows of its execution. */
 export interface TransactionContext extends Context {
-  /** Sends a message with the commit of the transaction. */
+  /** Sends a message with the commit of the transaction. If that fails and nobody waits for it, the work fails by it. */
   send(message: Message): Promise<Sent>
 }
 
@@ -117,7 +132,7 @@ export interface OpenOptions {
   maxFlights?: number
   /** The largest number of callers that share a flight. */
   maxCallers?: number
-  /** The largest number of connections: 10 to PostgreSQL, 8 readers of SQLite unless set. */
+  /** PostgreSQL and SQLite: the largest number of connections, 10 to PostgreSQL and 8 readers of SQLite unless set. */
   connections?: number
   /** PostgreSQL: the schema of the tables. */
   schema?: string
@@ -150,7 +165,10 @@ export interface Doubtful {
   sinceMs: number
 }
 
-/** Runs a statement on the connection of a transaction, and returns its rows as objects, if it has any. All parameters are strings. */
+/**
+ * Runs a statement on the connection of a transaction, and returns its rows as objects, if it has any. All parameters are strings.
+ * In a transaction one call at a time is made.
+ */
 export type Transaction = (sql: string, parameters: string[]) => unknown
 
 /** Makes a {@link Transaction} of what a driver or a library calls one. */
@@ -307,7 +325,10 @@ export class Idempotency {
    */
   static open(url: string | URL, options?: OpenOptions): Promise<Idempotency>
 
-  /** Executes the work unless the request was executed before. An error of the work is an answer: recorded and replayed. */
+  /**
+   * Executes the work unless the request was executed before. An error of the work is an answer: recorded and replayed. But one of
+   * another call, which the work lets pass, says nothing of the work: the request is in doubt ({@link Unknown}).
+   */
   run<T>(request: Request, work: (context: Context) => T | PromiseLike<T>, options?: RunOptions): Promise<Reply<T>>
 
   /**
@@ -319,7 +340,8 @@ export class Idempotency {
   /**
    * Executes the work in a transaction that you have begun, in the database of the store: the record is in your commit. Work that
    * throws is undone, and its error is that of the call. An error of the driver is thrown as it is. Nothing is waited for:
-   * a request in progress elsewhere is {@link InProgress} at once.
+   * a request in progress elsewhere is {@link InProgress} at once. In a transaction one call at a time is made: after the one before it, or in
+   * its work. One that overlaps is {@link InvalidArgument}.
    */
   runInTransaction<T>(
     request: Request,
@@ -328,11 +350,11 @@ export class Idempotency {
     options?: { retentionMs?: number }
   ): Promise<Reply<T>>
 
-  /** The same at once, where driver and work answer at once, as better-sqlite3 does. */
+  /** The same at once, where driver and work answer at once, as better-sqlite3 does. Work that is async is not begun. */
   runInTransactionSync<T>(
     request: Request,
     tx: Transaction,
-    work: (context: TransactionContextSync) => T,
+    work: (context: TransactionContextSync) => T extends PromiseLike<unknown> ? never : T,
     options?: { retentionMs?: number }
   ): Reply<T>
 
@@ -358,11 +380,12 @@ export class Idempotency {
 
   /**
    * Begins nothing more, closes its relays, and waits for what this object has begun. The last one of a store closes its
-   * connections.
+   * connections. In work for which it would wait it is {@link Reentrant}.
    */
   close(): Promise<void>
 
-  // `[Symbol.asyncDispose]` is the same, for `await using`.
+  /** The same, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void>
 }
 
 /** Collapses calls of this thread whose key is in flight. Values are shared as they are, and nothing is recorded. */
@@ -393,12 +416,12 @@ export class OneflightError extends Error {
   readonly path?: string
 }
 
-/** Thrown by work that did nothing: the key is free again. */
+/** Thrown by work that did nothing: the key is free again. Make a new one each time: one that has reached a caller is of that call. */
 export class NotDone extends OneflightError {
   constructor(message?: string, options?: ErrorOptions)
 }
 
-/** Thrown by work that does not know what it did: the request is in doubt. */
+/** Thrown by work that does not know what it did, or that let an error of another call pass: the request is in doubt. */
 export class Unknown extends OneflightError {
   constructor(message?: string, options?: ErrorOptions)
 }
@@ -413,7 +436,7 @@ export class RetryLater extends OneflightError {
   constructor(message?: string, options?: ErrorOptions & { retryAfterMs?: number })
 }
 
-/** What was passed is not valid. The message says what to pass. */
+/** What was passed is not valid, or a call is made where it cannot be. The message says what to do. */
 export class InvalidArgument extends OneflightError {}
 /** The key was used before with another payload. */
 export class KeyReused extends OneflightError {}
@@ -443,7 +466,7 @@ export class StoreFailed extends OneflightError {}
 export class Overloaded extends OneflightError {}
 /** It is closed. Nothing was run. */
 export class Closed extends OneflightError {}
-/** The work waits for itself. */
+/** The work waits for itself: by a call for its own key, or for the end of its store. */
 export class Reentrant extends OneflightError {}
 /** A mistake of this package. */
 export class Defect extends OneflightError {}

@@ -30,4 +30,3 @@ export const {
   ValueTooLarge,
   ValueUnreadable
 } = oneflight
-export default oneflight

@@ -30,7 +30,7 @@ use crate::store::{
 /// driver has to run there, and what the answers mean. Made by [`Idempotency::in_foreign`].
 ///
 /// ```text
-/// begin ──▶ decide ──▶ a reply, or an error: undo
+/// begin ──▶ decide ──▶ a reply, or an error
 ///              └─ granted ──▶ claimed ──▶ the work ──▶ record ──▶ recorded: all that is missing is the commit
 ///                                            └─ failed: undo, and its error
 /// ```
@@ -80,14 +80,19 @@ impl<S: Store, C: Format> Idempotency<S, C> {
 }
 
 impl<S: Store, C: Format> Foreign<S, C> {
+    /// Says how many calls this one is inside of, in the same transaction: the work of one may make others, one after the other. 0
+    /// unless said.
+    pub fn nest(&mut self, depth: u32) {
+        self.transaction.nest(depth);
+    }
+
     /// Returns what is run first.
     #[must_use]
     pub fn begin(&self) -> Vec<ForeignStatement> {
         self.transaction.begin()
     }
 
-    /// Decides by the answer to [`begin`](Self::begin). What follows from anything but
-    /// [`Granted`](Decided::Granted) is [`undo`](Self::undo).
+    /// Decides by the answer to [`begin`](Self::begin). Nothing has to be undone. It is called on a runtime.
     ///
     /// # Errors
     ///
@@ -140,6 +145,13 @@ impl<S: Store, C: Format> Foreign<S, C> {
         Ok(Decided::Replayed(reply))
     }
 
+    /// Returns what tells the transaction from all others that are open, where the store can tell once it has decided. Calls that have
+    /// it in common, and of which none was made in the work of the other, would undo each other's rows.
+    #[must_use]
+    pub fn transaction(&self) -> Option<&str> {
+        self.transaction.transaction()
+    }
+
     /// Reads the answer to the statements of a grant, if there is one. Returns what the work is told.
     ///
     /// # Errors
@@ -190,14 +202,14 @@ impl<S: Store, C: Format> Foreign<S, C> {
         }
     }
 
-    /// Reads the answer to [`record`](Self::record).
+    /// Reads the answer to [`record`](Self::record). Returns what is run last.
     ///
     /// # Errors
     ///
     /// * [`StoreError::CommittedByWork`]: the work has ended the transaction. What follows is [`hold`](Self::hold).
     /// * Otherwise nothing is recorded, and what follows is [`undo`](Self::undo).
-    pub fn recorded(&self, answer: Option<&str>) -> Result<(), Error> {
-        self.transaction.recorded(answer).map_err(|error| match error {
+    pub fn recorded(&self, answer: Option<&str>) -> Result<Vec<ForeignStatement>, Error> {
+        let last = self.transaction.recorded(answer).map_err(|error| match error {
             StoreError::CommittedByWork => self.ended(),
             error => self.failed(error),
         })?;
@@ -205,18 +217,18 @@ impl<S: Store, C: Format> Foreign<S, C> {
             // Before the commit: a relay that finds nothing looks again soon.
             self.transaction.bell().ring_early();
         }
-        Ok(())
+        Ok(last)
     }
 
-    /// Returns what undoes all since [`begin`](Self::begin). If it fails, the transaction is over, by an error of the driver or by the
+    /// Returns what undoes all since the [grant](Decided::Granted). If it fails, the transaction is over, by an error of the driver or by the
     /// work: see [`is_ended`](Self::is_ended).
     #[must_use]
     pub fn undo(&self) -> Vec<ForeignStatement> {
         self.transaction.undo()
     }
 
-    /// Returns whether the work has ended the transaction, once [`undo`](Self::undo) has failed. If the work `failed` by itself, only
-    /// what is known to be committed counts.
+    /// Returns whether the work has ended the transaction, once [`undo`](Self::undo) has failed. If something `failed`, the work or
+    /// the driver, only what is known to be committed counts.
     pub async fn is_ended(&self, failed: bool) -> bool {
         self.transaction.is_ended(failed).await
     }

@@ -5,9 +5,12 @@
 //! begin   ──▶ their statements ──▶ the answer ──▶ read:  the record, for `decide`
 //! grant   ──▶ their statements ──▶ the answer ──▶ granted
 //!    the work
-//! record  ──▶ their statements ──▶ the answer ──▶ recorded
-//! undo    ──▶ their statements                           if it is not granted, or the work failed
+//! record  ──▶ their statements ──▶ the answer ──▶ recorded ──▶ their statements
+//! undo    ──▶ their statements                           if the work failed
 //! ```
+//!
+//! Nothing is undone of what is not granted, for nothing was written: to roll back to a savepoint undoes all that the connection
+//! has done since, also what other code did beside the call.
 //!
 //! All values are text, both ways: drivers disagree about every other type. Each statement but for those of savepoints may answer with a
 //! row of one column, named `oneflight`; what counts of several statements is the last row. So a driver need not tell apart
@@ -64,7 +67,12 @@ pub trait ForeignTransaction: fmt::Debug + Send + Sync {
     /// Returns the request, which may be changed before [`grant`](Self::grant).
     fn request(&mut self) -> &mut ClaimRequest;
 
-    /// Returns what is run first: a savepoint, the lock, and the question for the record.
+    /// Says how many calls this one is inside of, in the same transaction. A store may name savepoints by it. 0 unless said.
+    fn nest(&mut self, depth: u32) {
+        let _ = depth;
+    }
+
+    /// Returns what is run first: the lock, and the question for the record. It writes nothing.
     fn begin(&self) -> Vec<ForeignStatement>;
 
     /// Reads the record from the answer.
@@ -74,7 +82,12 @@ pub trait ForeignTransaction: fmt::Debug + Send + Sync {
     /// The answer is none, or the transaction is not one of this store's database.
     fn read(&mut self, answer: &str) -> Result<Option<Record>, StoreError>;
 
-    /// Returns what writes the claim that [`decide`](super::decide) has granted.
+    /// Returns what tells the transaction from all others that are open, if the store has it from [`read`](Self::read).
+    fn transaction(&self) -> Option<&str> {
+        None
+    }
+
+    /// Returns what writes the claim that [`decide`](super::decide) has granted, behind a savepoint. It is called on a runtime.
     ///
     /// # Errors
     ///
@@ -94,23 +107,23 @@ pub trait ForeignTransaction: fmt::Debug + Send + Sync {
     /// Returns the bell of the store's outbox.
     fn bell(&self) -> &Bell;
 
-    /// Returns what records the result, once the work is done. All that is missing after it is the commit.
+    /// Returns what records the result, once the work is done.
     fn record(&self, result: &RecordedResult, retention: Duration) -> Vec<ForeignStatement>;
 
-    /// Reads the answer to [`record`](Self::record).
+    /// Reads the answer to [`record`](Self::record). Returns what is run last: all that is missing after it is the commit.
     ///
     /// # Errors
     ///
     /// * [`StoreError::CommittedByWork`]: the work has ended the transaction. Nothing is recorded.
     /// * Another holder came back. Nothing is recorded, and what was done is to be rolled back.
-    fn recorded(&self, answer: Option<&str>) -> Result<(), StoreError>;
+    fn recorded(&self, answer: Option<&str>) -> Result<Vec<ForeignStatement>, StoreError>;
 
-    /// Returns what undoes all since [`begin`](Self::begin). It fails if the transaction is over.
+    /// Returns what undoes all since [`grant`](Self::grant), and nothing without one. It fails if the transaction is over.
     fn undo(&self) -> Vec<ForeignStatement>;
 
     /// Says whether the work has ended the transaction, once [`undo`](Self::undo) has failed. The store may be asked, outside of the
-    /// transaction. If the work `failed` by itself, it counts only what is known to be committed: an error may have ended
-    /// the transaction as well, or the connection.
+    /// transaction. If something `failed`, it counts only what is known to be committed: an error may have ended the transaction
+    /// as well, or the connection. Nothing failed if [`record`](Self::record) met no savepoint.
     fn is_ended(&self, failed: bool) -> Asked<'_, bool>;
 
     /// Leaves the request in doubt, and [held](Record::held) where the store can do that, since the work has committed a part of

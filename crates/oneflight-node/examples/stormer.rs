@@ -13,6 +13,7 @@ use std::time::Duration;
 use oneflight::store::DynStore;
 use oneflight::{Idempotency, RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
+use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -30,9 +31,10 @@ async fn storm() -> Result<(), Failure> {
     let mut next = || args.next().ok_or("usage: stormer URL FILE KEYS DUPLICATES");
     let (url, file) = (next()?, next()?);
     let (keys, duplicates): (usize, usize) = (next()?.parse()?, next()?.parse()?);
-    let store = match url.strip_prefix("sqlite:") {
-        Some(path) => DynStore::new(SqliteStore::open(path).await?),
-        None => DynStore::new(PostgresStore::open(&url).await?),
+    let store = match url.split_once(':') {
+        Some(("sqlite", path)) => DynStore::new(SqliteStore::open(path).await?),
+        Some(("redis", _)) => DynStore::new(RedisStore::open(&*url).await?),
+        _ => DynStore::new(PostgresStore::open(&url).await?),
     };
     let idem = Idempotency::builder(store).wait(Duration::from_secs(60)).build();
 

@@ -17,7 +17,9 @@ function abortable(promise, signal) {
   if (signal === undefined) return promise
   return new Promise((resolve, reject) => {
     const stop = () => reject(signal.reason)
-    signal.addEventListener('abort', stop, { once: true })
+    // It may have been given while the promise was made.
+    if (signal.aborted) stop()
+    else signal.addEventListener('abort', stop, { once: true })
     const over = (settle) => (it) => {
       signal.removeEventListener('abort', stop)
       settle(it)

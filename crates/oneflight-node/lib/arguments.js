@@ -49,7 +49,7 @@ function url(value) {
     case 'postgresql':
     case 'redis':
     case 'rediss':
-      return value
+      return scheme + value.slice(scheme.length)
     case 'sqlite':
       return file(value.slice('sqlite:'.length).replace(/^\/\//, ''))
     case 'file':
@@ -83,9 +83,23 @@ const TEXTS = ['schema', 'prefix']
 const SWITCHES = ['migrate', 'preparedStatements']
 const OPTIONS = [...DURATIONS, ...COUNTS, ...TEXTS, ...SWITCHES, 'recovery', 'missingFingerprint']
 
+/** The stores that an option is for, if not for all of them. */
+const STORES = {
+  connections: ['postgres', 'postgresql', 'sqlite'],
+  schema: ['postgres', 'postgresql'],
+  prefix: ['postgres', 'postgresql', 'redis', 'rediss'],
+  migrate: ['postgres', 'postgresql'],
+  preparedStatements: ['postgres', 'postgresql']
+}
+
 /** Returns the options for the native half, and the function that a recovery policy asks. */
-function openOptions(value) {
+function openOptions(value, place) {
   const given = known(object(value, 'the options'), OPTIONS, 'the options')
+  const scheme = place.slice(0, place.indexOf(':'))
+  for (const [name, schemes] of Object.entries(STORES)) {
+    // Two services that meant to be apart would be given each other's answers.
+    if (given[name] !== undefined && !schemes.includes(scheme)) throw invalid(`\`${name}\` does nothing in ${scheme}: stores; leave it out`)
+  }
   const native = {}
   let asker
   for (const name of DURATIONS) if (given[name] !== undefined) native[name] = duration(given[name], name)
@@ -142,12 +156,18 @@ function identity(value) {
   if (typeof key !== 'string') {
     throw invalid(`\`key\` is ${what(key)}; give the idempotency key of the client as a string, from a hidden field for example`)
   }
+  if (key === 'null' || key === 'undefined') {
+    throw invalid(`\`key\` is the text '${key}', which a missing value becomes by \`String(…)\`; give the value itself`)
+  }
   const native = { ...scope(value.scope), key: wellFormed(key, 'key') }
   if (correlationId !== undefined) native.correlationId = correlation.valid(correlationId)
-  if (fingerprint === undefined) return native
+  if (fingerprint === undefined) {
+    if ('fingerprint' in value) throw invalid('`fingerprint` is undefined; give the payload, or leave it out')
+    return native
+  }
   const digest = fingerprintOf(fingerprint)
-  if (typeof digest.then !== 'function') return { ...native, fingerprint: digest }
-  return digest.then((fingerprint) => ({ ...native, fingerprint }))
+  if (typeof digest.then !== 'function') return { ...native, fingerprint: digest.toString('hex') }
+  return digest.then((digest) => ({ ...native, fingerprint: digest.toString('hex') }))
 }
 
 function scope(value) {
@@ -159,8 +179,9 @@ function scope(value) {
   const parts = {}
   for (const name of ['namespace', 'route', 'user']) {
     const part = value[name]
-    if (part === undefined && name !== 'namespace') continue
-    if (typeof part !== 'string') throw invalid(`\`scope.${name}\` is ${what(part)}; give a string`)
+    if (!(name in value) && name !== 'namespace') continue
+    // A user who is missing is not everybody.
+    if (typeof part !== 'string') throw invalid(`\`scope.${name}\` is ${what(part)}; give a string, or leave it out`)
     parts[name] = wellFormed(part, `scope.${name}`)
   }
   return parts

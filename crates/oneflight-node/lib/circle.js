@@ -40,15 +40,14 @@ function within(own, work, ...args) {
   return inside.run(own, work, ...args)
 }
 
+const OF_KEY = 'it called for a key whose work waits, directly or through others, for this very work; give the inner call another key'
+
 /** Notes that the work that runs here waits for this flight. Returns the function that ends it. */
-function wait(target) {
+function wait(target, why = OF_KEY) {
   const own = inside.getStore()
   if (own === undefined || own.isOver) return undefined
   if (reaches(target, own, new Set())) {
-    throw new classes.Reentrant(
-      'the work waits for itself: it called for a key whose work waits, directly or through others, for this very work; ' +
-        'give the inner call another key'
-    )
+    throw new classes.Reentrant(`the work waits for itself: ${why}`)
   }
   own.waitsFor.set(target, (own.waitsFor.get(target) ?? 0) + 1)
   return () => {

@@ -36,10 +36,25 @@ class Context {
   }
 }
 
+/** What becomes of a message. It knows whether anybody waits for it. */
+class Sending extends Promise {
+  isAwaited = false
+
+  static get [Symbol.species]() {
+    return Promise
+  }
+
+  then(...reactions) {
+    this.isAwaited = true
+    return super.then(...reactions)
+  }
+}
+
 /** What a closure in a transaction knows of it, and by which it sends. */
 class TransactionContext extends Context {
   #send
-  #last = Promise.resolve()
+  #last
+  #lost = []
   #isOver = false
 
   constructor(foreign, send) {
@@ -47,32 +62,49 @@ class TransactionContext extends Context {
     this.#send = send
   }
 
-  /** Runs the work, and waits for what it sends. */
+  /** Runs the work, and waits for what it sends: statements of a message must not come between ours. */
   run(work) {
-    const over = () => (this.#isOver = true)
     let value
     try {
       value = work(this)
     } catch (error) {
-      over()
-      throw error
+      value = this.#last && Promise.reject(error)
+      if (value === undefined) {
+        this.#isOver = true
+        throw error
+      }
     }
-    if (typeof value?.then !== 'function') {
-      over()
-      return value
+    if (typeof value?.then === 'function' || this.#last !== undefined) return this.#finished(value)
+    this.#isOver = true
+    return value
+  }
+
+  async #finished(value) {
+    try {
+      value = await value
+    } finally {
+      this.#isOver = true
+      await this.#last
     }
-    return Promise.resolve(value).finally(() => {
-      over()
-      return this.#last
-    })
+    // Else the work would be recorded without its message, and nobody be told.
+    const lost = this.#lost.find(({ sending }) => !sending.isAwaited)
+    if (lost !== undefined) throw lost.error
+    return value
   }
 
   send(message) {
     if (this.#isOver) throw args.invalid('the work is over; await what it sends before it returns')
     // One after the other: a message is several statements.
-    const sent = this.#send(this.#last, message)
-    if (typeof sent.then === 'function') this.#last = sent.catch(() => {})
-    return sent
+    const sent = this.#send(this.#last ?? Promise.resolve(), message)
+    if (typeof sent.then !== 'function') return sent
+    const sending = new Sending((resolve) => resolve(sent))
+    this.#last = sent.then(
+      () => {},
+      (error) => void this.#lost.push({ sending, error })
+    )
+    // If nobody waits for it, its error is that of the work, and not one that was not handled.
+    Promise.prototype.then.call(sending, undefined, () => {})
+    return sending
   }
 }
 

@@ -78,4 +78,22 @@ function fromFailure(failure, cause) {
   return new Type(failure.message, { effect, retryAfterMs, attempt, cause })
 }
 
-module.exports = { OneflightError, classes, codeOf, fromFailure }
+/** What has reached a caller, of whichever copy of this module. */
+const delivered = (globalThis[Symbol.for('oneflight.delivered')] ??= new WeakSet())
+
+/** Notes that what was thrown reaches a caller. Returns it. */
+function deliver(thrown) {
+  if (typeof thrown === 'object' && thrown !== null) delivered.add(thrown)
+  return thrown
+}
+
+/** The errors that work throws to say what became of it. All others are ours to throw. */
+const SAID = new Set(['NotDone', 'Rejected', 'RetryLater', 'Unknown'])
+
+/** Whether an error that work has thrown says what became of another call, and so nothing of that work. */
+function isOfAnother(thrown) {
+  const code = codeOf(thrown)
+  return code !== undefined && (!SAID.has(code) || delivered.has(thrown))
+}
+
+module.exports = { OneflightError, classes, codeOf, deliver, fromFailure, isOfAnother }

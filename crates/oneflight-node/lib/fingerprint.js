@@ -19,7 +19,11 @@ const REACT = '$ACTION_'
 
 /** Returns the digest of a payload, or a promise of it if files have to be read. */
 function fingerprintOf(payload) {
-  if (typeof payload === 'string') return native.fingerprint(Buffer.from(payload))
+  if (typeof payload === 'string') {
+    if (payload.isWellFormed()) return native.fingerprint(Buffer.from(payload))
+    // In UTF-8 all of them are one character.
+    throw new classes.InvalidArgument('`fingerprint` has half a character in it (a lone surrogate); leave it out, or give the bytes')
+  }
   if (payload instanceof Uint8Array || isView(payload)) return native.fingerprint(bytesOf(payload))
   if (payload instanceof ArrayBuffer) return native.fingerprint(new Uint8Array(payload))
   if (isForm(payload)) return ofForm(payload)

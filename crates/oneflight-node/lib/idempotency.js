@@ -7,7 +7,7 @@ const args = require('./arguments.js')
 const circle = require('./circle.js')
 const { Context, TransactionContext } = require('./context.js')
 const correlation = require('./correlation.js')
-const { classes, codeOf, fromFailure } = require('./errors.js')
+const { classes, codeOf, deliver, fromFailure, isOfAnother } = require('./errors.js')
 const json = require('./json.js')
 const native = require('./native.js')
 const { outbox } = require('./outbox.js')
@@ -28,7 +28,8 @@ class Idempotency {
   #handle
   #store
   #isClosed = false
-  #calls = new Set()
+  /** What is under way, with the node of its request if it has one. */
+  #calls = new Map()
   #relays = new Set()
   #outbox
   #closed
@@ -42,10 +43,12 @@ class Idempotency {
 
   static async open(url, options) {
     const place = args.url(url)
-    const { native: settings, asker } = args.openOptions(options)
+    const { native: settings, asker } = args.openOptions(options, place)
     const opened = await native.open(place, settings, asker && policy(asker))
     if (opened.failure) throw fromFailure(opened.failure)
-    return new Idempotency(PRIVATE, opened.handle, { place, settings, pool: JSON.stringify([place, settings]) })
+    const { schema, prefix } = settings
+    const records = JSON.stringify([place, schema, prefix])
+    return new Idempotency(PRIVATE, opened.handle, { place, records, settings, pool: JSON.stringify([place, settings]) })
   }
 
   async run(request, work, options) {
@@ -65,12 +68,13 @@ class Idempotency {
     let identity = args.identity(request)
     if (typeof identity.then === 'function') {
       identity = await abortable(identity, signal)
+      check(signal)
       this.#open()
     }
     const call = new Call(this.#store, identity, work, meaning)
     const leave = call.enter()
     try {
-      const settled = this.#track(call.settled(this.#handle, retentionMs))
+      const settled = this.#track(call.settled(this.#handle, retentionMs), call.node)
       return call.reply(await abortable(settled, signal))
     } finally {
       leave?.()
@@ -78,18 +82,28 @@ class Idempotency {
   }
 
   async runInTransaction(request, tx, work, options) {
-    const begin = this.#transaction(tx, work, options, (before, sending) => before.then(() => transaction.drive(sending)))
-    const identity = await args.identity(request)
-    return answered(await this.#track(transaction.drive(begin(identity))))
+    try {
+      const begin = this.#transaction(tx, work, options, (before, sending) => before.then(() => transaction.drive(sending)))
+      const { execution, node } = begin(await args.identity(request))
+      return answered(await this.#track(transaction.drive(execution), node))
+    } catch (error) {
+      throw deliver(error)
+    }
   }
 
   runInTransactionSync(request, tx, work, options) {
-    const begin = this.#transaction(tx, work, options, (_, sending) => transaction.driveAtOnce(sending))
-    const identity = args.identity(request)
-    if (typeof identity.then === 'function') {
-      throw args.invalid('the fingerprint has files in it, which take time to read; call `runInTransaction`, and await it')
+    try {
+      const begin = this.#transaction(tx, work, options, (_, sending) => transaction.driveAtOnce(sending))
+      // What it does after its first wait could not be undone.
+      if (work[Symbol.toStringTag] === 'AsyncFunction') throw args.invalid('the work is async; call `runInTransaction`, and await it')
+      const identity = args.identity(request)
+      if (typeof identity.then === 'function') {
+        throw args.invalid('the fingerprint has files in it, which take time to read; call `runInTransaction`, and await it')
+      }
+      return answered(transaction.driveAtOnce(begin(identity).execution, (promise) => void this.#track(promise)))
+    } catch (error) {
+      throw deliver(error)
     }
-    return answered(transaction.driveAtOnce(begin(identity), (promise) => void this.#track(promise)))
   }
 
   /** Checks all but the identity. Returns what begins with one. */
@@ -105,11 +119,12 @@ class Idempotency {
       this.#open()
       const { foreign, failure } = this.#handle.foreign(identity, retentionMs)
       if (failure) throw fromFailure(failure)
-      const name = nameOf(this.#store, identity)
-      return transaction.execute(foreign, name, tx, () => {
+      const asked = circle.request(nameOf(this.#store, identity))
+      const execution = transaction.execute(foreign, asked, this.#store.place, tx, () => {
         const context = new TransactionContext(foreign, (before, it) => send(before, transaction.send(foreign, tx, it)))
         return correlation.within(context.correlationId, () => context.run(work))
       })
+      return { execution, node: asked.node }
     }
   }
 
@@ -162,14 +177,21 @@ class Idempotency {
     return this.#outbox
   }
 
-  close() {
-    this.#isClosed = true
-    return (this.#closed ??= this.#close())
+  async close() {
+    const closing = circle.node()
+    for (const node of this.#calls.values()) if (node !== undefined) closing.waitsFor.set(node, 1)
+    const leave = circle.wait(closing, 'it closes the store, which waits for this very work; close it outside of the work')
+    try {
+      this.#isClosed = true
+      await (this.#closed ??= this.#close())
+    } finally {
+      leave?.()
+    }
   }
 
   async #close() {
     await Promise.all([...this.#relays].map((relay) => relay.close()))
-    while (this.#calls.size > 0) await Promise.allSettled([...this.#calls])
+    while (this.#calls.size > 0) await Promise.allSettled([...this.#calls.keys()])
     await this.#handle.close()
   }
 
@@ -181,8 +203,8 @@ class Idempotency {
     if (this.#isClosed) throw new classes.Closed('it is closed; open the store again')
   }
 
-  #track(promise) {
-    this.#calls.add(promise)
+  #track(promise, node) {
+    this.#calls.set(promise, node)
     const over = () => this.#calls.delete(promise)
     promise.then(over, over)
     return promise
@@ -215,6 +237,10 @@ class Call {
     this.#waitMs = store.settings.waitMs ?? WAIT
   }
 
+  get node() {
+    return this.#request.node
+  }
+
   /** Notes that the caller waits. Returns the function that ends that. */
   enter() {
     this.#request = circle.request(this.#name)
@@ -235,7 +261,7 @@ class Call {
     const leader = this.#mayJoin ? flights.get(this.#flight) : undefined
     if (leader === undefined) return this.#lead(handle, retentionMs)
     // The native half says what it means that they differ.
-    if (!isSame(leader.fingerprint, this.#identity.fingerprint)) return this.#ask(handle, retentionMs)
+    if (leader.fingerprint !== this.#identity.fingerprint) return this.#ask(handle, retentionMs)
     return this.#join(leader, handle, retentionMs)
   }
 
@@ -271,9 +297,11 @@ class Call {
 
   async #run(work, ticket) {
     let value
+    ticket.begin()
     try {
       value = await work(new Context(ticket))
-    } catch (thrown) {
+    } catch (error) {
+      const thrown = isOfAnother(error) ? cutShort(error) : error
       this.#thrown = { is: thrown }
       ticket.settle(this.#outcome(thrown), json.encodeThrown(thrown))
       return
@@ -293,15 +321,16 @@ class Call {
     return this.#meaning === ANSWER ? 'value' : 'unknown'
   }
 
-  reply({ value: text, origin, attempt, failure }) {
-    if (failure) throw this.#failed(failure)
+  reply({ value: text, origin, attempt, declined, failure }) {
+    if (failure) throw deliver(this.#failed(failure))
     const it = decoded(text)
-    if (Object.hasOwn(it, 'error')) throw origin === 'executed' && this.#thrown ? this.#thrown.is : it.error
-    return { value: it.value, cached: origin !== 'executed', origin, attempt }
+    if (Object.hasOwn(it, 'error')) throw deliver(origin === 'executed' && this.#thrown ? this.#thrown.is : it.error)
+    return { value: it.value, cached: origin !== 'executed', declined, origin, attempt }
   }
 
   #failed(failure) {
-    if (failure.thrown === undefined || failure.thrown === null) return fromFailure(failure)
+    // What this call's work threw, if that is not what became of it: it was too large to be recorded, for example.
+    if (failure.thrown === undefined || failure.thrown === null) return fromFailure(failure, this.#thrown?.is)
     // This call's own error, as it was thrown, or what another call's closure threw.
     const thrown = this.#thrown ? this.#thrown.is : json.reviveThrown(failure.thrown)
     if (codeOf(thrown) === failure.code) {
@@ -314,7 +343,13 @@ class Call {
 
 /** Returns the name of a request, in whichever way it is asked for. */
 function nameOf(store, { namespace, route, user, key }) {
-  return store.place + JSON.stringify([namespace, route, user, key])
+  return store.records + JSON.stringify([namespace, route, user, key])
+}
+
+/** What work that let an error of another call pass says of itself: a part of it may be done. */
+function cutShort(error) {
+  const what = `the work ended with an error of a call that it made (${codeOf(error)}), which says nothing of what the work itself did`
+  return new classes.Unknown(`${what}; have the work catch it, and throw NotDone or an error of its own`, { cause: error })
 }
 
 function decoded(text) {
@@ -327,13 +362,13 @@ function decoded(text) {
 
 /** Returns the reply of an execution in a transaction. */
 function answered({ settled, value, attempt }) {
-  if (settled === undefined) return { value, cached: false, origin: 'executed', attempt }
+  if (settled === undefined) return { value, cached: false, declined: false, origin: 'executed', attempt }
   if (settled.failure) throw fromFailure(settled.failure)
   const { value: text, origin } = settled
   const it = decoded(text)
   // An error that work outside of a transaction has thrown.
   if (Object.hasOwn(it, 'error')) throw it.error
-  return { value: it.value, cached: true, origin, attempt: settled.attempt }
+  return { value: it.value, cached: true, declined: settled.declined, origin, attempt: settled.attempt }
 }
 
 /** Returns what the promise resolves to, or something else after so many milliseconds. */
@@ -342,10 +377,6 @@ function within(millis, promise, otherwise) {
     const timer = setTimeout(resolve, millis, otherwise)
     promise.then(resolve, reject).finally(() => clearTimeout(timer))
   })
-}
-
-function isSame(one, other) {
-  return one === undefined || other === undefined ? one === other : one.equals(other)
 }
 
 function resolutionOf(resolution) {
@@ -364,6 +395,7 @@ function resolutionOf(resolution) {
 /** Makes what the native half asks of the user's function. Whatever goes wrong, the request is held. */
 function policy(asker) {
   const ask = async (ticket) => {
+    ticket.begin()
     try {
       const { scope, key, attempt } = new Context(ticket)
       const doubt = { request: { scope, key }, attempt, downstreamKey: (step) => ticket.downstreamKey(step) }

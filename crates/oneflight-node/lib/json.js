@@ -12,6 +12,10 @@ const { OneflightError, classes, codeOf } = require('./errors.js')
 /** What the JSON reader of Rust services follows. */
 const MAX_DEPTH = 127
 const MAX_CAUSES = 16
+/** How much of an error is kept, its causes included: the whole has to be recorded. */
+const MAX_DESCRIPTION = 32 * 1024
+const MAX_NAME = 100
+const MIN_MESSAGE = 200
 const UNDEFINED = 'null '
 const ERROR = '$oneflight.error'
 
@@ -125,27 +129,27 @@ function decode(text) {
 
 /** Returns what is recorded of something that was thrown. Never throws. */
 function encodeThrown(thrown) {
-  return JSON.stringify({ [ERROR]: describe(thrown, 0) })
+  return JSON.stringify({ [ERROR]: describe(thrown, 0, { left: MAX_DESCRIPTION }) })
 }
 
-function describe(thrown, depth) {
+function describe(thrown, depth, room) {
   try {
     if (!(thrown instanceof Error) && !isErrorLike(thrown)) {
-      const value = kept(thrown)
-      return { thrown: value === undefined ? String(thrown) : value }
+      const value = typeof thrown === 'string' ? cut(thrown, room) : kept(thrown, room)
+      return { thrown: value === undefined ? cut(String(thrown), room) : value }
     }
-    const told = { name: String(thrown.name), message: String(thrown.message) }
+    const told = { name: shortened(String(thrown.name), MAX_NAME), message: cut(String(thrown.message), room) }
     if (codeOf(thrown) !== undefined) told.oneflight = codeOf(thrown)
     const details = {}
     for (const name of Object.keys(thrown)) {
       if (['name', 'message', 'stack', 'cause', 'errors'].includes(name)) continue
-      const value = kept(thrown[name])
+      const value = kept(thrown[name], room)
       if (value !== undefined) details[name] = value
     }
     if (Object.keys(details).length > 0) told.details = details
-    if (depth < MAX_CAUSES && thrown.cause !== undefined) told.cause = describe(thrown.cause, depth + 1)
+    if (depth < MAX_CAUSES && thrown.cause !== undefined) told.cause = describe(thrown.cause, depth + 1, room)
     if (depth < MAX_CAUSES && Array.isArray(thrown.errors)) {
-      told.errors = thrown.errors.slice(0, MAX_CAUSES).map((it) => describe(it, MAX_CAUSES))
+      told.errors = thrown.errors.slice(0, MAX_CAUSES).map((it) => describe(it, MAX_CAUSES, room))
     }
     return told
   } catch {
@@ -158,13 +162,27 @@ function isErrorLike(value) {
   return Object.prototype.toString.call(value) === '[object Error]'
 }
 
-/** Returns the value as JSON keeps it, or undefined if JSON cannot. */
-function kept(value) {
+/** Returns the value as JSON keeps it, or undefined if JSON cannot, or there is no room. */
+function kept(value, room) {
   try {
-    return JSON.parse(write(value))
+    const text = write(value)
+    if (text.length > room.left) return undefined
+    room.left -= text.length
+    return JSON.parse(text)
   } catch {
     return undefined
   }
+}
+
+/** Returns what of a text there is room for. The beginning of a message is always kept. */
+function cut(text, room) {
+  const short = shortened(text, Math.max(room.left, MIN_MESSAGE))
+  room.left -= short.length
+  return short
+}
+
+function shortened(text, length) {
+  return text.length <= length ? text : `${text.slice(0, length - 1).toWellFormed()}…`
 }
 
 const BUILT_IN = { EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError }

@@ -1,43 +1,53 @@
 'use strict'
 // One execution in a transaction of the user's own driver.
 //
-//   begin      a savepoint, the lock, the record: an answer, or the work is to be run
-//   claim      SQLite alone: a record in progress
+//   begin      the lock, the record: an answer, or the work is to be run
+//   claim      a savepoint; on SQLite a record in progress
 //     the work
 //   record     in the transaction that was begun, or nothing
+//   release    of the savepoint
 //
 // The native half says what to run and reads the answers. It is written as a generator that yields what takes time, so that a
 // driver that answers at once is not made to wait.
 
-const { isCommand } = require('./adapters.js')
+const { about, isCommand } = require('./adapters.js')
 const args = require('./arguments.js')
 const circle = require('./circle.js')
 const { classes, fromFailure } = require('./errors.js')
 const json = require('./json.js')
+const nesting = require('./nesting.js')
 
-/** Executes the request of `foreign`, which is known in this thread by a name. Yields functions whose results are given back. */
-function* execute(foreign, name, run, work) {
-  const request = circle.request(name)
-  // A call for the key of the work that it is made in would be granted: the lock is that of the connection.
-  const leave = circle.wait(request.node)
+/** Executes the request of `foreign` at a place. Yields functions whose results are given back. */
+function* execute(foreign, request, place, run, work) {
+  const { connection, check } = about(run)
+  const call = new nesting.Call()
+  let leave
   request.begin()
   try {
-    return yield* claimed(foreign, run, (context) => circle.within(request.node, work, context))
+    check?.()
+    // A call for the key of the work that it is made in would be granted: the lock is that of the connection.
+    leave = circle.wait(request.node)
+    // A function of the user's may run on whichever connection. PostgreSQL tells its transactions apart, and SQLite does not.
+    const known = connection ?? (place.startsWith('sqlite:') ? run : undefined)
+    if (known !== undefined) call.enter(known)
+    const enter = () => foreign.transaction && call.enter(place + foreign.transaction)
+    return yield* claimed(foreign, call, enter, run, (context) => call.run(() => circle.within(request.node, work, context)))
   } finally {
-    request.end()
+    call.leave()
     leave?.()
+    request.end()
+    foreign.over()
   }
 }
 
-function* claimed(foreign, run, work) {
+function* claimed(foreign, call, enter, run, work) {
+  const begun = foreign.decide(yield* all(run, foreign.begin(call.depth)))
+  if (begun.failure) throw fromFailure(begun.failure)
+  if (begun.settled) return { settled: begun.settled }
+  // Before there is anything to undo.
+  enter()
   try {
-    const step = foreign.decide(yield* all(run, foreign.begin()))
-    if (step.failure) throw fromFailure(step.failure)
-    if (step.settled) {
-      yield* all(run, foreign.undo())
-      return { settled: step.settled }
-    }
-    const failure = foreign.claimed(yield* all(run, step.statements))
+    const failure = foreign.claimed(yield* all(run, begun.statements))
     if (failure) throw fromFailure(failure)
   } catch (error) {
     // The work was not run. What can't be undone is undone by the rollback that this error leads to.
@@ -46,21 +56,36 @@ function* claimed(foreign, run, work) {
   }
   let text
   try {
-    text = encoded(yield () => work(foreign))
+    text = encoded(yield* alone(call, () => work(foreign)))
   } catch (thrown) {
-    throw yield* failed(foreign, run, thrown, true)
+    throw yield* failed(foreign, run, thrown)
   }
   const step = foreign.record(text)
-  if (step.failure) throw yield* failed(foreign, run, fromFailure(step.failure), true)
-  let failure
+  if (step.failure) throw yield* failed(foreign, run, fromFailure(step.failure))
+  let recorded
   try {
-    failure = foreign.recorded(yield* all(run, step.statements))
+    recorded = foreign.recorded(yield* all(run, step.statements))
+    if (recorded.statements) yield* all(run, recorded.statements)
   } catch (error) {
-    throw yield* failed(foreign, run, error, false)
+    throw yield* failed(foreign, run, error, isWithoutSavepoint(error))
   }
-  if (failure?.code === 'TransactionEnded') throw yield* ended(foreign)
-  if (failure) throw yield* failed(foreign, run, fromFailure(failure), false)
+  if (recorded.failure?.code === 'TransactionEnded') throw yield* ended(foreign)
+  if (recorded.failure) throw yield* failed(foreign, run, fromFailure(recorded.failure))
   return { value: json.decode(text).value, attempt: foreign.attempt }
+}
+
+/** Runs the work, and waits for a call inside of it that is still under way: its statements must not come between ours. */
+function* alone(call, work) {
+  let open
+  let value
+  try {
+    value = yield Object.assign(work, { isWork: true })
+  } finally {
+    open = call.close()
+    if (open !== undefined) yield later(open)
+  }
+  if (open === undefined) return value
+  throw args.invalid('the work ended before a call that it had made in the transaction; await each call')
 }
 
 function encoded(value) {
@@ -73,12 +98,12 @@ function encoded(value) {
   }
 }
 
-/** Undoes everything. Returns the error, or that of work that has ended the transaction. */
-function* failed(foreign, run, error, byItself) {
+/** Undoes everything. Returns the error, or that of work that has ended the transaction, which a savepoint that is missing shows. */
+function* failed(foreign, run, error, isWithoutSavepoint = false) {
   if (yield* undone(foreign, run)) return error
-  const told = yield later(() => foreign.isEnded(byItself))
-  // Where it cannot be waited for, work that has a value is known to have ended it.
-  const isEnded = told === undefined ? !byItself : told.count === 1
+  const told = yield later(() => foreign.isEnded(!isWithoutSavepoint))
+  // Where it cannot be waited for, that is all that is known.
+  const isEnded = told === undefined ? isWithoutSavepoint : told.count === 1
   // Else it is the driver's own: a connection that is lost, most often.
   return isEnded ? yield* ended(foreign, error) : error
 }
@@ -91,6 +116,14 @@ function* undone(foreign, run) {
   } catch {
     return false
   }
+}
+
+/** Whether SQLite no longer knew the savepoint of the work, in the words of whichever library. */
+function isWithoutSavepoint(error) {
+  for (let it = error, depth = 0; typeof it === 'object' && it !== null && depth < 8; it = it.cause, depth++) {
+    if (/no such savepoint: oneflight_work_/.test(it.message)) return true
+  }
+  return false
 }
 
 /** Makes the error of work that has ended the transaction. */
@@ -160,7 +193,7 @@ function driveAtOnce(execution, track) {
       } else if (typeof value?.then === 'function') {
         // Nobody is told what becomes of it.
         value.then(undefined, () => {})
-        throw args.invalid('the work or a statement answered with a promise; call `runInTransaction`, and await it')
+        throw next.value.isWork ? goesOn() : args.invalid('a statement answered with a promise; call `runInTransaction`, and await it')
       }
     } catch (error) {
       next = execution.throw(error)
@@ -169,6 +202,12 @@ function driveAtOnce(execution, track) {
     next = execution.next(value)
   }
   return next.value
+}
+
+/** The error of work that answered with a promise where nothing waits for it. */
+function goesOn() {
+  const what = 'the work answered with a promise: it was undone, but what it goes on to do is outside of the transaction'
+  return new classes.InvalidArgument(`${what}; call \`runInTransaction\`, and await it`, { effect: 'unknown' })
 }
 
 module.exports = { drive, driveAtOnce, execute, send }

@@ -106,8 +106,8 @@ pub struct Foreign {
     execution: Arc<Execution<DynStore, Text>>,
     context: Option<Context>,
     correlation: Option<CorrelationId>,
-    /// The store stays open for as long as this is used.
-    _lease: Arc<Lease>,
+    /// The store stays open until this is over. It may be long before this is collected.
+    lease: Option<Arc<Lease>>,
 }
 
 impl Foreign {
@@ -120,7 +120,7 @@ impl Foreign {
             execution: Arc::new(execution),
             context: None,
             correlation,
-            _lease: lease,
+            lease: Some(lease),
         }
     }
 
@@ -132,23 +132,34 @@ impl Foreign {
 
 #[napi]
 impl Foreign {
-    /// Returns what is run first.
+    /// Returns what is run first, of a call that is made inside of so many others in its transaction.
     #[napi(catch_unwind)]
-    pub fn begin(&self) -> Vec<Statement> {
+    pub fn begin(&mut self, depth: u32) -> Vec<Statement> {
+        if let Ok(execution) = self.own() {
+            execution.nest(depth);
+        }
         statements(self.execution.begin())
     }
 
     /// Decides by the answer: statements if the work is to be run, or what the caller is told.
     #[napi(catch_unwind)]
-    pub fn decide(&mut self, answer: Option<String>) -> Step {
+    pub fn decide(&mut self, answer: Option<String>) -> Result<Step> {
+        // The store may have to write something of its own.
+        let _runtime = runtime::handle()?.enter();
         let decided = self
             .own()
             .and_then(|execution| Ok(execution.decide::<Answer>(answer.as_deref().unwrap_or_default())?));
-        match decided {
+        Ok(match decided {
             Ok(Decided::Granted(run)) => Step::run(run),
             Ok(Decided::Replayed(reply)) => Step::settled(settled(Ok(reply))),
             Err(failure) => Step::failed(failure),
-        }
+        })
+    }
+
+    /// Returns what tells the transaction from all others that are open, if that is known by now.
+    #[napi(getter, catch_unwind)]
+    pub fn transaction(&self) -> Option<String> {
+        self.execution.transaction().map(str::to_owned)
     }
 
     /// Takes the answer to the statements of a grant.
@@ -209,13 +220,16 @@ impl Foreign {
         }
     }
 
-    /// Takes the answer to these statements.
+    /// Takes the answer to these statements. Returns what is run last.
     #[napi(catch_unwind)]
-    pub fn recorded(&self, answer: Option<String>) -> Option<Failure> {
-        self.execution.recorded(answer.as_deref()).err().map(Failure::from)
+    pub fn recorded(&self, answer: Option<String>) -> Step {
+        match self.execution.recorded(answer.as_deref()) {
+            Ok(run) => Step::run(run),
+            Err(error) => Step::failed(error.into()),
+        }
     }
 
-    /// Returns what undoes all that was run, unless the transaction is over.
+    /// Returns what undoes all since the grant, unless the transaction is over.
     #[napi(catch_unwind)]
     pub fn undo(&self) -> Vec<Statement> {
         statements(self.execution.undo())
@@ -230,11 +244,12 @@ impl Foreign {
     /// Asks whether the work has ended the transaction, once it could not be undone: the count is 1 if so.
     #[napi(catch_unwind)]
     pub fn is_ended<'env>(&self, env: &'env Env, failed: bool) -> Result<Object<'env>> {
-        let execution = Arc::clone(&self.execution);
+        let (execution, lease) = (Arc::clone(&self.execution), self.lease.clone());
         promise(
             env,
             done(async move {
                 let count = u32::from(execution.is_ended(failed).await);
+                drop(lease);
                 Ok(Done::of(None, Some(count)))
             }),
         )
@@ -243,14 +258,21 @@ impl Foreign {
     /// Leaves the request in doubt.
     #[napi(catch_unwind)]
     pub fn hold<'env>(&self, env: &'env Env) -> Result<Object<'env>> {
-        let execution = Arc::clone(&self.execution);
+        let (execution, lease) = (Arc::clone(&self.execution), self.lease.clone());
         promise(
             env,
             done(async move {
                 execution.hold().await;
+                drop(lease);
                 Ok(Done::of(None, None))
             }),
         )
+    }
+
+    /// Says that nothing more is run. What is asked of the store still keeps it open.
+    #[napi(catch_unwind)]
+    pub fn over(&mut self) {
+        self.lease = None;
     }
 
     /// Returns the number of this attempt.

@@ -47,6 +47,8 @@ pub struct Settled {
     pub value: Option<String>,
     pub origin: Option<String>,
     pub attempt: Option<u32>,
+    /// Whether the work refused for good: a service of Rust can keep such an answer.
+    pub declined: Option<bool>,
     pub failure: Option<Failure>,
 }
 
@@ -224,7 +226,7 @@ impl Handle {
     pub fn close<'env>(&self, env: &'env Env) -> Result<Object<'env>> {
         let lease = self.lease.lock().take();
         promise(env, async move {
-            // A call that is under way has a copy, which closes when it is over.
+            // What is under way, or was left open, has a copy, which closes when it goes.
             if let Some(lease) = lease.and_then(Arc::into_inner) {
                 lease.close().await;
             }
@@ -287,6 +289,7 @@ pub(crate) fn settled(reply: std::result::Result<Reply<Answer>, Failure>) -> Set
         value: None,
         origin: None,
         attempt: None,
+        declined: None,
         failure: Some(failure),
     };
     match reply {
@@ -296,6 +299,7 @@ pub(crate) fn settled(reply: std::result::Result<Reply<Answer>, Failure>) -> Set
                 value: Some(json.clone()),
                 origin: Some(reply.origin().as_str().to_owned()),
                 attempt: Some(reply.attempt()),
+                declined: Some(reply.is_declined()),
                 failure: None,
             },
             // Its encoding fails before.

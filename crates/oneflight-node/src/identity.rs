@@ -1,8 +1,8 @@
 //! Which request a call is about, as JavaScript says it.
 
-use napi::bindgen_prelude::Buffer;
 use napi_derive::napi;
 use oneflight::identity::IdentityError;
+use oneflight::store::unhex;
 use oneflight::{Fingerprint, RequestIdentity, Scope};
 
 /// Scope, key and fingerprint of a request, and its correlation id, which is no part of the identity.
@@ -12,7 +12,8 @@ pub struct Identity {
     pub route: Option<String>,
     pub user: Option<String>,
     pub key: String,
-    pub fingerprint: Option<Buffer>,
+    /// In hexadecimal digits. Bytes would be those of JavaScript, which go with their thread.
+    pub fingerprint: Option<String>,
     pub correlation_id: Option<String>,
 }
 
@@ -30,7 +31,8 @@ impl Identity {
         match self.fingerprint {
             None => Ok(id),
             Some(digest) => {
-                let digest = <[u8; 32]>::try_from(&*digest).map_err(|_| IdentityError::FingerprintMalformed)?;
+                let digest = unhex(&digest).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+                let digest = digest.ok_or(IdentityError::FingerprintMalformed)?;
                 Ok(id.with_known_fingerprint(Fingerprint::from_digest(digest)))
             }
         }

@@ -14,7 +14,7 @@
 //! * **A closure becomes a future** by a threadsafe function that is called once. It is given a [`Ticket`](work::Ticket), by
 //!   which JavaScript says what became of the work; the future waits for that. A ticket that is collected, since its thread
 //!   ended or nothing can settle the promise any more, says [`Unknown`](oneflight::idempotency::Unknown): the request is in doubt. A thread
-//!   that ended before the closure was called says [`NotDone`](oneflight::idempotency::NotDone).
+//!   that ended before the closure had begun says [`NotDone`](oneflight::idempotency::NotDone).
 //! * **The process lives** as long as a promise or a threadsafe function of a call is open: while something is in flight, and
 //!   no longer. A function that a recovery policy asks does not count.
 //! * **A transaction of the user's** ([`foreign`]) is run by JavaScript: statements go out of here as text, and answers come back. No

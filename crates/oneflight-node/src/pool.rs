@@ -156,7 +156,8 @@ impl Slot {
 
 async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Failure> {
     let failed = |error: StoreError| Failure::store(&error, Effect::Nothing);
-    let (store, connections) = match Place::of(url) {
+    let place = Place::of(url).ok_or_else(|| Failure::defect("the URL is of no store"))?;
+    let (store, connections) = match place {
         Place::Memory(name) => {
             let store = MEMORIES.lock().entry(name.to_owned()).or_default().clone();
             (DynStore::from(store), Connections::None)
@@ -216,14 +217,14 @@ enum Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn of(url: &'a str) -> Self {
-        match url.split_once(':') {
-            Some(("memory", name)) => Self::Memory(name),
-            Some(("sqlite", path)) => Self::Sqlite(path),
-            Some(("postgres" | "postgresql", _)) => Self::Postgres,
-            Some(("redis" | "rediss", _)) => Self::Redis,
-            _ => Self::Sqlite(url),
-        }
+    fn of(url: &'a str) -> Option<Self> {
+        Some(match url.split_once(':')? {
+            ("memory", name) => Self::Memory(name),
+            ("sqlite", path) => Self::Sqlite(path),
+            ("postgres" | "postgresql", _) => Self::Postgres,
+            ("redis" | "rediss", _) => Self::Redis,
+            _ => return None,
+        })
     }
 }
 

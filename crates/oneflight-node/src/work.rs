@@ -1,13 +1,14 @@
 //! How a closure of JavaScript becomes work, and a function of JavaScript a recovery policy.
 //!
 //! ```text
-//! asked ──queued──▶ called: the ticket is JavaScript's ──settle──▶ told
+//! asked ──queued──▶ begun: the ticket is JavaScript's ──settle──▶ told
 //!   │                  └── collected, or its thread ended ──▶ unknown
-//!   └── its thread ended ──▶ never called: nothing was done
+//!   └── its thread ended ──▶ never begun: nothing was done
 //! ```
 //!
-//! The ticket holds the one end of a channel, the work future waits at the other. So however the closure comes to be out of
-//! reach, the future ends.
+//! The ticket holds the one end of a channel, the work future waits at the other. But a ticket that is still queued when its
+//! thread ends is never dropped: Node hands the queue back without an environment, and the binding leaks it. So the future also waits for
+//! the end of the function itself, after which nothing of its thread is called or told.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,23 +20,28 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode, 
 use napi_derive::napi;
 use oneflight::correlation::{self, CorrelationId};
 use oneflight::idempotency::{Context, Doubt, NotDone, Resolution, Unfinished, Unknown};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::text::{Answer, Text};
 
 /// A function of JavaScript that is called with a ticket, from any thread. `WEAK` ones do not keep their thread alive.
-pub(crate) type Callback<const WEAK: bool> =
-    ThreadsafeFunction<Ticket, UnknownReturnValue, Ticket, Status, false, WEAK>;
+pub(crate) struct Callback<const WEAK: bool> {
+    function: ThreadsafeFunction<Ticket, UnknownReturnValue, Ticket, Status, false, WEAK>,
+    /// Its sender goes with the function, and so with the thread.
+    end: watch::Receiver<()>,
+}
 
 /// Makes a function of JavaScript callable from any thread.
 pub(crate) fn callback<const WEAK: bool>(
     function: &Function<'_, Ticket, UnknownReturnValue>,
 ) -> napi::Result<Callback<WEAK>> {
+    let (until_the_end, end) = watch::channel(());
     let builder = function.build_threadsafe_function::<Ticket>().weak::<WEAK>();
-    builder.build_callback(|call| {
-        call.value.called.store(true, SeqCst);
+    let function = builder.build_callback(move |call| {
+        let _ = &until_the_end;
         Ok(call.value)
-    })
+    })?;
+    Ok(Callback { function, end })
 }
 
 /// What JavaScript says.
@@ -56,7 +62,7 @@ enum Told {
 #[napi]
 pub struct Ticket {
     about: About,
-    called: Arc<AtomicBool>,
+    begun: Arc<AtomicBool>,
     told: Option<oneshot::Sender<Told>>,
 }
 
@@ -67,6 +73,12 @@ enum About {
 
 #[napi]
 impl Ticket {
+    /// Says that what it is for begins: a thread that is being ended is still given tickets, and runs nothing.
+    #[napi(catch_unwind)]
+    pub fn begin(&self) {
+        self.begun.store(true, SeqCst);
+    }
+
     /// Returns the number of this attempt.
     #[napi(getter, catch_unwind)]
     pub fn attempt(&self) -> u32 {
@@ -155,28 +167,35 @@ impl std::error::Error for Thrown {}
 /// How a question to JavaScript ended.
 enum Asked {
     Told(Told),
-    /// It was called, and will never tell.
+    /// It has begun, and will never tell.
     Lost,
-    /// It was not called, and never will be.
+    /// It has not begun, and never will.
     Gone,
 }
 
 async fn ask<const WEAK: bool>(callback: &Callback<WEAK>, about: About) -> Asked {
-    let (sender, receiver) = oneshot::channel();
-    let called = Arc::new(AtomicBool::new(false));
+    let (sender, mut receiver) = oneshot::channel();
+    let mut end = callback.end.clone();
+    let begun = Arc::new(AtomicBool::new(false));
     let ticket = Ticket {
         about,
-        called: Arc::clone(&called),
+        begun: Arc::clone(&begun),
         told: Some(sender),
     };
-    match callback.call(ticket, ThreadsafeFunctionCallMode::NonBlocking) {
+    match callback.function.call(ticket, ThreadsafeFunctionCallMode::NonBlocking) {
         Status::Ok => {}
         _ => return Asked::Gone,
     }
-    match receiver.await {
-        Ok(told) => Asked::Told(told),
-        Err(_) if called.load(SeqCst) => Asked::Lost,
-        Err(_) => Asked::Gone,
+    let told = tokio::select! {
+        biased;
+        told = &mut receiver => told.ok(),
+        // Nothing is sent by it.
+        _ = end.changed() => receiver.try_recv().ok(),
+    };
+    match told {
+        Some(told) => Asked::Told(told),
+        None if begun.load(SeqCst) => Asked::Lost,
+        None => Asked::Gone,
     }
 }
 
@@ -191,7 +210,7 @@ pub(crate) async fn execute(closure: Callback<false>, context: Context) -> Resul
             let why = "its closure will never tell: its thread ended, or the promise that it waits for is out of reach";
             Err(Unknown::because(why).into())
         }
-        Asked::Gone => Err(NotDone::because("the thread of its closure ended before it was called").into()),
+        Asked::Gone => Err(NotDone::because("the thread of its closure ended before it had begun").into()),
     }
 }
 

@@ -146,6 +146,65 @@ test('work that throws Unknown under `run` is in doubt, and a rerun makes it new
   assert.equal((await idem.run(request, () => 1)).attempt, 1)
 })
 
+for (const call of ['run', 'tryRun']) {
+  test(`an error of an inner call says nothing of the work around it, under ${call}`, async () => {
+    const idem = await Idempotency.open('memory:errors-inner', { recovery: 'hold' })
+    const closed = await Idempotency.open('memory:errors-closed')
+    await closed.close()
+    const inner = {
+      NotDone: (key) => idem.run({ scope: 'mail', key }, () => { throw new NotDone('smtp is down') }),
+      Unknown: (key) => idem.tryRun({ scope: 'mail', key }, () => { throw new Error('cut off') }),
+      InvalidArgument: () => idem.run({ scope: 'mail', key: null }, () => 1),
+      Closed: () => closed.run({ scope: 'mail', key: 'k' }, () => 1)
+    }
+    for (const [code, ask] of Object.entries(inner)) {
+      const request = { scope: call, key: code }
+      let charges = 0
+      const charge = async () => {
+        charges++
+        await ask(`${call}-${code}`)
+      }
+      const calls = await Promise.allSettled([idem[call](request, charge), idem[call](request, charge)])
+      for (const { reason } of calls) {
+        assert.ok(reason instanceof Unknown, `${code}: ${reason}`)
+        assert.deepEqual([reason.effect, reason.cause.code], ['unknown', code])
+        assert.match(reason.message, /says nothing of what the work itself did/)
+      }
+      await assert.rejects(idem[call](request, charge), InDoubt)
+      assert.equal(charges, 1, code)
+    }
+    // What the work says itself counts, whatever made it say so.
+    const request = { scope: call, key: 'says' }
+    const says = () => inner.NotDone(`${call}-says`).catch((cause) => { throw new NotDone('before the charge', { cause }) })
+    await assert.rejects(idem[call](request, says), { code: 'NotDone', message: 'before the charge' })
+    assert.equal((await idem[call](request, () => 'done')).origin, 'executed')
+    await idem.close()
+  })
+}
+
+test('an error that is too large to be recorded as it is reaches every caller, without what is too large', async () => {
+  const idem = await Idempotency.open('memory:errors-large')
+  const request = { scope: 's', key: 'k' }
+  const cause = Object.assign(new Error('y'.repeat(400_000)), { list: Array.from({ length: 50_000 }, () => 'z') })
+  const thrown = Object.assign(new Error('502 of the provider', { cause }), { body: 'x'.repeat(300_000), status: 502 })
+  await assert.rejects(idem.run(request, () => { throw thrown }), (error) => error === thrown)
+  await assert.rejects(idem.run(request, assert.fail), (error) => {
+    assert.deepEqual([error.message, error.status, error.body], ['502 of the provider', 502, undefined])
+    assert.match(error.cause.message, /^y+…$/)
+    assert.equal(error.cause.list, undefined)
+    return true
+  })
+  await idem.close()
+
+  const small = await Idempotency.open('memory:errors-large', { maxResultBytes: 50 })
+  await assert.rejects(small.run({ scope: 's', key: 'k2' }, () => { throw thrown }), (error) => {
+    assert.deepEqual([error.code, error.effect], ['ValueTooLarge', 'done'])
+    assert.equal(error.cause, thrown)
+    return true
+  })
+  await small.close()
+})
+
 test('a recovery function is asked, and says what became of it', async () => {
   const asked = []
   const answers = { found: { completed: 'ch_1' }, again: 'rerun', held: 'hold', broken: null }

@@ -22,6 +22,7 @@ test('an object has the digest of its JSON in order (RFC 8785)', async () => {
   assert.equal(await of({ a: 1, b: undefined }), await of({ a: 1 }))
   assert.notEqual(await of({ a: 1 }), await of({ a: '1' }))
   assert.notEqual(await of([1, 2]), await of([2, 1]))
+  assert.notEqual(await of(['\ud800']), await of(['\ud801']))
 })
 
 /** What `Fingerprint::builder` of the crate has its digest of. */

@@ -42,6 +42,15 @@ test('a caller that aborts leaves the others', async () => {
   controller.abort()
   await assert.rejects(left, { name: 'AbortError' })
   assert.equal((await stayed).value, 'done')
+
+  // While its work begins.
+  const begins = new AbortController()
+  const begun = () => {
+    begins.abort()
+    return sleep(30, 'done')
+  }
+  await assert.rejects(group.run('b', begun, { signal: begins.signal }), { name: 'AbortError' })
+  assert.equal((await group.run('b', () => assert.fail('it joins'))).value, 'done')
 })
 
 test('limits, circles, close and drain', async () => {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -14,10 +14,26 @@ const home = fileURLToPath(new URL('..', import.meta.url))
 
 test('import and require offer the same', () => {
   const required = createRequire(import.meta.url)('../index.js')
-  const { default: own, ...imported } = byImport
-  assert.equal(own, required)
-  assert.deepEqual(Object.keys(imported).sort(), Object.keys(required).sort())
-  for (const [name, it] of Object.entries(imported)) assert.equal(it, required[name])
+  assert.deepEqual(Object.keys(byImport).sort(), Object.keys(required).sort())
+  for (const [name, it] of Object.entries(byImport)) assert.equal(it, required[name])
+})
+
+test('no package is made without the native half, nor with an old one', () => {
+  const root = folder()
+  const check = () => spawnSync('node', [join(home, 'scripts/built.mjs'), root], { encoding: 'utf8' })
+  const package_ = join(root, 'crates/oneflight-node')
+  mkdirSync(join(package_, 'src'), { recursive: true })
+  writeFileSync(join(package_, 'src/lib.rs'), '')
+  const missing = check()
+  assert.equal(missing.status, 1)
+  assert.match(missing.stderr, /is not there.*npm run build/)
+  const built = join(package_, `oneflight.${process.platform}-${process.arch}.node`)
+  writeFileSync(built, '')
+  assert.deepEqual([check().status, check().stderr], [0, ''])
+  utimesSync(built, 1, 1)
+  const old = check()
+  assert.equal(old.status, 1)
+  assert.match(old.stderr, /is older than .*lib\.rs; run `npm run build`/)
 })
 
 test('the package runs in an empty folder, and its first program does', () => {
@@ -49,7 +65,7 @@ test('the package runs in an empty folder, and its first program does', () => {
       async function place(form: FormData): Promise<number> {
         const idem = await Idempotency.open('memory:', { recovery: (doubt) => ({ completed: doubt.attempt }) })
         try {
-          const request = { scope: { namespace: 't', user: 'u' }, key: String(form.get('key')), fingerprint: form }
+          const request = { scope: { namespace: 't', user: 'u' }, key: form.get('key'), fingerprint: form }
           const reply: Reply<{ order: number }> = await idem.run(request, async (context) => ({ order: context.attempt }))
           const nothing: Reply<void> = await idem.tryRun({ scope: 's', key: 'k' }, async () => { throw new NotDone('no', { cause: 1 }) })
           void nothing
@@ -57,6 +73,8 @@ test('the package runs in an empty folder, and its first program does', () => {
           const inside: Reply<string> = await idem.runInTransaction(request, tx, async () => 'row', { retentionMs: 1000 })
           const atOnce: Reply<number> = idem.runInTransactionSync(request, (sql, parameters) => [{ oneflight: sql + parameters[0] }], () => 1)
           void [inside, atOnce, adapters.prisma({}), TransactionEnded]
+          const isDeclined: boolean = reply.declined
+          void isDeclined
           return reply.value.order
         } catch (error) {
           if (error instanceof OneflightError && error.effect === 'nothing') return error.retryAfterMs ?? 0
@@ -87,6 +105,11 @@ test('the package runs in an empty folder, and its first program does', () => {
         new Idempotency()
         // @ts-expect-error an id is a string
         correlation.run(7, () => 1)
+        const idem = await Idempotency.open('memory:')
+        // @ts-expect-error nothing waits for the work
+        idem.runInTransactionSync({ scope: 's', key: 'k' }, () => [], async () => 1)
+        // @ts-expect-error a key is no number
+        await idem.run({ scope: 's', key: 7 }, () => 1)
       }
       void [place, wrong, deliverAll]
     `)
@@ -96,4 +119,21 @@ test('the package runs in an empty folder, and its first program does', () => {
   const compiled = spawnSync('node', [compiler, ...options, 'program.mts', 'program.cts'], { cwd: empty, encoding: 'utf8' })
   assert.equal(compiled.stdout, '')
   assert.equal(compiled.status, 0)
+
+  // With the library that `await using` needs, and with the default that `import` has in neither kind of module.
+  writeFileSync(join(empty, 'using.mts'), `
+    import { Idempotency } from 'oneflight'
+    await using idem = await Idempotency.open('memory:')
+    console.log((await idem.run({ scope: 's', key: 'k' }, () => 'used')).value)
+  `)
+  writeFileSync(join(empty, 'default.mts'), `
+    // @ts-expect-error there is none
+    import oneflight from 'oneflight'
+    void oneflight
+  `)
+  const newer = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2022,esnext.disposable,dom']
+  const used = spawnSync('node', [compiler, ...newer, 'using.mts', 'default.mts'], { cwd: empty, encoding: 'utf8' })
+  assert.equal(used.stdout, '')
+  assert.equal(run('node', 'using.mjs'), 'used\n')
+  assert.match(spawnSync('node', ['default.mjs'], { cwd: empty, encoding: 'utf8' }).stderr, /does not provide an export named 'default'/)
 })

@@ -28,7 +28,7 @@ test('copies of the module share one store, and know each other by their errors'
   const copy = loadedAnew()
   assert.notEqual(copy.Idempotency, Idempotency)
   const other = await copy.Idempotency.open(url)
-  const request = { scope: 's', key: 'k' }
+  const request = { scope: 's', key: 'k', fingerprint: { item: 'tea' } }
   const calls = await Promise.all([one.run(request, () => sleep(30)), other.run(request, () => sleep(30))])
   assert.deepEqual(calls.map((reply) => reply.origin).sort(), ['collapsed', 'executed'])
   const thrown = new copy.NotDone('no')

@@ -25,7 +25,7 @@ test('a double call is one execution', async () => {
   assert.equal(executed, 1)
   const origins = [first, second].map((reply) => reply.origin).sort()
   assert.deepEqual(origins, ['collapsed', 'executed'])
-  assert.deepEqual(third, { value: { order: 4711 }, cached: true, origin: 'replayed', attempt: 1 })
+  assert.deepEqual(third, { value: { order: 4711 }, cached: true, declined: false, origin: 'replayed', attempt: 1 })
   // Each caller has a copy of its own.
   first.value.order = 0
   assert.deepEqual([second.value, third.value], [{ order: 4711 }, { order: 4711 }])
@@ -100,6 +100,16 @@ test('a caller that aborts stops waiting, and the work goes on', async () => {
   const never = idem.run({ scope: 's', key: 'other' }, () => assert.fail('it was aborted before'), { signal: AbortSignal.abort() })
   await assert.rejects(never, { name: 'AbortError' })
   assert.deepEqual(await idem.status({ scope: 's', key: 'other' }), { state: 'absent' })
+
+  // While the files of its payload are read.
+  const reading = new AbortController()
+  const fingerprint = new FormData()
+  fingerprint.append('photo', new File(['x'], 'a.png'))
+  const read = idem.run({ scope: 's', key: 'read', fingerprint }, () => assert.fail('it was run'), { signal: reading.signal })
+  reading.abort()
+  await assert.rejects(read, { name: 'AbortError' })
+  await sleep(20)
+  assert.deepEqual(await idem.status({ scope: 's', key: 'read' }), { state: 'absent' })
 })
 
 test('work that waits for itself is an error, and not a hang', async () => {
@@ -115,6 +125,20 @@ test('work that waits for itself is an error, and not a hang', async () => {
   })
   assert.equal(through.value, 'Reentrant')
   assert.ok(Reentrant)
+})
+
+test('work that waits for the end of its store is an error, and not a hang', async () => {
+  const [idem, other] = [await Idempotency.open(memory()), await Idempotency.open(memory())]
+  const request = { scope: 's', key: 'a' }
+  const reply = await idem.run(request, async () => {
+    const own = await idem.close().catch((error) => error.code)
+    const through = await other.run(request, () => idem.close().catch((error) => error.code))
+    return [own, through.value]
+  })
+  assert.deepEqual(reply.value, ['Reentrant', 'Reentrant'])
+  // It is open still, and another store may be closed in it.
+  await idem.run({ scope: 's', key: 'b' }, () => other.close())
+  await idem.close()
 })
 
 test('limits, retention of one call, and close', async () => {
@@ -173,10 +197,23 @@ test('bad input is an error that says what was wrong and what to do', async () =
     [() => Idempotency.open('memory:', { leaseMs: 0 }), /lease/],
     [() => Idempotency.open('memory:', { waitMs: '5s' }), /`waitMs` is no duration; give whole milliseconds/],
     [() => Idempotency.open('memory:', { waitms: 5 }), /no `waitms`; there are .*waitMs/],
+    [() => Idempotency.open('memory:', { prefix: 'one_' }), /`prefix` does nothing in memory: stores; leave it out/],
+    [() => Idempotency.open('memory:', { connections: 2 }), /`connections` does nothing in memory:/],
+    [() => Idempotency.open('orders.db', { prefix: 'one_' }), /`prefix` does nothing in sqlite:/],
+    [() => Idempotency.open('Redis://localhost/', { schema: 'shop' }), /`schema` does nothing in redis:/],
+    [() => Idempotency.open('redis://localhost/', { migrate: false }), /`migrate` does nothing in redis:/],
+    [() => Idempotency.open('sqlite:orders.db', { preparedStatements: false }), /`preparedStatements` does nothing in sqlite:/],
     [() => Idempotency.open('memory:', { recovery: 'redo' }), /'hold', 'rerun' or a function/],
     [() => run(null), /\{ scope, key \}/],
     [() => run({ scope: 's', key: null }), /`key` is null/],
     [() => run({ scope: 's', key: '' }), /key is empty/],
+    [() => run({ scope: 's', key: String(new FormData().get('key')) }), /the text 'null'.*String/],
+    [() => run({ scope: 's', key: `${undefined}` }), /the text 'undefined'/],
+    [() => run({ scope: 's', key: new File([], 'a.png') }), /`key` is a File/],
+    [() => run({ scope: { namespace: 's', user: undefined }, key: 'k' }), /`scope.user` is undefined; give a string, or leave it out/],
+    [() => run({ scope: { namespace: 's', route: null }, key: 'k' }), /`scope.route` is null/],
+    [() => run({ scope: 's', key: 'k', fingerprint: undefined }), /`fingerprint` is undefined/],
+    [() => run({ scope: 's', key: 'k', fingerprint: 'a\ud800' }), /lone surrogate/],
     [() => run({ scope: 's', key: 'x'.repeat(256) }), /256 bytes/],
     [() => run({ scope: 's', key: 'ключ' }), /printable ASCII/],
     [() => run({ scope: 's', key: '\ud800' }), /lone surrogate/],

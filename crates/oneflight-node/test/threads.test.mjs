@@ -6,9 +6,12 @@ import { Worker } from 'node:worker_threads'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Idempotency, InDoubt } from '../index.mjs'
 
+/** What the threads ask for. */
+const asked = (key) => ({ scope: 'threads', key, fingerprint: { key } })
+
 /** Starts a thread. `next` is what it tells, in order. */
-function thread(data) {
-  const worker = new Worker(new URL('./support/thread.mjs', import.meta.url), { workerData: data })
+function thread(data, program = 'thread') {
+  const worker = new Worker(new URL(`./support/${program}.mjs`, import.meta.url), { workerData: data })
   const told = []
   const waiting = []
   worker.on('message', (it) => (waiting.length > 0 ? waiting.shift()(it) : told.push(it)))
@@ -43,13 +46,29 @@ test('a thread that ends in the middle of its work leaves its request in doubt a
   other.worker.postMessage('go')
   assert.deepEqual(await other.next(), { begun: true })
   const idem = await Idempotency.open('memory:ended', options)
-  const collapsed = idem.run({ scope: 'threads', key: 'k' }, () => assert.fail('it was run again'))
+  const collapsed = idem.run(asked('k'), () => assert.fail('it was run again'))
   const told = assert.rejects(collapsed, { code: 'Unknown' })
   await sleep(20)
   await other.worker.terminate()
   await told
-  await assert.rejects(idem.run({ scope: 'threads', key: 'k' }, () => assert.fail('it was run again')), InDoubt)
+  await assert.rejects(idem.run(asked('k'), () => assert.fail('it was run again')), InDoubt)
   await idem.close()
+})
+
+test('a thread that ends before its work could begin leaves the key free, and nobody waiting', async () => {
+  const idem = await Idempotency.open('memory:queued')
+  const other = thread({ url: 'memory:queued', key: 'k' }, 'busy-thread')
+  assert.deepEqual(await other.next(), { asked: true })
+  // Its claim is granted, and its work queued, while it does something else.
+  while ((await idem.status(asked('k'))).state === 'absent') await sleep(5)
+  await sleep(100)
+  const collapsed = idem.run(asked('k'), () => assert.fail('it joins'))
+  await sleep(50)
+  await other.worker.terminate()
+  const timely = (promise) => Promise.race([promise, sleep(5000, undefined, { ref: false }).then(() => assert.fail('it waits'))])
+  await assert.rejects(timely(collapsed), { code: 'NotDone', effect: 'nothing' })
+  assert.equal((await timely(idem.run(asked('k'), () => 'here'))).value, 'here')
+  await timely(idem.close())
 })
 
 test('threads that come and go leave the process in order', async () => {
@@ -61,5 +80,5 @@ test('threads that come and go leave the process in order', async () => {
     await Promise.all(threads.map((it) => it.worker.terminate()))
   }
   const idem = await Idempotency.open('memory:many')
-  assert.equal((await idem.run({ scope: 'threads', key: 'after' }, () => 1)).value, 1)
+  assert.equal((await idem.run(asked('after'), () => 1)).value, 1)
 })

@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import pg from 'pg'
-import { Idempotency, InProgress, InvalidArgument, KeyReused, Reentrant, TransactionEnded } from '../index.mjs'
+import { adapters, Idempotency, InProgress, InvalidArgument, KeyReused, Reentrant, TransactionEnded } from '../index.mjs'
 import { onPostgres, onSqlite } from './support/libraries.mjs'
 import { startPostgres } from './support/postgres.mjs'
 import { folder } from './support/processes.mjs'
@@ -48,9 +48,17 @@ async function insisting(attempt, isRetried = () => false) {
   }
 }
 
-/** Whether PostgreSQL has refused a transaction for another one, in the words of each library. */
+/** Whether PostgreSQL has refused a statement of the work for another transaction, in the words of whichever library. */
 function isConflict(error) {
   return /could not serialize|write conflict|40001|P2034/.test(`${error.code} ${error.message} ${error.cause?.message}`)
+}
+
+/** Whether it has refused one of ours: what the users of each library look for. */
+const isConflictOf = {
+  pg: (error) => error.code === '40001',
+  drizzle: (error) => error.cause?.code === '40001',
+  kysely: (error) => error.code === '40001',
+  prisma: (error) => error.code === 'P2034'
 }
 
 /** What a call threw, before the library's own rollback. */
@@ -81,9 +89,9 @@ function common(its) {
   test('record and row are in one commit, and a duplicate is a replay', async () => {
     const { library, idem, count } = its
     const first = await ordered(library, idem, request('one'), placing('one'))
-    assert.deepEqual(first, { value: { item: 'one' }, cached: false, origin: 'executed', attempt: 1 })
+    assert.deepEqual(first, { value: { item: 'one' }, cached: false, declined: false, origin: 'executed', attempt: 1 })
     const second = await ordered(library, idem, request('one'), () => assert.fail('it was run again'))
-    assert.deepEqual(second, { value: { item: 'one' }, cached: true, origin: 'replayed', attempt: 1 })
+    assert.deepEqual(second, { value: { item: 'one' }, cached: true, declined: false, origin: 'replayed', attempt: 1 })
     assert.equal((await idem.run(request('one'), () => assert.fail('it was run again'))).origin, 'replayed')
     assert.equal(await count('one'), 1)
     const other = { ...request('one'), fingerprint: { item: 'another' } }
@@ -169,6 +177,20 @@ function common(its) {
     })
   }
 
+  test('the client itself in place of its transaction is an error, and nothing is written', async () => {
+    const { library, idem } = its
+    const run = library.atOnce ? idem.runInTransactionSync : idem.runInTransaction
+    const outside = async () => run.call(idem, request('outside-of-any'), library.outside(), () => assert.fail('it was run'))
+    await assert.rejects(outside, (error) => {
+      // `pg` has no adapter for a pool: the store finds that out.
+      assert.match(error.code, its.isPool ? /^StoreFailed$/ : /^InvalidArgument$/)
+      assert.match(error.message, its.isPool ? /in one transaction/ : /is no transaction/)
+      assert.equal(error.effect, 'nothing')
+      return true
+    })
+    assert.deepEqual(await idem.status(request('outside-of-any')), { state: 'absent' })
+  })
+
   test('work that calls for its own key is Reentrant', async () => {
     const { library, idem, count } = its
     const inner = (it) => call(library, idem, request('reentrant'), it, placing('reentrant'))
@@ -250,6 +272,53 @@ function waiting(its) {
     assert.equal(origins.filter((it) => it === 'executed').length, 1)
     assert.equal(await count('storm'), 1)
   })
+
+  test('a message that nobody waits for is sent with the commit, or fails the work', async () => {
+    const { library, idem, count, messages } = its
+    const before = (await messages()).length
+    const forgets = (message) => (it, context) => {
+      void context.send(message)
+      return 'done'
+    }
+    const invalid = { topic: 'a*', payload: 1 }
+    await assert.rejects(ordered(library, idem, request('forgets'), forgets(invalid)), { code: 'InvalidArgument' })
+    const later = async (it, context) => {
+      await it.insert('forgets')
+      void context.send(invalid)
+      await it.insert('forgets')
+    }
+    await assert.rejects(ordered(library, idem, request('forgets'), later), { code: 'InvalidArgument' })
+    assert.deepEqual([await count('forgets'), (await messages()).length], [0, before])
+    assert.deepEqual(await idem.status(request('forgets')), { state: 'absent' })
+
+    await ordered(library, idem, request('forgets'), forgets({ topic: 'forgotten', payload: 1 }))
+    assert.deepEqual((await messages()).slice(before).map((it) => it.topic), ['forgotten'])
+    const handles = (it, context) => context.send(invalid).catch((error) => error.code)
+    assert.equal((await ordered(library, idem, request('handles'), handles)).value, 'InvalidArgument')
+  })
+}
+
+/** What Prisma does that others don't: it ends a transaction that takes too long. */
+function timing(its) {
+  test('a transaction that its library has ended is the error of the library, and nothing was done', async () => {
+    const { library, idem, count } = its
+    let thrown
+    const late = async (it) => {
+      await it.insert('late')
+      await sleep(400)
+      return 'done'
+    }
+    const attempt = library.transaction(
+      (it) => call(library, idem, request('late'), it, late).catch((error) => Promise.reject((thrown = error))),
+      undefined,
+      100
+    )
+    await assert.rejects(attempt)
+    assert.equal(thrown.code, 'P2028', `it threw ${thrown}`)
+    assert.equal(await count('late'), 0)
+    assert.deepEqual(await idem.status(request('late')), { state: 'absent' })
+    assert.equal((await ordered(library, idem, request('late'), placing('late'))).origin, 'executed')
+  })
 }
 
 describe('on PostgreSQL', () => {
@@ -282,6 +351,7 @@ describe('on PostgreSQL', () => {
         await client.query(`DROP TABLE IF EXISTS orders; ${ORDERS.PostgreSQL}`)
         its.idem = await Idempotency.open(server.url, { prefix: `${name}_`, waitMs: 300, connections: 3 })
         its.library = open(server.url)
+        its.isPool = name === 'pg'
       })
       after(async () => {
         await its.library.close()
@@ -290,6 +360,7 @@ describe('on PostgreSQL', () => {
 
       common(its)
       waiting(its)
+      if (name === 'prisma') timing(its)
 
       test('calls outside and inside of a transaction exclude each other', async () => {
         const { library, idem, count } = its
@@ -351,7 +422,7 @@ describe('on PostgreSQL', () => {
               await ordered(library, idem, request('snapshot'), placing('snapshot')).catch(() => {})
               return call(library, idem, request('snapshot'), it, placing('snapshot'))
             }, 'SERIALIZABLE'),
-          isConflict
+          isConflictOf[name]
         )
         assert.equal((await late).origin, 'replayed')
         assert.equal(await count('snapshot'), 1)
@@ -390,14 +461,40 @@ describe('on PostgreSQL', () => {
     await idem.close()
   })
 
-  test('a pool, or a client outside of a transaction, is the server’s error', async () => {
+  test('a client outside of a transaction is an error, for a request that was done as well', async () => {
     const idem = await Idempotency.open(server.url, { prefix: 'none_' })
-    const connections = new pg.Pool({ connectionString: server.url, max: 2 })
-    const tx = (sql, parameters) => connections.query(sql, parameters).then((it) => it.rows)
-    await assert.rejects(idem.runInTransaction(request('none'), tx, assert.fail), { code: '25P01' })
+    const tx = adapters.pg(client)
+    await assert.rejects(idem.runInTransaction(request('none'), tx, assert.fail), { code: 'StoreFailed', effect: 'nothing' })
     assert.deepEqual(await idem.status(request('none')), { state: 'absent' })
-    await connections.end()
+    await idem.run(request('none'), () => 'done')
+    await assert.rejects(idem.runInTransaction(request('none'), tx, assert.fail), /in one transaction/)
     await idem.close()
+  })
+
+  test('a store that is closed after a call in a transaction has no connection open', async () => {
+    const url = new URL(server.url)
+    url.searchParams.set('application_name', 'closing')
+    const library = onPostgres.pg(server.url)
+    const idem = await Idempotency.open(url, { prefix: 'closing_' })
+    await client.query(`CREATE TABLE IF NOT EXISTS orders (id serial PRIMARY KEY, item text NOT NULL)`)
+    await ordered(library, idem, request('closing'), placing('closing'))
+    await idem.close()
+    const open = async () => {
+      const { rows } = await client.query("SELECT count(*) AS count FROM pg_stat_activity WHERE application_name = 'closing'")
+      return Number(rows[0].count)
+    }
+    // The server has been told, and may be busy still.
+    for (let tries = 0; tries < 40 && (await open()) > 0; tries++) await sleep(50)
+    assert.equal(await open(), 0)
+    await library.close()
+  })
+
+  test('stores with tables of their own do not wait for each other, and a scheme has no case', async () => {
+    const one = await Idempotency.open(server.url.replace('postgres:', 'Postgres:'), { prefix: 'one_' })
+    const other = await Idempotency.open(server.url, { prefix: 'other_' })
+    const { value } = await one.run(request('passed-on'), async () => (await other.run(request('passed-on'), () => 'inner')).value)
+    assert.equal(value, 'inner')
+    await Promise.all([one.close(), other.close()])
   })
 
   test('an error in the work that is swallowed is the server’s error, and leaves nothing', async () => {
@@ -440,6 +537,7 @@ describe('on SQLite', () => {
 
       common(its)
       if (name === 'kysely' || name === 'prisma') waiting(its)
+      if (name === 'prisma') timing(its)
 
       test('calls outside of a transaction and inside of one exclude each other', async () => {
         const { library, idem, count } = its
@@ -493,7 +591,21 @@ describe('on SQLite', () => {
     const file = `${folder()}/orders.db`
     const idem = await Idempotency.open(`sqlite:${file}`)
     const library = onSqlite['better-sqlite3'](file)
-    await assert.rejects(ordered(library, idem, request('promise'), async () => 1), InvalidArgument)
+    const calls = (work) => async () => library.transaction((it) => idem.runInTransactionSync(request('promise'), it.tx, work))
+    let begun = 0
+    const goesOn = async () => {
+      begun++
+      await sleep(1)
+      begun++
+    }
+    await assert.rejects(calls(goesOn), { code: 'InvalidArgument', effect: 'nothing', message: /the work is async/ })
+    await sleep(20)
+    assert.equal(begun, 0)
+    // What it goes on to do is out of reach.
+    await assert.rejects(calls(() => goesOn()), { code: 'InvalidArgument', effect: 'unknown', message: /outside of the transaction/ })
+    const waits = (sql, parameters) => Promise.resolve([])
+    assert.throws(() => idem.runInTransactionSync(request('promise'), waits, assert.fail), { effect: 'nothing', message: /a statement/ })
+    await sleep(20)
     assert.deepEqual(await idem.status(request('promise')), { state: 'absent' })
     library.close()
     await idem.close()

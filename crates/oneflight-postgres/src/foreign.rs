@@ -2,21 +2,28 @@
 //! [`transaction`](super::transaction), as text.
 //!
 //! ```text
-//! SAVEPOINT oneflight_…        fails outside of a transaction
 //! try the lock                 with the turn, what has the server notice a client that is gone, and, if the request has a
 //!                              correlation id, the name of the application
-//! look                         reads the record, and gives the transaction its number
+//! look                         reads the record, tells whether it is in the transaction of the lock, and gives that its number
+//! SAVEPOINT oneflight_…
 //!   the work's statements
 //! record                       in the transaction of that number only
+//! RELEASE oneflight_…          fails if something else has undone the work
 //! ```
 //!
-//! The savepoint has a name of its own for each call, since several may be made in one transaction. To roll back to it gives
-//! up the lock and the turn as well.
+//! Lock and turn stay with the transaction: a key whose work was undone is free when that is over. So a call whose work does not
+//! run has nothing to roll back, and cannot undo what ran beside it.
+//!
+//! The savepoint is named by how many calls the work is inside of. Before version 17, the server keeps statistics of each text of
+//! such a statement, so a name for each call would push out all others.
 
 use std::fmt;
 use std::time::Duration;
 
+use sqlx::Executor;
+
 use super::PostgresStore;
+use super::borrowed::Borrowed;
 use super::names::Names;
 use super::number::Number;
 use super::records::{millis, number, untold};
@@ -56,6 +63,8 @@ impl Foreign {
             "ours::text",
             "number",
             "incarnation",
+            // The turn of this call, also if it did not get the lock.
+            "(pg_catalog.current_setting('oneflight.turn', true) IN ($3::text, pg_catalog.concat('not ', $3::text)))::text",
         ];
         let columns = columns.map(|column| format!("coalesce({column}, '{NULL}')"));
         let optional = |value: &str| format!("nullif({value}::text, '')");
@@ -90,6 +99,7 @@ struct Transaction {
     store: PostgresStore,
     request: ClaimRequest,
     correlation: Option<CorrelationId>,
+    depth: u32,
     seen: Option<FencingToken>,
     seen_attempt: u32,
     is_locked: bool,
@@ -106,6 +116,7 @@ impl PostgresStore {
             store: self.clone(),
             request,
             correlation: correlation::current(),
+            depth: 0,
             seen: None,
             seen_attempt: 1,
             is_locked: false,
@@ -115,15 +126,35 @@ impl PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// Writes the [incarnation](super::number) after a crash, for the transactions after this one: it is not ours to begin anew.
+    fn incarnate_soon(&self) {
+        let store = self.clone();
+        tokio::spawn(async move {
+            let Ok(mut borrowed) = Borrowed::within(store.patience, &store.pool).await else {
+                return;
+            };
+            let incarnate = borrowed.execute(store.statements.incarnate.clone());
+            if store.in_time(incarnate).await.is_ok() {
+                borrowed.give_back();
+            }
+        });
+    }
+}
+
 impl Transaction {
-    fn savepoint(&self) -> String {
-        format!("oneflight_{}", turn(self.request.holder))
+    fn savepoint(&self, command: &str) -> ForeignStatement {
+        ForeignStatement::new(format!("{command} oneflight_{}", self.depth + 1), [])
     }
 }
 
 impl ForeignTransaction for Transaction {
     fn request(&mut self) -> &mut ClaimRequest {
         &mut self.request
+    }
+
+    fn nest(&mut self, depth: u32) {
+        self.depth = depth;
     }
 
     fn begin(&self) -> Vec<ForeignStatement> {
@@ -136,12 +167,11 @@ impl ForeignTransaction for Transaction {
         };
         let lock = format!(
             "SELECT pg_catalog.set_config('oneflight.turn', \
-             CASE WHEN pg_catalog.pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true) AS oneflight{keepalive}{named}",
+             CASE WHEN pg_catalog.pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE 'not {turn}' END, true) AS oneflight{keepalive}{named}",
             claim = self.store.names.keys(id).claim,
             keepalive = self.store.statements.keepalive,
         );
         vec![
-            ForeignStatement::new(format!("SAVEPOINT {}", self.savepoint()), []),
             ForeignStatement::new(lock, shown),
             ForeignStatement::new(
                 self.store.statements.foreign.look.clone(),
@@ -151,7 +181,15 @@ impl ForeignTransaction for Transaction {
     }
 
     fn read(&mut self, answer: &str) -> Result<Option<Record>, StoreError> {
-        let Looked { record, ours, number } = looked(answer).ok_or(NOT_OURS)?;
+        let Looked {
+            record,
+            ours,
+            number,
+            is_in_one,
+        } = looked(answer).ok_or(NOT_OURS)?;
+        if !is_in_one {
+            return Err(NOT_IN_ONE);
+        }
         self.is_locked = ours;
         self.number = number;
         self.seen = record.as_ref().map(|record| record.token);
@@ -159,12 +197,19 @@ impl ForeignTransaction for Transaction {
         Ok(record)
     }
 
+    fn transaction(&self) -> Option<&str> {
+        self.number.as_ref().map(|number| &*number.text)
+    }
+
     fn grant(&mut self, attempt: u32, took_over: Option<FencingToken>) -> Result<Vec<ForeignStatement>, Denied> {
-        if !self.is_locked || self.number.is_none() {
+        let Some(number) = self.number.as_ref().filter(|_| self.is_locked) else {
             return Err(untold(self.seen_attempt));
+        };
+        if number.incarnation.is_none() {
+            self.store.incarnate_soon();
         }
         self.granted = Some((attempt, took_over));
-        Ok(Vec::new())
+        Ok(vec![self.savepoint("SAVEPOINT")])
     }
 
     fn granted(&mut self, _: Option<&str>) -> Result<(), StoreError> {
@@ -202,9 +247,9 @@ impl ForeignTransaction for Transaction {
         )]
     }
 
-    fn recorded(&self, answer: Option<&str>) -> Result<(), StoreError> {
+    fn recorded(&self, answer: Option<&str>) -> Result<Vec<ForeignStatement>, StoreError> {
         match answer {
-            Some("written") => Ok(()),
+            Some("written") => Ok(vec![self.savepoint("RELEASE SAVEPOINT")]),
             Some("ended") => Err(StoreError::CommittedByWork),
             Some("taken") => Err(StoreError::rolled_back(
                 "the holder whose claim had been taken over came back meanwhile",
@@ -214,10 +259,13 @@ impl ForeignTransaction for Transaction {
     }
 
     fn undo(&self) -> Vec<ForeignStatement> {
-        vec![ForeignStatement::new(
-            format!("ROLLBACK TO SAVEPOINT {}", self.savepoint()),
-            [],
-        )]
+        match self.granted {
+            // Else all that follows would be in a transaction inside of the user's.
+            Some(_) => ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"]
+                .map(|it| self.savepoint(it))
+                .into(),
+            None => Vec::new(),
+        }
     }
 
     fn is_ended(&self, _: bool) -> Asked<'_, bool> {
@@ -239,11 +287,18 @@ const NOT_OURS: StoreError = StoreError::Unsupported {
              transaction",
 };
 
+const NOT_IN_ONE: StoreError = StoreError::Unsupported {
+    advice: "the statements of a call were not run one after the other in one transaction; begin one, run them on its own connection, \
+             and make one call at a time in it",
+};
+
 /// What was read of a request.
 struct Looked {
     record: Option<Record>,
     ours: bool,
     number: Option<Number>,
+    /// Whether it was read in the transaction in which the lock was tried.
+    is_in_one: bool,
 }
 
 /// Reads an answer, whose columns are those of [`Foreign::new`].
@@ -263,7 +318,8 @@ fn looked(answer: &str) -> Option<Looked> {
         ours,
         text,
         incarnation,
-    ] = <[Option<&str>; 13]>::try_from(columns).ok()?;
+        is_in_one,
+    ] = <[Option<&str>; 14]>::try_from(columns).ok()?;
     let mut record = read_record([
         now,
         fingerprint,
@@ -282,6 +338,7 @@ fn looked(answer: &str) -> Option<Looked> {
         record,
         ours: ours? == "true",
         number: text.map(|text| Number::new(text, incarnation)),
+        is_in_one: is_in_one == Some("true"),
     })
 }
 

@@ -101,7 +101,7 @@ impl Statements {
             foreign: Foreign::new(names),
             // Whatever transactions are usually like. Nobody else's is waited for.
             incarnate: sql(format!(
-                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '100ms'; SELECT {}(); COMMIT",
+                "{LEAVE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '100ms'; SELECT {}(); COMMIT",
                 names.of("incarnate")
             )),
             incarnation,

@@ -308,7 +308,7 @@ impl PostgresStore {
     }
 
     /// Waits for the server no longer than our patience. The connection must not be used any more then.
-    async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    pub(super) async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
         in_time(self.patience, answer).await
     }
 

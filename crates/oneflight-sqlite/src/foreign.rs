@@ -2,16 +2,18 @@
 //! [`transaction`](super::transaction), as text.
 //!
 //! ```text
-//! SAVEPOINT oneflight_…          begins a transaction where there is none
 //! DELETE of nothing              takes the write lock, and waits for it, if the transaction does not have it
 //! look                           reads the record, and which file this is
-//! INSERT                         a record in progress, whose lease is over at once
+//! SAVEPOINT oneflight_…          begins a transaction where there is none
+//! INSERT                         a record in progress, whose lease is over at once; if the one that was read is there still
 //! SAVEPOINT oneflight_work_…
 //!   the work's statements
 //! RELEASE oneflight_work_…       fails if the transaction was ended meanwhile
 //! UPDATE                         completes the record
 //! RELEASE oneflight_…
 //! ```
+//!
+//! So a call whose work does not run has nothing to roll back, and cannot undo what ran beside it.
 //!
 //! The connection is not [sealed](super::seal): it is not ours. Work that commits leaves the record in progress, its lease over: in
 //! doubt.
@@ -53,6 +55,8 @@ const GRANT: &str = "INSERT OR REPLACE INTO main.oneflight_records
         (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at)
      SELECT ?, ?, unhex(nullif(?, '')), unhex(?), CAST(? AS INTEGER), 'in_progress', now, now
      FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+     WHERE NOT EXISTS (SELECT 1 FROM main.oneflight_records
+                       WHERE scope = ? AND key = ? AND token IS NOT CAST(nullif(?, '') AS INTEGER))
      RETURNING CAST(token AS TEXT) AS oneflight";
 
 const COMPLETE: &str = "UPDATE main.oneflight_records
@@ -66,6 +70,8 @@ const COMPLETE: &str = "UPDATE main.oneflight_records
 struct Transaction {
     store: SqliteStore,
     request: ClaimRequest,
+    seen: Option<FencingToken>,
+    is_granted: bool,
     token: Option<FencingToken>,
 }
 
@@ -76,6 +82,8 @@ impl SqliteStore {
         Box::new(Transaction {
             store: self.clone(),
             request,
+            seen: None,
+            is_granted: false,
             token: None,
         })
     }
@@ -99,7 +107,6 @@ impl ForeignTransaction for Transaction {
     fn begin(&self) -> Vec<ForeignStatement> {
         let id = &self.request.id;
         vec![
-            ForeignStatement::new(format!("SAVEPOINT {}", self.savepoint()), []),
             ForeignStatement::new(LOCK, []),
             ForeignStatement::new(LOOK, [id.scope().to_owned(), id.key().to_owned()]),
         ]
@@ -113,6 +120,7 @@ impl ForeignTransaction for Transaction {
         if attaches {
             return Err(attached());
         }
+        self.seen = record.as_ref().map(|record| record.token);
         Ok(record)
     }
 
@@ -124,8 +132,13 @@ impl ForeignTransaction for Transaction {
             id.fingerprint().map_or_else(String::new, |it| hex(it.as_bytes())),
             hex(self.request.holder.as_bytes()),
             attempt.to_string(),
+            id.scope().to_owned(),
+            id.key().to_owned(),
+            self.seen.map_or_else(String::new, |it| number(it).to_string()),
         ];
+        self.is_granted = true;
         Ok(vec![
+            ForeignStatement::new(format!("SAVEPOINT {}", self.savepoint()), []),
             ForeignStatement::new(GRANT, values),
             ForeignStatement::new(format!("SAVEPOINT {}", self.work()), []),
         ])
@@ -157,19 +170,21 @@ impl ForeignTransaction for Transaction {
         vec![
             ForeignStatement::new(format!("RELEASE {}", self.work()), []),
             ForeignStatement::new(COMPLETE, values),
-            ForeignStatement::new(format!("RELEASE {}", self.savepoint()), []),
         ]
     }
 
-    fn recorded(&self, answer: Option<&str>) -> Result<(), StoreError> {
+    fn recorded(&self, answer: Option<&str>) -> Result<Vec<ForeignStatement>, StoreError> {
         match answer {
-            Some("0") => Ok(()),
+            Some("0") => Ok(vec![ForeignStatement::new(format!("RELEASE {}", self.savepoint()), [])]),
             Some(_) => Err(attached()),
             None => Err(StoreError::CommittedByWork),
         }
     }
 
     fn undo(&self) -> Vec<ForeignStatement> {
+        if !self.is_granted {
+            return Vec::new();
+        }
         vec![
             ForeignStatement::new(format!("ROLLBACK TO {}", self.savepoint()), []),
             ForeignStatement::new(format!("RELEASE {}", self.savepoint()), []),
@@ -179,7 +194,7 @@ impl ForeignTransaction for Transaction {
     fn is_ended(&self, failed: bool) -> Asked<'_, bool> {
         Box::pin(async move {
             if !failed {
-                // The savepoints of work that has a value are gone.
+                // The savepoint of the work is gone, and it has a value.
                 return true;
             }
             match self.store.load(&self.request.id).await {

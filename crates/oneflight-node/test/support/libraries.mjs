@@ -1,6 +1,7 @@
 // The drivers and libraries whose transactions the tests begin. Each is opened on a database, and has
 //
 //   transaction(body, isolation)  runs `body({ tx, insert, read, say })` in one, and commits it unless that throws
+//   outside()                     makes a `tx` of the client itself, which is in none
 //   close()
 //
 // where `tx` is for `runInTransaction`, `insert` and `read` are the library's own way to the table `orders`, and `say` runs a bare
@@ -59,6 +60,7 @@ export const onPostgres = {
           client.release(lost)
         }
       },
+      outside: () => (sql, parameters) => connections.query(sql, parameters).then((it) => it.rows),
       close: () => connections.end()
     }
   },
@@ -77,6 +79,7 @@ export const onPostgres = {
           })
         return db.transaction(begun, { isolationLevel: isolation.toLowerCase() })
       },
+      outside: () => adapters.drizzle(db, sql),
       close: () => connections.end()
     }
   },
@@ -86,6 +89,7 @@ export const onPostgres = {
     return {
       transaction: (body, isolation = 'READ COMMITTED') =>
         db.transaction().setIsolationLevel(isolation.toLowerCase()).execute((trx) => body(ofKysely(trx))),
+      outside: () => adapters.kysely(db, CompiledQuery),
       close: () => db.destroy()
     }
   },
@@ -95,8 +99,9 @@ export const onPostgres = {
     const db = new PrismaClient({ adapter: new PrismaPg(pool(url), { disposeExternalPool: true }) })
     const levels = { 'READ COMMITTED': 'ReadCommitted', 'REPEATABLE READ': 'RepeatableRead', SERIALIZABLE: 'Serializable' }
     return {
-      transaction: (body, isolation = 'READ COMMITTED') =>
-        db.$transaction((tx) => body(ofPrisma(tx)), { isolationLevel: levels[isolation], timeout: 30_000, maxWait: 30_000 }),
+      transaction: (body, isolation = 'READ COMMITTED', timeout = 30_000) =>
+        db.$transaction((tx) => body(ofPrisma(tx)), { isolationLevel: levels[isolation], timeout, maxWait: 30_000 }),
+      outside: () => adapters.prisma(db),
       close: () => db.$disconnect()
     }
   }
@@ -117,6 +122,7 @@ export const onSqlite = {
           })
         )[mode]()
       },
+      outside: () => adapters.betterSqlite3(db),
       close: () => db.close()
     }
   },
@@ -136,6 +142,7 @@ export const onSqlite = {
           })
         return db.transaction(begun, { behavior })
       },
+      outside: () => adapters.drizzle(db, sql),
       close: () => connection.close()
     }
   },
@@ -144,6 +151,7 @@ export const onSqlite = {
     const db = new Kysely({ dialect: new SqliteDialect({ database: new Database(file) }) })
     return {
       transaction: (body) => db.transaction().execute((trx) => body(ofKysely(trx))),
+      outside: () => adapters.kysely(db, CompiledQuery),
       close: () => db.destroy()
     }
   },
@@ -152,7 +160,8 @@ export const onSqlite = {
     const PrismaClient = prismaClient('sqlite')
     const db = new PrismaClient({ adapter: new PrismaBetterSqlite3({ url: `file:${file}` }) })
     return {
-      transaction: (body) => db.$transaction((tx) => body(ofPrisma(tx)), { timeout: 30_000, maxWait: 30_000 }),
+      transaction: (body, _, timeout = 30_000) => db.$transaction((tx) => body(ofPrisma(tx)), { timeout, maxWait: 30_000 }),
+      outside: () => adapters.prisma(db),
       close: () => db.$disconnect()
     }
   }

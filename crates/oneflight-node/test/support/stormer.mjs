@@ -9,7 +9,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Idempotency } from '../../index.mjs'
 
 const [url, file, keys, duplicates] = process.argv.slice(2)
-const idem = await Idempotency.open(url, { waitMs: 60_000, connections: 4 })
+const connections = url.startsWith('redis') ? undefined : 4
+const idem = await Idempotency.open(url, { waitMs: 60_000, connections })
 const asks = []
 for (let key = 0; key < Number(keys); key++) for (let copy = 0; copy < Number(duplicates); copy++) asks.push(key)
 asks.sort(() => Math.random() - 0.5)

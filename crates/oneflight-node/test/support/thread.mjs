@@ -9,7 +9,7 @@ const idem = await Idempotency.open(url, options)
 parentPort.postMessage({ open: true })
 await new Promise((resolve) => parentPort.once('message', resolve))
 try {
-  const reply = await idem.run({ scope: 'threads', key }, async () => {
+  const reply = await idem.run({ scope: 'threads', key, fingerprint: { key } }, async () => {
     parentPort.postMessage({ begun: true })
     await sleep(worksMs)
     return 'done'
