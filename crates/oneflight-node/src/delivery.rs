@@ -13,13 +13,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use napi::Status;
 use napi::bindgen_prelude::{Buffer, Function};
-use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode, UnknownReturnValue};
+use napi::threadsafe_function::UnknownReturnValue;
 use napi_derive::napi;
 use oneflight::outbox::{self, DeliveryError, Message, Target};
 use tokio::sync::oneshot;
 
+use crate::callback::Callback;
 use crate::options::duration;
 use crate::outbox::Letter;
 
@@ -119,32 +119,26 @@ impl Delivery {
 
 /// The function of JavaScript that is told everything.
 pub(crate) struct Events {
-    function: ThreadsafeFunction<Event, UnknownReturnValue, Event, Status, false, false>,
+    function: Callback<Event, false>,
     deliveries: AtomicU32,
 }
 
 impl Events {
     /// Makes the function callable from any thread.
     pub(crate) fn new(function: &Function<'_, Event, UnknownReturnValue>) -> napi::Result<Self> {
-        let function = function.build_threadsafe_function::<Event>();
         Ok(Self {
-            function: function.build_callback(|call| Ok(call.value))?,
+            function: Callback::new(function)?,
             deliveries: AtomicU32::new(0),
         })
     }
 
     /// Tells of a dead letter.
     pub(crate) fn bury(&self, letter: Letter) {
-        self.tell(Event {
+        self.function.call(Event {
             delivery: None,
             aborted: None,
             dead: Some(letter),
         });
-    }
-
-    /// Queues it. Returns whether the thread is there.
-    fn tell(&self, event: Event) -> bool {
-        self.function.call(event, ThreadsafeFunctionCallMode::NonBlocking) == Status::Ok
     }
 }
 
@@ -158,7 +152,7 @@ struct Aborts<'a> {
 impl Drop for Aborts<'_> {
     fn drop(&mut self) {
         if !self.is_told {
-            self.events.tell(Event {
+            self.events.function.call(Event {
                 delivery: None,
                 aborted: Some(self.number),
                 dead: None,
@@ -183,7 +177,7 @@ impl Target for Closure {
             message,
             told: Some(told),
         };
-        let is_queued = self.events.tell(Event {
+        let is_queued = self.events.function.call(Event {
             delivery: Some(delivery),
             aborted: None,
             dead: None,
@@ -196,12 +190,12 @@ impl Target for Closure {
             number,
             is_told: false,
         };
-        match answer.await {
-            Ok(answer) => {
+        match self.events.function.answer(answer).await {
+            Some(answer) => {
                 aborts.is_told = true;
                 answer
             }
-            Err(_) => Err(DeliveryError::retry(
+            None => Err(DeliveryError::retry(
                 "its closure will never tell: its thread ended, or the promise that it waits for is out of reach",
             )),
         }

@@ -14,6 +14,7 @@ use oneflight::store::{Store, StoreError};
 use oneflight::{Effect, Reply};
 use parking_lot::Mutex;
 
+use crate::callback::Callback;
 use crate::correlation;
 use crate::failure::Failure;
 use crate::foreign::{Began, Foreign};
@@ -22,7 +23,7 @@ use crate::options::{Options, duration, millis};
 use crate::pool::{Connections, Lease};
 use crate::runtime::promise;
 use crate::text::Answer;
-use crate::work::{Callback, Ticket, callback, completed, execute};
+use crate::work::{Ticket, completed, execute};
 
 /// A closure or a function of JavaScript, which is called with a ticket.
 type Closure<'env> = Function<'env, Ticket, UnknownReturnValue>;
@@ -95,7 +96,7 @@ pub struct Done {
 /// Opens a store, or shares the one that is open.
 #[napi(catch_unwind)]
 pub fn open<'env>(env: &'env Env, url: String, options: Options, asker: Option<Closure<'env>>) -> Result<Object<'env>> {
-    let asker: Option<Callback<true>> = asker.as_ref().map(callback).transpose()?;
+    let asker = asker.as_ref().map(Callback::new).transpose()?;
     promise(env, async move {
         match Lease::open(url, options, asker).await {
             Ok(lease) => Opened {
@@ -146,7 +147,7 @@ impl Handle {
         closure: Closure<'env>,
     ) -> Result<Object<'env>> {
         let lease = self.lease();
-        let closure: Callback<false> = callback(&closure)?;
+        let closure = Callback::new(&closure)?;
         promise(env, async move {
             settled(run(lease, identity, retention_ms, closure).await)
         })
@@ -267,7 +268,7 @@ async fn run(
     lease: std::result::Result<Arc<Lease>, Failure>,
     identity: Identity,
     retention_ms: Option<f64>,
-    closure: Callback<false>,
+    closure: Callback<Ticket, false>,
 ) -> std::result::Result<Reply<Answer>, Failure> {
     let correlation = correlation::validated(identity.correlation_id.as_deref())?;
     let id = identity.validated()?;

@@ -33,6 +33,7 @@
     allow(dead_code, reason = "only a library is registered with Node, and no test is")
 )]
 
+mod callback;
 mod correlation;
 mod delivery;
 mod failure;

@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::OnceCell;
 
+use crate::callback::Callback;
 use crate::failure::Failure;
 use crate::options::{Options, duration};
 use crate::runtime;
 use crate::text::Text;
-use crate::work::{self, Callback};
+use crate::work::{self, Ticket};
 
 /// What is open, by what it was opened with.
 static OPEN: LazyLock<Mutex<HashMap<String, Entry>>> = LazyLock::new(Mutex::default);
@@ -42,7 +43,7 @@ struct Slot {
 }
 
 /// A function that a recovery policy asks.
-type Asker = Arc<Callback<true>>;
+type Asker = Arc<Callback<Ticket, true>>;
 
 /// The functions of all that share a store, the newest last.
 type Askers = Arc<Mutex<Vec<Asker>>>;
@@ -70,7 +71,11 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Opens a store, unless it is open.
-    pub(crate) async fn open(url: String, options: Options, asker: Option<Callback<true>>) -> Result<Self, Failure> {
+    pub(crate) async fn open(
+        url: String,
+        options: Options,
+        asker: Option<Callback<Ticket, true>>,
+    ) -> Result<Self, Failure> {
         let name = format!("{url}\n{options:?}");
         let slot = {
             let mut open = OPEN.lock();

@@ -6,43 +6,20 @@
 //!   └── its thread ended ──▶ never begun: nothing was done
 //! ```
 //!
-//! The ticket holds the one end of a channel, the work future waits at the other. But a ticket that is still queued when its
-//! thread ends is never dropped: Node hands the queue back without an environment, and the binding leaks it. So the future also waits for
-//! the end of the function itself, after which nothing of its thread is called or told.
+//! The ticket holds the one end of a channel, the work future waits at the other, and for the end of the function
+//! ([`callback`](crate::callback)).
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use napi::Status;
-use napi::bindgen_prelude::Function;
-use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode, UnknownReturnValue};
 use napi_derive::napi;
 use oneflight::correlation::{self, CorrelationId};
 use oneflight::idempotency::{Context, Doubt, NotDone, Resolution, Unfinished, Unknown};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
+use crate::callback::Callback;
 use crate::text::{Answer, Text};
-
-/// A function of JavaScript that is called with a ticket, from any thread. `WEAK` ones do not keep their thread alive.
-pub(crate) struct Callback<const WEAK: bool> {
-    function: ThreadsafeFunction<Ticket, UnknownReturnValue, Ticket, Status, false, WEAK>,
-    /// Its sender goes with the function, and so with the thread.
-    end: watch::Receiver<()>,
-}
-
-/// Makes a function of JavaScript callable from any thread.
-pub(crate) fn callback<const WEAK: bool>(
-    function: &Function<'_, Ticket, UnknownReturnValue>,
-) -> napi::Result<Callback<WEAK>> {
-    let (until_the_end, end) = watch::channel(());
-    let builder = function.build_threadsafe_function::<Ticket>().weak::<WEAK>();
-    let function = builder.build_callback(move |call| {
-        let _ = &until_the_end;
-        Ok(call.value)
-    })?;
-    Ok(Callback { function, end })
-}
 
 /// What JavaScript says.
 enum Told {
@@ -173,26 +150,18 @@ enum Asked {
     Gone,
 }
 
-async fn ask<const WEAK: bool>(callback: &Callback<WEAK>, about: About) -> Asked {
-    let (sender, mut receiver) = oneshot::channel();
-    let mut end = callback.end.clone();
+async fn ask<const WEAK: bool>(callback: &Callback<Ticket, WEAK>, about: About) -> Asked {
+    let (sender, receiver) = oneshot::channel();
     let begun = Arc::new(AtomicBool::new(false));
     let ticket = Ticket {
         about,
         begun: Arc::clone(&begun),
         told: Some(sender),
     };
-    match callback.function.call(ticket, ThreadsafeFunctionCallMode::NonBlocking) {
-        Status::Ok => {}
-        _ => return Asked::Gone,
+    if !callback.call(ticket) {
+        return Asked::Gone;
     }
-    let told = tokio::select! {
-        biased;
-        told = &mut receiver => told.ok(),
-        // Nothing is sent by it.
-        _ = end.changed() => receiver.try_recv().ok(),
-    };
-    match told {
+    match callback.answer(receiver).await {
         Some(told) => Asked::Told(told),
         None if begun.load(SeqCst) => Asked::Lost,
         None => Asked::Gone,
@@ -200,7 +169,7 @@ async fn ask<const WEAK: bool>(callback: &Callback<WEAK>, about: About) -> Asked
 }
 
 /// Runs a closure as the work of a request.
-pub(crate) async fn execute(closure: Callback<false>, context: Context) -> Result<Answer, Unfinished> {
+pub(crate) async fn execute(closure: Callback<Ticket, false>, context: Context) -> Result<Answer, Unfinished> {
     match ask(&closure, About::Work(context, correlation::current())).await {
         Asked::Told(Told::Value(json)) => Ok(Answer::Text(json)),
         Asked::Told(Told::NotJson(why)) => Ok(Answer::NotJson(why)),
@@ -215,7 +184,7 @@ pub(crate) async fn execute(closure: Callback<false>, context: Context) -> Resul
 }
 
 /// Asks a function what became of a request in doubt. Returns `None` if its thread has ended.
-pub(crate) async fn resolve(function: &Callback<true>, doubt: Doubt) -> Option<Resolution> {
+pub(crate) async fn resolve(function: &Callback<Ticket, true>, doubt: Doubt) -> Option<Resolution> {
     match ask(function, About::Doubt(doubt)).await {
         Asked::Told(Told::Value(json)) => Some(completed(json)),
         Asked::Told(Told::Rerun) => Some(Resolution::Rerun),
