@@ -248,6 +248,13 @@ fn foreign(
     if let Some(retention) = retention_ms {
         idempotency = idempotency.with_retention(duration(retention));
     }
+    if matches!(lease.connections(), Some(Connections::Sqlite(_))) && cfg!(all(unix, not(target_os = "linux"))) {
+        return Err(Failure::new(
+            "InvalidArgument",
+            Effect::Nothing,
+            "on this platform the SQLite of your driver and ours do not exclude each other in one process; use PostgreSQL, or Linux",
+        ));
+    }
     let begin = || match lease.connections() {
         Some(Connections::Postgres(store)) => Some(idempotency.in_foreign(id, |request| store.foreign(request))),
         Some(Connections::Sqlite(store)) => Some(idempotency.in_foreign(id, |request| store.foreign(request))),

@@ -19,6 +19,7 @@
 //!   no longer. A function that a recovery policy asks does not count.
 //! * **A transaction of the user's** ([`foreign`]) is run by JavaScript: statements go out of here as text, and answers come back. No
 //!   step of it takes time here, so a driver that answers at once is not made to wait.
+//! * **SQLite is here twice**, since the user's driver brings one along: ours takes locks that hold between both (`locks`).
 //! * **A relay** ([`relay`]) tells one function of JavaScript of all its deliveries, and lives until it is closed or its thread ends.
 //! * **Values are text** here: JSON that JavaScript has made, recorded as it is, under the name of the crate's own JSON. So a
 //!   process of Rust reads it ([`text`]).
@@ -41,6 +42,8 @@ mod fingerprint;
 mod foreign;
 mod handle;
 mod identity;
+#[cfg(target_os = "linux")]
+mod locks;
 mod options;
 mod outbox;
 mod pool;

@@ -168,6 +168,12 @@ async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Fai
             (DynStore::from(store), Connections::None)
         }
         Place::Sqlite(path) => {
+            #[cfg(target_os = "linux")]
+            if !crate::locks::share() {
+                return Err(Failure::defect(
+                    "SQLite does not take the calls of the system that it is given",
+                ));
+            }
             let mut sqlite = SqliteStore::options();
             if let Some(connections) = options.connections {
                 sqlite = sqlite.max_readers(connections);
