@@ -162,7 +162,10 @@ impl ForeignTransaction for Transaction {
         let shown = self.correlation.as_ref().map(|it| shown(it).to_owned());
         // As a value: a driver may look for placeholders in the text.
         let named = match shown {
-            Some(_) => ", pg_catalog.set_config('application_name', $1::text, true)",
+            Some(_) => {
+                ", pg_catalog.set_config('oneflight.called', pg_catalog.current_setting('application_name'), true), \
+                 pg_catalog.set_config('application_name', $1::text, true)"
+            }
             None => "",
         };
         let lock = format!(
@@ -259,13 +262,17 @@ impl ForeignTransaction for Transaction {
     }
 
     fn undo(&self) -> Vec<ForeignStatement> {
-        match self.granted {
-            // Else all that follows would be in a transaction inside of the user's.
-            Some(_) => ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"]
-                .map(|it| self.savepoint(it))
-                .into(),
-            None => Vec::new(),
+        if self.granted.is_none() {
+            return Vec::new();
         }
+        // Without the second one, all that follows would be in a transaction inside of the user's.
+        let mut statements: Vec<_> = ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"]
+            .map(|it| self.savepoint(it))
+            .into();
+        if self.correlation.is_some() {
+            statements.push(ForeignStatement::new(CALL_AS_BEFORE, []));
+        }
+        statements
     }
 
     fn is_ended(&self, _: bool) -> Asked<'_, bool> {
@@ -281,6 +288,10 @@ impl ForeignTransaction for Transaction {
         Box::pin(self.store.hold(self.request.clone()))
     }
 }
+
+/// The name of the application was given before the savepoint.
+const CALL_AS_BEFORE: &str = "SELECT pg_catalog.set_config('application_name', pg_catalog.current_setting('oneflight.called'), true) \
+     AS oneflight";
 
 const NOT_OURS: StoreError = StoreError::Unsupported {
     advice: "a statement was not answered as PostgreSQL answers it; run our statements, as they are, on the connection of the \
