@@ -81,9 +81,10 @@ usage() {
     sed -n '2,${/^#/!q;s/^# \{0,1\}//p;}' "bin/${0##*/}"
 }
 
-# Whether a tool is installed.
+# Whether a tool is installed, and new enough.
 has() {
     case $1 in
+        node) [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] ;;
         postgresql) compgen -G "/usr/lib/postgresql/*/bin/initdb" ;;
         pgbouncer) [ -x /usr/sbin/pgbouncer ] ;;
         nginx) [ -x /usr/sbin/nginx ] || command -v nginx ;;
