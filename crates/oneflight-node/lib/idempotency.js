@@ -46,6 +46,7 @@ class Idempotency {
     const { native: settings, asker } = args.openOptions(options, place)
     const opened = await native.open(place, settings, asker && policy(asker))
     if (opened.failure) throw fromFailure(opened.failure)
+    if (place.startsWith('sqlite:')) warnOfDrivers()
     const { schema, prefix } = settings
     const records = JSON.stringify([place, schema, prefix])
     return new Idempotency(PRIVATE, opened.handle, { place, records, settings, pool: JSON.stringify([place, settings]) })
@@ -339,6 +340,15 @@ class Call {
     }
     return fromFailure(failure, thrown)
   }
+}
+
+let isWarned = false
+/** Warns once where the SQLite of a driver in this process and ours do not exclude each other. */
+function warnOfDrivers() {
+  if (isWarned || native.locksHold()) return
+  isWarned = true
+  const why = 'on this system the SQLite of a driver in this process and ours do not exclude each other, and may damage the file'
+  process.emitWarning(`${why}; open it by no driver here`, { type: 'OneflightWarning', code: 'ONEFLIGHT_SQLITE_LOCKS' })
 }
 
 /** Returns the name of a request, in whichever way it is asked for. */

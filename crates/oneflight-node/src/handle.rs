@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::foreign::{Began, Foreign};
 use crate::identity::Identity;
 use crate::options::{Options, duration, millis};
-use crate::pool::{Connections, Lease};
+use crate::pool::{Connections, Lease, locks_hold};
 use crate::runtime::promise;
 use crate::text::Answer;
 use crate::work::{Ticket, completed, execute};
@@ -248,11 +248,12 @@ fn foreign(
     if let Some(retention) = retention_ms {
         idempotency = idempotency.with_retention(duration(retention));
     }
-    if matches!(lease.connections(), Some(Connections::Sqlite(_))) && cfg!(all(unix, not(target_os = "linux"))) {
+    if matches!(lease.connections(), Some(Connections::Sqlite(_))) && !locks_hold() {
         return Err(Failure::new(
             "InvalidArgument",
             Effect::Nothing,
-            "on this platform the SQLite of your driver and ours do not exclude each other in one process; use PostgreSQL, or Linux",
+            "on this system the SQLite of your driver and ours do not exclude each other in one process; use PostgreSQL, or a Linux \
+             of 64 bits that has locks of open files (F_OFD_SETLK)",
         ));
     }
     let begin = || match lease.connections() {

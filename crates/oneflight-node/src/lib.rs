@@ -42,7 +42,7 @@ mod fingerprint;
 mod foreign;
 mod handle;
 mod identity;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod locks;
 mod options;
 mod outbox;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use napi_derive::napi;
 use oneflight::idempotency::{MissingFingerprint, Recovery, Resolution};
 use oneflight::store::{DynStore, MemoryStore, StoreError};
 use oneflight::{Effect, Idempotency};
@@ -154,9 +155,37 @@ impl Slot {
         match &pool.connections {
             Connections::None => {}
             Connections::Postgres(store) => store.pool().close().await,
-            Connections::Sqlite(store) => store.pool().close().await,
+            Connections::Sqlite(store) => {
+                store.close().await;
+                // What two threads closed at once may have kept each other from closing.
+                #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+                crate::locks::tidy();
+            }
         }
     }
+}
+
+/// Whether the SQLite of a driver in this process and ours exclude each other.
+#[napi(catch_unwind)]
+pub fn locks_hold() -> bool {
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    return crate::locks::share();
+    // On Windows a lock belongs to what was opened, and not to the process.
+    #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+    return cfg!(windows);
+}
+
+/// Returns what is said of a file that cannot be locked, if that is why it could not be opened.
+fn unlockable(path: &str) -> Option<Failure> {
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    if crate::locks::are_missing_for(path) {
+        let why = format!(
+            "{path} is on a file system without locks of open files (F_OFD_SETLK); move it to one that has them, or use PostgreSQL"
+        );
+        return Some(Failure::new("InvalidArgument", Effect::Nothing, why));
+    }
+    let _ = path;
+    None
 }
 
 async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Failure> {
@@ -168,17 +197,16 @@ async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Fai
             (DynStore::from(store), Connections::None)
         }
         Place::Sqlite(path) => {
-            #[cfg(target_os = "linux")]
-            if !crate::locks::share() {
-                return Err(Failure::defect(
-                    "SQLite does not take the calls of the system that it is given",
-                ));
-            }
+            // Before SQLite opens its first file.
+            locks_hold();
             let mut sqlite = SqliteStore::options();
             if let Some(connections) = options.connections {
                 sqlite = sqlite.max_readers(connections);
             }
-            let store = sqlite.open(path).await.map_err(failed)?;
+            let store = sqlite
+                .open(path)
+                .await
+                .map_err(|error| unlockable(path).unwrap_or_else(|| failed(error)))?;
             (DynStore::new(store.clone()), Connections::Sqlite(store))
         }
         Place::Postgres => {

@@ -2,12 +2,27 @@
 // other as those of two processes do.
 
 import assert from 'node:assert/strict'
-import { readdirSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { copyFileSync, fstatSync, readdirSync, readFileSync, readlinkSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import { Idempotency } from '../index.mjs'
-import { folder } from './support/processes.mjs'
+import { folder, start } from './support/processes.mjs'
+
+const onLinux = { skip: process.platform !== 'linux' && 'asks /proc' }
+/** What this process has open, but for what Node itself opens as it likes. */
+const open = () => {
+  const target = (descriptor) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${descriptor}`)
+    } catch {
+      return ''
+    }
+  }
+  return readdirSync('/proc/self/fd').map(target).filter((it) => it.includes('oneflight-node-'))
+}
 
 /** Opens a file by both. */
 async function both(t) {
@@ -97,9 +112,36 @@ test('a storm of both loses nothing', async (t) => {
   t.diagnostic(`${inserted} rows`)
 })
 
-test('stores that are opened and closed leave nothing open', { skip: process.platform !== 'linux' && 'asks /proc' }, async (t) => {
+for (const last of ['the store', 'the driver']) {
+  test(`when ${last} has closed the file last, all is in it and nothing beside it`, async (t) => {
+    const { file, idem, db } = await both(t)
+    await idem.run({ scope: 's', key: 'k' }, () => 1)
+    if (last === 'the driver') await idem.close()
+    insert(db, 1)
+    db.close()
+    if (last === 'the store') await idem.close()
+    assert.deepEqual(readdirSync(dirname(file)), ['shared.db'])
+    const backup = `${folder()}/backup.db`
+    copyFileSync(file, backup)
+    assert.deepEqual(found(backup), { rows: 1, records: 1, check: 'ok' })
+    const other = new Database(file)
+    assert.equal(other.pragma('journal_mode = DELETE', { simple: true }), 'delete')
+    other.close()
+  })
+}
+
+test('a store that is closed has written all to its file', async () => {
+  for (let round = 0; round < 30; round++) {
+    const file = `${folder()}/alone.db`
+    const idem = await Idempotency.open(`sqlite:${file}`)
+    await idem.run({ scope: 's', key: 'k' }, () => 1)
+    await idem.close()
+    assert.deepEqual(readdirSync(dirname(file)), ['alone.db'], `in round ${round}`)
+  }
+})
+
+test('stores that are opened and closed leave nothing open', onLinux, async (t) => {
   const { file } = await both(t)
-  const open = () => readdirSync('/proc/self/fd').length
   const once = async (at) => {
     const idem = await Idempotency.open(`sqlite:${at}`, { connections: 2 })
     await idem.run({ scope: 's', key: 'k' }, () => 1)
@@ -108,5 +150,114 @@ test('stores that are opened and closed leave nothing open', { skip: process.pla
   for (let round = 0; round < 3; round++) await once(file)
   const before = open()
   for (let round = 0; round < 20; round++) await once(file)
-  assert.ok(open() <= before + 2, `${before} and then ${open()}`)
+  assert.ok(open().length <= before.length + 2, `${before} and then ${open()}`)
+  const many = folder()
+  for (let number = 0; number < 20; number++) await once(join(many, `${number}.db`))
+  assert.deepEqual(open().filter((it) => it.startsWith(many)), [])
 })
+
+test('a file that both have closed is not open', onLinux, async () => {
+  const file = `${folder()}/shared.db`
+  const idem = await Idempotency.open(`sqlite:${file}`)
+  const db = new Database(file)
+  await idem.run({ scope: 's', key: 'k' }, () => 1)
+  db.prepare('SELECT * FROM oneflight_records').all()
+  await idem.close()
+  db.close()
+  // With the next file that is opened or closed, what was kept for the driver's sake goes.
+  await (await Idempotency.open(`sqlite:${folder()}/other.db`)).close()
+  assert.deepEqual(open().filter((it) => it.includes(dirname(file))), [])
+})
+
+test('a file that is deleted while both have it open stays locked, and takes no place once it is closed', onLinux, async (t) => {
+  const { file, idem, db } = await both(t)
+  await Promise.all(Array.from({ length: 8 }, (_, key) => idem.status({ scope: 's', key: `${key}` })))
+  await idem.run({ scope: 's', key: 'k' }, () => 1)
+  const locks = () => ours(file)
+  const before = locks()
+  assert.ok(before > 0)
+  renameSync(file, `${file}.old`)
+  unlinkSync(`${file}.old`)
+  // Other files are opened and closed meanwhile.
+  for (let round = 0; round < 3; round++) await (await Idempotency.open(`sqlite:${folder()}/other.db`)).close()
+  assert.ok(locks() >= before, `${before} locks, and then ${locks()}`)
+  await idem.close()
+  db.close()
+  await (await Idempotency.open(`sqlite:${folder()}/other.db`)).close()
+  assert.deepEqual(open().filter((it) => it.includes(dirname(file))), [])
+
+  /** Returns the number of our locks on files of this folder. */
+  function ours(file) {
+    const numbers = new Set()
+    for (const descriptor of readdirSync('/proc/self/fd')) {
+      try {
+        if (readlinkSync(`/proc/self/fd/${descriptor}`).startsWith(dirname(file))) numbers.add(String(fstatSync(Number(descriptor)).ino))
+      } catch {}
+    }
+    const lines = readFileSync('/proc/locks', 'utf8').split('\n')
+    return lines.filter((line) => line.includes('OFDLCK') && numbers.has(line.split(/\s+/)[5]?.split(':')[2])).length
+  }
+})
+
+test('a long read of the driver sees one state, whatever is written and checkpointed meanwhile', async (t) => {
+  const { idem, db } = await both(t)
+  db.transaction(() => {
+    for (let key = 0; key < 2000; key++) insert(db, key)
+  })()
+  const reading = db.prepare('SELECT key FROM rows ORDER BY rowid').iterate()
+  const seen = [reading.next().value.key]
+  // More than a thousand pages, after which SQLite checkpoints and begins its log anew if nobody reads.
+  for (let round = 0; round < 40; round++) {
+    await Promise.all(Array.from({ length: 10 }, (_, key) => idem.run({ scope: 's', key: `${round} ${key}` }, () => 'x'.repeat(20_000))))
+    for (let row = 0; row < 40; row++) seen.push(reading.next().value.key)
+  }
+  for (const { key } of reading) seen.push(key)
+  assert.deepEqual(seen, Array.from({ length: 2000 }, (_, key) => key))
+  assert.equal(db.pragma('integrity_check', { simple: true }), 'ok')
+  assert.equal(db.prepare('SELECT count(*) AS count FROM oneflight_records').get().count, 400)
+})
+
+test('a process whose first three descriptors are closed opens its store', onLinux, async (t) => {
+  const child = start(t, 'without-descriptors.mjs', `${folder()}/few.db`)
+  assert.deepEqual(await child.next(), { values: [1, 2], leaked: 0 })
+})
+
+for (const [which, where] of [['the system', ''], ['the file system', 'S_ISREG(it.st_mode)']]) {
+  test(`where ${which} has no locks of open files, that is said`, onLinux, async (t) => {
+    const library = without(where || '1')
+    if (library === undefined) return t.skip('there is no C compiler')
+    const child = start(t, 'without-locks.mjs', library, `${folder()}/unlocked.db`)
+    const told = await child.next()
+    if (where) assert.match(told.opened, /is on a file system without locks of open files/)
+    else assert.deepEqual([told.opened, told.ran, told.warned], ['opened', 1, 1])
+    if (!where) assert.match(told.transaction, /do not exclude each other in one process; use PostgreSQL/)
+  })
+}
+
+/** Makes a library that lets no such lock pass, of descriptors for which a condition holds. */
+function without(condition) {
+  const library = `${folder()}/without.so`
+  writeFileSync(`${library}.c`, `
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+static int pass(const char *name, int descriptor, int command, void *argument) {
+  struct stat it;
+  if ((command == F_OFD_GETLK || command == F_OFD_SETLK) && fstat(descriptor, &it) == 0 && (${condition})) { errno = EINVAL; return -1; }
+  int (*next)(int, int, ...) = (int (*)(int, int, ...))dlsym(RTLD_NEXT, name);
+  return next(descriptor, command, argument);
+}
+#define PASS(name) int name(int descriptor, int command, ...) { \
+  va_list all; va_start(all, command); void *argument = va_arg(all, void *); va_end(all); \
+  return pass(#name, descriptor, command, argument); }
+PASS(fcntl)
+PASS(fcntl64)
+`)
+  const made = spawnSync('cc', ['-shared', '-fPIC', '-o', library, `${library}.c`, '-ldl'], { stdio: ['ignore', 'inherit', 'inherit'] })
+  if (made.error?.code === 'ENOENT') return undefined
+  assert.equal(made.status, 0)
+  return library
+}
