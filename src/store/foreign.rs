@@ -21,8 +21,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use super::claim::{ClaimRequest, Denied};
+use super::error::StoreError;
 use super::outbox::{Bell, MessageId, NewMessage, Sent};
-use super::{ClaimRequest, Denied, StoreError};
 use crate::identity::Fingerprint;
 use crate::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 

@@ -27,6 +27,7 @@ const PRIVATE = Symbol('made by Idempotency.open')
 class Idempotency {
   #handle
   #store
+  #isClosing = false
   #isClosed = false
   /** What is under way, with the node of its request if it has one. */
   #calls = new Map()
@@ -168,7 +169,7 @@ class Idempotency {
   }
 
   relay(targets, options) {
-    this.#open()
+    if (this.#isClosing) throw closed()
     const relay = new Relay(this.#handle, targets, options, (it) => this.#relays.delete(it))
     this.#relays.add(relay)
     return relay
@@ -181,19 +182,24 @@ class Idempotency {
   async close() {
     const closing = circle.node()
     for (const node of this.#calls.values()) if (node !== undefined) closing.waitsFor.set(node, 1)
+    for (const relay of this.#relays) for (const node of relay.nodes()) closing.waitsFor.set(node, 1)
     const leave = circle.wait(closing, 'it closes the store, which waits for this very work; close it outside of the work')
     try {
-      this.#isClosed = true
+      this.#isClosing = true
       await (this.#closed ??= this.#close())
     } finally {
       leave?.()
     }
   }
 
+  /** Whatever goes wrong, the rest is closed. */
   async #close() {
-    await Promise.all([...this.#relays].map((relay) => relay.close()))
+    const relays = await Promise.allSettled([...this.#relays].map((relay) => relay.close()))
+    this.#isClosed = true
     while (this.#calls.size > 0) await Promise.allSettled([...this.#calls.keys()])
     await this.#handle.close()
+    const failed = relays.find((it) => it.status === 'rejected')
+    if (failed) throw failed.reason
   }
 
   [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
@@ -201,7 +207,9 @@ class Idempotency {
   }
 
   #open() {
-    if (this.#isClosed) throw new classes.Closed('it is closed; open the store again')
+    if (!this.#isClosing) return
+    // What a relay is delivering has its grace, and may need the store for it.
+    if (this.#isClosed || ![...this.#relays].some((relay) => relay.isUnderWay())) throw closed()
   }
 
   #track(promise, node) {
@@ -340,6 +348,10 @@ class Call {
     }
     return fromFailure(failure, thrown)
   }
+}
+
+function closed() {
+  return new classes.Closed('it is closed; open the store again')
 }
 
 let isWarned = false

@@ -74,4 +74,9 @@ class Call {
   }
 }
 
-module.exports = { Call }
+/** Runs a function in no call's work. */
+function outside(run) {
+  return inside.run(undefined, run)
+}
+
+module.exports = { Call, outside }

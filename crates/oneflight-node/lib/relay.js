@@ -4,11 +4,21 @@
 // All that the native half tells comes through one function, in its order: a delivery to be made, a delivery for which nobody
 // waits any more, a dead letter. That function keeps the process alive until the relay has ended.
 
+const { AsyncLocalStorage, AsyncResource } = require('node:async_hooks')
 const args = require('./arguments.js')
 const circle = require('./circle.js')
 const correlation = require('./correlation.js')
 const { classes, codeOf, fromFailure } = require('./errors.js')
 const native = require('./native.js')
+const nesting = require('./nesting.js')
+
+/** The delivery, or the dead letter, that is under way here. One for the thread, however many copies of this module it has loaded. */
+const under = (globalThis[Symbol.for('oneflight.delivering')] ??= new AsyncLocalStorage())
+
+/** Where nothing is under way. What a relay was begun in is none of a message's, whatever the user keeps there. */
+const outside = new AsyncResource('oneflight')
+
+const OF_DELIVERY = 'it closes what waits for this very delivery; close it outside of the delivery'
 
 const COUNTS = ['maxAttempts', 'maxInFlight', 'circuitBreaker']
 const PAUSES = ['firstPauseMs', 'longestPauseMs']
@@ -18,8 +28,13 @@ const OPTIONS = ['group', 'leaseMs', 'graceMs', 'onDeadLetter']
 class Relay {
   #native
   #targets
+  /** What is being delivered, by number. */
   #running = new Map()
+  /** The dead letters that are being told of. */
+  #burying = new Map()
   #onDeadLetter
+  #hasEnded
+  #end = new Promise((resolve) => (this.#hasEnded = resolve))
   #ended
   #closed
 
@@ -28,7 +43,7 @@ class Relay {
     const its = Object.entries(args.object(targets, '`targets`')).map(([pattern, value]) => target(pattern, value))
     if (its.length === 0) throw args.invalid('the relay has no targets; give { topic: async (message, { signal }) => { … } }')
     const { onDeadLetter = warn, ...settings } = relayOptions(options)
-    const tell = (event) => this.#tell(event)
+    const tell = (event) => outside.runInAsyncScope(() => nesting.outside(() => this.#tell(event)))
     const { relay, failure } = native.relay(handle, settings, its.map((it) => it.settings), tell)
     if (failure) throw fromFailure(failure)
     this.#native = relay
@@ -42,12 +57,40 @@ class Relay {
   }
 
   close() {
-    return (this.#closed ??= this.#close())
+    const closing = circle.node()
+    for (const node of this.nodes()) closing.waitsFor.set(node, 1)
+    let leave
+    try {
+      leave = circle.wait(closing, OF_DELIVERY)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+    this.#closed ??= this.#close()
+    if (leave !== undefined) this.#closed.then(leave, leave)
+    return this.#closed
   }
 
   async #close() {
-    await this.#native.close()
-    this.#ended(this)
+    try {
+      await this.#native.close()
+      // What it has told before that, dead letters too, has come by then.
+      await this.#end
+      await Promise.all(this.#burying.values())
+    } finally {
+      this.#ended(this)
+    }
+  }
+
+  /** Returns the nodes of what a close waits for. */
+  *nodes() {
+    for (const { node } of this.#running.values()) yield node
+    yield* this.#burying.keys()
+  }
+
+  /** Returns whether a delivery of this relay, or a dead letter, is under way here. */
+  isUnderWay() {
+    const it = under.getStore()
+    return it !== undefined && it.relay === this && !it.node.isOver
   }
 
   [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
@@ -55,10 +98,20 @@ class Relay {
   }
 
   /** Never throws: nobody would catch it. */
-  #tell({ delivery, aborted, dead }) {
+  #tell({ delivery, aborted, dead, hasEnded }) {
     if (delivery) void this.#deliver(delivery)
-    else if (dead) void this.#bury(dead)
+    else if (dead) this.#bury(dead)
+    else if (hasEnded) this.#hasEnded()
     else this.#abort(aborted)
+  }
+
+  /** Runs a function of the user's under a node. */
+  async #run(node, run) {
+    try {
+      return await under.run({ relay: this, node }, () => circle.within(node, run))
+    } finally {
+      node.isOver = true
+    }
   }
 
   async #deliver(ours) {
@@ -66,12 +119,12 @@ class Relay {
     if (ours.isOver) return
     const { number } = ours
     const controller = new AbortController()
-    this.#running.set(number, controller)
+    const node = circle.node()
+    this.#running.set(number, { controller, node })
     try {
       const delivery = new Delivery(ours.message())
       const deliver = this.#targets[ours.target]
-      // Whatever the relay was made in is none of a message's.
-      const run = () => circle.within(undefined, deliver, delivery, { signal: controller.signal })
+      const run = () => this.#run(node, () => deliver(delivery, { signal: controller.signal }))
       await correlation.within(delivery.correlationId, run)
       ours.settle('delivered', '')
     } catch (thrown) {
@@ -82,18 +135,18 @@ class Relay {
   }
 
   #abort(number) {
-    const controller = this.#running.get(number)
+    const running = this.#running.get(number)
     this.#running.delete(number)
     const why = 'nobody waits for this delivery any more: its time is over, its relay is closing, or another relay has its message'
-    controller?.abort(new DOMException(why, 'AbortError'))
+    running?.controller.abort(new DOMException(why, 'AbortError'))
   }
 
-  async #bury(letter) {
-    try {
-      await this.#onDeadLetter(letter)
-    } catch (error) {
-      process.emitWarning(`onDeadLetter failed: ${told(error)}`, 'OneflightWarning')
-    }
+  #bury(letter) {
+    const node = circle.node()
+    const buried = this.#run(node, () => this.#onDeadLetter(letter))
+      .catch((error) => process.emitWarning(`onDeadLetter failed: ${told(error)}`, 'OneflightWarning'))
+      .finally(() => this.#burying.delete(node))
+    this.#burying.set(node, buried)
   }
 }
 

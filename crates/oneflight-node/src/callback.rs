@@ -1,7 +1,7 @@
 //! A function of JavaScript that is called from any thread, and the end of the thread that it belongs to.
 //!
 //! What is still queued when that thread ends is never dropped: Node hands the queue back without an environment, and the
-//! binding leaks it. So whoever waits for an answer also waits for the end of the function itself, after which nothing of its
+//! binding leaks it. So what waits for an answer also waits for the end of the function itself, after which nothing of its
 //! thread is called or told.
 
 use napi::Status;

@@ -30,6 +30,19 @@ pub struct Event {
     /// The number of a delivery for which nobody waits any more.
     pub aborted: Option<u32>,
     pub dead: Option<Letter>,
+    /// That nothing comes after this.
+    pub has_ended: Option<bool>,
+}
+
+impl Event {
+    fn none() -> Self {
+        Self {
+            delivery: None,
+            aborted: None,
+            dead: None,
+            has_ended: None,
+        }
+    }
 }
 
 /// A message. `index.d.ts` documents each part.
@@ -132,12 +145,19 @@ impl Events {
         })
     }
 
+    /// Tells that the relay has ended.
+    pub(crate) fn end(&self) {
+        self.function.call(Event {
+            has_ended: Some(true),
+            ..Event::none()
+        });
+    }
+
     /// Tells of a dead letter.
     pub(crate) fn bury(&self, letter: Letter) {
         self.function.call(Event {
-            delivery: None,
-            aborted: None,
             dead: Some(letter),
+            ..Event::none()
         });
     }
 }
@@ -153,9 +173,8 @@ impl Drop for Aborts<'_> {
     fn drop(&mut self) {
         if !self.is_told {
             self.events.function.call(Event {
-                delivery: None,
                 aborted: Some(self.number),
-                dead: None,
+                ..Event::none()
             });
         }
     }
@@ -179,8 +198,7 @@ impl Target for Closure {
         };
         let is_queued = self.events.function.call(Event {
             delivery: Some(delivery),
-            aborted: None,
-            dead: None,
+            ..Event::none()
         });
         if !is_queued {
             return Err(DeliveryError::retry("the thread of its closure has ended"));

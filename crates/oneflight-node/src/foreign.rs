@@ -13,10 +13,10 @@ use oneflight::store::{DynStore, ForeignStatement};
 
 use crate::correlation;
 use crate::failure::Failure;
-use crate::handle::{Done, Settled, done, settled};
 use crate::options::duration;
 use crate::pool::Lease;
 use crate::runtime::{self, promise};
+use crate::settled::{Done, Settled, done, settled};
 use crate::text::{Answer, Text};
 
 /// A statement for the user's driver. Its values are text.

@@ -1,6 +1,5 @@
 //! An open store, as JavaScript holds it. Each method returns a promise of an object: what was asked for, or a failure.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use napi::bindgen_prelude::{Function, Object};
@@ -22,6 +21,7 @@ use crate::identity::Identity;
 use crate::options::{Options, duration, millis};
 use crate::pool::{Connections, Lease, locks_hold};
 use crate::runtime::promise;
+use crate::settled::{Done, done, settled};
 use crate::text::Answer;
 use crate::work::{Ticket, completed, execute};
 
@@ -38,18 +38,6 @@ pub struct Handle {
 #[napi(object, object_from_js = false)]
 pub struct Opened {
     pub handle: Option<Handle>,
-    pub failure: Option<Failure>,
-}
-
-/// What came of a call.
-#[napi(object)]
-pub struct Settled {
-    /// JSON.
-    pub value: Option<String>,
-    pub origin: Option<String>,
-    pub attempt: Option<u32>,
-    /// Whether the work refused for good: a service of Rust can keep such an answer.
-    pub declined: Option<bool>,
     pub failure: Option<Failure>,
 }
 
@@ -82,14 +70,6 @@ pub struct Doubtful {
 #[napi(object)]
 pub struct Listed {
     pub requests: Option<Vec<Doubtful>>,
-    pub failure: Option<Failure>,
-}
-
-/// What came of an operation that has a word or a number for its answer.
-#[napi(object)]
-pub struct Done {
-    pub word: Option<String>,
-    pub count: Option<u32>,
     pub failure: Option<Failure>,
 }
 
@@ -293,30 +273,6 @@ async fn run(
     Ok(reply?)
 }
 
-pub(crate) fn settled(reply: std::result::Result<Reply<Answer>, Failure>) -> Settled {
-    let failed = |failure| Settled {
-        value: None,
-        origin: None,
-        attempt: None,
-        declined: None,
-        failure: Some(failure),
-    };
-    match reply {
-        Err(failure) => failed(failure),
-        Ok(reply) => match reply.value() {
-            Answer::Text(json) => Settled {
-                value: Some(json.clone()),
-                origin: Some(reply.origin().as_str().to_owned()),
-                attempt: Some(reply.attempt()),
-                declined: Some(reply.is_declined()),
-                failure: None,
-            },
-            // Its encoding fails before.
-            Answer::NotJson(why) => failed(Failure::new("ValueNotJson", Effect::Done, why.as_str())),
-        },
-    }
-}
-
 impl Status {
     fn absent() -> Self {
         Self {
@@ -409,22 +365,4 @@ fn named(resolved: Resolved) -> &'static str {
         Resolved::AlreadyCompleted => "alreadyCompleted",
         _ => "unknown",
     }
-}
-
-impl Done {
-    pub(crate) fn of(word: Option<String>, count: Option<u32>) -> Self {
-        Self {
-            word,
-            count,
-            failure: None,
-        }
-    }
-}
-
-pub(crate) async fn done(operation: impl Future<Output = std::result::Result<Done, Failure>>) -> Done {
-    operation.await.unwrap_or_else(|failure| Done {
-        word: None,
-        count: None,
-        failure: Some(failure),
-    })
 }

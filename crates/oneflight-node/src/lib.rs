@@ -49,5 +49,6 @@ mod outbox;
 mod pool;
 mod relay;
 mod runtime;
+mod settled;
 mod text;
 mod work;

@@ -11,9 +11,10 @@ use oneflight_postgres::PostgresStore;
 use oneflight_sqlite::SqliteStore;
 
 use crate::failure::Failure;
-use crate::handle::{Done, Handle, done};
+use crate::handle::Handle;
 use crate::pool::{Connections, Lease};
 use crate::runtime::promise;
+use crate::settled::{Done, done};
 
 /// A dead letter. `index.d.ts` documents each part.
 #[napi(object, object_from_js = false)]

@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 
 use crate::delivery::{Closure, Event, Events};
 use crate::failure::Failure;
-use crate::handle::{Done, Handle};
+use crate::handle::Handle;
 use crate::options::{duration, millis};
 use crate::outbox::none;
 use crate::pool::{Connections, Lease};
 use crate::runtime::{self, promise};
+use crate::settled::Done;
 
 /// How a relay is set. `index.d.ts` documents each.
 #[napi(object)]
@@ -75,11 +76,13 @@ struct Running {
     relay: RelayHandle,
     /// The store stays open for as long.
     lease: Arc<Lease>,
+    events: Arc<Events>,
 }
 
 impl Running {
     async fn stop(self) {
         self.relay.stop().await;
+        self.events.end();
         if let Some(lease) = Arc::into_inner(self.lease) {
             lease.close().await;
         }
@@ -180,12 +183,12 @@ fn begun(
     events: Arc<Events>,
 ) -> std::result::Result<Running, Failure> {
     let built = match lease.connections() {
-        Some(Connections::Postgres(store)) => spawned(store.clone(), options, targets, events),
-        Some(Connections::Sqlite(store)) => spawned(store.clone(), options, targets, events),
+        Some(Connections::Postgres(store)) => spawned(store.clone(), options, targets, Arc::clone(&events)),
+        Some(Connections::Sqlite(store)) => spawned(store.clone(), options, targets, Arc::clone(&events)),
         Some(Connections::None) | None => return Err(none()),
     };
     let relay = built.map_err(|error| Failure::new("InvalidArgument", Effect::Nothing, error.to_string()))?;
-    Ok(Running { relay, lease })
+    Ok(Running { relay, lease, events })
 }
 
 fn spawned<S: OutboxStore>(

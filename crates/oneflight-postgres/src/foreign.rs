@@ -24,75 +24,16 @@ use sqlx::Executor;
 
 use super::PostgresStore;
 use super::borrowed::Borrowed;
-use super::names::Names;
 use super::number::Number;
 use super::records::{millis, number, untold};
-use super::statements::{look, record, shown, turn};
+use super::statements::{shown, turn};
+use super::transaction_statements::NULL;
 use oneflight::correlation::{self, CorrelationId};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::outbox::{Bell, NewMessage};
 use oneflight::store::{
     Asked, ClaimRequest, Denied, ForeignStatement, ForeignTransaction, StoreError, hex, read_record,
 };
-
-/// The statements that are the same for all requests.
-#[derive(Debug)]
-pub(super) struct Foreign {
-    look: String,
-    record: String,
-}
-
-/// Stands for null in an answer. A value that is missing is empty.
-const NULL: &str = "-";
-
-impl Foreign {
-    pub(super) fn new(names: &Names) -> Self {
-        let look = look(names, ["$1::text", "$2::text", "$3::text"]);
-        let bytes = |name: &str| format!("pg_catalog.encode({name}, 'hex')");
-        let columns = [
-            "now::text",
-            &bytes("fingerprint"),
-            "token::text",
-            &bytes("holder"),
-            "attempt::text",
-            "lease_expires_at::text",
-            "completed_at::text",
-            "expires_at::text",
-            &bytes("result"),
-            "held::text",
-            "ours::text",
-            "number",
-            "incarnation",
-            // The turn of this call, also if it did not get the lock.
-            "(pg_catalog.current_setting('oneflight.turn', true) IN ($3::text, pg_catalog.concat('not ', $3::text)))::text",
-        ];
-        let columns = columns.map(|column| format!("coalesce({column}, '{NULL}')"));
-        let optional = |value: &str| format!("nullif({value}::text, '')");
-        let bytes = |value: &str| format!("pg_catalog.decode({}, 'hex')", optional(value));
-        let int = |value: &str| format!("{}::bigint", optional(value));
-        let values = [
-            "$1::text",
-            "$2::text",
-            &bytes("$3"),
-            &bytes("$4"),
-            &int("$5"),
-            &int("$6"),
-            &int("$7"),
-            &bytes("$8"),
-            &int("$9"),
-            "$10::text",
-            &int("$11"),
-        ];
-        let answer = "(CASE WHEN NOT ours THEN 'ended' WHEN EXISTS (SELECT FROM written) THEN 'written' ELSE 'taken' END) AS oneflight";
-        Self {
-            look: format!(
-                "SELECT pg_catalog.concat_ws(' ', {}) AS oneflight FROM ({look}) looked",
-                columns.join(", ")
-            ),
-            record: record(names, values, answer),
-        }
-    }
-}
 
 /// A request in a transaction that another driver has begun.
 struct Transaction {

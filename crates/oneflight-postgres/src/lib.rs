@@ -45,6 +45,7 @@ mod statements;
 mod step_statements;
 mod steps;
 mod transaction;
+mod transaction_statements;
 
 use borrowed::Borrowed;
 use call::{Calls, Message, Value};

@@ -12,13 +12,13 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::call::{Calls, Message, Value};
-use super::foreign::Foreign;
 use super::names::{Keys, Names};
 use super::procedures::{
     BEGIN_STEPS, CLAIM, COMPLETE, END_LEASE, LOAD, LOAD_STEPS, PURGE, RECORD_STEP, RELEASE, RENEW,
 };
-use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, absent, notify};
+use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, notify};
 use super::step_statements::StepStatements;
+use super::transaction_statements::{ForeignStatements, look, record};
 use oneflight::correlation::CorrelationId;
 use oneflight::record::HolderId;
 
@@ -53,7 +53,7 @@ pub(super) struct Statements {
     in_doubt: String,
     pub(super) look: SqlStr,
     pub(super) record: SqlStr,
-    pub(super) foreign: Foreign,
+    pub(super) foreign: ForeignStatements,
     pub(super) incarnate: SqlStr,
     incarnation: String,
     channel: String,
@@ -98,7 +98,7 @@ impl Statements {
                 ["$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11"],
                 "ours, EXISTS (SELECT FROM written)",
             )),
-            foreign: Foreign::new(names),
+            foreign: ForeignStatements::new(names),
             // Whatever transactions are usually like. Nobody else's is waited for.
             incarnate: sql(format!(
                 "{LEAVE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '100ms'; SELECT {}(); COMMIT",
@@ -168,60 +168,6 @@ impl Statements {
         ))
         .into_sql_str()
     }
-}
-
-/// Reads the record by scope and key, for whose turn it is. The transaction gets its number here, unless what was read is an
-/// answer.
-pub(super) fn look(names: &Names, [scope, key, turn]: [&str; 3]) -> String {
-    let (records, incarnation) = (names.of("records"), names.of("incarnation"));
-    format!(
-        "WITH {INSTANT}, turn AS MATERIALIZED (
-            SELECT pg_catalog.current_setting('oneflight.turn', true) IS NOT DISTINCT FROM {turn} AS ours)
-         SELECT now, r.*, ours, CASE WHEN ours AND coalesce(greatest(lease_expires_at, expires_at) <= now, true)
-                                     THEN pg_catalog.pg_current_xact_id()::text END AS number,
-                (SELECT id::text FROM {incarnation}) AS incarnation
-         FROM instant CROSS JOIN turn LEFT JOIN (
-            SELECT {RECORD} FROM {records} WHERE scope = {scope} AND key = {key}) r ON true"
-    )
-}
-
-/// Writes the record of a transaction by its number. Takes, after scope and key: fingerprint, holder, attempt, what it took
-/// over, retention, result, the number of those that watch, the number of the transaction, and the token that was read.
-pub(super) fn record(names: &Names, values: [&str; 11], answer: &str) -> String {
-    let [
-        scope,
-        key,
-        fingerprint,
-        holder,
-        attempt,
-        took_over,
-        retention,
-        result,
-        watch,
-        number,
-        seen,
-    ] = values;
-    let (records, tokens) = (names.of("records"), names.of("tokens").replace('\'', "''"));
-    format!(
-        "WITH {INSTANT}, turn AS MATERIALIZED (
-            SELECT pg_catalog.pg_current_xact_id_if_assigned()::text IS NOT DISTINCT FROM {number} AS ours),
-         written AS (
-            INSERT INTO {records} AS r (scope, key, token, fingerprint, holder, attempt, took_over, claimed_at,
-                                        completed_at, expires_at, result)
-            SELECT {scope}, {key}, pg_catalog.nextval('{tokens}'::pg_catalog.regclass), {fingerprint}, {holder}, {attempt},
-                   {took_over}, now, now, now + {retention}, {result}
-            FROM instant, turn WHERE ours
-            ON CONFLICT (scope, key) DO UPDATE
-            SET (token, fingerprint, holder, attempt, took_over, claimed_at, lease_expires_at, completed_at,
-                 expires_at, result, held)
-              = (EXCLUDED.token, EXCLUDED.fingerprint, EXCLUDED.holder, EXCLUDED.attempt, EXCLUDED.took_over,
-                 EXCLUDED.claimed_at, NULL, EXCLUDED.completed_at, EXCLUDED.expires_at, EXCLUDED.result, false)
-            WHERE {absent} OR (r.token = {seen} AND r.lease_expires_at <= EXCLUDED.claimed_at)
-            RETURNING {notify})
-         SELECT {answer} FROM turn",
-        absent = absent("r", "EXCLUDED.claimed_at"),
-        notify = notify(&format!("'{}'", names.channel()), watch)
-    )
 }
 
 /// Has the server notice, for the length of the transaction, that its client is gone without a word: such a transaction
