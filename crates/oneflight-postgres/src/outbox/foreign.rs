@@ -6,31 +6,6 @@ use crate::records::millis;
 use oneflight::store::outbox::NewMessage;
 use oneflight::store::{ForeignStatement, hex};
 
-/// The text of the statement, by the name of the function. An optional value that is missing is empty.
-pub(crate) fn send(function: &str) -> String {
-    let optional = |at: u32| format!("nullif(${at}::text, '')");
-    let values = [
-        "$1::text::smallint".to_owned(),
-        "$2::text".to_owned(),
-        "$3::text".to_owned(),
-        "$4::text::boolean".to_owned(),
-        optional(5),
-        "$6::text".to_owned(),
-        "pg_catalog.decode($7::text, 'hex')".to_owned(),
-        optional(8),
-        optional(9),
-        optional(10),
-        format!("{}::bigint", optional(11)),
-        format!("{}::bigint", optional(12)),
-        "$13::text::boolean".to_owned(),
-    ];
-    let values = values.map(|value| format!("ARRAY[{value}]"));
-    format!(
-        "SELECT message_id::text || CASE WHEN is_new THEN ' new' ELSE ' known' END AS oneflight FROM {function}({})",
-        values.join(", ")
-    )
-}
-
 impl PostgresStore {
     /// Returns what sends a message.
     pub(crate) fn foreign_send(&self, message: &NewMessage) -> Vec<ForeignStatement> {

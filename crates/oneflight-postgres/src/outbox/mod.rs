@@ -31,7 +31,7 @@
 
 mod asking;
 mod cursor;
-pub(crate) mod foreign;
+mod foreign;
 mod hints;
 mod house;
 mod rows;
