@@ -240,7 +240,7 @@ export interface RelayOptions {
   leaseMs?: number
   /** How long `close` waits for deliveries. 20 s unless set. */
   graceMs?: number
-  /** Is told of each message that becomes a dead letter. A warning of the process unless set. */
+  /** Is told of each message that becomes a dead letter, at most once: the letter stays in the store. `close` waits for it. A warning of the process unless set. */
   onDeadLetter?: (letter: DeadLetter) => unknown
 }
 
@@ -289,8 +289,8 @@ export interface Relay {
   /** Returns how it is. Once it is closed, how it was then. */
   health(): Health
   /**
-   * Takes nothing more, and waits for deliveries up to `graceMs`. What is not delivered by then is given back, and counts as no
-   * attempt.
+   * Takes nothing more, and waits for deliveries up to `graceMs`, and for `onDeadLetter`. What is not delivered by then is given
+   * back, and counts as no attempt. In what it would wait for, a delivery of its own above all, it is {@link Reentrant}.
    */
   close(): Promise<void>
 
@@ -379,8 +379,8 @@ export class Idempotency {
   readonly outbox: Outbox
 
   /**
-   * Begins nothing more, closes its relays, and waits for what this object has begun. The last one of a store closes its
-   * connections. In work for which it would wait it is {@link Reentrant}.
+   * Closes its relays, whose deliveries may call it as long as they have their grace, begins nothing else, and waits for what this
+   * object has begun. The last one of a store closes its connections: what was written to a file of SQLite's is in it then, unless others have it open. In work for which it would wait it is {@link Reentrant}.
    */
   close(): Promise<void>
 

@@ -172,6 +172,7 @@ function ofKysely(trx) {
     tx: adapters.kysely(trx, CompiledQuery),
     insert: (item) => trx.insertInto('orders').values({ item }).execute(),
     read: () => trx.selectFrom('orders').select('item').execute(),
+    readInOrder: () => trx.selectFrom('orders').select('item').orderBy('id').execute(),
     say: (text) => trx.executeQuery(CompiledQuery.raw(text))
   }
 }

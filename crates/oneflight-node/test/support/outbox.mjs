@@ -35,6 +35,8 @@ export async function openOutbox(url, prefix) {
     prepare: () => library.transaction((its) => its.say(ORDERS[isPostgres ? 'postgres' : 'sqlite'])),
     /** Writes a row once under this key, as an inbox does. */
     effect: (key) => transact({ scope: 'inbox', key }, (_, its) => its.insert(key).then(() => null)),
+    /** Returns the rows in the order in which they were written. */
+    effectsInOrder: async () => (await library.transaction((its) => its.readInOrder())).map((row) => row.item),
     /** Returns the rows. */
     effects: async () => (await library.transaction((its) => its.read())).map((row) => row.item).sort(),
     async close() {
