@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { copyFileSync, fstatSync, readdirSync, readFileSync, readlinkSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
@@ -12,7 +13,8 @@ import { Idempotency } from '../index.mjs'
 import { folder, start } from './support/processes.mjs'
 
 const onLinux = { skip: process.platform !== 'linux' && 'asks /proc' }
-/** What this process has open, but for what Node itself opens as it likes. */
+const whereLocksHold = { skip: !['linux', 'win32'].includes(process.platform) && 'two copies of SQLite do not exclude each other here' }
+/** Returns what this process has open of the folders of these tests. */
 const open = () => {
   const target = (descriptor) => {
     try {
@@ -48,7 +50,7 @@ function found(file) {
 }
 
 for (const between of ['nothing', 'another connection', 'another store']) {
-  test(`a call waits for a transaction of the driver, although ${between} is closed meanwhile`, async (t) => {
+  test(`a call waits for a transaction of the driver, although ${between} is closed meanwhile`, whereLocksHold, async (t) => {
     const { file, idem, db } = await both(t)
     const request = { scope: 's', key: 'k' }
     db.exec('BEGIN IMMEDIATE')
@@ -76,7 +78,7 @@ for (const between of ['nothing', 'another connection', 'another store']) {
   })
 }
 
-test('what either writes after the other one was closed is there', async (t) => {
+test('what either writes after the other one was closed is there', whereLocksHold, async (t) => {
   const { file, idem, db } = await both(t)
   await idem.run({ scope: 's', key: 'before' }, () => 1)
   await idem.close()
@@ -90,7 +92,7 @@ test('what either writes after the other one was closed is there', async (t) => 
   assert.deepEqual(found(file), { rows: 1, records: 3, check: 'ok' })
 })
 
-test('a storm of both loses nothing', async (t) => {
+test('a storm of both loses nothing', whereLocksHold, async (t) => {
   const { file, idem, db } = await both(t)
   const CALLS = 300
   let inserted = 0
@@ -112,8 +114,23 @@ test('a storm of both loses nothing', async (t) => {
   t.diagnostic(`${inserted} rows`)
 })
 
+test('processes that each have it open by both lose nothing', whereLocksHold, async (t) => {
+  const { file, idem, db } = await both(t)
+  await idem.close()
+  db.close()
+  const writers = [0, 200, 400].map((from) => start(t, 'shared-writer.mjs', file, from, from + 200))
+  const told = await Promise.all(writers.map((it) => it.next()))
+  assert.deepEqual(await Promise.all(writers.map((it) => it.ended)), [0, 0, 0])
+  assert.equal(told.reduce((sum, { executed }) => sum + executed, 0), 100)
+  assert.deepEqual(readdirSync(dirname(file)), ['shared.db'])
+  const other = new Database(file)
+  assert.equal(other.prepare('SELECT count(DISTINCT key) AS count FROM rows').get().count, 600)
+  other.close()
+  assert.deepEqual(found(file), { rows: 600, records: 100, check: 'ok' })
+})
+
 for (const last of ['the store', 'the driver']) {
-  test(`when ${last} has closed the file last, all is in it and nothing beside it`, async (t) => {
+  test(`when ${last} has closed the file last, all is in it and nothing beside it`, whereLocksHold, async (t) => {
     const { file, idem, db } = await both(t)
     await idem.run({ scope: 's', key: 'k' }, () => 1)
     if (last === 'the driver') await idem.close()
@@ -130,7 +147,7 @@ for (const last of ['the store', 'the driver']) {
   })
 }
 
-test('a store that is closed has written all to its file', async () => {
+test('a store that is closed has written all to its file', whereLocksHold, async () => {
   for (let round = 0; round < 30; round++) {
     const file = `${folder()}/alone.db`
     const idem = await Idempotency.open(`sqlite:${file}`)
@@ -199,22 +216,27 @@ test('a file that is deleted while both have it open stays locked, and takes no 
   }
 })
 
-test('a long read of the driver sees one state, whatever is written and checkpointed meanwhile', async (t) => {
+test('a long read of the driver sees one state, whatever is written and checkpointed meanwhile', whereLocksHold, async (t) => {
   const { idem, db } = await both(t)
-  db.transaction(() => {
-    for (let key = 0; key < 2000; key++) insert(db, key)
-  })()
-  const reading = db.prepare('SELECT key FROM rows ORDER BY rowid').iterate()
-  const seen = [reading.next().value.key]
-  // More than a thousand pages, after which SQLite checkpoints and begins its log anew if nobody reads.
-  for (let round = 0; round < 40; round++) {
-    await Promise.all(Array.from({ length: 10 }, (_, key) => idem.run({ scope: 's', key: `${round} ${key}` }, () => 'x'.repeat(20_000))))
-    for (let row = 0; row < 40; row++) seen.push(reading.next().value.key)
+  // So long that a page of the index has few of them.
+  const name = (number) => String(number).padStart(5, '0') + 'k'.repeat(200)
+  const all = (numbers) => Promise.all(numbers.map((number) => idem.run({ scope: 's', key: name(number) }, () => randomBytes(6000).toString('hex'))))
+  const numbers = Array.from({ length: 300 }, (_, at) => at * 2)
+  await all(numbers)
+  const SQL = 'SELECT key, length(result) AS length FROM oneflight_records ORDER BY scope, key'
+  // It reads no more than it has to, so that its cache does not have the rest.
+  const { length } = db.prepare(`${SQL} LIMIT 1`).get()
+  const reading = db.prepare(SQL).iterate()
+  const seen = [reading.next().value]
+  // Between those that are not read yet, and more than a thousand pages: SQLite checkpoints, and begins its log anew if nobody reads.
+  for (let round = 0; round < 30; round++) {
+    await all(numbers.slice(290 - round * 10, 300 - round * 10).map((number) => number + 1))
+    seen.push(reading.next().value)
   }
-  for (const { key } of reading) seen.push(key)
-  assert.deepEqual(seen, Array.from({ length: 2000 }, (_, key) => key))
+  seen.push(...reading)
+  assert.deepEqual(seen, numbers.map((number) => ({ key: name(number), length })))
   assert.equal(db.pragma('integrity_check', { simple: true }), 'ok')
-  assert.equal(db.prepare('SELECT count(*) AS count FROM oneflight_records').get().count, 400)
+  assert.equal(db.prepare('SELECT count(*) AS count FROM oneflight_records').get().count, 600)
 })
 
 test('a process whose first three descriptors are closed opens its store', onLinux, async (t) => {
