@@ -2,6 +2,8 @@
 
 import assert from 'node:assert/strict'
 import { AsyncLocalStorage } from 'node:async_hooks'
+import { readdirSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
@@ -117,4 +119,17 @@ it('what a relay was begun in is none of its deliveries', async ({ idem, begin, 
   await eventually(() => relay.health().delivered === 1, 'it is delivered')
   assert.deepEqual(seen, [undefined])
   await relay.close()
+})
+
+test('whatever goes wrong with a relay, the store is closed', async () => {
+  const file = `${folder()}/outbox.db`
+  const idem = await Idempotency.open(`sqlite:${file}`)
+  const relay = idem.relay({ mail: () => {} }, SOON)
+  const close = () => Object.getPrototypeOf(relay).close.call(relay)
+  relay.close = () => Promise.reject(new Error('a defect of the test'))
+  await assert.rejects(idem.close(), /a defect of the test/)
+  await assert.rejects(idem.status({ scope: 's', key: 'k' }), Closed)
+  // The last share in the store is the relay's.
+  await close()
+  assert.deepEqual(readdirSync(dirname(file)), ['outbox.db'])
 })
