@@ -60,6 +60,8 @@ export async function startCutter(target, { keepAlive = false } = {}) {
     cutNextAnswer(when) {
       return new Promise((happened, failed) => cuts.push({ when, happened, failed }))
     },
+    /** Cuts no answer any more that was to be. */
+    forget: () => cuts.splice(0),
     stop() {
       server.close()
       server.closeAllConnections()

@@ -26,7 +26,12 @@ export async function openShop(mode, { postgres, redis, home }) {
     WORK_MS: String(WORK_MS),
     ...(isRemote && { SERVICE_URL: service.url })
   }
-  const sites = []
+  const apps = new Map()
+  const cutters = []
+  const app = (offline) => {
+    if (!apps.has(offline)) apps.set(offline, startApp({ mode, env, offline, home }))
+    return apps.get(offline)
+  }
   const orders = isRemote
     ? 'SELECT id::text, item, quantity::int, idempotency_key AS key, correlation_id FROM orders WHERE item = $1 ORDER BY orders.id'
     : 'SELECT id::text, "user", item, quantity::int, key, correlation_id FROM shop_orders WHERE item = $1 ORDER BY shop_orders.id'
@@ -38,18 +43,19 @@ export async function openShop(mode, { postgres, redis, home }) {
     service,
     /** The orders of an item. */
     rows: (item) => database.query(orders, [item]),
-    /** Starts the application. With `keepAlive` the browser keeps its connections. */
+    /**
+     * A way to the application, which is started by the first one. `offline` is the build that sends again what failed; with
+     * `keepAlive` the browser keeps its connections.
+     */
     async site({ offline = false, keepAlive = false } = {}) {
-      const app = await startApp({ mode, env, offline, home })
-      const site = { app, cutter: await startCutter(app.url, { keepAlive }) }
-      sites.push(site)
-      return site
+      const started = await app(offline)
+      const cutter = await startCutter(started.url, { keepAlive })
+      cutters.push(cutter)
+      return { app: started, cutter }
     },
     async close() {
-      for (const { app, cutter } of sites) {
-        cutter.stop()
-        await app.stop()
-      }
+      for (const it of cutters) it.stop()
+      for (const it of apps.values()) await (await it).stop()
       await service?.stop()
       staller.stop()
       standIns.stop()

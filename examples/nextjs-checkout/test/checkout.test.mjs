@@ -1,0 +1,313 @@
+// The checkout in a real browser, built and started as it is deployed: whatever is done to the page, an intent is one order. The
+// same is done to the article's code, and its doubles are counted.
+//
+// All tests share one PostgreSQL, one Redis and one browser, and one application a mode. Pictures of what was seen in the end go to
+// the folder SCREENSHOTS, or a temporary one.
+
+import assert from 'node:assert/strict'
+import { describe } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { intention } from '../support/browser.mjs'
+import { openTests, outside, overlapping, untilPosts } from '../support/harness.mjs'
+import { OURS } from '../support/postgres.mjs'
+import { doubleClick, doubleClickWithoutScripts, lostAnswer, oneOrder, sentAgainByNext } from './cases.mjs'
+
+const { check, postgres, shops } = await openTests()
+
+// ---- One order.
+
+for (const mode of ['package', 'service']) {
+  describe(`MODE=${mode}: one order`, () => {
+    const shop = shops[mode]
+
+    check('a double click', shop, doubleClick)
+
+    check('two submits that no disabled button holds up', shop, async (it) => {
+      const { tab } = await it.visitor()
+      await tab.form(it.intent)
+      await tab.fill(it.item)
+      await tab.page.evaluate(() => {
+        const form = document.querySelector('form#order')
+        for (let times = 0; times < 2; times++) form.dispatchEvent(new SubmitEvent('submit', { bubbles: true, cancelable: true }))
+      })
+      const { id } = await tab.order()
+      assert.equal((await oneOrder(it)).id, id)
+    })
+
+    check('scripts off', shop, async (it) => {
+      const { tab } = await it.visitor({ scripts: false })
+      await tab.send(it.intent, it.item, 2)
+      const { id, origin } = await tab.order()
+      assert.equal(origin, 'executed')
+      const row = await oneOrder(it)
+      assert.deepEqual([row.id, row.quantity], [id, 2])
+    })
+
+    check('a double click with scripts off', shop, doubleClickWithoutScripts)
+
+    check('a reload during the request', shop, async (it) => {
+      const before = it.cutter.posts()
+      const { tab } = await it.visitor()
+      await tab.send(it.intent, it.item)
+      await untilPosts(it.cutter, before + 1)
+      await tab.send(it.intent, it.item)
+      const { id, origin } = await tab.order()
+      assert.notEqual(origin, 'executed')
+      assert.equal((await oneOrder(it)).id, id)
+    })
+
+    check('back, and once more', shop, async (it) => {
+      const { tab } = await it.visitor()
+      await tab.send(it.intent, it.item)
+      const { id } = await tab.order()
+      await tab.page.goBack()
+      await tab.isReady()
+      assert.equal(await tab.page.inputValue('form#order input[name=key]'), it.intent)
+      await tab.fill(it.item)
+      await tab.press()
+      assert.deepEqual(await tab.order(), { id, origin: 'replayed' })
+      assert.equal((await oneOrder(it)).id, id)
+      // Another order is another intent.
+      await tab.page.locator('a[data-again]').click()
+      await tab.isReady()
+      assert.notEqual(await tab.page.inputValue('form#order input[name=key]'), it.intent)
+    })
+
+    check('two tabs', shop, async (it) => {
+      const { tab, open } = await it.visitor()
+      const other = await open()
+      for (const each of [tab, other]) await (await each.form(it.intent)).fill(it.item)
+      await Promise.all([tab.press(), other.press()])
+      const orders = [await tab.order(), await other.order()]
+      assert.equal(orders[0].id, orders[1].id)
+      assert.deepEqual(orders.filter(({ origin }) => origin === 'executed').length, 1)
+      assert.equal((await oneOrder(it)).id, orders[0].id)
+    })
+
+    check('an answer that is lost after the commit', shop, lostAnswer)
+
+    check('an answer that is lost, and the browser asks again by itself', shop, async (it) => {
+      const before = it.cutter.posts()
+      const { tab } = await it.visitor()
+      await tab.form(it.intent)
+      await tab.fill(it.item)
+      const cut = it.cutter.cutNextAnswer()
+      await tab.press()
+      await cut
+      const { id } = await tab.order()
+      assert.ok(it.cutter.posts() >= before + 2)
+      assert.equal((await oneOrder(it)).id, id)
+    }, { keepAlive: true })
+
+    check('the server is killed between commit and answer', shop, async (it) => {
+      const { tab } = await it.visitor()
+      const committed = it.staller.stallNextOrder()
+      await tab.send(it.intent, it.item)
+      await committed
+      await it.app.kill()
+      it.staller.goOn()
+      await it.app.restart()
+      await tab.send(it.intent, it.item)
+      const { id } = await tab.order()
+      assert.equal((await oneOrder(it)).id, id)
+    })
+
+    check('two users with one key', shop, async (it) => {
+      const [ada, bob] = [await it.visitor({ user: 'ada' }), await it.visitor({ user: 'bob' })]
+      const other = intention().item
+      await (await ada.tab.form(it.intent)).fill(it.item)
+      await (await bob.tab.form(it.intent)).fill(other)
+      await Promise.all([ada.tab.press(), bob.tab.press()])
+      const orders = [await ada.tab.order(), await bob.tab.order()]
+      assert.notEqual(orders[0].id, orders[1].id)
+      // Each has the order of their own, now and when they ask once more.
+      for (const [who, item, order] of [[ada, it.item, orders[0]], [bob, other, orders[1]]]) {
+        const row = await oneOrder({ shop, item })
+        assert.equal(row.id, order.id)
+        await who.tab.send(it.intent, item)
+        assert.deepEqual(await who.tab.order(), { id: row.id, origin: 'replayed' })
+        await oneOrder({ shop, item })
+      }
+    })
+
+    check('the same key with other fields', shop, async (it) => {
+      const { tab, open } = await it.visitor()
+      const other = await open()
+      await (await other.form(it.intent)).fill(it.item, 2)
+      await tab.send(it.intent, it.item, 1)
+      const { id } = await tab.order()
+      await other.press()
+      assert.match(await other.error(), /key/i)
+      const row = await oneOrder(it)
+      assert.deepEqual([row.id, row.quantity], [id, 1])
+    })
+
+    check('Next sends a lost action again', shop, sentAgainByNext, { offline: true })
+  })
+}
+
+describe('MODE=service: one order', () => {
+  check('the service is killed between commit and answer', shops.service, async (it) => {
+    const { tab } = await it.visitor()
+    const committed = it.staller.stallNextOrder()
+    await tab.send(it.intent, it.item)
+    await committed
+    await it.shop.service.kill()
+    it.staller.goOn()
+    await it.shop.service.restart()
+    // The page may have asked again by itself.
+    await tab.send(it.intent, it.item)
+    const { id } = await tab.order()
+    assert.equal((await oneOrder(it)).id, id)
+  })
+})
+
+// ---- The same with the article's code.
+
+describe("MODE=article: what the article's code gets wrong", () => {
+  const shop = shops.article
+
+  /** Two orders of one intent, of which so many are charged and mailed. */
+  async function twoOrders(it, charged = 2) {
+    it.staller.goOn()
+    assert.equal((await shop.rows(it.item)).length, 2, 'what docs/nextjs.md says of the article is no longer so')
+    await outside(shop, it.item, charged)
+  }
+
+  check('a double click with scripts off is two orders', shop, async (it) => {
+    const { tab } = await it.visitor({ scripts: false })
+    await overlapping(it, () => tab.send(it.intent, it.item), () => tab.press())
+    await tab.order()
+    await twoOrders(it)
+  })
+
+  check('a reload during the request is two orders', shop, async (it) => {
+    const { tab } = await it.visitor()
+    await overlapping(it, () => tab.send(it.intent, it.item), () => tab.send(it.intent, it.item))
+    await tab.order()
+    await twoOrders(it)
+  })
+
+  check('two tabs are two orders', shop, async (it) => {
+    const { tab, open } = await it.visitor()
+    const other = await open()
+    for (const each of [tab, other]) await (await each.form(it.intent)).fill(it.item)
+    await overlapping(it, () => tab.press(), () => other.press())
+    const orders = [await tab.order(), await other.order()]
+    assert.notEqual(orders[0].id, orders[1].id)
+    await twoOrders(it)
+  })
+
+  check('a lost answer is two orders', shop, async (it) => {
+    const { tab } = await it.visitor()
+    const cut = it.cutter.cutNextAnswer(() => it.staller.stallNextOrder())
+    await tab.form(it.intent)
+    await tab.fill(it.item)
+    await tab.press()
+    await cut
+    await tab.send(it.intent, it.item)
+    await tab.order()
+    await twoOrders(it)
+  })
+
+  check('a browser that asks again by itself makes two orders', shop, async (it) => {
+    const { tab } = await it.visitor()
+    await tab.form(it.intent)
+    await tab.fill(it.item)
+    const cut = it.cutter.cutNextAnswer(() => it.staller.stallNextOrder())
+    await tab.press()
+    await cut
+    await tab.order()
+    await twoOrders(it)
+  }, { keepAlive: true })
+
+  check('a server that is killed between commit and answer makes two orders', shop, async (it) => {
+    const { tab } = await it.visitor()
+    const committed = it.staller.stallNextOrder()
+    await tab.send(it.intent, it.item)
+    await committed
+    await it.app.kill()
+    it.staller.goOn()
+    await it.app.restart()
+    await tab.send(it.intent, it.item)
+    await tab.order()
+    // Nobody pays for the first one.
+    await twoOrders(it, 1)
+  })
+
+  check("another user's key shows their order", shop, async (it) => {
+    const [ada, bob] = [await it.visitor({ user: 'ada' }), await it.visitor({ user: 'bob' })]
+    const other = intention().item
+    await ada.tab.send(it.intent, it.item)
+    const hers = await ada.tab.order()
+    await bob.tab.send(it.intent, other)
+    assert.equal((await bob.tab.order()).id, hers.id)
+    assert.match(await bob.tab.page.innerText('main'), new RegExp(it.item))
+    assert.equal((await shop.rows(other)).length, 0)
+  })
+
+  check('the same key with other fields is answered with the first order', shop, async (it) => {
+    const { tab, open } = await it.visitor()
+    const other = await open()
+    await (await other.form(it.intent)).fill(it.item, 2)
+    await tab.send(it.intent, it.item, 1)
+    const { id } = await tab.order()
+    await other.press()
+    assert.equal((await other.order()).id, id)
+  })
+
+  check('Next sends a lost action again, which is two orders', shop, async (it) => {
+    const { tab } = await it.visitor()
+    await tab.form(it.intent)
+    await tab.fill(it.item)
+    const cut = it.cutter.cutNextAnswer(() => it.staller.stallNextOrder())
+    await tab.press()
+    await cut
+    await tab.order()
+    await twoOrders(it)
+  }, { offline: true })
+})
+
+// ---- One id.
+
+/** Places an order, and returns the correlation id by which the browser knows it. */
+async function orderById(it) {
+  const { tab } = await it.visitor({ user: 'ada' })
+  await tab.form(it.intent)
+  await tab.fill(it.item)
+  const answered = tab.page.waitForResponse((response) => response.request().method() === 'POST')
+  await tab.press()
+  const id = await (await answered).headerValue('x-correlation-id')
+  await tab.order()
+  assert.match(id ?? '', /^[\w-]{16,}$/)
+  return id
+}
+
+function isLogged({ app }, id) {
+  const lines = app.output().split('\n').filter((line) => line.startsWith('{'))
+  return lines.some((line) => JSON.parse(line).correlationId === id)
+}
+
+/** What PostgreSQL has logged of it, without what the tests have asked. */
+const statements = (id) => postgres.log().split('\n').filter((line) => line.includes(id) && !line.includes(`<${OURS}>`))
+
+describe('one correlation id', () => {
+  check('MODE=package: in browser, log, rows, outbox, payment, mail, and in the log of PostgreSQL', shops.package, async (it) => {
+    const id = await orderById(it)
+    assert.equal((await oneOrder(it)).correlation_id, id)
+    assert.ok(isLogged(it, id), 'the log of the application')
+    const sent = await it.shop.database.query('SELECT topic FROM oneflight_messages WHERE correlation_id = $1 ORDER BY topic', [id])
+    assert.deepEqual(sent.map(({ topic }) => topic), ['mail.receipt', 'payment.charge'])
+    for (const messages of [it.shop.standIns.charges(), it.shop.standIns.mails()]) {
+      const [message] = messages.filter(({ correlationId }) => correlationId === id)
+      assert.match(JSON.stringify(message), new RegExp(it.item))
+    }
+    assert.match(statements(id).join('\n'), /insert into "?shop_orders/i)
+  })
+
+  check('MODE=service: in browser, log and the rows of the service', shops.service, async (it) => {
+    const id = await orderById(it)
+    assert.equal((await oneOrder(it)).correlation_id, id)
+    assert.ok(isLogged(it, id), 'the log of the application')
+  })
+})
