@@ -94,7 +94,7 @@ async function storm(url) {
     return Array.from({ length: settings.duplicates }, () => ({
       key,
       when: at + random() * 3,
-      hangUp: percent('hang-up') ? random() * settings['work-ms'] * 1.5 : undefined,
+      hangUp: percent('hang-up') ? Math.ceil(random() * settings['work-ms'] * 1.5) : undefined,
       repeat: percent('repeat')
     }))
   })

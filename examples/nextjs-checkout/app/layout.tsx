@@ -2,7 +2,8 @@ import type { Metadata } from 'next'
 import type { ReactNode } from 'react'
 import './style.css'
 
-export const metadata: Metadata = { title: 'Checkout' }
+// An icon of its own would be one more request for each page.
+export const metadata: Metadata = { title: 'Checkout', icons: 'data:,' }
 
 export default function Layout({ children }: { children: ReactNode }) {
   return (

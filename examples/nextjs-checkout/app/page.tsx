@@ -29,13 +29,11 @@ export default async function Page({ searchParams }: { searchParams: Promise<Par
         {placed ? <Placed order={placed} origin={originOf(origin)} /> : <OrderForm key={intent} intent={intent} />}
         {placed && notes && (
           <section>
-            <ul>
-              {notes.map((text, at) => (
-                <li key={at} data-note={at + 1}>
-                  {text}
-                </li>
-              ))}
-            </ul>
+            {notes.map((text, at) => (
+              <p key={at} data-note={at + 1}>
+                {text}
+              </p>
+            ))}
             <NoteForm key={notes.length} intent={intent} order={placed.id} next={notes.length + 1} />
           </section>
         )}
