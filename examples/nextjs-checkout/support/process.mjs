@@ -35,7 +35,7 @@ export async function startProcess(launch, ready = () => true) {
         own.kill('SIGKILL')
         throw new Error(`${own.spawnargs.join(' ')} is not ready: ${failure ?? `not in ${READY_MS} ms`}\n${heard}`)
       }
-      port = Number(/http:\/\/[\w.]+:(\d+)/.exec(heard)?.[1] ?? 0)
+      port = Number(/http:\/\/[\w.]+:(\d+)\D/.exec(heard)?.[1] ?? 0)
       if (port !== 0 && (await ready(`http://127.0.0.1:${port}`))) return
     }
   }
