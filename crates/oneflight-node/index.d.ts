@@ -11,6 +11,8 @@ export interface Request {
   key: string
   /** The payload. The same key with another payload is a {@link KeyReused}. */
   fingerprint?: Payload
+  /** The id that joins its logs: 1 to 128 visible ASCII characters. The current one of {@link correlation} unless set. */
+  correlationId?: string
 }
 
 /** How a reply came to be. */
@@ -35,13 +37,15 @@ export interface Context {
   readonly key: string
   /** The number of this attempt, from 1. */
   readonly attempt: number
+  /** The correlation id of the call. It is the current one while the work runs. */
+  readonly correlationId?: string
   /** Whether another holder may have taken over: the result is not recorded then. */
   readonly isLeaseLost: boolean
   /** Returns the idempotency key to send downstream for a step: the same for every attempt. */
   downstreamKey(step: string): string
 }
 
-/** A side effect that is to happen if the transaction commits: a mail, a charge, a webhook. A relay of a Rust service delivers it. */
+/** A side effect that is to happen if the transaction commits: a mail, a charge, a webhook. A {@link Relay} delivers it. */
 export interface Message {
   /** What kind of side effect it is, such as `mail.receipt`. */
   topic: string
@@ -55,6 +59,7 @@ export interface Message {
   /** Messages of one ordering key are delivered in the order in which they were sent. */
   orderingKey?: string
   headers?: Record<string, string>
+  /** That of the request unless set. */
   correlationId?: string
   /** A W3C `traceparent`. */
   traceParent?: string
@@ -162,6 +167,136 @@ export const adapters: {
   prisma(tx: object): Transaction
 }
 
+/** A message on its way to a target. It may come more than once, always under the same key. */
+export interface Delivery {
+  readonly id: string
+  readonly topic: string
+  /** The bytes, in a `Buffer`. */
+  readonly payload: Uint8Array
+  readonly contentType: string
+  /** The idempotency key: a target that has seen it has done its part. */
+  readonly key: string
+  readonly orderingKey?: string
+  readonly headers: Record<string, string>
+  /** It is the current one while the message is delivered. */
+  readonly correlationId?: string
+  /** A W3C `traceparent`. */
+  readonly traceParent?: string
+  /** The number of this attempt, from 1. */
+  readonly attempt: number
+  /** Returns the payload as text. */
+  text(): string
+  /** Reads the payload as JSON. One that is none is {@link Rejected}. */
+  json<T = any>(): T
+}
+
+/**
+ * Delivers a message: it is delivered once this resolves. What is thrown has it tried again after a pause, up to the limit of
+ * attempts, but for {@link Rejected}. The signal is given when nobody waits any more: the time is over, the relay is closing,
+ * or another relay has taken over.
+ */
+export type Deliver = (message: Delivery, options: { signal: AbortSignal }) => unknown
+
+export interface TargetOptions {
+  deliver: Deliver
+  /** After the last one a message is a dead letter. 20 unless set. */
+  maxAttempts?: number
+  /** The pause after the first attempt. It doubles with each one. 1 s unless set. */
+  firstPauseMs?: number
+  /** An hour unless set. */
+  longestPauseMs?: number
+  /** The time limit of an attempt. 30 s unless set. */
+  timeoutMs?: number
+  /** The largest number of messages that are being delivered at once. 64 unless set. */
+  maxInFlight?: number
+  /** After so many failures in a row nothing is delivered for a while. 10 unless set. */
+  circuitBreaker?: number
+  /** What becomes of the later messages of an ordering key when one is dead: they wait for it, or are delivered. 'block' unless set. */
+  onDead?: 'block' | 'skip'
+}
+
+export interface RelayOptions {
+  /** All relays of a group divide the messages among themselves, and have targets for the same topics. `default` unless set. */
+  group?: string
+  /** After which time without a sign of life the others take this relay for dead. 15 s unless set. */
+  leaseMs?: number
+  /** How long `close` waits for deliveries. 20 s unless set. */
+  graceMs?: number
+  /** Is told of each message that becomes a dead letter. A warning of the process unless set. */
+  onDeadLetter?: (letter: DeadLetter) => unknown
+}
+
+/** A message that is not tried again, unless it is redriven. */
+export interface DeadLetter {
+  readonly id: string
+  readonly topic: string
+  /** The bytes, in a `Buffer`. */
+  readonly payload: Uint8Array
+  readonly key: string
+  readonly orderingKey?: string
+  readonly attempts: number
+  /** What the last attempt said. */
+  readonly error: string
+  /** Whether later messages of its ordering key wait for a decision. */
+  readonly blocks: boolean
+}
+
+/** How a relay is. What is counted is counted since it began. */
+export interface Health {
+  /** Whether the store answered the last question. */
+  isConnected: boolean
+  /** How many of the 64 parts of the outbox it has. */
+  shards: number
+  /** How many messages it has read that have not ended. */
+  backlog: number
+  inFlight: number
+  /** How long ago the oldest message of the backlog was sent, by topic. */
+  oldestMs: Record<string, number>
+  /** How many messages of topics without a target were left alone. */
+  leftAlone: number
+  attempts: number
+  delivered: number
+  dead: number
+  expired: number
+  polls: number
+  emptyPolls: number
+  /** How often shards were lost to another relay. */
+  lost: number
+  /** The targets that get nothing for a while, since they failed. */
+  openCircuits: string[]
+}
+
+/** Delivers messages of the outbox. The process lives until it is closed. */
+export interface Relay {
+  /** Returns how it is. Once it is closed, how it was then. */
+  health(): Health
+  /**
+   * Takes nothing more, and waits for deliveries up to `graceMs`. What is not delivered by then is given back, and counts as no
+   * attempt.
+   */
+  close(): Promise<void>
+
+  // `[Symbol.asyncDispose]` is the same, for `await using`.
+}
+
+/** What an operator decides about messages. */
+export interface Outbox {
+  /** Lists dead letters by their ids, after this one. */
+  deadLetters(options?: { limit?: number; after?: string }): Promise<DeadLetter[]>
+  /** Has a dead letter tried again, in its old place. Returns whether it was one. */
+  redrive(id: string): Promise<boolean>
+  /** Cancels a message. If this returns true, it is never delivered; else it is too late. */
+  cancel(id: string): Promise<boolean>
+}
+
+/** The id that joins the logs of one request. It decides nothing. */
+export const correlation: {
+  /** Makes this the current id while the function runs, and in all that it begins. */
+  run<R>(id: string, run: () => R): R
+  /** Returns the current id. */
+  current(): string | undefined
+}
+
 /** Executes each request once, and answers its duplicates with the result. */
 export class Idempotency {
   private constructor()
@@ -213,7 +348,18 @@ export class Idempotency {
   /** Deletes up to `limit` (1000) records that are past their retention. Returns how many. */
   purge(options?: { limit?: number }): Promise<number>
 
-  /** Begins nothing more, and waits for what this object has begun. The last one of a store closes its connections. */
+  /**
+   * Begins to deliver messages of the outbox, in PostgreSQL or SQLite, to a target for each topic, or for all topics that begin
+   * like a pattern (`mail.*`).
+   */
+  relay(targets: Record<string, Deliver | TargetOptions>, options?: RelayOptions): Relay
+
+  readonly outbox: Outbox
+
+  /**
+   * Begins nothing more, closes its relays, and waits for what this object has begun. The last one of a store closes its
+   * connections.
+   */
   close(): Promise<void>
 
   // `[Symbol.asyncDispose]` is the same, for `await using`.
@@ -255,6 +401,16 @@ export class NotDone extends OneflightError {
 /** Thrown by work that does not know what it did: the request is in doubt. */
 export class Unknown extends OneflightError {
   constructor(message?: string, options?: ErrorOptions)
+}
+
+/** Thrown by a target: the message will never be delivered. It is a dead letter at once. */
+export class Rejected extends OneflightError {
+  constructor(message?: string, options?: ErrorOptions)
+}
+
+/** Thrown by a target that asks for a pause: the message is tried again, but no earlier. */
+export class RetryLater extends OneflightError {
+  constructor(message?: string, options?: ErrorOptions & { retryAfterMs?: number })
 }
 
 /** What was passed is not valid. The message says what to pass. */

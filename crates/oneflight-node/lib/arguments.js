@@ -3,6 +3,7 @@
 // and never repeats a key or a payload.
 
 const path = require('node:path')
+const correlation = require('./correlation.js')
 const { classes } = require('./errors.js')
 const { fingerprintOf } = require('./fingerprint.js')
 const { NotJson, write } = require('./json.js')
@@ -136,12 +137,13 @@ function identity(value) {
   if (typeof value !== 'object' || value === null) {
     throw invalid(`the request is ${what(value)}; give { scope, key } and, if you can, its fingerprint`)
   }
-  known(value, ['scope', 'key', 'fingerprint'], 'the request')
-  const { key, fingerprint } = value
+  known(value, ['scope', 'key', 'fingerprint', 'correlationId'], 'the request')
+  const { key, fingerprint, correlationId = correlation.correlation.current() } = value
   if (typeof key !== 'string') {
     throw invalid(`\`key\` is ${what(key)}; give the idempotency key of the client as a string, from a hidden field for example`)
   }
   const native = { ...scope(value.scope), key: wellFormed(key, 'key') }
+  if (correlationId !== undefined) native.correlationId = correlation.valid(correlationId)
   if (fingerprint === undefined) return native
   const digest = fingerprintOf(fingerprint)
   if (typeof digest.then !== 'function') return { ...native, fingerprint: digest }
@@ -222,4 +224,4 @@ function work(value) {
   throw invalid(`the work is ${what(value)}; give a function, which may be async`)
 }
 
-module.exports = { count, duration, identity, invalid, known, message, object, openOptions, parsedScope, url, what, work }
+module.exports = { count, duration, identity, invalid, known, message, object, openOptions, parsedScope, text, url, what, work }

@@ -5,9 +5,13 @@ const { AsyncResource } = require('node:async_hooks')
 const { abortable, check } = require('./abort.js')
 const args = require('./arguments.js')
 const circle = require('./circle.js')
+const { Context, TransactionContext } = require('./context.js')
+const correlation = require('./correlation.js')
 const { classes, codeOf, fromFailure } = require('./errors.js')
 const json = require('./json.js')
 const native = require('./native.js')
+const { outbox } = require('./outbox.js')
+const { Relay } = require('./relay.js')
 const transaction = require('./transaction.js')
 
 /** What an error of a closure is: an answer, or a sign that nobody knows what was done. */
@@ -25,12 +29,15 @@ class Idempotency {
   #store
   #isClosed = false
   #calls = new Set()
+  #relays = new Set()
+  #outbox
   #closed
 
   constructor(secret, handle, store) {
     if (secret !== PRIVATE) throw args.invalid('it cannot be made by `new`; call `await Idempotency.open(url)`')
     this.#handle = handle
     this.#store = store
+    this.#outbox = outbox(handle, () => this.#open(), (promise) => this.#track(promise))
   }
 
   static async open(url, options) {
@@ -101,7 +108,7 @@ class Idempotency {
       const name = nameOf(this.#store, identity)
       return transaction.execute(foreign, name, tx, () => {
         const context = new TransactionContext(foreign, (before, it) => send(before, transaction.send(foreign, tx, it)))
-        return context.run(work)
+        return correlation.within(context.correlationId, () => context.run(work))
       })
     }
   }
@@ -144,12 +151,24 @@ class Idempotency {
     return done.count
   }
 
+  relay(targets, options) {
+    this.#open()
+    const relay = new Relay(this.#handle, targets, options, (it) => this.#relays.delete(it))
+    this.#relays.add(relay)
+    return relay
+  }
+
+  get outbox() {
+    return this.#outbox
+  }
+
   close() {
     this.#isClosed = true
     return (this.#closed ??= this.#close())
   }
 
   async #close() {
+    await Promise.all([...this.#relays].map((relay) => relay.close()))
     while (this.#calls.size > 0) await Promise.allSettled([...this.#calls])
     await this.#handle.close()
   }
@@ -243,8 +262,9 @@ class Call {
 
   /** Asks the native half, which calls the closure if it is to run. */
   #ask(handle, retentionMs) {
-    // With the caller's `AsyncLocalStorage`: its request, its correlation id.
-    const work = AsyncResource.bind((context) => circle.within(this.#request.node, this.#work, context), 'oneflight')
+    const run = (context) => circle.within(this.#request.node, this.#work, context)
+    // With the caller's `AsyncLocalStorage`, but for the correlation id that the request has.
+    const work = AsyncResource.bind((context) => correlation.within(context.correlationId, () => run(context)), 'oneflight')
     // It is given nothing back, and nothing is thrown.
     return handle.run(this.#identity, retentionMs, (ticket) => void this.#run(work, ticket))
   }
@@ -326,76 +346,6 @@ function within(millis, promise, otherwise) {
 
 function isSame(one, other) {
   return one === undefined || other === undefined ? one === other : one.equals(other)
-}
-
-/** What a closure knows of its execution. */
-class Context {
-  #ticket
-
-  constructor(ticket) {
-    this.#ticket = ticket
-  }
-
-  get scope() {
-    return args.parsedScope(this.#ticket.scope)
-  }
-
-  get key() {
-    return this.#ticket.key
-  }
-
-  get attempt() {
-    return this.#ticket.attempt
-  }
-
-  get isLeaseLost() {
-    return this.#ticket.isLeaseLost
-  }
-
-  downstreamKey(step) {
-    if (typeof step !== 'string') throw args.invalid(`the step is ${args.what(step)}; give its name`)
-    return this.#ticket.downstreamKey(step)
-  }
-}
-
-/** What a closure in a transaction knows of it, and by which it sends. */
-class TransactionContext extends Context {
-  #send
-  #last = Promise.resolve()
-  #isOver = false
-
-  constructor(foreign, send) {
-    super(foreign)
-    this.#send = send
-  }
-
-  /** Runs the work, and waits for what it sends. */
-  run(work) {
-    const over = () => (this.#isOver = true)
-    let value
-    try {
-      value = work(this)
-    } catch (error) {
-      over()
-      throw error
-    }
-    if (typeof value?.then !== 'function') {
-      over()
-      return value
-    }
-    return Promise.resolve(value).finally(() => {
-      over()
-      return this.#last
-    })
-  }
-
-  send(message) {
-    if (this.#isOver) throw args.invalid('the work is over; await what it sends before it returns')
-    // One after the other: a message is several statements.
-    const sent = this.#send(this.#last, message)
-    if (typeof sent.then === 'function') this.#last = sent.catch(() => {})
-    return sent
-  }
 }
 
 function resolutionOf(resolution) {

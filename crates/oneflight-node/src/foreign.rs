@@ -11,6 +11,7 @@ use oneflight::idempotency::{Context, Decided, Foreign as Execution};
 use oneflight::outbox::{Message, SendError, SendErrorKind, Sent, TraceParent};
 use oneflight::store::{DynStore, ForeignStatement};
 
+use crate::correlation;
 use crate::failure::Failure;
 use crate::handle::{Done, Settled, done, settled};
 use crate::options::duration;
@@ -104,15 +105,21 @@ pub struct Began {
 pub struct Foreign {
     execution: Arc<Execution<DynStore, Text>>,
     context: Option<Context>,
+    correlation: Option<CorrelationId>,
     /// The store stays open for as long as this is used.
     _lease: Arc<Lease>,
 }
 
 impl Foreign {
-    pub(crate) fn new(execution: Execution<DynStore, Text>, lease: Arc<Lease>) -> Self {
+    pub(crate) fn new(
+        execution: Execution<DynStore, Text>,
+        correlation: Option<CorrelationId>,
+        lease: Arc<Lease>,
+    ) -> Self {
         Self {
             execution: Arc::new(execution),
             context: None,
+            correlation,
             _lease: lease,
         }
     }
@@ -164,9 +171,11 @@ impl Foreign {
     pub fn send(&mut self, message: Outgoing) -> Result<Step> {
         // The store may begin to tell other processes of messages.
         let _runtime = runtime::handle()?.enter();
-        let sent = message
-            .message()
-            .and_then(|message| self.own()?.send(message).map_err(|error| unsent(&error)));
+        let correlation = self.correlation.clone();
+        let sent = message.message().and_then(|message| {
+            let execution = self.own()?;
+            correlation::within(correlation.as_ref(), || execution.send(message)).map_err(|error| unsent(&error))
+        });
         Ok(sent.map_or_else(Step::failed, Step::run))
     }
 
@@ -260,6 +269,12 @@ impl Foreign {
     #[napi(getter, catch_unwind)]
     pub fn key(&self) -> Option<String> {
         self.context.as_ref().map(|context| context.id().key().to_owned())
+    }
+
+    /// Returns the correlation id of the call.
+    #[napi(getter, catch_unwind)]
+    pub fn correlation_id(&self) -> Option<String> {
+        self.correlation.as_ref().map(ToString::to_string)
     }
 
     /// Returns whether the claim is lost: a transaction has none to lose.

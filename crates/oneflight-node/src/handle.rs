@@ -7,12 +7,14 @@ use napi::bindgen_prelude::{Function, Object};
 use napi::threadsafe_function::UnknownReturnValue;
 use napi::{Env, Result};
 use napi_derive::napi;
+use oneflight::correlation::scope;
 use oneflight::idempotency::{Resolution, Resolved};
 use oneflight::record::{FencingToken, State};
 use oneflight::store::{Store, StoreError};
 use oneflight::{Effect, Reply};
 use parking_lot::Mutex;
 
+use crate::correlation;
 use crate::failure::Failure;
 use crate::foreign::{Began, Foreign};
 use crate::identity::Identity;
@@ -109,7 +111,7 @@ pub fn open<'env>(env: &'env Env, url: String, options: Options, asker: Option<C
 }
 
 impl Handle {
-    fn lease(&self) -> std::result::Result<Arc<Lease>, Failure> {
+    pub(crate) fn lease(&self) -> std::result::Result<Arc<Lease>, Failure> {
         let lease = self.lease.lock().clone();
         lease.ok_or_else(|| Failure::new("Closed", Effect::Nothing, "it is closed; open it again"))
     }
@@ -236,25 +238,27 @@ fn foreign(
     identity: Identity,
     retention_ms: Option<f64>,
 ) -> std::result::Result<Foreign, Failure> {
+    let correlation = correlation::validated(identity.correlation_id.as_deref())?;
     let id = identity.validated()?;
     let lease = lease?;
     let mut idempotency = lease.idempotency()?.clone();
     if let Some(retention) = retention_ms {
         idempotency = idempotency.with_retention(duration(retention));
     }
-    let execution = match lease.connections() {
-        Some(Connections::Postgres(store)) => idempotency.in_foreign(id, |request| store.foreign(request)),
-        Some(Connections::Sqlite(store)) => idempotency.in_foreign(id, |request| store.foreign(request)),
-        Some(Connections::None) | None => {
-            return Err(Failure::new(
-                "InvalidArgument",
-                Effect::Nothing,
-                "this store has no transactions that others can begin; open PostgreSQL or SQLite, the database that the \
-                 transaction is in",
-            ));
-        }
+    let begin = || match lease.connections() {
+        Some(Connections::Postgres(store)) => Some(idempotency.in_foreign(id, |request| store.foreign(request))),
+        Some(Connections::Sqlite(store)) => Some(idempotency.in_foreign(id, |request| store.foreign(request))),
+        Some(Connections::None) | None => None,
     };
-    Ok(Foreign::new(execution, lease))
+    let Some(execution) = correlation::within(correlation.as_ref(), begin) else {
+        return Err(Failure::new(
+            "InvalidArgument",
+            Effect::Nothing,
+            "this store has no transactions that others can begin; open PostgreSQL or SQLite, the database that the \
+             transaction is in",
+        ));
+    };
+    Ok(Foreign::new(execution, correlation, lease))
 }
 
 async fn run(
@@ -263,15 +267,19 @@ async fn run(
     retention_ms: Option<f64>,
     closure: Callback<false>,
 ) -> std::result::Result<Reply<Answer>, Failure> {
+    let correlation = correlation::validated(identity.correlation_id.as_deref())?;
     let id = identity.validated()?;
     let lease = lease?;
     let mut idempotency = lease.idempotency()?.clone();
     if let Some(retention) = retention_ms {
         idempotency = idempotency.with_retention(duration(retention));
     }
-    Ok(idempotency
-        .try_run(id, move |context| execute(closure, context))
-        .await?)
+    let run = idempotency.try_run(id, move |context| execute(closure, context));
+    let reply = match correlation {
+        Some(id) => scope(id, run).await,
+        None => run.await,
+    };
+    Ok(reply?)
 }
 
 pub(crate) fn settled(reply: std::result::Result<Reply<Answer>, Failure>) -> Settled {

@@ -5,7 +5,7 @@ use napi_derive::napi;
 use oneflight::identity::IdentityError;
 use oneflight::{Fingerprint, RequestIdentity, Scope};
 
-/// Scope, key and fingerprint of a request.
+/// Scope, key and fingerprint of a request, and its correlation id, which is no part of the identity.
 #[napi(object)]
 pub struct Identity {
     pub namespace: String,
@@ -13,6 +13,7 @@ pub struct Identity {
     pub user: Option<String>,
     pub key: String,
     pub fingerprint: Option<Buffer>,
+    pub correlation_id: Option<String>,
 }
 
 impl Identity {

@@ -19,6 +19,7 @@
 //!   no longer. A function that a recovery policy asks does not count.
 //! * **A transaction of the user's** ([`foreign`]) is run by JavaScript: statements go out of here as text, and answers come back. No
 //!   step of it takes time here, so a driver that answers at once is not made to wait.
+//! * **A relay** ([`relay`]) tells one function of JavaScript of all its deliveries, and lives until it is closed or its thread ends.
 //! * **Values are text** here: JSON that JavaScript has made, recorded as it is, under the name of the crate's own JSON. So a
 //!   process of Rust reads it ([`text`]).
 //! * **Errors are data** here ([`failure`]): a promise of ours resolves to a value or to what went wrong, and `index.js` makes
@@ -32,13 +33,17 @@
     allow(dead_code, reason = "only a library is registered with Node, and no test is")
 )]
 
+mod correlation;
+mod delivery;
 mod failure;
 mod fingerprint;
 mod foreign;
 mod handle;
 mod identity;
 mod options;
+mod outbox;
 mod pool;
+mod relay;
 mod runtime;
 mod text;
 mod work;

@@ -17,6 +17,7 @@ use napi::Status;
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode, UnknownReturnValue};
 use napi_derive::napi;
+use oneflight::correlation::{self, CorrelationId};
 use oneflight::idempotency::{Context, Doubt, NotDone, Resolution, Unfinished, Unknown};
 use tokio::sync::oneshot;
 
@@ -60,7 +61,7 @@ pub struct Ticket {
 }
 
 enum About {
-    Work(Context),
+    Work(Context, Option<CorrelationId>),
     Doubt(Doubt),
 }
 
@@ -70,7 +71,7 @@ impl Ticket {
     #[napi(getter, catch_unwind)]
     pub fn attempt(&self) -> u32 {
         match &self.about {
-            About::Work(context) => context.attempt(),
+            About::Work(context, _) => context.attempt(),
             About::Doubt(doubt) => doubt.attempt,
         }
     }
@@ -79,7 +80,7 @@ impl Ticket {
     #[napi(getter, catch_unwind)]
     pub fn scope(&self) -> String {
         match &self.about {
-            About::Work(context) => context.id().scope().to_owned(),
+            About::Work(context, _) => context.id().scope().to_owned(),
             About::Doubt(doubt) => doubt.id.scope().to_owned(),
         }
     }
@@ -88,7 +89,7 @@ impl Ticket {
     #[napi(getter, catch_unwind)]
     pub fn key(&self) -> String {
         match &self.about {
-            About::Work(context) => context.id().key().to_owned(),
+            About::Work(context, _) => context.id().key().to_owned(),
             About::Doubt(doubt) => doubt.id.key().to_owned(),
         }
     }
@@ -97,7 +98,7 @@ impl Ticket {
     #[napi(catch_unwind)]
     pub fn downstream_key(&self, step: String) -> String {
         match &self.about {
-            About::Work(context) => context.downstream_key(step),
+            About::Work(context, _) => context.downstream_key(step),
             About::Doubt(doubt) => doubt.downstream_key(step),
         }
     }
@@ -106,8 +107,17 @@ impl Ticket {
     #[napi(getter, catch_unwind)]
     pub fn is_lease_lost(&self) -> bool {
         match &self.about {
-            About::Work(context) => context.is_lease_lost(),
+            About::Work(context, _) => context.is_lease_lost(),
             About::Doubt(_) => false,
+        }
+    }
+
+    /// Returns the correlation id of the call whose work this is.
+    #[napi(getter, catch_unwind)]
+    pub fn correlation_id(&self) -> Option<String> {
+        match &self.about {
+            About::Work(_, correlation) => correlation.as_ref().map(ToString::to_string),
+            About::Doubt(_) => None,
         }
     }
 
@@ -172,7 +182,7 @@ async fn ask<const WEAK: bool>(callback: &Callback<WEAK>, about: About) -> Asked
 
 /// Runs a closure as the work of a request.
 pub(crate) async fn execute(closure: Callback<false>, context: Context) -> Result<Answer, Unfinished> {
-    match ask(&closure, About::Work(context)).await {
+    match ask(&closure, About::Work(context, correlation::current())).await {
         Asked::Told(Told::Value(json)) => Ok(Answer::Text(json)),
         Asked::Told(Told::NotJson(why)) => Ok(Answer::NotJson(why)),
         Asked::Told(Told::NotDone(thrown)) => Err(NotDone::because(Thrown(thrown)).into()),

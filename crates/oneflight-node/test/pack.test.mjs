@@ -44,7 +44,8 @@ test('the package runs in an empty folder, and its first program does', () => {
 
   for (const name of ['program.mts', 'program.cts']) {
     writeFileSync(join(empty, name), `
-      import { adapters, Idempotency, Group, NotDone, OneflightError, TransactionEnded, type Reply, type Transaction } from 'oneflight'
+      import { adapters, correlation, Idempotency, Group, NotDone, OneflightError, Rejected, RetryLater, TransactionEnded } from 'oneflight'
+      import type { Delivery, Relay, Reply, Transaction } from 'oneflight'
       async function place(form: FormData): Promise<number> {
         const idem = await Idempotency.open('memory:', { recovery: (doubt) => ({ completed: doubt.attempt }) })
         try {
@@ -64,14 +65,30 @@ test('the package runs in an empty folder, and its first program does', () => {
           await idem.close()
         }
       }
+      async function deliverAll(idem: Idempotency): Promise<number> {
+        const mail = async (message: Delivery, { signal }: { signal: AbortSignal }) => {
+          if (signal.aborted) throw new RetryLater('busy', { retryAfterMs: 1000 })
+          if (message.json<{ order: number }>().order === 0) throw new Rejected(message.text(), { cause: message.key })
+        }
+        const bill = { deliver: (message: Delivery) => void message.attempt, onDead: 'skip', maxAttempts: 5, timeoutMs: 1000 } as const
+        const relay: Relay = idem.relay({ 'mail.*': mail, bill }, { group: 'g', onDeadLetter: (letter) => console.error(letter.error) })
+        await relay.close()
+        const [letter] = await idem.outbox.deadLetters({ limit: 1 })
+        if (letter?.blocks) await idem.outbox.redrive(letter.id)
+        const request = { scope: 's', key: 'k', correlationId: 'c-1' }
+        await correlation.run('c-1', () => idem.run(request, (context) => context.correlationId ?? correlation.current()))
+        return relay.health().delivered
+      }
       const group = new Group<string>()
       const wrong = async () => {
         // @ts-expect-error a key is a string
         await group.run(7, () => 1)
         // @ts-expect-error it is made by open
         new Idempotency()
+        // @ts-expect-error an id is a string
+        correlation.run(7, () => 1)
       }
-      void [place, wrong]
+      void [place, wrong, deliverAll]
     `)
   }
   const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc')

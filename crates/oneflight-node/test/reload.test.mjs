@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { Idempotency, NotDone } from '../index.mjs'
+import { eventually, openOutbox } from './support/outbox.mjs'
 import { folder } from './support/processes.mjs'
 
 const require = createRequire(import.meta.url)
@@ -52,4 +53,21 @@ test('a closure whose promise nobody can settle leaves its request in doubt', as
     await sleep(10)
   }
   assert.equal(outcome, 'Unknown')
+})
+
+test('a delivery whose promise nobody can settle is tried again', async () => {
+  const { idem, send, close } = await openOutbox(`sqlite:${folder()}/outbox.db`)
+  const attempts = []
+  const deliver = ({ attempt }) => {
+    attempts.push(attempt)
+    if (attempt === 1) return new Promise(() => {})
+  }
+  const relay = idem.relay({ mail: { deliver, firstPauseMs: 10, timeoutMs: 3_600_000 } }, { leaseMs: 1000 })
+  await send({ topic: 'mail', payload: 1 })
+  await eventually(() => {
+    collect()
+    return relay.health().delivered === 1
+  }, 'it is delivered')
+  assert.deepEqual(attempts, [1, 2])
+  await close()
 })

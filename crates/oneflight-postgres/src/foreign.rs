@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! SAVEPOINT oneflight_…        fails outside of a transaction
-//! try the lock                 with the turn, and what has the server notice a client that is gone
+//! try the lock                 with the turn, what has the server notice a client that is gone, and, if the request has a
+//!                              correlation id, the name of the application
 //! look                         reads the record, and gives the transaction its number
 //!   the work's statements
 //! record                       in the transaction of that number only
@@ -19,7 +20,8 @@ use super::PostgresStore;
 use super::names::Names;
 use super::number::Number;
 use super::records::{millis, number, untold};
-use super::statements::{look, record, turn};
+use super::statements::{look, record, shown, turn};
+use oneflight::correlation::{self, CorrelationId};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::outbox::{Bell, NewMessage};
 use oneflight::store::{
@@ -87,6 +89,7 @@ impl Foreign {
 struct Transaction {
     store: PostgresStore,
     request: ClaimRequest,
+    correlation: Option<CorrelationId>,
     seen: Option<FencingToken>,
     seen_attempt: u32,
     is_locked: bool,
@@ -95,12 +98,14 @@ struct Transaction {
 }
 
 impl PostgresStore {
-    /// Makes the store's part of a transaction that another driver has begun in the same database.
+    /// Makes the store's part of a transaction that another driver has begun in the same database. The application is named by
+    /// the [current](oneflight::correlation::current) correlation id until the transaction ends, as in the store's own.
     #[must_use]
     pub fn foreign(&self, request: ClaimRequest) -> Box<dyn ForeignTransaction> {
         Box::new(Transaction {
             store: self.clone(),
             request,
+            correlation: correlation::current(),
             seen: None,
             seen_attempt: 1,
             is_locked: false,
@@ -123,15 +128,21 @@ impl ForeignTransaction for Transaction {
 
     fn begin(&self) -> Vec<ForeignStatement> {
         let (id, turn) = (&self.request.id, turn(self.request.holder));
+        let shown = self.correlation.as_ref().map(|it| shown(it).to_owned());
+        // As a value: a driver may look for placeholders in the text.
+        let named = match shown {
+            Some(_) => ", pg_catalog.set_config('application_name', $1::text, true)",
+            None => "",
+        };
         let lock = format!(
             "SELECT pg_catalog.set_config('oneflight.turn', \
-             CASE WHEN pg_catalog.pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true) AS oneflight{keepalive}",
+             CASE WHEN pg_catalog.pg_try_advisory_xact_lock({claim}) THEN '{turn}' ELSE '' END, true) AS oneflight{keepalive}{named}",
             claim = self.store.names.keys(id).claim,
             keepalive = self.store.statements.keepalive,
         );
         vec![
             ForeignStatement::new(format!("SAVEPOINT {}", self.savepoint()), []),
-            ForeignStatement::new(lock, []),
+            ForeignStatement::new(lock, shown),
             ForeignStatement::new(
                 self.store.statements.foreign.look.clone(),
                 [id.scope().to_owned(), id.key().to_owned(), turn],

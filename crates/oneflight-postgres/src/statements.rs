@@ -250,16 +250,19 @@ fn keepalive(patience: Duration) -> String {
 /// Has the server show the correlation id as the name of the application, in its log (`%a`) and in `pg_stat_activity`, for
 /// the length of the transaction.
 fn named(correlation: &CorrelationId) -> String {
-    /// What the server keeps of a name. It would cut a longer one itself, with a notice.
-    const MAX_BYTES: usize = 63;
-
-    let shown = correlation.as_str();
-    // All ASCII, so that there is a character's end everywhere.
-    let shown = shown.get(..MAX_BYTES).unwrap_or(shown);
     format!(
         ", pg_catalog.set_config('application_name', {}, true)",
-        Value::Text(shown)
+        Value::Text(shown(correlation))
     )
+}
+
+/// What the server keeps of a correlation id as a name. It would cut a longer one itself, with a notice.
+pub(super) fn shown(correlation: &CorrelationId) -> &str {
+    const MAX_BYTES: usize = 63;
+
+    let id = correlation.as_str();
+    // All ASCII, so that there is a character's end everywhere.
+    id.get(..MAX_BYTES).unwrap_or(id)
 }
 
 /// What stands in `oneflight.turn` while this holder has the lock: it is gone with the transaction.
