@@ -95,7 +95,7 @@ export async function outside({ standIns }, item, count) {
 export async function overlapping({ cutter, staller, shop, item }, first, second) {
   const before = cutter.posts()
   const committed = staller.stallNextOrder()
-  await first()
+  await first(committed)
   await committed
   await second()
   await untilPosts(cutter, before + 2)
