@@ -4,13 +4,13 @@ import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, describe } from 'node:test'
+import { describe } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { openTests } from '../support/harness.mjs'
 import { cases, doubleClick, isOneOrder } from './cases.mjs'
 
 const home = mkdtempSync(join(tmpdir(), 'nextjs-checkout-15-'))
-after(() => rmSync(home, { recursive: true, force: true }))
+process.once('exit', () => rmSync(home, { recursive: true, force: true }))
 execFileSync(process.execPath, [fileURLToPath(new URL('../scripts/with-next-15.mjs', import.meta.url)), home], { stdio: 'inherit' })
 
 const { check, shops } = await openTests({ modes: ['package'], home })
