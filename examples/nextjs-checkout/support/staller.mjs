@@ -6,8 +6,8 @@ import { connect, createServer } from 'node:net'
 
 const ORDER = /insert into (?:"?public"?\.)?"?(?:shop_)?orders\b/i
 
-/** `ReadyForQuery`, outside of any transaction. */
-const IDLE = Buffer.from('Z\x00\x00\x00\x05I', 'latin1')
+/** `ReadyForQuery`: inside of a transaction, and outside of any. */
+const READY = { written: Buffer.from('Z\0\0\0\x05T', 'latin1'), committed: Buffer.from('Z\0\0\0\x05I', 'latin1') }
 
 /** Starts it. It ends with this process. */
 export async function startStaller(url) {
@@ -38,11 +38,11 @@ export async function startStaller(url) {
     })
     upstream.on('data', (bytes) => {
       // Enough to find what came in two parts, and too little to find the last one again.
-      tail = Buffer.concat([tail.subarray(Math.max(0, tail.length - IDLE.length + 1)), bytes])
-      if (waited === undefined || !tail.includes(IDLE)) return void client.write(bytes)
+      tail = Buffer.concat([tail.subarray(Math.max(0, tail.length - READY.committed.length + 1)), bytes])
+      if (waited === undefined || !tail.includes(READY[waited.what])) return void client.write(bytes)
       // The server has nothing to add until it is asked, and it is not asked before this is known.
       stalled = () => client.write(bytes)
-      waited()
+      waited.happened()
       waited = undefined
     })
   })
@@ -52,8 +52,11 @@ export async function startStaller(url) {
   proxied.port = server.address().port
   return {
     url: proxied.href,
-    /** Keeps back the answer to the next order's commit. Resolves when the server has given it. */
-    stallNextOrder: () => new Promise((committed) => (armed = committed)),
+    /**
+     * Keeps back the answer to the next order's commit; or, with `written`, that to its row, whose transaction is open then. Resolves when
+     * the server has given it.
+     */
+    stallNextOrder: (what = 'committed') => new Promise((happened) => (armed = { what, happened })),
     /** Passes on what was kept back, if its connection is still there. */
     goOn() {
       stalled?.()

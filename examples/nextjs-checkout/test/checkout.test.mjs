@@ -6,8 +6,9 @@
 
 import assert from 'node:assert/strict'
 import { describe } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { intention } from '../support/browser.mjs'
-import { openTests, outside } from '../support/harness.mjs'
+import { openTests, outside, untilPosts } from '../support/harness.mjs'
 import { OURS } from '../support/postgres.mjs'
 import { cases, doubleClick, isOneOrder, oneOrder } from './cases.mjs'
 
@@ -94,6 +95,27 @@ for (const mode of ['package', 'service']) {
     })
   })
 }
+
+describe('MODE=package: one order', () => {
+  check('two tabs, each at another server', shops.package, async (it) => {
+    const { tab, open } = await it.visitor()
+    const other = await open()
+    const { cutter } = await it.shop.site()
+    other.url = cutter.url
+    const written = it.staller.stallNextOrder('written')
+    await tab.send(it.intent, it.item)
+    await written
+    // The first one is in its transaction. The second waits, and not in one.
+    await other.send(it.intent, it.item)
+    await untilPosts(cutter, 1)
+    await sleep(300)
+    it.staller.goOn()
+    const orders = [await tab.order(), await other.order()]
+    assert.deepEqual(orders.map(({ origin }) => origin), ['executed', 'replayed'])
+    await isOneOrder(it, orders)
+    // The first one is the other build: so these are two processes.
+  }, { offline: true })
+})
 
 describe('MODE=service: one order', () => {
   check('the service is killed between commit and answer', shops.service, async (it) => {
