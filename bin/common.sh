@@ -9,6 +9,9 @@ clients=(curl nginx node npm python3-venv)
 # The browser that the test of the checkout's page drives, and what drives it.
 browser=(chromium chromium-driver)
 
+# What the application in examples/nextjs-checkout is built with, stands on, and is tested in.
+nextjs=(cc node npm redis-server postgresql chromium)
+
 # The modules of the test program `core` that need no runtime, and so run under Miri.
 miri_tests=(hand_over conflict results panics oracle)
 
