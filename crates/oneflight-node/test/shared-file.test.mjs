@@ -248,7 +248,7 @@ test('a file that could only be read is locked in every way once it can be writt
   const file = `${folder()}/read-only.db`
   await (await Idempotency.open(`sqlite:${file}`)).close()
   const child = start(t, 'read-only.mjs', file)
-  assert.deepEqual(await child.next(), ['StoreFailed', 1])
+  assert.deepEqual(await child.next(), ['StoreFailed', 1, ['read-only.db']])
   assert.equal(await child.ended, 0)
 })
 

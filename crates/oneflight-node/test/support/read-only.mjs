@@ -31,4 +31,5 @@ for (const name of readdirSync(dirname(file))) chmodSync(join(dirname(file), nam
 idem = await open()
 told.push((await idem.run({ scope: 's', key: 'k' }, () => 1)).value)
 await idem.close()
+told.push(readdirSync(dirname(file)))
 console.log(JSON.stringify(told))
