@@ -244,6 +244,14 @@ test('a process whose first three descriptors are closed opens its store', onLin
   assert.deepEqual(await child.next(), { values: [1, 2], leaked: 0 })
 })
 
+test('a file that could only be read is locked in every way once it can be written to', onLinux, async (t) => {
+  const file = `${folder()}/read-only.db`
+  await (await Idempotency.open(`sqlite:${file}`)).close()
+  const child = start(t, 'read-only.mjs', file)
+  assert.deepEqual(await child.next(), ['StoreFailed', 1, ['read-only.db']])
+  assert.equal(await child.ended, 0)
+})
+
 for (const [which, where] of [['the system', ''], ['the file system', 'S_ISREG(it.st_mode)']]) {
   test(`where ${which} has no locks of open files, that is said`, onLinux, async (t) => {
     const library = without(where || '1')
