@@ -9,6 +9,9 @@ clients=(curl nginx node npm python3-venv)
 # The browser that the test of the checkout's page drives, and what drives it.
 browser=(chromium chromium-driver)
 
+# What the application in examples/nextjs-checkout is built with, stands on, and is tested in.
+nextjs=(cc node npm redis-server postgresql chromium)
+
 # The modules of the test program `core` that need no runtime, and so run under Miri.
 miri_tests=(hand_over conflict results panics oracle)
 
@@ -38,9 +41,10 @@ fuzz_targets() {
     ls fuzz/corpus
 }
 
-# The directories of the packages that are published: the crate, and what comes apart from it.
+# The directories of the packages that are published: the crate, and what comes apart from it. Not the one that goes to npm:
+# cargo has no tests of it, and its features would have the others built with TLS.
 published() {
-    printf '%s\n' crates/* .
+    printf '%s\n' crates/* . | grep -vx crates/oneflight-node
 }
 
 # The directories of the packages whose tests cargo runs. The others have commands of their own.
@@ -80,9 +84,10 @@ usage() {
     sed -n '2,${/^#/!q;s/^# \{0,1\}//p;}' "bin/${0##*/}"
 }
 
-# Whether a tool is installed.
+# Whether a tool is installed, and new enough.
 has() {
     case $1 in
+        node) [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] ;;
         postgresql) compgen -G "/usr/lib/postgresql/*/bin/initdb" ;;
         pgbouncer) [ -x /usr/sbin/pgbouncer ] ;;
         nginx) [ -x /usr/sbin/nginx ] || command -v nginx ;;

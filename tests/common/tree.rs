@@ -13,7 +13,7 @@ pub fn read(file: impl AsRef<Path>) -> String {
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// Returns the files below a folder of the project, sorted, except what is hidden or built.
+/// Returns the files below a folder of the project, sorted, except what is hidden, built or installed.
 pub fn files(folder: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -23,7 +23,8 @@ pub fn files(folder: &str) -> Vec<PathBuf> {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
             let is_folder = entry.file_type().unwrap().is_dir();
-            if name.starts_with('.') || (is_folder && name.starts_with("target")) {
+            let is_built = is_folder && (name.starts_with("target") || name == "node_modules");
+            if name.starts_with('.') || is_built {
                 continue;
             }
             if is_folder {

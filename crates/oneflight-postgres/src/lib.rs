@@ -27,6 +27,7 @@ use oneflight::store::{
 mod borrowed;
 mod call;
 mod errors;
+mod foreign;
 mod listen;
 mod manager;
 mod names;
@@ -44,6 +45,7 @@ mod statements;
 mod step_statements;
 mod steps;
 mod transaction;
+mod transaction_statements;
 
 use borrowed::Borrowed;
 use call::{Calls, Message, Value};
@@ -124,7 +126,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// A transaction of [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) that belongs to a request with a
 /// [correlation id](oneflight::correlation) has that id as its `application_name`. So the server's log shows it beside each
 /// statement of the work (`log_line_prefix = '%a …'`), and so does `pg_stat_activity`. The name is set in the message that
-/// begins the transaction, and is the pool's own again after it. Without a correlation id it stays what it is.
+/// begins the transaction, and is the pool's own again after it. Without a correlation id it stays what it is. A
+/// transaction of another driver (`PostgresStore::foreign`) is named as well, from our first statement in it on.
 ///
 /// The server keeps 63 bytes of a name. Of a longer id these are the first ones; a UUID has 36, a trace id 32.
 ///

@@ -27,6 +27,14 @@ impl Number {
         })
     }
 
+    /// Makes it of what another driver has read.
+    pub(super) fn new(text: &str, incarnation: Option<&str>) -> Self {
+        Self {
+            text: text.to_owned(),
+            incarnation: incarnation.map(str::to_owned),
+        }
+    }
+
     /// Whether there is a number, and no incarnation that it is of.
     pub(super) fn lacks_incarnation(row: &PgRow, at: usize) -> Result<bool, StoreError> {
         let (number, incarnation): (Option<&str>, Option<&str>) = (column(row, at)?, column(row, at + 1)?);

@@ -81,6 +81,7 @@ fn message(payload: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Statements {
     pub(super) send: SqlStr,
+    pub(super) foreign_send: String,
     pub(super) withdraw: SqlStr,
     pub(super) dead_letters: SqlStr,
     pub(super) redrive: SqlStr,
@@ -119,6 +120,7 @@ impl Statements {
                 "SELECT message_id, is_new FROM {}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
                 of("send")
             )),
+            foreign_send: foreign_send(&of("send")),
             withdraw: sql(format!("SELECT {}($1, $2)", of("withdraw"))),
             dead_letters: sql(format!(
                 "SELECT id, topic, key, ordering_key, attempts, coalesce(error, ''), blocks, payload
@@ -216,4 +218,29 @@ impl Statements {
             names: names.clone(),
         }
     }
+}
+
+/// What sends a message with text for values, by the name of the function. An optional value that is missing is empty.
+fn foreign_send(function: &str) -> String {
+    let optional = |at: u32| format!("nullif(${at}::text, '')");
+    let values = [
+        "$1::text::smallint".to_owned(),
+        "$2::text".to_owned(),
+        "$3::text".to_owned(),
+        "$4::text::boolean".to_owned(),
+        optional(5),
+        "$6::text".to_owned(),
+        "pg_catalog.decode($7::text, 'hex')".to_owned(),
+        optional(8),
+        optional(9),
+        optional(10),
+        format!("{}::bigint", optional(11)),
+        format!("{}::bigint", optional(12)),
+        "$13::text::boolean".to_owned(),
+    ];
+    let values = values.map(|value| format!("ARRAY[{value}]"));
+    format!(
+        "SELECT message_id::text || CASE WHEN is_new THEN ' new' ELSE ' known' END AS oneflight FROM {function}({})",
+        values.join(", ")
+    )
 }

@@ -16,8 +16,9 @@ use super::names::{Keys, Names};
 use super::procedures::{
     BEGIN_STEPS, CLAIM, COMPLETE, END_LEASE, LOAD, LOAD_STEPS, PURGE, RECORD_STEP, RELEASE, RENEW,
 };
-use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, absent, notify};
+use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, notify};
 use super::step_statements::StepStatements;
+use super::transaction_statements::{ForeignStatements, look, record};
 use oneflight::correlation::CorrelationId;
 use oneflight::record::HolderId;
 
@@ -37,7 +38,7 @@ pub enum Isolation {
 #[derive(Debug)]
 pub(super) struct Statements {
     begin: String,
-    keepalive: String,
+    pub(super) keepalive: String,
     pub(super) claim: Calls,
     pub(super) renew: Calls,
     pub(super) end_lease: Calls,
@@ -52,6 +53,7 @@ pub(super) struct Statements {
     in_doubt: String,
     pub(super) look: SqlStr,
     pub(super) record: SqlStr,
+    pub(super) foreign: ForeignStatements,
     pub(super) incarnate: SqlStr,
     incarnation: String,
     channel: String,
@@ -61,7 +63,6 @@ impl Statements {
     pub(super) fn new(names: &Names, isolation: Option<Isolation>, patience: Duration) -> Self {
         let sql = |text: String| AssertSqlSafe(text).into_sql_str();
         let records = names.of("records");
-        let tokens = names.of("tokens").replace('\'', "''");
         let channel = format!("'{}'", names.channel());
         let incarnation = names.of("incarnation");
         let level = match isolation {
@@ -91,38 +92,16 @@ impl Statements {
                  WHERE completed_at IS NULL AND lease_expires_at <= now
                    AND NOT {goes_on}(scope, key, token)"
             ),
-            // The transaction gets its number here, unless what was read is an answer.
-            look: sql(format!(
-                "WITH {INSTANT}, turn AS MATERIALIZED (
-                    SELECT pg_catalog.current_setting('oneflight.turn', true) IS NOT DISTINCT FROM $3 AS ours)
-                 SELECT now, r.*, ours, CASE WHEN ours AND coalesce(greatest(lease_expires_at, expires_at) <= now, true)
-                                             THEN pg_catalog.pg_current_xact_id()::text END,
-                        (SELECT id::text FROM {incarnation})
-                 FROM instant CROSS JOIN turn LEFT JOIN (
-                    SELECT {RECORD} FROM {records} WHERE scope = $1 AND key = $2) r ON true"
+            look: sql(look(names, ["$1", "$2", "$3"])),
+            record: sql(record(
+                names,
+                ["$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11"],
+                "ours, EXISTS (SELECT FROM written)",
             )),
-            record: sql(format!(
-                "WITH {INSTANT}, turn AS MATERIALIZED (
-                    SELECT pg_catalog.pg_current_xact_id_if_assigned()::text IS NOT DISTINCT FROM $10 AS ours),
-                 written AS (
-                    INSERT INTO {records} AS r (scope, key, token, fingerprint, holder, attempt, took_over, claimed_at,
-                                                completed_at, expires_at, result)
-                    SELECT $1, $2, pg_catalog.nextval('{tokens}'::pg_catalog.regclass), $3, $4, $5, $6, now, now, now + $7, $8
-                    FROM instant, turn WHERE ours
-                    ON CONFLICT (scope, key) DO UPDATE
-                    SET (token, fingerprint, holder, attempt, took_over, claimed_at, lease_expires_at, completed_at,
-                         expires_at, result, held)
-                      = (EXCLUDED.token, EXCLUDED.fingerprint, EXCLUDED.holder, EXCLUDED.attempt, EXCLUDED.took_over,
-                         EXCLUDED.claimed_at, NULL, EXCLUDED.completed_at, EXCLUDED.expires_at, EXCLUDED.result, false)
-                    WHERE {absent} OR (r.token = $11 AND r.lease_expires_at <= EXCLUDED.claimed_at)
-                    RETURNING {notify})
-                 SELECT ours, EXISTS (SELECT FROM written) FROM turn",
-                absent = absent("r", "EXCLUDED.claimed_at"),
-                notify = notify(&channel, "$9")
-            )),
+            foreign: ForeignStatements::new(names),
             // Whatever transactions are usually like. Nobody else's is waited for.
             incarnate: sql(format!(
-                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '100ms'; SELECT {}(); COMMIT",
+                "{LEAVE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '100ms'; SELECT {}(); COMMIT",
                 names.of("incarnate")
             )),
             incarnation,
@@ -217,16 +196,19 @@ fn keepalive(patience: Duration) -> String {
 /// Has the server show the correlation id as the name of the application, in its log (`%a`) and in `pg_stat_activity`, for
 /// the length of the transaction.
 fn named(correlation: &CorrelationId) -> String {
-    /// What the server keeps of a name. It would cut a longer one itself, with a notice.
-    const MAX_BYTES: usize = 63;
-
-    let shown = correlation.as_str();
-    // All ASCII, so that there is a character's end everywhere.
-    let shown = shown.get(..MAX_BYTES).unwrap_or(shown);
     format!(
         ", pg_catalog.set_config('application_name', {}, true)",
-        Value::Text(shown)
+        Value::Text(shown(correlation))
     )
+}
+
+/// What the server keeps of a correlation id as a name. It would cut a longer one itself, with a notice.
+pub(super) fn shown(correlation: &CorrelationId) -> &str {
+    const MAX_BYTES: usize = 63;
+
+    let id = correlation.as_str();
+    // All ASCII, so that there is a character's end everywhere.
+    id.get(..MAX_BYTES).unwrap_or(id)
 }
 
 /// What stands in `oneflight.turn` while this holder has the lock: it is gone with the transaction.

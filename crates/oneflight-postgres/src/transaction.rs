@@ -281,7 +281,7 @@ impl PostgresStore {
 
     /// Leaves a request that is not free for the next call to execute, under no policy: a record in progress, whose
     /// lease is over, and which is held. If that cannot be done, the caller knows all the same.
-    async fn hold(&self, request: ClaimRequest) {
+    pub(super) async fn hold(&self, request: ClaimRequest) {
         let mut doubtful = request;
         (doubtful.lease, doubtful.patience) = (Duration::ZERO, None);
         let tries = Tries::on(&self.pool).insisting(HOLD_TRIES - 1, self.patience);
@@ -308,7 +308,7 @@ impl PostgresStore {
     }
 
     /// Waits for the server no longer than our patience. The connection must not be used any more then.
-    async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    pub(super) async fn in_time<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
         in_time(self.patience, answer).await
     }
 

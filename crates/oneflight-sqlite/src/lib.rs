@@ -20,6 +20,7 @@ mod ending;
 #[cfg(test)]
 mod faults;
 mod file;
+mod foreign;
 mod lent;
 mod manager;
 mod open;

@@ -31,6 +31,7 @@
 
 mod asking;
 mod cursor;
+mod foreign;
 mod hints;
 mod house;
 mod rows;

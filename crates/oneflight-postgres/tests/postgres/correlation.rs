@@ -9,7 +9,7 @@ use oneflight::idempotency::{Idempotency, Origin, Rollback};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, Row, SqlSafeStr};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::pgbouncer::Bouncer;
@@ -167,4 +167,30 @@ async fn a_pooler_lends_the_session_to_others_under_their_own_name() {
         assert_eq!(name_at(&lines, "INSERT INTO orders"), correlation);
         assert_eq!([name(&others).await, shop.name().await], ["billing", "shop"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_of_another_driver_is_named_as_well() {
+    const ID: &str = "a';$1?";
+
+    let shop = Shop::open().await;
+    let before = shop.server.log().len();
+    let store = shop.idem.store();
+    let id = RequestIdentity::new(Scope::new("tenant-7"), "tea").unwrap();
+    let foreign = correlation::in_scope(CorrelationId::new(ID).unwrap(), || {
+        shop.idem.in_foreign(id, |request| store.foreign(request))
+    });
+    let mut tx = store.pool().begin().await.unwrap();
+    for statement in foreign.begin() {
+        let query = statement.values.into_iter().fold(
+            sqlx::query(AssertSqlSafe(statement.text).into_sql_str()),
+            |query, value| query.bind(value),
+        );
+        query.execute(&mut *tx).await.unwrap();
+    }
+    let insert = sqlx::raw_sql("INSERT INTO orders VALUES ('tea')");
+    insert.execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(name_at(&shop.lines_from(before), "INSERT INTO orders"), ID);
+    assert_eq!(shop.name().await, "shop");
 }

@@ -5,5 +5,6 @@
 //! it is an hour old; until then its key is known.
 
 mod changes;
+mod foreign;
 mod rows;
 mod store;

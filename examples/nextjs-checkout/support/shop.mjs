@@ -1,0 +1,64 @@
+// A shop of the tests: the application in one mode, with what it needs, a staller before its database and a cutter before itself.
+
+import { startApp } from './app.mjs'
+import { startCutter } from './cutter.mjs'
+import { startService } from './service.mjs'
+import { startStaller } from './staller.mjs'
+import { startStandIns } from './stand-ins.mjs'
+
+/** Long enough that a duplicate comes while it works. */
+const WORK_MS = 300
+
+/** Opens the shop of a mode: `article`, `package` or `service`. */
+export async function openShop(mode, { postgres, redis, home }) {
+  const database = await postgres.database(mode)
+  const staller = await startStaller(database.url)
+  const standIns = await startStandIns()
+  const isRemote = mode === 'service'
+  const service = isRemote ? await startService({ databaseUrl: staller.url, delayMs: WORK_MS }) : undefined
+  // The application has a database in that mode as well, and the orders are not in it.
+  const databaseUrl = isRemote ? (await postgres.database('beside_the_service')).url : staller.url
+  const env = {
+    DATABASE_URL: databaseUrl,
+    REDIS_URL: redis.url,
+    PAYMENT_URL: standIns.paymentUrl,
+    MAIL_URL: standIns.mailUrl,
+    WORK_MS: String(WORK_MS),
+    ...(isRemote && { SERVICE_URL: service.url })
+  }
+  const apps = new Map()
+  const cutters = []
+  const app = (offline) => {
+    if (!apps.has(offline)) apps.set(offline, startApp({ mode, env, offline, home }))
+    return apps.get(offline)
+  }
+  const orders = isRemote
+    ? 'SELECT id::text, item, quantity::int, idempotency_key AS key, correlation_id FROM orders WHERE item = $1 ORDER BY orders.id'
+    : 'SELECT id::text, "user", item, quantity::int, key, correlation_id FROM shop_orders WHERE item = $1 ORDER BY shop_orders.id'
+  return {
+    mode,
+    database,
+    staller,
+    standIns,
+    service,
+    /** The orders of an item. */
+    rows: (item) => database.query(orders, [item]),
+    /**
+     * A way to the application, which is started by the first one. `offline` is the build that sends again what failed; with
+     * `keepAlive` the browser keeps its connections.
+     */
+    async site({ offline = false, keepAlive = false } = {}) {
+      const started = await app(offline)
+      const cutter = await startCutter(started.url, { keepAlive })
+      cutters.push(cutter)
+      return { app: started, cutter }
+    },
+    async close() {
+      for (const it of cutters) it.stop()
+      for (const it of apps.values()) await (await it).stop()
+      await service?.stop()
+      staller.stop()
+      standIns.stop()
+    }
+  }
+}
