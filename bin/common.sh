@@ -41,10 +41,12 @@ fuzz_targets() {
     ls fuzz/corpus
 }
 
-# The directories of the packages that are published: the crate, and what comes apart from it. Not the one that goes to npm:
-# cargo has no tests of it, and its features would have the others built with TLS.
+# The package that goes to npm. Its tests are bin/node.
+node=crates/oneflight-node
+
+# The directories of the packages that are published for Rust: the crate, and what comes apart from it.
 published() {
-    printf '%s\n' crates/* . | grep -vx crates/oneflight-node
+    printf '%s\n' crates/* . | grep -vx "$node"
 }
 
 # The directories of the packages whose tests cargo runs. The others have commands of their own.
@@ -61,6 +63,18 @@ packages() {
     done
 }
 
+# The arguments by which bin/test has cargo build all that it tests, in Rust and in JavaScript. What is the same in two of them is then
+# built once, which takes the same packages and features each time.
+all_that_is_tested() {
+    packages $(tested) "$node"
+    echo --all-features
+}
+
+# What the tests in JavaScript call, for ONEFLIGHT_CARGO: built as above, in place of as it is released.
+as_in_the_tests() {
+    echo $(all_that_is_tested) --lib --example stormer --example transactor --example decliner --example checkout
+}
+
 # The arguments by which cargo runs the tests of all that are tested, except the test programs that are named.
 all_tests_but() {
     local directory test
@@ -72,6 +86,12 @@ all_tests_but() {
             [[ " $* " == *" $test "* || $test == *'*'* ]] || printf -- '--test\n%s\n' "$test"
         done
     done
+}
+
+# Installs what the package of npm's in this directory needs, unless that is done: then npm has left a file of its own. Nothing that is
+# installed runs a script.
+install_packages() {
+    [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent --no-audit --no-fund --ignore-scripts
 }
 
 # The version of the runner that the instruction counts take: exactly the one of their library.

@@ -9,9 +9,10 @@
 //! * **What SQLite closes** is kept for the next time that it opens the file, as long as it has another descriptor of it.
 //! * **With the last one** the locks go, which SQLite relies on: it gives up some of them by nothing but that. Then the whole file is locked
 //!   exclusively. Where that is granted nobody has a lock, and nobody gets one before all descriptors are closed. Where it
-//!   is not, they are kept, and it is tried again with the next file that SQLite opens or closes.
+//!   is not, they are kept, and it is tried again with the next file that SQLite opens or closes. A process that is forked
+//!   has that lock until it executes another program, or ends.
 //!
-//! What can be read only is not locked exclusively. So its descriptors stay, no more of them than were open at once.
+//! What can be read only is not locked exclusively. So its descriptors stay, for each file no more of them than were open at once.
 
 #![expect(unsafe_code, reason = "SQLite is told its system calls by function pointers")]
 
@@ -49,7 +50,7 @@ struct Files {
     of: BTreeMap<c_int, Identity>,
 }
 
-/// It is held for no call of the system that may take time.
+/// Held for no call of the system that waits for others. On a file system across a network, to lock is a round trip.
 static FILES: Mutex<Files> = Mutex::new(Files {
     files: BTreeMap::new(),
     of: BTreeMap::new(),
@@ -61,12 +62,12 @@ pub(crate) fn share() -> bool {
     *DONE.get_or_init(|| are_there() && are_set())
 }
 
-/// Whether the system has locks of open files.
+/// Whether the system has locks of open files. If that cannot be asked now, it is found out by the first file that is locked.
 fn are_there() -> bool {
     // SAFETY: the path is there for ever.
     let descriptor = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
     if descriptor < 0 {
-        return false;
+        return true;
     }
     let mut lock = whole(libc::F_WRLCK);
     // SAFETY: it is what the command takes, and the descriptor is open.
@@ -76,10 +77,10 @@ fn are_there() -> bool {
 }
 
 fn are_set() -> bool {
-    // SAFETY: it takes the default one, which is there for as long as the process.
-    let vfs = unsafe { sqlite3_vfs_find(std::ptr::null()) };
-    // SAFETY: these do what the calls of the system do, and take what SQLite passes to them: on Linux, a variable argument is passed as
-    // any other one is.
+    // SAFETY: SQLite's own one on Unix is there for as long as the process.
+    let vfs = unsafe { sqlite3_vfs_find(c"unix".as_ptr()) };
+    // SAFETY: these do what the calls of the system do, and take what SQLite passes to them: on Linux of 64 bits, a variable argument that is
+    // an integer or a pointer is passed as any other one is.
     unsafe {
         set(
             vfs,
@@ -101,49 +102,60 @@ fn are_set() -> bool {
 ///
 /// # Safety
 ///
-/// It does what the call of this name does.
+/// `vfs` is null or SQLite's, and `call` does what the call of this name does.
 unsafe fn set(vfs: *mut sqlite3_vfs, name: &CStr, call: sqlite3_syscall_ptr) -> bool {
-    // SAFETY: SQLite has given it out, and never takes it back.
-    let set = unsafe { vfs.as_ref() }.and_then(|it| it.xSetSystemCall);
+    if vfs.is_null() {
+        return false;
+    }
+    // SAFETY: SQLite has given it out, and never takes it back. Of what it points to, SQLite goes on to write another field alone.
+    let set = unsafe { (*vfs).xSetSystemCall };
     // SAFETY: SQLite copies neither; both are there for ever.
     set.is_some_and(|set| unsafe { set(vfs, name.as_ptr(), call) } == SQLITE_OK)
 }
 
 /// Closes what can be closed by now of what SQLite has closed.
 pub(crate) fn tidy() {
-    let idle: Vec<_> = {
-        let mut files = FILES.lock();
-        files.files.extract_if(.., |_, file| file.used.is_empty()).collect()
-    };
-    // Who opens one of them meanwhile gets a descriptor of its own. What is locked or closed here does not touch its locks.
-    for (identity, file) in idle {
-        if let Some(mut file) = file.end() {
-            let mut all = FILES.lock();
-            let known = all.files.entry(identity).or_default();
-            known.kept.append(&mut file.kept);
-            known.is_unlockable |= file.is_unlockable;
-        }
+    // A statement of its own: nothing is closed while they are locked.
+    let over = FILES.lock().over();
+    over.into_iter().for_each(File::close);
+}
+
+impl Files {
+    /// Takes out the files of which SQLite has no descriptor and nobody else has a lock. They are locked exclusively.
+    ///
+    /// Who opens one of them before it is closed gets a descriptor of its own, whose locks are not touched.
+    fn over(&mut self) -> Vec<File> {
+        let over = self
+            .files
+            .extract_if(.., |_, file| file.used.is_empty() && file.lock_exclusively());
+        over.map(|(_, file)| file).collect()
     }
 }
 
 impl File {
-    /// Gives up all locks, and closes it if nobody else has one. Otherwise it is given back.
-    fn end(mut self) -> Option<Self> {
+    /// Gives up all locks, and takes the exclusive one if nobody else has any.
+    fn lock_exclusively(&mut self) -> bool {
         if let Some(by) = self.by.take() {
             lock_whole(by, libc::F_UNLCK);
         }
-        let by = self.locker(None)?;
-        if !lock_whole(by, libc::F_WRLCK) {
+        let is_locked = self.locker(None).is_some_and(|by| lock_whole(by, libc::F_WRLCK));
+        if !is_locked {
             self.by = None;
-            return Some(self);
         }
-        self.kept.retain(|descriptor| *descriptor != by);
-        self.kept.into_iter().for_each(|descriptor| {
-            really_close(descriptor);
-        });
+        is_locked
+    }
+
+    /// Closes it, which is locked exclusively.
+    fn close(self) {
+        for descriptor in self.kept {
+            if self.by != Some(descriptor) {
+                really_close(descriptor);
+            }
+        }
         // With this the exclusive lock goes, after those of POSIX, which nobody has.
-        really_close(by);
-        None
+        if let Some(by) = self.by {
+            really_close(by);
+        }
     }
 
     /// Returns the descriptor by which locks are taken. One that can be written by can lock in every way.
@@ -238,7 +250,9 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_i
     }
     // SAFETY: it is what SQLite asks for.
     let descriptor = unsafe { libc::open(path, flags, mode) };
+    // SQLite opens its temporary files exclusively, and locks none of them.
     if descriptor > 2
+        && flags & libc::O_EXCL == 0
         // SAFETY: there is room for it.
         && let Some(identity) = look(|stat| unsafe { libc::fstat(descriptor, stat) })
     {
@@ -251,7 +265,7 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_i
 }
 
 unsafe extern "C" fn close(descriptor: c_int) -> c_int {
-    {
+    let over = {
         let mut all = FILES.lock();
         let Some(identity) = all.of.remove(&descriptor) else {
             drop(all);
@@ -260,8 +274,10 @@ unsafe extern "C" fn close(descriptor: c_int) -> c_int {
         let file = all.files.entry(identity).or_default();
         file.used.retain(|used| *used != descriptor);
         file.kept.push(descriptor);
-    }
-    tidy();
+        // At once: if this was the last one, the locks are gone when SQLite has closed it.
+        all.over()
+    };
+    over.into_iter().for_each(File::close);
     0
 }
 

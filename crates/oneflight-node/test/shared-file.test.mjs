@@ -173,6 +173,31 @@ test('stores that are opened and closed leave nothing open', onLinux, async (t) 
   assert.deepEqual(open().filter((it) => it.startsWith(many)), [])
 })
 
+test('what the driver keeps open takes no more descriptors, whatever is opened and closed beside it', onLinux, async (t) => {
+  const file = `${folder()}/shared.db`
+  const once = async (at) => {
+    const idem = await Idempotency.open(`sqlite:${at}`, { connections: 1 })
+    await idem.run({ scope: 's', key: 'k' }, () => 1)
+    await idem.close()
+  }
+  await once(file)
+  const db = new Database(file)
+  t.after(() => db.close())
+  db.exec('BEGIN')
+  db.prepare('SELECT * FROM oneflight_records').all()
+  const taken = () => open().filter((it) => it === file).length
+  const several = []
+  for (let round = 0; round < 5; round++) {
+    await once(file)
+    several.push(taken())
+  }
+  const others = folder()
+  for (let round = 0; round < 40; round++) {
+    await Promise.all([once(file), ...[1, 2, 3, 4].map((number) => once(join(others, `${number}.db`)))])
+  }
+  assert.equal(taken(), Math.max(...several))
+})
+
 test('a file that both have closed is not open', onLinux, async () => {
   const file = `${folder()}/shared.db`
   const idem = await Idempotency.open(`sqlite:${file}`)

@@ -12,8 +12,9 @@ const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 
 /** Builds it. Returns the program's path. */
 export function buildService() {
-  const what = ['--package', 'oneflight-examples', '--features', 'postgres', '--example', 'checkout']
-  const cargo = spawnSync('cargo', ['build', '--locked', '--release', ...what, '--message-format', 'json-render-diagnostics'], {
+  const what = ['--package', 'oneflight-examples', '--release', '--features', 'postgres', '--example', 'checkout']
+  const how = process.env.ONEFLIGHT_CARGO?.split(' ') ?? what
+  const cargo = spawnSync('cargo', ['build', '--locked', '--message-format', 'json-render-diagnostics', ...how], {
     cwd: ROOT,
     stdio: ['ignore', 'pipe', 'inherit'],
     maxBuffer: 1 << 28

@@ -24,8 +24,8 @@ export function start(t, program, ...args) {
 
 /** Starts a program of Rust in `examples`: `stormer` or `transactor`. */
 export function startRust(t, name, ...args) {
-  const build = ['build', '--locked', '--package', 'oneflight-node', '--release', '--features', 'tls', '--example', name]
-  const cargo = spawnSync('cargo', [...build, '--message-format', 'json-render-diagnostics'], {
+  const how = process.env.ONEFLIGHT_CARGO?.split(' ') ?? ['--package', 'oneflight-node', '--release', '--features', 'tls', '--example', name]
+  const cargo = spawnSync('cargo', ['build', '--locked', '--message-format', 'json-render-diagnostics', ...how], {
     cwd: fileURLToPath(new URL('../..', import.meta.url)),
     stdio: ['ignore', 'pipe', 'inherit'],
     maxBuffer: 1 << 28
