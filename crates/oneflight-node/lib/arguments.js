@@ -166,8 +166,8 @@ function identity(value) {
     return native
   }
   const digest = fingerprintOf(fingerprint)
-  if (typeof digest.then !== 'function') return { ...native, fingerprint: digest.toString('hex') }
-  return digest.then((digest) => ({ ...native, fingerprint: digest.toString('hex') }))
+  if (typeof digest === 'string') return { ...native, fingerprint: digest }
+  return digest.then((digest) => ({ ...native, fingerprint: digest }))
 }
 
 function scope(value) {

@@ -17,17 +17,17 @@ const native = require('./native.js')
 /** The names of the fields that React adds to a form for itself begin so. */
 const REACT = '$ACTION_'
 
-/** Returns the digest of a payload, or a promise of it if files have to be read. */
+/** Returns the digest of a payload in hexadecimal, or a promise of it if files have to be read. */
 function fingerprintOf(payload) {
   if (typeof payload === 'string') {
-    if (payload.isWellFormed()) return native.fingerprint(Buffer.from(payload))
+    if (payload.isWellFormed()) return native.fingerprintOfText(payload)
     // In UTF-8 all of them are one character.
     throw new classes.InvalidArgument('`fingerprint` has half a character in it (a lone surrogate); leave it out, or give the bytes')
   }
   if (payload instanceof Uint8Array || isView(payload)) return native.fingerprint(bytesOf(payload))
   if (payload instanceof ArrayBuffer) return native.fingerprint(new Uint8Array(payload))
   if (isForm(payload)) return ofForm(payload)
-  if (typeof payload === 'object' && payload !== null) return native.fingerprint(Buffer.from(canonical(payload)))
+  if (typeof payload === 'object' && payload !== null) return native.fingerprintOfText(canonical(payload))
   throw new classes.InvalidArgument(
     `\`fingerprint\` is ${payload === null ? 'null' : `a ${typeof payload}`}; ` +
       'give the payload of the request: a string, bytes, an object, or FormData'

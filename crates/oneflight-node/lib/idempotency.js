@@ -50,14 +50,14 @@ class Idempotency {
     if (place.startsWith('sqlite:')) warnOfDrivers()
     const { schema, prefix } = settings
     const records = JSON.stringify([place, schema, prefix])
-    return new Idempotency(PRIVATE, opened.handle, { place, records, settings, pool: JSON.stringify([place, settings]) })
+    return new Idempotency(PRIVATE, opened.handle, { place, records, settings, flights: flightsOf(JSON.stringify([place, settings])) })
   }
 
-  async run(request, work, options) {
+  run(request, work, options) {
     return this.#execute(request, work, options, ANSWER)
   }
 
-  async tryRun(request, work, options) {
+  tryRun(request, work, options) {
     return this.#execute(request, work, options, DOUBT)
   }
 
@@ -76,8 +76,9 @@ class Idempotency {
     const call = new Call(this.#store, identity, work, meaning)
     const leave = call.enter()
     try {
-      const settled = this.#track(call.settled(this.#handle, retentionMs), call.node)
-      return call.reply(await abortable(settled, signal))
+      const settled = await abortable(this.#track(call.settled(this.#handle, retentionMs), call.node), signal)
+      const again = call.again(settled, this.#handle, retentionMs)
+      return call.reply(again === undefined ? settled : await abortable(this.#track(again, call.node), signal))
     } finally {
       leave?.()
     }
@@ -213,6 +214,8 @@ class Idempotency {
   }
 
   #track(promise, node) {
+    // Calls that join one in flight are told by one promise.
+    if (this.#calls.has(promise)) return promise
     this.#calls.set(promise, node)
     const over = () => this.#calls.delete(promise)
     promise.then(over, over)
@@ -220,8 +223,16 @@ class Idempotency {
   }
 }
 
-/** The calls of this thread that the native half has been asked for, by store and name. Others join them. */
+/** The calls of this thread that the native half has been asked for, by pool and name. Others join them. */
 const flights = (globalThis[Symbol.for('oneflight.flights')] ??= new Map())
+
+function flightsOf(pool) {
+  if (!flights.has(pool)) flights.set(pool, new Map())
+  return flights.get(pool)
+}
+
+/** What a call is told that has joined another one. */
+const collapsed = (settled) => (settled.origin === 'executed' ? { ...settled, origin: 'collapsed' } : settled)
 
 /** One call, whose closure runs if it leads. */
 class Call {
@@ -229,9 +240,10 @@ class Call {
   #meaning
   #work
   #name
-  #flight
+  #flights
   #mayJoin
   #waitMs
+  #joined
   #request
   #thrown
 
@@ -240,7 +252,7 @@ class Call {
     this.#meaning = meaning
     this.#work = work
     this.#name = nameOf(store, identity)
-    this.#flight = store.pool + this.#name
+    this.#flights = store.flights
     // Callers are counted where all of them are known.
     this.#mayJoin = store.settings.maxCallers === undefined
     this.#waitMs = store.settings.waitMs ?? WAIT
@@ -256,43 +268,46 @@ class Call {
     return circle.wait(this.#request.node)
   }
 
-  /** Returns what becomes of the call. */
-  async settled(handle, retentionMs) {
+  /**
+   * Returns what the call is told. If it joins another call of this thread, that is what the native half would say, without the way
+   * there.
+   */
+  settled(handle, retentionMs) {
+    const leader = this.#mayJoin ? this.#flights.get(this.#name) : undefined
+    if (leader === undefined) return this.#known(() => this.#lead(handle, retentionMs))
+    // The native half says what it means that they differ.
+    if (leader.fingerprint !== this.#identity.fingerprint) return this.#known(() => this.#ask(handle, retentionMs))
+    this.#joined = performance.now()
+    // One promise for all that join.
+    return (leader.joined ??= leader.settled.then(collapsed))
+  }
+
+  /**
+   * Each caller has a wait of its own. Where that of the call which this one has joined has ended, this one asks by itself for what is left
+   * of its own; returns what it is told then.
+   */
+  again(settled, handle, retentionMs) {
+    if (this.#joined === undefined || settled.failure?.code !== 'InProgress') return undefined
+    const left = this.#waitMs - (performance.now() - this.#joined)
+    if (left < SHORTEST_WAIT) return undefined
+    return this.#known(() => within(left, this.#ask(handle, retentionMs), settled))
+  }
+
+  /** Asks for the request, which others know of meanwhile. */
+  async #known(ask) {
     this.#request.begin()
     try {
-      return await this.#told(handle, retentionMs)
+      return await ask()
     } finally {
       this.#request.end()
     }
   }
 
-  #told(handle, retentionMs) {
-    const leader = this.#mayJoin ? flights.get(this.#flight) : undefined
-    if (leader === undefined) return this.#lead(handle, retentionMs)
-    // The native half says what it means that they differ.
-    if (leader.fingerprint !== this.#identity.fingerprint) return this.#ask(handle, retentionMs)
-    return this.#join(leader, handle, retentionMs)
-  }
-
   #lead(handle, retentionMs) {
     // Before any caller is told, the flight is over: a call that comes after one is asked for anew.
-    const settled = this.#ask(handle, retentionMs).finally(() => flights.delete(this.#flight))
-    flights.set(this.#flight, { settled, fingerprint: this.#identity.fingerprint })
+    const settled = this.#ask(handle, retentionMs).finally(() => this.#flights.delete(this.#name))
+    this.#flights.set(this.#name, { settled, fingerprint: this.#identity.fingerprint, joined: undefined })
     return settled
-  }
-
-  /**
-   * Is told what another call of this thread is told. That is what the native half would do, without the way there. But each
-   * caller has a wait of its own: where the other one's has ended, this one asks by itself for what is left of its own.
-   */
-  async #join(leader, handle, retentionMs) {
-    const joined = performance.now()
-    const settled = await leader.settled
-    if (settled.failure?.code === 'InProgress') {
-      const left = this.#waitMs - (performance.now() - joined)
-      return left < SHORTEST_WAIT ? settled : within(left, this.#ask(handle, retentionMs), settled)
-    }
-    return settled.origin === 'executed' ? { ...settled, origin: 'collapsed' } : settled
   }
 
   /** Asks the native half, which calls the closure if it is to run. */

@@ -36,6 +36,12 @@ test('no package is made without the native half, nor with an old one', () => {
   assert.match(old.stderr, /is older than .*lib\.rs; run `npm run build`/)
 })
 
+test("the native half offers nothing of the SQLite in it, which a driver's could take for its own", { skip: process.platform !== 'linux' && 'asks nm' }, () => {
+  const offered = execFileSync('nm', ['--dynamic', '--defined-only', join(home, `oneflight.${process.platform}-${process.arch}.node`)], { encoding: 'utf8' })
+  assert.match(offered, /napi_register_module/)
+  assert.doesNotMatch(offered, /sqlite3/)
+})
+
 test('the package runs in an empty folder, and its first program does', () => {
   const empty = folder()
   const run = (program, ...args) => execFileSync(program, args, { cwd: empty, encoding: 'utf8' })
