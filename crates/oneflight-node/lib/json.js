@@ -20,7 +20,8 @@ const UNDEFINED = 'null '
 const ERROR = '$oneflight.error'
 
 class NotJson extends Error {
-  constructor(path, what, advice) {
+  constructor(place, what, advice) {
+    const path = spelled(place)
     super(`${path} is ${what}, which JSON cannot keep; ${advice}`)
     this.path = path
   }
@@ -29,47 +30,47 @@ class NotJson extends Error {
 /** Returns the JSON of a value. Throws a `NotJson` that says where something cannot be kept. */
 function write(value, { sorted = false, skipUndefined = false } = {}) {
   const open = new Set()
-  return any(value, '$', 0)
+  return any(value, undefined, 0)
 
-  function any(value, path, depth) {
+  function any(value, place, depth) {
     switch (typeof value) {
       case 'string':
       case 'boolean':
         return JSON.stringify(value)
       case 'number':
         if (Number.isFinite(value)) return JSON.stringify(value)
-        throw new NotJson(path, String(value), 'give a finite number or null')
+        throw new NotJson(place, String(value), 'give a finite number or null')
       case 'bigint':
-        throw new NotJson(path, 'a BigInt', 'give its `toString()`')
+        throw new NotJson(place, 'a BigInt', 'give its `toString()`')
       case 'undefined':
-        throw new NotJson(path, 'undefined', 'leave it out or give null')
+        throw new NotJson(place, 'undefined', 'leave it out or give null')
       case 'symbol':
-        throw new NotJson(path, 'a symbol', 'give a string')
+        throw new NotJson(place, 'a symbol', 'give a string')
       case 'function':
-        throw new NotJson(path, 'a function', 'leave it out')
+        throw new NotJson(place, 'a function', 'leave it out')
     }
     if (value === null) return 'null'
-    if (depth >= MAX_DEPTH) throw new NotJson(path, `nested more than ${MAX_DEPTH} deep`, 'make it flatter')
-    if (open.has(value)) throw new NotJson(path, 'part of itself (a cycle)', 'give an id in its place')
+    if (depth >= MAX_DEPTH) throw new NotJson(place, `nested more than ${MAX_DEPTH} deep`, 'make it flatter')
+    if (open.has(value)) throw new NotJson(place, 'part of itself (a cycle)', 'give an id in its place')
     open.add(value)
-    const text = Array.isArray(value) ? list(value, path, depth) : record(value, path, depth)
+    const text = Array.isArray(value) ? list(value, place, depth) : record(value, place, depth)
     open.delete(value)
     return text
   }
 
-  function list(value, path, depth) {
+  function list(value, place, depth) {
     if (Object.keys(value).length !== value.length) {
-      throw new NotJson(path, 'an array with holes or with names', 'fill it, or make it an object')
+      throw new NotJson(place, 'an array with holes or with names', 'fill it, or make it an object')
     }
     const items = []
-    for (let at = 0; at < value.length; at++) items.push(any(value[at], `${path}[${at}]`, depth + 1))
+    for (let at = 0; at < value.length; at++) items.push(any(value[at], { above: place, at }, depth + 1))
     return `[${items.join(',')}]`
   }
 
-  function record(value, path, depth) {
-    if (!isPlain(value)) throw new NotJson(path, `a ${kind(value)}`, advice(value))
+  function record(value, place, depth) {
+    if (!isPlain(value)) throw new NotJson(place, `a ${kind(value)}`, advice(value))
     if (Object.getOwnPropertySymbols(value).some((it) => Object.prototype.propertyIsEnumerable.call(value, it))) {
-      throw new NotJson(path, 'an object with a symbol for a name', 'name it by a string')
+      throw new NotJson(place, 'an object with a symbol for a name', 'name it by a string')
     }
     const names = Object.keys(value)
     if (sorted) names.sort()
@@ -77,14 +78,17 @@ function write(value, { sorted = false, skipUndefined = false } = {}) {
     for (const name of names) {
       const member = value[name]
       if (member === undefined && skipUndefined) continue
-      members.push(`${JSON.stringify(name)}:${any(member, join(path, name), depth + 1)}`)
+      members.push(`${JSON.stringify(name)}:${any(member, { above: place, at: name }, depth + 1)}`)
     }
     return `{${members.join(',')}}`
   }
 }
 
-function join(path, name) {
-  return /^[A-Za-z_$][\w$]*$/.test(name) ? `${path}.${name}` : `${path}[${JSON.stringify(name)}]`
+/** Writes where something stands: by what it stands in, and its name or place there. */
+function spelled(place) {
+  if (place === undefined) return '$'
+  const { above, at } = place
+  return typeof at === 'string' && /^[A-Za-z_$][\w$]*$/.test(at) ? `${spelled(above)}.${at}` : `${spelled(above)}[${JSON.stringify(at)}]`
 }
 
 /** Whether this is an object literal, of whichever realm. */
@@ -112,7 +116,7 @@ function encode(value) {
   if (value === undefined) return UNDEFINED
   const text = write(value)
   if (typeof value === 'object' && value !== null && Object.hasOwn(value, ERROR)) {
-    throw new NotJson(`$["${ERROR}"]`, 'the name under which errors are kept', 'give it another name')
+    throw new NotJson({ at: ERROR }, 'the name under which errors are kept', 'give it another name')
   }
   return text
 }

@@ -161,14 +161,18 @@ test('limits, retention of one call, and close', async () => {
 test('a wait that ends is InProgress, which says when to come again', async () => {
   const file = `${folder()}/orders.db`
   const [one, other] = [await Idempotency.open(file), await Idempotency.open(file, { waitMs: 50 })]
-  const slow = one.run({ scope: 's', key: 'k' }, () => sleep(1500))
-  await sleep(100)
+  let slow
+  // `begun` is given what ends the work.
+  const finish = await new Promise((begun) => {
+    slow = one.run({ scope: 's', key: 'k' }, () => new Promise(begun))
+  })
   await assert.rejects(other.run({ scope: 's', key: 'k' }, () => 1), (error) => {
     assert.ok(error instanceof InProgress)
     assert.ok(error.retryAfterMs > 0)
     assert.equal(error.effect, 'unknown')
     return true
   })
+  finish()
   await slow
   await Promise.all([one.close(), other.close()])
 })
