@@ -51,6 +51,11 @@ function Placed({ order, origin }: { order: Order; origin: string }) {
       <p>
         Order <strong data-order={order.id}>{order.id}</strong>: {order.quantity} × {order.item}
       </p>
+      {order.isCancelled && (
+        <p role="alert" data-cancelled>
+          The charge was declined, so this order is cancelled.
+        </p>
+      )}
       <p>
         This answer was <em data-origin={origin}>{origin}</em>.
       </p>

@@ -1,6 +1,6 @@
 import { and, asc, eq, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
-import { integer, pgTable, text, timestamp } from 'drizzle-orm/pg-core'
+import { boolean, integer, pgTable, text, timestamp } from 'drizzle-orm/pg-core'
 import { Pool } from 'pg'
 import { address } from './env'
 import { log, told } from './log'
@@ -14,6 +14,7 @@ export const orders = pgTable('shop_orders', {
   quantity: integer('quantity').notNull(),
   key: text('key').notNull(),
   correlationId: text('correlation_id').notNull(),
+  isCancelled: boolean('is_cancelled').notNull().default(false),
   placedAt: timestamp('placed_at', { withTimezone: true }).notNull().defaultNow()
 })
 
@@ -43,6 +44,16 @@ export async function notesOf(user: string, order: number): Promise<string[]> {
   return rows.map((row) => row.text)
 }
 
+/** Cancels an order, however often it is asked to. */
+export async function cancel(order: number) {
+  await database().update(orders).set({ isCancelled: true }).where(eq(orders.id, order))
+}
+
+export async function isCancelled(order: number): Promise<boolean> {
+  const [row] = await database().select({ isCancelled: orders.isCancelled }).from(orders).where(eq(orders.id, order))
+  return row?.isCancelled ?? false
+}
+
 /** Creates the tables where they are not there. */
 export async function createTables() {
   await database().transaction(async (tx) => {
@@ -56,6 +67,7 @@ export async function createTables() {
         quantity       integer NOT NULL,
         key            text NOT NULL,
         correlation_id text NOT NULL,
+        is_cancelled   boolean NOT NULL DEFAULT false,
         placed_at      timestamptz NOT NULL DEFAULT now()
       )`)
     await tx.execute(sql`CREATE INDEX IF NOT EXISTS shop_orders_by_key ON shop_orders ("user", key)`)

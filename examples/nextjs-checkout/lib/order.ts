@@ -11,6 +11,8 @@ export interface Order extends NewOrder {
   id: number
   /** Of the request that placed it. */
   correlationId?: string
+  /** Its charge was declined. */
+  isCancelled?: boolean
 }
 
 export interface NewNote {

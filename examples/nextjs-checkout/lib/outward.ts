@@ -15,6 +15,9 @@ export function receiptOf(order: Order, reference: string, user: string) {
   return { reference, order: order.id, to: `${user}@home.example`, item: order.item, quantity: order.quantity }
 }
 
+/** The customer's bank says no. That is an answer, and the same one however often it is asked for: it is no failure of the API. */
+export class Declined extends Error {}
+
 export async function pay(key: string, charge: unknown, signal?: AbortSignal) {
   await post(address('PAYMENT_URL'), key, charge, signal)
 }
@@ -27,5 +30,6 @@ async function post(url: string, key: string, body: unknown, signal = AbortSigna
   const headers = { 'Content-Type': 'application/json', 'Idempotency-Key': key, [CORRELATION_ID]: correlation.current() ?? '' }
   const response = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body), signal })
   await response.arrayBuffer()
-  if (!response.ok) throw new Error(`${new URL(url).pathname} answered ${response.status}`)
+  const Failure = response.status === 402 ? Declined : Error
+  if (!response.ok) throw new Failure(`${new URL(url).pathname} answered ${response.status}`)
 }

@@ -1,12 +1,12 @@
 // What the app begins with, before the first request: tables, connections, and in mode `package` the relay.
 
-import { createTables } from './database'
+import { cancel, createTables, isCancelled } from './database'
 import { mode } from './env'
 import { log, told } from './log'
 import { kv } from './modes/article'
 import { idempotency } from './modes/package'
 import { once } from './once'
-import { mail, pay } from './outward'
+import { Declined, mail, pay } from './outward'
 
 /** Resolves when the app is ready. */
 export const start = once('start', async () => {
@@ -21,8 +21,21 @@ async function startRelay() {
   const idem = await idempotency()
   const relay = idem.relay(
     {
-      'payment.charge': (message, { signal }) => pay(message.key, message.json(), signal),
-      'mail.receipt': (message, { signal }) => mail(message.key, message.json(), signal)
+      async 'payment.charge'(message, { signal }) {
+        const charge = message.json()
+        try {
+          await pay(message.key, charge, signal)
+        } catch (error) {
+          // Anything else is tried again. A dead letter would be told to an operator, and not to the customer.
+          if (!(error instanceof Declined)) throw error
+          await cancel(charge.order)
+        }
+      },
+      // By then the charge was made or declined.
+      async 'mail.receipt'(message, { signal }) {
+        const receipt = message.json()
+        await mail(message.key, { ...receipt, isCancelled: await isCancelled(receipt.order) }, signal)
+      }
     },
     // A process that was killed is missed after this time, and another one delivers the rest.
     { leaseMs: 3_000 }

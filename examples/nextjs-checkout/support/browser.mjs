@@ -37,7 +37,7 @@ export async function startBrowser() {
 /** A tab of a visitor's. */
 class Tab {
   constructor(page, url, scripts, folder) {
-    Object.assign(this, { page, url, scripts, folder })
+    Object.assign(this, { page, url, scripts, folder, places: {} })
   }
 
   /** Opens the form of an intent, and waits until React has it. */
@@ -47,10 +47,10 @@ class Tab {
     return this
   }
 
-  async isReady() {
-    await this.page.locator('form#order').waitFor()
+  async isReady(form = 'order') {
+    await this.page.locator(`form#${form}`).waitFor()
     if (!this.scripts) return
-    await this.page.waitForFunction(() => Object.keys(document.querySelector('form#order')).some((it) => it.startsWith('__react')))
+    await this.page.waitForFunction((id) => Object.keys(document.getElementById(id)).some((it) => it.startsWith('__react')), form)
   }
 
   async fill(item, quantity = 1) {
@@ -60,12 +60,11 @@ class Tab {
   }
 
   /** Presses the button, and waits for nothing. */
-  async press() {
-    const button = this.page.locator('form#order button[type=submit]')
+  async press(form = 'order') {
+    const button = this.page.locator(`form#${form} button[type=submit]`)
     if (this.scripts) return button.click({ noWaitAfter: true })
     // Not by the button: the driver would wait for the navigation that an earlier click has begun. A user does not.
-    this.place ??= await button.boundingBox()
-    const { x, y, width, height } = this.place
+    const { x, y, width, height } = (this.places[form] ??= await button.boundingBox())
     return this.page.mouse.click(x + width / 2, y + height / 2)
   }
 

@@ -23,7 +23,7 @@ export async function openTests({ modes = ['article', 'package', 'service'], hom
 
   after(async () => {
     await browser.close()
-    for (const mode of modes) await shops[mode].close()
+    await Promise.all(modes.map((mode) => shops[mode].close()))
     redis.stop()
     await postgres.stop()
   })
@@ -56,7 +56,9 @@ export async function openTests({ modes = ['article', 'package', 'service'], hom
         return { open, tab: await open() }
       }
       try {
-        await body({ ...intention(), shop, app, cutter, staller: shop.staller, visitor })
+        const intended = intention()
+        const rows = () => shop.rows(intended.item)
+        await body({ ...intended, rows, shop, app, cutter, staller: shop.staller, visitor })
       } catch (error) {
         const service = shop.service === undefined ? '' : `\n--- the service said last:\n${shop.service.output().slice(-2_000)}`
         error.message += `\n--- the application said:\n${app.output().slice(before).slice(-6_000)}${service}`
@@ -64,6 +66,7 @@ export async function openTests({ modes = ['article', 'package', 'service'], hom
       } finally {
         // What a test that has failed left behind.
         shop.staller.goOn()
+        shop.standIns.fail()
         cutter.forget()
         for (const [at, tab] of tabs.entries()) await tab.picture(`${shop.mode} ${name} ${at + 1}`).catch(() => {})
         for (const it of visitors) await it.close()
@@ -84,23 +87,24 @@ export async function until(what, condition, ms = 20_000) {
 export const untilPosts = (cutter, count) => until(`${count} requests`, () => cutter.posts() >= count)
 
 /** Waits until so many charges and mails of this item have come to the stand-ins. */
-export async function outside({ standIns }, item, count) {
+export async function outside({ standIns }, item, charges, mails = charges) {
   const about = (messages) => messages.filter(({ body }) => JSON.stringify(body).includes(item)).length
   const counts = () => [about(standIns.charges()), about(standIns.mails())]
-  await until(`charges and mails of ${item}`, () => counts().every((it) => it >= count))
-  assert.deepEqual(counts(), [count, count], 'charges and mails')
+  const wanted = [charges, mails]
+  await until(`charges and mails of ${item}`, () => counts().every((it, at) => it >= wanted[at]))
+  assert.deepEqual(counts(), wanted, 'charges and mails')
 }
 
 /** Has two requests of one intent be under way at once: the second is sent when the first has committed and was not answered. */
-export async function overlapping({ cutter, staller, shop, item }, first, second) {
+export async function overlapping({ cutter, staller, shop, rows }, first, second) {
   const before = cutter.posts()
-  const committed = staller.stallNextOrder()
+  const committed = staller.stallNext()
   await first(committed)
   await committed
   await second()
   await untilPosts(cutter, before + 2)
-  // The article's code writes its second order now. Ours has time to do the same.
-  if (shop.mode === 'article') await until('a second order', async () => (await shop.rows(item)).length === 2)
+  // The article's code writes its second row now. Ours has time to do the same.
+  if (shop.mode === 'article') await until('a second row', async () => (await rows()).length === 2)
   else await sleep(300)
   staller.goOn()
 }

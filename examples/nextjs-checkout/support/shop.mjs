@@ -9,6 +9,10 @@ import { startStandIns } from './stand-ins.mjs'
 /** Long enough that a duplicate comes while it works. */
 const WORK_MS = 300
 
+const NOTES = `
+  SELECT shop_notes.text, shop_notes.key FROM shop_notes JOIN shop_orders ON order_id = shop_orders.id
+  WHERE item = $1 ORDER BY shop_notes.id`
+
 /** Opens the shop of a mode: `article`, `package` or `service`. */
 export async function openShop(mode, { postgres, redis, home }) {
   const database = await postgres.database(mode)
@@ -43,6 +47,8 @@ export async function openShop(mode, { postgres, redis, home }) {
     service,
     /** The orders of an item. */
     rows: (item) => database.query(orders, [item]),
+    /** The notes on the order of an item. */
+    notes: (item) => database.query(NOTES, [item]),
     /**
      * A way to the application, which is started by the first one. `offline` is the build that sends again what failed; with
      * `keepAlive` the browser keeps its connections.
@@ -55,7 +61,8 @@ export async function openShop(mode, { postgres, redis, home }) {
     },
     async close() {
       for (const it of cutters) it.stop()
-      for (const it of apps.values()) await (await it).stop()
+      // Each waits some seconds for connections that nobody uses any more.
+      await Promise.all([...apps.values()].map(async (it) => (await it).stop()))
       await service?.stop()
       staller.stop()
       standIns.stop()

@@ -1,10 +1,10 @@
-// A proxy before PostgreSQL that keeps back what the server says to the commit of an order: the order is there, and the application
+// A proxy before PostgreSQL that keeps back what the server says to the commit of an order or a note: it is there, and the application
 // does not know. What it does next, or who kills it, is up to the test.
 
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 
-const ORDER = /insert into (?:"?public"?\.)?"?(?:shop_)?orders\b/i
+const ROW = /insert into (?:"?public"?\.)?"?(?:(?:shop_)?orders|shop_notes)\b/i
 
 /** `ReadyForQuery`: inside of a transaction, and outside of any. */
 const READY = { written: Buffer.from('Z\0\0\0\x05T', 'latin1'), committed: Buffer.from('Z\0\0\0\x05I', 'latin1') }
@@ -30,7 +30,7 @@ export async function startStaller(url) {
       })
     }
     client.on('data', (bytes) => {
-      if (armed !== undefined && ORDER.test(bytes.toString('latin1'))) {
+      if (armed !== undefined && ROW.test(bytes.toString('latin1'))) {
         waited = armed
         armed = undefined
       }
@@ -53,10 +53,10 @@ export async function startStaller(url) {
   return {
     url: proxied.href,
     /**
-     * Keeps back the answer to the next order's commit; or, with `written`, that to its row, whose transaction is open then. Resolves when
-     * the server has given it.
+     * Keeps back the answer to the commit of the next order or note; or, with `written`, that to its row, whose transaction is open
+     * then. Resolves when the server has given it.
      */
-    stallNextOrder: (what = 'committed') => new Promise((happened) => (armed = { what, happened })),
+    stallNext: (what = 'committed') => new Promise((happened) => (armed = { what, happened })),
     /** Passes on what was kept back, if its connection is still there. */
     goOn() {
       stalled?.()

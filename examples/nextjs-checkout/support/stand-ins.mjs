@@ -11,6 +11,9 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { text } from 'node:stream/consumers'
 
+/** In place of a status: it is done, and the connection ends without an answer. */
+export const CUT = 'cut'
+
 /** Starts both. They end with this process. */
 export async function startStandIns() {
   const kept = { '/v1/charges': new Map(), '/mails': new Map() }
@@ -30,12 +33,12 @@ export async function startStandIns() {
     try {
       const parsed = JSON.parse(body)
       const status = await failing({ path, key, body: parsed })
-      if (status !== undefined) return [status, { error: 'it fails, as it was told to' }]
+      if (status !== undefined && status !== CUT) return [status, { error: 'it fails, as it was told to' }]
       const known = done.get(key)
       if (known === undefined) {
         const answered = { id: `${path === '/mails' ? 'mail' : 'ch'}_${randomUUID()}` }
         done.set(key, { key, correlationId, body: parsed, times: 1, text: body, answered })
-        return [200, answered]
+        return status === CUT ? [CUT] : [200, answered]
       }
       known.times++
       if (known.text !== body) return [400, { error: 'the key was used with other parameters' }]
@@ -49,6 +52,7 @@ export async function startStandIns() {
 
   const server = createServer(async (request, response) => {
     const [status, body, headers] = await answer(request)
+    if (status === CUT) return void request.socket.destroy()
     response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(body))
   })
   server.listen(0, '127.0.0.1').unref()
@@ -61,7 +65,7 @@ export async function startStandIns() {
     /** What was charged: `{ key, correlationId, body, times }`, where `times` is how often it was asked for. */
     charges: () => list('/v1/charges'),
     mails: () => list('/mails'),
-    /** Has `failed({ path, key, body })` say the status of an answer instead, and nothing is done then; or nothing. It may wait. */
+    /** Has `failed({ path, key, body })` say the status of an answer instead, and nothing is done; or `CUT`, or nothing. It may wait. */
     fail: (failed) => (failing = failed ?? (() => undefined)),
     stop() {
       server.close()

@@ -73,7 +73,7 @@ export const cases = {
     wrong: 'a server that is killed between commit and answer makes two orders',
     async run(it) {
       const { tab } = await it.visitor()
-      const committed = it.staller.stallNextOrder()
+      const committed = it.staller.stallNext()
       await tab.send(it.intent, it.item)
       await committed
       await it.app.kill()
@@ -87,12 +87,11 @@ export const cases = {
   }
 }
 
-/** Sends the form, and has the connection end when the order is committed. */
-function cutting(it, tab) {
+/** Sends a form, and has the connection end when what it asks for is committed. */
+export function cutting(it, tab, send = () => tab.send(it.intent, it.item)) {
   return async (committed) => {
-    await (await tab.form(it.intent)).fill(it.item)
     const cut = it.cutter.cutNextAnswer(() => committed)
-    await tab.press()
+    await send()
     await cut
   }
 }

@@ -11,6 +11,8 @@ import { intention } from '../support/browser.mjs'
 import { openTests, outside, untilPosts } from '../support/harness.mjs'
 import { OURS } from '../support/postgres.mjs'
 import { cases, doubleClick, isOneOrder, oneOrder } from './cases.mjs'
+import { notes } from './notes.mjs'
+import { payments } from './payments.mjs'
 
 const { check, postgres, shops } = await openTests()
 
@@ -23,16 +25,6 @@ for (const mode of ['package', 'service']) {
     }
 
     check('a double click', shop, doubleClick)
-
-    check('two submits that no disabled button holds up', shop, async (it) => {
-      const { tab } = await it.visitor()
-      await (await tab.form(it.intent)).fill(it.item)
-      await tab.page.evaluate(() => {
-        const form = document.querySelector('form#order')
-        for (let times = 0; times < 2; times++) form.dispatchEvent(new SubmitEvent('submit', { bubbles: true, cancelable: true }))
-      })
-      await isOneOrder(it, [await tab.order()])
-    })
 
     check('scripts off', shop, async (it) => {
       const { tab } = await it.visitor({ scripts: false })
@@ -102,7 +94,7 @@ describe('MODE=package: one order', () => {
     const other = await open()
     const { cutter } = await it.shop.site()
     other.url = cutter.url
-    const written = it.staller.stallNextOrder('written')
+    const written = it.staller.stallNext('written')
     await tab.send(it.intent, it.item)
     await written
     // The first one is in its transaction. The second waits, and not in one.
@@ -120,7 +112,7 @@ describe('MODE=package: one order', () => {
 describe('MODE=service: one order', () => {
   check('the service is killed between commit and answer', shops.service, async (it) => {
     const { tab } = await it.visitor()
-    const committed = it.staller.stallNextOrder()
+    const committed = it.staller.stallNext()
     await tab.send(it.intent, it.item)
     await committed
     await it.shop.service.kill()
@@ -164,6 +156,9 @@ describe("MODE=article: what the article's code gets wrong", () => {
     assert.equal((await other.order()).id, id)
   })
 })
+
+notes(check, shops)
+payments(check, shops.package)
 
 // ---- One id.
 

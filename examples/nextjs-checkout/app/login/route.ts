@@ -1,6 +1,6 @@
 import { USER } from '../../lib/request'
 
-/** `GET /login?user=ada`: a demonstration. Whoever says a name has it; there is no password and no session. */
+/** `GET /login?user=ada`: a demonstration. The name that is given is believed: there is no password and no session. */
 export function GET(request: Request) {
   const user = new URL(request.url).searchParams.get('user') ?? ''
   if (!USER.test(user)) {

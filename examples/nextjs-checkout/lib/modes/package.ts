@@ -72,7 +72,7 @@ export const inTransaction: Shop = {
 
   async find(user: string, order: number) {
     const own = and(eq(orders.id, order), eq(orders.user, user))
-    return (await database().select(SHOWN).from(orders).where(own))[0]
+    return (await database().select({ ...SHOWN, isCancelled: orders.isCancelled }).from(orders).where(own))[0]
   },
 
   notes: notesOf
