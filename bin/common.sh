@@ -88,10 +88,10 @@ all_tests_but() {
     done
 }
 
-# Installs what the package of npm's in this directory needs, unless that is done: then npm has left a file of its own. Nothing that is
+# Installs what the package of npm's in this directory needs, and so the package `oneflight` as it was just built. Nothing that is
 # installed runs a script.
 install_packages() {
-    [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent --no-audit --no-fund --ignore-scripts
+    npm ci --silent --no-audit --no-fund --ignore-scripts
 }
 
 # The version of the runner that the instruction counts take: exactly the one of their library.

@@ -5,8 +5,8 @@ declare global {
   }
 }
 
-/** What `form.get(…)` returns of a `FormData`. */
-export type FormValue = string | { readonly name: string; readonly size: number } | null
+/** What `form.get(…)` returns of a `FormData`, or `request.headers['idempotency-key']` of Node's server: also that there is none. */
+export type FormValue = string | { readonly name: string; readonly size: number } | null | readonly string[] | undefined
 
 /** Where the key of a request is valid: a namespace (most often the tenant), and optionally a route and a user. */
 export type Scope = string | { namespace: string; route?: string; user?: string }
@@ -42,7 +42,7 @@ export interface Reply<T> {
   /** Whether the work, of a service in Rust, refused for good: its rows were rolled back, and this is its answer. */
   declined: boolean
   origin: Origin
-  /** The number of the attempt whose result this is: 1 unless an earlier attempt ended in doubt. */
+  /** The number of the attempt whose result this is: 1 unless an earlier attempt ended in doubt, and was not resolved by `rerun`. */
   attempt: number
 }
 
@@ -67,7 +67,10 @@ export interface Message {
   /** A string is text, bytes are bytes, and all else is JSON. */
   payload: unknown
   contentType?: string
-  /** Names the step of the work that sends this, from which its key is derived. The topic unless set. */
+  /**
+   * Names the step of the work that sends this, from which its key is derived: the topic unless set. The second message of a step has
+   * another key than the first, by its number. So name the step of a message that is not sent in every run of the work.
+   */
   step?: string
   /** The key under which targets recognise it, if not the one that is derived from the request and the step. */
   key?: string
@@ -294,7 +297,8 @@ export interface Relay {
    */
   close(): Promise<void>
 
-  // `[Symbol.asyncDispose]` is the same, for `await using`.
+  /** The same, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void>
 }
 
 /** What an operator decides about messages. */
@@ -388,7 +392,12 @@ export class Idempotency {
   [Symbol.asyncDispose](): Promise<void>
 }
 
-/** Collapses calls of this thread whose key is in flight. Values are shared as they are, and nothing is recorded. */
+/**
+ * Collapses calls of this thread whose key is in flight. Values are shared as they are, and nothing is recorded.
+ *
+ * Keys are told apart as those of a `Map`: two objects are two keys, whatever is in them. All of what makes two requests different has to
+ * be in the key, the user and the payload too: who joins is given the answer of the first.
+ */
 export class Group<K = unknown> {
   constructor(options?: { maxFlights?: number; maxCallers?: number })
   run<T>(key: K, work: () => T | PromiseLike<T>, options?: { signal?: AbortSignal }): Promise<{ value: T; role: 'leader' | 'follower' }>

@@ -156,9 +156,7 @@ function identity(value) {
   if (typeof key !== 'string') {
     throw invalid(`\`key\` is ${what(key)}; give the idempotency key of the client as a string, from a hidden field for example`)
   }
-  if (key === 'null' || key === 'undefined') {
-    throw invalid(`\`key\` is the text '${key}', which a missing value becomes by \`String(…)\`; give the value itself`)
-  }
+  if (isOfString(key)) throw invalid(`\`key\` is the text '${key}', which ${BY_STRING}`)
   const native = { ...scope(value.scope), key: wellFormed(key, 'key') }
   if (correlationId !== undefined) native.correlationId = correlation.valid(correlationId)
   if (fingerprint === undefined) {
@@ -169,6 +167,13 @@ function identity(value) {
   if (typeof digest === 'string') return { ...native, fingerprint: digest }
   return digest.then((digest) => ({ ...native, fingerprint: digest }))
 }
+
+/** Whether this is what `String(…)` makes of a value that is missing, or that is none. */
+function isOfString(text) {
+  return /^(null|undefined|NaN|\[object \w+\])$/.test(text)
+}
+
+const BY_STRING = 'another value becomes by `String(…)`, most often a missing one; give the value itself'
 
 function scope(value) {
   if (typeof value === 'string') return { namespace: wellFormed(value, 'scope') }
@@ -182,6 +187,7 @@ function scope(value) {
     if (!(name in value) && name !== 'namespace') continue
     // A user who is missing is not everybody.
     if (typeof part !== 'string') throw invalid(`\`scope.${name}\` is ${what(part)}; give a string, or leave it out`)
+    if (isOfString(part)) throw invalid(`\`scope.${name}\` is the text '${part}', which ${BY_STRING}`)
     parts[name] = wellFormed(part, `scope.${name}`)
   }
   return parts

@@ -34,6 +34,7 @@ function define(code, effect) {
     [code]: class extends OneflightError {
       constructor(message, options = {}) {
         super(message ?? code, { effect, ...options })
+        if (code === 'RetryLater') checkPause(this.retryAfterMs)
       }
     }
   }[code]
@@ -64,16 +65,31 @@ define('ValueNotKept', 'done')
 define('ValueTooLarge', 'done')
 define('ValueUnreadable', 'unknown')
 
-/** Returns the code of an error of this package, of whichever copy of it. */
+function checkPause(millis) {
+  if (millis === undefined || (Number.isFinite(millis) && millis >= 0)) return
+  throw new classes.InvalidArgument('`retryAfterMs` is no duration; give milliseconds from 0, or leave it out')
+}
+
+/** Returns the class of this name. */
+function typeOf(code) {
+  return Object.hasOwn(classes, code) ? classes[code] : undefined
+}
+
+/** Returns the code of an error of this package, of whichever copy of it. Never throws. */
 function codeOf(error) {
   if (typeof error !== 'object' || error === null) return undefined
-  const code = error[BRAND]
-  return typeof code === 'string' ? code : undefined
+  try {
+    const code = error[BRAND]
+    return typeof code === 'string' ? code : undefined
+  } catch {
+    // A proxy that cannot be asked is none of ours.
+    return undefined
+  }
 }
 
 /** Makes the error of a failure that the native half tells. */
 function fromFailure(failure, cause) {
-  const Type = classes[failure.code] ?? classes.Defect
+  const Type = typeOf(failure.code) ?? classes.Defect
   const { effect, retryAfterMs, attempt } = failure
   return new Type(failure.message, { effect, retryAfterMs, attempt, cause })
 }
@@ -96,4 +112,17 @@ function isOfAnother(thrown) {
   return code !== undefined && (!SAID.has(code) || delivered.has(thrown))
 }
 
-module.exports = { OneflightError, classes, codeOf, deliver, fromFailure, isOfAnother }
+const MOST_CAUSES = 8
+
+/** Returns what was thrown with its causes, in one line. Never throws. */
+function told(thrown) {
+  try {
+    const all = []
+    for (let it = thrown; all.length === 0 || (it !== undefined && all.length < MOST_CAUSES); it = it?.cause) all.push(String(it))
+    return all.join(': ')
+  } catch {
+    return 'what was thrown cannot be described'
+  }
+}
+
+module.exports = { OneflightError, classes, codeOf, deliver, fromFailure, isOfAnother, told, typeOf }

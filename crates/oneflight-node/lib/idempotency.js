@@ -7,7 +7,7 @@ const args = require('./arguments.js')
 const circle = require('./circle.js')
 const { Context, TransactionContext } = require('./context.js')
 const correlation = require('./correlation.js')
-const { classes, codeOf, deliver, fromFailure, isOfAnother } = require('./errors.js')
+const { classes, codeOf, deliver, fromFailure, isOfAnother, told } = require('./errors.js')
 const json = require('./json.js')
 const native = require('./native.js')
 const { outbox } = require('./outbox.js')
@@ -440,7 +440,7 @@ function policy(asker) {
       ticket.settle(how === 'completed' ? 'value' : how, text)
     } catch (error) {
       ticket.settle('hold', '')
-      process.emitWarning(`a recovery function failed, and its request is held: ${error?.message}`, 'OneflightWarning')
+      process.emitWarning(`a recovery function failed, and its request is held: ${told(error)}`, 'OneflightWarning')
     }
   }
   return (ticket) => {

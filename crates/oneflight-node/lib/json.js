@@ -7,7 +7,7 @@
 //   `undefined`, and only as the whole value    null and a space behind it
 //   an error that a closure threw               {"$oneflight.error": {"name": …, "message": …, "cause": …}}
 
-const { OneflightError, classes, codeOf } = require('./errors.js')
+const { OneflightError, codeOf, typeOf } = require('./errors.js')
 
 /** What the JSON reader of Rust services follows. */
 const MAX_DEPTH = 127
@@ -139,7 +139,7 @@ function encodeThrown(thrown) {
 function describe(thrown, depth, room) {
   try {
     if (!(thrown instanceof Error) && !isErrorLike(thrown)) {
-      const value = typeof thrown === 'string' ? cut(thrown, room) : kept(thrown, room)
+      const value = typeof thrown === 'string' ? cut(thrown, room) : kept(() => thrown, room)
       return { thrown: value === undefined ? cut(String(thrown), room) : value }
     }
     const told = { name: shortened(String(thrown.name), MAX_NAME), message: cut(String(thrown.message), room) }
@@ -147,7 +147,7 @@ function describe(thrown, depth, room) {
     const details = {}
     for (const name of Object.keys(thrown)) {
       if (['name', 'message', 'stack', 'cause', 'errors'].includes(name)) continue
-      const value = kept(thrown[name], room)
+      const value = kept(() => thrown[name], room)
       if (value !== undefined) details[name] = value
     }
     if (Object.keys(details).length > 0) told.details = details
@@ -166,10 +166,10 @@ function isErrorLike(value) {
   return Object.prototype.toString.call(value) === '[object Error]'
 }
 
-/** Returns the value as JSON keeps it, or undefined if JSON cannot, or there is no room. */
-function kept(value, room) {
+/** Returns the value as JSON keeps it, or undefined if it cannot be read, or JSON cannot keep it, or there is no room. */
+function kept(read, room) {
   try {
-    const text = write(value)
+    const text = write(read())
     if (text.length > room.left) return undefined
     room.left -= text.length
     return JSON.parse(text)
@@ -189,7 +189,7 @@ function shortened(text, length) {
   return text.length <= length ? text : `${text.slice(0, length - 1).toWellFormed()}…`
 }
 
-const BUILT_IN = { EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError }
+const BUILT_IN = new Map([EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError].map((type) => [type.name, type]))
 
 /** Makes the error again that was described. */
 function revive(told) {
@@ -199,12 +199,12 @@ function revive(told) {
   const cause = told.cause === undefined ? undefined : { cause: revive(told.cause) }
   let error
   if (told.oneflight !== undefined) {
-    const Type = classes[told.oneflight] ?? OneflightError
+    const Type = typeOf(told.oneflight) ?? OneflightError
     error = new Type(message, { ...cause, ...details })
   } else if (Array.isArray(told.errors)) {
     error = new AggregateError(told.errors.map(revive), message, cause)
   } else {
-    error = new (BUILT_IN[name] ?? Error)(message, cause)
+    error = new (BUILT_IN.get(name) ?? Error)(message, cause)
   }
   if (error.name !== name) {
     Object.defineProperty(error, 'name', { value: name, configurable: true, writable: true, enumerable: false })

@@ -8,7 +8,7 @@ const { AsyncLocalStorage, AsyncResource } = require('node:async_hooks')
 const args = require('./arguments.js')
 const circle = require('./circle.js')
 const correlation = require('./correlation.js')
-const { classes, codeOf, fromFailure } = require('./errors.js')
+const { classes, codeOf, fromFailure, told } = require('./errors.js')
 const native = require('./native.js')
 const nesting = require('./nesting.js')
 
@@ -122,7 +122,7 @@ class Relay {
     const node = circle.node()
     this.#running.set(number, { controller, node })
     try {
-      const delivery = new Delivery(ours.message())
+      const delivery = new Delivery(ours.begin())
       const deliver = this.#targets[ours.target]
       const run = () => this.#run(node, () => deliver(delivery, { signal: controller.signal }))
       await correlation.within(delivery.correlationId, run)
@@ -216,19 +216,6 @@ function verdict(thrown) {
     // An error that cannot be read is one that is tried again.
   }
   return [code === 'Rejected' ? 'rejected' : 'retry', told(thrown), retryAfterMs]
-}
-
-const MOST_CAUSES = 8
-
-/** Returns what was thrown with its causes, in one line. Never throws. */
-function told(thrown) {
-  try {
-    const all = []
-    for (let it = thrown; all.length === 0 || (it !== undefined && all.length < MOST_CAUSES); it = it?.cause) all.push(String(it))
-    return all.join(': ')
-  } catch {
-    return 'what was thrown cannot be described'
-  }
 }
 
 function warn({ id, topic, attempts, error }) {

@@ -1,23 +1,28 @@
 //! A message on its way to a closure of JavaScript.
 //!
 //! ```text
-//! taken ──queued──▶ called: the delivery is JavaScript's ──settle──▶ told
+//! taken ──queued──▶ begun: the delivery is JavaScript's ──settle──▶ told
 //!   │                 ├── collected, or its thread ended ──▶ failed
-//!   │                 └── given up: its time, the relay's end, another relay ──▶ `aborted` is queued
+//!   │                 ├── its time is over ──▶ failed, and `aborted` is queued
+//!   │                 └── given up: the relay's end, another relay ──▶ `aborted` is queued
 //!   └── its thread ended ──▶ failed
 //! ```
+//!
+//! The time of an attempt begins with it. How long an event loop is busy before says nothing of the target.
 //!
 //! A thread that ends counts as an attempt, as a process that is killed does: a message that has its thread ended again and
 //! again becomes a dead letter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use napi::bindgen_prelude::{Buffer, Function};
 use napi::threadsafe_function::UnknownReturnValue;
 use napi_derive::napi;
 use oneflight::outbox::{self, DeliveryError, Message, Target};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::callback::Callback;
 use crate::options::duration;
@@ -68,6 +73,7 @@ pub struct Delivery {
     number: u32,
     target: u32,
     message: outbox::Delivery,
+    begun: Option<oneshot::Sender<()>>,
     told: Option<oneshot::Sender<Result<(), DeliveryError>>>,
 }
 
@@ -91,9 +97,13 @@ impl Delivery {
         self.told.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    /// Returns the message.
+    /// Begins the attempt. Returns the message.
     #[napi(catch_unwind)]
-    pub fn message(&self) -> Incoming {
+    pub fn begin(&mut self) -> Incoming {
+        if let Some(begun) = self.begun.take() {
+            // If nobody waits any more, it was given up.
+            let _ = begun.send(());
+        }
         let message = &self.message;
         let headers = message.headers().iter();
         Incoming {
@@ -184,16 +194,44 @@ impl Drop for Aborts<'_> {
 pub(crate) struct Closure {
     pub(crate) events: Arc<Events>,
     pub(crate) target: u32,
+    /// How long an attempt may take.
+    pub(crate) limit: Duration,
+}
+
+impl Closure {
+    /// Waits for what the closure tells. The outer error is that it tells nothing.
+    async fn told(
+        &self,
+        begun: oneshot::Receiver<()>,
+        answer: oneshot::Receiver<Result<(), DeliveryError>>,
+    ) -> Result<Result<(), DeliveryError>, DeliveryError> {
+        let never = || {
+            DeliveryError::retry(
+                "its closure will never tell: its thread ended, or the promise that it waits for is out of reach",
+            )
+        };
+        let function = &self.events.function;
+        function.answer(begun).await.ok_or_else(never)?;
+        match timeout(self.limit, function.answer(answer)).await {
+            Ok(told) => told.ok_or_else(never),
+            Err(_) => Err(DeliveryError::retry(format!(
+                "the target has not answered within {:?}",
+                self.limit
+            ))),
+        }
+    }
 }
 
 impl Target for Closure {
     async fn deliver(&self, message: outbox::Delivery) -> Result<(), DeliveryError> {
         let number = self.events.deliveries.fetch_add(1, Relaxed);
+        let (begun, has_begun) = oneshot::channel();
         let (told, answer) = oneshot::channel();
         let delivery = Delivery {
             number,
             target: self.target,
             message,
+            begun: Some(begun),
             told: Some(told),
         };
         let is_queued = self.events.function.call(Event {
@@ -208,14 +246,8 @@ impl Target for Closure {
             number,
             is_told: false,
         };
-        match self.events.function.answer(answer).await {
-            Some(answer) => {
-                aborts.is_told = true;
-                answer
-            }
-            None => Err(DeliveryError::retry(
-                "its closure will never tell: its thread ended, or the promise that it waits for is out of reach",
-            )),
-        }
+        let answer = self.told(has_begun, answer).await;
+        aborts.is_told = answer.is_ok();
+        answer?
     }
 }

@@ -63,13 +63,17 @@ impl From<Error> for Failure {
                 let request = error.identity().redacted();
                 format!("request {request}: the work was done, and is not done again, but its value is not kept: {why}")
             }
+            // The store has not failed: it was used wrongly.
+            ErrorKind::Store(why @ (StoreError::CommittedByWork | StoreError::Unsupported { .. })) => {
+                format!("request {}: {why}", error.identity().redacted())
+            }
             _ => error.to_string(),
         };
         Self {
             retry_after_ms: error.retry_after().map(millis),
             attempt,
             thrown: error.cause::<Thrown>().map(|thrown| thrown.0.clone()),
-            ..Self::new(code(error.kind()), error.effect(), message)
+            ..Self::new(code(&error), error.effect(), message)
         }
     }
 }
@@ -82,8 +86,8 @@ fn named(effect: Effect) -> &'static str {
     }
 }
 
-fn code(kind: &ErrorKind) -> &'static str {
-    match kind {
+fn code(error: &Error) -> &'static str {
+    match error.kind() {
         ErrorKind::Conflict | ErrorKind::Flight(FlightError::Conflict) => "KeyReused",
         ErrorKind::InProgress { .. } => "InProgress",
         ErrorKind::InDoubt { .. } => "InDoubt",
@@ -97,6 +101,7 @@ fn code(kind: &ErrorKind) -> &'static str {
         ErrorKind::Unrecorded(_) => "Unrecorded",
         ErrorKind::Stopped(_) => "Stopped",
         ErrorKind::Store(StoreError::CommittedByWork) => "TransactionEnded",
+        ErrorKind::Store(StoreError::Unsupported { .. }) if error.effect() == Effect::Nothing => "InvalidArgument",
         ErrorKind::Store(_) => "StoreFailed",
         ErrorKind::Flight(FlightError::Overloaded(_)) => "Overloaded",
         ErrorKind::Flight(FlightError::Closed) => "Closed",

@@ -5,7 +5,10 @@
 //! [`Lease`], which is closed by hand or goes with the handle that JavaScript has let go of.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::io;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use napi_derive::napi;
 use oneflight::idempotency::{MissingFingerprint, Recovery, Resolution};
@@ -15,8 +18,10 @@ use oneflight_postgres::PostgresStore;
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 use parking_lot::Mutex;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
 use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::callback::Callback;
 use crate::failure::Failure;
@@ -223,9 +228,11 @@ async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Fai
             if options.prepared_statements == Some(false) {
                 postgres = postgres.without_prepared_statements();
             }
+            let server: PgConnectOptions = url.parse().map_err(StoreError::unavailable).map_err(failed)?;
+            reach(&server).await?;
             let pool = PgPoolOptions::new().max_connections(options.connections.unwrap_or(10));
             let pool = pool
-                .connect(url)
+                .connect_with(server)
                 .await
                 .map_err(StoreError::unavailable)
                 .map_err(failed)?;
@@ -245,6 +252,44 @@ async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Fai
         idempotency,
         connections,
     })
+}
+
+/// How long a server that is opened may take to be there, and how long to answer.
+const BEGIN: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Connects once: that says what is wrong, where a pool says that its time is over. A server may be about to begin.
+async fn reach(server: &PgConnectOptions) -> Result<(), Failure> {
+    let place = format!("PostgreSQL at {}:{}", server.get_host(), server.get_port());
+    let failed = |why: &dyn Display| {
+        let error = format!("the store is not available: {place}: {why}");
+        Failure::new("StoreFailed", Effect::Nothing, error)
+    };
+    let begun = Instant::now();
+    loop {
+        match timeout(ANSWER, server.connect()).await {
+            Ok(Ok(connection)) => {
+                // It was there. What its end is like changes nothing.
+                let _ = connection.close().await;
+                return Ok(());
+            }
+            Ok(Err(error)) if is_to_begin(&error) && begun.elapsed() < BEGIN => sleep(PAUSE).await,
+            Ok(Err(error)) => return Err(failed(&error)),
+            Err(_) => return Err(failed(&format_args!("no answer in {} s", ANSWER.as_secs()))),
+        }
+    }
+}
+
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Whether this is what a server says, or nobody, that is about to be there.
+fn is_to_begin(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        // `cannot_connect_now`.
+        sqlx::Error::Database(error) => error.code().as_deref() == Some("57P03"),
+        _ => false,
+    }
 }
 
 /// Where records are kept. `index.js` lets no other URL pass.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use napi::bindgen_prelude::{Function, Object};
 use napi::threadsafe_function::UnknownReturnValue;
@@ -23,6 +24,12 @@ use crate::outbox::none;
 use crate::pool::{Connections, Lease};
 use crate::runtime::{self, promise};
 use crate::settled::Done;
+
+/// How long an attempt may take unless that is set.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The relay's own limit would begin before the closure does.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How a relay is set. `index.d.ts` documents each.
 #[napi(object)]
@@ -211,6 +218,7 @@ fn spawned<S: OutboxStore>(
         let closure = Closure {
             events: Arc::clone(&events),
             target: number,
+            limit: target.timeout_ms.map_or(TIMEOUT, duration),
         };
         relay = relay.target_with(&target.pattern, closure, target.options());
     }
@@ -230,10 +238,7 @@ impl TargetOptions {
         if let Some(pause) = self.longest_pause_ms {
             retry = retry.longest_pause(duration(pause));
         }
-        let mut options = outbox::TargetOptions::new().retry(retry);
-        if let Some(limit) = self.timeout_ms {
-            options = options.time_limit(duration(limit));
-        }
+        let mut options = outbox::TargetOptions::new().retry(retry).time_limit(FOR_EVER);
         if let Some(messages) = self.max_in_flight {
             options = options.in_flight(messages as usize);
         }

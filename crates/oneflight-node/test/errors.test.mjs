@@ -1,9 +1,10 @@
 // An error of the work reaches every caller with name, message and cause; NotDone and Unknown; doubt and its resolution.
 
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Idempotency, InDoubt, NotDone, OneflightError, Unknown } from '../index.mjs'
+import { Idempotency, InDoubt, NotDone, OneflightError, RetryLater, Unknown } from '../index.mjs'
 import { folder, start } from './support/processes.mjs'
 
 class CardDeclined extends Error {
@@ -235,4 +236,62 @@ test('purge deletes what is past its retention', async () => {
   assert.equal(await idem.purge(), 1)
   assert.equal(await idem.purge(), 0)
   await idem.close()
+})
+
+/** What cannot even be looked at. */
+function unreadable() {
+  const { proxy, revoke } = Proxy.revocable({}, {})
+  revoke()
+  return proxy
+}
+
+for (const call of ['run', 'tryRun']) {
+  test(`what cannot be read ends its work when it is thrown, under ${call}`, async () => {
+    const idem = await Idempotency.open(`memory:errors-unreadable-${call}`)
+    const request = { scope: 's', key: 'k' }
+    const thrown = unreadable()
+    const failed = await idem[call](request, () => { throw thrown }).then(assert.fail, (error) => ({ error }))
+    if (call === 'run') {
+      assert.ok(failed.error === thrown)
+      await assert.rejects(idem.run(request, assert.fail), { message: 'what was thrown cannot be described' })
+    } else {
+      assert.ok(failed.error instanceof Unknown)
+      await assert.rejects(idem.tryRun(request, assert.fail), InDoubt)
+    }
+    await idem.close()
+  })
+}
+
+test('a recovery function that throws what cannot be read holds its request, and warns', async () => {
+  const warned = once(process, 'warning')
+  const idem = await Idempotency.open('memory:errors-recovery', { settleMs: 0, recovery: () => { throw unreadable() } })
+  const request = { scope: 's', key: 'k' }
+  await assert.rejects(idem.run(request, () => { throw new Unknown('the line is dead') }), Unknown)
+  await assert.rejects(idem.run(request, assert.fail), InDoubt)
+  assert.match((await warned)[0].message, /a recovery function failed, and its request is held: what was thrown cannot be described/)
+  await idem.close()
+})
+
+test('an error has its name and message in a replay, whatever it is called and whatever else is in it', async () => {
+  const idem = await Idempotency.open('memory:errors-names')
+  for (const name of ['toString', 'hasOwnProperty', 'constructor', '__proto__', 'RangeError']) {
+    const request = { scope: 's', key: name }
+    const thrown = Object.defineProperties(new Error('sold out'), {
+      name: { value: name },
+      sku: { value: 7, enumerable: true },
+      stock: { enumerable: true, get: () => { throw new Error('the warehouse is closed') } }
+    })
+    await assert.rejects(idem.run(request, () => { throw thrown }), (error) => error === thrown)
+    const replayed = await idem.run(request, assert.fail).then(assert.fail, (error) => error)
+    assert.ok(replayed instanceof Error)
+    assert.deepEqual([replayed.name, replayed.message, replayed.sku, replayed.stock], [name, 'sold out', 7, undefined])
+  }
+  await idem.close()
+})
+
+test('a pause that is none is InvalidArgument', () => {
+  for (const retryAfterMs of [NaN, -5, Infinity, 'soon']) {
+    assert.throws(() => new RetryLater('busy', { retryAfterMs }), { code: 'InvalidArgument' })
+  }
+  assert.equal(new RetryLater('busy', { retryAfterMs: 0.5 }).retryAfterMs, 0.5)
 })

@@ -1,6 +1,7 @@
 // Collapse in one thread, without a store.
 
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Closed, Group, InvalidArgument, Overloaded, Reentrant } from '../index.mjs'
@@ -68,4 +69,22 @@ test('limits, circles, close and drain', async () => {
   await assert.rejects(circle.run('a', () => circle.run('b', () => circle.run('a', () => 1))), Reentrant)
   await assert.rejects(circle.run('a', 1), InvalidArgument)
   assert.throws(() => new Group({ maxFlights: 0 }), InvalidArgument)
+})
+
+test('any number of calls share a signal, and leave nothing on it', async () => {
+  const warned = []
+  const note = (warning) => warned.push(warning.name)
+  process.on('warning', note)
+  const controller = new AbortController()
+  const { signal } = controller
+  const group = new Group()
+  const all = Array.from({ length: 20 }, (_, key) => group.run(key, () => sleep(20, key), { signal }))
+  assert.equal((await Promise.all(all)).length, 20)
+  assert.equal(getEventListeners(signal, 'abort').length, 0)
+  const left = Array.from({ length: 20 }, (_, key) => group.run(key, () => sleep(20, key), { signal }))
+  controller.abort()
+  for (const { reason } of await Promise.allSettled(left)) assert.equal(reason.name, 'AbortError')
+  await group.drain()
+  process.off('warning', note)
+  assert.deepEqual(warned, [])
 })

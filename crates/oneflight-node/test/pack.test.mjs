@@ -72,6 +72,8 @@ test('the package runs in an empty folder, and its first program does', () => {
         const idem = await Idempotency.open('memory:', { recovery: (doubt) => ({ completed: doubt.attempt }) })
         try {
           const request = { scope: { namespace: 't', user: 'u' }, key: form.get('key'), fingerprint: form }
+          const header: string | string[] | undefined = undefined
+          await idem.run({ scope: 's', key: header }, () => 1)
           const reply: Reply<{ order: number }> = await idem.run(request, async (context) => ({ order: context.attempt }))
           const nothing: Reply<void> = await idem.tryRun({ scope: 's', key: 'k' }, async () => { throw new NotDone('no', { cause: 1 }) })
           void nothing
@@ -92,6 +94,7 @@ test('the package runs in an empty folder, and its first program does', () => {
       async function deliverAll(idem: Idempotency): Promise<number> {
         const mail = async (message: Delivery, { signal }: { signal: AbortSignal }) => {
           if (signal.aborted) throw new RetryLater('busy', { retryAfterMs: 1000 })
+          await fetch('https://pay.example/', { method: 'POST', body: message.text(), signal })
           if (message.json<{ order: number }>().order === 0) throw new Rejected(message.text(), { cause: message.key })
         }
         const bill = { deliver: (message: Delivery) => void message.attempt, onDead: 'skip', maxAttempts: 5, timeoutMs: 1000 } as const

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { existsSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import pg from 'pg'
@@ -228,13 +229,22 @@ test('the workers of a cluster meet in the store', async (t) => {
   assert.equal(await primary.ended, 0)
 })
 
-test('a database that cannot be reached is StoreFailed, without its password', async () => {
-  const url = 'postgres://shop:pa55word@127.0.0.1:1/shop'
-  await assert.rejects(Idempotency.open(url), (error) => {
-    assert.deepEqual([error.code, error.effect], ['StoreFailed', 'nothing'])
-    assert.doesNotMatch(error.message, /pa55word/)
-    return true
-  })
+test('a database that cannot be reached is StoreFailed, which says where and why, without its password', async (t) => {
+  const silent = createServer(() => {})
+  await new Promise((listens) => silent.listen(0, '127.0.0.1', listens))
+  t.after(() => silent.close())
+  const refused = (port, why) =>
+    assert.rejects(Idempotency.open(`postgres://shop:pa55word@127.0.0.1:${port}/shop`), (error) => {
+      assert.deepEqual([error.code, error.effect], ['StoreFailed', 'nothing'])
+      assert.match(error.message, why)
+      assert.doesNotMatch(error.message, /pa55word/)
+      return true
+    })
+  const { port } = silent.address()
+  await Promise.all([
+    refused(1, /PostgreSQL at 127\.0\.0\.1:1: .*refused/),
+    refused(port, new RegExp(`PostgreSQL at 127\\.0\\.0\\.1:${port}: no answer in 10 s`))
+  ])
 })
 
 test('a server that goes away is StoreFailed, and one that comes back is used again', async () => {

@@ -253,7 +253,7 @@ struct Looked {
     is_in_one: bool,
 }
 
-/// Reads an answer, whose columns are those of [`Foreign::new`].
+/// Reads an answer, whose columns are those of the statement `look`.
 fn looked(answer: &str) -> Option<Looked> {
     let columns: Vec<_> = answer.split(' ').map(|it| (it != NULL).then_some(it)).collect();
     let [

@@ -470,8 +470,12 @@ impl<S: OutboxStore> Runner<S> {
         self.flights.abort();
         self.land();
         self.release_all();
-        // As long again for a store that is away: what is not recorded is delivered once more.
-        let end = end.max(Instant::now() + self.settings.grace.min(Duration::from_secs(5)));
+        // As long again for a store that is away, and a second at least: what is not recorded is delivered once more.
+        let again = self
+            .settings
+            .grace
+            .clamp(Duration::from_secs(1), Duration::from_secs(5));
+        let end = end.max(Instant::now() + again);
         while let Some(token) = self.token {
             let left = timeout_at(end, async {
                 self.settle().await?;
