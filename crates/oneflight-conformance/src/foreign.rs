@@ -52,7 +52,7 @@ pub trait OtherDriver: Send + Sync + 'static {
     fn open_again(&self) -> impl Future<Output = Result<Self::Store, BoxError>> + Send;
 
     /// Makes the store's part of a transaction.
-    fn foreign(store: &Self::Store, request: ClaimRequest) -> Box<dyn ForeignTransaction>;
+    fn foreign(&self, store: &Self::Store, request: ClaimRequest) -> Box<dyn ForeignTransaction>;
 
     /// Begins a transaction on a new connection, which gives up waiting for a lock within a few seconds.
     fn begin(&self) -> impl Future<Output = Result<Self::Connection, BoxError>> + Send;
@@ -124,7 +124,7 @@ pub trait OtherDriver: Send + Sync + 'static {
 ///         Ok(S::open(&self.path).await)
 ///     }
 ///
-///     fn foreign(store: &S, request: ClaimRequest) -> Box<dyn ForeignTransaction> {
+///     fn foreign(&self, store: &S, request: ClaimRequest) -> Box<dyn ForeignTransaction> {
 ///         store.foreign(request)
 ///     }
 ///
@@ -338,7 +338,7 @@ impl<D: OtherDriver> Desk<D> {
     fn execution(&self, office: &Office<D::Store>, id: &RequestIdentity) -> Execution<D> {
         office
             .idem
-            .in_foreign(id.clone(), |request| D::foreign(&office.store, request))
+            .in_foreign(id.clone(), |request| self.driver.foreign(&office.store, request))
     }
 
     fn look_at(&self, foreign: &Execution<D>) {

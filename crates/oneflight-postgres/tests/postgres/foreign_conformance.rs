@@ -48,7 +48,7 @@ impl OtherDriver for Orders {
         Ok(PostgresStore::from_pool(self.schema.pool(4)).await?)
     }
 
-    fn foreign(store: &PostgresStore, request: ClaimRequest) -> Box<dyn ForeignTransaction> {
+    fn foreign(&self, store: &PostgresStore, request: ClaimRequest) -> Box<dyn ForeignTransaction> {
         store.foreign(request)
     }
 
