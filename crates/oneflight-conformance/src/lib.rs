@@ -23,7 +23,9 @@
 //! tokio runtime; with a multi-threaded one the concurrent checks are sharper.
 //!
 //! A [`TransactionalStore`](oneflight::store::TransactionalStore) also runs [`run_transactional`], which needs a table
-//! to write to: a [`Ledger`]. A [`StepStore`](oneflight::store::StepStore) also runs [`run_steps`]. What a store offers beyond that, a list of what is in doubt and a
+//! to write to: a [`Ledger`]. A [`StepStore`](oneflight::store::StepStore) also runs [`run_steps`]. One that has a part in transactions of other
+//! drivers, a [`ForeignTransaction`](oneflight::store::ForeignTransaction), also runs [`run_foreign`] with an [`OtherDriver`]. What a store
+//! offers beyond that, a list of what is in doubt and a
 //! [`Watch`](oneflight::store::Watch), is checked if it exists.
 
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
@@ -36,6 +38,7 @@ use oneflight::store::Store;
 
 mod checks;
 mod failure;
+mod foreign;
 mod outbox;
 mod probe;
 mod steps;
@@ -45,6 +48,7 @@ mod transactional;
 use probe::Probe;
 
 pub use failure::Failure;
+pub use foreign::{OtherDriver, run_foreign};
 pub use outbox::run_outbox;
 pub use steps::{run_steps, run_steps_with};
 pub use steps_in_transactions::run_steps_in_transactions;

@@ -14,6 +14,7 @@ mod correlation;
 mod deadline;
 mod decision;
 mod escape;
+mod foreign_conformance;
 mod in_doubt_corrupt;
 mod lent;
 mod pool;

@@ -12,6 +12,7 @@ mod codecs;
 mod database;
 mod deadline;
 mod escape;
+mod foreign_conformance;
 mod http_transaction;
 mod in_doubt_corrupt;
 mod lease;
