@@ -1,10 +1,15 @@
-// Stands before all pages and actions (in Next 15 it is `middleware.ts`): each request gets its correlation id here, and the
-// browser is told it.
+// Stands before all pages and actions (in Next 15 it is `middleware.ts`): here an intent begins, and each request gets its correlation id,
+// which the browser is told.
 
 import { type NextRequest, NextResponse } from 'next/server'
 import { CORRELATION_ID, correlationIdOf } from './lib/correlation-id'
 
 export function proxy(request: NextRequest) {
+  const url = request.nextUrl.clone()
+  if (url.pathname === '/' && request.method === 'GET' && !url.searchParams.has('intent')) {
+    url.searchParams.set('intent', crypto.randomUUID())
+    return NextResponse.redirect(url)
+  }
   const id = correlationIdOf(request.headers)
   const headers = new Headers(request.headers)
   headers.set(CORRELATION_ID, id)

@@ -215,7 +215,7 @@ enum Came {
         attempt: u32,
     },
     /// By the store, without a statement that failed.
-    Refused(oneflight::Error),
+    Denied(oneflight::Error),
     /// The work has failed, and was undone.
     Undone(BoxError),
     /// The work has ended the transaction.
@@ -231,7 +231,7 @@ impl fmt::Display for Came {
         match self {
             Self::Executed { attempt } => write!(f, "executed as attempt {attempt}"),
             Self::Replayed { attempt, .. } => write!(f, "replayed as attempt {attempt}"),
-            Self::Refused(error) => write!(f, "refused: {error}"),
+            Self::Denied(error) => write!(f, "denied: {error}"),
             Self::Undone(error) => write!(f, "undone: {error}"),
             Self::Ended(error) => write!(f, "ended: {error}"),
             Self::Lost => f.write_str("lost"),
@@ -241,8 +241,8 @@ impl fmt::Display for Came {
 }
 
 impl Came {
-    fn is_refused_as(&self, is: impl FnOnce(&ErrorKind) -> bool) -> bool {
-        matches!(self, Self::Refused(error) if is(error.kind()))
+    fn is_denied_as(&self, is: impl FnOnce(&ErrorKind) -> bool) -> bool {
+        matches!(self, Self::Denied(error) if is(error.kind()))
     }
 }
 
@@ -369,7 +369,7 @@ impl<D: OtherDriver> Desk<D> {
                 let (value, attempt) = (reply.value().clone(), reply.attempt());
                 return Came::Replayed { value, attempt };
             }
-            Err(error) => return Came::Refused(error),
+            Err(error) => return Came::Denied(error),
         };
         self.look_at(&foreign);
         let attempt = match self.all(connection, statements).await {
@@ -377,7 +377,7 @@ impl<D: OtherDriver> Desk<D> {
                 Ok(context) => context.attempt(),
                 Err(error) => {
                     let _ = self.all(connection, foreign.undo()).await;
-                    return Came::Refused(error);
+                    return Came::Denied(error);
                 }
             },
             Err(error) => return Came::Driver(error),
@@ -536,7 +536,7 @@ impl<D: OtherDriver> Desk<D> {
 
     async fn doubtful(&self, office: &Office<D::Store>, id: &RequestIdentity) -> Checked {
         let came = self.ordered(office, id, "in doubt").await?;
-        let is_told = came.is_refused_as(|kind| matches!(kind, ErrorKind::InDoubt { attempt: 1 }));
+        let is_told = came.is_denied_as(|kind| matches!(kind, ErrorKind::InDoubt { attempt: 1 }));
         self.require(is_told, format!("expected a doubt, got: {came}"))?;
         let own = self.run(office, id, "in doubt").await;
         let is_told = own.is_err_and(|error| matches!(error.kind(), ErrorKind::InDoubt { attempt: 1 }));
@@ -545,7 +545,7 @@ impl<D: OtherDriver> Desk<D> {
 }
 
 fn is_in_progress(came: &Came) -> bool {
-    came.is_refused_as(|kind| matches!(kind, ErrorKind::InProgress { .. }))
+    came.is_denied_as(|kind| matches!(kind, ErrorKind::InProgress { .. }))
 }
 
 async fn what_is_executed_is_replayed<D: OtherDriver>(desk: &Desk<D>) -> Checked {
@@ -600,7 +600,7 @@ async fn another_fingerprint_is_a_conflict<D: OtherDriver>(desk: &Desk<D>) -> Ch
     desk.executed(desk.ordered(&here, &id, "first").await?, 1)?;
     for other in [desk.id("order", 2)?, bare] {
         let came = desk.ordered(&here, &other, "second").await?;
-        let is_told = came.is_refused_as(|kind| matches!(kind, ErrorKind::Conflict));
+        let is_told = came.is_denied_as(|kind| matches!(kind, ErrorKind::Conflict));
         desk.require(is_told, format!("another payload is: {came}"))?;
     }
     // The record has the fingerprint, which the store's own calls are held to.
@@ -726,8 +726,8 @@ async fn what_fails_is_undone_to_its_savepoint<D: OtherDriver>(desk: &Desk<D>) -
     desk.ok(desk.insert(&mut connection).await)?;
     let mut foreign = desk.execution(&here, &id);
     let answer = desk.ok(desk.all(&mut connection, foreign.begin()).await)?;
-    let refused = foreign.decide::<String>(answer.as_deref().unwrap_or_default());
-    desk.require(refused.is_err(), "another payload was granted")?;
+    let denied = foreign.decide::<String>(answer.as_deref().unwrap_or_default());
+    desk.require(denied.is_err(), "another payload was granted")?;
     desk.ok(desk.all(&mut connection, foreign.undo()).await)?;
     desk.commit(connection).await?;
     desk.rows(kept + 1).await

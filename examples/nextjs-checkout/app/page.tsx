@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import { redirect } from 'next/navigation'
 import { mode } from '../lib/env'
 import type { Order } from '../lib/order'
@@ -11,13 +10,13 @@ type Params = Record<string, string | string[] | undefined>
 /**
  * The page of one intent: its form at `/?intent=…`, and with `&order=…` what came of it.
  *
- * The intent is minted here and stands in the address. So it is the same after a reload, on the way back, in a second tab and
+ * The intent is minted by `proxy.ts` and stands in the address. So it is the same after a reload, on the way back, in a second tab and
  * without scripts, and another one only for a user who starts anew. The form does not ask what came of its intent: to send it again is
  * the way to find out, whatever was lost.
  */
 export default async function Page({ searchParams }: { searchParams: Promise<Params> }) {
   const { intent, order, origin } = await searchParams
-  if (typeof intent !== 'string') redirect(`/?intent=${randomUUID()}`)
+  if (typeof intent !== 'string') redirect('/')
 
   return inRequest(async ({ user, correlationId }) => {
     const id = numberOf(order)
