@@ -9,7 +9,7 @@ export function OrderForm({ intent }: { intent: string }) {
   const [failed, action] = useActionState(placeOrder, undefined)
   return (
     <form id="order" action={action}>
-      <Trouble failed={failed} />
+      <Trouble failed={failed} anew="/" />
       <input type="hidden" name="key" value={intent} />
       <label>
         Item
@@ -29,7 +29,7 @@ export function NoteForm({ intent, order, next }: { intent: string; order: numbe
   const [failed, action] = useActionState(addNote, undefined)
   return (
     <form id="note" action={action}>
-      <Trouble failed={failed} />
+      <Trouble failed={failed} anew={`/?intent=${intent}&order=${order}`} />
       <input type="hidden" name="key" value={`${intent}.note-${next}`} />
       <input type="hidden" name="intent" value={intent} />
       <input type="hidden" name="order" value={order} />
@@ -42,11 +42,12 @@ export function NoteForm({ intent, order, next }: { intent: string; order: numbe
   )
 }
 
-function Trouble({ failed }: { failed: Failed | undefined }) {
+/** What went wrong. At `anew` the form has another key. */
+function Trouble({ failed, anew }: { failed: Failed | undefined; anew: string }) {
   if (failed === undefined) return null
   return (
     <p role="alert" data-error={failed.code}>
-      {failed.message} {failed.code === 'KeyReused' && <a href="/">Start anew</a>}
+      {failed.message} {failed.code === 'KeyReused' && <a href={anew}>Start anew</a>}
     </p>
   )
 }

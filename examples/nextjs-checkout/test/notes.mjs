@@ -88,6 +88,11 @@ export function notes(check, shops) {
       await other.error()
       assert.equal(await other.page.locator('[data-error]').getAttribute('data-error'), 'KeyReused')
       await areNotes(it, it.item)
+      await other.page.getByRole('link', { name: 'Start anew' }).click()
+      await shown(other, 1)
+      await write(other, 'gift')
+      await shown(other, 2)
+      await areNotes(it, it.item, 'gift')
     })
   })
 
