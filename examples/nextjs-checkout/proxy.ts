@@ -6,9 +6,9 @@ import { CORRELATION_ID, correlationIdOf } from './lib/correlation-id'
 
 export function proxy(request: NextRequest) {
   const url = request.nextUrl.clone()
-  if (url.pathname === '/' && request.method === 'GET' && !url.searchParams.has('intent')) {
+  if (url.pathname === '/' && !url.searchParams.has('intent')) {
     url.searchParams.set('intent', crypto.randomUUID())
-    return NextResponse.redirect(url)
+    return NextResponse.redirect(url, 303)
   }
   const id = correlationIdOf(request.headers)
   const headers = new Headers(request.headers)

@@ -39,7 +39,10 @@ function abortable(promise, signal) {
   return new Promise((resolve, reject) => {
     const stop = () => reject(signal.reason)
     // It may have been given while the promise was made.
-    if (signal.aborted) return stop()
+    if (signal.aborted) {
+      promise.then(undefined, () => {})
+      return stop()
+    }
     const forget = onAbort(signal, stop)
     const over = (settle) => (it) => {
       forget()

@@ -170,12 +170,13 @@ function identity(value) {
 
 /** Whether this is what `String(…)` makes of a value that is missing, or that is none. */
 function isOfString(text) {
-  return /^(null|undefined|NaN|\[object \w+\])$/.test(text)
+  return typeof text === 'string' && /^(null|undefined|NaN|\[object \w+\])$/.test(text)
 }
 
 const BY_STRING = 'another value becomes by `String(…)`, most often a missing one; give the value itself'
 
 function scope(value) {
+  if (isOfString(value)) throw invalid(`\`scope\` is the text '${value}', which ${BY_STRING}`)
   if (typeof value === 'string') return { namespace: wellFormed(value, 'scope') }
   if (typeof value !== 'object' || value === null) {
     throw invalid(`\`scope\` is ${what(value)}; give a string, or { namespace, route, user }: where the key is valid`)

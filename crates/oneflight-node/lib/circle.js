@@ -26,7 +26,7 @@ function request(name) {
   function end() {
     if (--known.calls > 0) return
     known.node.isOver = true
-    asked.delete(name)
+    if (asked.get(name) === known) asked.delete(name)
   }
 }
 

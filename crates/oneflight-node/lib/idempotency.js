@@ -50,7 +50,7 @@ class Idempotency {
     if (place.startsWith('sqlite:')) warnOfDrivers()
     const { schema, prefix } = settings
     const records = JSON.stringify([place, schema, prefix])
-    return new Idempotency(PRIVATE, opened.handle, { place, records, settings, flights: flightsOf(JSON.stringify([place, settings])) })
+    return new Idempotency(PRIVATE, opened.handle, { place, records, settings, pool: JSON.stringify([place, settings]) })
   }
 
   run(request, work, options) {
@@ -77,10 +77,10 @@ class Idempotency {
     const leave = call.enter()
     try {
       const settled = await abortable(this.#track(call.settled(this.#handle, retentionMs), call.node), signal)
-      const again = call.again(settled, this.#handle, retentionMs)
-      return call.reply(again === undefined ? settled : await abortable(this.#track(again, call.node), signal))
+      const again = call.again(settled, this.#handle, retentionMs, (asked) => this.#track(asked, call.node))
+      return call.reply(again === undefined ? settled : await abortable(again, signal))
     } finally {
-      leave?.()
+      leave()
     }
   }
 
@@ -226,11 +226,6 @@ class Idempotency {
 /** The calls of this thread that the native half has been asked for, by pool and name. Others join them. */
 const flights = (globalThis[Symbol.for('oneflight.flights')] ??= new Map())
 
-function flightsOf(pool) {
-  if (!flights.has(pool)) flights.set(pool, new Map())
-  return flights.get(pool)
-}
-
 /** What a call is told that has joined another one. */
 const collapsed = (settled) => (settled.origin === 'executed' ? { ...settled, origin: 'collapsed' } : settled)
 
@@ -240,7 +235,7 @@ class Call {
   #meaning
   #work
   #name
-  #flights
+  #pool
   #mayJoin
   #waitMs
   #joined
@@ -252,7 +247,7 @@ class Call {
     this.#meaning = meaning
     this.#work = work
     this.#name = nameOf(store, identity)
-    this.#flights = store.flights
+    this.#pool = store.pool
     // Callers are counted where all of them are known.
     this.#mayJoin = store.settings.maxCallers === undefined
     this.#waitMs = store.settings.waitMs ?? WAIT
@@ -265,7 +260,12 @@ class Call {
   /** Notes that the caller waits. Returns the function that ends that. */
   enter() {
     this.#request = circle.request(this.#name)
-    return circle.wait(this.#request.node)
+    const leave = circle.wait(this.#request.node)
+    this.#request.begin()
+    return () => {
+      leave?.()
+      this.#request.end()
+    }
   }
 
   /**
@@ -273,7 +273,7 @@ class Call {
    * there.
    */
   settled(handle, retentionMs) {
-    const leader = this.#mayJoin ? this.#flights.get(this.#name) : undefined
+    const leader = this.#mayJoin ? flights.get(this.#pool)?.get(this.#name) : undefined
     if (leader === undefined) return this.#known(() => this.#lead(handle, retentionMs))
     // The native half says what it means that they differ.
     if (leader.fingerprint !== this.#identity.fingerprint) return this.#known(() => this.#ask(handle, retentionMs))
@@ -284,16 +284,16 @@ class Call {
 
   /**
    * Each caller has a wait of its own. Where that of the call which this one has joined has ended, this one asks by itself for what is left
-   * of its own; returns what it is told then.
+   * of its own; returns what it is told then. What is asked goes on after that wait, and is given to `track`.
    */
-  again(settled, handle, retentionMs) {
+  again(settled, handle, retentionMs, track) {
     if (this.#joined === undefined || settled.failure?.code !== 'InProgress') return undefined
     const left = this.#waitMs - (performance.now() - this.#joined)
     if (left < SHORTEST_WAIT) return undefined
-    return this.#known(() => within(left, this.#ask(handle, retentionMs), settled))
+    return within(left, track(this.#known(() => this.#ask(handle, retentionMs))), settled)
   }
 
-  /** Asks for the request, which others know of meanwhile. */
+  /** Asks for the request, which others know of until it is over, also when the caller has left. */
   async #known(ask) {
     this.#request.begin()
     try {
@@ -305,8 +305,13 @@ class Call {
 
   #lead(handle, retentionMs) {
     // Before any caller is told, the flight is over: a call that comes after one is asked for anew.
-    const settled = this.#ask(handle, retentionMs).finally(() => this.#flights.delete(this.#name))
-    this.#flights.set(this.#name, { settled, fingerprint: this.#identity.fingerprint, joined: undefined })
+    const settled = this.#ask(handle, retentionMs).finally(() => {
+      own.delete(this.#name)
+      if (own.size === 0 && flights.get(this.#pool) === own) flights.delete(this.#pool)
+    })
+    const own = flights.get(this.#pool) ?? new Map()
+    flights.set(this.#pool, own)
+    own.set(this.#name, { settled, fingerprint: this.#identity.fingerprint, joined: undefined })
     return settled
   }
 
@@ -333,7 +338,7 @@ class Call {
     try {
       ticket.settle('value', json.encode(value))
     } catch (error) {
-      if (error instanceof json.NotJson) ticket.settle('notJson', error.message)
+      if (json.isNotJson(error)) ticket.settle('notJson', error.message)
       else ticket.settle('notJson', 'its value cannot be read: a getter or a proxy of it threw')
     }
   }

@@ -27,6 +27,15 @@ class NotJson extends Error {
   }
 }
 
+/** Whether it is a `NotJson`. Never throws: what a getter has thrown may be a proxy that cannot be asked. */
+function isNotJson(error) {
+  try {
+    return error instanceof NotJson
+  } catch {
+    return false
+  }
+}
+
 /** Returns the JSON of a value. Throws a `NotJson` that says where something cannot be kept. */
 function write(value, { sorted = false, skipUndefined = false } = {}) {
   const open = new Set()
@@ -200,7 +209,7 @@ function revive(told) {
   let error
   if (told.oneflight !== undefined) {
     const Type = typeOf(told.oneflight) ?? OneflightError
-    error = new Type(message, { ...cause, ...details })
+    error = new Type(message, cause)
   } else if (Array.isArray(told.errors)) {
     error = new AggregateError(told.errors.map(revive), message, cause)
   } else {
@@ -220,4 +229,4 @@ function reviveThrown(text) {
   return decode(text).error
 }
 
-module.exports = { NotJson, write, encode, decode, encodeThrown, reviveThrown }
+module.exports = { NotJson, isNotJson, write, encode, decode, encodeThrown, reviveThrown }

@@ -5,7 +5,7 @@
 // ONEFLIGHT_CARGO says in place of `--release` how cargo builds: the tests of the project have it built with all else that they test.
 
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, renameSync } from 'node:fs'
+import { copyFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -30,4 +30,8 @@ copyFileSync(library, fresh)
 if (process.platform !== 'win32') spawnSync('strip', process.platform === 'darwin' ? ['-x', fresh] : [fresh], { stdio: 'inherit' })
 // A process may have the old one loaded, so it is replaced and not written over.
 renameSync(fresh, join(home, name))
+// It is no package to be given to others: scripts/built.mjs.
+const mark = join(home, `${name}.test`)
+if (process.env.ONEFLIGHT_CARGO === undefined) rmSync(mark, { force: true })
+else writeFileSync(mark, '')
 console.log(`built ${name}`)

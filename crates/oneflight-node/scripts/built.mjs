@@ -1,4 +1,5 @@
-// Sees to it that the package has a native half for this platform, and none of older source.
+// Sees to it that the package has a native half for this platform, none of older source, and none for the tests, unless it is for these
+// (ONEFLIGHT_CARGO).
 //
 // Usage: node scripts/built.mjs [ROOT]
 
@@ -31,5 +32,6 @@ function fail(what) {
 
 const built = join(home, name)
 if (!existsSync(built)) fail('is not there, and the package would not load')
+if (existsSync(`${built}.test`) && process.env.ONEFLIGHT_CARGO === undefined) fail('was built for the tests, without optimizations')
 const since = statSync(built).mtimeMs
 for (const source of sources()) if (statSync(source).mtimeMs > since) fail(`is older than ${source}`)

@@ -254,13 +254,15 @@ async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Fai
     })
 }
 
-/// How long a server that is opened may take to be there, and how long to answer.
-const BEGIN: Duration = Duration::from_secs(5);
+/// How long a server that is opened may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Connects once: that says what is wrong, where a pool says that its time is over. A server may be about to begin.
 async fn reach(server: &PgConnectOptions) -> Result<(), Failure> {
-    let place = format!("PostgreSQL at {}:{}", server.get_host(), server.get_port());
+    let place = match server.get_socket() {
+        Some(socket) => format!("PostgreSQL at {}", socket.display()),
+        None => format!("PostgreSQL at {}:{}", server.get_host(), server.get_port()),
+    };
     let failed = |why: &dyn Display| {
         let error = format!("the store is not available: {place}: {why}");
         Failure::new("StoreFailed", Effect::Nothing, error)
@@ -270,10 +272,10 @@ async fn reach(server: &PgConnectOptions) -> Result<(), Failure> {
         match timeout(ANSWER, server.connect()).await {
             Ok(Ok(connection)) => {
                 // It was there. What its end is like changes nothing.
-                let _ = connection.close().await;
+                let _ = timeout(ANSWER, connection.close()).await;
                 return Ok(());
             }
-            Ok(Err(error)) if is_to_begin(&error) && begun.elapsed() < BEGIN => sleep(PAUSE).await,
+            Ok(Err(error)) if begun.elapsed() < patience(&error) => sleep(PAUSE).await,
             Ok(Err(error)) => return Err(failed(&error)),
             Err(_) => return Err(failed(&format_args!("no answer in {} s", ANSWER.as_secs()))),
         }
@@ -282,13 +284,15 @@ async fn reach(server: &PgConnectOptions) -> Result<(), Failure> {
 
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Whether this is what a server says, or nobody, that is about to be there.
-fn is_to_begin(error: &sqlx::Error) -> bool {
+/// How long it is tried again after this: a server may be about to begin, or to have a connection to spare.
+fn patience(error: &sqlx::Error) -> Duration {
     match error {
-        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
-        // `cannot_connect_now`.
-        sqlx::Error::Database(error) => error.code().as_deref() == Some("57P03"),
-        _ => false,
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => Duration::from_secs(5),
+        // `cannot_connect_now`, `too_many_connections`: it is there.
+        sqlx::Error::Database(error) if matches!(error.code().as_deref(), Some("57P03" | "53300")) => {
+            Duration::from_secs(30)
+        }
+        _ => Duration::ZERO,
     }
 }
 

@@ -295,3 +295,10 @@ test('a pause that is none is InvalidArgument', () => {
   }
   assert.equal(new RetryLater('busy', { retryAfterMs: 0.5 }).retryAfterMs, 0.5)
 })
+
+test('a value whose getter throws what cannot be read is not kept', async () => {
+  const idem = await Idempotency.open('memory:errors-getter')
+  const value = Object.defineProperty({}, 'price', { enumerable: true, get: () => { throw unreadable() } })
+  await assert.rejects(idem.run({ scope: 's', key: 'k' }, () => value), { code: 'ValueNotJson' })
+  await idem.close()
+})

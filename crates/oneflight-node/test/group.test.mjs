@@ -88,3 +88,14 @@ test('any number of calls share a signal, and leave nothing on it', async () => 
   process.off('warning', note)
   assert.deepEqual(warned, [])
 })
+
+test('work that aborts its own signal and then fails is nobody’s unhandled rejection', async () => {
+  const controller = new AbortController()
+  const group = new Group()
+  const work = async () => {
+    controller.abort()
+    throw new Error('sold out')
+  }
+  await assert.rejects(group.run('k', work, { signal: controller.signal }), { name: 'AbortError' })
+  await group.drain()
+})

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -30,6 +30,11 @@ test('no package is made without the native half, nor with an old one', () => {
   const built = join(package_, `oneflight.${process.platform}-${process.arch}.node`)
   writeFileSync(built, '')
   assert.deepEqual([check().status, check().stderr], [0, ''])
+  writeFileSync(`${built}.test`, '')
+  const { ONEFLIGHT_CARGO, ...env } = process.env
+  const given = spawnSync('node', [join(home, 'scripts/built.mjs'), root], { encoding: 'utf8', env })
+  assert.match(given.stderr, /was built for the tests, without optimizations; run `npm run build`/)
+  rmSync(`${built}.test`)
   utimesSync(built, 1, 1)
   const old = check()
   assert.equal(old.status, 1)

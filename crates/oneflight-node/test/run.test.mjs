@@ -1,10 +1,11 @@
 // One execution for each request: collapse, replay, conflict, origin, and what a closure is told.
 
 import assert from 'node:assert/strict'
+import { symlinkSync, unlinkSync } from 'node:fs'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Idempotency, InProgress, InvalidArgument, KeyReused, Overloaded, Reentrant, Closed } from '../index.mjs'
+import { Closed, Idempotency, InProgress, InvalidArgument, KeyReused, NotDone, Overloaded, Reentrant } from '../index.mjs'
 import { folder } from './support/processes.mjs'
 
 let count = 0
@@ -259,4 +260,31 @@ test('each caller of a thread waits for as long as it may, also if it has joined
   const late = await other.run({ scope: 's', key: 'k' }, () => 1)
   assert.deepEqual([late.value, late.origin], ['done', 'replayed'])
   await Promise.all([failed, slow, one.close(), other.close()])
+})
+
+test('work that a call comes to after it had joined another one is known to all: it cannot wait for itself', async () => {
+  const home = folder()
+  // By another name it is another store to this thread, as one in another process is.
+  symlinkSync(home, `${home}.link`)
+  const [elsewhere, idem] = [await Idempotency.open(`${home}.link/orders.db`), await Idempotency.open(`${home}/orders.db`, { waitMs: 2000 })]
+  const request = { scope: 's', key: 'k' }
+  let held
+  // `begun` is given what ends the work.
+  const free = await new Promise((begun) => {
+    held = elsewhere.run(request, () => new Promise((_, reject) => begun(reject))).catch((error) => error.code)
+  })
+  const leader = idem.run(request, assert.fail).catch((error) => error.code)
+  await sleep(1000)
+  const joined = idem.run(request, async () => {
+    await assert.rejects(idem.run(request, assert.fail), { code: 'Reentrant' })
+    await assert.rejects(idem.close(), { code: 'Reentrant' })
+    return 'joined'
+  })
+  assert.equal(await leader, 'InProgress')
+  free(new NotDone('it was not begun'))
+  assert.equal(await held, 'NotDone')
+  const reply = await joined
+  assert.deepEqual([reply.value, reply.origin], ['joined', 'executed'])
+  await Promise.all([elsewhere.close(), idem.close()])
+  unlinkSync(`${home}.link`)
 })

@@ -29,7 +29,7 @@ export function NoteForm({ intent, order, next }: { intent: string; order: numbe
   const [failed, action] = useActionState(addNote, undefined)
   return (
     <form id="note" action={action}>
-      <Trouble failed={failed} anew={`/?intent=${intent}&order=${order}`} />
+      <Trouble failed={failed} anew={`/?intent=${encodeURIComponent(intent)}&order=${order}`} />
       <input type="hidden" name="key" value={`${intent}.note-${next}`} />
       <input type="hidden" name="intent" value={intent} />
       <input type="hidden" name="order" value={order} />

@@ -70,6 +70,7 @@ export async function createTables() {
         is_cancelled   boolean NOT NULL DEFAULT false,
         placed_at      timestamptz NOT NULL DEFAULT now()
       )`)
+    await tx.execute(sql`ALTER TABLE shop_orders ADD COLUMN IF NOT EXISTS is_cancelled boolean NOT NULL DEFAULT false`)
     await tx.execute(sql`CREATE INDEX IF NOT EXISTS shop_orders_by_key ON shop_orders ("user", key)`)
     await tx.execute(sql`
       CREATE TABLE IF NOT EXISTS shop_notes (
