@@ -40,8 +40,9 @@ pub async fn run_steps_with<S: StepStore>(
 ) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(
-            let probe = Probe::new(stringify!($name), Arc::new(make().await), &pass);
-            $name(&probe).await?;
+            // In a box: all of them together are more than a thread's stack has.
+            let probe = Probe::new(stringify!($name), Arc::new(Box::pin(make()).await), &pass);
+            Box::pin($name(&probe)).await?;
         )*};
     }
     check!(

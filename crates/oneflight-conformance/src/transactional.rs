@@ -101,8 +101,9 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 pub async fn run_transactional<L: Ledger>(make: impl AsyncFn() -> L) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(
-            let ledger = make().await;
-            $name(&Desk { ledger, check: stringify!($name) }).await?;
+            // In a box: all of them together are more than a thread's stack has.
+            let ledger = Box::pin(make()).await;
+            Box::pin($name(&Desk { ledger, check: stringify!($name) })).await?;
         )*};
     }
     check!(
