@@ -34,14 +34,13 @@ function spread(numbers) {
 }
 
 /**
- * Has each entrant take its turn in each round. A turn is a function that answers with how many calls it made; it is given once more
- * before the rounds, to be compiled. Returns microseconds a call, by name.
+ * Has each entrant take its turn in each round, and in some before that: a service runs for long, and its code is compiled by then. A turn
+ * is a function that answers with how many calls it made. Returns microseconds a call, by name.
  */
-async function measure(entrants, rounds = ROUNDS) {
+async function measure(entrants, before = 2) {
   const taken = new Map(Object.keys(entrants).map((name) => [name, []]))
-  for (let round = -2; round < rounds; round++) {
+  for (let round = -before; round < ROUNDS; round++) {
     for (const [name, turn] of Object.entries(entrants)) {
-      globalThis.gc?.()
       const begun = process.hrtime.bigint()
       const calls = await turn()
       const micros = Number(process.hrtime.bigint() - begun) / 1e3 / calls
@@ -150,13 +149,13 @@ const inProcess = { 'in flight, a caller of 1,000': [], 'alone, ready work': [] 
     '`Group`': crowd((key, work) => group.run(key, work), byValue),
     '`run`, no fingerprint': crowd(withoutFingerprint, byValue),
     '`run`': crowd(run, byValue)
-  })
+  }, 50)
   inProcess['alone, ready work'] = await measure({
     'bare `Map`': alone(map, 10_000),
     '`Group`': alone((key, work) => group.run(key, work), 10_000),
     '`run`, no fingerprint': alone(withoutFingerprint, 300),
     '`run`': alone(run, 300)
-  })
+  }, 10)
 }
 
 let worked = 0

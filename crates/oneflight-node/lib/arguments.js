@@ -157,15 +157,17 @@ function identity(value) {
     throw invalid(`\`key\` is ${what(key)}; give the idempotency key of the client as a string, from a hidden field for example`)
   }
   if (isOfString(key)) throw invalid(`\`key\` is the text '${key}', which ${BY_STRING}`)
-  const native = { ...scope(value.scope), key: wellFormed(key, 'key') }
+  const native = scope(value.scope)
+  native.key = wellFormed(key, 'key')
   if (correlationId !== undefined) native.correlationId = correlation.valid(correlationId)
   if (fingerprint === undefined) {
     if ('fingerprint' in value) throw invalid('`fingerprint` is undefined; give the payload, or leave it out')
     return native
   }
   const digest = fingerprintOf(fingerprint)
-  if (typeof digest === 'string') return { ...native, fingerprint: digest }
-  return digest.then((digest) => ({ ...native, fingerprint: digest }))
+  if (typeof digest !== 'string') return digest.then((digest) => ({ ...native, fingerprint: digest }))
+  native.fingerprint = digest
+  return native
 }
 
 /** Whether this is what `String(…)` makes of a value that is missing, or that is none. */
@@ -175,14 +177,18 @@ function isOfString(text) {
 
 const BY_STRING = 'another value becomes by `String(…)`, most often a missing one; give the value itself'
 
+/** Returns an identity that has its scope. It has all members from the beginning: so the engine knows all of them by one shape. */
 function scope(value) {
+  const parts = { namespace: undefined, route: undefined, user: undefined, key: undefined, correlationId: undefined, fingerprint: undefined }
   if (isOfString(value)) throw invalid(`\`scope\` is the text '${value}', which ${BY_STRING}`)
-  if (typeof value === 'string') return { namespace: wellFormed(value, 'scope') }
+  if (typeof value === 'string') {
+    parts.namespace = wellFormed(value, 'scope')
+    return parts
+  }
   if (typeof value !== 'object' || value === null) {
     throw invalid(`\`scope\` is ${what(value)}; give a string, or { namespace, route, user }: where the key is valid`)
   }
   known(value, ['namespace', 'route', 'user'], 'the scope')
-  const parts = {}
   for (const name of ['namespace', 'route', 'user']) {
     const part = value[name]
     if (!(name in value) && name !== 'namespace') continue

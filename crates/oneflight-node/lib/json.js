@@ -38,7 +38,8 @@ function isNotJson(error) {
 
 /** Returns the JSON of a value. Throws a `NotJson` that says where something cannot be kept. */
 function write(value, { sorted = false, skipUndefined = false } = {}) {
-  const open = new Set()
+  /** What is being written, from the outside to the inside: it is never deep. */
+  const open = []
   return any(value, undefined, 0)
 
   function any(value, place, depth) {
@@ -60,10 +61,10 @@ function write(value, { sorted = false, skipUndefined = false } = {}) {
     }
     if (value === null) return 'null'
     if (depth >= MAX_DEPTH) throw new NotJson(place, `nested more than ${MAX_DEPTH} deep`, 'make it flatter')
-    if (open.has(value)) throw new NotJson(place, 'part of itself (a cycle)', 'give an id in its place')
-    open.add(value)
+    if (open.includes(value)) throw new NotJson(place, 'part of itself (a cycle)', 'give an id in its place')
+    open.push(value)
     const text = Array.isArray(value) ? list(value, place, depth) : record(value, place, depth)
-    open.delete(value)
+    open.pop()
     return text
   }
 
@@ -78,7 +79,8 @@ function write(value, { sorted = false, skipUndefined = false } = {}) {
 
   function record(value, place, depth) {
     if (!isPlain(value)) throw new NotJson(place, `a ${kind(value)}`, advice(value))
-    if (Object.getOwnPropertySymbols(value).some((it) => Object.prototype.propertyIsEnumerable.call(value, it))) {
+    const symbols = Object.getOwnPropertySymbols(value)
+    if (symbols.length > 0 && symbols.some((it) => Object.prototype.propertyIsEnumerable.call(value, it))) {
       throw new NotJson(place, 'an object with a symbol for a name', 'name it by a string')
     }
     const names = Object.keys(value)
