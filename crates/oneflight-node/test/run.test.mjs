@@ -7,6 +7,7 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Closed, Idempotency, InProgress, InvalidArgument, KeyReused, NotDone, Overloaded, Reentrant } from '../index.mjs'
 import { folder } from './support/processes.mjs'
+import { underWay } from './support/under-way.mjs'
 
 let count = 0
 const memory = () => `memory:run-${count++}`
@@ -56,7 +57,12 @@ test('another payload under the same key is KeyReused, and member order is none'
     return true
   })
   // In flight as well.
-  const slow = idem.run({ scope: 's', key: 'k2', fingerprint: 'one' }, () => sleep(50))
+  const { called: slow } = await underWay((begun) =>
+    idem.run({ scope: 's', key: 'k2', fingerprint: 'one' }, () => {
+      begun()
+      return sleep(50)
+    })
+  )
   await assert.rejects(ask('two', 'k2'), KeyReused)
   await slow
 })
@@ -144,8 +150,12 @@ test('work that waits for the end of its store is an error, and not a hang', asy
 
 test('limits, retention of one call, and close', async () => {
   const idem = await Idempotency.open(memory(), { maxFlights: 1 })
-  const slow = idem.run({ scope: 's', key: 'slow' }, () => sleep(50))
-  await sleep(10)
+  const { called: slow } = await underWay((begun) =>
+    idem.run({ scope: 's', key: 'slow' }, () => {
+      begun()
+      return sleep(50)
+    })
+  )
   await assert.rejects(idem.run({ scope: 's', key: 'k' }, () => 1), Overloaded)
   await slow
   await idem.run({ scope: 's', key: 'short' }, () => 1, { retentionMs: 20 })

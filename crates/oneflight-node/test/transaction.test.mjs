@@ -10,6 +10,7 @@ import { onPostgres, onSqlite } from './support/libraries.mjs'
 import { startPostgres } from './support/postgres.mjs'
 import { folder } from './support/processes.mjs'
 import { startProxy } from './support/proxy.mjs'
+import { underWay } from './support/under-way.mjs'
 
 const ORDERS = {
   PostgreSQL: 'CREATE TABLE orders (id serial PRIMARY KEY, item text NOT NULL)',
@@ -541,8 +542,12 @@ describe('on SQLite', () => {
 
       test('calls outside of a transaction and inside of one exclude each other', async () => {
         const { library, idem, count } = its
-        const running = idem.run(request('excluded'), () => sleep(100, 'outside'))
-        await sleep(30)
+        const { called: running } = await underWay((begun) =>
+          idem.run(request('excluded'), () => {
+            begun()
+            return sleep(100, 'outside')
+          })
+        )
         await assert.rejects(ordered(library, idem, request('excluded'), assert.fail), InProgress)
         await running
         assert.equal((await ordered(library, idem, request('excluded'), assert.fail)).value, 'outside')
