@@ -262,8 +262,12 @@ test('bad input is an error that says what was wrong and what to do', async () =
 test('each caller of a thread waits for as long as it may, also if it has joined another', async () => {
   const file = `${folder()}/orders.db`
   const [one, other] = [await Idempotency.open(file), await Idempotency.open(file, { waitMs: 900 })]
-  const slow = one.run({ scope: 's', key: 'k' }, () => sleep(1500, 'done'))
-  await sleep(100)
+  const { called: slow } = await underWay((begun) =>
+    one.run({ scope: 's', key: 'k' }, () => {
+      begun()
+      return sleep(1500, 'done')
+    })
+  )
   const early = [1, 2, 3].map(() => other.run({ scope: 's', key: 'k' }, () => 1))
   const failed = Promise.all(early.map((it) => assert.rejects(it, InProgress)))
   await sleep(800)

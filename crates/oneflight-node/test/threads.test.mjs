@@ -48,7 +48,8 @@ test('a thread that ends in the middle of its work leaves its request in doubt a
   const idem = await Idempotency.open('memory:ended', options)
   const collapsed = idem.run(asked('k'), () => assert.fail('it was run again'))
   const told = assert.rejects(collapsed, { code: 'Unknown' })
-  await sleep(20)
+  // It has joined by then.
+  await sleep(500)
   await other.worker.terminate()
   await told
   await assert.rejects(idem.run(asked('k'), () => assert.fail('it was run again')), InDoubt)
