@@ -6,7 +6,7 @@ const path = require('node:path')
 const correlation = require('./correlation.js')
 const { classes } = require('./errors.js')
 const { fingerprintOf } = require('./fingerprint.js')
-const { NotJson, write } = require('./json.js')
+const { isNotJson, write } = require('./json.js')
 
 function invalid(message) {
   return new classes.InvalidArgument(message)
@@ -248,7 +248,7 @@ function body(payload) {
   try {
     return { payload: Buffer.from(write(payload)), contentType: 'application/json' }
   } catch (error) {
-    if (!(error instanceof NotJson)) throw error
+    if (!isNotJson(error)) throw error
     throw new classes.InvalidArgument(`\`payload\`: ${error.message}`, { path: error.path })
   }
 }

@@ -11,7 +11,7 @@
 // gets the same digest by `.part("field", name).part("text", value)`.
 
 const { classes } = require('./errors.js')
-const { write, NotJson } = require('./json.js')
+const { isNotJson, write } = require('./json.js')
 const native = require('./native.js')
 
 /** The names of the fields that React adds to a form for itself begin so. */
@@ -51,7 +51,7 @@ function canonical(payload) {
   try {
     return write(payload, { sorted: true, skipUndefined: true })
   } catch (error) {
-    if (!(error instanceof NotJson)) throw error
+    if (!isNotJson(error)) throw error
     throw new classes.InvalidArgument(`\`fingerprint\`: ${error.message}`, { path: error.path })
   }
 }

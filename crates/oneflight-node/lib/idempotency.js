@@ -427,7 +427,7 @@ function resolutionOf(resolution) {
     try {
       return { how: 'completed', text: json.encode(resolution.completed) }
     } catch (error) {
-      if (!(error instanceof json.NotJson)) throw error
+      if (!json.isNotJson(error)) throw error
       throw new classes.InvalidArgument(`\`completed\`: ${error.message}`, { path: error.path })
     }
   }

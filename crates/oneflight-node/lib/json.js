@@ -231,4 +231,4 @@ function reviveThrown(text) {
   return decode(text).error
 }
 
-module.exports = { NotJson, isNotJson, write, encode, decode, encodeThrown, reviveThrown }
+module.exports = { isNotJson, write, encode, decode, encodeThrown, reviveThrown }

@@ -92,7 +92,7 @@ function encoded(value) {
   try {
     return json.encode(value)
   } catch (error) {
-    if (!(error instanceof json.NotJson)) throw error
+    if (!json.isNotJson(error)) throw error
     const message = `the transaction is to be rolled back, since the value of its work is none to keep: ${error.message}`
     throw new classes.ValueNotJson(message, { effect: 'nothing', path: error.path })
   }

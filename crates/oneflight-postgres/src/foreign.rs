@@ -256,33 +256,9 @@ struct Looked {
 /// Reads an answer, whose columns are those of the statement `look`.
 fn looked(answer: &str) -> Option<Looked> {
     let columns: Vec<_> = answer.split(' ').map(|it| (it != NULL).then_some(it)).collect();
-    let [
-        now,
-        fingerprint,
-        token,
-        holder,
-        attempt,
-        lease,
-        completed,
-        expires,
-        result,
-        held,
-        ours,
-        text,
-        incarnation,
-        is_in_one,
-    ] = <[Option<&str>; 14]>::try_from(columns).ok()?;
-    let mut record = read_record([
-        now,
-        fingerprint,
-        token,
-        holder,
-        attempt,
-        lease,
-        completed,
-        expires,
-        result,
-    ])?;
+    let (record, others) = columns.split_first_chunk()?;
+    let [held, ours, text, incarnation, is_in_one] = others.try_into().ok()?;
+    let mut record = read_record(*record)?;
     if let Some(record) = &mut record {
         record.held = held? == "true";
     }

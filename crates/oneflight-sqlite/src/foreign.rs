@@ -233,34 +233,11 @@ struct Looked {
 /// Reads an answer, whose columns are those of [`LOOK`].
 fn looked(answer: &str) -> Option<Looked> {
     let columns: Vec<_> = answer.split(' ').map(|it| (it != NULL).then_some(it)).collect();
-    let [
-        file,
-        attached,
-        now,
-        fingerprint,
-        token,
-        holder,
-        attempt,
-        lease,
-        completed,
-        expires,
-        result,
-    ] = <[Option<&str>; 11]>::try_from(columns).ok()?;
-    let record = read_record([
-        now,
-        fingerprint,
-        token,
-        holder,
-        attempt,
-        lease,
-        completed,
-        expires,
-        result,
-    ])?;
+    let (&[file, attached], record) = columns.split_first_chunk()?;
     Some(Looked {
         file: file.map_or(Some(String::new()), |it| String::from_utf8(unhex(it)?).ok())?,
         attaches: attached? != "0",
-        record,
+        record: read_record(record.try_into().ok()?)?,
     })
 }
 
