@@ -18,9 +18,9 @@ miri_tests=(hand_over conflict results panics oracle)
 # The test programs that ThreadSanitizer cannot run: they end a program by a signal, which it holds back.
 signal_tests=(checkout_stop checkout_purge)
 
-# The features of the package in a directory, as its manifest has them: of the crate, if none is named.
+# The features of the package in a directory, as its manifest has them, but for TLS: of the crate, if none is named.
 features() {
-    sed -n '/^\[features\]$/,/^$/s/^\([a-z_]*\) = .*/\1/p' "${1:-.}/Cargo.toml" | grep -vx default || true
+    sed -n '/^\[features\]$/,/^$/s/^\([a-z_]*\) = .*/\1/p' "${1:-.}/Cargo.toml" | grep -vxE 'default|tls' || true
 }
 
 # The sets of features with which the crate is checked, one a line: none, each alone, all pairs. Cargo says what each comes to: `http`,
@@ -73,6 +73,7 @@ all_that_is_tested() {
         for feature in $(features "$directory"); do printf -- '--features\n%s/%s\n' "$package" "$feature"; done
     done
     packages $(tested) "$node"
+    echo --no-default-features
 }
 
 # What the tests in JavaScript call, for ONEFLIGHT_CARGO: built as above, in place of as it is released.

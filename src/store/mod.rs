@@ -43,6 +43,7 @@ mod report;
 mod steps;
 mod transaction;
 pub(crate) mod turn;
+mod upkeep;
 mod watch;
 
 pub use crate::backoff::jitter;
@@ -61,4 +62,8 @@ pub use steps::{
 };
 pub use transaction::{Ending, Loan, OpenTransaction, TransactionalStore, find, is_caused_by};
 pub use turn::Turn;
+pub use upkeep::{
+    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, SchemaStatus, Soundness,
+    Upkeep,
+};
 pub use watch::{Watch, Watchers};

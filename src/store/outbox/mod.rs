@@ -20,6 +20,7 @@ mod contract;
 mod message;
 mod settlement;
 mod shard;
+mod upkeep;
 
 pub(crate) use bell::AtEnd;
 pub use bell::{Bell, Listener};
@@ -30,3 +31,4 @@ pub use message::{
 };
 pub use settlement::{Failed, Parked, Part, Settlement};
 pub use shard::{SHARDS, Shard, shard_of};
+pub use upkeep::{MessageEntry, MessageQuery, MessageState, OutboxUpkeep, RelayEntry, TopicBacklog};

@@ -1,0 +1,77 @@
+//! How the command ends: the codes of BSD's `sysexits.h`, each with what it says.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why the command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    what: String,
+}
+
+/// A code of `sysexits.h`, or one of those that the command's manual adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Code {
+    /// What was looked for is not there, or the answer is "no".
+    No = 1,
+    /// The command was typed wrongly: `EX_USAGE`.
+    Usage = 64,
+    /// What was given is no valid data: `EX_DATAERR`.
+    Data = 65,
+    /// A file that was named is not there, or cannot be read: `EX_NOINPUT`.
+    NoInput = 66,
+    /// The store or a backend cannot be reached: `EX_UNAVAILABLE`.
+    Unavailable = 69,
+    /// A fault of the command's own: `EX_SOFTWARE`.
+    Software = 70,
+    /// The operating system refused something: `EX_OSERR`.
+    System = 71,
+    /// Something failed for now, and may be tried again: `EX_TEMPFAIL`.
+    Temporary = 75,
+    /// The store or the user may not do that: `EX_NOPERM`.
+    NoPermission = 77,
+    /// The configuration is wrong: `EX_CONFIG`.
+    Config = 78,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, what: impl Into<String>) -> Self {
+        Self {
+            code: code as u8,
+            what: what.into(),
+        }
+    }
+
+    /// Ends the command with a code of its own: that of a command which it has run.
+    pub(crate) fn with_code(code: u8, what: impl Into<String>) -> Self {
+        Self {
+            code,
+            what: what.into(),
+        }
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// Says why the command failed, if it did, and returns its code. A failure without words is silent.
+pub(crate) fn report(ended: Result<(), Failure>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.what.is_empty() {
+                eprintln!("oneflight: {failure}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
