@@ -382,3 +382,5 @@ mod tests {
         }
     }
 }
+
+impl super::upkeep::Upkeep for MemoryStore {}

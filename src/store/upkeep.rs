@@ -162,6 +162,10 @@ pub enum Soundness {
     Unknown,
 }
 
+const UNSUPPORTED: StoreError = StoreError::Unsupported {
+    advice: "this store cannot be looked into; look up the identities that you know of",
+};
+
 /// A store that an operator can look into.
 ///
 /// # Cancel safety
@@ -178,7 +182,10 @@ pub trait Upkeep: Store {
     ///
     /// * [`StoreError::Unsupported`] for a cursor of another store.
     /// * The store cannot be reached or understood.
-    fn records(&self, query: RecordQuery) -> impl Future<Output = Result<RecordPage, StoreError>> + Send;
+    fn records(&self, query: RecordQuery) -> impl Future<Output = Result<RecordPage, StoreError>> + Send {
+        let _ = query;
+        std::future::ready(Err(UNSUPPORTED))
+    }
 
     /// Erases up to `limit` completed records of a scope, or their answers. The scope is meant as in [`RecordQuery::scope`].
     ///
@@ -187,7 +194,10 @@ pub trait Upkeep: Store {
     /// # Errors
     ///
     /// The store cannot be reached. Some may have been erased.
-    fn erase(&self, scope: &str, what: Erase, limit: usize) -> impl Future<Output = Result<Erased, StoreError>> + Send;
+    fn erase(&self, scope: &str, what: Erase, limit: usize) -> impl Future<Output = Result<Erased, StoreError>> + Send {
+        let _ = (scope, what, limit);
+        std::future::ready(Err(UNSUPPORTED))
+    }
 
     /// Has a request wait for an operator's decision, once its lease is over: no call takes it over any more, whatever its
     /// policy says. Returns whether it is held.
@@ -195,14 +205,19 @@ pub trait Upkeep: Store {
     /// # Errors
     ///
     /// [`StoreError::Unsupported`] if the store has no place for that.
-    fn hold(&self, id: &RequestIdentity, token: FencingToken) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn hold(&self, id: &RequestIdentity, token: FencingToken) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = (id, token);
+        std::future::ready(Err(UNSUPPORTED))
+    }
 
     /// Looks at how the store is set up.
     ///
     /// # Errors
     ///
     /// The store cannot be reached. What could not be looked at in a store that can be reached is a finding.
-    fn findings(&self) -> impl Future<Output = Result<Vec<Finding>, StoreError>> + Send;
+    fn findings(&self) -> impl Future<Output = Result<Vec<Finding>, StoreError>> + Send {
+        std::future::ready(Err(UNSUPPORTED))
+    }
 }
 
 /// A shared store.

@@ -610,3 +610,7 @@ impl Store for PostgresStore {
         self.ear.watch(&self.pool, self.names.keys(id)).await
     }
 }
+
+impl oneflight::store::Upkeep for PostgresStore {}
+
+impl oneflight::store::outbox::OutboxUpkeep for PostgresStore {}

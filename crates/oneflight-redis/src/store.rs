@@ -297,3 +297,5 @@ fn counted(keys: &Keys, token: FencingToken) -> Result<String, StoreError> {
         None => Err(StoreError::Outdated { token }),
     }
 }
+
+impl oneflight::store::Upkeep for RedisStore {}

@@ -282,3 +282,7 @@ impl Store for SqliteStore {
         Ok(doubtful)
     }
 }
+
+impl oneflight::store::Upkeep for SqliteStore {}
+
+impl oneflight::store::outbox::OutboxUpkeep for SqliteStore {}

@@ -111,6 +111,10 @@ pub struct RelayEntry {
     pub shards: u16,
 }
 
+const UNSUPPORTED: StoreError = StoreError::Unsupported {
+    advice: "this outbox cannot be looked into; look at its dead letters",
+};
+
 /// An outbox that an operator can look into, and stop.
 ///
 /// # Cancel safety
@@ -122,21 +126,28 @@ pub trait OutboxUpkeep: OutboxStore {
     /// # Errors
     ///
     /// The store cannot be reached.
-    fn messages(&self, query: MessageQuery) -> impl Future<Output = Result<Vec<MessageEntry>, StoreError>> + Send;
+    fn messages(&self, query: MessageQuery) -> impl Future<Output = Result<Vec<MessageEntry>, StoreError>> + Send {
+        let _ = query;
+        std::future::ready(Err(UNSUPPORTED))
+    }
 
     /// Counts the messages of each topic, paused topics without one included, in the order of their names.
     ///
     /// # Errors
     ///
     /// The store cannot be reached.
-    fn backlog(&self) -> impl Future<Output = Result<Vec<TopicBacklog>, StoreError>> + Send;
+    fn backlog(&self) -> impl Future<Output = Result<Vec<TopicBacklog>, StoreError>> + Send {
+        std::future::ready(Err(UNSUPPORTED))
+    }
 
     /// Lists the relays that there are, and those that died and were not missed yet.
     ///
     /// # Errors
     ///
     /// The store cannot be reached.
-    fn relays(&self) -> impl Future<Output = Result<Vec<RelayEntry>, StoreError>> + Send;
+    fn relays(&self) -> impl Future<Output = Result<Vec<RelayEntry>, StoreError>> + Send {
+        std::future::ready(Err(UNSUPPORTED))
+    }
 
     /// Has no relay deliver anything of a topic until it is [resumed](Self::resume). What is being delivered goes on, and a
     /// relay learns of it with its next sign of life. Returns whether the topic was not paused before.
@@ -144,12 +155,18 @@ pub trait OutboxUpkeep: OutboxStore {
     /// # Errors
     ///
     /// The store cannot be reached. The topic may be paused.
-    fn pause(&self, topic: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn pause(&self, topic: &str) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = topic;
+        std::future::ready(Err(UNSUPPORTED))
+    }
 
     /// Has relays deliver a topic again. Returns whether it was paused.
     ///
     /// # Errors
     ///
     /// The store cannot be reached. The topic may be resumed.
-    fn resume(&self, topic: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn resume(&self, topic: &str) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = topic;
+        std::future::ready(Err(UNSUPPORTED))
+    }
 }
