@@ -44,6 +44,9 @@ fuzz_targets() {
 # The package that goes to npm. Its tests are bin/node.
 node=crates/oneflight-node
 
+# The example whose orders Restate carries out. Its test is bin/restate.
+restate=examples/restate_checkout
+
 # The directories of the packages that are published for Rust: the crate, and what comes apart from it.
 published() {
     printf '%s\n' crates/* . | grep -vx "$node"
@@ -72,7 +75,7 @@ all_that_is_tested() {
         package=$(packages "$directory" | tail -n 1)
         for feature in $(features "$directory"); do printf -- '--features\n%s/%s\n' "$package" "$feature"; done
     done
-    packages $(tested) "$node"
+    packages $(tested) "$node" "$restate"
     echo --no-default-features
 }
 

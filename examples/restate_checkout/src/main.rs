@@ -1,0 +1,51 @@
+//! An order service that has outgrown the library: Restate carries its orders out, **under the same keys**.
+//!
+//! ```text
+//! bin/restate storm --kills 20
+//! ```
+//!
+//! starts all of it, kills one part after the other, and counts what came of it. [`front`] is what is worth reading first, then
+//! [`service`]; [`steps`] is how it was before the move. Restate's server is no part of this program. docs/durable-execution.md says
+//! when to move, and how.
+
+mod cli;
+mod front;
+mod order;
+mod restate;
+mod service;
+mod steps;
+
+use std::error::Error;
+use std::net::Ipv4Addr;
+
+use clap::Parser;
+use oneflight_sqlite::SqliteStore;
+use restate_sdk::prelude::{Endpoint, HttpServer};
+use tokio::net::TcpListener;
+
+use crate::cli::{Cli, Part};
+use crate::order::Outside;
+use crate::service::Checkout;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let store = SqliteStore::open(&cli.db).await?;
+    order::create(store.pool()).await?;
+    let outside = Outside {
+        url: cli.outside,
+        client: reqwest::Client::new(),
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, cli.port)).await?;
+    println!("listening at http://{}", listener.local_addr()?);
+    match cli.part {
+        Part::Front(args) => front::serve(listener, args, store, outside).await?,
+        Part::Service => {
+            let pool = store.pool().clone();
+            let endpoint = Endpoint::builder().bind(Checkout { pool, outside }).build();
+            HttpServer::new(endpoint).serve(listener).await;
+        }
+    }
+    Ok(())
+}
