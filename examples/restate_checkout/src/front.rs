@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 
 use crate::cli::{By, FrontArgs, Keys};
 use crate::order::{Intent, Order, Outside, Placed, items};
-use crate::restate::{Away, Restate};
+use crate::restate::{NotPlaced, Restate};
 use crate::steps::InSteps;
 
 /// A front that says nothing for so long counts as dead. It is short, since a mistake costs little: whatever is asked for twice is
@@ -93,18 +93,24 @@ async fn place(
     let id = RequestIdentity::new(Scope::new("shop").route("order in steps"), &key)?.with_fingerprint(&order.item);
     let intent = Intent::new(order, key_of);
     let placed = front.carried_out(&key, id, &intent).await;
-    placed.map(Json).map_err(|away| {
-        // This says that nothing is known, and the key is free: the next request hands the same order over, under the same key.
-        tracing::warn!(error = %away, "the order is not placed yet");
-        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE);
-        let problem = problem.with_detail("The order is not placed yet. Repeat the request with the same key.");
-        problem.with_retry_after(Duration::from_secs(1))
+    placed.map(Json).map_err(|reason| match reason {
+        // This is not recorded, and the key is free: the next request hands the same order over, under the same key.
+        NotPlaced::Unknown(error) => {
+            tracing::warn!(%error, "the order is not placed yet");
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE).with_retry_after(Duration::from_secs(1));
+            problem.with_detail("The order is not placed yet. Repeat the request with the same key.")
+        }
+        // This is, and the client gets it each time.
+        NotPlaced::Failed(status, said) => {
+            tracing::error!(%status, said, "the order has failed for good");
+            Problem::new(status).with_detail("The order has failed. Another one needs another key.")
+        }
     })
 }
 
 impl Front {
     /// New orders go one way. An order that was begun in the other way is finished there.
-    async fn carried_out(&self, key: &str, id: RequestIdentity, intent: &Intent) -> Result<Placed, Away> {
+    async fn carried_out(&self, key: &str, id: RequestIdentity, intent: &Intent) -> Result<Placed, NotPlaced> {
         match self.by {
             By::Restate if self.in_steps.has_begun(&id).await? => Ok(self.in_steps.place(id, intent).await?),
             By::Restate => self.restate.place(key, intent).await,
@@ -120,10 +126,10 @@ impl Front {
 async fn what_became_of_it(restate: Restate, doubt: Doubt) -> Resolution {
     match restate.attach(&doubt.downstream_key(WHOLE)).await {
         Ok(Some(placed)) => answered(&placed).unwrap_or(Resolution::Hold),
-        // If it lands after all, this key is known by then, and the next attempt waits for that very order.
-        Ok(None) => Resolution::Rerun,
-        Err(away) => {
-            tracing::warn!(error = %away, "nobody can say what became of the order");
+        // If it lands after all, this key is known by then, and the next attempt waits for that very order. A failure it finds as well.
+        Ok(None) | Err(NotPlaced::Failed(..)) => Resolution::Rerun,
+        Err(NotPlaced::Unknown(error)) => {
+            tracing::warn!(%error, "nobody can say what became of the order");
             Resolution::Hold
         }
     }
