@@ -11,6 +11,9 @@ import { json } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { answers, startProcess } from '../nextjs-checkout/support/process.mjs'
 
+// Each part ends with this process, by a listener of its own.
+process.setMaxListeners(0)
+
 /** What bin/restate has built. */
 const PROGRAM = process.env.RESTATE_CHECKOUT
 

@@ -17,6 +17,7 @@ mod steps;
 
 use std::error::Error;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use clap::Parser;
 use oneflight_sqlite::SqliteStore;
@@ -27,6 +28,9 @@ use crate::cli::{Cli, Part};
 use crate::order::Outside;
 use crate::service::Checkout;
 
+/// Nobody is waited for longer. What was asked for goes on, and is asked for again under the same key.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
@@ -35,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     order::create(store.pool()).await?;
     let outside = Outside {
         url: cli.outside,
-        client: reqwest::Client::new(),
+        client: reqwest::Client::builder().timeout(PATIENCE).build()?,
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, cli.port)).await?;
     println!("listening at http://{}", listener.local_addr()?);

@@ -27,7 +27,7 @@ impl Restate {
     pub(crate) async fn place(&self, key: &str, intent: &Intent) -> Result<Placed, NotPlaced> {
         let request = self
             .client
-            .post(format!("{}/Checkout/place", self.ingress))
+            .post(format!("{}/restate/call/Checkout/place", self.ingress))
             .json(intent);
         placed(request.header("idempotency-key", key).send().await?).await
     }

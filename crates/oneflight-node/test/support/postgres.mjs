@@ -32,8 +32,8 @@ export function freePort() {
   })
 }
 
-/** Starts a server. Returns the URL of its database, and what ends it. */
-export async function startPostgres() {
+/** Starts a server, with further settings if they are given. Returns the URL of its database, and what ends it. */
+export async function startPostgres(further = '') {
   const [bin, who] = [programs(), account()]
   const cwd = mkdtempSync(join(tmpdir(), 'oneflight-node-'))
   if (who.uid !== undefined) chownSync(cwd, who.uid, who.gid)
@@ -42,7 +42,7 @@ export async function startPostgres() {
   execFileSync(join(bin, 'initdb'), init, options)
   for (let tries = 1; ; tries++) {
     const port = await freePort()
-    const settings = `-p ${port} -h 127.0.0.1 -k ${cwd} -c max_connections=200 -c shared_buffers=32MB -c fsync=off`
+    const settings = `-p ${port} -h 127.0.0.1 -k ${cwd} -c max_connections=200 -c shared_buffers=32MB -c fsync=off ${further}`
     try {
       execFileSync(join(bin, 'pg_ctl'), ['-D', 'data', '-w', '-t', '60', '-l', 'log', '-o', settings, 'start'], options)
     } catch (error) {
