@@ -29,6 +29,7 @@ async function held(t, options) {
   return {
     ...all,
     letGo: gate.resolve,
+    asked: () => charging,
     charging: (count) => until(`${count} charges are asked for`, () => charging >= count),
     invocations: () => all.restate.query('SELECT id, status FROM sys_invocation')
   }
@@ -106,6 +107,7 @@ test('an order that was handed over is finished there after the way back', async
   all.letGo()
   assert.equal(await again, 1)
   assert.deepEqual(happened(all), ONCE)
+  assert.equal(all.asked(), 1, 'what would be found by its key is not even asked for again')
   assert.equal(await place(back.url, 'b'), 2)
   assert.equal((await all.invocations()).length, 1, 'a new one goes the old way')
 })
