@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let placed = over_postgres.run_steps(identity("postgres", at)?, &own.clone(), |steps| {
             in_steps(to, own, steps)
         });
-        placed.await?;
+        let _ = placed.await?;
         lap();
         let handed = restate.place(&format!("order-{at}"), &intent("restate", at)).await;
         handed.map_err(|reason| format!("{reason:?}"))?;
