@@ -30,7 +30,8 @@ async fn many_may_open_a_new_file_at_once() {
             .fetch_all(stores[0].pool())
             .await
             .unwrap();
-        assert_eq!(migrations, [1, 2, 3]);
+        let once_each: Vec<i64> = (1..).take(migrations.len()).collect();
+        assert_eq!(migrations, once_each);
         let claims = join_all(stores.iter().map(|store| async {
             let request = id("first");
             store
@@ -55,7 +56,7 @@ async fn a_file_of_version_1_gets_the_tables_for_outbox_and_steps_and_keeps_its_
     let old = "DROP TRIGGER oneflight_records_completed; DROP TRIGGER oneflight_records_deleted;
                DROP TABLE oneflight_steps; DROP TABLE oneflight_workflows;
                DROP TABLE oneflight_outbox; DROP TABLE oneflight_messages;
-               DROP TABLE oneflight_relays; DROP TABLE oneflight_shards;
+               DROP TABLE oneflight_relays; DROP TABLE oneflight_shards; DROP TABLE oneflight_paused;
                DELETE FROM oneflight_migrations WHERE version > 1";
     sqlx::raw_sql(old).execute(store.pool()).await.unwrap();
     let claim = "INSERT INTO oneflight_records (scope, key, holder, attempt, state, claimed_at, lease_expires_at)
@@ -83,10 +84,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         SqliteStore::from_pool(store.pool().clone()).await,
     ] {
         let error = refused.unwrap_err();
-        assert!(
-            matches!(error, StoreError::SchemaTooNew { found: 99, known: 3 }),
-            "{error:?}"
-        );
+        assert!(matches!(error, StoreError::SchemaTooNew { found: 99, .. }), "{error:?}");
         assert!(error.to_string().contains("upgrade"), "{error}");
     }
 }
