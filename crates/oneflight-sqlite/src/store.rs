@@ -283,6 +283,4 @@ impl Store for SqliteStore {
     }
 }
 
-impl oneflight::store::Upkeep for SqliteStore {}
-
 impl oneflight::store::outbox::OutboxUpkeep for SqliteStore {}
