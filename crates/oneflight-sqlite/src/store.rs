@@ -283,4 +283,3 @@ impl Store for SqliteStore {
     }
 }
 
-impl oneflight::store::Upkeep for SqliteStore {}
