@@ -1,9 +1,14 @@
 //! Any of the stores, by its address.
 
-use oneflight::store::StoreError;
+use std::path::Path;
+use std::time::Duration;
+
+use oneflight::store::{StoreError, find};
 use oneflight_postgres::PostgresStore;
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
 
 use crate::exit::{Code, Failure};
 
@@ -35,6 +40,9 @@ pub(crate) struct Address {
     pub(crate) prefix: Option<String>,
 }
 
+/// How long a server may take to be reached, and to answer once it is.
+const PATIENCE: Duration = Duration::from_secs(8);
+
 /// Whether tables that are missing are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tables {
@@ -54,30 +62,75 @@ macro_rules! with_store {
 }
 pub(crate) use with_store;
 
+/// Runs an expression with whichever store it is that keeps steps and an outbox. Where there is no such thing, the function that this
+/// stands in ends with a failure that says so.
+macro_rules! with_sql_store {
+    ($any:expr, $what:literal, |$store:ident| $body:expr) => {
+        match $any {
+            $crate::store::AnyStore::Sqlite($store) => $body,
+            $crate::store::AnyStore::Postgres($store) => $body,
+            $crate::store::AnyStore::Redis(_) => {
+                let advice = concat!(
+                    "a store in Redis keeps no ",
+                    $what,
+                    ": name the one in SQLite or PostgreSQL that does"
+                );
+                return Err($crate::exit::Failure::new($crate::exit::Code::Usage, advice));
+            }
+        }
+    };
+}
+pub(crate) use with_sql_store;
+
+/// Which kind of store an address is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+    Redis,
+}
+
 impl Address {
-    /// Opens the store.
-    pub(crate) async fn open(&self, tables: Tables) -> Result<AnyStore, Failure> {
-        let Some(url) = self.url.as_deref().filter(|url| !url.is_empty()) else {
+    /// Returns the address as it was given, with a password in it if there was one.
+    fn url(&self) -> Result<&str, Failure> {
+        self.url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
             let advice =
                 "which store? Name it by --store or ONEFLIGHT_STORE: postgres://…, redis://…, or an SQLite file";
-            return Err(Failure::new(Code::Usage, advice));
-        };
-        let opened = match url.split_once("://").map(|(scheme, _)| scheme) {
-            Some("postgres" | "postgresql") => self.postgres(url, tables).await.map(AnyStore::Postgres),
-            Some("redis" | "rediss" | "valkey" | "valkeys" | "redis+unix") => {
-                self.redis(url).await.map(AnyStore::Redis)
-            }
-            Some("sqlite") | None => return self.sqlite(url, tables).await.map(AnyStore::Sqlite),
-            Some(_) => {
-                let advice = "the store's address begins with none of postgres://, redis://, rediss:// and sqlite://";
-                return Err(Failure::new(Code::Usage, advice));
-            }
-        };
-        opened.map_err(unreachable)
+            Failure::new(Code::Usage, advice)
+        })
     }
 
-    async fn postgres(&self, url: &str, tables: Tables) -> Result<PostgresStore, StoreError> {
-        let mut options = PostgresStore::options();
+    /// Returns which kind of store it is.
+    pub(crate) fn kind(&self) -> Result<Kind, Failure> {
+        match self.url()?.split_once("://").map(|(scheme, _)| scheme) {
+            Some("postgres" | "postgresql") => Ok(Kind::Postgres),
+            Some("redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "unix") => Ok(Kind::Redis),
+            Some("sqlite") | None => Ok(Kind::Sqlite),
+            Some(_) => {
+                let advice = "the store's address begins with none of postgres://, redis://, rediss:// and sqlite://";
+                Err(Failure::new(Code::Usage, advice))
+            }
+        }
+    }
+
+    /// Returns the SQLite file that is named.
+    pub(crate) fn file(&self) -> Result<&Path, Failure> {
+        let url = self.url()?;
+        let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
+        Ok(Path::new(path.unwrap_or(url)))
+    }
+
+    /// Opens the store. What cannot be reached is given up within seconds.
+    pub(crate) async fn open(&self, tables: Tables) -> Result<AnyStore, Failure> {
+        match self.kind()? {
+            Kind::Sqlite => self.sqlite(tables).await.map(AnyStore::Sqlite),
+            Kind::Postgres => self.postgres(tables).await.map(AnyStore::Postgres),
+            Kind::Redis => self.redis().await.map(AnyStore::Redis),
+        }
+    }
+
+    async fn postgres(&self, tables: Tables) -> Result<PostgresStore, Failure> {
+        let mut options = PostgresStore::options().patience(PATIENCE);
         if let Some(schema) = &self.schema {
             options = options.schema(schema);
         }
@@ -87,30 +140,81 @@ impl Address {
         if tables == Tables::Leave {
             options = options.without_migrations();
         }
-        options.open(url).await
+        let pool = self.pool().await?;
+        options.from_pool(pool).await.map_err(unreachable)
     }
 
-    async fn redis(&self, url: &str) -> Result<RedisStore, StoreError> {
-        let mut options = RedisStore::options();
+    /// Makes a pool to the server. A pool by itself would go on trying, and say in the end that it had no connection.
+    async fn pool(&self) -> Result<sqlx::PgPool, Failure> {
+        let url = self.url()?;
+        let failed = |error: sqlx::Error| unreachable(StoreError::unavailable(error));
+        let options: PgConnectOptions = url.parse().map_err(failed)?;
+        // What a server answers is read by whoever asked for it.
+        let options = options.disable_statement_logging();
+        let first = PgConnection::connect_with(&options);
+        let first = within(first).await?.map_err(failed)?;
+        // Another one is made for the pool: this was to hear what the server says.
+        let _ = first.close().await;
+        Ok(PgPoolOptions::new()
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(options))
+    }
+
+    async fn redis(&self) -> Result<RedisStore, Failure> {
+        let mut options = RedisStore::options().patience(PATIENCE);
         if let Some(prefix) = &self.prefix {
             options = options.prefix(prefix);
         }
-        options.open(url).await
+        within(options.open(self.url()?)).await?.map_err(unreachable)
     }
 
-    async fn sqlite(&self, url: &str, tables: Tables) -> Result<SqliteStore, Failure> {
-        let path = url.strip_prefix("sqlite://").unwrap_or(url);
+    async fn sqlite(&self, tables: Tables) -> Result<SqliteStore, Failure> {
+        let path = self.file()?;
         // SQLite would make an empty file of a name that was mistyped.
-        if tables == Tables::Leave && !std::path::Path::new(path).exists() {
-            return Err(Failure::new(Code::NoInput, format!("there is no file {path}")));
+        if tables == Tables::Leave && !path.exists() {
+            return Err(Failure::new(
+                Code::NoInput,
+                format!("there is no file {}", path.display()),
+            ));
         }
-        SqliteStore::open(path).await.map_err(unreachable)
+        let options = SqliteStore::options().busy_deadline(PATIENCE);
+        options.open(path).await.map_err(unreachable)
     }
+}
+
+/// Gives up what takes too long.
+async fn within<T>(asked: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(PATIENCE, asked).await.map_err(|_| {
+        let told = format!(
+            "the store has not answered within {} s; look whether its server can be reached",
+            PATIENCE.as_secs()
+        );
+        Failure::new(Code::Unavailable, told)
+    })
 }
 
 /// A failure of the store, as the command ends with it.
 pub(crate) fn unreachable(error: StoreError) -> Failure {
-    Failure::new(Code::Unavailable, format!("the store: {}", told(&error)))
+    let code = match &error {
+        error if is_forbidden(error) => Code::NoPermission,
+        StoreError::Busy { .. } | StoreError::Outdated { .. } | StoreError::RelayOutdated => Code::Temporary,
+        StoreError::SchemaTooNew { .. } => Code::Config,
+        StoreError::Corrupt { .. } => Code::Data,
+        StoreError::InvalidName { .. } | StoreError::Unsupported { .. } => Code::Usage,
+        _ => Code::Unavailable,
+    };
+    Failure::new(code, format!("the store: {}", told(&error)))
+}
+
+/// Whether the server, or the file system, does not let this user do it.
+fn is_forbidden(error: &StoreError) -> bool {
+    match find::<sqlx::Error>(error) {
+        // `insufficient_privilege`, `invalid_authorization_specification`, `invalid_password`, and SQLite's `READONLY`.
+        Some(sqlx::Error::Database(error)) => {
+            matches!(error.code().as_deref(), Some("42501" | "28000" | "28P01" | "8"))
+        }
+        _ => false,
+    }
 }
 
 /// An error with its causes.

@@ -1,27 +1,29 @@
-//! The operator's desk.
+//! The operator's desk: what is in a store, and what a person may change there.
+//!
+//! ```text
+//! mod (which command) ─▶ records · doubts · steps · migrate · purge     a file each
+//!                           └──────▶ identity (which request is meant)
+//! ```
+//!
+//! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
+//! what became of it.
+
+mod purge;
 
 use clap::Subcommand;
 
 use crate::exit::Failure;
 use crate::output::Form;
-use crate::store::{Address, Tables, unreachable, with_store};
+use crate::store::Address;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Delete records that are past their retention
-    Purge {
-        /// How many are deleted at a time
-        #[arg(long, default_value_t = 500)]
-        batch: usize,
-    },
+    Purge(purge::Args),
 }
 
-pub(crate) async fn run(store: &Address, _form: Form, command: Command) -> Result<(), Failure> {
+pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Purge { batch } => {
-            let store = store.open(Tables::Leave).await?;
-            let purged = with_store!(&store, |store| oneflight::store::Store::purge(store, batch).await);
-            purged.map(|_| ()).map_err(unreachable)
-        }
+        Command::Purge(args) => purge::run(store, form, args).await,
     }
 }
