@@ -33,10 +33,22 @@ pub(crate) struct Address {
     )]
     pub(crate) url: Option<String>,
     /// PostgreSQL: the schema of the tables
-    #[arg(long, env = "ONEFLIGHT_SCHEMA", global = true, help_heading = "Names in the store")]
+    #[arg(
+        long,
+        env = "ONEFLIGHT_SCHEMA",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Names in the store"
+    )]
     pub(crate) schema: Option<String>,
     /// PostgreSQL and Redis: the prefix of the tables or keys
-    #[arg(long, env = "ONEFLIGHT_PREFIX", global = true, help_heading = "Names in the store")]
+    #[arg(
+        long,
+        env = "ONEFLIGHT_PREFIX",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Names in the store"
+    )]
     pub(crate) prefix: Option<String>,
 }
 
@@ -93,7 +105,7 @@ pub(crate) enum Kind {
 impl Address {
     /// Returns the address as it was given, with a password in it if there was one.
     fn url(&self) -> Result<&str, Failure> {
-        self.url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
+        said(&self.url).ok_or_else(|| {
             let advice =
                 "which store? Name it by --store or ONEFLIGHT_STORE: postgres://…, redis://…, or an SQLite file";
             Failure::new(Code::Usage, advice)
@@ -131,10 +143,10 @@ impl Address {
 
     async fn postgres(&self, tables: Tables) -> Result<PostgresStore, Failure> {
         let mut options = PostgresStore::options().patience(PATIENCE);
-        if let Some(schema) = &self.schema {
+        if let Some(schema) = said(&self.schema) {
             options = options.schema(schema);
         }
-        if let Some(prefix) = &self.prefix {
+        if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);
         }
         if tables == Tables::Leave {
@@ -162,7 +174,7 @@ impl Address {
 
     async fn redis(&self) -> Result<RedisStore, Failure> {
         let mut options = RedisStore::options().patience(PATIENCE);
-        if let Some(prefix) = &self.prefix {
+        if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);
         }
         within(options.open(self.url()?)).await?.map_err(unreachable)
@@ -180,6 +192,11 @@ impl Address {
         let options = SqliteStore::options().busy_deadline(PATIENCE);
         options.open(path).await.map_err(unreachable)
     }
+}
+
+/// A variable that is empty says nothing.
+fn said(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
 }
 
 /// Gives up what takes too long.

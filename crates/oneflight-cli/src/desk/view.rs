@@ -8,7 +8,7 @@ use oneflight::store::{RecordEntry, RecordState, hex};
 use serde::Serialize;
 
 use super::typed::AsTyped;
-use crate::output::{duration, instant, millis};
+use crate::output::{counted, duration, instant, millis};
 
 /// A record, as it is printed.
 #[derive(Debug, Serialize)]
@@ -200,8 +200,8 @@ impl ResultView {
     pub(super) fn recorded(&self) -> String {
         match &self.codec {
             Some(codec) => format!(
-                "{} bytes of {codec}{}",
-                self.bytes,
+                "{} of {codec}{}",
+                counted(self.bytes, "byte"),
                 if self.compressed { ", compressed" } else { "" }
             ),
             None => self.kind.to_owned(),
@@ -210,18 +210,18 @@ impl ResultView {
 
     /// What is recorded, in a line.
     pub(super) fn told(&self) -> String {
-        let bytes = self.bytes;
+        let bytes = counted(self.bytes, "byte");
         match self.kind {
             "erased" => "it was done; its answer was erased".to_owned(),
-            "too-large" => format!("it was done; its answer had {bytes} bytes, which was too large to be kept"),
+            "too-large" => format!("it was done; its answer had {bytes}, which was too large to be kept"),
             "not-encodable" => "it was done; its answer could not be encoded".to_owned(),
-            "unreadable" => format!("{bytes} bytes that this version cannot read; upgrade it"),
+            "unreadable" => format!("{bytes} that this version cannot read; upgrade it"),
             kind => {
                 let codec = self.codec.as_deref().unwrap_or_default();
                 let compressed = if self.compressed { ", compressed" } else { "" };
                 match &self.http {
-                    Some(http) => format!("{kind}: HTTP {} ({bytes} bytes{compressed})", http.status),
-                    None => format!("{kind}: {bytes} bytes of {codec}{compressed}"),
+                    Some(http) => format!("{kind}: HTTP {} ({bytes}{compressed})", http.status),
+                    None => format!("{kind}: {bytes} of {codec}{compressed}"),
                 }
             }
         }

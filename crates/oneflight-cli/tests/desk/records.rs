@@ -186,7 +186,7 @@ async fn what_is_erased_is_counted_and_means_what_was_said() {
         .desk
         .run(&["records", "erase", "--scope", "tenant-7", "--yes"])
         .well();
-    assert!(told.contains("2 records were erased"), "{told}");
+    assert!(told.contains("erased 2 records"), "{told}");
     assert_eq!(*idem.run(id("one"), |_| async { 9 }).await.unwrap(), 9);
     assert_eq!(keys(&file.desk.json(&["records", "list"])), ["doubtful", "one"]);
     file.desk
@@ -229,5 +229,5 @@ async fn what_is_past_its_retention_is_purged_and_counted() {
     let purged = file.desk.json(&["purge", "--batch", "2", "--yes"]);
     assert_eq!(purged, json!({"purged": 2, "more": true}));
     let told = file.desk.run(&["purge", "--batch", "2", "--all", "--yes"]).well();
-    assert!(told.contains("3 records were deleted"), "{told}");
+    assert!(told.contains("deleted 3 records"), "{told}");
 }

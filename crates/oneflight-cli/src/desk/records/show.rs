@@ -10,7 +10,7 @@ use crate::desk::request::{Named, correlated};
 use crate::desk::steps::{StepsView, recorded};
 use crate::desk::view::{Bodies, RecordView};
 use crate::exit::{Code, Failure};
-use crate::output::{self, Form, duration, fields, millis};
+use crate::output::{self, Form, counted, duration, fields, millis};
 use crate::store::{Address, AnyStore, Tables, unreachable};
 
 #[derive(Debug, clap::Args)]
@@ -166,7 +166,7 @@ fn text(id: &RequestIdentity, story: &Story) -> String {
         (
             "body",
             http.map(|http| match http.body_bytes {
-                Some(bytes) => format!("{bytes} bytes"),
+                Some(bytes) => counted(bytes, "byte"),
                 None => "not kept: it was too large, streamed, secret, or is erased".to_owned(),
             }),
         ),
