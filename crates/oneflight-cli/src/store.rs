@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oneflight::store::{StoreError, find};
-use oneflight_postgres::PostgresStore;
+use oneflight::store::{SchemaStatus, StoreError, find};
+use oneflight_postgres::{PostgresOptions, PostgresStore};
 use oneflight_redis::RedisStore;
-use oneflight_sqlite::SqliteStore;
+use oneflight_sqlite::{SqliteOptions, SqliteStore};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
@@ -141,7 +141,29 @@ impl Address {
         }
     }
 
-    async fn postgres(&self, tables: Tables) -> Result<PostgresStore, Failure> {
+    /// Returns which migrations the store has, and which it lacks: none where there is nothing to migrate.
+    pub(crate) async fn schema_status(&self) -> Result<Option<SchemaStatus>, Failure> {
+        let status = match self.kind()? {
+            Kind::Sqlite => {
+                let path = self.file()?;
+                // SQLite would make it for being asked about it.
+                if !path.exists() {
+                    let told = format!("there is no file {}; oneflight migrate up makes it", path.display());
+                    return Err(Failure::new(Code::NoInput, told));
+                }
+                self.sqlite_options().schema_status(path).await
+            }
+            Kind::Postgres => {
+                let pool = self.pool().await?;
+                self.postgres_options().schema_status(&pool).await
+            }
+            Kind::Redis => return self.redis().await.map(|_| None),
+        };
+        status.map(Some).map_err(unreachable)
+    }
+
+    /// Returns the names that the service gives its tables.
+    pub(crate) fn postgres_options(&self) -> PostgresOptions {
         let mut options = PostgresStore::options().patience(PATIENCE);
         if let Some(schema) = said(&self.schema) {
             options = options.schema(schema);
@@ -149,11 +171,43 @@ impl Address {
         if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);
         }
-        if tables == Tables::Leave {
-            options = options.without_migrations();
-        }
+        options
+    }
+
+    pub(crate) fn sqlite_options(&self) -> SqliteOptions {
+        SqliteStore::options().busy_deadline(PATIENCE)
+    }
+
+    async fn postgres(&self, tables: Tables) -> Result<PostgresStore, Failure> {
         let pool = self.pool().await?;
+        let options = self.postgres_options();
+        self.complete(tables, options.clone().schema_status(&pool)).await?;
+        let options = match tables {
+            Tables::Make => options,
+            Tables::Leave => options.without_migrations(),
+        };
         options.from_pool(pool).await.map_err(unreachable)
+    }
+
+    /// Sees that the tables are there which are to be left as they are.
+    async fn complete(
+        &self,
+        tables: Tables,
+        status: impl Future<Output = Result<SchemaStatus, StoreError>>,
+    ) -> Result<(), Failure> {
+        if tables == Tables::Make {
+            return Ok(());
+        }
+        let SchemaStatus { found, known, missing } = status.await.map_err(unreachable)?;
+        let told = match (missing.is_empty(), found) {
+            (true, _) => return Ok(()),
+            (false, 0) => "there are no tables of oneflight in the store".to_owned(),
+            (false, _) => {
+                format!("the schema of the store is of version {found}, and this command works with version {known}")
+            }
+        };
+        let advice = format!("{told}; see oneflight migrate status, and apply what is missing by oneflight migrate up");
+        Err(Failure::new(Code::Config, advice))
     }
 
     /// Makes a pool to the server. A pool by itself would go on trying, and say in the end that it had no connection.
@@ -189,7 +243,12 @@ impl Address {
                 format!("there is no file {}", path.display()),
             ));
         }
-        let options = SqliteStore::options().busy_deadline(PATIENCE);
+        let options = self.sqlite_options();
+        self.complete(tables, options.clone().schema_status(path)).await?;
+        let options = match tables {
+            Tables::Make => options,
+            Tables::Leave => options.without_migrations(),
+        };
         options.open(path).await.map_err(unreachable)
     }
 }

@@ -11,6 +11,7 @@
 
 mod doubts;
 mod failure;
+mod migrate;
 mod purge;
 mod records;
 mod request;
@@ -34,6 +35,9 @@ pub(crate) enum Command {
     /// Look at mutations of steps, and have them go on
     #[command(subcommand)]
     Steps(steps::Command),
+    /// Look at the schema of the store, and upgrade it
+    #[command(subcommand)]
+    Migrate(migrate::Command),
     /// Delete records that are past their retention
     Purge(purge::Args),
 }
@@ -43,6 +47,7 @@ pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result
         Command::Records(command) => records::run(store, form, command).await,
         Command::Doubts(args) => doubts::run(store, form, args).await,
         Command::Steps(command) => steps::run(store, form, command).await,
+        Command::Migrate(command) => migrate::run(store, form, command).await,
         Command::Purge(args) => purge::run(store, form, args).await,
     }
 }

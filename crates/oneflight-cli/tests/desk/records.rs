@@ -100,6 +100,20 @@ async fn a_record_s_answer_is_shown_only_if_asked_for() {
 }
 
 #[tokio::test]
+async fn the_key_by_which_the_work_is_known_downstream_is_told() {
+    let file = File::new().await;
+    let work = |context: oneflight::idempotency::Context| async move { context.downstream_key("charge") };
+    let key = file.idem().run(id("a7f3"), work).await.unwrap();
+    let story = file.desk.json(&["records", "show", "a7f3", "--downstream", "charge"]);
+    assert_eq!(story["downstream_keys"], json!({"charge": *key}));
+    let text = file
+        .desk
+        .run(&["records", "show", "a7f3", "--downstream", "charge"])
+        .well();
+    assert!(text.contains(&*key), "{text}");
+}
+
+#[tokio::test]
 async fn of_an_answer_of_http_status_and_headers_are_shown() {
     let file = File::new().await;
     leave_in_doubt(&file.store, id("a7f3")).await;
