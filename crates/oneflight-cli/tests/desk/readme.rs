@@ -75,7 +75,7 @@ fn kinds(text: &str) -> String {
             bare if humantime::parse_rfc3339(bare).is_ok() => "TIME",
             bare if humantime::parse_duration(bare).is_ok() => "DURATION",
             bare if bare.len() >= 32 && bare.bytes().all(|it| it.is_ascii_hexdigit()) => "DIGITS",
-            bare if bare.len() <= 5 && bare.bytes().all(|it| it.is_ascii_digit()) => "NUMBER",
+            bare if bare.len() <= 9 && bare.bytes().all(|it| it.is_ascii_digit()) => "NUMBER",
             _ => word,
         };
         // One unit of time or two.

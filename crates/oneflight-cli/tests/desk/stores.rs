@@ -38,27 +38,41 @@ fn a_schema_is_made_by_migrate_up_alone_and_its_script_does_the_same() {
     // A database of somebody else's, with no table of ours.
     std::fs::write(&path, "").unwrap();
     let told = desk.run(&["doubts"]).with(78);
-    assert!(told.contains("no tables of oneflight") && told.contains("migrate up"), "{told}");
+    assert!(
+        told.contains("no tables of oneflight") && told.contains("migrate up"),
+        "{told}"
+    );
     let status = desk.json(&["migrate", "status", "--fail"]);
-    assert_eq!((&status["found"], status["missing"][0]["version"].as_i64()), (&0.into(), Some(1)));
+    assert_eq!(
+        (&status["found"], status["missing"][0]["version"].as_i64()),
+        (&0.into(), Some(1))
+    );
     desk.run(&["migrate", "status", "--fail"]).with(1);
     desk.run(&["migrate", "up"]).with(64);
     let told = desk.run(&["migrate", "up", "--yes"]).well();
     assert!(told.contains("applied"), "{told}");
     desk.run(&["doubts"]).well();
     let status = desk.json(&["migrate", "status", "--fail"]);
-    assert_eq!((&status["found"], &status["missing"]), (&status["known"], &serde_json::json!([])));
+    assert_eq!(
+        (&status["found"], &status["missing"]),
+        (&status["known"], &serde_json::json!([]))
+    );
 
     // As the script makes it.
     let other = Desk {
         address: folder.path().join("other.db").to_str().unwrap().to_owned(),
     };
     let script = other.run(&["migrate", "print"]).well();
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&other.address).create_if_missing(true);
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&other.address)
+        .create_if_missing(true);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&mut connection).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(script))
+            .execute(&mut connection)
+            .await
+            .unwrap();
     });
     other.run(&["doubts"]).well();
     assert_eq!(other.json(&["migrate", "status"]), status);
