@@ -47,6 +47,7 @@ mod step_statements;
 mod steps;
 mod transaction;
 mod transaction_statements;
+mod upkeep;
 
 use borrowed::Borrowed;
 use call::{Calls, Message, Value};
@@ -408,6 +409,7 @@ impl PostgresStore {
             Value::Number(records::takeover(request.takeover)),
             Value::Number(self.names.keys(&request.id).claim),
             Value::Flag(matches!(held, Held::Yes)),
+            Value::Text(records::correlation(request)),
         ];
         let rows = tried(tries, || {
             let claim = self.message(&self.statements.claim, &values);
@@ -627,7 +629,5 @@ impl Store for PostgresStore {
         self.ear.watch(&self.pool, self.names.keys(id)).await
     }
 }
-
-impl oneflight::store::Upkeep for PostgresStore {}
 
 impl oneflight::store::outbox::OutboxUpkeep for PostgresStore {}

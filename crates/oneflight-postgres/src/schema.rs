@@ -49,6 +49,10 @@ const MIGRATIONS: &[Migration] = &[
         description: "which numbers of transactions can be compared",
         sql: include_str!("../migrations/0006_incarnation.sql"),
     },
+    Migration {
+        description: "correlation ids in records",
+        sql: include_str!("../migrations/0007_correlation.sql"),
+    },
 ];
 
 impl Migration {
@@ -177,7 +181,8 @@ pub(super) async fn status(pool: &PgPool, names: &Names) -> Result<SchemaStatus,
     })
 }
 
-fn known() -> i64 {
+/// Returns the version of the schema that this crate works with.
+pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
