@@ -282,4 +282,3 @@ impl Store for SqliteStore {
         Ok(doubtful)
     }
 }
-

@@ -1,27 +1,53 @@
-//! The operator's desk.
+//! The operator's desk: what is in a store, and what a person may change there.
+//!
+//! ```text
+//! mod (which command) ─▶ records · doubts · steps · migrate · purge     a file or a folder each
+//!                           ├──────▶ request (which one is meant), typed (what a person says that it answered)
+//!                           └──────▶ view (how it is printed), failure (why it was not changed)
+//! ```
+//!
+//! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
+//! what became of it.
+
+mod doubts;
+mod failure;
+mod migrate;
+mod purge;
+mod records;
+mod request;
+mod steps;
+mod typed;
+mod view;
 
 use clap::Subcommand;
 
 use crate::exit::Failure;
 use crate::output::Form;
-use crate::store::{Address, Tables, unreachable, with_store};
+use crate::store::Address;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Look at records, and settle, hold or erase them
+    #[command(subcommand)]
+    Records(records::Command),
+    /// List what is in doubt, the oldest first
+    Doubts(doubts::Args),
+    /// Look at mutations of steps, and have them go on
+    #[command(subcommand)]
+    Steps(steps::Command),
+    /// Look at the schema of the store, and upgrade it
+    #[command(subcommand)]
+    Migrate(migrate::Command),
     /// Delete records that are past their retention
-    Purge {
-        /// How many are deleted at a time
-        #[arg(long, default_value_t = 500)]
-        batch: usize,
-    },
+    Purge(purge::Args),
 }
 
-pub(crate) async fn run(store: &Address, _form: Form, command: Command) -> Result<(), Failure> {
+pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Purge { batch } => {
-            let store = store.open(Tables::Leave).await?;
-            let purged = with_store!(&store, |store| oneflight::store::Store::purge(store, batch).await);
-            purged.map(|_| ()).map_err(unreachable)
-        }
+        Command::Records(command) => records::run(store, form, command).await,
+        Command::Doubts(args) => doubts::run(store, form, args).await,
+        Command::Steps(command) => steps::run(store, form, command).await,
+        Command::Migrate(command) => migrate::run(store, form, command).await,
+        Command::Purge(args) => purge::run(store, form, args).await,
     }
 }
