@@ -8,6 +8,7 @@
 //! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
 //! what became of it.
 
+mod exec;
 mod purge;
 
 use clap::Subcommand;
@@ -18,12 +19,15 @@ use crate::store::Address;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a command that must not run twice, and repeat what it printed when it is asked for again
+    Exec(Box<exec::Args>),
     /// Delete records that are past their retention
     Purge(purge::Args),
 }
 
 pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
     match command {
+        Command::Exec(args) => exec::run(store, *args).await,
         Command::Purge(args) => purge::run(store, form, args).await,
     }
 }
