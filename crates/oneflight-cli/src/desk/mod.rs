@@ -9,6 +9,7 @@
 //! what became of it.
 
 mod exec;
+mod outbox;
 mod purge;
 
 use clap::Subcommand;
@@ -21,6 +22,9 @@ use crate::store::Address;
 pub(crate) enum Command {
     /// Run a command that must not run twice, and repeat what it printed when it is asked for again
     Exec(Box<exec::Args>),
+    /// Look into the outbox, and change what becomes of its messages
+    #[command(subcommand)]
+    Outbox(outbox::Command),
     /// Delete records that are past their retention
     Purge(purge::Args),
 }
@@ -28,6 +32,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
     match command {
         Command::Exec(args) => exec::run(store, *args).await,
+        Command::Outbox(command) => outbox::run(store, form, command).await,
         Command::Purge(args) => purge::run(store, form, args).await,
     }
 }
