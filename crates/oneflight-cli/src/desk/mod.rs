@@ -1,17 +1,25 @@
 //! The operator's desk: what is in a store, and what a person may change there.
 //!
 //! ```text
-//! mod (which command) ─▶ records · doubts · steps · migrate · purge     a file each
-//!                           └──────▶ identity (which request is meant)
+//! mod (which command) ─▶ records · doubts · steps · migrate · purge     a file or a folder each
+//!                           ├──────▶ request (which one is meant), typed (what a person says that it answered)
+//!                           └──────▶ view (how it is printed), failure (why it was not changed)
 //! ```
 //!
 //! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
 //! what became of it.
 
 mod bench;
+mod doubts;
 mod exec;
+mod failure;
 mod outbox;
 mod purge;
+mod records;
+mod request;
+mod steps;
+mod typed;
+mod view;
 
 use clap::Subcommand;
 
@@ -21,22 +29,33 @@ use crate::store::Address;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Look at records, and settle, hold or erase them
+    #[command(subcommand)]
+    Records(records::Command),
+    /// List what is in doubt, the oldest first
+    Doubts(doubts::Args),
+    /// Look at mutations of steps, and have them go on
+    #[command(subcommand)]
+    Steps(steps::Command),
+    /// Delete records that are past their retention
+    Purge(purge::Args),
+    /// Look into the outbox, and change what becomes of its messages
+    #[command(subcommand)]
+    Outbox(outbox::Command),
     /// Run a command that must not run twice, and repeat what it printed when it is asked for again
     Exec(Box<exec::Args>),
     /// Measure what a call costs on this store
     Bench(bench::Args),
-    /// Look into the outbox, and change what becomes of its messages
-    #[command(subcommand)]
-    Outbox(outbox::Command),
-    /// Delete records that are past their retention
-    Purge(purge::Args),
 }
 
 pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
     match command {
+        Command::Records(command) => records::run(store, form, command).await,
+        Command::Doubts(args) => doubts::run(store, form, args).await,
+        Command::Steps(command) => steps::run(store, form, command).await,
+        Command::Purge(args) => purge::run(store, form, args).await,
+        Command::Outbox(command) => outbox::run(store, form, command).await,
         Command::Exec(args) => exec::run(store, *args).await,
         Command::Bench(args) => bench::run(store, form, args).await,
-        Command::Outbox(command) => outbox::run(store, form, command).await,
-        Command::Purge(args) => purge::run(store, form, args).await,
     }
 }
