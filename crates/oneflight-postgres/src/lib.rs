@@ -612,5 +612,3 @@ impl Store for PostgresStore {
 }
 
 impl oneflight::store::Upkeep for PostgresStore {}
-
-impl oneflight::store::outbox::OutboxUpkeep for PostgresStore {}

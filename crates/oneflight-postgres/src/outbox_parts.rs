@@ -39,6 +39,8 @@ pub(super) struct Parts {
     pub(super) hears_hints: AtomicBool,
     /// Is held by the one that cancels or postpones a message.
     pub(super) withdraws: Mutex<()>,
+    /// Is held by the operator who looks at all messages.
+    pub(super) looks: Mutex<()>,
     /// How long partitions are left alone that somebody uses, and since when.
     pub(super) leaves_alone: parking_lot::Mutex<Option<(Instant, Duration)>>,
     /// What a transaction is like here unless it says otherwise.
@@ -60,6 +62,7 @@ impl Parts {
             drawn: AtomicI64::new(0),
             owned: AtomicUsize::new(0),
             withdraws: Mutex::default(),
+            looks: Mutex::default(),
             leaves_alone: parking_lot::Mutex::default(),
             sends_hints: AtomicBool::new(false),
             hears_hints: AtomicBool::new(false),

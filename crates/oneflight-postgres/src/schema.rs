@@ -49,6 +49,10 @@ const MIGRATIONS: &[Migration] = &[
         description: "which numbers of transactions can be compared",
         sql: include_str!("../migrations/0006_incarnation.sql"),
     },
+    Migration {
+        description: "topics that are paused",
+        sql: include_str!("../migrations/0007_paused.sql"),
+    },
 ];
 
 impl Migration {

@@ -101,10 +101,14 @@ const STEPS: &str = "DROP TRIGGER oneflight_forget_steps ON oneflight_records;
 /// What versions before 6 do not have.
 const INCARNATION: &str = "DROP FUNCTION oneflight_incarnate; DROP TABLE oneflight_incarnation";
 
+/// What versions before topics could be paused do not have.
+const PAUSED: &str = "DROP TABLE oneflight_paused";
+
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&store).await);
+    sqlx::raw_sql(PAUSED).execute(pool).await.unwrap();
     sqlx::raw_sql(INCARNATION).execute(pool).await.unwrap();
     sqlx::raw_sql(STEPS).execute(pool).await.unwrap();
     sqlx::raw_sql(WITHOUT_OUTBOX).execute(pool).await.unwrap();
@@ -149,6 +153,7 @@ async fn a_database_of_version_2_gets_the_procedures_of_today() {
     let (ours, new) = (server().schema().await, server().schema().await);
     let (ours, new) = (ours.pool(2), new.pool(2));
     PostgresStore::from_pool(ours.clone()).await.unwrap();
+    sqlx::raw_sql(PAUSED).execute(&ours).await.unwrap();
     sqlx::raw_sql(INCARNATION).execute(&ours).await.unwrap();
     sqlx::raw_sql(STEPS).execute(&ours).await.unwrap();
     sqlx::raw_sql(WITHOUT_OUTBOX).execute(&ours).await.unwrap();
@@ -195,7 +200,7 @@ async fn a_newer_database_and_names_that_are_none_are_refused() {
     for options in [PostgresStore::options(), PostgresStore::options().without_migrations()] {
         let newer = options.from_pool(pool.clone()).await;
         assert!(
-            matches!(newer, Err(StoreError::SchemaTooNew { found: 99, known: 6 })),
+            matches!(newer, Err(StoreError::SchemaTooNew { found: 99, .. })),
             "{newer:?}"
         );
     }

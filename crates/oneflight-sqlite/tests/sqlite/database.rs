@@ -30,7 +30,8 @@ async fn many_may_open_a_new_file_at_once() {
             .fetch_all(stores[0].pool())
             .await
             .unwrap();
-        assert_eq!(migrations, [1, 2, 3, 4]);
+        let once_each: Vec<i64> = (1..).take(migrations.len()).collect();
+        assert_eq!(migrations, once_each);
         let claims = join_all(stores.iter().map(|store| async {
             let request = id("first");
             store
@@ -83,10 +84,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         SqliteStore::from_pool(store.pool().clone()).await,
     ] {
         let error = refused.unwrap_err();
-        assert!(
-            matches!(error, StoreError::SchemaTooNew { found: 99, known: 3 }),
-            "{error:?}"
-        );
+        assert!(matches!(error, StoreError::SchemaTooNew { found: 99, .. }), "{error:?}");
         assert!(error.to_string().contains("upgrade"), "{error}");
     }
 }
