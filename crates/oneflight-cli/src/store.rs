@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oneflight::store::{StoreError, find};
 use oneflight_postgres::PostgresStore;
-use oneflight_redis::RedisStore;
+use oneflight_redis::{RedisOptions, RedisStore};
 use oneflight_sqlite::SqliteStore;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
@@ -125,7 +125,7 @@ impl Address {
         match self.kind()? {
             Kind::Sqlite => self.sqlite(tables).await.map(AnyStore::Sqlite),
             Kind::Postgres => self.postgres(tables).await.map(AnyStore::Postgres),
-            Kind::Redis => self.redis().await.map(AnyStore::Redis),
+            Kind::Redis => self.redis(RedisStore::options()).await.map(AnyStore::Redis),
         }
     }
 
@@ -160,8 +160,19 @@ impl Address {
             .connect_lazy_with(options))
     }
 
-    async fn redis(&self) -> Result<RedisStore, Failure> {
-        let mut options = RedisStore::options().patience(PATIENCE);
+    /// Opens the store to look at how it is set up: a server that evicts keys is opened as well.
+    pub(crate) async fn open_as_it_is(&self) -> Result<AnyStore, Failure> {
+        match self.kind()? {
+            Kind::Redis => self
+                .redis(RedisStore::options().accept_eviction())
+                .await
+                .map(AnyStore::Redis),
+            Kind::Sqlite | Kind::Postgres => self.open(Tables::Leave).await,
+        }
+    }
+
+    async fn redis(&self, options: RedisOptions) -> Result<RedisStore, Failure> {
+        let mut options = options.patience(PATIENCE);
         if let Some(prefix) = &self.prefix {
             options = options.prefix(prefix);
         }

@@ -15,6 +15,7 @@ use oneflight::store::outbox::{
 };
 use serde::Serialize;
 
+use super::explain;
 use crate::exit::{Code, Failure};
 use crate::output::{Consent, Form, duration, either, fields, line, millis, note, rows, table};
 use crate::store::{Address, Tables, unreachable, with_sql_store};
@@ -26,6 +27,8 @@ const PAGE: usize = 200;
 pub(crate) enum Command {
     /// Show how much there is of each topic, and the relays; or the messages that are asked for
     List(List),
+    /// Say why a message is not delivered, and what to do
+    Explain(One),
     /// Show what will not be tried again by itself, with the last error
     Dead(Dead),
     /// Have dead letters tried again, as if for the first time
@@ -167,6 +170,7 @@ pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result
 async fn over<S: OutboxUpkeep + Clone>(store: &S, form: Form, command: Command) -> Result<(), Failure> {
     match command {
         Command::List(args) => list(store, form, args).await,
+        Command::Explain(One { id }) => explain::run(store, form, MessageId::new(id)).await,
         Command::Dead(args) => dead(store, form, args).await,
         Command::Redrive(args) => redrive(store, form, args).await,
         Command::Cancel(Change { of, consent }) => cancel(store, MessageId::new(of.id), consent).await,
@@ -177,7 +181,7 @@ async fn over<S: OutboxUpkeep + Clone>(store: &S, form: Form, command: Command) 
 
 /// A message as JSON has it.
 #[derive(Debug, Serialize)]
-struct Shown {
+pub(super) struct Shown {
     id: i64,
     topic: String,
     state: &'static str,
@@ -216,7 +220,7 @@ enum Payload {
     PayloadBase64(String),
 }
 
-fn word(state: MessageState) -> &'static str {
+pub(super) fn word(state: MessageState) -> &'static str {
     match state {
         MessageState::Waiting => "waiting",
         MessageState::Parked => "parked",
@@ -366,7 +370,7 @@ fn topics(backlog: &[TopicBacklog]) -> String {
     if backlog.is_empty() {
         return "nothing is to be delivered".to_owned();
     }
-    table(&["topic", "waiting", "parked", "dead", "oldest", ""], backlog, |it| {
+    table(&["TOPIC", "WAITING", "PARKED", "DEAD", "OLDEST", ""], backlog, |it| {
         vec![
             it.topic.to_string(),
             it.waiting.to_string(),
@@ -386,7 +390,7 @@ fn members(relays: &[RelayEntry]) -> String {
     if relays.is_empty() {
         return "no relay is there: nothing is delivered until one runs".to_owned();
     }
-    table(&["relay", "group", "shards", "beats"], relays, |it| {
+    table(&["RELAY", "GROUP", "SHARDS", "BEATS"], relays, |it| {
         vec![
             it.token.get().to_string(),
             it.group.to_string(),
@@ -427,7 +431,7 @@ async fn dead<S: OutboxUpkeep>(store: &S, form: Form, args: Dead) -> Result<(), 
     }
 }
 
-fn letter(it: &Shown) -> String {
+pub(super) fn letter(it: &Shown) -> String {
     let payload = it.payload.as_ref().map(|payload| match payload {
         Payload::Payload(text) => text.clone(),
         Payload::PayloadBase64(text) => format!("{text} (base64)"),
@@ -467,7 +471,7 @@ async fn payload<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<Option<Pay
 }
 
 /// Returns a message, or says that there is none.
-async fn message<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<MessageEntry, Failure> {
+pub(super) async fn message<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<MessageEntry, Failure> {
     let query = MessageQuery {
         id: Some(id),
         limit: 1,

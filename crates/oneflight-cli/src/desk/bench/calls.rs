@@ -10,13 +10,11 @@ use oneflight::store::{Store, StoreError, TransactionalStore};
 use oneflight::{Idempotency, RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
 use oneflight_sqlite::SqliteStore;
-use redis::aio::MultiplexedConnection;
-use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
-use sqlx::{AssertSqlSafe, query, query_scalar};
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, query};
 
-use crate::exit::Failure;
-use crate::store::{Address, AnyStore, unreachable};
+use crate::desk::server::{Server, lost};
 
 type Called = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
@@ -56,85 +54,12 @@ impl fmt::Debug for Call {
 const ROUND_TRIP: &str = "round trip";
 const TRANSACTION: &str = "transaction of one row";
 
-/// The server behind the store, as a program of the user's own would call it.
-#[derive(Clone)]
-pub(super) enum Server {
-    Sqlite(SqlitePool),
-    Postgres(PgPool),
-    Redis(MultiplexedConnection),
-}
-
-fn lost(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
-    StoreError::unavailable(error)
-}
-
 /// The table of a transaction that is measured.
 pub(super) fn table_name(name: &str) -> String {
     name.replace('-', "_")
 }
 
 impl Server {
-    pub(super) async fn of(address: &Address, store: &AnyStore) -> Result<Self, Failure> {
-        Ok(match store {
-            AnyStore::Sqlite(store) => Self::Sqlite(store.pool().clone()),
-            AnyStore::Postgres(store) => Self::Postgres(store.pool().clone()),
-            AnyStore::Redis(_) => {
-                let client = redis::Client::open(address.url.as_deref().unwrap_or_default());
-                let connection = match client {
-                    Ok(client) => client.get_multiplexed_async_connection().await,
-                    Err(error) => Err(error),
-                };
-                Self::Redis(connection.map_err(|error| unreachable(lost(error)))?)
-            }
-        })
-    }
-
-    /// Returns the server's name and version.
-    pub(super) async fn version(&self) -> Result<String, StoreError> {
-        Ok(match self {
-            Self::Sqlite(pool) => {
-                let version: String = query_scalar("SELECT sqlite_version()")
-                    .fetch_one(pool)
-                    .await
-                    .map_err(lost)?;
-                format!("SQLite {version}")
-            }
-            Self::Postgres(pool) => {
-                let version: String = query_scalar("SHOW server_version")
-                    .fetch_one(pool)
-                    .await
-                    .map_err(lost)?;
-                format!("PostgreSQL {version}")
-            }
-            Self::Redis(connection) => {
-                let mut connection = connection.clone();
-                let info: String = redis::cmd("INFO")
-                    .arg("server")
-                    .query_async(&mut connection)
-                    .await
-                    .map_err(lost)?;
-                let told = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-                // Valkey says that it is Redis as well, for the sake of its clients.
-                match (told("valkey_version"), told("redis_version")) {
-                    (Some(version), _) => format!("Valkey {version}"),
-                    (None, version) => format!("Redis {}", version.unwrap_or("of an unknown version")),
-                }
-            }
-        })
-    }
-
-    /// Asks the server for nothing.
-    async fn trip(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(pool) => query("SELECT 1").execute(pool).await.map(drop).map_err(lost),
-            Self::Postgres(pool) => query("SELECT 1").execute(pool).await.map(drop).map_err(lost),
-            Self::Redis(connection) => {
-                let mut connection = connection.clone();
-                redis::cmd("PING").query_async(&mut connection).await.map_err(lost)
-            }
-        }
-    }
-
     /// Makes the table whose rows are written. It is no temporary one: what is written to such a one is not kept, and costs no sync.
     pub(super) async fn make_table(&self, name: &str) -> Result<(), StoreError> {
         self.change(format!("CREATE TABLE {} (number BIGINT NOT NULL)", table_name(name)))

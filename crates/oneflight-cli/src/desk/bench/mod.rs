@@ -17,8 +17,9 @@ use oneflight::correlation::CorrelationId;
 use oneflight::store::{Erase, StoreError, Upkeep};
 use serde::Serialize;
 
-use self::calls::{Call, Server};
+use self::calls::Call;
 use self::rounds::{Length, Measured, measure};
+use super::server::Server;
 use crate::exit::{Code, Failure};
 use crate::output::{Consent, Form, either, note, table};
 use crate::store::{Address, AnyStore, Kind, Tables, unreachable};
@@ -233,7 +234,7 @@ fn micros(time: Duration) -> f64 {
 }
 
 fn text(report: &Report) -> String {
-    let columns = ["call", "clients", "calls", "p50", "p99", "calls/s", "× the median of"];
+    let columns = ["CALL", "CLIENTS", "CALLS", "P50", "P99", "CALLS/S", "MEDIAN"];
     let time = |micros: f64| match micros {
         short if short < 1_000.0 => format!("{short:.0} µs"),
         long => format!("{:.2} ms", long / 1_000.0),

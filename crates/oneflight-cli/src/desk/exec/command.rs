@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::recording::{Recorded, Recorder, Stream};
 use super::signals::{code, is_of_the_terminal};
-use super::{Args, OnFailure, OnKill};
+use super::{Args, OnFailure, OnKill, settle};
 use crate::output::note;
 
 /// How long output is waited for after the end of the command, from processes that it left behind.
@@ -165,9 +165,9 @@ impl Job {
                 OnKill::Record => {}
                 OnKill::Doubt => {
                     let what = format!(
-                        "{} was killed by signal {signal}, so what it did is in doubt; find out, and settle it by `oneflight \
-                         records resolve`, or have it run again by --in-doubt rerun",
-                        self.id
+                        "{} was killed by signal {signal}: it is in doubt what it did. {}",
+                        self.id,
+                        settle(&self.id)
                     );
                     return Err(Unknown::because(told(what)).into());
                 }

@@ -249,9 +249,8 @@ async fn failure<S: Upkeep>(
         ErrorKind::InDoubt { attempt } => {
             let holder = holder(idem.store(), id).await;
             let what = format!(
-                "{id} is in doubt: attempt {attempt}{holder} ended without telling what it did. See whether it still runs, and \
-                 what it did; then settle it by `oneflight records resolve` (`oneflight doubts` lists it), or have it run again \
-                 by --in-doubt rerun"
+                "{id} is in doubt: attempt {attempt}{holder} ended without telling what it did. {}",
+                settle(id)
             );
             Failure::with_code(IN_DOUBT, what)
         }
@@ -276,6 +275,28 @@ async fn failure<S: Upkeep>(
             Failure::with_code(failure.code(), format!("{id}: the command did not run: {failure}"))
         }
         _ => Failure::new(Code::Software, told(error)),
+    }
+}
+
+/// Says what to do about a doubt.
+fn settle(id: &RequestIdentity) -> String {
+    let resolve = format!(
+        "oneflight records resolve {} --scope {}",
+        quoted(id.key()),
+        quoted(id.scope())
+    );
+    format!(
+        "See whether it still runs, and what it did. Then say that it was done, by\n  {resolve} --answer '{{\"exit\": 0}}'\nor that it \
+         was not, by\n  {resolve} --not-done\nor have it run again, by --in-doubt rerun. All doubts are listed by oneflight doubts"
+    )
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@,+".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 
