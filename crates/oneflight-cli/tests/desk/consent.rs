@@ -18,7 +18,10 @@ async fn is_there(file: &File) -> bool {
 async fn without_a_terminal_nothing_is_changed_unless_yes_is_said() {
     let file = in_doubt().await;
     let told = file.desk.run(&RESOLVE).with(64);
-    assert!(told.contains("You say: it was not done") && told.contains("Nothing was changed"), "{told}");
+    assert!(
+        told.contains("You say: it was not done") && told.contains("Nothing was changed"),
+        "{told}"
+    );
     assert!(is_there(&file).await);
     file.desk.run(&[&RESOLVE[..], &["--yes"]].concat()).well();
     assert!(!is_there(&file).await);
@@ -30,7 +33,10 @@ async fn on_a_terminal_only_a_yes_changes_anything() {
     for answer in ["n\n", "\n", "yess\n", "\u{4}"] {
         let ended = file.desk.on_a_terminal(&RESOLVE, answer);
         assert_eq!(ended.code, 1, "{answer:?}: {ended:?}");
-        assert!(ended.out.contains("it happens twice") && ended.out.contains("nothing was changed"), "{ended:?}");
+        assert!(
+            ended.out.contains("it happens twice") && ended.out.contains("nothing was changed"),
+            "{ended:?}"
+        );
         assert!(is_there(&file).await, "{answer:?}");
     }
     let ended = file.desk.on_a_terminal(&RESOLVE, "y\n");

@@ -37,7 +37,10 @@ fn killed(file: &File) {
         .spawn()
         .unwrap();
     let lines = BufReader::new(service.stdout.take().unwrap()).lines();
-    assert!(lines.map_while(Result::ok).any(|line| line.contains("charging")), "it did not begin");
+    assert!(
+        lines.map_while(Result::ok).any(|line| line.contains("charging")),
+        "it did not begin"
+    );
     service.kill().unwrap();
     service.wait().unwrap();
 }
@@ -61,23 +64,43 @@ async fn a_doubt_made_by_kill_9_is_found_understood_and_settled_and_the_next_cal
 
     // Understood.
     let story = file.desk.run(&["records", "show", "a7f3"]).well();
-    assert!(story.contains("in doubt for") && story.contains("oneflight records resolve"), "{story}");
+    assert!(
+        story.contains("in doubt for") && story.contains("oneflight records resolve"),
+        "{story}"
+    );
     let story = file.desk.json(&["records", "show", "--correlation-id", "req-42"]);
     assert_eq!(story["record"]["state"], "in-doubt");
-    assert_eq!(story["record"]["fingerprint"], id("a7f3").with_fingerprint("two books").fingerprint().unwrap().to_string());
+    assert_eq!(
+        story["record"]["fingerprint"],
+        id("a7f3")
+            .with_fingerprint("two books")
+            .fingerprint()
+            .unwrap()
+            .to_string()
+    );
 
     // Settled, to the digit.
     let answer = r#"{"order":7,"a":1.10,"total":12345678901234567890123}"#;
-    let resolve = ["records", "resolve", "a7f3", "--scope", SCOPE, "--answer", answer, "--yes", "--json"];
+    let resolve = [
+        "records", "resolve", "a7f3", "--scope", SCOPE, "--answer", answer, "--yes", "--json",
+    ];
     let resolved: Value = serde_json::from_str(&file.desk.run(&resolve).well()).unwrap();
     assert_eq!(resolved, json!({"key": "a7f3", "scope": SCOPE, "resolved": "recorded"}));
     file.desk.run(&["doubts", "--fail"]).well();
-    assert!(file.desk.run(&["records", "show", "a7f3", "--body"]).well().contains(answer));
+    assert!(
+        file.desk
+            .run(&["records", "show", "a7f3", "--body"])
+            .well()
+            .contains(answer)
+    );
 
     // And answered.
     let never = |_| async { panic!("it ran again") };
     let idem = file.idem();
-    let reply = idem.run::<Value, _, _>(id("a7f3").with_fingerprint("two books"), never).await.unwrap();
+    let reply = idem
+        .run::<Value, _, _>(id("a7f3").with_fingerprint("two books"), never)
+        .await
+        .unwrap();
     assert_eq!((reply.origin(), &reply["order"]), (Origin::Replayed, &json!(7)));
 }
 
@@ -86,7 +109,10 @@ async fn what_is_settled_as_not_done_runs_with_the_next_call() {
     let file = File::new().await;
     killed(&file);
     until(async || file.desk.run(&["doubts", "--fail"]).code == 1).await;
-    let told = file.desk.run(&["records", "resolve", "a7f3", "--not-done", "--yes"]).well();
+    let told = file
+        .desk
+        .run(&["records", "resolve", "a7f3", "--not-done", "--yes"])
+        .well();
     assert!(told.contains("is free"), "{told}");
     let reply = file.idem().run(id("a7f3"), |_| async { 7 }).await.unwrap();
     assert_eq!((reply.origin(), *reply), (Origin::Executed, 7));

@@ -12,7 +12,10 @@ fn run(args: &[&str]) -> Ended {
 fn help_and_the_version_are_printed_and_what_is_mistyped_ends_with_64() {
     assert!(run(&["--help"]).well().contains("records"));
     assert!(run(&["records", "resolve", "--help"]).well().contains("--not-done"));
-    assert_eq!(run(&["--version"]).well(), format!("oneflight {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        run(&["--version"]).well(),
+        format!("oneflight {}\n", env!("CARGO_PKG_VERSION"))
+    );
     run(&[]).with(64);
     run(&["records"]).with(64);
     assert!(run(&["recrods"]).with(64).contains("records"));
@@ -23,7 +26,11 @@ fn help_and_the_version_are_printed_and_what_is_mistyped_ends_with_64() {
 #[test]
 fn a_password_is_not_in_the_help() {
     let told = Ended::of(
-        oneflight().args(["doubts", "--help"]).env("ONEFLIGHT_STORE", "postgres://me:hunter2@localhost/").output().unwrap(),
+        oneflight()
+            .args(["doubts", "--help"])
+            .env("ONEFLIGHT_STORE", "postgres://me:hunter2@localhost/")
+            .output()
+            .unwrap(),
     );
     assert!(!told.well().contains("hunter2"));
 }
@@ -35,7 +42,11 @@ fn completions_are_scripts_that_know_the_commands() {
         assert!(script.contains("doubts") && script.contains("resolve"), "{shell}");
     }
     let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(bash.stdin.as_mut().unwrap(), run(&["completions", "bash"]).out.as_bytes()).unwrap();
+    std::io::Write::write_all(
+        bash.stdin.as_mut().unwrap(),
+        run(&["completions", "bash"]).out.as_bytes(),
+    )
+    .unwrap();
     assert!(bash.wait().unwrap().success());
 }
 
@@ -44,7 +55,12 @@ fn the_manual_has_a_page_for_each_command() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("man1");
     run(&["man", "--out", out.to_str().unwrap()]).well();
-    for page in ["oneflight", "oneflight-records-resolve", "oneflight-doubts", "oneflight-steps-fork"] {
+    for page in [
+        "oneflight",
+        "oneflight-records-resolve",
+        "oneflight-doubts",
+        "oneflight-steps-fork",
+    ] {
         let text = std::fs::read_to_string(out.join(format!("{page}.1"))).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }
@@ -56,7 +72,12 @@ fn the_manual_has_a_page_for_each_command() {
 
 #[test]
 fn a_reader_that_went_away_ends_the_command_in_silence() {
-    let mut program = oneflight().arg("man").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut program = oneflight()
+        .arg("man")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(program.stdout.take());
     let ended = Ended::of(program.wait_with_output().unwrap());
     assert_eq!((ended.code, &*ended.told), (0, ""));
@@ -69,8 +90,15 @@ fn a_reader_that_went_away_ends_the_command_in_silence() {
 #[test]
 fn a_store_that_cannot_be_reached_is_told_within_seconds() {
     // Nobody listens there: the port was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    for address in [format!("postgres://me:hunter2@127.0.0.1:{port}/shop"), format!("redis://:hunter2@127.0.0.1:{port}/")] {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    for address in [
+        format!("postgres://me:hunter2@127.0.0.1:{port}/shop"),
+        format!("redis://:hunter2@127.0.0.1:{port}/"),
+    ] {
         let desk = Desk { address };
         let told = desk.run(&["doubts"]).with(69);
         assert!(told.contains("refused") && !told.contains("hunter2"), "{told}");
@@ -78,7 +106,10 @@ fn a_store_that_cannot_be_reached_is_told_within_seconds() {
     // Somebody listens, and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    for address in [format!("postgres://me:hunter2@127.0.0.1:{port}/shop"), format!("redis://:hunter2@127.0.0.1:{port}/")] {
+    for address in [
+        format!("postgres://me:hunter2@127.0.0.1:{port}/shop"),
+        format!("redis://:hunter2@127.0.0.1:{port}/"),
+    ] {
         let desk = Desk { address };
         let told = desk.run(&["doubts"]).with(69);
         assert!(!told.contains("hunter2"), "{told}");
@@ -94,7 +125,9 @@ fn an_address_that_is_none_is_told_without_its_password() {
         ("/nowhere/at/all.db", 66),
         ("", 64),
     ] {
-        let desk = Desk { address: address.to_owned() };
+        let desk = Desk {
+            address: address.to_owned(),
+        };
         let told = desk.run(&["doubts"]).with(code);
         assert!(!told.contains("hunter2"), "{told}");
     }

@@ -11,7 +11,9 @@ use super::support::{File, SCOPE, id, leave_in_doubt};
 async fn three_states() -> File {
     let file = File::new().await;
     let idem = file.idem();
-    idem.run(id("done"), |_| async { json!({"card": "4711"}) }).await.unwrap();
+    idem.run(id("done"), |_| async { json!({"card": "4711"}) })
+        .await
+        .unwrap();
     leave_in_doubt(&file.store, id("doubtful")).await;
     let holder = idem.clone();
     let (begun, begins) = tokio::sync::oneshot::channel();
@@ -27,7 +29,12 @@ async fn three_states() -> File {
 }
 
 fn keys(listed: &Value) -> Vec<&str> {
-    listed["records"].as_array().unwrap().iter().map(|it| it["key"].as_str().unwrap()).collect()
+    listed["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["key"].as_str().unwrap())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +42,11 @@ async fn records_are_listed_by_state_scope_and_page() {
     let file = three_states().await;
     let desk = &file.desk;
     assert_eq!(keys(&desk.json(&["records", "list"])), ["done", "doubtful", "running"]);
-    for (state, key) in [("completed", "done"), ("in-doubt", "doubtful"), ("in-progress", "running")] {
+    for (state, key) in [
+        ("completed", "done"),
+        ("in-doubt", "doubtful"),
+        ("in-progress", "running"),
+    ] {
         let listed = desk.json(&["records", "list", "--state", state]);
         assert_eq!(keys(&listed), [key]);
         assert_eq!(listed["records"][0]["state"], state);
@@ -62,13 +73,19 @@ async fn records_are_listed_by_state_scope_and_page() {
     let ended = desk.run(&["records", "list", "--limit", "2"]);
     assert!(ended.told.contains("--after"), "{ended:?}");
     let table = ended.well();
-    assert!(table.starts_with("KEY") && table.contains("doubtful") && !table.contains("4711"), "{table}");
+    assert!(
+        table.starts_with("KEY") && table.contains("doubtful") && !table.contains("4711"),
+        "{table}"
+    );
 }
 
 #[tokio::test]
 async fn a_record_s_answer_is_shown_only_if_asked_for() {
     let file = File::new().await;
-    file.idem().run(id("done"), |_| async { json!({"card": "4711"}) }).await.unwrap();
+    file.idem()
+        .run(id("done"), |_| async { json!({"card": "4711"}) })
+        .await
+        .unwrap();
     for form in [&[][..], &["--json"]] {
         let show = [&["records", "show", "done"], form].concat();
         let story = file.desk.run(&show).well();
@@ -86,14 +103,21 @@ async fn a_record_s_answer_is_shown_only_if_asked_for() {
 async fn of_an_answer_of_http_status_and_headers_are_shown() {
     let file = File::new().await;
     leave_in_doubt(&file.store, id("a7f3")).await;
-    let answer = Response::builder().status(201).header("location", "/orders/7").body("secret").unwrap();
+    let answer = Response::builder()
+        .status(201)
+        .header("location", "/orders/7")
+        .body("secret")
+        .unwrap();
     file.idem().resolve_answered(&id("a7f3"), answer).await.unwrap();
     let record = &file.desk.json(&["records", "show", "a7f3"])["record"];
     let http = &record["result"]["http"];
     assert_eq!((&http["status"], &http["body_bytes"]), (&json!(201), &json!(6)));
     assert_eq!(http["headers"], json!([["location", "/orders/7"]]));
     let text = file.desk.run(&["records", "show", "a7f3"]).well();
-    assert!(text.contains("HTTP 201") && text.contains("location: /orders/7") && !text.contains("secret"), "{text}");
+    assert!(
+        text.contains("HTTP 201") && text.contains("location: /orders/7") && !text.contains("secret"),
+        "{text}"
+    );
     let text = file.desk.run(&["records", "show", "a7f3", "--body"]).well();
     assert!(text.contains("secret"), "{text}");
 }
@@ -120,10 +144,18 @@ async fn what_is_not_there_is_said_to_be_elsewhere_if_it_is() {
     file.idem().run(id("a7f3"), |_| async { 7 }).await.unwrap();
     let told = file.desk.run(&["records", "show", "nokey"]).with(1);
     assert!(told.contains("there is no record of the key nokey"), "{told}");
-    let told = file.desk.run(&["records", "show", "a7f3", "--scope", "tenant-9"]).with(1);
-    assert!(told.contains("no record of the key a7f3 in the scope tenant-9") && told.contains(SCOPE), "{told}");
+    let told = file
+        .desk
+        .run(&["records", "show", "a7f3", "--scope", "tenant-9"])
+        .with(1);
+    assert!(
+        told.contains("no record of the key a7f3 in the scope tenant-9") && told.contains(SCOPE),
+        "{told}"
+    );
     file.desk.run(&["records", "show", "two\nlines"]).with(65);
-    file.desk.run(&["records", "show", "--correlation-id", "nobody"]).with(1);
+    file.desk
+        .run(&["records", "show", "--correlation-id", "nobody"])
+        .with(1);
 }
 
 #[tokio::test]
@@ -136,19 +168,30 @@ async fn what_is_erased_is_counted_and_means_what_was_said() {
     leave_in_doubt(&file.store, id("doubtful")).await;
     let erase = ["records", "erase", "--scope", "tenant-7", "--answers"];
     let told = file.desk.run(&erase).with(64);
-    assert!(told.contains("2 completed records") && told.contains("That the work was done stays known"), "{told}");
+    assert!(
+        told.contains("2 completed records") && told.contains("That the work was done stays known"),
+        "{told}"
+    );
     let erased = file.desk.json(&[&erase[..], &["--yes"]].concat());
     assert_eq!(erased, json!({"scope": "tenant-7", "what": "answers", "erased": 2}));
     let show = file.desk.run(&["records", "show", "one", "--body"]).well();
-    assert!(show.contains("its answer was erased") && !show.contains("secret"), "{show}");
+    assert!(
+        show.contains("its answer was erased") && !show.contains("secret"),
+        "{show}"
+    );
 
     let told = file.desk.run(&["records", "erase", "--scope", "tenant-7"]).with(64);
     assert!(told.contains("ITS WORK RUNS AGAIN"), "{told}");
-    let told = file.desk.run(&["records", "erase", "--scope", "tenant-7", "--yes"]).well();
+    let told = file
+        .desk
+        .run(&["records", "erase", "--scope", "tenant-7", "--yes"])
+        .well();
     assert!(told.contains("2 records were erased"), "{told}");
     assert_eq!(*idem.run(id("one"), |_| async { 9 }).await.unwrap(), 9);
     assert_eq!(keys(&file.desk.json(&["records", "list"])), ["doubtful", "one"]);
-    file.desk.run(&["records", "erase", "--scope", "tenant-9", "--yes"]).with(1);
+    file.desk
+        .run(&["records", "erase", "--scope", "tenant-9", "--yes"])
+        .with(1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,10 +201,17 @@ async fn what_is_held_waits_for_a_person_whatever_the_policy() {
     let held = file.desk.json(&["records", "hold", "a7f3", "--yes"]);
     assert_eq!(held, json!({"key": "a7f3", "scope": SCOPE, "held": true}));
     assert_eq!(file.desk.json(&["records", "show", "a7f3"])["record"]["held"], true);
-    let eager = Idempotency::builder(file.store.clone()).recovery(oneflight::idempotency::Recovery::Rerun).build();
+    let eager = Idempotency::builder(file.store.clone())
+        .recovery(oneflight::idempotency::Recovery::Rerun)
+        .build();
     let error = eager.run(id("a7f3"), |_| async { 7 }).await.unwrap_err();
-    assert!(matches!(error.kind(), oneflight::idempotency::ErrorKind::InDoubt { .. }), "{error}");
-    file.desk.run(&["records", "resolve", "a7f3", "--not-done", "--yes"]).well();
+    assert!(
+        matches!(error.kind(), oneflight::idempotency::ErrorKind::InDoubt { .. }),
+        "{error}"
+    );
+    file.desk
+        .run(&["records", "resolve", "a7f3", "--not-done", "--yes"])
+        .well();
     assert_eq!(*eager.run(id("a7f3"), |_| async { 7 }).await.unwrap(), 7);
     let told = file.desk.run(&["records", "hold", "a7f3", "--yes"]).with(1);
     assert!(told.contains("completed"), "{told}");
@@ -170,7 +220,9 @@ async fn what_is_held_waits_for_a_person_whatever_the_policy() {
 #[tokio::test]
 async fn what_is_past_its_retention_is_purged_and_counted() {
     let file = File::new().await;
-    let idem = Idempotency::builder(file.store.clone()).retention(Duration::ZERO).build();
+    let idem = Idempotency::builder(file.store.clone())
+        .retention(Duration::ZERO)
+        .build();
     for key in 0..5 {
         idem.run(id(&format!("key-{key}")), |_| async { 7 }).await.unwrap();
     }

@@ -14,9 +14,22 @@ async fn an_answer_of_http_is_what_the_next_request_gets() {
     leave_in_doubt(&file.store, id).await;
     let body = file.path.with_extension("body");
     std::fs::write(&body, r#"{"order":7}"#).unwrap();
-    let resolve = ["records", "resolve", "a7f3", "--status", "201", "--header", "Location: /orders/7", "--body-file", body.to_str().unwrap()];
+    let resolve = [
+        "records",
+        "resolve",
+        "a7f3",
+        "--status",
+        "201",
+        "--header",
+        "Location: /orders/7",
+        "--body-file",
+        body.to_str().unwrap(),
+    ];
     let told = file.desk.run(&resolve).with(64);
-    assert!(told.contains("HTTP 201 Created with 1 header lines and a body of 11 bytes"), "{told}");
+    assert!(
+        told.contains("HTTP 201 Created with 1 header lines and a body of 11 bytes"),
+        "{told}"
+    );
     file.desk.run(&[&resolve[..], &["--yes"]].concat()).well();
 
     let layer = IdempotencyLayer::new(file.idem()).scope(|_: &http::request::Parts| Some(Scope::new("tenant-7")));
@@ -24,7 +37,10 @@ async fn an_answer_of_http_is_what_the_next_request_gets() {
         // The layer replays: a service that is called all the same is seen by its answer.
         Ok::<_, std::convert::Infallible>(http::Response::new("it ran again".to_owned()))
     }));
-    let request = Request::post("/orders").header("idempotency-key", "\"a7f3\"").body(String::new()).unwrap();
+    let request = Request::post("/orders")
+        .header("idempotency-key", "\"a7f3\"")
+        .body(String::new())
+        .unwrap();
     let response = service.call(request).await.unwrap();
     assert_eq!(response.status(), 201);
     assert_eq!(response.headers()["location"], "/orders/7");
@@ -44,7 +60,10 @@ async fn what_is_not_in_doubt_is_left_alone() {
     let file = File::new().await;
     let idem = file.idem();
     idem.run(id("done"), |_| async { 7 }).await.unwrap();
-    let told = file.desk.run(&["records", "resolve", "done", "--not-done", "--yes"]).with(1);
+    let told = file
+        .desk
+        .run(&["records", "resolve", "done", "--not-done", "--yes"])
+        .with(1);
     assert!(told.contains("is completed, and nothing was changed"), "{told}");
 
     let (begun, begins) = tokio::sync::oneshot::channel();
@@ -57,8 +76,14 @@ async fn what_is_not_in_doubt_is_left_alone() {
         idem.run(id("running"), work).await
     });
     begins.await.unwrap();
-    let told = file.desk.run(&["records", "resolve", "running", "--not-done", "--yes"]).with(75);
-    assert!(told.contains("its holder is alive") && told.contains("records hold"), "{told}");
+    let told = file
+        .desk
+        .run(&["records", "resolve", "running", "--not-done", "--yes"])
+        .with(75);
+    assert!(
+        told.contains("its holder is alive") && told.contains("records hold"),
+        "{told}"
+    );
     go.send(8).unwrap();
     assert_eq!(*call.await.unwrap().unwrap(), 8);
 }
@@ -67,7 +92,10 @@ async fn what_is_not_in_doubt_is_left_alone() {
 async fn what_happened_has_to_be_said_once_and_be_an_answer() {
     let file = File::new().await;
     leave_in_doubt(&file.store, id("a7f3")).await;
-    let resolve = |args: &[&str]| file.desk.run(&[&["records", "resolve", "a7f3", "--yes"], args].concat());
+    let resolve = |args: &[&str]| {
+        file.desk
+            .run(&[&["records", "resolve", "a7f3", "--yes"], args].concat())
+    };
     resolve(&[]).with(64);
     resolve(&["--not-done", "--answer", "7"]).with(64);
     resolve(&["--status", "99"]).with(64);

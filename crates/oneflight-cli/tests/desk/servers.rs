@@ -12,8 +12,12 @@ async fn a_doubt_is_found_and_settled<S: Upkeep + Clone>(desk: &Desk, store: &S)
     leave_in_doubt(store, id("a7f3")).await;
     assert_eq!(desk.json(&["doubts", "--fail"])[0]["key"], "a7f3");
     let story = desk.json(&["records", "show", "a7f3"]);
-    assert_eq!((&story["record"]["state"], &story["record"]["scope"]), (&"in-doubt".into(), &SCOPE.into()));
-    desk.run(&["records", "resolve", "a7f3", "--answer", "7", "--yes"]).well();
+    assert_eq!(
+        (&story["record"]["state"], &story["record"]["scope"]),
+        (&"in-doubt".into(), &SCOPE.into())
+    );
+    desk.run(&["records", "resolve", "a7f3", "--answer", "7", "--yes"])
+        .well();
     let idem = Idempotency::builder(store.clone()).build();
     let reply = idem.run(id("a7f3"), |_| async { 8 }).await.unwrap();
     assert_eq!((*reply, reply.origin()), (7, Origin::Replayed));
@@ -22,7 +26,10 @@ async fn a_doubt_is_found_and_settled<S: Upkeep + Clone>(desk: &Desk, store: &S)
 
     leave_in_doubt(store, id("b2")).await;
     desk.run(&["records", "hold", "b2", "--yes"]).well();
-    assert_eq!(desk.json(&["records", "show", "b2", "--scope", SCOPE])["record"]["held"], true);
+    assert_eq!(
+        desk.json(&["records", "show", "b2", "--scope", SCOPE])["record"]["held"],
+        true
+    );
     let erased = desk.json(&["records", "erase", "--scope", "tenant-7", "--yes"]);
     assert_eq!(erased["erased"], 1);
     assert!(store.load(&id("a7f3")).await.unwrap().is_none());
@@ -32,14 +39,22 @@ async fn a_doubt_is_found_and_settled<S: Upkeep + Clone>(desk: &Desk, store: &S)
 #[tokio::test]
 async fn over_postgresql() {
     let server = postgres::server();
-    let address = format!("postgres://{}@127.0.0.1:{}/postgres?sslmode=disable", postgres::SUPERUSER, server.port());
+    let address = format!(
+        "postgres://{}@127.0.0.1:{}/postgres?sslmode=disable",
+        postgres::SUPERUSER,
+        server.port()
+    );
     let desk = Desk { address };
     // Nothing is made of a name that was mistyped.
     let told = desk.run(&["doubts", "--schema", "shop"]).with(78);
     assert!(told.contains("migrate up"), "{told}");
     assert!(desk.run(&["migrate", "print"]).well().contains("CREATE TABLE"));
     desk.run(&["migrate", "up", "--yes"]).well();
-    let store = PostgresStore::options().without_migrations().open(&desk.address).await.unwrap();
+    let store = PostgresStore::options()
+        .without_migrations()
+        .open(&desk.address)
+        .await
+        .unwrap();
     a_doubt_is_found_and_settled(&desk, &store).await;
 }
 

@@ -15,7 +15,9 @@ async fn send(idem: &Idempotency<SqliteStore>, id: RequestIdentity) -> Sent {
     let letters = idem.with_workflow("letters");
     letters
         .run_steps(id, &7, |steps| async move {
-            steps.run("reserve", |_| async { Ok::<_, std::io::Error>("shelf 4".to_owned()) }).await?;
+            steps
+                .run("reserve", |_| async { Ok::<_, std::io::Error>("shelf 4".to_owned()) })
+                .await?;
             let fax = Step::new("fax").at_most_once();
             steps.run(fax, |_| async { Err::<u32, _>("the line broke off") }).await
         })
@@ -33,22 +35,45 @@ async fn a_step_that_has_not_told_is_found_settled_and_the_mutation_goes_on() {
     let file = held().await;
     let desk = &file.desk;
     let listed = desk.json(&["steps", "list"]);
-    assert_eq!((&listed[0]["key"], &listed[0]["workflow"], &listed[0]["held"]), (&json!("a7f3"), &json!("letters"), &json!(true)));
+    assert_eq!(
+        (&listed[0]["key"], &listed[0]["workflow"], &listed[0]["held"]),
+        (&json!("a7f3"), &json!("letters"), &json!(true))
+    );
     assert!(desk.run(&["steps", "list"]).well().contains("letters"));
     assert_eq!(desk.json(&["doubts"])[0]["steps"], json!(["fax"]));
     assert!(desk.run(&["doubts"]).well().contains("what happened in fax?"));
     let shown = desk.json(&["steps", "show", "a7f3", "--scope", SCOPE]);
-    let states: Vec<_> = shown["steps"].as_array().unwrap().iter().map(|it| (&it["name"], &it["state"])).collect();
-    assert_eq!(states, [(&json!("reserve"), &json!("done")), (&json!("fax"), &json!("in-doubt"))]);
+    let states: Vec<_> = shown["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (&it["name"], &it["state"]))
+        .collect();
+    assert_eq!(
+        states,
+        [(&json!("reserve"), &json!("done")), (&json!("fax"), &json!("in-doubt"))]
+    );
     let text = desk.run(&["steps", "show", "a7f3"]).well();
-    assert!(text.contains("fax") && text.contains("in-doubt") && !text.contains("shelf 4"), "{text}");
-    assert!(desk.run(&["steps", "show", "a7f3", "--body"]).well().contains("shelf 4"));
+    assert!(
+        text.contains("fax") && text.contains("in-doubt") && !text.contains("shelf 4"),
+        "{text}"
+    );
+    assert!(
+        desk.run(&["steps", "show", "a7f3", "--body"])
+            .well()
+            .contains("shelf 4")
+    );
     let story = desk.run(&["records", "show", "a7f3"]).well();
-    assert!(story.contains("reserve") && story.contains("oneflight steps settle"), "{story}");
+    assert!(
+        story.contains("reserve") && story.contains("oneflight steps settle"),
+        "{story}"
+    );
 
     let told = desk.run(&["steps", "resume", "a7f3"]).with(64);
     assert!(told.contains("fax has not told"), "{told}");
-    let told = desk.run(&["steps", "settle", "a7f3", "reserve", "--not-done", "--yes"]).with(1);
+    let told = desk
+        .run(&["steps", "settle", "a7f3", "reserve", "--not-done", "--yes"])
+        .with(1);
     assert!(told.contains("fax does"), "{told}");
     let settled = desk.json(&["steps", "settle", "a7f3", "fax", "--answer", "3", "--yes"]);
     assert_eq!(settled["settled"], "recorded");
@@ -61,7 +86,10 @@ async fn a_step_that_has_not_told_is_found_settled_and_the_mutation_goes_on() {
 #[tokio::test]
 async fn a_step_that_was_not_done_is_forgotten() {
     let file = held().await;
-    let told = file.desk.run(&["steps", "settle", "a7f3", "fax", "--not-done", "--yes"]).well();
+    let told = file
+        .desk
+        .run(&["steps", "settle", "a7f3", "fax", "--not-done", "--yes"])
+        .well();
     assert!(told.contains("steps resume"), "{told}");
     let shown = file.desk.json(&["steps", "show", "a7f3"]);
     assert_eq!(shown["steps"].as_array().unwrap().len(), 1);
@@ -73,7 +101,10 @@ async fn a_mutation_is_forked_at_the_step_that_went_wrong() {
     let fork = ["steps", "fork", "a7f3", "--to", "a7f3-again", "--at", "fax"];
     let told = file.desk.run(&fork).with(64);
     assert!(told.contains("with its 1 steps before fax"), "{told}");
-    let told = file.desk.run(&["steps", "fork", "a7f3", "--to", "b", "--at", "nothing", "--yes"]).with(1);
+    let told = file
+        .desk
+        .run(&["steps", "fork", "a7f3", "--to", "b", "--at", "nothing", "--yes"])
+        .with(1);
     assert!(told.contains("reserve, fax"), "{told}");
     let begun = file.desk.json(&[&fork[..], &["--yes"]].concat());
     assert_eq!(begun, json!({"key": "a7f3-again", "scope": SCOPE, "steps": 1}));

@@ -77,7 +77,11 @@ impl Desk {
     /// The same on a terminal, with this typed there.
     pub fn on_a_terminal(&self, args: &[&str], typed: &str) -> Ended {
         let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
-        let words: Vec<_> = [&[env!("CARGO_BIN_EXE_oneflight")], args].concat().into_iter().map(quoted).collect();
+        let words: Vec<_> = [&[env!("CARGO_BIN_EXE_oneflight")], args]
+            .concat()
+            .into_iter()
+            .map(quoted)
+            .collect();
         let mut terminal = Command::new("script")
             .args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"])
             .env("ONEFLIGHT_STORE", &self.address)

@@ -11,3 +11,4 @@ mod redis;
 mod desk;
 mod exec;
 mod exec_ends;
+mod outbox;
