@@ -19,12 +19,17 @@ pub struct Desk {
 }
 
 /// What a command came to.
-#[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
     pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "code {:?}\n{}\n{}", self.code, self.out, self.err)
+    }
 }
 
 impl Desk {
@@ -69,6 +74,10 @@ impl Desk {
 
     pub fn schema(&self) -> &str {
         self.schema.as_deref().unwrap()
+    }
+
+    pub fn prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap()
     }
 
     /// A file of the test's own.

@@ -17,7 +17,7 @@ use crate::{postgres, redis};
 
 /// Whether a target takes what it is given.
 #[derive(Clone, Default)]
-struct Mood(Arc<AtomicBool>);
+pub struct Mood(Arc<AtomicBool>);
 
 impl Mood {
     fn mends(&self) {
@@ -26,7 +26,7 @@ impl Mood {
 }
 
 /// Sends messages in one transaction.
-async fn send<S: OutboxUpkeep + Clone>(store: &S, messages: Vec<Message>) {
+pub async fn send<S: OutboxUpkeep + Clone>(store: &S, messages: Vec<Message>) {
     let idem = Idempotency::builder(store.clone()).build();
     let key = CorrelationId::random();
     let id = RequestIdentity::new(Scope::new("test"), key.as_str()).unwrap();
@@ -40,7 +40,7 @@ async fn send<S: OutboxUpkeep + Clone>(store: &S, messages: Vec<Message>) {
 }
 
 /// A relay whose target rejects everything while it is in a bad mood.
-fn relay<S: OutboxUpkeep + Clone>(store: &S, mood: &Mood) -> oneflight::outbox::RelayHandle {
+pub fn relay<S: OutboxUpkeep + Clone>(store: &S, mood: &Mood) -> oneflight::outbox::RelayHandle {
     let mood = mood.clone();
     let target = move |_| {
         let mood = mood.clone();
@@ -73,7 +73,7 @@ async fn waited<T>(what: &str, mut looked: impl AsyncFnMut() -> Option<T>) -> T 
         .unwrap_or_else(|_| panic!("waited in vain until {what}"))
 }
 
-async fn until_dead<S: OutboxUpkeep>(store: &S, count: usize) -> Vec<i64> {
+pub async fn until_dead<S: OutboxUpkeep>(store: &S, count: usize) -> Vec<i64> {
     waited("they are dead", async || {
         let dead = store.dead_letters(1_000, None).await.unwrap();
         (dead.len() == count).then(|| dead.iter().map(|it| it.id.get()).collect())

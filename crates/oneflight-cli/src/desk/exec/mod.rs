@@ -312,12 +312,15 @@ async fn holder<S: Upkeep>(store: &S, id: &RequestIdentity) -> String {
         Err(_) => None,
     };
     let Some(entry) = entry else { return String::new() };
-    let mut text = entry.correlation_id.map_or_else(String::new, |id| format!(" as {id}"));
+    let mut told = Vec::new();
+    told.extend(entry.correlation_id.map(|id| id.to_string()));
     if let (Some(claimed), State::InProgress { .. }) = (entry.claimed, &entry.record.state) {
-        let since = duration(entry.record.observed.since(claimed));
-        text.push_str(&format!(", begun {since} ago"));
+        told.push(format!("begun {} ago", duration(entry.record.observed.since(claimed))));
     }
-    text
+    match told.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", told.join(", ")),
+    }
 }
 
 /// What joins the logs of this run, and tells an operator which process it was: its machine and number, unless it was given.
