@@ -134,8 +134,10 @@ impl Statements {
                 of("bring_back")
             )),
             beat: sql(format!(
-                "SELECT my_token, my_shards, peer_tokens, peer_beats, news, due_in, last_position
+                "SELECT my_token, my_shards, peer_tokens, peer_beats, news, due_in, last_position,
+                        ARRAY(SELECT topic::text FROM {} ORDER BY topic)
                  FROM {}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                of("paused"),
                 of("beat")
             )),
             // $1 shards, $2 the position before, $3 the snapshot to read up to or null, $4 how many rows.

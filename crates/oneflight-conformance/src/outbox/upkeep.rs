@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, Checked, ordered, text};
+use super::bench::{Bench, Checked, Inbox, options, ordered, text};
 use super::relays::{beat, read_all};
 use crate::failure::Failure;
 use oneflight::correlation::CorrelationId;
-use oneflight::outbox::Message;
+use oneflight::outbox::{Delivery, DeliveryError, Message, Reason};
 use oneflight::store::outbox::{
     Failed, MessageEntry, MessageId, MessageQuery, MessageState, OutboxUpkeep, Parked, Part, RelayToken, Settlement,
     Shard, TopicBacklog,
@@ -98,6 +98,16 @@ impl<'b, S: OutboxUpkeep + Clone> ByHand<'b, S> {
 
     async fn bury(&self, id: MessageId, blocks: bool) -> Checked {
         let position = self.take(id).await?;
+        self.park(position, blocks).await
+    }
+
+    /// The same, of one that was taken before.
+    async fn bury_taken(&self, id: MessageId) -> Checked {
+        let position = self.position(id).await?;
+        self.park(position, true).await
+    }
+
+    async fn park(&self, position: i64, blocks: bool) -> Checked {
         self.settle(Settlement {
             parked: vec![Parked {
                 position,
@@ -372,4 +382,91 @@ pub(super) async fn relays_are_shown_as_long_as_they_live<S: OutboxUpkeep + Clon
     bench.ok(bench.store.leave("default", relay.token).await)?;
     let left = bench.ok(bench.store.relays().await)?;
     bench.require(beats(&left).is_none() && left.len() == 1, "a relay that left is shown")
+}
+
+pub(super) async fn it_is_told_why_a_message_is_not_delivered<S: OutboxUpkeep + Clone>(bench: &Bench<S>) -> Checked {
+    let soon = Duration::from_millis(50);
+    let why = async |id| match bench.ok(bench.outbox.explain_within(id, soon).await)? {
+        Some(found) => Ok(found.reasons),
+        None => bench.failure(format!("of message {id} nothing is known")),
+    };
+    let [first, second] = match bench.send(vec![ordered("1"), ordered("2")]).await?.as_slice() {
+        [first, second] => [first.id(), second.id()],
+        other => return bench.failure(format!("two messages were sent, and {other:?} was told")),
+    };
+    let fits = |found: &[Reason], expected: &str| {
+        let told: Vec<String> = found.iter().map(|reason| format!("{reason:?}")).collect();
+        let told = told.join(" ");
+        bench.require(told.contains(expected), format!("expected {expected}, got {told}"))
+    };
+    fits(&why(first).await?, "NoRelay")?;
+    let relay = ByHand::join(bench).await?;
+    bench.ok(bench.outbox.pause("note.plain").await)?;
+    let found = why(second).await?;
+    fits(&found[..1], "Paused")?;
+    fits(&found[1..], &format!("Behind {{ id: {first:?}, why: [Paused"))?;
+    bench.ok(bench.outbox.resume("note.plain").await)?;
+    // It shows no sign of life meanwhile.
+    relay.take(first).await?;
+    fits(&why(first).await?, "Silent")?;
+    relay.bury_taken(first).await?;
+    fits(&why(first).await?, "Dead { attempts: 1, error: \"rejected\" }")?;
+    fits(&why(second).await?, &format!("Behind {{ id: {first:?}, why: [Dead"))?;
+    let later = bench.send_one(text("later").not_before(HOUR)).await?;
+    fits(&why(later).await?, "NotDue")?;
+    let third = bench.send_one(text("3")).await?;
+    relay.deliver(third).await?;
+    fits(&why(third).await?, "Ended")?;
+    // A relay that lives, and has no target for it.
+    let alive = bench.spawn(
+        bench
+            .builder()
+            .target("charge", |_: Delivery| async { Ok::<(), DeliveryError>(()) }),
+    )?;
+    let fourth = bench.send_one(text("4")).await?;
+    let found = bench.ok(bench.outbox.explain(fourth).await)?;
+    fits(&found.map_or_else(Vec::new, |found| found.reasons), "Turn")?;
+    alive.stop().await;
+    let unknown = bench.ok(bench.outbox.explain(MessageId::new(1 << 40)).await)?;
+    bench.require(unknown.is_none(), "a message that is not there is explained")
+}
+
+pub(super) async fn dead_letters_are_redriven_once_each<S: OutboxUpkeep + Clone>(bench: &Bench<S>) -> Checked {
+    let inbox = Inbox::default();
+    let inside = inbox.clone();
+    let rejects = move |delivery: Delivery| {
+        inside.note(&delivery);
+        async { Err(DeliveryError::rejected("no such address")) }
+    };
+    let relay = bench.spawn(bench.builder().target_with("*", rejects, options()))?;
+    let mut messages: Vec<Message> = (0..5).map(|number| text(&number.to_string())).collect();
+    messages.push(Message::text("charge", "of another topic"));
+    let sent = bench.send(messages).await?;
+    bench.until("all are dead", || relay.health().dead == 6).await?;
+    let mut redriving = bench
+        .ok(bench.outbox.redrive_all(Some("note.plain")).await)?
+        .every(Duration::from_millis(50));
+    bench.require(
+        redriving.left() == 5,
+        format!("{} are to be redriven", redriving.left()),
+    )?;
+    // One that somebody has discarded by then is passed over.
+    let _ = bench.ok(bench.outbox.cancel(sent[4].id()).await)?;
+    let mut redriven = Vec::new();
+    while let Some(id) = bench.ok(redriving.next().await)? {
+        redriven.push(id);
+        let died_again = 6 + u64::try_from(redriven.len()).unwrap_or(0);
+        bench
+            .until("it dies again", || relay.health().dead == died_again)
+            .await?;
+    }
+    let expected: Vec<MessageId> = sent[..4].iter().map(|sent| sent.id()).collect();
+    bench.require(redriven == expected, format!("{redriven:?} were redriven"))?;
+    bench.require(redriving.left() == 0, "something is left to be redriven")?;
+    bench.require(
+        inbox.count("of another topic") == 1 && inbox.count("0") == 2,
+        format!("these were tried: {:?}", inbox.texts()),
+    )?;
+    relay.stop().await;
+    Ok(())
 }

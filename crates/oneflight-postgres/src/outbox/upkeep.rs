@@ -84,15 +84,12 @@ impl PostgresStore {
         Ok(rows)
     }
 
-    /// Pauses or resumes a topic, and has relays look at once. Returns whether it was a change.
+    /// Pauses or resumes a topic. Returns whether it was a change.
     async fn change_topic(&self, text: String, topic: &str) -> Result<bool, StoreError> {
         let change = sqlx::query(AssertSqlSafe(text))
             .persistent(false)
             .bind(topic.to_owned());
-        let changed = !self.ask_outbox(change).await?.is_empty();
-        self.send_hints();
-        self.outbox.bell.ring();
-        Ok(changed)
+        Ok(!self.ask_outbox(change).await?.is_empty())
     }
 }
 
@@ -336,6 +333,16 @@ impl OutboxUpkeep for PostgresStore {
         );
         let statement = sqlx::query(AssertSqlSafe(text)).persistent(false);
         self.look(Reads::Some, statement).await?.iter().map(relay).collect()
+    }
+
+    async fn paused(&self) -> Result<Vec<Arc<str>>, StoreError> {
+        let text = format!(
+            "SELECT topic FROM {} ORDER BY topic",
+            self.outbox.statements.names.of("paused")
+        );
+        let statement = sqlx::query(AssertSqlSafe(text)).persistent(false);
+        let rows = self.look(Reads::Some, statement).await?;
+        rows.iter().map(|row| Ok(column::<&str>(row, 0)?.into())).collect()
     }
 
     async fn pause(&self, topic: &str) -> Result<bool, StoreError> {
