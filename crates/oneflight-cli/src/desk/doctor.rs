@@ -23,7 +23,7 @@ use crate::store::{Address, AnyStore, Kind, told};
 /// Clocks that differ by less are not told of.
 const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 /// How long a sign of life is waited for: relays with a lease of 15 s show one every 5 s.
-pub(super) const SHOWS_LIFE_WITHIN: Duration = Duration::from_secs(7);
+const SHOWS_LIFE_WITHIN: Duration = Duration::from_secs(7);
 /// How often is looked for one.
 const LOOKS_EVERY: Duration = Duration::from_millis(250);
 /// Up to how many requests in doubt are counted.
@@ -233,7 +233,7 @@ async fn of_outbox<S: OutboxUpkeep>(store: &S) -> Vec<Finding> {
 }
 
 /// Counts the relays that show a sign of life while this looks.
-pub(super) async fn alive<S: OutboxUpkeep>(store: &S, relays: &[RelayEntry]) -> Result<usize, StoreError> {
+async fn alive<S: OutboxUpkeep>(store: &S, relays: &[RelayEntry]) -> Result<usize, StoreError> {
     let mut silent: HashMap<_, _> = relays.iter().map(|relay| (relay.token, relay.beats)).collect();
     let until = Instant::now() + SHOWS_LIFE_WITHIN;
     while !silent.is_empty() && Instant::now() < until {

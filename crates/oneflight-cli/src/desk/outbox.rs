@@ -20,9 +20,6 @@ use crate::exit::{Code, Failure};
 use crate::output::{Consent, Form, duration, either, fields, line, millis, note, rows, table};
 use crate::store::{Address, Tables, unreachable, with_sql_store};
 
-/// How many messages are read at a time.
-const PAGE: usize = 200;
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show how much there is of each topic, and the relays; or the messages that are asked for
@@ -220,7 +217,7 @@ enum Payload {
     PayloadBase64(String),
 }
 
-pub(super) fn word(state: MessageState) -> &'static str {
+fn word(state: MessageState) -> &'static str {
     match state {
         MessageState::Waiting => "waiting",
         MessageState::Parked => "parked",
@@ -282,15 +279,15 @@ async fn list<S: OutboxUpkeep>(store: &S, form: Form, args: List) -> Result<(), 
     }
     let messages: Vec<_> = messages.into_iter().map(Shown::from).collect();
     let columns = [
-        "id",
-        "topic",
-        "state",
-        "key",
-        "ordering key",
-        "attempts",
-        "age",
-        "due in",
-        "last error",
+        "ID",
+        "TOPIC",
+        "STATE",
+        "KEY",
+        "ORDERING KEY",
+        "ATTEMPTS",
+        "AGE",
+        "DUE IN",
+        "LAST ERROR",
     ];
     rows(form, &columns, &messages, |it| {
         vec![
@@ -471,17 +468,19 @@ async fn payload<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<Option<Pay
 }
 
 /// Returns a message, or says that there is none.
-pub(super) async fn message<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<MessageEntry, Failure> {
+async fn message<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<MessageEntry, Failure> {
     let query = MessageQuery {
         id: Some(id),
         limit: 1,
         ..MessageQuery::default()
     };
     let found = store.messages(query).await.map_err(unreachable)?;
-    found.into_iter().next().ok_or_else(|| {
-        let advice = format!("there is no message {id}: it never was, or it has ended and is not kept any more");
-        Failure::new(Code::No, advice)
-    })
+    found.into_iter().next().ok_or_else(|| missing(id))
+}
+
+pub(super) fn missing(id: MessageId) -> Failure {
+    let advice = format!("there is no message {id}: it never was, or it has ended and is not kept any more");
+    Failure::new(Code::No, advice)
 }
 
 fn messages(count: u64, what: &str) -> String {
@@ -513,9 +512,9 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
             )),
         };
     }
-    let backlog = store.backlog().await.map_err(unreachable)?;
-    let of = |it: &&TopicBacklog| args.topic.as_ref().is_none_or(|topic| **topic == *it.topic);
-    let count = backlog.iter().filter(of).map(|it| it.dead).sum();
+    let redriving = outbox.redrive_all(args.topic.as_deref()).await.map_err(unreachable)?;
+    let mut redriving = redriving.every(Duration::from_secs(1) / args.rate.0.get());
+    let count = redriving.left() as u64;
     let which = args
         .topic
         .as_ref()
@@ -528,29 +527,16 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
         messages(count, "dead letter"),
         args.rate.0
     ))?;
-    let mut turns = tokio::time::interval(Duration::from_secs(1) / args.rate.0.get());
-    let (mut done, mut after) = (0, None);
+    let mut done = 0;
     loop {
-        let query = MessageQuery {
-            topic: args.topic.clone(),
-            state: Some(MessageState::Dead),
-            after,
-            limit: PAGE,
-            ..MessageQuery::default()
-        };
-        let stopped = |error, done| {
-            let failure = unreachable(error);
-            Failure::with_code(failure.code(), format!("{failure}; {} tried again so far", done))
-        };
-        // What dies again meanwhile keeps its number, so it is not met a second time.
-        let page = store.messages(query).await.map_err(|error| stopped(error, done))?;
-        let Some(last) = page.last() else {
-            return redriven(form, done);
-        };
-        after = Some(last.id);
-        for entry in &page {
-            turns.tick().await;
-            done += u64::from(outbox.redrive(entry.id).await.map_err(|error| stopped(error, done))?);
+        match redriving.next().await {
+            Ok(Some(_)) => done += 1,
+            Ok(None) => return redriven(form, done),
+            Err(error) => {
+                let (failure, left) = (unreachable(error), redriving.left());
+                let told = format!("{failure}; {done} will be tried again, and {left} are left as they were");
+                return Err(Failure::with_code(failure.code(), told));
+            }
         }
     }
 }
