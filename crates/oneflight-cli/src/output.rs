@@ -142,6 +142,14 @@ pub(crate) fn visible(text: &str) -> String {
     shown
 }
 
+/// Returns how many there are of something: `1 byte`, `2 bytes`.
+pub(crate) fn counted(number: impl TryInto<u64>, one: &str) -> String {
+    match number.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {one}"),
+        number => format!("{number} {one}s"),
+    }
+}
+
 /// Returns a duration as people say it: its two largest units.
 pub(crate) fn duration(duration: Duration) -> String {
     let whole = match duration {

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oneflight::store::{StoreError, find};
-use oneflight_postgres::PostgresStore;
+use oneflight::store::{SchemaStatus, StoreError, find};
+use oneflight_postgres::{PostgresOptions, PostgresStore};
 use oneflight_redis::{RedisOptions, RedisStore};
-use oneflight_sqlite::SqliteStore;
+use oneflight_sqlite::{SqliteOptions, SqliteStore};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
@@ -33,10 +33,22 @@ pub(crate) struct Address {
     )]
     pub(crate) url: Option<String>,
     /// PostgreSQL: the schema of the tables
-    #[arg(long, env = "ONEFLIGHT_SCHEMA", global = true, help_heading = "Names in the store")]
+    #[arg(
+        long,
+        env = "ONEFLIGHT_SCHEMA",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Names in the store"
+    )]
     pub(crate) schema: Option<String>,
     /// PostgreSQL and Redis: the prefix of the tables or keys
-    #[arg(long, env = "ONEFLIGHT_PREFIX", global = true, help_heading = "Names in the store")]
+    #[arg(
+        long,
+        env = "ONEFLIGHT_PREFIX",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Names in the store"
+    )]
     pub(crate) prefix: Option<String>,
 }
 
@@ -93,7 +105,7 @@ pub(crate) enum Kind {
 impl Address {
     /// Returns the address as it was given, with a password in it if there was one.
     fn url(&self) -> Result<&str, Failure> {
-        self.url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
+        said(&self.url).ok_or_else(|| {
             let advice =
                 "which store? Name it by --store or ONEFLIGHT_STORE: postgres://…, redis://…, or an SQLite file";
             Failure::new(Code::Usage, advice)
@@ -129,19 +141,73 @@ impl Address {
         }
     }
 
-    async fn postgres(&self, tables: Tables) -> Result<PostgresStore, Failure> {
+    /// Returns which migrations the store has, and which it lacks: none where there is nothing to migrate.
+    pub(crate) async fn schema_status(&self) -> Result<Option<SchemaStatus>, Failure> {
+        let status = match self.kind()? {
+            Kind::Sqlite => {
+                let path = self.file()?;
+                // SQLite would make it for being asked about it.
+                if !path.exists() {
+                    let told = format!("there is no file {}; oneflight migrate up makes it", path.display());
+                    return Err(Failure::new(Code::NoInput, told));
+                }
+                self.sqlite_options().schema_status(path).await
+            }
+            Kind::Postgres => {
+                let pool = self.pool().await?;
+                self.postgres_options().schema_status(&pool).await
+            }
+            Kind::Redis => return self.redis().await.map(|_| None),
+        };
+        status.map(Some).map_err(unreachable)
+    }
+
+    /// Returns the names that the service gives its tables.
+    pub(crate) fn postgres_options(&self) -> PostgresOptions {
         let mut options = PostgresStore::options().patience(PATIENCE);
-        if let Some(schema) = &self.schema {
+        if let Some(schema) = said(&self.schema) {
             options = options.schema(schema);
         }
-        if let Some(prefix) = &self.prefix {
+        if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);
         }
-        if tables == Tables::Leave {
-            options = options.without_migrations();
-        }
+        options
+    }
+
+    pub(crate) fn sqlite_options(&self) -> SqliteOptions {
+        SqliteStore::options().busy_deadline(PATIENCE)
+    }
+
+    async fn postgres(&self, tables: Tables) -> Result<PostgresStore, Failure> {
         let pool = self.pool().await?;
+        let options = self.postgres_options();
+        self.complete(tables, options.clone().schema_status(&pool)).await?;
+        let options = match tables {
+            Tables::Make => options,
+            Tables::Leave => options.without_migrations(),
+        };
         options.from_pool(pool).await.map_err(unreachable)
+    }
+
+    /// Sees that the tables are there which are to be left as they are.
+    async fn complete(
+        &self,
+        tables: Tables,
+        status: impl Future<Output = Result<SchemaStatus, StoreError>>,
+    ) -> Result<(), Failure> {
+        if tables == Tables::Make {
+            return Ok(());
+        }
+        let SchemaStatus { found, known, missing } = status.await.map_err(unreachable)?;
+        let told = match (missing.is_empty(), found) {
+            (true, _) => return Ok(()),
+            (false, 0) => "there are no tables of oneflight in the store".to_owned(),
+            (false, _) => {
+                format!("the schema of the store is of version {found}, and this command works with version {known}")
+            }
+        };
+        let advice = format!("{told}; see oneflight migrate status, and apply what is missing by oneflight migrate up");
+        Err(Failure::new(Code::Config, advice))
     }
 
     /// Makes a pool to the server. A pool by itself would go on trying, and say in the end that it had no connection.
@@ -173,7 +239,7 @@ impl Address {
 
     async fn redis(&self, options: RedisOptions) -> Result<RedisStore, Failure> {
         let mut options = options.patience(PATIENCE);
-        if let Some(prefix) = &self.prefix {
+        if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);
         }
         within(options.open(self.url()?)).await?.map_err(unreachable)
@@ -188,9 +254,19 @@ impl Address {
                 format!("there is no file {}", path.display()),
             ));
         }
-        let options = SqliteStore::options().busy_deadline(PATIENCE);
+        let options = self.sqlite_options();
+        self.complete(tables, options.clone().schema_status(path)).await?;
+        let options = match tables {
+            Tables::Make => options,
+            Tables::Leave => options.without_migrations(),
+        };
         options.open(path).await.map_err(unreachable)
     }
+}
+
+/// A variable that is empty says nothing.
+fn said(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
 }
 
 /// Gives up what takes too long.

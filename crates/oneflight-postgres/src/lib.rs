@@ -21,7 +21,8 @@ use tokio::time::{Instant, timeout};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Purpose, Store, StoreError, Watch, report_unreadable,
+    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Purpose, SchemaStatus, Store, StoreError, Watch,
+    report_unreadable,
 };
 
 mod borrowed;
@@ -299,6 +300,22 @@ impl PostgresOptions {
     pub fn upgrade_sql(&self, from: usize) -> Result<String, StoreError> {
         self.names.validate()?;
         Ok(schema::print(&self.names, from))
+    }
+
+    /// Returns which migrations a database has, and which it lacks. Nothing is applied.
+    ///
+    /// # Errors
+    ///
+    /// * The database cannot be reached.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::InvalidName`] if the schema or the prefix is not valid.
+    pub async fn schema_status(self, pool: &PgPool) -> Result<SchemaStatus, StoreError> {
+        let mut names = self.names;
+        names.validate()?;
+        if names.schema.is_none() {
+            names.schema = Some(schema::current(pool).await?);
+        }
+        schema::status(pool, &names).await
     }
 
     /// Connects to a database, by a URL such as `postgres://user@localhost/shop`, with a pool of sqlx's defaults.

@@ -15,7 +15,7 @@ use super::call::Value;
 use super::names::Names;
 use super::retry::{Tries, tried};
 use super::sql::LEAVE;
-use oneflight::store::StoreError;
+use oneflight::store::{SchemaStatus, StoreError};
 
 /// One of the files in `migrations/`. In place of our names it has `{schema}` and `{prefix}`.
 struct Migration {
@@ -164,6 +164,21 @@ pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError
                      first",
         }),
     }
+}
+
+/// Returns which migrations the database has, and which it lacks.
+pub(super) async fn status(pool: &PgPool, names: &Names) -> Result<SchemaStatus, StoreError> {
+    let mut connection = outside(pool).await?;
+    let found = version(&mut connection, names).await?;
+    let applied = usize::try_from(found).unwrap_or_default();
+    let lacks = (1..).zip(MIGRATIONS).skip(applied);
+    Ok(SchemaStatus {
+        found,
+        known: known(),
+        missing: lacks
+            .map(|(version, migration)| (version, migration.description))
+            .collect(),
+    })
 }
 
 fn known() -> i64 {

@@ -21,6 +21,7 @@ mod doubts;
 mod exec;
 mod explain;
 mod failure;
+mod migrate;
 mod outbox;
 mod purge;
 mod records;
@@ -46,6 +47,9 @@ pub(crate) enum Command {
     /// Look at mutations of steps, and have them go on
     #[command(subcommand)]
     Steps(steps::Command),
+    /// Look at the schema of the store, and upgrade it
+    #[command(subcommand)]
+    Migrate(migrate::Command),
     /// Delete records that are past their retention
     Purge(purge::Args),
     /// Look into the outbox, and change what becomes of its messages
@@ -64,6 +68,7 @@ pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result
         Command::Records(command) => records::run(store, form, command).await,
         Command::Doubts(args) => doubts::run(store, form, args).await,
         Command::Steps(command) => steps::run(store, form, command).await,
+        Command::Migrate(command) => migrate::run(store, form, command).await,
         Command::Purge(args) => purge::run(store, form, args).await,
         Command::Outbox(command) => outbox::run(store, form, command).await,
         Command::Exec(args) => exec::run(store, *args).await,

@@ -6,7 +6,7 @@ use oneflight::store::Store;
 use serde::Serialize;
 
 use crate::exit::Failure;
-use crate::output::{self, Consent, Form};
+use crate::output::{self, Consent, Form, counted};
 use crate::store::{Address, Tables, unreachable, with_store};
 
 /// Claims may wait for a batch, and get their turn after it.
@@ -37,7 +37,7 @@ pub(crate) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     let store = store.open(Tables::Leave).await?;
     let how_many = match args.all {
         true => "all records that are past their retention".to_owned(),
-        false => format!("up to {} records that are past their retention", args.batch),
+        false => format!("up to {} past their retention", counted(args.batch, "record")),
     };
     args.consent.ask(&format!(
         "This deletes {how_many}. They count as absent already: no call gets another answer because of it."
@@ -58,6 +58,6 @@ pub(crate) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
             true => "; there may be more (--all)",
             false => "",
         };
-        format!("{} records were deleted{more}", purged.purged)
+        format!("deleted {}{more}", counted(purged.purged, "record"))
     })
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use oneflight::http::layer::RecordedAnswer;
-use oneflight::record::{Decoded, Record, RecordedResult, State, Verdict};
-use oneflight::store::{RecordEntry, hex};
+use oneflight::record::{Decoded, RecordedResult, State, Verdict};
+use oneflight::store::{RecordEntry, RecordState, hex};
 use serde::Serialize;
 
 use super::typed::AsTyped;
-use crate::output::{duration, instant, millis};
+use crate::output::{counted, duration, instant, millis};
 
 /// A record, as it is printed.
 #[derive(Debug, Serialize)]
@@ -73,16 +73,17 @@ pub(super) enum Bodies {
 impl RecordView {
     pub(super) fn of(entry: &RecordEntry, bodies: Bodies) -> Self {
         let RecordEntry { id, record, .. } = entry;
-        let doubt = in_doubt(record);
-        let (since, completed, expires) = match &record.state {
-            State::InProgress { lease_expires } => (doubt.map(|_| instant(*lease_expires)), None, None),
+        let is_doubt = entry.state == RecordState::InDoubt;
+        let (over, completed, expires) = match &record.state {
+            State::InProgress { lease_expires } => (Some(*lease_expires), None, None),
             State::Completed { completed, expires, .. } => (None, Some(instant(*completed)), Some(instant(*expires))),
             _ => (None, None, None),
         };
+        let over = over.filter(|over| *over <= record.observed);
         Self {
             key: id.key().to_owned(),
             scope: id.scope().to_owned(),
-            state: state(record),
+            state: state(entry.state),
             held: record.held,
             attempt: record.attempt,
             token: record.token.get(),
@@ -91,8 +92,10 @@ impl RecordView {
             correlation_id: entry.correlation_id.as_ref().map(ToString::to_string),
             claimed: entry.claimed.map(instant),
             lease_left_ms: record.lease_remaining().filter(|left| !left.is_zero()).map(millis),
-            in_doubt_since: since,
-            in_doubt_ms: doubt.map(millis),
+            in_doubt_since: over.filter(|_| is_doubt).map(instant),
+            in_doubt_ms: over
+                .filter(|_| is_doubt)
+                .map(|over| millis(record.observed.since(over))),
             completed,
             expires,
             result: record.result().map(|result| ResultView::of(result, bodies)),
@@ -107,26 +110,18 @@ impl RecordView {
             (_, Some(since), _) => format!("in doubt for {}", told(since)),
             (_, _, Some(left)) if self.held => format!("in progress, lease left {}, held once it is over", told(left)),
             (_, _, Some(left)) => format!("in progress, lease left {}", told(left)),
+            ("in-progress", ..) => "in progress: nobody goes on with its steps at the moment".to_owned(),
             (state, ..) => state.to_owned(),
         }
     }
 }
 
-/// How long a record has been in doubt, if it is.
-pub(super) fn in_doubt(record: &Record) -> Option<Duration> {
-    match record.state {
-        State::InProgress { lease_expires } if lease_expires <= record.observed => {
-            Some(record.observed.since(lease_expires))
-        }
-        _ => None,
-    }
-}
-
-fn state(record: &Record) -> &'static str {
-    match (&record.state, in_doubt(record)) {
-        (State::Completed { .. }, _) => "completed",
-        (State::InProgress { .. }, Some(_)) => "in-doubt",
-        (State::InProgress { .. }, None) => "in-progress",
+/// The state, as it is typed and printed.
+fn state(state: RecordState) -> &'static str {
+    match state {
+        RecordState::InProgress => "in-progress",
+        RecordState::InDoubt => "in-doubt",
+        RecordState::Completed => "completed",
         _ => "unknown",
     }
 }
@@ -205,8 +200,8 @@ impl ResultView {
     pub(super) fn recorded(&self) -> String {
         match &self.codec {
             Some(codec) => format!(
-                "{} bytes of {codec}{}",
-                self.bytes,
+                "{} of {codec}{}",
+                counted(self.bytes, "byte"),
                 if self.compressed { ", compressed" } else { "" }
             ),
             None => self.kind.to_owned(),
@@ -215,18 +210,18 @@ impl ResultView {
 
     /// What is recorded, in a line.
     pub(super) fn told(&self) -> String {
-        let bytes = self.bytes;
+        let bytes = counted(self.bytes, "byte");
         match self.kind {
             "erased" => "it was done; its answer was erased".to_owned(),
-            "too-large" => format!("it was done; its answer had {bytes} bytes, which was too large to be kept"),
+            "too-large" => format!("it was done; its answer had {bytes}, which was too large to be kept"),
             "not-encodable" => "it was done; its answer could not be encoded".to_owned(),
-            "unreadable" => format!("{bytes} bytes that this version cannot read; upgrade it"),
+            "unreadable" => format!("{bytes} that this version cannot read; upgrade it"),
             kind => {
                 let codec = self.codec.as_deref().unwrap_or_default();
                 let compressed = if self.compressed { ", compressed" } else { "" };
                 match &self.http {
-                    Some(http) => format!("{kind}: HTTP {} ({bytes} bytes{compressed})", http.status),
-                    None => format!("{kind}: {bytes} bytes of {codec}{compressed}"),
+                    Some(http) => format!("{kind}: HTTP {} ({bytes}{compressed})", http.status),
+                    None => format!("{kind}: {bytes} of {codec}{compressed}"),
                 }
             }
         }

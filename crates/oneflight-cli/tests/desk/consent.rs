@@ -51,7 +51,6 @@ async fn every_change_waits_for_consent() {
         &["records", "resolve", "a7f3", "--answer", "1"],
         &["records", "hold", "a7f3"],
         &["purge"],
-        &["migrate", "up"],
     ];
     for change in changes {
         let told = file.desk.run(change).with(64);

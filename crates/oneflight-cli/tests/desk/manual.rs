@@ -1,5 +1,6 @@
 //! Help, completions and the manual need no store.
 
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use super::support::{Desk, Ended, oneflight};
@@ -90,29 +91,21 @@ fn a_reader_that_went_away_ends_the_command_in_silence() {
 #[test]
 fn a_store_that_cannot_be_reached_is_told_within_seconds() {
     // Nobody listens there: the port was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    for address in [
-        format!("postgres://me:hunter2@127.0.0.1:{port}/shop"),
-        format!("redis://:hunter2@127.0.0.1:{port}/"),
-    ] {
-        let desk = Desk { address };
-        let told = desk.run(&["doubts"]).with(69);
-        assert!(told.contains("refused") && !told.contains("hunter2"), "{told}");
-    }
+    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+    let closed = port(&TcpListener::bind("127.0.0.1:0").unwrap());
     // Somebody listens, and never answers.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = silent.local_addr().unwrap().port();
-    for address in [
-        format!("postgres://me:hunter2@127.0.0.1:{port}/shop"),
-        format!("redis://:hunter2@127.0.0.1:{port}/"),
-    ] {
-        let desk = Desk { address };
-        let told = desk.run(&["doubts"]).with(69);
-        assert!(!told.contains("hunter2"), "{told}");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let asked: Vec<_> = [(closed, "refused"), (port(&silent), "not answered")]
+        .into_iter()
+        .flat_map(|(port, why)| {
+            let postgres = format!("postgres://me:hunter2@127.0.0.1:{port}/shop");
+            [(postgres, why), (format!("redis://:hunter2@127.0.0.1:{port}/"), why)]
+        })
+        .map(|(address, why)| std::thread::spawn(move || (Desk { address }.run(&["doubts"]).with(69), why)))
+        .collect();
+    for asked in asked {
+        let (told, why) = asked.join().unwrap();
+        assert!(told.contains(why) && !told.contains("hunter2"), "{told}");
     }
 }
 

@@ -100,6 +100,20 @@ async fn a_record_s_answer_is_shown_only_if_asked_for() {
 }
 
 #[tokio::test]
+async fn the_key_by_which_the_work_is_known_downstream_is_told() {
+    let file = File::new().await;
+    let work = |context: oneflight::idempotency::Context| async move { context.downstream_key("charge") };
+    let key = file.idem().run(id("a7f3"), work).await.unwrap();
+    let story = file.desk.json(&["records", "show", "a7f3", "--downstream", "charge"]);
+    assert_eq!(story["downstream_keys"], json!({"charge": *key}));
+    let text = file
+        .desk
+        .run(&["records", "show", "a7f3", "--downstream", "charge"])
+        .well();
+    assert!(text.contains(&*key), "{text}");
+}
+
+#[tokio::test]
 async fn of_an_answer_of_http_status_and_headers_are_shown() {
     let file = File::new().await;
     leave_in_doubt(&file.store, id("a7f3")).await;
@@ -186,7 +200,7 @@ async fn what_is_erased_is_counted_and_means_what_was_said() {
         .desk
         .run(&["records", "erase", "--scope", "tenant-7", "--yes"])
         .well();
-    assert!(told.contains("2 records were erased"), "{told}");
+    assert!(told.contains("erased 2 records"), "{told}");
     assert_eq!(*idem.run(id("one"), |_| async { 9 }).await.unwrap(), 9);
     assert_eq!(keys(&file.desk.json(&["records", "list"])), ["doubtful", "one"]);
     file.desk
@@ -229,5 +243,5 @@ async fn what_is_past_its_retention_is_purged_and_counted() {
     let purged = file.desk.json(&["purge", "--batch", "2", "--yes"]);
     assert_eq!(purged, json!({"purged": 2, "more": true}));
     let told = file.desk.run(&["purge", "--batch", "2", "--all", "--yes"]).well();
-    assert!(told.contains("3 records were deleted"), "{told}");
+    assert!(told.contains("deleted 3 records"), "{told}");
 }

@@ -1,19 +1,53 @@
 //! Settling a request: with which words, and when not.
 
-use http::Request;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::post;
+use http::{HeaderMap, Request};
+use http_body_util::BodyExt;
 use oneflight::http::layer::IdempotencyLayer;
-use oneflight::{RequestIdentity, Scope};
-use tower::{Layer, Service};
+use oneflight::{Idempotency, Scope};
+use tower::ServiceExt;
 
 use super::support::{File, SCOPE, id, leave_in_doubt};
+
+/// A service behind the layer, whose machine burns down in the middle of the work.
+fn orders(file: &File) -> Router {
+    let idem = Idempotency::builder(file.store.clone()).settle(Duration::ZERO).build();
+    let layer = IdempotencyLayer::new(idem).scope(|_| Some(Scope::new("tenant-7")));
+    let burns = async || -> &'static str { panic!("the machine is on fire") };
+    Router::new().route("/orders", post(burns)).layer(layer)
+}
+
+async fn place(orders: Router) -> (u16, HeaderMap, String) {
+    let request = Request::post("/orders").header("idempotency-key", "\"a7f3\"");
+    let (parts, body) = orders
+        .oneshot(request.body(Body::from("two books")).unwrap())
+        .await
+        .unwrap()
+        .into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (
+        parts.status.as_u16(),
+        parts.headers,
+        String::from_utf8(body.to_vec()).unwrap(),
+    )
+}
 
 #[tokio::test]
 async fn an_answer_of_http_is_what_the_next_request_gets() {
     let file = File::new().await;
-    let id = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), "a7f3").unwrap();
-    leave_in_doubt(&file.store, id).await;
+    assert_eq!(place(orders(&file)).await.0, 500);
+    let doubts = file.desk.json(&["doubts"]);
+    assert_eq!(
+        (&doubts[0]["key"], &doubts[0]["scope"]),
+        (&"a7f3".into(), &SCOPE.into())
+    );
     let body = file.path.with_extension("body");
     std::fs::write(&body, r#"{"order":7}"#).unwrap();
+    let body = body.to_str().unwrap();
     let resolve = [
         "records",
         "resolve",
@@ -23,28 +57,17 @@ async fn an_answer_of_http_is_what_the_next_request_gets() {
         "--header",
         "Location: /orders/7",
         "--body-file",
-        body.to_str().unwrap(),
+        body,
     ];
     let told = file.desk.run(&resolve).with(64);
     assert!(
-        told.contains("HTTP 201 Created with 1 header lines and a body of 11 bytes"),
+        told.contains("HTTP 201 Created with 1 header line and a body of 11 bytes"),
         "{told}"
     );
     file.desk.run(&[&resolve[..], &["--yes"]].concat()).well();
-
-    let layer = IdempotencyLayer::new(file.idem()).scope(|_: &http::request::Parts| Some(Scope::new("tenant-7")));
-    let mut service = layer.layer(tower::service_fn(|_: Request<String>| async {
-        // The layer replays: a service that is called all the same is seen by its answer.
-        Ok::<_, std::convert::Infallible>(http::Response::new("it ran again".to_owned()))
-    }));
-    let request = Request::post("/orders")
-        .header("idempotency-key", "\"a7f3\"")
-        .body(String::new())
-        .unwrap();
-    let response = service.call(request).await.unwrap();
-    assert_eq!(response.status(), 201);
-    assert_eq!(response.headers()["location"], "/orders/7");
-    assert_eq!(response.into_body(), r#"{"order":7}"#);
+    let (status, headers, body) = place(orders(&file)).await;
+    assert_eq!((status, &*body), (201, r#"{"order":7}"#));
+    assert_eq!(headers["location"], "/orders/7");
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ async fn a_mutation_is_forked_at_the_step_that_went_wrong() {
     let file = held().await;
     let fork = ["steps", "fork", "a7f3", "--to", "a7f3-again", "--at", "fax"];
     let told = file.desk.run(&fork).with(64);
-    assert!(told.contains("with its 1 steps before fax"), "{told}");
+    assert!(told.contains("with 1 of its steps: those before fax"), "{told}");
     let told = file
         .desk
         .run(&["steps", "fork", "a7f3", "--to", "b", "--at", "nothing", "--yes"])

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::desk::request::{PAGE, page};
 use crate::exit::{Code, Failure};
-use crate::output::{self, Consent, Form};
+use crate::output::{self, Consent, Form, counted};
 use crate::store::{Address, AnyStore, Tables, unreachable, with_store};
 
 /// How many are erased at a time: claims may wait for a batch.
@@ -57,8 +57,9 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
         ),
     };
     args.consent.ask(&format!(
-        "There are {completed} completed records in the scope {scope} and those narrower than it.\n{meaning}\nWhat is in progress or \
-         in doubt stays."
+        "The scope {scope}, with those narrower than it, has {}.\n{meaning}\nWhat is in progress or \
+         in doubt stays.",
+        counted(completed, "completed record")
     ))?;
     let mut erased = 0;
     loop {
@@ -80,7 +81,9 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
         what: name,
         erased,
     };
-    output::either(form, &erased, || format!("{} {name} were erased", erased.erased))
+    output::either(form, &erased, || {
+        format!("erased {}", counted(erased.erased, &name[..name.len() - 1]))
+    })
 }
 
 async fn count(store: &AnyStore, scope: &str) -> Result<usize, Failure> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::desk::request::{PAGE, page};
 use crate::desk::view::{Bodies, RecordView};
 use crate::exit::Failure;
-use crate::output::{self, Form};
+use crate::output::{self, Form, counted};
 use crate::store::{Address, Tables};
 
 #[derive(Debug, clap::Args)]
@@ -91,8 +91,8 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     }
     if listed.unreadable > 0 {
         output::note(&format!(
-            "{} records cannot be read by this version, and are left out.",
-            listed.unreadable
+            "Left out: {} that this version cannot read.",
+            counted(listed.unreadable, "record")
         ));
     }
     Ok(())

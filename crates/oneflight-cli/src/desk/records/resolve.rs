@@ -21,7 +21,7 @@ use crate::desk::steps::recorded;
 use crate::desk::typed::{self, AsTyped};
 use crate::desk::view::{Bodies, RecordView};
 use crate::exit::{Code, Failure};
-use crate::output::{self, Consent, Form, duration};
+use crate::output::{self, Consent, Form, counted, duration};
 use crate::store::{Address, AnyStore, Tables, told, with_store};
 
 #[derive(Debug, clap::Args)]
@@ -38,13 +38,13 @@ pub(crate) struct Args {
     #[arg(long)]
     not_done: bool,
     /// With --status: a header line of the answer, `name: value`
-    #[arg(long, value_name = "LINE", requires = "status", value_parser = header)]
+    #[arg(long, value_name = "LINE", requires = "status", conflicts_with = "not_done", value_parser = header)]
     header: Vec<(HeaderName, HeaderValue)>,
     /// With --status: the body of the answer
-    #[arg(long, value_name = "TEXT", requires = "status", conflicts_with = "body_file")]
+    #[arg(long, value_name = "TEXT", requires = "status", conflicts_with_all = ["body_file", "not_done"])]
     body: Option<String>,
     /// With --status: the file that the body of the answer is in (- for standard input)
-    #[arg(long, value_name = "FILE", requires = "status")]
+    #[arg(long, value_name = "FILE", requires = "status", conflicts_with = "not_done")]
     body_file: Option<PathBuf>,
     /// How long the answer is kept: that of the service, so that it is replayed as long as any other
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
@@ -149,16 +149,16 @@ async fn meaning(
     let steps = recorded(store, &entry.id).await?.map_or(0, |known| known.steps.len());
     let mut meaning = match happened {
         Happened::Done(json) => format!(
-            "You say: it was done, and its answer is {} bytes of JSON. Every call with this key gets that answer for {kept}, and the \
+            "You say: it was done, and its answer is {} of JSON. Every call with this key gets that answer for {kept}, and the \
              work does not run again.",
-            json.len()
+            counted(json.len(), "byte")
         ),
         Happened::Answered(answer) => format!(
-            "You say: it was done, and its answer is HTTP {} with {} header lines and a body of {} bytes. Every request with this key \
+            "You say: it was done, and its answer is HTTP {} with {} and a body of {}. Every request with this key \
              gets that answer for {kept}, and the work does not run again.",
             answer.status(),
-            answer.headers().len(),
-            answer.body().len()
+            counted(answer.headers().len(), "header line"),
+            counted(answer.body().len(), "byte")
         ),
         Happened::NotDone => {
             "You say: it was not done. Its key is freed: the next call with it is new, and runs the work. If it was \
@@ -174,7 +174,7 @@ async fn meaning(
     }
     if let (Happened::NotDone, 1..) = (happened, steps) {
         meaning.push_str(&format!(
-            "\nIts {steps} recorded steps are forgotten, and run again. To go on behind them: oneflight steps resume."
+            "\nIts recorded steps ({steps}) are forgotten, and run again. To go on behind them: oneflight steps resume."
         ));
     }
     Ok(meaning)

@@ -1,5 +1,7 @@
 //! Shows all that is known of a request: its record, its steps, and the messages that it sent.
 
+use std::collections::BTreeMap;
+
 use oneflight::RequestIdentity;
 use oneflight::correlation::CorrelationId;
 use oneflight::store::outbox::{MessageEntry, MessageQuery, MessageState, OutboxUpkeep};
@@ -10,7 +12,7 @@ use crate::desk::request::{Named, correlated};
 use crate::desk::steps::{StepsView, recorded};
 use crate::desk::view::{Bodies, RecordView};
 use crate::exit::{Code, Failure};
-use crate::output::{self, Form, duration, fields, millis};
+use crate::output::{self, Form, counted, duration, fields, millis};
 use crate::store::{Address, AnyStore, Tables, unreachable};
 
 #[derive(Debug, clap::Args)]
@@ -25,6 +27,9 @@ pub(crate) struct Args {
     /// In place of the key: the id of the request that claimed
     #[arg(long, value_name = "ID")]
     correlation_id: Option<CorrelationId>,
+    /// Show the key under which a part of the work is known to what it calls: the name that the work gives to `downstream_key`
+    #[arg(long, value_name = "NAME")]
+    downstream: Vec<String>,
     /// Show the answers themselves, of the request and of its steps
     #[arg(long)]
     body: bool,
@@ -34,6 +39,8 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Story {
     record: RecordView,
+    /// The keys under which parts of the work are known to what they call, as far as they were asked for.
+    downstream_keys: BTreeMap<String, String>,
     steps: Option<StepsView>,
     messages: Vec<MessageView>,
 }
@@ -78,6 +85,11 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     };
     let story = Story {
         record: RecordView::of(&entry, bodies),
+        downstream_keys: args
+            .downstream
+            .into_iter()
+            .map(|name| (name.clone(), entry.id.downstream_key(&name)))
+            .collect(),
         steps: steps.map(|known| StepsView::of(&entry.id, &known, bodies)),
         messages,
     };
@@ -166,11 +178,14 @@ fn text(id: &RequestIdentity, story: &Story) -> String {
         (
             "body",
             http.map(|http| match http.body_bytes {
-                Some(bytes) => format!("{bytes} bytes"),
+                Some(bytes) => counted(bytes, "byte"),
                 None => "not kept: it was too large, streamed, secret, or is erased".to_owned(),
             }),
         ),
     ]);
+    for (name, key) in &story.downstream_keys {
+        text.push_str(&output::visible(&format!("\n{name} is known downstream by {key}")));
+    }
     for (name, value) in http.into_iter().flat_map(|http| &http.headers) {
         text.push_str(&output::visible(&format!("\n  {name}: {value}")));
     }

@@ -7,7 +7,7 @@ use crate::desk::failure::failed;
 use crate::desk::request::{Named, idempotency};
 use crate::desk::view::Bodies;
 use crate::exit::{Code, Failure};
-use crate::output::{self, Consent, Form};
+use crate::output::{self, Consent, Form, counted};
 use crate::store::{Address, Tables, with_sql_store};
 
 #[derive(Debug, clap::Args)]
@@ -31,9 +31,9 @@ pub(super) async fn resume(store: &Address, form: Form, args: Args) -> Result<()
     let (id, known) = find(&store, &args.request).await?;
     let open = StepsView::of(&id, &known, Bodies::Hidden).open();
     let mut meaning = format!(
-        "{id} has {} recorded steps. It goes on behind them: with the next call, or by a completer of the service, which counts its tries \
+        "{id} has {}. It goes on behind them: with the next call, or by a completer of the service, which counts its tries \
          anew.",
-        known.steps.len()
+        counted(known.steps.len(), "recorded step")
     );
     if !known.held {
         meaning.push_str("\nIt is not held: it goes on by itself, and this changes nothing.");
@@ -64,9 +64,9 @@ pub(super) async fn hold(store: &Address, form: Form, args: Args) -> Result<(), 
     let store = store.open(Tables::Leave).await?;
     let (id, known) = find(&store, &args.request).await?;
     args.consent.ask(&format!(
-        "{id} has {} recorded steps. This holds it: neither calls nor completers go on with it until a person says so (oneflight steps \
+        "{id} has {}. This holds it: neither calls nor completers go on with it until a person says so (oneflight steps \
          resume, or oneflight records resolve).",
-        known.steps.len()
+        counted(known.steps.len(), "recorded step")
     ))?;
     let held = with_sql_store!(&store, "steps", |store| idempotency!(store).hold_steps(&id).await);
     if !held.map_err(failed)? {

@@ -45,7 +45,7 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
         return Err(Failure::new(Code::No, told));
     };
     args.consent.ask(&format!(
-        "This begins {to} with the input of {from}, and with its {before} steps before {at}. {at} and all after it are run again, under new \
+        "This begins {to} with the input of {from}, and with {before} of its steps: those before {at}. {at} and all after it are run again, under new \
          downstream keys: what they did the first time is not undone, and takes effect once more.\n{from} stays as it is.",
         at = args.at
     ))?;

@@ -9,7 +9,7 @@ use crate::desk::request::{Named, idempotency};
 use crate::desk::typed::{Answer, AsTyped};
 use crate::desk::view::Bodies;
 use crate::exit::{Code, Failure};
-use crate::output::{self, Consent, Form};
+use crate::output::{self, Consent, Form, counted};
 use crate::store::{Address, Tables, with_sql_store};
 
 #[derive(Debug, clap::Args)]
@@ -50,9 +50,9 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     check(&id, &known, &step)?;
     let meaning = match &answer {
         Some(json) => format!(
-            "You say: the step {step} of {id} was done, and its answer is {} bytes of JSON. The next attempt gets that answer, and does not \
+            "You say: the step {step} of {id} was done, and its answer is {} of JSON. The next attempt gets that answer, and does not \
              run the step.",
-            json.len()
+            counted(json.len(), "byte")
         ),
         None => format!(
             "You say: the step {step} of {id} was not done. The next attempt runs it. If it was done after all, or what was cut off may \

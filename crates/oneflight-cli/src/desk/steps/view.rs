@@ -31,6 +31,8 @@ struct StepView {
     key: String,
     /// `done`, `in-doubt` (it was begun, and has not told), or `answer-lost` (it was done, and its answer is not kept).
     state: &'static str,
+    /// The key under which it is known to what it calls.
+    downstream_key: String,
     result: Option<ResultView>,
 }
 
@@ -40,6 +42,7 @@ impl StepsView {
             name: step.id.name().to_owned(),
             key: step.id.key().to_owned(),
             state: state(step),
+            downstream_key: step.id.downstream_key(id),
             result: step.result.as_ref().map(|result| ResultView::of(result, bodies)),
         };
         Self {
@@ -86,7 +89,7 @@ impl StepsView {
             return text;
         }
         text.push_str(&output::table(
-            &["STEP", "KEY", "STATE", "ANSWER"],
+            &["STEP", "KEY", "STATE", "ANSWER", "DOWNSTREAM KEY"],
             &self.steps,
             |step| {
                 let answer = step.result.as_ref().map(|result| match result.shown() {
@@ -98,6 +101,7 @@ impl StepsView {
                     step.key.clone(),
                     step.state.to_owned(),
                     answer.unwrap_or_default(),
+                    step.downstream_key.clone(),
                 ]
             },
         ));
