@@ -137,7 +137,7 @@ impl Address {
         match self.kind()? {
             Kind::Sqlite => self.sqlite(tables).await.map(AnyStore::Sqlite),
             Kind::Postgres => self.postgres(tables).await.map(AnyStore::Postgres),
-            Kind::Redis => self.redis(RedisStore::options()).await.map(AnyStore::Redis),
+            Kind::Redis => self.redis().await.map(AnyStore::Redis),
         }
     }
 
@@ -230,14 +230,18 @@ impl Address {
     pub(crate) async fn open_as_it_is(&self) -> Result<AnyStore, Failure> {
         match self.kind()? {
             Kind::Redis => self
-                .redis(RedisStore::options().accept_eviction())
+                .redis_with(RedisStore::options().accept_eviction())
                 .await
                 .map(AnyStore::Redis),
             Kind::Sqlite | Kind::Postgres => self.open(Tables::Leave).await,
         }
     }
 
-    async fn redis(&self, options: RedisOptions) -> Result<RedisStore, Failure> {
+    async fn redis(&self) -> Result<RedisStore, Failure> {
+        self.redis_with(RedisStore::options()).await
+    }
+
+    async fn redis_with(&self, options: RedisOptions) -> Result<RedisStore, Failure> {
         let mut options = options.patience(PATIENCE);
         if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);

@@ -47,6 +47,7 @@ mod step_statements;
 mod steps;
 mod transaction;
 mod transaction_statements;
+mod upkeep;
 
 use borrowed::Borrowed;
 use call::{Calls, Message, Value};
@@ -408,6 +409,7 @@ impl PostgresStore {
             Value::Number(records::takeover(request.takeover)),
             Value::Number(self.names.keys(&request.id).claim),
             Value::Flag(matches!(held, Held::Yes)),
+            Value::Text(records::correlation(request)),
         ];
         let rows = tried(tries, || {
             let claim = self.message(&self.statements.claim, &values);
@@ -628,4 +630,3 @@ impl Store for PostgresStore {
     }
 }
 
-impl oneflight::store::Upkeep for PostgresStore {}

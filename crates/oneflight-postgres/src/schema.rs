@@ -50,8 +50,12 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../migrations/0006_incarnation.sql"),
     },
     Migration {
+        description: "correlation ids in records",
+        sql: include_str!("../migrations/0007_correlation.sql"),
+    },
+    Migration {
         description: "topics that are paused",
-        sql: include_str!("../migrations/0007_paused.sql"),
+        sql: include_str!("../migrations/0008_paused.sql"),
     },
 ];
 
@@ -181,7 +185,8 @@ pub(super) async fn status(pool: &PgPool, names: &Names) -> Result<SchemaStatus,
     })
 }
 
-fn known() -> i64 {
+/// Returns the version of the schema that this crate works with.
+pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 

@@ -106,11 +106,23 @@ const INCARNATION: &str = "DROP FUNCTION oneflight_incarnate; DROP TABLE oneflig
 /// What versions before topics could be paused do not have.
 const PAUSED: &str = "DROP TABLE oneflight_paused";
 
+/// What versions before 7 do not have.
+const CORRELATION: &str = "
+    DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT oid::regprocedure FROM pg_proc
+                    WHERE pronamespace = current_schema()::regnamespace
+                      AND (proname, pronargs) IN (('oneflight_claim', 21), ('oneflight_begin_steps', 34)) LOOP
+            EXECUTE 'DROP PROCEDURE ' || name;
+        END LOOP;
+    END $$;
+    ALTER TABLE oneflight_records DROP COLUMN correlation_id";
+
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&store).await);
     sqlx::raw_sql(PAUSED).execute(pool).await.unwrap();
+    sqlx::raw_sql(CORRELATION).execute(pool).await.unwrap();
     sqlx::raw_sql(INCARNATION).execute(pool).await.unwrap();
     sqlx::raw_sql(STEPS).execute(pool).await.unwrap();
     sqlx::raw_sql(WITHOUT_OUTBOX).execute(pool).await.unwrap();
@@ -156,6 +168,7 @@ async fn a_database_of_version_2_gets_the_procedures_of_today() {
     let (ours, new) = (ours.pool(2), new.pool(2));
     PostgresStore::from_pool(ours.clone()).await.unwrap();
     sqlx::raw_sql(PAUSED).execute(&ours).await.unwrap();
+    sqlx::raw_sql(CORRELATION).execute(&ours).await.unwrap();
     sqlx::raw_sql(INCARNATION).execute(&ours).await.unwrap();
     sqlx::raw_sql(STEPS).execute(&ours).await.unwrap();
     sqlx::raw_sql(WITHOUT_OUTBOX).execute(&ours).await.unwrap();
