@@ -629,4 +629,3 @@ impl Store for PostgresStore {
         self.ear.watch(&self.pool, self.names.keys(id)).await
     }
 }
-
