@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oneflight::store::{SchemaStatus, StoreError, find};
 use oneflight_postgres::{PostgresOptions, PostgresStore};
-use oneflight_redis::RedisStore;
+use oneflight_redis::{RedisOptions, RedisStore};
 use oneflight_sqlite::{SqliteOptions, SqliteStore};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
@@ -226,8 +226,23 @@ impl Address {
             .connect_lazy_with(options))
     }
 
+    /// Opens the store to look at how it is set up: a server that evicts keys is opened as well.
+    pub(crate) async fn open_as_it_is(&self) -> Result<AnyStore, Failure> {
+        match self.kind()? {
+            Kind::Redis => self
+                .redis_with(RedisStore::options().accept_eviction())
+                .await
+                .map(AnyStore::Redis),
+            Kind::Sqlite | Kind::Postgres => self.open(Tables::Leave).await,
+        }
+    }
+
     async fn redis(&self) -> Result<RedisStore, Failure> {
-        let mut options = RedisStore::options().patience(PATIENCE);
+        self.redis_with(RedisStore::options()).await
+    }
+
+    async fn redis_with(&self, options: RedisOptions) -> Result<RedisStore, Failure> {
+        let mut options = options.patience(PATIENCE);
         if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);
         }

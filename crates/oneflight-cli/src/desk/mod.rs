@@ -6,15 +6,27 @@
 //!                           └──────▶ view (how it is printed), failure (why it was not changed)
 //! ```
 //!
+//! Beside them are jobs and messages:
+//!
+//! ```text
+//! outbox ─▶ explain     exec     bench ─▶ server (what is behind the store) ◀─ doctor
+//! ```
+//!
 //! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
 //! what became of it.
 
+mod bench;
+mod doctor;
 mod doubts;
+mod exec;
+mod explain;
 mod failure;
 mod migrate;
+mod outbox;
 mod purge;
 mod records;
 mod request;
+mod server;
 mod steps;
 mod typed;
 mod view;
@@ -40,6 +52,15 @@ pub(crate) enum Command {
     Migrate(migrate::Command),
     /// Delete records that are past their retention
     Purge(purge::Args),
+    /// Look into the outbox, and change what becomes of its messages
+    #[command(subcommand)]
+    Outbox(outbox::Command),
+    /// Run a command that must not run twice, and repeat what it printed when it is asked for again
+    Exec(Box<exec::Args>),
+    /// Measure what a call costs on this store
+    Bench(bench::Args),
+    /// Look for what would break a promise here: settings, clocks, relays, doubts
+    Doctor(doctor::Args),
 }
 
 pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
@@ -49,5 +70,9 @@ pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result
         Command::Steps(command) => steps::run(store, form, command).await,
         Command::Migrate(command) => migrate::run(store, form, command).await,
         Command::Purge(args) => purge::run(store, form, args).await,
+        Command::Outbox(command) => outbox::run(store, form, command).await,
+        Command::Exec(args) => exec::run(store, *args).await,
+        Command::Bench(args) => bench::run(store, form, args).await,
+        Command::Doctor(args) => doctor::run(store, form, args).await,
     }
 }
