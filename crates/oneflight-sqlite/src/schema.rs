@@ -36,6 +36,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
     ("the outbox", include_str!("../migrations/0002_outbox.sql")),
     ("steps of mutations", include_str!("../migrations/0003_steps.sql")),
+    ("topics that are paused", include_str!("../migrations/0004_paused.sql")),
 ];
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.

@@ -284,5 +284,3 @@ impl Store for SqliteStore {
 }
 
 impl oneflight::store::Upkeep for SqliteStore {}
-
-impl oneflight::store::outbox::OutboxUpkeep for SqliteStore {}

@@ -8,3 +8,4 @@ mod changes;
 mod foreign;
 mod rows;
 mod store;
+mod upkeep;

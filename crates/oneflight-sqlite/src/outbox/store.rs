@@ -23,7 +23,7 @@ const SPELL: Duration = Duration::from_secs(2);
 
 impl SqliteStore {
     /// One transaction of the outbox's, in its turn.
-    async fn in_turn<R: Send>(
+    pub(super) async fn in_turn<R: Send>(
         &self,
         body: impl for<'t> FnOnce(&'t mut SqliteConnection) -> Body<'t, R> + Send,
     ) -> Result<R, StoreError> {
@@ -55,7 +55,7 @@ impl SqliteStore {
     }
 
     /// The messages that a statement reads.
-    async fn messages(&self, condition: String) -> Result<Vec<StoredMessage>, StoreError> {
+    async fn stored(&self, condition: String) -> Result<Vec<StoredMessage>, StoreError> {
         self.in_turn(move |connection| {
             Box::pin(async move {
                 let columns = rows::columns("payload");
@@ -247,7 +247,7 @@ impl OutboxStore for SqliteStore {
 
     async fn reload(&self, positions: &[i64]) -> Result<Vec<StoredMessage>, StoreError> {
         let wanted = list(positions.iter().copied());
-        self.messages(format!("state = 0 AND position IN ({wanted}) ORDER BY position"))
+        self.stored(format!("state = 0 AND position IN ({wanted}) ORDER BY position"))
             .await
     }
 

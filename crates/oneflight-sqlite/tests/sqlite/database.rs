@@ -30,7 +30,7 @@ async fn many_may_open_a_new_file_at_once() {
             .fetch_all(stores[0].pool())
             .await
             .unwrap();
-        assert_eq!(migrations, [1, 2, 3]);
+        assert_eq!(migrations, [1, 2, 3, 4]);
         let claims = join_all(stores.iter().map(|store| async {
             let request = id("first");
             store
@@ -55,7 +55,7 @@ async fn a_file_of_version_1_gets_the_tables_for_outbox_and_steps_and_keeps_its_
     let old = "DROP TRIGGER oneflight_records_completed; DROP TRIGGER oneflight_records_deleted;
                DROP TABLE oneflight_steps; DROP TABLE oneflight_workflows;
                DROP TABLE oneflight_outbox; DROP TABLE oneflight_messages;
-               DROP TABLE oneflight_relays; DROP TABLE oneflight_shards;
+               DROP TABLE oneflight_relays; DROP TABLE oneflight_shards; DROP TABLE oneflight_paused;
                DELETE FROM oneflight_migrations WHERE version > 1";
     sqlx::raw_sql(old).execute(store.pool()).await.unwrap();
     let claim = "INSERT INTO oneflight_records (scope, key, holder, attempt, state, claimed_at, lease_expires_at)
