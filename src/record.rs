@@ -19,6 +19,8 @@ mod holder;
 mod result;
 
 pub use holder::HolderId;
+#[cfg(feature = "http")]
+pub(crate) use result::HTTP;
 pub(crate) use result::JSON;
 pub use result::{CodecId, DecodeError, Decoded, RecordedResult, Verdict};
 

@@ -23,6 +23,14 @@ const DECLINED: u8 = 1;
 const TOO_LARGE: u8 = 2;
 const NOT_ENCODABLE: u8 = 3;
 
+/// The name of the form in which the HTTP layer records an answer.
+pub(crate) const HTTP: &str = "oneflight.http";
+/// What an erased answer of the HTTP layer ends with: that there are neither header lines nor a body (one zero each), and a
+/// word that a reader passes over. No other answer ends so: what ends in a letter ends in a trailer, and none has a zero.
+const ERASED: &[u8] = b"\0erased";
+/// The length of the longest erased answer of the HTTP layer.
+const LONGEST_ERASED: usize = 48;
+
 /// How a result's payload is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -174,11 +182,7 @@ pub struct RecordedResult(Arc<[u8]>);
 impl RecordedResult {
     /// Encodes a value that a codec has written.
     pub fn value(verdict: Verdict, codec: CodecId<'_>, payload: &[u8]) -> Self {
-        let kind = match verdict {
-            Verdict::Performed => PERFORMED,
-            Verdict::Declined => DECLINED,
-        };
-        Self::assemble(kind, codec, payload)
+        Self::assemble(kind_of(verdict), codec, payload)
     }
 
     /// Encodes the fact that the work was done and its result is not kept: it had `size` encoded bytes, where `limit`
@@ -191,6 +195,50 @@ impl RecordedResult {
     /// Encodes the fact that the work was done and its result could not be encoded, or not be decoded again.
     pub fn not_encodable() -> Self {
         Self::assemble(NOT_ENCODABLE, CodecId::None, &[])
+    }
+
+    /// Returns what is left of this result once its value is erased: that the work was done. Returns `None` if there is no
+    /// value in it.
+    ///
+    /// Of an answer that the HTTP layer recorded, in its own form, the status and the date are left, and it is replayed as an
+    /// outcome without a body. Any other result becomes one that was [too large](Self::too_large), with a limit of 0: what a
+    /// codec has written is not looked into. Every version of this crate can read either.
+    ///
+    /// ```
+    /// use oneflight::record::{CodecId, Decoded, RecordedResult, Verdict};
+    ///
+    /// let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"42");
+    /// let erased = result.erased().ok_or("it has a value")?;
+    /// assert_eq!(erased.decode()?, Decoded::TooLarge { size: 2, limit: 0 });
+    /// assert_eq!(erased.erased(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn erased(&self) -> Option<Self> {
+        let Ok(decoded) = self.decode() else {
+            return Some(Self::too_large(self.0.len() as u64, 0));
+        };
+        let Decoded::Value {
+            verdict,
+            codec,
+            payload,
+        } = decoded
+        else {
+            return None;
+        };
+        if self.0.ends_with(ERASED) && self.0.len() <= LONGEST_ERASED {
+            return None;
+        }
+        let outcome = match codec {
+            CodecId::Named(HTTP) => outcome_of(payload),
+            CodecId::NamedLz4(HTTP) => literals(payload).and_then(outcome_of),
+            _ => None,
+        };
+        let codec = CodecId::Named(HTTP);
+        Some(match outcome {
+            Some(outcome) => Self::assemble(kind_of(verdict), codec, &[outcome, b"\0", ERASED].concat()),
+            None => Self::too_large(payload.len() as u64, 0),
+        })
     }
 
     fn assemble(kind: u8, codec: CodecId<'_>, payload: &[u8]) -> Self {
@@ -260,6 +308,39 @@ impl RecordedResult {
             codec,
             payload,
         })
+    }
+}
+
+fn kind_of(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Performed => PERFORMED,
+        Verdict::Declined => DECLINED,
+    }
+}
+
+/// Returns the version, the status and the date of an answer of the HTTP layer: a byte, and two numbers of seven bits a byte.
+fn outcome_of(payload: &[u8]) -> Option<&[u8]> {
+    let (&version, numbers) = payload.split_first()?;
+    if version != 1 {
+        return None;
+    }
+    let ends = numbers.iter().enumerate().filter(|(_, byte)| **byte < 0x80);
+    let (end, _) = ends.take(2).nth(1)?;
+    // A status has at most three of them, a date ten.
+    payload.get(..end + 2).filter(|outcome| outcome.len() <= 1 + 3 + 10)
+}
+
+/// Returns what an LZ4 block, behind its length in 32 bits, begins with as it is.
+fn literals(compressed: &[u8]) -> Option<&[u8]> {
+    let (_, block) = compressed.split_first_chunk::<4>()?;
+    let (token, rest) = block.split_first()?;
+    match usize::from(token >> 4) {
+        // The length goes on, in bytes of 255 and one that is less. So many are enough here.
+        15 => {
+            let end = rest.iter().position(|byte| *byte != u8::MAX)?;
+            rest.get(end + 1..end + 1 + 15)
+        }
+        length => rest.get(..length),
     }
 }
 
@@ -405,6 +486,55 @@ mod tests {
                 bytes[position] = byte;
                 let _ = RecordedResult::from_stored(bytes).decode();
             }
+        }
+    }
+
+    #[test]
+    fn of_an_answer_of_http_the_status_and_the_date_are_left() {
+        let http = CodecId::named(HTTP).unwrap();
+        // Status 201, a date, no header lines, a body of three bytes, no trailers.
+        let outcome = b"\x01\xc9\x01\xe8\xd9\xc8\xb8\xed\x32";
+        let payload = [&outcome[..], b"\x00\x01\x03abc\x00"].concat();
+        let expected = [&outcome[..], b"\x00\x00erased"].concat();
+        let block = [&(payload.len() as u32).to_le_bytes()[..], &[0xe0], &payload].concat();
+        for verdict in [Verdict::Performed, Verdict::Declined] {
+            for (codec, payload) in [(http, &payload), (http.compressed(), &block)] {
+                let erased = RecordedResult::value(verdict, codec, payload).erased().unwrap();
+                let left = Decoded::Value {
+                    verdict,
+                    codec: http,
+                    payload: &expected,
+                };
+                assert_eq!(erased.decode(), Ok(left));
+                assert_eq!(erased.erased(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_erased_has_nothing_of_the_value() {
+        let http = CodecId::named(HTTP).unwrap();
+        let nasty: [&[u8]; 6] = [
+            b"",
+            b"\x02secret",
+            b"\x01",
+            b"\x01\xff\xff\xff\xff\xff\xffsecret",
+            b"\x01secret",
+            b"\xff\0erased",
+        ];
+        for codec in [CodecId::Json, http, http.compressed(), CodecId::named("acme").unwrap()] {
+            for payload in nasty {
+                let erased = RecordedResult::value(Verdict::Performed, codec, payload).erased();
+                let Some(erased) = erased else { continue };
+                let bytes = erased.as_bytes();
+                assert!(!bytes.windows(6).any(|it| it == b"secret"), "{codec:?} {payload:?}");
+                assert_eq!(erased.erased(), None, "{codec:?} {payload:?}");
+            }
+        }
+        let unknown = RecordedResult::from_stored(&b"\x63secret"[..]);
+        assert_eq!(unknown.erased(), Some(RecordedResult::too_large(7, 0)));
+        for left in [RecordedResult::too_large(7, 5), RecordedResult::not_encodable()] {
+            assert_eq!(left.erased(), None);
         }
     }
 

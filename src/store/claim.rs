@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::correlation::{self, CorrelationId};
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, HolderId, Record, State};
 
@@ -52,6 +53,9 @@ pub struct ClaimRequest {
     pub patience: Option<Duration>,
     /// What the claim is wanted for.
     pub purpose: Purpose,
+    /// The id of the request that claims, to be kept in the record. It is the [current](correlation::current) one, unless
+    /// set. Where there is none, a claim that is taken over keeps the id that it had.
+    pub correlation_id: Option<CorrelationId>,
 }
 
 impl ClaimRequest {
@@ -70,7 +74,15 @@ impl ClaimRequest {
             takeover: Takeover::Never,
             patience: None,
             purpose: Purpose::Execute,
+            correlation_id: correlation::current(),
         }
+    }
+
+    /// Sets the id of the request that claims.
+    #[must_use]
+    pub fn correlation_id(mut self, id: Option<CorrelationId>) -> Self {
+        self.correlation_id = id;
+        self
     }
 
     /// Sets what the claim is wanted for. The default is [`Purpose::Execute`].

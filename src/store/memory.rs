@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,10 +30,12 @@ use super::contract::{InDoubt, Store};
 use super::error::StoreError;
 use super::steps::WorkflowRecord;
 use super::watch::{Watch, Watchers};
+use crate::correlation::CorrelationId;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 
 mod steps;
+mod upkeep;
 
 /// The most keys that may be waited for by notification at a time.
 const MOST_WATCHED: usize = 65_536;
@@ -59,13 +62,61 @@ pub struct MemoryStore(Arc<Records>);
 
 struct Records {
     /// The identities have no fingerprint, since their records may have another one each time.
-    by_id: DashMap<RequestIdentity, Record, RandomState>,
+    by_id: DashMap<RequestIdentity, Kept, RandomState>,
     by_expiry: [Mutex<Expiries>; SHARDS],
     /// What stands beside the records of mutations of steps.
     steps: DashMap<RequestIdentity, WorkflowRecord, RandomState>,
     last_token: AtomicU64,
     clock: Box<dyn Clock>,
     watchers: Watchers,
+}
+
+/// A record, with what only those are told who look into the store.
+#[derive(Clone)]
+struct Kept {
+    record: Record,
+    claimed: Timestamp,
+    correlation_id: Option<CorrelationId>,
+}
+
+impl Kept {
+    /// Returns what a claim writes, in place of what there is.
+    fn granted(
+        before: Option<&Self>,
+        request: &ClaimRequest,
+        token: FencingToken,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Self {
+        let lease_expires = now.after(request.lease);
+        let state = State::InProgress { lease_expires };
+        let record = Record::new(request.id.fingerprint(), token, request.holder, attempt, state, now);
+        // What is completed is only replaced past its retention, and is another request's then.
+        let before = before.filter(|before| before.result().is_none());
+        let kept = || before.and_then(|before| before.correlation_id.clone());
+        Self {
+            record: Record {
+                held: before.is_some_and(|before| before.held),
+                ..record
+            },
+            claimed: now,
+            correlation_id: request.correlation_id.clone().or_else(kept),
+        }
+    }
+}
+
+impl Deref for Kept {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.record
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut Record {
+        &mut self.record
+    }
 }
 
 /// The completed records of a shard, by when they expire.
@@ -149,11 +200,12 @@ impl Records {
             Decision::Grant { attempt, took_over } => {
                 // Drawn within the entry, so that the tokens of an identity grow in the order of its claims.
                 let token = self.next_token();
-                let state = State::InProgress {
-                    lease_expires: now.after(request.lease),
+                let before_it = match &place {
+                    Entry::Occupied(known) => Some(known.get()),
+                    Entry::Vacant(_) => None,
                 };
-                let record = Record::new(request.id.fingerprint(), token, request.holder, attempt, state, now);
-                let place = place.insert(record);
+                let kept = Kept::granted(before_it, request, token, attempt, now);
+                let place = place.insert(kept);
                 if let (Purpose::Resolve, Some(before)) = (request.purpose, before) {
                     self.take_along(&request.id, before, token);
                 }
@@ -194,6 +246,7 @@ impl Records {
         let expires = now.after(retention);
         match self.by_id.get_mut(claim.id()) {
             Some(mut record) if record.is_claimed_by(token) => {
+                record.held = false;
                 record.state = State::Completed {
                     result,
                     completed: now,
@@ -382,5 +435,3 @@ mod tests {
         }
     }
 }
-
-impl super::upkeep::Upkeep for MemoryStore {}

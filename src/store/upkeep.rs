@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::contract::Store;
 use super::error::StoreError;
+use super::foreign::{hex, unhex};
 use crate::correlation::CorrelationId;
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, Timestamp};
@@ -62,6 +63,24 @@ impl RecordQuery {
     }
 }
 
+impl RecordQuery {
+    /// Returns the ranges in which the scopes that are asked for stand, in the order of their bytes: from the first of each, up to
+    /// but not including the second, if there is one. No other scope stands in them.
+    ///
+    /// This is for a store that keeps its records in that order.
+    #[must_use]
+    pub fn scope_ranges(&self) -> Vec<(String, Option<String>)> {
+        let Some(scope) = &self.scope else {
+            return vec![(String::new(), None)];
+        };
+        // A scope has no control characters. The parts begin with `|`, which is followed by `}`.
+        vec![
+            (scope.clone(), Some(format!("{scope}\u{1}"))),
+            (format!("{scope}|"), Some(format!("{scope}}}"))),
+        ]
+    }
+}
+
 /// Where a page of records ended. What it says is the store's affair.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RecordCursor(Arc<str>);
@@ -71,6 +90,19 @@ impl RecordCursor {
     #[must_use]
     pub fn new(words: impl Into<Arc<str>>) -> Self {
         Self(words.into())
+    }
+
+    /// Makes the cursor of a store that lists its records in the order of scope and key.
+    #[must_use]
+    pub fn behind(scope: &[u8], key: &[u8]) -> Self {
+        Self::new(format!("{}.{}", hex(scope), hex(key)))
+    }
+
+    /// Returns scope and key of the record that this is [behind](Self::behind), or `None` if it is a cursor of another kind.
+    #[must_use]
+    pub fn place(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let (scope, key) = self.0.split_once('.')?;
+        Some((unhex(scope)?, unhex(key)?))
     }
 
     /// Returns the words.
@@ -88,6 +120,8 @@ pub struct RecordEntry {
     pub id: RequestIdentity,
     /// What is known of it.
     pub record: Record,
+    /// The state that it is in. A mutation of steps that goes on by itself is in progress, although its lease is over.
+    pub state: RecordState,
     /// When the claim was taken that is in it, if the store keeps that.
     pub claimed: Option<Timestamp>,
     /// The id of the request that claimed, if it had one.
@@ -95,12 +129,18 @@ pub struct RecordEntry {
 }
 
 impl RecordEntry {
-    /// Makes an entry, as a store lists it.
+    /// Makes an entry, as a store lists it, with the fingerprint and the state that the record says.
     #[must_use]
     pub fn new(id: RequestIdentity, record: Record) -> Self {
+        let state = match record.lease_remaining() {
+            None => RecordState::Completed,
+            Some(left) if left.is_zero() => RecordState::InDoubt,
+            Some(_) => RecordState::InProgress,
+        };
         Self {
-            id,
+            id: id.known_as(record.fingerprint),
             record,
+            state,
             claimed: None,
             correlation_id: None,
         }
@@ -121,7 +161,8 @@ pub struct RecordPage {
 /// What is erased of completed records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Erase {
-    /// The answers. That the work was done stays known, so it does not run again.
+    /// The answers, and what a mutation of steps was started with. That the work was done stays known, so it does not run again:
+    /// what is left of a result is said [there](crate::record::RecordedResult::erased). Steps lose their answers as well.
     Answers,
     /// The records. A request that comes again is new, and runs.
     Records,
@@ -160,6 +201,26 @@ pub enum Soundness {
     Broken,
     /// It could not be looked at.
     Unknown,
+}
+
+impl Finding {
+    /// Tells what was found.
+    #[must_use]
+    pub fn new(name: &'static str, verdict: Soundness, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            verdict,
+            found: found.into(),
+            advice: None,
+        }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
 }
 
 const UNSUPPORTED: StoreError = StoreError::Unsupported {
@@ -248,4 +309,45 @@ pub struct SchemaStatus {
     pub known: i64,
     /// What is to be applied, in order: a version and what it is for.
     pub missing: Vec<(i64, &'static str)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ranges_of_a_scope_have_that_scope_and_narrower_ones() {
+        let query = RecordQuery {
+            scope: Some("tenant-7".to_owned()),
+            ..RecordQuery::all(1)
+        };
+        let ranges = query.scope_ranges();
+        for scope in [
+            "tenant-7",
+            "tenant-7|route=POST /orders",
+            "tenant-7|user=~",
+            "tenant-70",
+            "tenant-7-b",
+            "tenant-7}",
+            "tenant-7~",
+            "tenant-",
+            "tenant-8",
+            "a",
+            "~",
+        ] {
+            let is_in_one = ranges
+                .iter()
+                .any(|(from, to)| scope >= from.as_str() && to.as_ref().is_none_or(|to| scope < to.as_str()));
+            assert_eq!(is_in_one, query.has_scope(scope), "{scope}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_tells_the_place_that_it_was_made_of() {
+        let cursor = RecordCursor::behind(b"tenant-7|user=.", b"a.7\xff");
+        assert_eq!(cursor.place(), Some((b"tenant-7|user=.".to_vec(), b"a.7\xff".to_vec())));
+        for other in ["", "ab", "r:12.ab", "0g.00"] {
+            assert_eq!(RecordCursor::new(other).place(), None, "{other}");
+        }
+    }
 }

@@ -24,7 +24,8 @@
 //!
 //! A [`TransactionalStore`](oneflight::store::TransactionalStore) also runs [`run_transactional`], which needs a table
 //! to write to: a [`Ledger`]. A [`StepStore`](oneflight::store::StepStore) also runs [`run_steps`]. One that has a part in transactions of other
-//! drivers, a [`ForeignTransaction`](oneflight::store::ForeignTransaction), also runs [`run_foreign`] with an [`OtherDriver`]. What a store
+//! drivers, a [`ForeignTransaction`](oneflight::store::ForeignTransaction), also runs [`run_foreign`] with an [`OtherDriver`]. One that an operator
+//! can look into, an [`Upkeep`](oneflight::store::Upkeep), also runs [`run_upkeep`], and [`run_upkeep_of_steps`] if it keeps steps. What a store
 //! offers beyond that, a list of what is in doubt and a
 //! [`Watch`](oneflight::store::Watch), is checked if it exists.
 
@@ -44,6 +45,7 @@ mod probe;
 mod steps;
 mod steps_in_transactions;
 mod transactional;
+mod upkeep;
 
 use probe::Probe;
 
@@ -53,6 +55,7 @@ pub use outbox::run_outbox;
 pub use steps::{run_steps, run_steps_with};
 pub use steps_in_transactions::run_steps_in_transactions;
 pub use transactional::{Ledger, Written, run_transactional};
+pub use upkeep::{run_upkeep, run_upkeep_of_steps, run_upkeep_with};
 
 /// Runs the suite against a store whose time passes by itself. `make` returns an empty store.
 ///

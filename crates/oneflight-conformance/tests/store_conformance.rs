@@ -47,6 +47,21 @@ async fn the_memory_store_keeps_steps() {
     .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_can_look_into_the_memory_store() {
+    conformance::run_upkeep(async || MemoryStore::new()).await.unwrap();
+    conformance::run_upkeep_of_steps(async || MemoryStore::new())
+        .await
+        .unwrap();
+    let clock = ManualClock::new();
+    conformance::run_upkeep_with(
+        async || MemoryStore::with_clock(clock.clone()),
+        async |duration| clock.advance(duration),
+    )
+    .await
+    .unwrap();
+}
+
 /// How a store is broken.
 #[derive(Clone, Copy, Debug)]
 enum Defect {

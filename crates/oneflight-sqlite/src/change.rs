@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnection;
 
 use super::queue::Rank;
+use super::upkeep::{self, Range};
 use super::{records, steps};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
@@ -48,6 +49,14 @@ pub(super) enum Change {
         token: FencingToken,
         standing: Standing,
     },
+    Hold {
+        id: RequestIdentity,
+        token: FencingToken,
+    },
+    Erase {
+        range: Range,
+        limit: i64,
+    },
     Purge {
         limit: i64,
     },
@@ -60,9 +69,10 @@ impl Change {
             | Self::EndLease { .. }
             | Self::Complete { .. }
             | Self::Release { .. }
+            | Self::Hold { .. }
             | Self::SetStanding { .. } => Rank::Lease,
             Self::RecordStep { .. } | Self::SettleStep { .. } => Rank::Step,
-            Self::Purge { .. } => Rank::Business,
+            Self::Erase { .. } | Self::Purge { .. } => Rank::Business,
         }
     }
 
@@ -86,6 +96,8 @@ impl Change {
                 answer,
             } => steps::settle(id, *token, step, answer.as_ref()),
             Self::SetStanding { id, token, standing } => steps::set_standing(id, *token, *standing),
+            Self::Hold { id, token } => upkeep::hold(id, *token),
+            Self::Erase { range, limit } => upkeep::erase_records(range, *limit),
             Self::Purge { limit } => records::purge(*limit),
         };
         Ok(statement.execute(connection).await?.rows_affected())

@@ -45,22 +45,26 @@ const LOOK: &str = concat!(
             || ' ' || coalesce(nullif(hex(fingerprint), ''), '-') || ' ' || coalesce(token, '-')
             || ' ' || coalesce(nullif(hex(holder), ''), '-') || ' ' || coalesce(attempt, '-')
             || ' ' || coalesce(lease_expires_at, '-') || ' ' || coalesce(completed_at, '-')
-            || ' ' || coalesce(expires_at, '-') || ' ' || coalesce(nullif(hex(result), ''), '-') AS oneflight
+            || ' ' || coalesce(expires_at, '-') || ' ' || coalesce(nullif(hex(result), ''), '-')
+            || ' ' || coalesce(held, '-') AS oneflight
      FROM ",
     databases!(),
     " LEFT JOIN main.oneflight_records ON scope = ? AND key = ?"
 );
 
 const GRANT: &str = "INSERT OR REPLACE INTO main.oneflight_records
-        (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at)
-     SELECT ?, ?, unhex(nullif(?, '')), unhex(?), CAST(? AS INTEGER), 'in_progress', now, now
+        (scope, key, fingerprint, holder, attempt, held, correlation_id, state, claimed_at, lease_expires_at)
+     SELECT ?, ?, unhex(nullif(?, '')), unhex(?), CAST(? AS INTEGER), CAST(? AS INTEGER),
+            coalesce(nullif(?, ''), (SELECT correlation_id FROM main.oneflight_records
+                                     WHERE token = CAST(nullif(?, '') AS INTEGER) AND state = 'in_progress')),
+            'in_progress', now, now
      FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
      WHERE NOT EXISTS (SELECT 1 FROM main.oneflight_records
                        WHERE scope = ? AND key = ? AND token IS NOT CAST(nullif(?, '') AS INTEGER))
      RETURNING CAST(token AS TEXT) AS oneflight";
 
 const COMPLETE: &str = "UPDATE main.oneflight_records
-     SET state = 'completed', lease_expires_at = NULL, result = unhex(?),
+     SET state = 'completed', lease_expires_at = NULL, held = 0, result = unhex(?),
          completed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER),
          expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + CAST(? AS INTEGER)
      WHERE scope = ? AND key = ? AND token = CAST(? AS INTEGER) AND state = 'in_progress'
@@ -71,6 +75,8 @@ struct Transaction {
     store: SqliteStore,
     request: ClaimRequest,
     seen: Option<FencingToken>,
+    /// Whether what was read is held, and stays so when it is taken over.
+    is_held: bool,
     is_granted: bool,
     token: Option<FencingToken>,
 }
@@ -83,6 +89,7 @@ impl SqliteStore {
             store: self.clone(),
             request,
             seen: None,
+            is_held: false,
             is_granted: false,
             token: None,
         })
@@ -121,20 +128,27 @@ impl ForeignTransaction for Transaction {
             return Err(attached());
         }
         self.seen = record.as_ref().map(|record| record.token);
+        self.is_held = record.as_ref().is_some_and(|record| record.held);
         Ok(record)
     }
 
     fn grant(&mut self, attempt: u32, _: Option<FencingToken>) -> Result<Vec<ForeignStatement>, Denied> {
-        let id = &self.request.id;
+        let (id, correlation) = (&self.request.id, &self.request.correlation_id);
+        let seen = self.seen.map_or_else(String::new, |it| number(it).to_string());
         let values = [
             id.scope().to_owned(),
             id.key().to_owned(),
             id.fingerprint().map_or_else(String::new, |it| hex(it.as_bytes())),
             hex(self.request.holder.as_bytes()),
             attempt.to_string(),
+            u8::from(self.is_held).to_string(),
+            correlation
+                .as_ref()
+                .map_or_else(String::new, |it| it.as_str().to_owned()),
+            seen.clone(),
             id.scope().to_owned(),
             id.key().to_owned(),
-            self.seen.map_or_else(String::new, |it| number(it).to_string()),
+            seen,
         ];
         self.is_granted = true;
         Ok(vec![
@@ -234,10 +248,15 @@ struct Looked {
 fn looked(answer: &str) -> Option<Looked> {
     let columns: Vec<_> = answer.split(' ').map(|it| (it != NULL).then_some(it)).collect();
     let (&[file, attached], record) = columns.split_first_chunk()?;
+    let (&held, record) = record.split_last()?;
+    let mut record = read_record(record.try_into().ok()?)?;
+    if let Some(record) = &mut record {
+        record.held = held? == "1";
+    }
     Some(Looked {
         file: file.map_or(Some(String::new()), |it| String::from_utf8(unhex(it)?).ok())?,
         attaches: attached? != "0",
-        record: read_record(record.try_into().ok()?)?,
+        record,
     })
 }
 

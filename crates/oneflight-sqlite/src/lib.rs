@@ -36,6 +36,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod upkeep;
 mod writer;
 
 pub use open::SqliteOptions;

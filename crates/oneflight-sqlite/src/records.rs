@@ -3,6 +3,7 @@
 //! The text of each statement is constant, so that every connection prepares it once. The code that runs them sees to
 //! the lock and the transaction.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use sqlx::Row;
@@ -23,7 +24,7 @@ macro_rules! complete {
         concat!(
             $before,
             "UPDATE main.oneflight_records
-             SET state = 'completed', lease_expires_at = NULL, result = ?1,
+             SET state = 'completed', lease_expires_at = NULL, held = 0, result = ?1,
                  completed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER),
                  expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?2
              WHERE scope = ?3 AND key = ?4 AND token = ?5 AND state = 'in_progress'",
@@ -50,7 +51,7 @@ macro_rules! select {
         concat!(
             $before,
             "SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result,
-                    CAST(unixepoch('subsec') * 1000 AS INTEGER), main_file, attached
+                    CAST(unixepoch('subsec') * 1000 AS INTEGER), held, main_file, attached
              FROM ",
             databases!(),
             " LEFT JOIN main.oneflight_records ON scope = ? AND key = ?",
@@ -91,7 +92,7 @@ pub(super) fn selected(row: &SqliteRow) -> Result<Option<Record>, StoreError> {
 pub(super) fn in_doubt(limit: i64, after: i64) -> Statement<'static> {
     sqlx::query(concat!(
         "BEGIN;
-         SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now,
+         SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now, held,
                 main_file, attached, scope, key
          FROM ",
         databases!(),
@@ -116,7 +117,7 @@ pub(super) fn token(row: &SqliteRow) -> Result<Option<i64>, StoreError> {
 /// Returns what is in doubt in a row of [`in_doubt`] that has a [token].
 pub(super) fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
     let record = record(row)?;
-    let id = RequestIdentity::from_stored(column(row, 11)?, column(row, 12)?);
+    let id = RequestIdentity::from_stored(column(row, 12)?, column(row, 13)?);
     let id = id.map_err(|_| StoreError::Corrupt {
         what: "a scope or a key is not valid",
     })?;
@@ -125,7 +126,7 @@ pub(super) fn doubtful(row: &SqliteRow) -> Result<InDoubt, StoreError> {
     })
 }
 
-fn record(row: &SqliteRow) -> Result<Record, StoreError> {
+pub(super) fn record(row: &SqliteRow) -> Result<Record, StoreError> {
     let holder = column::<&[u8]>(row, 2)?.try_into().map_err(|_| StoreError::Corrupt {
         what: "a holder is not 16 bytes long",
     })?;
@@ -139,14 +140,16 @@ fn record(row: &SqliteRow) -> Result<Record, StoreError> {
             expires: timestamp(column(row, 6)?)?,
         },
     };
-    Ok(Record::new(
+    let mut record = Record::new(
         fingerprint(row, 0)?,
         FencingToken::new(unsigned(column(row, 1)?)?),
         HolderId::from_bytes(holder),
         column(row, 3)?,
         state,
         timestamp(column(row, 8)?)?,
-    ))
+    );
+    record.held = column(row, 9)?;
+    Ok(record)
 }
 
 pub(super) fn fingerprint(row: &SqliteRow, index: usize) -> Result<Option<Fingerprint>, StoreError> {
@@ -176,7 +179,7 @@ pub(super) fn unsigned(number: i64) -> Result<u64, StoreError> {
     })
 }
 
-fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
+pub(super) fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
     unsigned(millis).map(Timestamp::from_millis)
 }
 
@@ -197,6 +200,25 @@ pub(super) enum Claims {
     InTransaction(Commits),
 }
 
+/// What a claim has to know of the record that it replaces.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    token: FencingToken,
+    held: bool,
+    /// What is completed is only replaced past its retention, and is another request's then.
+    is_completed: bool,
+}
+
+impl Before {
+    pub(super) fn of(record: &Record) -> Self {
+        Self {
+            token: record.token,
+            held: record.held,
+            is_completed: record.result().is_some(),
+        }
+    }
+}
+
 /// Decides under the write lock, and writes what follows from that. The end of the transaction goes along.
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
@@ -205,7 +227,7 @@ pub(super) async fn claim(
     file: &DatabaseFile,
 ) -> Result<(End, ClaimOutcome), StoreError> {
     let (record, databases) = select_within(connection, &request.id, file).await?;
-    let before = record.as_ref().map(|record| record.token);
+    let before = record.as_ref().map(Before::of);
     match decide(record, request) {
         Decision::Unchanged(outcome) => Ok((End::RollBack, outcome)),
         Decision::Grant { .. } if claims == Claims::InTransaction(Commits::AtOnce) && databases.has_attached() => {
@@ -213,12 +235,14 @@ pub(super) async fn claim(
         }
         Decision::Grant { attempt, took_over } => {
             // What goes on to stand beside the record, if it is a mutation of steps.
-            let along = before.filter(|_| request.purpose == Purpose::Resolve);
+            let along = before.map(|before| before.token);
+            let along = along.filter(|_| request.purpose == Purpose::Resolve);
             if let Some(before) = along {
                 let apart = set_apart(connection, &request.id, before);
                 apart.await.map_err(unavailable)?;
             }
-            let token = grant(connection, request, attempt, claims).await.map_err(unavailable)?;
+            let token = grant(connection, request, before, attempt, claims);
+            let token = token.await.map_err(unavailable)?;
             if let Some(before) = along {
                 let along = take_along(connection, &request.id, before, token);
                 along.await.map_err(unavailable)?;
@@ -256,8 +280,8 @@ macro_rules! grant {
     ($then:literal) => {
         concat!(
             "INSERT OR REPLACE INTO main.oneflight_records
-                (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at)
-             SELECT ?1, ?2, ?3, ?4, ?5, 'in_progress', now, now + ?6
+                (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at, held, correlation_id)
+             SELECT ?1, ?2, ?3, ?4, ?5, 'in_progress', now, now + ?6, ?7, ?8
              FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
              RETURNING token",
             $then
@@ -269,9 +293,16 @@ macro_rules! grant {
 pub(super) async fn grant(
     connection: &mut SqliteConnection,
     request: &ClaimRequest,
+    before: Option<Before>,
     attempt: u32,
     claims: Claims,
 ) -> sqlx::Result<FencingToken> {
+    let before = before.filter(|before| !before.is_completed);
+    let correlation: Option<Cow<'_, str>> = match (&request.correlation_id, before) {
+        (Some(id), _) => Some(id.as_str().into()),
+        (None, Some(before)) => correlation_of(connection, before.token).await?.map(Cow::from),
+        (None, None) => None,
+    };
     // One errand to the connection's thread, which is what a small transaction spends its time on.
     let statement = match claims {
         Claims::Outside => grant!(""),
@@ -285,11 +316,21 @@ pub(super) async fn grant(
         .bind(&request.holder.as_bytes()[..])
         .bind(attempt)
         .bind(millis(request.lease))
+        .bind(before.is_some_and(|before| before.held))
+        .bind(correlation.as_deref())
         // All, not one: with the first row in hand, the rest of the statement would not be run.
         .fetch_all(connection)
         .await?;
     let token = tokens.first().ok_or(sqlx::Error::RowNotFound)?;
     Ok(FencingToken::new(u64::try_from(*token).unwrap_or_default()))
+}
+
+/// Returns the id of the request that claimed, if it had one. Only a claim that takes over without one asks for it.
+async fn correlation_of(connection: &mut SqliteConnection, token: FencingToken) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT correlation_id FROM main.oneflight_records WHERE token = ?")
+        .bind(number(token))
+        .fetch_one(connection)
+        .await
 }
 
 /// What became of a record in the transaction of its work.

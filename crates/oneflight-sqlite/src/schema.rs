@@ -36,7 +36,11 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
     ("the outbox", include_str!("../migrations/0002_outbox.sql")),
     ("steps of mutations", include_str!("../migrations/0003_steps.sql")),
-    ("topics that are paused", include_str!("../migrations/0004_paused.sql")),
+    (
+        "requests that are held, and correlation ids",
+        include_str!("../migrations/0004_held_and_correlation.sql"),
+    ),
+    ("topics that are paused", include_str!("../migrations/0005_paused.sql")),
 ];
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.
@@ -70,9 +74,14 @@ async fn look(store: &SqliteStore) -> Result<i64, StoreError> {
     Ok(found)
 }
 
+/// Returns the version of the schema that this crate works with.
+pub(super) fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
 /// Returns what is to be applied to a schema of this version.
 fn missing(found: i64) -> Result<&'static [(&'static str, &'static str)], StoreError> {
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let known = known();
     if found > known {
         return Err(StoreError::SchemaTooNew { found, known });
     }

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::busy::unavailable;
 use super::ending::End;
 use super::file::{DatabaseFile, Databases, databases};
-use super::records::{self, Claims, Completed, Statement, column, fingerprint, millis, number, unsigned};
+use super::records::{self, Before, Claims, Completed, Statement, column, fingerprint, millis, number, unsigned};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
@@ -194,6 +194,7 @@ pub(super) async fn begin(
 ) -> Result<(End, ClaimOutcome<StepsClaim>), StoreError> {
     let id = &request.id;
     let (record, _) = records::select_within(connection, id, file).await?;
+    let before = record.as_ref().map(Before::of);
     let rows = sqlx::query(known!("", "")).bind(id.scope()).bind(id.key());
     let known = known(&rows.fetch_all(&mut *connection).await.map_err(unavailable)?)?;
     let (decision, goes_on) = decide_steps(record, known.as_ref(), request, &start);
@@ -225,7 +226,16 @@ pub(super) async fn begin(
         held: false,
         steps: start.steps,
     });
-    let written = write(connection, request, attempt, tries, version, workflow, goes_on).await;
+    let written = write(
+        connection,
+        request,
+        (before, attempt),
+        tries,
+        version,
+        workflow,
+        goes_on,
+    )
+    .await;
     let workflow = written.map_err(unavailable)?;
     let claim = Claim::new(id.clone(), workflow.token, attempt, took_over);
     Ok((End::Commit, ClaimOutcome::Granted(StepsClaim { claim, workflow })))
@@ -235,7 +245,7 @@ pub(super) async fn begin(
 async fn write(
     connection: &mut SqliteConnection,
     request: &ClaimRequest,
-    attempt: u32,
+    (before, attempt): (Option<Before>, u32),
     tries: u32,
     version: String,
     mut workflow: WorkflowRecord,
@@ -253,7 +263,7 @@ async fn write(
     };
     let apart = sqlx::query(apart).bind(scope).bind(key);
     apart.execute(&mut *connection).await?;
-    let token = records::grant(&mut *connection, request, attempt, Claims::Outside).await?;
+    let token = records::grant(&mut *connection, request, before, attempt, Claims::Outside).await?;
     workflow.token = token;
     workflow.version = version;
     workflow.tries = workflow.tries.saturating_add(tries);

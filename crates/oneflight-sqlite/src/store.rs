@@ -282,5 +282,3 @@ impl Store for SqliteStore {
         Ok(doubtful)
     }
 }
-
-impl oneflight::store::Upkeep for SqliteStore {}

@@ -27,7 +27,7 @@ use super::headers::with_room;
 use crate::http::kind::described;
 use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Format, Json};
-use crate::record::JSON;
+use crate::record::{HTTP, JSON};
 use crate::telemetry::counts::Held;
 
 /// An answer, without what belongs to one client.
@@ -141,7 +141,7 @@ impl fmt::Debug for Answered {
 impl Error for Answered {}
 
 /// The name of the recorded form, unless a codec of the user's writes it.
-const NAME: &str = "oneflight.http";
+const NAME: &str = HTTP;
 
 /// Writes and reads answers: as they are, or by the user's codec for bytes.
 pub(super) struct Answers<C> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dashmap::Entry;
 
-use super::{MemoryStore, Records};
+use super::{Kept, MemoryStore, Records};
 use crate::identity::RequestIdentity;
 use crate::record::{FencingToken, Record, RecordedResult, State, Timestamp};
 use crate::store::claim::{Claim, ClaimOutcome, ClaimRequest, Decision};
@@ -43,9 +43,6 @@ impl Records {
             (Decision::Unchanged(ClaimOutcome::Denied(denied)), _) => ClaimOutcome::Denied(denied),
             (Decision::Grant { attempt, took_over }, beside) => {
                 let token = self.next_token();
-                let state = State::InProgress {
-                    lease_expires: now.after(request.lease),
-                };
                 let by = start.by;
                 let mut workflow = match beside {
                     Some(beside) if goes_on => WorkflowRecord {
@@ -64,8 +61,12 @@ impl Records {
                 };
                 workflow.token = token;
                 workflow.tries += u32::from(by == StartedBy::Completer);
-                let record = Record::new(request.id.fingerprint(), token, request.holder, attempt, state, now);
-                let place = place.insert(record);
+                let before_it = match &place {
+                    Entry::Occupied(known) => Some(known.get()),
+                    Entry::Vacant(_) => None,
+                };
+                let kept = Kept::granted(before_it, request, token, attempt, now);
+                let place = place.insert(kept);
                 self.steps.insert(id, workflow.clone());
                 drop(place);
                 if let Some(place) = replaced {

@@ -84,7 +84,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     ] {
         let error = refused.unwrap_err();
         assert!(
-            matches!(error, StoreError::SchemaTooNew { found: 99, known: 3 }),
+            matches!(error, StoreError::SchemaTooNew { found: 99, known: 4 }),
             "{error:?}"
         );
         assert!(error.to_string().contains("upgrade"), "{error}");

@@ -35,4 +35,5 @@ mod store_conformance;
 mod telemetry;
 mod transaction;
 mod transactional_conformance;
+mod upkeep;
 mod wait;
