@@ -26,7 +26,7 @@ use super::story::{self, Stories};
 const LARGEST_BODY: usize = 256 * 1024;
 
 /// How many rows are on a page.
-const ROWS: usize = 50;
+const ROWS: usize = 25;
 /// How many topics, relays and mutations of steps are listed.
 const LISTED: usize = 200;
 

@@ -26,6 +26,7 @@ mod shared;
 mod source;
 mod story;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ pub(crate) async fn run(store: &Address, args: Args) -> Result<(), Failure> {
     // There is one already, if this runs inside of something else.
     let _ = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .try_init();
     let token = token(args.token_file.as_deref())?;

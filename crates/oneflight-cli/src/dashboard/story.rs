@@ -1,5 +1,7 @@
 //! A record's whole story: what is known of the request, its steps and its messages, in the order in which it happened.
 
+use std::time::Instant;
+
 use oneflight::correlation::CorrelationId;
 use oneflight::identity::IdempotencyKey;
 use oneflight::store::outbox::{MessageEntry, MessageQuery};
@@ -7,7 +9,7 @@ use oneflight::store::{RecordEntry, RecordQuery, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::rows::{MessageRow, RecordRow, WorkflowRow};
+use super::rows::{MessageRow, RecordRow, WorkflowRow, millis};
 use super::source::Source;
 
 /// How many records are told of at once.
@@ -78,6 +80,7 @@ pub(super) async fn tell(source: &Source, asked: Asked) -> Result<Stories, Probl
         _ => return Err(Problem::invalid("ask by a key or by a correlation id")),
     }
     let (mut entries, mut more) = records(source, query).await?;
+    let read = Instant::now();
     more |= entries.len() > RECORDS;
     entries.truncate(RECORDS);
 
@@ -113,7 +116,8 @@ pub(super) async fn tell(source: &Source, asked: Asked) -> Result<Stories, Probl
             }
             None => Vec::new(),
         };
-        stories.push(story(source, &entry, &messages).await?);
+        let later = millis(read.elapsed());
+        stories.push(story(source, &entry, &messages, later).await?);
     }
     Ok(Stories {
         stories,
@@ -141,7 +145,13 @@ async fn records(source: &Source, mut query: RecordQuery) -> Result<(Vec<RecordE
     Ok((found, true))
 }
 
-async fn story(source: &Source, entry: &RecordEntry, messages: &[MessageEntry]) -> Result<Story, StoreError> {
+/// Tells of a record and its messages, which were read so many milliseconds after it.
+async fn story(
+    source: &Source,
+    entry: &RecordEntry,
+    messages: &[MessageEntry],
+    later: u64,
+) -> Result<Story, StoreError> {
     let workflow = match source.steps(&entry.id).await {
         Ok(workflow) => workflow.as_ref().map(WorkflowRow::new),
         Err(StoreError::Unsupported { .. }) => None,
@@ -149,7 +159,7 @@ async fn story(source: &Source, entry: &RecordEntry, messages: &[MessageEntry]) 
     };
     let record = RecordRow::new(entry);
     let messages: Vec<_> = messages.iter().map(MessageRow::new).collect();
-    let events = events(&record, entry.record.attempt, workflow.as_ref(), &messages);
+    let events = events(&record, entry.record.attempt, workflow.as_ref(), &messages, later);
     Ok(Story {
         record,
         workflow,
@@ -158,10 +168,16 @@ async fn story(source: &Source, entry: &RecordEntry, messages: &[MessageEntry]) 
     })
 }
 
-fn events(record: &RecordRow, attempt: u32, workflow: Option<&WorkflowRow>, messages: &[MessageRow]) -> Vec<Event> {
+fn events(
+    record: &RecordRow,
+    attempt: u32,
+    workflow: Option<&WorkflowRow>,
+    messages: &[MessageRow],
+    later: u64,
+) -> Vec<Event> {
     // What has no time of its own stands behind what it follows.
     let mut placed: Vec<(u64, Event)> = Vec::new();
-    let now = record.observed_ms;
+    let now = record.observed_ms.saturating_add(later);
     let mut add = |place: u64, what, at_ms, title: String, detail: String| {
         placed.push((
             place,
@@ -203,7 +219,8 @@ fn events(record: &RecordRow, attempt: u32, workflow: Option<&WorkflowRow>, mess
     }
     for message in messages {
         let named = format!("{} (message {})", message.topic, message.id);
-        let sent = now.saturating_sub(message.age_ms);
+        // It was sent by the request, so after the claim, whatever the two clocks make of it.
+        let sent = now.saturating_sub(message.age_ms).max(begun);
         add(
             sent,
             "message",
@@ -241,7 +258,7 @@ fn events(record: &RecordRow, attempt: u32, workflow: Option<&WorkflowRow>, mess
     }
     match record.state {
         "in_doubt" => {
-            let at = record.since_ms.map(|since| now.saturating_sub(since));
+            let at = record.since_ms.map(|since| record.observed_ms.saturating_sub(since));
             let detail = match workflow {
                 Some(_) => "Its holder ended without an answer. The steps that are recorded are not done again.",
                 None => "Its holder ended without an answer: it is not known what it did.",

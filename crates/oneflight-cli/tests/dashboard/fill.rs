@@ -103,12 +103,11 @@ impl Filled {
     /// A mutation that is held, since a step of it has not told what it did.
     pub async fn held_steps(&self, key: &str) {
         let orders = self.idem.with_workflow("place_order");
-        let call = orders
-            .run_steps(id(key), &7, |steps| async move {
-                steps.run("reserve", |_| async { Ok::<_, std::io::Error>(1) }).await?;
-                let charge = Step::new("charge").at_most_once();
-                steps.run(charge, |_| async { Err::<u32, _>("timed out") }).await
-            });
+        let call = orders.run_steps(id(key), &7, |steps| async move {
+            steps.run("reserve", |_| async { Ok::<_, std::io::Error>(1) }).await?;
+            let charge = Step::new("charge").at_most_once();
+            steps.run(charge, |_| async { Err::<u32, _>("timed out") }).await
+        });
         let _ = call.await.map(|_| ()).unwrap_err();
     }
 

@@ -206,15 +206,20 @@ async fn steps(store: &SqliteStore, handle: &PrometheusHandle) {
         steps.run(once, |_| async { Err::<u32, _>("timed out") }).await
     };
     let begun = Arc::new(tokio::sync::Notify::new());
-    let begins = Arc::clone(&begun);
+    let goes_on = Arc::new(tokio::sync::Notify::new());
+    let (begins, go_on) = (Arc::clone(&begun), Arc::clone(&goes_on));
     let wait = move |_: u32, steps: Steps<SqliteStore>| {
-        let begins = Arc::clone(&begins);
+        let (begins, goes_on) = (Arc::clone(&begins), Arc::clone(&goes_on));
         async move {
             begins.notify_one();
             steps.run("reserve", |_| async { Ok::<_, std::io::Error>(1) }).await?;
             steps
-                .run("wait", |_| std::future::pending::<Result<u32, std::io::Error>>())
-                .await
+                .run("wait", |_| async move {
+                    goes_on.notified().await;
+                    Ok::<_, std::io::Error>(1)
+                })
+                .await?;
+            steps.run("not begun", |_| async { Ok::<_, std::io::Error>(1) }).await
         }
     };
     let completer = idem
@@ -226,6 +231,7 @@ async fn steps(store: &SqliteStore, handle: &PrometheusHandle) {
         .unwrap();
     until(handle, "oneflight_mutations_held_total{", |count| count > 0.0).await;
     begun.notified().await;
-    completer.stop().await;
+    // It is told to stop while the step runs, and then the step ends.
+    tokio::join!(completer.stop(), async { go_on.notify_one() });
     until(handle, "oneflight_mutations_handed_back_total{", |count| count > 0.0).await;
 }
