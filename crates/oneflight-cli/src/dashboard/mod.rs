@@ -58,6 +58,9 @@ pub(crate) struct Args {
     /// A Prometheus endpoint of a service or proxy, such as http://10.0.0.7:9090/metrics (may be given again)
     #[arg(long = "metrics", value_name = "URL")]
     metrics: Vec<http::Uri>,
+    /// How often these are asked: rates are means of so long
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    metrics_every: humantime::Duration,
     /// A file with the token that lets in: at least 16 bytes. Whitespace around it does not count
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -83,7 +86,9 @@ pub(crate) async fn run(store: &Address, args: Args) -> Result<(), Failure> {
         );
         return Err(Failure::new(Code::Config, advice));
     }
-    let scraper = Arc::new(Scraper::new(args.metrics).map_err(|what| Failure::new(Code::Usage, what))?);
+    let scraper = Arc::new(
+        Scraper::new(args.metrics, args.metrics_every.into()).map_err(|what| Failure::new(Code::Usage, what))?,
+    );
     let source = Source::new(store.open(Tables::Leave).await?);
     let hosts = Hosts::new(&args.public_host, args.listen.ip()).map_err(|what| Failure::new(Code::Usage, what))?;
     let failed = |error| {

@@ -17,7 +17,8 @@ use super::exposition::{self, Sample};
 use super::rates::{Rates, Scraped};
 use crate::store::told;
 
-const EVERY: Duration = Duration::from_secs(5);
+/// The shortest time between two questions.
+const SHORTEST: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(4);
 const LARGEST: usize = 8 * 1024 * 1024;
 const PREFIX: &str = "oneflight_";
@@ -25,6 +26,7 @@ const PREFIX: &str = "oneflight_";
 pub(super) struct Scraper {
     client: Client<HttpConnector, Empty<Bytes>>,
     endpoints: Vec<Endpoint>,
+    every: Duration,
 }
 
 struct Endpoint {
@@ -61,7 +63,7 @@ pub(super) struct Metrics {
 }
 
 impl Scraper {
-    pub(super) fn new(urls: Vec<Uri>) -> Result<Self, String> {
+    pub(super) fn new(urls: Vec<Uri>, every: Duration) -> Result<Self, String> {
         for url in &urls {
             if url.scheme_str() != Some("http") || url.host().is_none() {
                 return Err(format!(
@@ -78,6 +80,7 @@ impl Scraper {
         Ok(Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
             endpoints: urls.into_iter().map(endpoint).collect(),
+            every: every.max(SHORTEST),
         })
     }
 
@@ -86,7 +89,7 @@ impl Scraper {
         if self.endpoints.is_empty() {
             return;
         }
-        let mut ticks = tokio::time::interval(EVERY);
+        let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

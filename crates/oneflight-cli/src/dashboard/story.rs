@@ -9,7 +9,7 @@ use oneflight::store::{RecordEntry, RecordQuery, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::rows::{MessageRow, RecordRow, WorkflowRow, millis};
+use super::rows::{MessageRow, RecordRow, ResultRow, WorkflowRow, millis};
 use super::source::Source;
 
 /// How many records are told of at once.
@@ -205,10 +205,7 @@ fn events(
     if let Some(workflow) = workflow {
         for step in &workflow.steps {
             let (title, detail) = match &step.result {
-                Some(result) => (
-                    format!("Step {} done", step.name),
-                    format!("{}, {} bytes", result.outcome, result.bytes),
-                ),
+                Some(result) => (format!("Step {} done", step.name), recorded(result)),
                 None => (
                     format!("Step {} begun", step.name),
                     "It runs once at most, and has not told what it did.".to_owned(),
@@ -226,7 +223,7 @@ fn events(
             "message",
             Some(sent),
             format!("Sent {named}"),
-            format!("{} bytes", message.payload_bytes),
+            size(message.payload_bytes as u64),
         );
         let tried = match message.attempts {
             0 => String::new(),
@@ -273,9 +270,7 @@ fn events(
         }
         "completed" => {
             let result = record.result.as_ref();
-            let detail = result
-                .map(|result| format!("{}, {} bytes", result.outcome, result.bytes))
-                .unwrap_or_default();
+            let detail = result.map(|result| recorded(result)).unwrap_or_default();
             let at = record.completed_ms;
             add(
                 at.unwrap_or(now),
@@ -297,4 +292,15 @@ fn events(
     }
     placed.sort_by_key(|(place, _)| *place);
     placed.into_iter().map(|(_, event)| event).collect()
+}
+
+fn recorded(result: &ResultRow) -> String {
+    format!("{}, {}", result.outcome.replace('_', " "), size(result.bytes))
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        1 => "1 byte".to_owned(),
+        bytes => format!("{bytes} bytes"),
+    }
 }

@@ -116,7 +116,7 @@ impl Filled {
         let one = |number: usize| {
             let call = self
                 .idem
-                .run(id(&format!("order-{number:05}")), move |_| async move { number });
+                .run_in_tx(id(&format!("order-{number:05}")), move |_| async move { Ok(number) });
             async move { call.await.map(|_| ()) }
         };
         let calls = futures::stream::iter((0..count).map(one)).buffer_unordered(32);

@@ -180,7 +180,8 @@ async fn rates_come_of_two_scrapes_and_an_endpoint_that_is_away_stops_none() {
         listener.local_addr().unwrap()
     };
     let urls = [present, broken, away].map(|address| format!("http://{address}/metrics"));
-    let arguments: Vec<_> = urls.iter().flat_map(|url| ["--metrics", url]).collect();
+    let mut arguments: Vec<_> = urls.iter().flat_map(|url| ["--metrics", url]).collect();
+    arguments.extend(["--metrics-every", "300ms"]);
     let dashboard = Dashboard::start(filled.path(), &arguments, None);
     let mut told = Value::Null;
     until("a rate", || {
