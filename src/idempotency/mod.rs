@@ -44,6 +44,7 @@ mod later;
 mod missing;
 mod progress;
 mod purge;
+mod recorded;
 mod recovery;
 mod reply;
 mod resolve;

@@ -30,7 +30,7 @@ use crate::store::{OutboxStore, StoreError};
 /// ```
 #[derive(Clone)]
 pub struct Outbox<S> {
-    store: S,
+    pub(super) store: S,
 }
 
 impl<S: OutboxStore> Outbox<S> {

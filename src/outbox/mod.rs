@@ -21,6 +21,7 @@
 
 mod delivery;
 mod error;
+mod explain;
 mod handle;
 #[cfg(feature = "reqwest")]
 mod http;
@@ -28,10 +29,12 @@ mod message;
 mod policy;
 mod relay;
 mod target;
+mod upkeep;
 
 pub use crate::store::outbox::{Cancelled, DeadLetter, MessageId, Postponed, Sent, TraceParent, TraceParentError};
 pub use delivery::{Delivery, DeliveryError};
 pub use error::{SendError, SendErrorKind};
+pub use explain::{Explanation, Life, Reason};
 pub use handle::Outbox;
 #[cfg(feature = "reqwest")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
@@ -40,3 +43,4 @@ pub use message::Message;
 pub use policy::{OnDead, Retry};
 pub use relay::{Health, Relay, RelayBuildError, RelayBuilder, RelayHandle};
 pub use target::{Target, TargetOptions};
+pub use upkeep::Redriving;

@@ -26,6 +26,7 @@ mod counted {
     const OLDEST: &str = "oneflight_outbox_oldest_seconds";
     const IN_FLIGHT: &str = "oneflight_outbox_in_flight";
     const OPEN_CIRCUITS: &str = "oneflight_outbox_open_circuits";
+    const PAUSED: &str = "oneflight_outbox_paused";
     const SHARDS: &str = "oneflight_outbox_shards";
     const ATTEMPTS: &str = "oneflight_outbox_attempts_total";
     const DELIVERED: &str = "oneflight_outbox_delivered_total";
@@ -45,6 +46,7 @@ mod counted {
             describe_gauge!(OLDEST, "For how long the oldest of them has been sent, in seconds");
             describe_gauge!(IN_FLIGHT, "Messages that are being delivered");
             describe_gauge!(OPEN_CIRCUITS, "Whether a target is left alone after failures in a row");
+            describe_gauge!(PAUSED, "Topics that are paused, as relays have learnt");
             describe_gauge!(SHARDS, "Shards that relays have");
             describe_counter!(ATTEMPTS, "Attempts to deliver a message that were begun");
             describe_counter!(DELIVERED, "Messages that were delivered");
@@ -81,6 +83,7 @@ mod counted {
         dead: u64,
         expired: u64,
         backlog: Told,
+        paused: Told,
         /// What was told last.
         oldest: Option<f64>,
         is_told: bool,
@@ -130,6 +133,7 @@ mod counted {
                 dead: 0,
                 expired: 0,
                 backlog: Told::default(),
+                paused: Told::default(),
                 oldest: None,
                 is_told: false,
             });
@@ -213,6 +217,12 @@ mod counted {
             });
         }
 
+        /// Tells the recorder how many topics of a pattern are paused.
+        pub(crate) fn tell_paused(&mut self, topic: usize, paused: usize) {
+            let topic = &mut self.topics[topic];
+            quietly(|| topic.paused.tell(PAUSED, &topic.labels, paused));
+        }
+
         pub(crate) fn tell_target(&mut self, target: usize, in_flight: usize, is_open: bool) {
             let target = &mut self.targets[target];
             quietly(|| {
@@ -246,6 +256,7 @@ mod counted {
             for topic in 0..self.topics.len() {
                 let has_age = self.topics[topic].oldest.is_some();
                 self.tell_topic(topic, 0, has_age.then_some(Duration::ZERO));
+                self.tell_paused(topic, 0);
             }
             for target in 0..self.targets.len() {
                 self.tell_target(target, 0, false);
@@ -303,6 +314,9 @@ mod silent {
 
         #[inline(always)]
         pub(crate) fn tell_topic(&mut self, _topic: usize, _backlog: usize, _oldest: Option<Duration>) {}
+
+        #[inline(always)]
+        pub(crate) fn tell_paused(&mut self, _topic: usize, _paused: usize) {}
 
         #[inline(always)]
         pub(crate) fn tell_target(&mut self, _target: usize, _in_flight: usize, _is_open: bool) {}

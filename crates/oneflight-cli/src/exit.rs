@@ -28,6 +28,8 @@ pub(crate) enum Code {
     Software = 70,
     /// The operating system refused something: `EX_OSERR`.
     System = 71,
+    /// What was to be read or written cannot be: `EX_IOERR`.
+    Io = 74,
     /// Something failed for now, and may be tried again: `EX_TEMPFAIL`.
     Temporary = 75,
     /// The store or the user may not do that: `EX_NOPERM`.

@@ -3,7 +3,8 @@
 //! ```text
 //! main ─▶ cli (what was typed) ─▶ desk        records, doubts, outbox, steps, schema, checks
 //!                              ├▶ proxy       a reverse proxy on the HTTP layer
-//!                              └▶ dashboard   one page over the same desk
+//!                              ├▶ dashboard   one page over the same desk
+//!                              └▶ manual      completions and the manual, made of what can be typed
 //!                                   └── all of these ─▶ store (any of the three), output, exit
 //! ```
 
@@ -11,14 +12,16 @@ mod cli;
 mod dashboard;
 mod desk;
 mod exit;
+mod manual;
 mod output;
 mod proxy;
 mod store;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    exit::report(cli::run(cli::Cli::parse()))
+    match cli::parse() {
+        Ok(cli) => exit::report(cli::run(cli)),
+        Err(code) => code,
+    }
 }

@@ -1,8 +1,11 @@
 //! What the desk prints: a table for people, or one JSON document for programs; and what it asks before it changes something.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
+use std::time::{Duration, SystemTime};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use oneflight::record::Timestamp;
 use serde::Serialize;
 
 use crate::exit::{Code, Failure};
@@ -16,6 +19,36 @@ pub(crate) enum Form {
     Json,
 }
 
+/// The consent to a change: given on the command line, or asked for. A part of the arguments of each command that changes something.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Consent {
+    /// Change it without asking once more
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Consent {
+    /// Says what will change, and asks whether to go on unless that was answered before. Without a terminal there is nobody to ask, and
+    /// nothing is changed.
+    pub(crate) fn ask(self, what: &str) -> Result<(), Failure> {
+        let what = visible(what);
+        if self.yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() {
+            let advice = format!("{what}\nNothing was changed: there is no terminal to ask on. Say --yes to go on.");
+            return Err(Failure::new(Code::Usage, advice));
+        }
+        eprint!("{what}\nGo on? [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        match read {
+            Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
+            _ => Err(Failure::new(Code::No, "nothing was changed")),
+        }
+    }
+}
+
 /// Prints rows, of which each has these columns as a table, and its own fields as JSON.
 pub(crate) fn rows<T: Serialize>(
     form: Form,
@@ -26,18 +59,38 @@ pub(crate) fn rows<T: Serialize>(
     match form {
         Form::Json => json(&rows),
         Form::Table if rows.is_empty() => line("nothing"),
-        Form::Table => {
-            let mut table = Table::new();
-            table
-                .load_preset(presets::NOTHING)
-                .set_content_arrangement(ContentArrangement::Disabled)
-                .set_header(columns.iter().copied());
-            for row in rows {
-                table.add_row(cells(row));
-            }
-            line(&table.trim_fmt())
+        Form::Table => line(&table(columns, rows, cells)),
+    }
+}
+
+/// Returns rows as a table.
+pub(crate) fn table<T>(columns: &[&str], rows: &[T], cells: impl Fn(&T) -> Vec<String>) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(columns.iter().copied());
+    for row in rows {
+        table.add_row(cells(row).iter().map(|cell| visible(cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// Returns what is known of one thing: a name and a value a line. What has no value is left out.
+pub(crate) fn fields(fields: &[(&str, Option<String>)]) -> String {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for (name, value) in fields {
+        if let Some(value) = value {
+            // Writing into a string does not fail.
+            let _ = writeln!(text, "{name:width$}  {}", visible(value));
         }
     }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 /// Prints one value as JSON.
@@ -47,25 +100,79 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     line(&text)
 }
 
-/// Prints a line. A reader that went away, as `head` does, ends the command in silence.
-pub(crate) fn line(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout().lock(), "{text}").map_err(|_| Failure::new(Code::System, ""))
+/// Prints one value as JSON, or as a text.
+pub(crate) fn either<T: Serialize>(form: Form, value: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    match form {
+        Form::Json => json(value),
+        Form::Table => line(&text()),
+    }
 }
 
-/// Asks whether to go on with a change, unless that was answered by `--yes`. Without a terminal there is nobody to ask.
-pub(crate) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
+/// Prints a line.
+pub(crate) fn line(text: &str) -> Result<(), Failure> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Prints bytes as they are. A reader that went away, as `head` does, ends the command in silence.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::with_code(0, ""),
+        _ => Failure::new(Code::Io, format!("the answer cannot be written: {error}")),
+    })
+}
+
+/// Says something beside the answer, to the person: that there is more, or what is left out.
+pub(crate) fn note(text: &str) {
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
+}
+
+/// Returns a text as a terminal can be given it: without what would be a command to it.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => shown.push(character),
+            character if character.is_control() => shown.extend(character.escape_default()),
+            character => shown.push(character),
+        }
     }
-    if !std::io::stdin().is_terminal() {
-        let advice = format!("{what} Nothing was changed: there is no terminal to ask on. Say --yes to go on.");
-        return Err(Failure::new(Code::Usage, advice));
+    shown
+}
+
+/// Returns how many there are of something: `1 byte`, `2 bytes`.
+pub(crate) fn counted(number: impl TryInto<u64>, one: &str) -> String {
+    match number.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {one}"),
+        number => format!("{number} {one}s"),
     }
-    eprint!("{what} Go on? [y/N] ");
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    match read {
-        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
-        _ => Err(Failure::new(Code::No, "nothing was changed")),
+}
+
+/// Returns a duration as people say it: its two largest units.
+pub(crate) fn duration(duration: Duration) -> String {
+    let whole = match duration {
+        short if short < Duration::from_secs(1) => Duration::from_millis(short.as_millis().try_into().unwrap_or(0)),
+        long => Duration::from_secs(long.as_secs()),
+    };
+    let text = humantime::format_duration(whole).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Returns an instant of a store's as RFC 3339 has it, in UTC.
+pub(crate) fn instant(at: Timestamp) -> String {
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(at.as_millis()));
+    // The last one that has a form is in the year 9999.
+    let formed = at.map(|at| humantime::format_rfc3339_millis(at).to_string());
+    let mut text = String::new();
+    match formed {
+        Some(formed) if write!(text, "{formed}").is_ok() => text,
+        _ => "after the year 9999".to_owned(),
     }
+}
+
+/// Returns a duration in milliseconds, as JSON has all of them.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,9 +1,14 @@
 //! Any of the stores, by its address.
 
-use oneflight::store::StoreError;
-use oneflight_postgres::PostgresStore;
-use oneflight_redis::RedisStore;
-use oneflight_sqlite::SqliteStore;
+use std::path::Path;
+use std::time::Duration;
+
+use oneflight::store::{SchemaStatus, StoreError, find};
+use oneflight_postgres::{PostgresOptions, PostgresStore};
+use oneflight_redis::{RedisOptions, RedisStore};
+use oneflight_sqlite::{SqliteOptions, SqliteStore};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
 
 use crate::exit::{Code, Failure};
 
@@ -28,12 +33,27 @@ pub(crate) struct Address {
     )]
     pub(crate) url: Option<String>,
     /// PostgreSQL: the schema of the tables
-    #[arg(long, env = "ONEFLIGHT_SCHEMA", global = true, help_heading = "Names in the store")]
+    #[arg(
+        long,
+        env = "ONEFLIGHT_SCHEMA",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Names in the store"
+    )]
     pub(crate) schema: Option<String>,
     /// PostgreSQL and Redis: the prefix of the tables or keys
-    #[arg(long, env = "ONEFLIGHT_PREFIX", global = true, help_heading = "Names in the store")]
+    #[arg(
+        long,
+        env = "ONEFLIGHT_PREFIX",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Names in the store"
+    )]
     pub(crate) prefix: Option<String>,
 }
+
+/// How long a server may take to be reached, and to answer once it is.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Whether tables that are missing are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,63 +74,238 @@ macro_rules! with_store {
 }
 pub(crate) use with_store;
 
+/// Runs an expression with whichever store it is that keeps steps and an outbox. Where there is no such thing, the function that this
+/// stands in ends with a failure that says so.
+macro_rules! with_sql_store {
+    ($any:expr, $what:literal, |$store:ident| $body:expr) => {
+        match $any {
+            $crate::store::AnyStore::Sqlite($store) => $body,
+            $crate::store::AnyStore::Postgres($store) => $body,
+            $crate::store::AnyStore::Redis(_) => {
+                let advice = concat!(
+                    "a store in Redis keeps no ",
+                    $what,
+                    ": name the one in SQLite or PostgreSQL that does"
+                );
+                return Err($crate::exit::Failure::new($crate::exit::Code::Usage, advice));
+            }
+        }
+    };
+}
+pub(crate) use with_sql_store;
+
+/// Which kind of store an address is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+    Redis,
+}
+
 impl Address {
-    /// Opens the store.
-    pub(crate) async fn open(&self, tables: Tables) -> Result<AnyStore, Failure> {
-        let Some(url) = self.url.as_deref().filter(|url| !url.is_empty()) else {
+    /// Returns the address as it was given, with a password in it if there was one.
+    fn url(&self) -> Result<&str, Failure> {
+        said(&self.url).ok_or_else(|| {
             let advice =
                 "which store? Name it by --store or ONEFLIGHT_STORE: postgres://…, redis://…, or an SQLite file";
-            return Err(Failure::new(Code::Usage, advice));
-        };
-        let opened = match url.split_once("://").map(|(scheme, _)| scheme) {
-            Some("postgres" | "postgresql") => self.postgres(url, tables).await.map(AnyStore::Postgres),
-            Some("redis" | "rediss" | "valkey" | "valkeys" | "redis+unix") => {
-                self.redis(url).await.map(AnyStore::Redis)
-            }
-            Some("sqlite") | None => return self.sqlite(url, tables).await.map(AnyStore::Sqlite),
+            Failure::new(Code::Usage, advice)
+        })
+    }
+
+    /// Returns which kind of store it is.
+    pub(crate) fn kind(&self) -> Result<Kind, Failure> {
+        match self.url()?.split_once("://").map(|(scheme, _)| scheme) {
+            Some("postgres" | "postgresql") => Ok(Kind::Postgres),
+            Some("redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "unix") => Ok(Kind::Redis),
+            Some("sqlite") | None => Ok(Kind::Sqlite),
             Some(_) => {
                 let advice = "the store's address begins with none of postgres://, redis://, rediss:// and sqlite://";
-                return Err(Failure::new(Code::Usage, advice));
+                Err(Failure::new(Code::Usage, advice))
             }
-        };
-        opened.map_err(unreachable)
+        }
     }
 
-    async fn postgres(&self, url: &str, tables: Tables) -> Result<PostgresStore, StoreError> {
-        let mut options = PostgresStore::options();
-        if let Some(schema) = &self.schema {
+    /// Returns the SQLite file that is named.
+    pub(crate) fn file(&self) -> Result<&Path, Failure> {
+        let url = self.url()?;
+        let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
+        Ok(Path::new(path.unwrap_or(url)))
+    }
+
+    /// Opens the store. What cannot be reached is given up within seconds.
+    pub(crate) async fn open(&self, tables: Tables) -> Result<AnyStore, Failure> {
+        match self.kind()? {
+            Kind::Sqlite => self.sqlite(tables).await.map(AnyStore::Sqlite),
+            Kind::Postgres => self.postgres(tables).await.map(AnyStore::Postgres),
+            Kind::Redis => self.redis().await.map(AnyStore::Redis),
+        }
+    }
+
+    /// Returns which migrations the store has, and which it lacks: none where there is nothing to migrate.
+    pub(crate) async fn schema_status(&self) -> Result<Option<SchemaStatus>, Failure> {
+        let status = match self.kind()? {
+            Kind::Sqlite => {
+                let path = self.file()?;
+                // SQLite would make it for being asked about it.
+                if !path.exists() {
+                    let told = format!("there is no file {}; oneflight migrate up makes it", path.display());
+                    return Err(Failure::new(Code::NoInput, told));
+                }
+                self.sqlite_options().schema_status(path).await
+            }
+            Kind::Postgres => {
+                let pool = self.pool().await?;
+                self.postgres_options().schema_status(&pool).await
+            }
+            Kind::Redis => return self.redis().await.map(|_| None),
+        };
+        status.map(Some).map_err(unreachable)
+    }
+
+    /// Returns the names that the service gives its tables.
+    pub(crate) fn postgres_options(&self) -> PostgresOptions {
+        let mut options = PostgresStore::options().patience(PATIENCE);
+        if let Some(schema) = said(&self.schema) {
             options = options.schema(schema);
         }
-        if let Some(prefix) = &self.prefix {
+        if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);
         }
-        if tables == Tables::Leave {
-            options = options.without_migrations();
-        }
-        options.open(url).await
+        options
     }
 
-    async fn redis(&self, url: &str) -> Result<RedisStore, StoreError> {
-        let mut options = RedisStore::options();
-        if let Some(prefix) = &self.prefix {
+    pub(crate) fn sqlite_options(&self) -> SqliteOptions {
+        SqliteStore::options().busy_deadline(PATIENCE)
+    }
+
+    async fn postgres(&self, tables: Tables) -> Result<PostgresStore, Failure> {
+        let pool = self.pool().await?;
+        let options = self.postgres_options();
+        self.complete(tables, options.clone().schema_status(&pool)).await?;
+        let options = match tables {
+            Tables::Make => options,
+            Tables::Leave => options.without_migrations(),
+        };
+        options.from_pool(pool).await.map_err(unreachable)
+    }
+
+    /// Sees that the tables are there which are to be left as they are.
+    async fn complete(
+        &self,
+        tables: Tables,
+        status: impl Future<Output = Result<SchemaStatus, StoreError>>,
+    ) -> Result<(), Failure> {
+        if tables == Tables::Make {
+            return Ok(());
+        }
+        let SchemaStatus { found, known, missing } = status.await.map_err(unreachable)?;
+        let told = match (missing.is_empty(), found) {
+            (true, _) => return Ok(()),
+            (false, 0) => "there are no tables of oneflight in the store".to_owned(),
+            (false, _) => {
+                format!("the schema of the store is of version {found}, and this command works with version {known}")
+            }
+        };
+        let advice = format!("{told}; see oneflight migrate status, and apply what is missing by oneflight migrate up");
+        Err(Failure::new(Code::Config, advice))
+    }
+
+    /// Makes a pool to the server. A pool by itself would go on trying, and say in the end that it had no connection.
+    async fn pool(&self) -> Result<sqlx::PgPool, Failure> {
+        let url = self.url()?;
+        let failed = |error: sqlx::Error| unreachable(StoreError::unavailable(error));
+        let options: PgConnectOptions = url.parse().map_err(failed)?;
+        // What a server answers is read by whoever asked for it.
+        let options = options.disable_statement_logging();
+        let first = PgConnection::connect_with(&options);
+        let first = within(first).await?.map_err(failed)?;
+        // Another one is made for the pool: this was to hear what the server says.
+        let _ = first.close().await;
+        Ok(PgPoolOptions::new()
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(options))
+    }
+
+    /// Opens the store to look at how it is set up: a server that evicts keys is opened as well.
+    pub(crate) async fn open_as_it_is(&self) -> Result<AnyStore, Failure> {
+        match self.kind()? {
+            Kind::Redis => self
+                .redis_with(RedisStore::options().accept_eviction())
+                .await
+                .map(AnyStore::Redis),
+            Kind::Sqlite | Kind::Postgres => self.open(Tables::Leave).await,
+        }
+    }
+
+    async fn redis(&self) -> Result<RedisStore, Failure> {
+        self.redis_with(RedisStore::options()).await
+    }
+
+    async fn redis_with(&self, options: RedisOptions) -> Result<RedisStore, Failure> {
+        let mut options = options.patience(PATIENCE);
+        if let Some(prefix) = said(&self.prefix) {
             options = options.prefix(prefix);
         }
-        options.open(url).await
+        within(options.open(self.url()?)).await?.map_err(unreachable)
     }
 
-    async fn sqlite(&self, url: &str, tables: Tables) -> Result<SqliteStore, Failure> {
-        let path = url.strip_prefix("sqlite://").unwrap_or(url);
+    async fn sqlite(&self, tables: Tables) -> Result<SqliteStore, Failure> {
+        let path = self.file()?;
         // SQLite would make an empty file of a name that was mistyped.
-        if tables == Tables::Leave && !std::path::Path::new(path).exists() {
-            return Err(Failure::new(Code::NoInput, format!("there is no file {path}")));
+        if tables == Tables::Leave && !path.exists() {
+            return Err(Failure::new(
+                Code::NoInput,
+                format!("there is no file {}", path.display()),
+            ));
         }
-        SqliteStore::open(path).await.map_err(unreachable)
+        let options = self.sqlite_options();
+        self.complete(tables, options.clone().schema_status(path)).await?;
+        let options = match tables {
+            Tables::Make => options,
+            Tables::Leave => options.without_migrations(),
+        };
+        options.open(path).await.map_err(unreachable)
     }
+}
+
+/// A variable that is empty says nothing.
+fn said(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
+}
+
+/// Gives up what takes too long.
+async fn within<T>(asked: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(PATIENCE, asked).await.map_err(|_| {
+        let told = format!(
+            "the store has not answered within {} s; look whether its server can be reached",
+            PATIENCE.as_secs()
+        );
+        Failure::new(Code::Unavailable, told)
+    })
 }
 
 /// A failure of the store, as the command ends with it.
 pub(crate) fn unreachable(error: StoreError) -> Failure {
-    Failure::new(Code::Unavailable, format!("the store: {}", told(&error)))
+    let code = match &error {
+        error if is_forbidden(error) => Code::NoPermission,
+        StoreError::Busy { .. } | StoreError::Outdated { .. } | StoreError::RelayOutdated => Code::Temporary,
+        StoreError::SchemaTooNew { .. } => Code::Config,
+        StoreError::Corrupt { .. } => Code::Data,
+        StoreError::InvalidName { .. } | StoreError::Unsupported { .. } => Code::Usage,
+        _ => Code::Unavailable,
+    };
+    Failure::new(code, format!("the store: {}", told(&error)))
+}
+
+/// Whether the server, or the file system, does not let this user do it.
+fn is_forbidden(error: &StoreError) -> bool {
+    match find::<sqlx::Error>(error) {
+        // `insufficient_privilege`, `invalid_authorization_specification`, `invalid_password`, and SQLite's `READONLY`.
+        Some(sqlx::Error::Database(error)) => {
+            matches!(error.code().as_deref(), Some("42501" | "28000" | "28P01" | "8"))
+        }
+        _ => false,
+    }
 }
 
 /// An error with its causes.

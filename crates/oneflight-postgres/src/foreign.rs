@@ -25,7 +25,7 @@ use sqlx::Executor;
 use super::PostgresStore;
 use super::borrowed::Borrowed;
 use super::number::Number;
-use super::records::{millis, number, untold};
+use super::records::{correlation, millis, number, untold};
 use super::statements::{shown, turn};
 use super::transaction_statements::NULL;
 use oneflight::correlation::{self, CorrelationId};
@@ -184,6 +184,7 @@ impl ForeignTransaction for Transaction {
             self.store.names.keys(id).watch.to_string(),
             self.number.as_ref().map_or_else(String::new, |it| it.text.clone()),
             token(self.seen),
+            correlation(&self.request).to_owned(),
         ];
         vec![ForeignStatement::new(
             self.store.statements.foreign.record.clone(),

@@ -21,7 +21,8 @@ use tokio::time::{Instant, timeout};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Purpose, Store, StoreError, Watch, report_unreadable,
+    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Purpose, SchemaStatus, Store, StoreError, Watch,
+    report_unreadable,
 };
 
 mod borrowed;
@@ -46,6 +47,7 @@ mod step_statements;
 mod steps;
 mod transaction;
 mod transaction_statements;
+mod upkeep;
 
 use borrowed::Borrowed;
 use call::{Calls, Message, Value};
@@ -301,6 +303,22 @@ impl PostgresOptions {
         Ok(schema::print(&self.names, from))
     }
 
+    /// Returns which migrations a database has, and which it lacks. Nothing is applied.
+    ///
+    /// # Errors
+    ///
+    /// * The database cannot be reached.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::InvalidName`] if the schema or the prefix is not valid.
+    pub async fn schema_status(self, pool: &PgPool) -> Result<SchemaStatus, StoreError> {
+        let mut names = self.names;
+        names.validate()?;
+        if names.schema.is_none() {
+            names.schema = Some(schema::current(pool).await?);
+        }
+        schema::status(pool, &names).await
+    }
+
     /// Connects to a database, by a URL such as `postgres://user@localhost/shop`, with a pool of sqlx's defaults.
     /// Creates or upgrades our tables there.
     ///
@@ -391,6 +409,7 @@ impl PostgresStore {
             Value::Number(records::takeover(request.takeover)),
             Value::Number(self.names.keys(&request.id).claim),
             Value::Flag(matches!(held, Held::Yes)),
+            Value::Text(records::correlation(request)),
         ];
         let rows = tried(tries, || {
             let claim = self.message(&self.statements.claim, &values);
@@ -611,6 +630,3 @@ impl Store for PostgresStore {
     }
 }
 
-impl oneflight::store::Upkeep for PostgresStore {}
-
-impl oneflight::store::outbox::OutboxUpkeep for PostgresStore {}

@@ -39,6 +39,8 @@ pub(super) struct Parts {
     pub(super) hears_hints: AtomicBool,
     /// Is held by the one that cancels or postpones a message.
     pub(super) withdraws: Mutex<()>,
+    /// Is held by the operator who looks at all messages.
+    pub(super) looks: Mutex<()>,
     /// How long partitions are left alone that somebody uses, and since when.
     pub(super) leaves_alone: parking_lot::Mutex<Option<(Instant, Duration)>>,
     /// What a transaction is like here unless it says otherwise.
@@ -60,6 +62,7 @@ impl Parts {
             drawn: AtomicI64::new(0),
             owned: AtomicUsize::new(0),
             withdraws: Mutex::default(),
+            looks: Mutex::default(),
             leaves_alone: parking_lot::Mutex::default(),
             sends_hints: AtomicBool::new(false),
             hears_hints: AtomicBool::new(false),
@@ -131,8 +134,10 @@ impl Statements {
                 of("bring_back")
             )),
             beat: sql(format!(
-                "SELECT my_token, my_shards, peer_tokens, peer_beats, news, due_in, last_position
+                "SELECT my_token, my_shards, peer_tokens, peer_beats, news, due_in, last_position,
+                        ARRAY(SELECT topic::text FROM {} ORDER BY topic)
                  FROM {}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                of("paused"),
                 of("beat")
             )),
             // $1 shards, $2 the position before, $3 the snapshot to read up to or null, $4 how many rows.

@@ -38,7 +38,7 @@ const RECORD_AND_FLAG: &[&str] = &[
 pub(super) const CLAIM: Procedure = Procedure {
     name: "claim",
     takes: &[
-        "text", "text", "bytea", "bytea", "bigint", "bigint", "bigint", "boolean",
+        "text", "text", "bytea", "bytea", "bigint", "bigint", "bigint", "boolean", "text",
     ],
     answers: RECORD_AND_FLAG,
 };
@@ -83,7 +83,7 @@ pub(super) const BEGIN_STEPS: Procedure = Procedure {
     name: "begin_steps",
     takes: &[
         "text", "text", "bytea", "bytea", "bigint", "bigint", "bigint", "text", "text", "text", "bytea", "text",
-        "bigint",
+        "bigint", "text",
     ],
     answers: &[
         "bigint", "bytea", "bigint", "bytea", "bigint", "bigint", "bigint", "bigint", "bigint", "bytea", "boolean",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::{PgRow, Postgres};
 
+use oneflight::correlation::CorrelationId;
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, InDoubt, StoreError, Takeover, decide};
@@ -36,6 +37,11 @@ pub(super) fn takeover(takeover: Takeover) -> i64 {
         Takeover::Expired => -1,
         Takeover::Of(token) => number(token),
     }
+}
+
+/// The id of the request that claims, or an empty text.
+pub(super) fn correlation(request: &ClaimRequest) -> &str {
+    request.correlation_id.as_ref().map_or("", CorrelationId::as_str)
 }
 
 /// Returns the record in a row: its first column is the instant, and the others are `statements::RECORD`. The record is
@@ -158,6 +164,6 @@ pub(super) fn unsigned(number: i64) -> Result<u64, StoreError> {
     })
 }
 
-fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
+pub(super) fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
     unsigned(millis).map(Timestamp::from_millis)
 }

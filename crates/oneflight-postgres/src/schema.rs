@@ -15,7 +15,7 @@ use super::call::Value;
 use super::names::Names;
 use super::retry::{Tries, tried};
 use super::sql::LEAVE;
-use oneflight::store::StoreError;
+use oneflight::store::{SchemaStatus, StoreError};
 
 /// One of the files in `migrations/`. In place of our names it has `{schema}` and `{prefix}`.
 struct Migration {
@@ -48,6 +48,14 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         description: "which numbers of transactions can be compared",
         sql: include_str!("../migrations/0006_incarnation.sql"),
+    },
+    Migration {
+        description: "correlation ids in records",
+        sql: include_str!("../migrations/0007_correlation.sql"),
+    },
+    Migration {
+        description: "topics that are paused",
+        sql: include_str!("../migrations/0008_paused.sql"),
     },
 ];
 
@@ -162,7 +170,23 @@ pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError
     }
 }
 
-fn known() -> i64 {
+/// Returns which migrations the database has, and which it lacks.
+pub(super) async fn status(pool: &PgPool, names: &Names) -> Result<SchemaStatus, StoreError> {
+    let mut connection = outside(pool).await?;
+    let found = version(&mut connection, names).await?;
+    let applied = usize::try_from(found).unwrap_or_default();
+    let lacks = (1..).zip(MIGRATIONS).skip(applied);
+    Ok(SchemaStatus {
+        found,
+        known: known(),
+        missing: lacks
+            .map(|(version, migration)| (version, migration.description))
+            .collect(),
+    })
+}
+
+/// Returns the version of the schema that this crate works with.
+pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 

@@ -95,7 +95,9 @@ impl Statements {
             look: sql(look(names, ["$1", "$2", "$3"])),
             record: sql(record(
                 names,
-                ["$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11"],
+                [
+                    "$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11", "$12",
+                ],
                 "ours, EXISTS (SELECT FROM written)",
             )),
             foreign: ForeignStatements::new(names),

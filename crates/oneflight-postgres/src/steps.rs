@@ -186,6 +186,7 @@ impl StepStore for PostgresStore {
                 StartedBy::Caller => 0,
                 StartedBy::Completer => 1,
             }),
+            Value::Text(records::correlation(&request)),
         ];
         let answered = tried(Tries::on(&self.pool), || {
             let begin = self.message(&self.statements.begin_steps, &values);
@@ -297,6 +298,7 @@ impl PostgresStore {
             Value::Bytes(Some(&[])),
             Value::Text("[]"),
             Value::Number(2),
+            Value::Text(records::correlation(request)),
         ];
         let answered = tried(Tries::on(&self.pool), || {
             let begin = self.message(&self.statements.begin_steps, &values);

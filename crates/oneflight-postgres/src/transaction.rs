@@ -70,7 +70,7 @@ use super::errors::{
 use super::manager;
 use super::names::Names;
 use super::number::Number;
-use super::records::{column, millis, number, record, untold};
+use super::records::{self, column, millis, number, record, untold};
 use super::retry::Tries;
 use super::statements::turn;
 use super::{Held, PostgresStore};
@@ -373,7 +373,8 @@ impl PostgresStore {
                 .bind(result.as_bytes())
                 .bind(self.names.keys(&request.id).watch)
                 .bind(&granted.number.text)
-                .bind(granted.seen.map(number)),
+                .bind(granted.seen.map(number))
+                .bind(records::correlation(request)),
             Of::Step(step) => sqlx::query(self.statements.steps.record.clone())
                 .bind(step.request.scope())
                 .bind(step.request.key())

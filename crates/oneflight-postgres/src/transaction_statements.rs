@@ -50,6 +50,7 @@ impl ForeignStatements {
             &int("$9"),
             "$10::text",
             &int("$11"),
+            "$12::text",
         ];
         let answer = "(CASE WHEN NOT ours THEN 'ended' WHEN EXISTS (SELECT FROM written) THEN 'written' ELSE 'taken' END) AS oneflight";
         Self {
@@ -78,8 +79,9 @@ pub(super) fn look(names: &Names, [scope, key, turn]: [&str; 3]) -> String {
 }
 
 /// Writes the record of a transaction by its number. Takes, after scope and key: fingerprint, holder, attempt, what it took
-/// over, retention, result, the number of those that watch, the number of the transaction, and the token that was read.
-pub(super) fn record(names: &Names, values: [&str; 11], answer: &str) -> String {
+/// over, retention, result, the number of those that watch, the number of the transaction, the token that was read, and the id of
+/// the request, or an empty text.
+pub(super) fn record(names: &Names, values: [&str; 12], answer: &str) -> String {
     let [
         scope,
         key,
@@ -92,6 +94,7 @@ pub(super) fn record(names: &Names, values: [&str; 11], answer: &str) -> String 
         watch,
         number,
         seen,
+        correlation,
     ] = values;
     let (records, tokens) = (names.of("records"), names.of("tokens").replace('\'', "''"));
     format!(
@@ -99,15 +102,16 @@ pub(super) fn record(names: &Names, values: [&str; 11], answer: &str) -> String 
             SELECT pg_catalog.pg_current_xact_id_if_assigned()::text IS NOT DISTINCT FROM {number} AS ours),
          written AS (
             INSERT INTO {records} AS r (scope, key, token, fingerprint, holder, attempt, took_over, claimed_at,
-                                        completed_at, expires_at, result)
+                                        completed_at, expires_at, result, correlation_id)
             SELECT {scope}, {key}, pg_catalog.nextval('{tokens}'::pg_catalog.regclass), {fingerprint}, {holder}, {attempt},
-                   {took_over}, now, now, now + {retention}, {result}
+                   {took_over}, now, now, now + {retention}, {result}, nullif({correlation}, '')
             FROM instant, turn WHERE ours
             ON CONFLICT (scope, key) DO UPDATE
             SET (token, fingerprint, holder, attempt, took_over, claimed_at, lease_expires_at, completed_at,
-                 expires_at, result, held)
+                 expires_at, result, held, correlation_id)
               = (EXCLUDED.token, EXCLUDED.fingerprint, EXCLUDED.holder, EXCLUDED.attempt, EXCLUDED.took_over,
-                 EXCLUDED.claimed_at, NULL, EXCLUDED.completed_at, EXCLUDED.expires_at, EXCLUDED.result, false)
+                 EXCLUDED.claimed_at, NULL, EXCLUDED.completed_at, EXCLUDED.expires_at, EXCLUDED.result, false,
+                 coalesce(EXCLUDED.correlation_id, CASE WHEN r.completed_at IS NULL THEN r.correlation_id END))
             WHERE {absent} OR (r.token = {seen} AND r.lease_expires_at <= EXCLUDED.claimed_at)
             RETURNING {notify})
          SELECT {answer} FROM turn",

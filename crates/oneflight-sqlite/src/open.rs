@@ -20,8 +20,8 @@ use super::seal::{Seal, Seals};
 use super::settings::{self, Settings};
 use super::store::SqliteStore;
 use super::writer::Writer;
-use oneflight::store::StoreError;
 use oneflight::store::outbox::Bell;
+use oneflight::store::{SchemaStatus, StoreError};
 
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +36,7 @@ pub struct SqliteOptions {
     max_readers: u32,
     busy_deadline: Duration,
     synchronous: SqliteSynchronous,
+    migrate: bool,
 }
 
 impl Default for SqliteOptions {
@@ -44,6 +45,7 @@ impl Default for SqliteOptions {
             max_readers: 8,
             busy_deadline: Duration::from_secs(30),
             synchronous: SqliteSynchronous::Full,
+            migrate: true,
         }
     }
 }
@@ -75,6 +77,44 @@ impl SqliteOptions {
         self
     }
 
+    /// Leaves the tables as they are. Apply [`migrations_sql`](Self::migrations_sql) by other means, before the store is opened.
+    pub fn without_migrations(mut self) -> Self {
+        self.migrate = false;
+        self
+    }
+
+    /// Returns our tables as one SQL script for an empty database, for a service that runs its migrations by other means.
+    ///
+    /// ```
+    /// use oneflight_sqlite::SqliteStore;
+    ///
+    /// let script = SqliteStore::options().migrations_sql();
+    /// assert!(script.contains("CREATE TABLE main.oneflight_records"));
+    /// ```
+    #[must_use]
+    pub fn migrations_sql(&self) -> String {
+        self.upgrade_sql(0)
+    }
+
+    /// Returns what a database of an earlier version lacks, as one SQL script. The version is the largest in our table
+    /// `oneflight_migrations`.
+    #[must_use]
+    pub fn upgrade_sql(&self, from: usize) -> String {
+        schema::print(from)
+    }
+
+    /// Returns which migrations a database file has, and which it lacks. Nothing is applied.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open).
+    pub async fn schema_status(self, path: impl AsRef<Path>) -> Result<SchemaStatus, StoreError> {
+        let store = open_file(&self, path.as_ref()).await?;
+        let status = schema::status(&store).await;
+        store.close().await;
+        status
+    }
+
     /// Opens the database file, and creates or upgrades our tables.
     ///
     /// A file that is missing is created. If the tables are up to date, this waits for no writer.
@@ -85,7 +125,7 @@ impl SqliteOptions {
     /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
     /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
-        open_file(&self, path.as_ref()).await
+        open_file(&self, path.as_ref()).await?.prepared(self.migrate).await
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
@@ -97,7 +137,7 @@ impl SqliteOptions {
     ///
     /// As for [`SqliteStore::from_pool`].
     pub async fn from_pool(self, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
-        use_pool(&self, pool).await
+        use_pool(&self, pool).await?.prepared(self.migrate).await
     }
 }
 
@@ -156,15 +196,18 @@ impl SqliteStore {
         SqliteOptions::default()
     }
 
-    /// Creates or upgrades the tables.
-    async fn prepare(pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
-        let store = Self {
-            pool,
-            writer,
-            bell: Bell::new(),
-        };
-        schema::migrate(&store).await?;
-        Ok(store)
+    fn over(pool: SqlitePool, writer: Writer) -> Self {
+        let bell = Bell::new();
+        Self { pool, writer, bell }
+    }
+
+    /// Creates or upgrades the tables, or sees that they are what this version works with.
+    async fn prepared(self, migrate: bool) -> Result<Self, StoreError> {
+        match migrate {
+            true => schema::migrate(&self).await?,
+            false => schema::check(&self).await?,
+        }
+        Ok(self)
     }
 }
 
@@ -213,7 +256,7 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
         .test_before_acquire(false)
         .connect_lazy_with(connect.busy_timeout(settings::BUSY_TIMEOUT));
     let writer = Writer::new(writers, options.busy_deadline, seals, Commits::AtOnce, file, settings);
-    SqliteStore::prepare(pool, writer).await
+    Ok(SqliteStore::over(pool, writer))
 }
 
 fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectOptions {
@@ -274,7 +317,7 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
         _ => Commits::AfterReaders,
     };
     let writer = Writer::new(pool.clone(), options.busy_deadline, Seals::New, commits, file, settings);
-    SqliteStore::prepare(pool, writer).await
+    Ok(SqliteStore::over(pool, writer))
 }
 
 /// Reads what has to be known of a pool's database and its connections.

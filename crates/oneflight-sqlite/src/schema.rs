@@ -4,15 +4,15 @@
 //! processes open the same new file at once, one applies them and the others find them there. A migration that was
 //! released is never edited; a change is another migration.
 
-use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::busy::unavailable;
 use super::ending::{End, Ended};
 use super::file::databases;
 use super::queue::Rank;
 use super::store::SqliteStore;
-use oneflight::store::StoreError;
+use oneflight::store::{SchemaStatus, StoreError};
 
 const TABLES: &str = concat!(
     "BEGIN;
@@ -26,6 +26,15 @@ const NEWEST: &str = concat!(
     databases!(),
     "; COMMIT"
 );
+
+const MIGRATIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
+    version     INTEGER PRIMARY KEY,
+    description TEXT    NOT NULL,
+    applied_at  INTEGER NOT NULL
+)";
+
+/// The time of the database, in milliseconds since the Unix epoch.
+const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
 /// The migrations, in order: a description, and one of the files in `migrations/`. The version of a schema is the
 /// number of these that it has.
@@ -56,6 +65,42 @@ pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
         Ended::Committed(()) | Ended::RolledBack(()) => Ok(()),
         Ended::Unknown((), error) => Err(store.writer.unavailable(error)),
     }
+}
+
+/// Fails if the tables are not what this version works with.
+pub(super) async fn check(store: &SqliteStore) -> Result<(), StoreError> {
+    match missing(look(store).await?)?.is_empty() {
+        true => Ok(()),
+        false => Err(StoreError::Unsupported {
+            advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints first",
+        }),
+    }
+}
+
+/// Returns which migrations the database has, and which it lacks.
+pub(super) async fn status(store: &SqliteStore) -> Result<SchemaStatus, StoreError> {
+    let found = look(store).await?;
+    let lacks = (found + 1..).zip(missing(found)?);
+    Ok(SchemaStatus {
+        found,
+        known: known(),
+        missing: lacks
+            .map(|(version, (description, _))| (version, *description))
+            .collect(),
+    })
+}
+
+/// Returns the migrations that a database of this version lacks, as one script.
+pub(super) fn print(from: usize) -> String {
+    let mut script = format!("BEGIN IMMEDIATE;\n{MIGRATIONS_TABLE};\n");
+    for (version, (description, statements)) in (1..).zip(MIGRATIONS).skip(from) {
+        script.push_str(&format!("\n-- Version {version}: {description}\n{statements}\n"));
+        script.push_str(&format!(
+            "INSERT INTO main.oneflight_migrations (version, description, applied_at) VALUES ({version}, '{description}', {NOW});\n"
+        ));
+    }
+    script.push_str("COMMIT;\n");
+    script
 }
 
 /// Returns the version of the schema that existed a moment ago: 0 if there was none.
@@ -109,15 +154,7 @@ async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreErro
 
 /// Returns the version of the schema: 0 if there is none.
 async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
-    sqlx::raw_sql(
-        "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
-            version     INTEGER PRIMARY KEY,
-            description TEXT    NOT NULL,
-            applied_at  INTEGER NOT NULL
-        )",
-    )
-    .execute(&mut *connection)
-    .await?;
+    sqlx::raw_sql(MIGRATIONS_TABLE).execute(&mut *connection).await?;
     sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM main.oneflight_migrations")
         .fetch_one(connection)
         .await
@@ -130,14 +167,13 @@ async fn upgrade(
     statements: &'static str,
 ) -> sqlx::Result<()> {
     sqlx::raw_sql(statements).execute(&mut *connection).await?;
-    sqlx::query(
-        "INSERT INTO main.oneflight_migrations (version, description, applied_at)
-         VALUES (?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
-    )
-    .bind(version)
-    .bind(description)
-    .execute(connection)
-    .await?;
+    let insert =
+        format!("INSERT INTO main.oneflight_migrations (version, description, applied_at) VALUES (?, ?, {NOW})");
+    sqlx::query(AssertSqlSafe(insert))
+        .bind(version)
+        .bind(description)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -85,6 +85,7 @@ mod key;
 mod layer;
 mod openapi;
 mod outcome;
+mod recorded;
 mod resolve;
 mod scope;
 mod seen;
@@ -102,6 +103,7 @@ pub use headers::{IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REP
 pub use key::IntoKey;
 pub use layer::IdempotencyLayer;
 pub use outcome::{Cookies, Outcome, Recording};
+pub use recorded::RecordedAnswer;
 pub use scope::IntoScope;
 pub use service::IdempotencyService;
 pub use settings::Requirement;

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::idempotency::context::Context;
 use crate::idempotency::step_error::StepError;
 use crate::idempotency::workflow::LONGEST_NAME;
-use crate::identity::Fingerprint;
+use crate::identity::{Fingerprint, RequestIdentity};
 use crate::store::StepId;
 
 /// Names a step of a mutation. A text is one: `steps.run("reserve", …)`.
@@ -130,6 +130,15 @@ impl StepContext {
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
+    }
+}
+
+impl StepId {
+    /// Returns the key under which this step of a request is known to what it calls, as [`StepContext::downstream_key`] gives it
+    /// to the step.
+    #[must_use]
+    pub fn downstream_key(&self, request: &RequestIdentity) -> String {
+        request.downstream_key(known_as(self))
     }
 }
 

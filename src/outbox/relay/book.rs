@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::pausing::{Paused, Topics};
 use crate::store::outbox::{MessageId, Shard, StoredMessage};
 
 /// A message that is due later than this is kept without its content.
@@ -27,6 +28,7 @@ const SOON: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: MessageId,
+    pub(super) topic: Arc<str>,
     pub(super) position: i64,
     pub(super) shard: Shard,
     pub(super) route: usize,
@@ -45,11 +47,11 @@ pub(super) struct Entry {
     /// Its content was read again.
     is_reloaded: bool,
     due: Option<Instant>,
-    state: State,
+    pub(super) state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Waiting,
     Ready,
     Taken,
@@ -107,6 +109,8 @@ pub(super) struct Book {
     /// By class.
     ready: Vec<VecDeque<MessageId>>,
     pauses: BinaryHeap<Reverse<(Instant, MessageId)>>,
+    pub(super) paused: Paused,
+    topics: Topics,
     limit: Load,
     loaded: Load,
     /// By route.
@@ -186,6 +190,9 @@ impl Book {
             }
             return;
         }
+        if self.paused.passes_over(&message) {
+            return;
+        }
         let lane = message.ordering_key.clone();
         if let Some(lane) = &lane {
             let lane = self.lanes.entry(Arc::clone(lane)).or_default();
@@ -195,6 +202,7 @@ impl Book {
         let due = message.due_in.filter(|due| !due.is_zero()).map(|due| now + due);
         let mut entry = Entry {
             id,
+            topic: self.topics.of(&message.topic),
             position: message.position,
             shard: message.shard,
             route,
@@ -213,7 +221,8 @@ impl Book {
         };
         let soon = due.is_none_or(|due| due < now + SOON);
         let has_room = message.is_whole() && self.loaded.is_below(self.limit);
-        if soon && has_room && lane.as_ref().is_none_or(|lane| !self.is_held_up(lane, id)) {
+        let is_paused = self.paused.has(&entry.topic);
+        if soon && has_room && !is_paused && lane.as_ref().is_none_or(|lane| !self.is_held_up(lane, id)) {
             self.loaded.take_in(entry.bytes);
             self.loads[route].take_in(entry.bytes);
             entry.content = Some(Arc::new(message));
@@ -257,11 +266,12 @@ impl Book {
             .first()
             .filter(|first| **first != id)
             .and_then(|first| self.entries.get(first));
-        parked || waits.is_some_and(|first| first.due.is_some() && first.state == State::Waiting)
+        let is_long = |first: &Entry| first.due.is_some() || self.paused.has(&first.topic);
+        parked || waits.is_some_and(|first| first.state == State::Waiting && is_long(first))
     }
 
     /// Makes a message ready if it may be.
-    fn consider(&mut self, id: MessageId, now: Instant) {
+    pub(super) fn consider(&mut self, id: MessageId, now: Instant) {
         let Some(entry) = self.entries.get(&id) else {
             return;
         };
@@ -273,6 +283,7 @@ impl Book {
         }
         match entry.due {
             Some(due) if due > now => self.pauses.push(Reverse((due, id))),
+            _ if self.paused.holds(entry, now) => self.pauses.extend(entry.expires.map(|at| Reverse((at, id)))),
             _ => {
                 let class = entry.class;
                 if let Some(entry) = self.entries.get_mut(&id) {
@@ -397,7 +408,7 @@ impl Book {
     }
 
     /// Drops the content of a message and of what waits behind it, so that others have the room.
-    fn unload_behind(&mut self, id: MessageId) {
+    pub(super) fn unload_behind(&mut self, id: MessageId) {
         let lane = self
             .entries
             .get(&id)
@@ -412,6 +423,7 @@ impl Book {
     /// A message has ended.
     pub(super) fn end(&mut self, id: MessageId, now: Instant) {
         self.unload(id);
+        self.paused.forget(id);
         let Some(entry) = self.entries.remove(&id) else {
             return;
         };
@@ -474,6 +486,7 @@ impl Book {
             .collect();
         for id in gone {
             self.unload(id);
+            self.paused.forget(id);
             if let Some(entry) = self.entries.remove(&id) {
                 self.counts[entry.route] -= 1;
             }

@@ -233,3 +233,78 @@ async fn one_that_comes_back_cancelled_is_not_delivered_and_lets_its_key_go_on()
     book.end(MessageId::new(1), now);
     assert_eq!(taken(&mut book), [2]);
 }
+
+fn of(topic: &str, id: i64, key: Option<&str>) -> StoredMessage {
+    StoredMessage {
+        topic: topic.into(),
+        ..message(id, key)
+    }
+}
+
+fn topics(names: &[&str]) -> HashSet<Arc<str>> {
+    names.iter().map(|name| Arc::from(*name)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_paused_is_held_with_its_key_and_without_content_and_goes_on_in_its_order() {
+    let now = Instant::now();
+    let mut book = Book::new(1, LIMIT);
+    book.add(of("paused", 1, Some("a")), (0, 0), now);
+    book.add(of("other", 2, Some("a")), (0, 0), now);
+    assert!(!book.pause(topics(&["paused"]), now));
+    book.add(of("paused", 3, Some("a")), (0, 0), now);
+    book.add(of("paused", 4, Some("b")), (0, 0), now);
+    book.add(of("other", 5, Some("c")), (0, 0), now);
+    assert_eq!(taken(&mut book), [5]);
+    assert_eq!(book.loaded().messages, 1, "what is not delivered has its content here");
+    // All that was held is in the book.
+    assert!(!book.pause(topics(&["another"]), now));
+    assert_eq!(taken(&mut book).len(), 2);
+    book.end(MessageId::new(1), now);
+    assert_eq!(taken(&mut book), [2]);
+    book.end(MessageId::new(2), now);
+    assert_eq!(taken(&mut book), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_paused_and_holds_up_nothing_leaves_the_book_and_is_read_once_more() {
+    let now = Instant::now();
+    let mut book = Book::new(1, LIMIT);
+    for id in 1..=3 {
+        book.add(of("paused", id, None), (0, 0), now);
+    }
+    assert_eq!(book.pop(0), Some(MessageId::new(1)));
+    assert!(!book.pause(topics(&["paused", "empty"]), now));
+    book.add(of("paused", 4, None), (0, 0), now);
+    // What is being delivered goes on, and waits if that fails.
+    assert_eq!((book.len(), book.count_of(0)), (1, 1));
+    book.fail(MessageId::new(1), Duration::ZERO, now);
+    book.wake(now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    assert!(
+        !book.pause(topics(&["paused"]), now),
+        "nothing of a topic is read for another one"
+    );
+    assert!(book.pause(topics(&[]), now));
+    assert_eq!(taken(&mut book), [1]);
+    for id in 1..=4 {
+        book.add(of("paused", id, None), (0, 0), now);
+    }
+    assert_eq!(taken(&mut book), [2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expires_while_it_is_paused_is_taken_out_of_the_way() {
+    let (now, minute) = (Instant::now(), Duration::from_secs(60));
+    let mut book = Book::new(1, LIMIT);
+    book.pause(topics(&["paused"]), now);
+    let expires_in = Some(minute);
+    let expires = StoredMessage {
+        expires_in,
+        ..of("paused", 1, Some("a"))
+    };
+    book.add(expires, (0, 0), now);
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    book.wake(now + minute);
+    assert_eq!(taken(&mut book), [1]);
+}

@@ -41,6 +41,9 @@ pub struct Health {
     pub empty_polls: u64,
     /// How often shards were lost to another relay while this one had them.
     pub lost: u64,
+    /// The topics that are [paused](crate::outbox::Outbox::pause), of those that it has a target for. A message of them that has
+    /// no ordering key is not in the backlog.
+    pub paused: Vec<String>,
     /// The targets whose circuit is open.
     pub open_circuits: Vec<String>,
 }

@@ -37,6 +37,15 @@ impl Reading {
         self.next_newcomer();
     }
 
+    /// Has all shards read from the beginning once more.
+    pub(super) fn restart(&mut self, start: &Cursor) {
+        let all = std::mem::take(self);
+        let queued = all.queued.into_iter().map(|(shard, _)| shard);
+        let read = [all.main, all.newcomer].into_iter().flatten();
+        let shards = queued.chain(read.flat_map(|reader| reader.shards)).collect();
+        self.gain(shards, start);
+    }
+
     fn next_newcomer(&mut self) {
         if self.newcomer.is_some() {
             return;

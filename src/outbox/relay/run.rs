@@ -63,10 +63,10 @@ pub(super) struct Runner<S> {
     /// Messages for which their ordering keys waited as the reading of their shards began.
     awaited: Vec<(Arc<str>, MessageId)>,
     /// Where the reading of shards begins.
-    start: Option<Cursor>,
+    pub(super) start: Option<Cursor>,
     /// When the oldest messages are next looked for.
     pub(super) next_look: Instant,
-    reading: Reading,
+    pub(super) reading: Reading,
     members: Members,
     bell: Listener,
     stopped: watch::Receiver<bool>,
@@ -160,6 +160,9 @@ impl<S: OutboxStore> Runner<S> {
 
     async fn turn(&mut self) -> Result<Turn, StoreError> {
         let mut turn = Turn::Idle;
+        if self.bell.heard_topics() {
+            self.next_beat = Instant::now();
+        }
         if Instant::now() >= self.next_beat {
             self.beat().await?;
         }
@@ -245,6 +248,7 @@ impl<S: OutboxStore> Runner<S> {
         self.leaving = mine.into_iter().skip(share).collect();
         self.reading.gain(gained, &beaten.start);
         self.start = Some(beaten.start);
+        self.pause(&beaten.paused);
         self.news |= beaten.news;
         self.house_in(beaten.due_in);
         let soon = joined || !self.leaving.is_empty();

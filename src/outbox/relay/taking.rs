@@ -251,6 +251,7 @@ impl<S: OutboxStore> Runner<S> {
         for route in 0..self.routes.number_of_routes() {
             let age = oldest.as_ref().map(|oldest| oldest[route].unwrap_or_default());
             self.counts.tell_topic(route, self.book.count_of(route), age);
+            self.counts.tell_paused(route, self.paused_of(route));
         }
         for (target, breaker) in self.breakers.iter().enumerate() {
             let is_open = breaker.opens_at().is_some();

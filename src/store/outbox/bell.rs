@@ -24,16 +24,24 @@ use tokio::sync::watch;
 pub struct Bell(Arc<Rings>);
 
 struct Rings {
-    /// Has how often it rang early.
-    all: watch::Sender<u64>,
+    all: watch::Sender<Special>,
     /// Those of this process alone.
-    own: watch::Sender<u64>,
+    own: watch::Sender<Special>,
+}
+
+/// How often it rang for something else than a commit that is over.
+#[derive(Clone, Copy, Default)]
+struct Special {
+    /// The commit may still be under way.
+    early: u64,
+    /// A topic was paused or resumed.
+    topics: u64,
 }
 
 /// Waits for a [`Bell`].
 pub struct Listener {
-    rings: watch::Receiver<u64>,
-    early: u64,
+    rings: watch::Receiver<Special>,
+    heard: Special,
 }
 
 /// Rings a bell at the end of an operation, and early if it is dropped before that.
@@ -47,8 +55,8 @@ impl Bell {
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Rings {
-            all: watch::Sender::new(0),
-            own: watch::Sender::new(0),
+            all: watch::Sender::new(Special::default()),
+            own: watch::Sender::new(Special::default()),
         }))
     }
 
@@ -60,8 +68,14 @@ impl Bell {
 
     /// Wakes every listener although the commit may still be under way: a relay that finds nothing looks again soon.
     pub(crate) fn ring_early(&self) {
-        self.0.all.send_modify(|early| *early += 1);
-        self.0.own.send_modify(|early| *early += 1);
+        self.0.all.send_modify(|rang| rang.early += 1);
+        self.0.own.send_modify(|rang| rang.early += 1);
+    }
+
+    /// Wakes every listener, and has each relay ask at once which topics are paused.
+    pub(crate) fn ring_for_topics(&self) {
+        self.0.all.send_modify(|rang| rang.topics += 1);
+        self.0.own.send_modify(|rang| rang.topics += 1);
     }
 
     /// Wakes every listener, but for those to what this process has committed: a store has heard of another process.
@@ -89,16 +103,22 @@ impl Default for Bell {
 }
 
 impl Listener {
-    fn to(rings: &watch::Sender<u64>) -> Self {
+    fn to(rings: &watch::Sender<Special>) -> Self {
         let rings = rings.subscribe();
-        let early = *rings.borrow();
-        Self { rings, early }
+        let heard = *rings.borrow();
+        Self { rings, heard }
     }
 
     /// Returns whether one of the rings that it was told of since the last call was early.
     pub(crate) fn heard_early(&mut self) -> bool {
-        let early = *self.rings.borrow();
-        std::mem::replace(&mut self.early, early) != early
+        let early = self.rings.borrow().early;
+        std::mem::replace(&mut self.heard.early, early) != early
+    }
+
+    /// Returns whether a topic was paused or resumed since the last call.
+    pub(crate) fn heard_topics(&mut self) -> bool {
+        let topics = self.rings.borrow().topics;
+        std::mem::replace(&mut self.heard.topics, topics) != topics
     }
 
     /// Waits for a ring that this listener was not told of yet. Waits forever once the bell is gone.

@@ -97,6 +97,8 @@ pub struct Beaten {
     pub due_in: Option<Duration>,
     /// Where to begin to read shards that are new to it.
     pub start: Cursor,
+    /// The topics of which nothing is delivered until they are resumed.
+    pub paused: Vec<Arc<str>>,
 }
 
 /// Messages that a relay has not read yet.

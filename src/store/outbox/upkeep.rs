@@ -121,7 +121,12 @@ const UNSUPPORTED: StoreError = StoreError::Unsupported {
 ///
 /// As for [`OutboxStore`].
 pub trait OutboxUpkeep: OutboxStore {
-    /// Lists messages by their ids.
+    /// Lists messages by their ids, without a lock that a writer waits for.
+    ///
+    /// By its number, or those that are parked or dead, a page is found at once. In SQLite so is one of a topic and a state. For
+    /// the rest, messages are read until the page is full, and all that are kept if it does not become so. In PostgreSQL, the
+    /// states [`Waiting`](MessageState::Waiting) and [`Ended`](MessageState::Ended) have all messages and receipts read, as for
+    /// [`backlog`](Self::backlog).
     ///
     /// # Errors
     ///
@@ -131,7 +136,12 @@ pub trait OutboxUpkeep: OutboxStore {
         std::future::ready(Err(UNSUPPORTED))
     }
 
-    /// Counts the messages of each topic, paused topics without one included, in the order of their names.
+    /// Counts the messages of each topic, paused topics without one included, in the order of their names. No writer waits for
+    /// it.
+    ///
+    /// In SQLite, it reads an index, some 20 bytes for each message that has not ended. In PostgreSQL, it reads all messages and
+    /// receipts that are kept, payloads of less than 2 kB with them, on one of the three connections of the outbox's own. A million messages
+    /// take a fraction of a second in SQLite, and about one in PostgreSQL: so ask every minute, and not every second.
     ///
     /// # Errors
     ///
@@ -149,8 +159,21 @@ pub trait OutboxUpkeep: OutboxStore {
         std::future::ready(Err(UNSUPPORTED))
     }
 
+    /// Lists the topics that are paused, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    fn paused(&self) -> impl Future<Output = Result<Vec<Arc<str>>, StoreError>> + Send {
+        async {
+            let backlog = self.backlog().await?;
+            let paused = backlog.into_iter().filter(|it| it.is_paused);
+            Ok(paused.map(|it| it.topic).collect())
+        }
+    }
+
     /// Has no relay deliver anything of a topic until it is [resumed](Self::resume). What is being delivered goes on, and a
-    /// relay learns of it with its next sign of life. Returns whether the topic was not paused before.
+    /// relay learns of it with its next sign of life, by the answer to its [beat](OutboxStore::beat). Returns whether the topic was not paused before.
     ///
     /// # Errors
     ///

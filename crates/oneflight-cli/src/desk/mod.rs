@@ -1,27 +1,78 @@
-//! The operator's desk.
+//! The operator's desk: what is in a store, and what a person may change there.
+//!
+//! ```text
+//! mod (which command) ─▶ records · doubts · steps · migrate · purge     a file or a folder each
+//!                           ├──────▶ request (which one is meant), typed (what a person says that it answered)
+//!                           └──────▶ view (how it is printed), failure (why it was not changed)
+//! ```
+//!
+//! Beside them are jobs and messages:
+//!
+//! ```text
+//! outbox ─▶ explain     exec     bench ─▶ server (what is behind the store) ◀─ doctor
+//! ```
+//!
+//! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
+//! what became of it.
+
+mod bench;
+mod doctor;
+mod doubts;
+mod exec;
+mod explain;
+mod failure;
+mod migrate;
+mod outbox;
+mod purge;
+mod records;
+mod request;
+mod server;
+mod steps;
+mod typed;
+mod view;
 
 use clap::Subcommand;
 
 use crate::exit::Failure;
 use crate::output::Form;
-use crate::store::{Address, Tables, unreachable, with_store};
+use crate::store::Address;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Look at records, and settle, hold or erase them
+    #[command(subcommand)]
+    Records(records::Command),
+    /// List what is in doubt, the oldest first
+    Doubts(doubts::Args),
+    /// Look at mutations of steps, and have them go on
+    #[command(subcommand)]
+    Steps(steps::Command),
+    /// Look at the schema of the store, and upgrade it
+    #[command(subcommand)]
+    Migrate(migrate::Command),
     /// Delete records that are past their retention
-    Purge {
-        /// How many are deleted at a time
-        #[arg(long, default_value_t = 500)]
-        batch: usize,
-    },
+    Purge(purge::Args),
+    /// Look into the outbox, and change what becomes of its messages
+    #[command(subcommand)]
+    Outbox(outbox::Command),
+    /// Run a command that must not run twice, and repeat what it printed when it is asked for again
+    Exec(Box<exec::Args>),
+    /// Measure what a call costs on this store
+    Bench(bench::Args),
+    /// Look for what would break a promise here: settings, clocks, relays, doubts
+    Doctor(doctor::Args),
 }
 
-pub(crate) async fn run(store: &Address, _form: Form, command: Command) -> Result<(), Failure> {
+pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Purge { batch } => {
-            let store = store.open(Tables::Leave).await?;
-            let purged = with_store!(&store, |store| oneflight::store::Store::purge(store, batch).await);
-            purged.map(|_| ()).map_err(unreachable)
-        }
+        Command::Records(command) => records::run(store, form, command).await,
+        Command::Doubts(args) => doubts::run(store, form, args).await,
+        Command::Steps(command) => steps::run(store, form, command).await,
+        Command::Migrate(command) => migrate::run(store, form, command).await,
+        Command::Purge(args) => purge::run(store, form, args).await,
+        Command::Outbox(command) => outbox::run(store, form, command).await,
+        Command::Exec(args) => exec::run(store, *args).await,
+        Command::Bench(args) => bench::run(store, form, args).await,
+        Command::Doctor(args) => doctor::run(store, form, args).await,
     }
 }

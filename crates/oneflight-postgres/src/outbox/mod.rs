@@ -36,3 +36,4 @@ mod hints;
 mod house;
 mod rows;
 mod store;
+mod upkeep;

@@ -300,6 +300,7 @@ impl OutboxStore for PostgresStore {
             news: column::<Option<bool>>(row, 4)?.unwrap_or(true),
             due_in: column::<Option<i64>>(row, 5)?.map(millis),
             start: Place::start().cursor(),
+            paused: column::<Vec<String>>(row, 7)?.into_iter().map(Into::into).collect(),
         })
     }
 

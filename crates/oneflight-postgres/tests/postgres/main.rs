@@ -22,3 +22,4 @@ mod pooler;
 mod schema;
 mod steps;
 mod transaction;
+mod upkeep;

@@ -1,6 +1,7 @@
 //! The outbox's transactions, each from its statements. The code that calls them sees to the turn and the commit.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, query};
@@ -132,6 +133,12 @@ pub(super) async fn beat(connection: &mut SqliteConnection, beat: &Beat) -> Resu
     let row = rows.first().ok_or(StoreError::Corrupt {
         what: "a statement has no answer",
     })?;
+    let paused = all(
+        connection,
+        "SELECT topic FROM main.oneflight_paused ORDER BY topic".into(),
+    )
+    .await?;
+    let paused: Result<Vec<Arc<str>>, _> = paused.iter().map(|row| Ok(get::<&str>(row, "topic")?.into())).collect();
     Ok(Some(Beaten {
         token: RelayToken::new(token),
         shards: mine?,
@@ -139,6 +146,7 @@ pub(super) async fn beat(connection: &mut SqliteConnection, beat: &Beat) -> Resu
         news: beat.cursor.is_none() || get(row, "news")?,
         due_in: get::<Option<i64>>(row, "due_in")?.map(read_millis),
         start: Cursor::new("0"),
+        paused: paused?,
     }))
 }
 

@@ -195,6 +195,13 @@ impl OutboxUpkeep for SqliteStore {
         rows.iter().filter(|row| found(row, "token")).map(relay).collect()
     }
 
+    async fn paused(&self) -> Result<Vec<Arc<str>>, StoreError> {
+        let table = "SELECT topic FROM main.oneflight_paused ORDER BY topic";
+        let rows = self.look(table.to_owned(), &[]).await?;
+        let named = rows.iter().filter(|row| found(row, "topic"));
+        named.map(|row| Ok(get::<&str>(row, "topic")?.into())).collect()
+    }
+
     async fn pause(&self, topic: &str) -> Result<bool, StoreError> {
         let pauses =
             format!("INSERT INTO main.oneflight_paused (topic, since) VALUES (?, {NOW}) ON CONFLICT DO NOTHING");
@@ -208,19 +215,16 @@ impl OutboxUpkeep for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Pauses or resumes a topic, and has the relays of this process look at once. Returns whether it was a change.
+    /// Pauses or resumes a topic. Returns whether it was a change.
     async fn change_topic(&self, text: String, topic: &str) -> Result<bool, StoreError> {
         let topic = topic.to_owned();
-        let changed = self
-            .in_turn(move |connection| {
-                Box::pin(async move {
-                    let change = query(AssertSqlSafe(text)).persistent(false).bind(topic);
-                    let changed = change.execute(connection).await.map_err(unavailable)?;
-                    Ok((End::Commit, changed.rows_affected() > 0))
-                })
+        self.in_turn(move |connection| {
+            Box::pin(async move {
+                let change = query(AssertSqlSafe(text)).persistent(false).bind(topic);
+                let changed = change.execute(connection).await.map_err(unavailable)?;
+                Ok((End::Commit, changed.rows_affected() > 0))
             })
-            .await?;
-        self.bell.ring();
-        Ok(changed)
+        })
+        .await
     }
 }

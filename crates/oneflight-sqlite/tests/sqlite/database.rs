@@ -56,6 +56,7 @@ async fn a_file_of_version_1_gets_the_tables_for_outbox_and_steps_and_keeps_its_
                DROP TABLE oneflight_steps; DROP TABLE oneflight_workflows;
                DROP TABLE oneflight_outbox; DROP TABLE oneflight_messages;
                DROP TABLE oneflight_relays; DROP TABLE oneflight_shards; DROP TABLE oneflight_paused;
+               ALTER TABLE oneflight_records DROP COLUMN held; ALTER TABLE oneflight_records DROP COLUMN correlation_id;
                DELETE FROM oneflight_migrations WHERE version > 1";
     sqlx::raw_sql(old).execute(store.pool()).await.unwrap();
     let claim = "INSERT INTO oneflight_records (scope, key, holder, attempt, state, claimed_at, lease_expires_at)

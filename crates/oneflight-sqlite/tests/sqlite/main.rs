@@ -20,6 +20,7 @@ mod lent;
 mod lost_claim;
 mod metrics;
 mod outbox;
+mod pausing;
 mod pool;
 mod processes;
 mod purge;

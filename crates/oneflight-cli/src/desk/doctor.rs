@@ -1,0 +1,318 @@
+//! `oneflight doctor`: what would break a promise here.
+//!
+//! ```text
+//! how the store is set up (the store's own findings) ─┐
+//! the clocks of the two machines                      ├─▶ a verdict and an advice each ─▶ 1 if something is broken
+//! what waits for somebody: doubts, messages, relays ──┘
+//! ```
+//!
+//! It only reads. What could not be looked at is unknown, and said.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use oneflight::store::outbox::{OutboxUpkeep, RelayEntry, TopicBacklog};
+use oneflight::store::{Finding, Soundness, StoreError, Upkeep};
+use serde::Serialize;
+
+use super::server::Server;
+use crate::exit::{Code, Failure};
+use crate::output::{Form, duration, either, table};
+use crate::store::{Address, AnyStore, Kind, told};
+
+/// Clocks that differ by less are not told of.
+const CLOCKS_AGREE: Duration = Duration::from_secs(1);
+/// How long a sign of life is waited for: relays with a lease of 15 s show one every 5 s.
+const SHOWS_LIFE_WITHIN: Duration = Duration::from_secs(7);
+/// How often is looked for one.
+const LOOKS_EVERY: Duration = Duration::from_millis(250);
+/// Up to how many requests in doubt are counted.
+const MOST_DOUBTS: usize = 1_000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// End with 1 for a note as well, and for what could not be looked at
+    #[arg(long)]
+    strict: bool,
+}
+
+/// A finding, as it is printed.
+#[derive(Debug, Serialize)]
+struct Shown {
+    name: &'static str,
+    verdict: &'static str,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+    #[serde(skip)]
+    soundness: Soundness,
+}
+
+impl From<Finding> for Shown {
+    fn from(finding: Finding) -> Self {
+        Self {
+            name: finding.name,
+            verdict: match finding.verdict {
+                Soundness::Sound => "ok",
+                Soundness::Remarkable => "note",
+                Soundness::Broken => "BROKEN",
+                Soundness::Unknown => "unknown",
+            },
+            found: finding.found,
+            advice: finding.advice.filter(|_| finding.verdict != Soundness::Sound),
+            soundness: finding.verdict,
+        }
+    }
+}
+
+pub(crate) async fn run(address: &Address, form: Form, args: Args) -> Result<(), Failure> {
+    let findings = match address.open_as_it_is().await {
+        Ok(store) => looked_at(address, &store).await?,
+        // The server answers, and the tables are not those of this version.
+        Err(failure) if is_of_the_schema(address, &failure) => {
+            vec![broken(
+                "schema",
+                failure.to_string(),
+                "see `oneflight migrate status`, and apply what is missing",
+            )]
+        }
+        Err(failure) => return Err(failure),
+    };
+    let shown: Vec<_> = findings.into_iter().map(Shown::from).collect();
+    either(form, &shown, || text(&shown))?;
+    let fails = |it: &Shown| match it.soundness {
+        Soundness::Sound => false,
+        Soundness::Broken => true,
+        Soundness::Remarkable | Soundness::Unknown => args.strict,
+    };
+    match shown.iter().any(fails) {
+        true => Err(Failure::new(Code::No, "")),
+        false => Ok(()),
+    }
+}
+
+fn is_of_the_schema(address: &Address, failure: &Failure) -> bool {
+    let is_sql = address.kind().is_ok_and(|kind| kind != Kind::Redis);
+    is_sql && [Code::Usage as u8, Code::Config as u8].contains(&failure.code())
+}
+
+fn text(shown: &[Shown]) -> String {
+    table(&["", "CHECK", "FOUND", "WHAT TO DO"], shown, |it| {
+        vec![
+            it.verdict.to_owned(),
+            it.name.to_owned(),
+            it.found.clone(),
+            it.advice.clone().unwrap_or_default(),
+        ]
+    })
+}
+
+async fn looked_at(address: &Address, store: &AnyStore) -> Result<Vec<Finding>, Failure> {
+    let mut findings = match store {
+        AnyStore::Sqlite(store) => of_store(store).await,
+        AnyStore::Postgres(store) => of_store(store).await,
+        AnyStore::Redis(store) => of_store(store).await,
+    };
+    findings.push(clock(address, store).await);
+    match store {
+        AnyStore::Sqlite(store) => {
+            findings.push(doubts(store).await);
+            findings.extend(of_outbox(store).await);
+        }
+        AnyStore::Postgres(store) => {
+            findings.push(doubts(store).await);
+            findings.extend(of_outbox(store).await);
+        }
+        AnyStore::Redis(store) => findings.push(doubts(store).await),
+    }
+    Ok(findings)
+}
+
+fn finding(name: &'static str, verdict: Soundness, found: impl Into<String>, advice: Option<&str>) -> Finding {
+    Finding {
+        name,
+        verdict,
+        found: found.into(),
+        advice: advice.map(str::to_owned),
+    }
+}
+
+fn sound(name: &'static str, found: impl Into<String>) -> Finding {
+    finding(name, Soundness::Sound, found, None)
+}
+
+fn note(name: &'static str, found: impl Into<String>, advice: &str) -> Finding {
+    finding(name, Soundness::Remarkable, found, Some(advice))
+}
+
+fn broken(name: &'static str, found: impl Into<String>, advice: &str) -> Finding {
+    finding(name, Soundness::Broken, found, Some(advice))
+}
+
+fn unknown(name: &'static str, error: &StoreError) -> Finding {
+    finding(
+        name,
+        Soundness::Unknown,
+        format!("it could not be looked at: {}", told(error)),
+        None,
+    )
+}
+
+/// How the store is set up, as it says itself.
+async fn of_store<S: Upkeep>(store: &S) -> Vec<Finding> {
+    store
+        .findings()
+        .await
+        .unwrap_or_else(|error| vec![unknown("settings", &error)])
+}
+
+/// The clock of this machine beside the store's. Leases and retention go by the store's alone.
+async fn clock(address: &Address, store: &AnyStore) -> Finding {
+    const NAME: &str = "clock of this machine";
+    let server = match Server::of(address, store).await {
+        Ok(server) => server,
+        Err(failure) => return finding(NAME, Soundness::Unknown, failure.to_string(), None),
+    };
+    let (begun, before) = (Instant::now(), SystemTime::now());
+    let theirs = match server.now().await {
+        Ok(Some(theirs)) => theirs,
+        Ok(None) => return sound(NAME, "the store has the same one"),
+        Err(error) => return unknown(NAME, &error),
+    };
+    let took = begun.elapsed();
+    let ours = before + took / 2;
+    let (apart, direction) = match theirs.duration_since(ours) {
+        Ok(apart) => (apart, "behind"),
+        Err(error) => (error.duration(), "ahead of"),
+    };
+    // It was read at some time while the answer was under way.
+    match apart.saturating_sub(took / 2) < CLOCKS_AGREE {
+        true => sound(NAME, format!("within {} of the store's", duration(CLOCKS_AGREE))),
+        false => note(
+            NAME,
+            format!("{} {direction} the store's", duration(apart)),
+            "Have both machines synchronised: leases and retention go by the store's clock alone, and the times in logs do not agree.",
+        ),
+    }
+}
+
+async fn doubts<S: Upkeep>(store: &S) -> Finding {
+    const NAME: &str = "doubts";
+    match store.in_doubt(MOST_DOUBTS, None).await {
+        Err(error) => unknown(NAME, &error),
+        Ok(doubts) => match doubts.iter().map(|doubt| doubt.since).max() {
+            None => sound(NAME, "none"),
+            Some(oldest) => {
+                let more = if doubts.len() >= MOST_DOUBTS { "at least " } else { "" };
+                let found = format!("{more}{} in doubt, the oldest for {}", doubts.len(), duration(oldest));
+                note(
+                    NAME,
+                    found,
+                    "See `oneflight doubts`, find out what happened, and settle each by `oneflight records resolve`.",
+                )
+            }
+        },
+    }
+}
+
+/// What is to be delivered, and what delivers it.
+async fn of_outbox<S: OutboxUpkeep>(store: &S) -> Vec<Finding> {
+    let (backlog, relays) = match (store.backlog().await, store.relays().await) {
+        (Ok(backlog), Ok(relays)) => (backlog, relays),
+        (Err(error), _) | (_, Err(error)) => return vec![unknown("outbox", &error)],
+    };
+    let alive = match alive(store, &relays).await {
+        Ok(alive) => alive,
+        Err(error) => return vec![unknown("relays", &error)],
+    };
+    vec![
+        members(&backlog, relays.len(), alive),
+        dead_letters(&backlog),
+        paused(&backlog),
+    ]
+}
+
+/// Counts the relays that show a sign of life while this looks.
+async fn alive<S: OutboxUpkeep>(store: &S, relays: &[RelayEntry]) -> Result<usize, StoreError> {
+    let mut silent: HashMap<_, _> = relays.iter().map(|relay| (relay.token, relay.beats)).collect();
+    let until = Instant::now() + SHOWS_LIFE_WITHIN;
+    while !silent.is_empty() && Instant::now() < until {
+        tokio::time::sleep(LOOKS_EVERY).await;
+        let now: HashMap<_, _> = store
+            .relays()
+            .await?
+            .iter()
+            .map(|relay| (relay.token, relay.beats))
+            .collect();
+        // One that is gone has left, or was missed by the others.
+        silent.retain(|token, beats| now.get(token) == Some(beats));
+    }
+    Ok(relays.len() - silent.len())
+}
+
+fn members(backlog: &[TopicBacklog], there: usize, alive: usize) -> Finding {
+    const NAME: &str = "relays";
+    let waiting: u64 = backlog.iter().filter(|it| !it.is_paused).map(|it| it.waiting).sum();
+    let oldest = backlog
+        .iter()
+        .filter(|it| !it.is_paused && it.waiting > 0)
+        .filter_map(|it| it.oldest)
+        .max();
+    let oldest = oldest.map_or_else(String::new, |oldest| format!(", the oldest for {}", duration(oldest)));
+    let window = duration(SHOWS_LIFE_WITHIN);
+    match (there, alive) {
+        (_, 0) if waiting > 0 => broken(
+            NAME,
+            format!("none shows a sign of life, and messages wait: {waiting}{oldest}"),
+            "Start a service with a relay: nothing is delivered until then.",
+        ),
+        (0, _) => sound(NAME, "none, and nothing is to be delivered"),
+        (there, alive) if alive < there => note(
+            NAME,
+            format!("{} of {there} have shown no sign of life for {window}", there - alive),
+            "Look whether their processes live: others take over the messages of a dead relay once its lease is over.",
+        ),
+        (_, alive) => sound(NAME, format!("{alive} alive; messages wait: {waiting}{oldest}")),
+    }
+}
+
+fn dead_letters(backlog: &[TopicBacklog]) -> Finding {
+    const NAME: &str = "dead letters";
+    let of = topics(
+        backlog
+            .iter()
+            .filter(|it| it.dead > 0)
+            .map(|it| format!("{} of {}", it.dead, it.topic)),
+    );
+    match of {
+        None => sound(NAME, "none"),
+        Some(found) => note(
+            NAME,
+            found,
+            "See `oneflight outbox dead` for the errors; mend their cause, and have them tried again by `oneflight outbox redrive`.",
+        ),
+    }
+}
+
+fn paused(backlog: &[TopicBacklog]) -> Finding {
+    const NAME: &str = "paused topics";
+    let of = topics(
+        backlog
+            .iter()
+            .filter(|it| it.is_paused)
+            .map(|it| format!("{}, of which {} wait", it.topic, it.waiting + it.parked)),
+    );
+    match of {
+        None => sound(NAME, "none"),
+        Some(found) => note(
+            NAME,
+            found,
+            "Have them delivered again by `oneflight outbox resume`, once there is no reason any more.",
+        ),
+    }
+}
+
+fn topics(found: impl Iterator<Item = String>) -> Option<String> {
+    let found: Vec<_> = found.collect();
+    (!found.is_empty()).then(|| found.join("; "))
+}

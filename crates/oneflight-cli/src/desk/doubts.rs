@@ -1,0 +1,123 @@
+//! What is in doubt, the oldest first: what a person is needed for.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use oneflight::RequestIdentity;
+use oneflight::store::{InDoubt, RecordQuery, RecordState, Store, StoreError, Upkeep};
+use serde::Serialize;
+
+use super::request::PAGE;
+use super::steps::{StepsView, recorded};
+use super::view::Bodies;
+use crate::exit::{Code, Failure};
+use crate::output::{self, Form, duration, millis};
+use crate::store::{Address, AnyStore, Tables, unreachable, with_store};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// End with the exit code 1 if there is one, for a check
+    #[arg(long)]
+    fail: bool,
+    /// Only those that have been in doubt for so long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+}
+
+/// A request in doubt, as it is printed.
+#[derive(Serialize)]
+struct Doubt {
+    key: String,
+    scope: String,
+    in_doubt_ms: u64,
+    attempt: u32,
+    token: u64,
+    correlation_id: Option<String>,
+    /// The steps that wait for a person: none if it is a mutation of steps that waits as a whole, `null` if it is no such mutation.
+    steps: Option<Vec<String>>,
+}
+
+const COLUMNS: [&str; 6] = ["KEY", "SCOPE", "IN DOUBT FOR", "ATTEMPT", "CORRELATION ID", "WAITS FOR"];
+
+pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), Failure> {
+    let store = store.open(Tables::Leave).await?;
+    let mut found = all(&store).await?;
+    let oldest = args.older_than.unwrap_or_default();
+    found.retain(|doubt| doubt.since >= oldest);
+    found.sort_by_key(|doubt| std::cmp::Reverse(doubt.since));
+    let ids = correlation_ids(&store, !found.is_empty()).await?;
+    let mut doubts = Vec::new();
+    for doubt in found {
+        let steps = recorded(&store, &doubt.id).await?;
+        doubts.push(Doubt {
+            key: doubt.id.key().to_owned(),
+            scope: doubt.id.scope().to_owned(),
+            in_doubt_ms: millis(doubt.since),
+            attempt: doubt.attempt,
+            token: doubt.token.get(),
+            correlation_id: ids.get(&doubt.id).cloned(),
+            steps: steps.map(|known| StepsView::of(&doubt.id, &known, Bodies::Hidden).open()),
+        });
+    }
+    match (form, doubts.is_empty()) {
+        (Form::Table, true) => output::line("nothing is in doubt")?,
+        _ => output::rows(form, &COLUMNS, &doubts, cells)?,
+    }
+    match args.fail && !doubts.is_empty() {
+        true => Err(Failure::with_code(Code::No as u8, "")),
+        false => Ok(()),
+    }
+}
+
+fn cells(doubt: &Doubt) -> Vec<String> {
+    vec![
+        doubt.key.clone(),
+        doubt.scope.clone(),
+        duration(Duration::from_millis(doubt.in_doubt_ms)),
+        doubt.attempt.to_string(),
+        doubt.correlation_id.clone().unwrap_or_default(),
+        match &doubt.steps {
+            None => "what happened?".to_owned(),
+            Some(open) if open.is_empty() => "to go on".to_owned(),
+            Some(open) => format!("what happened in {}?", open.join(", ")),
+        },
+    ]
+}
+
+async fn all(store: &AnyStore) -> Result<Vec<InDoubt>, Failure> {
+    let mut found: Vec<InDoubt> = Vec::new();
+    loop {
+        let after = found.last().map(|doubt| doubt.token);
+        let page = with_store!(store, |store| store.in_doubt(PAGE, after).await).map_err(unreachable)?;
+        if page.is_empty() {
+            return Ok(found);
+        }
+        found.extend(page);
+    }
+}
+
+/// Returns who asked for what is in doubt, where the store keeps that.
+async fn correlation_ids(store: &AnyStore, any: bool) -> Result<HashMap<RequestIdentity, String>, Failure> {
+    let mut ids = HashMap::new();
+    let mut query = RecordQuery {
+        state: Some(RecordState::InDoubt),
+        ..RecordQuery::all(PAGE)
+    };
+    while any {
+        let page = match with_store!(store, |store| store.records(query.clone()).await) {
+            Ok(page) => page,
+            Err(StoreError::Unsupported { .. }) => break,
+            Err(error) => return Err(unreachable(error)),
+        };
+        ids.extend(
+            page.entries
+                .into_iter()
+                .filter_map(|entry| Some((entry.id, entry.correlation_id?.to_string()))),
+        );
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => break,
+        }
+    }
+    Ok(ids)
+}

@@ -1,0 +1,337 @@
+//! `oneflight exec`: a job that must not run twice, such as one that cron starts on three machines.
+//!
+//! ```text
+//! claimed ──the command ends──────────────▶ recorded: its output and its exit status, which every later call repeats
+//!    │  ├───it cannot be started───────────▶ free again: 126, 127
+//!    │  ├───it is killed by a signal N─────▶ in doubt, or recorded, or free: 128 + N
+//!    │  └───the lease is lost meanwhile────▶ not recorded: 81
+//!    └── this machine dies ────────────────▶ in doubt when the lease ends: 80, until that is resolved
+//! ```
+//!
+//! The end of this process by `kill -9` does not end the command that it has started. So what is in doubt may still be at work.
+
+mod command;
+mod recording;
+mod signals;
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use oneflight::correlation::{self, CorrelationId};
+use oneflight::idempotency::{ErrorKind, Recovery};
+use oneflight::record::State;
+use oneflight::store::{RecordQuery, Upkeep};
+use oneflight::{Error, Fingerprint, Idempotency, Origin, Reply, RequestIdentity, Scope};
+
+use self::command::{Gate, Job, Told};
+use self::recording::{Recorded, Size};
+use self::signals::Signals;
+use crate::exit::{Code, Failure};
+use crate::output::{duration, note};
+use crate::store::{Address, Kind, Tables, told, unreachable, with_store};
+
+/// An earlier attempt is in doubt.
+const IN_DOUBT: u8 = 80;
+/// The command ran, and its end is not recorded.
+const NOT_RECORDED: u8 = 81;
+
+/// For how long a failure to give a claim back holds up the end of this process.
+const GIVING_BACK: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: that of the command, the first time and in every replay; 128 + N if signal N killed it; 126 or 127 if it cannot be \
+started.
+  64  the command line is wrong
+  65  the key was used before for another command
+  69  the store cannot be reached: the command did not run
+  75  it runs elsewhere, and still did after --wait
+  80  in doubt: an earlier attempt did not tell what it did
+  81  the command ran, and its end could not be recorded")]
+pub(crate) struct Args {
+    /// What names this run of the job, the same on all machines: the date, for one that runs daily
+    #[arg(long)]
+    key: String,
+    /// Where the key is valid: what names the job
+    #[arg(long, default_value = "exec")]
+    scope: String,
+    /// How long to wait while it runs elsewhere
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    wait: humantime::Duration,
+    /// How long a machine that does not show a sign of life counts as alive
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    lease: humantime::Duration,
+    /// How long the output and the exit status are kept. After that the key is new
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    retention: humantime::Duration,
+    /// What becomes of the key when the command ends with another status than 0
+    #[arg(long, value_enum, default_value_t = OnFailure::Record)]
+    on_failure: OnFailure,
+    /// What becomes of the key when a signal kills the command
+    #[arg(long, value_enum, default_value_t = OnKill::Doubt)]
+    on_kill: OnKill,
+    /// What to do when an earlier attempt did not tell what it did
+    #[arg(long, value_enum, default_value_t = InDoubt::Hold)]
+    in_doubt: InDoubt,
+    /// How much of the output is recorded, of both streams together. All of it goes through
+    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
+    max_output: Size,
+    /// What has to be the same under one key, in place of the command line
+    #[arg(long, value_name = "TEXT")]
+    fingerprint: Option<String>,
+    /// Do not say that an output is a replayed one
+    #[arg(long, short)]
+    quiet: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnFailure {
+    /// It is a result as any other: the command does not run again
+    Record,
+    /// The key is free: the next call runs the command
+    Free,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnKill {
+    /// It was cut off, so nobody knows what it did: the key waits for a decision
+    Doubt,
+    /// It is a result as any other: the command does not run again
+    Record,
+    /// The key is free: the next call runs the command
+    Free,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum InDoubt {
+    /// End with 80, until it is resolved
+    Hold,
+    /// Run the command again
+    Rerun,
+}
+
+impl Args {
+    fn identity(&self) -> Result<RequestIdentity, Failure> {
+        let wrong = |error| Failure::new(Code::Usage, format!("{error}"));
+        let fingerprint = match &self.fingerprint {
+            Some(text) => Fingerprint::of(text),
+            None => {
+                let line = Fingerprint::builder().part("purpose", "oneflight exec 1");
+                let parts = self.command.iter().enumerate();
+                parts
+                    .fold(line, |line, (at, part)| {
+                        line.part(at.to_string(), part.as_encoded_bytes())
+                    })
+                    .build()
+            }
+        };
+        let id = RequestIdentity::new(Scope::new(&self.scope), self.key.as_str()).map_err(wrong)?;
+        Ok(id.with_known_fingerprint(fingerprint))
+    }
+}
+
+pub(crate) async fn run(store: &Address, args: Args) -> Result<(), Failure> {
+    let id = args.identity()?;
+    // From here on a signal ends nothing unseen.
+    let signals = Signals::caught().map_err(|error| Failure::new(Code::System, format!("signals: {error}")))?;
+    // A file is made where it is missing. A database's tables may be the affair of a user who may do more than this one.
+    let tables = match store.kind()? {
+        Kind::Sqlite => Tables::Make,
+        Kind::Postgres | Kind::Redis => Tables::Leave,
+    };
+    let store = store.open(tables).await?;
+    with_store!(store, |store| over(store, id, args, signals).await)
+}
+
+async fn over<S: Upkeep + Clone>(
+    store: S,
+    id: RequestIdentity,
+    args: Args,
+    mut signals: Signals,
+) -> Result<(), Failure> {
+    let recovery = match args.in_doubt {
+        InDoubt::Hold => Recovery::Hold,
+        InDoubt::Rerun => Recovery::Rerun,
+    };
+    let idem = Idempotency::builder(store)
+        .wait(*args.wait)
+        .lease(*args.lease)
+        .retention(*args.retention)
+        .recovery(recovery)
+        // A command that was killed has ended.
+        .settle(Duration::ZERO)
+        // Its output has a limit of its own.
+        .max_result_bytes(usize::MAX)
+        .build();
+    let correlation = correlation_id();
+    let (job, gate, sender) = Job::new(&args, id.clone(), correlation.clone());
+    let ended = job.ended();
+    let mut call = Box::pin(correlation::scope(
+        correlation,
+        idem.try_run(id.clone(), |context| job.run(context)),
+    ));
+    let reply = loop {
+        tokio::select! {
+            reply = &mut call => break reply,
+            signal = signals.next() => match gate.close() {
+                Gate::Closed => {
+                    drop(call);
+                    let _ = tokio::time::timeout(GIVING_BACK, idem.drain()).await;
+                    return Err(Failure::with_code(signals::code(signal), "interrupted before the command began"));
+                }
+                // The command decides what follows.
+                Gate::Begun => { let _ = sender.send(signal); }
+            }
+        }
+    };
+    match reply {
+        Ok(reply) => repeat(&id, &args, &reply),
+        Err(error) => Err(failure(&idem, &id, &args, &error, ended.status()).await),
+    }
+}
+
+/// Ends as the command did, and prints what it printed if that was another time.
+fn repeat(id: &RequestIdentity, args: &Args, reply: &Reply<Recorded>) -> Result<(), Failure> {
+    if reply.origin() != Origin::Executed {
+        if !args.quiet {
+            note(&format!("oneflight: replayed {id}: {}", reply.story()));
+        }
+        reply
+            .print()
+            .map_err(|what| Failure::new(Code::Data, format!("{id}: {what}")))?;
+    }
+    if reply.left_out > 0 && !args.quiet {
+        let left_out = Size::new(reply.left_out);
+        note(&format!(
+            "oneflight: {left_out} more of the output are not recorded; see --max-output"
+        ));
+    }
+    match reply.exit {
+        0 => Ok(()),
+        code => Err(Failure::with_code(code, "")),
+    }
+}
+
+async fn failure<S: Upkeep>(
+    idem: &Idempotency<S>,
+    id: &RequestIdentity,
+    args: &Args,
+    error: &Error,
+    ended: Option<u8>,
+) -> Failure {
+    // The command's own end, or that it could not be started.
+    if let Some(told) = error.cause::<Told>() {
+        return Failure::with_code(told.code, told.what.clone());
+    }
+    let with_status = || match ended {
+        Some(status) => format!("the command ended with status {status}, and that is not recorded"),
+        None => "how the command ended is not recorded".to_owned(),
+    };
+    match error.kind() {
+        ErrorKind::Conflict => {
+            let advice = "was used before for another command line; take another --key or --scope, or say by --fingerprint \
+                          what has to be the same";
+            Failure::new(Code::Data, format!("{id} {advice}"))
+        }
+        ErrorKind::InProgress { retry_after } => {
+            let holder = holder(idem.store(), id).await;
+            let (wait, left) = (args.wait, duration(*retry_after));
+            let what = format!(
+                "{id} runs elsewhere{holder}, and still did after {wait}; its lease ends in {left} at the latest \
+                                unless it is renewed"
+            );
+            Failure::new(Code::Temporary, what)
+        }
+        ErrorKind::InDoubt { attempt } => {
+            let holder = holder(idem.store(), id).await;
+            let what = format!(
+                "{id} is in doubt: attempt {attempt}{holder} ended without telling what it did. {}",
+                settle(id)
+            );
+            Failure::with_code(IN_DOUBT, what)
+        }
+        ErrorKind::LeaseLost => {
+            let what = format!(
+                "{id}: {}: this machine showed no sign of life for {}, and the key was given to another. Both may have run",
+                with_status(),
+                args.lease
+            );
+            Failure::with_code(NOT_RECORDED, what)
+        }
+        ErrorKind::Unrecorded(source) => {
+            let what = format!("{id}: {}: {}. It is in doubt", with_status(), told(source));
+            Failure::with_code(NOT_RECORDED, what)
+        }
+        ErrorKind::Codec(source) => {
+            let advice = "is the record of something else, which is no command; take another --key or --scope";
+            Failure::new(Code::Data, format!("{id} {advice}: {}", told(source)))
+        }
+        ErrorKind::Store(source) => {
+            let failure = unreachable(source.clone());
+            Failure::with_code(failure.code(), format!("{id}: the command did not run: {failure}"))
+        }
+        _ => Failure::new(Code::Software, told(error)),
+    }
+}
+
+/// Says what to do about a doubt.
+fn settle(id: &RequestIdentity) -> String {
+    let resolve = format!(
+        "oneflight records resolve {} --scope {}",
+        quoted(id.key()),
+        quoted(id.scope())
+    );
+    format!(
+        "See whether it still runs, and what it did. Then say that it was done, by\n  {resolve} --answer '{{\"exit\": 0}}'\nor that it \
+         was not, by\n  {resolve} --not-done\nor have it run again, by --in-doubt rerun. All doubts are listed by oneflight doubts"
+    )
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@,+".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// Says who has a key, and since when, as far as the store tells.
+async fn holder<S: Upkeep>(store: &S, id: &RequestIdentity) -> String {
+    let query = RecordQuery {
+        scope: Some(id.scope().to_owned()),
+        key: Some(id.key().to_owned()),
+        ..RecordQuery::all(1)
+    };
+    let entry = match store.records(query).await {
+        Ok(page) => page.entries.into_iter().find(|entry| entry.id == *id),
+        Err(_) => None,
+    };
+    let Some(entry) = entry else { return String::new() };
+    let mut told = Vec::new();
+    told.extend(entry.correlation_id.map(|id| id.to_string()));
+    if let (Some(claimed), State::InProgress { .. }) = (entry.claimed, &entry.record.state) {
+        told.push(format!("begun {} ago", duration(entry.record.observed.since(claimed))));
+    }
+    match told.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", told.join(", ")),
+    }
+}
+
+/// What joins the logs of this run, and tells an operator which process it was: its machine and number, unless it was given.
+fn correlation_id() -> CorrelationId {
+    let given = std::env::var("ONEFLIGHT_CORRELATION_ID").ok();
+    if let Some(id) = given.and_then(|id| CorrelationId::new(id).ok()) {
+        return id;
+    }
+    let random = CorrelationId::random();
+    let machine = rustix::system::uname();
+    let machine: String = machine.nodename().to_string_lossy().chars().take(64).collect();
+    let part = random.as_str().get(..8).unwrap_or_default();
+    CorrelationId::new(format!("exec-{machine}-{}-{part}", std::process::id())).unwrap_or(random)
+}

@@ -1,0 +1,141 @@
+//! The schema of a store: which migrations it has, what they say, and applying them.
+
+use clap::Subcommand;
+use oneflight::store::SchemaStatus;
+use serde::Serialize;
+
+use crate::exit::{Code, Failure};
+use crate::output::{self, Consent, Form, counted};
+use crate::store::{Address, Kind, Tables, unreachable};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say which version the schema has, and what it lacks
+    Status(StatusArgs),
+    /// Print the migrations as one script, to be applied by other means
+    Print(PrintArgs),
+    /// Make the tables that are missing, and upgrade those that are old
+    Up(UpArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// End with the exit code 1 if it lacks something, for a check
+    #[arg(long)]
+    fail: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PrintArgs {
+    /// Only what a schema of this version lacks (0: an empty database)
+    #[arg(long, default_value_t = 0, value_name = "VERSION")]
+    from: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    consent: Consent,
+}
+
+/// How a schema stands, as it is printed.
+#[derive(Serialize)]
+struct Status {
+    /// The version of the schema: 0 if there is none, `null` where there is nothing to migrate.
+    found: Option<i64>,
+    /// The version that this command works with.
+    known: Option<i64>,
+    missing: Vec<Missing>,
+}
+
+#[derive(Serialize)]
+struct Missing {
+    version: i64,
+    what: &'static str,
+}
+
+const NOTHING: &str = "there is nothing to migrate in Redis: its records carry their own version";
+
+pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Status(args) => status(store, form, args).await,
+        Command::Print(args) => print(store, &args),
+        Command::Up(args) => up(store, form, args).await,
+    }
+}
+
+async fn status(store: &Address, form: Form, args: StatusArgs) -> Result<(), Failure> {
+    let status = Status::of(store).await?;
+    output::either(form, &status, || status.text())?;
+    match args.fail && !status.missing.is_empty() {
+        true => Err(Failure::with_code(Code::No as u8, "")),
+        false => Ok(()),
+    }
+}
+
+fn print(store: &Address, args: &PrintArgs) -> Result<(), Failure> {
+    let script = match store.kind()? {
+        Kind::Sqlite => Ok(store.sqlite_options().upgrade_sql(args.from)),
+        Kind::Postgres => store.postgres_options().upgrade_sql(args.from),
+        Kind::Redis => return output::line(NOTHING),
+    };
+    output::bytes(script.map_err(unreachable)?.as_bytes())
+}
+
+async fn up(store: &Address, form: Form, args: UpArgs) -> Result<(), Failure> {
+    if store.kind()? == Kind::Sqlite && !store.file()?.exists() {
+        let file = store.file()?.display();
+        args.consent
+            .ask(&format!("This makes the file {file}, with the tables of oneflight."))?;
+        store.open(Tables::Make).await?;
+    }
+    let before = Status::of(store).await?;
+    if !before.missing.is_empty() {
+        args.consent.ask(&format!(
+            "{}\nThis applies them, in one transaction. Processes of the version before go on beside it.",
+            before.text()
+        ))?;
+        store.open(Tables::Make).await?;
+    }
+    let after = Status::of(store).await?;
+    output::either(form, &after, || match before.missing.len() {
+        0 => after.text(),
+        applied => format!("applied {}; {}", counted(applied, "migration"), after.text()),
+    })
+}
+
+impl Status {
+    async fn of(store: &Address) -> Result<Self, Failure> {
+        let known = store.schema_status().await?;
+        Ok(match known {
+            Some(SchemaStatus { found, known, missing }) => Self {
+                found: Some(found),
+                known: Some(known),
+                missing: missing
+                    .into_iter()
+                    .map(|(version, what)| Missing { version, what })
+                    .collect(),
+            },
+            None => Self {
+                found: None,
+                known: None,
+                missing: Vec::new(),
+            },
+        })
+    }
+
+    fn text(&self) -> String {
+        let (Some(found), Some(known)) = (self.found, self.known) else {
+            return NOTHING.to_owned();
+        };
+        let mut text = match self.missing.is_empty() {
+            true => return format!("the schema is of version {found}, which is the newest"),
+            false if found == 0 => format!("there are no tables of oneflight; version {known} lacks"),
+            false => format!("the schema is of version {found}; version {known} has besides"),
+        };
+        for Missing { version, what } in &self.missing {
+            text.push_str(&format!("\n  {version}  {what}"));
+        }
+        text
+    }
+}

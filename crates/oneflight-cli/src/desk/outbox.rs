@@ -1,0 +1,620 @@
+//! `oneflight outbox`: what is to be delivered, why something is not, and what a person does about it.
+//!
+//! A message is named by its number, as `list` and `dead` have it. Payloads are shown by `dead --payload` alone.
+
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ArgGroup, Subcommand, ValueEnum};
+use oneflight::Outbox;
+use oneflight::correlation::CorrelationId;
+use oneflight::outbox::Cancelled;
+use oneflight::store::outbox::{
+    MessageEntry, MessageId, MessageQuery, MessageState, OutboxUpkeep, RelayEntry, TopicBacklog,
+};
+use serde::Serialize;
+
+use super::explain;
+use crate::exit::{Code, Failure};
+use crate::output::{Consent, Form, duration, either, fields, line, millis, note, rows, table};
+use crate::store::{Address, Tables, unreachable, with_sql_store};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show how much there is of each topic, and the relays; or the messages that are asked for
+    List(List),
+    /// Say why a message is not delivered, and what to do
+    Explain(One),
+    /// Show what will not be tried again by itself, with the last error
+    Dead(Dead),
+    /// Have dead letters tried again, as if for the first time
+    Redrive(Redrive),
+    /// Have a message never delivered, unless it is too late for that
+    Cancel(Change<One>),
+    /// Have nothing of a topic delivered until it is resumed
+    Pause(Change<Topic>),
+    /// Have a topic delivered again
+    Resume(Change<Topic>),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Messages of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Messages in this state
+    #[arg(long, value_enum)]
+    state: Option<State>,
+    /// Messages with this key, which the target knows them by
+    #[arg(long)]
+    key: Option<String>,
+    /// Messages that are delivered in order with those of this ordering key
+    #[arg(long)]
+    ordering_key: Option<String>,
+    /// Messages that the request with this correlation id has sent
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<CorrelationId>,
+    /// Messages behind this one
+    #[arg(long, value_name = "ID")]
+    after: Option<i64>,
+    /// How many messages are shown at most
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct One {
+    /// The number of the message
+    #[arg(allow_negative_numbers = true)]
+    id: i64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Topic {
+    /// The topic
+    topic: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Change<T: clap::Args> {
+    #[command(flatten)]
+    of: T,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dead {
+    /// Those of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Those behind this one
+    #[arg(long, value_name = "ID")]
+    after: Option<i64>,
+    /// How many are shown at most
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// Show the payloads as well
+    #[arg(long)]
+    payload: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("which").required(true))]
+pub(crate) struct Redrive {
+    /// The number of one
+    #[arg(group = "which")]
+    id: Option<i64>,
+    /// Those of this topic
+    #[arg(long, group = "which")]
+    topic: Option<String>,
+    /// All of them
+    #[arg(long, group = "which")]
+    all: bool,
+    /// How many a second are tried again at most: `50/s`
+    #[arg(long, default_value = "50/s")]
+    rate: Rate,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum State {
+    /// To be delivered
+    Waiting,
+    /// Put aside until it is due
+    Parked,
+    /// Not tried again unless it is redriven
+    Dead,
+    /// Delivered, cancelled or expired, and still kept
+    Ended,
+}
+
+impl From<State> for MessageState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Waiting => Self::Waiting,
+            State::Parked => Self::Parked,
+            State::Dead => Self::Dead,
+            State::Ended => Self::Ended,
+        }
+    }
+}
+
+/// How many a second.
+#[derive(Clone, Copy, Debug)]
+struct Rate(NonZeroU32);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix("/s").unwrap_or(text);
+        number
+            .trim()
+            .parse()
+            .map(Self)
+            .map_err(|_| format!("{text:?} is no rate: say how many a second, as in `50/s`"))
+    }
+}
+
+pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result<(), Failure> {
+    let store = store.open(Tables::Leave).await?;
+    with_sql_store!(store, "outbox", |store| over(&store, form, command).await)
+}
+
+async fn over<S: OutboxUpkeep + Clone>(store: &S, form: Form, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List(args) => list(store, form, args).await,
+        Command::Explain(One { id }) => explain::run(store, form, MessageId::new(id)).await,
+        Command::Dead(args) => dead(store, form, args).await,
+        Command::Redrive(args) => redrive(store, form, args).await,
+        Command::Cancel(Change { of, consent }) => cancel(store, MessageId::new(of.id), consent).await,
+        Command::Pause(Change { of, consent }) => pause(store, &of.topic, consent).await,
+        Command::Resume(Change { of, consent }) => resume(store, &of.topic, consent).await,
+    }
+}
+
+/// A message as JSON has it.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    id: i64,
+    topic: String,
+    state: &'static str,
+    key: String,
+    ordering_key: Option<String>,
+    attempts: u32,
+    /// The relay that has it, if one does.
+    taken_by: Option<i64>,
+    age_ms: u64,
+    due_in_ms: Option<u64>,
+    expires_in_ms: Option<u64>,
+    ended_ms_ago: Option<u64>,
+    error: Option<String>,
+    blocks: bool,
+    done: Vec<String>,
+    correlation_id: Option<String>,
+    payload_bytes: usize,
+    #[serde(flatten)]
+    payload: Option<Payload>,
+    #[serde(skip)]
+    times: Times,
+}
+
+/// What is told of its times in a table.
+#[derive(Debug)]
+struct Times {
+    age: Duration,
+    due_in: Option<Duration>,
+}
+
+/// A payload as it can be printed.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Payload {
+    Payload(String),
+    PayloadBase64(String),
+}
+
+fn word(state: MessageState) -> &'static str {
+    match state {
+        MessageState::Waiting => "waiting",
+        MessageState::Parked => "parked",
+        MessageState::Dead => "dead",
+        MessageState::Ended => "ended",
+        _ => "unknown",
+    }
+}
+
+impl From<MessageEntry> for Shown {
+    fn from(entry: MessageEntry) -> Self {
+        Self {
+            id: entry.id.get(),
+            topic: entry.topic.to_string(),
+            state: word(entry.state),
+            key: entry.key.to_string(),
+            ordering_key: entry.ordering_key.map(|key| key.to_string()),
+            attempts: entry.attempts,
+            taken_by: entry.taken_by.map(|relay| relay.get()),
+            age_ms: millis(entry.age),
+            due_in_ms: entry.due_in.map(millis),
+            expires_in_ms: entry.expires_in.map(millis),
+            ended_ms_ago: entry.ended.map(millis),
+            error: entry.error,
+            blocks: entry.blocks,
+            done: entry.done,
+            correlation_id: entry.correlation_id.map(|id| id.to_string()),
+            payload_bytes: entry.payload_bytes,
+            payload: None,
+            times: Times {
+                age: entry.age,
+                due_in: entry.due_in,
+            },
+        }
+    }
+}
+
+async fn list<S: OutboxUpkeep>(store: &S, form: Form, args: List) -> Result<(), Failure> {
+    let query = MessageQuery {
+        id: None,
+        topic: args.topic,
+        key: args.key,
+        ordering_key: args.ordering_key,
+        correlation_id: args.correlation_id,
+        state: args.state.map(MessageState::from),
+        after: args.after.map(MessageId::new),
+        limit: args.limit,
+    };
+    let asks_for_all = MessageQuery {
+        limit: 0,
+        ..query.clone()
+    } == MessageQuery::default();
+    if asks_for_all {
+        return overview(store, form).await;
+    }
+    let messages = store.messages(query).await.map_err(unreachable)?;
+    if let Some(last) = messages.last().filter(|_| messages.len() >= args.limit) {
+        note(&format!("there may be more: see --after {}", last.id));
+    }
+    let messages: Vec<_> = messages.into_iter().map(Shown::from).collect();
+    let columns = [
+        "ID",
+        "TOPIC",
+        "STATE",
+        "KEY",
+        "ORDERING KEY",
+        "ATTEMPTS",
+        "AGE",
+        "DUE IN",
+        "LAST ERROR",
+    ];
+    rows(form, &columns, &messages, |it| {
+        vec![
+            it.id.to_string(),
+            it.topic.clone(),
+            it.state.to_owned(),
+            it.key.clone(),
+            it.ordering_key.clone().unwrap_or_default(),
+            it.attempts.to_string(),
+            duration(it.times.age),
+            it.times.due_in.map(duration).unwrap_or_default(),
+            one_line(it.error.as_deref()),
+        ]
+    })
+}
+
+fn one_line(error: Option<&str>) -> String {
+    const MOST: usize = 100;
+    let text = error.unwrap_or_default().replace('\n', " ");
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// What there is of each topic, and what delivers it.
+async fn overview<S: OutboxUpkeep>(store: &S, form: Form) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Of {
+        topic: String,
+        waiting: u64,
+        parked: u64,
+        dead: u64,
+        oldest_ms: Option<u64>,
+        paused: bool,
+    }
+    #[derive(Serialize)]
+    struct By {
+        relay: i64,
+        group: String,
+        beats: i64,
+        shards: u16,
+    }
+    #[derive(Serialize)]
+    struct All {
+        topics: Vec<Of>,
+        relays: Vec<By>,
+    }
+    let backlog = store.backlog().await.map_err(unreachable)?;
+    let relays = store.relays().await.map_err(unreachable)?;
+    let all = All {
+        topics: backlog
+            .iter()
+            .map(|it| Of {
+                topic: it.topic.to_string(),
+                waiting: it.waiting,
+                parked: it.parked,
+                dead: it.dead,
+                oldest_ms: it.oldest.map(millis),
+                paused: it.is_paused,
+            })
+            .collect(),
+        relays: relays
+            .iter()
+            .map(|it| By {
+                relay: it.token.get(),
+                group: it.group.to_string(),
+                beats: it.beats,
+                shards: it.shards,
+            })
+            .collect(),
+    };
+    either(form, &all, || format!("{}\n\n{}", topics(&backlog), members(&relays)))
+}
+
+fn topics(backlog: &[TopicBacklog]) -> String {
+    if backlog.is_empty() {
+        return "nothing is to be delivered".to_owned();
+    }
+    table(&["TOPIC", "WAITING", "PARKED", "DEAD", "OLDEST", ""], backlog, |it| {
+        vec![
+            it.topic.to_string(),
+            it.waiting.to_string(),
+            it.parked.to_string(),
+            it.dead.to_string(),
+            it.oldest.map(duration).unwrap_or_default(),
+            if it.is_paused {
+                "paused".to_owned()
+            } else {
+                String::new()
+            },
+        ]
+    })
+}
+
+fn members(relays: &[RelayEntry]) -> String {
+    if relays.is_empty() {
+        return "no relay is there: nothing is delivered until one runs".to_owned();
+    }
+    table(&["RELAY", "GROUP", "SHARDS", "BEATS"], relays, |it| {
+        vec![
+            it.token.get().to_string(),
+            it.group.to_string(),
+            it.shards.to_string(),
+            it.beats.to_string(),
+        ]
+    })
+}
+
+async fn dead<S: OutboxUpkeep>(store: &S, form: Form, args: Dead) -> Result<(), Failure> {
+    let query = MessageQuery {
+        topic: args.topic,
+        state: Some(MessageState::Dead),
+        after: args.after.map(MessageId::new),
+        limit: args.limit,
+        ..MessageQuery::default()
+    };
+    let found = store.messages(query).await.map_err(unreachable)?;
+    if let Some(last) = found.last().filter(|_| found.len() >= args.limit) {
+        note(&format!("there may be more: see --after {}", last.id));
+    }
+    let mut letters = Vec::with_capacity(found.len());
+    for entry in found {
+        let id = entry.id;
+        let mut shown = Shown::from(entry);
+        if args.payload {
+            shown.payload = payload(store, id).await?;
+        }
+        letters.push(shown);
+    }
+    match form {
+        Form::Json => crate::output::json(&letters),
+        Form::Table if letters.is_empty() => line("nothing"),
+        Form::Table => {
+            let told: Vec<_> = letters.iter().map(letter).collect();
+            line(&told.join("\n\n"))
+        }
+    }
+}
+
+pub(super) fn letter(it: &Shown) -> String {
+    let payload = it.payload.as_ref().map(|payload| match payload {
+        Payload::Payload(text) => text.clone(),
+        Payload::PayloadBase64(text) => format!("{text} (base64)"),
+    });
+    fields(&[
+        ("id", Some(it.id.to_string())),
+        ("topic", Some(it.topic.clone())),
+        ("key", Some(it.key.clone())),
+        ("ordering key", it.ordering_key.clone()),
+        ("sent", Some(format!("{} ago", duration(it.times.age)))),
+        ("attempts", Some(it.attempts.to_string())),
+        ("last error", it.error.clone()),
+        (
+            "holds up",
+            it.blocks.then(|| "the later messages of its ordering key".to_owned()),
+        ),
+        ("correlation id", it.correlation_id.clone()),
+        (
+            "payload",
+            payload.or_else(|| Some(format!("{} bytes (see --payload)", it.payload_bytes))),
+        ),
+    ])
+}
+
+/// Returns the payload of a dead letter, unless it is none any more.
+async fn payload<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<Option<Payload>, Failure> {
+    let before = MessageId::new(id.get().saturating_sub(1));
+    let found = store.dead_letters(1, Some(before)).await.map_err(unreachable)?;
+    let letter = found.into_iter().find(|letter| letter.id == id);
+    Ok(letter.map(|letter| match std::str::from_utf8(&letter.payload) {
+        Ok(text) => Payload::Payload(text.to_owned()),
+        Err(_) => Payload::PayloadBase64(base64::Engine::encode(
+            &base64::prelude::BASE64_STANDARD,
+            &letter.payload,
+        )),
+    }))
+}
+
+/// Returns a message, or says that there is none.
+async fn message<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<MessageEntry, Failure> {
+    let query = MessageQuery {
+        id: Some(id),
+        limit: 1,
+        ..MessageQuery::default()
+    };
+    let found = store.messages(query).await.map_err(unreachable)?;
+    found.into_iter().next().ok_or_else(|| missing(id))
+}
+
+pub(super) fn missing(id: MessageId) -> Failure {
+    let advice = format!("there is no message {id}: it never was, or it has ended and is not kept any more");
+    Failure::new(Code::No, advice)
+}
+
+fn messages(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
+async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) -> Result<(), Failure> {
+    let outbox = Outbox::new(store.clone());
+    if let Some(id) = args.id.map(MessageId::new) {
+        let entry = message(store, id).await?;
+        if entry.state != MessageState::Dead {
+            let what = format!("message {id} is no dead letter, but {}", word(entry.state));
+            return Err(Failure::new(Code::No, what));
+        }
+        args.consent.ask(&format!(
+            "Message {id} of the topic {} will be tried again, as if for the first time. The last of its {} said: {}",
+            entry.topic,
+            messages(u64::from(entry.attempts), "attempt"),
+            entry.error.as_deref().unwrap_or("nothing"),
+        ))?;
+        return match outbox.redrive(id).await.map_err(unreachable)? {
+            true => redriven(form, 1),
+            false => Err(Failure::new(
+                Code::No,
+                format!("message {id} is no dead letter any more"),
+            )),
+        };
+    }
+    let redriving = outbox.redrive_all(args.topic.as_deref()).await.map_err(unreachable)?;
+    let mut redriving = redriving.every(Duration::from_secs(1) / args.rate.0.get());
+    let count = redriving.left() as u64;
+    let which = args
+        .topic
+        .as_ref()
+        .map_or_else(String::new, |topic| format!(" of the topic {topic}"));
+    if count == 0 {
+        return Err(Failure::new(Code::No, format!("there is no dead letter{which}")));
+    }
+    args.consent.ask(&format!(
+        "{}{which} will be tried again, as if for the first time, {} a second at most.",
+        messages(count, "dead letter"),
+        args.rate.0
+    ))?;
+    let mut done = 0;
+    loop {
+        match redriving.next().await {
+            Ok(Some(_)) => done += 1,
+            Ok(None) => return redriven(form, done),
+            Err(error) => {
+                let (failure, left) = (unreachable(error), redriving.left());
+                let told = format!("{failure}; {done} will be tried again, and {left} are left as they were");
+                return Err(Failure::with_code(failure.code(), told));
+            }
+        }
+    }
+}
+
+fn redriven(form: Form, count: u64) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Redriven {
+        redriven: u64,
+    }
+    let all = Redriven { redriven: count };
+    either(form, &all, || {
+        format!("{} will be tried again", messages(count, "message"))
+    })
+}
+
+async fn cancel<S: OutboxUpkeep + Clone>(store: &S, id: MessageId, consent: Consent) -> Result<(), Failure> {
+    let entry = message(store, id).await?;
+    let late = "it is being delivered, or it has ended; nothing was changed";
+    if entry.state == MessageState::Ended {
+        return Err(Failure::new(
+            Code::No,
+            format!("message {id} is not to be cancelled any more: {late}"),
+        ));
+    }
+    let done = match &*entry.done {
+        [] => String::new(),
+        done => format!(" These targets have it already: {}.", done.join(", ")),
+    };
+    consent.ask(&format!(
+        "Message {id} of the topic {}, key {}, will never be delivered. It is {} now.{done}",
+        entry.topic,
+        entry.key,
+        word(entry.state),
+    ))?;
+    match Outbox::new(store.clone()).cancel(id).await.map_err(unreachable)? {
+        Cancelled::Cancelled => line(&format!("message {id} is cancelled")),
+        Cancelled::TooLate => Err(Failure::new(Code::No, format!("too late for message {id}: {late}"))),
+    }
+}
+
+/// Returns what there is of a topic.
+async fn topic<S: OutboxUpkeep>(store: &S, topic: &str) -> Result<Option<TopicBacklog>, Failure> {
+    let backlog = store.backlog().await.map_err(unreachable)?;
+    Ok(backlog.into_iter().find(|it| &*it.topic == topic))
+}
+
+async fn pause<S: OutboxUpkeep>(store: &S, name: &str, consent: Consent) -> Result<(), Failure> {
+    let known = topic(store, name).await?;
+    if known.as_ref().is_some_and(|it| it.is_paused) {
+        return line(&format!("the topic {name} was paused before"));
+    }
+    let there_is = match known {
+        Some(it) => format!("{} of it now.", messages(it.waiting + it.parked, "message")),
+        None => "There is no message of it now: look whether it is spelled rightly.".to_owned(),
+    };
+    consent.ask(&format!(
+        "Nothing of the topic {name} will be delivered until it is resumed. What is being delivered goes on. {there_is}"
+    ))?;
+    match store.pause(name).await.map_err(unreachable)? {
+        true => line(&format!(
+            "the topic {name} is paused; each relay learns of it with its next sign of life"
+        )),
+        false => line(&format!("the topic {name} was paused before")),
+    }
+}
+
+async fn resume<S: OutboxUpkeep>(store: &S, name: &str, consent: Consent) -> Result<(), Failure> {
+    let known = topic(store, name).await?;
+    if !known.as_ref().is_some_and(|it| it.is_paused) {
+        return Err(Failure::new(Code::No, format!("the topic {name} is not paused")));
+    }
+    let count = known.map_or(0, |it| it.waiting + it.parked);
+    let what = messages(count, "message");
+    consent.ask(&format!(
+        "The topic {name} will be delivered again: there are {what} of it."
+    ))?;
+    match store.resume(name).await.map_err(unreachable)? {
+        true => line(&format!("the topic {name} is delivered again")),
+        false => Err(Failure::new(Code::No, format!("the topic {name} is not paused"))),
+    }
+}

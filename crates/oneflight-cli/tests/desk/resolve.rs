@@ -1,0 +1,130 @@
+//! Settling a request: with which words, and when not.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::post;
+use http::{HeaderMap, Request};
+use http_body_util::BodyExt;
+use oneflight::http::layer::IdempotencyLayer;
+use oneflight::{Idempotency, Scope};
+use tower::ServiceExt;
+
+use super::support::{File, SCOPE, id, leave_in_doubt};
+
+/// A service behind the layer, whose machine burns down in the middle of the work.
+fn orders(file: &File) -> Router {
+    let idem = Idempotency::builder(file.store.clone()).settle(Duration::ZERO).build();
+    let layer = IdempotencyLayer::new(idem).scope(|_| Some(Scope::new("tenant-7")));
+    let burns = async || -> &'static str { panic!("the machine is on fire") };
+    Router::new().route("/orders", post(burns)).layer(layer)
+}
+
+async fn place(orders: Router) -> (u16, HeaderMap, String) {
+    let request = Request::post("/orders").header("idempotency-key", "\"a7f3\"");
+    let (parts, body) = orders
+        .oneshot(request.body(Body::from("two books")).unwrap())
+        .await
+        .unwrap()
+        .into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (
+        parts.status.as_u16(),
+        parts.headers,
+        String::from_utf8(body.to_vec()).unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn an_answer_of_http_is_what_the_next_request_gets() {
+    let file = File::new().await;
+    assert_eq!(place(orders(&file)).await.0, 500);
+    let doubts = file.desk.json(&["doubts"]);
+    assert_eq!(
+        (&doubts[0]["key"], &doubts[0]["scope"]),
+        (&"a7f3".into(), &SCOPE.into())
+    );
+    let body = file.path.with_extension("body");
+    std::fs::write(&body, r#"{"order":7}"#).unwrap();
+    let body = body.to_str().unwrap();
+    let resolve = [
+        "records",
+        "resolve",
+        "a7f3",
+        "--status",
+        "201",
+        "--header",
+        "Location: /orders/7",
+        "--body-file",
+        body,
+    ];
+    let told = file.desk.run(&resolve).with(64);
+    assert!(
+        told.contains("HTTP 201 Created with 1 header line and a body of 11 bytes"),
+        "{told}"
+    );
+    file.desk.run(&[&resolve[..], &["--yes"]].concat()).well();
+    let (status, headers, body) = place(orders(&file)).await;
+    assert_eq!((status, &*body), (201, r#"{"order":7}"#));
+    assert_eq!(headers["location"], "/orders/7");
+}
+
+#[tokio::test]
+async fn an_answer_in_json_for_a_route_is_warned_about() {
+    let file = File::new().await;
+    leave_in_doubt(&file.store, id("a7f3")).await;
+    let told = file.desk.run(&["records", "resolve", "a7f3", "--answer", "7"]).with(64);
+    assert!(told.contains("POST /orders") && told.contains("--status"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_in_doubt_is_left_alone() {
+    let file = File::new().await;
+    let idem = file.idem();
+    idem.run(id("done"), |_| async { 7 }).await.unwrap();
+    let told = file
+        .desk
+        .run(&["records", "resolve", "done", "--not-done", "--yes"])
+        .with(1);
+    assert!(told.contains("is completed, and nothing was changed"), "{told}");
+
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let (go, goes) = tokio::sync::oneshot::channel();
+    let call = tokio::spawn(async move {
+        let work = |_| async {
+            begun.send(()).unwrap();
+            goes.await.unwrap()
+        };
+        idem.run(id("running"), work).await
+    });
+    begins.await.unwrap();
+    let told = file
+        .desk
+        .run(&["records", "resolve", "running", "--not-done", "--yes"])
+        .with(75);
+    assert!(
+        told.contains("its holder is alive") && told.contains("records hold"),
+        "{told}"
+    );
+    go.send(8).unwrap();
+    assert_eq!(*call.await.unwrap().unwrap(), 8);
+}
+
+#[tokio::test]
+async fn what_happened_has_to_be_said_once_and_be_an_answer() {
+    let file = File::new().await;
+    leave_in_doubt(&file.store, id("a7f3")).await;
+    let resolve = |args: &[&str]| {
+        file.desk
+            .run(&[&["records", "resolve", "a7f3", "--yes"], args].concat())
+    };
+    resolve(&[]).with(64);
+    resolve(&["--not-done", "--answer", "7"]).with(64);
+    resolve(&["--status", "99"]).with(64);
+    resolve(&["--header", "a: b", "--not-done"]).with(64);
+    let told = resolve(&["--answer", "ch_1"]).with(65);
+    assert!(told.contains("no JSON"), "{told}");
+    resolve(&["--answer-file", "/nowhere/at/all"]).with(66);
+    resolve(&["--scope", SCOPE, "--answer", "\"ch_1\""]).well();
+}

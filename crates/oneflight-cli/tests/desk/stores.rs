@@ -1,0 +1,101 @@
+//! A file that is no store, or that is written while it is looked at.
+
+use super::support::{Desk, File, id};
+
+#[test]
+fn a_file_that_is_no_database_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    std::fs::write(
+        &path,
+        "my notes, which are longer than the header of a database: so it cannot be one",
+    )
+    .unwrap();
+    let desk = Desk {
+        address: path.to_str().unwrap().to_owned(),
+    };
+    let told = desk.run(&["doubts"]).with(69);
+    assert!(told.contains("notes.txt") && told.contains("not a database"), "{told}");
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("my notes"));
+    let directory = Desk {
+        address: folder.path().to_str().unwrap().to_owned(),
+    };
+    directory.run(&["doubts"]).with(69);
+}
+
+#[test]
+fn a_schema_is_made_by_migrate_up_alone_and_its_script_does_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop.db");
+    let desk = Desk {
+        address: path.to_str().unwrap().to_owned(),
+    };
+    desk.run(&["migrate", "status"]).with(66);
+    desk.run(&["doubts"]).with(66);
+    desk.run(&["migrate", "up"]).with(64);
+    assert!(!path.exists());
+
+    // A database of somebody else's, with no table of ours.
+    std::fs::write(&path, "").unwrap();
+    let told = desk.run(&["doubts"]).with(78);
+    assert!(
+        told.contains("no tables of oneflight") && told.contains("migrate up"),
+        "{told}"
+    );
+    let status = desk.json(&["migrate", "status", "--fail"]);
+    assert_eq!(
+        (&status["found"], status["missing"][0]["version"].as_i64()),
+        (&0.into(), Some(1))
+    );
+    desk.run(&["migrate", "status", "--fail"]).with(1);
+    desk.run(&["migrate", "up"]).with(64);
+    let told = desk.run(&["migrate", "up", "--yes"]).well();
+    assert!(told.contains("applied"), "{told}");
+    desk.run(&["doubts"]).well();
+    let status = desk.json(&["migrate", "status", "--fail"]);
+    assert_eq!(
+        (&status["found"], &status["missing"]),
+        (&status["known"], &serde_json::json!([]))
+    );
+
+    // As the script makes it.
+    let other = Desk {
+        address: folder.path().join("other.db").to_str().unwrap().to_owned(),
+    };
+    let script = other.run(&["migrate", "print"]).well();
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&other.address)
+        .create_if_missing(true);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(script))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    });
+    other.run(&["doubts"]).well();
+    assert_eq!(other.json(&["migrate", "status"]), status);
+}
+
+#[tokio::test]
+async fn a_file_is_named_as_a_path_or_by_a_url() {
+    let file = File::new().await;
+    file.idem().run(id("a7f3"), |_| async { 7 }).await.unwrap();
+    let path = file.path.to_str().unwrap();
+    for address in [path.to_owned(), format!("sqlite://{path}"), format!("sqlite:{path}")] {
+        let desk = Desk { address };
+        assert!(desk.run(&["records", "show", "a7f3"]).well().contains("completed"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_cannot_command_the_terminal() {
+    let file = File::new().await;
+    file.idem()
+        .run(id("a7f3"), |_| async { "\u{1b}]0;owned\u{7}".to_owned() })
+        .await
+        .unwrap();
+    let shown = file.desk.run(&["records", "show", "a7f3", "--body"]).well();
+    assert!(!shown.contains('\u{1b}'), "{shown}");
+}

@@ -1,0 +1,112 @@
+//! What would break a promise is found, with what to do about it.
+
+use oneflight::Message;
+use oneflight_postgres::PostgresStore;
+use oneflight_sqlite::SqliteStore;
+use serde_json::Value;
+
+use crate::desk::{Desk, Ran, ran};
+use crate::outbox::{Mood, relay, send};
+use crate::pgbouncer::Bouncer;
+use crate::{postgres, redis};
+
+/// The findings, by their names.
+struct Found(Ran, Vec<Value>);
+
+impl Found {
+    fn by(desk: &Desk, arguments: &[&str]) -> Self {
+        let ran = desk.run(["doctor", "--json"].iter().chain(arguments));
+        let found = serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+        Self(ran, found)
+    }
+
+    fn verdict(&self, name: &str) -> &str {
+        let found = self.1.iter().find(|it| it["name"] == name);
+        let found = found.unwrap_or_else(|| panic!("nothing of {name}: {:?}", self.0));
+        assert!(
+            !matches!(&found["verdict"], Value::String(verdict) if verdict != "ok" && found["advice"].is_null()),
+            "{found}"
+        );
+        found["verdict"].as_str().unwrap()
+    }
+
+    fn code(&self) -> Option<i32> {
+        self.0.code
+    }
+
+    /// The names of what is no good.
+    fn broken(&self) -> Vec<&str> {
+        let broken = self.1.iter().filter(|it| it["verdict"] == "BROKEN");
+        broken.map(|it| it["name"].as_str().unwrap()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_store_in_good_order_passes() {
+    let desk = Desk::sqlite();
+    SqliteStore::open(&desk.store).await.unwrap();
+    let found = Found::by(&desk, &[]);
+    assert_eq!((found.code(), found.broken()), (Some(0), vec![]), "{:?}", found.0);
+    assert_eq!(found.verdict("schema"), "ok");
+    assert_eq!(found.verdict("doubts"), "ok");
+    let table = desk.ok(["doctor"]);
+    assert!(
+        table.out.contains("CHECK") && table.out.contains("clock of this machine"),
+        "{table:?}"
+    );
+    let missing = Desk::sqlite().run(["doctor"]);
+    assert_eq!(missing.code, Some(66), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_somebody_is_told() {
+    let desk = Desk::sqlite();
+    let store = SqliteStore::open(&desk.store).await.unwrap();
+    let _ = ran(&mut desk.job("--key a", "kill -9 $$", &desk.path("a")));
+    send(
+        &store,
+        vec![Message::text("mail.receipt", "a"), Message::text("mail.offer", "b")],
+    )
+    .await;
+    let found = Found::by(&desk, &[]);
+    // Nobody delivers what waits.
+    assert_eq!(
+        (found.code(), found.broken()),
+        (Some(1), vec!["relays"]),
+        "{:?}",
+        found.0
+    );
+    assert_eq!(found.verdict("doubts"), "note");
+
+    let relay = relay(&store, &Mood::default());
+    crate::outbox::until_dead(&store, 2).await;
+    let found = tokio::task::spawn_blocking(move || {
+        desk.ok(["outbox", "pause", "mail.offer", "--yes"]);
+        let found = Found::by(&desk, &[]);
+        assert_eq!((found.code(), found.broken()), (Some(0), vec![]), "{:?}", found.0);
+        assert_eq!(Found::by(&desk, &["--strict"]).code(), Some(1));
+        found
+    });
+    let found = found.await.unwrap();
+    for (name, verdict) in [
+        ("relays", "ok"),
+        ("dead letters", "note"),
+        ("paused topics", "note"),
+        ("doubts", "note"),
+    ] {
+        assert_eq!(found.verdict(name), verdict, "{name}");
+    }
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_without_the_tables_is_broken() {
+    let desk = Desk::postgres(postgres::server()).await;
+    let found = Found::by(&desk, &[]);
+    assert_eq!(
+        (found.code(), found.broken()),
+        (Some(1), vec!["schema"]),
+        "{:?}",
+        found.0
+    );
+}

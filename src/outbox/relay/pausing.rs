@@ -1,0 +1,146 @@
+//! Topics of which nothing is delivered until they are resumed.
+//!
+//! ```text
+//!            ┌── without an ordering key ──▶ passed over ──resumed──▶ all is read once more
+//! read ──────┤
+//!            └── with one ──▶ in the book ──first of its key──▶ held ──resumed──▶ ready
+//! ```
+//!
+//! A message of a paused topic is in the book only if others wait for it, and without its content. So however many there are,
+//! they leave the room to other topics. What has been taken before goes on. What expires meanwhile ends.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::book::{Book, Entry, State};
+use super::run::Runner;
+use crate::store::outbox::{MessageId, OutboxStore, StoredMessage};
+
+/// The number of topics from which on those are forgotten that no message has.
+const FORGET: usize = 1024;
+
+/// What is paused, as the book keeps it.
+#[derive(Debug, Default)]
+pub(super) struct Paused {
+    topics: HashSet<Arc<str>>,
+    /// Messages that would be ready.
+    held: HashSet<MessageId>,
+    /// Topics of which messages are in the store alone.
+    passed_over: HashSet<Arc<str>>,
+}
+
+impl Paused {
+    pub(super) fn has(&self, topic: &str) -> bool {
+        self.topics.contains(topic)
+    }
+
+    /// Whether a message is only passed over: nothing has to wait for it.
+    pub(super) fn passes_over(&mut self, message: &StoredMessage) -> bool {
+        let passes = message.ordering_key.is_none() && self.topics.contains(&message.topic);
+        if passes {
+            self.passed_over.insert(Arc::clone(&message.topic));
+        }
+        passes
+    }
+
+    /// Holds a message that would be ready, unless it has expired.
+    pub(super) fn holds(&mut self, entry: &Entry, now: Instant) -> bool {
+        let holds = self.topics.contains(&entry.topic) && entry.expires.is_none_or(|at| at > now);
+        if holds {
+            self.held.insert(entry.id);
+        }
+        holds
+    }
+
+    pub(super) fn forget(&mut self, id: MessageId) {
+        self.held.remove(&id);
+    }
+}
+
+/// The topics of messages, each of them once in the memory.
+#[derive(Debug, Default)]
+pub(super) struct Topics {
+    known: HashSet<Arc<str>>,
+    forget_at: usize,
+}
+
+impl Topics {
+    pub(super) fn of(&mut self, topic: &Arc<str>) -> Arc<str> {
+        if let Some(known) = self.known.get(topic) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= self.forget_at.max(FORGET) {
+            self.known.retain(|topic| Arc::strong_count(topic) > 1);
+            self.forget_at = self.known.len() * 2;
+        }
+        self.known.insert(Arc::clone(topic));
+        Arc::clone(topic)
+    }
+}
+
+impl Book {
+    /// Has these topics paused, and no others. Returns whether the store has messages of a topic that was resumed which have to be
+    /// read once more.
+    pub(super) fn pause(&mut self, topics: HashSet<Arc<str>>, now: Instant) -> bool {
+        if topics == self.paused.topics {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.paused.topics, topics);
+        let waits = |entry: &&Entry| {
+            entry.state != State::Taken && self.paused.has(&entry.topic) && !before.contains(&entry.topic)
+        };
+        let now_paused: Vec<MessageId> = self.entries().filter(waits).map(|entry| entry.id).collect();
+        for id in now_paused {
+            self.hold(id, now);
+        }
+        for id in std::mem::take(&mut self.paused.held) {
+            self.consider(id, now);
+        }
+        let passed_over = self.paused.passed_over.len();
+        let Paused {
+            topics,
+            passed_over: over,
+            ..
+        } = &mut self.paused;
+        over.retain(|topic| topics.contains(topic));
+        over.len() < passed_over
+    }
+
+    /// A message that waits is of a topic that is paused now.
+    fn hold(&mut self, id: MessageId, now: Instant) {
+        self.unload_behind(id);
+        let Some(entry) = self.entry_mut(id) else {
+            return;
+        };
+        entry.state = State::Waiting;
+        if entry.lane.is_some() {
+            self.consider(id, now);
+        } else {
+            let topic = Arc::clone(&entry.topic);
+            self.end(id, now);
+            self.paused.passed_over.insert(topic);
+        }
+    }
+}
+
+impl<S: OutboxStore> Runner<S> {
+    /// Takes in which topics are paused.
+    pub(super) fn pause(&mut self, paused: &[Arc<str>]) {
+        let topics: HashSet<Arc<str>> = paused.iter().cloned().collect();
+        let of_ours = |topic: &&Arc<str>| self.routes.of(topic).is_some();
+        self.health.paused = paused.iter().filter(of_ours).map(ToString::to_string).collect();
+        if self.book.pause(topics, Instant::now())
+            && let Some(start) = &self.start
+        {
+            self.reading.restart(start);
+        }
+    }
+
+    /// How many topics of each route are paused.
+    pub(super) fn paused_of(&self, route: usize) -> usize {
+        let paused = self.health.paused.iter();
+        paused.filter(|topic| self.routes.of(topic) == Some(route)).count()
+    }
+}
