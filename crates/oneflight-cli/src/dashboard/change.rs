@@ -1,0 +1,278 @@
+//! What an operator changes. Each change names what was looked at, so that something else is left alone, and is logged.
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, State};
+use axum::http::{StatusCode, header};
+use axum::{Json, http};
+use oneflight::RequestIdentity;
+use oneflight::idempotency::{Error, ErrorKind, Resolution, Resolved};
+use oneflight::record::FencingToken;
+use oneflight::store::outbox::{Cancelled, MessageId};
+use serde::{Deserialize, Serialize};
+
+use super::guard::Operator;
+use super::problem::Problem;
+use super::shared;
+use super::source::Source;
+use crate::store::told;
+
+type Body<T> = Result<Json<T>, JsonRejection>;
+type Changed = Result<Json<Done>, Problem>;
+
+/// What became of a change, in a sentence.
+#[derive(Serialize)]
+pub(super) struct Done {
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resolve {
+    scope: String,
+    key: String,
+    /// The token of the attempt that was looked at.
+    token: String,
+    how: How,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum How {
+    /// It was not done.
+    Rerun,
+    /// It was done: this is the answer that the HTTP layer, or the proxy, gives.
+    Answered {
+        status: u16,
+        content_type: String,
+        body: String,
+    },
+    /// It was done: this is what the call returns, in JSON.
+    Recorded { json: String },
+    /// It waits for a decision.
+    Hold,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Letter {
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Topic {
+    topic: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Steps {
+    scope: String,
+    key: String,
+}
+
+/// Tells the log of a change, and the page what it came to.
+fn done(
+    operator: &Operator,
+    change: &'static str,
+    what: &dyn std::fmt::Display,
+    message: impl Into<String>,
+) -> Changed {
+    let message = message.into();
+    tracing::info!(operator = operator.0, change, %what, outcome = message, "an operator changed something");
+    Ok(Json(Done { message }))
+}
+
+fn taken<T>(body: Body<T>) -> Result<T, Problem> {
+    // The words of the rejection may quote what was sent, to who sent it.
+    body.map(|Json(body)| body)
+        .map_err(|rejection| Problem::new(rejection.status(), "invalid", rejection.body_text()))
+}
+
+fn identity(scope: &str, key: &str) -> Result<RequestIdentity, Problem> {
+    RequestIdentity::from_stored(scope, key).map_err(|error| Problem::invalid(error.to_string()))
+}
+
+pub(super) async fn resolve(
+    State(shared): shared::State,
+    Extension(operator): Extension<Operator>,
+    body: Body<Resolve>,
+) -> Changed {
+    let asked = taken(body)?;
+    let id = identity(&asked.scope, &asked.key)?;
+    let token = asked.token.parse().map(FencingToken::new);
+    let token = token.map_err(|_| Problem::invalid("the token is a number"))?;
+    let source = &shared.source;
+    match source.record(&id).await? {
+        None => {
+            return Err(Problem::changed(
+                "there is no such request any more: it was freed, or rolled back",
+            ));
+        }
+        Some(record) if record.result().is_some() => {
+            return Err(Problem::changed("it was completed meanwhile, and was left as it is"));
+        }
+        Some(record) if record.token != token => {
+            return Err(Problem::changed("another attempt has it by now; look again"));
+        }
+        Some(_) => {}
+    }
+    let (change, resolved) = match asked.how {
+        How::Hold => {
+            let message = match source.hold(&id, token).await? {
+                true => "It is held: no call takes it over until it is settled here.",
+                false => {
+                    return Err(Problem::changed(
+                        "it has changed meanwhile, and was left as it is; look again",
+                    ));
+                }
+            };
+            return done(&operator, "hold", &id.redacted(), message);
+        }
+        How::Rerun => ("free", source.resolve(&id, Resolution::Rerun).await),
+        How::Answered {
+            status,
+            content_type,
+            body,
+        } => (
+            "record an answer",
+            source.resolve_answered(&id, answer(status, &content_type, body)?).await,
+        ),
+        How::Recorded { json } => ("record a value", source.resolve(&id, value(&json)?).await),
+    };
+    let message = match resolved.map_err(failed)? {
+        Resolved::Recorded => "It is recorded: every call is answered with this from now on.",
+        Resolved::Freed => "The key is free: the next call with it runs the work.",
+        Resolved::AlreadyCompleted => {
+            return Err(Problem::changed("it was completed meanwhile, and was left as it is"));
+        }
+        Resolved::Absent => return Err(Problem::changed("there is no such request any more")),
+        _ => return Err(Problem::changed("it was left as it is")),
+    };
+    done(&operator, change, &id.redacted(), message)
+}
+
+fn answer(status: u16, content_type: &str, body: String) -> Result<http::Response<String>, Problem> {
+    let invalid = || {
+        Problem::invalid("the status is one of 200 to 599, and the content type a media type, such as application/json")
+    };
+    let status = StatusCode::from_u16(status)
+        .ok()
+        .filter(|status| (200..600).contains(&status.as_u16()));
+    let mut answer = http::Response::builder().status(status.ok_or_else(invalid)?);
+    if !content_type.trim().is_empty() {
+        answer = answer.header(header::CONTENT_TYPE, content_type.trim());
+    }
+    answer.body(body).map_err(|_| invalid())
+}
+
+fn value(json: &str) -> Result<Resolution, Problem> {
+    let value: serde_json::Value = serde_json::from_str(json).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        Problem::invalid(format!("the value is no JSON: look at line {line}, column {column}"))
+    })?;
+    Resolution::completed(&value).map_err(|error| Problem::invalid(error.to_string()))
+}
+
+fn failed(error: Error) -> Problem {
+    match error.kind() {
+        ErrorKind::InProgress { .. } => Problem::changed("its holder is alive: wait until its lease is over"),
+        ErrorKind::InDoubt { .. } => Problem::changed("another attempt has ended in doubt meanwhile; look again"),
+        _ => {
+            tracing::warn!(error = told(&error), "a change failed");
+            let message = "it failed, and may have been made all the same; the dashboard's log says how. Look again";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store", message)
+        }
+    }
+}
+
+fn message_id(letter: &Letter) -> Result<MessageId, Problem> {
+    let id = letter.id.parse().map(MessageId::new);
+    id.map_err(|_| Problem::invalid("a message's id is a number"))
+}
+
+pub(super) async fn redrive(
+    State(shared): shared::State,
+    Extension(operator): Extension<Operator>,
+    body: Body<Letter>,
+) -> Changed {
+    let id = message_id(&taken(body)?)?;
+    match shared.source.redrive(id).await? {
+        true => done(
+            &operator,
+            "redrive",
+            &id,
+            "It is tried again, as if for the first time.",
+        ),
+        false => Err(Problem::changed("it is no dead letter any more")),
+    }
+}
+
+pub(super) async fn cancel(
+    State(shared): shared::State,
+    Extension(operator): Extension<Operator>,
+    body: Body<Letter>,
+) -> Changed {
+    let id = message_id(&taken(body)?)?;
+    match shared.source.cancel(id).await? {
+        Cancelled::Cancelled => done(&operator, "cancel", &id, "It is cancelled, and will not be delivered."),
+        Cancelled::TooLate => Err(Problem::changed("it is too late: a relay has it, or it has ended")),
+    }
+}
+
+/// A topic is a name of ours, and short.
+fn topic(body: Body<Topic>) -> Result<String, Problem> {
+    let Topic { topic } = taken(body)?;
+    match topic.is_empty() || topic.len() > 255 || topic.contains(char::is_control) {
+        true => Err(Problem::invalid("a topic has 1 to 255 bytes, and no control character")),
+        false => Ok(topic),
+    }
+}
+
+pub(super) async fn pause(
+    State(shared): shared::State,
+    Extension(operator): Extension<Operator>,
+    body: Body<Topic>,
+) -> Changed {
+    let topic = topic(body)?;
+    let message = match shared.source.pause(&topic).await? {
+        true => "It is paused. A relay learns of it with its next sign of life.",
+        false => "It was paused before.",
+    };
+    done(&operator, "pause", &topic, message)
+}
+
+pub(super) async fn resume(
+    State(shared): shared::State,
+    Extension(operator): Extension<Operator>,
+    body: Body<Topic>,
+) -> Changed {
+    let topic = topic(body)?;
+    let message = match shared.source.resume(&topic).await? {
+        true => "It is resumed: relays deliver it again.",
+        false => "It was not paused.",
+    };
+    done(&operator, "resume", &topic, message)
+}
+
+pub(super) async fn resume_steps(
+    State(shared): shared::State,
+    Extension(operator): Extension<Operator>,
+    body: Body<Steps>,
+) -> Changed {
+    let asked = taken(body)?;
+    let id = identity(&asked.scope, &asked.key)?;
+    match resumed(&shared.source, &id).await? {
+        true => done(
+            &operator,
+            "resume steps",
+            &id.redacted(),
+            "It goes on behind its last recorded step, with the next call or the next try of a completer.",
+        ),
+        false => Err(Problem::changed("there is no such mutation that is not completed")),
+    }
+}
+
+async fn resumed(source: &Source, id: &RequestIdentity) -> Result<bool, Problem> {
+    source.resume_steps(id).await?.map_err(failed)
+}

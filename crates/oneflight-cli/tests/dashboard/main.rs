@@ -1,0 +1,15 @@
+//! The dashboard: who it lets in, what it shows, and what it changes, over HTTP and in a browser.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[allow(dead_code, reason = "the shop's tests use all of it")]
+#[path = "../../../../tests/examples/tests/checkout_support/browser.rs"]
+mod chromium;
+
+mod browser;
+mod fill;
+mod guard;
+mod names;
+mod reading;
+mod support;
