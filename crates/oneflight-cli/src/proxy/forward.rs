@@ -156,6 +156,8 @@ impl Backends {
             headers::via(lines, parts.version, name);
         }
         let client = parts.extensions.remove::<Client>();
+        // The answer to a key is for several clients, and so none has interim ones.
+        let is_keyed = parts.extensions.get::<oneflight::idempotency::Context>().is_some();
         if let (Forwarded::Append, Some(client)) = (self.forward.forwarded, &client) {
             append_forwarded(lines, client);
         }
@@ -181,7 +183,7 @@ impl Backends {
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = origin_form(parts.uri);
         *outgoing.headers_mut() = parts.headers;
-        pass_interim(&mut outgoing, parts.version, client, gate);
+        pass_interim(&mut outgoing, parts.version, client.filter(|_| !is_keyed), gate);
         outgoing
     }
 
