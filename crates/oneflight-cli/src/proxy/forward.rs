@@ -58,8 +58,9 @@ impl Forward {
     pub(super) fn new(config: &Config, before: Option<&Self>, tunnels: Tunnels) -> Self {
         let known = before.map(|before| before.0.pools.as_slice()).unwrap_or_default();
         let pools = config.upstreams.iter().map(|address| {
-            let same = known.iter().find(|pool| pool.address() == address);
-            same.cloned().unwrap_or_else(|| Pool::new(address.clone()))
+            let same = known.iter().find(|pool| pool.is_of(address, &config.trust));
+            same.cloned()
+                .unwrap_or_else(|| Pool::new(address.clone(), config.trust.clone()))
         });
         Self(Arc::new(Backends {
             pools: pools.collect(),
