@@ -58,7 +58,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let ended = runtime.block_on(async {
         match cli.command {
             Command::Desk(command) => desk::run(&cli.store, form, command).await,
-            Command::Proxy(args) => proxy::run(args).await,
+            Command::Proxy(args) => proxy::run(&cli.store, args).await,
             Command::Dashboard(args) => dashboard::run(&cli.store, args).await,
             Command::Completions(args) => manual::completions(Cli::command(), &args),
             Command::Man(args) => manual::man(Cli::command(), &args),

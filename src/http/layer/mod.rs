@@ -105,5 +105,6 @@ pub use layer::IdempotencyLayer;
 pub use outcome::{Cookies, Outcome, Recording};
 pub use recorded::RecordedAnswer;
 pub use scope::IntoScope;
+pub use seen::RouteName;
 pub use service::IdempotencyService;
 pub use settings::Requirement;

@@ -1,0 +1,140 @@
+//! One reading of the configuration, made ready to answer by: its routes, their layers, and the backends.
+//!
+//! A request is answered by the generation that was current when it came. A reload makes the next one.
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response};
+use oneflight::http::layer::{IdempotencyService, RouteName};
+use oneflight::http::{CorrelationLayer, CorrelationService};
+use tower::{Layer, Service as _};
+
+use super::body::Body;
+use super::config::{Config, Route, StoreAway};
+use super::forward::Forward;
+use super::protection::Protection;
+use super::telemetry::Answers;
+use super::tunnel::Tunnels;
+use super::upstream::Failure;
+
+/// What requests are answered by.
+pub(super) struct Generation {
+    pub(super) config: Config,
+    paths: matchit::Router<usize>,
+    /// The first one is of all other paths.
+    patterns: Vec<Pattern>,
+    pub(super) forward: Forward,
+    plain: CorrelationService<Forward>,
+}
+
+/// A pattern of paths, with its routes.
+struct Pattern {
+    name: Arc<str>,
+    answers: Answers,
+    routes: Vec<Ready>,
+}
+
+/// A route with its layer.
+struct Ready {
+    route: Route,
+    protected: CorrelationService<IdempotencyService<Forward>>,
+}
+
+/// How a request is answered.
+pub(super) struct Way<'a> {
+    /// The pattern of its path, by which it is counted.
+    pub(super) name: &'a Arc<str>,
+    pub(super) answers: &'a Answers,
+    service: Service<'a>,
+}
+
+enum Service<'a> {
+    Protected(&'a CorrelationService<IdempotencyService<Forward>>),
+    Plain(&'a CorrelationService<Forward>),
+}
+
+impl Pattern {
+    fn new(name: &str) -> Self {
+        let name = Arc::from(name);
+        Self {
+            answers: Answers::of(&name),
+            name,
+            routes: Vec::new(),
+        }
+    }
+}
+
+impl Generation {
+    pub(super) fn new(config: Config, protection: &Protection, before: Option<&Self>, tunnels: &Tunnels) -> Self {
+        let forward = Forward::new(&config, before.map(|before| &before.forward), tunnels.clone());
+        let mut paths = matchit::Router::new();
+        let mut patterns = vec![Pattern::new(OTHERS)];
+        let fallback = Route::default();
+        let has_fallback = config.routes.iter().any(|route| route.path.is_none());
+        let all = config.routes.iter().chain((!has_fallback).then_some(&fallback));
+        for route in all {
+            let name = route.path.as_deref().unwrap_or(OTHERS);
+            let place = patterns
+                .iter()
+                .position(|known| *known.name == *name)
+                .unwrap_or_else(|| {
+                    // That it fits in was checked when it was read.
+                    let _ = paths.insert(name, patterns.len());
+                    patterns.push(Pattern::new(name));
+                    patterns.len() - 1
+                });
+            let layer = protection.layer(route);
+            patterns[place].routes.push(Ready {
+                route: route.clone(),
+                protected: CorrelationLayer::new().layer(layer.layer(forward.clone())),
+            });
+        }
+        Self {
+            plain: CorrelationLayer::new().layer(forward.clone()),
+            paths,
+            patterns,
+            forward,
+            config,
+        }
+    }
+
+    /// Returns how a request is answered.
+    pub(super) fn way(&self, method: &Method, path: &str, protection: &Protection) -> Way<'_> {
+        let place = self.paths.at(path).map_or(0, |matched| *matched.value);
+        let pattern = &self.patterns[place];
+        let ready = pattern.routes.iter().find(|ready| ready.route.methods.contains(method));
+        let service = match ready {
+            Some(ready) if ready.route.store_away == StoreAway::Pass && protection.is_away() => {
+                Service::Plain(&self.plain)
+            }
+            Some(ready) => Service::Protected(&ready.protected),
+            None => Service::Plain(&self.plain),
+        };
+        Way {
+            name: &pattern.name,
+            answers: &pattern.answers,
+            service,
+        }
+    }
+
+    /// Whether a route is forwarded unprotected while the store is away.
+    pub(super) fn passes(&self) -> bool {
+        let mut all = self.patterns.iter().flat_map(|pattern| &pattern.routes);
+        all.any(|ready| ready.route.store_away == StoreAway::Pass)
+    }
+}
+
+/// What all paths are called that no route names.
+const OTHERS: &str = "*";
+
+impl Way<'_> {
+    pub(super) async fn answer(&self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
+        match self.service {
+            Service::Protected(service) => {
+                request.extensions_mut().insert(RouteName::new(Arc::clone(self.name)));
+                service.clone().call(request).await
+            }
+            Service::Plain(service) => service.clone().call(request).await,
+        }
+    }
+}
