@@ -85,11 +85,13 @@ mod key;
 mod layer;
 mod openapi;
 mod outcome;
+mod own;
 mod resolve;
 mod scope;
 mod seen;
 mod service;
 mod settings;
+mod through;
 
 pub use body::FromBody;
 pub use dialect::Dialect;
