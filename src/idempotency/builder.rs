@@ -356,11 +356,9 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
     pub fn build(self) -> Idempotency<S, C> {
         telemetry::steps::describe();
         let settings = self.settings;
-        let settle = match settings.recovery {
-            // This policy asks nothing. Other processes may have another policy, which only the user knows.
-            Recovery::Hold => settings.settle.unwrap_or(Duration::ZERO),
-            Recovery::Rerun | Recovery::Ask(_) => settings.settle.unwrap_or(settings.lease),
-        };
+        let settle = settings
+            .settle
+            .unwrap_or_else(|| settings.recovery.default_settle(settings.lease));
         let mut group = Group::builder().drive(settings.drive).on_abandon(settings.on_abandon);
         if let Some(flights) = settings.max_flights {
             group = group.max_flights(flights);

@@ -35,6 +35,7 @@ mod codec;
 mod codec_error;
 mod completer;
 mod context;
+mod copies;
 mod downstream;
 mod error;
 mod execute;

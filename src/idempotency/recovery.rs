@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -44,6 +45,15 @@ pub enum Recovery {
 }
 
 impl Recovery {
+    /// How long what an execution left is given to settle, where nothing else was set.
+    pub(super) fn default_settle(&self, lease: Duration) -> Duration {
+        match self {
+            // This policy asks nothing. Other processes may have another policy, which only the user knows.
+            Self::Hold => Duration::ZERO,
+            Self::Rerun | Self::Ask(_) => lease,
+        }
+    }
+
     /// Makes a policy that asks a function, which may look at the world: does the payment exist under its downstream
     /// key?
     ///

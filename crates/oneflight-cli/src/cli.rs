@@ -46,7 +46,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     runtime.block_on(async {
         match cli.command {
             Command::Desk(command) => desk::run(&cli.store, form, command).await,
-            Command::Proxy(args) => proxy::run(args).await,
+            Command::Proxy(args) => proxy::run(&cli.store, args).await,
             Command::Dashboard(args) => dashboard::run(&cli.store, args).await,
         }
     })

@@ -91,6 +91,27 @@ impl Recording {
         Self(Policy::By(Arc::new(decide)))
     }
 
+    /// Returns what is to become of an answer, by its head: what the handler [says](Outcome), or else the policy.
+    ///
+    /// ```
+    /// use http::{Response, StatusCode};
+    /// use oneflight::http::layer::{Outcome, Recording};
+    ///
+    /// // All answers as usual, but for one status.
+    /// let usual = Recording::answers();
+    /// let ours = Recording::by(move |answer| match answer.status {
+    ///     StatusCode::BAD_GATEWAY => Outcome::NothingDone,
+    ///     _ => usual.outcome(answer),
+    /// });
+    /// let (answer, ()) = Response::builder().status(503).body(())?.into_parts();
+    /// assert_eq!(ours.outcome(&answer), Outcome::NothingDone);
+    /// # Ok::<(), http::Error>(())
+    /// ```
+    #[must_use]
+    pub fn outcome(&self, answer: &Parts) -> Outcome {
+        self.said(answer).unwrap_or_else(|| self.of(answer))
+    }
+
     /// Says to clients what is recorded.
     pub(super) fn in_words(&self) -> &'static str {
         match &self.0 {

@@ -1,17 +1,68 @@
-//! A reverse proxy on the HTTP layer.
+//! A reverse proxy on the HTTP layer: any backend's requests happen once.
+//!
+//! ```text
+//! client ─▶ serve ─▶ generation (which route) ─▶ layer (executed once) ─▶ forward ─▶ upstream ─▶ backend
+//!                        ▲
+//!        config ─▶ state ┘ ◀── reload ── admin (health, metrics)
+//! ```
 
-use crate::exit::{Code, Failure};
+mod admin;
+mod body;
+mod config;
+mod forward;
+mod generation;
+mod headers;
+mod interim;
+mod policy;
+mod protection;
+mod run;
+mod serve;
+mod state;
+mod telemetry;
+mod tunnel;
+mod upstream;
+
+use std::path::PathBuf;
+
+use crate::exit::Failure;
+use crate::store;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = "oneflight.toml")]
-    config: std::path::PathBuf,
+    config: PathBuf,
+    /// Say whether the configuration is right, and end
+    #[arg(long)]
+    check: bool,
+    /// Write a line for each request
+    #[arg(long)]
+    access_log: bool,
+    /// How lines of the log are written
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+    /// What is logged: a level, or targets with their levels
+    #[arg(long, value_name = "FILTER", env = "ONEFLIGHT_LOG", default_value = "info")]
+    log: String,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    Err(Failure::new(
-        Code::Config,
-        format!("{} is not read yet", args.config.display()),
-    ))
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+pub(crate) async fn run(store: &store::Address, args: Args) -> Result<(), Failure> {
+    let config = config::Config::read(&args.config)?;
+    if args.check {
+        println!("{} is right", args.config.display());
+        return Ok(());
+    }
+    let access = match args.access_log {
+        true => run::Access::Logged,
+        false => run::Access::Unlogged,
+    };
+    run::log(&args.log, access, args.log_format)?;
+    run::run(store, args.config, config).await
 }

@@ -1,0 +1,241 @@
+//! The configuration: a file of TOML.
+//!
+//! What is written is read into types that have its defaults filled in. An error names the line, and what is allowed there.
+
+mod route;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub(super) use route::{
+    Fingerprint, InDoubt, JsonOrder, Key, KeyForm, Recorded, Recording, Route, Scopes, ServerActions, StoreAway,
+};
+use units::{Listed, Read, Text};
+pub(super) use units::{Principal, Size};
+
+use super::upstream::{self, Address};
+use crate::exit::{Code, Failure};
+
+/// All that the file says.
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) upstreams: Vec<Address>,
+    pub(super) limits: upstream::Limits,
+    /// How long the backend may take to say whether it wants a body.
+    pub(super) continue_time: Duration,
+    pub(super) forward: Forwarding,
+    pub(super) store: StoreSettings,
+    pub(super) admin: SocketAddr,
+    pub(super) clients: Clients,
+    /// How long requests may take that are under way when the proxy is told to stop.
+    pub(super) stop_time: Duration,
+    pub(super) routes: Vec<Route>,
+}
+
+/// What the proxy adds to requests.
+#[derive(Clone, Debug)]
+pub(super) struct Forwarding {
+    /// What the proxy calls itself in `Via`, if it does.
+    pub(super) via: Option<String>,
+    pub(super) forwarded: Forwarded,
+}
+
+/// Whether `X-Forwarded-For`, `-Proto` and `-Host` are added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Forwarded {
+    #[default]
+    Untouched,
+    Append,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StoreSettings {
+    pub(super) url: Option<String>,
+    pub(super) schema: Option<String>,
+    pub(super) prefix: Option<String>,
+    pub(super) purge_every: Duration,
+}
+
+/// What clients may do to the proxy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clients {
+    pub(super) header_time: Duration,
+    pub(super) header_size: Size,
+    pub(super) header_lines: usize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Written {
+    listen: Listed<SocketAddr>,
+    upstream: WrittenUpstream,
+    #[serde(default)]
+    forward: WrittenForwarding,
+    #[serde(default)]
+    store: WrittenStore,
+    #[serde(default)]
+    admin: WrittenAdmin,
+    #[serde(default)]
+    clients: WrittenClients,
+    stop_time: Option<Read<Duration>>,
+    #[serde(default)]
+    route: Vec<toml::Spanned<route::Written>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct WrittenUpstream {
+    url: Listed<Address>,
+    connect_time: Option<Read<Duration>>,
+    answer_time: Option<Read<Duration>>,
+    idle_time: Option<Read<Duration>>,
+    continue_time: Option<Read<Duration>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct WrittenForwarding {
+    via: Option<String>,
+    x_forwarded: Forwarded,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct WrittenStore {
+    url: Option<Read<String>>,
+    schema: Option<Read<String>>,
+    prefix: Option<Read<String>>,
+    purge_every: Option<Read<Duration>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct WrittenAdmin {
+    listen: Option<Read<SocketAddr>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct WrittenClients {
+    header_time: Option<Read<Duration>>,
+    header_size: Option<Read<Size>>,
+    header_lines: Option<u16>,
+}
+
+impl Text for Address {
+    const EXPECTED: &'static str = "\"http://host:port\", \"https://host:port\" or \"unix:/path/of/a/socket\"";
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(Code::NoInput, format!("{} cannot be read: {error}", path.display())))?;
+        Self::parse(&text).map_err(|why| Failure::new(Code::Config, format!("{}: {why}", path.display())))
+    }
+
+    /// Reads the text of a file.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let written: Written = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let or = |time: Option<Read<Duration>>, default: Duration| time.map_or(default, |time| time.0);
+        let seconds = Duration::from_secs;
+        for (what, is_empty) in [
+            ("listen", written.listen.0.is_empty()),
+            ("upstream.url", written.upstream.url.0.is_empty()),
+        ] {
+            if is_empty {
+                return Err(format!("`{what}` is an empty list: name one at least"));
+            }
+        }
+        let mut routes = Vec::with_capacity(written.route.len());
+        for route in written.route {
+            let line = line_at(text, route.span().start);
+            let route = Route::from(route.into_inner());
+            check(&route, &routes).map_err(|why| format!("the route at line {line}: {why}"))?;
+            routes.push(route);
+        }
+        Ok(Self {
+            listen: written.listen.0,
+            upstreams: written.upstream.url.0,
+            limits: upstream::Limits {
+                connect: or(written.upstream.connect_time, seconds(5)),
+                answer: or(written.upstream.answer_time, seconds(60)),
+                idle: or(written.upstream.idle_time, seconds(4)),
+            },
+            continue_time: or(written.upstream.continue_time, seconds(1)),
+            forward: Forwarding {
+                via: match written.forward.via {
+                    None => Some("oneflight".to_owned()),
+                    Some(via) => Some(via).filter(|via| !via.is_empty()),
+                },
+                forwarded: written.forward.x_forwarded,
+            },
+            store: StoreSettings {
+                url: written.store.url.map(|url| url.0),
+                schema: written.store.schema.map(|schema| schema.0),
+                prefix: written.store.prefix.map(|prefix| prefix.0),
+                purge_every: or(written.store.purge_every, seconds(60)),
+            },
+            admin: written
+                .admin
+                .listen
+                .map_or(([127, 0, 0, 1], 9464).into(), |listen| listen.0),
+            clients: Clients {
+                header_time: or(written.clients.header_time, seconds(30)),
+                header_size: written.clients.header_size.map_or(Size(64 * 1024), |size| size.0),
+                header_lines: usize::from(written.clients.header_lines.unwrap_or(100)),
+            },
+            stop_time: or(written.stop_time, seconds(30)),
+            routes,
+        })
+    }
+}
+
+/// The number of the line with this byte.
+fn line_at(text: &str, byte: usize) -> usize {
+    let before = text.as_bytes().get(..byte).unwrap_or_default();
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Whether a route can stand behind those before it.
+fn check(route: &Route, before: &[Route]) -> Result<(), String> {
+    if let Some(path) = &route.path {
+        let mut paths = matchit::Router::new();
+        for known in before {
+            if let Some(known) = known.path.as_ref().filter(|known| *known != path) {
+                let _ = paths.insert(known.clone(), ());
+            }
+        }
+        paths.insert(path.clone(), ()).map_err(|error| match error {
+            matchit::InsertError::Conflict { with } => format!("the path {path:?} is also that of {with:?}"),
+            error => format!("{path:?} is no path such as \"/orders/{{id}}\" or \"/api/{{*rest}}\": {error}"),
+        })?;
+        if !path.starts_with('/') {
+            return Err(format!("the path {path:?} does not begin with /"));
+        }
+    }
+    let same = before.iter().filter(|known| known.path == route.path);
+    for known in same {
+        if let Some(method) = route.methods.iter().find(|method| known.methods.contains(method)) {
+            let path = route.path.as_deref().unwrap_or("all other paths");
+            return Err(format!("{method} of {path} has a route before"));
+        }
+    }
+    if route.server_actions == ServerActions::Understood {
+        return Err("`server-actions` is not known to this version".to_owned());
+    }
+    if route.lease < Duration::from_millis(100) {
+        return Err(format!("the lease is {:?}: it is 100ms at the least", route.lease));
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! The proxy's life: from its listeners, over signals, to its graceful end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::server::graceful::GracefulShutdown;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
+
+use super::LogFormat;
+use super::config::{Config, StoreSettings};
+use super::protection::Protection;
+use super::state::State;
+use super::{admin, serve, telemetry};
+use crate::exit::{Code, Failure};
+use crate::store;
+
+/// Whether each request has a line in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Access {
+    Logged,
+    Unlogged,
+}
+
+/// Begins to log, to the standard error.
+pub(super) fn log(filter: &str, access: Access, format: LogFormat) -> Result<(), Failure> {
+    let wrong = |error: &dyn std::fmt::Display| Failure::new(Code::Usage, format!("--log {filter}: {error}"));
+    let access = match access {
+        Access::Logged => "oneflight::access=info",
+        Access::Unlogged => "oneflight::access=off",
+    };
+    let access: Directive = access.parse().map_err(|error| wrong(&error))?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| wrong(&error))?
+        .add_directive(access);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let begun = match format {
+        LogFormat::Text => lines.with_ansi(false).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    begun.map_err(|error| Failure::new(Code::Software, error.to_string()))
+}
+
+/// Runs the proxy until it is told to stop.
+pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -> Result<(), Failure> {
+    let metrics = PrometheusBuilder::new()
+        .install_recorder()
+        .map_err(|error| Failure::new(Code::Software, format!("the metrics: {error}")))?;
+    telemetry::describe();
+    let mut signals = Signals::new()?;
+    let protection = Protection::open(&address(store, &config.store), &config.store).await?;
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        listeners.push(listen(*address).await?);
+    }
+    let operators = listen(config.admin).await?;
+    let stop_time = config.stop_time;
+    let state = Arc::new(State::new(path, config, protection));
+    for listener in &listeners {
+        tracing::info!(address = %local(listener), "listening");
+    }
+    tracing::info!(address = %local(&operators), "listening for operators");
+
+    let graceful = Arc::new(GracefulShutdown::new());
+    let mut tasks = JoinSet::new();
+    for listener in listeners {
+        let graceful = Arc::clone(&graceful);
+        tasks.spawn(serve::accept(listener, Arc::clone(&state), move || graceful.watcher()));
+    }
+    tasks.spawn(keep_up(Arc::clone(&state), metrics.clone()));
+    let operators = {
+        let router = admin::router(Arc::clone(&state), metrics);
+        tokio::spawn(async move { axum::serve(operators, router).await })
+    };
+
+    loop {
+        match signals.next().await {
+            Told::Reload => drop(state.reload()),
+            Told::Stop => break,
+        }
+    }
+    tracing::info!(longest = ?stop_time, "stopping");
+    tasks.shutdown().await;
+    let end = Instant::now() + stop_time;
+    let stopped = timeout_at(end, stop(graceful, &state));
+    let ended = {
+        let mut stopped = pin!(stopped);
+        loop {
+            tokio::select! {
+                ended = &mut stopped => break ended.is_ok(),
+                told = signals.next() => match told {
+                    Told::Reload => {}
+                    Told::Stop => break false,
+                },
+            }
+        }
+    };
+    operators.abort();
+    match ended {
+        true => {
+            tracing::info!("stopped: nothing was under way any more");
+            Ok(())
+        }
+        false => {
+            let left = state.protection.in_flight();
+            let what = format!("stopped before all was done: {left} executions under a key are in doubt now");
+            Err(Failure::new(Code::Temporary, what))
+        }
+    }
+}
+
+/// Waits for requests, then for executions that nobody waits for any more.
+async fn stop(graceful: Arc<GracefulShutdown>, state: &State) {
+    // The tasks that had the others have ended.
+    if let Some(graceful) = Arc::into_inner(graceful) {
+        graceful.shutdown().await;
+    }
+    state.tunnels.ended().await;
+    state.protection.close();
+    state.protection.drain().await;
+}
+
+/// Closes idle connections, and asks the store where requests may pass without it.
+async fn keep_up(state: Arc<State>, metrics: PrometheusHandle) {
+    let mut each = interval(Duration::from_secs(1));
+    each.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        each.tick().await;
+        let generation = state.current();
+        generation.forward.close_idle();
+        metrics.run_upkeep();
+        if generation.passes() {
+            let _ = state.protection.reachable().await;
+        }
+    }
+}
+
+/// The store: as the command line or the environment names it, and else as the file does.
+fn address(given: &store::Address, settings: &StoreSettings) -> store::Address {
+    const DEFAULT: &str = "oneflight.db";
+    let or = |given: &Option<String>, settings: &Option<String>| given.clone().or_else(|| settings.clone());
+    store::Address {
+        url: Some(or(&given.url, &settings.url).unwrap_or_else(|| DEFAULT.to_owned())),
+        schema: or(&given.schema, &settings.schema),
+        prefix: or(&given.prefix, &settings.prefix),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| Failure::new(Code::Unavailable, format!("{address} cannot be listened at: {error}")))
+}
+
+fn local(listener: &TcpListener) -> String {
+    listener
+        .local_addr()
+        .map_or_else(|error| error.to_string(), |address| address.to_string())
+}
+
+/// What the proxy is told by signals.
+struct Signals {
+    hang_up: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+enum Told {
+    Reload,
+    Stop,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::new(Code::System, format!("signals cannot be received: {error}")))
+        };
+        Ok(Self {
+            hang_up: listen(SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hang_up.recv() => Told::Reload,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.terminate.recv() => Told::Stop,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One connection to a backend, which its user polls.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use tokio::time::Instant;
+
+use super::failure::{Failure, Reason, Sent};
+use super::outgoing::Outgoing;
+use super::stream::Stream;
+
+/// hyper's, whose type has no name.
+type Driver = dyn Future<Output = hyper::Result<()>> + Send;
+
+/// A connection, and what drives it. Nothing happens on it unless it is polled.
+pub(super) struct Connection {
+    sender: SendRequest<Outgoing>,
+    driver: Pin<Box<Driver>>,
+    written: Arc<AtomicU64>,
+    /// When it was used last.
+    pub(super) used: Instant,
+}
+
+/// A request that did not get its answer.
+pub(super) enum Unanswered {
+    /// It comes back as it was: not a byte of it left.
+    Unsent(Request<Outgoing>),
+    Failed(Failure),
+}
+
+impl Connection {
+    pub(super) async fn open(stream: Stream) -> hyper::Result<Self> {
+        let written = stream.written();
+        let (sender, connection) = http1::Builder::new().handshake(stream).await?;
+        Ok(Self {
+            sender,
+            driver: Box::pin(connection.with_upgrades()),
+            written,
+            used: Instant::now(),
+        })
+    }
+
+    /// Goes on with what is under way. It is over if this says so.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.driver.as_mut().poll(cx)
+    }
+
+    /// Whether another request may be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Drives it until it is idle, or returns `None` at its end.
+    pub(super) async fn until_idle(mut self) -> Option<Self> {
+        let is_idle = poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(_) => Poll::Ready(false),
+            Poll::Pending => self.sender.poll_ready(cx).map(|ready| ready.is_ok()),
+        })
+        .await;
+        is_idle.then_some(self)
+    }
+
+    /// Drives it to its end, after which it belongs to another protocol.
+    pub(super) async fn until_over(mut self) {
+        let _ = poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    /// Looks whether it still stands, while it is idle.
+    pub(super) async fn stands(&mut self) -> bool {
+        poll_fn(|cx| Poll::Ready(self.poll(cx).is_pending())).await && self.is_idle()
+    }
+
+    /// Sends a request, and returns the head of its answer.
+    pub(super) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unanswered> {
+        let before = self.written.load(Ordering::Relaxed);
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let driver = &mut self.driver;
+        let mut is_over = false;
+        let answered = poll_fn(|cx| {
+            if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answered);
+            }
+            if !is_over {
+                is_over = driver.as_mut().poll(cx).is_ready();
+            }
+            answer.as_mut().poll(cx)
+        })
+        .await;
+        answered.map_err(|mut error| match error.take_message() {
+            Some(request) => Unanswered::Unsent(request),
+            None => {
+                let sent = match self.written.load(Ordering::Relaxed) == before {
+                    true => Sent::Nothing,
+                    false => Sent::Something,
+                };
+                Unanswered::Failed(Failure {
+                    reason: Reason::Broken,
+                    sent,
+                    source: Some(error.into_error().into()),
+                })
+            }
+        })
+    }
+}
