@@ -9,9 +9,11 @@ use oneflight::http::layer::IdempotencyService;
 use oneflight::http::{CorrelationLayer, CorrelationService};
 use tower::{Layer, Service};
 
+use super::actions::{ActionsLayer, ActionsService};
 use super::body::Body;
-use super::config::{Config, Route, StoreAway};
+use super::config::{Config, Route, ServerActions, StoreAway};
 use super::forward::Forward;
+use super::policy;
 use super::protection::Protection;
 use super::tunnel::Tunnels;
 use super::upstream::Failure;
@@ -30,7 +32,15 @@ pub(super) struct Generation {
 struct Ready {
     route: Route,
     name: Arc<str>,
-    protected: CorrelationService<IdempotencyService<Forward>>,
+    protected: Protected,
+}
+
+/// The layer of a route around the backends.
+#[derive(Clone)]
+enum Protected {
+    Requests(CorrelationService<IdempotencyService<Forward>>),
+    /// Those that may be Server Actions as well.
+    Actions(CorrelationService<ActionsService<Forward>>),
 }
 
 /// How a request is answered.
@@ -41,7 +51,7 @@ pub(super) struct Way {
 }
 
 enum Kind {
-    Protected(CorrelationService<IdempotencyService<Forward>>),
+    Protected(Protected),
     Plain(CorrelationService<Forward>),
 }
 
@@ -64,10 +74,19 @@ impl Generation {
                 routes.len() - 1
             });
             let layer = protection.layer(route);
+            let protected = match route.server_actions {
+                ServerActions::Unknown => {
+                    Protected::Requests(CorrelationLayer::new().layer(layer.layer(forward.clone())))
+                }
+                ServerActions::Understood => {
+                    let layer = ActionsLayer::new(layer, route, policy::keys(&route.key));
+                    Protected::Actions(CorrelationLayer::new().layer(layer.layer(forward.clone())))
+                }
+            };
             routes[place].push(Arc::new(Ready {
                 route: route.clone(),
                 name: Arc::from(pattern),
-                protected: CorrelationLayer::new().layer(layer.layer(forward.clone())),
+                protected,
             }));
         }
         Self {
@@ -107,7 +126,8 @@ impl Generation {
 impl Way {
     pub(super) async fn answer(&mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
         match &mut self.service {
-            Kind::Protected(service) => service.call(request).await,
+            Kind::Protected(Protected::Requests(service)) => service.call(request).await,
+            Kind::Protected(Protected::Actions(service)) => service.call(request).await,
             Kind::Plain(service) => service.call(request).await,
         }
     }
