@@ -105,5 +105,6 @@ pub use key::IntoKey;
 pub use layer::IdempotencyLayer;
 pub use outcome::{Cookies, Outcome, Recording};
 pub use scope::IntoScope;
+pub use seen::RouteName;
 pub use service::IdempotencyService;
 pub use settings::Requirement;

@@ -2,6 +2,8 @@
 //!
 //! This file knows which fact belongs to which metric and field. The names are `telemetry`'s.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use http::request::Parts;
 
@@ -12,6 +14,28 @@ use crate::idempotency::{Error, ErrorKind, Origin};
 use crate::identity::RequestIdentity;
 use crate::telemetry::counts::Route;
 use crate::telemetry::{InSpan, KeyedSpan};
+
+/// What a route is called in spans and metrics, where axum has matched none: an extension of the request.
+///
+/// Let the names be few: a path that a client can choose has no bound.
+///
+/// ```
+/// use http::Request;
+/// use oneflight::http::layer::RouteName;
+///
+/// let mut request = Request::post("/orders/17").body(())?;
+/// request.extensions_mut().insert(RouteName::new("/orders/{id}"));
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteName(Arc<str>);
+
+impl RouteName {
+    /// Makes a name.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+}
 
 /// One request, as far as it is seen.
 pub(super) struct Seen {
@@ -64,13 +88,11 @@ impl Seen {
     }
 }
 
-#[cfg(feature = "axum")]
+/// The route that is told: axum's, or the one that a service of another kind has named.
 fn matched(parts: &Parts) -> Option<&str> {
-    let matched = parts.extensions.get::<axum::extract::MatchedPath>()?;
-    Some(matched.as_str())
-}
-
-#[cfg(not(feature = "axum"))]
-fn matched(_: &Parts) -> Option<&str> {
-    None
+    #[cfg(feature = "axum")]
+    if let Some(matched) = parts.extensions.get::<axum::extract::MatchedPath>() {
+        return Some(matched.as_str());
+    }
+    parts.extensions.get::<RouteName>().map(|name| &*name.0)
 }

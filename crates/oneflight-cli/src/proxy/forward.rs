@@ -107,7 +107,7 @@ impl Service<Request<Body>> for Forward {
 
 async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
     let is_keyed = request.extensions().get::<oneflight::idempotency::Context>().is_some();
-    let (version, asked) = (request.version(), Asked::of(request.headers()));
+    let asked = Asked::of(request.headers());
     if let Hops::None = headers::count_hop(&request.method().clone(), request.headers_mut()) {
         return Ok(Response::new(Body::empty()));
     }
@@ -136,7 +136,6 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
     } else {
         headers::leave_connection(answer.headers_mut());
     }
-    *answer.version_mut() = version;
     if let Some(name) = &backends.forward.via {
         headers::via(answer.headers_mut(), Version::HTTP_11, name);
     }
@@ -150,6 +149,9 @@ impl Backends {
         let lines = &mut parts.headers;
         headers::leave_connection(lines);
         headers::enter_backend(lines, asked);
+        if parts.version == Version::HTTP_2 {
+            headers::join_cookies(lines);
+        }
         if let Some(name) = &self.forward.via {
             headers::via(lines, parts.version, name);
         }

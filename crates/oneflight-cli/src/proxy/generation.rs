@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use http::{Method, Request, Response};
-use oneflight::http::layer::IdempotencyService;
+use oneflight::http::layer::{IdempotencyService, RouteName};
 use oneflight::http::{CorrelationLayer, CorrelationService};
-use tower::{Layer, Service};
+use tower::{Layer, Service as _};
 
 use super::actions::{ActionsLayer, ActionsService};
 use super::body::Body;
@@ -15,6 +15,7 @@ use super::config::{Config, Route, ServerActions, StoreAway};
 use super::forward::Forward;
 use super::policy;
 use super::protection::Protection;
+use super::telemetry::Answers;
 use super::tunnel::Tunnels;
 use super::upstream::Failure;
 
@@ -22,57 +23,75 @@ use super::upstream::Failure;
 pub(super) struct Generation {
     pub(super) config: Config,
     paths: matchit::Router<usize>,
-    /// The routes of each path. The first place is for all other paths.
-    routes: Vec<Vec<Arc<Ready>>>,
+    /// The first one is of all other paths.
+    patterns: Vec<Pattern>,
     pub(super) forward: Forward,
     plain: CorrelationService<Forward>,
+}
+
+/// A pattern of paths, with its routes.
+struct Pattern {
+    name: Arc<str>,
+    answers: Answers,
+    routes: Vec<Ready>,
 }
 
 /// A route with its layer.
 struct Ready {
     route: Route,
-    name: Arc<str>,
     protected: Protected,
 }
 
 /// The layer of a route around the backends.
-#[derive(Clone)]
 enum Protected {
     Requests(CorrelationService<IdempotencyService<Forward>>),
-    /// Those that may be Server Actions as well.
+    /// Those that may call Server Actions as well.
     Actions(CorrelationService<ActionsService<Forward>>),
 }
 
 /// How a request is answered.
-pub(super) struct Way {
+pub(super) struct Way<'a> {
     /// The pattern of its path, by which it is counted.
-    pub(super) name: Arc<str>,
-    service: Kind,
+    pub(super) name: &'a Arc<str>,
+    pub(super) answers: &'a Answers,
+    service: Service<'a>,
 }
 
-enum Kind {
-    Protected(Protected),
-    Plain(CorrelationService<Forward>),
+enum Service<'a> {
+    Protected(&'a Protected),
+    Plain(&'a CorrelationService<Forward>),
+}
+
+impl Pattern {
+    fn new(name: &str) -> Self {
+        let name = Arc::from(name);
+        Self {
+            answers: Answers::of(&name),
+            name,
+            routes: Vec::new(),
+        }
+    }
 }
 
 impl Generation {
     pub(super) fn new(config: Config, protection: &Protection, before: Option<&Self>, tunnels: &Tunnels) -> Self {
         let forward = Forward::new(&config, before.map(|before| &before.forward), tunnels.clone());
         let mut paths = matchit::Router::new();
-        let mut routes: Vec<Vec<Arc<Ready>>> = vec![Vec::new()];
-        let mut patterns: Vec<&str> = vec!["*"];
+        let mut patterns = vec![Pattern::new(OTHERS)];
         let fallback = Route::default();
         let has_fallback = config.routes.iter().any(|route| route.path.is_none());
         let all = config.routes.iter().chain((!has_fallback).then_some(&fallback));
         for route in all {
-            let pattern = route.path.as_deref().unwrap_or("*");
-            let place = patterns.iter().position(|known| *known == pattern).unwrap_or_else(|| {
-                // That it fits in was checked when it was read.
-                let _ = paths.insert(pattern, routes.len());
-                patterns.push(pattern);
-                routes.push(Vec::new());
-                routes.len() - 1
-            });
+            let name = route.path.as_deref().unwrap_or(OTHERS);
+            let place = patterns
+                .iter()
+                .position(|known| *known.name == *name)
+                .unwrap_or_else(|| {
+                    // That it fits in was checked when it was read.
+                    let _ = paths.insert(name, patterns.len());
+                    patterns.push(Pattern::new(name));
+                    patterns.len() - 1
+                });
             let layer = protection.layer(route);
             let protected = match route.server_actions {
                 ServerActions::Unknown => {
@@ -83,52 +102,60 @@ impl Generation {
                     Protected::Actions(CorrelationLayer::new().layer(layer.layer(forward.clone())))
                 }
             };
-            routes[place].push(Arc::new(Ready {
+            patterns[place].routes.push(Ready {
                 route: route.clone(),
-                name: Arc::from(pattern),
                 protected,
-            }));
+            });
         }
         Self {
             plain: CorrelationLayer::new().layer(forward.clone()),
             paths,
-            routes,
+            patterns,
             forward,
             config,
         }
     }
 
     /// Returns how a request is answered.
-    pub(super) fn way(&self, method: &Method, path: &str, protection: &Protection) -> Way {
-        let matched = self.paths.at(path).map_or(0, |matched| *matched.value);
-        let of_path = self.routes.get(matched).map(Vec::as_slice).unwrap_or_default();
-        let name = of_path
-            .first()
-            .map_or_else(|| Arc::from("*"), |ready| Arc::clone(&ready.name));
-        let ready = of_path.iter().find(|ready| ready.route.methods.contains(method));
+    pub(super) fn way(&self, method: &Method, path: &str, protection: &Protection) -> Way<'_> {
+        let place = self.paths.at(path).map_or(0, |matched| *matched.value);
+        let pattern = &self.patterns[place];
+        let ready = pattern.routes.iter().find(|ready| ready.route.methods.contains(method));
         let service = match ready {
             Some(ready) if ready.route.store_away == StoreAway::Pass && protection.is_away() => {
-                Kind::Plain(self.plain.clone())
+                Service::Plain(&self.plain)
             }
-            Some(ready) => Kind::Protected(ready.protected.clone()),
-            None => Kind::Plain(self.plain.clone()),
+            Some(ready) => Service::Protected(&ready.protected),
+            None => Service::Plain(&self.plain),
         };
-        Way { name, service }
+        Way {
+            name: &pattern.name,
+            answers: &pattern.answers,
+            service,
+        }
     }
 
     /// Whether a route is forwarded unprotected while the store is away.
     pub(super) fn passes(&self) -> bool {
-        let mut all = self.routes.iter().flatten();
+        let mut all = self.patterns.iter().flat_map(|pattern| &pattern.routes);
         all.any(|ready| ready.route.store_away == StoreAway::Pass)
     }
 }
 
-impl Way {
-    pub(super) async fn answer(&mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
-        match &mut self.service {
-            Kind::Protected(Protected::Requests(service)) => service.call(request).await,
-            Kind::Protected(Protected::Actions(service)) => service.call(request).await,
-            Kind::Plain(service) => service.call(request).await,
+/// What all paths are called that no route names.
+const OTHERS: &str = "*";
+
+impl Way<'_> {
+    pub(super) async fn answer(&self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
+        match self.service {
+            Service::Protected(service) => {
+                request.extensions_mut().insert(RouteName::new(Arc::clone(self.name)));
+                match service {
+                    Protected::Requests(service) => service.clone().call(request).await,
+                    Protected::Actions(service) => service.clone().call(request).await,
+                }
+            }
+            Service::Plain(service) => service.clone().call(request).await,
         }
     }
 }

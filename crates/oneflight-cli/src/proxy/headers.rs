@@ -1,8 +1,8 @@
 //! Which header lines pass from one connection to the other (RFC 9110, section 7.6).
 
 use http::header::{
-    self, CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    self, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{Method, Version};
 
@@ -92,6 +92,16 @@ pub(super) fn via(lines: &mut HeaderMap, version: Version, name: &str) {
     };
     if let Ok(value) = HeaderValue::try_from(format!("{protocol} {name}")) {
         let _ = lines.try_append(VIA, value);
+    }
+}
+
+/// Joins the lines of `Cookie`, which HTTP/2 may have split (RFC 9113, section 8.2.3).
+pub(super) fn join_cookies(lines: &mut HeaderMap) {
+    let all: Vec<&[u8]> = lines.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if all.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..]))
+    {
+        lines.insert(COOKIE, joined);
     }
 }
 

@@ -83,11 +83,9 @@ pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -
         tokio::spawn(async move { axum::serve(operators, router).await })
     };
 
-    loop {
-        match signals.next().await {
-            Told::Reload => drop(state.reload()),
-            Told::Stop => break,
-        }
+    while let Told::Reload = signals.next().await {
+        // What is wrong with the file was logged.
+        let _ = state.reload();
     }
     tracing::info!(longest = ?stop_time, "stopping");
     tasks.shutdown().await;

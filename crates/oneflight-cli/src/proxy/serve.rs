@@ -19,7 +19,7 @@ use super::config::Clients;
 use super::forward::{Client, bad_gateway};
 use super::interim::{Interim, WithInterim};
 use super::state::State;
-use super::telemetry::{self, InFlight};
+use super::telemetry::InFlight;
 
 /// The target of the access log.
 const ACCESS: &str = "oneflight::access";
@@ -79,15 +79,16 @@ async fn answer(
     state: Arc<State>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let begun = Instant::now();
-    let _in_flight = InFlight::begins();
+    let _in_flight = InFlight::begins(&state.in_flight);
     client.interim.begins();
     let mut request = request.map(Body::incoming);
-    if let Err(answer) = admit(&mut request) {
-        telemetry::answered(&Arc::from("*"), answer.status());
+    let generation = state.current();
+    let admitted = admit(&mut request);
+    let way = generation.way(request.method(), request.uri().path(), &state.protection);
+    if let Err(answer) = admitted {
+        way.answers.count(answer.status());
         return Ok(*answer);
     }
-    let generation = state.current();
-    let mut way = generation.way(request.method(), request.uri().path(), &state.protection);
     let address = client.address;
     request.extensions_mut().insert(client);
     let logged = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
@@ -101,7 +102,7 @@ async fn answer(
     let mut answer = answered.unwrap_or_else(|failure| bad_gateway(&failure));
     // The connection says its own.
     *answer.version_mut() = Version::HTTP_11;
-    telemetry::answered(&way.name, answer.status());
+    way.answers.count(answer.status());
     if let Some((method, path, version)) = logged {
         let header = |name| {
             answer
@@ -115,7 +116,7 @@ async fn answer(
             %method,
             path,
             ?version,
-            route = &*way.name,
+            route = &**way.name,
             status = answer.status().as_u16(),
             milliseconds = begun.elapsed().as_secs_f64() * 1e3,
             correlation_id = header(X_CORRELATION_ID),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use metrics::Gauge;
 use parking_lot::{Mutex, RwLock};
 
 use super::config::Config;
@@ -19,6 +20,7 @@ pub(super) struct State {
     reloads: Mutex<()>,
     pub(super) protection: Protection,
     pub(super) tunnels: Tunnels,
+    pub(super) in_flight: Gauge,
 }
 
 impl State {
@@ -31,6 +33,7 @@ impl State {
             reloads: Mutex::default(),
             protection,
             tunnels,
+            in_flight: telemetry::in_flight(),
         }
     }
 

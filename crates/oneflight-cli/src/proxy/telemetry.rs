@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 use super::upstream::Reason;
 
@@ -31,31 +31,42 @@ pub(super) fn describe() {
 }
 
 /// A request that is being answered.
-pub(super) struct InFlight(metrics::Gauge);
+pub(super) struct InFlight<'a>(&'a Gauge);
 
-impl InFlight {
-    pub(super) fn begins() -> Self {
-        let gauge = gauge!(IN_FLIGHT);
+impl<'a> InFlight<'a> {
+    pub(super) fn begins(gauge: &'a Gauge) -> Self {
         gauge.increment(1);
         Self(gauge)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.decrement(1);
     }
 }
 
-pub(super) fn answered(route: &Arc<str>, status: StatusCode) {
-    let class = match status.as_u16() / 100 {
-        1 => "1xx",
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
-    };
-    counter!(REQUESTS, "route" => Arc::clone(route), "class" => class).increment(1);
+/// The gauge of requests that are being answered.
+pub(super) fn in_flight() -> Gauge {
+    gauge!(IN_FLIGHT)
+}
+
+/// The counters of a route, by the class of the status.
+#[derive(Clone)]
+pub(super) struct Answers([Counter; 5]);
+
+impl Answers {
+    pub(super) fn of(route: &Arc<str>) -> Self {
+        let of = |class: &'static str| counter!(REQUESTS, "route" => Arc::clone(route), "class" => class);
+        Self(["1xx", "2xx", "3xx", "4xx", "5xx"].map(of))
+    }
+
+    pub(super) fn count(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+        if let Some(counter) = self.0.get(class - 1) {
+            counter.increment(1);
+        }
+    }
 }
 
 pub(super) fn upstream_failed(reason: Reason) {

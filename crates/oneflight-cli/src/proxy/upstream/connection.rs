@@ -30,7 +30,7 @@ pub(super) struct Connection {
 /// A request that did not get its answer.
 pub(super) enum Unanswered {
     /// It comes back as it was: not a byte of it left.
-    Unsent(Request<Outgoing>),
+    Unsent(Box<Request<Outgoing>>),
     Failed(Failure),
 }
 
@@ -93,7 +93,7 @@ impl Connection {
         })
         .await;
         answered.map_err(|mut error| match error.take_message() {
-            Some(request) => Unanswered::Unsent(request),
+            Some(request) => Unanswered::Unsent(Box::new(request)),
             None => {
                 let sent = match self.written.load(Ordering::Relaxed) == before {
                     true => Sent::Nothing,

@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,15 +20,35 @@ use super::super::body::{Body, BoxError};
 pub(in super::super) struct Outgoing {
     body: Body,
     waits: Option<Waits>,
-    ended: Option<Ended>,
+    progress: Arc<Progress>,
 }
 
-/// Sets its flag when the body is dropped, which hyper does at its end.
-struct Ended(Arc<AtomicBool>);
+/// How far the body of a request has come.
+///
+/// ```text
+/// Held ──asked for, or the time is over──▶ Flows ──taken, or given up──▶ Ended
+///   └─────an answer came before that─────▶ Unwanted
+/// ```
+#[derive(Debug)]
+pub(super) struct Progress(AtomicU8);
 
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+const FLOWS: u8 = 0;
+const HELD: u8 = 1;
+const UNWANTED: u8 = 2;
+const ENDED: u8 = 3;
+
+impl Progress {
+    /// Whether there is nothing more to send. A body that was held back until now is not wanted any more.
+    pub(super) fn answered(&self) -> bool {
+        let _ = self
+            .0
+            .compare_exchange(HELD, UNWANTED, Ordering::AcqRel, Ordering::Acquire);
+        self.0.load(Ordering::Acquire) != FLOWS
+    }
+
+    /// Whether the body is on its way.
+    pub(super) fn flows(&self) -> bool {
+        self.0.load(Ordering::Acquire) == FLOWS
     }
 }
 
@@ -44,10 +64,15 @@ struct Waits {
 
 impl Outgoing {
     pub(in super::super) fn new(body: Body) -> Self {
+        // hyper does not even begin an empty one.
+        let progress = match body.is_end_stream() {
+            true => ENDED,
+            false => FLOWS,
+        };
         Self {
             body,
             waits: None,
-            ended: None,
+            progress: Arc::new(Progress(AtomicU8::new(progress))),
         }
     }
 
@@ -59,20 +84,22 @@ impl Outgoing {
             longest: Box::pin(tokio::time::sleep(longest)),
         };
         let outgoing = Self {
+            body,
             waits: Some(waits),
-            ..Self::new(body)
+            progress: Arc::new(Progress(AtomicU8::new(HELD))),
         };
         (outgoing, Gate(Arc::new(Mutex::new(Some(open)))))
     }
 
-    /// Returns what tells whether all of it was taken. An empty body is not even begun.
-    pub(super) fn watched(&mut self) -> Option<Arc<AtomicBool>> {
-        if self.body.is_end_stream() {
-            return None;
-        }
-        let flag = Arc::new(AtomicBool::new(false));
-        self.ended = Some(Ended(Arc::clone(&flag)));
-        Some(flag)
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+}
+
+/// hyper drops it at its end.
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.progress.0.store(ENDED, Ordering::Release);
     }
 }
 
@@ -90,9 +117,16 @@ impl HttpBody for Outgoing {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(waits) = &mut self.waits {
-            // A gate that is gone was opened, or never will be.
-            if Pin::new(&mut waits.asked).poll(cx).is_pending() {
+            let is_asked = matches!(Pin::new(&mut waits.asked).poll(cx), Poll::Ready(Ok(())));
+            if !is_asked {
                 ready!(waits.longest.as_mut().poll(cx));
+            }
+            let flows = self
+                .progress
+                .0
+                .compare_exchange(HELD, FLOWS, Ordering::AcqRel, Ordering::Acquire);
+            if flows.is_err() {
+                return Poll::Pending;
             }
             self.waits = None;
         }

@@ -1,8 +1,8 @@
 //! The connections to one backend: those that are idle, and how another one is made.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -106,14 +106,14 @@ impl Pool {
             };
             match self.exchange(connection, request, limits).await {
                 Ok(answer) => return Ok(answer),
-                Err(Unanswered::Unsent(again)) if fresh < FRESH => request = again,
+                Err(Unanswered::Unsent(again)) if fresh < FRESH => request = *again,
                 Err(Unanswered::Unsent(again)) => {
                     let failure = Failure {
                         reason: Reason::Connect,
                         sent: Sent::Nothing,
                         source: Some("it closes each connection at once".into()),
                     };
-                    return Err((failure, Some(again)));
+                    return Err((failure, Some(*again)));
                 }
                 Err(Unanswered::Failed(failure)) => return Err((failure, None)),
             }
@@ -148,21 +148,28 @@ impl Pool {
     async fn exchange(
         &self,
         mut connection: Connection,
-        mut request: Request<Outgoing>,
+        request: Request<Outgoing>,
         limits: Limits,
     ) -> Result<Response<Body>, Unanswered> {
-        let body = request.body_mut().watched();
-        let answered = match timeout(limits.answer, connection.send(request)).await {
-            Ok(answered) => answered?,
-            Err(_) => {
-                return Err(Unanswered::Failed(Failure {
-                    reason: Reason::TimedOut,
-                    sent: Sent::Something,
-                    source: None,
-                }));
+        let progress = request.body().progress();
+        let answered = {
+            let mut answered = pin!(connection.send(request));
+            loop {
+                match timeout(limits.answer, answered.as_mut()).await {
+                    Ok(answered) => break answered?,
+                    // The time counts from the end of the request.
+                    Err(_) if progress.flows() => {}
+                    Err(_) => {
+                        return Err(Unanswered::Failed(Failure {
+                            reason: Reason::TimedOut,
+                            sent: Sent::Something,
+                            source: None,
+                        }));
+                    }
+                }
             }
         };
-        let is_sent = body.is_none_or(|ended| ended.load(Ordering::Acquire));
+        let is_sent = progress.answered();
         let connection = match (answered.status(), is_sent) {
             (StatusCode::SWITCHING_PROTOCOLS, _) => {
                 tokio::spawn(connection.until_over());
