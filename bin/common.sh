@@ -78,7 +78,7 @@ all_that_is_tested() {
 
 # What the tests in JavaScript call, for ONEFLIGHT_CARGO: built as above, in place of as it is released.
 as_in_the_tests() {
-    echo $(all_that_is_tested) --lib --example stormer --example transactor --example decliner --example checkout
+    echo $(all_that_is_tested) --lib --bin oneflight --example stormer --example transactor --example decliner --example checkout
 }
 
 # The arguments by which cargo runs the tests of all that are tested, except the test programs that are named.

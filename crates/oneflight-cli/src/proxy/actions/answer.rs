@@ -64,14 +64,15 @@ pub(super) async fn readable(call: Call, page: &str, mut answer: Response<Body>)
 
 /// Says in words what went wrong before the layer was asked.
 pub(super) fn told(call: Call, page: &str, problem: Problem) -> Response<Body> {
+    let head: Response<String> = problem.clone().into_response();
     let words = page::words(problem.type_uri(), problem.detail());
-    let status = problem.status();
-    let head: Response<String> = problem.into_response();
-    say(call, page, status, &words, &head)
+    say(call, page, problem.status(), &words, &head)
 }
 
 fn is_problem(lines: &HeaderMap) -> bool {
-    lines.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes() == PROBLEM.as_bytes())
+    lines
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes() == PROBLEM.as_bytes())
 }
 
 fn location(lines: &HeaderMap) -> Option<String> {

@@ -117,5 +117,8 @@ fn is_before_the_action(status: StatusCode, lines: &HeaderMap, call: Call) -> bo
 const BEGUN: &str = "no-cache, no-store, max-age=0, must-revalidate";
 
 fn has(lines: &HeaderMap, name: &HeaderName, value: &str) -> bool {
-    lines.get_all(name).iter().any(|line| line.as_bytes().starts_with(value.as_bytes()))
+    lines
+        .get_all(name)
+        .iter()
+        .any(|line| line.as_bytes().starts_with(value.as_bytes()))
 }

@@ -17,8 +17,9 @@
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, Method};
+use oneflight::Fingerprint;
 use oneflight::http::{KeySource, Problem};
-use oneflight::{Fingerprint, IdempotencyKey};
+use oneflight::identity::IdempotencyKey;
 use serde_json::Value;
 
 use super::parts::{self, Part};
@@ -161,7 +162,11 @@ fn of_fetch(lines: &HeaderMap, body: &Bytes, parts: Option<Vec<Part>>, field: &s
     let forms: Vec<String> = arguments.iter().filter_map(form_of).collect();
     if !forms.is_empty() {
         let fields = || {
-            let of = |form| parts.iter().filter_map(move |part| Some((within(form, &part.name)?, part)));
+            let of = |form| {
+                parts
+                    .iter()
+                    .filter_map(move |part| Some((within(form, &part.name)?, part)))
+            };
             forms.iter().flat_map(move |form| of(form.as_str()))
         };
         return Asked {
@@ -225,7 +230,9 @@ fn of_arguments(id: &str, mut arguments: Vec<Value>, parts: &[Part], field: &str
     let root = Value::Array(arguments).to_string();
     let digest = Fingerprint::builder().part("action", id).part("arguments", root);
     // What arguments refer to: files, maps, streams.
-    let others = parts.iter().filter(|part| part.name != "0" && !part.name.contains(REACT));
+    let others = parts
+        .iter()
+        .filter(|part| part.name != "0" && !part.name.contains(REACT));
     let digest = others.fold(digest, |digest, part| {
         digest.part("part", &part.name).part("bytes", &part.bytes)
     });

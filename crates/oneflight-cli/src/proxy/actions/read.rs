@@ -16,7 +16,10 @@ use super::super::body::{Body, BoxError};
 pub(super) enum Read {
     Whole(Bytes),
     /// It is larger than the limit. This begins with what was read, and goes on.
-    Over { begins: Bytes, body: Body },
+    Over {
+        begins: Bytes,
+        body: Body,
+    },
     TooSlow,
     Broken,
 }

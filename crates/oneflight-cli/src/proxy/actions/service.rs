@@ -11,9 +11,10 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{Request, Response};
+use oneflight::Fingerprint;
 use oneflight::http::layer::{Dialect, FromBody, IdempotencyLayer, IdempotencyService};
 use oneflight::http::{KeySource, Problem};
-use oneflight::{Fingerprint, IdempotencyKey};
+use oneflight::identity::IdempotencyKey;
 use tower::{Layer, Service, ServiceExt};
 
 use super::super::body::Body;
@@ -63,7 +64,9 @@ impl<S: Clone> Layer<S> for ActionsLayer {
 
     fn layer(&self, inner: S) -> ActionsService<S> {
         let of_actions = self.layer.clone().dialect(Dialect::Draft).stream_through();
-        let of_actions = of_actions.key(|parts: &Parts, _: &Bytes| key(parts)).fingerprint(fingerprint);
+        let of_actions = of_actions
+            .key(|parts: &Parts, _: &Bytes| key(parts))
+            .fingerprint(fingerprint);
         ActionsService {
             actions: of_actions.layer(Called(inner.clone())),
             others: self.layer.layer(inner),
@@ -141,7 +144,13 @@ where
             };
         }
         Read::TooSlow => return Ok(told(call, &page, Problem::body_too_slow(terms.time))),
-        Read::Broken => return Ok(told(call, &page, Problem::malformed_body("It broke off before its end."))),
+        Read::Broken => {
+            return Ok(told(
+                call,
+                &page,
+                Problem::malformed_body("It broke off before its end."),
+            ));
+        }
     };
     let intent = Intent::read(call, &parts.headers, &body, &terms.keys, &terms.field).await;
     let whole = Body::from_body(http_body_util::BodyExt::map_err(
