@@ -1,12 +1,18 @@
 //! Between the layer and the backend: what an answer says of the action, before it is recorded.
 //!
+//! Next says of caching, as soon as it has found that a request may call an action, that there is none (`no-cache, no-store, max-age=0, must-revalidate`). What it
+//! answers before has another `Cache-Control`, or none.
+//!
 //! | what Next answers | what it means | what becomes of it |
 //! | --- | --- | --- |
 //! | `x-nextjs-action-not-found: 1` (15.5: 404; 16: 409, and 400 for what is no id) | no such action in this build | the key is free |
-//! | 413 | the body is over Next's own limit | the key is free |
-//! | 3xx or 4xx to a script that is neither a payload nor a redirect of an action's | something before the action answered, such as a middleware | the key is free |
-//! | 500 without the `Cache-Control` that Next sets for each action it begins | the check of `Origin` failed | the key is free |
+//! | 413 | something before the app has a limit of its own | the key is free |
+//! | 3xx or 4xx without a `Cache-Control`, which leads no script on | something before the action answered, such as a middleware | the key is free |
+//! | 500 as Next answers what fails its check of `Origin` | there was no action | the key is free |
 //! | anything else | the action was executed | as the route records |
+//!
+//! Next's own limit on bodies is answered with a 500 that is the one of an action that throws. So the route's limit is Next's, and such a
+//! body does not get there.
 
 use std::fmt;
 use std::future::Future;
@@ -98,27 +104,23 @@ pub(super) fn redirect(lines: &HeaderMap) -> Option<&str> {
     Some(value.rsplit_once(';').map_or(value, |(to, _)| to))
 }
 
-/// Whether an answer was given before the action began.
+/// Whether an answer was given before the action began. In doubt it was not: to execute twice is worse than to record too much.
 fn is_before_the_action(status: StatusCode, lines: &HeaderMap, call: Call) -> bool {
     if lines.contains_key(ACTION_NOT_FOUND) || status == StatusCode::PAYLOAD_TOO_LARGE {
         return true;
     }
-    let is_begun = || has(lines, &CACHE_CONTROL, BEGUN);
+    let is_unsaid = !lines.contains_key(CACHE_CONTROL);
     match (status.as_u16(), call) {
-        (300..=499, Call::Fetch) => {
-            !is_begun() && !has(lines, &CONTENT_TYPE, "text/x-component") && !lines.contains_key(ACTION_REDIRECT)
-        }
-        (500, _) => !is_begun(),
+        (300..=499, _) => is_unsaid && !lines.contains_key(ACTION_REDIRECT),
+        (500, Call::Fetch) => is(lines, &CACHE_CONTROL, PAGES) && is(lines, &CONTENT_TYPE, "text/x-component"),
+        (500, Call::Form) => is_unsaid,
         _ => false,
     }
 }
 
-/// What Next says of caching as soon as it has found that a request may call an action.
-const BEGUN: &str = "no-cache, no-store, max-age=0, must-revalidate";
+/// What Next says of caching where it renders a page: what it sends to a script whose `Origin` is not the site's.
+const PAGES: &str = "private, no-cache, no-store, max-age=0, must-revalidate";
 
-fn has(lines: &HeaderMap, name: &HeaderName, value: &str) -> bool {
-    lines
-        .get_all(name)
-        .iter()
-        .any(|line| line.as_bytes().starts_with(value.as_bytes()))
+fn is(lines: &HeaderMap, name: &HeaderName, value: &str) -> bool {
+    lines.get(name).is_some_and(|line| line.as_bytes() == value.as_bytes())
 }
