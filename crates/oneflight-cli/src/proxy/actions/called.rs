@@ -11,15 +11,15 @@
 //! | 500 as Next answers what fails its check of `Origin` | there was no action | the key is free |
 //! | anything else | the action was executed | as the route records |
 //!
-//! Next's own limit on bodies is answered with a 500 that is the one of an action that throws. So the route's limit is Next's, and such a
-//! body does not get there.
+//! Two things are answered as an action is that throws, with no difference but the wording: a body over Next's own limit, so that the
+//! route's limit is Next's, and such a body does not get there; and, by 15.5, a form whose action is not of this build.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use oneflight::http::layer::Outcome;
 use oneflight::idempotency;
@@ -109,18 +109,14 @@ fn is_before_the_action(status: StatusCode, lines: &HeaderMap, call: Call) -> bo
     if lines.contains_key(ACTION_NOT_FOUND) || status == StatusCode::PAYLOAD_TOO_LARGE {
         return true;
     }
-    let is_unsaid = !lines.contains_key(CACHE_CONTROL);
+    let caching = lines.get(CACHE_CONTROL).map(HeaderValue::as_bytes);
     match (status.as_u16(), call) {
-        (300..=499, _) => is_unsaid && !lines.contains_key(ACTION_REDIRECT),
-        (500, Call::Fetch) => is(lines, &CACHE_CONTROL, PAGES) && is(lines, &CONTENT_TYPE, "text/x-component"),
-        (500, Call::Form) => is_unsaid,
+        (300..=499, _) => caching.is_none() && !lines.contains_key(ACTION_REDIRECT),
+        (500, Call::Fetch) => caching == Some(PAGES),
+        (500, Call::Form) => caching.is_none() || caching == Some(PAGES),
         _ => false,
     }
 }
 
-/// What Next says of caching where it renders a page: what it sends to a script whose `Origin` is not the site's.
-const PAGES: &str = "private, no-cache, no-store, max-age=0, must-revalidate";
-
-fn is(lines: &HeaderMap, name: &HeaderName, value: &str) -> bool {
-    lines.get(name).is_some_and(|line| line.as_bytes() == value.as_bytes())
-}
+/// What Next says of caching where it renders a page: what it sends to one whose `Origin` is not the site's.
+const PAGES: &[u8] = b"private, no-cache, no-store, max-age=0, must-revalidate";

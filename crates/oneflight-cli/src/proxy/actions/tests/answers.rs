@@ -156,6 +156,7 @@ async fn what_is_answered_before_the_action_frees_the_key() {
         // The check of `Origin`.
         (head(500, &[PAYLOAD, pages()]), by_script),
         (head(500, &[TEXT]), by_form),
+        (head(500, &[HTML, pages()]), by_form),
         // A middleware.
         (head(307, &[("location", "/login")]), by_script),
         (head(303, &[("location", "/login")]), by_form),

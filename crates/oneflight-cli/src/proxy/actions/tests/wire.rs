@@ -151,6 +151,7 @@ pub(super) fn layer(recording: Recording) -> ActionsLayer {
     route.key.field = Some("key".to_owned());
     route.limits.request.0 = 20_000;
     let layer = IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build())
+        .keys(policy::keys(&route.key))
         .recording(recording)
         .scope(|parts| Some(Scope::new(parts.headers.get("cookie")?.to_str().ok()?)));
     ActionsLayer::new(layer, &route, policy::keys(&route.key))
