@@ -81,14 +81,14 @@ all_that_is_tested() {
 
 # What the tests in JavaScript call, for ONEFLIGHT_CARGO: built as above, in place of as it is released.
 as_in_the_tests() {
-    echo $(all_that_is_tested) --lib --example stormer --example transactor --example decliner --example checkout
+    echo $(all_that_is_tested) --lib --bin oneflight --example stormer --example transactor --example decliner --example checkout
 }
 
 # The arguments by which cargo runs the tests of all that are tested, except the test programs that are named.
 all_tests_but() {
     local directory test
     packages $(tested)
-    printf '%s\n' --lib --test faults
+    printf '%s\n' --lib --bin oneflight --test faults
     for directory in $(tested); do
         for test in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
             test=${test#"$directory/tests/"} test=${test%.rs} test=${test%/main}

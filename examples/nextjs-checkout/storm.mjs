@@ -1,8 +1,10 @@
 // Sends the form of each order many times at once, as browsers without scripts do, to the article's code and to the package, and prints
 // what came of it side by side. Some clients hang up and come back later, some send again what was answered.
 //
-// Usage: node storm.mjs [--keys 40] [--duplicates 20] [--clients 48] [--hang-up 5] [--repeat 10] [--work-ms 50] [--seed NUMBER] [--json]
+// Usage: node storm.mjs [--keys 40] [--duplicates 20] [--clients 48] [--hang-up 5] [--repeat 10] [--work-ms 50] [--seed NUMBER]
+//                       [--behind proxy] [--json]
 //
+//   --behind proxy storms the article's code as it is behind `oneflight proxy`, in place of the package's
 //   --keys         how many different orders are sent
 //   --duplicates   how often each of them is sent
 //   --clients      how many are sent at the same time
@@ -11,12 +13,12 @@
 //   --work-ms      how long a mutation takes
 //   --seed         makes the same storm again
 //
-// The exit status is 1 if there is not exactly one order, one charge and one mail a key in mode package, or if a request got an error
-// or a wrong answer there.
+// The exit status is 1 if there is not exactly one order, one charge and one mail a key in mode package, or behind the proxy, or if a
+// request got an error or a wrong answer there.
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { buildApp, startApp, startPostgres, startRedis, startStandIns } from './support/index.mjs'
+import { buildApp, buildProxy, startApp, startPostgres, startProxy, startRedis, startStandIns } from './support/index.mjs'
 
 const ANSWER_MS = 60_000
 const SETTLE_MS = 60_000
@@ -31,11 +33,14 @@ const { values } = parseArgs({
     repeat: number(10),
     'work-ms': number(50),
     seed: number(Math.floor(Math.random() * 2 ** 31)),
+    behind: { type: 'string' },
     json: { type: 'boolean', default: false }
   }
 })
+const { behind, ...numbers } = values
+if (behind !== undefined && behind !== 'proxy') throw new Error(`--behind is ${behind}; give proxy`)
 const settings = {}
-for (const [name, value] of Object.entries(values)) {
+for (const [name, value] of Object.entries(numbers)) {
   settings[name] = typeof value === 'string' ? Number(value) : value
   if (!Number.isInteger(Number(value)) || Number(value) < 0) throw new Error(`--${name} is ${value}; give a whole number`)
 }
@@ -51,9 +56,12 @@ function randomOf(seed) {
   }
 }
 
+/** All of them are one user's: a key belongs to somebody. */
+const COOKIE = { Cookie: 'user=storm' }
+
 /** The fields of the form that a browser without scripts would send. */
 async function formOf(url, key) {
-  const page = await (await fetch(`${url}/?intent=${key}`)).text()
+  const page = await (await fetch(`${url}/?intent=${key}`, { headers: COOKIE })).text()
   const form = /<form\b[^>]*\bid="order"[^>]*>([\s\S]*?)<\/form>/.exec(page)?.[1]
   if (form === undefined) throw new Error(`there is no form at /?intent=${key}:\n${page}`)
   const fields = { item: `tea ${key}`, quantity: '1' }
@@ -73,7 +81,7 @@ function unescaped(text) {
 async function post(url, key, fields, signal) {
   const body = new FormData()
   for (const [name, value] of Object.entries(fields)) body.append(name, value)
-  const request = { method: 'POST', body, redirect: 'manual', headers: { Origin: url }, signal }
+  const request = { method: 'POST', body, redirect: 'manual', headers: { Origin: url, ...COOKIE }, signal }
   const response = await fetch(`${url}/?intent=${key}`, request)
   const text = await response.text()
   if (response.status !== 303) {
@@ -83,10 +91,10 @@ async function post(url, key, fields, signal) {
   return { order: answer.get('order'), origin: answer.get('origin') }
 }
 
-async function storm(url) {
+async function storm(url, column) {
   const random = randomOf(settings.seed)
   const percent = (name) => random() * 100 < settings[name]
-  const keys = Array.from({ length: settings.keys }, (_, at) => `storm-${settings.seed}-${at}`)
+  const keys = Array.from({ length: settings.keys }, (_, at) => `${column.replace(' ', '-')}-${settings.seed}-${at}`)
   const forms = new Map()
   for (const key of keys) forms.set(key, await formOf(url, key))
   // Duplicates of a key are near to each other, and not in a row.
@@ -146,8 +154,11 @@ async function settled(count, isDone) {
   }
 }
 
-async function run(mode, servers) {
-  const database = await servers.postgres.database(`storm_${mode}`)
+/** Storms a mode, or the article's code behind the proxy. */
+async function run(column, servers) {
+  const isProxied = column === 'behind proxy'
+  const mode = isProxied ? 'article' : column
+  const database = await servers.postgres.database(`storm_${column.replace(' ', '_')}`)
   const standIns = await startStandIns()
   const env = {
     DATABASE_URL: database.url,
@@ -157,8 +168,10 @@ async function run(mode, servers) {
     WORK_MS: String(settings['work-ms'])
   }
   const app = await startApp({ mode, env })
+  const proxy = isProxied ? await startProxy({ upstream: app.url }) : undefined
   try {
-    const figures = await storm(app.url)
+    // The article's code would find what the column before has left.
+    const figures = await storm((proxy ?? app).url, column)
     const references = (messages) => messages.map(({ body }) => body.reference)
     const outcome = await settled(
       async () => ({
@@ -168,8 +181,9 @@ async function run(mode, servers) {
       }),
       ({ orders, charges, mails }) => charges.count >= orders.count && mails.count >= orders.count
     )
-    return { mode, keys: settings.keys, ...outcome, ...figures }
+    return { mode: column, keys: settings.keys, ...outcome, ...figures }
   } finally {
+    await proxy?.stop()
     await app.stop()
     standIns.stop()
   }
@@ -190,19 +204,20 @@ function print(columns) {
   rows.push(['answers', ({ answers }) => answers])
   for (const origin of ['executed', 'collapsed', 'replayed']) rows.push([`  ${origin}`, ({ origins }) => origins[origin] ?? 0])
   rows.push(['p50, ms', ({ p50 }) => p50], ['p99, ms', ({ p99 }) => p99], ['answers a second', ({ perSecond }) => perSecond])
-  for (const [name, value] of rows) console.log(name.padEnd(34) + columns.map((it) => String(value(it)).padStart(10)).join(''))
+  for (const [name, value] of rows) console.log(name.padEnd(34) + columns.map((it) => String(value(it)).padStart(14)).join(''))
   for (const { mode, errors } of columns) {
     for (const [message, count] of Object.entries(errors)) console.log(`error in mode ${mode}, ${count} times: ${message}`)
   }
 }
 
 buildApp()
+if (behind) buildProxy()
 const servers = { postgres: await startPostgres(), redis: await startRedis() }
 // The tests read the server's log. A storm would only fill it.
 await servers.postgres.query('ALTER SYSTEM RESET log_statement')
 await servers.postgres.query('SELECT pg_reload_conf()')
 try {
-  const columns = [await run('article', servers), await run('package', servers)]
+  const columns = [await run('article', servers), await run(behind ? 'behind proxy' : 'package', servers)]
   if (settings.json) {
     console.log(JSON.stringify({ settings, columns }))
   } else {

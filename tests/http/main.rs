@@ -35,6 +35,7 @@ mod neighbours;
 mod outbox;
 mod outgoing;
 mod problem;
+mod stream_through;
 mod telemetry;
 mod telling;
 mod tenants;

@@ -46,5 +46,5 @@ export function startApp({ mode, env = {}, port = 0, offline = false, home = HOM
     [next, 'start', '--hostname', '127.0.0.1', '--port', String(own || port)],
     { cwd: home, env: all, stdio: ['ignore', 'pipe', 'pipe'] }
   ]
-  return startProcess(launch, (url) => answers(`${url}/api/health`))
+  return startProcess(launch, { ready: (url) => answers(`${url}/api/health`) })
 }

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { buildApp } from './app.mjs'
 import { intention, startBrowser } from './browser.mjs'
 import { startPostgres } from './postgres.mjs'
+import { buildProxy } from './proxy.mjs'
 import { startRedis } from './index.mjs'
 import { buildService } from './service.mjs'
 import { openShop } from './shop.mjs'
@@ -13,6 +14,7 @@ import { openShop } from './shop.mjs'
 /** Builds and starts what is tested, and has it end after the tests. */
 export async function openTests({ modes = ['article', 'package', 'service'], home } = {}) {
   if (modes.includes('service')) buildService()
+  if (modes.includes('proxied')) buildProxy()
   buildApp({ home })
   const postgres = await startPostgres()
   const redis = await startRedis()
@@ -42,11 +44,13 @@ export async function openTests({ modes = ['article', 'package', 'service'], hom
   function check(name, shop, body, how = {}) {
     test(name, async () => {
       if (how.offline) buildApp({ home, offline: true })
-      const { app, cutter } = await siteOf(shop, how)
+      const { app, cutter, proxy } = await siteOf(shop, how)
       const before = app.output().length
+      const unproxied = proxy?.output().length
       const [visitors, tabs] = [[], []]
       async function visitor(options) {
-        const made = await browser.visitor(cutter.url, options)
+        // Before the proxy a key belongs to somebody.
+        const made = await browser.visitor(cutter.url, { ...(proxy && { user: 'eve' }), ...options })
         visitors.push(made)
         const open = async () => {
           const tab = await made.open()
@@ -58,10 +62,11 @@ export async function openTests({ modes = ['article', 'package', 'service'], hom
       try {
         const intended = intention()
         const rows = () => shop.rows(intended.item)
-        await body({ ...intended, rows, shop, app, cutter, staller: shop.staller, visitor })
+        await body({ ...intended, rows, shop, app, cutter, proxy, staller: shop.staller, visitor })
       } catch (error) {
         const service = shop.service === undefined ? '' : `\n--- the service said last:\n${shop.service.output().slice(-2_000)}`
-        error.message += `\n--- the application said:\n${app.output().slice(before).slice(-6_000)}${service}`
+        const proxied = proxy === undefined ? '' : `\n--- the proxy said:\n${proxy.output().slice(unproxied).slice(-6_000)}`
+        error.message += `\n--- the application said:\n${app.output().slice(before).slice(-6_000)}${service}${proxied}`
         throw error
       } finally {
         // What a test that has failed left behind.

@@ -5,6 +5,7 @@ export { startRedis } from '../../../crates/oneflight-node/test/support/redis.mj
 export { buildApp, startApp } from './app.mjs'
 export { startCutter } from './cutter.mjs'
 export { startPostgres } from './postgres.mjs'
+export { buildProxy, startProxy } from './proxy.mjs'
 export { buildService, startService } from './service.mjs'
 export { startStaller } from './staller.mjs'
 export { startStandIns } from './stand-ins.mjs'

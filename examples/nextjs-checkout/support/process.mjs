@@ -11,10 +11,10 @@ const STOP_MS = 10_000
 const KEPT = 4_000_000
 
 /**
- * Starts a program. `launch(port)` says which, as the arguments of `spawn`; it is to say where it listens, as `http://…:PORT`, on
- * port 0 at first. `ready(url)` resolves with whether it answers.
+ * Starts a program. `launch(port)` says which, as the arguments of `spawn`; it is to say where it listens, as `http://…:PORT` or as
+ * `says` has it, on port 0 at first. `ready(url)` resolves with whether it answers.
  */
-export async function startProcess(launch, ready = () => true) {
+export async function startProcess(launch, { ready = () => true, says = /http:\/\/[\w.]+:(\d+)\D/ } = {}) {
   let [child, port, said] = [undefined, 0, '']
 
   async function begin() {
@@ -35,7 +35,7 @@ export async function startProcess(launch, ready = () => true) {
         own.kill('SIGKILL')
         throw new Error(`${own.spawnargs.join(' ')} is not ready: ${failure ?? `not in ${READY_MS} ms`}\n${heard}`)
       }
-      port = Number(/http:\/\/[\w.]+:(\d+)\D/.exec(heard)?.[1] ?? 0)
+      port = Number(says.exec(heard)?.[1] ?? 0)
       if (port !== 0 && (await ready(`http://127.0.0.1:${port}`))) return
     }
   }

@@ -1,7 +1,9 @@
-// A shop of the tests: the application in one mode, with what it needs, a staller before its database and a cutter before itself.
+// A shop of the tests: the application in one mode, with what it needs, a staller before its database and a cutter before itself, and
+// the proxy between the two, if it stands behind one.
 
 import { startApp } from './app.mjs'
 import { startCutter } from './cutter.mjs'
+import { startProxy } from './proxy.mjs'
 import { startService } from './service.mjs'
 import { startStaller } from './staller.mjs'
 import { startStandIns } from './stand-ins.mjs'
@@ -13,7 +15,10 @@ const NOTES = `
   SELECT shop_notes.text, shop_notes.key FROM shop_notes JOIN shop_orders ON order_id = shop_orders.id
   WHERE item = $1 ORDER BY shop_notes.id`
 
-/** Opens the shop of a mode: `article`, `package` or `service`. */
+/** What the shop of a mode is made of: `proxied` is the article's code as it is, behind the proxy. */
+const BEHIND = { proxied: 'article' }
+
+/** Opens the shop of a mode: `article`, `package`, `service` or `proxied`. */
 export async function openShop(mode, { postgres, redis, home }) {
   const database = await postgres.database(mode)
   const staller = await startStaller(database.url)
@@ -33,8 +38,13 @@ export async function openShop(mode, { postgres, redis, home }) {
   const apps = new Map()
   const cutters = []
   const app = (offline) => {
-    if (!apps.has(offline)) apps.set(offline, startApp({ mode, env, offline, home }))
+    if (!apps.has(offline)) apps.set(offline, startApp({ mode: BEHIND[mode] ?? mode, env, offline, home }))
     return apps.get(offline)
+  }
+  const proxies = new Map()
+  const proxy = (offline, upstream) => {
+    if (!proxies.has(offline)) proxies.set(offline, startProxy({ upstream }))
+    return proxies.get(offline)
   }
   const orders = isRemote
     ? 'SELECT id::text, item, quantity::int, idempotency_key AS key, correlation_id FROM orders WHERE item = $1 ORDER BY orders.id'
@@ -55,14 +65,15 @@ export async function openShop(mode, { postgres, redis, home }) {
      */
     async site({ offline = false, keepAlive = false } = {}) {
       const started = await app(offline)
-      const cutter = await startCutter(started.url, { keepAlive })
+      const before = mode in BEHIND ? await proxy(offline, started.url) : undefined
+      const cutter = await startCutter((before ?? started).url, { keepAlive })
       cutters.push(cutter)
-      return { app: started, cutter }
+      return { app: started, cutter, proxy: before }
     },
     async close() {
       for (const it of cutters) it.stop()
       // Each waits some seconds for connections that nobody uses any more.
-      await Promise.all([...apps.values()].map(async (it) => (await it).stop()))
+      await Promise.all([...proxies.values(), ...apps.values()].map(async (it) => (await it).stop()))
       await service?.stop()
       staller.stop()
       standIns.stop()

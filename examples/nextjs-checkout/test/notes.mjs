@@ -61,14 +61,19 @@ async function areNotes({ shop, item, intent }, ...texts) {
 
 const ofNotes = (it) => ({ ...it, rows: () => it.shop.notes(it.item) })
 
+/** One note, however it is sent twice. */
+export function notesOnce(check, shop) {
+  for (const [name, { run }] of Object.entries(cases)) {
+    check(name, shop, async (it) => {
+      await run(ofNotes(it))
+      await areNotes(it, it.item)
+    })
+  }
+}
+
 export function notes(check, shops) {
   describe('MODE=package: one note', () => {
-    for (const [name, { run }] of Object.entries(cases)) {
-      check(name, shops.package, async (it) => {
-        await run(ofNotes(it))
-        await areNotes(it, it.item)
-      })
-    }
+    notesOnce(check, shops.package)
 
     check('a double click on a note, and another note', shops.package, async (it) => {
       const { tab } = await ordered(it)

@@ -6,9 +6,14 @@
 //!      └──breaks off─────────────▶ Broken
 //! ```
 //!
+//! How one goes to a client while it is read, is `through.rs`'s affair.
+//!
 //! This file knows frames and limits. It does not know what the bytes are for.
 
+use std::any::Any;
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -44,6 +49,15 @@ pub trait FromBody: Body<Data = Bytes> + Send + Unpin + 'static {
     fn from_body<B>(body: B) -> Self
     where
         B: Body<Data = Bytes, Error = Self::Error> + Send + 'static;
+
+    /// Makes an error by which such a body breaks off for a reason of the layer's.
+    ///
+    /// The default is `None`: there is no such error. Then an answer is never
+    /// [streamed through](super::IdempotencyLayer::stream_through), since its client could not be told that it is not recorded. For
+    /// [`UnsyncBoxBody`] there is one if its errors are of the type [`io::Error`], or boxed.
+    fn broken(_reason: Box<dyn Error + Send + Sync>) -> Option<Self::Error> {
+        None
+    }
 }
 
 impl<E: 'static> FromBody for UnsyncBoxBody<Bytes, E> {
@@ -52,6 +66,17 @@ impl<E: 'static> FromBody for UnsyncBoxBody<Bytes, E> {
         B: Body<Data = Bytes, Error = E> + Send + 'static,
     {
         body.boxed_unsync()
+    }
+
+    fn broken(reason: Box<dyn Error + Send + Sync>) -> Option<E> {
+        let mut error: Option<E> = None;
+        let of_any_type: &mut dyn Any = &mut error;
+        if let Some(error) = of_any_type.downcast_mut::<Option<Box<dyn Error + Send + Sync>>>() {
+            *error = Some(reason);
+        } else if let Some(error) = of_any_type.downcast_mut::<Option<io::Error>>() {
+            *error = Some(io::Error::other(reason));
+        }
+        error
     }
 }
 
@@ -62,6 +87,10 @@ impl FromBody for axum_core::body::Body {
         B: Body<Data = Bytes, Error = axum_core::Error> + Send + 'static,
     {
         Self::new(body)
+    }
+
+    fn broken(reason: Box<dyn Error + Send + Sync>) -> Option<axum_core::Error> {
+        Some(axum_core::Error::new(reason))
     }
 }
 
@@ -97,18 +126,51 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut read = Pieces::default();
+    match collect(&mut body, &mut read, limit, time).await {
+        Ended::End(trailers) => {
+            let bytes = read.joined();
+            Read::Whole(Whole { bytes, trailers })
+        }
+        Ended::Limit => Read::Part(Part { read, rest: body }),
+        Ended::Broken(error) => Read::Broken(error),
+    }
+}
+
+/// Where the pieces of a body go that is read.
+pub(super) trait Collect {
+    fn push(&mut self, data: Bytes);
+
+    /// Returns how many bytes there are.
+    fn size(&self) -> usize;
+}
+
+/// How reading ended.
+pub(super) enum Ended<E> {
+    /// The body is over.
+    End(Option<HeaderMap>),
+    /// It met a limit, and may go on.
+    Limit,
+    Broken(E),
+}
+
+/// Reads the pieces of a body until its end, up to `limit` bytes, for so long.
+pub(super) async fn collect<B, C>(body: &mut B, read: &mut C, limit: usize, time: Duration) -> Ended<B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+    C: Collect,
+{
     let mut trailers: Option<HeaderMap> = None;
     // What says itself that it is too large is not read.
     if body.size_hint().lower() > limit as u64 {
-        return Read::Part(Part { read, rest: body });
+        return Ended::Limit;
     }
     let end = after(time);
     loop {
         let frame = match until(end, body.frame()).await {
             Some(Some(Ok(frame))) => frame,
-            Some(Some(Err(error))) => return Read::Broken(error),
-            Some(None) => break,
-            None => return Read::Part(Part { read, rest: body }),
+            Some(Some(Err(error))) => return Ended::Broken(error),
+            Some(None) => return Ended::End(trailers),
+            None => return Ended::Limit,
         };
         match frame.into_data() {
             Ok(data) => read.push(data),
@@ -121,12 +183,10 @@ where
         // Of frames that are always ready, none waits for the time to be over.
         let is_late = !body.is_end_stream() && Instant::now() >= end;
         if is_late || read.size() > limit || trailers.as_ref().is_some_and(|it| size(it) > MAX_TRAILERS) {
-            return Read::Part(Part { read, rest: body });
+            return Ended::Limit;
         }
         tokio::task::coop::consume_budget().await;
     }
-    let bytes = read.joined();
-    Read::Whole(Whole { bytes, trailers })
 }
 
 fn size(headers: &HeaderMap) -> usize {
@@ -138,12 +198,12 @@ fn size(headers: &HeaderMap) -> usize {
 
 /// What was read: one piece as it came, or more of them joined. However small they are, they take no more than their bytes.
 #[derive(Default)]
-struct Pieces {
+pub(super) struct Pieces {
     first: Bytes,
     rest: BytesMut,
 }
 
-impl Pieces {
+impl Collect for Pieces {
     fn push(&mut self, data: Bytes) {
         match (self.first.is_empty(), self.rest.is_empty()) {
             (true, true) => self.first = data,
@@ -154,8 +214,21 @@ impl Pieces {
     fn size(&self) -> usize {
         self.first.len().saturating_add(self.rest.len())
     }
+}
 
-    fn joined(self) -> Bytes {
+impl Pieces {
+    /// Returns up to `longest` of the bytes behind the first `from` ones, or none if these are all.
+    pub(super) fn piece(&self, from: usize, longest: usize) -> Bytes {
+        match from.checked_sub(self.first.len()) {
+            None => self.first.slice(from..),
+            Some(from) => {
+                let rest = self.rest.get(from..).unwrap_or_default();
+                Bytes::copy_from_slice(&rest[..rest.len().min(longest)])
+            }
+        }
+    }
+
+    pub(super) fn joined(self) -> Bytes {
         if self.rest.is_empty() {
             return self.first;
         }
@@ -193,6 +266,10 @@ impl Whole {
 }
 
 impl<B: FromBody> Part<B> {
+    pub(super) fn new(read: Pieces, rest: B) -> Self {
+        Self { read, rest }
+    }
+
     /// A body of which nothing was read.
     pub(super) fn unread(rest: B) -> Self {
         Self {

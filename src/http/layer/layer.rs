@@ -16,7 +16,7 @@ use super::key::IntoKey;
 use super::outcome::{Cookies, Recording};
 use super::scope::IntoScope;
 use super::service::IdempotencyService;
-use super::settings::{Duplicates, Requirement, Settings, Terms, Undone};
+use super::settings::{Delivery, Duplicates, Requirement, Settings, Terms, Undone};
 use crate::http::fingerprints::Fingerprints;
 use crate::http::key::KeySource;
 use crate::http::problem::Problem;
@@ -121,6 +121,7 @@ impl IdempotencyLayer {
             request_time: Duration::from_secs(30),
             max_answer_bytes: 2 * 1024 * 1024,
             answer_time: Duration::from_secs(5),
+            delivery: Delivery::default(),
             documentation: None,
             dialect: Dialect::default(),
         };
@@ -325,6 +326,27 @@ impl IdempotencyLayer {
     /// one from the start.
     pub fn answer_time(mut self, time: Duration) -> Self {
         self.set().answer_time = time;
+        self
+    }
+
+    /// Sends an answer to the client whose request is executed as it comes, while it is collected for the record and for the
+    /// others. By default it is sent when all of it is there and recorded.
+    ///
+    /// The client gets the head as soon as the body has to be waited for, and what is there of the body. It does not hold up the
+    /// recording by being slow, or by hanging up. Duplicates wait for the whole answer, as without this.
+    ///
+    /// The *end* of the body comes when it is known what became of the record: a client that saw the end finds the answer replayed. If
+    /// the record could not be written, the head has said so little as the status, and the body ends with an error: the
+    /// connection breaks off. To the client that is a lost answer, after which it sends its request again.
+    ///
+    /// What goes for other answers goes for these as well: one that is [too large](Self::max_answer_bytes), or [takes too
+    /// long](Self::answer_time), is recorded without its body, and goes on to its client. One whose body breaks off does so for its
+    /// client too, and is in doubt.
+    ///
+    /// It has no effect [in a transaction](Self::transactional), whose answer must not go out before the commit; where there is no
+    /// runtime of tokio's; and for bodies that cannot [break off](super::FromBody::broken).
+    pub fn stream_through(mut self) -> Self {
+        self.set().delivery = Delivery::Through;
         self
     }
 

@@ -85,12 +85,14 @@ mod key;
 mod layer;
 mod openapi;
 mod outcome;
+mod own;
 mod recorded;
 mod resolve;
 mod scope;
 mod seen;
 mod service;
 mod settings;
+mod through;
 
 pub use body::FromBody;
 pub use dialect::Dialect;

@@ -18,11 +18,11 @@ use std::task::{self, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, response};
 use http_body_util::LengthLimitError;
-use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tower_service::Service;
 
 use super::answer::{Answer, Answered};
@@ -33,9 +33,12 @@ use super::future::ResponseFuture;
 use super::guard::guarded;
 use super::headers::{self, IDEMPOTENCY_ORIGIN, IDEMPOTENCY_ORIGINAL_DATE, IDEMPOTENCY_REPLAYED};
 use super::outcome::{Cookies, Outcome};
+use super::own::{Own, OwnAnswer, OwnBody};
 use super::scope;
 use super::seen::Seen;
-use super::settings::{Requirement, Settings};
+use super::settings::{Delivery, Requirement, Settings, Undone};
+use super::through::{self, Ending, Sent};
+use crate::correlation;
 use crate::http::mapping;
 use crate::http::problem::Problem;
 use crate::idempotency::{Context, Error, Origin, Reply};
@@ -172,6 +175,11 @@ where
     seen.open(&parts, &id);
     let own = Own::default();
     let (left, of, route) = (own.clone(), Arc::clone(&settings), seen.route.clone());
+    let runtime = settings.streams_on::<A>();
+    let delivery = match runtime {
+        Some(_) => Delivery::Through,
+        None => Delivery::Whole,
+    };
     let work = move |lent: Lent| {
         let mut request = Request::from_parts(parts, body.into_body());
         lent(request.extensions_mut());
@@ -183,21 +191,47 @@ where
             if let Err(error) = poll_fn(|cx| inner.poll_ready(cx)).await {
                 return Ran::NotBegun(error.to_string().into());
             }
-            of.ran(inner.call(request).await, left, &route).await
+            of.ran(inner.call(request).await, left, &route, delivery).await
         }) as BoxFuture<Ran>
     };
     let (turn, work) = duplicate::watched(work);
     let work: Work = Box::new(work);
-    let executed = seen.around((settings.execute)(id, work));
-    let _waits = seen.route.waits();
-    let result = match settings.wait() {
-        None => executed.await,
-        Some(wait) => match turn.within(wait, executed).await {
-            Ok(result) => result,
+    let mut executed = Box::pin(seen.around((settings.execute)(id, work)));
+    let waits = seen.route.waits();
+    let first = poll_fn(|cx| match (executed.as_mut().poll(cx), &runtime) {
+        (Poll::Ready(result), _) => Poll::Ready(First::Result(result)),
+        (Poll::Pending, Some(runtime)) => own.poll_begun(cx).map(|begun| First::Begun(begun, runtime.clone())),
+        (Poll::Pending, None) => Poll::Pending,
+    });
+    let first = match settings.wait() {
+        None => first.await,
+        Some(wait) => match turn.within(wait, first).await {
+            Ok(first) => first,
             Err(Turned) => return Ok(settings.told(&seen, mapping::in_flight())),
         },
     };
-    Ok(settings.response(&seen, result, own))
+    let (begun, runtime) = match first {
+        First::Result(result) => return Ok(settings.response(&seen, result, own)),
+        First::Begun(begun, runtime) => (begun, runtime),
+    };
+    let (response, ending) = settings.begun(begun);
+    let status = response.status();
+    // Its client may be slow, or hang up: what is collected, and recorded, waits for nobody.
+    runtime.spawn(correlation::carry(correlation::current(), async move {
+        let _waits = waits;
+        let told = settings.ended(&seen, status, executed.await);
+        if let Some(ending) = ending {
+            ending.tell(told);
+        }
+    }));
+    Ok(response)
+}
+
+/// What a call sees first.
+enum First<A: FromBody> {
+    Result(Result<Reply<Answer>, Error>),
+    /// The answer begins, which streams through. The work goes on as a task.
+    Begun(OwnAnswer<A>, Handle),
 }
 
 impl Settings {
@@ -252,8 +286,21 @@ impl Settings {
         })
     }
 
+    /// Returns the runtime on which an answer goes on that streams through, if answers with such bodies do.
+    fn streams_on<A: FromBody>(&self) -> Option<Handle> {
+        let is_set = self.delivery == Delivery::Through && matches!(self.terms.undone, Undone::Nothing);
+        let may_break = || A::broken("it is only asked".into()).is_some();
+        Handle::try_current().ok().filter(|_| is_set && may_break())
+    }
+
     /// Takes the handler's answer apart, and says what is to become of it.
-    async fn ran<A, E>(self: Arc<Self>, answered: Result<Response<A>, E>, own: Own<A>, route: &Route) -> Ran
+    async fn ran<A, E>(
+        self: Arc<Self>,
+        answered: Result<Response<A>, E>,
+        own: Own<A>,
+        route: &Route,
+        delivery: Delivery,
+    ) -> Ran
     where
         A: FromBody<Error: Send>,
         E: fmt::Display,
@@ -269,18 +316,47 @@ impl Settings {
         let said = self.recording.said(&parts);
         let outcome = said.unwrap_or_else(|| self.recording.of(&parts));
         let sorted = headers::sorted(&parts.headers);
-        let read = match outcome == Outcome::OutcomeOnly || is_stream(&parts) {
-            true => Read::Part(Part::unread(body)),
-            false => body::read(body, self.max_answer_bytes, self.answer_time).await,
+        let is_unread = outcome == Outcome::OutcomeOnly || is_stream(&parts);
+        let length = parts.headers.get(CONTENT_LENGTH).cloned();
+        let is_recorded = matches!(outcome, Outcome::Record | Outcome::OutcomeOnly);
+        let status = parts.status;
+        let mut own_parts = Some(parts);
+        let mut leave = |body| {
+            if let Some(parts) = own_parts.take() {
+                own.leave(OwnAnswer { parts, body });
+            }
+        };
+        let sent = match delivery {
+            _ if is_unread => Sent::Kept(Read::Part(Part::unread(body))),
+            // With its head, its client has seen the end of it.
+            Delivery::Through if !body.is_end_stream() => {
+                let begin = |body| leave(OwnBody::Through { body, is_recorded });
+                through::read(body, length.as_ref(), self.max_answer_bytes, self.answer_time, begin).await
+            }
+            _ => Sent::Kept(body::read(body, self.max_answer_bytes, self.answer_time).await),
+        };
+        let whole = match sent {
+            Sent::Kept(Read::Whole(whole)) => {
+                leave(OwnBody::Whole(whole.clone()));
+                Some(whole)
+            }
+            Sent::Kept(Read::Part(part)) => {
+                leave(OwnBody::Part(part));
+                None
+            }
+            Sent::Whole(whole) => Some(whole),
+            Sent::Part => None,
+            Sent::Kept(Read::Broken(_)) | Sent::Broken if outcome == Outcome::NothingDone => None,
+            // What it was at work at broke off with it.
+            Sent::Kept(Read::Broken(_)) | Sent::Broken => {
+                return Ran::Broke("the body of the handler's answer broke off".into());
+            }
         };
         let is_shared = outcome != Outcome::OutcomeOnly && (sorted.cookies == 0 || self.cookies == Cookies::Drop);
-        let body = match &read {
-            Read::Whole(whole) if is_shared => Some(whole.for_others()),
-            _ => None,
-        };
+        let body = whole.filter(|_| is_shared).map(|whole| whole.for_others());
         route.dropped_cookies(sorted.cookies);
         let answer = Answer {
-            status: parts.status,
+            status,
             headers: sorted.shared,
             held: Held::new(body.as_ref().map_or(0, |body| body.bytes.len())),
             body,
@@ -290,13 +366,6 @@ impl Settings {
             Some(_) => answer,
             None => answer.outcome_only(),
         };
-        match read {
-            Read::Whole(whole) => own.leave(parts, OwnBody::Whole(whole)),
-            Read::Part(part) => own.leave(parts, OwnBody::Part(part)),
-            Read::Broken(_) if outcome == Outcome::NothingDone => {}
-            // What it was at work at broke off with it.
-            Read::Broken(_) => return Ran::Broke("the body of the handler's answer broke off".into()),
-        }
         match (outcome, answer.status.as_u16()) {
             // The connection is its own client's from now on, and there is nothing for others.
             (_, ..200) | (Outcome::NothingDone, _) => Ran::NothingDone(answer),
@@ -321,7 +390,7 @@ impl Settings {
             }
             answer.response(self.dialect, self.documentation.as_deref())
         };
-        let (mut response, origin, at) = match result {
+        let (response, origin, at) = match result {
             Ok(reply) => {
                 let own = own.take().filter(|_| reply.origin() == Origin::Executed);
                 let response = own.map_or_else(|| shared(reply.value()), Response::from);
@@ -337,21 +406,58 @@ impl Settings {
                 }
             },
         };
-        let status = response.status();
-        seen.answered(origin, status);
-        let lines = response.headers_mut();
-        self.dialect.mark(status, lines, origin, at.is_some());
-        // A handler may hand on what another service said of its own answer.
-        for of_another in [IDEMPOTENCY_REPLAYED, IDEMPOTENCY_ORIGINAL_DATE] {
-            lines.remove(of_another);
-        }
-        headers::put(lines, IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
+        seen.answered(origin, response.status());
+        let mut response = self.marked(response, origin, at.is_some());
         if origin == Origin::Replayed {
+            let lines = response.headers_mut();
             headers::put(lines, IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
             if let Some(date) = at.and_then(headers::date) {
                 headers::put(lines, IDEMPOTENCY_ORIGINAL_DATE, date);
             }
         }
+        response
+    }
+
+    /// Returns the response whose answer begins, and what tells it how that ended.
+    fn begun<A: FromBody<Error: Send>>(&self, own: OwnAnswer<A>) -> (Response<A>, Option<Ending<A>>) {
+        let (ending, is_recorded) = match &own.body {
+            OwnBody::Through { body, is_recorded } => (Some(body.ending()), *is_recorded),
+            OwnBody::Whole(_) | OwnBody::Part(_) => (None, true),
+        };
+        (self.marked(own.into(), Origin::Executed, is_recorded), ending)
+    }
+
+    /// Says what became of an execution whose answer has begun.
+    fn ended(&self, seen: &Seen, status: StatusCode, result: Result<Reply<Answer>, Error>) -> Result<(), BoxError> {
+        let error = match result {
+            Ok(reply) if reply.origin() == Origin::Executed => {
+                seen.answered(Origin::Executed, status);
+                return Ok(());
+            }
+            // It lost its lease.
+            Ok(_) => return Err("another answer than this one is recorded".into()),
+            Err(error) => error,
+        };
+        if error.cause::<Answered>().is_some() {
+            seen.answered(Origin::Executed, status);
+            return Ok(());
+        }
+        seen.failed(&error);
+        let reason = error.to_string();
+        seen.told(&Problem::from(error));
+        Err(reason.into())
+    }
+
+    /// Marks an answer of the handler's.
+    fn marked<A>(&self, mut response: Response<A>, origin: Origin, is_recorded: bool) -> Response<A> {
+        let status = response.status();
+        let lines = response.headers_mut();
+        self.dialect.mark(status, lines, origin, is_recorded);
+        // A handler may hand on what another service said of its own answer.
+        for of_another in [IDEMPOTENCY_REPLAYED, IDEMPOTENCY_ORIGINAL_DATE] {
+            lines.remove(of_another);
+        }
+        headers::put(lines, IDEMPOTENCY_ORIGIN, HeaderValue::from_static(origin.as_str()));
         response
     }
 
@@ -395,51 +501,6 @@ fn is_stream(parts: &response::Parts) -> bool {
     let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
     parts.status.is_informational() || essence.is_some_and(|it| it.eq_ignore_ascii_case("text/event-stream"))
-}
-
-/// The answer as its own client gets it. The work leaves it here; if that client has hung up, it goes with the work.
-struct Own<A>(Arc<Mutex<Option<OwnAnswer<A>>>>);
-
-struct OwnAnswer<A> {
-    parts: response::Parts,
-    body: OwnBody<A>,
-}
-
-enum OwnBody<A> {
-    Whole(Whole),
-    Part(Part<A>),
-}
-
-impl<A> Own<A> {
-    fn leave(self, parts: response::Parts, body: OwnBody<A>) {
-        *self.0.lock() = Some(OwnAnswer { parts, body });
-    }
-
-    fn take(&self) -> Option<OwnAnswer<A>> {
-        self.0.lock().take()
-    }
-}
-
-impl<A> Clone for Own<A> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<A> Default for Own<A> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl<A: FromBody<Error: Send>> From<OwnAnswer<A>> for Response<A> {
-    fn from(own: OwnAnswer<A>) -> Self {
-        let body = match own.body {
-            OwnBody::Whole(whole) => whole.into_body(),
-            OwnBody::Part(part) => part.into_body(),
-        };
-        Self::from_parts(own.parts, body)
-    }
 }
 
 impl<Inner> fmt::Debug for IdempotencyService<Inner> {

@@ -40,6 +40,16 @@ pub(super) enum Duplicates {
     WaitUpTo(Duration),
 }
 
+/// When the answer goes to the client whose request is executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Delivery {
+    /// When all of it is there, and recorded.
+    #[default]
+    Whole,
+    /// As it comes.
+    Through,
+}
+
 pub(super) type Predicate = Arc<dyn Fn(&Parts) -> Requirement + Send + Sync>;
 pub(super) type ScopeOf = Arc<dyn Fn(&Parts) -> Result<Scope, Problem> + Send + Sync>;
 pub(super) type KeyOf = Arc<dyn Fn(&Parts, &Bytes) -> Result<Option<IdempotencyKey>, Problem> + Send + Sync>;
@@ -99,6 +109,7 @@ pub(super) struct Settings {
     pub(super) request_time: Duration,
     pub(super) max_answer_bytes: usize,
     pub(super) answer_time: Duration,
+    pub(super) delivery: Delivery,
     pub(super) documentation: Option<Arc<str>>,
     pub(super) dialect: Dialect,
 }
@@ -141,6 +152,7 @@ impl fmt::Debug for Settings {
             .field("request_time", &self.request_time)
             .field("max_answer_bytes", &self.max_answer_bytes)
             .field("answer_time", &self.answer_time)
+            .field("delivery", &self.delivery)
             .field("documentation", &self.documentation)
             .field("dialect", &self.dialect)
             .finish_non_exhaustive()

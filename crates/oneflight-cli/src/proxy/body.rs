@@ -53,6 +53,10 @@ impl FromBody for Body {
     {
         Self(Kind::Boxed(body.boxed_unsync()))
     }
+
+    fn broken(reason: BoxError) -> Option<BoxError> {
+        Some(reason)
+    }
 }
 
 impl HttpBody for Body {

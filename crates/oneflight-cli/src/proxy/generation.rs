@@ -9,9 +9,11 @@ use oneflight::http::layer::{IdempotencyService, RouteName};
 use oneflight::http::{CorrelationLayer, CorrelationService};
 use tower::{Layer, Service as _};
 
+use super::actions::{ActionsLayer, ActionsService};
 use super::body::Body;
-use super::config::{Config, Route, StoreAway};
+use super::config::{Config, Route, ServerActions, StoreAway};
 use super::forward::Forward;
+use super::policy;
 use super::protection::Protection;
 use super::telemetry::Answers;
 use super::tunnel::Tunnels;
@@ -37,7 +39,14 @@ struct Pattern {
 /// A route with its layer.
 struct Ready {
     route: Route,
-    protected: CorrelationService<IdempotencyService<Forward>>,
+    protected: Protected,
+}
+
+/// The layer of a route around the backends.
+enum Protected {
+    Requests(CorrelationService<IdempotencyService<Forward>>),
+    /// Those that may call Server Actions as well.
+    Actions(CorrelationService<ActionsService<Forward>>),
 }
 
 /// How a request is answered.
@@ -49,7 +58,7 @@ pub(super) struct Way<'a> {
 }
 
 enum Service<'a> {
-    Protected(&'a CorrelationService<IdempotencyService<Forward>>),
+    Protected(&'a Protected),
     Plain(&'a CorrelationService<Forward>),
 }
 
@@ -84,9 +93,18 @@ impl Generation {
                     patterns.len() - 1
                 });
             let layer = protection.layer(route);
+            let protected = match route.server_actions {
+                ServerActions::Unknown => {
+                    Protected::Requests(CorrelationLayer::new().layer(layer.layer(forward.clone())))
+                }
+                ServerActions::Understood => {
+                    let layer = ActionsLayer::new(layer, route, policy::keys(&route.key));
+                    Protected::Actions(CorrelationLayer::new().layer(layer.layer(forward.clone())))
+                }
+            };
             patterns[place].routes.push(Ready {
                 route: route.clone(),
-                protected: CorrelationLayer::new().layer(layer.layer(forward.clone())),
+                protected,
             });
         }
         Self {
@@ -132,7 +150,10 @@ impl Way<'_> {
         match self.service {
             Service::Protected(service) => {
                 request.extensions_mut().insert(RouteName::new(Arc::clone(self.name)));
-                service.clone().call(request).await
+                match service {
+                    Protected::Requests(service) => service.clone().call(request).await,
+                    Protected::Actions(service) => service.clone().call(request).await,
+                }
             }
             Service::Plain(service) => service.clone().call(request).await,
         }

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! client ─▶ serve ─▶ generation (which route) ─▶ layer (executed once) ─▶ forward ─▶ upstream ─▶ backend
-//!                        ▲
+//!                        ▲                          └── actions (around it, for an app of Next's)
 //!        config ─▶ state ┘ ◀── reload ── admin (health, metrics)
 //! ```
 
+mod actions;
 mod admin;
 mod body;
 mod config;

@@ -61,7 +61,8 @@ fn wait(route: &Route) -> Duration {
     route.wait.unwrap_or_else(|| DEFAULT.max(route.lease * 3 / 2))
 }
 
-fn keys(key: &config::Key) -> KeySource {
+/// Returns where a key is looked for.
+pub(super) fn keys(key: &config::Key) -> KeySource {
     let mut keys = KeySource::new();
     for name in &key.headers {
         keys = keys.alias(name.clone());

@@ -236,8 +236,9 @@ fn check(route: &Route, before: &[Route]) -> Result<(), String> {
             return Err(format!("{method} of {path} has a route before"));
         }
     }
-    if route.server_actions == ServerActions::Understood {
-        return Err("`server-actions` is not known to this version".to_owned());
+    if route.server_actions == ServerActions::Understood && route.scope == Scopes::Unsaid {
+        let why = "`server-actions` needs a `scope`, since pages are made for their users: by a cookie, a header, or \"none\"";
+        return Err(why.to_owned());
     }
     if route.lease < Duration::from_millis(100) {
         return Err(format!("the lease is {:?}: it is 100ms at the least", route.lease));

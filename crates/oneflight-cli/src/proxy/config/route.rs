@@ -307,7 +307,11 @@ impl From<Written> for Route {
                 WrittenCookies::OutcomeOnly => Cookies::OutcomeOnly,
             },
             limits: Limits {
-                request: size(written.limits.request, 2 * MIB),
+                // What is larger than Next's own limit would be answered as an action that throws.
+                request: size(
+                    written.limits.request,
+                    if written.server_actions { MIB } else { 2 * MIB },
+                ),
                 request_time: or(written.limits.request_time, seconds(30)),
                 answer: size(written.limits.answer, 2 * MIB),
                 answer_time: or(written.limits.answer_time, seconds(5)),

@@ -1,0 +1,223 @@
+//! Which requests call an action, under which key, and which of them are the same.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
+use oneflight::Fingerprint;
+use oneflight::http::KeySource;
+
+use super::wire::{BEGUN, NOTE, OK, PLACE, fetch, fetch_form, head, plain_form, raw, site};
+use crate::proxy::actions::intent::{Call, Intent};
+use crate::proxy::body::Body;
+
+async fn intent(request: Request<Body>) -> Option<Intent> {
+    let (parts, body) = request.into_parts();
+    let body: Bytes = body.collect().await.unwrap().to_bytes();
+    let call = Call::of(&parts.method, &parts.headers)?;
+    Intent::read(call, &parts.headers, &body, &KeySource::new(), "key").await
+}
+
+async fn fingerprint(request: Request<Body>) -> Fingerprint {
+    intent(request).await.expect("it calls an action").fingerprint
+}
+
+async fn key(request: Request<Body>) -> String {
+    let found = intent(request).await.expect("it calls an action").key;
+    found.unwrap().map_or_else(String::new, |key| key.as_str().to_owned())
+}
+
+const ORDER: &[(&str, &str)] = &[("key", "k"), ("item", "tea"), ("quantity", "2")];
+
+#[tokio::test]
+async fn one_intent_has_one_fingerprint_by_a_script_and_as_a_plain_form() {
+    let first = fingerprint(fetch_form(PLACE, "----WebKitFormBoundaryA", "\"$undefined\"", ORDER)).await;
+    // Another boundary, another state of `useActionState`, React's own fields among the user's, another key.
+    let state = "{\"code\":\"Invalid\",\"fields\":{\"item\":\"tea\"}}";
+    assert_eq!(
+        first,
+        fingerprint(fetch_form(PLACE, "----WebKitFormBoundaryB", state, ORDER)).await
+    );
+    let with_reacts = [&[("$ACTION_REF_1", ""), ("$ACTION_KEY", "kx")], ORDER].concat();
+    assert_eq!(first, fingerprint(fetch_form(PLACE, "b", state, &with_reacts)).await);
+    assert_eq!(
+        first,
+        fingerprint(plain_form(PLACE, "----WebKitFormBoundaryC", "\"$undefined\"", ORDER)).await
+    );
+    assert_eq!(first, fingerprint(plain_form(PLACE, "c", state, ORDER)).await);
+    // What the user sent is another thing.
+    for other in [
+        &[("key", "k"), ("item", "tea"), ("quantity", "3")][..],
+        &[("key", "k"), ("item", "tea")],
+        &[("key", "k"), ("quantity", "2"), ("item", "tea")],
+    ] {
+        assert_ne!(first, fingerprint(fetch_form(PLACE, "a", "null", other)).await);
+        assert_ne!(first, fingerprint(plain_form(PLACE, "a", "null", other)).await);
+    }
+    // Another button of the same form, with the same key.
+    assert_ne!(first, fingerprint(fetch_form(NOTE, "a", "null", ORDER)).await);
+    assert_ne!(first, fingerprint(plain_form(NOTE, "a", "null", ORDER)).await);
+}
+
+/// What Next encrypts of the scope of an action: it is another text at each render.
+fn ciphertext(vector: u8) -> String {
+    char::from(vector).to_string().repeat(128)
+}
+
+#[tokio::test]
+async fn what_is_bound_to_an_action_is_left_out() {
+    let of = |vector, item: &'static str| {
+        let root = format!("[\"{}\",\"$K1\"]", ciphertext(vector));
+        fetch(PLACE, "b", &[("_1_key", "k"), ("_1_item", item), ("0", &root)])
+    };
+    let first = fingerprint(of(b'A', "tea")).await;
+    assert_eq!(first, fingerprint(of(b'B', "tea")).await);
+    assert_ne!(first, fingerprint(of(b'A', "coffee")).await);
+    // A call without a form, under a key of its header.
+    let of = |vector, item: &str| {
+        let body = format!("[\"{}\",\"{item}\"]", ciphertext(vector));
+        let lines = [
+            ("next-action", PLACE),
+            ("idempotency-key", "k"),
+            ("content-type", "text/plain;charset=UTF-8"),
+        ];
+        raw("/", &lines, body)
+    };
+    let first = fingerprint(of(b'A', "tea")).await;
+    assert_eq!(first, fingerprint(of(b'B', "tea")).await);
+    assert_ne!(first, fingerprint(of(b'A', "coffee")).await);
+}
+
+#[tokio::test]
+async fn the_id_is_that_of_the_button_which_was_pressed() {
+    let by = |id: &str| {
+        let pressed = format!("$ACTION_ID_{id}");
+        let fields = [
+            ("$ACTION_REF_1", ""),
+            ("$ACTION_1:0", "{\"id\":\"60ff\",\"bound\":null}"),
+            ("key", "k"),
+            (pressed.as_str(), ""),
+        ];
+        let body = super::wire::multipart("b", &fields);
+        raw("/", &[("content-type", "multipart/form-data; boundary=b")], body)
+    };
+    assert_ne!(fingerprint(by(PLACE)).await, fingerprint(by(NOTE)).await);
+}
+
+#[tokio::test]
+async fn a_key_is_found_in_the_header_in_a_field_and_in_json() {
+    let json = |body: &'static str| raw("/", &[("next-action", PLACE), ("content-type", "text/plain")], body);
+    for (request, expected) in [
+        (fetch_form(PLACE, "b", "null", ORDER), "k"),
+        (plain_form(PLACE, "b", "null", ORDER), "k"),
+        (fetch(PLACE, "b", &[("1_key", "k"), ("0", "[\"$K1\"]")]), "k"),
+        (fetch(PLACE, "b", &[("_10_key", "k"), ("0", "[null,\"$Ka\"]")]), "k"),
+        (
+            fetch(
+                PLACE,
+                "b",
+                &[("0", "[{\"key\":\"k\",\"file\":\"$B1\"}]"), ("1", "bytes")],
+            ),
+            "k",
+        ),
+        (json("[{\"key\":\"k\"}]"), "k"),
+        (json("[{\"code\":\"Invalid\"},{\"item\":\"tea\",\"key\":\"k\"}]"), "k"),
+        (json("[{\"key\":\"$$k\"}]"), "$k"),
+        (
+            raw("/", &[("next-action", PLACE), ("idempotency-key", "\"k\"")], "[]"),
+            "k",
+        ),
+        (json("[\"tea\"]"), ""),
+        // Of another form than the one that is sent.
+        (fetch(PLACE, "b", &[("_2_key", "k"), ("0", "[\"$K1\"]")]), ""),
+    ] {
+        assert_eq!(key(request).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_state_of_a_call_without_a_form_is_left_out() {
+    let json = |body: &'static str| raw("/", &[("next-action", PLACE), ("content-type", "text/plain")], body);
+    let first = fingerprint(json("[null,{\"item\":\"tea\",\"key\":\"k\"}]")).await;
+    assert_eq!(
+        first,
+        fingerprint(json("[{\"code\":\"Invalid\"},{\"key\":\"k\",\"item\":\"tea\"}]")).await
+    );
+    assert_ne!(
+        first,
+        fingerprint(json("[null,{\"item\":\"coffee\",\"key\":\"k\"}]")).await
+    );
+}
+
+#[tokio::test]
+async fn two_keys_that_differ_are_told_and_nothing_is_called() {
+    let site = site(vec![(head(OK, &[BEGUN]), "0:{}")]);
+    let mut request = fetch_form(PLACE, "b", "null", ORDER);
+    request
+        .headers_mut()
+        .insert("idempotency-key", "other".parse().unwrap());
+    let seen = site.send(request).await;
+    assert_eq!((seen.status, seen.line("content-type")), (400, "text/plain"));
+    assert!(seen.body.contains("two idempotency keys"), "{}", seen.body);
+    assert_eq!(site.backend.count(), 0);
+}
+
+#[tokio::test]
+async fn what_calls_no_action_passes_as_on_any_route() {
+    let site = site(vec![(head(OK, &[]), "page")]);
+    let form = [("content-type", "multipart/form-data; boundary=b")];
+    let upload = || raw("/", &form, super::wire::multipart("b", &[("item", "tea")]));
+    let urlencoded = || {
+        raw(
+            "/",
+            &[("content-type", "application/x-www-form-urlencoded")],
+            "$ACTION_ID_1=&item=tea",
+        )
+    };
+    let large = || {
+        raw(
+            "/",
+            &form,
+            super::wire::multipart("b", &[("item", &"tea".repeat(10_000))]),
+        )
+    };
+    for (number, request) in [upload(), upload(), urlencoded(), urlencoded(), large(), large()]
+        .into_iter()
+        .enumerate()
+    {
+        let seen = site.send(request).await;
+        assert_eq!(
+            (seen.status, seen.line("idempotency-origin"), seen.body.as_str()),
+            (OK, "", "page")
+        );
+        assert_eq!(site.backend.count(), number + 1);
+    }
+    // With a key, it is executed once, by the rules of any route.
+    let keyed = || {
+        raw(
+            "/",
+            &form,
+            super::wire::multipart("b", &[("item", "tea"), ("key", "k")]),
+        )
+    };
+    assert_eq!(site.send(keyed()).await.line("idempotency-origin"), "executed");
+    assert_eq!(site.send(keyed()).await.line("idempotency-origin"), "replayed");
+}
+
+#[tokio::test]
+async fn what_next_compares_with_the_origin_comes_as_it_was_sent() {
+    let site = site(vec![(head(OK, &[BEGUN]), "0:{}")]);
+    let mut request = fetch_form(PLACE, "b", "null", ORDER);
+    for (name, value) in [
+        ("origin", "https://shop.example:8443"),
+        ("x-forwarded-host", "shop.example:8443"),
+    ] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    site.send(request).await;
+    let asked = site.backend.asked.lock().unwrap();
+    let line = |name| asked[0].headers[name].to_str().unwrap();
+    assert_eq!(line("host"), "shop.example:8443");
+    assert_eq!(line("x-forwarded-host"), "shop.example:8443");
+    assert_eq!(line("origin"), "https://shop.example:8443");
+    assert_eq!(line("next-action"), PLACE);
+}
