@@ -1,4 +1,4 @@
-//! An order, the keys under which it is known, and what is done for it. All of it is the same whoever carries the order out.
+//! An order, the keys under which it is known, and what is done for it. All of it is the same in both ways.
 
 use serde::{Deserialize, Serialize};
 use sqlx::{SqliteConnection, SqlitePool};
