@@ -454,6 +454,7 @@ pub(super) async fn dead_letters_are_redriven_once_each<S: OutboxUpkeep + Clone>
     let _ = bench.ok(bench.outbox.cancel(sent[4].id()).await)?;
     let mut redriven = Vec::new();
     while let Some(id) = bench.ok(redriving.next().await)? {
+        bench.require(!redriven.contains(&id), format!("message {id} was redriven twice"))?;
         redriven.push(id);
         let died_again = 6 + u64::try_from(redriven.len()).unwrap_or(0);
         bench
