@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgPool, PgRow, Postgres};
+use sqlx::postgres::{PgPool, PgPoolOptions, PgRow, Postgres};
 use tokio::time::{Instant, timeout};
 
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Purpose, Store, StoreError, Watch, report_unreadable,
+    Claim, ClaimOutcome, ClaimRequest, DynStore, InDoubt, Purpose, SchemaStatus, Store, StoreError, Watch,
+    report_unreadable,
 };
 
 mod borrowed;
@@ -300,6 +301,28 @@ impl PostgresOptions {
     pub fn upgrade_sql(&self, from: usize) -> Result<String, StoreError> {
         self.names.validate()?;
         Ok(schema::print(&self.names, from))
+    }
+
+    /// Returns which migrations a database has, and which it lacks. Nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// * The URL is not valid, or the database cannot be reached.
+    /// * [`StoreError::InvalidName`] if the schema or the prefix is not valid.
+    pub async fn schema_status(&self, url: &str) -> Result<SchemaStatus, StoreError> {
+        let mut names = self.names.clone();
+        names.validate()?;
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(self.patience);
+        let pool = pool.connect(url).await.map_err(errors::unavailable)?;
+        let status = async {
+            if names.schema.is_none() {
+                names.schema = Some(schema::current(&pool).await?);
+            }
+            schema::status(&pool, &names).await
+        };
+        let status = status.await;
+        pool.close().await;
+        status
     }
 
     /// Connects to a database, by a URL such as `postgres://user@localhost/shop`, with a pool of sqlx's defaults.

@@ -12,7 +12,7 @@ use super::ending::{End, Ended};
 use super::file::databases;
 use super::queue::Rank;
 use super::store::SqliteStore;
-use oneflight::store::StoreError;
+use oneflight::store::{SchemaStatus, StoreError};
 
 const TABLES: &str = concat!(
     "BEGIN;
@@ -41,6 +41,65 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../migrations/0004_held_and_correlation.sql"),
     ),
 ];
+
+const APPLIED_TABLE: &str = "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
+            version     INTEGER PRIMARY KEY,
+            description TEXT    NOT NULL,
+            applied_at  INTEGER NOT NULL
+        )";
+
+/// Returns the migrations that a database of this version lacks, as one script: all of them for an empty one, which is of
+/// version 0.
+pub(super) fn print(from: usize) -> String {
+    let mut script = format!("BEGIN IMMEDIATE;\n{APPLIED_TABLE};\n");
+    for (version, (description, statements)) in (1..).zip(MIGRATIONS).skip(from) {
+        script.push_str(&format!(
+            "\n-- Version {version}: {description}\n{statements}INSERT INTO main.oneflight_migrations (version, description, applied_at)
+VALUES ({version}, '{description}', CAST(unixepoch('subsec') * 1000 AS INTEGER));\n"
+        ));
+    }
+    script.push_str("COMMIT;\n");
+    script
+}
+
+/// Tells which migrations a database of this version has, and which it lacks. One that is newer lacks none.
+pub(super) fn status(found: i64) -> SchemaStatus {
+    let all = (1..)
+        .zip(MIGRATIONS)
+        .map(|(version, (description, _))| (version, *description));
+    SchemaStatus {
+        found,
+        known: known(),
+        missing: all.filter(|(version, _)| *version > found).collect(),
+    }
+}
+
+/// Fails if the tables are not what this version works with.
+pub(super) async fn check(store: &SqliteStore) -> Result<(), StoreError> {
+    match missing(look(store).await?)?.is_empty() {
+        true => Ok(()),
+        false => Err(StoreError::Unsupported {
+            advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
+                     first, or let the service do so",
+        }),
+    }
+}
+
+/// Returns the version of the schema on a connection, and changes nothing: 0 if there is none.
+pub(super) async fn found_on(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    let look = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = 'oneflight_migrations')";
+    let there: bool = sqlx::query_scalar(look).fetch_one(&mut *connection).await?;
+    if !there {
+        return Ok(0);
+    }
+    newest(connection).await
+}
+
+async fn newest(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM main.oneflight_migrations")
+        .fetch_one(connection)
+        .await
+}
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.
 pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
@@ -108,18 +167,8 @@ async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreErro
 
 /// Returns the version of the schema: 0 if there is none.
 async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
-    sqlx::raw_sql(
-        "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
-            version     INTEGER PRIMARY KEY,
-            description TEXT    NOT NULL,
-            applied_at  INTEGER NOT NULL
-        )",
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM main.oneflight_migrations")
-        .fetch_one(connection)
-        .await
+    sqlx::raw_sql(APPLIED_TABLE).execute(&mut *connection).await?;
+    newest(connection).await
 }
 
 async fn upgrade(
