@@ -47,7 +47,9 @@ use oneflight::store::{
 /// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `EXISTS`, `HMGET`,
 /// `HGET`, `HSET`, `HDEL`, `DEL`, `GET`, `SET`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and
 /// channels with our prefix, `SUBSCRIBE`, `UNSUBSCRIBE` and `PING`, and, if asked for, `WAIT`. It needs `INFO` for the
-/// store to see whether the server evicts keys.
+/// store to see whether the server evicts keys. An operator who [looks into the store](oneflight::store::Upkeep) also needs
+/// `SCAN`, within a script, and `CLUSTER SLOTS` in a cluster; what `INFO`, `TIME` and `CONFIG GET` may not be asked for is a
+/// finding that is not known.
 ///
 /// # What is promised, and what is not
 ///

@@ -54,8 +54,8 @@ async fn a_tool_upgrades_nothing_by_looking_at_it() {
         "ALTER TABLE oneflight_records DROP COLUMN held; ALTER TABLE oneflight_records DROP COLUMN correlation_id;
                  DELETE FROM oneflight_migrations WHERE version > 3";
     sqlx::raw_sql(older).execute(service.pool()).await.unwrap();
-    let refused = options().open(&path).await;
-    assert!(matches!(refused, Err(StoreError::Unsupported { .. })), "{refused:?}");
+    let answer = options().open(&path).await;
+    assert!(matches!(answer, Err(StoreError::Unsupported { .. })), "{answer:?}");
     let status = options().schema_status(&path).await.unwrap();
     let versions: Vec<i64> = status.missing.iter().map(|(version, _)| *version).collect();
     assert_eq!((status.found, status.known, &*versions), (3, 4, &[4][..]));
@@ -69,10 +69,10 @@ async fn a_tool_upgrades_nothing_by_looking_at_it() {
     options().open(&path).await.unwrap();
     let newer = "INSERT INTO oneflight_migrations VALUES (99, 'of tomorrow', 0)";
     sqlx::raw_sql(newer).execute(service.pool()).await.unwrap();
-    let refused = options().open(&path).await;
+    let answer = options().open(&path).await;
     assert!(
-        matches!(refused, Err(StoreError::SchemaTooNew { found: 99, known: 4 })),
-        "{refused:?}"
+        matches!(answer, Err(StoreError::SchemaTooNew { found: 99, known: 4 })),
+        "{answer:?}"
     );
 }
 
