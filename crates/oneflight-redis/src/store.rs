@@ -47,7 +47,9 @@ use oneflight::store::{
 /// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `EXISTS`, `HMGET`,
 /// `HGET`, `HSET`, `HDEL`, `DEL`, `GET`, `SET`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and
 /// channels with our prefix, `SUBSCRIBE`, `UNSUBSCRIBE` and `PING`, and, if asked for, `WAIT`. It needs `INFO` for the
-/// store to see whether the server evicts keys.
+/// store to see whether the server evicts keys. An operator who [looks into the store](oneflight::store::Upkeep) also needs
+/// `SCAN`, within a script, and `CLUSTER SLOTS` in a cluster; what `INFO`, `TIME` and `CONFIG GET` may not be asked for is a
+/// finding that is not known.
 ///
 /// # What is promised, and what is not
 ///
@@ -195,6 +197,7 @@ impl Store for RedisStore {
         let lease = records::millis(request.lease).to_string();
         let takeover = records::takeover(request.takeover, &keys);
         let known = self.0.seen.largest(keys.shard).to_string();
+        let correlation = request.correlation_id.as_ref();
         let answered = self
             .write(Call {
                 script: &CLAIM,
@@ -206,6 +209,7 @@ impl Store for RedisStore {
                     lease.as_bytes(),
                     takeover.as_bytes(),
                     known.as_bytes(),
+                    correlation.map_or(&[], |id| id.as_str().as_bytes()),
                 ],
             })
             .await?;
@@ -291,11 +295,9 @@ impl Store for RedisStore {
 
 /// Returns a holder's token as its shard counts it, for a script to compare. A token of another shard was never this
 /// identity's.
-fn counted(keys: &Keys, token: FencingToken) -> Result<String, StoreError> {
+pub(super) fn counted(keys: &Keys, token: FencingToken) -> Result<String, StoreError> {
     match keys.count(token) {
         Some(count) => Ok(count.to_string()),
         None => Err(StoreError::Outdated { token }),
     }
 }
-
-impl oneflight::store::Upkeep for RedisStore {}

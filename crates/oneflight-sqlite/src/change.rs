@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::erase::{self, Range};
 use super::queue::Rank;
-use super::upkeep::{self, Range};
 use super::{records, steps};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
@@ -96,8 +96,8 @@ impl Change {
                 answer,
             } => steps::settle(id, *token, step, answer.as_ref()),
             Self::SetStanding { id, token, standing } => steps::set_standing(id, *token, *standing),
-            Self::Hold { id, token } => upkeep::hold(id, *token),
-            Self::Erase { range, limit } => upkeep::erase_records(range, *limit),
+            Self::Hold { id, token } => records::hold(id, *token),
+            Self::Erase { range, limit } => erase::erase_records(range, *limit),
             Self::Purge { limit } => records::purge(*limit),
         };
         Ok(statement.execute(connection).await?.rows_affected())

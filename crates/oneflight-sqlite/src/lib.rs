@@ -17,6 +17,7 @@
 mod busy;
 mod change;
 mod ending;
+mod erase;
 #[cfg(test)]
 mod faults;
 mod file;

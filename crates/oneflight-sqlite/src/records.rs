@@ -439,3 +439,17 @@ pub(super) fn purge(limit: i64) -> Statement<'static> {
     )
     .bind(limit)
 }
+
+/// Has a request wait for a decision: the mutation of steps, if it is one, or else the record.
+pub(super) fn hold(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
+    sqlx::query(
+        "UPDATE main.oneflight_workflows SET held = 1 WHERE scope = ?1 AND key = ?2 AND token = ?3
+            AND EXISTS (SELECT 1 FROM main.oneflight_records r WHERE r.token = ?3 AND r.state = 'in_progress');
+         UPDATE main.oneflight_records SET held = 1
+         WHERE scope = ?1 AND key = ?2 AND token = ?3 AND state = 'in_progress'
+            AND NOT EXISTS (SELECT 1 FROM main.oneflight_workflows w WHERE w.token = ?3)",
+    )
+    .bind(id.scope())
+    .bind(id.key())
+    .bind(number(token))
+}

@@ -1,0 +1,181 @@
+//! Promises 11 and 20: the conformance suite for operators fails on broken stores.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, Erase, Erased, Finding, InDoubt, ManualClock, MemoryStore, RecordPage,
+    RecordQuery, RecordState, Store, StoreError, Takeover, Upkeep,
+};
+use oneflight_conformance as conformance;
+
+/// How a store is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Defect {
+    ListsTheFirstPageOnly,
+    ListsOtherScopes,
+    ListsOtherKeys,
+    ListsOtherStates,
+    ListsWithoutIds,
+    TakesEveryCursor,
+    ListsWithoutResults,
+    ErasesOtherScopes,
+    ErasesNothing,
+    ErasesRecordsForAnswers,
+    ErasesAnswersForRecords,
+    ErasesWithoutEnd,
+    HoldsNothing,
+    HoldsWhatItHasNot,
+    TakesOverWhatIsHeld,
+    HoldsForEver,
+    HasNoAdvice,
+}
+
+/// A memory store with a defect.
+struct Broken {
+    store: MemoryStore,
+    defect: Defect,
+}
+
+impl Store for Broken {
+    async fn claim(&self, mut request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        let known = self.store.load(&request.id).await?;
+        if let (Defect::TakesOverWhatIsHeld, Some(known), Takeover::Expired) = (self.defect, known, request.takeover) {
+            request = request.takeover(Takeover::Of(known.token));
+        }
+        if self.defect == Defect::ListsWithoutIds {
+            request = request.correlation_id(None);
+        }
+        let outcome = self.store.claim(request).await?;
+        if let (Defect::HoldsForEver, ClaimOutcome::Granted(claim)) = (self.defect, &outcome) {
+            self.store.hold(claim.id(), claim.token()).await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        self.store.renew(id, token, lease).await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.store.end_lease(id, token, left).await
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        self.store.complete(claim, result, retention).await
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        self.store.release(claim).await
+    }
+
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        self.store.load(id).await
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        self.store.purge(limit).await
+    }
+
+    async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        self.store.in_doubt(limit, after).await
+    }
+}
+
+impl Upkeep for Broken {
+    async fn records(&self, mut query: RecordQuery) -> Result<RecordPage, StoreError> {
+        match self.defect {
+            Defect::ListsOtherScopes => query.scope = None,
+            Defect::ListsOtherKeys => query.key = None,
+            Defect::ListsOtherStates => query.state = query.state.filter(|state| *state == RecordState::Completed),
+            Defect::TakesEveryCursor => query.after = query.after.filter(|cursor| cursor.place().is_some()),
+            _ => {}
+        }
+        let mut page = self.store.records(query).await?;
+        match self.defect {
+            Defect::ListsTheFirstPageOnly => page.next = None,
+            Defect::ListsWithoutResults => page.entries.retain(|entry| entry.record.result().is_none()),
+            _ => {}
+        }
+        Ok(page)
+    }
+
+    async fn erase(&self, scope: &str, what: Erase, limit: usize) -> Result<Erased, StoreError> {
+        let what = match (self.defect, what) {
+            (Defect::ErasesRecordsForAnswers, Erase::Answers) => Erase::Records,
+            (Defect::ErasesAnswersForRecords, Erase::Records) => Erase::Answers,
+            (_, what) => what,
+        };
+        match self.defect {
+            Defect::ErasesNothing => Ok(Erased { erased: 5, more: false }),
+            Defect::ErasesOtherScopes => {
+                for scope in ["erased-not", "erased2"] {
+                    self.store.erase(scope, what, limit).await?;
+                }
+                self.store.erase(scope, what, limit).await
+            }
+            Defect::ErasesWithoutEnd => {
+                let erased = self.store.erase(scope, what, limit).await?;
+                Ok(Erased { more: true, ..erased })
+            }
+            _ => self.store.erase(scope, what, limit).await,
+        }
+    }
+
+    async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {
+        match self.defect {
+            Defect::HoldsNothing => Ok(self.store.load(id).await?.is_some_and(|known| known.token == token)),
+            Defect::HoldsWhatItHasNot => self.store.hold(id, token).await.map(|_| true),
+            _ => self.store.hold(id, token).await,
+        }
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>, StoreError> {
+        let mut findings = self.store.findings().await?;
+        if self.defect == Defect::HasNoAdvice {
+            findings.iter_mut().for_each(|finding| finding.advice = None);
+        }
+        Ok(findings)
+    }
+}
+
+#[tokio::test]
+async fn a_broken_store_does_not_conform() {
+    let expected = [
+        (Defect::ListsTheFirstPageOnly, "all_records_are_listed_in_pages"),
+        (Defect::ListsOtherScopes, "a_record_is_listed_with_what_is_known_of_it"),
+        (Defect::ListsOtherKeys, "records_are_found_by_each_condition"),
+        (Defect::ListsOtherStates, "records_are_found_by_each_condition"),
+        (Defect::ListsWithoutIds, "a_record_is_listed_with_what_is_known_of_it"),
+        (Defect::TakesEveryCursor, "a_cursor_of_another_store_is_an_error"),
+        (Defect::ListsWithoutResults, "all_records_are_listed_in_pages"),
+        (Defect::ErasesOtherScopes, "what_is_erased_is_new"),
+        (Defect::ErasesNothing, "what_is_erased_is_new"),
+        (
+            Defect::ErasesRecordsForAnswers,
+            "what_has_no_answer_any_more_was_done_all_the_same",
+        ),
+        (Defect::ErasesAnswersForRecords, "what_is_erased_is_new"),
+        (Defect::ErasesWithoutEnd, "what_is_erased_is_new"),
+        (Defect::HoldsNothing, "what_is_held_is_taken_over_by_no_policy"),
+        (Defect::HoldsWhatItHasNot, "what_is_held_is_taken_over_by_no_policy"),
+        (Defect::TakesOverWhatIsHeld, "what_is_held_is_taken_over_by_no_policy"),
+        (Defect::HoldsForEver, "a_record_is_listed_with_what_is_known_of_it"),
+        (Defect::HasNoAdvice, "every_finding_that_is_not_sound_has_advice"),
+    ];
+    for (defect, check) in expected {
+        let clock = ManualClock::new();
+        let make = async || Broken {
+            store: MemoryStore::with_clock(clock.clone()),
+            defect,
+        };
+        let failure = conformance::run_upkeep_with(make, async |duration| clock.advance(duration));
+        let failure = failure.await.expect_err(&format!("{defect:?} passes"));
+        if defect != Defect::ListsOtherScopes {
+            assert_eq!(failure.check(), check, "{defect:?}: {failure}");
+        }
+    }
+}
