@@ -215,7 +215,7 @@ impl Address {
         let url = self.url()?;
         let failed = |error: sqlx::Error| unreachable(StoreError::unavailable(error));
         let options: PgConnectOptions = url.parse().map_err(failed)?;
-        // What a server answers is read by whoever asked for it.
+        // What a server answers is told where it was asked for.
         let options = options.disable_statement_logging();
         let first = PgConnection::connect_with(&options);
         let first = within(first).await?.map_err(failed)?;

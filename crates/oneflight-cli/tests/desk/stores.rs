@@ -81,7 +81,7 @@ fn a_schema_is_made_by_migrate_up_alone_and_its_script_does_the_same() {
 #[tokio::test]
 async fn a_file_is_named_as_a_path_or_by_a_url() {
     let file = File::new().await;
-    file.idem().run(id("a7f3"), |_| async { 7 }).await.unwrap();
+    let _ = file.idem().run(id("a7f3"), |_| async { 7 }).await.unwrap();
     let path = file.path.to_str().unwrap();
     for address in [path.to_owned(), format!("sqlite://{path}"), format!("sqlite:{path}")] {
         let desk = Desk { address };
@@ -92,7 +92,8 @@ async fn a_file_is_named_as_a_path_or_by_a_url() {
 #[tokio::test]
 async fn what_is_stored_cannot_command_the_terminal() {
     let file = File::new().await;
-    file.idem()
+    let _ = file
+        .idem()
         .run(id("a7f3"), |_| async { "\u{1b}]0;owned\u{7}".to_owned() })
         .await
         .unwrap();
