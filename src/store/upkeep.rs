@@ -260,8 +260,14 @@ pub trait Upkeep: Store {
         std::future::ready(Err(UNSUPPORTED))
     }
 
-    /// Has a request wait for an operator's decision, once its lease is over: no call takes it over any more, whatever its
-    /// policy says. Returns whether it is held.
+    /// Has a request wait for an operator's decision, once its lease is over: no call takes it over any more because its lease
+    /// is over, but only a claim that [names its token](super::Takeover::Of). That is one that settles it, or one of a policy
+    /// that [asks](crate::idempotency::Recovery::ask) about this very request. Returns whether it is held: it is not if the token
+    /// holds no claim.
+    ///
+    /// A mutation of steps is [held](super::Standing::Held), until a person lets it go on.
+    ///
+    /// Processes of a version that knows of no holds take over as before.
     ///
     /// # Errors
     ///

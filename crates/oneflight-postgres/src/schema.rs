@@ -166,29 +166,36 @@ pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError
     }
 }
 
-/// Returns which migrations the database has, and which it lacks.
-pub(super) async fn status(pool: &PgPool, names: &Names) -> Result<SchemaStatus, StoreError> {
-    let mut connection = outside(pool).await?;
-    let found = version(&mut connection, names).await?;
-    let applied = usize::try_from(found).unwrap_or_default();
-    let lacks = (1..).zip(MIGRATIONS).skip(applied);
-    Ok(SchemaStatus {
-        found,
-        known: known(),
-        missing: lacks
-            .map(|(version, migration)| (version, migration.description))
-            .collect(),
-    })
-}
-
 /// Returns the version of the schema that this crate works with.
 pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// Returns the version of the schema: 0 if there is none.
+/// Tells which migrations a database has, and which it lacks. One that is newer lacks none.
+pub(super) async fn status(pool: &PgPool, names: &Names) -> Result<SchemaStatus, StoreError> {
+    let mut connection = outside(pool).await?;
+    let found = found(&mut connection, names).await?;
+    let all = (1..)
+        .zip(MIGRATIONS)
+        .map(|(version, migration)| (version, migration.description));
+    Ok(SchemaStatus {
+        found,
+        known: known(),
+        missing: all.filter(|(version, _)| *version > found).collect(),
+    })
+}
+
+/// Returns the version of the schema, if it is not newer than ours: 0 if there is none.
 async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, StoreError> {
-    let known = known();
+    let (found, known) = (found(connection, names).await?, known());
+    match found > known {
+        true => Err(StoreError::SchemaTooNew { found, known }),
+        false => Ok(found),
+    }
+}
+
+/// Returns the version of the schema: 0 if there is none.
+async fn found(connection: &mut PgConnection, names: &Names) -> Result<i64, StoreError> {
     // Not `to_regclass`: a session remembers names that did not exist, and takes no lock here that would remind it.
     let look = format!(
         "SELECT EXISTS (SELECT FROM pg_class WHERE relname = '{}migrations'
@@ -201,11 +208,7 @@ async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, St
         return Ok(0);
     }
     let select = format!("SELECT coalesce(max(version), 0) FROM {}", names.of("migrations"));
-    let found: i64 = value(connection, select).await?;
-    if found > known {
-        return Err(StoreError::SchemaTooNew { found, known });
-    }
-    Ok(found)
+    value(connection, select).await
 }
 
 async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), StoreError> {

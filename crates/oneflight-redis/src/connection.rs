@@ -219,6 +219,10 @@ impl RedisConnection {
         }
     }
 
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.0, Kind::Callers(Connection::Cluster(_)))
+    }
+
     /// Returns the answer to one command.
     pub(super) async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
         self.current().0.answer_to(command).await

@@ -16,16 +16,16 @@ use oneflight::record::FencingToken;
 use oneflight::store::{InDoubt, StoreError, report_unreadable};
 
 /// The number of questions that are under way at a time.
-const AT_ONCE: usize = 64;
+pub(super) const AT_ONCE: usize = 64;
 /// The number of records that a shard names in a round.
 const NAMED: usize = 100;
 
 /// A record that is in progress, perhaps in doubt.
-struct Candidate {
-    shard: Shard,
-    count: u64,
-    token: FencingToken,
-    key: Vec<u8>,
+pub(super) struct Candidate {
+    pub(super) shard: Shard,
+    pub(super) count: u64,
+    pub(super) token: FencingToken,
+    pub(super) key: Vec<u8>,
 }
 
 impl RedisStore {
@@ -59,7 +59,10 @@ impl RedisStore {
     }
 
     /// Returns what is in progress with larger tokens, in their order, and how far that goes if not to the end.
-    async fn candidates(&self, after: FencingToken) -> Result<(Vec<Candidate>, Option<FencingToken>), StoreError> {
+    pub(super) async fn candidates(
+        &self,
+        after: FencingToken,
+    ) -> Result<(Vec<Candidate>, Option<FencingToken>), StoreError> {
         let mut lists = stream::iter(Shard::all().map(|shard| self.named(shard, after))).buffered(AT_ONCE);
         let mut candidates = Vec::new();
         let mut last: Option<FencingToken> = None;

@@ -19,6 +19,7 @@ mod records;
 mod scripts;
 mod store;
 mod tokens;
+mod upkeep;
 
 pub use connection::RedisConnection;
 pub use options::RedisOptions;

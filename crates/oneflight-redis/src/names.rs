@@ -74,6 +74,27 @@ impl Names {
         format!("{}{{{shard}}}.open", self.prefix)
     }
 
+    /// Returns a pattern of the keys of records, of scopes that begin so, and of this key.
+    pub(super) fn pattern(&self, scope: Option<&str>, key: Option<&str>) -> String {
+        let key = key.map(|key| format!("{SEPARATOR}{}", as_it_is(key)));
+        // A prefix has no character of a pattern.
+        format!(
+            "{}{{*}}:{}*{}",
+            self.prefix,
+            as_it_is(scope.unwrap_or_default()),
+            key.unwrap_or_default()
+        )
+    }
+
+    /// Returns the identity of a record, by its key.
+    pub(super) fn any_identity(&self, record: &[u8]) -> Option<RequestIdentity> {
+        let text = std::str::from_utf8(record).ok()?;
+        let (_, text) = text.strip_prefix(&self.prefix)?.split_once("}:")?;
+        let (scope, key) = text.split_once(SEPARATOR)?;
+        let id = RequestIdentity::from_stored(scope, key).ok()?;
+        (self.keys(&id).record.as_bytes() == record).then_some(id)
+    }
+
     /// Returns the identity of a record of this shard, by its key.
     pub(super) fn identity(&self, shard: Shard, record: &[u8]) -> Option<RequestIdentity> {
         let text = std::str::from_utf8(record).ok()?;
@@ -81,6 +102,18 @@ impl Names {
         let (scope, key) = text.split_once(SEPARATOR)?;
         RequestIdentity::from_stored(scope, key).ok()
     }
+}
+
+/// A text in a pattern that stands for nothing but itself.
+fn as_it_is(text: &str) -> String {
+    let special = |character: char| r"*?[]\^-".contains(character);
+    text.chars().fold(String::new(), |mut escaped, character| {
+        if special(character) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+        escaped
+    })
 }
 
 /// Returns the shard of an identity. It must never change: another shard has another counter.
@@ -138,7 +171,8 @@ mod tests {
             for name in [&keys.record, &keys.last_token, &keys.in_progress] {
                 assert!(name.starts_with(&tag), "{name}");
             }
-            assert_eq!(names.identity(keys.shard, keys.record.as_bytes()), Some(id));
+            assert_eq!(names.identity(keys.shard, keys.record.as_bytes()), Some(id.clone()));
+            assert_eq!(names.any_identity(keys.record.as_bytes()), Some(id));
             assert!(seen.insert(keys.record), "{scope} {key}");
         }
     }

@@ -9,6 +9,7 @@ use redis::Value;
 
 use super::names::Keys;
 use super::tokens::Shard;
+use oneflight::correlation::CorrelationId;
 use oneflight::identity::Fingerprint;
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, StoreError, Takeover};
@@ -97,7 +98,7 @@ impl Answer {
     }
 
     /// Returns the record, if there is one.
-    pub(super) fn record(self, shard: Shard) -> Result<Option<Record>, StoreError> {
+    pub(super) fn record(mut self, shard: Shard) -> Result<Option<Record>, StoreError> {
         match &self.word[..] {
             b"absent" => Ok(None),
             b"record" => self.whole_record(shard).map(Some),
@@ -105,7 +106,7 @@ impl Answer {
         }
     }
 
-    fn whole_record(mut self, shard: Shard) -> Result<Record, StoreError> {
+    fn whole_record(&mut self, shard: Shard) -> Result<Record, StoreError> {
         let observed = self.timestamp()?;
         let token = self.token(shard)?;
         let fingerprint = match self.maybe()? {
@@ -118,16 +119,40 @@ impl Answer {
         let holder = HolderId::from_bytes(self.bytes()?.try_into().map_err(|_| malformed())?);
         let attempt = self.attempt()?;
         let state = match self.maybe_number()? {
-            Some(lease_expires) => State::InProgress {
-                lease_expires: Timestamp::from_millis(lease_expires),
-            },
+            Some(lease_expires) => {
+                // Of a result, and of when it was recorded and expires.
+                for _ in 0..3 {
+                    self.maybe()?;
+                }
+                State::InProgress {
+                    lease_expires: Timestamp::from_millis(lease_expires),
+                }
+            }
             None => State::Completed {
                 completed: self.timestamp()?,
                 expires: self.timestamp()?,
                 result: RecordedResult::from_stored(self.bytes()?),
             },
         };
-        Ok(Record::new(fingerprint, token, holder, attempt, state, observed))
+        let mut record = Record::new(fingerprint, token, holder, attempt, state, observed);
+        record.held = self.maybe()?.is_some();
+        Ok(record)
+    }
+
+    /// Returns the record, if there is one, and the id of the request that claimed.
+    pub(super) fn entry(mut self, shard: Shard) -> Result<Option<(Record, Option<CorrelationId>)>, StoreError> {
+        match &self.word[..] {
+            b"absent" => Ok(None),
+            b"record" => {
+                let record = self.whole_record(shard)?;
+                // An id that is none was not written by us, and is no reason to hide the record.
+                let id = self
+                    .maybe()?
+                    .and_then(|id| CorrelationId::new(str::from_utf8(&id).ok()?).ok());
+                Ok(Some((record, id)))
+            }
+            _ => Err(malformed()),
+        }
     }
 
     fn maybe(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
@@ -182,6 +207,40 @@ pub(super) fn in_progress(value: Value) -> Result<Vec<(Vec<u8>, u64)>, StoreErro
         pairs.push((key, number(&count)?));
     }
     Ok(pairs)
+}
+
+/// Returns where a scan goes on, and the keys that it has found.
+pub(super) fn scanned(value: Value) -> Result<(String, Vec<Vec<u8>>), StoreError> {
+    let Value::Array(parts) = value else {
+        return Err(malformed());
+    };
+    let Ok([Value::BulkString(place), Value::Array(keys)]) = <[Value; 2]>::try_from(parts) else {
+        return Err(malformed());
+    };
+    let keys = keys.into_iter().map(|key| match key {
+        Value::BulkString(key) => Ok(key),
+        _ => Err(malformed()),
+    });
+    let place = String::from_utf8(place).map_err(|_| malformed())?;
+    Ok((place, keys.collect::<Result<_, _>>()?))
+}
+
+/// Returns the ranges of slots of a cluster, from the first to the last, each with the server that has it.
+pub(super) fn slots(value: Value) -> Result<Vec<(i64, i64, Value)>, StoreError> {
+    let Value::Array(ranges) = value else {
+        return Err(malformed());
+    };
+    let ranges = ranges.into_iter().map(|range| {
+        let Value::Array(parts) = range else {
+            return Err(malformed());
+        };
+        let mut parts = parts.into_iter();
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(Value::Int(first)), Some(Value::Int(last)), Some(server)) => Ok((first, last, server)),
+            _ => Err(malformed()),
+        }
+    });
+    ranges.collect()
 }
 
 fn number(text: &[u8]) -> Result<u64, StoreError> {

@@ -33,4 +33,8 @@ scripts! {
     RELEASE: "scripts/release.lua",
     LOAD: "scripts/load.lua",
     IN_PROGRESS: "scripts/in_progress.lua",
+    HOLD: "scripts/hold.lua",
+    ENTRY: "scripts/entry.lua",
+    ERASE: "scripts/erase.lua",
+    SCAN: "scripts/scan.lua",
 }

@@ -195,6 +195,7 @@ impl Store for RedisStore {
         let lease = records::millis(request.lease).to_string();
         let takeover = records::takeover(request.takeover, &keys);
         let known = self.0.seen.largest(keys.shard).to_string();
+        let correlation = request.correlation_id.as_ref();
         let answered = self
             .write(Call {
                 script: &CLAIM,
@@ -206,6 +207,7 @@ impl Store for RedisStore {
                     lease.as_bytes(),
                     takeover.as_bytes(),
                     known.as_bytes(),
+                    correlation.map_or(&[], |id| id.as_str().as_bytes()),
                 ],
             })
             .await?;
@@ -291,11 +293,9 @@ impl Store for RedisStore {
 
 /// Returns a holder's token as its shard counts it, for a script to compare. A token of another shard was never this
 /// identity's.
-fn counted(keys: &Keys, token: FencingToken) -> Result<String, StoreError> {
+pub(super) fn counted(keys: &Keys, token: FencingToken) -> Result<String, StoreError> {
     match keys.count(token) {
         Some(count) => Ok(count.to_string()),
         None => Err(StoreError::Outdated { token }),
     }
 }
-
-impl oneflight::store::Upkeep for RedisStore {}

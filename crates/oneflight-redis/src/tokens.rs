@@ -47,6 +47,22 @@ impl Shard {
         (0..SHARDS).map(Self)
     }
 
+    pub(super) const fn number(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the slot of a cluster in which all keys of the shard are: CRC-16/XMODEM of the tag, as a cluster counts.
+    pub(super) fn slot(self) -> u16 {
+        let tag = self.0.to_string();
+        let crc = tag.bytes().fold(0_u16, |crc, byte| {
+            (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| match crc & 0x8000 {
+                0 => crc << 1,
+                _ => (crc << 1) ^ 0x1021,
+            })
+        });
+        crc % 16_384
+    }
+
     /// Returns the token for a count of this shard, or `None` if it counts further than tokens do.
     pub(super) fn token(self, count: u64) -> Option<FencingToken> {
         let token = count.checked_mul(u64::from(SHARDS))?.checked_add(u64::from(self.0))?;
@@ -121,6 +137,14 @@ mod tests {
         assert_eq!(first.count(last.token(1).unwrap()), None);
         assert!(first.token(2).unwrap() > last.token(1).unwrap());
         assert_eq!(last.token(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_shard_is_in_the_slot_of_its_tag() {
+        // As `CLUSTER KEYSLOT` answers.
+        for (shard, slot) in [(0, 13_907), (1, 9842), (417, 11_698)] {
+            assert_eq!(Shard::new(shard).slot(), slot, "{shard}");
+        }
     }
 
     #[test]

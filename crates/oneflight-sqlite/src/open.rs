@@ -1,6 +1,6 @@
 //! Opening a database file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,14 @@ pub struct SqliteOptions {
     max_readers: u32,
     busy_deadline: Duration,
     synchronous: SqliteSynchronous,
-    migrate: bool,
+    schema: Schema,
+}
+
+/// What becomes of tables that are missing or older.
+#[derive(Clone, Copy, Debug)]
+enum Schema {
+    Migrate,
+    Check,
 }
 
 impl Default for SqliteOptions {
@@ -45,7 +52,7 @@ impl Default for SqliteOptions {
             max_readers: 8,
             busy_deadline: Duration::from_secs(30),
             synchronous: SqliteSynchronous::Full,
-            migrate: true,
+            schema: Schema::Migrate,
         }
     }
 }
@@ -77,13 +84,16 @@ impl SqliteOptions {
         self
     }
 
-    /// Leaves the tables as they are. Apply [`migrations_sql`](Self::migrations_sql) by other means, before the store is opened.
+    /// Leaves the file and its tables as they are: a file that is missing is not created, and another version of the tables than
+    /// this crate's is an error. Apply [`migrations_sql`](Self::migrations_sql) by other means, before the store is opened.
+    ///
+    /// This is for a tool that looks into the database of a service.
     pub fn without_migrations(mut self) -> Self {
-        self.migrate = false;
+        self.schema = Schema::Check;
         self
     }
 
-    /// Returns our tables as one SQL script for an empty database, for a service that runs its migrations by other means.
+    /// Returns our tables as one SQL script for a database without them.
     ///
     /// ```
     /// use oneflight_sqlite::SqliteStore;
@@ -103,16 +113,25 @@ impl SqliteOptions {
         schema::print(from)
     }
 
-    /// Returns which migrations a database file has, and which it lacks. Nothing is applied.
+    /// Returns which migrations a database file has, and which it lacks. Nothing is changed.
     ///
     /// # Errors
     ///
-    /// As for [`open`](Self::open).
-    pub async fn schema_status(self, path: impl AsRef<Path>) -> Result<SchemaStatus, StoreError> {
-        let store = open_file(&self, path.as_ref()).await?;
-        let status = schema::status(&store).await;
-        store.close().await;
-        status
+    /// * The file is missing, or cannot be read.
+    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
+    pub async fn schema_status(&self, path: impl AsRef<Path>) -> Result<SchemaStatus, StoreError> {
+        let path = path_of_file(path.as_ref())?;
+        let found = async {
+            let options = SqliteConnectOptions::new().filename(&path).read_only(true);
+            let mut connection = options.busy_timeout(self.busy_deadline).connect().await?;
+            let found = schema::found_on(&mut connection).await?;
+            connection.close().await?;
+            Ok(found)
+        };
+        let found = found
+            .await
+            .map_err(|error| about(&path.to_string_lossy(), unavailable(error)))?;
+        Ok(schema::status(found))
     }
 
     /// Opens the database file, and creates or upgrades our tables.
@@ -123,9 +142,10 @@ impl SqliteOptions {
     ///
     /// * The file cannot be opened.
     /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
-    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
+    /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`, or, [without
+    ///   migrations](Self::without_migrations), if some are missing.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
-        open_file(&self, path.as_ref()).await?.prepared(self.migrate).await
+        open_file(&self, path.as_ref()).await
     }
 
     /// Uses a pool of the caller's, and creates or upgrades our tables in its database.
@@ -137,7 +157,7 @@ impl SqliteOptions {
     ///
     /// As for [`SqliteStore::from_pool`].
     pub async fn from_pool(self, pool: SqlitePool) -> Result<SqliteStore, StoreError> {
-        use_pool(&self, pool).await?.prepared(self.migrate).await
+        use_pool(&self, pool).await
     }
 }
 
@@ -196,22 +216,23 @@ impl SqliteStore {
         SqliteOptions::default()
     }
 
-    fn over(pool: SqlitePool, writer: Writer) -> Self {
-        let bell = Bell::new();
-        Self { pool, writer, bell }
-    }
-
-    /// Creates or upgrades the tables, or sees that they are what this version works with.
-    async fn prepared(self, migrate: bool) -> Result<Self, StoreError> {
-        match migrate {
-            true => schema::migrate(&self).await?,
-            false => schema::check(&self).await?,
+    /// Creates or upgrades the tables, unless they are to be left alone.
+    async fn prepare(options: &SqliteOptions, pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
+        let store = Self {
+            pool,
+            writer,
+            bell: Bell::new(),
+        };
+        match options.schema {
+            Schema::Migrate => schema::migrate(&store).await?,
+            Schema::Check => schema::check(&store).await?,
         }
-        Ok(self)
+        Ok(store)
     }
 }
 
-async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {
+/// Returns the path of a file in full, if it is one.
+fn path_of_file(path: &Path) -> Result<PathBuf, StoreError> {
     let name = path.as_os_str().as_encoded_bytes();
     if name.is_empty() || name == b":memory:" {
         return Err(StoreError::Unsupported {
@@ -226,9 +247,13 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
         });
     }
     // The name of a file in a directory, whatever it is: SQLite gives some names a meaning.
-    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Ok(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+}
+
+async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {
+    let path = &path_of_file(path)?;
     let opened = create(options, path).await;
-    let (file, settings) = opened.map_err(|error| about(&path.to_string_lossy(), error))?;
+    let (file, settings, mode) = opened.map_err(|error| about(&path.to_string_lossy(), error))?;
 
     // From here on, the file that was found: never another one, and never a new one.
     let connect = connect_to(options, file.path());
@@ -255,8 +280,15 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
         .max_lifetime(None)
         .test_before_acquire(false)
         .connect_lazy_with(connect.busy_timeout(settings::BUSY_TIMEOUT));
-    let writer = Writer::new(writers, options.busy_deadline, seals, Commits::AtOnce, file, settings);
-    Ok(SqliteStore::over(pool, writer))
+    let writer = Writer::new(
+        writers,
+        options.busy_deadline,
+        seals,
+        commits_in(&mode)?,
+        file,
+        settings,
+    );
+    SqliteStore::prepare(options, pool, writer).await
 }
 
 fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectOptions {
@@ -267,13 +299,14 @@ fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectO
 }
 
 /// Creates the file if it is missing, and sees to it that it is in WAL mode.
-async fn create(options: &SqliteOptions, path: &Path) -> Result<(DatabaseFile, Settings), StoreError> {
+async fn create(options: &SqliteOptions, path: &Path) -> Result<(DatabaseFile, Settings, String), StoreError> {
     // WAL is a property of the file. Turning it on takes a lock that SQLite does not wait for. So it is done once,
     // here, with patience, and not by every connection of a pool.
-    let first = connect_to(options, path)
-        .create_if_missing(true)
-        .busy_timeout(settings::BUSY_TIMEOUT)
-        .journal_mode(SqliteJournalMode::Wal);
+    let first = connect_to(options, path).busy_timeout(settings::BUSY_TIMEOUT);
+    let first = match options.schema {
+        Schema::Migrate => first.create_if_missing(true).journal_mode(SqliteJournalMode::Wal),
+        Schema::Check => first,
+    };
     let mut patience = Patience::new(options.busy_deadline);
     let mut connection = loop {
         match first.connect().await {
@@ -282,9 +315,9 @@ async fn create(options: &SqliteOptions, path: &Path) -> Result<(DatabaseFile, S
             Ok(connection) => break connection,
         }
     };
-    let (file, settings, _) = ask(&mut connection).await.map_err(unavailable)?;
+    let (file, settings, mode) = ask(&mut connection).await.map_err(unavailable)?;
     connection.close().await.map_err(unavailable)?;
-    Ok((file, settings))
+    Ok((file, settings, mode))
 }
 
 /// Uses a pool of the caller's.
@@ -305,19 +338,21 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
                      max_lifetime), or use a file, or MemoryStore",
         });
     }
-    // A property of the file, which may be changed later: then a commit can fail for want of a lock, and is rolled
-    // back.
-    let commits = match mode.as_str() {
-        "wal" => Commits::AtOnce,
-        "off" => {
-            return Err(StoreError::Unsupported {
-                advice: "with journal_mode=OFF nothing can be rolled back; use WAL",
-            });
-        }
-        _ => Commits::AfterReaders,
-    };
+    let commits = commits_in(&mode)?;
     let writer = Writer::new(pool.clone(), options.busy_deadline, Seals::New, commits, file, settings);
-    Ok(SqliteStore::over(pool, writer))
+    SqliteStore::prepare(options, pool, writer).await
+}
+
+/// Returns how a transaction is committed in this journal mode. It is a property of the file, which may be changed later: then
+/// a commit can fail for want of a lock, and is rolled back.
+fn commits_in(mode: &str) -> Result<Commits, StoreError> {
+    match mode {
+        "wal" => Ok(Commits::AtOnce),
+        "off" => Err(StoreError::Unsupported {
+            advice: "with journal_mode=OFF nothing can be rolled back; use WAL",
+        }),
+        _ => Ok(Commits::AfterReaders),
+    }
 }
 
 /// Reads what has to be known of a pool's database and its connections.

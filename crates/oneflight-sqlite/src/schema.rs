@@ -4,8 +4,8 @@
 //! processes open the same new file at once, one applies them and the others find them there. A migration that was
 //! released is never edited; a change is another migration.
 
+use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Row};
 
 use super::busy::unavailable;
 use super::ending::{End, Ended};
@@ -27,15 +27,6 @@ const NEWEST: &str = concat!(
     "; COMMIT"
 );
 
-const MIGRATIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
-    version     INTEGER PRIMARY KEY,
-    description TEXT    NOT NULL,
-    applied_at  INTEGER NOT NULL
-)";
-
-/// The time of the database, in milliseconds since the Unix epoch.
-const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
-
 /// The migrations, in order: a description, and one of the files in `migrations/`. The version of a schema is the
 /// number of these that it has.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -51,6 +42,65 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
 ];
 
+const APPLIED_TABLE: &str = "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
+            version     INTEGER PRIMARY KEY,
+            description TEXT    NOT NULL,
+            applied_at  INTEGER NOT NULL
+        )";
+
+/// Returns the migrations that a database of this version lacks, as one script: all of them for an empty one, which is of
+/// version 0.
+pub(super) fn print(from: usize) -> String {
+    let mut script = format!("BEGIN IMMEDIATE;\n{APPLIED_TABLE};\n");
+    for (version, (description, statements)) in (1..).zip(MIGRATIONS).skip(from) {
+        script.push_str(&format!(
+            "\n-- Version {version}: {description}\n{statements}INSERT INTO main.oneflight_migrations (version, description, applied_at)
+VALUES ({version}, '{description}', CAST(unixepoch('subsec') * 1000 AS INTEGER));\n"
+        ));
+    }
+    script.push_str("COMMIT;\n");
+    script
+}
+
+/// Tells which migrations a database of this version has, and which it lacks. One that is newer lacks none.
+pub(super) fn status(found: i64) -> SchemaStatus {
+    let all = (1..)
+        .zip(MIGRATIONS)
+        .map(|(version, (description, _))| (version, *description));
+    SchemaStatus {
+        found,
+        known: known(),
+        missing: all.filter(|(version, _)| *version > found).collect(),
+    }
+}
+
+/// Fails if the tables are not what this version works with.
+pub(super) async fn check(store: &SqliteStore) -> Result<(), StoreError> {
+    match missing(look(store).await?)?.is_empty() {
+        true => Ok(()),
+        false => Err(StoreError::Unsupported {
+            advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
+                     first, or let the service do so",
+        }),
+    }
+}
+
+/// Returns the version of the schema on a connection, and changes nothing: 0 if there is none.
+pub(super) async fn found_on(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    let look = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = 'oneflight_migrations')";
+    let there: bool = sqlx::query_scalar(look).fetch_one(&mut *connection).await?;
+    if !there {
+        return Ok(0);
+    }
+    newest(connection).await
+}
+
+async fn newest(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM main.oneflight_migrations")
+        .fetch_one(connection)
+        .await
+}
+
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.
 pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
     if missing(look(store).await?)?.is_empty() {
@@ -64,42 +114,6 @@ pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
         Ended::Committed(()) | Ended::RolledBack(()) => Ok(()),
         Ended::Unknown((), error) => Err(store.writer.unavailable(error)),
     }
-}
-
-/// Fails if the tables are not what this version works with.
-pub(super) async fn check(store: &SqliteStore) -> Result<(), StoreError> {
-    match missing(look(store).await?)?.is_empty() {
-        true => Ok(()),
-        false => Err(StoreError::Unsupported {
-            advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints first",
-        }),
-    }
-}
-
-/// Returns which migrations the database has, and which it lacks.
-pub(super) async fn status(store: &SqliteStore) -> Result<SchemaStatus, StoreError> {
-    let found = look(store).await?;
-    let lacks = (found + 1..).zip(missing(found)?);
-    Ok(SchemaStatus {
-        found,
-        known: known(),
-        missing: lacks
-            .map(|(version, (description, _))| (version, *description))
-            .collect(),
-    })
-}
-
-/// Returns the migrations that a database of this version lacks, as one script.
-pub(super) fn print(from: usize) -> String {
-    let mut script = format!("BEGIN IMMEDIATE;\n{MIGRATIONS_TABLE};\n");
-    for (version, (description, statements)) in (1..).zip(MIGRATIONS).skip(from) {
-        script.push_str(&format!("\n-- Version {version}: {description}\n{statements}\n"));
-        script.push_str(&format!(
-            "INSERT INTO main.oneflight_migrations (version, description, applied_at) VALUES ({version}, '{description}', {NOW});\n"
-        ));
-    }
-    script.push_str("COMMIT;\n");
-    script
 }
 
 /// Returns the version of the schema that existed a moment ago: 0 if there was none.
@@ -153,10 +167,8 @@ async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreErro
 
 /// Returns the version of the schema: 0 if there is none.
 async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
-    sqlx::raw_sql(MIGRATIONS_TABLE).execute(&mut *connection).await?;
-    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM main.oneflight_migrations")
-        .fetch_one(connection)
-        .await
+    sqlx::raw_sql(APPLIED_TABLE).execute(&mut *connection).await?;
+    newest(connection).await
 }
 
 async fn upgrade(
@@ -166,13 +178,14 @@ async fn upgrade(
     statements: &'static str,
 ) -> sqlx::Result<()> {
     sqlx::raw_sql(statements).execute(&mut *connection).await?;
-    let insert =
-        format!("INSERT INTO main.oneflight_migrations (version, description, applied_at) VALUES (?, ?, {NOW})");
-    sqlx::query(AssertSqlSafe(insert))
-        .bind(version)
-        .bind(description)
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO main.oneflight_migrations (version, description, applied_at)
+         VALUES (?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
+    )
+    .bind(version)
+    .bind(description)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

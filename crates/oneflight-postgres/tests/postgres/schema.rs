@@ -23,7 +23,7 @@ async fn is_granted(store: &PostgresStore) -> bool {
 async fn described(pool: &PgPool) -> Vec<String> {
     let describe = "SELECT c.relkind::text || ' ' || c.relname || ' ' || coalesce(pg_get_indexdef(i.indexrelid), '') || ' '
                     || coalesce((SELECT string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' ORDER BY attnum)
-                                 FROM pg_attribute a WHERE a.attrelid = c.oid AND attnum > 0), '')
+                                 FROM pg_attribute a WHERE a.attrelid = c.oid AND attnum > 0 AND NOT attisdropped), '')
                     FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
                     WHERE relnamespace = current_schema()::regnamespace
                     UNION ALL

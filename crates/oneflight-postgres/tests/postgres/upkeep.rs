@@ -71,15 +71,16 @@ async fn every_way_to_claim_keeps_the_id_of_its_request() {
     let idem = Idempotency::builder(store().await).build();
     let of = CorrelationId::new("edge-5f2c").unwrap();
     correlation::scope(of.clone(), async {
-        idem.run(id("run"), |_| async {}).await.unwrap();
-        idem.run_in_tx(id("in-tx"), |_| async {
-            Ok::<_, oneflight::idempotency::Rollback<()>>(())
-        })
-        .await
-        .unwrap();
+        let _ = idem.run(id("run"), |_| async {}).await.unwrap();
+        let _ = idem
+            .run_in_tx(id("in-tx"), |_| async {
+                Ok::<_, oneflight::idempotency::Rollback<()>>(())
+            })
+            .await
+            .unwrap();
     })
     .await;
-    idem.run(id("without"), |_| async {}).await.unwrap();
+    let _ = idem.run(id("without"), |_| async {}).await.unwrap();
     let page = idem.store().records(RecordQuery::all(10)).await.unwrap();
     let found: Vec<_> = page
         .entries
@@ -136,4 +137,19 @@ async fn what_breaks_a_promise_is_found() {
 async fn verdicts(store: &PostgresStore) -> Vec<(&'static str, Soundness)> {
     let findings = store.findings().await.unwrap();
     findings.into_iter().map(|it| (it.name, it.verdict)).collect()
+}
+
+#[tokio::test]
+async fn the_status_of_a_schema_is_told_and_nothing_is_changed() {
+    let schema = server().schema().await;
+    let pool = schema.pool(1);
+    let options = PostgresStore::options().schema(schema.name.clone());
+    use sqlx::ConnectOptions;
+    let url = server().options(server().port()).to_url_lossy().to_string();
+    let empty = options.schema_status(&url).await.unwrap();
+    assert_eq!((empty.found, empty.known, empty.missing.len()), (0, 7, 7));
+    assert_eq!(options.schema_status(&url).await.unwrap(), empty);
+    PostgresStore::from_pool(pool).await.unwrap();
+    let full = options.schema_status(&url).await.unwrap();
+    assert_eq!((full.found, full.missing.len()), (7, 0));
 }

@@ -2,10 +2,10 @@
 --
 -- KEYS  the record; the last token of its shard; what is in progress in its shard
 -- ARGV  whether the asker waits for replicas, fingerprint or nothing, holder, lease in milliseconds, from whom may be taken
---       over (`never`, `expired`, a token), the largest token of the shard that the asker knows
+--       over (`never`, `expired`, a token), the largest token of the shard that the asker knows, the id of the request or nothing
 
 local waits, fingerprint, holder, lease, takeover = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local known = whole(ARGV[6])
+local known, correlation = whole(ARGV[6]), ARGV[7]
 local micros = now()
 local millis = math.floor(micros / 1000)
 
@@ -13,7 +13,7 @@ local record, wrong = read(KEYS[1])
 if not record then
     return { 'corrupt', wrong }
 end
-local attempt, took_over = 1, false
+local attempt, took_over, held = 1, false, false
 local past_retention = record.completed and whole(record.expires) <= millis
 if record.token and not past_retention then
     if (record.fingerprint or '') ~= fingerprint then
@@ -25,18 +25,22 @@ if record.token and not past_retention then
     end
     local remaining = whole(record.lease_expires) - millis
     attempt = whole(record.attempt)
-    if record.holder == holder then
-        if remaining > 0 then
-            write_again(waits, KEYS[1], 'lease_expires', record.lease_expires)
-            return { 'granted', record.token, record.attempt, false, '0' }
-        end
+    if record.holder == holder and remaining > 0 then
+        write_again(waits, KEYS[1], 'lease_expires', record.lease_expires)
+        return { 'granted', record.token, record.attempt, false, '0' }
+    elseif record.holder == holder and not record.held then
+        -- It asks again too late, for the same attempt.
     elseif remaining > 0 then
         return { 'in progress', decimal(remaining), record.attempt }
-    elseif takeover ~= 'expired' and takeover ~= record.token then
+    elseif takeover ~= record.token and (record.held or takeover ~= 'expired') then
         return { 'in doubt', record.token, record.attempt }
     else
         attempt = math.min(attempt + 1, LARGEST_ATTEMPT)
         took_over = record.token
+    end
+    held = record.held
+    if correlation == '' then
+        correlation = redis.call('HGET', KEYS[1], 'correlation') or ''
     end
 end
 
@@ -63,6 +67,14 @@ local fields = { 'token', token, 'holder', holder, 'attempt', attempt, 'lease_ex
 if fingerprint ~= '' then
     fields[#fields + 1] = 'fingerprint'
     fields[#fields + 1] = fingerprint
+end
+if correlation ~= '' then
+    fields[#fields + 1] = 'correlation'
+    fields[#fields + 1] = correlation
+end
+if held then
+    fields[#fields + 1] = 'held'
+    fields[#fields + 1] = held
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 return { 'granted', token, attempt, took_over, last < known and '1' or '0' }

@@ -19,7 +19,7 @@ local expires = decimal(millis + tonumber(ARGV[3]))
 -- First, since it needs no memory: a server that has none left refuses a script at its first write, and never after
 -- that.
 redis.call('ZREM', KEYS[2], KEYS[1])
-redis.call('HDEL', KEYS[1], 'lease_expires')
+redis.call('HDEL', KEYS[1], 'lease_expires', 'held')
 redis.call('HSET', KEYS[1], 'completed', decimal(millis), 'expires', expires, 'result', ARGV[4])
 redis.call('PEXPIREAT', KEYS[1], expires)
 tell(KEYS[1])

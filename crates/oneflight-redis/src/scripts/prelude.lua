@@ -24,14 +24,14 @@ end
 -- Answers with the record, which has no token if it is absent, or with what is wrong with it.
 local function read(key)
     local fields = redis.pcall('HMGET', key,
-        'token', 'fingerprint', 'holder', 'attempt', 'lease_expires', 'completed', 'expires')
+        'token', 'fingerprint', 'holder', 'attempt', 'lease_expires', 'completed', 'expires', 'held')
     if fields.err then
         -- Whatever else it is, it will be in the way of the next command too.
         return nil, 'key'
     end
     local record = {
         token = fields[1], fingerprint = fields[2], holder = fields[3], attempt = fields[4],
-        lease_expires = fields[5], completed = fields[6], expires = fields[7],
+        lease_expires = fields[5], completed = fields[6], expires = fields[7], held = fields[8],
     }
     if not record.token then
         if redis.call('EXISTS', key) == 1 then
@@ -71,7 +71,7 @@ local function answer(key, record, millis)
         end
     end
     return { 'record', decimal(millis), record.token, record.fingerprint, record.holder, record.attempt,
-        record.lease_expires, record.completed, record.expires, result }
+        record.lease_expires, record.completed, record.expires, result, record.held }
 end
 
 -- Writes a field of a record that exists. It is deleted first, since that needs no memory: a server that has none left

@@ -18,7 +18,7 @@ async fn the_script_decides_as_the_function_does() {
     let connection = server().connection().await;
     cases::agrees(
         &store,
-        &[false],
+        &[false, true],
         async |id, number| {
             let shard = place(&store, &prefix, id).await.shard;
             FencingToken::new((1_000_000 + number) * 1024 + shard)
@@ -34,6 +34,9 @@ async fn the_script_decides_as_the_function_does() {
             put.arg("attempt").arg(record.attempt);
             if let Some(fingerprint) = &record.fingerprint {
                 put.arg("fingerprint").arg(fingerprint.as_bytes());
+            }
+            if record.held {
+                put.arg("held").arg(1);
             }
             match &record.state {
                 State::InProgress { lease_expires } => put.arg("lease_expires").arg(at(*lease_expires)),

@@ -12,4 +12,5 @@ mod decision;
 mod faults;
 mod in_doubt_corrupt;
 mod replicas;
+mod upkeep;
 mod wait;

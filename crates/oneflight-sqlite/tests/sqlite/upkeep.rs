@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use oneflight::store::{SchemaStatus, Soundness, StoreError, Upkeep};
 use oneflight_conformance as conformance;
 use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
@@ -29,4 +30,109 @@ async fn an_operator_can_look_into_it_over_a_pool() {
     };
     conformance::run_upkeep(make).await.unwrap();
     conformance::run_upkeep_of_steps(make).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tool_upgrades_nothing_by_looking_at_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (missing, path) = (folder.path().join("missing.db"), folder.path().join("orders.db"));
+    let options = || SqliteStore::options().without_migrations();
+    assert!(options().open(&missing).await.is_err());
+    assert!(options().schema_status(&missing).await.is_err());
+    assert!(!missing.exists());
+
+    let service = SqliteStore::open(&path).await.unwrap();
+    let known = options().schema_status(&path).await.unwrap();
+    let up_to_date = SchemaStatus {
+        found: 4,
+        known: 4,
+        missing: Vec::new(),
+    };
+    assert_eq!(known, up_to_date);
+    options().open(&path).await.unwrap();
+    let older =
+        "ALTER TABLE oneflight_records DROP COLUMN held; ALTER TABLE oneflight_records DROP COLUMN correlation_id;
+                 DELETE FROM oneflight_migrations WHERE version > 3";
+    sqlx::raw_sql(older).execute(service.pool()).await.unwrap();
+    let refused = options().open(&path).await;
+    assert!(matches!(refused, Err(StoreError::Unsupported { .. })), "{refused:?}");
+    let status = options().schema_status(&path).await.unwrap();
+    let versions: Vec<i64> = status.missing.iter().map(|(version, _)| *version).collect();
+    assert_eq!((status.found, status.known, &*versions), (3, 4, &[4][..]));
+
+    let script = options().upgrade_sql(3);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(script))
+        .execute(service.pool())
+        .await
+        .unwrap();
+    assert_eq!(options().schema_status(&path).await.unwrap(), up_to_date);
+    options().open(&path).await.unwrap();
+    let newer = "INSERT INTO oneflight_migrations VALUES (99, 'of tomorrow', 0)";
+    sqlx::raw_sql(newer).execute(service.pool()).await.unwrap();
+    let refused = options().open(&path).await;
+    assert!(
+        matches!(refused, Err(StoreError::SchemaTooNew { found: 99, known: 4 })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_printed_makes_the_same_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (folder.path().join("ours.db"), folder.path().join("theirs.db"));
+    let ours = SqliteStore::open(ours).await.unwrap();
+    let options = SqliteConnectOptions::new().filename(&theirs).create_if_missing(true);
+    let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+    let script = SqliteStore::options().migrations_sql();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&pool).await.unwrap();
+    let tables = async |pool| {
+        let tables = "SELECT name || coalesce(sql, '') FROM sqlite_schema ORDER BY name";
+        sqlx::query_scalar::<_, String>(tables).fetch_all(pool).await.unwrap()
+    };
+    assert_eq!(tables(ours.pool()).await, tables(&pool).await);
+    SqliteStore::options()
+        .without_migrations()
+        .from_pool(pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_breaks_a_promise_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let verdict = async |store: &SqliteStore, name| {
+        let findings = store.findings().await.unwrap();
+        findings.into_iter().find(|it| it.name == name).map(|it| it.verdict)
+    };
+    for name in [
+        "journal mode",
+        "synchronous",
+        "integrity",
+        "schema",
+        "other databases",
+        "retention",
+        "version",
+    ] {
+        assert_eq!(verdict(&store, name).await, Some(Soundness::Sound), "{name}");
+    }
+    let late = "INSERT INTO oneflight_records (scope, key, holder, attempt, state, claimed_at, completed_at, expires_at, result)
+                VALUES ('a', 'b', zeroblob(16), 1, 'completed', 0, 0, 0, x'0103')";
+    sqlx::raw_sql(late).execute(store.pool()).await.unwrap();
+    assert_eq!(verdict(&store, "retention").await, Some(Soundness::Remarkable));
+    store.close().await;
+
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .journal_mode(sqlx::sqlite::SqliteJournalMode::Delete);
+    let options = options.synchronous(sqlx::sqlite::SqliteSynchronous::Off);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .unwrap();
+    let store = SqliteStore::from_pool(pool).await.unwrap();
+    assert_eq!(verdict(&store, "journal mode").await, Some(Soundness::Remarkable));
+    assert_eq!(verdict(&store, "synchronous").await, Some(Soundness::Broken));
 }
