@@ -154,8 +154,8 @@ impl Address {
                 self.sqlite_options().schema_status(path).await
             }
             Kind::Postgres => {
-                let pool = self.pool().await?;
-                self.postgres_options().schema_status(&pool).await
+                self.reach().await?;
+                self.postgres_options().schema_status(self.url()?).await
             }
             Kind::Redis => return self.redis().await.map(|_| None),
         };
@@ -179,51 +179,32 @@ impl Address {
     }
 
     async fn postgres(&self, tables: Tables) -> Result<PostgresStore, Failure> {
-        let pool = self.pool().await?;
+        let connect = self.reach().await?;
         let options = self.postgres_options();
-        self.complete(tables, options.clone().schema_status(&pool)).await?;
         let options = match tables {
             Tables::Make => options,
-            Tables::Leave => options.without_migrations(),
+            Tables::Leave => {
+                complete(options.schema_status(self.url()?).await)?;
+                options.without_migrations()
+            }
         };
+        let pool = PgPoolOptions::new()
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(connect);
         options.from_pool(pool).await.map_err(unreachable)
     }
 
-    /// Sees that the tables are there which are to be left as they are.
-    async fn complete(
-        &self,
-        tables: Tables,
-        status: impl Future<Output = Result<SchemaStatus, StoreError>>,
-    ) -> Result<(), Failure> {
-        if tables == Tables::Make {
-            return Ok(());
-        }
-        let SchemaStatus { found, known, missing } = status.await.map_err(unreachable)?;
-        let told = match (missing.is_empty(), found) {
-            (true, _) => return Ok(()),
-            (false, 0) => "there are no tables of oneflight in the store".to_owned(),
-            (false, _) => {
-                format!("the schema of the store is of version {found}, and this command works with version {known}")
-            }
-        };
-        let advice = format!("{told}; see oneflight migrate status, and apply what is missing by oneflight migrate up");
-        Err(Failure::new(Code::Config, advice))
-    }
-
-    /// Makes a pool to the server. A pool by itself would go on trying, and say in the end that it had no connection.
-    async fn pool(&self) -> Result<sqlx::PgPool, Failure> {
-        let url = self.url()?;
+    /// Connects to the server, to hear what it says, and returns how. A pool would go on trying, and say in the end that it had no
+    /// connection.
+    async fn reach(&self) -> Result<PgConnectOptions, Failure> {
         let failed = |error: sqlx::Error| unreachable(StoreError::unavailable(error));
-        let options: PgConnectOptions = url.parse().map_err(failed)?;
-        // What a server answers is read by whoever asked for it.
+        let options: PgConnectOptions = self.url()?.parse().map_err(failed)?;
+        // What a server answers is told where it was asked for.
         let options = options.disable_statement_logging();
-        let first = PgConnection::connect_with(&options);
-        let first = within(first).await?.map_err(failed)?;
-        // Another one is made for the pool: this was to hear what the server says.
-        let _ = first.close().await;
-        Ok(PgPoolOptions::new()
-            .acquire_timeout(PATIENCE)
-            .connect_lazy_with(options))
+        let connected = within(PgConnection::connect_with(&options)).await?;
+        // Those who go on make connections of their own.
+        let _ = connected.map_err(failed)?.close().await;
+        Ok(options)
     }
 
     /// Opens the store to look at how it is set up: a server that evicts keys is opened as well.
@@ -259,13 +240,30 @@ impl Address {
             ));
         }
         let options = self.sqlite_options();
-        self.complete(tables, options.clone().schema_status(path)).await?;
         let options = match tables {
             Tables::Make => options,
-            Tables::Leave => options.without_migrations(),
+            Tables::Leave => {
+                complete(options.schema_status(path).await)?;
+                options.without_migrations()
+            }
         };
         options.open(path).await.map_err(unreachable)
     }
+}
+
+/// Sees that the tables are there which are to be left as they are.
+fn complete(status: Result<SchemaStatus, StoreError>) -> Result<(), Failure> {
+    let SchemaStatus { found, known, missing } = status.map_err(unreachable)?;
+    let told = match (missing.is_empty(), found) {
+        // One that is too new is told by the store.
+        (true, _) => return Ok(()),
+        (false, 0) => "there are no tables of oneflight in the store".to_owned(),
+        (false, _) => {
+            format!("the schema of the store is of version {found}, and this command works with version {known}")
+        }
+    };
+    let advice = format!("{told}; see oneflight migrate status, and apply what is missing by oneflight migrate up");
+    Err(Failure::new(Code::Config, advice))
 }
 
 /// A variable that is empty says nothing.

@@ -45,7 +45,10 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     let oldest = args.older_than.unwrap_or_default();
     found.retain(|doubt| doubt.since >= oldest);
     found.sort_by_key(|doubt| std::cmp::Reverse(doubt.since));
-    let ids = correlation_ids(&store, !found.is_empty()).await?;
+    let ids = match found.is_empty() {
+        true => HashMap::new(),
+        false => correlation_ids(&store).await?,
+    };
     let mut doubts = Vec::new();
     for doubt in found {
         let steps = recorded(&store, &doubt.id).await?;
@@ -97,16 +100,16 @@ async fn all(store: &AnyStore) -> Result<Vec<InDoubt>, Failure> {
 }
 
 /// Returns who asked for what is in doubt, where the store keeps that.
-async fn correlation_ids(store: &AnyStore, any: bool) -> Result<HashMap<RequestIdentity, String>, Failure> {
+async fn correlation_ids(store: &AnyStore) -> Result<HashMap<RequestIdentity, String>, Failure> {
     let mut ids = HashMap::new();
     let mut query = RecordQuery {
         state: Some(RecordState::InDoubt),
         ..RecordQuery::all(PAGE)
     };
-    while any {
+    loop {
         let page = match with_store!(store, |store| store.records(query.clone()).await) {
             Ok(page) => page,
-            Err(StoreError::Unsupported { .. }) => break,
+            Err(StoreError::Unsupported { .. }) => return Ok(ids),
             Err(error) => return Err(unreachable(error)),
         };
         ids.extend(
@@ -116,8 +119,7 @@ async fn correlation_ids(store: &AnyStore, any: bool) -> Result<HashMap<RequestI
         );
         match page.next {
             Some(next) => query.after = Some(next),
-            None => break,
+            None => return Ok(ids),
         }
     }
-    Ok(ids)
 }

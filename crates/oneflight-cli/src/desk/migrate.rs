@@ -128,6 +128,11 @@ impl Status {
         let (Some(found), Some(known)) = (self.found, self.known) else {
             return NOTHING.to_owned();
         };
+        if found > known {
+            return format!(
+                "the schema is of version {found}, and this command knows up to {known}; upgrade the command"
+            );
+        }
         let mut text = match self.missing.is_empty() {
             true => return format!("the schema is of version {found}, which is the newest"),
             false if found == 0 => format!("there are no tables of oneflight; version {known} lacks"),

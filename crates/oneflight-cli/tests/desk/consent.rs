@@ -1,5 +1,9 @@
 //! A change says what it will change, and is asked for once more.
 
+use std::io::{Read, Write};
+
+use oneflight::Resolution;
+
 use super::support::{File, SCOPE, id, leave_in_doubt};
 
 const RESOLVE: [&str; 6] = ["records", "resolve", "a7f3", "--scope", SCOPE, "--not-done"];
@@ -42,6 +46,29 @@ async fn on_a_terminal_only_a_yes_changes_anything() {
     let ended = file.desk.on_a_terminal(&RESOLVE, "y\n");
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(!is_there(&file).await);
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_settled_while_the_question_stood_is_left_alone() {
+    let file = in_doubt().await;
+    let mut asked = file.desk.terminal(&RESOLVE);
+    let mut screen = asked.stdout.take().unwrap();
+    let mut shown = Vec::new();
+    while !String::from_utf8_lossy(&shown).contains("Go on? [y/N]") {
+        let mut byte = [0];
+        screen.read_exact(&mut byte).expect("it asks");
+        shown.extend(byte);
+    }
+    let idem = file.idem();
+    idem.resolve(&id("a7f3"), Resolution::completed(&7).unwrap())
+        .await
+        .unwrap();
+    asked.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+    let mut told = String::new();
+    screen.read_to_string(&mut told).unwrap();
+    assert_eq!(asked.wait().unwrap().code(), Some(75), "{told}");
+    assert!(told.contains("nothing was changed"), "{told}");
+    assert!(is_there(&file).await);
 }
 
 #[tokio::test]

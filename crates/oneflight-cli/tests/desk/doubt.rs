@@ -123,10 +123,10 @@ async fn a_story_has_the_messages_of_its_request() {
     let file = File::new().await;
     let idem = file.idem();
     let call = idem.run_in_tx(id("a7f3"), |mut tx| async move {
-        tx.send(Message::new("mail.receipt", &"two books")?).await?;
+        let _ = tx.send(Message::new("mail.receipt", &"two books")?).await?;
         Ok(7)
     });
-    scope(CorrelationId::new("req-42").unwrap(), call).await.unwrap();
+    let _ = scope(CorrelationId::new("req-42").unwrap(), call).await.unwrap();
     let story = file.desk.json(&["records", "show", "a7f3"]);
     assert_eq!(story["messages"][0]["topic"], "mail.receipt");
     assert_eq!(story["messages"][0]["state"], "waiting");

@@ -18,10 +18,10 @@ async fn fill(store: &SqliteStore) {
     let idem = Idempotency::builder(store.clone()).settle(Duration::ZERO).build();
     let request = |number: &str| CorrelationId::new(format!("req-{number}")).unwrap();
     let order = idem.run_in_tx(id("a7f3").with_fingerprint("two books"), |mut tx| async move {
-        tx.send(Message::new("mail.receipt", &"two books")?).await?;
+        let _ = tx.send(Message::new("mail.receipt", &"two books")?).await?;
         Ok(7)
     });
-    scope(request("41"), order).await.unwrap();
+    let _ = scope(request("41"), order).await.unwrap();
     leave_in_doubt(store, id("c55e")).await;
     let charge = idem.try_run::<u32, _, _>(id("b81c").with_fingerprint("a lamp"), |_| async {
         Err(Unknown::because("the payment provider did not answer").into())

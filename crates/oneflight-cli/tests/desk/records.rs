@@ -11,7 +11,8 @@ use super::support::{File, SCOPE, id, leave_in_doubt};
 async fn three_states() -> File {
     let file = File::new().await;
     let idem = file.idem();
-    idem.run(id("done"), |_| async { json!({"card": "4711"}) })
+    let _ = idem
+        .run(id("done"), |_| async { json!({"card": "4711"}) })
         .await
         .unwrap();
     leave_in_doubt(&file.store, id("doubtful")).await;
@@ -82,7 +83,8 @@ async fn records_are_listed_by_state_scope_and_page() {
 #[tokio::test]
 async fn a_record_s_answer_is_shown_only_if_asked_for() {
     let file = File::new().await;
-    file.idem()
+    let _ = file
+        .idem()
         .run(id("done"), |_| async { json!({"card": "4711"}) })
         .await
         .unwrap();
@@ -141,7 +143,7 @@ async fn a_key_that_is_in_several_scopes_has_them_listed() {
     let file = File::new().await;
     let other = RequestIdentity::new(Scope::new("tenant-8"), "a7f3").unwrap();
     for id in [id("a7f3"), other] {
-        file.idem().run(id, |_| async { 7 }).await.unwrap();
+        let _ = file.idem().run(id, |_| async { 7 }).await.unwrap();
     }
     let told = file.desk.run(&["records", "show", "a7f3"]).with(64);
     assert!(told.contains(SCOPE) && told.contains("tenant-8"), "{told}");
@@ -155,7 +157,7 @@ async fn a_key_that_is_in_several_scopes_has_them_listed() {
 #[tokio::test]
 async fn what_is_not_there_is_said_to_be_elsewhere_if_it_is() {
     let file = File::new().await;
-    file.idem().run(id("a7f3"), |_| async { 7 }).await.unwrap();
+    let _ = file.idem().run(id("a7f3"), |_| async { 7 }).await.unwrap();
     let told = file.desk.run(&["records", "show", "nokey"]).with(1);
     assert!(told.contains("there is no record of the key nokey"), "{told}");
     let told = file
@@ -177,7 +179,7 @@ async fn what_is_erased_is_counted_and_means_what_was_said() {
     let file = File::new().await;
     let idem = file.idem();
     for key in ["one", "two"] {
-        idem.run(id(key), |_| async { "secret".to_owned() }).await.unwrap();
+        let _ = idem.run(id(key), |_| async { "secret".to_owned() }).await.unwrap();
     }
     leave_in_doubt(&file.store, id("doubtful")).await;
     let erase = ["records", "erase", "--scope", "tenant-7", "--answers"];
@@ -238,7 +240,7 @@ async fn what_is_past_its_retention_is_purged_and_counted() {
         .retention(Duration::ZERO)
         .build();
     for key in 0..5 {
-        idem.run(id(&format!("key-{key}")), |_| async { 7 }).await.unwrap();
+        let _ = idem.run(id(&format!("key-{key}")), |_| async { 7 }).await.unwrap();
     }
     let purged = file.desk.json(&["purge", "--batch", "2", "--yes"]);
     assert_eq!(purged, json!({"purged": 2, "more": true}));

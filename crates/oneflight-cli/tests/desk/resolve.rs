@@ -82,7 +82,7 @@ async fn an_answer_in_json_for_a_route_is_warned_about() {
 async fn what_is_not_in_doubt_is_left_alone() {
     let file = File::new().await;
     let idem = file.idem();
-    idem.run(id("done"), |_| async { 7 }).await.unwrap();
+    let _ = idem.run(id("done"), |_| async { 7 }).await.unwrap();
     let told = file
         .desk
         .run(&["records", "resolve", "done", "--not-done", "--yes"])

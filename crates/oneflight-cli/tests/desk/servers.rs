@@ -56,6 +56,15 @@ async fn over_postgresql() {
         .await
         .unwrap();
     a_doubt_is_found_and_settled(&desk, &store).await;
+
+    // A user who may look at nothing.
+    let stranger = "CREATE ROLE stranger LOGIN";
+    sqlx::query(stranger).execute(store.pool()).await.unwrap();
+    let desk = Desk {
+        address: desk.address.replace(postgres::SUPERUSER, "stranger"),
+    };
+    let told = desk.run(&["doubts"]).with(77);
+    assert!(told.contains("permission denied"), "{told}");
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ async fn a_mutation_is_forked_at_the_step_that_went_wrong() {
 #[tokio::test]
 async fn what_has_no_steps_says_so() {
     let file = File::new().await;
-    file.idem().run(id("done"), |_| async { 7 }).await.unwrap();
+    let _ = file.idem().run(id("done"), |_| async { 7 }).await.unwrap();
     for command in ["show", "resume", "hold"] {
         let told = file.desk.run(&["steps", command, "done"]).with(1);
         assert!(told.contains("no recorded steps"), "{command}: {told}");

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use oneflight::{Idempotency, RequestIdentity, Scope};
@@ -76,22 +76,27 @@ impl Desk {
 
     /// The same on a terminal, with this typed there.
     pub fn on_a_terminal(&self, args: &[&str], typed: &str) -> Ended {
+        let mut terminal = self.terminal(args);
+        terminal.stdin.as_mut().unwrap().write_all(typed.as_bytes()).unwrap();
+        Ended::of(terminal.wait_with_output().unwrap())
+    }
+
+    /// The same on a terminal.
+    pub fn terminal(&self, args: &[&str]) -> Child {
         let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
         let words: Vec<_> = [&[env!("CARGO_BIN_EXE_oneflight")], args]
             .concat()
             .into_iter()
             .map(quoted)
             .collect();
-        let mut terminal = Command::new("script")
+        Command::new("script")
             .args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"])
             .env("ONEFLIGHT_STORE", &self.address)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("there is `script` of util-linux");
-        terminal.stdin.as_mut().unwrap().write_all(typed.as_bytes()).unwrap();
-        Ended::of(terminal.wait_with_output().unwrap())
+            .expect("there is `script` of util-linux")
     }
 }
 

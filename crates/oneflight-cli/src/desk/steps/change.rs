@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{StepsView, find};
+use super::find::find;
+use super::view::StepsView;
 use crate::desk::failure::failed;
 use crate::desk::request::{Named, idempotency};
 use crate::desk::view::Bodies;

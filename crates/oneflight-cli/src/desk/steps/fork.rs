@@ -3,7 +3,7 @@
 use oneflight::idempotency::Forked;
 use serde::Serialize;
 
-use super::find;
+use super::find::find;
 use crate::desk::failure::failed;
 use crate::desk::request::{Named, idempotency, identity};
 use crate::exit::{Code, Failure};

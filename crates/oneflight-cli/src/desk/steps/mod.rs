@@ -1,21 +1,21 @@
 //! Mutations of steps: which wait, how far one has come, and how a person has it go on.
 
 mod change;
+mod find;
 mod fork;
 mod list;
 mod settle;
 mod view;
 
-use clap::Subcommand;
-use oneflight::RequestIdentity;
-use oneflight::store::{StepStore, WorkflowRecord};
-
 use super::request::Named;
 use super::view::Bodies;
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 use crate::output::{self, Form};
-use crate::store::{Address, AnyStore, Tables, unreachable};
+use crate::store::{Address, Tables};
+use clap::Subcommand;
 
+use find::find;
+pub(super) use find::recorded;
 pub(super) use view::StepsView;
 
 #[derive(Debug, Subcommand)]
@@ -63,29 +63,4 @@ async fn show(store: &Address, form: Form, args: ShowArgs) -> Result<(), Failure
     };
     let view = StepsView::of(&id, &known, bodies);
     output::either(form, &view, || view.text())
-}
-
-/// Returns the steps that are recorded of a request: none where the store keeps none.
-pub(super) async fn recorded(store: &AnyStore, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, Failure> {
-    let loaded = match store {
-        AnyStore::Sqlite(store) => store.load_steps(id).await,
-        AnyStore::Postgres(store) => store.load_steps(id).await,
-        AnyStore::Redis(_) => Ok(None),
-    };
-    loaded.map_err(unreachable)
-}
-
-/// Finds a mutation of steps.
-async fn find(store: &AnyStore, request: &Named) -> Result<(RequestIdentity, WorkflowRecord), Failure> {
-    let entry = request.find(store).await?;
-    match recorded(store, &entry.id).await? {
-        Some(known) => Ok((entry.id, known)),
-        None => {
-            let told = format!(
-                "{} has no recorded steps: it was not begun by run_steps; see oneflight records show",
-                entry.id
-            );
-            Err(Failure::new(Code::No, told))
-        }
-    }
 }

@@ -3,7 +3,8 @@
 use oneflight::store::{StepId, WorkflowRecord};
 use serde::Serialize;
 
-use super::{StepsView, find};
+use super::find::find;
+use super::view::StepsView;
 use crate::desk::failure::failed;
 use crate::desk::request::{Named, idempotency};
 use crate::desk::typed::{Answer, AsTyped};
