@@ -167,7 +167,7 @@ fn a_redis_that_deletes_keys_is_broken() {
     let found = Found::by(&Desk::redis(&server), &[]);
     assert_eq!(
         (found.code(), found.broken()),
-        (Some(1), vec!["eviction"]),
+        (Some(1), vec!["eviction policy"]),
         "{:?}",
         found.0
     );
