@@ -92,7 +92,7 @@ async fn up(store: &Address, form: Form, args: UpArgs) -> Result<(), Failure> {
     let before = Status::of(store).await?;
     if !before.missing.is_empty() {
         args.consent.ask(&format!(
-            "{}\nThis applies them, in one transaction. Processes of the version before go on beside it.",
+            "{}\nThis applies them, in one transaction. Processes of an older version that have the store open go on; one that is started anew finds the schema too new.",
             before.text()
         ))?;
         store.open(Tables::Make).await?;
