@@ -635,5 +635,3 @@ impl Store for PostgresStore {
         self.ear.watch(&self.pool, self.names.keys(id)).await
     }
 }
-
-impl oneflight::store::outbox::OutboxUpkeep for PostgresStore {}

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::server::Server;
 use crate::exit::{Code, Failure};
 use crate::output::{Form, duration, either, table};
-use crate::store::{Address, AnyStore, Kind, told};
+use crate::store::{Address, AnyStore, told};
 
 /// Clocks that differ by less are not told of.
 const CLOCKS_AGREE: Duration = Duration::from_secs(1);
@@ -72,12 +72,10 @@ pub(crate) async fn run(address: &Address, form: Form, args: Args) -> Result<(),
     let findings = match address.open_as_it_is().await {
         Ok(store) => looked_at(address, &store).await?,
         // The server answers, and the tables are not those of this version.
-        Err(failure) if is_of_the_schema(address, &failure) => {
-            vec![broken(
-                "schema",
-                failure.to_string(),
-                "see `oneflight migrate status`, and apply what is missing",
-            )]
+        Err(failure) if failure.code() == Code::Config as u8 => {
+            let told = failure.to_string();
+            let (found, advice) = told.split_once("; ").unwrap_or((&told, "see oneflight migrate status"));
+            vec![broken("schema", found, advice)]
         }
         Err(failure) => return Err(failure),
     };
@@ -92,11 +90,6 @@ pub(crate) async fn run(address: &Address, form: Form, args: Args) -> Result<(),
         true => Err(Failure::new(Code::No, "")),
         false => Ok(()),
     }
-}
-
-fn is_of_the_schema(address: &Address, failure: &Failure) -> bool {
-    let is_sql = address.kind().is_ok_and(|kind| kind != Kind::Redis);
-    is_sql && [Code::Usage as u8, Code::Config as u8].contains(&failure.code())
 }
 
 fn text(shown: &[Shown]) -> String {

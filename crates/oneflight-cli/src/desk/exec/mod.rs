@@ -47,6 +47,7 @@ started.
   65  the key was used before for another command
   69  the store cannot be reached: the command did not run
   75  it runs elsewhere, and still did after --wait
+  78  the tables are missing, or of another version: see oneflight migrate
   80  in doubt: an earlier attempt did not tell what it did
   81  the command ran, and its end could not be recorded")]
 pub(crate) struct Args {
