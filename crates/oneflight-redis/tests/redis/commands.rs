@@ -163,7 +163,11 @@ async fn the_clock_of_a_client_is_of_no_account() {
     let sent = watched.commands().await;
     let arguments = parts(&sent[0]);
     // Behind the holder: lease, takeover, the largest token seen, and the id of the request, which has none.
-    assert_eq!(arguments[arguments.len() - 4..], ["60000", "never", "0", ""], "{sent:#?}");
+    assert_eq!(
+        arguments[arguments.len() - 4..],
+        ["60000", "never", "0", ""],
+        "{sent:#?}"
+    );
     let result = RecordedResult::value(Verdict::Performed, CodecId::None, b"");
     let count = (claim.token().get() / 1024).to_string();
     store.complete(claim, result, MINUTE).await.unwrap();
