@@ -1,6 +1,6 @@
 //! What an operator does with the records of a store: the [`Upkeep`] trait.
 //!
-//! A service needs none of this. The command `oneflight` and its dashboard do, and so does whoever writes such a desk.
+//! A service needs none of this. The command `oneflight` and its dashboard do, and so does any other desk of that kind.
 
 use std::future::Future;
 use std::sync::Arc;

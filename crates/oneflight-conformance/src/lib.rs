@@ -55,7 +55,8 @@ pub use outbox::run_outbox;
 pub use steps::{run_steps, run_steps_with};
 pub use steps_in_transactions::run_steps_in_transactions;
 pub use transactional::{Ledger, Written, run_transactional};
-pub use upkeep::{run_upkeep, run_upkeep_of_steps, run_upkeep_with};
+pub use upkeep::steps::run_upkeep_of_steps;
+pub use upkeep::{run_upkeep, run_upkeep_with};
 
 /// Runs the suite against a store whose time passes by itself. `make` returns an empty store.
 ///

@@ -11,10 +11,10 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, Decoded, FencingToken, RecordedResult, Verdict};
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Denied, Erase, Erased, Finding, Purpose, RecordCursor, RecordEntry, RecordQuery,
-    RecordState, Soundness, StepStore, Store, StoreError, Takeover, Upkeep,
+    RecordState, Soundness, Store, StoreError, Takeover, Upkeep,
 };
 
-mod steps;
+pub(super) mod steps;
 
 /// More pages than any check has records, in a store that scans.
 const MOST_PAGES: usize = 100_000;
@@ -61,30 +61,6 @@ pub async fn run_upkeep_with<S: Upkeep>(
         a_hold_ends_with_the_record,
         a_takeover_keeps_the_id_of_a_request_until_there_is_another,
         every_finding_that_is_not_sound_has_advice,
-    );
-    Ok(())
-}
-
-/// Runs the suite of what [`Upkeep`] promises of mutations of steps against a store whose time passes by itself. `make` returns
-/// an empty store.
-///
-/// # Errors
-///
-/// Returns the first promise that is not kept.
-pub async fn run_upkeep_of_steps<S: Upkeep + StepStore>(make: impl AsyncFn() -> S) -> Result<(), Failure> {
-    macro_rules! check {
-        ($($name:ident),* $(,)?) => {$(
-            let pass = async |duration| tokio::time::sleep(duration).await;
-            let probe = Probe::new(stringify!($name), Arc::new(Box::pin(make()).await), &pass);
-            Box::pin(steps::$name(&probe)).await?;
-        )*};
-    }
-    check!(
-        what_goes_on_by_itself_is_in_progress,
-        a_mutation_that_is_held_is_gone_on_with_by_nobody,
-        steps_lose_their_answers,
-        steps_go_with_an_erased_record,
-        who_goes_on_without_an_id_keeps_the_first_ones,
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Promises 11 and 20: the conformance suite for operators fails on broken stores.
+//! Promise 20: the conformance suite for operators fails on broken stores.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

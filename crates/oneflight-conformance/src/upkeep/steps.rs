@@ -1,5 +1,6 @@
 //! What a store must do that keeps the steps of mutations, for an operator who looks into it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Checked, Failure, LONG, Probe, name, result};
@@ -9,6 +10,30 @@ use oneflight::store::{
     ClaimOutcome, ClaimRequest, Denied, Erase, RecordQuery, RecordState, StartedBy, StepId, StepRecord, StepStore,
     StepsClaim, Takeover, Upkeep, WorkflowStart,
 };
+
+/// Runs the suite of what [`Upkeep`] promises of mutations of steps against a store whose time passes by itself. `make` returns
+/// an empty store.
+///
+/// # Errors
+///
+/// Returns the first promise that is not kept.
+pub async fn run_upkeep_of_steps<S: Upkeep + StepStore>(make: impl AsyncFn() -> S) -> Result<(), Failure> {
+    macro_rules! check {
+        ($($name:ident),* $(,)?) => {$(
+            let pass = async |duration| tokio::time::sleep(duration).await;
+            let probe = Probe::new(stringify!($name), Arc::new(Box::pin(make()).await), &pass);
+            Box::pin($name(&probe)).await?;
+        )*};
+    }
+    check!(
+        what_goes_on_by_itself_is_in_progress,
+        a_mutation_that_is_held_is_gone_on_with_by_nobody,
+        steps_lose_their_answers,
+        steps_go_with_an_erased_record,
+        who_goes_on_without_an_id_keeps_the_first_ones,
+    );
+    Ok(())
+}
 
 fn start(by: StartedBy) -> WorkflowStart {
     WorkflowStart {
@@ -43,7 +68,7 @@ impl<S: Upkeep + StepStore, P: AsyncFn(Duration)> Probe<'_, S, P> {
     }
 }
 
-pub(super) async fn what_goes_on_by_itself_is_in_progress<S, P>(probe: &Probe<'_, S, P>) -> Checked
+async fn what_goes_on_by_itself_is_in_progress<S, P>(probe: &Probe<'_, S, P>) -> Checked
 where
     S: Upkeep + StepStore,
     P: AsyncFn(Duration),
@@ -68,7 +93,7 @@ where
     Ok(())
 }
 
-pub(super) async fn a_mutation_that_is_held_is_gone_on_with_by_nobody<S, P>(probe: &Probe<'_, S, P>) -> Checked
+async fn a_mutation_that_is_held_is_gone_on_with_by_nobody<S, P>(probe: &Probe<'_, S, P>) -> Checked
 where
     S: Upkeep + StepStore,
     P: AsyncFn(Duration),
@@ -104,7 +129,7 @@ where
     Ok(())
 }
 
-pub(super) async fn steps_lose_their_answers<S, P>(probe: &Probe<'_, S, P>) -> Checked
+async fn steps_lose_their_answers<S, P>(probe: &Probe<'_, S, P>) -> Checked
 where
     S: Upkeep + StepStore,
     P: AsyncFn(Duration),
@@ -138,7 +163,7 @@ where
     Ok(())
 }
 
-pub(super) async fn steps_go_with_an_erased_record<S, P>(probe: &Probe<'_, S, P>) -> Checked
+async fn steps_go_with_an_erased_record<S, P>(probe: &Probe<'_, S, P>) -> Checked
 where
     S: Upkeep + StepStore,
     P: AsyncFn(Duration),
@@ -157,7 +182,7 @@ where
     )
 }
 
-pub(super) async fn who_goes_on_without_an_id_keeps_the_first_ones<S, P>(probe: &Probe<'_, S, P>) -> Checked
+async fn who_goes_on_without_an_id_keeps_the_first_ones<S, P>(probe: &Probe<'_, S, P>) -> Checked
 where
     S: Upkeep + StepStore,
     P: AsyncFn(Duration),

@@ -166,7 +166,7 @@ async fn sessions(store: &PostgresStore) -> Option<bool> {
         let number = |row: PgRow| row.try_get::<i32, _>(0);
         let ask = "BEGIN; ROLLBACK; SELECT pg_backend_pid()";
         let first = number(one.fetch_one(AssertSqlSafe(ask)).await?)?;
-        // A pooler that shares sessions gives the one that is idle to whoever begins a transaction.
+        // A pooler that shares sessions gives the one that is idle to the next that begins a transaction.
         let second = number(other.fetch_one(AssertSqlSafe("BEGIN; SELECT pg_backend_pid()")).await?)?;
         let again = number(one.fetch_one(AssertSqlSafe(ask)).await?)?;
         other.execute(AssertSqlSafe("ROLLBACK")).await?;

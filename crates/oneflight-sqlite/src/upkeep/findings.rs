@@ -11,11 +11,10 @@ use oneflight::store::{Finding, Soundness, StoreError};
 
 mod place;
 
-const MIB: u64 = 1 << 20;
+use place::{MIB, bytes};
+
 /// A database that is larger is not read from end to end.
 const MOST_CHECKED: u64 = 512 * MIB;
-/// A log that is larger is not written back, most likely since somebody reads for long.
-const MOST_LOG: u64 = 64 * MIB;
 /// Records that are past their retention for longer are not purged, in milliseconds.
 const PURGED_WITHIN: i64 = 24 * 60 * 60 * 1000;
 
@@ -159,9 +158,4 @@ async fn retention(connection: &mut SqliteConnection) -> sqlx::Result<Finding> {
         )
         .advise("Let a service purge (`purge_every`), or run `oneflight purge` from time to time."),
     })
-}
-
-/// A size, for people.
-fn bytes(bytes: u64) -> String {
-    format!("{} MiB", bytes.div_ceil(MIB))
 }

@@ -1,4 +1,4 @@
-//! Promises 11 and 20: an operator can look into SQLite.
+//! Promise 20: an operator can look into SQLite.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use super::{MIB, MOST_LOG, bytes};
 use oneflight::store::{Finding, Soundness};
 
+pub(super) const MIB: u64 = 1 << 20;
+/// A log that is larger is not written back, most likely since somebody reads for long.
+const MOST_LOG: u64 = 64 * MIB;
 /// Too little room to go on for long.
 const LEAST_FREE: u64 = 512 * MIB;
 
@@ -30,6 +32,11 @@ const SHARED: &[&str] = &[
 ];
 /// File systems that are gone with the machine, or with the container.
 const PASSING: &[&str] = &["overlay", "ramfs", "tmpfs"];
+
+/// A size, for people.
+pub(super) fn bytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(MIB))
+}
 
 pub(super) fn all(path: &str) -> Vec<Finding> {
     if path.is_empty() {
