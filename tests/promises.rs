@@ -160,6 +160,11 @@ fn the_tests_that_the_pages_about_outbox_and_steps_name_exist() {
     tests_that_a_page_names_exist("docs/steps.md", 8);
 }
 
+#[test]
+fn the_tests_that_the_page_about_the_proxy_names_exist() {
+    tests_that_a_page_names_exist("docs/proxy.md", 25);
+}
+
 /// A document names a file by its name, or by a path that ends with it: `claim/end.rs`, `../tests/core/fresh.rs`.
 #[test]
 fn the_files_that_the_documents_name_exist() {

@@ -58,8 +58,9 @@ impl Forward {
     pub(super) fn new(config: &Config, before: Option<&Self>, tunnels: Tunnels) -> Self {
         let known = before.map(|before| before.0.pools.as_slice()).unwrap_or_default();
         let pools = config.upstreams.iter().map(|address| {
-            let same = known.iter().find(|pool| pool.address() == address);
-            same.cloned().unwrap_or_else(|| Pool::new(address.clone()))
+            let same = known.iter().find(|pool| pool.is_of(address, &config.trust));
+            same.cloned()
+                .unwrap_or_else(|| Pool::new(address.clone(), config.trust.clone()))
         });
         Self(Arc::new(Backends {
             pools: pools.collect(),
@@ -156,6 +157,8 @@ impl Backends {
             headers::via(lines, parts.version, name);
         }
         let client = parts.extensions.remove::<Client>();
+        // The answer to a key is for several clients, and so none has interim ones.
+        let is_keyed = parts.extensions.get::<oneflight::idempotency::Context>().is_some();
         if let (Forwarded::Append, Some(client)) = (self.forward.forwarded, &client) {
             append_forwarded(lines, client);
         }
@@ -181,7 +184,7 @@ impl Backends {
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = origin_form(parts.uri);
         *outgoing.headers_mut() = parts.headers;
-        pass_interim(&mut outgoing, parts.version, client, gate);
+        pass_interim(&mut outgoing, parts.version, client.filter(|_| !is_keyed), gate);
         outgoing
     }
 

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
@@ -72,12 +73,14 @@ pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -
     tracing::info!(address = %local(&operators), "listening for operators");
 
     let graceful = Arc::new(GracefulShutdown::new());
-    let mut tasks = JoinSet::new();
+    let stops = CancellationToken::new();
+    let mut doors = JoinSet::new();
     for listener in listeners {
         let graceful = Arc::clone(&graceful);
-        tasks.spawn(serve::accept(listener, Arc::clone(&state), move || graceful.watcher()));
+        let (state, stops) = (Arc::clone(&state), stops.clone());
+        doors.spawn(serve::accept(listener, state, stops, move || graceful.watcher()));
     }
-    tasks.spawn(keep_up(Arc::clone(&state), metrics.clone()));
+    let upkeep = tokio::spawn(keep_up(Arc::clone(&state), metrics.clone()));
     let operators = {
         let router = admin::router(Arc::clone(&state), metrics);
         tokio::spawn(async move { axum::serve(operators, router).await })
@@ -88,7 +91,9 @@ pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -
         let _ = state.reload();
     }
     tracing::info!(longest = ?stop_time, "stopping");
-    tasks.shutdown().await;
+    stops.cancel();
+    while doors.join_next().await.is_some() {}
+    upkeep.abort();
     let end = Instant::now() + stop_time;
     let stopped = timeout_at(end, stop(graceful, &state));
     let ended = {

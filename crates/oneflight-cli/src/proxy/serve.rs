@@ -1,8 +1,10 @@
 //! The proxy's door: connections of clients, and their requests.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use http::header::{ALLOW, HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -13,6 +15,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
 use oneflight::http::{Problem, X_CORRELATION_ID};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
 use super::config::Clients;
@@ -24,20 +27,30 @@ use super::telemetry::InFlight;
 /// The target of the access log.
 const ACCESS: &str = "oneflight::access";
 
-/// Accepts connections until it is dropped.
-pub(super) async fn accept(listener: TcpListener, state: Arc<State>, watcher: impl Fn() -> Watcher) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let _ = stream.set_nodelay(true);
-                tokio::spawn(connection(stream, address, Arc::clone(&state), watcher()));
-            }
+/// Accepts connections until it is told to stop, and those that are waiting then.
+pub(super) async fn accept(
+    listener: TcpListener,
+    state: Arc<State>,
+    stops: CancellationToken,
+    watcher: impl Fn() -> Watcher,
+) {
+    let serve = |stream: TcpStream, address| {
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(connection(stream, address, Arc::clone(&state), watcher()));
+    };
+    while let Some(accepted) = stops.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, address)) => serve(stream, address),
             Err(error) => {
                 // Of a client that is gone already, or of files that are all in use.
                 tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
+    }
+    // To their clients they are made.
+    while let Poll::Ready(Ok((stream, address))) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await {
+        serve(stream, address);
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) use route::{
 use units::{Listed, Read, Text};
 pub(super) use units::{Principal, Size};
 
-use super::upstream::{self, Address};
+use super::upstream::{self, Address, Trust};
 use crate::exit::{Code, Failure};
 
 /// All that the file says.
@@ -25,6 +25,7 @@ use crate::exit::{Code, Failure};
 pub(super) struct Config {
     pub(super) listen: Vec<SocketAddr>,
     pub(super) upstreams: Vec<Address>,
+    pub(super) trust: Trust,
     pub(super) limits: upstream::Limits,
     /// How long the backend may take to say whether it wants a body.
     pub(super) continue_time: Duration,
@@ -92,6 +93,7 @@ struct Written {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct WrittenUpstream {
     url: Listed<Address>,
+    roots: Option<Read<String>>,
     connect_time: Option<Read<Duration>>,
     answer_time: Option<Read<Duration>>,
     idle_time: Option<Read<Duration>>,
@@ -157,6 +159,8 @@ impl Config {
                 return Err(format!("`{what}` is an empty list: name one at least"));
             }
         }
+        let roots = written.upstream.roots.map(|path| path.0);
+        let trust = Trust::read(roots.as_deref().map(Path::new)).map_err(|why| format!("`upstream.roots`: {why}"))?;
         let mut routes = Vec::with_capacity(written.route.len());
         for route in written.route {
             let line = line_at(text, route.span().start);
@@ -167,6 +171,7 @@ impl Config {
         Ok(Self {
             listen: written.listen.0,
             upstreams: written.upstream.url.0,
+            trust,
             limits: upstream::Limits {
                 connect: or(written.upstream.connect_time, seconds(5)),
                 answer: or(written.upstream.answer_time, seconds(60)),

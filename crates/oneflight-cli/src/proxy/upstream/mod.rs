@@ -13,8 +13,10 @@ mod failure;
 mod outgoing;
 mod pool;
 mod stream;
+mod trust;
 
 pub(super) use address::Address;
 pub(super) use failure::{Failure, Reason, Sent};
 pub(super) use outgoing::{Gate, Outgoing};
 pub(super) use pool::{Limits, Pool};
+pub(super) use trust::Trust;

@@ -57,7 +57,7 @@ impl Progress {
 pub(in super::super) struct Gate(Arc<Mutex<Option<oneshot::Sender<()>>>>);
 
 struct Waits {
-    asked: oneshot::Receiver<()>,
+    asked: Option<oneshot::Receiver<()>>,
     /// A backend that does not know of `Expect` never asks.
     longest: Pin<Box<Sleep>>,
 }
@@ -80,7 +80,7 @@ impl Outgoing {
     pub(in super::super) fn gated(body: Body, longest: Duration) -> (Self, Gate) {
         let (open, asked) = oneshot::channel();
         let waits = Waits {
-            asked,
+            asked: Some(asked),
             longest: Box::pin(tokio::time::sleep(longest)),
         };
         let outgoing = Self {
@@ -117,8 +117,12 @@ impl HttpBody for Outgoing {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(waits) = &mut self.waits {
-            let is_asked = matches!(Pin::new(&mut waits.asked).poll(cx), Poll::Ready(Ok(())));
-            if !is_asked {
+            let asked = waits.asked.as_mut().map(|asked| Pin::new(asked).poll(cx));
+            if let Some(Poll::Ready(Err(_))) = asked {
+                // Nobody opens the gate any more.
+                waits.asked = None;
+            }
+            if !matches!(asked, Some(Poll::Ready(Ok(())))) {
                 ready!(waits.longest.as_mut().poll(cx));
             }
             let flows = self

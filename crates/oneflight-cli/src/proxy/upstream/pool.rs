@@ -20,11 +20,13 @@ use super::connection::{Connection, Unanswered};
 use super::failure::{Failure, Reason, Sent};
 use super::outgoing::Outgoing;
 use super::stream::Stream;
+use super::trust::Trust;
 
 /// A backend and the connections to it. Clones share these.
 #[derive(Clone)]
 pub(in super::super) struct Pool {
     address: Arc<Address>,
+    trust: Trust,
     idle: Arc<Idle>,
 }
 
@@ -57,11 +59,17 @@ impl Idle {
 }
 
 impl Pool {
-    pub(in super::super) fn new(address: Address) -> Self {
+    pub(in super::super) fn new(address: Address, trust: Trust) -> Self {
         Self {
             address: Arc::new(address),
+            trust,
             idle: Arc::new(Idle(Mutex::default())),
         }
+    }
+
+    /// Whether it is a pool of connections to this backend.
+    pub(in super::super) fn is_of(&self, address: &Address, trust: &Trust) -> bool {
+        *self.address == *address && self.trust == *trust
     }
 
     pub(in super::super) fn address(&self) -> &Address {
@@ -136,7 +144,7 @@ impl Pool {
             source: Some(source),
         };
         let connected = timeout(limits.connect, async {
-            let stream = connect(&self.address).await?;
+            let stream = connect(&self.address, &self.trust).await?;
             Ok(Connection::open(stream).await?)
         });
         match connected.await {
@@ -203,7 +211,7 @@ impl Pool {
     }
 }
 
-async fn connect(address: &Address) -> Result<Stream, BoxError> {
+async fn connect(address: &Address, trust: &Trust) -> Result<Stream, BoxError> {
     match address {
         Address::Unix(path) => Ok(Stream::new(TokioIo::new(UnixStream::connect(path).await?))),
         Address::Tcp { host, port, tls } => {
@@ -213,7 +221,15 @@ async fn connect(address: &Address) -> Result<Stream, BoxError> {
             stream.set_nodelay(true)?;
             match tls {
                 Tls::Plain => Ok(Stream::new(TokioIo::new(stream))),
-                Tls::Encrypted => Err("TLS to backends is not there yet".into()),
+                #[cfg(feature = "tls")]
+                Tls::Encrypted => {
+                    let name = tokio_rustls::rustls::pki_types::ServerName::try_from(plain.to_owned())?;
+                    let stream = trust.connector.connect(name, stream).await?;
+                    Ok(Stream::new(TokioIo::new(stream)))
+                }
+                // It cannot be configured then.
+                #[cfg(not(feature = "tls"))]
+                Tls::Encrypted => Err(format!("{trust:?} has no TLS").into()),
             }
         }
     }
