@@ -88,7 +88,7 @@ as_in_the_tests() {
 all_tests_but() {
     local directory test
     packages $(tested)
-    printf '%s\n' --lib --bin oneflight --test faults
+    printf '%s\n' --lib --test faults
     for directory in $(tested); do
         for test in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
             test=${test#"$directory/tests/"} test=${test%.rs} test=${test%/main}

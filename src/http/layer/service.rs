@@ -200,7 +200,9 @@ where
     let waits = seen.route.waits();
     let first = poll_fn(|cx| match (executed.as_mut().poll(cx), &runtime) {
         (Poll::Ready(result), _) => Poll::Ready(First::Result(result)),
-        (Poll::Pending, Some(runtime)) => own.poll_begun(cx).map(|begun| First::Begun(begun, runtime.clone())),
+        (Poll::Pending, Some(runtime)) => own
+            .poll_begun(cx)
+            .map(|begun| First::Begun(Box::new(begun), runtime.clone())),
         (Poll::Pending, None) => Poll::Pending,
     });
     let first = match settings.wait() {
@@ -214,7 +216,7 @@ where
         First::Result(result) => return Ok(settings.response(&seen, result, own)),
         First::Begun(begun, runtime) => (begun, runtime),
     };
-    let (response, ending) = settings.begun(begun);
+    let (response, ending) = settings.begun(*begun);
     let status = response.status();
     // Its client may be slow, or hang up: what is collected, and recorded, waits for nobody.
     runtime.spawn(correlation::carry(correlation::current(), async move {
@@ -231,7 +233,7 @@ where
 enum First<A: FromBody> {
     Result(Result<Reply<Answer>, Error>),
     /// The answer begins, which streams through. The work goes on as a task.
-    Begun(OwnAnswer<A>, Handle),
+    Begun(Box<OwnAnswer<A>>, Handle),
 }
 
 impl Settings {

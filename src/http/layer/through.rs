@@ -70,7 +70,7 @@ pub(super) async fn read<A: FromBody>(
             if polled.is_pending()
                 && let Some(begin) = begin.take()
             {
-                begin(Through::new(Arc::clone(&client), hint.clone()));
+                begin(Through::new(Arc::clone(&client), hint));
             }
             polled
         })

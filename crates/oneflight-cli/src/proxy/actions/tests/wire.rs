@@ -92,10 +92,13 @@ pub(super) fn head(status: u16, lines: Fields<'_>) -> Response<()> {
     answer.body(()).unwrap()
 }
 
+/// Heads with their bodies, in the order in which they are given.
+type Answers = Vec<(Response<()>, &'static str)>;
+
 /// The backend: it keeps the requests that come, and answers each with the next answer, or the last one.
 #[derive(Clone)]
 pub(super) struct Backend {
-    answers: Arc<Mutex<Vec<(Response<()>, &'static str)>>>,
+    answers: Arc<Mutex<Answers>>,
     pub(super) asked: Arc<Mutex<Vec<http::request::Parts>>>,
 }
 
@@ -131,11 +134,11 @@ pub(super) struct Site {
     pub(super) backend: Backend,
 }
 
-pub(super) fn site(answers: Vec<(Response<()>, &'static str)>) -> Site {
+pub(super) fn site(answers: Answers) -> Site {
     site_with(Recording::answers(), answers)
 }
 
-pub(super) fn site_with(recording: Recording, answers: Vec<(Response<()>, &'static str)>) -> Site {
+pub(super) fn site_with(recording: Recording, answers: Answers) -> Site {
     let backend = Backend {
         answers: Arc::new(Mutex::new(answers)),
         asked: Arc::default(),
