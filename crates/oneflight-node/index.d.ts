@@ -285,6 +285,8 @@ export interface Health {
   lost: number
   /** The targets that get nothing for a while, since they failed. */
   openCircuits: string[]
+  /** The topics of its targets that an operator has paused. */
+  paused: string[]
 }
 
 /** Delivers messages of the outbox. The process lives until it is closed. */

@@ -69,6 +69,7 @@ pub struct Health {
     pub empty_polls: f64,
     pub lost: f64,
     pub open_circuits: Vec<String>,
+    pub paused: Vec<String>,
 }
 
 /// What came of beginning a relay.
@@ -267,6 +268,7 @@ impl From<outbox::Health> for Health {
             empty_polls: health.empty_polls as f64,
             lost: health.lost as f64,
             open_circuits: health.open_circuits,
+            paused: health.paused,
         }
     }
 }

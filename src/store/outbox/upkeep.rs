@@ -140,8 +140,10 @@ pub trait OutboxUpkeep: OutboxStore {
     /// it.
     ///
     /// In SQLite, it reads an index, some 20 bytes for each message that has not ended. In PostgreSQL, it reads all messages and
-    /// receipts that are kept, payloads of less than 2 kB with them, on one of the three connections of the outbox's own. A million messages
-    /// take a fraction of a second in SQLite, and about one in PostgreSQL: so ask every minute, and not every second.
+    /// receipts that are kept, payloads of less than 2 kB with them, on one of the three connections of the outbox's own.
+    ///
+    /// Of a million messages with 200 bytes each, this took 0.13 s in SQLite, and 0.35 s of a core in PostgreSQL; there, a million
+    /// that have ended and are still kept add 1.5 s. So ask every minute, and not every second.
     ///
     /// # Errors
     ///

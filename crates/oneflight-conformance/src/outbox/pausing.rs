@@ -80,6 +80,30 @@ pub(super) async fn a_pause_and_a_resume_are_told_once<S: OutboxUpkeep + Clone>(
     bench.require(topics.len() == 1, format!("{topics:?} are said to be paused"))
 }
 
+pub(super) async fn a_relay_of_this_process_learns_of_a_pause_at_once<S: OutboxUpkeep + Clone>(
+    bench: &Bench<S>,
+) -> Checked {
+    let inbox = Inbox::default();
+    let inside = inbox.clone();
+    let keep = move |delivery: Delivery| {
+        inside.note(&delivery);
+        async { Ok::<(), DeliveryError>(()) }
+    };
+    // It shows a sign of life every 200 s by itself, but for those after it has joined.
+    let relay = bench.spawn(bench.builder().lease(Duration::from_secs(600)).target("*", keep))?;
+    bench.send_one(text("it runs")).await?;
+    bench.arrives(&inbox, &["it runs"]).await?;
+    for topics in [&[PAUSED][..], &[]] {
+        match topics.is_empty() {
+            false => bench.ok(bench.outbox.pause(PAUSED).await)?,
+            true => bench.ok(bench.outbox.resume(PAUSED).await)?,
+        };
+        learns(bench, &relay, topics).await?;
+    }
+    relay.stop().await;
+    Ok(())
+}
+
 pub(super) async fn a_paused_topic_waits_and_others_are_delivered<S: OutboxUpkeep + Clone>(
     bench: &Bench<S>,
 ) -> Checked {

@@ -32,7 +32,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY";
 /// How a question is worked out by the server.
 #[derive(Clone, Copy)]
 enum Reads {
-    /// A few rows, by indexes.
+    /// A page, by indexes in their order. The planner would take all rows for a few, and sort them.
     Some,
     /// All messages and all receipts. The planner knows nothing of the arrays, and would take a loop over all for the shorter
     /// way.
@@ -42,7 +42,10 @@ enum Reads {
 impl Reads {
     fn settings(self) -> &'static str {
         match self {
-            Self::Some => "SET LOCAL jit = off",
+            Self::Some => {
+                "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off;
+                 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+            }
             Self::All => "SET LOCAL jit = off; SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '32MB'",
         }
     }
