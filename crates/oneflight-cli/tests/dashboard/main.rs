@@ -7,7 +7,14 @@
 #[path = "../../../../tests/examples/tests/checkout_support/browser.rs"]
 mod chromium;
 
+#[path = "../../../../tests/common/postgres.rs"]
+mod postgres;
+#[allow(dead_code, reason = "the store's tests use all of it")]
+#[path = "../../../../tests/common/redis.rs"]
+mod redis;
+
 mod browser;
+mod elsewhere;
 mod fill;
 mod guard;
 mod names;
