@@ -173,7 +173,7 @@ async fn relay(store: &SqliteStore, handle: &PrometheusHandle) {
         }
         Ok(())
     });
-    sent.await.unwrap();
+    let _ = sent.await.unwrap();
     let delivers = |_: Delivery| async { Ok::<(), DeliveryError>(()) };
     let fails = |_: Delivery| async { Err::<(), _>(DeliveryError::retry("busy")) };
     let options = TargetOptions::new()
