@@ -270,7 +270,7 @@ fn events(
         }
         "completed" => {
             let result = record.result.as_ref();
-            let detail = result.map(|result| recorded(result)).unwrap_or_default();
+            let detail = result.map(recorded).unwrap_or_default();
             let at = record.completed_ms;
             add(
                 at.unwrap_or(now),

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use fantoccini::elements::{Element, ElementRef};
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, Locator};
 use oneflight::Origin;
@@ -85,36 +86,27 @@ async fn until(browser: &Browser, what: &str, condition: &str) {
     }
 }
 
-/// Clicks the button with these words, in what is selected.
+/// Clicks the button with these words, in what is selected. What the page draws anew meanwhile is looked for again.
 async fn press(browser: &Browser, within: &str, words: &str) {
     let found = format!(
-        "[...document.querySelectorAll({})].find((it) => it.textContent === {})",
+        "[...document.querySelectorAll({})].find((it) => it.textContent === {} && !it.disabled)",
         json!(format!("{within} button")),
         json!(words)
     );
-    until(
-        browser,
-        words,
-        &format!("(() => {{ const it = {found}; return it && !it.disabled; }})()"),
-    )
-    .await;
-    script(browser, &format!("{found}.scrollIntoView({{block: 'center'}})")).await;
-    let element = browser
-        .client
-        .execute(&format!("return {found}"), vec![])
-        .await
-        .unwrap();
-    let element: fantoccini::elements::ElementRef =
-        serde_json::from_value::<std::collections::HashMap<String, String>>(element)
-            .unwrap()
-            .into_values()
-            .next()
-            .unwrap()
-            .into();
-    fantoccini::elements::Element::from_element_id(browser.client.clone(), element)
-        .click()
-        .await
-        .unwrap();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        until(browser, words, &found).await;
+        let script = format!("const it = {found}; it?.scrollIntoView({{ block: 'center' }}); return it ?? null");
+        let element = browser.client.execute(&script, vec![]).await.unwrap();
+        let element = element.as_object().and_then(|it| it.values().next()?.as_str());
+        if let Some(element) = element {
+            let element = ElementRef::from(element.to_owned());
+            match Element::from_element_id(browser.client.clone(), element).click().await {
+                Ok(()) => return,
+                Err(error) => assert!(Instant::now() < end, "{words} can never be clicked: {error}"),
+            }
+        }
+    }
 }
 
 async fn text_of(browser: &Browser, selector: &str) -> String {

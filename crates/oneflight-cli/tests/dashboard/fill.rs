@@ -78,7 +78,7 @@ impl Filled {
             }
             Ok(SECRET.to_owned())
         });
-        correlation::scope(correlation, call).await.unwrap();
+        let _ = correlation::scope(correlation, call).await.unwrap();
     }
 
     /// Delivers what there is, to targets that reject everything.

@@ -138,7 +138,7 @@ fn what_others_can_reach_takes_a_token_and_a_token_has_some_length() {
     assert!(told.contains("9 bytes") && !told.contains("too short"), "{told}");
     assert_eq!(run(&["--token-file", "/nowhere/token"], None).0, Some(66));
     // A token on the command line could be read by every user of the machine.
-    assert_eq!(run(&["--token", TOKEN], None).0, Some(2));
+    assert_eq!(run(&["--token", TOKEN], None).0, Some(64));
     assert_eq!(run(&["--metrics", "https://10.0.0.7/metrics"], None).0, Some(64));
 }
 

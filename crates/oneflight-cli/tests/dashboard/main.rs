@@ -7,7 +7,13 @@
 #[path = "../../../../tests/examples/tests/checkout_support/browser.rs"]
 mod chromium;
 
+#[path = "../../../../tests/common/postgres.rs"]
+mod postgres;
+#[path = "../../../../tests/common/redis.rs"]
+mod redis;
+
 mod browser;
+mod elsewhere;
 mod fill;
 mod guard;
 mod names;

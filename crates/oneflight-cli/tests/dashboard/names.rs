@@ -16,6 +16,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use oneflight::http::layer::{IdempotencyLayer, Outcome};
 use oneflight::idempotency::{Step, Steps, Stopped};
 use oneflight::outbox::{Delivery, DeliveryError, Retry, TargetOptions};
+use oneflight::store::outbox::OutboxUpkeep;
 use oneflight::{Idempotency, Message, Relay};
 use oneflight_sqlite::SqliteStore;
 use tower::ServiceExt;
@@ -172,7 +173,7 @@ async fn relay(store: &SqliteStore, handle: &PrometheusHandle) {
         }
         Ok(())
     });
-    sent.await.unwrap();
+    let _ = sent.await.unwrap();
     let delivers = |_: Delivery| async { Ok::<(), DeliveryError>(()) };
     let fails = |_: Delivery| async { Err::<(), _>(DeliveryError::retry("busy")) };
     let options = TargetOptions::new()
@@ -186,6 +187,8 @@ async fn relay(store: &SqliteStore, handle: &PrometheusHandle) {
         .spawn();
     until(handle, "oneflight_outbox_delivered_total{", |count| count > 0.0).await;
     until(handle, "oneflight_outbox_open_circuits{", |open| open > 0.0).await;
+    store.pause("mail.receipt").await.unwrap();
+    until(handle, "oneflight_outbox_paused{", |topics| topics > 0.0).await;
     relay.stop().await;
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::fill::{self, CLOSING, ORDER, SECRET, harmful, id};
+use crate::fill::{self, CLOSING, ORDER, SECRET, harmful};
 use crate::support::{Dashboard, until};
 
 #[tokio::test]
