@@ -68,7 +68,7 @@ fn a_message_that_has_ended_or_is_dead_needs_no_other_reason() {
         attempts: 20,
         error: "no such address".into(),
     };
-    assert_eq!(reasons(&dead(1, true), &known()), [is_dead.clone()]);
+    assert_eq!(reasons(&dead(1, true), &known()), std::slice::from_ref(&is_dead));
     let topic = "mail.receipt".into();
     assert_eq!(reasons(&dead(1, true), &paused), [is_dead, Reason::Paused { topic }]);
 }

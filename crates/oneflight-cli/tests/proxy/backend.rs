@@ -146,7 +146,6 @@ pub async fn nobody() -> SocketAddr {
 /// A backend as a process of its own. Each body that it has read is a line of its journal; then it answers, once it may.
 pub struct Process {
     child: Child,
-    pub address: SocketAddr,
     journal: PathBuf,
 }
 
@@ -171,7 +170,6 @@ impl Process {
         }
         Self {
             child,
-            address,
             journal: journal.to_owned(),
         }
     }
