@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pausing::{Paused, Topics};
+use super::paused::{Paused, Topics};
 use crate::store::outbox::{MessageId, Shard, StoredMessage};
 
 /// A message that is due later than this is kept without its content.
@@ -283,7 +283,9 @@ impl Book {
         }
         match entry.due {
             Some(due) if due > now => self.pauses.push(Reverse((due, id))),
-            _ if self.paused.holds(entry, now) => self.pauses.extend(entry.expires.map(|at| Reverse((at, id)))),
+            _ if self.paused.holds(id, &entry.topic, entry.expires, now) => {
+                self.pauses.extend(entry.expires.map(|at| Reverse((at, id))))
+            }
             _ => {
                 let class = entry.class;
                 if let Some(entry) = self.entries.get_mut(&id) {

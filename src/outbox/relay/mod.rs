@@ -29,6 +29,7 @@ mod flights;
 mod handle;
 mod members;
 mod outgoing;
+mod paused;
 mod pausing;
 mod reading;
 mod routes;

@@ -15,70 +15,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::book::{Book, Entry, State};
+use super::paused::Paused;
 use super::run::Runner;
-use crate::store::outbox::{MessageId, OutboxStore, StoredMessage};
-
-/// The number of topics from which on those are forgotten that no message has.
-const FORGET: usize = 1024;
-
-/// What is paused, as the book keeps it.
-#[derive(Debug, Default)]
-pub(super) struct Paused {
-    topics: HashSet<Arc<str>>,
-    /// Messages that would be ready.
-    held: HashSet<MessageId>,
-    /// Topics of which messages are in the store alone.
-    passed_over: HashSet<Arc<str>>,
-}
-
-impl Paused {
-    pub(super) fn has(&self, topic: &str) -> bool {
-        self.topics.contains(topic)
-    }
-
-    /// Whether a message is only passed over: nothing has to wait for it.
-    pub(super) fn passes_over(&mut self, message: &StoredMessage) -> bool {
-        let passes = message.ordering_key.is_none() && self.topics.contains(&message.topic);
-        if passes {
-            self.passed_over.insert(Arc::clone(&message.topic));
-        }
-        passes
-    }
-
-    /// Holds a message that would be ready, unless it has expired.
-    pub(super) fn holds(&mut self, entry: &Entry, now: Instant) -> bool {
-        let holds = self.topics.contains(&entry.topic) && entry.expires.is_none_or(|at| at > now);
-        if holds {
-            self.held.insert(entry.id);
-        }
-        holds
-    }
-
-    pub(super) fn forget(&mut self, id: MessageId) {
-        self.held.remove(&id);
-    }
-}
-
-/// The topics of messages, each of them once in the memory.
-#[derive(Debug, Default)]
-pub(super) struct Topics {
-    known: HashSet<Arc<str>>,
-    forget_at: usize,
-}
-
-impl Topics {
-    pub(super) fn of(&mut self, topic: &Arc<str>) -> Arc<str> {
-        if let Some(known) = self.known.get(topic) {
-            return Arc::clone(known);
-        }
-        if self.known.len() >= self.forget_at.max(FORGET) {
-            self.known.retain(|topic| Arc::strong_count(topic) > 1);
-            self.forget_at = self.known.len() * 2;
-        }
-        self.known.insert(Arc::clone(topic));
-        Arc::clone(topic)
-    }
-}
+use crate::store::outbox::{MessageId, OutboxStore};
 
 impl Book {
     /// Has these topics paused, and no others. Returns whether the store has messages of a topic that was resumed which have to be

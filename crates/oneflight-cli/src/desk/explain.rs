@@ -5,7 +5,7 @@ use oneflight::outbox::{Explanation, MessageId, Reason};
 use oneflight::store::outbox::OutboxUpkeep;
 use serde::Serialize;
 
-use super::outbox::{Shown, letter, missing};
+use super::letter::{Shown, letter, missing};
 use crate::exit::Failure;
 use crate::output::{Form, either, visible};
 use crate::store::unreachable;

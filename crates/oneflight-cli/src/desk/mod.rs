@@ -21,6 +21,7 @@ mod doubts;
 mod exec;
 mod explain;
 mod failure;
+mod letter;
 mod migrate;
 mod outbox;
 mod purge;

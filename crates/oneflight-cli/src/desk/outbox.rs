@@ -16,8 +16,9 @@ use oneflight::store::outbox::{
 use serde::Serialize;
 
 use super::explain;
+use super::letter::{Shown, letter, missing, payload, word};
 use crate::exit::{Code, Failure};
-use crate::output::{Consent, Form, duration, either, fields, line, millis, note, rows, table};
+use crate::output::{Consent, Form, duration, either, line, millis, note, rows, table};
 use crate::store::{Address, Tables, unreachable, with_sql_store};
 
 #[derive(Debug, Subcommand)]
@@ -173,85 +174,6 @@ async fn over<S: OutboxUpkeep + Clone>(store: &S, form: Form, command: Command) 
         Command::Cancel(Change { of, consent }) => cancel(store, MessageId::new(of.id), consent).await,
         Command::Pause(Change { of, consent }) => pause(store, &of.topic, consent).await,
         Command::Resume(Change { of, consent }) => resume(store, &of.topic, consent).await,
-    }
-}
-
-/// A message as JSON has it.
-#[derive(Debug, Serialize)]
-pub(super) struct Shown {
-    id: i64,
-    topic: String,
-    state: &'static str,
-    key: String,
-    ordering_key: Option<String>,
-    attempts: u32,
-    /// The relay that has it, if one does.
-    taken_by: Option<i64>,
-    age_ms: u64,
-    due_in_ms: Option<u64>,
-    expires_in_ms: Option<u64>,
-    ended_ms_ago: Option<u64>,
-    error: Option<String>,
-    blocks: bool,
-    done: Vec<String>,
-    correlation_id: Option<String>,
-    payload_bytes: usize,
-    #[serde(flatten)]
-    payload: Option<Payload>,
-    #[serde(skip)]
-    times: Times,
-}
-
-/// What is told of its times in a table.
-#[derive(Debug)]
-struct Times {
-    age: Duration,
-    due_in: Option<Duration>,
-}
-
-/// A payload as it can be printed.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Payload {
-    Payload(String),
-    PayloadBase64(String),
-}
-
-fn word(state: MessageState) -> &'static str {
-    match state {
-        MessageState::Waiting => "waiting",
-        MessageState::Parked => "parked",
-        MessageState::Dead => "dead",
-        MessageState::Ended => "ended",
-        _ => "unknown",
-    }
-}
-
-impl From<MessageEntry> for Shown {
-    fn from(entry: MessageEntry) -> Self {
-        Self {
-            id: entry.id.get(),
-            topic: entry.topic.to_string(),
-            state: word(entry.state),
-            key: entry.key.to_string(),
-            ordering_key: entry.ordering_key.map(|key| key.to_string()),
-            attempts: entry.attempts,
-            taken_by: entry.taken_by.map(|relay| relay.get()),
-            age_ms: millis(entry.age),
-            due_in_ms: entry.due_in.map(millis),
-            expires_in_ms: entry.expires_in.map(millis),
-            ended_ms_ago: entry.ended.map(millis),
-            error: entry.error,
-            blocks: entry.blocks,
-            done: entry.done,
-            correlation_id: entry.correlation_id.map(|id| id.to_string()),
-            payload_bytes: entry.payload_bytes,
-            payload: None,
-            times: Times {
-                age: entry.age,
-                due_in: entry.due_in,
-            },
-        }
     }
 }
 
@@ -428,45 +350,6 @@ async fn dead<S: OutboxUpkeep>(store: &S, form: Form, args: Dead) -> Result<(), 
     }
 }
 
-pub(super) fn letter(it: &Shown) -> String {
-    let payload = it.payload.as_ref().map(|payload| match payload {
-        Payload::Payload(text) => text.clone(),
-        Payload::PayloadBase64(text) => format!("{text} (base64)"),
-    });
-    fields(&[
-        ("id", Some(it.id.to_string())),
-        ("topic", Some(it.topic.clone())),
-        ("key", Some(it.key.clone())),
-        ("ordering key", it.ordering_key.clone()),
-        ("sent", Some(format!("{} ago", duration(it.times.age)))),
-        ("attempts", Some(it.attempts.to_string())),
-        ("last error", it.error.clone()),
-        (
-            "holds up",
-            it.blocks.then(|| "the later messages of its ordering key".to_owned()),
-        ),
-        ("correlation id", it.correlation_id.clone()),
-        (
-            "payload",
-            payload.or_else(|| Some(format!("{} bytes (see --payload)", it.payload_bytes))),
-        ),
-    ])
-}
-
-/// Returns the payload of a dead letter, unless it is none any more.
-async fn payload<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<Option<Payload>, Failure> {
-    let before = MessageId::new(id.get().saturating_sub(1));
-    let found = store.dead_letters(1, Some(before)).await.map_err(unreachable)?;
-    let letter = found.into_iter().find(|letter| letter.id == id);
-    Ok(letter.map(|letter| match std::str::from_utf8(&letter.payload) {
-        Ok(text) => Payload::Payload(text.to_owned()),
-        Err(_) => Payload::PayloadBase64(base64::Engine::encode(
-            &base64::prelude::BASE64_STANDARD,
-            &letter.payload,
-        )),
-    }))
-}
-
 /// Returns a message, or says that there is none.
 async fn message<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<MessageEntry, Failure> {
     let query = MessageQuery {
@@ -476,11 +359,6 @@ async fn message<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<MessageEnt
     };
     let found = store.messages(query).await.map_err(unreachable)?;
     found.into_iter().next().ok_or_else(|| missing(id))
-}
-
-pub(super) fn missing(id: MessageId) -> Failure {
-    let advice = format!("there is no message {id}: it never was, or it has ended and is not kept any more");
-    Failure::new(Code::No, advice)
 }
 
 fn messages(count: u64, what: &str) -> String {

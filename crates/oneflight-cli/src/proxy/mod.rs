@@ -14,6 +14,7 @@ mod forward;
 mod generation;
 mod headers;
 mod interim;
+mod log;
 mod policy;
 mod protection;
 mod run;
@@ -41,17 +42,10 @@ pub(crate) struct Args {
     access_log: bool,
     /// How lines of the log are written
     #[arg(long, value_enum, default_value_t)]
-    log_format: LogFormat,
+    log_format: log::Format,
     /// What is logged: a level, or targets with their levels
     #[arg(long, value_name = "FILTER", env = "ONEFLIGHT_LOG", default_value = "info")]
     log: String,
-}
-
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum LogFormat {
-    #[default]
-    Text,
-    Json,
 }
 
 pub(crate) async fn run(store: &store::Address, args: Args) -> Result<(), Failure> {
@@ -61,9 +55,9 @@ pub(crate) async fn run(store: &store::Address, args: Args) -> Result<(), Failur
         return Ok(());
     }
     let access = match args.access_log {
-        true => run::Access::Logged,
-        false => run::Access::Unlogged,
+        true => log::Access::Logged,
+        false => log::Access::Unlogged,
     };
-    run::log(&args.log, access, args.log_format)?;
+    log::begin(&args.log, access, args.log_format)?;
     run::run(store, args.config, config).await
 }

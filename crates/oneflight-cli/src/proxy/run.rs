@@ -13,44 +13,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::Directive;
 
-use super::LogFormat;
 use super::config::{Config, StoreSettings};
 use super::protection::Protection;
 use super::state::State;
 use super::{admin, serve, telemetry};
 use crate::exit::{Code, Failure};
 use crate::store;
-
-/// Whether each request has a line in the log.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Access {
-    Logged,
-    Unlogged,
-}
-
-/// Begins to log, to the standard error.
-pub(super) fn log(filter: &str, access: Access, format: LogFormat) -> Result<(), Failure> {
-    let wrong = |error: &dyn std::fmt::Display| Failure::new(Code::Usage, format!("--log {filter}: {error}"));
-    let access = match access {
-        Access::Logged => "oneflight::access=info",
-        Access::Unlogged => "oneflight::access=off",
-    };
-    let access: Directive = access.parse().map_err(|error| wrong(&error))?;
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| wrong(&error))?
-        .add_directive(access);
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let begun = match format {
-        LogFormat::Text => lines.with_ansi(false).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-    };
-    begun.map_err(|error| Failure::new(Code::Software, error.to_string()))
-}
 
 /// Runs the proxy until it is told to stop.
 pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -> Result<(), Failure> {

@@ -73,7 +73,7 @@ impl PostgresStore {
         statement: Statement<'_>,
     ) -> sqlx::Result<Vec<PgRow>> {
         let mut transaction = connection.begin_with(BEGIN).await?;
-        // Whoever empties a partition does without for now, instead of having all wait that send behind it.
+        // A relay that empties a partition does without for now, instead of having all wait that send behind it.
         let settings = format!(
             "{}; SELECT pg_catalog.pg_try_advisory_xact_lock_shared({})",
             reads.settings(),

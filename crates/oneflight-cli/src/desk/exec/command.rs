@@ -17,9 +17,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::args::{Args, OnFailure, OnKill, settle};
 use super::recording::{Recorded, Recorder, Stream};
 use super::signals::{code, is_of_the_terminal};
-use super::{Args, OnFailure, OnKill, settle};
 use crate::output::note;
 
 /// How long output is waited for after the end of the command, from processes that it left behind.

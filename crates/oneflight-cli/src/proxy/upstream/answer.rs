@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 
 use super::super::body::BoxError;
 use super::connection::Connection;
-use super::pool::Idle;
+use super::idle::Idle;
 
 /// The body of an answer of a backend's. Dropped before its end, it ends the connection.
 pub(super) struct AnswerBody {

@@ -10,6 +10,7 @@ mod address;
 mod answer;
 mod connection;
 mod failure;
+mod idle;
 mod outgoing;
 mod pool;
 mod stream;

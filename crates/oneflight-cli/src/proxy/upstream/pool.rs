@@ -9,15 +9,15 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use oneflight::http::layer::FromBody;
-use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::super::body::{Body, BoxError};
 use super::address::{Address, Tls};
 use super::answer::AnswerBody;
 use super::connection::{Connection, Unanswered};
 use super::failure::{Failure, Reason, Sent};
+use super::idle::Idle;
 use super::outgoing::Outgoing;
 use super::stream::Stream;
 use super::trust::Trust;
@@ -41,29 +41,12 @@ pub(in super::super) struct Limits {
     pub(in super::super) idle: Duration,
 }
 
-/// The connections without a request.
-pub(super) struct Idle(Mutex<Vec<Connection>>);
-
-/// More idle connections than this are not kept.
-const MOST_IDLE: usize = 256;
-
-impl Idle {
-    /// Keeps a connection for the next request.
-    pub(super) fn put(&self, mut connection: Connection) {
-        connection.used = Instant::now();
-        let mut idle = self.0.lock();
-        if idle.len() < MOST_IDLE {
-            idle.push(connection);
-        }
-    }
-}
-
 impl Pool {
     pub(in super::super) fn new(address: Address, trust: Trust) -> Self {
         Self {
             address: Arc::new(address),
             trust,
-            idle: Arc::new(Idle(Mutex::default())),
+            idle: Arc::default(),
         }
     }
 

@@ -1,0 +1,127 @@
+//! What is typed behind `oneflight exec`, and what is to be typed after a doubt.
+
+use std::ffi::OsString;
+
+use clap::ValueEnum;
+use oneflight::{Fingerprint, RequestIdentity, Scope};
+
+use super::recording::Size;
+use crate::exit::{Code, Failure};
+
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: that of the command, the first time and in every replay; 128 + N if signal N killed it; 126 or 127 if it cannot be \
+started.
+  64  the command line is wrong
+  65  the key was used before for another command
+  69  the store cannot be reached: the command did not run
+  75  it runs elsewhere, and still did after --wait
+  78  the tables are missing, or of another version: see oneflight migrate
+  80  in doubt: an earlier attempt did not tell what it did
+  81  the command ran, and its end could not be recorded")]
+pub(crate) struct Args {
+    /// What names this run of the job, the same on all machines: the date, for one that runs daily
+    #[arg(long)]
+    pub(super) key: String,
+    /// Where the key is valid: what names the job
+    #[arg(long, default_value = "exec")]
+    pub(super) scope: String,
+    /// How long to wait while it runs elsewhere
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(super) wait: humantime::Duration,
+    /// How long a machine that does not show a sign of life counts as alive
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    pub(super) lease: humantime::Duration,
+    /// How long the output and the exit status are kept. After that the key is new
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub(super) retention: humantime::Duration,
+    /// What becomes of the key when the command ends with another status than 0
+    #[arg(long, value_enum, default_value_t = OnFailure::Record)]
+    pub(super) on_failure: OnFailure,
+    /// What becomes of the key when a signal kills the command
+    #[arg(long, value_enum, default_value_t = OnKill::Doubt)]
+    pub(super) on_kill: OnKill,
+    /// What to do when an earlier attempt did not tell what it did
+    #[arg(long, value_enum, default_value_t = InDoubt::Hold)]
+    pub(super) in_doubt: InDoubt,
+    /// How much of the output is recorded, of both streams together. All of it goes through
+    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
+    pub(super) max_output: Size,
+    /// What has to be the same under one key, in place of the command line
+    #[arg(long, value_name = "TEXT")]
+    pub(super) fingerprint: Option<String>,
+    /// Do not say that an output is a replayed one
+    #[arg(long, short)]
+    pub(super) quiet: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnFailure {
+    /// It is a result as any other: the command does not run again
+    Record,
+    /// The key is free: the next call runs the command
+    Free,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnKill {
+    /// It was cut off, so nobody knows what it did: the key waits for a decision
+    Doubt,
+    /// It is a result as any other: the command does not run again
+    Record,
+    /// The key is free: the next call runs the command
+    Free,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum InDoubt {
+    /// End with 80, until it is resolved
+    Hold,
+    /// Run the command again
+    Rerun,
+}
+
+impl Args {
+    pub(super) fn identity(&self) -> Result<RequestIdentity, Failure> {
+        let wrong = |error| Failure::new(Code::Usage, format!("{error}"));
+        let fingerprint = match &self.fingerprint {
+            Some(text) => Fingerprint::of(text),
+            None => {
+                let line = Fingerprint::builder().part("purpose", "oneflight exec 1");
+                let parts = self.command.iter().enumerate();
+                parts
+                    .fold(line, |line, (at, part)| {
+                        line.part(at.to_string(), part.as_encoded_bytes())
+                    })
+                    .build()
+            }
+        };
+        let id = RequestIdentity::new(Scope::new(&self.scope), self.key.as_str()).map_err(wrong)?;
+        Ok(id.with_known_fingerprint(fingerprint))
+    }
+}
+
+/// Says what to do about a doubt.
+pub(super) fn settle(id: &RequestIdentity) -> String {
+    let resolve = format!(
+        "oneflight records resolve {} --scope {}",
+        quoted(id.key()),
+        quoted(id.scope())
+    );
+    format!(
+        "See whether it still runs, and what it did. Then say that it was done, by\n  {resolve} --answer '{{\"exit\": 0}}'\nor that it \
+         was not, by\n  {resolve} --not-done\nor have it run again, by --in-doubt rerun. All doubts are listed by oneflight doubts"
+    )
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@,+".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
