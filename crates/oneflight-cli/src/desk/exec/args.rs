@@ -8,6 +8,11 @@ use oneflight::{Fingerprint, RequestIdentity, Scope};
 use super::recording::Size;
 use crate::exit::{Code, Failure};
 
+/// An earlier attempt is in doubt.
+pub(super) const IN_DOUBT: u8 = 80;
+/// The command ran, and its end is not recorded.
+pub(super) const NOT_RECORDED: u8 = 81;
+
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Exit codes: that of the command, the first time and in every replay; 128 + N if signal N killed it; 126 or 127 if it cannot be \

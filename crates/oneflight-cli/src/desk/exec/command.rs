@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::args::{Args, OnFailure, OnKill, settle};
+use super::args::{Args, NOT_RECORDED, OnFailure, OnKill, settle};
 use super::recording::{Recorded, Recorder, Stream};
 use super::signals::{code, is_of_the_terminal};
 use crate::output::note;
@@ -150,7 +150,7 @@ impl Job {
         let status = self.attend(child, &context).await.map_err(|error| {
             let what = format!("the command was started, and its end is not known: {error}");
             Unknown::because(Told {
-                code: super::NOT_RECORDED,
+                code: NOT_RECORDED,
                 what,
             })
         })?;

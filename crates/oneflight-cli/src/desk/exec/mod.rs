@@ -24,18 +24,13 @@ use oneflight::store::{RecordQuery, Upkeep};
 use oneflight::{Error, Idempotency, Origin, Reply, RequestIdentity};
 
 pub(crate) use self::args::Args;
-use self::args::{InDoubt, settle};
+use self::args::{IN_DOUBT, InDoubt, NOT_RECORDED, settle};
 use self::command::{Gate, Job, Told};
 use self::recording::{Recorded, Size};
 use self::signals::Signals;
 use crate::exit::{Code, Failure};
 use crate::output::{duration, note};
 use crate::store::{Address, Kind, Tables, told, unreachable, with_store};
-
-/// An earlier attempt is in doubt.
-const IN_DOUBT: u8 = 80;
-/// The command ran, and its end is not recorded.
-const NOT_RECORDED: u8 = 81;
 
 /// For how long a failure to give a claim back holds up the end of this process.
 const GIVING_BACK: Duration = Duration::from_secs(5);
