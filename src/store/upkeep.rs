@@ -267,6 +267,8 @@ pub trait Upkeep: Store {
     ///
     /// A mutation of steps is [held](super::Standing::Held), until a person lets it go on.
     ///
+    /// A transaction that has begun by then does its work, and commits it with the record, all the same.
+    ///
     /// Processes of a version that knows of no holds take over as before.
     ///
     /// # Errors

@@ -117,13 +117,15 @@ BEGIN
     IF a11 THEN
         -- What must not be waited for is looked at here: the UPDATE below would wait for a stale holder's transaction,
         -- and a step that comes after the record was claimed would wait for this one (FOR KEY SHARE).
-        SELECT id, token, holder INTO there FROM "{schema}"."{prefix}workflows"
+        SELECT id, token, holder, held INTO there FROM "{schema}"."{prefix}workflows"
         WHERE scope = $1 AND key = $2 FOR UPDATE SKIP LOCKED;
         IF FOUND THEN
             goes_on := there.token = a5 OR (a5 IS NULL AND there.holder = $4);
         END IF;
+        -- It was not held when its token was read, and may have been since.
         IF ($13 = 1 AND goes_on IS NOT TRUE) OR (there IS NULL AND EXISTS (
             SELECT FROM "{schema}"."{prefix}workflows" WHERE scope = $1 AND key = $2))
+            OR (goes_on AND there.held AND $13 <> 2 AND a19 > 0)
         THEN
             ROLLBACK;
             CALL "{schema}"."{prefix}load"($1, $2, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10);

@@ -3,3 +3,5 @@ CREATE TABLE "{schema}"."{prefix}paused" (
     topic text   COLLATE "C" PRIMARY KEY,
     since bigint NOT NULL
 );
+-- Relays of roles that were given rights on each table before this one existed read it with each beat.
+GRANT SELECT ON "{schema}"."{prefix}paused" TO PUBLIC;

@@ -147,7 +147,7 @@ impl PostgresStore {
             "SELECT r.scope, r.key, r.token, r.result FROM {records} r
              WHERE {within} AND r.completed_at IS NOT NULL AND ({result} OR EXISTS (
                 SELECT FROM {workflows} w
-                WHERE w.scope = r.scope AND w.key = r.key AND w.token = r.token AND ({input} OR EXISTS (
+                WHERE w.scope = r.scope AND w.key = r.key AND ({input} OR EXISTS (
                     SELECT FROM {steps} s WHERE s.workflow = w.id AND s.result IS NOT NULL AND {answer}))))
              LIMIT {limit}",
             within = within(range),
@@ -181,10 +181,10 @@ impl PostgresStore {
                 UPDATE {records} r SET result = erased.result FROM erased
                 WHERE r.scope = erased.scope AND r.key = erased.key AND r.token = erased.token
                   AND r.completed_at IS NOT NULL
-                RETURNING r.scope, r.key, r.token),
+                RETURNING r.scope, r.key),
              beside AS (
                 UPDATE {workflows} w SET input = {input} FROM done
-                WHERE w.scope = done.scope AND w.key = done.key AND w.token = done.token
+                WHERE w.scope = done.scope AND w.key = done.key
                 RETURNING w.id),
              answers AS (
                 UPDATE {steps} s SET result = {answer} FROM beside

@@ -53,7 +53,8 @@ pub(super) fn erase_records(range: &Range, limit: i64) -> Statement<'_> {
     erase.bind(&range.0).bind(&range.1).bind(limit)
 }
 
-/// Erases answers of completed records of a range of scopes, those of their steps, and what they were started with.
+/// Erases answers of completed records of a range of scopes, those of their steps, and what they were started with: those of a
+/// mutation of steps that was passed over, too.
 pub(super) async fn erase_answers(
     connection: &mut SqliteConnection,
     range: &Range,
@@ -64,7 +65,7 @@ pub(super) async fn erase_answers(
             "SELECT r.token, r.result FROM main.oneflight_records r WHERE {} AND r.state = 'completed' AND (",
             has_value!("r.result"),
             " OR EXISTS (
-                SELECT 1 FROM main.oneflight_workflows w WHERE w.token = r.token AND (",
+                SELECT 1 FROM main.oneflight_workflows w WHERE w.scope = r.scope AND w.key = r.key AND (",
             has_value!("w.input"),
             " OR EXISTS (SELECT 1 FROM main.oneflight_steps s WHERE s.workflow = w.id AND s.result IS NOT NULL AND ",
             has_value!("s.result"),
@@ -84,10 +85,11 @@ pub(super) async fn erase_answers(
             "UPDATE main.oneflight_records SET result = ?2 WHERE token = ?1;
              UPDATE main.oneflight_steps SET result = ",
             erased!("result"),
-            " WHERE result IS NOT NULL AND workflow IN (SELECT id FROM main.oneflight_workflows WHERE token = ?1);
+            " WHERE result IS NOT NULL AND workflow IN (
+                SELECT w.id FROM main.oneflight_records r JOIN main.oneflight_workflows w USING (scope, key) WHERE r.token = ?1);
              UPDATE main.oneflight_workflows SET input = ",
             erased!("input"),
-            " WHERE token = ?1"
+            " WHERE (scope, key) = (SELECT scope, key FROM main.oneflight_records WHERE token = ?1)"
         ));
         let erase = erase.bind(token).bind(result.as_bytes());
         erase.execute(&mut *connection).await.map_err(unavailable)?;

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::change::Change;
 use super::ending::Ended;
-use super::erase::{Range, erase_answers, within};
+use super::erase::{Range, erase_answers};
 use super::file::databases;
 use super::queue::Rank;
 use super::records::{self, Statement, column, timestamp};
@@ -22,11 +22,18 @@ use oneflight::store::{
 
 mod findings;
 
+/// The time of the server, as text of a statement.
+macro_rules! now {
+    () => {
+        "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+    };
+}
+
 /// A page of records in one range of scopes.
 struct Listing {
     statement: SqlStr,
-    range: Range,
-    after: (String, String),
+    from: (String, String),
+    to: Option<String>,
     key: Option<String>,
     correlation: Option<CorrelationId>,
     limit: i64,
@@ -38,44 +45,69 @@ impl Listing {
             Some(cursor) => cursor.place().ok_or(ANOTHER_STORES)?,
             None => Default::default(),
         };
-        let state = match query.state {
-            None => "(r.state = 'in_progress' OR r.expires_at > now)",
-            Some(RecordState::Completed) => "(r.state = 'completed' AND r.expires_at > now)",
-            Some(RecordState::InProgress) => "(r.state = 'in_progress' AND (r.lease_expires_at > now OR w.held IS 0))",
-            Some(_) => "(r.state = 'in_progress' AND r.lease_expires_at <= now AND w.held IS NOT 0)",
-        };
+        // One bound alone, so that the index is entered where the page begins. A key is never empty.
+        let from = after.max((range.0.into_bytes(), Vec::new()));
         let statement = format!(
             "BEGIN;
              SELECT fingerprint, token, holder, attempt, lease_expires_at, completed_at, expires_at, result, now, is_held,
                     main_file, attached, scope, key, hex(scope), hex(key), claimed_at, correlation_id, goes_on
-             FROM {databases} LEFT JOIN (
-                SELECT r.*, now, r.held OR w.held IS 1 AS is_held, r.state = 'in_progress' AND w.held IS 0 AS goes_on
-                FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now) CROSS JOIN main.oneflight_records r
-                     LEFT JOIN main.oneflight_workflows w ON w.token = r.token
-                WHERE {within} AND (r.scope, r.key) > (CAST(unhex(?3) AS TEXT), CAST(unhex(?4) AS TEXT))
-                      AND (?5 IS NULL OR r.key = ?5) AND (?6 IS NULL OR r.correlation_id = ?6) AND {state}
-                ORDER BY r.scope, r.key LIMIT ?7
-             ) ORDER BY scope, key;
+             FROM {} LEFT JOIN ({}) ORDER BY scope, key;
              COMMIT",
-            databases = databases!(),
-            within = within(&range),
+            databases!(),
+            Self::page(query.state, range.1.as_deref()),
         );
         Ok(Self {
             statement: AssertSqlSafe(statement).into_sql_str(),
-            range,
-            after: (hex(&after.0), hex(&after.1)),
+            from: (hex(&from.0), hex(&from.1)),
+            to: range.1,
             key: query.key.clone(),
             correlation: query.correlation_id.clone(),
             limit: i64::try_from(limit).unwrap_or(i64::MAX),
         })
     }
 
+    /// Reads a page in the order of the index of scope and key, from where it begins, without sorting: so the index
+    /// of what expires is not to be taken.
+    fn page(state: Option<RecordState>, to: Option<&str>) -> String {
+        let state = match state {
+            None => concat!("(r.state = 'in_progress' OR +r.expires_at > ", now!(), ")"),
+            Some(RecordState::Completed) => concat!("(r.state = 'completed' AND +r.expires_at > ", now!(), ")"),
+            Some(RecordState::InProgress) => {
+                concat!(
+                    "(r.state = 'in_progress' AND (r.lease_expires_at > ",
+                    now!(),
+                    " OR w.held IS 0))"
+                )
+            }
+            Some(_) => {
+                concat!(
+                    "(r.state = 'in_progress' AND r.lease_expires_at <= ",
+                    now!(),
+                    " AND w.held IS NOT 0)"
+                )
+            }
+        };
+        // With an affinity of its own, a bound would not be taken for the index.
+        format!(
+            "SELECT r.*, {now} AS now, r.held OR w.held IS 1 AS is_held,
+                    r.state = 'in_progress' AND w.held IS 0 AS goes_on
+             FROM main.oneflight_records r LEFT JOIN main.oneflight_workflows w ON w.token = r.token
+             WHERE (r.scope, r.key) > (+CAST(unhex(?1) AS TEXT), +CAST(unhex(?2) AS TEXT)) AND {to}
+                   AND (?4 IS NULL OR r.key = ?4) AND (?5 IS NULL OR r.correlation_id = ?5) AND {state}
+             ORDER BY r.scope, r.key LIMIT ?6",
+            now = now!(),
+            to = match to {
+                Some(_) => "r.scope < ?3",
+                None => "?3 IS NULL",
+            },
+        )
+    }
+
     fn statement(&self) -> Statement<'_> {
         sqlx::query(self.statement.clone())
-            .bind(&self.range.0)
-            .bind(&self.range.1)
-            .bind(&self.after.0)
-            .bind(&self.after.1)
+            .bind(&self.from.0)
+            .bind(&self.from.1)
+            .bind(&self.to)
             .bind(&self.key)
             .bind(self.correlation.as_ref().map(CorrelationId::as_str))
             .bind(self.limit)
@@ -172,5 +204,48 @@ impl Upkeep for SqliteStore {
 
     async fn findings(&self) -> Result<Vec<Finding>, StoreError> {
         findings::all(self).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_of_records_is_read_in_the_order_of_the_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("listed.db")).await.unwrap();
+        for state in [
+            None,
+            Some(RecordState::Completed),
+            Some(RecordState::InProgress),
+            Some(RecordState::InDoubt),
+        ] {
+            for to in [None, Some("t")] {
+                let page = Listing::page(state, to);
+                let asked = format!("EXPLAIN QUERY PLAN {page}");
+                let plan = sqlx::query_as::<_, (i64, i64, i64, String)>(AssertSqlSafe(asked));
+                let plan = plan
+                    .bind("")
+                    .bind("")
+                    .bind(to)
+                    .bind(None::<&str>)
+                    .bind(None::<&str>)
+                    .bind(10);
+                let plan: Vec<String> = plan
+                    .fetch_all(store.pool())
+                    .await
+                    .unwrap()
+                    .into_iter()
+                    .map(|it| it.3)
+                    .collect();
+                assert!(
+                    plan.iter()
+                        .any(|it| it.starts_with("SEARCH r ") && it.contains("(scope,key)>(?,?)")),
+                    "{plan:?}"
+                );
+                assert!(!plan.iter().any(|it| it.contains("TEMP B-TREE")), "{plan:?}");
+            }
+        }
     }
 }

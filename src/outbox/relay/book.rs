@@ -119,6 +119,9 @@ pub(super) struct Book {
     counts: Vec<usize>,
     /// The bytes that were read again, by route.
     reloaded: Vec<usize>,
+    /// How often content was looked for to drop it.
+    #[cfg(test)]
+    unloads: u64,
 }
 
 impl Entry {
@@ -458,6 +461,10 @@ impl Book {
     }
 
     fn unload(&mut self, id: MessageId) {
+        #[cfg(test)]
+        {
+            self.unloads += 1;
+        }
         if let Some(entry) = self.entries.get_mut(&id)
             && entry.content.take().is_some()
         {

@@ -308,3 +308,24 @@ async fn what_expires_while_it_is_paused_is_taken_out_of_the_way() {
     book.wake(now + minute);
     assert_eq!(taken(&mut book), [1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn however_many_wait_under_one_key_each_is_looked_at_once_when_their_topic_is_paused() {
+    const WAIT: i64 = 50_000;
+    let now = Instant::now();
+    let mut book = Book::new(1, load(100_000, 10_000_000));
+    for id in 1..=WAIT {
+        book.add(of("paused", id, Some("a")), (0, 0), now);
+    }
+    assert_eq!(taken(&mut book), [1]);
+    book.fail(MessageId::new(1), Duration::from_millis(1), now);
+    let before = book.unloads;
+    book.pause(topics(&["paused"]), now);
+    let unloads = book.unloads - before;
+    assert!(unloads <= 2 * WAIT as u64, "{unloads}");
+    book.wake(now + Duration::from_secs(1));
+    assert_eq!(taken(&mut book), [] as [i64; 0]);
+    assert!(book.entries().all(|entry| entry.content.is_none()));
+    book.pause(topics(&[]), now + Duration::from_secs(1));
+    assert_eq!(taken(&mut book), [1]);
+}

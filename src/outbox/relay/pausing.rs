@@ -9,7 +9,7 @@
 //! A message of a paused topic is in the book only if others wait for it, and without its content. So however many there are,
 //! they leave the room to other topics. What has been taken before goes on. What expires meanwhile ends.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -31,6 +31,9 @@ impl Book {
             entry.state != State::Taken && self.paused.has(&entry.topic) && !before.contains(&entry.topic)
         };
         let now_paused: Vec<MessageId> = self.entries().filter(waits).map(|entry| entry.id).collect();
+        for id in self.first_of_each_lane(&now_paused) {
+            self.unload_behind(id);
+        }
         for id in now_paused {
             self.hold(id, now);
         }
@@ -47,9 +50,22 @@ impl Book {
         over.len() < passed_over
     }
 
-    /// A message that waits is of a topic that is paused now.
+    /// Returns those of these messages that have no other one of them before them under their ordering keys.
+    fn first_of_each_lane(&mut self, ids: &[MessageId]) -> Vec<MessageId> {
+        let mut first = HashMap::<Arc<str>, MessageId>::new();
+        for id in ids {
+            if let Some(lane) = self.entry_mut(*id).and_then(|entry| entry.lane.clone()) {
+                first
+                    .entry(lane)
+                    .and_modify(|first| *first = (*first).min(*id))
+                    .or_insert(*id);
+            }
+        }
+        first.into_values().collect()
+    }
+
+    /// A message that waits is of a topic that is paused now. What waits behind it is without its content already.
     fn hold(&mut self, id: MessageId, now: Instant) {
-        self.unload_behind(id);
         let Some(entry) = self.entry_mut(id) else {
             return;
         };

@@ -89,14 +89,11 @@ impl Records {
         let Some(mut record) = self.by_id.get_mut(id) else {
             return false;
         };
-        let token = record.token;
         let State::Completed { result, .. } = &mut record.state else {
             return false;
         };
         let mut is_erased = erase(result);
-        if let Some(mut beside) = self.steps.get_mut(id)
-            && beside.token == token
-        {
+        if let Some(mut beside) = self.steps.get_mut(id) {
             is_erased |= erase(&mut beside.input);
             for step in &mut beside.steps {
                 is_erased |= step.result.as_mut().is_some_and(erase);
@@ -111,7 +108,7 @@ impl Records {
         record.result().is_some_and(has_value)
             || beside.is_some_and(|beside| {
                 let steps = beside.steps.iter().filter_map(|step| step.result.as_ref());
-                beside.belongs_to(record) && steps.chain([&beside.input]).any(has_value)
+                steps.chain([&beside.input]).any(has_value)
             })
     }
 

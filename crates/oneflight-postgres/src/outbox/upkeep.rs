@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::asking::Statement;
 use super::rows::millis;
 use crate::PostgresStore;
+use crate::borrowed::Borrowed;
 use crate::errors::{late, unavailable};
 use crate::names::Names;
 use crate::records::{column, rows};
@@ -56,12 +57,11 @@ impl PostgresStore {
     async fn look(&self, reads: Reads, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
         let looked = timeout(self.patience, async {
             let _turn = self.outbox.looks.lock().await;
-            let mut connection = self.line().acquire().await?;
-            let rows = self.look_on(&mut connection, reads, statement).await;
-            if rows.is_err() {
-                drop(connection.detach());
-            }
-            rows
+            // Who is dropped, or fails, leaves no connection behind that still waits for an answer.
+            let mut connection = Borrowed::within(self.patience, self.line()).await?;
+            let rows = self.look_on(&mut connection, reads, statement).await?;
+            connection.give_back();
+            Ok(rows)
         });
         looked.await.unwrap_or_else(|_| Err(late())).map_err(unavailable)
     }
@@ -75,7 +75,8 @@ impl PostgresStore {
         let mut transaction = connection.begin_with(BEGIN).await?;
         // A relay that empties a partition does without for now, instead of having all wait that send behind it.
         let settings = format!(
-            "{}; SELECT pg_catalog.pg_try_advisory_xact_lock_shared({})",
+            "SET LOCAL statement_timeout = '{}ms'; {}; SELECT pg_catalog.pg_try_advisory_xact_lock_shared({})",
+            self.patience.as_millis().clamp(1, i32::MAX as u128),
             reads.settings(),
             self.outbox.statements.names.house_lock()
         );

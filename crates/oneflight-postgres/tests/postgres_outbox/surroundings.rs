@@ -58,3 +58,29 @@ async fn a_role_with_rights_on_the_records_alone_purges_them() {
     let records = PostgresStore::from_pool(pool).await.unwrap();
     assert_eq!(oneflight::store::Store::purge(&records, 10).await.unwrap(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_whose_rights_are_older_than_the_table_of_paused_topics_delivers() {
+    let schema = server().schema().await;
+    let owner = store(&schema).await;
+    let name = &schema.name;
+    let grants = format!(
+        "CREATE ROLE {name}_relay LOGIN; GRANT USAGE ON SCHEMA {name} TO {name}_relay;
+         GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {name} TO {name}_relay;
+         GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {name} TO {name}_relay;
+         REVOKE ALL ON oneflight_paused FROM {name}_relay"
+    );
+    sqlx::raw_sql(AssertSqlSafe(grants))
+        .execute(owner.pool())
+        .await
+        .unwrap();
+    let options = schema.options.clone().username(&format!("{name}_relay"));
+    let store = PostgresStore::from_pool(PgPool::connect_with(options).await.unwrap())
+        .await
+        .unwrap();
+    let texts = Texts::default();
+    let relay = relay(&store, &texts);
+    let _ = send(&owner, text("one")).await;
+    until("it arrives", || texts.lock().len() == 1).await;
+    relay.stop().await;
+}

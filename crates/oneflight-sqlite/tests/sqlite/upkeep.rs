@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oneflight::store::{SchemaStatus, Soundness, StoreError, Upkeep};
+use oneflight::store::{Erase, SchemaStatus, Soundness, StoreError, Upkeep};
 use oneflight_conformance as conformance;
 use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
@@ -44,21 +44,21 @@ async fn a_tool_upgrades_nothing_by_looking_at_it() {
     let service = SqliteStore::open(&path).await.unwrap();
     let known = options().schema_status(&path).await.unwrap();
     let up_to_date = SchemaStatus {
-        found: 4,
-        known: 4,
+        found: 5,
+        known: 5,
         missing: Vec::new(),
     };
     assert_eq!(known, up_to_date);
     options().open(&path).await.unwrap();
     let older =
         "ALTER TABLE oneflight_records DROP COLUMN held; ALTER TABLE oneflight_records DROP COLUMN correlation_id;
-                 DELETE FROM oneflight_migrations WHERE version > 3";
+                 DROP TABLE oneflight_paused; DROP INDEX oneflight_messages_topics; DELETE FROM oneflight_migrations WHERE version > 3";
     sqlx::raw_sql(older).execute(service.pool()).await.unwrap();
     let answer = options().open(&path).await;
     assert!(matches!(answer, Err(StoreError::Unsupported { .. })), "{answer:?}");
     let status = options().schema_status(&path).await.unwrap();
     let versions: Vec<i64> = status.missing.iter().map(|(version, _)| *version).collect();
-    assert_eq!((status.found, status.known, &*versions), (3, 4, &[4][..]));
+    assert_eq!((status.found, status.known, &*versions), (3, 5, &[4, 5][..]));
 
     let script = options().upgrade_sql(3);
     sqlx::raw_sql(sqlx::AssertSqlSafe(script))
@@ -71,7 +71,7 @@ async fn a_tool_upgrades_nothing_by_looking_at_it() {
     sqlx::raw_sql(newer).execute(service.pool()).await.unwrap();
     let answer = options().open(&path).await;
     assert!(
-        matches!(answer, Err(StoreError::SchemaTooNew { found: 99, known: 4 })),
+        matches!(answer, Err(StoreError::SchemaTooNew { found: 99, known: 5 })),
         "{answer:?}"
     );
 }
@@ -135,4 +135,23 @@ async fn what_breaks_a_promise_is_found() {
     let store = SqliteStore::from_pool(pool).await.unwrap();
     assert_eq!(verdict(&store, "journal mode").await, Some(Soundness::Remarkable));
     assert_eq!(verdict(&store, "synchronous").await, Some(Soundness::Broken));
+}
+
+#[tokio::test]
+async fn the_input_and_the_steps_of_a_mutation_that_was_passed_over_are_erased_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("orders.db")).await.unwrap();
+    let stale =
+        "INSERT INTO oneflight_records (token, scope, key, holder, attempt, state, claimed_at, completed_at, expires_at, result)
+         VALUES (7, 'a', 'b', zeroblob(16), 1, 'completed', 0, 0, 9000000000000, x'01030000');
+         INSERT INTO oneflight_workflows (id, scope, key, token, name, version, input, started_at)
+         VALUES (3, 'a', 'b', 3, 'order', '1', x'0100017365637265', 0);
+         INSERT INTO oneflight_steps VALUES (3, 'pay', '', 3, NULL, x'0100017365637265', 0)";
+    sqlx::raw_sql(stale).execute(store.pool()).await.unwrap();
+    assert_eq!(store.erase("a", Erase::Answers, 10).await.unwrap().erased, 1);
+    let left = "SELECT (SELECT count(*) FROM oneflight_workflows WHERE hex(input) LIKE '%736563%')
+                     + (SELECT count(*) FROM oneflight_steps WHERE hex(result) LIKE '%736563%')";
+    let left: i64 = sqlx::query_scalar(left).fetch_one(store.pool()).await.unwrap();
+    assert_eq!(left, 0);
+    assert_eq!(store.erase("a", Erase::Answers, 10).await.unwrap().erased, 0);
 }
