@@ -380,7 +380,7 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
             "Message {id} of the topic {} will be tried again, as if for the first time. The last of its {} said: {}",
             entry.topic,
             messages(u64::from(entry.attempts), "attempt"),
-            entry.error.as_deref().unwrap_or("nothing"),
+            one_line(entry.error.as_deref().or(Some("nothing"))),
         ))?;
         return match outbox.redrive(id).await.map_err(unreachable)? {
             true => redriven(form, 1),
