@@ -261,7 +261,9 @@ fn is_file(address: &str) -> bool {
     let scheme = scheme.filter(|scheme| {
         scheme.len() > 1
             && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
+            && scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
     });
     match scheme {
         // Of the last one the store says what it thinks.

@@ -125,7 +125,10 @@ impl Access {
     /// Begins a session for who gives the token.
     pub(super) fn log_in(&self, given: &str, from: IpAddr) -> Result<Begun, Denied> {
         let now = Instant::now();
-        let is_counted = self.token.as_ref().is_some_and(|token| token.guessing == Guessing::Possible);
+        let is_counted = self
+            .token
+            .as_ref()
+            .is_some_and(|token| token.guessing == Guessing::Possible);
         if is_counted || self.token.is_none() {
             self.attempts.lock().ask(from, now).map_err(Denied::TooOften)?;
         }

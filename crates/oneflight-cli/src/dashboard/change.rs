@@ -105,7 +105,14 @@ impl Asked {
                 Ok(outcome) => tracing::info!(operator, change, what, outcome, "an operator changed something"),
                 Err(problem) => {
                     let (kind, outcome) = (problem.kind(), problem.message());
-                    tracing::warn!(operator, change, what, kind, outcome, "what an operator asked for was not done");
+                    tracing::warn!(
+                        operator,
+                        change,
+                        what,
+                        kind,
+                        outcome,
+                        "what an operator asked for was not done"
+                    );
                 }
             }
             made
@@ -150,8 +157,11 @@ pub(super) async fn resolve(
         How::Recorded { .. } => "record a value",
     };
     let (by, held) = (Asked::new(operator, change, id.redacted()), Arc::clone(&shared));
-    by.make(held, async move { settled(&shared.source, &id, token, asked.how).await })
-        .await
+    by.make(
+        held,
+        async move { settled(&shared.source, &id, token, asked.how).await },
+    )
+    .await
 }
 
 async fn settled(

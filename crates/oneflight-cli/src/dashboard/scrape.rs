@@ -66,7 +66,10 @@ impl Scraper {
     pub(super) fn new(urls: Vec<Uri>, every: Duration) -> Result<Self, String> {
         for url in &urls {
             // The page shows the address, and the log has it.
-            if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            if url
+                .authority()
+                .is_some_and(|authority| authority.as_str().contains('@'))
+            {
                 let what = "--metrics: an address with a name or a password in it is not taken, since the page would show it; have the \
                             endpoint answer in your own network without one";
                 return Err(what.to_owned());

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use oneflight::Idempotency;
 use oneflight::record::State;
 use oneflight::store::outbox::{MessageQuery, OutboxUpkeep};
 use oneflight::store::{Erase, StepStore, Store, Upkeep};
-use oneflight::Idempotency;
 use serde_json::json;
 
 use crate::fill::{self, ORDER, SECRET, id};
@@ -22,7 +22,9 @@ async fn a_mutation_that_goes_on_by_itself_is_not_called_in_doubt() {
     let orders = idem.with_workflow("place_order");
     let call = orders.run_steps(id("a7f3"), &7, |steps| async move {
         steps.run("reserve", |_| async { Ok::<_, std::io::Error>(1) }).await?;
-        steps.run("charge", |_| async { Err::<u32, _>("the line broke off") }).await
+        steps
+            .run("charge", |_| async { Err::<u32, _>("the line broke off") })
+            .await
     });
     let _ = call.await.map(|_| ());
     let end = tokio::time::Instant::now() + crate::support::PATIENCE;
@@ -77,7 +79,10 @@ async fn a_change_is_made_and_logged_although_who_asked_went_away() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let (_, log) = dashboard.stop();
-    assert!(log.contains("change=\"pause\"") && log.contains("It is paused"), "{log}");
+    assert!(
+        log.contains("change=\"pause\"") && log.contains("It is paused"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -90,8 +95,14 @@ async fn what_was_not_done_is_logged_with_who_asked_and_without_the_key() {
     let body = json!({ "scope": id(key).scope(), "key": key, "token": "1844674407370955", "how": "rerun" });
     assert_eq!(session.post("/api/change/resolve", &body).send().status, 409);
     let (_, log) = dashboard.stop();
-    assert!(log.contains("change=\"free\"") && log.contains("kind=\"changed\""), "{log}");
-    assert!(log.contains("operator=") && log.contains("127.0.0.1") && log.contains("POST /orders"), "{log}");
+    assert!(
+        log.contains("change=\"free\"") && log.contains("kind=\"changed\""),
+        "{log}"
+    );
+    assert!(
+        log.contains("operator=") && log.contains("127.0.0.1") && log.contains("POST /orders"),
+        "{log}"
+    );
     assert!(!log.contains(key), "{log}");
 }
 
@@ -104,7 +115,8 @@ async fn an_answer_that_is_recorded_here_is_kept_as_long_as_was_said() {
     let told = session.get("/api/session").send().json();
     assert_eq!(told["retention_ms"], 90 * 86_400_000_u64);
     let token = filled.token(&id("a7f3")).await.to_string();
-    let body = json!({ "scope": id("a7f3").scope(), "key": "a7f3", "token": token, "how": { "recorded": { "json": "1" } } });
+    let body =
+        json!({ "scope": id("a7f3").scope(), "key": "a7f3", "token": token, "how": { "recorded": { "json": "1" } } });
     assert_eq!(session.post("/api/change/resolve", &body).send().status, 200);
     let record = filled.store.load(&id("a7f3")).await.unwrap().unwrap();
     let State::Completed { completed, expires, .. } = record.state else {
@@ -135,7 +147,14 @@ async fn only_the_attempt_that_was_looked_at_goes_on() {
 async fn a_letter_that_is_dead_no_more_is_not_cancelled() {
     let filled = fill::empty().await;
     filled.order("a7f3", ORDER, &["mail.receipt"]).await;
-    let waiting = filled.store.messages(MessageQuery { limit: 1, ..MessageQuery::default() }).await.unwrap();
+    let waiting = filled
+        .store
+        .messages(MessageQuery {
+            limit: 1,
+            ..MessageQuery::default()
+        })
+        .await
+        .unwrap();
     let dashboard = Dashboard::changing(filled.path());
     let session = dashboard.log_in();
     let cancel = || {
@@ -157,7 +176,10 @@ async fn an_answer_that_was_erased_is_called_that() {
     let (text, told) = (told.body.clone(), told.json());
     assert_eq!(told["stories"][0]["record"]["result"]["outcome"], "erased");
     let events = told["stories"][0]["events"].to_string();
-    assert!(events.contains("its answer was erased") && !events.contains("replayed"), "{events}");
+    assert!(
+        events.contains("its answer was erased") && !events.contains("replayed"),
+        "{events}"
+    );
     assert!(!text.contains(SECRET));
     until("the page", || dashboard.get("/").send().status == 200);
 }

@@ -144,7 +144,10 @@ async fn an_answer_that_ends_no_request_is_not_recorded_and_one_that_the_call_ca
     assert!(!file.desk.run(&status).with(64).contains("names no route"));
     let plain = oneflight::RequestIdentity::new(Scope::new("nightly"), "b81c").unwrap();
     leave_in_doubt(&file.store, plain).await;
-    let told = file.desk.run(&["records", "resolve", "b81c", "--status", "201"]).with(64);
+    let told = file
+        .desk
+        .run(&["records", "resolve", "b81c", "--status", "201"])
+        .with(64);
     assert!(told.contains("names no route") && told.contains("--answer"), "{told}");
     file.desk.run(&["purge", "--batch", "0", "--yes"]).with(64);
 }

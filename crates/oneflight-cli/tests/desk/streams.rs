@@ -58,7 +58,11 @@ fn an_address_that_is_none_makes_no_file_and_is_not_shown() {
         let desk = Desk {
             address: address.to_owned(),
         };
-        for args in [&["exec", "--key", "a", "--", "true"][..], &["doubts"], &["migrate", "up", "--yes"]] {
+        for args in [
+            &["exec", "--key", "a", "--", "true"][..],
+            &["doubts"],
+            &["migrate", "up", "--yes"],
+        ] {
             let ended = desk.command(args).current_dir(folder.path()).output().unwrap();
             let told = Ended::of(ended).with(64);
             assert!(!told.contains("hunter2") && told.contains("postgres://"), "{told}");

@@ -119,8 +119,15 @@ async fn a_relay_that_seldom_shows_a_sign_of_life_breaks_nothing() {
         let relays = tokio::task::block_in_place(|| handle.block_on(store.relays()));
         (!relays.unwrap().is_empty()).then_some(())
     });
-    let found = tokio::task::spawn_blocking(move || Found::by(&desk, &[])).await.unwrap();
-    assert_eq!((found.code(), found.verdict("relays")), (Some(0), "note"), "{:?}", found.0);
+    let found = tokio::task::spawn_blocking(move || Found::by(&desk, &[]))
+        .await
+        .unwrap();
+    assert_eq!(
+        (found.code(), found.verdict("relays")),
+        (Some(0), "note"),
+        "{:?}",
+        found.0
+    );
     assert!(found.0.out.contains("one less often"), "{:?}", found.0);
     relay.stop().await;
 }

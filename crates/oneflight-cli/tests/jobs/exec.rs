@@ -148,7 +148,8 @@ fn a_replay_keeps_the_order_of_both_streams_and_the_dashboards_token_is_not_the_
     let desk = Desk::sqlite();
     let both = desk.path("both");
     // The two are read apart, so there is some time between them.
-    let script = r#"printf one; sleep 0.3; printf two >&2; sleep 0.3; printf three; echo "$ONEFLIGHT_DASHBOARD_TOKEN" >"$0""#;
+    let script =
+        r#"printf one; sleep 0.3; printf two >&2; sleep 0.3; printf three; echo "$ONEFLIGHT_DASHBOARD_TOKEN" >"$0""#;
     let mut job = desk.job("--key a --quiet", script, &desk.path("token"));
     job.env("ONEFLIGHT_DASHBOARD_TOKEN", "a secret");
     ran(&mut job);

@@ -206,7 +206,10 @@ fn the_last_words_of_a_command_are_kept_although_signals_came_as_it_ended() {
     let first = end(runs);
     assert_eq!((first.code, first.out.len()), (Some(7), 60_012), "{first:?}");
     let again = ran(&mut desk.job("--key a", script, &file));
-    assert!(again.code == Some(7) && again.out.ends_with("last words\n"), "{again:?}");
+    assert!(
+        again.code == Some(7) && again.out.ends_with("last words\n"),
+        "{again:?}"
+    );
 }
 
 #[test]

@@ -42,7 +42,10 @@ pub(super) async fn find(store: &AnyStore, request: &Named) -> Result<(RequestId
 pub(super) async fn unchanged(store: &AnyStore, id: &RequestIdentity, shown: &WorkflowRecord) -> Result<(), Failure> {
     let open = |known: &WorkflowRecord| StepsView::of(id, known, Bodies::Hidden).open();
     let is_same = |now: &WorkflowRecord| {
-        now.token == shown.token && now.held == shown.held && now.steps.len() == shown.steps.len() && open(now) == open(shown)
+        now.token == shown.token
+            && now.held == shown.held
+            && now.steps.len() == shown.steps.len()
+            && open(now) == open(shown)
     };
     match recorded(store, id).await? {
         Some(now) if is_same(&now) => Ok(()),
