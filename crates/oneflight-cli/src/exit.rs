@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::terminal::note;
+
 /// Why the command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -54,6 +56,11 @@ impl Failure {
         }
     }
 
+    /// Ends the command in silence, since the reader of its answer went away.
+    pub(crate) fn unread() -> Self {
+        Self::with_code(0, "")
+    }
+
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
@@ -65,13 +72,38 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Ends a check that has printed what it found. What was found comes first: that the reader went away, as `head` does, is no good news.
+pub(crate) fn checked(printed: Result<(), Failure>, found: Found) -> Result<(), Failure> {
+    match (found, printed) {
+        (Found::Nothing, printed) => printed,
+        (Found::Something, Err(failure)) if failure.code != 0 => Err(failure),
+        (Found::Something, _) => Err(Failure::new(Code::No, "")),
+    }
+}
+
+/// Whether a check has found what it is to fail for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    Something,
+}
+
+impl Found {
+    pub(crate) fn is(found: bool) -> Self {
+        match found {
+            true => Self::Something,
+            false => Self::Nothing,
+        }
+    }
+}
+
 /// Says why the command failed, if it did, and returns its code. A failure without words is silent.
 pub(crate) fn report(ended: Result<(), Failure>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.what.is_empty() {
-                eprintln!("oneflight: {failure}");
+                note(&format!("oneflight: {failure}"));
             }
             ExitCode::from(failure.code)
         }

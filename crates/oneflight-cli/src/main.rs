@@ -5,7 +5,7 @@
 //!                              ├▶ proxy       a reverse proxy on the HTTP layer
 //!                              ├▶ dashboard   one page over the same desk
 //!                              └▶ manual      completions and the manual, made of what can be typed
-//!                                   └── all of these ─▶ store (any of the three), output, exit
+//!                                   └── all of these ─▶ store (any of the three), output, exit ─▶ terminal
 //! ```
 
 mod cli;
@@ -16,6 +16,7 @@ mod manual;
 mod output;
 mod proxy;
 mod store;
+mod terminal;
 
 use std::process::ExitCode;
 

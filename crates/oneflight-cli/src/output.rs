@@ -9,6 +9,8 @@ use oneflight::record::Timestamp;
 use serde::Serialize;
 
 use crate::exit::{Code, Failure};
+use crate::terminal::say;
+pub(crate) use crate::terminal::{note, visible};
 
 /// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,6 @@ impl Consent {
     /// Says what will change, and asks whether to go on unless that was answered before. Without a terminal there is nobody to ask, and
     /// nothing is changed.
     pub(crate) fn ask(self, what: &str) -> Result<(), Failure> {
-        let what = visible(what);
         if self.yes {
             return Ok(());
         }
@@ -39,7 +40,7 @@ impl Consent {
             let advice = format!("{what}\nNothing was changed: there is no terminal to ask on. Say --yes to go on.");
             return Err(Failure::new(Code::Usage, advice));
         }
-        eprint!("{what}\nGo on? [y/N] ");
+        say(&format!("{what}\nGo on? [y/N] "));
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
         match read {
@@ -85,8 +86,10 @@ pub(crate) fn fields(fields: &[(&str, Option<String>)]) -> String {
     let mut text = String::new();
     for (name, value) in fields {
         if let Some(value) = value {
+            // A line that goes on is no field of its own.
+            let value = visible(value).replace('\n', &format!("\n{:width$}  ", ""));
             // Writing into a string does not fail.
-            let _ = writeln!(text, "{name:width$}  {}", visible(value));
+            let _ = writeln!(text, "{name:width$}  {value}");
         }
     }
     text.truncate(text.trim_end().len());
@@ -118,28 +121,9 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     written.map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => Failure::with_code(0, ""),
+        ErrorKind::BrokenPipe => Failure::unread(),
         _ => Failure::new(Code::Io, format!("the answer cannot be written: {error}")),
     })
-}
-
-/// Says something beside the answer, to the person: that there is more, or what is left out.
-pub(crate) fn note(text: &str) {
-    // Nobody may be there to read it.
-    let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
-}
-
-/// Returns a text as a terminal can be given it: without what would be a command to it.
-pub(crate) fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\n' | '\t' => shown.push(character),
-            character if character.is_control() => shown.extend(character.escape_default()),
-            character => shown.push(character),
-        }
-    }
-    shown
 }
 
 /// Returns how many there are of something: `1 byte`, `2 bytes`.
@@ -175,4 +159,20 @@ pub(crate) fn instant(at: Timestamp) -> String {
 /// Returns a duration in milliseconds, as JSON has all of them.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_several_lines_forges_no_other_field() {
+        let shown = fields(&[
+            ("id", Some("7".to_owned())),
+            ("last error", Some("550\nid          8\n\ntopic".to_owned())),
+            ("payload", None),
+        ]);
+        let own: Vec<_> = shown.lines().filter(|line| !line.starts_with(' ')).collect();
+        assert_eq!(own, ["id          7", "last error  550"], "{shown}");
+    }
 }

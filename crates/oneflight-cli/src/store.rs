@@ -114,15 +114,17 @@ impl Address {
 
     /// Returns which kind of store it is.
     pub(crate) fn kind(&self) -> Result<Kind, Failure> {
-        match self.url()?.split_once("://").map(|(scheme, _)| scheme) {
-            Some("postgres" | "postgresql") => Ok(Kind::Postgres),
-            Some("redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "unix") => Ok(Kind::Redis),
-            Some("sqlite") | None => Ok(Kind::Sqlite),
-            Some(_) => {
-                let advice = "the store's address begins with none of postgres://, redis://, rediss:// and sqlite://";
-                Err(Failure::new(Code::Usage, advice))
-            }
-        }
+        let url = self.url()?;
+        let kind = match url.split_once("://").map(|(scheme, _)| scheme) {
+            Some("postgres" | "postgresql") => Some(Kind::Postgres),
+            Some("redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "unix") => Some(Kind::Redis),
+            _ => is_file(url).then_some(Kind::Sqlite),
+        };
+        // A password may be in it, so it is not told what it was.
+        let advice = "the store's address is none that is known here, and is not shown, since a password may be in it. It is one of \
+                      postgres://user:password@host/database, redis://:password@host/, rediss://…, the path of an SQLite file, and \
+                      sqlite:PATH for a path with `=` or `:` in it";
+        kind.ok_or_else(|| Failure::new(Code::Usage, advice))
     }
 
     /// Returns the SQLite file that is named.
@@ -251,6 +253,28 @@ impl Address {
     }
 }
 
+/// Returns whether an address is the path of a file, rather than that of a server in a form of another program's, such as
+/// `host=db password=…`.
+fn is_file(address: &str) -> bool {
+    let scheme = address.split_once(':').map(|(scheme, _)| scheme);
+    // One letter is a drive of Windows'.
+    let scheme = scheme.filter(|scheme| {
+        scheme.len() > 1
+            && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
+    });
+    match scheme {
+        // Of the last one the store says what it thinks.
+        Some(scheme) => matches!(scheme, "sqlite" | "file"),
+        None => {
+            let lower = address.to_ascii_lowercase();
+            !(lower.contains('=') && (lower.contains(' ') || lower.contains("password")))
+        }
+    }
+}
+
 /// Sees that the tables are there which are to be left as they are.
 fn complete(status: Result<SchemaStatus, StoreError>) -> Result<(), Failure> {
     let SchemaStatus { found, known, missing } = status.map_err(unreachable)?;
@@ -319,4 +343,49 @@ pub(crate) fn told(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_address_is_no_file_either_and_is_not_quoted() {
+        let kind = |url: &str| {
+            let address = Address {
+                url: Some(url.to_owned()),
+                schema: None,
+                prefix: None,
+            };
+            address.kind().map_err(|failure| (failure.code(), failure.to_string()))
+        };
+        for wrong in [
+            "host=db user=x password=hunter2 dbname=y",
+            "password=hunter2",
+            "PASSWORD=hunter2",
+            "postgres:oneflight:hunter2",
+            "postgresql:hunter2@db/x",
+            "user:hunter2@db/x",
+            "mysql://user:hunter2@db/x",
+            "jdbc:postgresql://db/x?password=hunter2",
+            "db.example.com:5432/hunter2",
+        ] {
+            let (code, told) = kind(wrong).unwrap_err();
+            assert_eq!(code, Code::Usage as u8, "{wrong}");
+            assert!(!told.contains("hunter2") && told.contains("postgres://"), "{told}");
+        }
+        for file in [
+            "orders.db",
+            "./a b.db",
+            "/var/lib/a=b.db",
+            r"C:\orders.db",
+            "sqlite:a=b c.db",
+            "sqlite:///var/lib/orders.db",
+            "file:orders.db",
+        ] {
+            assert_eq!(kind(file), Ok(Kind::Sqlite), "{file}");
+        }
+        assert_eq!(kind("postgres://user:hunter2@db/x"), Ok(Kind::Postgres));
+        assert_eq!(kind("rediss://:hunter2@db/"), Ok(Kind::Redis));
+    }
 }

@@ -17,7 +17,7 @@ use super::access::{Denied, Permission, SESSION};
 use super::change;
 use super::guard::{self, Peer};
 use super::problem::Problem;
-use super::rows::{MessageRow, RecordRow, RelayRow, TopicRow, UnfinishedRow};
+use super::rows::{MessageRow, RecordRow, RelayRow, TopicRow, UnfinishedRow, millis};
 use super::scrape::Metrics;
 use super::shared::{self, Shared};
 use super::story::{self, Stories};
@@ -80,6 +80,9 @@ struct Session {
     csrf: Option<String>,
     store: Option<&'static str>,
     version: Option<&'static str>,
+    /// How long an answer is kept that is recorded here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention_ms: Option<u64>,
 }
 
 async fn session(State(shared): shared::State, headers: HeaderMap) -> Json<Session> {
@@ -95,6 +98,7 @@ async fn session(State(shared): shared::State, headers: HeaderMap) -> Json<Sessi
         csrf,
         store: is_in.then(|| shared.source.name()),
         version: is_in.then_some(env!("CARGO_PKG_VERSION")),
+        retention_ms: is_in.then(|| millis(shared.source.retention())),
     })
 }
 

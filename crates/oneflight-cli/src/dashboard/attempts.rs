@@ -1,4 +1,4 @@
-//! How often a token may be tried.
+//! How often a token that could be guessed may be tried.
 //!
 //! Each address has a few attempts a minute, and all together have some more, so that one who guesses locks nobody else out, and
 //! one who guesses from many addresses is slow as well.

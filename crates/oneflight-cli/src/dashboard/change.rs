@@ -1,5 +1,7 @@
 //! What an operator changes. Each change names what was looked at, so that something else is left alone, and is logged.
 
+use std::sync::Arc;
+
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
@@ -7,12 +9,12 @@ use axum::{Json, http};
 use oneflight::RequestIdentity;
 use oneflight::idempotency::{Error, ErrorKind, Resolution, Resolved};
 use oneflight::record::FencingToken;
-use oneflight::store::outbox::{Cancelled, MessageId};
+use oneflight::store::outbox::{Cancelled, MessageId, MessageQuery, MessageState};
 use serde::{Deserialize, Serialize};
 
 use super::guard::Operator;
 use super::problem::Problem;
-use super::shared;
+use super::shared::{self, Shared};
 use super::source::Source;
 use crate::store::told;
 
@@ -69,18 +71,65 @@ pub(super) struct Topic {
 pub(super) struct Steps {
     scope: String,
     key: String,
+    /// The token of the attempt that was looked at.
+    token: String,
 }
 
-/// Tells the log of a change, and the page what it came to.
-fn done(
-    operator: &Operator,
+/// A change that is asked for: by whom, which, and of what, as the log has it.
+struct Asked {
+    operator: Operator,
     change: &'static str,
-    what: &dyn std::fmt::Display,
-    message: impl Into<String>,
-) -> Changed {
-    let message = message.into();
-    tracing::info!(operator = operator.0, change, %what, outcome = message, "an operator changed something");
-    Ok(Json(Done { message }))
+    /// Without the key of a request.
+    what: String,
+}
+
+impl Asked {
+    fn new(operator: Operator, change: &'static str, what: impl ToString) -> Self {
+        Self {
+            operator,
+            change,
+            what: what.to_string(),
+        }
+    }
+
+    /// Makes the change, and tells the log what it came to. Who asked may go away meanwhile: it is made and logged all the same.
+    async fn make(
+        self,
+        shared: Arc<Shared>,
+        made: impl Future<Output = Result<&'static str, Problem>> + Send + 'static,
+    ) -> Changed {
+        let made = shared.changes.spawn(async move {
+            let made = made.await;
+            let (operator, change, what) = (self.operator.0, self.change, self.what);
+            match &made {
+                Ok(outcome) => tracing::info!(operator, change, what, outcome, "an operator changed something"),
+                Err(problem) => {
+                    let (kind, outcome) = (problem.kind(), problem.message());
+                    tracing::warn!(
+                        operator,
+                        change,
+                        what,
+                        kind,
+                        outcome,
+                        "what an operator asked for was not done"
+                    );
+                }
+            }
+            made
+        });
+        match made.await {
+            Ok(made) => made.map(|message| {
+                Json(Done {
+                    message: message.to_owned(),
+                })
+            }),
+            Err(error) => {
+                tracing::error!(%error, "a change broke off");
+                let message = "it broke off, and may have been made all the same; look again";
+                Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "broken", message))
+            }
+        }
+    }
 }
 
 fn taken<T>(body: Body<T>) -> Result<T, Problem> {
@@ -100,10 +149,28 @@ pub(super) async fn resolve(
 ) -> Changed {
     let asked = taken(body)?;
     let id = identity(&asked.scope, &asked.key)?;
-    let token = asked.token.parse().map(FencingToken::new);
-    let token = token.map_err(|_| Problem::invalid("the token is a number"))?;
-    let source = &shared.source;
-    match source.record(&id).await? {
+    let token = token(&asked.token)?;
+    let change = match &asked.how {
+        How::Hold => "hold",
+        How::Rerun => "free",
+        How::Answered { .. } => "record an answer",
+        How::Recorded { .. } => "record a value",
+    };
+    let (by, held) = (Asked::new(operator, change, id.redacted()), Arc::clone(&shared));
+    by.make(
+        held,
+        async move { settled(&shared.source, &id, token, asked.how).await },
+    )
+    .await
+}
+
+async fn settled(
+    source: &Source,
+    id: &RequestIdentity,
+    token: FencingToken,
+    how: How,
+) -> Result<&'static str, Problem> {
+    match source.record(id).await? {
         None => {
             return Err(Problem::changed(
                 "there is no such request any more: it was freed, or rolled back",
@@ -117,39 +184,35 @@ pub(super) async fn resolve(
         }
         Some(_) => {}
     }
-    let (change, resolved) = match asked.how {
+    let resolved = match how {
         How::Hold => {
-            let message = match source.hold(&id, token).await? {
-                true => "It is held: no call takes it over until it is settled here.",
-                false => {
-                    return Err(Problem::changed(
-                        "it has changed meanwhile, and was left as it is; look again",
-                    ));
-                }
+            return match source.hold(id, token).await? {
+                true => Ok("It is held: no call takes it over until it is settled here."),
+                false => Err(Problem::changed(
+                    "it has changed meanwhile, and was left as it is; look again",
+                )),
             };
-            return done(&operator, "hold", &id.redacted(), message);
         }
-        How::Rerun => ("free", source.resolve(&id, Resolution::Rerun).await),
+        How::Rerun => source.resolve(id, Resolution::Rerun).await,
         How::Answered {
             status,
             content_type,
             body,
-        } => (
-            "record an answer",
-            source.resolve_answered(&id, answer(status, &content_type, body)?).await,
-        ),
-        How::Recorded { json } => ("record a value", source.resolve(&id, value(&json)?).await),
+        } => source.resolve_answered(id, answer(status, &content_type, body)?).await,
+        How::Recorded { json } => source.resolve(id, value(&json)?).await,
     };
-    let message = match resolved.map_err(failed)? {
-        Resolved::Recorded => "It is recorded: every call is answered with this from now on.",
-        Resolved::Freed => "The key is free: the next call with it runs the work.",
-        Resolved::AlreadyCompleted => {
-            return Err(Problem::changed("it was completed meanwhile, and was left as it is"));
-        }
-        Resolved::Absent => return Err(Problem::changed("there is no such request any more")),
-        _ => return Err(Problem::changed("it was left as it is")),
-    };
-    done(&operator, change, &id.redacted(), message)
+    match resolved.map_err(failed)? {
+        Resolved::Recorded => Ok("It is recorded: every call is answered with this from now on."),
+        Resolved::Freed => Ok("The key is free: the next call with it runs the work."),
+        Resolved::AlreadyCompleted => Err(Problem::changed("it was completed meanwhile, and was left as it is")),
+        Resolved::Absent => Err(Problem::changed("there is no such request any more")),
+        _ => Err(Problem::changed("it was left as it is")),
+    }
+}
+
+fn token(text: &str) -> Result<FencingToken, Problem> {
+    let token = text.parse().map(FencingToken::new);
+    token.map_err(|_| Problem::invalid("the token is a number"))
 }
 
 fn answer(status: u16, content_type: &str, body: String) -> Result<http::Response<String>, Problem> {
@@ -179,7 +242,8 @@ fn failed(error: Error) -> Problem {
         ErrorKind::InProgress { .. } => Problem::changed("its holder is alive: wait until its lease is over"),
         ErrorKind::InDoubt { .. } => Problem::changed("another attempt has ended in doubt meanwhile; look again"),
         _ => {
-            tracing::warn!(error = told(&error), "a change failed");
+            let id = error.identity().redacted();
+            tracing::warn!(%id, error = told(&error), "a change failed");
             let message = "it failed, and may have been made all the same; the dashboard's log says how. Look again";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store", message)
         }
@@ -197,15 +261,14 @@ pub(super) async fn redrive(
     body: Body<Letter>,
 ) -> Changed {
     let id = message_id(&taken(body)?)?;
-    match shared.source.redrive(id).await? {
-        true => done(
-            &operator,
-            "redrive",
-            &id,
-            "It is tried again, as if for the first time.",
-        ),
-        false => Err(Problem::changed("it is no dead letter any more")),
-    }
+    let (by, held) = (Asked::new(operator, "redrive", id), Arc::clone(&shared));
+    by.make(held, async move {
+        match shared.source.redrive(id).await? {
+            true => Ok("It is tried again, as if for the first time."),
+            false => Err(Problem::changed("it is no dead letter any more")),
+        }
+    })
+    .await
 }
 
 pub(super) async fn cancel(
@@ -214,10 +277,28 @@ pub(super) async fn cancel(
     body: Body<Letter>,
 ) -> Changed {
     let id = message_id(&taken(body)?)?;
-    match shared.source.cancel(id).await? {
-        Cancelled::Cancelled => done(&operator, "cancel", &id, "It is cancelled, and will not be delivered."),
-        Cancelled::TooLate => Err(Problem::changed("it is too late: a relay has it, or it has ended")),
-    }
+    let (by, held) = (Asked::new(operator, "cancel", id), Arc::clone(&shared));
+    by.make(held, async move {
+        // The page offers it for dead letters alone: one that was redriven meanwhile is on its way again.
+        if !is_dead(&shared.source, id).await? {
+            return Err(Problem::changed("it is no dead letter any more"));
+        }
+        match shared.source.cancel(id).await? {
+            Cancelled::Cancelled => Ok("It is cancelled, and will not be delivered."),
+            Cancelled::TooLate => Err(Problem::changed("it is too late: a relay has it, or it has ended")),
+        }
+    })
+    .await
+}
+
+async fn is_dead(source: &Source, id: MessageId) -> Result<bool, Problem> {
+    let query = MessageQuery {
+        id: Some(id),
+        limit: 1,
+        ..MessageQuery::default()
+    };
+    let found = source.messages(query).await?;
+    Ok(found.first().is_some_and(|message| message.state == MessageState::Dead))
 }
 
 /// A topic is a name of ours, and short.
@@ -235,11 +316,14 @@ pub(super) async fn pause(
     body: Body<Topic>,
 ) -> Changed {
     let topic = topic(body)?;
-    let message = match shared.source.pause(&topic).await? {
-        true => "It is paused. A relay learns of it with its next sign of life.",
-        false => "It was paused before.",
-    };
-    done(&operator, "pause", &topic, message)
+    let (by, held) = (Asked::new(operator, "pause", &topic), Arc::clone(&shared));
+    by.make(held, async move {
+        Ok(match shared.source.pause(&topic).await? {
+            true => "It is paused. A relay learns of it with its next sign of life.",
+            false => "It was paused before.",
+        })
+    })
+    .await
 }
 
 pub(super) async fn resume(
@@ -248,11 +332,14 @@ pub(super) async fn resume(
     body: Body<Topic>,
 ) -> Changed {
     let topic = topic(body)?;
-    let message = match shared.source.resume(&topic).await? {
-        true => "It is resumed: relays deliver it again.",
-        false => "It was not paused.",
-    };
-    done(&operator, "resume", &topic, message)
+    let (by, held) = (Asked::new(operator, "resume", &topic), Arc::clone(&shared));
+    by.make(held, async move {
+        Ok(match shared.source.resume(&topic).await? {
+            true => "It is resumed: relays deliver it again.",
+            false => "It was not paused.",
+        })
+    })
+    .await
 }
 
 pub(super) async fn resume_steps(
@@ -262,17 +349,17 @@ pub(super) async fn resume_steps(
 ) -> Changed {
     let asked = taken(body)?;
     let id = identity(&asked.scope, &asked.key)?;
-    match resumed(&shared.source, &id).await? {
-        true => done(
-            &operator,
-            "resume steps",
-            &id.redacted(),
-            "It goes on behind its last recorded step, with the next call or the next try of a completer.",
-        ),
-        false => Err(Problem::changed("there is no such mutation that is not completed")),
-    }
-}
-
-async fn resumed(source: &Source, id: &RequestIdentity) -> Result<bool, Problem> {
-    source.resume_steps(id).await?.map_err(failed)
+    let token = token(&asked.token)?;
+    let (by, held) = (Asked::new(operator, "resume steps", id.redacted()), Arc::clone(&shared));
+    by.make(held, async move {
+        match shared.source.steps(&id).await? {
+            Some(known) if known.token == token => {}
+            _ => return Err(Problem::changed("another attempt has it by now, or none; look again")),
+        }
+        match shared.source.resume_steps(&id).await?.map_err(failed)? {
+            true => Ok("It goes on behind its last recorded step, with the next call or the next try of a completer."),
+            false => Err(Problem::changed("there is no such mutation that is not completed")),
+        }
+    })
+    .await
 }

@@ -16,6 +16,7 @@ mod change;
 mod exposition;
 mod guard;
 mod hosts;
+mod limits;
 mod page;
 mod problem;
 mod rates;
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Code, Failure};
@@ -64,6 +66,9 @@ pub(crate) struct Args {
     /// A file with the token that lets in: at least 16 bytes. Whitespace around it does not count
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// How long an answer is kept that is recorded on the page: that of the service, so that it is replayed as long as any other
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    retention: humantime::Duration,
     /// A name under which browsers reach the page, beside those of this machine (may be given again)
     #[arg(long, value_name = "HOST")]
     public_host: Vec<String>,
@@ -89,7 +94,7 @@ pub(crate) async fn run(store: &Address, args: Args) -> Result<(), Failure> {
     let scraper = Arc::new(
         Scraper::new(args.metrics, args.metrics_every.into()).map_err(|what| Failure::new(Code::Usage, what))?,
     );
-    let source = Source::new(store.open(Tables::Leave).await?);
+    let source = Source::new(store.open(Tables::Leave).await?, args.retention.into());
     let hosts = Hosts::new(&args.public_host, args.listen.ip()).map_err(|what| Failure::new(Code::Usage, what))?;
     let failed = |error| {
         Failure::new(
@@ -107,9 +112,11 @@ pub(crate) async fn run(store: &Address, args: Args) -> Result<(), Failure> {
         hosts,
         scraper,
         page: page::Page::new(),
+        changes: TaskTracker::new(),
         port: address.port(),
     });
-    serve::until_stopped(listener, api::router(shared)).await;
+    let changes = shared.changes.clone();
+    serve::until_stopped(listener, api::router(shared), changes).await;
     scraping.abort();
     Ok(())
 }

@@ -42,6 +42,10 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, kind, message)
     }
 
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         self.kind
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use oneflight::record::{DecodeError, Decoded, RecordedResult, State, Verdict};
 use oneflight::store::outbox::{MessageEntry, MessageState, RelayEntry, TopicBacklog};
-use oneflight::store::{RecordEntry, StepRecord, UnfinishedSteps, WorkflowRecord};
+use oneflight::store::{RecordEntry, RecordState, StepRecord, UnfinishedSteps, WorkflowRecord};
 use serde::Serialize;
 
 /// The longest error of a message that is shown, in characters.
@@ -28,7 +28,7 @@ pub(super) struct RecordRow {
     pub(super) claimed_ms: Option<u64>,
     /// In progress: how long the lease still runs.
     lease_left_ms: Option<u64>,
-    /// In doubt: how long the lease has been over.
+    /// How long the lease has been over. In progress all the same, it is a mutation of steps that goes on by itself.
     pub(super) since_ms: Option<u64>,
     pub(super) completed_ms: Option<u64>,
     pub(super) expires_ms: Option<u64>,
@@ -38,7 +38,7 @@ pub(super) struct RecordRow {
 /// What is recorded of an answer, without the answer.
 #[derive(Serialize)]
 pub(super) struct ResultRow {
-    /// `performed` or `declined`, or why there is no answer: `too_large`, `not_encodable`, `unreadable`.
+    /// `performed` or `declined`, or why there is no answer: `erased`, `too_large`, `not_encodable`, `unreadable`.
     pub(super) outcome: &'static str,
     /// The codec that wrote it.
     pub(super) codec: Option<String>,
@@ -70,7 +70,9 @@ impl RecordRow {
         };
         match &record.state {
             State::InProgress { lease_expires } if *lease_expires <= observed => {
-                row.state = "in_doubt";
+                if entry.state == RecordState::InDoubt {
+                    row.state = "in_doubt";
+                }
                 row.since_ms = Some(millis(observed.since(*lease_expires)));
             }
             State::InProgress { lease_expires } => row.lease_left_ms = Some(millis(lease_expires.since(observed))),
@@ -106,6 +108,8 @@ impl ResultRow {
                 };
                 (outcome, Some(codec.name().to_owned()), payload.len() as u64)
             }
+            // What was erased has no limit that it could have exceeded.
+            Ok(Decoded::TooLarge { size, limit: 0 }) => ("erased", None, size),
             Ok(Decoded::TooLarge { size, .. }) => ("too_large", None, size),
             Ok(Decoded::NotEncodable) => ("not_encodable", None, 0),
             Ok(_) | Err(DecodeError::Truncated) | Err(_) => ("unreadable", None, whole),

@@ -65,6 +65,15 @@ pub(super) struct Metrics {
 impl Scraper {
     pub(super) fn new(urls: Vec<Uri>, every: Duration) -> Result<Self, String> {
         for url in &urls {
+            // The page shows the address, and the log has it.
+            if url
+                .authority()
+                .is_some_and(|authority| authority.as_str().contains('@'))
+            {
+                let what = "--metrics: an address with a name or a password in it is not taken, since the page would show it; have the \
+                            endpoint answer in your own network without one";
+                return Err(what.to_owned());
+            }
             if url.scheme_str() != Some("http") || url.host().is_none() {
                 return Err(format!(
                     "--metrics {url}: give the address of an endpoint in your own network, as in http://10.0.0.7:9090/metrics"

@@ -1,4 +1,4 @@
-//! The listener: connections are limited in number, their heads in time, and a signal ends them when they are idle.
+//! The listener: connections are limited in number, their heads and answers in time, and a signal ends them when they are idle.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::guard::Peer;
+use super::limits::{Addresses, Unread};
 
 const CONNECTIONS: usize = 128;
+/// How many of them an address of another machine has.
+const OF_AN_ADDRESS: usize = 16;
+/// How long a client may leave an answer unread.
+const UNREAD: Duration = Duration::from_secs(30);
 /// How long a client may take to send a head, and may say nothing between two requests.
 const HEAD: Duration = Duration::from_secs(20);
 const LARGEST_HEAD: usize = 16 * 1024;
@@ -23,12 +29,13 @@ const LARGEST_HEAD: usize = 16 * 1024;
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Serves until the process is told to end.
-pub(super) async fn until_stopped(listener: TcpListener, router: Router) {
+pub(super) async fn until_stopped(listener: TcpListener, router: Router, changes: TaskTracker) {
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(LARGEST_HEAD);
+    let addresses = Addresses::default();
     let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS)));
     let stopped = stopped();
     tokio::pin!(stopped);
@@ -50,6 +57,11 @@ pub(super) async fn until_stopped(listener: TcpListener, router: Router) {
                 continue;
             }
         };
+        let Some(of_address) = addresses.admit(peer.ip(), OF_AN_ADDRESS) else {
+            tracing::debug!(%peer, "an address has too many connections");
+            continue;
+        };
+        let stream = Unread::within(stream, UNREAD);
         let router = router.clone();
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(Peer(peer));
@@ -61,11 +73,17 @@ pub(super) async fn until_stopped(listener: TcpListener, router: Router) {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection failed");
             }
-            drop(permit);
+            drop((permit, of_address));
         });
     }
     drop(listener);
-    if tokio::time::timeout(FAREWELL, graceful.shutdown()).await.is_err() {
+    let over = async {
+        graceful.shutdown().await;
+        // Of who asked and went away as well.
+        changes.close();
+        changes.wait().await;
+    };
+    if tokio::time::timeout(FAREWELL, over).await.is_err() {
         tracing::warn!("what was under way was cut off");
     }
 }

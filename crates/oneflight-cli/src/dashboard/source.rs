@@ -1,5 +1,7 @@
 //! What the page asks of a store, whichever it is. A store without an outbox or without steps says so.
 
+use std::time::Duration;
+
 use oneflight::idempotency::{Error, Resolution, Resolved};
 use oneflight::record::{FencingToken, Record};
 use oneflight::store::outbox::{
@@ -23,7 +25,7 @@ const NO_STEPS: StoreError = StoreError::Unsupported {
 /// Runs an expression with a store that has an outbox and keeps steps.
 macro_rules! with_database {
     ($source:expr, $without:expr, |$store:ident| $body:expr) => {
-        match &$source.0 {
+        match &$source.store {
             AnyStore::Sqlite($store) => $body,
             AnyStore::Postgres($store) => $body,
             AnyStore::Redis(_) => Err($without),
@@ -31,16 +33,24 @@ macro_rules! with_database {
     };
 }
 
-pub(super) struct Source(AnyStore);
+pub(super) struct Source {
+    store: AnyStore,
+    /// How long an answer is kept that is recorded here.
+    retention: Duration,
+}
 
 impl Source {
-    pub(super) fn new(store: AnyStore) -> Self {
-        Self(store)
+    pub(super) fn new(store: AnyStore, retention: Duration) -> Self {
+        Self { store, retention }
+    }
+
+    pub(super) fn retention(&self) -> Duration {
+        self.retention
     }
 
     /// Returns what kind of store it is.
     pub(super) fn name(&self) -> &'static str {
-        match &self.0 {
+        match &self.store {
             AnyStore::Sqlite(_) => "SQLite",
             AnyStore::Postgres(_) => "PostgreSQL",
             AnyStore::Redis(_) => "Redis",
@@ -48,11 +58,11 @@ impl Source {
     }
 
     pub(super) async fn records(&self, query: RecordQuery) -> Result<RecordPage, StoreError> {
-        with_store!(&self.0, |store| store.records(query).await)
+        with_store!(&self.store, |store| store.records(query).await)
     }
 
     pub(super) async fn record(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
-        with_store!(&self.0, |store| store.load(id).await)
+        with_store!(&self.store, |store| store.load(id).await)
     }
 
     pub(super) async fn steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {
@@ -94,12 +104,12 @@ impl Source {
     }
 
     pub(super) async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {
-        with_store!(&self.0, |store| store.hold(id, token).await)
+        with_store!(&self.store, |store| store.hold(id, token).await)
     }
 
     pub(super) async fn resolve(&self, id: &RequestIdentity, resolution: Resolution) -> Result<Resolved, Error> {
-        with_store!(&self.0, |store| {
-            let idem = Idempotency::builder(store.clone()).build();
+        with_store!(&self.store, |store| {
+            let idem = Idempotency::builder(store.clone()).retention(self.retention).build();
             idem.resolve(id, resolution).await
         })
     }
@@ -110,8 +120,8 @@ impl Source {
         id: &RequestIdentity,
         answer: http::Response<String>,
     ) -> Result<Resolved, Error> {
-        with_store!(&self.0, |store| {
-            let idem = Idempotency::builder(store.clone()).build();
+        with_store!(&self.store, |store| {
+            let idem = Idempotency::builder(store.clone()).retention(self.retention).build();
             idem.resolve_answered(id, answer).await
         })
     }

@@ -276,26 +276,37 @@ fn events(
                 at.unwrap_or(now),
                 "end",
                 at,
-                "Completed: the answer is kept, and replayed".to_owned(),
+                match result.map(|result| result.outcome) {
+                    Some("performed" | "declined") => "Completed: the answer is kept, and replayed",
+                    _ => "Completed: that it was done is kept, without its answer",
+                }
+                .to_owned(),
                 detail,
             );
             let (at, detail) = (record.expires_ms, "The key is new again then.".to_owned());
             add(at.unwrap_or(u64::MAX), "lease", at, "Retention ends".to_owned(), detail);
         }
-        _ => add(
-            now,
-            "lease",
-            Some(now),
-            "In progress".to_owned(),
-            "Its holder's lease runs.".to_owned(),
-        ),
+        _ => {
+            let (at, title, detail) = match record.since_ms {
+                Some(since) => (
+                    record.observed_ms.saturating_sub(since),
+                    "The lease ran out",
+                    "It goes on by itself, with the next call or a completer. The steps that are recorded are not done again.",
+                ),
+                None => (now, "In progress", "Its holder's lease runs."),
+            };
+            add(at, "lease", Some(at), title.to_owned(), detail.to_owned());
+        }
     }
     placed.sort_by_key(|(place, _)| *place);
     placed.into_iter().map(|(_, event)| event).collect()
 }
 
 fn recorded(result: &ResultRow) -> String {
-    format!("{}, {}", result.outcome.replace('_', " "), size(result.bytes))
+    match result.outcome {
+        "erased" => "its answer was erased".to_owned(),
+        outcome => format!("{}, {}", outcome.replace('_', " "), size(result.bytes)),
+    }
 }
 
 fn size(bytes: u64) -> String {

@@ -16,7 +16,7 @@ use oneflight::store::{Finding, Soundness, StoreError, Upkeep};
 use serde::Serialize;
 
 use super::server::Server;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, Found, checked};
 use crate::output::{Form, duration, either, table};
 use crate::store::{Address, AnyStore, told};
 
@@ -80,16 +80,13 @@ pub(crate) async fn run(address: &Address, form: Form, args: Args) -> Result<(),
         Err(failure) => return Err(failure),
     };
     let shown: Vec<_> = findings.into_iter().map(Shown::from).collect();
-    either(form, &shown, || text(&shown))?;
+    let printed = either(form, &shown, || text(&shown));
     let fails = |it: &Shown| match it.soundness {
         Soundness::Sound => false,
         Soundness::Broken => true,
         Soundness::Remarkable | Soundness::Unknown => args.strict,
     };
-    match shown.iter().any(fails) {
-        true => Err(Failure::new(Code::No, "")),
-        false => Ok(()),
-    }
+    checked(printed, Found::is(shown.iter().any(fails)))
 }
 
 fn text(shown: &[Shown]) -> String {
@@ -262,16 +259,21 @@ fn members(backlog: &[TopicBacklog], there: usize, alive: usize) -> Finding {
     let oldest = oldest.map_or_else(String::new, |oldest| format!(", the oldest for {}", duration(oldest)));
     let window = duration(SHOWS_LIFE_WITHIN);
     match (there, alive) {
-        (_, 0) if waiting > 0 => broken(
+        (0, _) if waiting > 0 => broken(
             NAME,
-            format!("none shows a sign of life, and messages wait: {waiting}{oldest}"),
+            format!("none is there, and messages wait: {waiting}{oldest}"),
             "Start a service with a relay: nothing is delivered until then.",
         ),
         (0, _) => sound(NAME, "none, and nothing is to be delivered"),
         (there, alive) if alive < there => note(
             NAME,
-            format!("{} of {there} have shown no sign of life for {window}", there - alive),
-            "Look whether their processes live: others take over the messages of a dead relay once its lease is over.",
+            format!(
+                "{} of {there} have shown no sign of life for {window}; a relay with a lease over 20 s shows one less often; messages wait: \
+                 {waiting}{oldest}",
+                there - alive
+            ),
+            "Look whether their processes live: others take over the messages of a dead relay once its lease is over. If none lives, nothing \
+             is delivered: start a service with a relay.",
         ),
         (_, alive) => sound(NAME, format!("{alive} alive; messages wait: {waiting}{oldest}")),
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::request::PAGE;
 use super::steps::{StepsView, recorded};
 use super::view::Bodies;
-use crate::exit::{Code, Failure};
+use crate::exit::{Failure, Found, checked};
 use crate::output::{self, Form, duration, millis};
 use crate::store::{Address, AnyStore, Tables, unreachable, with_store};
 
@@ -62,14 +62,11 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
             steps: steps.map(|known| StepsView::of(&doubt.id, &known, Bodies::Hidden).open()),
         });
     }
-    match (form, doubts.is_empty()) {
-        (Form::Table, true) => output::line("nothing is in doubt")?,
-        _ => output::rows(form, &COLUMNS, &doubts, cells)?,
-    }
-    match args.fail && !doubts.is_empty() {
-        true => Err(Failure::with_code(Code::No as u8, "")),
-        false => Ok(()),
-    }
+    let printed = match (form, doubts.is_empty()) {
+        (Form::Table, true) => output::line("nothing is in doubt"),
+        _ => output::rows(form, &COLUMNS, &doubts, cells),
+    };
+    checked(printed, Found::is(args.fail && !doubts.is_empty()))
 }
 
 fn cells(doubt: &Doubt) -> Vec<String> {

@@ -9,6 +9,7 @@ use super::letter::{Shown, letter, missing};
 use crate::exit::Failure;
 use crate::output::{Form, either, visible};
 use crate::store::unreachable;
+use crate::terminal::named;
 
 #[derive(Debug, Serialize)]
 struct Explained {
@@ -40,7 +41,7 @@ fn told(id: MessageId, reason: &Reason) -> Told {
             format!("oneflight outbox redrive {id}"),
             format!("oneflight outbox cancel {id}"),
         ],
-        Reason::Paused { topic } => vec![format!("oneflight outbox resume {topic}")],
+        Reason::Paused { topic } => vec![format!("oneflight outbox resume {}", named(topic))],
         Reason::Behind { id, .. } => vec![format!("oneflight outbox explain {id}")],
         Reason::NotDue { .. } => vec![format!("oneflight outbox cancel {id}")],
         _ => Vec::new(),

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use oneflight::store::SchemaStatus;
 use serde::Serialize;
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Failure, Found, checked};
 use crate::output::{self, Consent, Form, counted};
 use crate::store::{Address, Kind, Tables, unreachable};
 
@@ -66,11 +66,8 @@ pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result
 
 async fn status(store: &Address, form: Form, args: StatusArgs) -> Result<(), Failure> {
     let status = Status::of(store).await?;
-    output::either(form, &status, || status.text())?;
-    match args.fail && !status.missing.is_empty() {
-        true => Err(Failure::with_code(Code::No as u8, "")),
-        false => Ok(()),
-    }
+    let printed = output::either(form, &status, || status.text());
+    checked(printed, Found::is(args.fail && !status.missing.is_empty()))
 }
 
 fn print(store: &Address, args: &PrintArgs) -> Result<(), Failure> {

@@ -171,9 +171,9 @@ async fn over<S: OutboxUpkeep + Clone>(store: &S, form: Form, command: Command) 
         Command::Explain(One { id }) => explain::run(store, form, MessageId::new(id)).await,
         Command::Dead(args) => dead(store, form, args).await,
         Command::Redrive(args) => redrive(store, form, args).await,
-        Command::Cancel(Change { of, consent }) => cancel(store, MessageId::new(of.id), consent).await,
-        Command::Pause(Change { of, consent }) => pause(store, &of.topic, consent).await,
-        Command::Resume(Change { of, consent }) => resume(store, &of.topic, consent).await,
+        Command::Cancel(Change { of, consent }) => cancel(store, form, MessageId::new(of.id), consent).await,
+        Command::Pause(Change { of, consent }) => pause(store, form, &of.topic, consent).await,
+        Command::Resume(Change { of, consent }) => resume(store, form, &of.topic, consent).await,
     }
 }
 
@@ -380,7 +380,7 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
             "Message {id} of the topic {} will be tried again, as if for the first time. The last of its {} said: {}",
             entry.topic,
             messages(u64::from(entry.attempts), "attempt"),
-            entry.error.as_deref().unwrap_or("nothing"),
+            one_line(entry.error.as_deref().or(Some("nothing"))),
         ))?;
         return match outbox.redrive(id).await.map_err(unreachable)? {
             true => redriven(form, 1),
@@ -430,7 +430,19 @@ fn redriven(form: Form, count: u64) -> Result<(), Failure> {
     })
 }
 
-async fn cancel<S: OutboxUpkeep + Clone>(store: &S, id: MessageId, consent: Consent) -> Result<(), Failure> {
+/// A message that will not be delivered, as it is printed.
+#[derive(Serialize)]
+struct Undelivered {
+    id: i64,
+    cancelled: bool,
+}
+
+async fn cancel<S: OutboxUpkeep + Clone>(
+    store: &S,
+    form: Form,
+    id: MessageId,
+    consent: Consent,
+) -> Result<(), Failure> {
     let entry = message(store, id).await?;
     let late = "it is being delivered, or it has ended; nothing was changed";
     if entry.state == MessageState::Ended {
@@ -450,7 +462,13 @@ async fn cancel<S: OutboxUpkeep + Clone>(store: &S, id: MessageId, consent: Cons
         word(entry.state),
     ))?;
     match Outbox::new(store.clone()).cancel(id).await.map_err(unreachable)? {
-        Cancelled::Cancelled => line(&format!("message {id} is cancelled")),
+        Cancelled::Cancelled => {
+            let cancelled = Undelivered {
+                id: id.get(),
+                cancelled: true,
+            };
+            either(form, &cancelled, || format!("message {id} is cancelled"))
+        }
         Cancelled::TooLate => Err(Failure::new(Code::No, format!("too late for message {id}: {late}"))),
     }
 }
@@ -461,10 +479,38 @@ async fn topic<S: OutboxUpkeep>(store: &S, topic: &str) -> Result<Option<TopicBa
     Ok(backlog.into_iter().find(|it| &*it.topic == topic))
 }
 
-async fn pause<S: OutboxUpkeep>(store: &S, name: &str, consent: Consent) -> Result<(), Failure> {
+/// A topic as it stands after the change, as it is printed.
+#[derive(Serialize)]
+struct Standing<'t> {
+    topic: &'t str,
+    paused: bool,
+    /// Whether it was otherwise before.
+    changed: bool,
+}
+
+/// How a topic stood before it was to be paused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Delivered,
+    Paused,
+}
+
+fn paused(form: Form, topic: &str, before: Before) -> Result<(), Failure> {
+    let standing = Standing {
+        topic,
+        paused: true,
+        changed: before != Before::Paused,
+    };
+    either(form, &standing, || match before {
+        Before::Paused => format!("the topic {topic} was paused before"),
+        Before::Delivered => format!("the topic {topic} is paused; each relay learns of it with its next sign of life"),
+    })
+}
+
+async fn pause<S: OutboxUpkeep>(store: &S, form: Form, name: &str, consent: Consent) -> Result<(), Failure> {
     let known = topic(store, name).await?;
     if known.as_ref().is_some_and(|it| it.is_paused) {
-        return line(&format!("the topic {name} was paused before"));
+        return paused(form, name, Before::Paused);
     }
     let there_is = match known {
         Some(it) => format!("{} of it now.", messages(it.waiting + it.parked, "message")),
@@ -473,15 +519,14 @@ async fn pause<S: OutboxUpkeep>(store: &S, name: &str, consent: Consent) -> Resu
     consent.ask(&format!(
         "Nothing of the topic {name} will be delivered until it is resumed. What is being delivered goes on. {there_is}"
     ))?;
-    match store.pause(name).await.map_err(unreachable)? {
-        true => line(&format!(
-            "the topic {name} is paused; each relay learns of it with its next sign of life"
-        )),
-        false => line(&format!("the topic {name} was paused before")),
-    }
+    let before = match store.pause(name).await.map_err(unreachable)? {
+        true => Before::Delivered,
+        false => Before::Paused,
+    };
+    paused(form, name, before)
 }
 
-async fn resume<S: OutboxUpkeep>(store: &S, name: &str, consent: Consent) -> Result<(), Failure> {
+async fn resume<S: OutboxUpkeep>(store: &S, form: Form, name: &str, consent: Consent) -> Result<(), Failure> {
     let known = topic(store, name).await?;
     if !known.as_ref().is_some_and(|it| it.is_paused) {
         return Err(Failure::new(Code::No, format!("the topic {name} is not paused")));
@@ -492,7 +537,14 @@ async fn resume<S: OutboxUpkeep>(store: &S, name: &str, consent: Consent) -> Res
         "The topic {name} will be delivered again: there are {what} of it."
     ))?;
     match store.resume(name).await.map_err(unreachable)? {
-        true => line(&format!("the topic {name} is delivered again")),
+        true => {
+            let standing = Standing {
+                topic: name,
+                paused: false,
+                changed: true,
+            };
+            either(form, &standing, || format!("the topic {name} is delivered again"))
+        }
         false => Err(Failure::new(Code::No, format!("the topic {name} is not paused"))),
     }
 }

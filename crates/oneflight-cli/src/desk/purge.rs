@@ -1,5 +1,6 @@
 //! Gives back the room of records that are past their retention.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use oneflight::store::Store;
@@ -15,8 +16,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many are deleted at a time
-    #[arg(long, default_value_t = 500, value_name = "N")]
-    batch: usize,
+    #[arg(long, default_value = "500", value_name = "N")]
+    batch: NonZeroUsize,
     /// Go on, a batch at a time, until there are no more
     #[arg(long)]
     all: bool,
@@ -37,12 +38,12 @@ pub(crate) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     let store = store.open(Tables::Leave).await?;
     let how_many = match args.all {
         true => "all records that are past their retention".to_owned(),
-        false => format!("up to {} past their retention", counted(args.batch, "record")),
+        false => format!("up to {} past their retention", counted(args.batch.get(), "record")),
     };
     args.consent.ask(&format!(
         "This deletes {how_many}. They count as absent already: no call gets another answer because of it."
     ))?;
-    let batch = args.batch.max(1);
+    let batch = args.batch.get();
     let mut purged = Purged { purged: 0, more: false };
     loop {
         let deleted = with_store!(&store, |store| store.purge(batch).await).map_err(unreachable)?;

@@ -140,6 +140,9 @@ fn what_others_can_reach_takes_a_token_and_a_token_has_some_length() {
     // A token on the command line could be read by every user of the machine.
     assert_eq!(run(&["--token", TOKEN], None).0, Some(64));
     assert_eq!(run(&["--metrics", "https://10.0.0.7/metrics"], None).0, Some(64));
+    // The page and the log would show it.
+    let (code, told) = run(&["--metrics", "http://me:hunter2@10.0.0.7/metrics"], None);
+    assert!(code == Some(64) && !told.contains("hunter2"), "{code:?} {told}");
 }
 
 #[tokio::test]
@@ -280,6 +283,19 @@ async fn who_guesses_the_token_is_stopped() {
     assert_eq!(right.problem(), (429, "attempts".to_owned()));
     assert!(right.header("retry-after").unwrap().parse::<u64>().unwrap() <= 61);
     assert_eq!(right.header("set-cookie"), None);
+}
+
+#[tokio::test]
+async fn a_token_that_nobody_guesses_locks_nobody_out() {
+    let filled = fill::empty().await;
+    let long = "7f".repeat(16);
+    let dashboard = Dashboard::start(filled.path(), &[], Some(&long));
+    let guess = |token: &str| dashboard.post("/api/login", &json!({ "token": token })).send();
+    // Behind a reverse proxy, all of them come from one address.
+    for number in 0..80 {
+        assert_eq!(guess(&format!("guess {number}")).problem(), (401, "token".to_owned()));
+    }
+    assert_eq!(guess(&long).status, 200);
 }
 
 #[tokio::test]

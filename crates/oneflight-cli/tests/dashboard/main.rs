@@ -13,6 +13,7 @@ mod postgres;
 mod redis;
 
 mod browser;
+mod changes;
 mod elsewhere;
 mod fill;
 mod guard;

@@ -18,4 +18,5 @@ mod resolve;
 mod servers;
 mod steps;
 mod stores;
+mod streams;
 mod support;

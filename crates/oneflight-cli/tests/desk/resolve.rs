@@ -128,3 +128,26 @@ async fn what_happened_has_to_be_said_once_and_be_an_answer() {
     resolve(&["--answer-file", "/nowhere/at/all"]).with(66);
     resolve(&["--scope", SCOPE, "--answer", "\"ch_1\""]).well();
 }
+
+#[tokio::test]
+async fn an_answer_that_ends_no_request_is_not_recorded_and_one_that_the_call_cannot_read_is_told_of() {
+    let file = File::new().await;
+    leave_in_doubt(&file.store, id("a7f3")).await;
+    for status in ["103", "600"] {
+        let told = file
+            .desk
+            .run(&["records", "resolve", "a7f3", "--status", status, "--yes"])
+            .with(65);
+        assert!(told.contains("200 to 599"), "{told}");
+    }
+    let status = ["records", "resolve", "a7f3", "--status", "201"];
+    assert!(!file.desk.run(&status).with(64).contains("names no route"));
+    let plain = oneflight::RequestIdentity::new(Scope::new("nightly"), "b81c").unwrap();
+    leave_in_doubt(&file.store, plain).await;
+    let told = file
+        .desk
+        .run(&["records", "resolve", "b81c", "--status", "201"])
+        .with(64);
+    assert!(told.contains("names no route") && told.contains("--answer"), "{told}");
+    file.desk.run(&["purge", "--batch", "0", "--yes"]).with(64);
+}

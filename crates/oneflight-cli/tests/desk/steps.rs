@@ -1,5 +1,7 @@
 //! Mutations of steps are listed, shown, settled, resumed, held and forked.
 
+use std::io::{Read, Write};
+
 use oneflight::idempotency::{Origin, Step};
 use oneflight::store::Store;
 use oneflight::{Idempotency, RequestIdentity};
@@ -123,4 +125,31 @@ async fn what_has_no_steps_says_so() {
         assert!(told.contains("no recorded steps"), "{command}: {told}");
     }
     assert!(file.store.load(&id("done")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_changed_while_the_question_stood_is_left_alone() {
+    let settle: &[&str] = &["steps", "settle", "a7f3", "fax", "--answer", "3"];
+    let fork: &[&str] = &["steps", "fork", "a7f3", "--to", "b", "--at", "fax"];
+    for change in [settle, &["steps", "resume", "a7f3"], &["steps", "hold", "a7f3"], fork] {
+        let file = held().await;
+        let mut asked = file.desk.terminal(change);
+        let mut screen = asked.stdout.take().unwrap();
+        let mut shown = Vec::new();
+        while !String::from_utf8_lossy(&shown).contains("Go on? [y/N]") {
+            let mut byte = [0];
+            screen.read_exact(&mut byte).expect("it asks");
+            shown.extend(byte);
+        }
+        // The same step of another attempt.
+        let not_done = ["steps", "settle", "a7f3", "fax", "--not-done", "--yes"];
+        file.desk.run(&not_done).well();
+        file.desk.run(&["steps", "resume", "a7f3", "--yes"]).well();
+        send(&file.idem(), id("a7f3")).await.unwrap_err();
+        asked.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+        let mut told = String::new();
+        screen.read_to_string(&mut told).unwrap();
+        assert_eq!(asked.wait().unwrap().code(), Some(75), "{change:?}: {told}");
+        assert!(told.contains("nothing was changed"), "{change:?}: {told}");
+    }
 }

@@ -94,6 +94,12 @@ async fn over_redis_a_call_is_measured_and_nothing_is_left() {
 
 #[tokio::test]
 async fn what_is_interrupted_is_erased_and_nothing_is_written_without_consent() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::HUP, 129)] {
+        interrupted_by(signal, code).await;
+    }
+}
+
+async fn interrupted_by(signal: Signal, code: i32) {
     let desk = Desk::sqlite();
     let store = SqliteStore::open(&desk.store).await.unwrap();
     let asked = desk.run(["bench"]);
@@ -108,9 +114,9 @@ async fn what_is_interrupted_is_erased_and_nothing_is_written_without_consent() 
             let page = handle.block_on(store.records(RecordQuery::all(10))).unwrap();
             (!page.entries.is_empty()).then_some(())
         });
-        kill(runs.id(), Signal::INT);
+        kill(runs.id(), signal);
         let ended = end(runs);
-        assert_eq!((ended.code, &*ended.out), (Some(130), ""), "{ended:?}");
+        assert_eq!((ended.code, &*ended.out), (Some(code), ""), "{ended:?}");
         handle.block_on(nothing_is_left(&store));
     })
     .await

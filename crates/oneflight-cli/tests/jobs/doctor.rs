@@ -1,6 +1,10 @@
 //! What would break a promise is found, with what to do about it.
 
-use oneflight::Message;
+use std::time::Duration;
+
+use oneflight::outbox::{Delivery, DeliveryError};
+use oneflight::store::outbox::OutboxUpkeep;
+use oneflight::{Message, Relay};
 use oneflight_postgres::PostgresStore;
 use oneflight_sqlite::SqliteStore;
 use serde_json::Value;
@@ -93,6 +97,38 @@ async fn what_waits_for_somebody_is_told() {
     ] {
         assert_eq!(found.verdict(name), verdict, "{name}");
     }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_seldom_shows_a_sign_of_life_breaks_nothing() {
+    let desk = Desk::sqlite();
+    let store = SqliteStore::open(&desk.store).await.unwrap();
+    let relay = Relay::builder(store.clone())
+        .lease(Duration::from_secs(3_600))
+        .target("mail.*", |_: Delivery| async {
+            std::future::pending::<Result<(), DeliveryError>>().await
+        })
+        .grace(Duration::ZERO)
+        .build()
+        .unwrap()
+        .spawn();
+    send(&store, vec![Message::text("mail.receipt", "a")]).await;
+    crate::desk::until("it is there", || {
+        let handle = tokio::runtime::Handle::current();
+        let relays = tokio::task::block_in_place(|| handle.block_on(store.relays()));
+        (!relays.unwrap().is_empty()).then_some(())
+    });
+    let found = tokio::task::spawn_blocking(move || Found::by(&desk, &[]))
+        .await
+        .unwrap();
+    assert_eq!(
+        (found.code(), found.verdict("relays")),
+        (Some(0), "note"),
+        "{:?}",
+        found.0
+    );
+    assert!(found.0.out.contains("one less often"), "{:?}", found.0);
     relay.stop().await;
 }
 

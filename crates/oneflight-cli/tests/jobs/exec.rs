@@ -142,3 +142,20 @@ fn the_one_that_runs_has_the_standard_input_and_knows_its_key() {
         "edge-5f2c\n"
     );
 }
+
+#[test]
+fn a_replay_keeps_the_order_of_both_streams_and_the_dashboards_token_is_not_the_commands() {
+    let desk = Desk::sqlite();
+    let both = desk.path("both");
+    // The two are read apart, so there is some time between them.
+    let script =
+        r#"printf one; sleep 0.3; printf two >&2; sleep 0.3; printf three; echo "$ONEFLIGHT_DASHBOARD_TOKEN" >"$0""#;
+    let mut job = desk.job("--key a --quiet", script, &desk.path("token"));
+    job.env("ONEFLIGHT_DASHBOARD_TOKEN", "a secret");
+    ran(&mut job);
+    assert_eq!(awaited(&desk.path("token")), "\n");
+    let file = fs::File::create(&both).unwrap();
+    job.stdout(file.try_clone().unwrap()).stderr(file);
+    assert_eq!(ran(&mut job).code, Some(0));
+    assert_eq!(fs::read_to_string(&both).unwrap(), "onetwothree");
+}

@@ -1,8 +1,12 @@
 //! How a job can end otherwise: busy, in doubt, killed, not started, not recorded. Each is told apart by its code.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 
-use rustix::process::Signal;
+use oneflight_sqlite::SqliteStore;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::desk::{Desk, awaited, end, kill, ran, until};
 use crate::redis;
@@ -174,6 +178,117 @@ fn a_process_that_the_command_leaves_behind_does_not_hold_it_up() {
     kill(awaited(&file).trim().parse().unwrap(), Signal::KILL);
     assert_eq!((ran.code, &*ran.out), (Some(0), "done\n"), "{ran:?}");
     assert!(ran.err.contains("left behind"), "{ran:?}");
+}
+
+/// Whether the process has ended, and nobody has looked at how.
+fn has_ended(process: &str) -> Option<()> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, state) = stat.rsplit_once(") ").unwrap();
+    state.starts_with('Z').then_some(())
+}
+
+#[test]
+fn the_last_words_of_a_command_are_kept_although_signals_came_as_it_ended() {
+    let desk = Desk::sqlite();
+    let file = desk.path("pid");
+    let script = r#"trap 'head -c 60000 /dev/zero | tr "\0" x; echo; echo last words; exit 7' TERM
+        trap '' HUP USR1 USR2; echo $$ >"$0"; while :; do sleep 0.02; done"#;
+    let runs = desk.job("--key a", script, &file).process_group(0).spawn().unwrap();
+    let command = awaited(&file);
+    // All that happens meanwhile it learns at once.
+    kill(runs.id(), Signal::STOP);
+    let group = Pid::from_raw(i32::try_from(runs.id()).unwrap()).unwrap();
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::TERM] {
+        kill_process_group(group, signal).unwrap();
+    }
+    until("the command has ended", || has_ended(command.trim()));
+    kill(runs.id(), Signal::CONT);
+    let first = end(runs);
+    assert_eq!((first.code, first.out.len()), (Some(7), 60_012), "{first:?}");
+    let again = ran(&mut desk.job("--key a", script, &file));
+    assert!(
+        again.code == Some(7) && again.out.ends_with("last words\n"),
+        "{again:?}"
+    );
+}
+
+#[test]
+fn a_signal_after_the_end_cuts_off_what_is_still_open_and_that_is_said() {
+    let desk = Desk::sqlite();
+    let file = desk.path("pid");
+    let script = r#"(while :; do echo more; sleep 0.02; done) & echo $! >"$0.behind"; echo $$ >"$0""#;
+    let runs = desk.job("--key a", script, &file).spawn().unwrap();
+    let command = awaited(&file);
+    until("its end was looked at", || {
+        (!fs::exists(format!("/proc/{}", command.trim())).unwrap()).then_some(())
+    });
+    kill(runs.id(), Signal::TERM);
+    let first = end(runs);
+    kill(awaited(&desk.path("pid.behind")).trim().parse().unwrap(), Signal::KILL);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    assert!(first.err.contains("neither shown nor recorded"), "{first:?}");
+    let again = ran(&mut desk.job("--key a", script, &file));
+    assert!(again.err.contains("a signal cut the output off"), "{again:?}");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_told_and_a_replay_of_it_is_no_success() {
+    let desk = Desk::sqlite();
+    let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+    for (key, script, replayed) in [("a", "echo out", 74), ("b", "echo out; exit 3", 3)] {
+        let options = format!("--key {key}");
+        let mut job = desk.job(&options, script, &desk.path("file"));
+        let first = ran(job.stdout(full()));
+        let own = if replayed == 74 { 0 } else { replayed };
+        assert_eq!(first.code, Some(own), "{first:?}");
+        assert!(first.err.contains("cannot be written"), "{first:?}");
+        let again = ran(job.stdout(full()));
+        assert_eq!(again.code, Some(replayed), "{again:?}");
+        assert!(again.err.contains("cannot be written"), "{again:?}");
+        assert_eq!(ran(job.stdout(Stdio::piped())).out, "out\n");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_could_not_be_given_back_is_not_called_free() {
+    let desk = Desk::sqlite();
+    let store = SqliteStore::open(&desk.store).await.unwrap();
+    let stays = "CREATE TRIGGER stays BEFORE DELETE ON oneflight_records BEGIN SELECT RAISE(ABORT, 'it stays'); END";
+    sqlx::query(stays).execute(store.pool()).await.unwrap();
+    let ran = ran(&mut desk.job("--key a --on-failure free", "exit 5", &desk.path("file")));
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert!(!ran.err.contains("is free again"), "{ran:?}");
+    assert!(
+        ran.err.contains("could not be given back") && ran.err.contains("--not-done"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn what_a_terminal_sends_for_a_key_reaches_the_command_once() {
+    let desk = Desk::sqlite();
+    let file = desk.path("pid");
+    // The standard input is no terminal. A second signal would come while the first one is answered.
+    let script = r#"trap 'echo int >>"$0.ints"; sleep 0.5; echo int-is-over' INT
+        echo $$ >"$0"; while [ ! -e "$0.ints" ]; do sleep 0.02; done"#;
+    let command = format!(
+        "'{}' exec --key a -- sh -c '{}' '{}' </dev/null",
+        env!("CARGO_BIN_EXE_oneflight"),
+        script.replace('\'', r"'\''"),
+        file.display()
+    );
+    let mut terminal = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("ONEFLIGHT_STORE", &desk.store)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("there is `script` of util-linux");
+    awaited(&file);
+    terminal.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    let ended = end(terminal);
+    let ints = awaited(&desk.path("pid.ints"));
+    assert_eq!(ints, "int\n", "{ended:?}");
 }
 
 #[test]

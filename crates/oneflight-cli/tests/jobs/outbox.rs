@@ -169,8 +169,11 @@ async fn the_way_of_a_dead_letter<S: OutboxUpkeep + Clone>(desk: Desk, store: S)
     mood.mends();
     let (first, second) = (dead[0].to_string(), dead[1].to_string());
     at(&desk, move |desk| {
-        let cancelled = desk.ok(["outbox", "cancel", &second, "--yes"]);
-        assert!(cancelled.out.contains("is cancelled"), "{cancelled:?}");
+        let cancelled = desk.json(["outbox", "cancel", &second, "--yes", "--json"]);
+        assert_eq!(
+            cancelled,
+            json!({"id": second.parse::<i64>().unwrap(), "cancelled": true})
+        );
         assert_eq!(desk.run(["outbox", "cancel", &second, "--yes"]).code, Some(1));
         assert_eq!(desk.run(["outbox", "redrive", &second, "--yes"]).code, Some(1));
         desk.ok(["outbox", "redrive", &first, "--yes"]);
@@ -227,6 +230,11 @@ async fn a_paused_topic_waits_until_it_is_resumed() {
     at(&desk, |desk| {
         let paused = desk.ok(["outbox", "pause", "mail.receipt", "--yes"]);
         assert!(paused.out.contains("is paused"), "{paused:?}");
+        let again = desk.json(["outbox", "pause", "mail.receipt", "--yes", "--json"]);
+        assert_eq!(
+            again,
+            json!({"topic": "mail.receipt", "paused": true, "changed": false})
+        );
         assert_eq!(desk.run(["outbox", "resume", "mail.offer", "--yes"]).code, Some(1));
     })
     .await;
@@ -255,7 +263,11 @@ async fn a_paused_topic_waits_until_it_is_resumed() {
             "{explained:?}"
         );
         assert!(desk.ok(["outbox", "list"]).out.contains("paused"));
-        desk.ok(["outbox", "resume", "mail.receipt", "--yes"]);
+        let resumed = desk.json(["outbox", "resume", "mail.receipt", "--yes", "--json"]);
+        assert_eq!(
+            resumed,
+            json!({"topic": "mail.receipt", "paused": false, "changed": true})
+        );
     })
     .await;
     waited("it is delivered", async || {

@@ -152,30 +152,39 @@ async fn over<S: Upkeep>(
     };
     drop(all);
     let erased = clean_up(idem, &server, args, name).await;
-    let rows = measured?;
+    let rows = match (measured, &erased) {
+        (Ok(rows), _) => rows,
+        // Why it was not measured decides how it ends, and what is left is told as well.
+        (Err(failure), Err(left)) => return Err(Failure::with_code(failure.code(), format!("{failure}; {left}"))),
+        (Err(failure), Ok(())) => return Err(failure),
+    };
     let report = Report {
         store: version,
         cores: std::thread::available_parallelism().map_or(0, usize::from),
         optimized: !cfg!(debug_assertions),
         rows,
     };
-    either(form, &report, || text(&report))?;
-    erased
+    match (either(form, &report, || text(&report)), erased) {
+        (printed, Ok(())) => printed,
+        (_, left) => left,
+    }
 }
 
 /// Waits for a signal that ends a program, and returns its number.
 async fn interrupted() -> u8 {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).ok();
-    let terminated = async {
-        match &mut terminate {
-            Some(signal) => signal.recv().await,
-            None => std::future::pending().await,
+    async fn caught(kind: SignalKind) {
+        match signal(kind) {
+            Ok(mut caught) => {
+                caught.recv().await;
+            }
+            Err(_) => std::future::pending().await,
         }
-    };
+    }
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => 2,
-        _ = terminated => 15,
+        () = caught(SignalKind::interrupt()) => 2,
+        () = caught(SignalKind::terminate()) => 15,
+        () = caught(SignalKind::hangup()) => 1,
     }
 }
 
@@ -201,8 +210,12 @@ async fn clean_up<S: Upkeep>(idem: &Idempotency<S>, server: &Server, args: &Args
             format!("{what} could not be erased, and is still there: {failure}"),
         )
     };
-    tabled.map_err(|error| left(&format!("the table {}", calls::table_name(name)), error))?;
-    erased.await.map_err(|error| left(&format!("the scope {name}"), error))
+    let tabled = tabled.map_err(|error| left(&format!("the table {}", calls::table_name(name)), error));
+    let erased = erased.await.map_err(|error| left(&format!("the scope {name}"), error));
+    match (tabled, erased) {
+        (Err(table), Err(scope)) => Err(Failure::with_code(table.code(), format!("{table}; {scope}"))),
+        (tabled, erased) => tabled.and(erased),
+    }
 }
 
 fn told(clients: usize, calls: &[Call], measured: Vec<Measured>) -> Vec<Row> {

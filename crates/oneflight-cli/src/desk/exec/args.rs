@@ -7,6 +7,7 @@ use oneflight::{Fingerprint, RequestIdentity, Scope};
 
 use super::recording::Size;
 use crate::exit::{Code, Failure};
+use crate::terminal::{named, quoted};
 
 /// An earlier attempt is in doubt.
 pub(super) const IN_DOUBT: u8 = 80;
@@ -111,22 +112,10 @@ impl Args {
 
 /// Says what to do about a doubt.
 pub(super) fn settle(id: &RequestIdentity) -> String {
-    let resolve = format!(
-        "oneflight records resolve {} --scope {}",
-        quoted(id.key()),
-        quoted(id.scope())
-    );
+    let resolve = format!("oneflight records resolve --scope={}", quoted(id.scope()));
+    let key = named(id.key());
     format!(
-        "See whether it still runs, and what it did. Then say that it was done, by\n  {resolve} --answer '{{\"exit\": 0}}'\nor that it \
-         was not, by\n  {resolve} --not-done\nor have it run again, by --in-doubt rerun. All doubts are listed by oneflight doubts"
+        "See whether it still runs, and what it did. Then say that it was done, by\n  {resolve} --answer '{{\"exit\": 0}}' {key}\nor that \
+         it was not, by\n  {resolve} --not-done {key}\nor have it run again, by --in-doubt rerun. All doubts are listed by oneflight doubts"
     )
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@,+".contains(&byte);
-    match !word.is_empty() && word.bytes().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }

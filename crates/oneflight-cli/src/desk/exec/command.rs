@@ -24,6 +24,8 @@ use crate::output::note;
 
 /// How long output is waited for after the end of the command, from processes that it left behind.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
+/// How long it is waited for once a signal has come after that end.
+const HURRIED: Duration = Duration::from_millis(500);
 
 /// A command that is to be run once.
 pub(super) struct Job {
@@ -80,6 +82,18 @@ impl Ended {
 pub(super) struct Told {
     pub(super) code: u8,
     pub(super) what: String,
+    pub(super) key: Key,
+}
+
+/// What becomes of the key where nothing is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// It is given back.
+    GivenBack,
+    /// This attempt is in doubt.
+    InDoubt,
+    /// This attempt did nothing, and an earlier one is in doubt.
+    InDoubtBefore,
 }
 
 impl fmt::Display for Told {
@@ -126,9 +140,9 @@ impl Job {
         if *locked(&self.shared.gate).get_or_insert(Gate::Begun) == Gate::Closed {
             return Err(NotDone::because("interrupted before the command began").into());
         }
-        let again = match context.attempt() {
-            1 => "the key is free again",
-            _ => "an earlier attempt is still in doubt",
+        let without_trace = match context.attempt() {
+            1 => Key::GivenBack,
+            _ => Key::InDoubtBefore,
         };
         let begun = Instant::now();
         let child = match self.start(&context) {
@@ -143,8 +157,8 @@ impl Job {
                     .command
                     .first()
                     .map(|program| program.to_string_lossy().into_owned());
-                let what = format!("{}: {error}; {again}", program.unwrap_or_default());
-                return Err(NotDone::because(Told { code, what }).into());
+                let (what, key) = (format!("{}: {error}", program.unwrap_or_default()), without_trace);
+                return Err(NotDone::because(Told { code, what, key }).into());
             }
         };
         let status = self.attend(child, &context).await.map_err(|error| {
@@ -152,6 +166,7 @@ impl Job {
             Unknown::because(Told {
                 code: NOT_RECORDED,
                 what,
+                key: Key::InDoubt,
             })
         })?;
         let exit = match (status.code(), status.signal()) {
@@ -159,7 +174,7 @@ impl Job {
             (None, signal) => 128_u8.saturating_add(signal.and_then(|signal| u8::try_from(signal).ok()).unwrap_or(127)),
         };
         *locked(&self.shared.status) = Some(exit);
-        let told = |what: String| Told { code: exit, what };
+        let told = |what: String, key: Key| Told { code: exit, what, key };
         match status.signal() {
             Some(signal) => match self.on_kill {
                 OnKill::Record => {}
@@ -169,16 +184,16 @@ impl Job {
                         self.id,
                         settle(&self.id)
                     );
-                    return Err(Unknown::because(told(what)).into());
+                    return Err(Unknown::because(told(what, Key::InDoubt)).into());
                 }
                 OnKill::Free => {
-                    return Err(
-                        NotDone::because(told(format!("{} was killed by signal {signal}; {again}", self.id))).into(),
-                    );
+                    let what = format!("{} was killed by signal {signal}", self.id);
+                    return Err(NotDone::because(told(what, without_trace)).into());
                 }
             },
             None if exit != 0 && self.on_failure == OnFailure::Free => {
-                return Err(NotDone::because(told(format!("{} failed with status {exit}; {again}", self.id))).into());
+                let what = format!("{} failed with status {exit}", self.id);
+                return Err(NotDone::because(told(what, without_trace)).into());
             }
             None => {}
         }
@@ -196,6 +211,8 @@ impl Job {
             .env("ONEFLIGHT_DOWNSTREAM_KEY", context.downstream_key("exec"))
             .env("ONEFLIGHT_ATTEMPT", context.attempt().to_string())
             .env("ONEFLIGHT_CORRELATION_ID", self.correlation.as_str())
+            // A secret of another command's.
+            .env_remove("ONEFLIGHT_DASHBOARD_TOKEN")
             .stdin(Stdio::inherit())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -229,13 +246,27 @@ impl Job {
                 }
             }
         };
+        // What came before the end was for the command, and says nothing of its output.
+        while self.signals.try_recv().is_ok() {}
+        let mut hurried: Option<tokio::time::Instant> = None;
         while !is_over {
             let seen = locked(&self.shared.recorder).seen();
+            let patience = tokio::time::Instant::now() + LEFT_BEHIND;
             tokio::select! {
                 () = &mut output => is_over = true,
-                Some(_) = self.signals.recv() => break,
-                () = tokio::time::sleep(LEFT_BEHIND) => {
+                Some(_) = self.signals.recv() => {
+                    hurried.get_or_insert_with(|| tokio::time::Instant::now() + HURRIED);
+                }
+                () = tokio::time::sleep_until(hurried.unwrap_or(patience)) => {
                     let is_still = *locked(&self.shared.showing) == 0 && locked(&self.shared.recorder).seen() == seen;
+                    if hurried.is_some() {
+                        locked(&self.shared.recorder).cut();
+                        note(
+                            "oneflight: a signal came after the end of the command, while its output was still open or under way: \
+                             what had not been read by then is neither shown nor recorded",
+                        );
+                        break;
+                    }
                     if is_still {
                         note(
                             "oneflight: the command has ended, and a process that it left behind still has its output open; what \
@@ -277,8 +308,20 @@ async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl AsyncWrite + Un
         locked(&shared.recorder).add(stream, read);
         if is_shown {
             *locked(&shared.showing) += 1;
-            is_shown = to.write_all(read).await.is_ok() && to.flush().await.is_ok();
+            let mut shown = to.write_all(read).await;
+            if shown.is_ok() {
+                shown = to.flush().await;
+            }
             *locked(&shared.showing) -= 1;
+            if let Err(error) = shown {
+                is_shown = false;
+                // A reader that went away has read what it wanted.
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    note(&format!(
+                        "oneflight: the command's {stream} cannot be written from here on: {error}. It is recorded all the same"
+                    ));
+                }
+            }
         }
     }
 }

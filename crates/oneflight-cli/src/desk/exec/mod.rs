@@ -25,8 +25,8 @@ use oneflight::{Error, Idempotency, Origin, Reply, RequestIdentity};
 
 pub(crate) use self::args::Args;
 use self::args::{IN_DOUBT, InDoubt, NOT_RECORDED, settle};
-use self::command::{Gate, Job, Told};
-use self::recording::{Recorded, Size};
+use self::command::{Gate, Job, Key, Told};
+use self::recording::{Recorded, Size, Unprinted};
 use self::signals::Signals;
 use crate::exit::{Code, Failure};
 use crate::output::{duration, note};
@@ -101,9 +101,21 @@ fn repeat(id: &RequestIdentity, args: &Args, reply: &Reply<Recorded>) -> Result<
         if !args.quiet {
             note(&format!("oneflight: replayed {id}: {}", reply.story()));
         }
-        reply
-            .print()
-            .map_err(|what| Failure::new(Code::Data, format!("{id}: {what}")))?;
+        match reply.print() {
+            Ok(()) => {}
+            Err(Unprinted::Damaged(what)) => return Err(Failure::new(Code::Data, format!("{id}: {what}"))),
+            Err(Unprinted::Unwritten(stream, error)) => {
+                let what = format!("{id}: the recorded {stream} cannot be written: {error}; call it again to get it");
+                match reply.exit {
+                    0 => return Err(Failure::new(Code::Io, what)),
+                    // That it failed is to be known all the same.
+                    _ => note(&format!("oneflight: {what}")),
+                }
+            }
+        }
+    }
+    if reply.cut && reply.origin() != Origin::Executed && !args.quiet {
+        note("oneflight: a signal cut the output off: nobody knows how much more there was");
     }
     if reply.left_out > 0 && !args.quiet {
         let left_out = Size::new(reply.left_out);
@@ -126,7 +138,12 @@ async fn failure<S: Upkeep>(
 ) -> Failure {
     // The command's own end, or that it could not be started.
     if let Some(told) = error.cause::<Told>() {
-        return Failure::with_code(told.code, told.what.clone());
+        let what = match told.key {
+            Key::InDoubt => told.what.clone(),
+            Key::InDoubtBefore => format!("{}; an earlier attempt is still in doubt", told.what),
+            Key::GivenBack => format!("{}; {}", told.what, given_back(idem.store(), id).await),
+        };
+        return Failure::with_code(told.code, what);
     }
     let with_status = || match ended {
         Some(status) => format!("the command ended with status {status}, and that is not recorded"),
@@ -176,6 +193,24 @@ async fn failure<S: Upkeep>(
             Failure::with_code(failure.code(), format!("{id}: the command did not run: {failure}"))
         }
         _ => Failure::new(Code::Software, told(error)),
+    }
+}
+
+/// Says whether a key that was to be free again is. To give it back may have failed.
+async fn given_back<S: Upkeep>(store: &S, id: &RequestIdentity) -> String {
+    match store.load(id).await {
+        Ok(None) => "the key is free again".to_owned(),
+        Ok(Some(record)) if record.result().is_none() => format!(
+            "the key is taken: it could not be given back, or somebody else has it already. If nobody has, it is in doubt once the \
+             lease is over. {}",
+            settle(id)
+        ),
+        Ok(Some(_)) => "somebody else has run it meanwhile".to_owned(),
+        Err(error) => format!(
+            "whether the key is free again is not known ({}); if it is not, it is in doubt once the lease is over. {}",
+            told(&error),
+            settle(id)
+        ),
     }
 }
 

@@ -26,6 +26,9 @@ pub(super) struct Recorded {
     /// How many bytes it printed that are not here.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) left_out: u64,
+    /// Whether its output was cut off while it was still open: nobody knows how much is not here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) cut: bool,
     /// The correlation id of its run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<String>,
@@ -58,6 +61,24 @@ pub(super) enum Stream {
     Err,
 }
 
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Out => "standard output",
+            Self::Err => "standard error",
+        })
+    }
+}
+
+/// Why an output was not printed.
+#[derive(Debug)]
+pub(super) enum Unprinted {
+    /// The record is damaged.
+    Damaged(String),
+    /// A stream does not take it.
+    Unwritten(Stream, std::io::Error),
+}
+
 impl Recorded {
     /// Says who ran it, and when and how it ended.
     pub(super) fn story(&self) -> String {
@@ -73,9 +94,11 @@ impl Recorded {
         format!("{by} and ended with status {}{ended}{took}", self.exit)
     }
 
-    /// Prints the output to the streams to which the command had printed it. A reader that went away ends that in silence.
-    pub(super) fn print(&self) -> Result<(), String> {
-        let damaged = |error| format!("the recorded output is no base64: {error}");
+    /// Prints the output to the streams to which the command had printed it, in the order in which it came. A reader that went away
+    /// ends that in silence.
+    pub(super) fn print(&self) -> Result<(), Unprinted> {
+        let damaged = |error| Unprinted::Damaged(format!("the recorded output is no base64: {error}"));
+        let mut unwritten: Vec<(Stream, std::io::Error)> = Vec::new();
         for piece in &self.output {
             let decoded;
             let (stream, bytes) = match piece {
@@ -90,19 +113,33 @@ impl Recorded {
                     (stream, &*decoded)
                 }
             };
-            let _ = match stream {
-                Stream::Out => std::io::stdout().lock().write_all(bytes),
-                Stream::Err => std::io::stderr().lock().write_all(bytes),
+            if unwritten.iter().any(|(failed, _)| *failed == stream) {
+                continue;
+            }
+            let written = match stream {
+                Stream::Out => printed(std::io::stdout().lock(), bytes),
+                Stream::Err => printed(std::io::stderr().lock(), bytes),
             };
+            unwritten.extend(written.err().map(|error| (stream, error)));
         }
-        let _ = std::io::stdout().lock().flush();
-        Ok(())
+        let is_told = |(_, error): &(_, std::io::Error)| error.kind() != std::io::ErrorKind::BrokenPipe;
+        match unwritten.into_iter().find(is_told) {
+            Some((stream, error)) => Err(Unprinted::Unwritten(stream, error)),
+            None => Ok(()),
+        }
     }
+}
+
+/// The other stream comes after it, so it does not stay here.
+fn printed(mut stream: impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes)?;
+    stream.flush()
 }
 
 /// Keeps what a command prints, up to a limit.
 #[derive(Debug)]
 pub(super) struct Recorder {
+    cut: bool,
     limit: u64,
     kept: u64,
     left_out: u64,
@@ -116,7 +153,13 @@ impl Recorder {
             kept: 0,
             left_out: 0,
             pieces: Vec::new(),
+            cut: false,
         }
+    }
+
+    /// Says that what comes from here on is not read.
+    pub(super) fn cut(&mut self) {
+        self.cut = true;
     }
 
     /// How much was printed so far.
@@ -148,6 +191,7 @@ impl Recorder {
             exit,
             output: pieces.into_iter().map(|(stream, bytes)| piece(stream, bytes)).collect(),
             left_out: self.left_out,
+            cut: self.cut,
             by: Some(by.to_owned()),
             ended: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
             took: Some(humantime::format_duration(took).to_string()),

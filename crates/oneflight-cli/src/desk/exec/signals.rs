@@ -44,10 +44,15 @@ impl Signals {
     }
 }
 
-/// Returns whether the terminal has sent this to the command as well, as it does for a key such as Ctrl-C.
+/// Returns whether the terminal has sent this to the command as well, as it does for a key such as Ctrl-C. Which terminal that is does
+/// not depend on where the standard input comes from.
 pub(super) fn is_of_the_terminal(signal: Signal) -> bool {
-    let foreground =
-        || rustix::termios::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == rustix::process::getpgrp());
+    let foreground = || {
+        let terminal = std::fs::File::open("/dev/tty").ok();
+        terminal.is_some_and(|terminal| {
+            rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+        })
+    };
     matches!(signal, Signal::INT | Signal::QUIT) && foreground()
 }
 

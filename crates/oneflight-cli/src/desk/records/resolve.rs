@@ -125,6 +125,11 @@ fn happened(args: &Args) -> Result<Happened, Failure> {
             .map(Happened::Done)
             .ok_or_else(|| Failure::new(Code::Usage, "what happened?"));
     };
+    // An answer below 200 only announces one, and a client would wait for that.
+    if !(200..=599).contains(&status.as_u16()) {
+        let told = format!("the status {} ends no request: say one of 200 to 599", status.as_u16());
+        return Err(Failure::new(Code::Data, told));
+    }
     let body = match (&args.body, &args.body_file) {
         (Some(text), _) => text.clone().into_bytes(),
         (None, Some(path)) => typed::read(path)?,
@@ -171,6 +176,12 @@ async fn meaning(
             "\nThe scope names the route {route}. If that is answered by the HTTP layer, the layer cannot read an answer of JSON alone: \
              say --status, --header and --body."
         ));
+    }
+    if let (Happened::Answered(_), None) = (happened, route(entry.id.scope())) {
+        meaning.push_str(
+            "\nThe scope names no route. If the service calls the library, and not by the HTTP layer or the proxy, the call cannot read an \
+             HTTP answer: say --answer.",
+        );
     }
     if let (Happened::NotDone, 1..) = (happened, steps) {
         meaning.push_str(&format!(

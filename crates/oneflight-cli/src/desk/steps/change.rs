@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::find::find;
+use super::find::{find, unchanged};
 use super::view::StepsView;
 use crate::desk::failure::failed;
 use crate::desk::request::{Named, idempotency};
@@ -46,6 +46,7 @@ pub(super) async fn resume(store: &Address, form: Form, args: Args) -> Result<()
         ));
     }
     args.consent.ask(&meaning)?;
+    unchanged(&store, &id, &known).await?;
     let resumed = with_sql_store!(&store, "steps", |store| idempotency!(store).resume_steps(&id).await);
     if !resumed.map_err(failed)? {
         return Err(Failure::new(
@@ -69,6 +70,7 @@ pub(super) async fn hold(store: &Address, form: Form, args: Args) -> Result<(), 
          resume, or oneflight records resolve).",
         counted(known.steps.len(), "recorded step")
     ))?;
+    unchanged(&store, &id, &known).await?;
     let held = with_sql_store!(&store, "steps", |store| idempotency!(store).hold_steps(&id).await);
     if !held.map_err(failed)? {
         let told = format!("{id} is not held: it is completed, or its holder's lease runs; look at it again");

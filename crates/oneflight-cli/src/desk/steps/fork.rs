@@ -3,7 +3,7 @@
 use oneflight::idempotency::Forked;
 use serde::Serialize;
 
-use super::find::find;
+use super::find::{find, unchanged};
 use crate::desk::failure::failed;
 use crate::desk::request::{Named, idempotency, identity};
 use crate::exit::{Code, Failure};
@@ -49,6 +49,7 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
          downstream keys: what they did the first time is not undone, and takes effect once more.\n{from} stays as it is.",
         at = args.at
     ))?;
+    unchanged(&store, &from, &known).await?;
     let to = match from.fingerprint() {
         Some(fingerprint) => to.with_known_fingerprint(fingerprint),
         None => to,

@@ -3,7 +3,7 @@
 use oneflight::store::{StepId, WorkflowRecord};
 use serde::Serialize;
 
-use super::find::find;
+use super::find::{find, unchanged};
 use super::view::StepsView;
 use crate::desk::failure::failed;
 use crate::desk::request::{Named, idempotency};
@@ -63,6 +63,7 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     args.consent.ask(&format!(
         "{meaning}\nThe mutation stays held until oneflight steps resume."
     ))?;
+    unchanged(&store, &id, &known).await?;
     let settled = with_sql_store!(&store, "steps", |store| {
         let idem = idempotency!(store);
         match &answer {
