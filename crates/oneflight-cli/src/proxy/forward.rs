@@ -114,7 +114,7 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
     }
     let changes = asked.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let outgoing = backends.outgoing(request, &asked);
-    let answered = backends.send(outgoing).await;
+    let answered = backends.send(outgoing).await.and_then(readable);
     let mut answer = match answered {
         Ok(answer) => answer,
         Err(failure) => {
@@ -141,6 +141,18 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
         headers::via(answer.headers_mut(), Version::HTTP_11, name);
     }
     Ok(answer)
+}
+
+/// An answer whose body is in a coding of the connection cannot be passed on without it.
+fn readable(answer: Response<Body>) -> Result<Response<Body>, Failure> {
+    match headers::is_only_chunked(answer.headers()) {
+        true => Ok(answer),
+        false => Err(Failure {
+            reason: Reason::Broken,
+            sent: Sent::Something,
+            source: Some("its answer is in a Transfer-Encoding that is not `chunked`".into()),
+        }),
+    }
 }
 
 impl Backends {
@@ -180,6 +192,7 @@ impl Backends {
             }
             (false, _) => (Outgoing::new(body), None),
         };
+        headers::frame(lines, &body);
         let mut outgoing = Request::new(body);
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = origin_form(parts.uri);

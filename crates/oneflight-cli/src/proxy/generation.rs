@@ -78,9 +78,13 @@ impl Generation {
         let forward = Forward::new(&config, before.map(|before| &before.forward), tunnels.clone());
         let mut paths = matchit::Router::new();
         let mut patterns = vec![Pattern::new(OTHERS)];
-        let fallback = Route::default();
-        let has_fallback = config.routes.iter().any(|route| route.path.is_none());
-        let all = config.routes.iter().chain((!has_fallback).then_some(&fallback));
+        let mut fallback = Route::default();
+        let for_all = config.routes.iter().filter(|route| route.path.is_none());
+        fallback
+            .methods
+            .retain(|method| !for_all.clone().any(|route| route.methods.contains(method)));
+        let all = config.routes.iter();
+        let all = all.chain((!fallback.methods.is_empty()).then_some(&fallback));
         for route in all {
             let name = route.path.as_deref().unwrap_or(OTHERS);
             let place = patterns
@@ -120,7 +124,9 @@ impl Generation {
     pub(super) fn way(&self, method: &Method, path: &str, protection: &Protection) -> Way<'_> {
         let place = self.paths.at(path).map_or(0, |matched| *matched.value);
         let pattern = &self.patterns[place];
-        let ready = pattern.routes.iter().find(|ready| ready.route.methods.contains(method));
+        // A route says how it is with its own methods, and nothing of the others.
+        let mut ready = pattern.routes.iter().chain(&self.patterns[0].routes);
+        let ready = ready.find(|ready| ready.route.methods.contains(method));
         let service = match ready {
             Some(ready) if ready.route.store_away == StoreAway::Pass && protection.is_away() => {
                 Service::Plain(&self.plain)

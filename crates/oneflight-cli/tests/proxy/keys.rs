@@ -289,3 +289,28 @@ async fn an_answer_that_streams_reaches_its_client_and_only_its_outcome_is_kept(
     assert!(!again.text().contains("data: 1"));
     assert_eq!(backend.count(), 1);
 }
+
+#[tokio::test]
+async fn a_route_for_one_method_leaves_the_others_as_they_are() {
+    let key = [("idempotency-key", "k")];
+    for routes in [
+        "[[route]]\npath = \"/orders\"\nmethods = [\"PUT\"]",
+        "[[route]]\nmethods = [\"PUT\"]",
+        "[[route]]\npath = \"/orders\"\nmethods = [\"PUT\"]\n[[route]]\nmethods = [\"PATCH\"]",
+    ] {
+        let (home, backend) = (Home::new(), numbered(None).await);
+        let proxy = Proxy::before(&home, backend.address, routes);
+        for method in ["PUT", "POST", "PATCH"] {
+            let send = || crate::client::send(proxy.address, method, "/orders", &key, "tea");
+            let (first, second) = (send().await, send().await);
+            assert_eq!(second.text(), first.text(), "{method}: {routes}");
+            assert_eq!(second.header("idempotency-replayed"), "true", "{method}: {routes}");
+        }
+    }
+    // What a route says of its own method counts there, and what one for all other paths says counts for the rest.
+    let (home, backend) = (Home::new(), numbered(None).await);
+    let routes = "[[route]]\npath = \"/orders\"\nmethods = [\"PUT\"]\n[[route]]\nkey.required = \"required\"";
+    let proxy = Proxy::before(&home, backend.address, routes);
+    assert_eq!(crate::client::send(proxy.address, "PUT", "/orders", &[], "").await.status, 201);
+    assert_eq!(post(proxy.address, "/orders", &[], "").await.status, 400);
+}

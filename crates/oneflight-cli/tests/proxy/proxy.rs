@@ -123,6 +123,12 @@ impl Proxy {
         self.lines.wait_for(what)
     }
 
+    /// Whether it has written this by now.
+    pub fn has_told(&self, what: &str) -> bool {
+        let lines = self.lines.0.0.lock().expect("not poisoned");
+        lines.iter().any(|line| line.contains(what))
+    }
+
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill")
             .args([signal, &self.process.id().to_string()])
