@@ -233,8 +233,16 @@ mod tests {
         let digest = format!("{DIGEST}{}", Fingerprint::of(&long));
         let one = [Principal::Header(http::HeaderName::from_static("x-a"))];
         assert_ne!(
-            super::scope(&one, &HeaderMap::from_iter([(http::HeaderName::from_static("x-a"), long.parse().expect("a value"))])).ok(),
-            super::scope(&one, &HeaderMap::from_iter([(http::HeaderName::from_static("x-a"), digest.parse().expect("a value"))])).ok(),
+            super::scope(
+                &one,
+                &HeaderMap::from_iter([(http::HeaderName::from_static("x-a"), long.parse().expect("a value"))])
+            )
+            .ok(),
+            super::scope(
+                &one,
+                &HeaderMap::from_iter([(http::HeaderName::from_static("x-a"), digest.parse().expect("a value"))])
+            )
+            .ok(),
         );
     }
 

@@ -78,7 +78,7 @@ fn server(clients: Clients) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(clients.header_time)
         .max_headers(clients.header_lines)
-        .max_buf_size(clients.header_size.0.max(8 * 1024));
+        .max_buf_size(clients.header_size.0);
     server
         .http2()
         .timer(TokioTimer::new())

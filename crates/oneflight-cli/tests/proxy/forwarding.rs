@@ -281,7 +281,10 @@ async fn a_body_of_any_method_arrives_whether_or_not_its_length_is_known() {
     .await;
     let proxy = Proxy::before(&home, backend.address, "");
     for method in ["GET", "DELETE", "POST", "QUERY"] {
-        for framed in ["Content-Length: 4\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"] {
+        for framed in [
+            "Content-Length: 4\r\n\r\nbody",
+            "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        ] {
             let mut client = Raw::to(proxy.address).await;
             client
                 .write(&format!("{method} / HTTP/1.1\r\nHost: shop.example\r\n{framed}"))
@@ -304,7 +307,10 @@ async fn a_coding_of_transfer_that_would_be_lost_is_not_passed_on() {
     })
     .await;
     let proxy = Proxy::before(&home, backend.address, "");
-    for lines in ["Transfer-Encoding: gzip, chunked", "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked"] {
+    for lines in [
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+    ] {
         let mut client = Raw::to(proxy.address).await;
         client
             .write(&format!(

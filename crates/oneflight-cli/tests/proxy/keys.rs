@@ -311,6 +311,11 @@ async fn a_route_for_one_method_leaves_the_others_as_they_are() {
     let (home, backend) = (Home::new(), numbered(None).await);
     let routes = "[[route]]\npath = \"/orders\"\nmethods = [\"PUT\"]\n[[route]]\nkey.required = \"required\"";
     let proxy = Proxy::before(&home, backend.address, routes);
-    assert_eq!(crate::client::send(proxy.address, "PUT", "/orders", &[], "").await.status, 201);
+    assert_eq!(
+        crate::client::send(proxy.address, "PUT", "/orders", &[], "")
+            .await
+            .status,
+        201
+    );
     assert_eq!(post(proxy.address, "/orders", &[], "").await.status, 400);
 }

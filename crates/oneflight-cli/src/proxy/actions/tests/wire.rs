@@ -152,7 +152,7 @@ pub(super) fn site_with(recording: Recording, answers: Answers) -> Site {
 pub(super) fn layer(recording: Recording) -> ActionsLayer {
     let mut route = Route::default();
     route.key.field = Some("key".to_owned());
-    route.limits.request.0 = 20_000;
+    route.limits.request.0 = 100_000;
     let layer = IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build())
         .keys(policy::keys(&route.key))
         .recording(recording)
