@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Uri, Version};
 use oneflight::http::layer::Outcome;
 use oneflight::http::{CorrelationId, Problem, X_CORRELATION_ID, kind};
@@ -108,10 +108,11 @@ impl Service<Request<Body>> for Forward {
 
 async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
     let is_keyed = request.extensions().get::<oneflight::idempotency::Context>().is_some();
-    let asked = Asked::of(request.headers());
+    let asked = request.extensions_mut().remove::<Asked>().unwrap_or_default();
     if let Hops::None = headers::count_hop(&request.method().clone(), request.headers_mut()) {
         return Ok(Response::new(Body::empty()));
     }
+    let version = request.version();
     let changes = asked.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let outgoing = backends.outgoing(request, &asked);
     let answered = backends.send(outgoing).await.and_then(readable);
@@ -135,7 +136,16 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
         headers::leave_connection(answer.headers_mut());
         headers::enter_backend(answer.headers_mut(), &protocol);
     } else {
+        let needs = answer.headers().get(UPGRADE).cloned();
         headers::leave_connection(answer.headers_mut());
+        // A 426 says which protocol it wants (RFC 9110, section 15.5.22).
+        if answer.status() == StatusCode::UPGRADE_REQUIRED && version == Version::HTTP_11 {
+            let needed = Asked {
+                upgrade: needs,
+                trailers: false,
+            };
+            headers::enter_backend(answer.headers_mut(), &needed);
+        }
     }
     if let Some(name) = &backends.forward.via {
         headers::via(answer.headers_mut(), Version::HTTP_11, name);
@@ -160,7 +170,6 @@ impl Backends {
     fn outgoing(&self, request: Request<Body>, asked: &Asked) -> Request<Outgoing> {
         let (mut parts, body) = request.into_parts();
         let lines = &mut parts.headers;
-        headers::leave_connection(lines);
         headers::enter_backend(lines, asked);
         if parts.version == Version::HTTP_2 {
             headers::join_cookies(lines);

@@ -3,6 +3,7 @@
 //! A request is answered by the generation that was current when it came. A reload makes the next one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, Request, Response};
 use oneflight::http::layer::{IdempotencyService, RouteName};
@@ -15,7 +16,7 @@ use super::config::{Config, Route, ServerActions, StoreAway};
 use super::forward::Forward;
 use super::policy;
 use super::protection::Protection;
-use super::telemetry::Answers;
+use super::telemetry::{self, Answers};
 use super::tunnel::Tunnels;
 use super::upstream::Failure;
 
@@ -40,6 +41,8 @@ struct Pattern {
 struct Ready {
     route: Route,
     protected: Protected,
+    /// Whether it was said that the cookie of the scope changes.
+    is_told: Arc<AtomicBool>,
 }
 
 /// The layer of a route around the backends.
@@ -58,7 +61,7 @@ pub(super) struct Way<'a> {
 }
 
 enum Service<'a> {
-    Protected(&'a Protected),
+    Protected(&'a Ready),
     Plain(&'a CorrelationService<Forward>),
 }
 
@@ -109,6 +112,7 @@ impl Generation {
             patterns[place].routes.push(Ready {
                 route: route.clone(),
                 protected,
+                is_told: Arc::default(),
             });
         }
         Self {
@@ -131,7 +135,7 @@ impl Generation {
             Some(ready) if ready.route.store_away == StoreAway::Pass && protection.is_away() => {
                 Service::Plain(&self.plain)
             }
-            Some(ready) => Service::Protected(&ready.protected),
+            Some(ready) => Service::Protected(ready),
             None => Service::Plain(&self.plain),
         };
         Way {
@@ -154,12 +158,25 @@ const OTHERS: &str = "*";
 impl Way<'_> {
     pub(super) async fn answer(&self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
         match self.service {
-            Service::Protected(service) => {
+            Service::Protected(ready) => {
                 request.extensions_mut().insert(RouteName::new(Arc::clone(self.name)));
-                match service {
+                let principals = policy::Cookies::of(&ready.route.scope, request.headers());
+                let answer = match &ready.protected {
                     Protected::Requests(service) => service.clone().call(request).await,
                     Protected::Actions(service) => service.clone().call(request).await,
+                }?;
+                if let Some(cookie) = principals.changed(answer.headers()) {
+                    telemetry::scope_changed(self.name);
+                    if !ready.is_told.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            route = &**self.name,
+                            cookie,
+                            "an answer sets the cookie of its scope to another value: the next request is in another scope, and a \
+                             retry is executed again, unless this was a login"
+                        );
+                    }
                 }
+                Ok(answer)
             }
             Service::Plain(service) => service.clone().call(request).await,
         }

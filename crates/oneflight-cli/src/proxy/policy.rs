@@ -147,6 +147,35 @@ fn scope(principals: &[Principal], lines: &HeaderMap) -> Result<Scope, Problem> 
     })
 }
 
+/// The cookies of a scope, as a request has them.
+pub(super) struct Cookies<'a>(Vec<(&'a str, String)>);
+
+impl<'a> Cookies<'a> {
+    pub(super) fn of(scope: &'a Scopes, lines: &HeaderMap) -> Self {
+        let Scopes::Of(principals) = scope else {
+            return Self(Vec::new());
+        };
+        let named = principals.iter().filter_map(|principal| match principal {
+            Principal::Cookie(name) => Some((name.as_str(), the_only(cookies(lines, name))?.to_owned())),
+            Principal::Header(_) => None,
+        });
+        Self(named.collect())
+    }
+
+    /// Returns the name of one that an answer sets to another value. To delete it is another matter.
+    pub(super) fn changed(&self, answer: &HeaderMap) -> Option<&'a str> {
+        let set = |name: &str, before: &str| {
+            let all = answer.get_all(header::SET_COOKIE).iter();
+            all.filter_map(|line| line.to_str().ok()?.split(';').next()?.split_once('='))
+                .any(|(known, value)| known.trim() == name && !value.trim().is_empty() && value.trim() != before)
+        };
+        self.0
+            .iter()
+            .find(|(name, before)| set(name, before))
+            .map(|(name, _)| *name)
+    }
+}
+
 const DIGEST: &str = "sha256:";
 
 /// A longer principal goes into a scope by its digest, since it may be a secret. In bytes: a UUID is none.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Body;
 use super::config::Clients;
 use super::forward::{Client, bad_gateway};
-use super::headers;
+use super::headers::{self, Asked};
 use super::interim::{Interim, WithInterim};
 use super::state::State;
 use super::telemetry::InFlight;
@@ -103,6 +103,10 @@ async fn answer(
         way.answers.count(answer.status());
         return Ok(*answer);
     }
+    // What is of the connection only is nobody's to look at from here on: the layer sees what the backend gets.
+    let asked = Asked::of(request.headers());
+    headers::leave_connection(request.headers_mut());
+    request.extensions_mut().insert(asked);
     let address = client.address;
     request.extensions_mut().insert(client);
     let logged = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {

@@ -247,6 +247,7 @@ async fn what_the_backend_says_of_itself_is_passed_on() {
 #[tokio::test]
 async fn requests_are_answered_although_every_kept_connection_was_closed() {
     const KEPT: usize = 200;
+    const AFTER: usize = 4;
     let home = Home::new();
     let all = Arc::new(Barrier::new(KEPT));
     let (closes, closed) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -255,18 +256,22 @@ async fn requests_are_answered_although_every_kept_connection_was_closed() {
         let (all, gate, counts) = (Arc::clone(&all), Arc::clone(&gate), Arc::clone(&counts));
         let is_kept = began.fetch_add(1, SeqCst) < KEPT;
         async move {
+            const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
             client.until("tea").await;
             if is_kept {
                 all.wait().await;
-            }
-            client.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-            if is_kept {
+                client.write(ANSWER).await;
                 gate.acquire().await.expect("open").forget();
                 drop(client);
                 counts.fetch_add(1, SeqCst);
-            } else {
-                client.end().await;
+                return;
             }
+            for _ in 1..AFTER {
+                client.write(ANSWER).await;
+                client.until("tea").await;
+            }
+            client.write(ANSWER).await;
+            client.end().await;
         }
     })
     .await;
@@ -281,7 +286,7 @@ async fn requests_are_answered_although_every_kept_connection_was_closed() {
     assert!(first.iter().all(|answer| answer.text() == "ok"));
     closes.add_permits(KEPT);
     crate::backend::until(|| closed.load(SeqCst) == KEPT).await;
-    for _ in 0..4 {
+    for _ in 0..AFTER {
         assert_eq!(post(proxy.address, "/", &[], "tea").await.text(), "ok");
     }
 }

@@ -323,3 +323,34 @@ async fn a_coding_of_transfer_that_would_be_lost_is_not_passed_on() {
     assert_eq!(backend.count(), 0);
     assert_eq!(get(proxy.address, "/").await.status, 502);
 }
+
+#[tokio::test]
+async fn the_protocol_that_a_backend_needs_is_named_to_the_client() {
+    let home = Home::new();
+    let backend = Backend::raw(|mut client| async move {
+        client.head().await;
+        client
+            .write("HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        client.end().await;
+    })
+    .await;
+    let proxy = Proxy::before(&home, backend.address, "");
+    let answer = get(proxy.address, "/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("upgrade")), (426, "echo"));
+}
+
+#[tokio::test]
+async fn what_is_of_a_connection_does_not_say_whose_request_it_is() {
+    let (home, backend) = (Home::new(), mirror().await);
+    let proxy = Proxy::before(&home, backend.address, "[[route]]\nscope = \"header X-Tenant\"");
+    let of = |connection| {
+        let headers = [("connection", connection), ("x-tenant", "a"), ("idempotency-key", "k")];
+        async move { post(proxy.address, "/", &headers, "").await }
+    };
+    assert_eq!(of("keep-alive, X-Tenant").await.status, 403);
+    assert_eq!(of("keep-alive").await.status, 200);
+    // A key that the backend does not get is no key.
+    let answer = of("keep-alive, Idempotency-Key").await;
+    assert!(!answer.headers.contains_key("idempotency-origin"), "{answer:?}");
+}

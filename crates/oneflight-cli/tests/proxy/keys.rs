@@ -319,3 +319,33 @@ async fn a_route_for_one_method_leaves_the_others_as_they_are() {
     );
     assert_eq!(post(proxy.address, "/orders", &[], "").await.status, 400);
 }
+
+#[tokio::test]
+async fn a_scope_that_changes_with_each_answer_is_told_once_and_counted() {
+    let home = Home::new();
+    let backend = Backend::by(|request| async move {
+        let mut answer = text("ok");
+        let session = match request.uri().path() {
+            "/same" => "session=a; Path=/",
+            "/gone" => "session=; Max-Age=0",
+            _ => "session=b; Path=/",
+        };
+        answer
+            .headers_mut()
+            .insert("set-cookie", session.parse().expect("a value"));
+        answer
+    })
+    .await;
+    let proxy = Proxy::before(&home, backend.address, "[[route]]\nscope = \"cookie session\"");
+    let changes = "oneflight_proxy_scope_changes_total{route=\"*\"}";
+    for path in ["/same", "/gone"] {
+        post(proxy.address, path, &[("cookie", "session=a")], "").await;
+    }
+    assert_eq!(proxy.metric(changes).await, 0.0);
+    for _ in 0..2 {
+        post(proxy.address, "/other", &[("cookie", "session=a")], "").await;
+    }
+    assert_eq!(proxy.metric(changes).await, 2.0);
+    proxy.wait_for_line("sets the cookie of its scope");
+    assert_eq!(proxy.told("sets the cookie of its scope"), 1);
+}

@@ -123,10 +123,10 @@ impl Proxy {
         self.lines.wait_for(what)
     }
 
-    /// Whether it has written this by now.
-    pub fn has_told(&self, what: &str) -> bool {
+    /// How many lines with this it has written by now.
+    pub fn told(&self, what: &str) -> usize {
         let lines = self.lines.0.0.lock().expect("not poisoned");
-        lines.iter().any(|line| line.contains(what))
+        lines.iter().filter(|line| line.contains(what)).count()
     }
 
     pub fn signal(&self, signal: &str) {

@@ -130,7 +130,9 @@ where
     S::Error: fmt::Display + Send + 'static,
 {
     let ActionsService { actions, others, terms } = service;
-    let page = request.uri().path_and_query().map_or("/", |it| it.as_str()).to_owned();
+    // With two slashes it would be led to another host.
+    let page = request.uri().path_and_query().map_or("/", |it| it.as_str());
+    let page = format!("/{}", page.trim_start_matches(['/', '\\']));
     let (mut parts, body) = request.into_parts();
     let length = parts.headers.get(CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

@@ -1,14 +1,18 @@
 //! Which requests call an action, under which key, and which of them are the same.
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{HeaderName, Request};
 use http_body_util::BodyExt;
 use oneflight::Fingerprint;
 use oneflight::http::KeySource;
+use oneflight::http::layer::FromBody;
+use tower::{Layer, ServiceExt};
 
 use super::wire::{BEGUN, NOTE, OK, PLACE, fetch, fetch_form, head, plain_form, raw, site};
 use crate::proxy::actions::intent::{Call, Counts, Intent};
 use crate::proxy::body::Body;
+use crate::proxy::config::Route;
 
 async fn intent(request: Request<Body>) -> Option<Intent> {
     let (parts, body) = request.into_parts();
@@ -335,6 +339,38 @@ async fn a_form_that_cannot_be_read_calls_no_action_unprotected() {
         assert_eq!(seen.status, 400, "{}", seen.body);
     }
     assert_eq!(site.backend.count(), 0);
-    // One that calls none is the backend's to read.
-    assert_eq!(site.send(many("a")).await.body, "page");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_form_that_calls_no_action_is_forwarded_and_one_that_comes_to_call_one_breaks_off() {
+    let slow = async |late: &'static str| {
+        let layer = super::wire::layer_of(Route::default());
+        let (told, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let backend = tower::service_fn(move |request: Request<Body>| {
+            let told = told.clone();
+            async move {
+                let read = request.into_body().collect().await.map(|body| body.to_bytes());
+                told.send(read.is_ok()).unwrap();
+                Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+            }
+        });
+        let parts = futures::stream::iter([0, 1]).then(move |number| async move {
+            tokio::time::sleep(std::time::Duration::from_secs(number * 60)).await;
+            let text = match number {
+                0 => "--b\r\nContent-Disposition: form-data; name=\"item\"\r\n\r\ntea\r\n--b",
+                _ => late,
+            };
+            Ok(http_body::Frame::data(Bytes::from(text)))
+        });
+        let request = Request::post("/")
+            .header("content-type", "multipart/form-data; boundary=b")
+            .header("cookie", "anne")
+            .body(Body::from_body(http_body_util::StreamBody::new(parts)))
+            .unwrap();
+        let answer = layer.layer(backend).oneshot(request).await.unwrap();
+        (answer.status().as_u16(), seen.recv().await)
+    };
+    assert_eq!(slow("--\r\n").await, (200, Some(true)));
+    let names = "\r\nContent-Disposition: form-data; name=\"$ACTION_ID_60\"\r\n\r\n\r\n--b--\r\n";
+    assert_eq!(slow(names).await, (200, Some(false)));
 }
