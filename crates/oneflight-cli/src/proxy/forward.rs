@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Uri, Version};
 use oneflight::http::layer::Outcome;
 use oneflight::http::{CorrelationId, Problem, X_CORRELATION_ID, kind};
@@ -108,13 +108,14 @@ impl Service<Request<Body>> for Forward {
 
 async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
     let is_keyed = request.extensions().get::<oneflight::idempotency::Context>().is_some();
-    let asked = Asked::of(request.headers());
+    let asked = request.extensions_mut().remove::<Asked>().unwrap_or_default();
     if let Hops::None = headers::count_hop(&request.method().clone(), request.headers_mut()) {
         return Ok(Response::new(Body::empty()));
     }
+    let version = request.version();
     let changes = asked.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let outgoing = backends.outgoing(request, &asked);
-    let answered = backends.send(outgoing).await;
+    let answered = backends.send(outgoing).await.and_then(readable);
     let mut answer = match answered {
         Ok(answer) => answer,
         Err(failure) => {
@@ -135,7 +136,16 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
         headers::leave_connection(answer.headers_mut());
         headers::enter_backend(answer.headers_mut(), &protocol);
     } else {
+        let needs = answer.headers().get(UPGRADE).cloned();
         headers::leave_connection(answer.headers_mut());
+        // A 426 says which protocol it wants (RFC 9110, section 15.5.22).
+        if answer.status() == StatusCode::UPGRADE_REQUIRED && version == Version::HTTP_11 {
+            let needed = Asked {
+                upgrade: needs,
+                trailers: false,
+            };
+            headers::enter_backend(answer.headers_mut(), &needed);
+        }
     }
     if let Some(name) = &backends.forward.via {
         headers::via(answer.headers_mut(), Version::HTTP_11, name);
@@ -143,12 +153,23 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
     Ok(answer)
 }
 
+/// An answer whose body is in a coding of the connection cannot be passed on without it.
+fn readable(answer: Response<Body>) -> Result<Response<Body>, Failure> {
+    match headers::is_only_chunked(answer.headers()) {
+        true => Ok(answer),
+        false => Err(Failure {
+            reason: Reason::Broken,
+            sent: Sent::Something,
+            source: Some("its answer is in a Transfer-Encoding that is not `chunked`".into()),
+        }),
+    }
+}
+
 impl Backends {
     /// Makes the request as a backend gets it.
     fn outgoing(&self, request: Request<Body>, asked: &Asked) -> Request<Outgoing> {
         let (mut parts, body) = request.into_parts();
         let lines = &mut parts.headers;
-        headers::leave_connection(lines);
         headers::enter_backend(lines, asked);
         if parts.version == Version::HTTP_2 {
             headers::join_cookies(lines);
@@ -180,6 +201,7 @@ impl Backends {
             }
             (false, _) => (Outgoing::new(body), None),
         };
+        headers::frame(lines, &body);
         let mut outgoing = Request::new(body);
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = origin_form(parts.uri);

@@ -3,6 +3,7 @@
 //! A request is answered by the generation that was current when it came. A reload makes the next one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, Request, Response};
 use oneflight::http::layer::{IdempotencyService, RouteName};
@@ -15,7 +16,7 @@ use super::config::{Config, Route, ServerActions, StoreAway};
 use super::forward::Forward;
 use super::policy;
 use super::protection::Protection;
-use super::telemetry::Answers;
+use super::telemetry::{self, Answers};
 use super::tunnel::Tunnels;
 use super::upstream::Failure;
 
@@ -40,6 +41,8 @@ struct Pattern {
 struct Ready {
     route: Route,
     protected: Protected,
+    /// Whether it was said that the cookie of the scope changes.
+    is_told: Arc<AtomicBool>,
 }
 
 /// The layer of a route around the backends.
@@ -58,7 +61,7 @@ pub(super) struct Way<'a> {
 }
 
 enum Service<'a> {
-    Protected(&'a Protected),
+    Protected(&'a Ready),
     Plain(&'a CorrelationService<Forward>),
 }
 
@@ -78,9 +81,13 @@ impl Generation {
         let forward = Forward::new(&config, before.map(|before| &before.forward), tunnels.clone());
         let mut paths = matchit::Router::new();
         let mut patterns = vec![Pattern::new(OTHERS)];
-        let fallback = Route::default();
-        let has_fallback = config.routes.iter().any(|route| route.path.is_none());
-        let all = config.routes.iter().chain((!has_fallback).then_some(&fallback));
+        let mut fallback = Route::default();
+        let for_all = config.routes.iter().filter(|route| route.path.is_none());
+        fallback
+            .methods
+            .retain(|method| !for_all.clone().any(|route| route.methods.contains(method)));
+        let all = config.routes.iter();
+        let all = all.chain((!fallback.methods.is_empty()).then_some(&fallback));
         for route in all {
             let name = route.path.as_deref().unwrap_or(OTHERS);
             let place = patterns
@@ -105,6 +112,7 @@ impl Generation {
             patterns[place].routes.push(Ready {
                 route: route.clone(),
                 protected,
+                is_told: Arc::default(),
             });
         }
         Self {
@@ -120,12 +128,14 @@ impl Generation {
     pub(super) fn way(&self, method: &Method, path: &str, protection: &Protection) -> Way<'_> {
         let place = self.paths.at(path).map_or(0, |matched| *matched.value);
         let pattern = &self.patterns[place];
-        let ready = pattern.routes.iter().find(|ready| ready.route.methods.contains(method));
+        // A route says how it is with its own methods, and nothing of the others.
+        let mut ready = pattern.routes.iter().chain(&self.patterns[0].routes);
+        let ready = ready.find(|ready| ready.route.methods.contains(method));
         let service = match ready {
             Some(ready) if ready.route.store_away == StoreAway::Pass && protection.is_away() => {
                 Service::Plain(&self.plain)
             }
-            Some(ready) => Service::Protected(&ready.protected),
+            Some(ready) => Service::Protected(ready),
             None => Service::Plain(&self.plain),
         };
         Way {
@@ -148,12 +158,25 @@ const OTHERS: &str = "*";
 impl Way<'_> {
     pub(super) async fn answer(&self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
         match self.service {
-            Service::Protected(service) => {
+            Service::Protected(ready) => {
                 request.extensions_mut().insert(RouteName::new(Arc::clone(self.name)));
-                match service {
+                let principals = policy::Cookies::of(&ready.route.scope, request.headers());
+                let answer = match &ready.protected {
                     Protected::Requests(service) => service.clone().call(request).await,
                     Protected::Actions(service) => service.clone().call(request).await,
+                }?;
+                if let Some(cookie) = principals.changed(answer.headers()) {
+                    telemetry::scope_changed(self.name);
+                    if !ready.is_told.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            route = &**self.name,
+                            cookie,
+                            "an answer sets the cookie of its scope to another value: the next request is in another scope, and a \
+                             retry is executed again, unless this was a login"
+                        );
+                    }
                 }
+                Ok(answer)
             }
             Service::Plain(service) => service.clone().call(request).await,
         }

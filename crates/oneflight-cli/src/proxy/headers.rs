@@ -5,6 +5,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{Method, Version};
+use http_body::Body;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -13,7 +14,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const OF_A_CONNECTION: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
 
 /// What a client asked for besides an answer, by header lines that are its connection's.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
     /// Another protocol on this connection.
     pub(super) upgrade: Option<HeaderValue>,
@@ -43,6 +44,24 @@ fn names(lines: &HeaderMap, option: &str) -> bool {
     values
         .flat_map(|value| value.split(','))
         .any(|name| name.trim().eq_ignore_ascii_case(option))
+}
+
+/// Whether `Transfer-Encoding` says nothing that is lost when a body leaves its connection.
+pub(super) fn is_only_chunked(lines: &HeaderMap) -> bool {
+    let mut values = lines.get_all(TRANSFER_ENCODING).iter();
+    match (values.next(), values.next()) {
+        (None, _) => true,
+        (Some(one), None) => one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Has a body whose length is not known sent in chunks, whatever the method is: of some, hyper takes it that they have none.
+pub(super) fn frame(lines: &mut HeaderMap, body: &impl Body) {
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        lines.remove(header::CONTENT_LENGTH);
+        lines.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// Takes away what belongs to the connection that the message came by.

@@ -11,11 +11,13 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderMap};
 use http::{StatusCode, Version};
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use parking_lot::Mutex;
+use tokio::time::{Sleep, sleep};
 
 /// What waits to be written to a client, ahead of an answer.
 #[derive(Clone, Default)]
@@ -30,9 +32,7 @@ struct State {
 impl Interim {
     /// A request begins. What hyper still has to write belongs to the one before.
     pub(super) fn begins(&self) {
-        let mut state = self.0.lock();
-        state.is_open = false;
-        state.waiting.clear();
+        self.0.lock().is_open = false;
     }
 
     /// Sends an interim answer, if its client is known to read it as such.
@@ -45,7 +45,7 @@ impl Interim {
             return;
         }
         let reason = status.canonical_reason().unwrap_or("Interim");
-        let text = &mut state.waiting;
+        let mut text = Vec::new();
         text.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
         for (name, value) in lines.iter().filter(|(name, _)| **name != CONNECTION) {
             text.extend_from_slice(name.as_str().as_bytes());
@@ -54,18 +54,47 @@ impl Interim {
             text.extend_from_slice(b"\r\n");
         }
         text.extend_from_slice(b"\r\n");
+        // A client that reads nothing has no use for more.
+        if state.waiting.len() + text.len() <= MOST_WAITING {
+            state.waiting.extend_from_slice(&text);
+        }
     }
 }
 
+/// How many bytes of interim answers wait for a client at most.
+const MOST_WAITING: usize = 64 * 1024;
+
 /// A client's connection, on which interim answers are written between hyper's messages.
+///
+/// What its first bytes are is waited for only so long: until they say which protocol is spoken, nothing else keeps the time.
 pub(super) struct WithInterim<T> {
     inner: T,
     interim: Interim,
+    /// `None` once the protocol is known.
+    opening: Option<Opening>,
 }
 
+/// The first bytes of a connection, as far as they may still be those of HTTP/2.
+struct Opening {
+    read: usize,
+    longest: Pin<Box<Sleep>>,
+}
+
+/// What a client of HTTP/2 begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 impl<T: Write + Unpin> WithInterim<T> {
-    pub(super) fn new(inner: T, interim: Interim) -> Self {
-        Self { inner, interim }
+    /// Makes it of a connection that says within `longest` which protocol it speaks.
+    pub(super) fn new(inner: T, interim: Interim, longest: Duration) -> Self {
+        let opening = Opening {
+            read: 0,
+            longest: Box::pin(sleep(longest)),
+        };
+        Self {
+            inner,
+            interim,
+            opening: Some(opening),
+        }
     }
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -78,17 +107,40 @@ impl<T: Write + Unpin> WithInterim<T> {
         }
         Poll::Ready(Ok(()))
     }
+
+    /// Until hyper has written all that it has, there is no place for an interim answer.
+    fn is_in_a_message(&self) {
+        self.interim.0.lock().is_open = false;
+    }
 }
 
 impl<T: Read + Unpin> Read for WithInterim<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, into)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let Some(opening) = &mut this.opening else {
+            return Pin::new(&mut this.inner).poll_read(cx, into);
+        };
+        let rest = &PREFACE[opening.read..];
+        let mut bytes = [0; PREFACE.len()];
+        let mut bytes = ReadBuf::new(&mut bytes[..rest.len().min(into.remaining())]);
+        if Pin::new(&mut this.inner).poll_read(cx, bytes.unfilled())?.is_pending() {
+            ready!(opening.longest.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let bytes = bytes.filled();
+        into.put_slice(bytes);
+        opening.read += bytes.len();
+        if !rest.starts_with(bytes) || bytes.len() == rest.len() {
+            this.opening = None;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<T: Write + Unpin> Write for WithInterim<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_waiting(cx))?;
+        self.is_in_a_message();
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
@@ -98,6 +150,7 @@ impl<T: Write + Unpin> Write for WithInterim<T> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_waiting(cx))?;
+        self.is_in_a_message();
         Pin::new(&mut self.inner).poll_write_vectored(cx, bytes)
     }
 

@@ -117,31 +117,79 @@ fn scope(principals: &[Principal], lines: &HeaderMap) -> Result<Scope, Problem> 
     for principal in principals {
         let value = match principal {
             Principal::Header(name) => the_only(lines.get_all(name).iter().map(|value| value.to_str().ok())),
-            Principal::Cookie(name) => the_only(cookies(lines, name).map(Some)),
+            Principal::Cookie(name) => the_only(cookies(lines, name)),
         };
         let value = value
             .filter(|value| !value.is_empty())
             .ok_or_else(Problem::principal_missing)?;
-        let is_secret = matches!(principal, Principal::Cookie(_))
-            || matches!(principal, Principal::Header(name) if *name == header::AUTHORIZATION)
-            || value.len() > LONGEST;
-        named.push(match is_secret {
+        let is_secret = match principal {
+            Principal::Cookie(_) => true,
+            Principal::Header(name) => SECRETS.contains(&name.as_str()) || value.len() > LONGEST,
+        };
+        // A digest that a client sends is none, or it would be in the scope of another one.
+        named.push(match is_secret || value.starts_with(DIGEST) {
             // Who can read the store must not be able to be its users.
-            true => format!("sha256:{}", Fingerprint::of(value)),
+            true => format!("{DIGEST}{}", Fingerprint::of(value)),
             false => value.to_owned(),
         });
     }
     let mut named = named.into_iter();
     let first = named.next().ok_or_else(Problem::principal_missing)?;
     let rest: Vec<String> = named.collect();
-    Ok(match rest.is_empty() {
-        true => Scope::new(first),
-        false => Scope::new(first).user(rest.join(" ")),
+    Ok(match rest.as_slice() {
+        [] => Scope::new(first),
+        [one] => Scope::new(first).user(one),
+        // With their lengths, so that no other ones are written alike.
+        all => {
+            let all: Vec<String> = all.iter().map(|one| format!("{}:{one}", one.len())).collect();
+            Scope::new(first).user(all.join(" "))
+        }
     })
 }
 
-/// A longer principal goes into a scope by its digest. In bytes.
-const LONGEST: usize = 128;
+/// The cookies of a scope, as a request has them.
+pub(super) struct Cookies<'a>(Vec<(&'a str, String)>);
+
+impl<'a> Cookies<'a> {
+    pub(super) fn of(scope: &'a Scopes, lines: &HeaderMap) -> Self {
+        let Scopes::Of(principals) = scope else {
+            return Self(Vec::new());
+        };
+        let named = principals.iter().filter_map(|principal| match principal {
+            Principal::Cookie(name) => Some((name.as_str(), the_only(cookies(lines, name))?.to_owned())),
+            Principal::Header(_) => None,
+        });
+        Self(named.collect())
+    }
+
+    /// Returns the name of one that an answer sets to another value. To delete it is another matter.
+    pub(super) fn changed(&self, answer: &HeaderMap) -> Option<&'a str> {
+        let set = |name: &str, before: &str| {
+            let all = answer.get_all(header::SET_COOKIE).iter();
+            all.filter_map(|line| line.to_str().ok()?.split(';').next()?.split_once('='))
+                .any(|(known, value)| known.trim() == name && !value.trim().is_empty() && value.trim() != before)
+        };
+        self.0
+            .iter()
+            .find(|(name, before)| set(name, before))
+            .map(|(name, _)| *name)
+    }
+}
+
+const DIGEST: &str = "sha256:";
+
+/// A longer principal goes into a scope by its digest, since it may be a secret. In bytes: a UUID is none.
+const LONGEST: usize = 36;
+
+/// The headers by whose values one is who they name.
+const SECRETS: [&str; 6] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "x-auth-token",
+];
 
 /// Returns the one value that there is. Two of them leave open whose request it is.
 fn the_only<'a>(mut values: impl Iterator<Item = Option<&'a str>>) -> Option<&'a str> {
@@ -149,15 +197,17 @@ fn the_only<'a>(mut values: impl Iterator<Item = Option<&'a str>>) -> Option<&'a
     values.next().is_none().then_some(value)
 }
 
-/// The values of a cookie (RFC 6265, section 5.4).
-fn cookies<'a>(lines: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
-    let all = lines
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    all.flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter_map(move |(known, value)| (known == name).then_some(value))
+/// The values of a cookie (RFC 6265, section 5.4): `None` for one that is no text. Whatever other cookies are does not matter.
+fn cookies<'a>(lines: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = Option<&'a str>> {
+    let all = lines.get_all(header::COOKIE).iter().map(|value| value.as_bytes());
+    all.flat_map(|line| line.split(|byte| *byte == b';'))
+        .filter_map(move |pair| {
+            let pair = pair.trim_ascii();
+            let at = pair.iter().position(|byte| *byte == b'=')?;
+            let (known, value) = (&pair[..at], &pair[at + 1..]);
+            (known.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
+        })
+        .map(|value| str::from_utf8(value).ok().filter(|value| value.is_ascii()))
 }
 
 #[cfg(test)]
@@ -186,5 +236,62 @@ mod tests {
             scope(&principals(), &lines).map_err(|problem| problem.status()).err(),
             Some(StatusCode::FORBIDDEN)
         );
+    }
+
+    fn of(named: &[(&'static str, &[u8])], principals: &[Principal]) -> Result<Scope, StatusCode> {
+        let mut lines = HeaderMap::new();
+        for (name, value) in named {
+            lines.append(*name, HeaderValue::from_bytes(value).expect("a value"));
+        }
+        scope(principals, &lines).map_err(|problem| problem.status())
+    }
+
+    #[test]
+    fn principals_that_differ_are_scopes_that_differ() {
+        let names = ["x-a", "x-b", "x-c"];
+        let principals = names.map(|name| Principal::Header(http::HeaderName::from_static(name)));
+        let of = |values: [&'static str; 3]| {
+            let lines: Vec<(&str, &[u8])> = names.into_iter().zip(values.map(str::as_bytes)).collect();
+            of(&lines, &principals).expect("all are there")
+        };
+        assert_eq!(of(["t", "a b", "c"]), of(["t", "a b", "c"]));
+        assert_ne!(of(["t", "a b", "c"]), of(["t", "a", "b c"]));
+        assert_ne!(of(["t", "a 1:b", "c"]), of(["t", "a", "b 1:c"]));
+        // What a long one is written as cannot be sent by another client.
+        let long = "l".repeat(200);
+        let digest = format!("{DIGEST}{}", Fingerprint::of(&long));
+        let one = [Principal::Header(http::HeaderName::from_static("x-a"))];
+        assert_ne!(
+            super::scope(
+                &one,
+                &HeaderMap::from_iter([(http::HeaderName::from_static("x-a"), long.parse().expect("a value"))])
+            )
+            .ok(),
+            super::scope(
+                &one,
+                &HeaderMap::from_iter([(http::HeaderName::from_static("x-a"), digest.parse().expect("a value"))])
+            )
+            .ok(),
+        );
+    }
+
+    #[test]
+    fn one_cookie_is_read_whatever_the_others_are_and_two_of_its_name_are_nobody() {
+        let session = [Principal::Cookie("session".to_owned())];
+        let of = |lines: &[&'static [u8]]| {
+            let lines: Vec<(&str, &[u8])> = lines.iter().map(|line| ("cookie", *line)).collect();
+            of(&lines, &session)
+        };
+        let anne = of(&[b"session=anne"]).expect("a scope");
+        assert_eq!(of(&[b"name=J\xf6rg; session=anne; x=\xff"]), Ok(anne));
+        for nobody in [
+            &[&b"session=anne"[..], b"name=\xf6; session=bob"][..],
+            &[b"session=anne; session=bob"],
+            &[b"session=\xf6"],
+            &[b"session=anne", b"session=\xf6"],
+            &[b"name=\xf6"],
+        ] {
+            assert_eq!(of(nobody), Err(StatusCode::FORBIDDEN));
+        }
     }
 }

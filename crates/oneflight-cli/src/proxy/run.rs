@@ -34,7 +34,6 @@ pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -
         listeners.push(listen(*address).await?);
     }
     let operators = listen(config.admin).await?;
-    let stop_time = config.stop_time;
     let state = Arc::new(State::new(path, config, protection));
     for listener in &listeners {
         tracing::info!(address = %local(listener), "listening");
@@ -59,6 +58,7 @@ pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -
         // What is wrong with the file was logged.
         let _ = state.reload();
     }
+    let stop_time = state.current().config.stop_time;
     tracing::info!(longest = ?stop_time, "stopping");
     stops.cancel();
     while doors.join_next().await.is_some() {}

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Body;
 use super::config::Clients;
 use super::forward::{Client, bad_gateway};
+use super::headers::{self, Asked};
 use super::interim::{Interim, WithInterim};
 use super::state::State;
 use super::telemetry::InFlight;
@@ -63,7 +64,7 @@ async fn connection(stream: TcpStream, address: SocketAddr, state: Arc<State>, w
     };
     let service = service_fn(move |request| answer(request, client.clone(), Arc::clone(&state)));
     let server = server(clients);
-    let stream = WithInterim::new(TokioIo::new(stream), interim);
+    let stream = WithInterim::new(TokioIo::new(stream), interim, clients.header_time);
     let connection = server.serve_connection_with_upgrades(stream, service);
     if let Err(error) = watcher.watch(connection.into_owned()).await {
         tracing::debug!(%error, client = %address, "a connection broke");
@@ -77,7 +78,7 @@ fn server(clients: Clients) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(clients.header_time)
         .max_headers(clients.header_lines)
-        .max_buf_size(clients.header_size.0.max(8 * 1024));
+        .max_buf_size(clients.header_size.0);
     server
         .http2()
         .timer(TokioTimer::new())
@@ -102,6 +103,10 @@ async fn answer(
         way.answers.count(answer.status());
         return Ok(*answer);
     }
+    // What is of the connection only is nobody's to look at from here on: the layer sees what the backend gets.
+    let asked = Asked::of(request.headers());
+    headers::leave_connection(request.headers_mut());
+    request.extensions_mut().insert(asked);
     let address = client.address;
     request.extensions_mut().insert(client);
     let logged = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
@@ -151,6 +156,14 @@ fn admit(request: &mut Request<Body>) -> Result<(), Box<Response<Body>>> {
             HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
         );
         return Err(Box::new(answer));
+    }
+    if !headers::is_only_chunked(request.headers()) {
+        return Err(Box::new(
+            Problem::new(StatusCode::NOT_IMPLEMENTED)
+                .with_title("A coding that is not known here")
+                .with_detail("`Transfer-Encoding` is `chunked`, or is left away: a coding of content stands in `Content-Encoding`.")
+                .into_response(),
+        ));
     }
     if let Some(authority) = request.uri().authority() {
         // What the target says goes before `Host` (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1).

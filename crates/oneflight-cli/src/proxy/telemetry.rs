@@ -5,6 +5,7 @@
 //! | `oneflight_proxy_requests_total` | counter | `route`, `class` (`2xx` …) | answers, by the pattern of the route |
 //! | `oneflight_proxy_in_flight` | gauge | | requests that are being answered now |
 //! | `oneflight_proxy_upstream_errors_total` | counter | `kind` (`connect`, `broken`, `timed_out`) | exchanges with a backend that gave no answer |
+//! | `oneflight_proxy_scope_changes_total` | counter | `route` | answers that set the cookie of their scope to another value |
 //! | `oneflight_proxy_reloads_total` | counter | `result` (`done`, `failed`) | readings of the configuration after the first |
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::upstream::Reason;
 const REQUESTS: &str = "oneflight_proxy_requests_total";
 const IN_FLIGHT: &str = "oneflight_proxy_in_flight";
 const UPSTREAM_ERRORS: &str = "oneflight_proxy_upstream_errors_total";
+const SCOPE_CHANGES: &str = "oneflight_proxy_scope_changes_total";
 const RELOADS: &str = "oneflight_proxy_reloads_total";
 
 /// Says to the recorder what the metrics are.
@@ -27,6 +29,10 @@ pub(super) fn describe() {
     );
     describe_gauge!(IN_FLIGHT, "requests that are being answered now");
     describe_counter!(UPSTREAM_ERRORS, "exchanges with a backend that gave no answer");
+    describe_counter!(
+        SCOPE_CHANGES,
+        "answers that set the cookie of their scope to another value"
+    );
     describe_counter!(RELOADS, "readings of the configuration after the first");
 }
 
@@ -71,6 +77,10 @@ impl Answers {
 
 pub(super) fn upstream_failed(reason: Reason) {
     counter!(UPSTREAM_ERRORS, "kind" => reason.as_str()).increment(1);
+}
+
+pub(super) fn scope_changed(route: &Arc<str>) {
+    counter!(SCOPE_CHANGES, "route" => Arc::clone(route)).increment(1);
 }
 
 /// How a reload ended.

@@ -102,6 +102,15 @@ fn an_error_names_the_line_and_what_is_allowed() {
         ),
         ("[[route]]\nstatuses.not-done = \"700\"", "expected a status or a class"),
         ("[[route]]\nlease = \"1ms\"", "100ms at the least"),
+        ("[[route]]\nsettle = \"1s\"", "`settle` says when it is sent again"),
+        (
+            "[[route]]\nserver-actions = true\nscope = \"none\"\ndialect = \"stripe\"",
+            "`dialect` is of requests by programs",
+        ),
+        (
+            "[[route]]\nserver-actions = true\nscope = \"none\"\nfingerprint.json = \"sorted\"",
+            "`fingerprint.json` is of bodies of JSON",
+        ),
     ] {
         let output = check(&format!("{head}{line}"));
         let told = told(&output);
@@ -114,6 +123,10 @@ fn an_error_names_the_line_and_what_is_allowed() {
         (
             "listen = \"8080\"\nupstream.url = \"http://127.0.0.1:1\"",
             "an address and a port",
+        ),
+        (
+            "listen = \"127.0.0.1:1\"\nupstream.url = \"http://127.0.0.1:1\"\nclients.header-size = \"4 KiB\"",
+            "`clients.header-size` is 8 KiB at the least",
         ),
         (
             "listen = []\nupstream.url = \"http://127.0.0.1:1\"",

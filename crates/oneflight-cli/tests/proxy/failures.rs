@@ -1,6 +1,9 @@
 //! Backends that are away, die, or keep silent: what was certainly not sent is sent again, and of the rest the truth is told.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use tokio::sync::{Barrier, Semaphore};
 
 use crate::backend::{Backend, Process, nobody, read, status, text};
 use crate::client::{Raw, get, keyed, post};
@@ -156,15 +159,23 @@ async fn a_backend_that_keeps_silent_is_waited_for_only_so_long() {
 #[tokio::test]
 async fn the_time_for_an_answer_begins_when_the_request_was_sent() {
     let home = Home::new();
-    let backend = Backend::by(|request| async move { text(read(request).await) }).await;
-    let proxy = Proxy::before(&home, backend.address, "upstream.answer-time = \"300ms\"");
+    let pause = std::time::Duration::from_secs;
+    let backend = Backend::by(move |request| async move {
+        let body = read(request).await;
+        tokio::time::sleep(pause(2)).await;
+        text(body)
+    })
+    .await;
+    // Counted from anything before the end of the request, it would be over before the answer.
+    let proxy = Proxy::before(&home, backend.address, "upstream.answer-time = \"4s\"");
     let mut client = Raw::to(proxy.address).await;
     client
         .write("POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 4\r\n\r\nbo")
         .await;
-    tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+    tokio::time::sleep(pause(7)).await;
     client.write("dy").await;
-    assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }
 
 #[tokio::test]
@@ -231,4 +242,51 @@ async fn what_the_backend_says_of_itself_is_passed_on() {
     let proxy = Proxy::before(&home, backend.address, "");
     assert_eq!(keyed(proxy.address, "k", "tea").await.text(), "closed today");
     assert_eq!(post(proxy.address, "/", &[], "tea").await.text(), "closed today");
+}
+
+#[tokio::test]
+async fn requests_are_answered_although_every_kept_connection_was_closed() {
+    const KEPT: usize = 200;
+    const AFTER: usize = 4;
+    let home = Home::new();
+    let all = Arc::new(Barrier::new(KEPT));
+    let (closes, closed) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (gate, counts, began) = (Arc::clone(&closes), Arc::clone(&closed), Arc::new(AtomicUsize::new(0)));
+    let backend = Backend::raw(move |mut client| {
+        let (all, gate, counts) = (Arc::clone(&all), Arc::clone(&gate), Arc::clone(&counts));
+        let is_kept = began.fetch_add(1, SeqCst) < KEPT;
+        async move {
+            const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            client.until("tea").await;
+            if is_kept {
+                all.wait().await;
+                client.write(ANSWER).await;
+                gate.acquire().await.expect("open").forget();
+                drop(client);
+                counts.fetch_add(1, SeqCst);
+                return;
+            }
+            for _ in 1..AFTER {
+                client.write(ANSWER).await;
+                client.until("tea").await;
+            }
+            client.write(ANSWER).await;
+            client.end().await;
+        }
+    })
+    .await;
+    let more = "upstream = { answer-time = \"2s\", idle-time = \"1h\" }";
+    home.write_text(&format!(
+        "listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\nstore.url = {:?}\n{}",
+        home.store(),
+        more.replace("{ ", &format!("{{ url = \"http://{}\", ", backend.address))
+    ));
+    let proxy = home.start();
+    let first = futures::future::join_all((0..KEPT).map(|_| post(proxy.address, "/", &[], "tea"))).await;
+    assert!(first.iter().all(|answer| answer.text() == "ok"));
+    closes.add_permits(KEPT);
+    crate::backend::until(|| closed.load(SeqCst) == KEPT).await;
+    for _ in 0..AFTER {
+        assert_eq!(post(proxy.address, "/", &[], "tea").await.text(), "ok");
+    }
 }

@@ -189,6 +189,12 @@ async fn heads_are_limited_in_size_and_in_time() {
     slow.write("GET / HTTP/1.1\r\nHost: shop").await;
     let read = slow.end().await;
     assert!(!read.contains("200"), "{read}");
+    // Of these it is not even known which protocol is spoken.
+    for begins in ["", "P", "PRI * HT"] {
+        let mut slow = Raw::to(proxy.address).await;
+        slow.write(begins).await;
+        assert_eq!(slow.end().await, "", "{begins:?}");
+    }
     assert_eq!(get(proxy.address, "/").await.status, 200);
 }
 
@@ -263,4 +269,88 @@ async fn answers_without_a_body_keep_what_they_say_of_it() {
         "{head}"
     );
     assert_eq!(backend.count(), 1, "the connection is used again");
+}
+
+#[tokio::test]
+async fn a_body_of_any_method_arrives_whether_or_not_its_length_is_known() {
+    let home = Home::new();
+    let backend = Backend::by(|request| async move {
+        let method = request.method().clone();
+        text(format!("{method} {}", crate::backend::read(request).await))
+    })
+    .await;
+    let proxy = Proxy::before(&home, backend.address, "");
+    for method in ["GET", "DELETE", "POST", "QUERY"] {
+        for framed in [
+            "Content-Length: 4\r\n\r\nbody",
+            "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        ] {
+            let mut client = Raw::to(proxy.address).await;
+            client
+                .write(&format!("{method} / HTTP/1.1\r\nHost: shop.example\r\n{framed}"))
+                .await;
+            assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+            client.until(&format!("{method} body")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_coding_of_transfer_that_would_be_lost_is_not_passed_on() {
+    let home = Home::new();
+    let backend = Backend::raw(|mut client| async move {
+        client.head().await;
+        client
+            .write("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n")
+            .await;
+        client.end().await;
+    })
+    .await;
+    let proxy = Proxy::before(&home, backend.address, "");
+    for lines in [
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+    ] {
+        let mut client = Raw::to(proxy.address).await;
+        client
+            .write(&format!(
+                "POST / HTTP/1.1\r\nHost: shop.example\r\n{lines}\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+            ))
+            .await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 501 "), "{lines}: {head}");
+    }
+    assert_eq!(backend.count(), 0);
+    assert_eq!(get(proxy.address, "/").await.status, 502);
+}
+
+#[tokio::test]
+async fn the_protocol_that_a_backend_needs_is_named_to_the_client() {
+    let home = Home::new();
+    let backend = Backend::raw(|mut client| async move {
+        client.head().await;
+        client
+            .write("HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        client.end().await;
+    })
+    .await;
+    let proxy = Proxy::before(&home, backend.address, "");
+    let answer = get(proxy.address, "/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("upgrade")), (426, "echo"));
+}
+
+#[tokio::test]
+async fn what_is_of_a_connection_does_not_say_whose_request_it_is() {
+    let (home, backend) = (Home::new(), mirror().await);
+    let proxy = Proxy::before(&home, backend.address, "[[route]]\nscope = \"header X-Tenant\"");
+    let of = |connection| {
+        let headers = [("connection", connection), ("x-tenant", "a"), ("idempotency-key", "k")];
+        async move { post(proxy.address, "/", &headers, "").await }
+    };
+    assert_eq!(of("keep-alive, X-Tenant").await.status, 403);
+    assert_eq!(of("keep-alive").await.status, 200);
+    // A key that the backend does not get is no key.
+    let answer = of("keep-alive, Idempotency-Key").await;
+    assert!(!answer.headers.contains_key("idempotency-origin"), "{answer:?}");
 }

@@ -289,3 +289,63 @@ async fn an_answer_that_streams_reaches_its_client_and_only_its_outcome_is_kept(
     assert!(!again.text().contains("data: 1"));
     assert_eq!(backend.count(), 1);
 }
+
+#[tokio::test]
+async fn a_route_for_one_method_leaves_the_others_as_they_are() {
+    let key = [("idempotency-key", "k")];
+    for routes in [
+        "[[route]]\npath = \"/orders\"\nmethods = [\"PUT\"]",
+        "[[route]]\nmethods = [\"PUT\"]",
+        "[[route]]\npath = \"/orders\"\nmethods = [\"PUT\"]\n[[route]]\nmethods = [\"PATCH\"]",
+    ] {
+        let (home, backend) = (Home::new(), numbered(None).await);
+        let proxy = Proxy::before(&home, backend.address, routes);
+        for method in ["PUT", "POST", "PATCH"] {
+            let send = || crate::client::send(proxy.address, method, "/orders", &key, "tea");
+            let (first, second) = (send().await, send().await);
+            assert_eq!(second.text(), first.text(), "{method}: {routes}");
+            assert_eq!(second.header("idempotency-replayed"), "true", "{method}: {routes}");
+        }
+    }
+    // What a route says of its own method counts there, and what one for all other paths says counts for the rest.
+    let (home, backend) = (Home::new(), numbered(None).await);
+    let routes = "[[route]]\npath = \"/orders\"\nmethods = [\"PUT\"]\n[[route]]\nkey.required = \"required\"";
+    let proxy = Proxy::before(&home, backend.address, routes);
+    assert_eq!(
+        crate::client::send(proxy.address, "PUT", "/orders", &[], "")
+            .await
+            .status,
+        201
+    );
+    assert_eq!(post(proxy.address, "/orders", &[], "").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_scope_that_changes_with_each_answer_is_told_once_and_counted() {
+    let home = Home::new();
+    let backend = Backend::by(|request| async move {
+        let mut answer = text("ok");
+        let session = match request.uri().path() {
+            "/same" => "session=a; Path=/",
+            "/gone" => "session=; Max-Age=0",
+            _ => "session=b; Path=/",
+        };
+        answer
+            .headers_mut()
+            .insert("set-cookie", session.parse().expect("a value"));
+        answer
+    })
+    .await;
+    let proxy = Proxy::before(&home, backend.address, "[[route]]\nscope = \"cookie session\"");
+    let changes = "oneflight_proxy_scope_changes_total{route=\"*\"}";
+    for path in ["/same", "/gone"] {
+        post(proxy.address, path, &[("cookie", "session=a")], "").await;
+    }
+    assert_eq!(proxy.metric(changes).await, 0.0);
+    for _ in 0..2 {
+        post(proxy.address, "/other", &[("cookie", "session=a")], "").await;
+    }
+    assert_eq!(proxy.metric(changes).await, 2.0);
+    proxy.wait_for_line("sets the cookie of its scope");
+    assert_eq!(proxy.told("sets the cookie of its scope"), 1);
+}

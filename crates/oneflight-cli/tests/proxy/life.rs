@@ -226,3 +226,21 @@ async fn a_second_signal_ends_it_at_once_and_so_does_the_deadline() {
         assert_eq!(ended.code(), Some(75), "{told}");
     }
 }
+
+#[tokio::test]
+async fn the_time_to_stop_is_that_of_the_file_as_it_was_read_last() {
+    let (home, backend) = (Home::new(), Backend::by(|_| std::future::pending()).await);
+    let mut proxy = Proxy::before(&home, backend.address, "");
+    home.write(&[backend.address], "stop-time = \"200ms\"");
+    assert_eq!(proxy.reload().await.status, 200);
+    let to = proxy.address;
+    tokio::spawn(async move { try_send(to, "POST", "/orders", &[("idempotency-key", "k")], "tea").await });
+    backend.reached(1).await;
+    proxy.signal("-TERM");
+    let told = proxy.wait_for_line("stopping");
+    assert!(told.contains("200ms"), "{told}");
+    let ended = tokio::task::spawn_blocking(move || proxy.ended())
+        .await
+        .expect("no panic");
+    assert_eq!(ended.code(), Some(75));
+}

@@ -123,6 +123,12 @@ impl Proxy {
         self.lines.wait_for(what)
     }
 
+    /// How many lines with this it has written by now.
+    pub fn told(&self, what: &str) -> usize {
+        let lines = self.lines.0.0.lock().expect("not poisoned");
+        lines.iter().filter(|line| line.contains(what)).count()
+    }
+
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill")
             .args([signal, &self.process.id().to_string()])

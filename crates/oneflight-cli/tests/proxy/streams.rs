@@ -211,6 +211,7 @@ async fn a_connection_that_changes_its_protocol_is_a_tunnel() {
     }
     // The end of one side is the end of the other.
     assert_eq!(client.end().await, "");
+    assert_eq!(proxy.told("panicked"), 0);
 }
 
 #[tokio::test]

@@ -65,29 +65,67 @@ impl Intent {
         call: Call,
         lines: &HeaderMap,
         body: &Bytes,
-        keys: &KeySource,
-        field: &str,
-    ) -> Option<Self> {
+        counts: &Counts,
+    ) -> Result<Option<Self>, Unreadable> {
         let media_type = content_type(lines);
         let parts = match media_type.starts_with("multipart/form-data") {
             true => parts::read(media_type, body.clone()).await,
             false => None,
         };
         let asked = match call {
-            Call::Form => of_form(&parts?, field)?,
-            Call::Fetch => of_fetch(lines, body, parts, field),
+            Call::Form => match of_form(&parts.ok_or(Unreadable)?, counts)? {
+                Some(asked) => asked,
+                None => return Ok(None),
+            },
+            Call::Fetch => of_fetch(lines, body, parts, counts),
         };
-        let key = keys
+        let key = counts
+            .keys
             .of_headers(lines)
             .map_err(Problem::from)
             .and_then(|key| the_one(key, &asked.keys));
-        Some(Self {
+        Ok(Some(Self {
             call,
             key,
-            fingerprint: asked.fingerprint,
-        })
+            fingerprint: counts.with_headers(asked.fingerprint, lines),
+        }))
     }
 }
+
+/// Where the key of a call stands, and what of the rest counts.
+#[derive(Debug)]
+pub(super) struct Counts {
+    pub(super) keys: KeySource,
+    pub(super) field: String,
+    /// Fields that differ from send to send.
+    pub(super) leave_out: Vec<String>,
+    /// Headers that tell two intents apart.
+    pub(super) headers: Vec<HeaderName>,
+}
+
+impl Counts {
+    /// Whether a field is the user's own.
+    fn has(&self, name: &str) -> bool {
+        !name.starts_with(REACT) && name != self.field && !self.leave_out.iter().any(|left| left == name)
+    }
+
+    fn with_headers(&self, fingerprint: Fingerprint, lines: &HeaderMap) -> Fingerprint {
+        if self.headers.is_empty() {
+            return fingerprint;
+        }
+        let mut all = Fingerprint::builder().part("intent", fingerprint.to_string());
+        for name in &self.headers {
+            for value in lines.get_all(name) {
+                all = all.part(name.as_str(), value.as_bytes());
+            }
+        }
+        all.build()
+    }
+}
+
+/// A form of which nobody can say whether it calls an action.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unreadable;
 
 /// What is read of a body.
 struct Asked {
@@ -118,29 +156,73 @@ fn the_one(in_head: Option<IdempotencyKey>, in_body: &[String]) -> Result<Option
 }
 
 /// Reads what a browser sends of a form. It names the action itself.
-fn of_form(parts: &[Part], field: &str) -> Option<Asked> {
-    let id = parts.iter().rev().find_map(|part| named(part, parts))?;
+fn of_form(parts: &[Part], counts: &Counts) -> Result<Option<Asked>, Unreadable> {
+    let named = parts.iter().rev().find_map(|part| named(part, parts));
+    let Some((id, bound_to)) = named else {
+        let is_of_react = |part: &Part| {
+            ["$ACTION_ID_", "$ACTION_REF_"]
+                .iter()
+                .any(|name| part.name.starts_with(name))
+        };
+        return match parts.iter().any(is_of_react) {
+            true => Err(Unreadable),
+            false => Ok(None),
+        };
+    };
     let fields = || parts.iter().map(|part| (part.name.as_str(), part));
-    Some(Asked {
-        keys: keys_among(fields(), field),
-        fingerprint: of_fields(&id, fields(), field),
-    })
+    Ok(Some(Asked {
+        keys: keys_among(fields(), &counts.field),
+        fingerprint: of_fields(&id, bound(&bound_to), fields(), counts),
+    }))
 }
 
-/// Returns the id of the action that a field names. Of two that do, React takes the last one.
-fn named(part: &Part, parts: &[Part]) -> Option<String> {
+/// Returns the id of the action that a field names, and what is bound to it. Of two that do, React takes the last one.
+fn named(part: &Part, parts: &[Part]) -> Option<(String, Vec<Value>)> {
     if let Some(id) = part.name.strip_prefix("$ACTION_ID_") {
-        return Some(id.to_owned());
+        return Some((id.to_owned(), Vec::new()));
     }
     let number = part.name.strip_prefix("$ACTION_REF_")?;
-    let described = format!("{REACT}{number}:0");
-    let described = parts.iter().find(|part| part.name == described)?.text()?;
-    let described: Value = serde_json::from_str(described).ok()?;
-    Some(described.get("id")?.as_str()?.to_owned())
+    let text_of = |row: u32| {
+        let name = format!("{REACT}{number}:{row}");
+        parts.iter().find(|part| part.name == name)?.text()
+    };
+    let described: Value = serde_json::from_str(text_of(0)?).ok()?;
+    let id = described.get("id")?.as_str()?.to_owned();
+    let bound = match described.get("bound").and_then(Value::as_str) {
+        Some(row) => {
+            let row = u32::from_str_radix(row.strip_prefix("$@")?, 16).ok()?;
+            serde_json::from_str(text_of(row)?).ok()?
+        }
+        None => Vec::new(),
+    };
+    Some((id, bound))
+}
+
+/// Returns what counts of the arguments before the form, or before the object with the key. Next encrypts the first one if it is of
+/// the scope in which the action is written. The last one may be the state of `useActionState`: one that is a text, a number or a
+/// boolean counts all the same, as it may be what `bind(null, id)` has bound.
+fn bound(before: &[Value]) -> &[Value] {
+    let before = match before {
+        [first, rest @ ..] if is_ciphertext(first) => rest,
+        all => all,
+    };
+    match before {
+        [rest @ .., last] if may_be_a_state(last) => rest,
+        all => all,
+    }
+}
+
+fn may_be_a_state(argument: &Value) -> bool {
+    match argument {
+        // What begins with one `$` stands for something else: `$undefined`, a map.
+        Value::String(text) => text.starts_with('$') && !text.starts_with("$$"),
+        Value::Number(_) | Value::Bool(_) => false,
+        Value::Null | Value::Array(_) | Value::Object(_) => true,
+    }
 }
 
 /// Reads what a script sends: arguments, as `encodeReply` writes them.
-fn of_fetch(lines: &HeaderMap, body: &Bytes, parts: Option<Vec<Part>>, field: &str) -> Asked {
+fn of_fetch(lines: &HeaderMap, body: &Bytes, parts: Option<Vec<Part>>, counts: &Counts) -> Asked {
     let id = lines
         .get(NEXT_ACTION)
         .map(|id| String::from_utf8_lossy(id.as_bytes()))
@@ -160,7 +242,10 @@ fn of_fetch(lines: &HeaderMap, body: &Bytes, parts: Option<Vec<Part>>, field: &s
         }
     };
     let forms: Vec<String> = arguments.iter().filter_map(form_of).collect();
-    if !forms.is_empty() {
+    if let Some(at) = arguments.iter().position(|argument| form_of(argument).is_some()) {
+        let (before, after) = arguments.split_at(at);
+        let others = after.iter().filter(|argument| form_of(argument).is_none());
+        let others: Vec<Value> = bound(before).iter().chain(others).cloned().collect();
         let fields = || {
             let of = |form| {
                 parts
@@ -170,11 +255,11 @@ fn of_fetch(lines: &HeaderMap, body: &Bytes, parts: Option<Vec<Part>>, field: &s
             forms.iter().flat_map(move |form| of(form.as_str()))
         };
         return Asked {
-            keys: keys_among(fields(), field),
-            fingerprint: of_fields(&id, fields(), field),
+            keys: keys_among(fields(), &counts.field),
+            fingerprint: of_fields(&id, &others, fields(), counts),
         };
     }
-    of_arguments(&id, arguments, &parts, field)
+    of_arguments(&id, arguments, &parts, counts)
 }
 
 /// Returns what the fields of a `FormData` begin with, if an argument is one: `$K1` stands for the fields `_1_…`.
@@ -195,10 +280,19 @@ fn keys_among<'a>(fields: impl Iterator<Item = (&'a str, &'a Part)>, field: &str
         .collect()
 }
 
-/// Takes the fields that are the user's own, in their order.
-fn of_fields<'a>(id: &str, fields: impl Iterator<Item = (&'a str, &'a Part)>, field: &str) -> Fingerprint {
-    let own = fields.filter(|(name, _)| !name.starts_with(REACT) && *name != field);
-    own.fold(Fingerprint::builder().part("action", id), |parts, (name, part)| {
+/// Takes the fields that are the user's own, in their order, and what else the action is called with.
+fn of_fields<'a>(
+    id: &str,
+    others: &[Value],
+    fields: impl Iterator<Item = (&'a str, &'a Part)>,
+    counts: &Counts,
+) -> Fingerprint {
+    let mut called = Fingerprint::builder().part("action", id);
+    if !others.is_empty() {
+        called = called.part("arguments", Value::from(others).to_string());
+    }
+    let own = fields.filter(|(name, _)| counts.has(name));
+    own.fold(called, |parts, (name, part)| {
         let parts = parts.part("name", name);
         let parts = match &part.file {
             Some(file) => parts
@@ -211,20 +305,21 @@ fn of_fields<'a>(id: &str, fields: impl Iterator<Item = (&'a str, &'a Part)>, fi
     .build()
 }
 
-/// Takes arguments that are no form: the one that has the key, or else all but what Next has bound to the action.
-fn of_arguments(id: &str, mut arguments: Vec<Value>, parts: &[Part], field: &str) -> Asked {
+/// Takes arguments that are no form, but for what is left out before the one that has the key; if none has, what Next has encrypted.
+fn of_arguments(id: &str, mut arguments: Vec<Value>, parts: &[Part], counts: &Counts) -> Asked {
+    let field = counts.field.as_str();
     let key_in = |argument: &Value| Some(unescaped(argument.as_object()?.get(field)?.as_str()?).to_owned());
     let keys: Vec<String> = arguments.iter().filter_map(key_in).collect();
-    if keys.is_empty() {
+    if let Some(at) = arguments.iter().position(|argument| key_in(argument).is_some()) {
+        let after = arguments.split_off(at);
+        arguments = bound(&arguments).iter().cloned().chain(after).collect();
+    } else {
         let is_bound = arguments.first().is_some_and(is_ciphertext);
         arguments.drain(..usize::from(is_bound));
-    } else {
-        // The others are the state of `useActionState`, and what is bound.
-        arguments.retain(|argument| argument.get(field).is_some_and(Value::is_string));
     }
     for argument in &mut arguments {
         if let Some(members) = argument.as_object_mut() {
-            members.remove(field);
+            members.retain(|name, _| name != field && !counts.leave_out.contains(name));
         }
     }
     let root = Value::Array(arguments).to_string();

@@ -21,7 +21,7 @@ use super::super::body::Body;
 use super::super::config::Route;
 use super::answer::{readable, told};
 use super::called::Called;
-use super::intent::{Call, Intent};
+use super::intent::{Call, Counts, Intent};
 use super::read::{self, Read};
 
 /// The field that is looked for where the route names none.
@@ -36,8 +36,7 @@ pub(in super::super) struct ActionsLayer {
 
 #[derive(Debug)]
 struct Terms {
-    keys: KeySource,
-    field: String,
+    counts: Counts,
     max_bytes: usize,
     time: Duration,
 }
@@ -47,8 +46,12 @@ impl ActionsLayer {
     pub(in super::super) fn new(layer: IdempotencyLayer, route: &Route, keys: KeySource) -> Self {
         let field = route.key.field.clone();
         let terms = Terms {
-            keys,
-            field: field.unwrap_or_else(|| FIELD.to_owned()),
+            counts: Counts {
+                keys,
+                field: field.unwrap_or_else(|| FIELD.to_owned()),
+                leave_out: route.fingerprint.leave_out.clone(),
+                headers: route.fingerprint.headers.clone(),
+            },
             max_bytes: route.limits.request.0,
             time: route.limits.request_time,
         };
@@ -127,7 +130,9 @@ where
     S::Error: fmt::Display + Send + 'static,
 {
     let ActionsService { actions, others, terms } = service;
-    let page = request.uri().path_and_query().map_or("/", |it| it.as_str()).to_owned();
+    // With two slashes it would be led to another host.
+    let page = request.uri().path_and_query().map_or("/", |it| it.as_str());
+    let page = format!("/{}", page.trim_start_matches(['/', '\\']));
     let (mut parts, body) = request.into_parts();
     let length = parts.headers.get(CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -137,13 +142,17 @@ where
     let body = match read::read(body, terms.max_bytes, terms.time).await {
         Read::Whole(body) => body,
         Read::Over { begins, body } => {
-            let names_action = || begins.windows(ACTION.len()).any(|bytes| bytes == ACTION);
-            return match call == Call::Fetch || names_action() {
+            return match call == Call::Fetch || read::names_action(&begins) {
                 true => Ok(told(call, &page, Problem::body_too_large(terms.max_bytes))),
                 false => others.oneshot(Request::from_parts(parts, body)).await,
             };
         }
-        Read::TooSlow => return Ok(told(call, &page, Problem::body_too_slow(terms.time))),
+        Read::TooSlow { begins, body } => {
+            return match call == Call::Fetch || read::names_action(&begins) {
+                true => Ok(told(call, &page, Problem::body_too_slow(terms.time))),
+                false => others.oneshot(Request::from_parts(parts, body)).await,
+            };
+        }
         Read::Broken => {
             return Ok(told(
                 call,
@@ -152,7 +161,15 @@ where
             ));
         }
     };
-    let intent = Intent::read(call, &parts.headers, &body, &terms.keys, &terms.field).await;
+    let intent = match Intent::read(call, &parts.headers, &body, &terms.counts).await {
+        Ok(intent) => intent,
+        // It may call an action all the same, and would do so unprotected.
+        Err(_) if read::names_action(&body) => {
+            let problem = Problem::malformed_body("It is a form that calls an action, and cannot be read.");
+            return Ok(told(call, &page, problem));
+        }
+        Err(_) => None,
+    };
     let whole = Body::from_body(http_body_util::BodyExt::map_err(
         http_body_util::Full::new(body),
         |never| match never {},
@@ -164,6 +181,3 @@ where
     let answer = actions.oneshot(Request::from_parts(parts, whole)).await?;
     Ok(readable(call, &page, answer).await)
 }
-
-/// The name of a field by which a form calls an action.
-const ACTION: &[u8] = b"\"$ACTION_";

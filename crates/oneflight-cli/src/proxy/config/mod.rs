@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use oneflight::http::layer::Dialect;
 use serde::Deserialize;
 
 pub(super) use route::{
@@ -161,6 +162,10 @@ impl Config {
         }
         let roots = written.upstream.roots.map(|path| path.0);
         let trust = Trust::read(roots.as_deref().map(Path::new)).map_err(|why| format!("`upstream.roots`: {why}"))?;
+        let header_size = written.clients.header_size.map_or(Size(64 * 1024), |size| size.0);
+        if header_size.0 < 8 * 1024 {
+            return Err("`clients.header-size` is 8 KiB at the least".to_owned());
+        }
         let mut routes = Vec::with_capacity(written.route.len());
         for route in written.route {
             let line = line_at(text, route.span().start);
@@ -197,7 +202,7 @@ impl Config {
                 .map_or(([127, 0, 0, 1], 9464).into(), |listen| listen.0),
             clients: Clients {
                 header_time: or(written.clients.header_time, seconds(30)),
-                header_size: written.clients.header_size.map_or(Size(64 * 1024), |size| size.0),
+                header_size,
                 header_lines: usize::from(written.clients.header_lines.unwrap_or(100)),
             },
             stop_time: or(written.stop_time, seconds(30)),
@@ -239,6 +244,19 @@ fn check(route: &Route, before: &[Route]) -> Result<(), String> {
     if route.server_actions == ServerActions::Understood && route.scope == Scopes::Unsaid {
         let why = "`server-actions` needs a `scope`, since pages are made for their users: by a cookie, a header, or \"none\"";
         return Err(why.to_owned());
+    }
+    if route.settle.is_some() && route.in_doubt == InDoubt::Hold {
+        let why = "`settle` says when it is sent again: it needs `in-doubt = \"rerun\"`";
+        return Err(why.to_owned());
+    }
+    if route.server_actions == ServerActions::Understood {
+        if route.dialect != Dialect::Draft {
+            return Err("`dialect` is of requests by programs: calls of actions are answered in words".to_owned());
+        }
+        if route.fingerprint.json != JsonOrder::AsSent {
+            let why = "`fingerprint.json` is of bodies of JSON: of a call of an action the fields are taken";
+            return Err(why.to_owned());
+        }
     }
     if route.lease < Duration::from_millis(100) {
         return Err(format!("the lease is {:?}: it is 100ms at the least", route.lease));

@@ -4,11 +4,12 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::failure::{Failure, Reason, Sent};
@@ -21,7 +22,8 @@ type Driver = dyn Future<Output = hyper::Result<()>> + Send;
 /// A connection, and what drives it. Nothing happens on it unless it is polled.
 pub(super) struct Connection {
     sender: SendRequest<Outgoing>,
-    driver: Pin<Box<Driver>>,
+    /// `None` once it is over: dropped, it gives back a request that it has not begun.
+    driver: Option<Pin<Box<Driver>>>,
     written: Arc<AtomicU64>,
     /// When it was used last.
     pub(super) used: Instant,
@@ -40,15 +42,15 @@ impl Connection {
         let (sender, connection) = http1::Builder::new().handshake(stream).await?;
         Ok(Self {
             sender,
-            driver: Box::pin(connection.with_upgrades()),
+            driver: Some(Box::pin(connection.with_upgrades())),
             written,
             used: Instant::now(),
         })
     }
 
     /// Goes on with what is under way. It is over if this says so.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.driver.as_mut().poll(cx)
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        go_on(&mut self.driver, cx)
     }
 
     /// Whether another request may be sent.
@@ -68,12 +70,13 @@ impl Connection {
 
     /// Drives it to its end, after which it belongs to another protocol.
     pub(super) async fn until_over(mut self) {
-        let _ = poll_fn(|cx| self.poll(cx)).await;
+        poll_fn(|cx| self.poll(cx)).await;
     }
 
     /// Looks whether it still stands, while it is idle.
     pub(super) async fn stands(&mut self) -> bool {
-        poll_fn(|cx| Poll::Ready(self.poll(cx).is_pending())).await && self.is_idle()
+        // After many others in one turn, tokio would say of a closed one that nothing has come.
+        unconstrained(poll_fn(|cx| Poll::Ready(self.poll(cx).is_pending()))).await && self.is_idle()
     }
 
     /// Sends a request, and returns the head of its answer.
@@ -81,14 +84,11 @@ impl Connection {
         let before = self.written.load(Ordering::Relaxed);
         let mut answer = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
-        let mut is_over = false;
         let answered = poll_fn(|cx| {
             if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
                 return Poll::Ready(answered);
             }
-            if !is_over {
-                is_over = driver.as_mut().poll(cx).is_ready();
-            }
+            let _ = go_on(driver, cx);
             answer.as_mut().poll(cx)
         })
         .await;
@@ -107,4 +107,14 @@ impl Connection {
             }
         })
     }
+}
+
+/// Polls what drives a connection, and drops it at its end.
+fn go_on(driver: &mut Option<Pin<Box<Driver>>>, cx: &mut Context<'_>) -> Poll<()> {
+    if let Some(driving) = driver {
+        // How it ended is told to the one who waits for an answer.
+        let _ = ready!(driving.as_mut().poll(cx));
+        *driver = None;
+    }
+    Poll::Ready(())
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::super::body::{Body, BoxError};
 
@@ -30,7 +30,11 @@ pub(in super::super) struct Outgoing {
 ///   └─────an answer came before that─────▶ Unwanted
 /// ```
 #[derive(Debug)]
-pub(super) struct Progress(AtomicU8);
+pub(super) struct Progress {
+    state: AtomicU8,
+    /// When it began, and later when it ended.
+    since: Mutex<Instant>,
+}
 
 const FLOWS: u8 = 0;
 const HELD: u8 = 1;
@@ -38,17 +42,29 @@ const UNWANTED: u8 = 2;
 const ENDED: u8 = 3;
 
 impl Progress {
+    fn new(state: u8) -> Arc<Self> {
+        Arc::new(Self {
+            state: AtomicU8::new(state),
+            since: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// Returns when the body ended, if it does not flow any more.
+    pub(super) fn ended_at(&self) -> Instant {
+        *self.since.lock()
+    }
+
     /// Whether there is nothing more to send. A body that was held back until now is not wanted any more.
     pub(super) fn answered(&self) -> bool {
         let _ = self
-            .0
+            .state
             .compare_exchange(HELD, UNWANTED, Ordering::AcqRel, Ordering::Acquire);
-        self.0.load(Ordering::Acquire) != FLOWS
+        self.state.load(Ordering::Acquire) != FLOWS
     }
 
     /// Whether the body is on its way.
     pub(super) fn flows(&self) -> bool {
-        self.0.load(Ordering::Acquire) == FLOWS
+        self.state.load(Ordering::Acquire) == FLOWS
     }
 }
 
@@ -72,7 +88,7 @@ impl Outgoing {
         Self {
             body,
             waits: None,
-            progress: Arc::new(Progress(AtomicU8::new(progress))),
+            progress: Progress::new(progress),
         }
     }
 
@@ -86,7 +102,7 @@ impl Outgoing {
         let outgoing = Self {
             body,
             waits: Some(waits),
-            progress: Arc::new(Progress(AtomicU8::new(HELD))),
+            progress: Progress::new(HELD),
         };
         (outgoing, Gate(Arc::new(Mutex::new(Some(open)))))
     }
@@ -99,7 +115,8 @@ impl Outgoing {
 /// hyper drops it at its end.
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        self.progress.0.store(ENDED, Ordering::Release);
+        *self.progress.since.lock() = Instant::now();
+        self.progress.state.store(ENDED, Ordering::Release);
     }
 }
 
@@ -127,7 +144,7 @@ impl HttpBody for Outgoing {
             }
             let flows = self
                 .progress
-                .0
+                .state
                 .compare_exchange(HELD, FLOWS, Ordering::AcqRel, Ordering::Acquire);
             if flows.is_err() {
                 return Poll::Pending;

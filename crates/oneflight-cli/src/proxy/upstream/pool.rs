@@ -7,10 +7,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use oneflight::http::layer::FromBody;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::body::{Body, BoxError};
 use super::address::{Address, Tls};
@@ -19,7 +18,7 @@ use super::connection::{Connection, Unanswered};
 use super::failure::{Failure, Reason, Sent};
 use super::idle::Idle;
 use super::outgoing::Outgoing;
-use super::stream::Stream;
+use super::stream::{Counted, Stream};
 use super::trust::Trust;
 
 /// A backend and the connections to it. Clones share these.
@@ -144,20 +143,26 @@ impl Pool {
     ) -> Result<Response<Body>, Unanswered> {
         let progress = request.body().progress();
         let answered = {
+            let begun = Instant::now();
+            let mut end = begun + limits.answer;
             let mut answered = pin!(connection.send(request));
             loop {
-                match timeout(limits.answer, answered.as_mut()).await {
-                    Ok(answered) => break answered?,
-                    // The time counts from the end of the request.
-                    Err(_) if progress.flows() => {}
-                    Err(_) => {
+                if let Ok(answered) = timeout_at(end, answered.as_mut()).await {
+                    break answered?;
+                }
+                // The time counts from the end of the request.
+                let over = progress.ended_at().max(begun) + limits.answer;
+                end = match progress.flows() {
+                    true => Instant::now() + limits.answer,
+                    false if over > end => over,
+                    false => {
                         return Err(Unanswered::Failed(Failure {
                             reason: Reason::TimedOut,
                             sent: Sent::Something,
                             source: None,
                         }));
                     }
-                }
+                };
             }
         };
         let is_sent = progress.answered();
@@ -196,19 +201,21 @@ impl Pool {
 
 async fn connect(address: &Address, trust: &Trust) -> Result<Stream, BoxError> {
     match address {
-        Address::Unix(path) => Ok(Stream::new(TokioIo::new(UnixStream::connect(path).await?))),
+        Address::Unix(path) => Ok(Counted::new(UnixStream::connect(path).await?).plain()),
         Address::Tcp { host, port, tls } => {
             // An address of IPv6 stands in brackets.
             let plain = host.trim_start_matches('[').trim_end_matches(']');
             let stream = TcpStream::connect((plain, *port)).await?;
             stream.set_nodelay(true)?;
             match tls {
-                Tls::Plain => Ok(Stream::new(TokioIo::new(stream))),
+                Tls::Plain => Ok(Counted::new(stream).plain()),
                 #[cfg(feature = "tls")]
                 Tls::Encrypted => {
                     let name = tokio_rustls::rustls::pki_types::ServerName::try_from(plain.to_owned())?;
+                    let stream = Counted::new(stream);
+                    let written = stream.written();
                     let stream = trust.connector.connect(name, stream).await?;
-                    Ok(Stream::new(TokioIo::new(stream)))
+                    Ok(Stream::new(stream, written))
                 }
                 // It cannot be configured then.
                 #[cfg(not(feature = "tls"))]

@@ -1,19 +1,22 @@
 //! TLS to backends: whom they are certified by.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[cfg(feature = "tls")]
 use std::sync::Arc;
 
+use oneflight::Fingerprint;
+
 /// The certificates by which backends are known: those of the web, or those in a file.
 #[derive(Clone)]
 pub(in super::super) struct Trust {
-    roots: Option<PathBuf>,
+    /// The digest of what was in the file.
+    roots: Option<Fingerprint>,
     #[cfg(feature = "tls")]
     pub(super) connector: tokio_rustls::TlsConnector,
 }
 
-/// Two that have the same file are the same.
+/// Two whose files hold the same are the same.
 impl PartialEq for Trust {
     fn eq(&self, other: &Self) -> bool {
         self.roots == other.roots
@@ -45,13 +48,15 @@ impl Trust {
         use tokio_rustls::rustls::pki_types::pem::PemObject;
         use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+        let mut digest = None;
         let mut known = RootCertStore::empty();
         match roots {
             None => known.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
             Some(path) => {
                 let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-                let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
-                for certificate in certificates {
+                let text = std::fs::read(path).map_err(|error| wrong(&error))?;
+                digest = Some(Fingerprint::of(&text));
+                for certificate in CertificateDer::pem_slice_iter(&text) {
                     let certificate = certificate.map_err(|error| wrong(&error))?;
                     known.add(certificate).map_err(|error| wrong(&error))?;
                 }
@@ -66,7 +71,7 @@ impl Trust {
         let mut config = config.with_root_certificates(known).with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
-            roots: roots.map(Path::to_owned),
+            roots: digest,
             connector: tokio_rustls::TlsConnector::from(Arc::new(config)),
         })
     }

@@ -252,7 +252,7 @@ async fn what_goes_wrong_is_told_in_a_form_that_can_be_read() {
 #[tokio::test]
 async fn a_call_over_the_limit_is_told_so_and_not_made() {
     let site = site(vec![(head(OK, &[PAYLOAD, BEGUN]), "0:{}")]);
-    let large = "x".repeat(30_000);
+    let large = "x".repeat(300_000);
     let fields: Fields<'_> = &[("key", "k"), ("item", &large)];
     let seen = site.send(fetch_form(PLACE, "b", "null", fields)).await;
     assert_eq!((seen.status, seen.line("content-type")), (413, "text/plain"));

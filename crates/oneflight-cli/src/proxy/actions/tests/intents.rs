@@ -1,20 +1,35 @@
 //! Which requests call an action, under which key, and which of them are the same.
 
 use bytes::Bytes;
-use http::Request;
+use futures::StreamExt;
+use http::{HeaderName, Request};
 use http_body_util::BodyExt;
 use oneflight::Fingerprint;
 use oneflight::http::KeySource;
+use oneflight::http::layer::FromBody;
+use tower::{Layer, ServiceExt};
 
 use super::wire::{BEGUN, NOTE, OK, PLACE, fetch, fetch_form, head, plain_form, raw, site};
-use crate::proxy::actions::intent::{Call, Intent};
+use crate::proxy::actions::intent::{Call, Counts, Intent};
 use crate::proxy::body::Body;
+use crate::proxy::config::Route;
 
 async fn intent(request: Request<Body>) -> Option<Intent> {
     let (parts, body) = request.into_parts();
     let body: Bytes = body.collect().await.unwrap().to_bytes();
     let call = Call::of(&parts.method, &parts.headers)?;
-    Intent::read(call, &parts.headers, &body, &KeySource::new(), "key").await
+    Intent::read(call, &parts.headers, &body, &counts(&[], &[]))
+        .await
+        .expect("it can be read")
+}
+
+fn counts(leave_out: &[&str], headers: &[HeaderName]) -> Counts {
+    Counts {
+        keys: KeySource::new(),
+        field: "key".to_owned(),
+        leave_out: leave_out.iter().map(|&name| name.to_owned()).collect(),
+        headers: headers.to_vec(),
+    }
 }
 
 async fn fingerprint(request: Request<Body>) -> Fingerprint {
@@ -177,7 +192,7 @@ async fn what_calls_no_action_passes_as_on_any_route() {
         raw(
             "/",
             &form,
-            super::wire::multipart("b", &[("item", &"tea".repeat(10_000))]),
+            super::wire::multipart("b", &[("item", &"tea".repeat(50_000))]),
         )
     };
     for (number, request) in [upload(), upload(), urlencoded(), urlencoded(), large(), large()]
@@ -220,4 +235,142 @@ async fn what_next_compares_with_the_origin_comes_as_it_was_sent() {
     assert_eq!(line("x-forwarded-host"), "shop.example:8443");
     assert_eq!(line("origin"), "https://shop.example:8443");
     assert_eq!(line("next-action"), PLACE);
+}
+
+#[tokio::test]
+async fn what_is_bound_and_can_be_read_tells_two_intents_apart_however_they_are_sent() {
+    let script = |bound: &str| {
+        let root = format!("[{bound},\"$K1\"]");
+        fetch(PLACE, "b", &[("_1_key", "k"), ("_1_item", "tea"), ("0", &root)])
+    };
+    let form = |bound: &str| {
+        let described = format!("{{\"id\":\"{PLACE}\",\"bound\":\"$@1\"}}");
+        let bound = format!("[{bound}]");
+        let fields = [
+            ("$ACTION_REF_1", ""),
+            ("$ACTION_1:0", described.as_str()),
+            ("$ACTION_1:1", bound.as_str()),
+            ("key", "k"),
+            ("item", "tea"),
+        ];
+        let body = super::wire::multipart("b", &fields);
+        raw("/", &[("content-type", "multipart/form-data; boundary=b")], body)
+    };
+    let (one, two) = (ciphertext(b'A'), ciphertext(b'B'));
+    let state = "{\"code\":\"Invalid\"}";
+    let of_7 = fingerprint(script("7")).await;
+    for bound in [
+        "7".to_owned(),
+        "7,null".to_owned(),
+        format!("7,{state}"),
+        format!("\"{one}\",7"),
+        format!("\"{two}\",7,{state}"),
+    ] {
+        assert_eq!(of_7, fingerprint(script(&bound)).await, "{bound}");
+        assert_eq!(of_7, fingerprint(form(&bound)).await, "{bound}");
+    }
+    for bound in ["8", "\"7\"", "8,null", "7,8", "null"] {
+        assert_ne!(of_7, fingerprint(script(bound)).await, "{bound}");
+        assert_ne!(of_7, fingerprint(form(bound)).await, "{bound}");
+    }
+    // The same of a call without a form.
+    let json = |arguments: &str| {
+        raw(
+            "/",
+            &[("next-action", PLACE), ("content-type", "text/plain")],
+            arguments.to_owned(),
+        )
+    };
+    let of_7 = fingerprint(json("[7,{\"item\":\"tea\",\"key\":\"k\"}]")).await;
+    assert_eq!(
+        of_7,
+        fingerprint(json("[7,null,{\"item\":\"tea\",\"key\":\"k\"}]")).await
+    );
+    for other in [
+        "[8,{\"item\":\"tea\",\"key\":\"k\"}]",
+        "[7,{\"item\":\"tea\",\"key\":\"k\"},\"more\"]",
+        "[{\"item\":\"tea\",\"key\":\"k\"}]",
+    ] {
+        assert_ne!(of_7, fingerprint(json(other)).await, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_route_leaves_out_or_adds_counts_for_actions_too() {
+    const VERSION: HeaderName = HeaderName::from_static("x-version");
+    let of = async |token: &str, version: &'static str, counts: Counts| {
+        let fields = [("key", "k"), ("item", "tea"), ("csrf", token)];
+        let mut request = fetch_form(PLACE, "b", "null", &fields);
+        request.headers_mut().insert(VERSION, version.parse().unwrap());
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let intent = Intent::read(Call::Fetch, &parts.headers, &body, &counts).await;
+        intent.expect("it can be read").expect("it calls an action").fingerprint
+    };
+    let left = || counts(&["csrf"], &[]);
+    assert_eq!(of("a", "1", left()).await, of("b", "2", left()).await);
+    assert_ne!(
+        of("a", "1", counts(&[], &[])).await,
+        of("b", "1", counts(&[], &[])).await
+    );
+    let versioned = || counts(&["csrf"], &[VERSION]);
+    assert_eq!(of("a", "1", versioned()).await, of("b", "1", versioned()).await);
+    assert_ne!(of("a", "1", versioned()).await, of("a", "2", versioned()).await);
+}
+
+#[tokio::test]
+async fn a_form_that_cannot_be_read_calls_no_action_unprotected() {
+    let site = site(vec![(head(OK, &[]), "page")]);
+    let form = [("content-type", "multipart/form-data; boundary=b")];
+    let pressed = format!("$ACTION_ID_{PLACE}");
+    let many: Vec<(&str, &str)> = std::iter::repeat_n(("item", "tea"), 1100).collect();
+    let many = |first: &'static str| {
+        let all = [&[(first, "")], many.as_slice()].concat();
+        raw("/", &form, super::wire::multipart("b", &all))
+    };
+    let nameless = super::wire::multipart("b", &[(pressed.as_str(), ""), ("x", "y")]).replace("; name=\"x\"", "");
+    let undescribed = super::wire::multipart("b", &[("$ACTION_REF_1", ""), ("item", "tea")]);
+    for request in [
+        many("$ACTION_ID_60"),
+        raw("/", &form, nameless),
+        raw("/", &form, undescribed),
+    ] {
+        let seen = site.send(request).await;
+        assert_eq!(seen.status, 400, "{}", seen.body);
+    }
+    assert_eq!(site.backend.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_form_that_calls_no_action_is_forwarded_and_one_that_comes_to_call_one_breaks_off() {
+    let slow = async |late: &'static str| {
+        let layer = super::wire::layer_of(Route::default());
+        let (told, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let backend = tower::service_fn(move |request: Request<Body>| {
+            let told = told.clone();
+            async move {
+                let read = request.into_body().collect().await.map(|body| body.to_bytes());
+                told.send(read.is_ok()).unwrap();
+                Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+            }
+        });
+        let parts = futures::stream::iter([0, 1]).then(move |number| async move {
+            tokio::time::sleep(std::time::Duration::from_secs(number * 60)).await;
+            let text = match number {
+                0 => "--b\r\nContent-Disposition: form-data; name=\"item\"\r\n\r\ntea\r\n--b",
+                _ => late,
+            };
+            Ok(http_body::Frame::data(Bytes::from(text)))
+        });
+        let request = Request::post("/")
+            .header("content-type", "multipart/form-data; boundary=b")
+            .header("cookie", "anne")
+            .body(Body::from_body(http_body_util::StreamBody::new(parts)))
+            .unwrap();
+        let answer = layer.layer(backend).oneshot(request).await.unwrap();
+        (answer.status().as_u16(), seen.recv().await)
+    };
+    assert_eq!(slow("--\r\n").await, (200, Some(true)));
+    let names = "\r\nContent-Disposition: form-data; name=\"$ACTION_ID_60\"\r\n\r\n\r\n--b--\r\n";
+    assert_eq!(slow(names).await, (200, Some(false)));
 }

@@ -152,12 +152,21 @@ pub(super) fn site_with(recording: Recording, answers: Answers) -> Site {
 pub(super) fn layer(recording: Recording) -> ActionsLayer {
     let mut route = Route::default();
     route.key.field = Some("key".to_owned());
-    route.limits.request.0 = 20_000;
-    let layer = IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build())
-        .keys(policy::keys(&route.key))
-        .recording(recording)
-        .scope(|parts| Some(Scope::new(parts.headers.get("cookie")?.to_str().ok()?)));
+    route.limits.request.0 = 100_000;
+    let layer = plain(&route).recording(recording);
     ActionsLayer::new(layer, &route, policy::keys(&route.key))
+}
+
+/// Makes the layer of a route with these settings.
+pub(super) fn layer_of(route: Route) -> ActionsLayer {
+    let keys = policy::keys(&route.key);
+    ActionsLayer::new(plain(&route), &route, keys)
+}
+
+fn plain(route: &Route) -> IdempotencyLayer {
+    IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build())
+        .keys(policy::keys(&route.key))
+        .scope(|parts| Some(Scope::new(parts.headers.get("cookie")?.to_str().ok()?)))
 }
 
 /// What a client sees of an answer.
