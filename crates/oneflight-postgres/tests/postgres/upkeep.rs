@@ -153,3 +153,44 @@ async fn the_status_of_a_schema_is_told_and_nothing_is_changed() {
     let full = options.schema_status(&url).await.unwrap();
     assert_eq!((full.found, full.missing.len()), (8, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steps_that_are_held_while_they_are_being_taken_over_are_not() {
+    let store = store().await;
+    let begin = |holder: u8, takeover: i64| {
+        format!(
+            "CALL oneflight_begin_steps('tenant-7', 'held-meanwhile', NULL::bytea, decode(repeat('0{holder}', 16), 'hex'),
+             0::bigint, {takeover}::bigint, 9::bigint, 'order', '1', '[\"1\"]', '\\x01'::bytea, '[]', 0::bigint, '',
+             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
+        )
+    };
+    let call = async |text: String, pool| sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(pool).await.map(drop);
+    call(begin(1, 0), store.pool()).await.unwrap();
+    let mut operator = store.pool().begin().await.unwrap();
+    sqlx::raw_sql("SELECT FROM oneflight_records FOR UPDATE")
+        .execute(&mut *operator)
+        .await
+        .unwrap();
+    let holds = async {
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                     WHERE wait_event_type = 'Lock' AND query LIKE 'CALL %''held-meanwhile''%')";
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(store.pool())
+            .await
+            .unwrap()
+        {
+            tokio::task::yield_now().await;
+        }
+        sqlx::raw_sql("UPDATE oneflight_workflows SET held = true")
+            .execute(&mut *operator)
+            .await
+            .unwrap();
+        operator.commit().await.unwrap();
+    };
+    let (taken, ()) = tokio::join!(call(begin(2, -1), store.pool()), holds);
+    taken.unwrap();
+    let holders = "SELECT (SELECT encode(holder, 'hex') FROM oneflight_records)
+                       || (SELECT encode(holder, 'hex') FROM oneflight_workflows)";
+    let holders: String = sqlx::query_scalar(holders).fetch_one(store.pool()).await.unwrap();
+    assert_eq!(holders, "01".repeat(32));
+}
