@@ -312,7 +312,26 @@ async fn an_operator_finds_what_is_wrong_and_settles_it_on_the_page() {
     press(&browser, "#doubts tbody", "It was done…").await;
     browser.until_there("#answer-body").await;
     picture(&browser.client, "dialog-light-1200").await;
+    // The scope names a route, so that is asked for first, and anything else is warned of.
+    until(
+        &browser,
+        "that an HTTP answer is asked for",
+        "document.querySelector('#form-http').checked && !document.querySelector('#answer-warning').innerText",
+    )
+    .await;
+    until(
+        &browser,
+        "for how long it is kept",
+        "document.querySelector('#answer').innerText.includes('kept for 24 h')",
+    )
+    .await;
     browser.click("#form-json").await;
+    until(
+        &browser,
+        "the warning",
+        "document.querySelector('#answer-warning').innerText.includes('cannot read a value in JSON')",
+    )
+    .await;
     let body = browser.client.find(Locator::Css("#answer-body")).await.unwrap();
     body.send_keys("ch_1").await.unwrap();
     press(&browser, "dialog", "Record this answer").await;
