@@ -169,3 +169,84 @@ impl<T: Write + Unpin> Write for WithInterim<T> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n";
+
+    fn pair(room: usize) -> (WithInterim<TokioIo<DuplexStream>>, Interim, DuplexStream) {
+        let (server, client) = duplex(room);
+        let interim = Interim::default();
+        let server = WithInterim::new(TokioIo::new(server), interim.clone(), Duration::from_secs(60));
+        (server, interim, client)
+    }
+
+    fn hint(interim: &Interim) {
+        let lines = HeaderMap::from_iter([(http::header::LINK, "</style.css>".parse().expect("a value"))]);
+        interim.send(Version::HTTP_11, StatusCode::EARLY_HINTS, &lines);
+    }
+
+    async fn flush(server: &mut WithInterim<TokioIo<DuplexStream>>) {
+        poll_fn(|cx| Pin::new(&mut *server).poll_flush(cx))
+            .await
+            .expect("an open connection");
+    }
+
+    /// Writes what fits now, and returns how much that was.
+    async fn write(server: &mut WithInterim<TokioIo<DuplexStream>>, text: &str) -> Option<usize> {
+        let wrote = poll_fn(|cx| Poll::Ready(Pin::new(&mut *server).poll_write(cx, text.as_bytes()))).await;
+        match wrote {
+            Poll::Ready(wrote) => Some(wrote.expect("an open connection")),
+            Poll::Pending => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn hints_of_which_a_part_is_sent_are_sent_whole_before_anything_else() {
+        let (mut server, interim, mut client) = pair(16);
+        flush(&mut server).await;
+        hint(&interim);
+        assert_eq!(write(&mut server, "answer").await, None);
+        interim.begins();
+        let mut read = Vec::new();
+        while write(&mut server, "answer").await.is_none() {
+            client.read_buf(&mut read).await.expect("an open connection");
+        }
+        drop(server);
+        client.read_to_end(&mut read).await.expect("its end");
+        assert_eq!(String::from_utf8_lossy(&read), format!("{HINTS}answer"));
+    }
+
+    #[tokio::test]
+    async fn in_a_message_there_is_no_place_for_hints() {
+        let (mut server, interim, mut client) = pair(1024);
+        flush(&mut server).await;
+        assert_eq!(write(&mut server, "half").await, Some(4));
+        hint(&interim);
+        assert_eq!(write(&mut server, "half").await, Some(4));
+        flush(&mut server).await;
+        hint(&interim);
+        flush(&mut server).await;
+        drop(server);
+        let mut read = String::new();
+        client.read_to_string(&mut read).await.expect("its end");
+        assert_eq!(read, format!("halfhalf{HINTS}"));
+    }
+
+    #[tokio::test]
+    async fn hints_to_a_client_that_reads_none_do_not_heap_up() {
+        let (mut server, interim, _client) = pair(16);
+        flush(&mut server).await;
+        for _ in 0..10_000 {
+            hint(&interim);
+        }
+        assert!(interim.0.lock().waiting.len() <= MOST_WAITING);
+    }
+}

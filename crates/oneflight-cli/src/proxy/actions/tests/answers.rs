@@ -341,3 +341,15 @@ async fn a_page_goes_to_the_script_as_it_is_rendered() {
         "0:{}\n1:\"tea\"\n"
     );
 }
+
+#[tokio::test]
+async fn a_path_that_begins_with_two_slashes_leads_to_no_other_host() {
+    let site = site(vec![(head(OK, &[BEGUN, PAYLOAD]), "0:{}")]);
+    let to = |mut request: Request<Body>| {
+        *request.uri_mut() = "//other.example/x".parse().unwrap();
+        request
+    };
+    site.send(to(by_script())).await;
+    let seen = site.send(to(by_form())).await;
+    assert_eq!((seen.status, seen.line("location")), (303, "/other.example/x"));
+}

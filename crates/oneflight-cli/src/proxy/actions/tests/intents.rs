@@ -341,26 +341,36 @@ async fn a_form_that_cannot_be_read_calls_no_action_unprotected() {
     assert_eq!(site.backend.count(), 0);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_slow_form_that_calls_no_action_is_forwarded_and_one_that_comes_to_call_one_breaks_off() {
     let slow = async |late: &'static str| {
-        let layer = super::wire::layer_of(Route::default());
+        let mut route = Route::default();
+        route.limits.request_time = std::time::Duration::from_millis(50);
+        let layer = super::wire::layer_of(route);
+        let called = std::sync::Arc::new(tokio::sync::Notify::new());
+        let is_called = std::sync::Arc::clone(&called);
         let (told, mut seen) = tokio::sync::mpsc::unbounded_channel();
         let backend = tower::service_fn(move |request: Request<Body>| {
             let told = told.clone();
+            called.notify_one();
             async move {
                 let read = request.into_body().collect().await.map(|body| body.to_bytes());
                 told.send(read.is_ok()).unwrap();
                 Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
             }
         });
-        let parts = futures::stream::iter([0, 1]).then(move |number| async move {
-            tokio::time::sleep(std::time::Duration::from_secs(number * 60)).await;
-            let text = match number {
-                0 => "--b\r\nContent-Disposition: form-data; name=\"item\"\r\n\r\ntea\r\n--b",
-                _ => late,
-            };
-            Ok(http_body::Frame::data(Bytes::from(text)))
+        // The end comes when the backend has been called, and so later than the limit.
+        let parts = futures::stream::iter([false, true]).then(move |is_late| {
+            let is_called = std::sync::Arc::clone(&is_called);
+            async move {
+                let text = if is_late {
+                    is_called.notified().await;
+                    late
+                } else {
+                    "--b\r\nContent-Disposition: form-data; name=\"item\"\r\n\r\ntea\r\n--b"
+                };
+                Ok(http_body::Frame::data(Bytes::from(text)))
+            }
         });
         let request = Request::post("/")
             .header("content-type", "multipart/form-data; boundary=b")
