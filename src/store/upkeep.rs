@@ -169,12 +169,12 @@ pub enum Erase {
 }
 
 /// What erasing came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Erased {
     /// How many records were erased, or lost their answer.
     pub erased: u64,
-    /// Whether there may be more.
-    pub more: bool,
+    /// Where to go on, if there may be more.
+    pub next: Option<RecordCursor>,
 }
 
 /// How a record store was set up, and whether that breaks a promise here.
@@ -250,13 +250,21 @@ pub trait Upkeep: Store {
 
     /// Erases up to `limit` completed records of a scope, or their answers. The scope is meant as in [`RecordQuery::scope`].
     ///
-    /// What is in progress or in doubt stays.
+    /// What is in progress or in doubt stays. A batch begins where the last one [ended](Erased::next), or at the first record. What
+    /// is completed before that place meanwhile may stay.
     ///
     /// # Errors
     ///
-    /// The store cannot be reached. Some may have been erased.
-    fn erase(&self, scope: &str, what: Erase, limit: usize) -> impl Future<Output = Result<Erased, StoreError>> + Send {
-        let _ = (scope, what, limit);
+    /// * [`StoreError::Unsupported`] for a cursor of another store.
+    /// * The store cannot be reached. Some may have been erased.
+    fn erase(
+        &self,
+        scope: &str,
+        what: Erase,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Erased, StoreError>> + Send {
+        let _ = (scope, what, after, limit);
         std::future::ready(Err(UNSUPPORTED))
     }
 
@@ -295,8 +303,14 @@ impl<S: Upkeep> Upkeep for Arc<S> {
         S::records(self, query)
     }
 
-    fn erase(&self, scope: &str, what: Erase, limit: usize) -> impl Future<Output = Result<Erased, StoreError>> + Send {
-        S::erase(self, scope, what, limit)
+    fn erase(
+        &self,
+        scope: &str,
+        what: Erase,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Erased, StoreError>> + Send {
+        S::erase(self, scope, what, after, limit)
     }
 
     fn hold(&self, id: &RequestIdentity, token: FencingToken) -> impl Future<Output = Result<bool, StoreError>> + Send {

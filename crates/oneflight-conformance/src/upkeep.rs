@@ -143,7 +143,7 @@ impl<S: Upkeep, P: AsyncFn(Duration)> Probe<'_, S, P> {
     }
 
     async fn erase(&self, scope: &str, what: Erase) -> Result<Erased, Failure> {
-        self.ok(self.store.erase(scope, what, 100).await)
+        self.ok(self.store.erase(scope, what, None, 100).await)
     }
 }
 
@@ -367,14 +367,16 @@ async fn what_is_erased_is_new<S: Upkeep, P: AsyncFn(Duration)>(probe: &Probe<'_
         let id = probe.id_in(scope, &format!("done-{number}"))?;
         ids.push((probe.done(&id, &result(1)).await?, id));
     }
-    let mut erased = 0;
+    let (mut erased, mut after) = (0, None);
     for batch in 0.. {
-        let Erased { erased: some, more } = probe.ok(probe.store.erase("erased", Erase::Records, 2).await)?;
+        let batch_of = probe.store.erase("erased", Erase::Records, after, 2);
+        let Erased { erased: some, next } = probe.ok(batch_of.await)?;
         probe.require(some <= 2, "more was erased than was asked for")?;
         erased += some;
-        if !more {
+        if next.is_none() {
             break;
         }
+        after = next;
         probe.require(batch < MOST_PAGES, "there is always more to erase")?;
     }
     probe.require(erased == 5, "it was not said how many were erased")?;
@@ -410,14 +412,16 @@ where
         let id = probe.id_in(scope.clone(), &format!("done-{number}"))?;
         tokens.push((probe.done(&id, &result(number)).await?, id));
     }
-    let mut erased = 0;
+    let (mut erased, mut after) = (0, None);
     for batch in 0.. {
-        let Erased { erased: some, more } = probe.ok(probe.store.erase("erased", Erase::Answers, 2).await)?;
+        let batch_of = probe.store.erase("erased", Erase::Answers, after, 2);
+        let Erased { erased: some, next } = probe.ok(batch_of.await)?;
         probe.require(some <= 2, "more answers were erased than was asked for")?;
         erased += some;
-        if !more {
+        if next.is_none() {
             break;
         }
+        after = next;
         probe.require(batch < MOST_PAGES, "there is always more to erase")?;
     }
     probe.require(erased == 5, "it was not said how many answers were erased")?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Erase, Erased, Finding, InDoubt, ManualClock, MemoryStore, RecordPage,
-    RecordQuery, RecordState, Store, StoreError, Takeover, Upkeep,
+    Claim, ClaimOutcome, ClaimRequest, Erase, Erased, Finding, InDoubt, ManualClock, MemoryStore, RecordCursor,
+    RecordPage, RecordQuery, RecordState, Store, StoreError, Takeover, Upkeep,
 };
 use oneflight_conformance as conformance;
 
@@ -103,25 +103,34 @@ impl Upkeep for Broken {
         Ok(page)
     }
 
-    async fn erase(&self, scope: &str, what: Erase, limit: usize) -> Result<Erased, StoreError> {
+    async fn erase(
+        &self,
+        scope: &str,
+        what: Erase,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<Erased, StoreError> {
         let what = match (self.defect, what) {
             (Defect::ErasesRecordsForAnswers, Erase::Answers) => Erase::Records,
             (Defect::ErasesAnswersForRecords, Erase::Records) => Erase::Answers,
             (_, what) => what,
         };
         match self.defect {
-            Defect::ErasesNothing => Ok(Erased { erased: 5, more: false }),
+            Defect::ErasesNothing => Ok(Erased { erased: 5, next: None }),
             Defect::ErasesOtherScopes => {
                 for scope in ["erased-not", "erased2"] {
-                    self.store.erase(scope, what, limit).await?;
+                    self.store.erase(scope, what, None, limit).await?;
                 }
-                self.store.erase(scope, what, limit).await
+                self.store.erase(scope, what, after, limit).await
             }
             Defect::ErasesWithoutEnd => {
-                let erased = self.store.erase(scope, what, limit).await?;
-                Ok(Erased { more: true, ..erased })
+                let erased = self.store.erase(scope, what, after, limit).await?;
+                Ok(Erased {
+                    next: Some(RecordCursor::behind(b"", b"")),
+                    ..erased
+                })
             }
-            _ => self.store.erase(scope, what, limit).await,
+            _ => self.store.erase(scope, what, after, limit).await,
         }
     }
 

@@ -30,6 +30,9 @@ const ERASED: (&[u8], usize) = (b"\0erased", 48);
 /// A range of scopes, from the first up to but not including the second.
 type Range = (String, Option<String>);
 
+/// Scope and key of a record.
+type Place = (String, String);
+
 /// Whether a record `r` is of a range of scopes.
 fn within((from, to): &Range) -> String {
     let to = to.as_ref().map(|to| format!(" AND r.scope < {}", Value::Text(to)));
@@ -69,14 +72,7 @@ impl PostgresStore {
         let (records, workflows) = (self.names.of("records"), self.names.of("workflows"));
         let mut asked = within(range);
         if let Some(cursor) = &query.after {
-            let (scope, key) = cursor.place().ok_or(ANOTHER_STORES)?;
-            let text = |bytes| String::from_utf8(bytes).map_err(|_| ANOTHER_STORES);
-            let (scope, key) = (text(scope)?, text(key)?);
-            asked += &format!(
-                " AND (r.scope, r.key) > ({}, {})",
-                Value::Text(&scope),
-                Value::Text(&key)
-            );
+            asked += &behind(&place(cursor)?);
         }
         if let Some(key) = &query.key {
             asked += &format!(" AND r.key = {}", Value::Text(key));
@@ -137,7 +133,14 @@ impl PostgresStore {
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
-    async fn erase_answers(&self, range: &Range, limit: usize) -> Result<usize, StoreError> {
+    /// Erases answers behind a place. Returns that of the last record which had one, and how many were erased, or `None` if there was
+    /// none.
+    async fn erase_answers(
+        &self,
+        range: &Range,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Result<Option<(Place, usize)>, StoreError> {
         let (records, workflows, steps) = (
             self.names.of("records"),
             self.names.of("workflows"),
@@ -145,21 +148,23 @@ impl PostgresStore {
         );
         let found = self.answer_to(format!(
             "SELECT r.scope, r.key, r.token, r.result FROM {records} r
-             WHERE {within} AND r.completed_at IS NOT NULL AND ({result} OR EXISTS (
+             WHERE {within}{behind} AND r.completed_at IS NOT NULL AND ({result} OR EXISTS (
                 SELECT FROM {workflows} w
                 WHERE w.scope = r.scope AND w.key = r.key AND ({input} OR EXISTS (
                     SELECT FROM {steps} s WHERE s.workflow = w.id AND s.result IS NOT NULL AND {answer}))))
-             LIMIT {limit}",
+             ORDER BY r.scope, r.key LIMIT {limit}",
             within = within(range),
+            behind = after.map(behind).unwrap_or_default(),
             result = has_value("r.result"),
             input = has_value("w.input"),
             answer = has_value("s.result"),
             limit = rows(limit),
         ));
         let found = found.await?;
-        if found.is_empty() {
-            return Ok(0);
-        }
+        let Some(last) = found.last() else {
+            return Ok(None);
+        };
+        let last = (column(last, 0)?, column(last, 1)?);
         let mut left = Vec::with_capacity(found.len());
         for row in &found {
             let (scope, key): (String, String) = (column(row, 0)?, column(row, 1)?);
@@ -175,7 +180,7 @@ impl PostgresStore {
             ));
         }
         // The token tells whether it is the record that was read: what is completed changes no more.
-        self.answer_to(format!(
+        let erased = self.answer_to(format!(
             "WITH erased (scope, key, token, result) AS (VALUES {left}),
              done AS (
                 UPDATE {records} r SET result = erased.result FROM erased
@@ -193,9 +198,9 @@ impl PostgresStore {
             left = left.join(", "),
             input = erased("w.input"),
             answer = erased("s.result"),
-        ))
-        .await?;
-        Ok(found.len())
+        ));
+        let count: i64 = column(only(&erased.await?)?, 0)?;
+        Ok(Some((last, usize::try_from(count).unwrap_or(0))))
     }
 }
 
@@ -217,6 +222,18 @@ fn entry(row: &PgRow) -> Result<RecordEntry, StoreError> {
         entry.state = RecordState::InProgress;
     }
     Ok(entry)
+}
+
+/// Returns scope and key of a cursor.
+fn place(cursor: &RecordCursor) -> Result<Place, StoreError> {
+    let (scope, key) = cursor.place().ok_or(ANOTHER_STORES)?;
+    let text = |bytes| String::from_utf8(bytes).map_err(|_| ANOTHER_STORES);
+    Ok((text(scope)?, text(key)?))
+}
+
+/// Whether a record `r` is behind a place.
+fn behind((scope, key): &Place) -> String {
+    format!(" AND (r.scope, r.key) > ({}, {})", Value::Text(scope), Value::Text(key))
 }
 
 const ANOTHER_STORES: StoreError = StoreError::Unsupported {
@@ -246,30 +263,47 @@ impl Upkeep for PostgresStore {
         Ok(page)
     }
 
-    async fn erase(&self, scope: &str, what: Erase, limit: usize) -> Result<Erased, StoreError> {
+    async fn erase(
+        &self,
+        scope: &str,
+        what: Erase,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<Erased, StoreError> {
         let query = RecordQuery {
             scope: Some(scope.to_owned()),
             ..RecordQuery::default()
         };
+        let mut place = after.as_ref().map(place).transpose()?;
         let mut erased = 0;
         for range in query.scope_ranges() {
             while erased < limit {
-                let (left, some) = match what {
-                    Erase::Records => (limit - erased, self.erase_records(&range, limit - erased).await?),
+                // Fewer than were asked for are not the last ones: some may have changed meanwhile.
+                let some = match what {
+                    Erase::Records => self.erase_records(&range, limit - erased).await?,
                     Erase::Answers => {
-                        let left = (limit - erased).min(ERASED_AT_ONCE);
-                        (left, self.erase_answers(&range, left).await?)
+                        let some = (limit - erased).min(ERASED_AT_ONCE);
+                        match self.erase_answers(&range, place.as_ref(), some).await? {
+                            Some((last, some)) => {
+                                place = Some(last);
+                                erased += some;
+                                continue;
+                            }
+                            None => 0,
+                        }
                     }
                 };
-                erased += some;
-                if some < left {
+                if some == 0 {
                     break;
                 }
+                erased += some;
             }
         }
+        // Records that were erased are not found once more, wherever it goes on.
+        let (at, key) = place.unwrap_or_default();
         Ok(Erased {
             erased: erased as u64,
-            more: limit > 0 && erased >= limit,
+            next: (limit > 0 && erased >= limit).then(|| RecordCursor::behind(at.as_bytes(), key.as_bytes())),
         })
     }
 

@@ -63,6 +63,14 @@ impl Place {
         })
     }
 
+    fn read_or_first(after: Option<&RecordCursor>, first: Shard) -> Result<Self, StoreError> {
+        let Some(cursor) = after else {
+            return Ok(Self::first(first));
+        };
+        let words = cursor.as_str().strip_prefix("scan:");
+        words.and_then(Self::read).ok_or(ANOTHER_STORES)
+    }
+
     fn cursor(&self) -> RecordCursor {
         let found: Vec<_> = self.found.iter().map(|key| hex(key)).collect();
         RecordCursor::new(format!("scan:{}:{}:{}", self.server, self.at, found.join(",")))
@@ -153,13 +161,7 @@ impl RedisStore {
         let Some(first) = servers.first() else {
             return Ok(RecordPage::default());
         };
-        let mut place = match &query.after {
-            None => Place::first(*first),
-            Some(cursor) => {
-                let words = cursor.as_str().strip_prefix("scan:");
-                words.and_then(Place::read).ok_or(ANOTHER_STORES)?
-            }
-        };
+        let mut place = Place::read_or_first(query.after.as_ref(), *first)?;
         let pattern = self.0.names.pattern(query.scope.as_deref(), query.key.as_deref());
         let mut page = RecordPage::default();
         for _ in 0..SCANS {
@@ -281,8 +283,13 @@ impl Upkeep for RedisStore {
         }
     }
 
-    /// Passes all keys of the server, from the first on, each time.
-    async fn erase(&self, scope: &str, what: Erase, limit: usize) -> Result<Erased, StoreError> {
+    async fn erase(
+        &self,
+        scope: &str,
+        what: Erase,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<Erased, StoreError> {
         let query = RecordQuery {
             scope: Some(scope.to_owned()),
             ..RecordQuery::default()
@@ -292,8 +299,9 @@ impl Upkeep for RedisStore {
             return Ok(Erased::default());
         };
         let pattern = self.0.names.pattern(Some(scope), None);
-        let (mut place, mut erased) = (Place::first(*first), 0);
-        while erased < limit && self.scan(&mut place, &servers, &pattern).await? {
+        let (mut place, mut erased) = (Place::read_or_first(after.as_ref(), *first)?, 0);
+        let mut scans = 0;
+        while erased < limit && scans < SCANS {
             while !place.found.is_empty() && erased < limit {
                 let most = (limit - erased).min(place.found.len());
                 let some: Vec<_> = place.found.drain(..most).collect();
@@ -301,10 +309,17 @@ impl Upkeep for RedisStore {
                 let are_erased: Vec<bool> = stream::iter(erasing).buffered(AT_ONCE).try_collect().await?;
                 erased += are_erased.into_iter().filter(|it| *it).count();
             }
+            if erased < limit && !self.scan(&mut place, &servers, &pattern).await? {
+                return Ok(Erased {
+                    erased: erased as u64,
+                    next: None,
+                });
+            }
+            scans += 1;
         }
         Ok(Erased {
             erased: erased as u64,
-            more: limit > 0 && erased >= limit,
+            next: (limit > 0).then(|| place.cursor()),
         })
     }
 

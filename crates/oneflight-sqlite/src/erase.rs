@@ -1,11 +1,12 @@
 //! The statements that erase what is completed, in a range of scopes.
 
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, SqlSafeStr};
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::busy::unavailable;
 use super::ending::End;
-use super::records::{Statement, column};
+use super::file::databases;
+use super::records::Statement;
 use oneflight::record::RecordedResult;
 use oneflight::store::StoreError;
 
@@ -53,37 +54,55 @@ pub(super) fn erase_records(range: &Range, limit: i64) -> Statement<'_> {
     erase.bind(&range.0).bind(&range.1).bind(limit)
 }
 
-/// Erases answers of completed records of a range of scopes, those of their steps, and what they were started with: those of a
-/// mutation of steps that was passed over, too.
-pub(super) async fn erase_answers(
-    connection: &mut SqliteConnection,
-    range: &Range,
-    limit: i64,
-) -> Result<(End, u64), StoreError> {
+/// Finds completed records with an answer, or with one of a step, or with what they were started with: also those of a mutation of
+/// steps that was passed over. Takes where it begins, as scope and key, where the range ends, and how many.
+pub(super) fn answers(to: Option<&str>) -> SqlStr {
     let find = format!(
         concat!(
-            "SELECT r.token, r.result FROM main.oneflight_records r WHERE {} AND r.state = 'completed' AND (",
+            "SELECT token, result, CAST(scope AS BLOB), CAST(key AS BLOB), main_file, attached FROM {databases} LEFT JOIN (
+                SELECT r.token, r.result, r.scope, r.key FROM main.oneflight_records r
+                WHERE (r.scope, r.key) > (+CAST(unhex(?1) AS TEXT), +CAST(unhex(?2) AS TEXT)) AND {to}
+                      AND +r.state = 'completed' AND (",
             has_value!("r.result"),
             " OR EXISTS (
-                SELECT 1 FROM main.oneflight_workflows w WHERE w.scope = r.scope AND w.key = r.key AND (",
+                    SELECT 1 FROM main.oneflight_workflows w WHERE w.scope = r.scope AND w.key = r.key AND (",
             has_value!("w.input"),
             " OR EXISTS (SELECT 1 FROM main.oneflight_steps s WHERE s.workflow = w.id AND s.result IS NOT NULL AND ",
             has_value!("s.result"),
             "))))
-             LIMIT ?3"
+                ORDER BY r.scope, r.key LIMIT ?4
+             ) ORDER BY scope, key"
         ),
-        within(range)
+        databases = databases!(),
+        to = match to {
+            Some(_) => "r.scope < ?3",
+            None => "?3 IS NULL",
+        },
     );
-    let find = sqlx::query(AssertSqlSafe(find).into_sql_str());
-    let find = find.bind(&range.0).bind(&range.1).bind(limit);
-    let found = find.fetch_all(&mut *connection).await.map_err(unavailable)?;
-    for row in &found {
-        let (token, result) = (column::<i64>(row, 0)?, column::<&[u8]>(row, 1)?);
-        let result = RecordedResult::from_stored(result);
-        let result = result.erased().unwrap_or(result);
-        let erase = sqlx::query(concat!(
-            "UPDATE main.oneflight_records SET result = ?2 WHERE token = ?1;
-             UPDATE main.oneflight_steps SET result = ",
+    AssertSqlSafe(find).into_sql_str()
+}
+
+/// Erases the answers of records that were completed under these tokens, and leaves these.
+pub(super) async fn erase_answers(
+    connection: &mut SqliteConnection,
+    answers: &[(i64, RecordedResult)],
+) -> Result<(End, u64), StoreError> {
+    let mut count = 0;
+    for (token, left) in answers {
+        let erase =
+            sqlx::query("UPDATE main.oneflight_records SET result = ?2 WHERE token = ?1 AND state = 'completed'");
+        let erase = erase.bind(token).bind(left.as_bytes());
+        let erased = erase
+            .execute(&mut *connection)
+            .await
+            .map_err(unavailable)?
+            .rows_affected();
+        if erased == 0 {
+            continue;
+        }
+        count += erased;
+        let beside = sqlx::query(concat!(
+            "UPDATE main.oneflight_steps SET result = ",
             erased!("result"),
             " WHERE result IS NOT NULL AND workflow IN (
                 SELECT w.id FROM main.oneflight_records r JOIN main.oneflight_workflows w USING (scope, key) WHERE r.token = ?1);
@@ -91,8 +110,8 @@ pub(super) async fn erase_answers(
             erased!("input"),
             " WHERE (scope, key) = (SELECT scope, key FROM main.oneflight_records WHERE token = ?1)"
         ));
-        let erase = erase.bind(token).bind(result.as_bytes());
-        erase.execute(&mut *connection).await.map_err(unavailable)?;
+        let beside = beside.bind(token);
+        beside.execute(&mut *connection).await.map_err(unavailable)?;
     }
-    Ok((End::Commit, found.len() as u64))
+    Ok((End::Commit, count))
 }

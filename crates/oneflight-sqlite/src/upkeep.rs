@@ -8,19 +8,22 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::change::Change;
 use super::ending::Ended;
-use super::erase::{Range, erase_answers};
+use super::erase::{Range, answers, erase_answers};
 use super::file::databases;
 use super::queue::Rank;
 use super::records::{self, Statement, column, timestamp};
 use super::store::SqliteStore;
 use oneflight::correlation::CorrelationId;
 use oneflight::identity::RequestIdentity;
-use oneflight::record::FencingToken;
+use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
     Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, StoreError, Upkeep, hex,
 };
 
 mod findings;
+
+/// Scope and key of a record, which may be none that is valid.
+type Place = (Vec<u8>, Vec<u8>);
 
 /// The time of the server, as text of a statement.
 macro_rules! now {
@@ -132,19 +135,42 @@ fn entry(row: &SqliteRow) -> Result<RecordEntry, StoreError> {
 }
 
 impl SqliteStore {
-    async fn erase_within(&self, range: Range, what: Erase, limit: usize) -> Result<u64, StoreError> {
+    /// Erases answers behind a place. Returns how many, and the place of the last record which had one.
+    ///
+    /// They are looked for before the lock is taken that others wait for. What is completed has its token as long as it is.
+    async fn erase_answers(
+        &self,
+        range: &Range,
+        after: &Place,
+        limit: usize,
+    ) -> Result<(u64, Option<Place>), StoreError> {
+        let from = after.clone().max((range.0.clone().into_bytes(), Vec::new()));
+        let from = (hex(&from.0), hex(&from.1));
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        match what {
-            Erase::Records => self.writer.change(Change::Erase { range, limit }).await,
-            Erase::Answers => {
-                let erased = self.writer.transaction(Rank::Business, None, move |connection| {
-                    Box::pin(async move { erase_answers(connection, &range, limit).await })
-                });
-                match erased.await? {
-                    Ended::Committed(erased) | Ended::RolledBack(erased) => Ok(erased),
-                    Ended::Unknown(_, error) => Err(self.writer.unavailable(error)),
-                }
-            }
+        let find = answers(range.1.as_deref());
+        let found = self.fetch(None, || {
+            let find = sqlx::query(find.clone());
+            find.bind(&from.0).bind(&from.1).bind(&range.1).bind(limit)
+        });
+        let (mut answers, mut last) = (Vec::new(), None);
+        for row in &found.await? {
+            // Where nothing is found, one row tells of the connection alone.
+            let Some(token) = column::<Option<i64>>(row, 0)? else {
+                break;
+            };
+            let result = RecordedResult::from_stored(column::<&[u8]>(row, 1)?);
+            answers.push((token, result.erased().unwrap_or(result)));
+            last = Some((column(row, 2)?, column(row, 3)?));
+        }
+        if answers.is_empty() {
+            return Ok((0, None));
+        }
+        let erased = self.writer.transaction(Rank::Business, None, move |connection| {
+            Box::pin(async move { erase_answers(connection, &answers).await })
+        });
+        match erased.await? {
+            Ended::Committed(erased) | Ended::RolledBack(erased) => Ok((erased, last)),
+            Ended::Unknown(_, error) => Err(self.writer.unavailable(error)),
         }
     }
 }
@@ -179,21 +205,49 @@ impl Upkeep for SqliteStore {
         Ok(page)
     }
 
-    async fn erase(&self, scope: &str, what: Erase, limit: usize) -> Result<Erased, StoreError> {
+    async fn erase(
+        &self,
+        scope: &str,
+        what: Erase,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<Erased, StoreError> {
         let query = RecordQuery {
             scope: Some(scope.to_owned()),
             ..RecordQuery::default()
         };
+        let mut place = match after {
+            Some(cursor) => cursor.place().ok_or(ANOTHER_STORES)?,
+            None => Place::default(),
+        };
         let mut erased = 0;
         for range in query.scope_ranges() {
-            let left = limit.saturating_sub(usize::try_from(erased).unwrap_or(usize::MAX));
-            if left > 0 {
-                erased += self.erase_within(range, what, left).await?;
+            loop {
+                let left = limit.saturating_sub(usize::try_from(erased).unwrap_or(usize::MAX));
+                if left == 0 {
+                    break;
+                }
+                match what {
+                    Erase::Records => {
+                        let limit = i64::try_from(left).unwrap_or(i64::MAX);
+                        erased += self.writer.change(Change::Erase { range, limit }).await?;
+                        break;
+                    }
+                    Erase::Answers => {
+                        let (some, last) = self.erase_answers(&range, &place, left).await?;
+                        erased += some;
+                        match last {
+                            Some(last) => place = last,
+                            None => break,
+                        }
+                    }
+                }
             }
         }
+        // Records that were erased are not found once more, wherever it goes on.
         Ok(Erased {
             erased,
-            more: limit > 0 && erased >= limit as u64,
+            next: (limit > 0 && erased >= limit as u64).then(|| RecordCursor::behind(&place.0, &place.1)),
         })
     }
 
@@ -210,6 +264,20 @@ impl Upkeep for SqliteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn answers_to_erase_are_looked_for_from_where_the_last_batch_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("erased.db")).await.unwrap();
+        for to in [None, Some("t")] {
+            let asked = format!("EXPLAIN QUERY PLAN {}", answers(to).as_str());
+            let plan = sqlx::query_as::<_, (i64, i64, i64, String)>(AssertSqlSafe(asked));
+            let plan = plan.bind("").bind("").bind(to).bind(10);
+            let plan = plan.fetch_all(store.pool()).await.unwrap();
+            let searches = |it: &(_, _, _, String)| it.3.starts_with("SEARCH r ") && it.3.contains("(scope,key)>(?,?)");
+            assert!(plan.iter().any(searches), "{plan:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_page_of_records_is_read_in_the_order_of_the_index() {

@@ -142,7 +142,17 @@ impl Upkeep for MemoryStore {
         self.0.list(&query, now)
     }
 
-    async fn erase(&self, scope: &str, what: Erase, limit: usize) -> Result<Erased, StoreError> {
+    /// Passes all records each time: those that were erased are not among those that are found.
+    async fn erase(
+        &self,
+        scope: &str,
+        what: Erase,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<Erased, StoreError> {
+        if after.is_some_and(|after| after.place().is_none()) {
+            return Err(ANOTHER_STORES);
+        }
         let (mut found, erase): (_, fn(&Records, &RequestIdentity) -> bool) = match what {
             Erase::Records => (self.0.completed(scope, limit, |_, _| true), Records::erase_record),
             Erase::Answers => {
@@ -157,7 +167,7 @@ impl Upkeep for MemoryStore {
         let erased = found.iter().filter(|id| erase(&self.0, id)).count();
         Ok(Erased {
             erased: erased as u64,
-            more,
+            next: more.then(|| RecordCursor::behind(b"", b"")),
         })
     }
 

@@ -148,10 +148,10 @@ async fn the_input_and_the_steps_of_a_mutation_that_was_passed_over_are_erased_a
          VALUES (3, 'a', 'b', 3, 'order', '1', x'0100017365637265', 0);
          INSERT INTO oneflight_steps VALUES (3, 'pay', '', 3, NULL, x'0100017365637265', 0)";
     sqlx::raw_sql(stale).execute(store.pool()).await.unwrap();
-    assert_eq!(store.erase("a", Erase::Answers, 10).await.unwrap().erased, 1);
+    assert_eq!(store.erase("a", Erase::Answers, None, 10).await.unwrap().erased, 1);
     let left = "SELECT (SELECT count(*) FROM oneflight_workflows WHERE hex(input) LIKE '%736563%')
                      + (SELECT count(*) FROM oneflight_steps WHERE hex(result) LIKE '%736563%')";
     let left: i64 = sqlx::query_scalar(left).fetch_one(store.pool()).await.unwrap();
     assert_eq!(left, 0);
-    assert_eq!(store.erase("a", Erase::Answers, 10).await.unwrap().erased, 0);
+    assert_eq!(store.erase("a", Erase::Answers, None, 10).await.unwrap().erased, 0);
 }

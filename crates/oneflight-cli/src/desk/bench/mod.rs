@@ -197,8 +197,14 @@ async fn clean_up<S: Upkeep>(idem: &Idempotency<S>, server: &Server, args: &Args
         false => Ok(()),
     };
     let erased = async {
+        let mut after = None;
         loop {
-            if !idem.store().erase(name, Erase::Records, ERASED_AT_ONCE).await?.more {
+            after = idem
+                .store()
+                .erase(name, Erase::Records, after, ERASED_AT_ONCE)
+                .await?
+                .next;
+            if after.is_none() {
                 return Ok::<_, StoreError>(());
             }
         }

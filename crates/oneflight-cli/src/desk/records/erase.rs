@@ -1,5 +1,7 @@
 //! Erases what is recorded of a scope.
 
+use std::time::Duration;
+
 use oneflight::store::{Erase, RecordQuery, RecordState, Upkeep};
 use serde::Serialize;
 
@@ -10,6 +12,8 @@ use crate::store::{Address, AnyStore, Tables, unreachable, with_store};
 
 /// How many are erased at a time: claims may wait for a batch.
 const BATCH: usize = 500;
+/// The pause between batches: others write then.
+const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -61,9 +65,9 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
          in doubt stays.",
         counted(completed, "completed record")
     ))?;
-    let mut erased = 0;
+    let (mut erased, mut after) = (0, None);
     loop {
-        let batch = with_store!(&store, |store| store.erase(&scope, what, BATCH).await);
+        let batch = with_store!(&store, |store| store.erase(&scope, what, after, BATCH).await);
         let batch = batch.map_err(|error| {
             let failure = unreachable(error);
             Failure::with_code(
@@ -72,9 +76,11 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
             )
         })?;
         erased += batch.erased;
-        if !batch.more {
+        after = batch.next;
+        if after.is_none() {
             break;
         }
+        tokio::time::sleep(PAUSE).await;
     }
     let erased = ErasedView {
         scope,
