@@ -170,7 +170,7 @@ async fn a_letter_that_is_dead_no_more_is_not_cancelled() {
 async fn an_answer_that_was_erased_is_called_that() {
     let filled = fill::empty().await;
     filled.order("a7f3", ORDER, &[]).await;
-    filled.store.erase("tenant-7", Erase::Answers, 10).await.unwrap();
+    filled.store.erase("tenant-7", Erase::Answers, None, 10).await.unwrap();
     let dashboard = Dashboard::reading(filled.path());
     let told = dashboard.get("/api/story?key=a7f3").send();
     let (text, told) = (told.body.clone(), told.json());
