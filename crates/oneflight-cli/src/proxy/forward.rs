@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::upgrade::OnUpgrade;
 use oneflight::http::layer::{IDEMPOTENCY_ORIGIN, Outcome};
 use oneflight::http::{CorrelationId, Problem, X_CORRELATION_ID, kind};
 use tower::Service;
@@ -120,7 +121,7 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
     let changes = asked.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let outgoing = backends.outgoing(request, &asked);
     let answered = backends.send(outgoing).await;
-    let answered = answered.and_then(|answer| readable(answer, changes.is_some()));
+    let answered = answered.and_then(|answer| readable(answer, changes.as_ref()));
     let mut answer = match answered {
         Ok(answer) => answer,
         Err(failure) => {
@@ -162,9 +163,11 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
 
 /// Whether an answer can be passed on. One whose body is in a coding of the connection cannot be without it, and a change of the protocol
 /// is for a client that has asked for it.
-fn readable(answer: Response<Body>, changes: bool) -> Result<Response<Body>, Failure> {
+fn readable(answer: Response<Body>, changes: Option<&OnUpgrade>) -> Result<Response<Body>, Failure> {
     let what = match answer.status() {
-        StatusCode::SWITCHING_PROTOCOLS if !changes => "it changed to another protocol, which was not asked for",
+        StatusCode::SWITCHING_PROTOCOLS if changes.is_none() => {
+            "it changed to another protocol, which was not asked for"
+        }
         _ if headers::is_only_chunked(answer.headers()) => return Ok(answer),
         _ => "its answer is in a Transfer-Encoding that is not `chunked`",
     };
