@@ -127,6 +127,46 @@ impl Address {
         kind.ok_or_else(|| Failure::new(Code::Usage, advice))
     }
 
+    /// Returns which store it is, in words without a password.
+    pub(crate) fn described(&self) -> Result<String, Failure> {
+        let url = self.url()?;
+        let wrong = |what: &str, error: &dyn std::error::Error| {
+            Failure::new(
+                Code::Usage,
+                format!("the store is no address of {what}: {}", told(error)),
+            )
+        };
+        let names = [("schema", &self.schema), ("prefix", &self.prefix)];
+        let names: String = names
+            .into_iter()
+            .filter_map(|(what, name)| said(name).map(|name| format!(", {what} {name}")))
+            .collect();
+        Ok(match self.kind()? {
+            Kind::Sqlite => {
+                let file = self.file()?;
+                let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+                format!("SQLite {}", file.display())
+            }
+            Kind::Postgres => {
+                let options = url
+                    .parse::<PgConnectOptions>()
+                    .map_err(|error| wrong("PostgreSQL", &error))?;
+                let place = match options.get_socket() {
+                    Some(socket) => socket.display().to_string(),
+                    None => format!("{}:{}", options.get_host(), options.get_port()),
+                };
+                let user = options.get_username();
+                let database = options.get_database().unwrap_or(user);
+                format!("PostgreSQL {user}@{place}/{database}{names}")
+            }
+            Kind::Redis => {
+                let client = redis::Client::open(url).map_err(|error| wrong("Redis", &error))?;
+                let info = client.get_connection_info();
+                format!("Redis {}/{}{names}", info.addr(), info.redis_settings().db())
+            }
+        })
+    }
+
     /// Returns the SQLite file that is named.
     pub(crate) fn file(&self) -> Result<&Path, Failure> {
         let url = self.url()?;

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | `oneflight_proxy_requests_total` | counter | `route`, `class` (`2xx` …) | answers, by the pattern of the route |
 //! | `oneflight_proxy_in_flight` | gauge | | requests that are being answered now |
-//! | `oneflight_proxy_upstream_errors_total` | counter | `kind` (`connect`, `broken`, `timed_out`) | exchanges with a backend that gave no answer |
+//! | `oneflight_proxy_upstream_errors_total` | counter | `kind` (`connect`, `tls`, `broken`, `timed_out`) | exchanges with a backend that gave no answer |
 //! | `oneflight_proxy_scope_changes_total` | counter | `route` | answers that set the cookie of their scope to another value |
 //! | `oneflight_proxy_reloads_total` | counter | `result` (`done`, `failed`) | readings of the configuration after the first |
 
