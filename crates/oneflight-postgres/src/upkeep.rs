@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 use super::PostgresStore;
 use super::call::{Message, Value};
 use super::records::{self, column, number, only, rows, timestamp};
-use super::retry::{Tries, tried};
+use super::retry::{Tries, tried_within};
 use super::sql::INSTANT;
 use oneflight::correlation::CorrelationId;
 use oneflight::identity::RequestIdentity;
@@ -61,8 +61,8 @@ impl PostgresStore {
     /// Puts a statement to the server, outside of any transaction.
     async fn answer_to(&self, statement: impl Into<String>) -> Result<Vec<PgRow>, StoreError> {
         let statement = statement.into();
-        tried(Tries::on(&self.pool), || {
-            self.ask(self.patience, Message::outside(&statement))
+        tried_within(self.patience, Tries::on(&self.pool), |left| {
+            self.ask(left, Message::outside(&statement))
         })
         .await
     }
