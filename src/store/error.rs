@@ -26,12 +26,14 @@ pub enum StoreError {
     /// The pool had no connection to lend for as long as one was waited for. Others had them all, or the server could
     /// not be reached to make new ones.
     NoConnection,
-    /// The database was written by a newer version of this crate.
+    /// The database was changed by a newer version of this crate, and this one does not work with it any more.
     SchemaTooNew {
         /// The schema's version in the database.
         found: i64,
         /// The newest one known here.
         known: i64,
+        /// The oldest one that works with what was found.
+        compatible_from: i64,
     },
     /// The store rolled a transaction back: nothing that the transaction did was kept.
     RolledBack {
@@ -117,10 +119,14 @@ impl fmt::Display for StoreError {
                 "no connection of the pool became free in time, or the pool is closed; if the server can be reached, enlarge the \
                  pool, or look for connections that are held too long",
             ),
-            Self::SchemaTooNew { found, known } => write!(
+            Self::SchemaTooNew {
+                found,
+                known,
+                compatible_from,
+            } => write!(
                 f,
-                "the database has schema version {found}, and this version of oneflight knows up to \
-                 {known}; upgrade this process"
+                "the database has schema version {found}, which needs version {compatible_from} or newer, and this version of \
+                 oneflight knows up to {known}; upgrade this process"
             ),
             Self::RolledBack { source } => {
                 write!(f, "the transaction could not be committed; nothing was kept: {source}")

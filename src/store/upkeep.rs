@@ -338,8 +338,11 @@ impl<S: Upkeep> Upkeep for Arc<S> {
 pub struct SchemaStatus {
     /// The version of its schema: 0 if it has none.
     pub found: i64,
-    /// The version that this crate works with.
+    /// The newest version that is known here.
     pub known: i64,
+    /// The oldest version that works with the schema once what is missing is applied. A process of an older one goes on as
+    /// long as it has the store open, and ends when it is started anew.
+    pub compatible_from: i64,
     /// What is to be applied, in order: a version and what it is for.
     pub missing: Vec<(i64, &'static str)>,
 }

@@ -192,7 +192,11 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (
-            store(StoreError::SchemaTooNew { found: 9, known: 1 }),
+            store(StoreError::SchemaTooNew {
+                found: 9,
+                known: 1,
+                compatible_from: 8,
+            }),
             503,
             kind::UNAVAILABLE,
             true,

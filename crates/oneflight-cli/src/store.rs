@@ -277,7 +277,9 @@ fn is_file(address: &str) -> bool {
 
 /// Sees that the tables are there which are to be left as they are.
 fn complete(status: Result<SchemaStatus, StoreError>) -> Result<(), Failure> {
-    let SchemaStatus { found, known, missing } = status.map_err(unreachable)?;
+    let SchemaStatus {
+        found, known, missing, ..
+    } = status.map_err(unreachable)?;
     let told = match (missing.is_empty(), found) {
         // One that is too new is told by the store.
         (true, _) => return Ok(()),

@@ -68,7 +68,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// The tables and procedures are ours, and begin with `oneflight_` unless set otherwise. They are created and upgraded
 /// when the store is opened; any number of processes may do so at once. A database that a newer version has upgraded is
-/// an error.
+/// opened as well, unless it says that this version does not work with it any more.
 ///
 /// # Connections
 ///
@@ -342,7 +342,7 @@ impl PostgresOptions {
     /// # Errors
     ///
     /// * The database cannot be reached.
-    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate changed the database so that this one does not work with it.
     /// * [`StoreError::InvalidName`] if the schema or the prefix is not valid.
     pub async fn from_pool(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
         let mut names = self.names;
@@ -385,7 +385,7 @@ impl PostgresStore {
     /// # Errors
     ///
     /// * The database cannot be reached.
-    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate changed the database so that this one does not work with it.
     pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
         Self::options().from_pool(pool).await
     }

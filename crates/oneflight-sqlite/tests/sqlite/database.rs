@@ -58,6 +58,7 @@ async fn a_file_of_version_1_gets_the_tables_for_outbox_and_steps_and_keeps_its_
                DROP TABLE oneflight_outbox; DROP TABLE oneflight_messages;
                DROP TABLE oneflight_relays; DROP TABLE oneflight_shards; DROP TABLE oneflight_paused;
                ALTER TABLE oneflight_records DROP COLUMN held; ALTER TABLE oneflight_records DROP COLUMN correlation_id;
+               ALTER TABLE oneflight_migrations DROP COLUMN compatible_from;
                DELETE FROM oneflight_migrations WHERE version > 1";
     sqlx::raw_sql(old).execute(store.pool()).await.unwrap();
     let claim = "INSERT INTO oneflight_records (scope, key, holder, attempt, state, claimed_at, lease_expires_at)
@@ -76,10 +77,8 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("newer.db");
     let store = SqliteStore::open(&path).await.unwrap();
-    sqlx::query("INSERT INTO oneflight_migrations VALUES (99, 'from the future', 0)")
-        .execute(store.pool())
-        .await
-        .unwrap();
+    let newer = "INSERT INTO oneflight_migrations (version, description, applied_at) VALUES (99, 'from the future', 0)";
+    sqlx::query(newer).execute(store.pool()).await.unwrap();
     for refused in [
         SqliteStore::open(&path).await,
         SqliteStore::from_pool(store.pool().clone()).await,
