@@ -53,7 +53,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use contract::{InDoubt, Store};
 pub use dyn_store::DynStore;
 pub use erase::{EraseInOrder, erase_in_order};
-pub use error::StoreError;
+pub use error::{StoreError, StoreFailure};
 pub use foreign::{Asked, ForeignStatement, ForeignTransaction, hex, read_record, read_sent, unhex};
 pub use memory::MemoryStore;
 pub use outbox::OutboxStore;

@@ -36,6 +36,7 @@ mod number;
 mod outbox;
 mod outbox_parts;
 mod procedures;
+mod quiet;
 mod records;
 mod reserve;
 mod retry;
@@ -60,6 +61,14 @@ use statements::Statements;
 
 pub use names::Names;
 pub use statements::Isolation;
+
+/// Makes of an error of `sqlx`'s the one that a store answers with, for a program that asks the same server by itself.
+///
+/// It says what is wrong and what to do where that is known, and shows no line of the server's own source.
+#[must_use]
+pub fn store_error(error: sqlx::Error) -> StoreError {
+    errors::unavailable(error)
+}
 
 /// The shortest time for which the answer to a statement is waited for.
 const SHORTEST_WAIT: Duration = Duration::from_millis(250);
