@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oneflight::store::{SchemaStatus, StoreError, find};
-use oneflight_postgres::{PostgresOptions, PostgresStore};
+use oneflight::store::{SchemaStatus, StoreError, StoreFailure};
+use oneflight_postgres::{PostgresOptions, PostgresStore, store_error};
 use oneflight_redis::{RedisOptions, RedisStore};
 use oneflight_sqlite::{SqliteOptions, SqliteStore};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
@@ -239,7 +239,7 @@ impl Address {
     /// Connects to the server, to hear what it says, and returns how. A pool would go on trying, and say in the end that it had no
     /// connection.
     async fn reach(&self) -> Result<PgConnectOptions, Failure> {
-        let failed = |error: sqlx::Error| unreachable(StoreError::unavailable(error));
+        let failed = |error: sqlx::Error| unreachable(store_error(error));
         let options: PgConnectOptions = self.url()?.parse().map_err(failed)?;
         // What a server answers is told where it was asked for.
         let options = options.disable_statement_logging();
@@ -317,7 +317,9 @@ fn is_file(address: &str) -> bool {
 
 /// Sees that the tables are there which are to be left as they are.
 fn complete(status: Result<SchemaStatus, StoreError>) -> Result<(), Failure> {
-    let SchemaStatus { found, known, missing } = status.map_err(unreachable)?;
+    let SchemaStatus {
+        found, known, missing, ..
+    } = status.map_err(unreachable)?;
     let told = match (missing.is_empty(), found) {
         // One that is too new is told by the store.
         (true, _) => return Ok(()),
@@ -349,7 +351,11 @@ async fn within<T>(asked: impl Future<Output = T>) -> Result<T, Failure> {
 /// A failure of the store, as the command ends with it.
 pub(crate) fn unreachable(error: StoreError) -> Failure {
     let code = match &error {
-        error if is_forbidden(error) => Code::NoPermission,
+        StoreError::Failed { failure, .. } => match failure {
+            StoreFailure::NotLoggedIn | StoreFailure::Forbidden | StoreFailure::ReadOnly => Code::NoPermission,
+            StoreFailure::Locked | StoreFailure::Cancelled => Code::Temporary,
+            _ => Code::Unavailable,
+        },
         StoreError::Busy { .. } | StoreError::Outdated { .. } | StoreError::RelayOutdated => Code::Temporary,
         StoreError::SchemaTooNew { .. } => Code::Config,
         StoreError::Corrupt { .. } => Code::Data,
@@ -357,17 +363,6 @@ pub(crate) fn unreachable(error: StoreError) -> Failure {
         _ => Code::Unavailable,
     };
     Failure::new(code, format!("the store: {}", told(&error)))
-}
-
-/// Whether the server, or the file system, does not let this user do it.
-fn is_forbidden(error: &StoreError) -> bool {
-    match find::<sqlx::Error>(error) {
-        // `insufficient_privilege`, `invalid_authorization_specification`, `invalid_password`, and SQLite's `READONLY`.
-        Some(sqlx::Error::Database(error)) => {
-            matches!(error.code().as_deref(), Some("42501" | "28000" | "28P01" | "8"))
-        }
-        _ => false,
-    }
 }
 
 /// An error with its causes.

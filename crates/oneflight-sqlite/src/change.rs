@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::erase::{self, Range};
+use super::erase;
 use super::queue::Rank;
 use super::{records, steps};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
-use oneflight::store::{Standing, StepId, StepRecord};
+use oneflight::store::{ScopeRange, Standing, StepId, StepRecord};
 
 /// A change of records in one statement.
 pub(super) enum Change {
@@ -54,7 +54,7 @@ pub(super) enum Change {
         token: FencingToken,
     },
     Erase {
-        range: Range,
+        range: ScopeRange,
         limit: i64,
     },
     Purge {

@@ -13,7 +13,7 @@ use crate::store::upkeep::{
 impl Records {
     fn list(&self, query: &RecordQuery, now: Timestamp) -> Result<RecordPage, StoreError> {
         let after = match &query.after {
-            Some(cursor) => Some(cursor.place().ok_or(ANOTHER_STORES)?),
+            Some(cursor) => Some(cursor.place().ok_or(RecordCursor::OF_ANOTHER_STORE)?),
             None => None,
         };
         let is_after = |id: &RequestIdentity| match &after {
@@ -132,10 +132,6 @@ fn erase(result: &mut RecordedResult) -> bool {
     erased.map(|erased| *result = erased).is_some()
 }
 
-const ANOTHER_STORES: StoreError = StoreError::Unsupported {
-    advice: "the cursor is one of another store; begin at the first page",
-};
-
 impl Upkeep for MemoryStore {
     async fn records(&self, query: RecordQuery) -> Result<RecordPage, StoreError> {
         let now = self.0.clock.now();
@@ -151,7 +147,7 @@ impl Upkeep for MemoryStore {
         limit: usize,
     ) -> Result<Erased, StoreError> {
         if after.is_some_and(|after| after.place().is_none()) {
-            return Err(ANOTHER_STORES);
+            return Err(RecordCursor::OF_ANOTHER_STORE);
         }
         let (mut found, erase): (_, fn(&Records, &RequestIdentity) -> bool) = match what {
             Erase::Records => (self.0.completed(scope, limit, |_, _| true), Records::erase_record),

@@ -43,8 +43,10 @@ pub(crate) struct UpArgs {
 struct Status {
     /// The version of the schema: 0 if there is none, `null` where there is nothing to migrate.
     found: Option<i64>,
-    /// The version that this command works with.
+    /// The newest version that this command knows.
     known: Option<i64>,
+    /// The oldest version that works with the schema once what is missing is applied.
+    compatible_from: Option<i64>,
     missing: Vec<Missing>,
 }
 
@@ -89,8 +91,9 @@ async fn up(store: &Address, form: Form, args: UpArgs) -> Result<(), Failure> {
     let before = Status::of(store).await?;
     if !before.missing.is_empty() {
         args.consent.ask(&format!(
-            "{}\nThis applies them, in one transaction. Processes of an older version that have the store open go on; one that is started anew finds the schema too new.",
-            before.text()
+            "{}\nThis applies them, in one transaction. {}",
+            before.text(),
+            before.older_processes()
         ))?;
         store.open(Tables::Make).await?;
     }
@@ -105,9 +108,15 @@ impl Status {
     async fn of(store: &Address) -> Result<Self, Failure> {
         let known = store.schema_status().await?;
         Ok(match known {
-            Some(SchemaStatus { found, known, missing }) => Self {
+            Some(SchemaStatus {
+                found,
+                known,
+                compatible_from,
+                missing,
+            }) => Self {
                 found: Some(found),
                 known: Some(known),
+                compatible_from: Some(compatible_from),
                 missing: missing
                     .into_iter()
                     .map(|(version, what)| Missing { version, what })
@@ -116,19 +125,36 @@ impl Status {
             None => Self {
                 found: None,
                 known: None,
+                compatible_from: None,
                 missing: Vec::new(),
             },
         })
     }
 
+    /// What becomes of processes of the version that the schema is of, once what is missing is applied.
+    fn older_processes(&self) -> String {
+        match (self.found, self.compatible_from) {
+            (Some(found), Some(from)) if found >= from => {
+                format!("Processes of version {from} and newer go on, and can be started anew.")
+            }
+            (_, Some(from)) => format!(
+                "Processes of an older version than {from} that have the store open go on; one that is started anew finds the \
+                 schema too new."
+            ),
+            _ => String::new(),
+        }
+    }
+
     fn text(&self) -> String {
-        let (Some(found), Some(known)) = (self.found, self.known) else {
+        let (Some(found), Some(known), Some(from)) = (self.found, self.known, self.compatible_from) else {
             return NOTHING.to_owned();
         };
         if found > known {
-            return format!(
-                "the schema is of version {found}, and this command knows up to {known}; upgrade the command"
-            );
+            let it_is = format!("the schema is of version {found}, and this command knows up to {known}");
+            return match from > known {
+                true => format!("{it_is}; it needs version {from} or newer: upgrade the command"),
+                false => format!("{it_is}; it works with version {from} and newer"),
+            };
         }
         let mut text = match self.missing.is_empty() {
             true => return format!("the schema is of version {found}, which is the newest"),
