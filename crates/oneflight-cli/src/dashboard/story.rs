@@ -259,7 +259,7 @@ fn events(
             // Whether the holder died, or was not told by what it had called, is not recorded.
             let detail = match workflow {
                 Some(_) => "It waits for a person. The steps that are done are not done again.",
-                None => "No answer is recorded, and nobody holds the request any more: it is not known what was done.",
+                None => "No answer is recorded, and the lease is over: it is not known what was done.",
             };
             add(at.unwrap_or(now), "doubt", at, "In doubt".to_owned(), detail.to_owned());
         }
@@ -285,7 +285,7 @@ fn events(
             let (at, title, detail) = match record.since_ms {
                 Some(since) => (
                     record.observed_ms.saturating_sub(since),
-                    "Nobody holds it any more",
+                    "The lease is over",
                     "It goes on by itself, with the next call or a completer. The steps that are done are not done again.",
                 ),
                 None => (now, "In progress", "Its holder's lease runs."),
