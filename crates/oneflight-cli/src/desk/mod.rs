@@ -34,6 +34,8 @@ mod view;
 
 use clap::Subcommand;
 
+pub(crate) use typed::AsTyped;
+
 use crate::exit::Failure;
 use crate::output::Form;
 use crate::store::Address;

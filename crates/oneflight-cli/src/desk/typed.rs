@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use crate::exit::{Code, Failure};
 
 /// Writes and reads JSON as it stands, to the digit and the order of its members, and shows what others have written.
-pub(super) struct AsTyped;
+pub(crate) struct AsTyped;
 
 impl Format for AsTyped {
     const NAME: &'static str = "json";

@@ -68,6 +68,7 @@ enum Service<'a> {
 impl Pattern {
     fn new(name: &str) -> Self {
         let name = Arc::from(name);
+        telemetry::announce(&name);
         Self {
             answers: Answers::of(&name),
             name,
