@@ -15,7 +15,7 @@ use oneflight::correlation::CorrelationId;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
-    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, StoreError, Upkeep,
+    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, Store, StoreError, Upkeep,
 };
 
 mod findings;
@@ -169,16 +169,18 @@ impl PostgresStore {
         for row in &found {
             let (scope, key): (String, String) = (column(row, 0)?, column(row, 1)?);
             let (token, result): (i64, Vec<u8>) = (column(row, 2)?, column(row, 3)?);
-            let result = RecordedResult::from_stored(result);
-            let result = result.erased().unwrap_or(result);
-            left.push(format!(
-                "({}, {}, {}, {})",
-                Value::Text(&scope),
-                Value::Text(&key),
-                Value::Number(token),
-                Value::Bytes(Some(result.as_bytes()))
-            ));
+            left.push(left_of((&scope, &key), token, &RecordedResult::from_stored(result)));
         }
+        Ok(Some((last, self.leave(&left).await?)))
+    }
+
+    /// Erases answers, and leaves these. Returns how many.
+    async fn leave(&self, left: &[String]) -> Result<usize, StoreError> {
+        let (records, workflows, steps) = (
+            self.names.of("records"),
+            self.names.of("workflows"),
+            self.names.of("steps"),
+        );
         // The token tells whether it is the record that was read: what is completed changes no more.
         let erased = self.answer_to(format!(
             "WITH erased (scope, key, token, result) AS (VALUES {left}),
@@ -200,8 +202,20 @@ impl PostgresStore {
             answer = erased("s.result"),
         ));
         let count: i64 = column(only(&erased.await?)?, 0)?;
-        Ok(Some((last, usize::try_from(count).unwrap_or(0))))
+        Ok(usize::try_from(count).unwrap_or(0))
     }
+}
+
+/// What is left of an answer, and whose it is, as a row of values.
+fn left_of((scope, key): (&str, &str), token: i64, result: &RecordedResult) -> String {
+    let left = result.erased();
+    format!(
+        "({}, {}, {}, {})",
+        Value::Text(scope),
+        Value::Text(key),
+        Value::Number(token),
+        Value::Bytes(Some(left.as_ref().unwrap_or(result).as_bytes()))
+    )
 }
 
 /// Returns the record in a row of a listing.
@@ -305,6 +319,28 @@ impl Upkeep for PostgresStore {
             erased: erased as u64,
             next: (limit > 0 && erased >= limit).then(|| RecordCursor::behind(at.as_bytes(), key.as_bytes())),
         })
+    }
+
+    async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        if what == Erase::Answers {
+            let record = self.load(id).await?.filter(|record| record.token == token);
+            let Some(result) = record.as_ref().and_then(|record| record.result()) else {
+                return Ok(false);
+            };
+            let left = left_of((id.scope(), id.key()), number(token), result);
+            return Ok(self.leave(&[left]).await? > 0);
+        }
+        let erased = self.answer_to(format!(
+            "WITH erased AS (
+                DELETE FROM {} WHERE scope = {} AND key = {} AND token = {} AND completed_at IS NOT NULL RETURNING 1)
+             SELECT count(*) FROM erased",
+            self.names.of("records"),
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(number(token)),
+        ));
+        let erased: i64 = column(only(&erased.await?)?, 0)?;
+        Ok(erased > 0)
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {

@@ -6,8 +6,9 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use super::busy::unavailable;
 use super::ending::End;
 use super::file::databases;
-use super::records::Statement;
-use oneflight::record::RecordedResult;
+use super::records::{Statement, number};
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::StoreError;
 
 /// A range of scopes, from the first up to but not including the second.
@@ -52,6 +53,14 @@ pub(super) fn erase_records(range: &Range, limit: i64) -> Statement<'_> {
     );
     let erase = sqlx::query(AssertSqlSafe(statement).into_sql_str());
     erase.bind(&range.0).bind(&range.1).bind(limit)
+}
+
+/// Deletes a record that was completed under this token. Its steps go with it.
+pub(super) fn erase_record(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
+    let erase = sqlx::query(
+        "DELETE FROM main.oneflight_records WHERE scope = ? AND key = ? AND token = ? AND state = 'completed'",
+    );
+    erase.bind(id.scope()).bind(id.key()).bind(number(token))
 }
 
 /// Finds completed records with an answer, or with one of a step, or with what they were started with: also those of a mutation of

@@ -17,7 +17,8 @@ use oneflight::correlation::CorrelationId;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
-    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, StoreError, Upkeep, hex,
+    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, Store, StoreError, Upkeep,
+    hex,
 };
 
 mod findings;
@@ -165,11 +166,16 @@ impl SqliteStore {
         if answers.is_empty() {
             return Ok((0, None));
         }
+        Ok((self.leave(answers).await?, last))
+    }
+
+    /// Erases the answers of records that were completed under these tokens, and leaves these. Returns how many.
+    async fn leave(&self, answers: Vec<(i64, RecordedResult)>) -> Result<u64, StoreError> {
         let erased = self.writer.transaction(Rank::Business, None, move |connection| {
             Box::pin(async move { erase_answers(connection, &answers).await })
         });
         match erased.await? {
-            Ended::Committed(erased) | Ended::RolledBack(erased) => Ok((erased, last)),
+            Ended::Committed(erased) | Ended::RolledBack(erased) => Ok(erased),
             Ended::Unknown(_, error) => Err(self.writer.unavailable(error)),
         }
     }
@@ -249,6 +255,19 @@ impl Upkeep for SqliteStore {
             erased,
             next: (limit > 0 && erased >= limit as u64).then(|| RecordCursor::behind(&place.0, &place.1)),
         })
+    }
+
+    async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        if what == Erase::Records {
+            let id = id.clone();
+            return Ok(self.writer.change(Change::EraseOne { id, token }).await? > 0);
+        }
+        let record = self.load(id).await?.filter(|record| record.token == token);
+        let Some(result) = record.as_ref().and_then(|record| record.result()) else {
+            return Ok(false);
+        };
+        let left = result.erased().unwrap_or_else(|| result.clone());
+        Ok(self.leave(vec![(records::number(token), left)]).await? > 0)
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {
