@@ -9,7 +9,8 @@
 //! Beside them are jobs and messages:
 //!
 //! ```text
-//! outbox ─▶ explain     exec     bench ─▶ server (what is behind the store) ◀─ doctor
+//! outbox ─▶ explain, topic, overview ─▶ life (which relays are alive) ◀─ doctor ─▶ server (what is behind the store) ◀─ bench
+//! exec
 //! ```
 //!
 //! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
@@ -22,13 +23,16 @@ mod exec;
 mod explain;
 mod failure;
 mod letter;
+mod life;
 mod migrate;
 mod outbox;
+mod overview;
 mod purge;
 mod records;
 mod request;
 mod server;
 mod steps;
+mod topic;
 mod typed;
 mod view;
 
