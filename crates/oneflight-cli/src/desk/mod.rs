@@ -1,7 +1,7 @@
 //! The operator's desk: what is in a store, and what a person may change there.
 //!
 //! ```text
-//! mod (which command) ─▶ records · doubts · steps · migrate · purge     a file or a folder each
+//! mod (which command) ─▶ records · doubts · steps · migrate (─▶ locks) · purge     a file or a folder each
 //!                           ├──────▶ request (which one is meant), typed (what a person says that it answered)
 //!                           └──────▶ view (how it is printed), failure (why it was not changed)
 //! ```
@@ -24,6 +24,7 @@ mod explain;
 mod failure;
 mod letter;
 mod life;
+mod locks;
 mod migrate;
 mod outbox;
 mod overview;
