@@ -279,6 +279,25 @@ pub trait Upkeep: Store {
         std::future::ready(Err(UNSUPPORTED))
     }
 
+    /// Erases the record of one request, or its answer, if it was completed under this token. Returns whether it was: what is in
+    /// progress or in doubt, or was completed under another token, stays as it is. An answer may be erased twice.
+    ///
+    /// # Errors
+    ///
+    /// * [`StoreError::Unsupported`] if the store erases whole scopes only.
+    /// * The store cannot be reached.
+    fn erase_one(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        what: Erase,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = (id, token, what);
+        std::future::ready(Err(StoreError::Unsupported {
+            advice: "this store erases whole scopes only",
+        }))
+    }
+
     /// Has a request wait for an operator's decision, once its lease is over: no call takes it over any more because its lease
     /// is over, but only a claim that [names its token](super::Takeover::Of). That is one that settles it, or one of a policy
     /// that [asks](crate::idempotency::Recovery::ask) about this very request. Returns whether it is held: it is not if the token
@@ -322,6 +341,15 @@ impl<S: Upkeep> Upkeep for Arc<S> {
         limit: usize,
     ) -> impl Future<Output = Result<Erased, StoreError>> + Send {
         S::erase(self, scope, what, after, limit)
+    }
+
+    fn erase_one(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        what: Erase,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        S::erase_one(self, id, token, what)
     }
 
     fn hold(&self, id: &RequestIdentity, token: FencingToken) -> impl Future<Output = Result<bool, StoreError>> + Send {

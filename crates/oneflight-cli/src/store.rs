@@ -236,9 +236,24 @@ impl Address {
         options.from_pool(pool).await.map_err(unreachable)
     }
 
+    /// Makes and upgrades the tables in PostgreSQL, in a session by this name, which waits no longer than this for each lock. The
+    /// inner error is that of the migration.
+    pub(crate) async fn upgrade_postgres(
+        &self,
+        session: &str,
+        longest: Duration,
+    ) -> Result<Result<(), StoreError>, Failure> {
+        let connect = self.reach().await?.application_name(session);
+        let pool = PgPoolOptions::new()
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(connect);
+        let options = self.postgres_options().migration_lock_timeout(longest);
+        Ok(options.from_pool(pool).await.map(drop))
+    }
+
     /// Connects to the server, to hear what it says, and returns how. A pool would go on trying, and say in the end that it had no
     /// connection.
-    async fn reach(&self) -> Result<PgConnectOptions, Failure> {
+    pub(crate) async fn reach(&self) -> Result<PgConnectOptions, Failure> {
         let failed = |error: sqlx::Error| unreachable(store_error(error));
         let options: PgConnectOptions = self.url()?.parse().map_err(failed)?;
         // What a server answers is told where it was asked for.

@@ -31,6 +31,8 @@ enum Defect {
     ErasesRecordsForAnswers,
     ErasesAnswersForRecords,
     ErasesWithoutEnd,
+    ErasesOneOfAnyToken,
+    ErasesTheScopeOfOne,
     HoldsNothing,
     HoldsWhatItHasNot,
     TakesOverWhatIsHeld,
@@ -116,6 +118,18 @@ impl Upkeep for Broken {
         }
     }
 
+    async fn erase_one(&self, id: &RequestIdentity, mut token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        match (self.defect, self.store.load(id).await?) {
+            (Defect::ErasesOneOfAnyToken, Some(known)) => token = known.token,
+            (Defect::ErasesTheScopeOfOne, Some(known)) if known.token == token => {
+                self.store.erase(id.scope(), what, None, 100).await?;
+                return Ok(true);
+            }
+            _ => {}
+        }
+        self.store.erase_one(id, token, what).await
+    }
+
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {
         match self.defect {
             Defect::HoldsNothing => Ok(self.inner.load(id).await?.is_some_and(|known| known.token == token)),
@@ -151,6 +165,8 @@ async fn a_broken_store_does_not_conform() {
         ),
         (Defect::ErasesAnswersForRecords, "what_is_erased_is_new"),
         (Defect::ErasesWithoutEnd, "what_is_erased_is_new"),
+        (Defect::ErasesOneOfAnyToken, "one_record_or_its_answer_is_erased_alone"),
+        (Defect::ErasesTheScopeOfOne, "one_record_or_its_answer_is_erased_alone"),
         (Defect::HoldsNothing, "what_is_held_is_taken_over_by_no_policy"),
         (Defect::HoldsWhatItHasNot, "what_is_held_is_taken_over_by_no_policy"),
         (Defect::TakesOverWhatIsHeld, "what_is_held_is_taken_over_by_no_policy"),

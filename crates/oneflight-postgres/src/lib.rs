@@ -200,6 +200,7 @@ pub struct PostgresOptions {
     names: Names,
     isolation: Option<Isolation>,
     migrate: bool,
+    migration_lock_timeout: Option<Duration>,
     patience: Duration,
     prepares: bool,
 }
@@ -213,6 +214,7 @@ impl Default for PostgresOptions {
             },
             isolation: None,
             migrate: true,
+            migration_lock_timeout: None,
             patience: Duration::from_secs(30),
             prepares: true,
         }
@@ -251,6 +253,15 @@ impl PostgresOptions {
     /// is opened.
     pub fn without_migrations(mut self) -> Self {
         self.migrate = false;
+        self
+    }
+
+    /// Limits the time for which migrations wait for each lock. Without it the server's own limit counts, which is none unless set.
+    ///
+    /// A migration waits for transactions that have read our tables, and all that come after it wait behind it. If the time is over,
+    /// nothing is changed, and opening the store fails; try again later.
+    pub fn migration_lock_timeout(mut self, longest: Duration) -> Self {
+        self.migration_lock_timeout = Some(longest);
         self
     }
 
@@ -361,7 +372,7 @@ impl PostgresOptions {
             names.schema = Some(schema::current(&pool).await?);
         }
         match self.migrate {
-            true => schema::migrate(&pool, &names).await?,
+            true => schema::migrate(&pool, &names, self.migration_lock_timeout).await?,
             false => schema::check(&pool, &names).await?,
         }
         let outbox = Arc::new(Parts::new(&names));

@@ -9,6 +9,7 @@
 //! version opens a newer database, as long as no migration has broken with that version. See [`Migration::compatible_from`].
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
@@ -180,8 +181,8 @@ pub(super) async fn current(pool: &PgPool) -> Result<String, StoreError> {
     })
 }
 
-/// Creates or upgrades our tables.
-pub(super) async fn migrate(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
+/// Creates or upgrades our tables, and waits no longer than this for each lock.
+pub(super) async fn migrate(pool: &PgPool, names: &Names, longest: Option<Duration>) -> Result<(), StoreError> {
     let mut connection = outside(pool).await?;
     // Most often there is nothing to do, and perhaps no right to do it.
     if version(&mut connection, names).await? >= known() {
@@ -189,6 +190,15 @@ pub(super) async fn migrate(pool: &PgPool, names: &Names) -> Result<(), StoreErr
     }
     let begin = connection.begin_with("BEGIN READ WRITE");
     let mut transaction = begin.await.map_err(unavailable)?;
+    if let Some(longest) = longest {
+        // Zero is no limit to the server.
+        let limit = format!(
+            "SET LOCAL lock_timeout = {}",
+            longest.as_millis().clamp(1, i32::MAX as u128)
+        );
+        let set = transaction.execute(AssertSqlSafe(limit));
+        set.await.map_err(unavailable)?;
+    }
     apply(&mut transaction, names).await?;
     transaction.commit().await.map_err(unavailable)
 }

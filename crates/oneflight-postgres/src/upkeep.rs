@@ -16,7 +16,7 @@ use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
     Erase, EraseInOrder, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordPlace, RecordQuery, RecordState,
-    ScopeRange, StoreError, Upkeep, erase_in_order,
+    ScopeRange, Store, StoreError, Upkeep, erase_in_order,
 };
 
 mod findings;
@@ -172,18 +172,23 @@ impl EraseInOrder for Eraser<'_> {
         for row in &found {
             let (scope, key): (String, String) = (column(row, 0)?, column(row, 1)?);
             let (token, result): (i64, Vec<u8>) = (column(row, 2)?, column(row, 3)?);
-            let result = RecordedResult::from_stored(result);
-            let result = result.erased().unwrap_or(result);
-            left.push(format!(
-                "({}, {}, {}, {})",
-                Value::Text(&scope),
-                Value::Text(&key),
-                Value::Number(token),
-                Value::Bytes(Some(result.as_bytes()))
-            ));
+            left.push(left_of((&scope, &key), token, &RecordedResult::from_stored(result)));
         }
+        let last = (last.0.into_bytes(), last.1.into_bytes());
+        Ok(Some((last, self.0.leave(&left).await?)))
+    }
+}
+
+impl PostgresStore {
+    /// Erases answers, and leaves these. Returns how many.
+    async fn leave(&self, left: &[String]) -> Result<u64, StoreError> {
+        let (records, workflows, steps) = (
+            self.names.of("records"),
+            self.names.of("workflows"),
+            self.names.of("steps"),
+        );
         // The token tells whether it is the record that was read: what is completed changes no more.
-        let erased = self.0.answer_to(format!(
+        let erased = self.answer_to(format!(
             "WITH erased (scope, key, token, result) AS (VALUES {left}),
              done AS (
                 UPDATE {records} r SET result = erased.result FROM erased
@@ -203,9 +208,20 @@ impl EraseInOrder for Eraser<'_> {
             answer = erased("s.result"),
         ));
         let count: i64 = column(only(&erased.await?)?, 0)?;
-        let last = (last.0.into_bytes(), last.1.into_bytes());
-        Ok(Some((last, u64::try_from(count).unwrap_or(0))))
+        Ok(u64::try_from(count).unwrap_or(0))
     }
+}
+
+/// What is left of an answer, and whose it is, as a row of values.
+fn left_of((scope, key): (&str, &str), token: i64, result: &RecordedResult) -> String {
+    let left = result.erased();
+    format!(
+        "({}, {}, {}, {})",
+        Value::Text(scope),
+        Value::Text(key),
+        Value::Number(token),
+        Value::Bytes(Some(left.as_ref().unwrap_or(result).as_bytes()))
+    )
 }
 
 /// Returns the record in a row of a listing.
@@ -270,6 +286,28 @@ impl Upkeep for PostgresStore {
         limit: usize,
     ) -> Result<Erased, StoreError> {
         erase_in_order(&Eraser(self), scope, what, after, limit).await
+    }
+
+    async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        if what == Erase::Answers {
+            let record = self.load(id).await?.filter(|record| record.token == token);
+            let Some(result) = record.as_ref().and_then(|record| record.result()) else {
+                return Ok(false);
+            };
+            let left = left_of((id.scope(), id.key()), number(token), result);
+            return Ok(self.leave(&[left]).await? > 0);
+        }
+        let erased = self.answer_to(format!(
+            "WITH erased AS (
+                DELETE FROM {} WHERE scope = {} AND key = {} AND token = {} AND completed_at IS NOT NULL RETURNING 1)
+             SELECT count(*) FROM erased",
+            self.names.of("records"),
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(number(token)),
+        ));
+        let erased: i64 = column(only(&erased.await?)?, 0)?;
+        Ok(erased > 0)
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {

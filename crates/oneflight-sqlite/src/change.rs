@@ -57,6 +57,10 @@ pub(super) enum Change {
         range: ScopeRange,
         limit: i64,
     },
+    EraseOne {
+        id: RequestIdentity,
+        token: FencingToken,
+    },
     Purge {
         limit: i64,
     },
@@ -72,7 +76,7 @@ impl Change {
             | Self::Hold { .. }
             | Self::SetStanding { .. } => Rank::Lease,
             Self::RecordStep { .. } | Self::SettleStep { .. } => Rank::Step,
-            Self::Erase { .. } | Self::Purge { .. } => Rank::Business,
+            Self::Erase { .. } | Self::EraseOne { .. } | Self::Purge { .. } => Rank::Business,
         }
     }
 
@@ -98,6 +102,7 @@ impl Change {
             Self::SetStanding { id, token, standing } => steps::set_standing(id, *token, *standing),
             Self::Hold { id, token } => records::hold(id, *token),
             Self::Erase { range, limit } => erase::erase_records(range, *limit),
+            Self::EraseOne { id, token } => erase::erase_record(id, *token),
             Self::Purge { limit } => records::purge(*limit),
         };
         Ok(statement.execute(connection).await?.rows_affected())

@@ -6,8 +6,9 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use super::busy::unavailable;
 use super::ending::End;
 use super::file::databases;
-use super::records::Statement;
-use oneflight::record::RecordedResult;
+use super::records::{Statement, number};
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{ScopeRange, StoreError};
 
 /// Whether a record `r` is of a range of scopes, which are the first two values.
@@ -49,6 +50,14 @@ pub(super) fn erase_records(range: &ScopeRange, limit: i64) -> Statement<'_> {
     );
     let erase = sqlx::query(AssertSqlSafe(statement).into_sql_str());
     erase.bind(&range.0).bind(&range.1).bind(limit)
+}
+
+/// Deletes a record that was completed under this token. Its steps go with it.
+pub(super) fn erase_record(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
+    let erase = sqlx::query(
+        "DELETE FROM main.oneflight_records WHERE scope = ? AND key = ? AND token = ? AND state = 'completed'",
+    );
+    erase.bind(id.scope()).bind(id.key()).bind(number(token))
 }
 
 /// Finds completed records with an answer, or with one of a step, or with what they were started with: also those of a mutation of

@@ -18,7 +18,7 @@ use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
     Erase, EraseInOrder, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordPlace, RecordQuery, RecordState,
-    ScopeRange, StoreError, Upkeep, erase_in_order, hex,
+    ScopeRange, Store, StoreError, Upkeep, erase_in_order, hex,
 };
 
 mod findings;
@@ -171,12 +171,19 @@ impl EraseInOrder for Eraser<'_> {
         let Some(last) = last else {
             return Ok(None);
         };
-        let erased = store.writer.transaction(Rank::Business, None, move |connection| {
+        Ok(Some((last, store.leave(answers).await?)))
+    }
+}
+
+impl SqliteStore {
+    /// Erases the answers of records that were completed under these tokens, and leaves these. Returns how many.
+    async fn leave(&self, answers: Vec<(i64, RecordedResult)>) -> Result<u64, StoreError> {
+        let erased = self.writer.transaction(Rank::Business, None, move |connection| {
             Box::pin(async move { erase_answers(connection, &answers).await })
         });
         match erased.await? {
-            Ended::Committed(erased) | Ended::RolledBack(erased) => Ok(Some((last, erased))),
-            Ended::Unknown(_, error) => Err(store.writer.unavailable(error)),
+            Ended::Committed(erased) | Ended::RolledBack(erased) => Ok(erased),
+            Ended::Unknown(_, error) => Err(self.writer.unavailable(error)),
         }
     }
 }
@@ -215,6 +222,19 @@ impl Upkeep for SqliteStore {
         limit: usize,
     ) -> Result<Erased, StoreError> {
         erase_in_order(&Eraser(self), scope, what, after, limit).await
+    }
+
+    async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        if what == Erase::Records {
+            let id = id.clone();
+            return Ok(self.writer.change(Change::EraseOne { id, token }).await? > 0);
+        }
+        let record = self.load(id).await?.filter(|record| record.token == token);
+        let Some(result) = record.as_ref().and_then(|record| record.result()) else {
+            return Ok(false);
+        };
+        let left = result.erased().unwrap_or_else(|| result.clone());
+        Ok(self.leave(vec![(records::number(token), left)]).await? > 0)
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {

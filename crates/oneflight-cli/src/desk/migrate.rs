@@ -1,10 +1,13 @@
 //! The schema of a store: which migrations it has, what they say, and applying them.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use oneflight::store::SchemaStatus;
 use serde::Serialize;
 
-use crate::exit::{Failure, Found, checked};
+use super::locks;
+use crate::exit::{Code, Failure, Found, checked};
 use crate::output::{self, Consent, Form, counted};
 use crate::store::{Address, Kind, Tables, unreachable};
 
@@ -34,6 +37,9 @@ pub(crate) struct PrintArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
+    /// PostgreSQL: how long each lock is waited for, before it is tried again. All requests wait meanwhile
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = locks::longest)]
+    lock_timeout: Duration,
     #[command(flatten)]
     consent: Consent,
 }
@@ -69,6 +75,11 @@ pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result
 async fn status(store: &Address, form: Form, args: StatusArgs) -> Result<(), Failure> {
     let status = Status::of(store).await?;
     let printed = output::either(form, &status, || status.text());
+    if args.fail && status.is_too_new() {
+        // What is printed has said it, unless nobody reads that.
+        printed?;
+        return Err(status.too_new());
+    }
     checked(printed, Found::is(args.fail && !status.missing.is_empty()))
 }
 
@@ -89,13 +100,19 @@ async fn up(store: &Address, form: Form, args: UpArgs) -> Result<(), Failure> {
         store.open(Tables::Make).await?;
     }
     let before = Status::of(store).await?;
+    if before.is_too_new() {
+        return Err(before.too_new());
+    }
     if !before.missing.is_empty() {
         args.consent.ask(&format!(
             "{}\nThis applies them, in one transaction. {}",
             before.text(),
             before.older_processes()
         ))?;
-        store.open(Tables::Make).await?;
+        match store.kind()? {
+            Kind::Postgres => locks::upgrade(store, args.lock_timeout).await?,
+            Kind::Sqlite | Kind::Redis => drop(store.open(Tables::Make).await?),
+        }
     }
     let after = Status::of(store).await?;
     output::either(form, &after, || match before.missing.len() {
@@ -143,6 +160,15 @@ impl Status {
             ),
             _ => String::new(),
         }
+    }
+
+    /// Whether this command is too old for the schema.
+    fn is_too_new(&self) -> bool {
+        self.compatible_from > self.known
+    }
+
+    fn too_new(&self) -> Failure {
+        Failure::new(Code::Config, format!("{}; nothing was changed", self.text()))
     }
 
     fn text(&self) -> String {
