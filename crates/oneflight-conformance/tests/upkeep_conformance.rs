@@ -119,15 +119,15 @@ impl Upkeep for Broken {
     }
 
     async fn erase_one(&self, id: &RequestIdentity, mut token: FencingToken, what: Erase) -> Result<bool, StoreError> {
-        match (self.defect, self.store.load(id).await?) {
+        match (self.defect, self.inner.load(id).await?) {
             (Defect::ErasesOneOfAnyToken, Some(known)) => token = known.token,
             (Defect::ErasesTheScopeOfOne, Some(known)) if known.token == token => {
-                self.store.erase(id.scope(), what, None, 100).await?;
+                self.inner.erase(id.scope(), what, None, 100).await?;
                 return Ok(true);
             }
             _ => {}
         }
-        self.store.erase_one(id, token, what).await
+        self.inner.erase_one(id, token, what).await
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {

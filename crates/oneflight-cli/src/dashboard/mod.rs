@@ -33,11 +33,13 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 
+use crate::desk::lasting;
 use crate::exit::{Code, Failure};
 use crate::store::{Address, Tables};
 
@@ -69,8 +71,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// How long an answer is kept that is recorded on the page: that of the service, so that it is replayed as long as any other
-    #[arg(long, value_name = "TIME", default_value = "24h")]
-    retention: humantime::Duration,
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lasting)]
+    retention: Duration,
     /// A name under which browsers reach the page, beside those of this machine (may be given again)
     #[arg(long, value_name = "HOST")]
     public_host: Vec<String>,
@@ -96,7 +98,7 @@ pub(crate) async fn run(store: &Address, args: Args) -> Result<(), Failure> {
     let scraper = Arc::new(
         Scraper::new(args.metrics, args.metrics_every.into()).map_err(|what| Failure::new(Code::Usage, what))?,
     );
-    let source = Source::new(store.open(Tables::Leave).await?, args.retention.into());
+    let source = Source::new(store.open(Tables::Leave).await?, args.retention);
     let hosts = Hosts::new(&args.public_host, args.listen.ip()).map_err(|what| Failure::new(Code::Usage, what))?;
     let failed = |error| {
         Failure::new(

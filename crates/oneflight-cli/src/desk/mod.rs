@@ -39,7 +39,7 @@ mod view;
 
 use clap::Subcommand;
 
-pub(crate) use typed::AsTyped;
+pub(crate) use typed::{AsTyped, lasting};
 
 use crate::exit::Failure;
 use crate::output::Form;

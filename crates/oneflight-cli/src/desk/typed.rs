@@ -63,7 +63,7 @@ impl Answer {
 }
 
 /// Reads how long something is kept. What is kept for no time is not kept, and its work would run again.
-pub(super) fn lasting(text: &str) -> Result<Duration, String> {
+pub(crate) fn lasting(text: &str) -> Result<Duration, String> {
     let kept = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match kept.is_zero() {
         false => Ok(kept),

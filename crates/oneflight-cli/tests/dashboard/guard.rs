@@ -140,6 +140,7 @@ fn what_others_can_reach_takes_a_token_and_a_token_has_some_length() {
     assert_eq!(run(&["--token-file", "/nowhere/token"], None).0, Some(66));
     // A token on the command line could be read by every user of the machine.
     assert_eq!(run(&["--token", TOKEN], None).0, Some(64));
+    assert_eq!(run(&["--retention", "0s"], None).0, Some(64));
     assert_eq!(run(&["--metrics", "https://10.0.0.7/metrics"], None).0, Some(64));
     // The page and the log would show it.
     let (code, told) = run(&["--metrics", "http://me:hunter2@10.0.0.7/metrics"], None);
