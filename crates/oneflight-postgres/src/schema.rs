@@ -57,6 +57,10 @@ const MIGRATIONS: &[Migration] = &[
         description: "topics that are paused",
         sql: include_str!("../migrations/0008_paused.sql"),
     },
+    Migration {
+        description: "records that go out with the commit",
+        sql: include_str!("../migrations/0009_record_with_commit.sql"),
+    },
 ];
 
 impl Migration {
