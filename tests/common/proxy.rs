@@ -134,7 +134,8 @@ impl Proxy {
         self.state.cuts.load(SeqCst)
     }
 
-    /// How often a client waited for PostgreSQL so far: its `Sync` and `Query` messages.
+    /// How often a client waited for PostgreSQL so far: for its `Sync` and `Query` messages. For those that come at once, it
+    /// waits once.
     pub fn round_trips(&self) -> usize {
         self.state.round_trips.load(SeqCst)
     }
@@ -206,7 +207,7 @@ async fn questions(
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
         let bytes = &chunk[..read];
         state.messages.fetch_add(1, SeqCst);
-        state.round_trips.fetch_add(frames.round_trips(bytes), SeqCst);
+        state.round_trips.fetch_add(frames.round_trips(bytes).min(1), SeqCst);
         if swallowing {
             continue;
         }

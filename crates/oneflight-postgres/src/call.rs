@@ -24,6 +24,8 @@ pub(super) enum Value<'a> {
     Text(&'a str),
     Bytes(Option<&'a [u8]>),
     Number(i64),
+    /// A number, or null.
+    Maybe(Option<i64>),
     Flag(bool),
 }
 
@@ -45,7 +47,8 @@ impl fmt::Display for Value<'_> {
                 f.write_str("'::pg_catalog.bytea")
             }
             Value::Bytes(None) => f.write_str("NULL::pg_catalog.bytea"),
-            Value::Number(number) => write!(f, "'{number}'::pg_catalog.int8"),
+            Value::Number(number) | Value::Maybe(Some(number)) => write!(f, "'{number}'::pg_catalog.int8"),
+            Value::Maybe(None) => f.write_str("NULL::pg_catalog.int8"),
             Value::Flag(flag) => write!(f, "'{flag}'::pg_catalog.bool"),
         }
     }
@@ -77,6 +80,7 @@ impl Calls {
             Value::Text(text) => call.bind(text),
             Value::Bytes(bytes) => call.bind(bytes),
             Value::Number(number) => call.bind(number),
+            Value::Maybe(number) => call.bind(number),
             Value::Flag(flag) => call.bind(flag),
         }))
     }
@@ -91,6 +95,12 @@ fn text(procedure: &str, values: impl Iterator<Item = String>, answers: usize) -
     let answers = (0..answers).map(|_| "NULL".to_owned());
     let arguments: Vec<String> = values.chain(answers).collect();
     format!("CALL {procedure}({})", arguments.join(", "))
+}
+
+/// A call of a function of ours whose values stand in its text.
+pub(super) fn function(name: &str, values: &[Value<'_>]) -> String {
+    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+    format!("SELECT {name}({})", values.join(", "))
 }
 
 /// What is put to the server in one round trip.
@@ -134,6 +144,8 @@ mod tests {
             (Value::Bytes(None), "NULL::pg_catalog.bytea"),
             (Value::Number(-1), "'-1'::pg_catalog.int8"),
             (Value::Number(i64::MIN), "'-9223372036854775808'::pg_catalog.int8"),
+            (Value::Maybe(Some(7)), "'7'::pg_catalog.int8"),
+            (Value::Maybe(None), "NULL::pg_catalog.int8"),
             (Value::Flag(true), "'true'::pg_catalog.bool"),
         ];
         for (value, literal) in expected {

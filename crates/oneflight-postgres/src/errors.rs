@@ -49,6 +49,11 @@ pub(super) fn is_refused_commit(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("23") || code.starts_with("P0")) || is_conflict(error)
 }
 
+/// Returns whether what records together with the commit says that there was nothing to record.
+pub(super) fn is_nothing_recorded(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "OF001")
+}
+
 /// Returns whether the server has not come to this transaction's number yet. What had the number before a crash was not
 /// committed.
 pub(super) fn is_unborn_transaction(error: &sqlx::Error) -> bool {

@@ -27,6 +27,7 @@ use oneflight::store::{
 
 mod borrowed;
 mod call;
+mod ending;
 mod errors;
 mod foreign;
 mod listen;
@@ -111,6 +112,13 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to
 /// execute them, which `PUBLIC` has unless it was revoked; and so it is with the right to read `oneflight_incarnation`, a row
 /// that tells numbers of transactions from those that a crash of the server gave out again.
+///
+/// # What the server shows
+///
+/// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) writes its record in one message with the `COMMIT`. A result of up to
+/// 16 KiB, scope and key stand in its text, in hexadecimal digits. So they are seen where the server shows statements: in its log if it
+/// logs them, and in `pg_stat_activity`, by roles that may see the statements of others. What must not be seen there is sealed by
+/// [a codec](oneflight::idempotency::IdempotencyBuilder::codec).
 ///
 /// # Poolers
 ///
@@ -287,9 +295,9 @@ impl PostgresOptions {
     /// See [Poolers](PostgresStore#poolers).
     ///
     /// Each operation is still one round trip: a message in which its values stand, as literals. So where the server
-    /// shows statements, as in its log, it shows keys and results as well, in hexadecimal digits. Each of the two
-    /// statements that [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) adds to a transaction takes two
-    /// round trips, since it is prepared there anew.
+    /// shows statements, as in its log, it shows keys and results as well, in hexadecimal digits. Of the two statements that
+    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) adds to a transaction, the first takes two round
+    /// trips, since it is prepared there anew, and so does the other, if its result is large.
     pub fn without_prepared_statements(mut self) -> Self {
         self.prepares = false;
         self

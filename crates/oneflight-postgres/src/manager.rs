@@ -28,3 +28,8 @@ pub(super) async fn rollback(connection: &mut PgConnection) -> sqlx::Result<()> 
 pub(super) fn start_rollback(connection: &mut PgConnection) {
     PgTransactionManager::start_rollback(connection);
 }
+
+/// Returns how many transactions are open, each inside the one before.
+pub(super) fn depth(connection: &PgConnection) -> usize {
+    PgTransactionManager::get_transaction_depth(connection)
+}

@@ -84,6 +84,12 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../migrations/0009_compatibility.sql"),
         compatible_from: None,
     },
+    Migration {
+        description: "records that go out with the commit",
+        sql: include_str!("../migrations/0010_record_with_commit.sql"),
+        // It adds functions.
+        compatible_from: Some(9),
+    },
 ];
 
 impl Migration {

@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::ending::{Of, Seen};
 use super::errors::is_unborn_transaction;
 use super::number::Number;
 use super::records::{column, only};
 use super::retry::Pauses;
-use super::transaction::Of;
 use super::{PostgresStore, SHORTEST_WAIT};
 use oneflight::store::StoreError;
 
@@ -32,6 +32,7 @@ impl PostgresStore {
         &self,
         of: Of<'_>,
         number: &Number,
+        seen: Seen,
         lost: Box<dyn Error + Send + Sync>,
     ) -> Result<(), StoreError> {
         let begun = Instant::now();
@@ -41,6 +42,8 @@ impl PostgresStore {
             if let Some(committed) = self.ended(number).await {
                 match self.is_recorded(of).await {
                     Ok(true) => return Ok(()),
+                    // It had no record of ours by then.
+                    Ok(_) if committed && seen == Seen::Nothing => return Err(StoreError::CommittedByWork),
                     // Its record was purged since, or the number was another one's. Neither is to be guessed about.
                     Ok(_) if committed => break,
                     Ok(_) => return Err(StoreError::rolled_back(lost)),

@@ -11,7 +11,10 @@
 //! COMMIT                              its answer lost: see `settle`
 //! ```
 //!
-//! So a fresh execution takes two round trips more than the bare transaction: *look* and *record*.
+//! So a fresh execution takes one round trip more than the bare transaction: *look*. *record* goes out with the `COMMIT`,
+//! in one message of the simple protocol. It is the call of a function then, which each session plans once, with its values
+//! as [literals](super::call). If it wrote nothing, it fails, and the server ignores the rest of the message. A large result,
+//! or work that has left a transaction of its own open, has *record* go out alone, as a statement.
 //!
 //! # Who holds the claim
 //!
@@ -64,19 +67,18 @@ use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
 use super::borrowed::Borrowed;
-use super::errors::{
-    is_conflict, is_refused_commit, is_transaction_over, is_violation, late, not_recorded, rolled_back, unavailable,
-};
+use super::ending::{Ended, Granted, Of, Seen};
+use super::errors::{is_conflict, is_refused_commit, is_violation, late, rolled_back, unavailable};
 use super::manager;
 use super::names::Names;
 use super::number::Number;
 use super::quiet::quiet;
-use super::records::{self, column, millis, number, record, untold};
+use super::records::{column, number, record, untold};
 use super::retry::Tries;
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use oneflight::correlation;
-use oneflight::record::{FencingToken, Record};
+use oneflight::record::Record;
 use oneflight::store::{
     ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StepInTransaction, StoreError,
     TransactionalStepStore, TransactionalStore, decide,
@@ -86,8 +88,6 @@ use oneflight::store::{
 const DEAD_CONNECTIONS: u32 = 2;
 /// How often a request, of which the work has committed a part, is tried to be held.
 const HOLD_TRIES: u32 = 3;
-/// Undoes what the work did, and asks in which transaction that was.
-const UNDO: &str = "ROLLBACK TO oneflight_work; SELECT pg_current_xact_id_if_assigned()::text";
 
 impl TransactionalStore for PostgresStore {
     type Connection = PgConnection;
@@ -127,32 +127,6 @@ impl TransactionalStepStore for PostgresStore {
             ClaimOutcome::Denied(_) => Err(StoreError::Outdated { token: step.token }),
         }
     }
-}
-
-/// What a transaction is of, and so what is recorded in it.
-#[derive(Clone, Copy)]
-pub(super) enum Of<'a> {
-    Request(&'a ClaimRequest),
-    Step(&'a StepInTransaction),
-}
-
-/// What may be begun, and on what it rests.
-struct Granted {
-    attempt: u32,
-    took_over: Option<FencingToken>,
-    seen: Option<FencingToken>,
-    number: Number,
-}
-
-/// How the transaction is over, or how it is to end.
-enum Ended {
-    /// The work ended it.
-    Before,
-    RolledBack,
-    /// The connection is lost, and the transaction with it.
-    Lost,
-    /// All that is missing is `COMMIT`.
-    Ready,
 }
 
 impl PostgresStore {
@@ -246,6 +220,18 @@ impl PostgresStore {
         };
         match self.end(&mut borrowed, of, &granted, &ending).await {
             Ok(Ended::Ready) => {}
+            Ok(Ended::Committed) => {
+                // Of the empty one that was begun. It goes out with the connection's way back to the pool.
+                manager::start_rollback(&mut borrowed);
+                borrowed.give_back();
+                return Ok(ClaimOutcome::Granted(value));
+            }
+            Ok(Ended::Rejected(error)) => return Err(rolled_back(error)),
+            Ok(Ended::Unanswered(error, seen)) => {
+                drop(borrowed);
+                self.settle(of, &granted.number, seen, error.into()).await?;
+                return Ok(ClaimOutcome::Granted(value));
+            }
             Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
             broken @ (Ok(Ended::Lost) | Err(_)) => {
                 drop(borrowed);
@@ -276,7 +262,8 @@ impl PostgresStore {
             Err(error) => error,
         };
         drop(borrowed);
-        self.settle(of, &granted.number, quiet(lost).into()).await?;
+        self.settle(of, &granted.number, Seen::Record, quiet(lost).into())
+            .await?;
         Ok(ClaimOutcome::Granted(value))
     }
 
@@ -329,95 +316,6 @@ impl PostgresStore {
         let look = look.persistent(self.prepares);
         in_time(limit, look.fetch_one(connection)).await
     }
-
-    /// Undoes what the work did, if its transaction is still the one that was begun: the one that has the savepoint, unless its
-    /// number is another one.
-    async fn undo(&self, connection: &mut PgConnection, granted: &Granted) -> Result<Undone, StoreError> {
-        match self.in_time(sqlx::raw_sql(UNDO).fetch_one(connection)).await {
-            Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number.text) => Ok(Undone::Work),
-            Ok(_) => Ok(Undone::Nothing),
-            Err(error) if is_transaction_over(&error) => Ok(Undone::Nothing),
-            Err(error) => Ok(Undone::Unknown(error)),
-        }
-    }
-
-    /// Ends the work's part as the work wants, up to the commit.
-    async fn end(
-        &self,
-        connection: &mut PgConnection,
-        of: Of<'_>,
-        granted: &Granted,
-        ending: &Ending,
-    ) -> Result<Ended, StoreError> {
-        if let Ending::RollBack | Ending::Decline { .. } = ending {
-            match self.undo(connection, granted).await? {
-                Undone::Work => {}
-                Undone::Nothing => return Ok(Ended::Before),
-                // The connection is lost, and the transaction with it: `COMMIT` was never said.
-                Undone::Unknown(_) if matches!(ending, Ending::RollBack) => return Ok(Ended::Lost),
-                Undone::Unknown(error) => return Err(rolled_back(error)),
-            }
-        }
-        let (result, retention) = match ending {
-            Ending::RollBack => return Ok(Ended::RolledBack),
-            Ending::Commit { result, retention } | Ending::Decline { result, retention } => (result, *retention),
-        };
-        let record = match of {
-            Of::Request(request) => sqlx::query(self.statements.record.clone())
-                .bind(request.id.scope())
-                .bind(request.id.key())
-                .bind(request.id.fingerprint().map(|it| it.as_bytes().to_vec()))
-                .bind(&request.holder.as_bytes()[..])
-                .bind(i64::from(granted.attempt))
-                .bind(granted.took_over.map(number))
-                .bind(millis(retention))
-                .bind(result.as_bytes())
-                .bind(self.names.keys(&request.id).watch)
-                .bind(&granted.number.text)
-                .bind(granted.seen.map(number))
-                .bind(records::correlation(request)),
-            Of::Step(step) => sqlx::query(self.statements.steps.record.clone())
-                .bind(step.request.scope())
-                .bind(step.request.key())
-                .bind(number(step.token))
-                .bind(step.id.name())
-                .bind(step.id.key())
-                .bind(step.input.map(|it| it.as_bytes().to_vec()))
-                .bind(result.as_bytes())
-                .bind(&granted.number.text),
-        };
-        let record = record.persistent(self.prepares);
-        let row = match self.in_time(record.fetch_one(&mut *connection)).await {
-            Ok(row) => row,
-            // That says nothing of a transaction that the work had ended before, and of what it kept after that.
-            Err(error) => {
-                return match self.undo(connection, granted).await? {
-                    Undone::Nothing => Ok(Ended::Before),
-                    Undone::Work | Undone::Unknown(_) => Err(not_recorded(error)),
-                };
-            }
-        };
-        if !column::<bool>(&row, 0)? {
-            return Ok(Ended::Before);
-        }
-        match (column::<bool>(&row, 1)?, of) {
-            (true, _) => Ok(Ended::Ready),
-            (false, Of::Request(_)) => Err(StoreError::rolled_back(
-                "the holder whose claim had been taken over came back meanwhile",
-            )),
-            (false, Of::Step(step)) => Err(StoreError::Outdated { token: step.token }),
-        }
-    }
-}
-
-/// What of the work was undone.
-enum Undone {
-    /// All of it.
-    Work,
-    /// Nothing: the work had ended the transaction.
-    Nothing,
-    /// The connection is lost.
-    Unknown(sqlx::Error),
 }
 
 /// The columns of the number in what is looked at, before that of the incarnation.

@@ -35,6 +35,16 @@ pub(super) fn is_plain(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(SQLITE_ERROR)
 }
 
+/// Returns whether a constraint was violated, that of a commit hook included.
+pub(super) fn is_constraint(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(SQLITE_CONSTRAINT)
+}
+
+/// Returns whether a commit hook rejected a commit.
+pub(super) fn is_rejected_by_hook(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(code) == Some(SQLITE_CONSTRAINT_COMMITHOOK)
+}
+
 /// Returns whether the database rejected what it was asked for and will again: a constraint, or a value.
 pub(super) fn is_violation(error: &(dyn Error + 'static)) -> bool {
     is_caused_by_database(error, |error| {

@@ -23,3 +23,13 @@ pub(super) async fn commit(connection: &mut SqliteConnection) -> sqlx::Result<()
 pub(super) async fn rollback(connection: &mut SqliteConnection) -> sqlx::Result<()> {
     SqliteTransactionManager::rollback(connection).await
 }
+
+/// Rolls the innermost transaction back before the next use of the connection. Nothing waits for it.
+pub(super) fn start_rollback(connection: &mut SqliteConnection) {
+    SqliteTransactionManager::start_rollback(connection);
+}
+
+/// Returns how many transactions are open, each inside the one before.
+pub(super) fn depth(connection: &SqliteConnection) -> usize {
+    SqliteTransactionManager::get_transaction_depth(connection)
+}

@@ -1,10 +1,7 @@
 //! Opening a database file.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -16,10 +13,10 @@ use super::ending::Commits;
 use super::file::{DatabaseFile, about};
 use super::lent::Lent;
 use super::schema;
-use super::seal::{Seal, Seals};
+use super::seal;
 use super::settings::{self, Settings};
 use super::store::SqliteStore;
-use super::writer::Writer;
+use super::writer::{Connections, Writer};
 use oneflight::store::outbox::Bell;
 use oneflight::store::{SchemaStatus, StoreError};
 
@@ -198,7 +195,8 @@ impl SqliteStore {
     /// A connection whose state is not known is closed rather than given back, and a database *in memory* would be gone
     /// with it: use [`MemoryStore`](oneflight::store::MemoryStore) to keep records in memory. A commit hook of yours on
     /// these connections is replaced by ours, which lets everything pass that is not done inside
-    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx).
+    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). With it comes a collation `oneflight_seal`, by
+    /// which our statements close and open it; it orders nothing.
     ///
     /// # Errors
     ///
@@ -262,17 +260,8 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
         .test_before_acquire(false)
         .connect_lazy_with(connect.clone());
     // One connection that stays: its statements remain prepared, its page cache warm.
-    let kept = Arc::new(Mutex::new(None));
-    let seals = Seals::Kept(Arc::clone(&kept));
     let writers = SqlitePoolOptions::new()
-        .after_connect(move |connection, _| {
-            let kept = Arc::clone(&kept);
-            Box::pin(async move {
-                let seal = Seal::install(connection).await?;
-                *kept.lock() = Some(seal);
-                Ok(())
-            })
-        })
+        .after_connect(|connection, _| Box::pin(seal::install(connection)))
         .max_connections(1)
         .acquire_timeout(options.busy_deadline)
         .idle_timeout(None)
@@ -282,7 +271,7 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
     let writer = Writer::new(
         writers,
         options.busy_deadline,
-        seals,
+        Connections::Own,
         commits_in(&mode)?,
         file,
         settings,
@@ -338,7 +327,8 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
         });
     }
     let commits = commits_in(&mode)?;
-    let writer = Writer::new(pool.clone(), options.busy_deadline, Seals::New, commits, file, settings);
+    let users = Connections::Users;
+    let writer = Writer::new(pool.clone(), options.busy_deadline, users, commits, file, settings);
     SqliteStore::prepare(options, pool, writer).await
 }
 

@@ -50,6 +50,13 @@ impl Drop for Urgent<'_> {
 }
 
 impl Queue {
+    /// Takes a turn of business at once, if nothing has it or waits for it.
+    pub(super) fn try_enter(&self) -> Option<OwnedMutexGuard<()>> {
+        let _head = self.door.try_lock().ok()?;
+        let turn = Arc::clone(&self.gate).try_lock_owned().ok()?;
+        (self.urgent.load(Ordering::SeqCst) == 0).then_some(turn)
+    }
+
     /// Waits for a turn, which lasts until the returned guard is dropped.
     pub(super) async fn enter(&self, rank: Rank) -> OwnedMutexGuard<()> {
         let door = match rank {

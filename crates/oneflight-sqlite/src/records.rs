@@ -6,28 +6,33 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use sqlx::Row;
+use futures_util::TryStreamExt;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Either, Executor, Row};
 
 use super::busy::unavailable;
 use super::ending::{Commits, End};
 use super::file::{DatabaseFile, Databases, databases};
+use super::seal::{close_seal, is_sealable, open_seal_for_record};
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Purpose, StoreError, decide};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Purpose, StoreError, decide, hex};
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
+/// Completes a record by scope and key, and by its token or its holder.
 macro_rules! complete {
-    ($before:literal, $after:literal) => {
+    ($before:literal, $by:literal, $after:expr) => {
         concat!(
             $before,
             "UPDATE main.oneflight_records
              SET state = 'completed', lease_expires_at = NULL, held = 0, result = ?1,
                  completed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER),
                  expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?2
-             WHERE scope = ?3 AND key = ?4 AND token = ?5 AND state = 'in_progress'",
+             WHERE scope = ?3 AND key = ?4 AND ",
+            $by,
+            " = ?5 AND state = 'in_progress'",
             $after
         )
     };
@@ -77,6 +82,13 @@ pub(super) async fn select_within(
     let select = sqlx::query(select!("", "")).bind(id.scope()).bind(id.key());
     let row = select.fetch_one(connection).await.map_err(unavailable)?;
     Ok((selected(&row)?, file.seen_in(&row)?))
+}
+
+/// Returns the row of a statement that always answers with one.
+pub(super) fn only(rows: &[SqliteRow]) -> Result<&SqliteRow, StoreError> {
+    rows.first().ok_or(StoreError::Corrupt {
+        what: "a statement was left unanswered",
+    })
 }
 
 /// Returns the record in the row of a [`select()`].
@@ -219,6 +231,51 @@ impl Before {
     }
 }
 
+/// The statements that claim what has no record within the transaction that is begun, close the seal of the connection,
+/// and set the savepoint of the work. What begins a transaction cannot have values bound, so they stand in the text.
+///
+/// A constraint rolls the transaction back if there is a record by now, if the seal does not hold, or if the databases
+/// of the connection are not known to be this file alone, and are not.
+pub(super) fn claim_new(request: &ClaimRequest, file: Option<&DatabaseFile>) -> String {
+    let id = &request.id;
+    let is_this_file = file.map_or_else(String::new, |file| {
+        let path = text(file.path());
+        let databases = databases!();
+        format!(" AND (SELECT coalesce(main_file, '') = {path} AND attached = 0 FROM {databases})")
+    });
+    format!(
+        "INSERT OR ROLLBACK INTO main.oneflight_records
+            (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at, correlation_id)
+         SELECT {scope}, {key}, {fingerprint}, {holder}, 1,
+                CASE WHEN {is_sealable}{is_this_file} THEN 'in_progress' END, now, now + {lease}, {correlation}
+         FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now);
+         {close_seal};
+         SAVEPOINT oneflight_work",
+        scope = text(id.scope()),
+        key = text(id.key()),
+        fingerprint = id.fingerprint().map_or("NULL".to_owned(), |it| blob(it.as_bytes())),
+        holder = blob(request.holder.as_bytes()),
+        lease = millis(request.lease),
+        correlation = request
+            .correlation_id
+            .as_ref()
+            .map_or("NULL".to_owned(), |it| text(it.as_str())),
+        is_sealable = is_sealable!(),
+        close_seal = close_seal!(),
+    )
+}
+
+/// A text as a literal. Nothing but a quote means anything in one. No scope or key has a control character in it, and so
+/// none the NUL that would end the statement.
+fn text(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+/// Bytes as a literal.
+fn blob(bytes: &[u8]) -> String {
+    format!("x'{}'", hex(bytes))
+}
+
 /// Decides under the write lock, and writes what follows from that. The end of the transaction goes along.
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
@@ -333,6 +390,21 @@ async fn correlation_of(connection: &mut SqliteConnection, token: FencingToken) 
         .await
 }
 
+/// What goes along with the statement that records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Along {
+    Nothing,
+    /// The commit, in the same errand. `sqlx` counts on, and needs a transaction to end: an empty one is begun.
+    Commit,
+}
+
+macro_rules! and_commit {
+    () => {
+        "; COMMIT; BEGIN"
+    };
+}
+pub(super) use and_commit;
+
 /// What became of a record in the transaction of its work.
 pub(super) enum Completed {
     /// It was completed.
@@ -343,25 +415,44 @@ pub(super) enum Completed {
     No,
 }
 
-/// Releases the savepoint of the work and completes the record.
-pub(super) async fn release_and_complete(
-    connection: &mut SqliteConnection,
-    id: &RequestIdentity,
-    token: FencingToken,
-    result: &RecordedResult,
+/// Releases the savepoint of the work, completes the record, and opens the seal for that. The row is for
+/// [`put`].
+pub(super) fn release_and_complete<'q>(
+    along: Along,
+    id: &'q RequestIdentity,
+    holder: HolderId,
+    result: &'q RecordedResult,
     retention: Duration,
-) -> sqlx::Result<Completed> {
-    let completed = sqlx::query(complete!(
-        "RELEASE oneflight_work; ",
-        " RETURNING (SELECT count(*) FROM pragma_database_list WHERE seq > 1 AND file <> '')"
-    ));
-    let rows = bind_complete(completed, id, token, result, retention)
-        .fetch_all(connection)
-        .await?;
-    match rows.as_slice() {
-        [row] if row.try_get::<i64, _>(0)? == 0 => Ok(Completed::Yes),
-        [_] => Ok(Completed::BesideAttached),
-        _ => Ok(Completed::No),
+) -> Statement<'q> {
+    let statement = match along {
+        Along::Nothing => complete!("RELEASE oneflight_work; ", "holder", open_seal_for_record!()),
+        Along::Commit => complete!(
+            "RELEASE oneflight_work; ",
+            "holder",
+            concat!(open_seal_for_record!(), and_commit!())
+        ),
+    };
+    bind_complete(sqlx::query(statement), id, result, retention).bind(holder.as_bytes().to_vec())
+}
+
+/// Runs statements that record in the transaction of the work, and commit if they are to. Returns what was recorded,
+/// also if something failed after that.
+pub(super) async fn put(connection: &mut SqliteConnection, statements: Statement<'_>) -> (Completed, sqlx::Result<()>) {
+    let mut completed = Completed::No;
+    let mut answers = connection.fetch_many(statements);
+    loop {
+        match answers.try_next().await {
+            Ok(Some(Either::Left(_))) => {}
+            Ok(Some(Either::Right(row))) => {
+                completed = match row.try_get::<Option<i64>, _>(0) {
+                    Ok(Some(_)) => Completed::Yes,
+                    Ok(None) => Completed::BesideAttached,
+                    Err(error) => return (Completed::Yes, Err(error)),
+                }
+            }
+            Ok(None) => return (completed, Ok(())),
+            Err(error) => return (completed, Err(error)),
+        }
     }
 }
 
@@ -402,13 +493,12 @@ pub(super) fn complete<'q>(
     result: &'q RecordedResult,
     retention: Duration,
 ) -> Statement<'q> {
-    bind_complete(sqlx::query(complete!("", "")), id, token, result, retention)
+    bind_complete(sqlx::query(complete!("", "token", "")), id, result, retention).bind(number(token))
 }
 
 fn bind_complete<'q>(
     statement: Statement<'q>,
     id: &'q RequestIdentity,
-    token: FencingToken,
     result: &'q RecordedResult,
     retention: Duration,
 ) -> Statement<'q> {
@@ -417,7 +507,6 @@ fn bind_complete<'q>(
         .bind(millis(retention))
         .bind(id.scope())
         .bind(id.key())
-        .bind(number(token))
 }
 
 pub(super) fn release(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {

@@ -16,6 +16,8 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
+use super::seal::is_sealable;
+
 /// How long SQLite itself waits for a lock: its first, short steps only; then [`busy`](super::busy) takes over.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(8);
 
@@ -24,6 +26,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(8);
 pub(super) struct Settings {
     alone: SqlStr,
     and_begin: SqlStr,
+    and_claim: Arc<str>,
 }
 
 impl Settings {
@@ -46,9 +49,11 @@ impl Settings {
             BUSY_TIMEOUT.as_millis(),
         );
         let and_begin = format!("{set}; BEGIN IMMEDIATE; PRAGMA busy_timeout = {busy_timeout}");
+        let and_claim = format!("SELECT {}; {and_begin}; ", is_sealable!());
         Ok(Self {
             alone: text(set),
             and_begin: text(and_begin),
+            and_claim: and_claim.into(),
         })
     }
 
@@ -60,6 +65,12 @@ impl Settings {
     /// Sets them and begins a transaction that writes. Within it, SQLite waits for as long as the pool has it wait.
     pub(super) fn and_begin(&self) -> SqlStr {
         self.and_begin.clone()
+    }
+
+    /// The same, and goes on with a statement that claims in that transaction. If the connection has no
+    /// [seal](super::seal), it fails before it does anything.
+    pub(super) fn and_claim(&self, claim: &str) -> SqlStr {
+        text([&*self.and_claim, claim].concat())
     }
 }
 

@@ -4,13 +4,15 @@
 
 use std::time::Duration;
 
-use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::busy::unavailable;
 use super::ending::End;
 use super::file::{DatabaseFile, Databases, databases};
-use super::records::{self, Before, Claims, Completed, Statement, column, fingerprint, millis, number, unsigned};
+use super::records::{
+    self, Along, Before, Claims, Statement, and_commit, column, fingerprint, millis, number, unsigned,
+};
+use super::seal::open_seal_for_record;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
@@ -40,7 +42,7 @@ macro_rules! known {
 
 /// Records a step, if its token holds the claim.
 macro_rules! record {
-    ($before:literal, $after:literal) => {
+    ($before:literal, $after:expr) => {
         concat!(
             $before,
             "INSERT INTO main.oneflight_steps (workflow, name, key, token, input, result, recorded_at)
@@ -369,23 +371,22 @@ pub(super) async fn hold(
     }
 }
 
-/// Releases the savepoint of the work and records the step.
-pub(super) async fn release_and_record(
-    connection: &mut SqliteConnection,
-    id: &RequestIdentity,
+/// Releases the savepoint of the work, records the step, and opens the seal for that. The row is for
+/// [`put`](records::put).
+pub(super) fn release_and_record<'q>(
+    along: Along,
+    id: &'q RequestIdentity,
     token: FencingToken,
-    step: &StepRecord,
-) -> sqlx::Result<Completed> {
-    let record = sqlx::query(record!(
-        "RELEASE oneflight_work; ",
-        " RETURNING (SELECT count(*) FROM pragma_database_list WHERE seq > 1 AND file <> '')"
-    ));
-    let rows = bind_step(record, id, token, step).fetch_all(connection).await?;
-    match rows.as_slice() {
-        [row] if row.try_get::<i64, _>(0)? == 0 => Ok(Completed::Yes),
-        [_] => Ok(Completed::BesideAttached),
-        _ => Ok(Completed::No),
-    }
+    step: &'q StepRecord,
+) -> Statement<'q> {
+    let statement = match along {
+        Along::Nothing => record!("RELEASE oneflight_work; ", open_seal_for_record!()),
+        Along::Commit => record!(
+            "RELEASE oneflight_work; ",
+            concat!(open_seal_for_record!(), and_commit!())
+        ),
+    };
+    bind_step(sqlx::query(statement), id, token, step)
 }
 
 /// Returns whether a step is recorded, in the transaction that is open. `None` if its mutation is not there any more.

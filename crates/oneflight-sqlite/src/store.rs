@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::busy::{Patience, is_busy, is_plain, unavailable};
 use super::change::Change;
 use super::ending::Ended;
+use super::file::Databases;
 use super::lent::Lent;
 use super::queue::Rank;
 use super::records::{self, Claims, Statement};
@@ -118,6 +119,17 @@ impl SqliteStore {
         limit: Option<Duration>,
         statement: impl Fn() -> Statement<'q>,
     ) -> Result<Vec<SqliteRow>, StoreError> {
+        let (rows, mut connection) = self.fetch_and_keep(limit, statement).await?;
+        connection.give_back();
+        Ok(rows)
+    }
+
+    /// Returns the connection along with the rows, in no transaction.
+    async fn fetch_and_keep<'q>(
+        &self,
+        limit: Option<Duration>,
+        statement: impl Fn() -> Statement<'q>,
+    ) -> Result<(Vec<SqliteRow>, Lent), StoreError> {
         let read = self.try_fetch(limit, statement).await;
         read.map_err(|error| self.writer.file.named(error))
     }
@@ -126,7 +138,7 @@ impl SqliteStore {
         &self,
         limit: Option<Duration>,
         statement: impl Fn() -> Statement<'q>,
-    ) -> Result<Vec<SqliteRow>, StoreError> {
+    ) -> Result<(Vec<SqliteRow>, Lent), StoreError> {
         self.writer.file.still_there()?;
         let deadline = self.writer.deadline();
         let mut patience = Patience::new(limit.map_or(deadline, |limit| limit.min(deadline)));
@@ -137,11 +149,12 @@ impl SqliteStore {
                 let mut connection = Lent::by(&self.pool, &patience).await?;
                 match timeout(patience.for_an_errand(), statement().fetch_all(&mut *connection)).await {
                     Ok(Ok(rows)) => {
-                        connection.give_back();
-                        if let Some(row) = rows.first() {
-                            self.writer.file.seen_in(row)?;
+                        let seen = rows.first().map(|row| self.writer.file.seen_in(row));
+                        if let Some(Err(error)) = seen {
+                            connection.give_back();
+                            return Err(error);
                         }
-                        return Ok(rows);
+                        return Ok((rows, connection));
                     }
                     Ok(Err(error)) => error,
                     Err(_) => return Err(patience.exhausted()),
@@ -164,6 +177,24 @@ impl SqliteStore {
         rows.first().map_or(Ok(None), records::selected)
     }
 
+    /// Reads the record, past its retention or not, without the write lock.
+    pub(super) async fn look_first(&self, request: &ClaimRequest) -> Result<Looked, StoreError> {
+        let select = || records::select(&request.id);
+        let (rows, mut connection) = self.fetch_and_keep(request.patience, select).await?;
+        let seen = records::only(&rows).and_then(|row| Ok((records::selected(row)?, self.writer.file.seen_in(row)?)));
+        match seen {
+            Ok((record, databases)) => Ok(Looked {
+                record,
+                connection,
+                databases,
+            }),
+            Err(error) => {
+                connection.give_back();
+                Err(error)
+            }
+        }
+    }
+
     /// Returns the answer to a request, if it takes no write.
     pub(super) async fn answer_from_read(&self, request: &ClaimRequest) -> Result<Option<ClaimOutcome>, StoreError> {
         match decide(self.read(&request.id, request.patience).await?, request) {
@@ -171,6 +202,15 @@ impl SqliteStore {
             Decision::Grant { .. } => Ok(None),
         }
     }
+}
+
+/// What was seen in a look at a record.
+pub(super) struct Looked {
+    pub(super) record: Option<Record>,
+    /// In no transaction.
+    pub(super) connection: Lent,
+    /// Those of the connection.
+    pub(super) databases: Databases,
 }
 
 impl fmt::Debug for SqliteStore {

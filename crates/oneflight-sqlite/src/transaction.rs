@@ -1,14 +1,23 @@
 //! Mutation and record in one commit.
 //!
 //! ```text
+//! look                                 without the lock; an answer ends it here
 //! BEGIN IMMEDIATE                      the one writer, among all processes
 //!   claim                              a record in progress, whose lease is over at once
 //!   SAVEPOINT oneflight_work
 //!     the work's statements
-//!   RELEASE, or ROLLBACK TO and RELEASE if the work declined
+//!   ROLLBACK TO oneflight_work         if the work declined
+//!   RELEASE oneflight_work
 //!   complete
 //! COMMIT
 //! ```
+//!
+//! Each errand to the connection's thread costs more than a statement. So all before the work is one of them, if the look has
+//! found no record, and all after it is another. The look is on the same connection, if it's this caller's turn at once. The
+//! bare transaction has as many errands but for the look.
+//!
+//! A record that the look has found, past its retention or without a holder, is decided about under the lock, one statement
+//! at a time. So is what another caller has claimed since the look.
 //!
 //! While the work runs, the connection is [sealed](super::seal). If the work ends the transaction behind our back, or
 //! goes on after SQLite ended it by itself, nothing of it is kept. The savepoint is gone then, so we know as well.
@@ -19,18 +28,20 @@ use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::busy::{is_plain, is_violation, unavailable};
+use super::busy::{is_plain, is_rejected_by_hook, is_violation};
 use super::ending::{Commits, End, Ended};
+use super::manager;
 use super::queue::Rank;
-use super::records::{self, Claims, Completed};
+use super::records::{self, Along, Claims, Completed};
+use super::seal::{self, open_seal};
 use super::steps;
-use super::store::SqliteStore;
-use super::writer::Turn;
+use super::store::{Looked, SqliteStore};
+use super::writer::{Begun, Turn, Writer};
 use oneflight::identity::RequestIdentity;
-use oneflight::record::{FencingToken, HolderId};
+use oneflight::record::HolderId;
 use oneflight::store::{
-    ClaimOutcome, ClaimRequest, Denied, Ending, OpenTransaction, StepInTransaction, StepRecord, StoreError,
-    TransactionalStepStore, TransactionalStore,
+    ClaimOutcome, ClaimRequest, Decision, Denied, Ending, OpenTransaction, StepInTransaction, StepRecord, StoreError,
+    TransactionalStepStore, TransactionalStore, decide,
 };
 
 impl TransactionalStore for SqliteStore {
@@ -45,29 +56,37 @@ impl TransactionalStore for SqliteStore {
         R: Send + 'static,
     {
         let asked = Instant::now();
-        if let Some(answer) = self.answer_from_read(&request).await? {
-            return Ok(ClaimOutcome::Denied(not_granted(answer)));
-        }
+        let Looked {
+            record,
+            mut connection,
+            databases,
+        } = self.look_first(&request).await?;
+        let is_new = record.is_none();
+        let attempt = match decide(record, &request) {
+            Decision::Unchanged(answer) => {
+                connection.give_back();
+                return Ok(ClaimOutcome::Denied(not_granted(answer)));
+            }
+            Decision::Grant { attempt, .. } => attempt,
+        };
         let writer = &self.writer;
         let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
         let mut request = request;
         request.lease = Duration::ZERO;
-        let mut turn = writer.begin(Rank::Business, patience).await?;
-        let claims = Claims::InTransaction(writer.commits);
-        let claim = match records::claim(&mut turn, &request, claims, &writer.file).await {
-            Ok((End::Commit, ClaimOutcome::Granted(claim))) => claim,
-            Ok((_, outcome)) => {
-                let _ = writer.end(turn, End::RollBack, ()).await;
-                return Ok(ClaimOutcome::Denied(not_granted(outcome)));
-            }
-            Err(error) => return Err(writer.fail(turn, error).await),
+        let mut turn = writer.turn_after_look(connection, &databases, patience).await?;
+        let is_at_once = is_new && writer.commits == Commits::AtOnce;
+        let (turn, attempt) = match is_at_once && writer.begin_and_claim(&mut turn, &request).await? == Begun::Yes {
+            true => (turn, attempt),
+            false => match claim_in(writer, turn, &request).await? {
+                ClaimOutcome::Granted(claimed) => claimed,
+                ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
+            },
         };
         let of = Of::Request {
             id: request.id.clone(),
-            token: claim.token(),
             holder: request.holder,
         };
-        let value = run_within(self, turn, of, claim.attempt(), work).await?;
+        let value = run_within(self, turn, of, attempt, work).await?;
         Ok(ClaimOutcome::Granted(value))
     }
 
@@ -92,40 +111,58 @@ impl TransactionalStepStore for SqliteStore {
             Ok(_) => {}
             Err(error) => return Err(writer.fail(turn, error).await),
         }
+        let turn = sealed(writer, turn).await?;
         let attempt = step.attempt;
         run_within(self, turn, Of::Step(step), attempt, work).await
     }
 }
 
+/// Claims in a transaction whatever there is, and has it sealed.
+async fn claim_in(
+    writer: &Writer,
+    mut turn: Turn,
+    request: &ClaimRequest,
+) -> Result<ClaimOutcome<(Turn, u32)>, StoreError> {
+    writer.begin_in(&mut turn).await?;
+    let claims = Claims::InTransaction(writer.commits);
+    match records::claim(&mut turn, request, claims, &writer.file).await {
+        Ok((End::Commit, ClaimOutcome::Granted(claim))) => {
+            let turn = sealed(writer, turn).await?;
+            Ok(ClaimOutcome::Granted((turn, claim.attempt())))
+        }
+        Ok((_, outcome)) => {
+            let _ = writer.end(turn, End::RollBack, ()).await;
+            Ok(ClaimOutcome::Denied(not_granted(outcome)))
+        }
+        Err(error) => Err(writer.fail(turn, error).await),
+    }
+}
+
+/// Closes the seal of a turn's connection.
+async fn sealed(writer: &Writer, mut turn: Turn) -> Result<Turn, StoreError> {
+    match seal::close(&mut turn).await {
+        Ok(()) => Ok(turn),
+        Err(error) => {
+            let _ = writer.end(turn, End::Close, ()).await;
+            Err(writer.unavailable(error))
+        }
+    }
+}
+
 /// What a transaction is of, and so what is recorded in it.
 enum Of {
-    Request {
-        id: RequestIdentity,
-        token: FencingToken,
-        holder: HolderId,
-    },
+    Request { id: RequestIdentity, holder: HolderId },
     Step(StepInTransaction),
 }
 
-/// Runs the work in a transaction that has its savepoint, and ends it as the work says.
-async fn run_within<W, F, R>(
-    store: &SqliteStore,
-    mut turn: Turn,
-    of: Of,
-    attempt: u32,
-    work: W,
-) -> Result<R, StoreError>
+/// Runs the work in a transaction that is sealed and has its savepoint, and ends it as the work says.
+async fn run_within<W, F, R>(store: &SqliteStore, turn: Turn, of: Of, attempt: u32, work: W) -> Result<R, StoreError>
 where
     W: FnOnce(OpenTransaction<SqliteConnection, ()>) -> F + Send + 'static,
     F: Future<Output = (Ending, R)> + Send + 'static,
     R: Send + 'static,
 {
     let writer = &store.writer;
-    let seal = match writer.seal(&mut turn).await {
-        Ok(seal) => seal,
-        Err(error) => return Err(writer.fail(turn, unavailable(error)).await),
-    };
-    seal.close();
     let (open, loan) = OpenTransaction::lend(turn, (), attempt);
     let (ending, value) = writer.within(work(open)).await;
     let kept = Kept::from_now(&ending);
@@ -135,12 +172,18 @@ where
         Err(_) if matches!(ending, Ending::RollBack) => return Ok(value),
         Err(_) => return Err(StoreError::TransactionEscaped),
     };
-    let end = match end(&mut turn, &of, &ending, writer.commits).await {
-        Ok(end) => {
-            seal.open();
-            end
+    let ended = match end(&mut turn, &of, &ending, writer).await {
+        Ok(Ready::Committed) => {
+            writer.end_committed(turn);
+            Ended::Committed(value)
         }
-        Err(Failed::Transaction) if matches!(ending, Ending::RollBack) => End::Close,
+        Ok(Ready::Lost(error)) => {
+            turn.connection.close().await;
+            drop(turn);
+            Ended::Unknown(value, error)
+        }
+        Ok(Ready::To(end)) => writer.end(turn, end, value).await,
+        Err(Failed::Transaction) if matches!(ending, Ending::RollBack) => writer.end(turn, End::Close, value).await,
         Err(failed) => {
             let _ = writer.end(turn, End::Close, ()).await;
             return Err(match failed {
@@ -150,7 +193,7 @@ where
             });
         }
     };
-    match (writer.end(turn, end, value).await, of) {
+    match (ended, of) {
         (Ended::Committed(value) | Ended::RolledBack(value), _) => Ok(value),
         (Ended::Unknown(value, error), Of::Request { id, holder, .. }) => {
             look_up(store, &id, holder, kept, error).await?;
@@ -187,6 +230,16 @@ impl Kept {
     }
 }
 
+/// How far a transaction has come to its end.
+enum Ready {
+    /// It is to end like this.
+    To(End),
+    /// It was committed along with the record.
+    Committed,
+    /// The commit that went along with the record failed.
+    Lost(sqlx::Error),
+}
+
 /// Why the transaction cannot end as the work wants. The connection is still sealed, so nothing of it is kept.
 enum Failed {
     /// The transaction that was begun is not the one that is open now, if any is.
@@ -214,38 +267,59 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) -> sqlx
     sqlx::query(statement).execute(connection).await.map(drop)
 }
 
-/// Ends the work's part as the work wants, up to the commit.
-async fn end(connection: &mut SqliteConnection, of: &Of, ending: &Ending, commits: Commits) -> Result<End, Failed> {
+/// Ends the work's part as the work wants. The commit goes along with the record, if it is one of a kind that does not
+/// have to be tried again, and if the work has left no transaction of its own open, as which `sqlx` would have it.
+async fn end(connection: &mut SqliteConnection, of: &Of, ending: &Ending, writer: &Writer) -> Result<Ready, Failed> {
     let over = |_| Failed::Transaction;
     let (result, retention) = match ending {
         Ending::RollBack => {
             // If the savepoint still exists, so does the transaction.
-            run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
-            return Ok(End::RollBack);
+            run(connection, concat!("ROLLBACK TO oneflight_work; ", open_seal!()))
+                .await
+                .map_err(over)?;
+            return Ok(Ready::To(End::RollBack));
         }
         Ending::Commit { result, retention } | Ending::Decline { result, retention } => (result, *retention),
     };
     if let Ending::Decline { .. } = ending {
         run(connection, "ROLLBACK TO oneflight_work").await.map_err(over)?;
     }
-    let recorded = match of {
-        Of::Request { id, token, .. } => records::release_and_complete(connection, id, *token, result, retention).await,
+    let along = match writer.commits {
+        Commits::AtOnce if manager::depth(connection) == 1 => Along::Commit,
+        Commits::AtOnce | Commits::AfterReaders => Along::Nothing,
+    };
+    let (completed, done) = match of {
+        Of::Request { id, holder } => {
+            let record = records::release_and_complete(along, id, *holder, result, retention);
+            records::put(connection, record).await
+        }
         Of::Step(step) => {
             let record = StepRecord {
                 id: step.id.clone(),
                 input: step.input,
                 result: Some(result.clone()),
             };
-            steps::release_and_record(connection, &step.request, step.token, &record).await
+            let record = steps::release_and_record(along, &step.request, step.token, &record);
+            records::put(connection, record).await
         }
     };
-    match recorded {
-        Ok(Completed::BesideAttached) if commits == Commits::AtOnce => Err(Failed::Attached),
-        Ok(Completed::Yes | Completed::BesideAttached) => Ok(End::Commit),
-        Ok(Completed::No) => Err(Failed::Transaction),
-        // The savepoint is gone, and the transaction with it.
-        Err(error) if is_plain(&error) => Err(Failed::Transaction),
-        Err(error) => Err(Failed::Record(error)),
+    match (completed, done) {
+        // If the commit went along, the seal has rejected it.
+        (Completed::BesideAttached, _) if writer.commits == Commits::AtOnce => Err(Failed::Attached),
+        (Completed::Yes, done) if along == Along::Commit => {
+            #[cfg(test)]
+            let done = writer.faults.after_commit(done);
+            Ok(done.map_or_else(Ready::Lost, |()| Ready::Committed))
+        }
+        (Completed::Yes, Ok(())) => Ok(Ready::To(End::Commit)),
+        (Completed::BesideAttached, Ok(())) => match seal::open(connection).await {
+            Ok(()) => Ok(Ready::To(End::Commit)),
+            Err(error) => Err(Failed::Record(error)),
+        },
+        (Completed::No, Ok(())) => Err(Failed::Transaction),
+        // The savepoint is gone, and the transaction with it; or the record, without which the seal rejects a commit.
+        (_, Err(error)) if is_plain(&error) || is_rejected_by_hook(&error) => Err(Failed::Transaction),
+        (_, Err(error)) => Err(Failed::Record(error)),
     }
 }
 

@@ -16,24 +16,35 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::SqlStr;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use super::busy::{Patience, is_busy, unavailable};
+use super::busy::{Patience, is_busy, is_constraint, is_plain, unavailable};
 use super::change::Change;
 use super::ending::{Commits, End, Ended};
-use super::file::DatabaseFile;
+use super::file::{DatabaseFile, Databases};
 use super::lent::Lent;
 use super::manager;
 use super::queue::{Queue, Rank};
-use super::seal::{Seal, Seals};
+use super::records;
+use super::seal;
 use super::settings::Settings;
-use oneflight::store::{self, StoreError};
+use oneflight::store::{self, ClaimRequest, StoreError};
 
 /// How many times the database's deadline a place in the queue is waited for: a writer in it sees others make progress,
 /// each within the deadline.
 const QUEUE_DEADLINES: u32 = 4;
+
+/// Whose connections a writer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Connections {
+    /// One of a pool of its own, which is made with a [seal].
+    Own,
+    /// Those of a pool of the user's, which do other things as well.
+    Users,
+}
 
 /// Gives out turns to write. Clones share the queue.
 #[derive(Clone)]
@@ -43,7 +54,7 @@ pub(super) struct Writer {
     turn: store::Turn,
     queue: Arc<Queue>,
     deadline: Duration,
-    seals: Seals,
+    connections: Connections,
     pub(super) commits: Commits,
     pub(super) file: Arc<DatabaseFile>,
     settings: Settings,
@@ -55,7 +66,7 @@ impl Writer {
     pub(super) fn new(
         pool: SqlitePool,
         deadline: Duration,
-        seals: Seals,
+        connections: Connections,
         commits: Commits,
         file: DatabaseFile,
         settings: Settings,
@@ -65,7 +76,7 @@ impl Writer {
             turn: store::Turn::new(),
             queue: Arc::default(),
             deadline,
-            seals,
+            connections,
             commits,
             file: Arc::new(file),
             settings,
@@ -96,19 +107,42 @@ impl Writer {
         self.file.still_there()?;
         Ok(Turn {
             connection: Lent::by(&self.pool, &patience).await?,
+            is_known: false,
             patience,
             _place: place,
         })
     }
 
+    /// Returns a turn of business as [`turn`](Self::turn) does: on the connection that the caller has looked at its
+    /// record with, if the turn is to be had at once. A caller that waits for a turn gives that back before.
+    pub(super) async fn turn_after_look(
+        &self,
+        mut lent: Lent,
+        databases: &Databases,
+        limit: Option<Duration>,
+    ) -> Result<Turn, StoreError> {
+        let place = match self.connections {
+            Connections::Own => None,
+            Connections::Users => self.queue.try_enter(),
+        };
+        let turn = match place {
+            Some(place) => self.file.still_there().map(|()| Turn {
+                connection: lent,
+                is_known: !databases.has_attached(),
+                patience: Patience::new(self.deadline.min(limit.unwrap_or(Duration::MAX))),
+                _place: place,
+            }),
+            None => {
+                lent.give_back();
+                self.turn(Rank::Business, limit).await
+            }
+        };
+        turn.map_err(|error| self.file.named(error))
+    }
+
     /// Runs work that has the turn, so that its wish for another one is noticed.
     pub(super) fn within<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
         self.turn.scope(work)
-    }
-
-    /// Returns the seal of a connection that this writer has a turn with.
-    pub(super) async fn seal(&self, connection: &mut SqliteConnection) -> sqlx::Result<Seal> {
-        self.seals.of(connection).await
     }
 
     /// Makes the error that the user of the store gets for an error on a connection.
@@ -118,13 +152,13 @@ impl Writer {
 
     /// Makes one change in a transaction of its own, and returns how many rows it changed.
     pub(super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
-        match self.seals {
-            Seals::Kept(_) => {
+        match self.connections {
+            Connections::Own => {
                 let changed = self.change_alone(&change).await;
                 changed.map_err(|error| self.file.named(error))
             }
             // It is not known whether the user left a transaction open there: then a statement would be part of it.
-            Seals::New => self.change_in_transaction(change).await,
+            Connections::Users => self.change_in_transaction(change).await,
         }
     }
 
@@ -174,9 +208,26 @@ impl Writer {
     /// Closes the connection of a turn, and waits for another.
     async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
         turn.connection.close().await;
+        turn.is_known = false;
         turn.connection = Lent::by(&self.pool, &turn.patience).await?;
         Ok(())
     }
+}
+
+/// What a transaction begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seal {
+    /// Nothing that the [seal] is needed for.
+    Aside,
+    Closed,
+}
+
+/// Whether a transaction was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begun {
+    Yes,
+    /// A constraint rejected what it begins with, and rolled it back.
+    No,
 }
 
 /// The future of the body of a transaction.
@@ -200,28 +251,70 @@ impl Writer {
 
     /// Waits for a turn, and begins a transaction in it. A turn that is dropped has its transaction rolled back.
     pub(super) async fn begin(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
-        let begun = self.try_begin(rank, limit).await;
+        let begun = async {
+            let mut turn = self.turn(rank, limit).await?;
+            self.begin_within(&mut turn, Seal::Aside, |_| self.settings.and_begin())
+                .await?;
+            Ok(turn)
+        };
+        begun.await.map_err(|error| self.file.named(error))
+    }
+
+    /// Begins a transaction in a turn.
+    pub(super) async fn begin_in(&self, turn: &mut Turn) -> Result<(), StoreError> {
+        let begun = self
+            .begin_within(turn, Seal::Aside, |_| self.settings.and_begin())
+            .await;
+        begun.map(drop).map_err(|error| self.file.named(error))
+    }
+
+    /// Begins a transaction in a turn, claims in it what has no record, closes the seal, and sets the savepoint of the
+    /// work, all in one errand. If it cannot be claimed like this, nothing is begun.
+    pub(super) async fn begin_and_claim(&self, turn: &mut Turn, request: &ClaimRequest) -> Result<Begun, StoreError> {
+        let statements = |turn: &Turn| {
+            let file = (!turn.is_known).then_some(&*self.file);
+            self.settings.and_claim(&records::claim_new(request, file))
+        };
+        let begun = self.begin_within(turn, Seal::Closed, statements).await;
         begun.map_err(|error| self.file.named(error))
     }
 
-    async fn try_begin(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
-        let mut turn = self.turn(rank, limit).await?;
-        let mut unusable = 0;
+    async fn begin_within(
+        &self,
+        turn: &mut Turn,
+        seal: Seal,
+        statements: impl Fn(&Turn) -> SqlStr,
+    ) -> Result<Begun, StoreError> {
+        let (mut unusable, mut has_seal) = (0, seal == Seal::Aside);
         loop {
-            let error = match manager::begin(&mut turn, self.settings.and_begin()).await {
-                Ok(()) => return Ok(turn),
+            let begin = statements(turn);
+            let error = match manager::begin(turn, begin).await {
+                Ok(()) => return Ok(Begun::Yes),
                 Err(error) => error,
             };
             if is_busy(&error) {
                 turn.patience.pause().await?;
+            } else if seal == Seal::Closed && is_constraint(&error) {
+                return Ok(Begun::No);
+            } else if !has_seal && is_plain(&error) && seal::install(turn).await.is_ok() {
+                has_seal = true;
             } else if unusable < self.pool.options().get_max_connections() {
                 // Most likely one on which a transaction was left open, or which may only read.
                 unusable += 1;
-                self.replace(&mut turn).await?;
+                has_seal = seal == Seal::Aside;
+                self.replace(turn).await?;
             } else {
                 return Err(unavailable(error));
             }
         }
+    }
+
+    /// Ends the turn of a transaction that was committed in an errand of the caller's, which begins another one: `sqlx`
+    /// needs one to end, for what it counts as open.
+    pub(super) fn end_committed(&self, mut turn: Turn) {
+        // Nothing waits for it. It is done before the connection's next use, and what is open holds no lock.
+        manager::start_rollback(&mut turn);
+        turn.connection.give_back();
     }
 
     /// Ends the transaction of a turn, and the turn.
@@ -288,6 +381,8 @@ impl Writer {
 /// The right to write, with a connection. It derefs to the connection.
 pub(super) struct Turn {
     pub(super) connection: Lent,
+    /// Whether it was seen that the connection has the store's file, and no other.
+    is_known: bool,
     patience: Patience,
     _place: OwnedMutexGuard<()>,
 }

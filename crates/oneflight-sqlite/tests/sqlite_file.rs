@@ -2,16 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "../../../tests/common/lines.rs"]
+mod lines;
+
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use lines::Lines;
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimRequest, Store, StoreError};
 use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, SqliteConnection};
+use tracing::Instrument;
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
@@ -251,5 +256,61 @@ async fn a_file_that_is_up_to_date_is_opened_while_somebody_writes() {
     for (store, key) in [(opened, "opened"), (lent, "lent")] {
         let idem = Idempotency::builder(store).build();
         assert_eq!(*idem.run(id(key), |_| async { 1 }).await.unwrap(), 1);
+    }
+}
+
+/// The subscriber is the process's: of a statement, the thread of its connection tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_before_the_work_is_one_errand_and_all_after_it_another() {
+    const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
+    let lines = Lines::default();
+    tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let own = SqliteStore::open(folder.path().join("own.db")).await.unwrap();
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(
+            SqliteConnectOptions::new()
+                .filename(folder.path().join("theirs.db"))
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal),
+        )
+        .await
+        .unwrap();
+    let theirs = SqliteStore::from_pool(pool).await.unwrap();
+    for (whose, store) in [("own", own), ("theirs", theirs)] {
+        sqlx::raw_sql("CREATE TABLE orders (number INTEGER PRIMARY KEY, item TEXT NOT NULL)")
+            .execute(store.pool())
+            .await
+            .unwrap();
+        let idem = Idempotency::builder(store).build();
+        // What begins a transaction is not told of. So there are a look, the work, and what ends it.
+        let expected = [
+            "BEGIN; SELECT fingerprint, token",
+            "INSERT INTO orders",
+            "RELEASE oneflight_work;",
+        ];
+        for round in 0..3 {
+            let counted = format!("{whose}-{round}");
+            let call = idem.run_in_tx(id(&counted), |mut tx| async move {
+                sqlx::query(INSERT).execute(&mut *tx).await?;
+                Ok(1)
+            });
+            let reply = call.instrument(tracing::info_span!("counting", counted)).await.unwrap();
+            assert_eq!(reply.origin(), Origin::Executed);
+            let told = lines.with(&format!("counted=\"{counted}\""));
+            let is_errand = |line: &&String| line.contains("sqlx::query") && !line.contains("PRAGMA foreign_keys");
+            let statements: Vec<_> = told.iter().filter(is_errand).collect();
+            assert_eq!(statements.len(), expected.len(), "{counted}: {statements:#?}");
+            for (statement, expected) in statements.iter().zip(expected) {
+                assert!(statement.contains(expected), "{counted}: {statement}");
+            }
+        }
+        let replay = idem.run_in_tx(id(&format!("{whose}-0")), |_| async { Ok(2) });
+        let replay = replay.instrument(tracing::info_span!("counting", counted = format!("{whose}-replay")));
+        assert_eq!(replay.await.unwrap().origin(), Origin::Replayed);
+        let told = lines.with(&format!("counted=\"{whose}-replay\""));
+        let statements = told.iter().filter(|line| line.contains("sqlx::query")).count();
+        assert_eq!(statements, 1, "{told:#?}");
     }
 }

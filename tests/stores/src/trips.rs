@@ -69,7 +69,7 @@ async fn of_postgres() -> Result<Vec<Figure>, Failure> {
         Figure::count(
             "PostgreSQL, `run_in_tx`: round trips over the bare transaction",
             in_tx - bare,
-            2,
+            1,
         ),
         Figure::count(
             "PostgreSQL, replay of `run_in_tx`: over the bare transaction",

@@ -177,6 +177,64 @@ async fn a_commit_of_the_works_own_is_an_error_to_the_work() {
     }
 }
 
+/// What is given up is done all the same, on the connection's own thread: before what follows, or meanwhile.
+#[tokio::test]
+async fn a_commit_that_the_work_gave_up_half_way_keeps_nothing() {
+    let (_folder, stores) = stores().await;
+    for store in &stores {
+        let idem = Idempotency::builder(store.clone()).build();
+        for round in 0..20 {
+            let error = idem
+                .run_in_tx(id(&format!("given-up-{round}")), |mut tx| async move {
+                    insert(&mut tx, "tea").await?;
+                    let mut commit = Box::pin(sqlx::raw_sql("COMMIT").execute(&mut *tx));
+                    let _ = futures::poll!(&mut commit);
+                    drop(commit);
+                    Ok(1)
+                })
+                .await
+                .unwrap_err();
+            assert_eq!(error.effect(), Effect::Nothing, "{error:?}");
+            assert_eq!(orders(store.pool()).await, 0, "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_took_the_place_of_ours_is_replaced_by_ours() {
+    let (folder, _) = stores().await;
+    let options = SqliteConnectOptions::new().filename(folder.path().join("theirs.db"));
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .unwrap();
+    let store = SqliteStore::from_pool(pool.clone()).await.unwrap();
+    let idem = Idempotency::builder(store).build();
+    for round in 0..3 {
+        let reply = idem
+            .run_in_tx(id(&format!("before-{round}")), |_| async { Ok(1) })
+            .await;
+        assert_eq!(reply.unwrap().origin(), Origin::Executed);
+        let mut connection = pool.acquire().await.unwrap();
+        let mut handle = connection.lock_handle().await.unwrap();
+        match round {
+            0 => handle.set_commit_hook(|| true),
+            _ => handle.remove_commit_hook(),
+        }
+        drop(handle);
+        drop(connection);
+        let error = idem
+            .run_in_tx(id(&format!("after-{round}")), |mut tx| async move {
+                Ends::Commit.end(&mut tx).await;
+                Ok(1)
+            })
+            .await
+            .unwrap_err();
+        assert_eq!((error.effect(), orders(&pool).await), (Effect::Nothing, 0), "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_nested_transaction_that_is_forgotten_leaves_no_connection_in_a_transaction() {
     let (_folder, stores) = stores().await;

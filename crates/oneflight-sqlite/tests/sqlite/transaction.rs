@@ -13,6 +13,7 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::State;
 use oneflight::store::StoreError;
 use oneflight_sqlite::SqliteStore;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
@@ -582,6 +583,46 @@ async fn a_violation_is_told_apart_however_its_error_is_wrapped() {
                 panic!("{error:?}")
             };
             assert_eq!(*kind, expected, "{wrapped:?}: {error}");
+        }
+    }
+}
+
+/// What claims stands in the text of a statement, in whatever encoding the file has.
+#[tokio::test]
+async fn a_scope_is_itself_whatever_is_written_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for encoding in ["UTF-8", "UTF-16"] {
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join(format!("{encoding}'s.db")))
+            .create_if_missing(true)
+            .pragma("encoding", format!("'{encoding}'"))
+            .journal_mode(SqliteJournalMode::Wal);
+        let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        let found: String = sqlx::query_scalar("PRAGMA encoding").fetch_one(&pool).await.unwrap();
+        assert!(found.starts_with(encoding), "{found}");
+        let store = SqliteStore::from_pool(pool).await.unwrap();
+        let idem = Idempotency::builder(store).build();
+        for (n, tenant) in [
+            "o'brien",
+            "'",
+            "''); ROLLBACK; --",
+            "\\",
+            "é 表 \u{1F980}",
+            "x'00'",
+            "?1",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let request = RequestIdentity::new(Scope::new(tenant).route("POST /it's"), "k'1").unwrap();
+            let request = request.with_fingerprint(tenant);
+            for origin in [Origin::Executed, Origin::Replayed] {
+                let reply = idem
+                    .run_in_tx(request.clone(), move |_| async move { Ok(n) })
+                    .await
+                    .unwrap();
+                assert_eq!((*reply, reply.origin()), (n, origin), "{tenant}");
+            }
         }
     }
 }
