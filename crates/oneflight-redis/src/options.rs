@@ -11,7 +11,9 @@ use super::connection::{Acknowledgement, RedisConnection};
 use super::errors::unavailable;
 use super::listen::Ear;
 use super::names::Names;
+use super::renewals::Renewals;
 use super::store::{Inner, RedisStore};
+use super::together::Together;
 use super::tokens::Seen;
 use oneflight::store::StoreError;
 
@@ -122,7 +124,8 @@ impl RedisOptions {
         let config = ConnectionManagerConfig::new()
             .set_max_delay(LONGEST_PAUSE)
             .set_connection_timeout(Some(self.patience))
-            .set_response_timeout(Some(self.longest_answer()));
+            // It has the store's patience.
+            .set_response_timeout(None);
         let connection = RedisConnection::open(client.clone(), config)
             .await
             .map_err(unavailable)?;
@@ -177,6 +180,8 @@ impl RedisOptions {
             connection,
             names,
             seen: Seen::new(),
+            renewals: Renewals::default(),
+            together: Together::default(),
             ear: (!self.listeners.is_empty()).then(|| Ear::new(self.listeners)),
             patience: self.patience,
             acknowledgement: self.acknowledgement,

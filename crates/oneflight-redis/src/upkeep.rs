@@ -12,9 +12,10 @@ use redis::{Value, cmd};
 use super::connection::Call;
 use super::doubt::{AT_ONCE, Candidate};
 use super::errors::unavailable;
+use super::layout::decimal;
 use super::records::{self, Answer};
-use super::scripts::{ENTRY, ERASE, HOLD, SCAN};
-use super::store::{RedisStore, counted};
+use super::scripts::{ERASE, HOLD, LOAD, SCAN};
+use super::store::RedisStore;
 use super::tokens::Shard;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, State};
@@ -127,11 +128,11 @@ impl RedisStore {
     async fn entry(&self, id: RequestIdentity) -> Result<Option<RecordEntry>, StoreError> {
         let keys = self.0.names.keys(&id);
         let call = Call {
-            script: &ENTRY,
+            script: &LOAD,
             keys: &[&keys.record],
-            arguments: &[],
+            arguments: &[b"0"],
         };
-        let known = Answer::new(self.ask(call).await?)?.entry(keys.shard)?;
+        let known = Answer::new(self.ask(call).await?)?.record(keys.shard)?;
         Ok(known
             .filter(|(record, _)| !record.is_past_retention())
             .map(|(record, correlation)| {
@@ -240,7 +241,7 @@ impl RedisStore {
                     return Ok(false);
                 };
                 let Some(left) = result.erased() else { return Ok(false) };
-                (counted(&keys, entry.record.token)?, Some(left))
+                (decimal(keys.count(entry.record.token).unwrap_or_default()), Some(left))
             }
         };
         let call = Call {
@@ -328,7 +329,7 @@ impl Upkeep for RedisStore {
         let Some(count) = keys.count(token) else {
             return Ok(false);
         };
-        let count = count.to_string();
+        let count = decimal(count);
         let call = Call {
             script: &HOLD,
             keys: &[&keys.record],

@@ -15,6 +15,7 @@ mod fill;
 mod machine;
 mod purge;
 mod racy;
+mod redis_calls;
 mod rounds;
 mod size;
 mod storm;
@@ -50,8 +51,10 @@ struct Cli {
 enum Part {
     /// Round trips, counted on the wire or by the server.
     Trips,
-    /// Against "get, work, set" on the same store.
+    /// SQLite and PostgreSQL, against "get, work, set" on the same database.
     Racy,
+    /// Redis, against "get, work, set" on the same server.
+    Redis,
     /// SQLite, against the bare transaction.
     Transactions,
     /// Four processes, and every order sent a thousand times.
@@ -114,6 +117,7 @@ async fn measure(part: Part, extent: Extent) -> Result<Vec<Figure>, Failure> {
     match part {
         Part::Trips => trips::measure().await,
         Part::Racy => racy::measure(extent).await,
+        Part::Redis => redis_calls::measure(extent).await,
         Part::Transactions => transactions::measure(extent).await,
         Part::Storm => storm::measure(extent).await,
         Part::Size => size::measure(extent).await,

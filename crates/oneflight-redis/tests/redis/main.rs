@@ -11,6 +11,7 @@ mod conformance;
 mod decision;
 mod faults;
 mod in_doubt_corrupt;
+mod renewals;
 mod replicas;
 mod upkeep;
 mod wait;

@@ -1,0 +1,233 @@
+//! Steps that go out together.
+//!
+//! ```text
+//! nothing under way ──────▶ sent by its caller
+//! something is under way ─▶ gathered, until every task that can run has run ──▶ sent by a task, in one message
+//! ```
+//!
+//! What a call costs this process and the server is mostly the same for one step and for several: a message, two tasks
+//! that are woken, a script that is begun. So the steps of callers that run at the same time share it. None waits for
+//! another's answer. The task that gathers gives way to those that can run now, and no longer: where the server is far
+//! away and the processor idle, each step goes out at once.
+//!
+//! Claims of one message are one script, and so are completions. Each has an answer of its own. In a cluster a script
+//! has the keys of one slot, so there each step goes alone.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redis::Value;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+
+use super::connection::{Answered, Call};
+use super::errors::unavailable;
+use super::records::malformed;
+use super::scripts::Script;
+use super::store::Inner;
+use oneflight::store::StoreError;
+
+/// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms.
+const MOST: usize = 64;
+
+/// What a script is given for one step.
+pub(super) struct Step {
+    pub(super) script: &'static Script,
+    pub(super) keys: Vec<String>,
+    /// What is the same for all steps of a script that this store runs.
+    pub(super) common: Option<&'static [u8]>,
+    pub(super) arguments: Vec<Vec<u8>>,
+}
+
+type Answer = Result<Answered, StoreError>;
+
+/// See the module's documentation.
+#[derive(Default)]
+pub(super) struct Together(Mutex<Gathered>);
+
+#[derive(Default)]
+struct Gathered {
+    /// The number of messages that are under way.
+    under_way: usize,
+    waiting: Vec<(Step, oneshot::Sender<Answer>)>,
+    /// There is a task that sends what waits.
+    is_seen_to: bool,
+}
+
+impl Together {
+    /// Takes a step, perhaps together with others.
+    pub(super) async fn take(store: &Arc<Inner>, step: Step) -> Answer {
+        if store.connection.is_cluster() {
+            return alone(store, &step).await;
+        }
+        let (answer, begins) = match store.together.join(step) {
+            Joined::Alone(step) => {
+                let _under_way = UnderWay(store);
+                return alone(store, &step).await;
+            }
+            Joined::Waits { answer, begins } => (answer, begins),
+        };
+        if begins {
+            tokio::spawn(Gathering::of(store).send());
+        }
+        let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
+        answer.await.map_err(given_up)?
+    }
+
+    fn join(&self, step: Step) -> Joined {
+        let mut gathered = self.0.lock();
+        if gathered.under_way == 0 && !gathered.is_seen_to {
+            gathered.under_way = 1;
+            return Joined::Alone(step);
+        }
+        let (sender, answer) = oneshot::channel();
+        gathered.waiting.push((step, sender));
+        let begins = !std::mem::replace(&mut gathered.is_seen_to, true);
+        Joined::Waits { answer, begins }
+    }
+}
+
+enum Joined {
+    /// It is under way from now on.
+    Alone(Step),
+    Waits {
+        answer: oneshot::Receiver<Answer>,
+        /// The caller begins the task that sends it.
+        begins: bool,
+    },
+}
+
+/// A message is under way as long as this is there.
+struct UnderWay<'a>(&'a Inner);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.together.0.lock().under_way -= 1;
+    }
+}
+
+/// The task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins
+/// another one.
+struct Gathering {
+    store: Arc<Inner>,
+    has_taken: bool,
+}
+
+impl Gathering {
+    fn of(store: &Arc<Inner>) -> Self {
+        Self {
+            store: Arc::clone(store),
+            has_taken: false,
+        }
+    }
+
+    async fn send(mut self) {
+        yield_now().await;
+        let waiting = self.take(1);
+        let store = &*self.store;
+        let _under_way = UnderWay(store);
+        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        let groups = in_groups(&steps);
+        let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
+        let calls: Vec<_> = given.iter().map(Given::call).collect();
+        let answers = store.connection.run_all(&calls, store.patience, store.acknowledgement);
+        let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
+        for (group, answer) in groups.iter().zip(answers.await) {
+            for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
+                // The caller may be gone.
+                let _ = callers[*place].take().map(|caller| caller.send(answer));
+            }
+        }
+    }
+
+    /// Takes what waits, to be sent in so many messages.
+    fn take(&mut self, messages: usize) -> Vec<(Step, oneshot::Sender<Answer>)> {
+        self.has_taken = true;
+        let mut gathered = self.store.together.0.lock();
+        gathered.is_seen_to = false;
+        gathered.under_way += messages;
+        std::mem::take(&mut gathered.waiting)
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if !self.has_taken {
+            drop(self.take(0));
+        }
+    }
+}
+
+async fn alone(store: &Inner, step: &Step) -> Answer {
+    let given = Given::of(&[(0, step)]);
+    store
+        .connection
+        .run(given.call(), store.patience, store.acknowledgement)
+        .await
+}
+
+/// Puts the steps of one script together, each with its place among all.
+fn in_groups(steps: &[Step]) -> Vec<Vec<(usize, &Step)>> {
+    let mut groups: Vec<Vec<(usize, &Step)>> = Vec::new();
+    for (place, step) in steps.iter().enumerate() {
+        let has_room = |group: &&mut Vec<(usize, &Step)>| {
+            let of_one = std::ptr::eq(group[0].1.script, step.script);
+            of_one && step.script.takes_several && group.len() < MOST
+        };
+        match groups.iter_mut().find(has_room) {
+            Some(group) => group.push((place, step)),
+            None => groups.push(vec![(place, step)]),
+        }
+    }
+    groups
+}
+
+/// What a script is given of a group.
+struct Given<'a> {
+    script: &'static Script,
+    keys: Vec<&'a str>,
+    arguments: Vec<&'a [u8]>,
+}
+
+impl<'a> Given<'a> {
+    fn of(group: &[(usize, &'a Step)]) -> Self {
+        let first = group[0].1;
+        let steps = || group.iter().map(|(_, step)| *step);
+        let mut arguments = Vec::with_capacity(1 + group.len() * first.arguments.len());
+        arguments.extend(first.common);
+        arguments.extend(steps().flat_map(|step| &step.arguments).map(Vec::as_slice));
+        Self {
+            script: first.script,
+            keys: steps().flat_map(|step| &step.keys).map(String::as_str).collect(),
+            arguments,
+        }
+    }
+
+    fn call(&self) -> Call<'_> {
+        Call {
+            script: self.script,
+            keys: &self.keys,
+            arguments: &self.arguments,
+        }
+    }
+}
+
+/// Returns the answer to each of so many steps.
+fn each(answer: Answer, steps: usize) -> Vec<Answer> {
+    let Answered { value, acknowledged } = match answer {
+        Ok(answered) if steps == 1 => return vec![Ok(answered)],
+        Ok(answered) => answered,
+        Err(error) => return (0..steps).map(|_| Err(error.clone())).collect(),
+    };
+    match value {
+        Value::Array(parts) if parts.len() == steps => {
+            let answered = parts.into_iter().map(|part| {
+                let value = part.extract_error().map_err(unavailable)?;
+                let acknowledged = acknowledged.clone();
+                Ok(Answered { value, acknowledged })
+            });
+            answered.collect()
+        }
+        _ => (0..steps).map(|_| Err(malformed())).collect(),
+    }
+}
