@@ -160,8 +160,12 @@ pub(super) struct Call<'a> {
 
 impl Call<'_> {
     fn command(&self, name: &str, script: &str) -> Cmd {
-        let mut command = cmd(name);
-        command.arg(script).arg(self.keys.len()).arg(self.keys);
+        // Each is a text of its own, and there may be hundreds.
+        let keys = self.keys.iter().map(|key| key.len());
+        let texts = keys.chain(self.arguments.iter().map(|argument| argument.len()));
+        let room = name.len() + script.len() + 3 + texts.sum::<usize>();
+        let mut command = Cmd::with_capacity(3 + self.keys.len() + self.arguments.len(), room);
+        command.arg(name).arg(script).arg(self.keys.len()).arg(self.keys);
         for argument in self.arguments {
             command.arg(argument);
         }

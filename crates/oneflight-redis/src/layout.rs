@@ -11,10 +11,7 @@ use oneflight::store::{ClaimRequest, StoreError};
 
 use super::tokens::Shard;
 
-/// The largest number that is written: Lua counts exactly up to there, and its first digit is no nine.
-pub(super) const LARGEST: u64 = 9_000_000_000_000_000 - 1;
-
-const TOKEN: Range<usize> = 1..17;
+pub(super) const TOKEN: Range<usize> = 1..17;
 const ATTEMPT: Range<usize> = 17..27;
 /// When the lease ends, or when it was completed.
 const FIRST: Range<usize> = 27..43;

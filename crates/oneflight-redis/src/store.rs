@@ -151,8 +151,8 @@ impl RedisStore {
     ) -> Result<Answered, StoreError> {
         let step = Step {
             script,
+            common: self.waits(),
             keys: keys.into(),
-            common: Some(self.waits()),
             arguments: arguments.into(),
         };
         Together::take(&self.0, step).await

@@ -22,6 +22,7 @@ use tokio::task::yield_now;
 
 use super::connection::{Answered, Call};
 use super::errors::unavailable;
+use super::layout::TOKEN;
 use super::records::malformed;
 use super::scripts::Script;
 use super::store::Inner;
@@ -33,9 +34,9 @@ const MOST: usize = 64;
 /// What a script is given for one step.
 pub(super) struct Step {
     pub(super) script: &'static Script,
+    /// What is the same for all steps of a script that this store takes.
+    pub(super) common: &'static [u8],
     pub(super) keys: Vec<String>,
-    /// What is the same for all steps of a script that this store runs.
-    pub(super) common: Option<&'static [u8]>,
     pub(super) arguments: Vec<Vec<u8>>,
 }
 
@@ -194,7 +195,7 @@ impl<'a> Given<'a> {
         let first = group[0].1;
         let steps = || group.iter().map(|(_, step)| *step);
         let mut arguments = Vec::with_capacity(1 + group.len() * first.arguments.len());
-        arguments.extend(first.common);
+        arguments.push(first.common);
         arguments.extend(steps().flat_map(|step| &step.arguments).map(Vec::as_slice));
         Self {
             script: first.script,
@@ -219,13 +220,22 @@ fn each(answer: Answer, steps: usize) -> Vec<Answer> {
         Ok(answered) => answered,
         Err(error) => return (0..steps).map(|_| Err(error.clone())).collect(),
     };
+    let same = |value| {
+        let acknowledged = acknowledged.clone();
+        Ok(Answered { value, acknowledged })
+    };
     match value {
+        // All are recorded.
+        Value::Int(1) => (0..steps).map(|_| same(Value::Int(1))).collect(),
+        // All are claims of what is new, and these are their tokens.
+        Value::BulkString(tokens) if tokens.len() == steps * TOKEN.len() => {
+            let tokens = tokens.chunks_exact(TOKEN.len());
+            tokens.map(|token| same(Value::BulkString(token.to_vec()))).collect()
+        }
         Value::Array(parts) if parts.len() == steps => {
-            let answered = parts.into_iter().map(|part| {
-                let value = part.extract_error().map_err(unavailable)?;
-                let acknowledged = acknowledged.clone();
-                Ok(Answered { value, acknowledged })
-            });
+            let answered = parts
+                .into_iter()
+                .map(|part| same(part.extract_error().map_err(unavailable)?));
             answered.collect()
         }
         _ => (0..steps).map(|_| Err(malformed())).collect(),

@@ -51,9 +51,9 @@ struct Cli {
 enum Part {
     /// Round trips, counted on the wire or by the server.
     Trips,
-    /// SQLite and PostgreSQL, against "get, work, set" on the same database.
+    /// Against "get, work, set" on the same store.
     Racy,
-    /// Redis, against "get, work, set" on the same server.
+    /// The same on Redis, with the processor time behind it.
     Redis,
     /// SQLite, against the bare transaction.
     Transactions,

@@ -2,20 +2,24 @@
 //! as it takes; keeping what we promise may not take longer on the same store.
 //!
 //! Two kinds of work: some that is done elsewhere and takes no time here (`run`), and a row in the store's own database
-//! (`run_in_tx`). `redis_calls.rs` has the same for Redis. Every call is the first of its key. The databases wait for the disk, as they do unless told otherwise.
+//! (`run_in_tx`). All clients of a round are one task; `redis_calls.rs` has Redis with a task for each. Every call is the first of its key. The databases wait for the disk, as they do unless told otherwise.
 
 use oneflight::idempotency::Idempotency;
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
+use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
+use redis::{AsyncCommands, SetExpiry, SetOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::figures::Figure;
 use crate::rounds::{Compared, Rounds};
-use crate::{Extent, Failure, postgres};
+use crate::{Extent, Failure, postgres, redis_server};
 
 /// One after another, and many at once.
 const CLIENTS: [u64; 2] = [1, 16];
+
+const DAY: u64 = 24 * 60 * 60;
 
 fn rounds(extent: Extent, clients: u64) -> Rounds {
     Rounds {
@@ -102,6 +106,7 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
     let mut figures = Vec::new();
     figures.extend(of_sqlite(extent).await?);
     figures.extend(of_postgres(extent).await?);
+    figures.push(of_redis(extent).await?);
     Ok(figures)
 }
 
@@ -132,5 +137,35 @@ async fn of_postgres(extent: Extent) -> Result<[Figure; 2], Failure> {
         "PostgreSQL",
         PostgresStore::from_pool(pool).await?,
         extent
+    ))
+}
+
+async fn of_redis(extent: Extent) -> Result<Figure, Failure> {
+    let server = redis_server::Server::start(&[]);
+    let idem = Idempotency::builder(RedisStore::open(server.url()).await?).build();
+    let connection = server.connection().await;
+    let mut compared = Vec::new();
+    for clients in CLIENTS {
+        let ours = async |number| {
+            let _ = idem
+                .run(id("elsewhere", key(clients, number))?, |_| async { 1 })
+                .await?;
+            Ok(())
+        };
+        let theirs = async |number| {
+            let mut connection = connection.clone();
+            let key = format!("elsewhere-{}", key(clients, number));
+            let known: Option<String> = connection.get(&key).await?;
+            if known.is_none() {
+                let expires = SetOptions::default().with_expiration(SetExpiry::EX(DAY));
+                let _: () = connection.set_options(&key, "1", expires).await?;
+            }
+            Ok(())
+        };
+        compared.push(rounds(extent, clients).compare(ours, theirs).await?);
+    }
+    Ok(figure(
+        "Redis, `run` with work elsewhere: time against \"get, work, set\"",
+        &compared,
     ))
 }

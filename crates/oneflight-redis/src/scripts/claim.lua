@@ -4,7 +4,8 @@
 -- ARGV  whether the asker waits for replicas; of each claim: lease in milliseconds, from whom may be taken over (`never`,
 --       `expired`, a token), the largest token of the shard that the asker knows, the tail of the record
 --
--- A claim of what is new is answered with its token alone. Of several claims, each is answered for itself.
+-- A claim of what is new is answered with its token alone. Of several claims, each is answered for itself; if all are of
+-- what is new, with their tokens in a row.
 
 local KEYS, ARGV, LARGEST = KEYS, ARGV, '8999999999999999'
 local waits = ARGV[1] == '1'
@@ -95,10 +96,11 @@ end
 if #KEYS == 3 then
     return claim(KEYS[1], KEYS[2], KEYS[3], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 end
-local answers = {}
+local answers, all_new = {}, true
 for number = 1, #KEYS / 3 do
     local key, argument = 3 * number, 4 * number
-    answers[number] = claim(KEYS[key - 2], KEYS[key - 1], KEYS[key],
+    local answer = claim(KEYS[key - 2], KEYS[key - 1], KEYS[key],
         ARGV[argument - 2], ARGV[argument - 1], ARGV[argument], ARGV[argument + 1])
+    answers[number], all_new = answer, all_new and type(answer) == 'string'
 end
-return answers
+return all_new and table.concat(answers) or answers

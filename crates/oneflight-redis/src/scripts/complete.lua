@@ -3,7 +3,7 @@
 -- KEYS  of each: the record, what is in progress in its shard
 -- ARGV  whether the asker waits for replicas; of each: token, retention in milliseconds, result
 --
--- Of several results, each is answered for itself.
+-- Of several results, each is answered for itself; if all are recorded, with one 1.
 
 local KEYS, ARGV = KEYS, ARGV
 local waits = ARGV[1] == '1'
@@ -40,10 +40,11 @@ end
 if #KEYS == 2 then
     return complete(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4])
 end
-local answers = {}
+local answers, all_done = {}, true
 for number = 1, #KEYS / 2 do
     local argument = 3 * number
-    answers[number] = complete(KEYS[2 * number - 1], KEYS[2 * number],
+    local answer = complete(KEYS[2 * number - 1], KEYS[2 * number],
         ARGV[argument - 1], ARGV[argument], ARGV[argument + 1])
+    answers[number], all_done = answer, all_done and answer == 1
 end
-return answers
+return all_done and 1 or answers

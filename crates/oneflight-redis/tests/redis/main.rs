@@ -13,5 +13,6 @@ mod faults;
 mod in_doubt_corrupt;
 mod renewals;
 mod replicas;
+mod together;
 mod upkeep;
 mod wait;

@@ -156,7 +156,7 @@ fn a_renewal_goes_on_where_the_runtime_of_the_one_before_has_ended() {
         let store = store.clone();
         async move { store.renew(&id(0), token, MINUTE).await }
     });
-    ends.block_on(tokio::time::sleep(Duration::from_millis(50)));
+    ends.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
     assert!(!waits.is_finished());
     drop(ends);
     stays.block_on(store.renew(&id(0), token, MINUTE * 2)).unwrap();

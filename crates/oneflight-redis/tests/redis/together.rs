@@ -1,0 +1,212 @@
+//! What tasks ask at the same time goes out together, and each is answered for itself.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::record::{CodecId, RecordedResult, Verdict};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError};
+use oneflight_redis::RedisStore;
+use redis::aio::MultiplexedConnection;
+use redis::cmd;
+
+use crate::server::{Server, prefix, server};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn id(key: &str) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
+}
+
+fn result() -> RecordedResult {
+    RecordedResult::value(Verdict::Performed, CodecId::Json, b"1")
+}
+
+fn granted(outcome: ClaimOutcome) -> Claim {
+    match outcome {
+        ClaimOutcome::Granted(claim) => claim,
+        other @ ClaimOutcome::Denied(_) => panic!("{other:?}"),
+    }
+}
+
+/// How many scripts a server has run, of those that it knew.
+async fn scripts(connection: &mut MultiplexedConnection) -> u64 {
+    let info: String = cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:"));
+    let field = |line: &str, name: &str| -> Option<u64> {
+        line.split(',').find_map(|field| field.strip_prefix(name)?.parse().ok())
+    };
+    line.map_or(0, |line| {
+        field(line, "calls=").unwrap() - field(line, "failed_calls=").unwrap_or(0)
+    })
+}
+
+/// A claim and a completion, so that the server knows their scripts.
+async fn warm(store: &RedisStore) {
+    let claim = granted(store.claim(ClaimRequest::new(&id("warm"), MINUTE)).await.unwrap());
+    store.complete(claim, result(), MINUTE).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_asked_at_the_same_time_goes_out_in_two_messages() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut connection = server.connection().await;
+    warm(&store).await;
+    let before = scripts(&mut connection).await;
+    let ids: Vec<_> = (0..60).map(|number| id(&format!("k{number}"))).collect();
+    // The first goes out at once, and the others while it is under way.
+    let claims = join_all(ids.iter().map(|id| store.claim(ClaimRequest::new(id, MINUTE)))).await;
+    assert_eq!(scripts(&mut connection).await - before, 2);
+    let claims: Vec<_> = claims.into_iter().map(|claim| granted(claim.unwrap())).collect();
+    for (claim, id) in claims.iter().zip(&ids) {
+        let record = store.load(id).await.unwrap().unwrap();
+        assert_eq!((claim.id(), claim.token()), (id, record.token));
+    }
+    let before = scripts(&mut connection).await;
+    let completed = join_all(claims.into_iter().map(|claim| store.complete(claim, result(), MINUTE))).await;
+    assert_eq!(scripts(&mut connection).await - before, 2);
+    assert!(completed.iter().all(Result::is_ok), "{completed:?}");
+    for id in &ids {
+        assert_eq!(store.load(id).await.unwrap().unwrap().result(), Some(&result()));
+    }
+}
+
+#[tokio::test]
+async fn each_of_many_steps_is_answered_for_itself() {
+    let prefix = prefix();
+    let store = server().store(&prefix).await;
+    let mut connection = server().connection().await;
+    let payload = |key: &str, payload: &str| id(key).with_fingerprint(payload);
+    let ask = |id: &RequestIdentity| store.claim(ClaimRequest::new(id, MINUTE));
+    let done = granted(ask(&payload("done", "one")).await.unwrap());
+    let token = done.token();
+    store.complete(done, result(), MINUTE).await.unwrap();
+    let held = granted(ask(&payload("held", "one")).await.unwrap());
+    let spoiled = crate::server::place(&store, &prefix, &id("spoiled")).await;
+    let set: redis::RedisResult<()> = cmd("SET").arg(&spoiled.key).arg("x").query_async(&mut connection).await;
+    set.unwrap();
+
+    let ids = [
+        payload("first", "one"),
+        payload("done", "one"),
+        payload("new", "one"),
+        payload("held", "one"),
+        payload("done", "two"),
+        payload("held", "two"),
+        id("spoiled"),
+        payload("twice", "one"),
+        payload("twice", "one"),
+    ];
+    let mut answers = join_all(ids.iter().map(ask)).await.into_iter();
+    let mut next = || answers.next().unwrap();
+    let first = granted(next().unwrap());
+    assert!(matches!(next(), Ok(ClaimOutcome::Denied(Denied::Completed(record))) if record.token == token));
+    let new = granted(next().unwrap());
+    assert!(matches!(next(), Ok(ClaimOutcome::Denied(Denied::InProgress { .. }))));
+    assert!(matches!(next(), Ok(ClaimOutcome::Denied(Denied::Conflict))));
+    assert!(matches!(next(), Ok(ClaimOutcome::Denied(Denied::Conflict))));
+    assert!(matches!(next(), Err(StoreError::Corrupt { .. })));
+    let twice = granted(next().unwrap());
+    assert!(matches!(next(), Ok(ClaimOutcome::Denied(Denied::InProgress { .. }))));
+    assert_eq!(
+        (first.id(), new.id(), twice.id()),
+        (&id("first"), &id("new"), &id("twice"))
+    );
+
+    // One is outdated, and one is of another shard; the others are recorded.
+    store
+        .release(Claim::new(id("new"), new.token(), 1, None))
+        .await
+        .unwrap();
+    let strange = Claim::new(id("held"), first.token(), 1, None);
+    let ended = [first, held, new, strange, twice].map(|claim| store.complete(claim, result(), MINUTE));
+    let ended = join_all(ended).await;
+    let is_recorded: Vec<_> = ended.iter().map(Result::is_ok).collect();
+    assert_eq!(is_recorded, [true, true, false, false, true], "{ended:?}");
+    for outdated in [&ended[2], &ended[3]] {
+        assert!(matches!(outdated, Err(StoreError::Outdated { .. })), "{outdated:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_memory_refuses_each_of_many_claims_and_records_each_result() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    warm(&store).await;
+    let ids: Vec<_> = (0..20).map(|number| id(&format!("k{number}"))).collect();
+    let claims = join_all(ids.iter().map(|id| store.claim(ClaimRequest::new(id, MINUTE)))).await;
+    let mut connection = server.connection().await;
+    let set = cmd("CONFIG")
+        .arg(&["SET", "maxmemory", "1"])
+        .exec_async(&mut connection)
+        .await;
+    set.unwrap();
+    let new: Vec<_> = (0..20).map(|number| id(&format!("new-{number}"))).collect();
+    for refused in join_all(new.iter().map(|id| store.claim(ClaimRequest::new(id, MINUTE)))).await {
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    }
+    for id in &new {
+        assert!(store.load(id).await.unwrap().is_none());
+    }
+    let claims = claims.into_iter().map(|claim| granted(claim.unwrap()));
+    let completed = join_all(claims.map(|claim| store.complete(claim, result(), MINUTE))).await;
+    assert!(completed.iter().all(Result::is_ok), "{completed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_of_many_steps_that_the_server_forgets_are_sent_again() {
+    let server = Server::start(&[]);
+    let idem = Idempotency::builder(server.store("shop:").await).build();
+    let mut connection = server.connection().await;
+    let flushing = async {
+        loop {
+            cmd("SCRIPT").arg("FLUSH").exec_async(&mut connection).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let running = join_all((0..16).map(async |client| {
+        for number in 0..50 {
+            let key = || id(&format!("k{client}-{number}"));
+            let reply = idem.run(key(), move |_| async move { number }).await.unwrap();
+            assert_eq!((*reply, reply.origin()), (number, Origin::Executed));
+            let reply = idem.run(key(), |_| async { -1 }).await.unwrap();
+            assert_eq!((*reply, reply.origin()), (number, Origin::Replayed));
+        }
+    }));
+    tokio::select! {
+        _ = running => {}
+        () = flushing => {}
+    }
+}
+
+#[test]
+fn a_step_goes_on_where_the_runtime_of_the_one_before_has_ended() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let (stays, ends) = (runtime(), runtime());
+    let store = stays.block_on(server().store(&prefix()));
+    let claim = |key: &'static str| {
+        let store = store.clone();
+        async move { store.claim(ClaimRequest::new(&id(key), MINUTE)).await }
+    };
+    // The connection is driven by a runtime that does not run now. So the first stays under way, and the others are
+    // gathered by a task that never gets its turn.
+    let asked: Vec<_> = ["one", "two", "three"].map(|key| ends.spawn(claim(key))).into();
+    ends.block_on(tokio::task::yield_now());
+    drop(ends);
+    for asked in asked {
+        assert!(stays.block_on(asked).unwrap_err().is_cancelled());
+    }
+    // What they asked may have been granted all the same.
+    for key in ["four", "five"] {
+        drop(granted(stays.block_on(claim(key)).unwrap()));
+    }
+    let both = stays.block_on(join_all(["six", "seven"].map(claim)));
+    both.into_iter().for_each(|claim| drop(granted(claim.unwrap())));
+}
