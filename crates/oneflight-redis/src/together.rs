@@ -1,22 +1,29 @@
 //! Steps that go out together.
 //!
 //! ```text
-//! nothing under way ──────▶ sent by its caller
-//! something is under way ─▶ gathered, until every task that can run has run ──▶ sent by a task, in one message
+//! nothing under way ────────▶ sent by its caller
+//! something is under way ───▶ its caller leads: it gives way to all tasks that can run, and then sends what waits
+//! a caller leads already ───▶ waits: is sent by the leader, in one message with the others
+//!
+//! leader dropped ──▶ a task goes on in its place
 //! ```
 //!
-//! What a call costs this process and the server is mostly the same for one step and for several: a message, two tasks
-//! that are woken, a script that is begun. So the steps of callers that run at the same time share it. None waits for
-//! another's answer. The task that gathers gives way to those that can run now, and no longer: where the server is far
-//! away and the processor idle, each step goes out at once.
+//! What a call costs this process and the server is mostly the same for one step and for several: a message, tasks that
+//! are woken, a script that is begun. So the steps of callers that run at the same time share it. None waits for the
+//! answer of another one. The leader gives way to what can run now, and no longer: where the server is far away and the
+//! processor idle, each step goes out at once.
 //!
 //! Claims of one message are one script, and so are completions. Each has an answer of its own. In a cluster a script
 //! has the keys of one slot, so there each step goes alone.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 use redis::Value;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
@@ -51,8 +58,8 @@ struct Gathered {
     /// The number of messages that are under way.
     under_way: usize,
     waiting: Vec<(Step, oneshot::Sender<Answer>)>,
-    /// There is a task that sends what waits.
-    is_seen_to: bool,
+    /// There is a leader that will send what waits.
+    is_led: bool,
 }
 
 impl Together {
@@ -61,41 +68,46 @@ impl Together {
         if store.connection.is_cluster() {
             return alone(store, &step).await;
         }
-        let (answer, begins) = match store.together.join(step) {
+        match store.together.join(step) {
             Joined::Alone(step) => {
                 let _under_way = UnderWay(store);
-                return alone(store, &step).await;
+                alone(store, &step).await
             }
-            Joined::Waits { answer, begins } => (answer, begins),
-        };
-        if begins {
-            tokio::spawn(Gathering::of(store).send());
+            Joined::Leads(step) => {
+                let leads = Leads {
+                    store: Arc::clone(store),
+                    has_taken: false,
+                };
+                GoesOn(Some(Box::pin(leads.send(step)))).await
+            }
+            Joined::Waits(answer) => {
+                let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
+                answer.await.map_err(given_up)?
+            }
         }
-        let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
-        answer.await.map_err(given_up)?
     }
 
     fn join(&self, step: Step) -> Joined {
         let mut gathered = self.0.lock();
-        if gathered.under_way == 0 && !gathered.is_seen_to {
+        if gathered.is_led {
+            let (sender, answer) = oneshot::channel();
+            gathered.waiting.push((step, sender));
+            return Joined::Waits(answer);
+        }
+        if gathered.under_way == 0 {
             gathered.under_way = 1;
             return Joined::Alone(step);
         }
-        let (sender, answer) = oneshot::channel();
-        gathered.waiting.push((step, sender));
-        let begins = !std::mem::replace(&mut gathered.is_seen_to, true);
-        Joined::Waits { answer, begins }
+        gathered.is_led = true;
+        Joined::Leads(step)
     }
 }
 
 enum Joined {
     /// It is under way from now on.
     Alone(Step),
-    Waits {
-        answer: oneshot::Receiver<Answer>,
-        /// The caller begins the task that sends it.
-        begins: bool,
-    },
+    Leads(Step),
+    Waits(oneshot::Receiver<Answer>),
 }
 
 /// A message is under way as long as this is there.
@@ -107,54 +119,79 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// The task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins
-/// another one.
-struct Gathering {
+/// What leads. If it goes before it has taken what waits, for want of a runtime, that is given up.
+struct Leads {
     store: Arc<Inner>,
     has_taken: bool,
 }
 
-impl Gathering {
-    fn of(store: &Arc<Inner>) -> Self {
-        Self {
-            store: Arc::clone(store),
-            has_taken: false,
-        }
-    }
-
-    async fn send(mut self) {
+impl Leads {
+    async fn send(mut self, own: Step) -> Answer {
         yield_now().await;
         let waiting = self.take(1);
         let store = &*self.store;
         let _under_way = UnderWay(store);
-        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        if waiting.is_empty() {
+            return alone(store, &own).await;
+        }
+        let (mut steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        steps.push(own);
         let groups = in_groups(&steps);
         let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
         let calls: Vec<_> = given.iter().map(Given::call).collect();
         let answers = store.connection.run_all(&calls, store.patience, store.acknowledgement);
         let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
+        let mut own = Err(malformed());
         for (group, answer) in groups.iter().zip(answers.await) {
             for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
-                // The caller may be gone.
-                let _ = callers[*place].take().map(|caller| caller.send(answer));
+                match callers.get_mut(*place).map(Option::take) {
+                    // The caller may be gone.
+                    Some(caller) => drop(caller.map(|caller| caller.send(answer))),
+                    None => own = answer,
+                }
             }
         }
+        own
     }
 
     /// Takes what waits, to be sent in so many messages.
     fn take(&mut self, messages: usize) -> Vec<(Step, oneshot::Sender<Answer>)> {
         self.has_taken = true;
         let mut gathered = self.store.together.0.lock();
-        gathered.is_seen_to = false;
+        gathered.is_led = false;
         gathered.under_way += messages;
         std::mem::take(&mut gathered.waiting)
     }
 }
 
-impl Drop for Gathering {
+impl Drop for Leads {
     fn drop(&mut self) {
         if !self.has_taken {
             drop(self.take(0));
+        }
+    }
+}
+
+/// What goes on by itself, as a task, if its caller drops it.
+struct GoesOn(Option<Pin<Box<dyn Future<Output = Answer> + Send>>>);
+
+impl Future for GoesOn {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let Some(leads) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        let answer = ready!(leads.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(answer)
+    }
+}
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        if let (Some(leads), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(leads);
         }
     }
 }

@@ -183,6 +183,36 @@ async fn scripts_of_many_steps_that_the_server_forgets_are_sent_again() {
     }
 }
 
+#[tokio::test]
+async fn a_leader_that_is_dropped_leaves_nobody_without_an_answer() {
+    let store = server().store(&prefix()).await;
+    let ask = |key: String| {
+        let store = store.clone();
+        async move { store.claim(ClaimRequest::new(&id(&key), MINUTE)).await }
+    };
+    for polls in 0..4 {
+        // The first is under way, the second leads, and the others wait for it.
+        let first = tokio::spawn(ask(format!("first-{polls}")));
+        tokio::task::yield_now().await;
+        let mut leader = Box::pin(ask(format!("leader-{polls}")));
+        assert!(futures::poll!(&mut leader).is_pending());
+        let others: Vec<_> = (0..5)
+            .map(|number| tokio::spawn(ask(format!("{polls}-{number}"))))
+            .collect();
+        tokio::task::yield_now().await;
+        for _ in 0..polls {
+            if futures::poll!(&mut leader).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(leader);
+        for asked in others.into_iter().chain([first]) {
+            drop(granted(asked.await.unwrap().unwrap()));
+        }
+    }
+}
+
 #[test]
 fn a_step_goes_on_where_the_runtime_of_the_one_before_has_ended() {
     let runtime = || {
