@@ -299,10 +299,10 @@ impl RedisConnection {
         matches!(self.0, Kind::Callers(Connection::Cluster(_)))
     }
 
-    /// Returns the answer to one command, which takes as long as it takes.
-    pub(super) async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
+    /// Returns the answer to one command, if there is one within this time.
+    pub(super) async fn answer_to(&self, command: &Cmd, patience: Duration) -> RedisResult<Value> {
         let (connection, _) = self.current();
-        let answered = connection.answer_within(Duration::MAX, connection.send(command)).await;
+        let answered = connection.answer_within(patience, connection.send(command)).await;
         answered.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }
 }

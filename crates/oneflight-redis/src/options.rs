@@ -170,7 +170,7 @@ impl RedisOptions {
     pub async fn from_connection(self, connection: impl Into<RedisConnection>) -> Result<RedisStore, StoreError> {
         let names = Names::new(self.prefix)?;
         let connection = connection.into();
-        if self.eviction == Eviction::Refuse && evicts(&connection).await? {
+        if self.eviction == Eviction::Refuse && evicts(&connection, self.patience).await? {
             return Err(StoreError::Unsupported {
                 advice: "this server deletes keys when its memory is full, and records are keys; set its \
                          maxmemory-policy to noeviction, or say that you accept it",
@@ -223,8 +223,8 @@ impl RedisStore {
 
 /// Returns whether the server deletes keys when its memory is full. A server that does not say counts as one that does
 /// not.
-async fn evicts(connection: &RedisConnection) -> Result<bool, StoreError> {
-    let memory = match connection.answer_to(cmd("INFO").arg("memory")).await {
+async fn evicts(connection: &RedisConnection, patience: Duration) -> Result<bool, StoreError> {
+    let memory = match connection.answer_to(cmd("INFO").arg("memory"), patience).await {
         Ok(memory) => memory,
         // A user with restricted rights may not ask.
         Err(error) if error.code().is_some() => return Ok(false),

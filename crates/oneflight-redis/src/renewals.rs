@@ -11,16 +11,19 @@
 //! process has some sixteen round trips in a third, however many leases it holds. What is late by a window has five thirds
 //! of that left to be renewed in. A renewal that comes after a quiet window is sent at once.
 //!
-//! The task that gathers does not wait for answers: one that does not come must not hold up the renewals behind it.
+//! The task that gathers does not wait for answers: one that does not come must not hold up the renewals behind it. It runs
+//! where the first renewal was asked for, and that runtime may rest. So a renewal that was not taken two windows later is
+//! sent by its caller.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use oneflight::record::FencingToken;
 use oneflight::store::StoreError;
@@ -35,6 +38,8 @@ use super::tokens::Shard;
 const WINDOWS: u32 = 48;
 /// The longest window: a lease may be of any length, and a caller of the store waits for its answer.
 const LONGEST_WINDOW: Duration = Duration::from_secs(2);
+/// How long the task that gathers may be late.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// The number of leases that one script renews. The server does nothing else meanwhile, for some 0.4 ms.
 const TOGETHER: usize = 128;
 
@@ -48,8 +53,8 @@ pub(super) struct Renewal {
     pub(super) lease: Duration,
 }
 
-/// A renewal, and the caller that waits for it.
-type Waiting = (Renewal, oneshot::Sender<Result<(), StoreError>>);
+/// A renewal with a number of its own, and the caller that waits for it.
+type Waiting = (u64, Renewal, oneshot::Sender<Result<(), StoreError>>);
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -57,6 +62,8 @@ pub(super) struct Renewals {
     gathered: Mutex<Gathered>,
     /// There is one that is to be sent sooner.
     sooner: Arc<Notify>,
+    /// How many there have been.
+    asked: AtomicU64,
 }
 
 #[derive(Default)]
@@ -71,11 +78,12 @@ impl Renewals {
     /// Renews a lease, together with others.
     pub(super) async fn renew(store: &Arc<Inner>, renewal: Renewal) -> Result<(), StoreError> {
         let window = (renewal.lease / WINDOWS).min(LONGEST_WINDOW);
-        let (sender, answer) = oneshot::channel();
+        let (sender, mut answer) = oneshot::channel();
         let own = &store.renewals;
+        let number = own.asked.fetch_add(1, Ordering::Relaxed);
         let begins = {
             let mut gathered = own.gathered.lock();
-            gathered.waiting.push((renewal, sender));
+            gathered.waiting.push((number, renewal, sender));
             let now = Instant::now();
             let due = gathered.last.map_or(now, |last| now.max(last + window));
             let before = gathered.sends;
@@ -92,8 +100,21 @@ impl Renewals {
             };
             tokio::spawn(task.run(Arc::clone(&own.sooner)));
         }
-        let given_up = |_| StoreError::unavailable("the runtime that was about to renew is gone");
-        answer.await.map_err(given_up)?
+        let answered = match timeout(2 * window + PATIENCE, &mut answer).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                let not_taken = {
+                    let mut gathered = own.gathered.lock();
+                    let place = gathered.waiting.iter().position(|(waits, ..)| *waits == number);
+                    place.map(|place| gathered.waiting.swap_remove(place))
+                };
+                if let Some(renewal) = not_taken {
+                    send(Arc::clone(store), vec![renewal]).await;
+                }
+                answer.await
+            }
+        };
+        answered.map_err(|_| StoreError::unavailable("the runtime that was about to renew is gone"))?
     }
 
     /// Takes what is to be sent now, or says when the next is to be. Says that this is the end if nothing came.
@@ -109,7 +130,7 @@ impl Renewals {
             _ => {
                 gathered.last = Some(now);
                 // Others may come until then, which say when they are due.
-                let shortest = gathered.waiting.iter().map(|(renewal, _)| renewal.lease).min();
+                let shortest = gathered.waiting.iter().map(|(_, renewal, _)| renewal.lease).min();
                 let window = (shortest.unwrap_or_default() / WINDOWS).min(LONGEST_WINDOW);
                 gathered.sends = Some(now + window);
                 Next::Send(std::mem::take(&mut gathered.waiting))
@@ -172,7 +193,7 @@ async fn send(store: Arc<Inner>, renewals: Vec<Waiting>) {
         true => {
             let mut shards = HashMap::<u16, Vec<_>>::new();
             for renewal in renewals {
-                shards.entry(renewal.0.shard.number()).or_default().push(renewal);
+                shards.entry(renewal.1.shard.number()).or_default().push(renewal);
             }
             shards.into_values().flat_map(in_groups).collect()
         }
@@ -192,10 +213,10 @@ async fn send(store: Arc<Inner>, renewals: Vec<Waiting>) {
             .await
     };
     for (group, answer) in groups.into_iter().zip(answers) {
-        let tokens: Vec<_> = group.iter().map(|(renewal, _)| renewal.token).collect();
+        let tokens: Vec<_> = group.iter().map(|(_, renewal, _)| renewal.token).collect();
         let told = answer.and_then(|answered| records::renewed(answered.value, &tokens));
         let told = told.unwrap_or_else(|error| tokens.iter().map(|_| Err(error.clone())).collect());
-        for ((_, answer), told) in group.into_iter().zip(told) {
+        for ((.., answer), told) in group.into_iter().zip(told) {
             // The caller may be gone.
             let _ = answer.send(told);
         }
@@ -219,8 +240,8 @@ impl<'a> Given<'a> {
     fn of(group: &'a [Waiting]) -> Self {
         let texts = |renewal: &'a Renewal| (&*renewal.count, records::millis(renewal.lease).to_string());
         Self {
-            keys: group.iter().map(|(renewal, _)| &*renewal.record).collect(),
-            texts: group.iter().map(|(renewal, _)| texts(renewal)).collect(),
+            keys: group.iter().map(|(_, renewal, _)| &*renewal.record).collect(),
+            texts: group.iter().map(|(_, renewal, _)| texts(renewal)).collect(),
         }
     }
 

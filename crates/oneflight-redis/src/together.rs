@@ -1,29 +1,26 @@
 //! Steps that go out together.
 //!
 //! ```text
-//! nothing under way ────────▶ sent by its caller
-//! something is under way ───▶ its caller leads: it gives way to all tasks that can run, and then sends what waits
-//! a caller leads already ───▶ waits: is sent by the leader, in one message with the others
-//!
-//! leader dropped ──▶ a task goes on in its place
+//! nothing under way ──────▶ sent by its caller
+//! something is under way ─▶ gathered, until every task that can run has run ──▶ sent by a task, in one message
 //! ```
 //!
 //! What a call costs this process and the server is mostly the same for one step and for several: a message, tasks that
 //! are woken, a script that is begun. So the steps of callers that run at the same time share it. None waits for the
-//! answer of another one. The leader gives way to what can run now, and no longer: where the server is far away and the
-//! processor idle, each step goes out at once.
+//! answer of another one. The task that gathers gives way to those that can run now, and no longer: where the server is
+//! far away and the processor idle, each step goes out at once.
+//!
+//! A caller could gather in its own place, which would save the task. But a caller may be kept and not polled, and it
+//! would hold all others up.
 //!
 //! Claims of one message are one script, and so are completions. Each has an answer of its own. In a cluster a script
-//! has the keys of one slot, so there each step goes alone.
+//! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 use redis::Value;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
@@ -58,56 +55,57 @@ struct Gathered {
     /// The number of messages that are under way.
     under_way: usize,
     waiting: Vec<(Step, oneshot::Sender<Answer>)>,
-    /// There is a leader that will send what waits.
-    is_led: bool,
+    /// There is a task that sends what waits.
+    is_seen_to: bool,
 }
 
 impl Together {
     /// Takes a step, perhaps together with others.
     pub(super) async fn take(store: &Arc<Inner>, step: Step) -> Answer {
-        if store.connection.is_cluster() {
+        if store.connection.is_cluster() || !drives_itself() {
             return alone(store, &step).await;
         }
-        match store.together.join(step) {
+        let (answer, begins) = match store.together.join(step) {
             Joined::Alone(step) => {
                 let _under_way = UnderWay(store);
-                alone(store, &step).await
+                return alone(store, &step).await;
             }
-            Joined::Leads(step) => {
-                let leads = Leads {
-                    store: Arc::clone(store),
-                    has_taken: false,
-                };
-                GoesOn(Some(Box::pin(leads.send(step)))).await
-            }
-            Joined::Waits(answer) => {
-                let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
-                answer.await.map_err(given_up)?
-            }
+            Joined::Waits { answer, begins } => (answer, begins),
+        };
+        if begins {
+            tokio::spawn(Gathering::of(store).send());
         }
+        let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
+        answer.await.map_err(given_up)?
     }
 
     fn join(&self, step: Step) -> Joined {
         let mut gathered = self.0.lock();
-        if gathered.is_led {
-            let (sender, answer) = oneshot::channel();
-            gathered.waiting.push((step, sender));
-            return Joined::Waits(answer);
-        }
-        if gathered.under_way == 0 {
+        if gathered.under_way == 0 && !gathered.is_seen_to {
             gathered.under_way = 1;
             return Joined::Alone(step);
         }
-        gathered.is_led = true;
-        Joined::Leads(step)
+        let (sender, answer) = oneshot::channel();
+        gathered.waiting.push((step, sender));
+        let begins = !std::mem::replace(&mut gathered.is_seen_to, true);
+        Joined::Waits { answer, begins }
     }
 }
 
 enum Joined {
     /// It is under way from now on.
     Alone(Step),
-    Leads(Step),
-    Waits(oneshot::Receiver<Answer>),
+    Waits {
+        answer: oneshot::Receiver<Answer>,
+        /// The caller begins the task that sends it.
+        begins: bool,
+    },
+}
+
+/// Returns whether a task gets its turn here, whatever becomes of the caller. A runtime of one thread may rest for long, and
+/// callers on another one would wait for it.
+fn drives_itself() -> bool {
+    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 /// A message is under way as long as this is there.
@@ -119,79 +117,54 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// What leads. If it goes before it has taken what waits, for want of a runtime, that is given up.
-struct Leads {
+/// The task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins
+/// another one.
+struct Gathering {
     store: Arc<Inner>,
     has_taken: bool,
 }
 
-impl Leads {
-    async fn send(mut self, own: Step) -> Answer {
+impl Gathering {
+    fn of(store: &Arc<Inner>) -> Self {
+        Self {
+            store: Arc::clone(store),
+            has_taken: false,
+        }
+    }
+
+    async fn send(mut self) {
         yield_now().await;
         let waiting = self.take(1);
         let store = &*self.store;
         let _under_way = UnderWay(store);
-        if waiting.is_empty() {
-            return alone(store, &own).await;
-        }
-        let (mut steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-        steps.push(own);
+        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
         let groups = in_groups(&steps);
         let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
         let calls: Vec<_> = given.iter().map(Given::call).collect();
         let answers = store.connection.run_all(&calls, store.patience, store.acknowledgement);
         let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
-        let mut own = Err(malformed());
         for (group, answer) in groups.iter().zip(answers.await) {
             for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
-                match callers.get_mut(*place).map(Option::take) {
-                    // The caller may be gone.
-                    Some(caller) => drop(caller.map(|caller| caller.send(answer))),
-                    None => own = answer,
-                }
+                // The caller may be gone.
+                let _ = callers[*place].take().map(|caller| caller.send(answer));
             }
         }
-        own
     }
 
     /// Takes what waits, to be sent in so many messages.
     fn take(&mut self, messages: usize) -> Vec<(Step, oneshot::Sender<Answer>)> {
         self.has_taken = true;
         let mut gathered = self.store.together.0.lock();
-        gathered.is_led = false;
+        gathered.is_seen_to = false;
         gathered.under_way += messages;
         std::mem::take(&mut gathered.waiting)
     }
 }
 
-impl Drop for Leads {
+impl Drop for Gathering {
     fn drop(&mut self) {
         if !self.has_taken {
             drop(self.take(0));
-        }
-    }
-}
-
-/// What goes on by itself, as a task, if its caller drops it.
-struct GoesOn(Option<Pin<Box<dyn Future<Output = Answer> + Send>>>);
-
-impl Future for GoesOn {
-    type Output = Answer;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
-        let Some(leads) = &mut self.0 else {
-            return Poll::Pending;
-        };
-        let answer = ready!(leads.as_mut().poll(cx));
-        self.0 = None;
-        Poll::Ready(answer)
-    }
-}
-
-impl Drop for GoesOn {
-    fn drop(&mut self) {
-        if let (Some(leads), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(leads);
         }
     }
 }

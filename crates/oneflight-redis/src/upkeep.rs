@@ -88,7 +88,11 @@ impl RedisStore {
         if !self.0.connection.is_cluster() {
             return Ok(vec![Shard::new(0)]);
         }
-        let slots = self.0.connection.answer_to(cmd("CLUSTER").arg("SLOTS")).await;
+        let slots = self
+            .0
+            .connection
+            .answer_to(cmd("CLUSTER").arg("SLOTS"), self.0.patience)
+            .await;
         let slots = records::slots(slots.map_err(unavailable)?)?;
         let mut servers: Vec<(&Value, Shard)> = Vec::new();
         for shard in Shard::all() {

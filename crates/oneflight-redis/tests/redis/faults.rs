@@ -108,6 +108,17 @@ async fn a_connection_over_which_nobody_answers_is_given_up_for_another() {
     assert_eq!(proxy.cuts(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_answer_is_not_waited_for_as_a_store_is_opened() {
+    let proxy = Proxy::before(server().port()).await;
+    proxy.cut("memory", Cut::Swallowed);
+    let options = RedisStore::options().patience(Duration::from_millis(300));
+    let opened = options.open(format!("redis://127.0.0.1:{}/", proxy.port()));
+    let opened = tokio::time::timeout(Duration::from_secs(10), opened).await.unwrap();
+    assert!(matches!(opened, Err(StoreError::Unavailable { .. })), "{opened:?}");
+    assert_eq!(proxy.cuts(), 1);
+}
+
 /// A client that hands its commands to a task through a channel can lose one, and its answer, just as the connection breaks:
 /// it is sent when the task has ended already, and nobody says so (tokio issue 7714). About one in eight hundred breaks here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]

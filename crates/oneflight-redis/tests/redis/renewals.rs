@@ -160,3 +160,27 @@ fn a_renewal_goes_on_where_the_runtime_of_the_one_before_has_ended() {
     stays.block_on(store.renew(&id(0), token, MINUTE * 2)).unwrap();
     assert!(stays.block_on(remaining(&store, 0)) > MINUTE);
 }
+
+#[test]
+fn a_runtime_that_rests_holds_no_renewal_up() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runs = builder.worker_threads(1).enable_all().build().unwrap();
+    let rests = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (store, token) = runs.block_on(async {
+        let store = server().store(&prefix()).await;
+        let claims = claims(&store, 1, MINUTE).await;
+        (store, claims[0].token())
+    });
+    // The task that gathers is begun on a runtime that does not run any more.
+    let same = id(0);
+    let mut asked = Box::pin(store.renew(&same, token, MINUTE));
+    rests.block_on(async { assert!(futures::poll!(&mut asked).is_pending()) });
+    let begun = Instant::now();
+    runs.block_on(store.renew(&id(0), token, MINUTE * 2)).unwrap();
+    assert!(begun.elapsed() < MINUTE / 6, "{:?}", begun.elapsed());
+    assert!(runs.block_on(remaining(&store, 0)) > MINUTE);
+    drop(asked);
+}
