@@ -173,6 +173,14 @@ impl Call<'_> {
     }
 }
 
+/// A connection, and how it is to be asked.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) connection: RedisConnection,
+    pub(super) patience: Duration,
+    pub(super) acknowledgement: Option<Acknowledgement>,
+}
+
 impl RedisConnection {
     /// Connects to a server.
     pub(super) async fn open(client: Client, config: ConnectionManagerConfig) -> RedisResult<Self> {

@@ -7,7 +7,7 @@ use redis::aio::ConnectionManagerConfig;
 use redis::cluster::ClusterClientBuilder;
 use redis::{Client, ConnectionInfo, IntoConnectionInfo, Value, cmd};
 
-use super::connection::{Acknowledgement, RedisConnection};
+use super::connection::{Acknowledgement, RedisConnection, Way};
 use super::errors::unavailable;
 use super::listen::Ear;
 use super::names::Names;
@@ -176,12 +176,17 @@ impl RedisOptions {
                          maxmemory-policy to noeviction, or say that you accept it",
             });
         }
+        let way = Way {
+            connection: connection.clone(),
+            patience: self.patience,
+            acknowledgement: self.acknowledgement,
+        };
         Ok(RedisStore(Arc::new(Inner {
             connection,
             names,
             seen: Seen::new(),
-            renewals: Renewals::default(),
-            together: Together::default(),
+            renewals: Renewals::over(way.clone()),
+            together: Together::over(way),
             ear: (!self.listeners.is_empty()).then(|| Ear::new(self.listeners)),
             patience: self.patience,
             acknowledgement: self.acknowledgement,

@@ -28,10 +28,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use oneflight::record::FencingToken;
 use oneflight::store::StoreError;
 
-use super::connection::Call;
+use super::connection::{Call, Way};
 use super::records;
 use super::scripts::RENEW;
-use super::store::Inner;
 use super::tokens::Shard;
 
 /// The number of windows in a lease: sixteen in a third of it.
@@ -57,8 +56,10 @@ pub(super) struct Renewal {
 type Waiting = (u64, Renewal, oneshot::Sender<Result<(), StoreError>>);
 
 /// See the module's documentation.
-#[derive(Default)]
-pub(super) struct Renewals {
+pub(super) struct Renewals(Arc<Inner>);
+
+struct Inner {
+    way: Way,
     gathered: Mutex<Gathered>,
     /// There is one that is to be sent sooner.
     sooner: Arc<Notify>,
@@ -75,11 +76,20 @@ struct Gathered {
 }
 
 impl Renewals {
+    pub(super) fn over(way: Way) -> Self {
+        Self(Arc::new(Inner {
+            way,
+            gathered: Mutex::default(),
+            sooner: Arc::default(),
+            asked: AtomicU64::new(0),
+        }))
+    }
+
     /// Renews a lease, together with others.
-    pub(super) async fn renew(store: &Arc<Inner>, renewal: Renewal) -> Result<(), StoreError> {
+    pub(super) async fn renew(&self, renewal: Renewal) -> Result<(), StoreError> {
         let window = (renewal.lease / WINDOWS).min(LONGEST_WINDOW);
         let (sender, mut answer) = oneshot::channel();
-        let own = &store.renewals;
+        let own = &self.0;
         let number = own.asked.fetch_add(1, Ordering::Relaxed);
         let begins = {
             let mut gathered = own.gathered.lock();
@@ -95,7 +105,7 @@ impl Renewals {
         };
         if begins {
             let task = Gathering {
-                store: Arc::downgrade(store),
+                inner: Arc::downgrade(own),
                 is_over: false,
             };
             tokio::spawn(task.run(Arc::clone(&own.sooner)));
@@ -109,14 +119,16 @@ impl Renewals {
                     place.map(|place| gathered.waiting.swap_remove(place))
                 };
                 if let Some(renewal) = not_taken {
-                    send(Arc::clone(store), vec![renewal]).await;
+                    send(Arc::clone(own), vec![renewal]).await;
                 }
                 answer.await
             }
         };
         answered.map_err(|_| StoreError::unavailable("the runtime that was about to renew is gone"))?
     }
+}
 
+impl Inner {
     /// Takes what is to be sent now, or says when the next is to be. Says that this is the end if nothing came.
     fn take(&self) -> Next {
         let mut gathered = self.gathered.lock();
@@ -147,7 +159,7 @@ enum Next {
 
 /// The task that gathers. If its runtime ends, what waits is given up, and the next renewal begins another one.
 struct Gathering {
-    store: Weak<Inner>,
+    inner: Weak<Inner>,
     is_over: bool,
 }
 
@@ -156,13 +168,13 @@ impl Gathering {
         // Those that are due at the same moment come before that.
         yield_now().await;
         loop {
-            let Some(store) = self.store.upgrade() else { return };
-            match store.renewals.take() {
+            let Some(inner) = self.inner.upgrade() else { return };
+            match inner.take() {
                 Next::At(sends) => {
-                    drop(store);
+                    drop(inner);
                     let _ = timeout_at(sends, sooner.notified()).await;
                 }
-                Next::Send(renewals) => drop(tokio::spawn(send(store, renewals))),
+                Next::Send(renewals) => drop(tokio::spawn(send(inner, renewals))),
                 Next::End => {
                     self.is_over = true;
                     return;
@@ -174,10 +186,10 @@ impl Gathering {
 
 impl Drop for Gathering {
     fn drop(&mut self) {
-        let store = self.store.upgrade().filter(|_| !self.is_over);
-        let Some(store) = store else { return };
+        let inner = self.inner.upgrade().filter(|_| !self.is_over);
+        let Some(inner) = inner else { return };
         let given_up = {
-            let mut gathered = store.renewals.gathered.lock();
+            let mut gathered = inner.gathered.lock();
             gathered.sends = None;
             std::mem::take(&mut gathered.waiting)
         };
@@ -186,8 +198,8 @@ impl Drop for Gathering {
 }
 
 /// Renews, and tells each what came of it.
-async fn send(store: Arc<Inner>, renewals: Vec<Waiting>) {
-    let groups: Vec<Vec<Waiting>> = match store.connection.is_cluster() {
+async fn send(inner: Arc<Inner>, renewals: Vec<Waiting>) {
+    let groups: Vec<Vec<Waiting>> = match inner.way.connection.is_cluster() {
         false => in_groups(renewals),
         // The keys of a script lie in one slot.
         true => {
@@ -207,9 +219,10 @@ async fn send(store: Arc<Inner>, renewals: Vec<Waiting>) {
             keys: &given.keys,
             arguments,
         });
-        store
+        inner
+            .way
             .connection
-            .run_all(&calls.collect::<Vec<_>>(), store.patience, None)
+            .run_all(&calls.collect::<Vec<_>>(), inner.way.patience, None)
             .await
     };
     for (group, answer) in groups.into_iter().zip(answers) {

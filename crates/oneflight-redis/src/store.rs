@@ -155,7 +155,7 @@ impl RedisStore {
             keys: keys.into(),
             arguments: arguments.into(),
         };
-        Together::take(&self.0, step).await
+        self.0.together.take(step).await
     }
 
     /// Returns the keys of a claim, and its token as a script compares it. A token says of which shard it is; if that is
@@ -223,7 +223,7 @@ impl Store for RedisStore {
             count,
             lease,
         };
-        Renewals::renew(&self.0, renewal).await
+        self.0.renewals.renew(renewal).await
     }
 
     async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {

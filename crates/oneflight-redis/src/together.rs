@@ -24,12 +24,11 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use super::connection::{Answered, Call};
+use super::connection::{Answered, Call, Way};
 use super::errors::unavailable;
 use super::layout::TOKEN;
 use super::records::malformed;
 use super::scripts::Script;
-use super::store::Inner;
 use oneflight::store::StoreError;
 
 /// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms.
@@ -47,8 +46,12 @@ pub(super) struct Step {
 type Answer = Result<Answered, StoreError>;
 
 /// See the module's documentation.
-#[derive(Default)]
-pub(super) struct Together(Mutex<Gathered>);
+pub(super) struct Together(Arc<Inner>);
+
+struct Inner {
+    way: Way,
+    gathered: Mutex<Gathered>,
+}
 
 #[derive(Default)]
 struct Gathered {
@@ -60,27 +63,35 @@ struct Gathered {
 }
 
 impl Together {
+    pub(super) fn over(way: Way) -> Self {
+        let gathered = Mutex::default();
+        Self(Arc::new(Inner { way, gathered }))
+    }
+
     /// Takes a step, perhaps together with others.
-    pub(super) async fn take(store: &Arc<Inner>, step: Step) -> Answer {
-        if store.connection.is_cluster() || !drives_itself() {
-            return alone(store, &step).await;
+    pub(super) async fn take(&self, step: Step) -> Answer {
+        let inner = &self.0;
+        if inner.way.connection.is_cluster() || !drives_itself() {
+            return alone(&inner.way, &step).await;
         }
-        let (answer, begins) = match store.together.join(step) {
+        let (answer, begins) = match inner.join(step) {
             Joined::Alone(step) => {
-                let _under_way = UnderWay(store);
-                return alone(store, &step).await;
+                let _under_way = UnderWay(inner);
+                return alone(&inner.way, &step).await;
             }
             Joined::Waits { answer, begins } => (answer, begins),
         };
         if begins {
-            tokio::spawn(Gathering::of(store).send());
+            tokio::spawn(Gathering::of(inner).send());
         }
         let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
         answer.await.map_err(given_up)?
     }
+}
 
+impl Inner {
     fn join(&self, step: Step) -> Joined {
-        let mut gathered = self.0.lock();
+        let mut gathered = self.gathered.lock();
         if gathered.under_way == 0 && !gathered.is_seen_to {
             gathered.under_way = 1;
             return Joined::Alone(step);
@@ -113,21 +124,21 @@ struct UnderWay<'a>(&'a Inner);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.together.0.lock().under_way -= 1;
+        self.0.gathered.lock().under_way -= 1;
     }
 }
 
 /// The task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins
 /// another one.
 struct Gathering {
-    store: Arc<Inner>,
+    inner: Arc<Inner>,
     has_taken: bool,
 }
 
 impl Gathering {
-    fn of(store: &Arc<Inner>) -> Self {
+    fn of(inner: &Arc<Inner>) -> Self {
         Self {
-            store: Arc::clone(store),
+            inner: Arc::clone(inner),
             has_taken: false,
         }
     }
@@ -135,13 +146,13 @@ impl Gathering {
     async fn send(mut self) {
         yield_now().await;
         let waiting = self.take(1);
-        let store = &*self.store;
-        let _under_way = UnderWay(store);
+        let _under_way = UnderWay(&self.inner);
+        let way = &self.inner.way;
         let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
         let groups = in_groups(&steps);
         let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
         let calls: Vec<_> = given.iter().map(Given::call).collect();
-        let answers = store.connection.run_all(&calls, store.patience, store.acknowledgement);
+        let answers = way.connection.run_all(&calls, way.patience, way.acknowledgement);
         let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
         for (group, answer) in groups.iter().zip(answers.await) {
             for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
@@ -154,7 +165,7 @@ impl Gathering {
     /// Takes what waits, to be sent in so many messages.
     fn take(&mut self, messages: usize) -> Vec<(Step, oneshot::Sender<Answer>)> {
         self.has_taken = true;
-        let mut gathered = self.store.together.0.lock();
+        let mut gathered = self.inner.gathered.lock();
         gathered.is_seen_to = false;
         gathered.under_way += messages;
         std::mem::take(&mut gathered.waiting)
@@ -169,11 +180,10 @@ impl Drop for Gathering {
     }
 }
 
-async fn alone(store: &Inner, step: &Step) -> Answer {
+async fn alone(way: &Way, step: &Step) -> Answer {
     let given = Given::of(&[(0, step)]);
-    store
-        .connection
-        .run(given.call(), store.patience, store.acknowledgement)
+    way.connection
+        .run(given.call(), way.patience, way.acknowledgement)
         .await
 }
 
