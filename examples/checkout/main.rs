@@ -1,10 +1,10 @@
 //! A checkout that takes each order once, and a storm to try it.
 //!
 //! ```text
-//! cargo run --release --example checkout
-//! cargo run --release --example checkout -- storm --keys 100 --duplicates 50
-//! cargo run --release --example checkout -- storm --keys 100 --duplicates 50 --naive
-//! cargo run --release --example checkout -- storm --keys 100 --duplicates 1000 --processes 4 --kills 20
+//! cargo run -p oneflight-examples --example checkout
+//! cargo run --release -p oneflight-examples --example checkout -- storm --keys 100 --duplicates 50
+//! cargo run --release -p oneflight-examples --example checkout -- storm --keys 100 --duplicates 50 --naive
+//! cargo run --release -p oneflight-examples --example checkout -- storm --keys 100 --duplicates 1000 --processes 4 --kills 20
 //! ```
 //!
 //! With `--features postgres` or `--features redis` before the `--` it can take another store; without them no driver but that of

@@ -170,7 +170,8 @@ kinds! {
         "perhaps", "waits, repeats with the same key";
 
     /// The operation was carried out before, and this is its outcome: the status is that of the first answer, and so is
-    /// `Location`. The body of that answer is not kept, since it was too large, a stream, or secret.
+    /// `Location`. The body of that answer is not kept, since it was too large, a stream, or secret, or was erased since; of
+    /// what was erased, the status alone is left.
     ///
     /// This is no failure. Under the same key, the answer stays this; under a new one, the operation is done again.
     OUTCOME_ONLY: first, "The answer's body is not kept",

@@ -58,8 +58,9 @@ pub(super) fn silent(waited: Duration) -> StoreError {
 
 /// Returns whether the store may have done what was asked.
 pub(super) fn may_have_landed(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. }
-    )
+    match error {
+        StoreError::Unavailable { .. } | StoreError::TooFewReplicas { .. } => true,
+        StoreError::Failed { failure, .. } => !failure.is_before_all(),
+        _ => false,
+    }
 }

@@ -33,6 +33,7 @@ struct Settings {
     retention: Duration,
     lease: Duration,
     wait: Duration,
+    store_patience: Duration,
     settle: Option<Duration>,
     missing_fingerprint: MissingFingerprint,
     recovery: Recovery,
@@ -59,6 +60,7 @@ impl<S: Store> IdempotencyBuilder<S> {
             retention: Duration::from_secs(24 * 60 * 60),
             lease: Duration::from_secs(10),
             wait: Duration::from_secs(15),
+            store_patience: Duration::MAX,
             settle: None,
             missing_fingerprint: MissingFingerprint::default(),
             recovery: Recovery::Hold,
@@ -160,6 +162,29 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
     /// [`Busy`](crate::store::StoreError::Busy).
     pub fn wait(mut self, wait: Duration) -> Self {
         self.settings.wait = wait;
+        self
+    }
+
+    /// Limits how long a call that asks for a claim waits for a store that does not answer. Without this, that is as long as its
+    /// [`wait`](Self::wait), which is meant for a request in progress elsewhere and may be long.
+    ///
+    /// At the end of this time the call fails with [`Store`](super::ErrorKind::Store). A claim that may have been granted
+    /// meanwhile is given back, for which the call waits up to a second more. A lock of the store's that others hold is not
+    /// waited for longer than this either.
+    ///
+    /// ```
+    /// use oneflight::{Idempotency, MemoryStore};
+    /// use std::time::Duration;
+    ///
+    /// // A duplicate waits a minute for the answer, and nobody waits that long for a database that is away.
+    /// let idem = Idempotency::builder(MemoryStore::new())
+    ///     .wait(Duration::from_secs(60))
+    ///     .store_patience(Duration::from_secs(4))
+    ///     .build();
+    /// # let _ = idem;
+    /// ```
+    pub fn store_patience(mut self, patience: Duration) -> Self {
+        self.settings.store_patience = patience;
         self
     }
 
@@ -375,6 +400,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
                 retention: settings.retention,
                 lease: settings.lease,
                 wait: settings.wait,
+                store_patience: settings.store_patience,
                 settle,
                 missing_fingerprint: settings.missing_fingerprint,
                 recovery: settings.recovery,

@@ -160,6 +160,7 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
         W: Future<Output = Result<T, Stopped>> + Send + 'static,
     {
         let workflow = Arc::new(workflow.into());
+        StepCounts::new(&workflow.name).announce();
         let (idempotency, of, handler) = (self.idempotency.clone(), Arc::clone(&workflow), Arc::new(handler));
         let handle: Handle = Arc::new(move |found, stop, limit| {
             let (idempotency, handler) = (idempotency.clone(), Arc::clone(&handler));

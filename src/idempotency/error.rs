@@ -140,10 +140,12 @@ pub enum ErrorKind {
     Panicked(Panicked),
     /// The result is too large to be kept. In a transaction, the work was rolled back. Otherwise the work was *done*,
     /// and that fact is recorded: it is not done again, and every call gets this error.
+    ///
+    /// So does a call whose result was [erased](crate::store::Upkeep::erase) since. The limit is 0 then.
     ResultTooLarge {
         /// The size of the encoded result, in bytes.
         size: u64,
-        /// The limit in force when the work was done, in bytes.
+        /// The limit in force when the work was done, in bytes. 0 if the result was erased.
         limit: usize,
     },
     /// The result cannot be encoded, or cannot be decoded as the type that was asked for.
@@ -411,6 +413,11 @@ impl Error {
                     }
                 })?;
                 f.write_str(panic.message())
+            }
+            // What was erased has no limit that it could have exceeded.
+            ErrorKind::ResultTooLarge { limit: 0, .. } => {
+                f.write_str("its result is not kept any more: it was erased; ")?;
+                f.write_str(done_or_not(effect))
             }
             ErrorKind::ResultTooLarge { size, limit } => {
                 write!(f, "its result has {size} bytes, over the limit of {limit}; ")?;

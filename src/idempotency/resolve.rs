@@ -9,6 +9,7 @@ use super::error::{Effect, Error};
 use super::recovery::Resolution;
 use super::run::Idempotency;
 use crate::identity::RequestIdentity;
+use crate::record::HolderId;
 use crate::store::{ClaimOutcome, ClaimRequest, Purpose, Store, Takeover};
 
 /// What [`Idempotency::resolve`] found, and what became of it.
@@ -38,6 +39,8 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     ///
     /// The fingerprint may be left out. It is compared only where there is something to settle: a request that was
     /// completed under another one is [`AlreadyCompleted`](Resolved::AlreadyCompleted), not a conflict.
+    ///
+    /// A result that is recorded so has a holder that [says so](crate::record::HolderId::settles).
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -97,7 +100,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         };
         // No lease: if this is cut short, the request is in doubt again at once.
         let request = ClaimRequest::new(id, Duration::ZERO).takeover(Takeover::Of(record.token));
-        let request = request.purpose(Purpose::Resolve);
+        let request = request.purpose(Purpose::Resolve).holder(HolderId::settling());
         let failed = |error| Error::store(id, error, Effect::Unknown);
         let claimed = answer_within(self.shared.answer_patience(), self.shared.claim(request));
         match claimed.await.map_err(failed)? {

@@ -19,6 +19,8 @@ pub(super) struct Shared<S> {
     pub(super) retention: Duration,
     pub(super) lease: Duration,
     pub(super) wait: Duration,
+    /// How long the store may take to answer a call that asks for a claim.
+    pub(super) store_patience: Duration,
     /// How long what an execution left is given to settle, when it ended without telling what it did.
     pub(super) settle: Duration,
     pub(super) missing_fingerprint: MissingFingerprint,
@@ -61,6 +63,7 @@ impl<S> Shared<S> {
             retention: self.retention,
             lease: self.lease,
             wait: self.wait,
+            store_patience: self.store_patience,
             settle: self.settle,
             missing_fingerprint: self.missing_fingerprint,
             recovery,

@@ -86,6 +86,12 @@ impl fmt::Display for SendError {
                     "the message was not sent, and the transaction cannot go on most likely: {source}"
                 )
             }
+            SendErrorKind::Store(error @ StoreError::Failed { .. }) => {
+                write!(
+                    f,
+                    "the message was not sent, and the transaction cannot go on most likely: {error}"
+                )
+            }
             SendErrorKind::Store(error) => write!(f, "the store did not take the message: {error}"),
         }
     }

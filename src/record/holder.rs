@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::random::random_bytes;
 
+/// What the number of a holder begins with that [settles](HolderId::settles). Another one does by a chance of one in 2^64.
+const SETTLES: [u8; 8] = *b"settled\0";
+
 /// A random number that tells one holder from another: a holder that asks again gets the same claim.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HolderId([u8; 16]);
@@ -14,6 +17,23 @@ impl HolderId {
     #[must_use]
     pub fn random() -> Self {
         Self(random_bytes())
+    }
+
+    /// Draws one for a claim that settles a doubt.
+    #[must_use]
+    pub(crate) fn settling() -> Self {
+        let mut bytes: [u8; 16] = random_bytes();
+        bytes[..SETTLES.len()].copy_from_slice(&SETTLES);
+        Self(bytes)
+    }
+
+    /// Returns whether this is the holder of a claim that has [settled](crate::Idempotency::resolve) a doubt: what is recorded
+    /// under it was told by an operator, and not by the work.
+    ///
+    /// Processes of a version that does not mark these claims draw other numbers.
+    #[must_use]
+    pub fn settles(&self) -> bool {
+        self.0.starts_with(&SETTLES)
     }
 
     /// Takes the bytes as a store read them.

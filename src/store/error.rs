@@ -26,12 +26,14 @@ pub enum StoreError {
     /// The pool had no connection to lend for as long as one was waited for. Others had them all, or the server could
     /// not be reached to make new ones.
     NoConnection,
-    /// The database was written by a newer version of this crate.
+    /// The database was changed by a newer version of this crate, and this one does not work with it any more.
     SchemaTooNew {
         /// The schema's version in the database.
         found: i64,
         /// The newest one known here.
         known: i64,
+        /// The oldest one that works with what was found.
+        compatible_from: i64,
     },
     /// The store rolled a transaction back: nothing that the transaction did was kept.
     RolledBack {
@@ -73,17 +75,97 @@ pub enum StoreError {
         /// What to do instead.
         advice: &'static str,
     },
-    /// The store could not be reached, or failed.
+    /// The store was reached, and said why it does not do what it was asked.
+    Failed {
+        /// Why.
+        failure: StoreFailure,
+        /// What it said.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// The store could not be reached, or failed in a way of its own.
     Unavailable {
         /// How it failed.
         source: Arc<dyn Error + Send + Sync>,
     },
 }
 
+/// Why a store that was reached did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreFailure {
+    /// It has no such user, or not with this password.
+    NotLoggedIn,
+    /// The user may log in, and has no right to this.
+    Forbidden,
+    /// It may only be read: a standby, say, or a file that this process may not write.
+    ReadOnly,
+    /// There is no room left for it.
+    Full,
+    /// Others held a lock for as long as the server lets one be waited for.
+    Locked,
+    /// It broke the statement off, after its own limit of time, or because somebody told it to.
+    Cancelled,
+    /// The database, a table of ours or the file is not there, or cannot be opened.
+    NotFound,
+    /// The database is damaged, or the file is none of a database.
+    Damaged,
+}
+
+impl StoreFailure {
+    /// Returns whether nothing can have been done of what was asked.
+    pub(crate) fn is_before_all(self) -> bool {
+        match self {
+            Self::NotLoggedIn | Self::Forbidden | Self::ReadOnly | Self::NotFound | Self::Locked => true,
+            // They may come of a commit as well.
+            Self::Full | Self::Cancelled | Self::Damaged => false,
+        }
+    }
+}
+
+impl fmt::Display for StoreFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotLoggedIn => {
+                "the store does not let this user in; look at the user, the password, and the server's rules of who may come \
+                 from where"
+            }
+            Self::Forbidden => {
+                "this user has no right to what it asked of the store; grant it the right, or use another user"
+            }
+            Self::ReadOnly => {
+                "the store may only be read here; connect to the primary if this is a standby, or see who may write the file \
+                 and its directory"
+            }
+            Self::Full => "there is no room left for the store; make some on its disk",
+            Self::Locked => {
+                "others held a lock of the store for as long as its server lets one be waited for; try again, or look for a \
+                 transaction that is kept open too long"
+            }
+            Self::Cancelled => {
+                "the store broke a statement off before it was done; see whether its limit of time is too short, or who \
+                 cancelled it"
+            }
+            Self::NotFound => {
+                "what the store is kept in is not there, or cannot be opened; look at its name and place, and apply the \
+                 migrations if tables are missing"
+            }
+            Self::Damaged => "what the store is kept in is damaged, or is no database; see its name, or restore a backup",
+        })
+    }
+}
+
 impl StoreError {
     /// Wraps the error of whatever is behind the store.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable {
+            source: source.into().into(),
+        }
+    }
+
+    /// Wraps what a store that was reached said, under why that was.
+    pub fn failed(failure: StoreFailure, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed {
+            failure,
             source: source.into().into(),
         }
     }
@@ -117,10 +199,14 @@ impl fmt::Display for StoreError {
                 "no connection of the pool became free in time, or the pool is closed; if the server can be reached, enlarge the \
                  pool, or look for connections that are held too long",
             ),
-            Self::SchemaTooNew { found, known } => write!(
+            Self::SchemaTooNew {
+                found,
+                known,
+                compatible_from,
+            } => write!(
                 f,
-                "the database has schema version {found}, and this version of oneflight knows up to \
-                 {known}; upgrade this process"
+                "the database has schema version {found}, which needs version {compatible_from} or newer, and this version of \
+                 oneflight knows up to {known}; upgrade this process"
             ),
             Self::RolledBack { source } => {
                 write!(f, "the transaction could not be committed; nothing was kept: {source}")
@@ -152,6 +238,7 @@ impl fmt::Display for StoreError {
             ),
             Self::InvalidName { what } => write!(f, "tables or keys cannot be named like this: {what}"),
             Self::Unsupported { advice } => f.write_str(advice),
+            Self::Failed { failure, source } => write!(f, "{failure}: {source}"),
             Self::Unavailable { source } => write!(f, "the store is not available: {source}"),
         }
     }
@@ -161,7 +248,7 @@ impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             // The source itself is in the message.
-            Self::RolledBack { source } | Self::Unavailable { source } => source.source(),
+            Self::RolledBack { source } | Self::Failed { source, .. } | Self::Unavailable { source } => source.source(),
             _ => None,
         }
     }

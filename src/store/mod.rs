@@ -35,6 +35,7 @@ mod claim;
 mod clock;
 mod contract;
 mod dyn_store;
+mod erase;
 mod error;
 mod foreign;
 mod memory;
@@ -51,7 +52,8 @@ pub use claim::{Claim, ClaimOutcome, ClaimRequest, Decision, Denied, Purpose, Ta
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use contract::{InDoubt, Store};
 pub use dyn_store::DynStore;
-pub use error::StoreError;
+pub use erase::{EraseInOrder, erase_in_order};
+pub use error::{StoreError, StoreFailure};
 pub use foreign::{Asked, ForeignStatement, ForeignTransaction, hex, read_record, read_sent, unhex};
 pub use memory::MemoryStore;
 pub use outbox::OutboxStore;
@@ -63,7 +65,7 @@ pub use steps::{
 pub use transaction::{Ending, Loan, OpenTransaction, TransactionalStore, find, is_caused_by};
 pub use turn::Turn;
 pub use upkeep::{
-    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, SchemaStatus, Soundness,
-    Upkeep,
+    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordPlace, RecordQuery, RecordState, SchemaStatus,
+    ScopeRange, Soundness, Upkeep,
 };
 pub use watch::{Watch, Watchers};

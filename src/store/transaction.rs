@@ -148,7 +148,11 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn
     std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| {
         match error.downcast_ref() {
             // It names its source in its own message, and so skips it in `source`.
-            Some(StoreError::RolledBack { source } | StoreError::Unavailable { source }) => Some(&**source),
+            Some(
+                StoreError::RolledBack { source }
+                | StoreError::Failed { source, .. }
+                | StoreError::Unavailable { source },
+            ) => Some(&**source),
             _ => error.source(),
         }
     })

@@ -63,13 +63,19 @@ impl RecordQuery {
     }
 }
 
+/// A range of scopes, in the order of their bytes: from the first up to but not including the second, if there is one.
+pub type ScopeRange = (String, Option<String>);
+
+/// Where a record stands in the order of scope and key, which may be none that is valid.
+pub type RecordPlace = (Vec<u8>, Vec<u8>);
+
 impl RecordQuery {
     /// Returns the ranges in which the scopes that are asked for stand, in the order of their bytes: from the first of each, up to
     /// but not including the second, if there is one. No other scope stands in them.
     ///
     /// This is for a store that keeps its records in that order.
     #[must_use]
-    pub fn scope_ranges(&self) -> Vec<(String, Option<String>)> {
+    pub fn scope_ranges(&self) -> Vec<ScopeRange> {
         let Some(scope) = &self.scope else {
             return vec![(String::new(), None)];
         };
@@ -86,6 +92,11 @@ impl RecordQuery {
 pub struct RecordCursor(Arc<str>);
 
 impl RecordCursor {
+    /// The error of a store for a cursor that is none of its own.
+    pub const OF_ANOTHER_STORE: StoreError = StoreError::Unsupported {
+        advice: "the cursor is one of another store; begin at the first page",
+    };
+
     /// Makes a cursor of a store's own words.
     #[must_use]
     pub fn new(words: impl Into<Arc<str>>) -> Self {
@@ -100,7 +111,7 @@ impl RecordCursor {
 
     /// Returns scope and key of the record that this is [behind](Self::behind), or `None` if it is a cursor of another kind.
     #[must_use]
-    pub fn place(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+    pub fn place(&self) -> Option<RecordPlace> {
         let (scope, key) = self.0.split_once('.')?;
         Some((unhex(scope)?, unhex(key)?))
     }
@@ -268,6 +279,25 @@ pub trait Upkeep: Store {
         std::future::ready(Err(UNSUPPORTED))
     }
 
+    /// Erases the record of one request, or its answer, if it was completed under this token. Returns whether it was: what is in
+    /// progress or in doubt, or was completed under another token, stays as it is. An answer may be erased twice.
+    ///
+    /// # Errors
+    ///
+    /// * [`StoreError::Unsupported`] if the store erases whole scopes only.
+    /// * The store cannot be reached.
+    fn erase_one(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        what: Erase,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = (id, token, what);
+        std::future::ready(Err(StoreError::Unsupported {
+            advice: "this store erases whole scopes only",
+        }))
+    }
+
     /// Has a request wait for an operator's decision, once its lease is over: no call takes it over any more because its lease
     /// is over, but only a claim that [names its token](super::Takeover::Of). That is one that settles it, or one of a policy
     /// that [asks](crate::idempotency::Recovery::ask) about this very request. Returns whether it is held: it is not if the token
@@ -313,6 +343,15 @@ impl<S: Upkeep> Upkeep for Arc<S> {
         S::erase(self, scope, what, after, limit)
     }
 
+    fn erase_one(
+        &self,
+        id: &RequestIdentity,
+        token: FencingToken,
+        what: Erase,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        S::erase_one(self, id, token, what)
+    }
+
     fn hold(&self, id: &RequestIdentity, token: FencingToken) -> impl Future<Output = Result<bool, StoreError>> + Send {
         S::hold(self, id, token)
     }
@@ -327,8 +366,11 @@ impl<S: Upkeep> Upkeep for Arc<S> {
 pub struct SchemaStatus {
     /// The version of its schema: 0 if it has none.
     pub found: i64,
-    /// The version that this crate works with.
+    /// The newest version that is known here.
     pub known: i64,
+    /// The oldest version that works with the schema once what is missing is applied. A process of an older one goes on as
+    /// long as it has the store open, and ends when it is started anew.
+    pub compatible_from: i64,
     /// What is to be applied, in order: a version and what it is for.
     pub missing: Vec<(i64, &'static str)>,
 }

@@ -5,6 +5,9 @@
 //! refused. A request that passes through is not counted. A recorder that panics is reported by the panic hook and disturbs no
 //! request.
 //!
+//! What is counted of a route is there with 0 before it counts: a series that appears with 1 has not increased, as far as
+//! Prometheus can tell. It is announced by its name (`RouteName::announce`), or by the first request with a key.
+//!
 #![doc = include_str!("metrics.md")]
 
 #[cfg(feature = "metrics")]
@@ -14,9 +17,11 @@ pub(crate) use self::silent::*;
 
 #[cfg(feature = "metrics")]
 mod counted {
+    use std::collections::HashSet;
     use std::sync::Arc;
 
     use metrics::{SharedString, counter, describe_counter, describe_gauge, gauge};
+    use parking_lot::RwLock;
 
     use crate::unwind::quietly;
 
@@ -30,6 +35,12 @@ mod counted {
     const WAITERS: &str = "oneflight_waiters";
     const IN_FLIGHT: &str = "oneflight_in_flight";
     const BYTES_HELD: &str = "oneflight_bytes_held";
+
+    const ORIGINS: [&str; 3] = ["executed", "collapsed", "replayed"];
+    /// The kind of problem that leaves a request in doubt. The other kinds are there once they are counted.
+    const DOUBTFUL: &str = "outcome_unknown";
+    /// How many routes a layer remembers to have announced. Names that clients can choose have no bound.
+    const ANNOUNCED: usize = 1000;
 
     /// Tells the recorder what the metrics are.
     pub(crate) fn describe() {
@@ -53,16 +64,55 @@ mod counted {
         });
     }
 
+    /// The routes that a layer has announced.
+    #[derive(Default)]
+    pub(crate) struct Routes(RwLock<HashSet<Arc<str>>>);
+
+    impl Routes {
+        /// Returns the route of a request, and announces it if it is seen for the first time.
+        pub(crate) fn see(&self, matched: Option<&str>) -> Route {
+            let name = matched.unwrap_or_default();
+            if let Some(known) = self.0.read().get(name) {
+                return Route::new(Arc::clone(known));
+            }
+            let name = Arc::<str>::from(name);
+            let route = Route::new(Arc::clone(&name));
+            let mut known = self.0.write();
+            let is_new = known.len() < ANNOUNCED && known.insert(name);
+            // The recorder is not ours.
+            drop(known);
+            if is_new {
+                route.announce();
+            }
+            route
+        }
+    }
+
     /// What the metrics of one request are labelled with.
     #[derive(Clone)]
     pub(crate) struct Route(SharedString);
 
     impl Route {
-        pub(crate) fn new(matched: Option<&str>) -> Self {
-            Self(match matched {
-                Some(route) => SharedString::from(Arc::<str>::from(route)),
-                None => SharedString::const_str(""),
-            })
+        pub(crate) fn new(name: Arc<str>) -> Self {
+            Self(SharedString::from(name))
+        }
+
+        /// Tells the recorder of all that is counted of the route, with 0.
+        pub(crate) fn announce(&self) {
+            quietly(|| {
+                let route = || self.0.clone();
+                for origin in ORIGINS {
+                    counter!(REQUESTS, "route" => route(), "origin" => origin).increment(0);
+                }
+                counter!(REFUSED, "route" => route(), "kind" => DOUBTFUL).increment(0);
+                for name in [CONFLICTS, IN_DOUBT, OUTCOME_ONLY, STORE_ERRORS, COOKIES_DROPPED] {
+                    counter!(name, "route" => route()).increment(0);
+                }
+                for name in [WAITERS, IN_FLIGHT] {
+                    gauge!(name, "route" => route()).increment(0);
+                }
+                gauge!(BYTES_HELD).increment(0);
+            });
         }
 
         pub(crate) fn answered(&self, origin: &'static str) {
@@ -156,14 +206,27 @@ mod silent {
     #[inline(always)]
     pub(crate) fn describe() {}
 
+    #[derive(Default)]
+    pub(crate) struct Routes;
+
+    impl Routes {
+        #[inline(always)]
+        pub(crate) fn see(&self, _matched: Option<&str>) -> Route {
+            Route
+        }
+    }
+
     #[derive(Clone)]
     pub(crate) struct Route;
 
     impl Route {
         #[inline(always)]
-        pub(crate) fn new(_matched: Option<&str>) -> Self {
+        pub(crate) fn new(_name: std::sync::Arc<str>) -> Self {
             Self
         }
+
+        #[inline(always)]
+        pub(crate) fn announce(&self) {}
 
         #[inline(always)]
         pub(crate) fn answered(&self, _origin: &'static str) {}

@@ -1,7 +1,7 @@
 //! The metrics of relays, through the facade `metrics`, with all names in one place, and a table of them in `relays.md`.
 //! Without the feature `metrics` there are none, and they cost nothing.
 //!
-//! A relay gathers what it does in plain numbers, and tells the recorder once a turn. Gauges of several relays in one process
+//! A relay gathers what it does in plain numbers, and tells the recorder once a turn. All of it is there with 0 from its start. Gauges of several relays in one process
 //! add up, and what a relay has told goes with it; the age is that of the relay which told last. A recorder that panics is
 //! reported by the panic hook and disturbs no relay.
 //!
@@ -73,7 +73,6 @@ mod counted {
         shards_lost: u64,
         store_errors: u64,
         shards: Told,
-        is_told: bool,
     }
 
     struct Topic {
@@ -86,7 +85,6 @@ mod counted {
         paused: Told,
         /// What was told last.
         oldest: Option<f64>,
-        is_told: bool,
     }
 
     struct Target {
@@ -108,10 +106,19 @@ mod counted {
         }
     }
 
-    /// The first time also where there is nothing to count: what increases is seen from its beginning.
-    fn count(name: &'static str, labels: &[Label], by: &mut u64, is_first: bool) {
-        if *by > 0 || is_first {
+    fn count(name: &'static str, labels: &[Label], by: &mut u64) {
+        if *by > 0 {
             counter!(name, labels.iter()).increment(take(by));
+        }
+    }
+
+    /// Tells the recorder of metrics, with 0 unless another relay has told more.
+    fn announce(counters: &[&'static str], gauges: &[&'static str], labels: &[Label]) {
+        for name in counters {
+            counter!(*name, labels.iter()).increment(0);
+        }
+        for name in gauges {
+            gauge!(*name, labels.iter()).increment(0);
         }
     }
 
@@ -135,14 +142,13 @@ mod counted {
                 backlog: Told::default(),
                 paused: Told::default(),
                 oldest: None,
-                is_told: false,
             });
             let targets = targets.map(|target| Target {
                 labels: with("target", target),
                 in_flight: Told::default(),
                 open: Told::default(),
             });
-            Self {
+            let counts = Self {
                 topics: topics.collect(),
                 targets: targets.collect(),
                 group: vec![group],
@@ -153,8 +159,34 @@ mod counted {
                 shards_lost: 0,
                 store_errors: 0,
                 shards: Told::default(),
-                is_told: false,
-            }
+            };
+            counts.announce();
+            counts
+        }
+
+        /// A series that appears with 1 has not increased, as far as Prometheus can tell.
+        fn announce(&self) {
+            quietly(|| {
+                for topic in &self.topics {
+                    announce(
+                        &[ATTEMPTS, DELIVERED, DEAD, EXPIRED],
+                        &[BACKLOG, OLDEST, PAUSED],
+                        &topic.labels,
+                    );
+                }
+                for target in &self.targets {
+                    announce(&[], &[IN_FLIGHT, OPEN_CIRCUITS], &target.labels);
+                }
+                let counters = [
+                    LEFT_ALONE,
+                    POLLS,
+                    EMPTY_POLLS,
+                    LEASE_EXPIRIES,
+                    SHARDS_LOST,
+                    STORE_ERRORS,
+                ];
+                announce(&counters, &[SHARDS], &self.group);
+            });
         }
 
         pub(crate) fn attempted(&mut self, topic: usize) {
@@ -211,9 +243,8 @@ mod counted {
                     (DEAD, &mut topic.dead),
                     (EXPIRED, &mut topic.expired),
                 ] {
-                    count(name, labels, by, !topic.is_told);
+                    count(name, labels, by);
                 }
-                topic.is_told = true;
             });
         }
 
@@ -243,9 +274,8 @@ mod counted {
                     (SHARDS_LOST, &mut self.shards_lost),
                     (STORE_ERRORS, &mut self.store_errors),
                 ] {
-                    count(name, labels, by, !self.is_told);
+                    count(name, labels, by);
                 }
-                self.is_told = true;
             });
         }
     }

@@ -1,7 +1,9 @@
 //! The metrics of mutations of steps, through the facade `metrics`, with all names in one place, and a table of them in
 //! `steps.md`. Without the feature `metrics` there are none, and they cost nothing.
 //!
-//! A recorder that panics is reported by the panic hook and disturbs no step.
+//! What is counted of a workflow that has a name is there with 0 from `with_workflow` on, or from a completer's handler: a series
+//! that appears with 1 has not increased, as far as Prometheus can tell. A recorder that panics is reported by the panic hook and
+//! disturbs no step.
 //!
 #![doc = include_str!("steps.md")]
 
@@ -17,6 +19,16 @@ pub(crate) enum HeldFor {
     Tries,
     /// A step is in doubt.
     Step,
+}
+
+#[cfg(feature = "metrics")]
+impl HeldFor {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tries => "tries",
+            Self::Step => "step",
+        }
+    }
 }
 
 #[cfg(feature = "metrics")]
@@ -57,6 +69,22 @@ mod counted {
             })
         }
 
+        /// Tells the recorder of all that is counted of the workflow, with 0.
+        pub(crate) fn announce(&self) {
+            quietly(|| {
+                let workflow = || self.0.clone();
+                for origin in ["executed", "replayed"] {
+                    counter!(STEPS, "workflow" => workflow(), "origin" => origin).increment(0);
+                }
+                for reason in [HeldFor::Tries, HeldFor::Step] {
+                    counter!(HELD, "workflow" => workflow(), "reason" => reason.as_str()).increment(0);
+                }
+                for name in [FAILED, TAKEN_UP, HANDED_BACK] {
+                    counter!(name, "workflow" => workflow()).increment(0);
+                }
+            });
+        }
+
         pub(crate) fn executed(&self) {
             self.answered("executed");
         }
@@ -78,11 +106,7 @@ mod counted {
         }
 
         pub(crate) fn held(&self, reason: HeldFor) {
-            let reason = match reason {
-                HeldFor::Tries => "tries",
-                HeldFor::Step => "step",
-            };
-            quietly(|| counter!(HELD, "workflow" => self.0.clone(), "reason" => reason).increment(1));
+            quietly(|| counter!(HELD, "workflow" => self.0.clone(), "reason" => reason.as_str()).increment(1));
         }
 
         fn answered(&self, origin: &'static str) {
@@ -110,6 +134,9 @@ mod silent {
         pub(crate) fn new(_workflow: &str) -> Self {
             Self
         }
+
+        #[inline(always)]
+        pub(crate) fn announce(&self) {}
 
         #[inline(always)]
         pub(crate) fn executed(&self) {}

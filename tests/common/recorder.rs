@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Mutex;
 
@@ -42,6 +42,13 @@ impl Seen {
 
     /// The metrics by their name and labels, such as `oneflight_waiters{route="/orders/{id}"}`, but for those at zero.
     pub fn now(&self) -> BTreeMap<String, f64> {
+        let mut total = self.all();
+        total.retain(|_, value| *value != 0.0);
+        total
+    }
+
+    /// The metrics, also those at zero.
+    pub fn all(&self) -> BTreeMap<String, f64> {
         for (key, _, _, value) in self.snapshotter.snapshot().into_vec() {
             let key = key.key();
             let labels: Vec<_> = key
@@ -56,9 +63,16 @@ impl Seen {
             let name = format!("{}{{{}}}", key.name(), labels.join(","));
             *self.total.borrow_mut().entry(name).or_default() += value;
         }
-        let mut total = self.total.borrow().clone();
-        total.retain(|_, value| *value != 0.0);
-        total
+        self.total.borrow().clone()
+    }
+
+    /// What is at zero: the names, and each with its labels.
+    pub fn at_zero(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        let mut zeros = self.all();
+        zeros.retain(|_, value| *value == 0.0);
+        let series: BTreeSet<_> = zeros.into_keys().collect();
+        let names = series.iter().filter_map(|series| series.split('{').next());
+        (names.map(str::to_owned).collect(), series)
     }
 
     pub fn expect(&self, expected: &[(&str, f64)]) {

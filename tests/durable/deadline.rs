@@ -106,6 +106,26 @@ async fn a_follower_has_its_own_time_for_a_store_that_is_silent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_silent_store_is_waited_for_as_long_as_was_said_and_a_holder_elsewhere_for_the_whole_wait() {
+    const PATIENCE: Duration = Duration::from_millis(800);
+    let store = Scripted::new();
+    store.next(Op::Claim, &[Fault::Hangs; 8]);
+    let idem = process(&store).wait(WAIT * 20).store_patience(PATIENCE).build();
+    let (took, answer) = call(idem.clone()).await;
+    assert!(
+        matches!(answer.as_ref().map_err(Error::kind), Err(ErrorKind::Store(_))),
+        "{answer:?}"
+    );
+    // To give back what may have been granted takes up to a second.
+    let longest = PATIENCE + Duration::from_secs(1) + MOMENT;
+    assert!(took >= PATIENCE && took < longest, "{took:?}");
+
+    let store = Scripted::new();
+    let _held = hold(&store).await;
+    gave_up_in_time(call(process(&store).store_patience(PATIENCE).build()).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_follower_that_is_dropped_does_not_lengthen_the_wait_of_others() {
     for policy in [OnAbandon::Cancel, OnAbandon::Finish] {
         let store = Scripted::new();

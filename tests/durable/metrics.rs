@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
 use crate::completer::{eventually, id, is_completed, quick};
-use crate::recorder::{Broken, Seen, run, run_timed};
+use crate::recorder::{Broken, Seen, listed, run, run_timed};
 
 const OFTEN: Duration = Duration::from_millis(1);
 
@@ -72,6 +73,36 @@ fn each_step_is_counted_once_by_what_became_of_it() {
         (r#"oneflight_steps_failed_total{workflow="place_order"}"#, 3.0),
         (r#"oneflight_steps_total{workflow="",origin="executed"}"#, 1.0),
     ]);
+}
+
+/// Prometheus takes a counter that appears as one that has not increased.
+#[test]
+fn what_is_counted_of_a_workflow_is_there_with_zero_before_it_counts() {
+    let table = listed(include_str!("../../src/telemetry/steps.md"));
+    let names: BTreeSet<_> = table.into_keys().collect();
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    run(&recorder, async {
+        let idem = idem();
+        assert!(metrics.all().is_empty());
+        let orders = idem.with_workflow("place_order");
+        let (announced, series) = metrics.at_zero();
+        assert_eq!(announced, names);
+        let held = orders.run_steps(id("a"), &7, |steps| async move {
+            let once = Step::new("charge").at_most_once();
+            steps.run(once, |_| async { Err::<u32, _>("timed out") }).await
+        });
+        held.await.unwrap_err();
+        let after = metrics.all();
+        assert!(after.keys().eq(series.iter()), "a series that appears: {after:#?}");
+        let held = r#"oneflight_mutations_held_total{workflow="place_order",reason="step"}"#;
+        assert_eq!(after[held], 1.0);
+        // A process that has completers only.
+        let refund = |_: u32, _: Steps<MemoryStore>| async { Ok::<_, Stopped>(1) };
+        let _ = idem.completer().handler("refund", refund);
+        let held = r#"oneflight_mutations_held_total{workflow="refund",reason="tries"}"#;
+        assert_eq!(metrics.all().get(held), Some(&0.0));
+    });
 }
 
 #[test]

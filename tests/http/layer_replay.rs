@@ -9,10 +9,12 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use futures::{StreamExt, join};
+use oneflight::MemoryStore;
 use oneflight::http::kind;
 use oneflight::http::layer::{Cookies, Outcome, Recording};
+use oneflight::store::{Erase, RecordQuery, Upkeep};
 
-use crate::http::{app, bytes, gated, keyless, layer, origin, problem, request, send};
+use crate::http::{app, bytes, gated, keyless, layer, layer_over, origin, problem, request, send};
 
 /// The lines of a head, without those that the layer adds.
 fn lines(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
@@ -185,6 +187,28 @@ async fn what_cannot_be_kept_is_replayed_as_an_outcome() {
         assert!(!told.to_string().contains("hidden"), "{case}");
         assert_eq!(calls.count(), 1, "{case}");
     }
+}
+
+#[tokio::test]
+async fn what_was_erased_is_replayed_as_an_outcome_that_claims_no_other_reason() {
+    let store = MemoryStore::new();
+    let answer = |_| (StatusCode::CREATED, [("location", "/orders/alice")], "hidden");
+    let (app, calls) = app(layer_over(store.clone()), answer);
+    assert_eq!(send(&app, request("k", "tea")).await.status(), StatusCode::CREATED);
+    let page = store.records(RecordQuery::all(1)).await.unwrap();
+    let entry = &page.entries[0];
+    let erased = store.erase_one(&entry.id, entry.record.token, Erase::Answers).await;
+    assert!(erased.unwrap());
+
+    let again = send(&app, request("k", "tea")).await;
+    assert_eq!((again.status(), origin(&again)), (StatusCode::CREATED, "replayed"));
+    // Where the result is may tell whose it is.
+    assert!(!again.headers().contains_key("location"));
+    let told = problem(again).await;
+    assert_eq!(told["type"], kind::OUTCOME_ONLY);
+    let detail = told["detail"].as_str().unwrap();
+    assert!(detail.contains("or was erased since"), "{detail}");
+    assert_eq!(calls.count(), 1);
 }
 
 #[tokio::test]

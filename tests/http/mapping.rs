@@ -11,7 +11,7 @@ use oneflight::idempotency::{
     CodecError, Effect, Error, ErrorKind, Idempotency, NotDone, RollbackKind, StepError, Unknown,
 };
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{MemoryStore, StepId, StoreError};
+use oneflight::store::{MemoryStore, StepId, StoreError, StoreFailure};
 use oneflight::{FlightError, group};
 
 fn id() -> RequestIdentity {
@@ -192,7 +192,18 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "nothing",
         ),
         (
-            store(StoreError::SchemaTooNew { found: 9, known: 1 }),
+            store(StoreError::SchemaTooNew {
+                found: 9,
+                known: 1,
+                compatible_from: 8,
+            }),
+            503,
+            kind::UNAVAILABLE,
+            true,
+            "nothing",
+        ),
+        (
+            store(StoreError::failed(StoreFailure::Forbidden, "secret-table is not yours")),
             503,
             kind::UNAVAILABLE,
             true,

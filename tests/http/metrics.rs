@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use axum::response::IntoResponse;
 use axum::routing::post;
 use futures::{FutureExt, join};
 use metrics_util::debugging::DebuggingRecorder;
-use oneflight::http::layer::{IdempotencyLayer, Outcome};
+use oneflight::http::layer::{IdempotencyLayer, Outcome, RouteName};
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError};
 use oneflight::{Idempotency, MemoryStore, RequestIdentity};
 use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
-use crate::recorder::{Broken, Seen, run};
+use crate::recorder::{Broken, Seen, listed, run};
 
 fn layer() -> IdempotencyLayer {
     IdempotencyLayer::new(Idempotency::builder(MemoryStore::new()).build()).unscoped()
@@ -87,6 +88,53 @@ fn each_request_with_a_key_is_counted_once_by_what_became_of_it() {
             1.0,
         ),
     ]);
+}
+
+/// Prometheus takes a counter that appears as one that has not increased.
+#[test]
+fn what_is_counted_of_a_route_is_there_with_zero_before_it_counts() {
+    let table = listed(include_str!("../../src/telemetry/metrics.md"));
+    let names: BTreeSet<_> = table.into_keys().collect();
+    let breaks = || {
+        let pieces = [Ok(Bytes::from("row 1")), Err(std::io::Error::other("row 2"))];
+        Body::from_stream(futures::stream::iter(pieces)).into_response()
+    };
+    let doubt = r#"oneflight_refused_total{route="/orders/{id}",kind="outcome_unknown"}"#;
+    let told = r#"oneflight_in_doubt_total{route="/orders/{id}"}"#;
+
+    // Told of when the service starts.
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    let announced = run(&recorder, async {
+        let app = app(layer(), breaks);
+        RouteName::new("/orders/{id}").announce();
+        let (announced, series) = metrics.at_zero();
+        assert_eq!(announced, names);
+        // A request without a key is none of ours.
+        app.clone().oneshot(request(None, "tea")).await.unwrap();
+        assert_eq!(metrics.at_zero().1, series);
+        for status in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::CONFLICT] {
+            assert_eq!(send(&app, "k-1", "tea").await, status);
+        }
+        series
+    });
+    let after = metrics.all();
+    assert!(
+        after.keys().eq(announced.iter()),
+        "a series that appears: {announced:#?}, {after:#?}"
+    );
+    metrics.expect(&[(doubt, 1.0), (told, 1.0)]);
+
+    // And otherwise by the first request with a key.
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    run(&recorder, async {
+        let app = app(layer(), || "tea".into_response());
+        app.clone().oneshot(request(None, "tea")).await.unwrap();
+        assert!(metrics.all().is_empty());
+        send(&app, "k-1", "tea").await;
+    });
+    assert!(metrics.all().keys().eq(announced.iter()), "{:#?}", metrics.all());
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! How fast backlogs went over time, as a picture.
 
+#[path = "../../common/dark.rs"]
+mod dark;
+
 use std::path::Path;
 
 use plotters::prelude::*;
@@ -57,5 +60,6 @@ pub fn draw(path: &Path, curves: &[Curve]) -> Result<(), Failure> {
         .label_font(("sans-serif", 14))
         .draw()?;
     area.present()?;
+    dark::write_dark(path)?;
     Ok(())
 }

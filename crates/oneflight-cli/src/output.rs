@@ -30,6 +30,11 @@ pub(crate) struct Consent {
 }
 
 impl Consent {
+    /// Returns whether it was given on the command line, so that nobody is asked.
+    pub(crate) fn is_given(self) -> bool {
+        self.yes
+    }
+
     /// Says what will change, and asks whether to go on unless that was answered before. Without a terminal there is nobody to ask, and
     /// nothing is changed.
     pub(crate) fn ask(self, what: &str) -> Result<(), Failure> {

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oneflight::store::{SchemaStatus, StoreError, find};
-use oneflight_postgres::{PostgresOptions, PostgresStore};
+use oneflight::store::{SchemaStatus, StoreError, StoreFailure};
+use oneflight_postgres::{PostgresOptions, PostgresStore, store_error};
 use oneflight_redis::{RedisOptions, RedisStore};
 use oneflight_sqlite::{SqliteOptions, SqliteStore};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
@@ -127,6 +127,46 @@ impl Address {
         kind.ok_or_else(|| Failure::new(Code::Usage, advice))
     }
 
+    /// Returns which store it is, in words without a password.
+    pub(crate) fn described(&self) -> Result<String, Failure> {
+        let url = self.url()?;
+        let wrong = |what: &str, error: &dyn std::error::Error| {
+            Failure::new(
+                Code::Usage,
+                format!("the store is no address of {what}: {}", told(error)),
+            )
+        };
+        let names = [("schema", &self.schema), ("prefix", &self.prefix)];
+        let names: String = names
+            .into_iter()
+            .filter_map(|(what, name)| said(name).map(|name| format!(", {what} {name}")))
+            .collect();
+        Ok(match self.kind()? {
+            Kind::Sqlite => {
+                let file = self.file()?;
+                let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+                format!("SQLite {}", file.display())
+            }
+            Kind::Postgres => {
+                let options = url
+                    .parse::<PgConnectOptions>()
+                    .map_err(|error| wrong("PostgreSQL", &error))?;
+                let place = match options.get_socket() {
+                    Some(socket) => socket.display().to_string(),
+                    None => format!("{}:{}", options.get_host(), options.get_port()),
+                };
+                let user = options.get_username();
+                let database = options.get_database().unwrap_or(user);
+                format!("PostgreSQL {user}@{place}/{database}{names}")
+            }
+            Kind::Redis => {
+                let client = redis::Client::open(url).map_err(|error| wrong("Redis", &error))?;
+                let info = client.get_connection_info();
+                format!("Redis {}/{}{names}", info.addr(), info.redis_settings().db())
+            }
+        })
+    }
+
     /// Returns the SQLite file that is named.
     pub(crate) fn file(&self) -> Result<&Path, Failure> {
         let url = self.url()?;
@@ -196,10 +236,25 @@ impl Address {
         options.from_pool(pool).await.map_err(unreachable)
     }
 
+    /// Makes and upgrades the tables in PostgreSQL, in a session by this name, which waits no longer than this for each lock. The
+    /// inner error is that of the migration.
+    pub(crate) async fn upgrade_postgres(
+        &self,
+        session: &str,
+        longest: Duration,
+    ) -> Result<Result<(), StoreError>, Failure> {
+        let connect = self.reach().await?.application_name(session);
+        let pool = PgPoolOptions::new()
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(connect);
+        let options = self.postgres_options().migration_lock_timeout(longest);
+        Ok(options.from_pool(pool).await.map(drop))
+    }
+
     /// Connects to the server, to hear what it says, and returns how. A pool would go on trying, and say in the end that it had no
     /// connection.
-    async fn reach(&self) -> Result<PgConnectOptions, Failure> {
-        let failed = |error: sqlx::Error| unreachable(StoreError::unavailable(error));
+    pub(crate) async fn reach(&self) -> Result<PgConnectOptions, Failure> {
+        let failed = |error: sqlx::Error| unreachable(store_error(error));
         let options: PgConnectOptions = self.url()?.parse().map_err(failed)?;
         // What a server answers is told where it was asked for.
         let options = options.disable_statement_logging();
@@ -277,7 +332,9 @@ fn is_file(address: &str) -> bool {
 
 /// Sees that the tables are there which are to be left as they are.
 fn complete(status: Result<SchemaStatus, StoreError>) -> Result<(), Failure> {
-    let SchemaStatus { found, known, missing } = status.map_err(unreachable)?;
+    let SchemaStatus {
+        found, known, missing, ..
+    } = status.map_err(unreachable)?;
     let told = match (missing.is_empty(), found) {
         // One that is too new is told by the store.
         (true, _) => return Ok(()),
@@ -309,7 +366,11 @@ async fn within<T>(asked: impl Future<Output = T>) -> Result<T, Failure> {
 /// A failure of the store, as the command ends with it.
 pub(crate) fn unreachable(error: StoreError) -> Failure {
     let code = match &error {
-        error if is_forbidden(error) => Code::NoPermission,
+        StoreError::Failed { failure, .. } => match failure {
+            StoreFailure::NotLoggedIn | StoreFailure::Forbidden | StoreFailure::ReadOnly => Code::NoPermission,
+            StoreFailure::Locked | StoreFailure::Cancelled => Code::Temporary,
+            _ => Code::Unavailable,
+        },
         StoreError::Busy { .. } | StoreError::Outdated { .. } | StoreError::RelayOutdated => Code::Temporary,
         StoreError::SchemaTooNew { .. } => Code::Config,
         StoreError::Corrupt { .. } => Code::Data,
@@ -317,17 +378,6 @@ pub(crate) fn unreachable(error: StoreError) -> Failure {
         _ => Code::Unavailable,
     };
     Failure::new(code, format!("the store: {}", told(&error)))
-}
-
-/// Whether the server, or the file system, does not let this user do it.
-fn is_forbidden(error: &StoreError) -> bool {
-    match find::<sqlx::Error>(error) {
-        // `insufficient_privilege`, `invalid_authorization_specification`, `invalid_password`, and SQLite's `READONLY`.
-        Some(sqlx::Error::Database(error)) => {
-            matches!(error.code().as_deref(), Some("42501" | "28000" | "28P01" | "8"))
-        }
-        _ => false,
-    }
 }
 
 /// An error with its causes.

@@ -55,6 +55,7 @@ pub async fn run_upkeep_with<S: Upkeep>(
         what_is_erased_is_new,
         what_has_no_answer_any_more_was_done_all_the_same,
         of_an_answer_of_http_its_status_stays,
+        one_record_or_its_answer_is_erased_alone,
         what_is_held_is_taken_over_by_no_policy,
         what_is_held_is_settled_by_its_token,
         a_hold_waits_for_the_end_of_the_lease,
@@ -470,6 +471,68 @@ async fn of_an_answer_of_http_its_status_stays<S: Upkeep, P: AsyncFn(Duration)>(
     }
     let again = probe.erase(id.scope(), Erase::Answers).await?;
     probe.require(again == Erased::default(), "what was erased is erased again")
+}
+
+async fn one_record_or_its_answer_is_erased_alone<S: Upkeep, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {
+    let scope = Scope::new("one");
+    let [id, other, narrower] = [
+        probe.id_in(scope.clone(), "k")?,
+        probe.id_in(scope.clone(), "k2")?,
+        probe.id_in(scope.route("POST /"), "k")?,
+    ];
+    let erase = async |id: &RequestIdentity, token, what| probe.ok(probe.store.erase_one(id, token, what).await);
+    let token = probe.done(&id, &result(7)).await?;
+    let others = [
+        probe.done(&other, &result(8)).await?,
+        probe.done(&narrower, &result(9)).await?,
+    ];
+    for what in [Erase::Answers, Erase::Records] {
+        for token in others {
+            let is_erased = erase(&id, token, what).await?;
+            probe.require(!is_erased, "what was completed under another token is erased")?;
+        }
+    }
+    let record = probe.completed(&id).await?;
+    probe.require(
+        record.result() == Some(&result(7)),
+        "what was not erased is another result",
+    )?;
+    for times in ["once", "twice"] {
+        let is_erased = erase(&id, token, Erase::Answers).await?;
+        probe.require(is_erased, &format!("an answer is not erased {times}"))?;
+        let record = probe.completed(&id).await?;
+        let left = record.result().map(RecordedResult::decode);
+        let is_left = matches!(left, Some(Ok(Decoded::TooLarge { limit: 0, .. })));
+        probe.require(
+            is_left && record.token == token,
+            "an erased answer leaves something else",
+        )?;
+    }
+    let is_erased = erase(&id, token, Erase::Records).await?;
+    probe.require(is_erased, "a record is not erased")?;
+    let loaded = probe.ok(probe.store.load(&id).await)?;
+    probe.require(loaded.is_none(), "a record that was erased is known")?;
+    for what in [Erase::Answers, Erase::Records] {
+        let is_erased = erase(&id, token, what).await?;
+        probe.require(!is_erased, "what is gone is erased")?;
+    }
+    // A new one is another one, and what runs or is in doubt is none that was completed.
+    for lease in [LONG, Duration::ZERO] {
+        let claim = probe.claim(&id, lease).await?;
+        for token in [token, claim.token()] {
+            let is_erased = erase(&id, token, Erase::Records).await?;
+            probe.require(!is_erased, "what is in progress or in doubt is erased")?;
+        }
+        probe.ok(probe.store.release(claim).await)?;
+    }
+    for (id, value) in [(&other, 8), (&narrower, 9)] {
+        let record = probe.completed(id).await?;
+        probe.require(
+            record.result() == Some(&result(value)),
+            "another record was erased as well",
+        )?;
+    }
+    Ok(())
 }
 
 async fn what_is_held_is_taken_over_by_no_policy<S: Upkeep, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::{ANY, each_is_found};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
@@ -194,9 +197,9 @@ impl Store for Broken {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_store_does_not_conform() {
     let expected = [
-        (Defect::GrantsEveryClaim, "a_new_identity_is_granted"),
+        (Defect::GrantsEveryClaim, ANY),
         (Defect::IgnoresTokens, "an_outdated_holder_is_refused"),
-        (Defect::IgnoresFingerprints, "another_fingerprint_is_a_conflict"),
+        (Defect::IgnoresFingerprints, ANY),
         (Defect::NeverTakesOver, "a_lease_that_is_ended_is_over"),
         (Defect::TakesOverUnasked, "a_lease_runs_out_and_is_in_doubt"),
         (Defect::ForgetsResults, "one_of_many_gets_the_claim"),
@@ -215,13 +218,8 @@ async fn a_broken_store_does_not_conform() {
         ),
         (Defect::RecordsWhatWasReleased, "what_was_released_is_not_completed"),
     ];
-    for (defect, check) in expected {
-        let failure = conformance::run(async || Broken::new(defect))
-            .await
-            .expect_err(&format!("{defect:?} passes"));
-        println!("{defect:?}: {failure}");
-        if !matches!(defect, Defect::GrantsEveryClaim | Defect::IgnoresFingerprints) {
-            assert_eq!(failure.check(), check, "{defect:?}: {failure}");
-        }
-    }
+    each_is_found(expected, async |defect| {
+        conformance::run(async || Broken::new(defect)).await
+    })
+    .await;
 }

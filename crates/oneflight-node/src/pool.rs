@@ -14,7 +14,7 @@ use napi_derive::napi;
 use oneflight::idempotency::{MissingFingerprint, Recovery, Resolution};
 use oneflight::store::{DynStore, MemoryStore, StoreError};
 use oneflight::{Effect, Idempotency};
-use oneflight_postgres::PostgresStore;
+use oneflight_postgres::{PostgresStore, store_error};
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 use parking_lot::Mutex;
@@ -228,14 +228,10 @@ async fn open(url: &str, options: &Options, askers: &Askers) -> Result<Pool, Fai
             if options.prepared_statements == Some(false) {
                 postgres = postgres.without_prepared_statements();
             }
-            let server: PgConnectOptions = url.parse().map_err(StoreError::unavailable).map_err(failed)?;
+            let server: PgConnectOptions = url.parse().map_err(store_error).map_err(failed)?;
             reach(&server).await?;
             let pool = PgPoolOptions::new().max_connections(options.connections.unwrap_or(10));
-            let pool = pool
-                .connect_with(server)
-                .await
-                .map_err(StoreError::unavailable)
-                .map_err(failed)?;
+            let pool = pool.connect_with(server).await.map_err(store_error).map_err(failed)?;
             let store = postgres.from_pool(pool).await.map_err(failed)?;
             (DynStore::new(store.clone()), Connections::Postgres(store))
         }
@@ -276,7 +272,12 @@ async fn reach(server: &PgConnectOptions) -> Result<(), Failure> {
                 return Ok(());
             }
             Ok(Err(error)) if begun.elapsed() < patience(&error) => sleep(PAUSE).await,
-            Ok(Err(error)) => return Err(failed(&error)),
+            Ok(Err(error)) => {
+                return Err(match store_error(error) {
+                    StoreError::Unavailable { source } => failed(&source),
+                    error => Failure::new("StoreFailed", Effect::Nothing, format!("{place}: {error}")),
+                });
+            }
             Err(_) => return Err(failed(&format_args!("no answer in {} s", ANSWER.as_secs()))),
         }
     }

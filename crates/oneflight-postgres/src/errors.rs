@@ -7,7 +7,8 @@ use std::io;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgPool;
 
-use oneflight::store::{StoreError, is_caused_by};
+use super::quiet::quiet;
+use oneflight::store::{StoreError, StoreFailure, is_caused_by};
 
 const NO_PRIVILEGE: &str = "42501";
 
@@ -70,8 +71,28 @@ pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
                      keep track of them, such as PgBouncer in transaction mode; let it (`max_prepared_statements`, from \
                      PgBouncer 1.21), use its session mode, or open the store with `without_prepared_statements`",
         },
-        error => StoreError::unavailable(error),
+        error => match code(&error).and_then(|code| failure(&code)) {
+            Some(failure) => StoreError::failed(failure, quiet(error)),
+            None => StoreError::unavailable(quiet(error)),
+        },
     }
+}
+
+/// Returns what a SQLSTATE says of the server, if it says what is to be done. What says that the server was on its way out or
+/// in, or the connection lost (classes 08 and 57P), is none: then it was not available.
+fn failure(code: &str) -> Option<StoreFailure> {
+    Some(match code {
+        NO_PRIVILEGE => StoreFailure::Forbidden,
+        "25006" => StoreFailure::ReadOnly,
+        "53100" => StoreFailure::Full,
+        "55P03" => StoreFailure::Locked,
+        "57014" => StoreFailure::Cancelled,
+        // No such database, schema, table, function or column.
+        "3D000" | "3F000" | "42P01" | "42883" | "42703" => StoreFailure::NotFound,
+        "XX001" | "XX002" => StoreFailure::Damaged,
+        code if code.starts_with("28") => StoreFailure::NotLoggedIn,
+        _ => return None,
+    })
 }
 
 /// The error if the server has not answered within our patience, or the caller's.
@@ -92,13 +113,13 @@ pub(super) fn is_lost(error: &sqlx::Error) -> bool {
 
 /// The error of a transaction of which nothing was kept.
 pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
-    StoreError::rolled_back(error)
+    StoreError::rolled_back(quiet(error))
 }
 
 /// The error of a record that could not be written at the end of the work: its transaction is rolled back.
 pub(super) fn not_recorded(error: sqlx::Error) -> StoreError {
     match code(&error) {
-        Some(code) if code == NO_PRIVILEGE => StoreError::rolled_back(OtherRole(error)),
+        Some(code) if code == NO_PRIVILEGE => StoreError::rolled_back(OtherRole(quiet(error))),
         _ => rolled_back(error),
     }
 }

@@ -36,6 +36,7 @@ mod number;
 mod outbox;
 mod outbox_parts;
 mod procedures;
+mod quiet;
 mod records;
 mod reserve;
 mod retry;
@@ -55,11 +56,19 @@ use errors::late;
 use listen::Ear;
 use outbox_parts::Parts;
 use reserve::Reserve;
-use retry::{Tries, tried};
+use retry::{Tries, tried, tried_within};
 use statements::Statements;
 
 pub use names::Names;
 pub use statements::Isolation;
+
+/// Makes of an error of `sqlx`'s the one that a store answers with, for a program that asks the same server by itself.
+///
+/// It says what is wrong and what to do where that is known, and shows no line of the server's own source.
+#[must_use]
+pub fn store_error(error: sqlx::Error) -> StoreError {
+    errors::unavailable(error)
+}
 
 /// The shortest time for which the answer to a statement is waited for.
 const SHORTEST_WAIT: Duration = Duration::from_millis(250);
@@ -68,7 +77,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// The tables and procedures are ours, and begin with `oneflight_` unless set otherwise. They are created and upgraded
 /// when the store is opened; any number of processes may do so at once. A database that a newer version has upgraded is
-/// an error.
+/// opened as well, unless it says that this version does not work with it any more.
 ///
 /// # Connections
 ///
@@ -191,6 +200,7 @@ pub struct PostgresOptions {
     names: Names,
     isolation: Option<Isolation>,
     migrate: bool,
+    migration_lock_timeout: Option<Duration>,
     patience: Duration,
     prepares: bool,
 }
@@ -204,6 +214,7 @@ impl Default for PostgresOptions {
             },
             isolation: None,
             migrate: true,
+            migration_lock_timeout: None,
             patience: Duration::from_secs(30),
             prepares: true,
         }
@@ -245,15 +256,25 @@ impl PostgresOptions {
         self
     }
 
-    /// Limits the time that the server may take to answer a statement of ours, or a commit, before its connection is
-    /// given up. The default is 30 s, getting a connection included.
+    /// Limits the time for which migrations wait for each lock. Without it the server's own limit counts, which is none unless set.
     ///
-    /// After that, the server is asked for as long once more what became of a commit. So a connection that is dead
-    /// without a sign holds up no call for longer. The server gives up a transaction of ours whose client is gone after
-    /// about twice as long.
+    /// A migration waits for transactions that have read our tables, and all that come after it wait behind it. If the time is over,
+    /// nothing is changed, and opening the store fails; try again later.
+    pub fn migration_lock_timeout(mut self, longest: Duration) -> Self {
+        self.migration_lock_timeout = Some(longest);
+        self
+    }
+
+    /// Limits the time that an operation may take, before its connection is given up. The default is 30 s. Getting a
+    /// connection is included, and so are all tries: whatever the server or the way to it does, an operation is over by then.
+    ///
+    /// A transaction of the work's has that time for its beginning, for its record, and for its commit. After that, the server
+    /// is asked for as long once more what became of the commit. The server gives up a transaction of ours whose client is
+    /// gone after about twice as long.
     ///
     /// A claim takes no longer than its caller [waits](oneflight::idempotency::IdempotencyBuilder::wait), or 1 s if
-    /// that is less. The statements of the work are its own affair. A batch of [`purge`](Store::purge) has to be small
+    /// that is less. While the server is away, `sqlx` tries to connect for as long as the pool's `acquire_timeout`, if that is
+    /// shorter. The statements of the work are its own affair. A batch of [`purge`](Store::purge) has to be small
     /// enough to be done in that time.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -341,7 +362,7 @@ impl PostgresOptions {
     /// # Errors
     ///
     /// * The database cannot be reached.
-    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate changed the database so that this one does not work with it.
     /// * [`StoreError::InvalidName`] if the schema or the prefix is not valid.
     pub async fn from_pool(self, pool: PgPool) -> Result<PostgresStore, StoreError> {
         let mut names = self.names;
@@ -351,7 +372,7 @@ impl PostgresOptions {
             names.schema = Some(schema::current(&pool).await?);
         }
         match self.migrate {
-            true => schema::migrate(&pool, &names).await?,
+            true => schema::migrate(&pool, &names, self.migration_lock_timeout).await?,
             false => schema::check(&pool, &names).await?,
         }
         let outbox = Arc::new(Parts::new(&names));
@@ -384,7 +405,7 @@ impl PostgresStore {
     /// # Errors
     ///
     /// * The database cannot be reached.
-    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate changed the database so that this one does not work with it.
     pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
         Self::options().from_pool(pool).await
     }
@@ -436,9 +457,9 @@ impl PostgresStore {
     }
 
     async fn list_in_doubt(&self, after: i64, limit: usize) -> Result<Vec<PgRow>, StoreError> {
-        tried(Tries::on(&self.pool), || {
+        tried_within(self.patience, Tries::on(&self.pool), |left| {
             let list = self.statements.in_doubt(after, records::rows(limit));
-            self.ask(self.patience, list)
+            self.ask(left, list)
         })
         .await
     }
@@ -456,8 +477,8 @@ impl PostgresStore {
         calls: &Calls,
         values: &[Value<'_>],
     ) -> Result<Vec<PgRow>, StoreError> {
-        tried(Tries::on(&self.pool), || {
-            self.ask_within(limit, self.message(calls, values))
+        tried_within(limit, Tries::on(&self.pool), |left| {
+            self.ask_within(left, self.message(calls, values))
         })
         .await
     }
@@ -563,11 +584,12 @@ impl Store for PostgresStore {
             Value::Number(self.names.keys(id).watch),
             Value::Text(&self.names.channel()),
         ];
-        let complete = &self.statements.complete;
+        let (begun, complete) = (Instant::now(), &self.statements.complete);
         let rows = self.call_as_holder(self.patience, complete, &values).await?;
+        let left = self.patience.saturating_sub(begun.elapsed());
         match records::changed(&rows, token) {
             // Perhaps this store completed it, and the answer was lost.
-            Err(outdated @ StoreError::Outdated { .. }) => match self.read(id).await? {
+            Err(outdated @ StoreError::Outdated { .. }) => match self.read_within(left, id).await? {
                 Some(record) if record.token == token && record.result().is_some() => Ok(()),
                 _ => Err(outdated),
             },
@@ -596,9 +618,9 @@ impl Store for PostgresStore {
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
         let values = [Value::Number(records::rows(limit))];
-        let rows = tried(Tries::on(&self.pool), || {
+        let rows = tried_within(self.patience, Tries::on(&self.pool), |left| {
             let purge = self.message(&self.statements.purge, &values);
-            self.ask(self.patience, purge)
+            self.ask(left, purge)
         });
         let purged: i64 = records::column(records::only(&rows.await?)?, 0)?;
         if usize::try_from(purged).is_ok_and(|purged| purged < limit) {

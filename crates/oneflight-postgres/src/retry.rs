@@ -8,6 +8,8 @@
 //! | anything else, where [it has to be done](Tries::insisting) | as often as is said, within a time | at once |
 //! | anything else | no | |
 //!
+//! None of it goes on beyond the time that the whole [has](Tries::within).
+//!
 //! So no try before the last one has done anything, unless doing it twice is the same as doing it once. What was sent
 //! and not answered is an error at once, and is not hidden by that of a later try.
 //!
@@ -43,9 +45,24 @@ where
     }
 }
 
+/// The same within a time. Each attempt is told how much of it is left.
+pub(super) async fn tried_within<T, A>(
+    limit: Duration,
+    tries: Tries,
+    mut attempt: impl FnMut(Duration) -> A,
+) -> Result<T, StoreError>
+where
+    A: Future<Output = sqlx::Result<T>>,
+{
+    let begun = Instant::now();
+    tried(tries.within(limit), || attempt(limit.saturating_sub(begun.elapsed()))).await
+}
+
 /// What may still be tried. See the module's documentation.
 pub(super) struct Tries {
     begun: Instant,
+    /// How long all tries together may take.
+    limit: Duration,
     conflicts: u32,
     pauses: Pauses,
     /// Each of these closes a connection. All connections of the pool may have been left in some state, and another one
@@ -60,12 +77,18 @@ impl Tries {
     pub(super) fn on(pool: &PgPool) -> Self {
         Self {
             begun: Instant::now(),
+            limit: Duration::MAX,
             conflicts: 0,
             pauses: Pauses::new(),
             sessions: pool.size().saturating_add(2),
             lost_connections: 0,
             insists: (0, Duration::ZERO),
         }
+    }
+
+    /// Tries no more once this time is over.
+    fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// Also tries again on another connection, so many times, when one turns out to be lost.
@@ -87,6 +110,9 @@ impl Tries {
     /// Returns, after a pause where that helps, if it is to be tried again on another connection.
     pub(super) async fn after(&mut self, error: sqlx::Error) -> Result<(), StoreError> {
         let waited = self.begun.elapsed();
+        if waited >= self.limit {
+            return Err(unavailable(error));
+        }
         if is_of_the_session(&error) && self.sessions > 0 && waited < SESSIONS_FOR {
             self.sessions -= 1;
         } else if is_lost(&error) && self.lost_connections > 0 {

@@ -4,14 +4,19 @@
 //! processes open a new database at once, one applies them and the others find them there. A migration that was
 //! released is never edited; a change is another migration. The same text can be printed, for a service that runs its
 //! migrations by other means.
+//!
+//! The database says of each migration which version of ours is the oldest that works with it. So a process of an older
+//! version opens a newer database, as long as no migration has broken with that version. See [`Migration::compatible_from`].
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
 use super::call::Value;
+use super::errors::unavailable;
 use super::names::Names;
 use super::retry::{Tries, tried};
 use super::sql::LEAVE;
@@ -21,41 +26,63 @@ use oneflight::store::{SchemaStatus, StoreError};
 struct Migration {
     description: &'static str,
     sql: &'static str,
+    /// The oldest version of ours that works with what this leaves, if that is not this version alone.
+    ///
+    /// What only adds (a table, an index, a function, a column with a default) keeps the number of the migration before. What
+    /// breaks with older versions has its own: a column or a function that goes, another meaning, something that has to be
+    /// written with each claim. It is in the database only from [`COMPATIBILITY`] on.
+    compatible_from: Option<i64>,
 }
+
+/// The migration from which on the database tells which versions work with it.
+const COMPATIBILITY: i64 = 9;
 
 /// The migrations, in order. The version of a schema is the number of these that it has.
 const MIGRATIONS: &[Migration] = &[
     Migration {
         description: "records and fencing tokens",
         sql: include_str!("../migrations/0001_records.sql"),
+        compatible_from: None,
     },
     Migration {
         description: "requests that are held, and procedures",
         sql: include_str!("../migrations/0002_held_and_procedures.sql"),
+        compatible_from: None,
     },
     Migration {
         description: "renewals that never shorten a lease",
         sql: include_str!("../migrations/0003_renewals.sql"),
+        compatible_from: None,
     },
     Migration {
         description: "the outbox",
         sql: include_str!("../migrations/0004_outbox.sql"),
+        compatible_from: None,
     },
     Migration {
         description: "steps of mutations",
         sql: include_str!("../migrations/0005_steps.sql"),
+        compatible_from: None,
     },
     Migration {
         description: "which numbers of transactions can be compared",
         sql: include_str!("../migrations/0006_incarnation.sql"),
+        compatible_from: None,
     },
     Migration {
         description: "correlation ids in records",
         sql: include_str!("../migrations/0007_correlation.sql"),
+        compatible_from: None,
     },
     Migration {
         description: "topics that are paused",
         sql: include_str!("../migrations/0008_paused.sql"),
+        compatible_from: None,
+    },
+    Migration {
+        description: "which versions work with a schema",
+        sql: include_str!("../migrations/0009_compatibility.sql"),
+        compatible_from: None,
     },
 ];
 
@@ -93,16 +120,25 @@ fn migrations_table(names: &Names) -> String {
     )
 }
 
-fn applied(names: &Names, version: i64, description: &str) -> String {
+/// Notes that a migration was applied.
+fn applied(names: &Names, version: i64, migration: &Migration) -> String {
+    let (table, description) = (names.of("migrations"), migration.description);
+    if version < COMPATIBILITY {
+        return format!("INSERT INTO {table} (version, description) VALUES ({version}, '{description}');\n");
+    }
     format!(
-        "INSERT INTO {} (version, description) VALUES ({version}, '{description}');\n",
-        names.of("migrations")
+        "INSERT INTO {table} (version, description, compatible_from) VALUES ({version}, '{description}', {});\n",
+        migration.compatible_from.unwrap_or(version)
     )
 }
 
 /// Returns the migrations that a database of this version lacks, as one script: all of them for an empty one, which is
 /// of version 0.
 pub(super) fn print(names: &Names, from: usize) -> String {
+    script(MIGRATIONS, names, from)
+}
+
+fn script(migrations: &[Migration], names: &Names, from: usize) -> String {
     let mut script = String::from("BEGIN;\n");
     // Writing into a string does not fail.
     let _ = writeln!(script, "SELECT pg_advisory_xact_lock({});", names.migration_lock());
@@ -110,10 +146,10 @@ pub(super) fn print(names: &Names, from: usize) -> String {
         let _ = writeln!(script, r#"CREATE SCHEMA IF NOT EXISTS "{schema}";"#);
     }
     script.push_str(&migrations_table(names));
-    for (version, migration) in (1..).zip(MIGRATIONS).skip(from) {
+    for (version, migration) in (1..).zip(migrations).skip(from) {
         let _ = write!(script, "\n-- Version {version}: {}\n", migration.description);
         script.push_str(&migration.statements(names));
-        script.push_str(&applied(names, version, migration.description));
+        script.push_str(&applied(names, version, migration));
     }
     script.push_str("COMMIT;\n");
     script
@@ -145,23 +181,32 @@ pub(super) async fn current(pool: &PgPool) -> Result<String, StoreError> {
     })
 }
 
-/// Creates or upgrades our tables.
-pub(super) async fn migrate(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
+/// Creates or upgrades our tables, and waits no longer than this for each lock.
+pub(super) async fn migrate(pool: &PgPool, names: &Names, longest: Option<Duration>) -> Result<(), StoreError> {
     let mut connection = outside(pool).await?;
     // Most often there is nothing to do, and perhaps no right to do it.
-    if version(&mut connection, names).await? == known() {
+    if version(&mut connection, names).await? >= known() {
         return Ok(());
     }
     let begin = connection.begin_with("BEGIN READ WRITE");
-    let mut transaction = begin.await.map_err(StoreError::unavailable)?;
+    let mut transaction = begin.await.map_err(unavailable)?;
+    if let Some(longest) = longest {
+        // Zero is no limit to the server.
+        let limit = format!(
+            "SET LOCAL lock_timeout = {}",
+            longest.as_millis().clamp(1, i32::MAX as u128)
+        );
+        let set = transaction.execute(AssertSqlSafe(limit));
+        set.await.map_err(unavailable)?;
+    }
     apply(&mut transaction, names).await?;
-    transaction.commit().await.map_err(StoreError::unavailable)
+    transaction.commit().await.map_err(unavailable)
 }
 
 /// Fails if the tables are not what this version works with.
 pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
     let mut connection = outside(pool).await?;
-    match version(&mut connection, names).await? == known() {
+    match version(&mut connection, names).await? >= known() {
         true => Ok(()),
         false => Err(StoreError::Unsupported {
             advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
@@ -178,24 +223,51 @@ pub(super) fn known() -> i64 {
 /// Tells which migrations a database has, and which it lacks. One that is newer lacks none.
 pub(super) async fn status(pool: &PgPool, names: &Names) -> Result<SchemaStatus, StoreError> {
     let mut connection = outside(pool).await?;
-    let found = found(&mut connection, names).await?;
-    let all = (1..)
-        .zip(MIGRATIONS)
-        .map(|(version, migration)| (version, migration.description));
+    let (found, known) = (found(&mut connection, names).await?, known());
+    let all = (1..).zip(MIGRATIONS);
+    let missing = all.filter(|(version, _)| *version > found);
     Ok(SchemaStatus {
         found,
-        known: known(),
-        missing: all.filter(|(version, _)| *version > found).collect(),
+        known,
+        compatible_from: match found > known {
+            true => floor(&mut connection, names, found).await?,
+            false => (1..)
+                .zip(MIGRATIONS)
+                .map(|(version, migration)| migration.compatible_from.unwrap_or(version))
+                .max()
+                .unwrap_or(known),
+        },
+        missing: missing
+            .map(|(version, migration)| (version, migration.description))
+            .collect(),
     })
 }
 
-/// Returns the version of the schema, if it is not newer than ours: 0 if there is none.
+/// Returns the version of the schema, if this version works with it or is to upgrade it: 0 if there is none.
 async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, StoreError> {
     let (found, known) = (found(connection, names).await?, known());
-    match found > known {
-        true => Err(StoreError::SchemaTooNew { found, known }),
-        false => Ok(found),
+    if found > known {
+        let compatible_from = floor(connection, names, found).await?;
+        if compatible_from > known {
+            return Err(StoreError::SchemaTooNew {
+                found,
+                known,
+                compatible_from,
+            });
+        }
     }
+    Ok(found)
+}
+
+/// Returns the oldest version that works with a schema, which is newer than ours.
+async fn floor(connection: &mut PgConnection, names: &Names, found: i64) -> Result<i64, StoreError> {
+    // A migration that does not say breaks with all before it.
+    let select = format!(
+        "SELECT max(coalesce(compatible_from, version)) FROM {}",
+        names.of("migrations")
+    );
+    let floor: Option<i64> = value(connection, select).await?;
+    Ok(floor.unwrap_or(found))
 }
 
 /// Returns the version of the schema: 0 if there is none.
@@ -222,14 +294,16 @@ async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), Store
             names.migration_lock()
         )))
         .await
-        .map_err(StoreError::unavailable)?;
+        .map_err(unavailable)?;
     // Looked at anew, and now for good.
     let found = version(connection, names).await?;
-    let Some(missing) = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..)) else {
+    let Ok(from) = usize::try_from(found) else {
         return Err(StoreError::Corrupt {
             what: "the schema's version is negative",
         });
     };
+    // None, if a newer version was faster.
+    let missing = MIGRATIONS.get(from..).unwrap_or_default();
     let mut script = String::new();
     if found == 0 {
         script.push_str(&create_schema(connection, names).await?);
@@ -237,12 +311,9 @@ async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), Store
     }
     for (version, migration) in (found + 1..).zip(missing) {
         script.push_str(&migration.statements(names));
-        script.push_str(&applied(names, version, migration.description));
+        script.push_str(&applied(names, version, migration));
     }
-    connection
-        .execute(AssertSqlSafe(script))
-        .await
-        .map_err(StoreError::unavailable)?;
+    connection.execute(AssertSqlSafe(script)).await.map_err(unavailable)?;
     Ok(())
 }
 
@@ -267,7 +338,7 @@ where
     T: for<'r> sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
 {
     let row = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_one(connection).await;
-    row.and_then(|row| row.try_get(0)).map_err(StoreError::unavailable)
+    row.and_then(|row| row.try_get(0)).map_err(unavailable)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::PostgresStore;
 use super::call::Value;
 use super::errors::unavailable;
 use super::records::{self, column, fingerprint, millis, number, only, rows, takeover, unsigned};
-use super::retry::{Tries, tried};
+use super::retry::{Tries, tried, tried_within};
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
@@ -217,9 +217,9 @@ impl StepStore for PostgresStore {
         step: &StepId,
         answer: Option<RecordedResult>,
     ) -> Result<(), StoreError> {
-        let settled = tried(Tries::on(&self.pool), || {
+        let settled = tried_within(self.patience, Tries::on(&self.pool), |left| {
             let settle = self.statements.steps.settle(id, number(token), step, answer.as_ref());
-            self.ask_within(self.patience, settle)
+            self.ask_within(left, settle)
         });
         match settled.await?.is_empty() {
             true => Err(StoreError::Outdated { token }),
@@ -239,9 +239,9 @@ impl StepStore for PostgresStore {
         let mut unreadable = 0;
         loop {
             let most = limit.saturating_add(unreadable);
-            let listed_rows = tried(Tries::on(&self.pool), || {
+            let listed_rows = tried_within(self.patience, Tries::on(&self.pool), |left| {
                 let list = self.statements.steps.unfinished(kinds.as_deref(), first, longest, most);
-                self.ask(self.patience, list)
+                self.ask(left, list)
             });
             let listed_rows = listed_rows.await?;
             let found: Vec<_> = listed_rows.iter().map(|row| (row, listed(row))).collect();
@@ -268,9 +268,9 @@ impl StepStore for PostgresStore {
         token: FencingToken,
         standing: Standing,
     ) -> Result<(), StoreError> {
-        let changed = tried(Tries::on(&self.pool), || {
+        let changed = tried_within(self.patience, Tries::on(&self.pool), |left| {
             let set = self.statements.steps.set_standing(id, number(token), standing);
-            self.ask_within(self.patience, set)
+            self.ask_within(left, set)
         });
         match changed.await?.is_empty() {
             true => Err(StoreError::Outdated { token }),

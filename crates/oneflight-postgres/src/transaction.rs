@@ -70,6 +70,7 @@ use super::errors::{
 use super::manager;
 use super::names::Names;
 use super::number::Number;
+use super::quiet::quiet;
 use super::records::{self, column, millis, number, record, untold};
 use super::retry::Tries;
 use super::statements::turn;
@@ -275,7 +276,7 @@ impl PostgresStore {
             Err(error) => error,
         };
         drop(borrowed);
-        self.settle(of, &granted.number, lost.into()).await?;
+        self.settle(of, &granted.number, quiet(lost).into()).await?;
         Ok(ClaimOutcome::Granted(value))
     }
 

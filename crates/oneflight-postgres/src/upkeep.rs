@@ -9,32 +9,30 @@ use sqlx::postgres::PgRow;
 use super::PostgresStore;
 use super::call::{Message, Value};
 use super::records::{self, column, number, only, rows, timestamp};
-use super::retry::{Tries, tried};
+use super::retry::{Tries, tried_within};
 use super::sql::INSTANT;
 use oneflight::correlation::CorrelationId;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
-    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, StoreError, Upkeep,
+    Erase, EraseInOrder, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordPlace, RecordQuery, RecordState,
+    ScopeRange, Store, StoreError, Upkeep, erase_in_order,
 };
 
 mod findings;
 
 /// How many answers are read and erased at a time.
-const ERASED_AT_ONCE: usize = 200;
+const ERASED_AT_ONCE: u64 = 200;
 /// What results begin with that have no value: see [`RecordedResult`].
 const NO_VALUE: [&[u8]; 2] = [&[1, 2], &[1, 3]];
 /// What an erased answer of the HTTP layer ends with, and has no more bytes than.
 const ERASED: (&[u8], usize) = (b"\0erased", 48);
 
-/// A range of scopes, from the first up to but not including the second.
-type Range = (String, Option<String>);
-
 /// Scope and key of a record.
 type Place = (String, String);
 
 /// Whether a record `r` is of a range of scopes.
-fn within((from, to): &Range) -> String {
+fn within((from, to): &ScopeRange) -> String {
     let to = to.as_ref().map(|to| format!(" AND r.scope < {}", Value::Text(to)));
     format!("r.scope >= {}{}", Value::Text(from), to.unwrap_or_default())
 }
@@ -61,18 +59,19 @@ impl PostgresStore {
     /// Puts a statement to the server, outside of any transaction.
     async fn answer_to(&self, statement: impl Into<String>) -> Result<Vec<PgRow>, StoreError> {
         let statement = statement.into();
-        tried(Tries::on(&self.pool), || {
-            self.ask(self.patience, Message::outside(&statement))
+        tried_within(self.patience, Tries::on(&self.pool), |left| {
+            self.ask(left, Message::outside(&statement))
         })
         .await
     }
 
     /// A page of records in one range of scopes.
-    fn listing(&self, query: &RecordQuery, range: &Range, limit: usize) -> Result<String, StoreError> {
+    fn listing(&self, query: &RecordQuery, range: &ScopeRange, limit: usize) -> Result<String, StoreError> {
         let (records, workflows) = (self.names.of("records"), self.names.of("workflows"));
         let mut asked = within(range);
         if let Some(cursor) = &query.after {
-            asked += &behind(&place(cursor)?);
+            let place = cursor.place().ok_or(RecordCursor::OF_ANOTHER_STORE)?;
+            asked += &behind(&text(&place)?);
         }
         if let Some(key) = &query.key {
             asked += &format!(" AND r.key = {}", Value::Text(key));
@@ -117,36 +116,41 @@ impl PostgresStore {
              FROM page r LEFT JOIN {workflows} w USING (scope, key, token) ORDER BY r.scope, r.key"
         ))
     }
+}
 
-    async fn erase_records(&self, range: &Range, limit: usize) -> Result<usize, StoreError> {
-        let records = self.names.of("records");
-        let erased = self.answer_to(format!(
+/// How a store erases: what [`erase_in_order`] goes from batch to batch with.
+struct Eraser<'s>(&'s PostgresStore);
+
+impl EraseInOrder for Eraser<'_> {
+    async fn erase_records(&self, range: &ScopeRange, limit: u64) -> Result<u64, StoreError> {
+        let records = self.0.names.of("records");
+        let erased = self.0.answer_to(format!(
             "WITH erased AS (
                 DELETE FROM {records} WHERE ctid = ANY (ARRAY(
                     SELECT r.ctid FROM {records} r WHERE {within} AND r.completed_at IS NOT NULL LIMIT {limit} FOR UPDATE OF r))
                 RETURNING 1)
              SELECT count(*) FROM erased",
             within = within(range),
-            limit = rows(limit),
+            limit = i64::try_from(limit).unwrap_or(i64::MAX),
         ));
         let count: i64 = column(only(&erased.await?)?, 0)?;
-        Ok(usize::try_from(count).unwrap_or(0))
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// Erases answers behind a place. Returns that of the last record which had one, and how many were erased, or `None` if there was
-    /// none.
     async fn erase_answers(
         &self,
-        range: &Range,
-        after: Option<&Place>,
-        limit: usize,
-    ) -> Result<Option<(Place, usize)>, StoreError> {
-        let (records, workflows, steps) = (
-            self.names.of("records"),
-            self.names.of("workflows"),
-            self.names.of("steps"),
-        );
-        let found = self.answer_to(format!(
+        range: &ScopeRange,
+        after: &RecordPlace,
+        limit: u64,
+    ) -> Result<Option<(RecordPlace, u64)>, StoreError> {
+        let names = &self.0.names;
+        let (records, workflows, steps) = (names.of("records"), names.of("workflows"), names.of("steps"));
+        // A place before the range would have its index entered there.
+        let behind = match &*after.0 >= range.0.as_bytes() {
+            true => behind(&text(after)?),
+            false => String::new(),
+        };
+        let found = self.0.answer_to(format!(
             "SELECT r.scope, r.key, r.token, r.result FROM {records} r
              WHERE {within}{behind} AND r.completed_at IS NOT NULL AND ({result} OR EXISTS (
                 SELECT FROM {workflows} w
@@ -154,31 +158,35 @@ impl PostgresStore {
                     SELECT FROM {steps} s WHERE s.workflow = w.id AND s.result IS NOT NULL AND {answer}))))
              ORDER BY r.scope, r.key LIMIT {limit}",
             within = within(range),
-            behind = after.map(behind).unwrap_or_default(),
             result = has_value("r.result"),
             input = has_value("w.input"),
             answer = has_value("s.result"),
-            limit = rows(limit),
+            limit = limit.min(ERASED_AT_ONCE),
         ));
         let found = found.await?;
         let Some(last) = found.last() else {
             return Ok(None);
         };
-        let last = (column(last, 0)?, column(last, 1)?);
+        let last: (String, String) = (column(last, 0)?, column(last, 1)?);
         let mut left = Vec::with_capacity(found.len());
         for row in &found {
             let (scope, key): (String, String) = (column(row, 0)?, column(row, 1)?);
             let (token, result): (i64, Vec<u8>) = (column(row, 2)?, column(row, 3)?);
-            let result = RecordedResult::from_stored(result);
-            let result = result.erased().unwrap_or(result);
-            left.push(format!(
-                "({}, {}, {}, {})",
-                Value::Text(&scope),
-                Value::Text(&key),
-                Value::Number(token),
-                Value::Bytes(Some(result.as_bytes()))
-            ));
+            left.push(left_of((&scope, &key), token, &RecordedResult::from_stored(result)));
         }
+        let last = (last.0.into_bytes(), last.1.into_bytes());
+        Ok(Some((last, self.0.leave(&left).await?)))
+    }
+}
+
+impl PostgresStore {
+    /// Erases answers, and leaves these. Returns how many.
+    async fn leave(&self, left: &[String]) -> Result<u64, StoreError> {
+        let (records, workflows, steps) = (
+            self.names.of("records"),
+            self.names.of("workflows"),
+            self.names.of("steps"),
+        );
         // The token tells whether it is the record that was read: what is completed changes no more.
         let erased = self.answer_to(format!(
             "WITH erased (scope, key, token, result) AS (VALUES {left}),
@@ -200,8 +208,20 @@ impl PostgresStore {
             answer = erased("s.result"),
         ));
         let count: i64 = column(only(&erased.await?)?, 0)?;
-        Ok(Some((last, usize::try_from(count).unwrap_or(0))))
+        Ok(u64::try_from(count).unwrap_or(0))
     }
+}
+
+/// What is left of an answer, and whose it is, as a row of values.
+fn left_of((scope, key): (&str, &str), token: i64, result: &RecordedResult) -> String {
+    let left = result.erased();
+    format!(
+        "({}, {}, {}, {})",
+        Value::Text(scope),
+        Value::Text(key),
+        Value::Number(token),
+        Value::Bytes(Some(left.as_ref().unwrap_or(result).as_bytes()))
+    )
 }
 
 /// Returns the record in a row of a listing.
@@ -224,10 +244,9 @@ fn entry(row: &PgRow) -> Result<RecordEntry, StoreError> {
     Ok(entry)
 }
 
-/// Returns scope and key of a cursor.
-fn place(cursor: &RecordCursor) -> Result<Place, StoreError> {
-    let (scope, key) = cursor.place().ok_or(ANOTHER_STORES)?;
-    let text = |bytes| String::from_utf8(bytes).map_err(|_| ANOTHER_STORES);
+/// Returns scope and key of a place, which are text here.
+fn text((scope, key): &RecordPlace) -> Result<Place, StoreError> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| RecordCursor::OF_ANOTHER_STORE);
     Ok((text(scope)?, text(key)?))
 }
 
@@ -235,10 +254,6 @@ fn place(cursor: &RecordCursor) -> Result<Place, StoreError> {
 fn behind((scope, key): &Place) -> String {
     format!(" AND (r.scope, r.key) > ({}, {})", Value::Text(scope), Value::Text(key))
 }
-
-const ANOTHER_STORES: StoreError = StoreError::Unsupported {
-    advice: "the cursor is one of another store; begin at the first page",
-};
 
 impl Upkeep for PostgresStore {
     async fn records(&self, query: RecordQuery) -> Result<RecordPage, StoreError> {
@@ -270,41 +285,29 @@ impl Upkeep for PostgresStore {
         after: Option<RecordCursor>,
         limit: usize,
     ) -> Result<Erased, StoreError> {
-        let query = RecordQuery {
-            scope: Some(scope.to_owned()),
-            ..RecordQuery::default()
-        };
-        let mut place = after.as_ref().map(place).transpose()?;
-        let mut erased = 0;
-        for range in query.scope_ranges() {
-            while erased < limit {
-                // Fewer than were asked for are not the last ones: some may have changed meanwhile.
-                let some = match what {
-                    Erase::Records => self.erase_records(&range, limit - erased).await?,
-                    Erase::Answers => {
-                        let some = (limit - erased).min(ERASED_AT_ONCE);
-                        match self.erase_answers(&range, place.as_ref(), some).await? {
-                            Some((last, some)) => {
-                                place = Some(last);
-                                erased += some;
-                                continue;
-                            }
-                            None => 0,
-                        }
-                    }
-                };
-                if some == 0 {
-                    break;
-                }
-                erased += some;
-            }
+        erase_in_order(&Eraser(self), scope, what, after, limit).await
+    }
+
+    async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        if what == Erase::Answers {
+            let record = self.load(id).await?.filter(|record| record.token == token);
+            let Some(result) = record.as_ref().and_then(|record| record.result()) else {
+                return Ok(false);
+            };
+            let left = left_of((id.scope(), id.key()), number(token), result);
+            return Ok(self.leave(&[left]).await? > 0);
         }
-        // Records that were erased are not found once more, wherever it goes on.
-        let (at, key) = place.unwrap_or_default();
-        Ok(Erased {
-            erased: erased as u64,
-            next: (limit > 0 && erased >= limit).then(|| RecordCursor::behind(at.as_bytes(), key.as_bytes())),
-        })
+        let erased = self.answer_to(format!(
+            "WITH erased AS (
+                DELETE FROM {} WHERE scope = {} AND key = {} AND token = {} AND completed_at IS NOT NULL RETURNING 1)
+             SELECT count(*) FROM erased",
+            self.names.of("records"),
+            Value::Text(id.scope()),
+            Value::Text(id.key()),
+            Value::Number(number(token)),
+        ));
+        let erased: i64 = column(only(&erased.await?)?, 0)?;
+        Ok(erased > 0)
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {

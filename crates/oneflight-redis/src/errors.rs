@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use oneflight::store::StoreError;
+use oneflight::store::{StoreError, StoreFailure};
 
 /// Returns whether the server does not know the script, and has to be sent it.
 pub(super) fn is_unknown_script(error: &RedisError) -> bool {
@@ -11,5 +11,12 @@ pub(super) fn is_unknown_script(error: &RedisError) -> bool {
 
 /// Makes the error that the user of the store gets.
 pub(super) fn unavailable(error: RedisError) -> StoreError {
-    StoreError::unavailable(error)
+    let failure = match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => StoreFailure::NotLoggedIn,
+        (_, Some("NOPERM")) => StoreFailure::Forbidden,
+        (_, Some("READONLY")) => StoreFailure::ReadOnly,
+        (_, Some("OOM")) => StoreFailure::Full,
+        _ => return StoreError::unavailable(error),
+    };
+    StoreError::failed(failure, error)
 }

@@ -234,17 +234,30 @@ impl RedisStore {
         let Some(id) = self.0.names.any_identity(&key).filter(|id| query.has_scope(id.scope())) else {
             return Ok(false);
         };
+        self.erase_of(id, None, what).await
+    }
+
+    /// Erases the completed record of a request or its answer. Returns whether there was something to erase; of a token, whether
+    /// it was completed under that one.
+    async fn erase_of(&self, id: RequestIdentity, of: Option<FencingToken>, what: Erase) -> Result<bool, StoreError> {
         let keys = self.0.names.keys(&id);
-        let (token, left) = match what {
-            Erase::Records => (String::new(), None),
-            Erase::Answers => {
-                let Some(entry) = self.entry(id).await? else {
+        let (token, left) = match (what, of) {
+            (Erase::Records, None) => (String::new(), None),
+            (Erase::Records, Some(of)) => match keys.count(of) {
+                Some(count) => (decimal(count), None),
+                None => return Ok(false),
+            },
+            (Erase::Answers, of) => {
+                let entry = self.entry(id).await?;
+                let Some(entry) = entry.filter(|entry| of.is_none_or(|of| of == entry.record.token)) else {
                     return Ok(false);
                 };
                 let State::Completed { result, .. } = &entry.record.state else {
                     return Ok(false);
                 };
-                let Some(left) = result.erased() else { return Ok(false) };
+                let Some(left) = result.erased() else {
+                    return Ok(of.is_some());
+                };
                 (decimal(keys.count(entry.record.token).unwrap_or_default()), Some(left))
             }
         };
@@ -326,6 +339,10 @@ impl Upkeep for RedisStore {
             erased: erased as u64,
             next: (limit > 0).then(|| place.cursor()),
         })
+    }
+
+    async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        self.erase_of(id.clone(), Some(token), what).await
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::error::DatabaseError;
 
-use oneflight::store::{StoreError, is_caused_by, jitter};
+use oneflight::store::{StoreError, StoreFailure, is_caused_by, jitter};
 
 /// The primary result code of a statement that cannot be carried out as it stands.
 const SQLITE_ERROR: u32 = 1;
@@ -61,8 +61,35 @@ pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
         // Others had all connections for as long as the pool waits.
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => StoreError::NoConnection,
-        error => StoreError::unavailable(error),
+        error => match primary_code(&error).and_then(failure) {
+            Some(failure) => StoreError::failed(failure, error),
+            None => StoreError::unavailable(error),
+        },
     }
+}
+
+/// Returns what a primary result code says of the database, if it says what is to be done.
+fn failure(code: u32) -> Option<StoreFailure> {
+    /// An access permission that the file system, or an authorizer, does not give.
+    const PERM: u32 = 3;
+    const AUTH: u32 = 23;
+    const READONLY: u32 = 8;
+    const INTERRUPT: u32 = 9;
+    const CORRUPT: u32 = 11;
+    const NOTADB: u32 = 26;
+    const FULL: u32 = 13;
+    const CANTOPEN: u32 = 14;
+
+    Some(match code {
+        PERM | AUTH => StoreFailure::Forbidden,
+        SQLITE_BUSY | SQLITE_LOCKED => StoreFailure::Locked,
+        READONLY => StoreFailure::ReadOnly,
+        INTERRUPT => StoreFailure::Cancelled,
+        CORRUPT | NOTADB => StoreFailure::Damaged,
+        FULL => StoreFailure::Full,
+        CANTOPEN => StoreFailure::NotFound,
+        _ => return None,
+    })
 }
 
 fn code(error: &dyn DatabaseError) -> Option<u32> {

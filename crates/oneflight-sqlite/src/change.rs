@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::erase::{self, Range};
+use super::erase;
 use super::queue::Rank;
 use super::{records, steps};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
-use oneflight::store::{Standing, StepId, StepRecord};
+use oneflight::store::{ScopeRange, Standing, StepId, StepRecord};
 
 /// A change of records in one statement.
 pub(super) enum Change {
@@ -54,8 +54,12 @@ pub(super) enum Change {
         token: FencingToken,
     },
     Erase {
-        range: Range,
+        range: ScopeRange,
         limit: i64,
+    },
+    EraseOne {
+        id: RequestIdentity,
+        token: FencingToken,
     },
     Purge {
         limit: i64,
@@ -72,7 +76,7 @@ impl Change {
             | Self::Hold { .. }
             | Self::SetStanding { .. } => Rank::Lease,
             Self::RecordStep { .. } | Self::SettleStep { .. } => Rank::Step,
-            Self::Erase { .. } | Self::Purge { .. } => Rank::Business,
+            Self::Erase { .. } | Self::EraseOne { .. } | Self::Purge { .. } => Rank::Business,
         }
     }
 
@@ -98,6 +102,7 @@ impl Change {
             Self::SetStanding { id, token, standing } => steps::set_standing(id, *token, *standing),
             Self::Hold { id, token } => records::hold(id, *token),
             Self::Erase { range, limit } => erase::erase_records(range, *limit),
+            Self::EraseOne { id, token } => erase::erase_record(id, *token),
             Self::Purge { limit } => records::purge(*limit),
         };
         Ok(statement.execute(connection).await?.rows_affected())

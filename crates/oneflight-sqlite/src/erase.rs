@@ -6,15 +6,13 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use super::busy::unavailable;
 use super::ending::End;
 use super::file::databases;
-use super::records::Statement;
-use oneflight::record::RecordedResult;
-use oneflight::store::StoreError;
-
-/// A range of scopes, from the first up to but not including the second.
-pub(super) type Range = (String, Option<String>);
+use super::records::{Statement, number};
+use oneflight::identity::RequestIdentity;
+use oneflight::record::{FencingToken, RecordedResult};
+use oneflight::store::{ScopeRange, StoreError};
 
 /// Whether a record `r` is of a range of scopes, which are the first two values.
-pub(super) fn within(range: &Range) -> &'static str {
+pub(super) fn within(range: &ScopeRange) -> &'static str {
     match range.1 {
         Some(_) => "r.scope >= ?1 AND r.scope < ?2",
         None => "r.scope >= ?1 AND ?2 IS NULL",
@@ -44,7 +42,7 @@ macro_rules! erased {
 }
 
 /// Deletes completed records of a range of scopes. Their steps go with them.
-pub(super) fn erase_records(range: &Range, limit: i64) -> Statement<'_> {
+pub(super) fn erase_records(range: &ScopeRange, limit: i64) -> Statement<'_> {
     let statement = format!(
         "DELETE FROM main.oneflight_records WHERE token IN (
             SELECT token FROM main.oneflight_records r WHERE {} AND state = 'completed' LIMIT ?3)",
@@ -52,6 +50,14 @@ pub(super) fn erase_records(range: &Range, limit: i64) -> Statement<'_> {
     );
     let erase = sqlx::query(AssertSqlSafe(statement).into_sql_str());
     erase.bind(&range.0).bind(&range.1).bind(limit)
+}
+
+/// Deletes a record that was completed under this token. Its steps go with it.
+pub(super) fn erase_record(id: &RequestIdentity, token: FencingToken) -> Statement<'_> {
+    let erase = sqlx::query(
+        "DELETE FROM main.oneflight_records WHERE scope = ? AND key = ? AND token = ? AND state = 'completed'",
+    );
+    erase.bind(id.scope()).bind(id.key()).bind(number(token))
 }
 
 /// Finds completed records with an answer, or with one of a step, or with what they were started with: also those of a mutation of

@@ -117,11 +117,13 @@ impl DatabaseFile {
 
 /// Adds to an error which file it is about.
 pub(super) fn about(path: &str, error: StoreError) -> StoreError {
+    let about = |source| AboutFile {
+        path: path.to_owned(),
+        source,
+    };
     match error {
-        StoreError::Unavailable { source } => StoreError::unavailable(AboutFile {
-            path: path.to_owned(),
-            source,
-        }),
+        StoreError::Unavailable { source } => StoreError::unavailable(about(source)),
+        StoreError::Failed { failure, source } => StoreError::failed(failure, about(source)),
         error => error,
     }
 }

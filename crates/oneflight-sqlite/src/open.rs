@@ -84,8 +84,8 @@ impl SqliteOptions {
         self
     }
 
-    /// Leaves the file and its tables as they are: a file that is missing is not created, and another version of the tables than
-    /// this crate's is an error. Apply [`migrations_sql`](Self::migrations_sql) by other means, before the store is opened.
+    /// Leaves the file and its tables as they are: a file that is missing is not created, and tables of an older version than
+    /// this crate's are an error. Apply [`migrations_sql`](Self::migrations_sql) by other means, before the store is opened.
     ///
     /// This is for a tool that looks into the database of a service.
     pub fn without_migrations(mut self) -> Self {
@@ -121,17 +121,16 @@ impl SqliteOptions {
     /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn schema_status(&self, path: impl AsRef<Path>) -> Result<SchemaStatus, StoreError> {
         let path = path_of_file(path.as_ref())?;
-        let found = async {
+        let status = async {
             let options = SqliteConnectOptions::new().filename(&path).read_only(true);
             let mut connection = options.busy_timeout(self.busy_deadline).connect().await?;
-            let found = schema::found_on(&mut connection).await?;
+            let status = schema::status_on(&mut connection).await?;
             connection.close().await?;
-            Ok(found)
+            Ok(status)
         };
-        let found = found
+        status
             .await
-            .map_err(|error| about(&path.to_string_lossy(), unavailable(error)))?;
-        Ok(schema::status(found))
+            .map_err(|error| about(&path.to_string_lossy(), unavailable(error)))
     }
 
     /// Opens the database file, and creates or upgrades our tables.
@@ -141,7 +140,7 @@ impl SqliteOptions {
     /// # Errors
     ///
     /// * The file cannot be opened.
-    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate changed the database so that this one does not work with it.
     /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`, or, [without
     ///   migrations](Self::without_migrations), if some are missing.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
@@ -169,7 +168,7 @@ impl SqliteStore {
     /// # Errors
     ///
     /// * The file cannot be opened.
-    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate changed the database so that this one does not work with it.
     /// * [`StoreError::Unsupported`] if the path is a URL (`sqlite:`, `file:`) or `:memory:`.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::options().open(path).await
@@ -204,7 +203,7 @@ impl SqliteStore {
     /// # Errors
     ///
     /// * The database cannot be reached.
-    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate wrote the database.
+    /// * [`StoreError::SchemaTooNew`] if a newer version of this crate changed the database so that this one does not work with it.
     /// * [`StoreError::Unsupported`] for a database in memory with more than one connection, and for one that cannot
     ///   roll back (`journal_mode=OFF`).
     pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {

@@ -3,9 +3,12 @@
 //! Each migration is applied once, in order, all missing ones in one `BEGIN IMMEDIATE` transaction. However many
 //! processes open the same new file at once, one applies them and the others find them there. A migration that was
 //! released is never edited; a change is another migration.
+//!
+//! The database says of each migration which version of ours is the oldest that works with it. So a process of an older
+//! version opens a newer database, as long as no migration has broken with that version. See [`Migration::compatible_from`].
 
-use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::busy::unavailable;
 use super::ending::{End, Ended};
@@ -26,21 +29,62 @@ const NEWEST: &str = concat!(
     databases!(),
     "; COMMIT"
 );
+/// The oldest version that works with the schema. A migration that does not say breaks with all before it.
+const FLOOR: &str = concat!(
+    "BEGIN;
+     SELECT *, (SELECT max(coalesce(compatible_from, version)) FROM main.oneflight_migrations) AS found FROM ",
+    databases!(),
+    "; COMMIT"
+);
 
-/// The migrations, in order: a description, and one of the files in `migrations/`. The version of a schema is the
-/// number of these that it has.
-const MIGRATIONS: &[(&str, &str)] = &[
-    (
-        "records and fencing tokens",
-        include_str!("../migrations/0001_records.sql"),
-    ),
-    ("the outbox", include_str!("../migrations/0002_outbox.sql")),
-    ("steps of mutations", include_str!("../migrations/0003_steps.sql")),
-    (
-        "requests that are held, and correlation ids",
-        include_str!("../migrations/0004_held_and_correlation.sql"),
-    ),
-    ("topics that are paused", include_str!("../migrations/0005_paused.sql")),
+/// One of the files in `migrations/`.
+#[derive(Clone, Copy)]
+struct Migration {
+    description: &'static str,
+    sql: &'static str,
+    /// The oldest version of ours that works with what this leaves, if that is not this version alone.
+    ///
+    /// What only adds (a table, an index, a trigger, a column with a default) keeps the number of the migration before. What
+    /// breaks with older versions has its own: a column that goes, another meaning, something that has to be written with each
+    /// claim. It is in the database only from [`COMPATIBILITY`] on.
+    compatible_from: Option<i64>,
+}
+
+/// The migration from which on the database tells which versions work with it.
+const COMPATIBILITY: i64 = 6;
+
+/// The migrations, in order. The version of a schema is the number of these that it has.
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        description: "records and fencing tokens",
+        sql: include_str!("../migrations/0001_records.sql"),
+        compatible_from: None,
+    },
+    Migration {
+        description: "the outbox",
+        sql: include_str!("../migrations/0002_outbox.sql"),
+        compatible_from: None,
+    },
+    Migration {
+        description: "steps of mutations",
+        sql: include_str!("../migrations/0003_steps.sql"),
+        compatible_from: None,
+    },
+    Migration {
+        description: "requests that are held, and correlation ids",
+        sql: include_str!("../migrations/0004_held_and_correlation.sql"),
+        compatible_from: None,
+    },
+    Migration {
+        description: "topics that are paused",
+        sql: include_str!("../migrations/0005_paused.sql"),
+        compatible_from: None,
+    },
+    Migration {
+        description: "which versions work with a schema",
+        sql: include_str!("../migrations/0006_compatibility.sql"),
+        compatible_from: None,
+    },
 ];
 
 const APPLIED_TABLE: &str = "CREATE TABLE IF NOT EXISTS main.oneflight_migrations (
@@ -52,32 +96,68 @@ const APPLIED_TABLE: &str = "CREATE TABLE IF NOT EXISTS main.oneflight_migration
 /// Returns the migrations that a database of this version lacks, as one script: all of them for an empty one, which is of
 /// version 0.
 pub(super) fn print(from: usize) -> String {
+    script(MIGRATIONS, from)
+}
+
+fn script(migrations: &[Migration], from: usize) -> String {
     let mut script = format!("BEGIN IMMEDIATE;\n{APPLIED_TABLE};\n");
-    for (version, (description, statements)) in (1..).zip(MIGRATIONS).skip(from) {
+    for (version, migration) in (1..).zip(migrations).skip(from) {
         script.push_str(&format!(
-            "\n-- Version {version}: {description}\n{statements}INSERT INTO main.oneflight_migrations (version, description, applied_at)
-VALUES ({version}, '{description}', CAST(unixepoch('subsec') * 1000 AS INTEGER));\n"
+            "\n-- Version {version}: {}\n{}{}",
+            migration.description,
+            migration.sql,
+            applied(version, migration)
         ));
     }
     script.push_str("COMMIT;\n");
     script
 }
 
-/// Tells which migrations a database of this version has, and which it lacks. One that is newer lacks none.
-pub(super) fn status(found: i64) -> SchemaStatus {
-    let all = (1..)
-        .zip(MIGRATIONS)
-        .map(|(version, (description, _))| (version, *description));
-    SchemaStatus {
-        found,
-        known: known(),
-        missing: all.filter(|(version, _)| *version > found).collect(),
+/// Notes that a migration was applied.
+fn applied(version: i64, migration: &Migration) -> String {
+    let (description, now) = (migration.description, "CAST(unixepoch('subsec') * 1000 AS INTEGER)");
+    match version < COMPATIBILITY {
+        true => format!(
+            "INSERT INTO main.oneflight_migrations (version, description, applied_at)
+VALUES ({version}, '{description}', {now});\n"
+        ),
+        false => format!(
+            "INSERT INTO main.oneflight_migrations (version, description, applied_at, compatible_from)
+VALUES ({version}, '{description}', {now}, {});\n",
+            migration.compatible_from.unwrap_or(version)
+        ),
     }
+}
+
+/// Tells which migrations the database of a connection has, and which it lacks, and changes nothing. One that is newer lacks
+/// none.
+pub(super) async fn status_on(connection: &mut SqliteConnection) -> sqlx::Result<SchemaStatus> {
+    let (found, known) = (found_on(&mut *connection).await?, known());
+    let all = (1..).zip(MIGRATIONS);
+    let missing = all.filter(|(version, _)| *version > found);
+    Ok(SchemaStatus {
+        found,
+        known,
+        compatible_from: match found > known {
+            true => {
+                let floor = "SELECT max(coalesce(compatible_from, version)) FROM main.oneflight_migrations";
+                sqlx::query_scalar(floor).fetch_one(connection).await?
+            }
+            false => (1..)
+                .zip(MIGRATIONS)
+                .map(|(version, migration)| migration.compatible_from.unwrap_or(version))
+                .max()
+                .unwrap_or(known),
+        },
+        missing: missing
+            .map(|(version, migration)| (version, migration.description))
+            .collect(),
+    })
 }
 
 /// Fails if the tables are not what this version works with.
 pub(super) async fn check(store: &SqliteStore) -> Result<(), StoreError> {
-    match missing(look(store).await?)?.is_empty() {
+    match look(store).await? >= known() {
         true => Ok(()),
         false => Err(StoreError::Unsupported {
             advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
@@ -87,7 +167,7 @@ pub(super) async fn check(store: &SqliteStore) -> Result<(), StoreError> {
 }
 
 /// Returns the version of the schema on a connection, and changes nothing: 0 if there is none.
-pub(super) async fn found_on(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+async fn found_on(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     let look = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = 'oneflight_migrations')";
     let there: bool = sqlx::query_scalar(look).fetch_one(&mut *connection).await?;
     if !there {
@@ -104,7 +184,7 @@ async fn newest(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.
 pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
-    if missing(look(store).await?)?.is_empty() {
+    if look(store).await? >= known() {
         return Ok(());
     }
     match store
@@ -117,20 +197,32 @@ pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
     }
 }
 
-/// Returns the version of the schema that existed a moment ago: 0 if there was none.
+/// Returns the version of the schema that existed a moment ago, if this version works with it or is to upgrade it: 0 if there
+/// was none.
 async fn look(store: &SqliteStore) -> Result<i64, StoreError> {
-    let mut found = 0;
-    for look in [TABLES, NEWEST] {
-        let rows = store.fetch(None, || sqlx::query(look)).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound);
-        found = row
-            .and_then(|row| row.try_get("found"))
-            .map_err(|error| store.writer.unavailable(error))?;
-        if found == 0 {
-            break;
+    if ask(store, TABLES).await? == 0 {
+        return Ok(0);
+    }
+    let (found, known) = (ask(store, NEWEST).await?, known());
+    if found > known {
+        let compatible_from = ask(store, FLOOR).await?;
+        if compatible_from > known {
+            return Err(StoreError::SchemaTooNew {
+                found,
+                known,
+                compatible_from,
+            });
         }
     }
     Ok(found)
+}
+
+/// Returns what a statement has `found`.
+async fn ask(store: &SqliteStore, question: &'static str) -> Result<i64, StoreError> {
+    let rows = store.fetch(None, || sqlx::query(question)).await?;
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound);
+    row.and_then(|row| row.try_get("found"))
+        .map_err(|error| store.writer.unavailable(error))
 }
 
 /// Returns the version of the schema that this crate works with.
@@ -138,28 +230,22 @@ pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// Returns what is to be applied to a schema of this version.
-fn missing(found: i64) -> Result<&'static [(&'static str, &'static str)], StoreError> {
-    let known = known();
-    if found > known {
-        return Err(StoreError::SchemaTooNew { found, known });
-    }
-    usize::try_from(found)
-        .ok()
-        .and_then(|found| MIGRATIONS.get(found..))
-        .ok_or(StoreError::Corrupt {
-            what: "the schema's version is negative",
-        })
-}
-
 async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreError> {
     let found = version(connection).await.map_err(unavailable)?;
-    let missing = missing(found)?;
+    let Ok(from) = usize::try_from(found) else {
+        return Err(StoreError::Corrupt {
+            what: "the schema's version is negative",
+        });
+    };
+    // None, if another process was faster.
+    let missing = MIGRATIONS.get(from..).unwrap_or_default();
     if missing.is_empty() {
         return Ok((End::RollBack, ()));
     }
-    for (version, (description, statements)) in (found + 1..).zip(missing) {
-        upgrade(connection, version, description, statements)
+    for (version, migration) in (found + 1..).zip(missing) {
+        let statements = format!("{}{}", migration.sql, applied(version, migration));
+        sqlx::raw_sql(AssertSqlSafe(statements))
+            .execute(&mut *connection)
             .await
             .map_err(unavailable)?;
     }
@@ -170,24 +256,6 @@ async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreErro
 async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::raw_sql(APPLIED_TABLE).execute(&mut *connection).await?;
     newest(connection).await
-}
-
-async fn upgrade(
-    connection: &mut SqliteConnection,
-    version: i64,
-    description: &str,
-    statements: &'static str,
-) -> sqlx::Result<()> {
-    sqlx::raw_sql(statements).execute(&mut *connection).await?;
-    sqlx::query(
-        "INSERT INTO main.oneflight_migrations (version, description, applied_at)
-         VALUES (?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
-    )
-    .bind(version)
-    .bind(description)
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -205,13 +273,47 @@ mod tests {
             .collect();
         files.sort();
         assert_eq!(files.len(), MIGRATIONS.len());
-        for ((number, file), (_, statements)) in (1..).zip(files).zip(MIGRATIONS) {
+        for ((number, file), migration) in (1..).zip(files).zip(MIGRATIONS) {
             let name = file.file_name().unwrap().to_string_lossy();
             assert!(
                 name.starts_with(&format!("{number:04}_")),
                 "{name} is not number {number}"
             );
-            assert_eq!(std::fs::read_to_string(&file).unwrap(), *statements, "{name}");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), migration.sql, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_says_which_versions_work_with_what_was_applied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("later.db");
+        let migration = |sql, compatible_from| Migration {
+            description: "of tomorrow",
+            sql,
+            compatible_from,
+        };
+        let mut migrations = MIGRATIONS.to_vec();
+        let (options, known) = (SqliteStore::options, known());
+        options().open(&path).await.unwrap();
+        for (sql, compatible_from, floor) in [
+            ("CREATE TABLE main.a (one INTEGER);\n", Some(known), known),
+            (
+                "ALTER TABLE main.oneflight_relays DROP COLUMN beats;\n",
+                None,
+                known + 2,
+            ),
+            ("CREATE TABLE main.b (one INTEGER);\n", Some(known + 2), known + 2),
+        ] {
+            let from = migrations.len();
+            migrations.push(migration(sql, compatible_from));
+            let connect = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+            let pool = sqlx::SqlitePool::connect_with(connect).await.unwrap();
+            let script = AssertSqlSafe(script(&migrations, from));
+            sqlx::raw_sql(script).execute(&pool).await.unwrap();
+            pool.close().await;
+            let status = options().schema_status(&path).await.unwrap();
+            assert_eq!(status.compatible_from, floor);
+            assert_eq!(options().open(&path).await.is_ok(), floor == known);
         }
     }
 }

@@ -24,7 +24,8 @@ use oneflight::store::{
 /// Keeps records in an SQLite database, over `sqlx` 0.9. Clones share it.
 ///
 /// The tables are ours and begin with `oneflight_`. They are created and upgraded when the store is opened; any number
-/// of processes may do so at once. A database that a newer version has upgraded is an error.
+/// of processes may do so at once. A database that a newer version has upgraded is opened as well, unless it says that this
+/// version does not work with it any more.
 ///
 /// # Leases and transactions
 ///

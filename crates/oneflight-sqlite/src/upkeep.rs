@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::change::Change;
 use super::ending::Ended;
-use super::erase::{Range, answers, erase_answers};
+use super::erase::{answers, erase_answers};
 use super::file::databases;
 use super::queue::Rank;
 use super::records::{self, Statement, column, timestamp};
@@ -17,13 +17,11 @@ use oneflight::correlation::CorrelationId;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
-    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordQuery, RecordState, StoreError, Upkeep, hex,
+    Erase, EraseInOrder, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordPlace, RecordQuery, RecordState,
+    ScopeRange, Store, StoreError, Upkeep, erase_in_order, hex,
 };
 
 mod findings;
-
-/// Scope and key of a record, which may be none that is valid.
-type Place = (Vec<u8>, Vec<u8>);
 
 /// The time of the server, as text of a statement.
 macro_rules! now {
@@ -43,9 +41,9 @@ struct Listing {
 }
 
 impl Listing {
-    fn new(query: &RecordQuery, range: Range, limit: usize) -> Result<Self, StoreError> {
+    fn new(query: &RecordQuery, range: ScopeRange, limit: usize) -> Result<Self, StoreError> {
         let after = match &query.after {
-            Some(cursor) => cursor.place().ok_or(ANOTHER_STORES)?,
+            Some(cursor) => cursor.place().ok_or(RecordCursor::OF_ANOTHER_STORE)?,
             None => Default::default(),
         };
         // One bound alone, so that the index is entered where the page begins. A key is never empty.
@@ -134,21 +132,29 @@ fn entry(row: &SqliteRow) -> Result<RecordEntry, StoreError> {
     Ok(entry)
 }
 
-impl SqliteStore {
-    /// Erases answers behind a place. Returns how many, and the place of the last record which had one.
-    ///
+/// How a store erases: what [`erase_in_order`] goes from batch to batch with.
+struct Eraser<'s>(&'s SqliteStore);
+
+impl EraseInOrder for Eraser<'_> {
+    async fn erase_records(&self, range: &ScopeRange, limit: u64) -> Result<u64, StoreError> {
+        let range = range.clone();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.0.writer.change(Change::Erase { range, limit }).await
+    }
+
     /// They are looked for before the lock is taken that others wait for. What is completed has its token as long as it is.
     async fn erase_answers(
         &self,
-        range: &Range,
-        after: &Place,
-        limit: usize,
-    ) -> Result<(u64, Option<Place>), StoreError> {
+        range: &ScopeRange,
+        after: &RecordPlace,
+        limit: u64,
+    ) -> Result<Option<(RecordPlace, u64)>, StoreError> {
+        let store = self.0;
         let from = after.clone().max((range.0.clone().into_bytes(), Vec::new()));
         let from = (hex(&from.0), hex(&from.1));
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let find = answers(range.1.as_deref());
-        let found = self.fetch(None, || {
+        let found = store.fetch(None, || {
             let find = sqlx::query(find.clone());
             find.bind(&from.0).bind(&from.1).bind(&range.1).bind(limit)
         });
@@ -162,22 +168,25 @@ impl SqliteStore {
             answers.push((token, result.erased().unwrap_or(result)));
             last = Some((column(row, 2)?, column(row, 3)?));
         }
-        if answers.is_empty() {
-            return Ok((0, None));
-        }
+        let Some(last) = last else {
+            return Ok(None);
+        };
+        Ok(Some((last, store.leave(answers).await?)))
+    }
+}
+
+impl SqliteStore {
+    /// Erases the answers of records that were completed under these tokens, and leaves these. Returns how many.
+    async fn leave(&self, answers: Vec<(i64, RecordedResult)>) -> Result<u64, StoreError> {
         let erased = self.writer.transaction(Rank::Business, None, move |connection| {
             Box::pin(async move { erase_answers(connection, &answers).await })
         });
         match erased.await? {
-            Ended::Committed(erased) | Ended::RolledBack(erased) => Ok((erased, last)),
+            Ended::Committed(erased) | Ended::RolledBack(erased) => Ok(erased),
             Ended::Unknown(_, error) => Err(self.writer.unavailable(error)),
         }
     }
 }
-
-const ANOTHER_STORES: StoreError = StoreError::Unsupported {
-    advice: "the cursor is one of another store; begin at the first page",
-};
 
 impl Upkeep for SqliteStore {
     async fn records(&self, query: RecordQuery) -> Result<RecordPage, StoreError> {
@@ -212,43 +221,20 @@ impl Upkeep for SqliteStore {
         after: Option<RecordCursor>,
         limit: usize,
     ) -> Result<Erased, StoreError> {
-        let query = RecordQuery {
-            scope: Some(scope.to_owned()),
-            ..RecordQuery::default()
-        };
-        let mut place = match after {
-            Some(cursor) => cursor.place().ok_or(ANOTHER_STORES)?,
-            None => Place::default(),
-        };
-        let mut erased = 0;
-        for range in query.scope_ranges() {
-            loop {
-                let left = limit.saturating_sub(usize::try_from(erased).unwrap_or(usize::MAX));
-                if left == 0 {
-                    break;
-                }
-                match what {
-                    Erase::Records => {
-                        let limit = i64::try_from(left).unwrap_or(i64::MAX);
-                        erased += self.writer.change(Change::Erase { range, limit }).await?;
-                        break;
-                    }
-                    Erase::Answers => {
-                        let (some, last) = self.erase_answers(&range, &place, left).await?;
-                        erased += some;
-                        match last {
-                            Some(last) => place = last,
-                            None => break,
-                        }
-                    }
-                }
-            }
+        erase_in_order(&Eraser(self), scope, what, after, limit).await
+    }
+
+    async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        if what == Erase::Records {
+            let id = id.clone();
+            return Ok(self.writer.change(Change::EraseOne { id, token }).await? > 0);
         }
-        // Records that were erased are not found once more, wherever it goes on.
-        Ok(Erased {
-            erased,
-            next: (limit > 0 && erased >= limit as u64).then(|| RecordCursor::behind(&place.0, &place.1)),
-        })
+        let record = self.load(id).await?.filter(|record| record.token == token);
+        let Some(result) = record.as_ref().and_then(|record| record.result()) else {
+            return Ok(false);
+        };
+        let left = result.erased().unwrap_or_else(|| result.clone());
+        Ok(self.leave(vec![(records::number(token), left)]).await? > 0)
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {

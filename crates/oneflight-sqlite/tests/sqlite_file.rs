@@ -155,7 +155,7 @@ async fn what_cannot_be_opened_is_named_with_its_cause() {
         (text, "not a database"),
     ] {
         let error = SqliteStore::open(&path).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Failed { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(path.to_str().unwrap()) && text.contains(cause), "{text}");
         // What the message has is not told again.

@@ -109,6 +109,33 @@ export async function isOneOrder(it, orders) {
   assert.deepEqual(orders.map((order) => order.id), orders.map(() => id))
 }
 
+/** What is said of the next POST to the page: status and headers, as the browser has got them. */
+export function answered(tab) {
+  return tab.page.waitForResponse((response) => response.request().method() === 'POST')
+}
+
+/** What was sent is sent again from the history: the redirect is replayed, by the proxy. */
+export async function backAndOnceMore(it) {
+  const { tab } = await it.visitor()
+  await tab.send(it.intent, it.item)
+  const { id } = await tab.order()
+  await tab.page.goBack()
+  await tab.isReady()
+  await tab.fill(it.item)
+  const answer = answered(tab)
+  await tab.press()
+  assert.equal(await (await answer).headerValue('idempotency-origin'), 'replayed')
+  assert.match(await (await answer).headerValue('x-action-redirect'), new RegExp(`order=${id}`))
+  await isOneOrder(it, [await tab.order()])
+}
+
+/** An answer is lost, and a browser without scripts sends the form again. */
+export async function lostWithoutScripts(it) {
+  const { tab } = await it.visitor({ scripts: false })
+  await overlapping(it, cutting(it, tab), () => tab.send(it.intent, it.item))
+  await isOneOrder(it, [await tab.order()])
+}
+
 /** A double click as a hand makes it. The button is off from the first click on. */
 export async function doubleClick(it) {
   const { tab } = await it.visitor()

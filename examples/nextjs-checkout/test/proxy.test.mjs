@@ -6,16 +6,11 @@ import assert from 'node:assert/strict'
 import { describe } from 'node:test'
 import { intention } from '../support/browser.mjs'
 import { openTests, overlapping } from '../support/harness.mjs'
-import { cases, cutting, doubleClick, isOneOrder } from './cases.mjs'
+import { answered, backAndOnceMore, cases, doubleClick, isOneOrder, lostWithoutScripts } from './cases.mjs'
 import { notesOnce } from './notes.mjs'
 
 const { check, shops } = await openTests({ modes: ['proxied'] })
 const shop = shops.proxied
-
-/** What the proxy says of the next POST to the page: status and headers, as the browser has got them. */
-function answered(tab) {
-  return tab.page.waitForResponse((response) => response.request().method() === 'POST')
-}
 
 /** What the proxy tells a browser that has sent a form. */
 async function told(tab) {
@@ -38,25 +33,9 @@ describe('the article, behind the proxy: one order', () => {
 
   check('a double click', shop, doubleClick)
 
-  check('an answer that is lost after the commit, with scripts off', shop, async (it) => {
-    const { tab } = await it.visitor({ scripts: false })
-    await overlapping(it, cutting(it, tab), () => tab.send(it.intent, it.item))
-    await isOneOrder(it, [await tab.order()])
-  })
+  check('an answer that is lost after the commit, with scripts off', shop, lostWithoutScripts)
 
-  check('back, and once more', shop, async (it) => {
-    const { tab } = await it.visitor()
-    await tab.send(it.intent, it.item)
-    const { id } = await tab.order()
-    await tab.page.goBack()
-    await tab.isReady()
-    await tab.fill(it.item)
-    const answer = answered(tab)
-    await tab.press()
-    assert.equal(await (await answer).headerValue('idempotency-origin'), 'replayed')
-    assert.match(await (await answer).headerValue('x-action-redirect'), new RegExp(`order=${id}`))
-    await isOneOrder(it, [await tab.order()])
-  })
+  check('back, and once more', shop, backAndOnceMore)
 
   check('by a script, and then as a plain form', shop, async (it) => {
     const [{ tab }, plain] = [await it.visitor(), await it.visitor({ scripts: false })]

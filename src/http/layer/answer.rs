@@ -104,8 +104,8 @@ fn has_no_content(status: StatusCode) -> bool {
 
 fn not_kept(answer: &Answer) -> Problem {
     let problem = Problem::of_kind(described::OUTCOME_ONLY).with_status(answer.status).with_detail(
-        "The operation was carried out before, and answered with this status. The body of that answer was too large to be \
-         kept, was streamed, or is secret. Do not repeat the operation under a new key.",
+        "The operation was carried out before, and answered with this status. The body of that answer is not kept: it was too \
+         large, a stream, or secret, or was erased since. Do not repeat the operation under a new key.",
     );
     match answer.headers.get(LOCATION).and_then(|location| location.to_str().ok()) {
         Some(location) => problem.with_member("location", location),

@@ -124,6 +124,7 @@ impl IdempotencyLayer {
             delivery: Delivery::default(),
             documentation: None,
             dialect: Dialect::default(),
+            routes: Arc::default(),
         };
         Self {
             settings: Arc::new(settings),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::request::Parts;
 
+use super::settings::Settings;
 use crate::correlation;
 use crate::http::kind::{self, described};
 use crate::http::problem::Problem;
@@ -35,6 +36,22 @@ impl RouteName {
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
+
+    /// Tells the recorder of the feature `metrics` that there is such a route, with 0 for all that is counted of it. Without that
+    /// feature it does nothing.
+    ///
+    /// The first request with a key does the same. Prometheus takes a counter that appears as one that has not increased, so call
+    /// this when the service starts, once its recorder is there, for an alert on the first doubt of a route:
+    ///
+    /// ```
+    /// use oneflight::http::layer::RouteName;
+    ///
+    /// // As axum matches it.
+    /// RouteName::new("/orders/{id}").announce();
+    /// ```
+    pub fn announce(&self) {
+        Route::new(Arc::clone(&self.0)).announce();
+    }
 }
 
 /// One request, as far as it is seen.
@@ -43,14 +60,17 @@ pub(super) struct Seen {
     span: KeyedSpan,
 }
 
-impl Seen {
-    pub(super) fn of(parts: &Parts) -> Self {
-        Self {
-            route: Route::new(matched(parts)),
+impl Settings {
+    /// Begins to see a request.
+    pub(super) fn seen(&self, parts: &Parts) -> Seen {
+        Seen {
+            route: self.routes.see(matched(parts)),
             span: KeyedSpan::none(),
         }
     }
+}
 
+impl Seen {
     /// Opens the span: it is known whose request it is.
     pub(super) fn open(&mut self, parts: &Parts, id: &RequestIdentity) {
         self.span = KeyedSpan::new(id, matched(parts), correlation::current);

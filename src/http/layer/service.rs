@@ -84,26 +84,26 @@ where
         let (parts, body) = request.into_parts();
         let requirement = match guarded(|| settings.requirement(&parts)) {
             Ok(requirement) => requirement,
-            Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
+            Err(problem) => return ResponseFuture::ready(settings.told(&settings.seen(&parts), problem)),
         };
         if requirement == Requirement::Off {
             return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body)));
         }
         let key = match settings.key_in_head(&parts) {
             Ok(key) => key,
-            Err(problem) => return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem)),
+            Err(problem) => return ResponseFuture::ready(settings.told(&settings.seen(&parts), problem)),
         };
         if key.as_ref().is_some_and(|key| is_executed(&parts, key)) {
             return ResponseFuture::through(self.inner.call(Request::from_parts(parts, body)));
         }
         if key.is_none() && settings.is_key_out_of_sight(&parts) {
             let problem = Problem::unsupported_media_type("the key in a header, or a body without Content-Encoding");
-            return ResponseFuture::ready(settings.told(&Seen::of(&parts), problem));
+            return ResponseFuture::ready(settings.told(&settings.seen(&parts), problem));
         }
         if key.is_none() && !settings.is_key_in_body(&parts) {
             return match requirement {
                 Requirement::Required => {
-                    ResponseFuture::ready(settings.told(&Seen::of(&parts), settings.key_missing()))
+                    ResponseFuture::ready(settings.told(&settings.seen(&parts), settings.key_missing()))
                 }
                 _ => ResponseFuture::through(self.inner.call(Request::from_parts(parts, body))),
             };
@@ -132,7 +132,7 @@ where
     Q: FromBody<Error: Send + Into<BoxError>>,
     A: FromBody<Error: Send>,
 {
-    let mut seen = Seen::of(&parts);
+    let mut seen = settings.seen(&parts);
     // What the head shows to be wrong is answered before the body is read.
     let id_in_head = match key_in_head.map(|key| settings.identity(&parts, key)).transpose() {
         Ok(id) => id,

@@ -17,6 +17,7 @@ use crate::http::problem::Problem;
 use crate::idempotency::{Codec, Idempotency};
 use crate::identity::{Fingerprint, IdempotencyKey, Scope};
 use crate::store::Store;
+use crate::telemetry::counts::Routes;
 
 /// Whether a request has to carry a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -112,6 +113,7 @@ pub(super) struct Settings {
     pub(super) delivery: Delivery,
     pub(super) documentation: Option<Arc<str>>,
     pub(super) dialect: Dialect,
+    pub(super) routes: Arc<Routes>,
 }
 
 impl Settings {

@@ -103,7 +103,7 @@ impl<'a, S: Store> Acquire<'a, S> {
         let id = self.known_as.as_ref().unwrap_or(&self.case.id);
         let settled = match self.asked.ask(id, self.takeover, self.progress).await {
             Ok(ClaimOutcome::Granted(mut granted)) => {
-                return match granted.see_that_the_lease_runs(self.progress.patience()).await {
+                return match granted.see_that_the_lease_runs(self.patience()).await {
                     Ok(()) => Ok(Some(Acquired::Granted(granted))),
                     Err(StoreError::Outdated { .. }) => Ok(None),
                     Err(error) => {
@@ -128,12 +128,17 @@ impl<'a, S: Store> Acquire<'a, S> {
         let id = self.known_as.as_ref().unwrap_or(&self.case.id);
         ClaimRequest::by(self.asked.holder(), id, self.case.shared.lease)
             .takeover(self.takeover)
-            .patience(self.progress.patience())
+            .patience(self.patience())
+    }
+
+    /// How long the store is waited for.
+    fn patience(&self) -> Duration {
+        self.progress.patience().min(self.case.shared.store_patience)
     }
 
     /// Until when an answer to that request is waited for.
     pub(in crate::idempotency) fn deadline(&self) -> Instant {
-        after(self.progress.answer_patience())
+        after(self.progress.answer_patience().min(self.case.shared.store_patience))
     }
 
     /// Until when the claim is waited for, as far as is known now.
@@ -225,7 +230,7 @@ impl<'a, S: Store> Acquire<'a, S> {
     /// Has the next question asked with the fingerprint of the record, if that is to be accepted.
     async fn reconcile(&mut self) -> Result<(), Error> {
         let Case { shared, id, .. } = self.case;
-        let loaded = answer_within(self.progress.patience(), shared.load(id));
+        let loaded = answer_within(self.patience(), shared.load(id));
         let record = loaded
             .await
             .map_err(|error| self.store_failed(error, Effect::Nothing))?;

@@ -75,10 +75,13 @@ impl<S: Store> Asked<S> {
         progress: &Progress,
     ) -> Result<ClaimOutcome<Granted<S>>, StoreError> {
         let asked = Instant::now();
-        let deadline = after(progress.answer_patience());
+        let most = self.case.shared.store_patience;
+        let deadline = after(progress.answer_patience().min(most));
         let mut lost = None;
         for tries in 1.. {
-            match self.ask_once(id, takeover, progress.patience(), deadline).await {
+            // A store that keeps its own time says more than that it is silent.
+            let patience = progress.patience().min(most - most / 8);
+            match self.ask_once(id, takeover, patience, deadline).await {
                 Some(Ok(outcome)) => return Ok(outcome.map(|claim| Granted::new(&self.case, claim, asked))),
                 Some(Err(error)) if may_have_landed(&error) && tries < CLAIM_TRIES && Instant::now() < deadline => {
                     lost.get_or_insert(error);

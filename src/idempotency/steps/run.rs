@@ -17,6 +17,7 @@ use crate::idempotency::workflow::Workflow;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
 use crate::store::{StartedBy, StepStore, Store};
+use crate::telemetry::steps::StepCounts;
 
 /// Encodes an input, within the limits.
 fn encoded<I, C: Codec<I>>(
@@ -59,8 +60,10 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     /// ```
     #[must_use]
     pub fn with_workflow(&self, workflow: impl Into<Workflow>) -> Self {
+        let workflow = workflow.into();
+        StepCounts::new(&workflow.name).announce();
         let shared = Shared {
-            workflow: Arc::new(workflow.into()),
+            workflow: Arc::new(workflow),
             ..self.shared.copy()
         };
         Self {

@@ -13,7 +13,7 @@ use crate::store::upkeep::{
 impl Records {
     fn list(&self, query: &RecordQuery, now: Timestamp) -> Result<RecordPage, StoreError> {
         let after = match &query.after {
-            Some(cursor) => Some(cursor.place().ok_or(ANOTHER_STORES)?),
+            Some(cursor) => Some(cursor.place().ok_or(RecordCursor::OF_ANOTHER_STORE)?),
             None => None,
         };
         let is_after = |id: &RequestIdentity| match &after {
@@ -75,8 +75,9 @@ impl Records {
             .collect()
     }
 
-    fn erase_record(&self, id: &RequestIdentity) -> bool {
+    fn erase_record(&self, id: &RequestIdentity, of: Option<FencingToken>) -> bool {
         let place = self.by_id.get(id).and_then(|record| record.place_by_expiry());
+        let place = place.filter(|(_, token)| of.is_none_or(|of| of == *token));
         let Some((expires, token)) = place else { return false };
         let is_removed = self.remove_if(id, |record| record.token == token && record.result().is_some());
         if is_removed {
@@ -85,8 +86,9 @@ impl Records {
         is_removed
     }
 
-    fn erase_answer(&self, id: &RequestIdentity) -> bool {
-        let Some(mut record) = self.by_id.get_mut(id) else {
+    fn erase_answer(&self, id: &RequestIdentity, of: Option<FencingToken>) -> bool {
+        let record = self.by_id.get_mut(id);
+        let Some(mut record) = record.filter(|record| of.is_none_or(|of| of == record.token)) else {
             return false;
         };
         let State::Completed { result, .. } = &mut record.state else {
@@ -100,6 +102,13 @@ impl Records {
             }
         }
         is_erased
+    }
+
+    fn erase_one(&self, id: &RequestIdentity, of: Option<FencingToken>, what: Erase) -> bool {
+        match what {
+            Erase::Records => self.erase_record(id, of),
+            Erase::Answers => self.erase_answer(id, of),
+        }
     }
 
     fn has_answer(&self, id: &RequestIdentity, record: &Record) -> bool {
@@ -132,10 +141,6 @@ fn erase(result: &mut RecordedResult) -> bool {
     erased.map(|erased| *result = erased).is_some()
 }
 
-const ANOTHER_STORES: StoreError = StoreError::Unsupported {
-    advice: "the cursor is one of another store; begin at the first page",
-};
-
 impl Upkeep for MemoryStore {
     async fn records(&self, query: RecordQuery) -> Result<RecordPage, StoreError> {
         let now = self.0.clock.now();
@@ -151,24 +156,27 @@ impl Upkeep for MemoryStore {
         limit: usize,
     ) -> Result<Erased, StoreError> {
         if after.is_some_and(|after| after.place().is_none()) {
-            return Err(ANOTHER_STORES);
+            return Err(RecordCursor::OF_ANOTHER_STORE);
         }
-        let (mut found, erase): (_, fn(&Records, &RequestIdentity) -> bool) = match what {
-            Erase::Records => (self.0.completed(scope, limit, |_, _| true), Records::erase_record),
-            Erase::Answers => {
-                let found = self
-                    .0
-                    .completed(scope, limit, |id, record| self.0.has_answer(id, record));
-                (found, Records::erase_answer)
-            }
+        let mut found = match what {
+            Erase::Records => self.0.completed(scope, limit, |_, _| true),
+            Erase::Answers => self
+                .0
+                .completed(scope, limit, |id, record| self.0.has_answer(id, record)),
         };
         let more = found.len() > limit;
         found.truncate(limit);
-        let erased = found.iter().filter(|id| erase(&self.0, id)).count();
+        let erased = found.iter().filter(|id| self.0.erase_one(id, None, what)).count();
         Ok(Erased {
             erased: erased as u64,
             next: more.then(|| RecordCursor::behind(b"", b"")),
         })
+    }
+
+    async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {
+        let known = self.0.by_id.get(id);
+        let is_it = known.is_some_and(|known| known.token == token && known.result().is_some());
+        Ok(is_it && (self.0.erase_one(id, Some(token), what) || what == Erase::Answers))
     }
 
     async fn hold(&self, id: &RequestIdentity, token: FencingToken) -> Result<bool, StoreError> {

@@ -10,9 +10,12 @@ mod proxy;
 #[path = "../../common/redis.rs"]
 mod redis_server;
 
+mod burst;
+mod curves;
 mod figures;
 mod fill;
 mod machine;
+mod picture;
 mod purge;
 mod racy;
 mod redis_calls;
@@ -45,6 +48,9 @@ struct Cli {
     /// Put the table into docs/stores.md.
     #[arg(long)]
     write: bool,
+    /// Only calls a second against clients, on each store: prints a table, and draws the pictures into docs/benchmarks.
+    #[arg(long, conflicts_with_all = ["only", "write"])]
+    curves: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,6 +65,8 @@ enum Part {
     Transactions,
     /// Four processes, and every order sent a thousand times.
     Storm,
+    /// Many callers over few keys on a small pool.
+    Burst,
     /// Claims among many records and among few.
     Size,
     /// Claims while what has expired is deleted.
@@ -94,6 +102,14 @@ async fn main() -> Result<ExitCode, Failure> {
     }
 
     let load = machine::load();
+    if cli.curves {
+        let all = curves::measure(extent).await?;
+        println!("{}\n{}", curves::table(&all), machine::describe(&load).await?);
+        if extent == Extent::Full {
+            picture::draw(Path::new("docs/benchmarks"), &all)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut figures = Vec::new();
     for part in Part::value_variants() {
         if cli.only.is_empty() || cli.only.contains(part) {
@@ -120,6 +136,7 @@ async fn measure(part: Part, extent: Extent) -> Result<Vec<Figure>, Failure> {
         Part::Redis => redis_calls::measure(extent).await,
         Part::Transactions => transactions::measure(extent).await,
         Part::Storm => storm::measure(extent).await,
+        Part::Burst => Ok(vec![burst::measure(extent).await?]),
         Part::Size => size::measure(extent).await,
         Part::Purge => purge::measure(extent).await,
     }

@@ -20,6 +20,7 @@ use super::problem::Problem;
 use super::rows::{MessageRow, RecordRow, RelayRow, TopicRow, UnfinishedRow, millis};
 use super::scrape::Metrics;
 use super::shared::{self, Shared};
+use super::steps;
 use super::story::{self, Stories};
 
 /// The largest body of a request: an answer that is recorded by hand has room in it.
@@ -40,7 +41,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/cancel", post(change::cancel))
         .route("/pause", post(change::pause))
         .route("/resume", post(change::resume))
-        .route("/resume-steps", post(change::resume_steps));
+        .route("/settle-step", post(steps::settle))
+        .route("/resume-steps", post(steps::resume));
     Router::new()
         .route("/", get(page))
         .route("/api/session", get(session))
@@ -50,7 +52,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/records", get(records))
         .route("/api/outbox", get(outbox))
         .route("/api/dead", get(dead))
-        .route("/api/steps", get(steps))
+        .route("/api/steps", get(unfinished))
         .route("/api/story", get(told))
         .nest("/api/change", changes)
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "absent", "there is nothing here"))
@@ -263,7 +265,7 @@ struct Unfinished {
     more: bool,
 }
 
-async fn steps(State(shared): shared::State) -> Answered<Unfinished> {
+async fn unfinished(State(shared): shared::State) -> Answered<Unfinished> {
     let mut found = shared.source.unfinished(ROWS + 1).await?;
     let more = found.len() > ROWS;
     found.truncate(ROWS);

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, State};
-use axum::http::{StatusCode, header};
-use axum::{Json, http};
+use axum::http::StatusCode;
 use oneflight::RequestIdentity;
 use oneflight::idempotency::{Error, ErrorKind, Resolution, Resolved};
 use oneflight::record::FencingToken;
@@ -16,10 +16,12 @@ use super::guard::Operator;
 use super::problem::Problem;
 use super::shared::{self, Shared};
 use super::source::Source;
+use super::typed;
+use crate::desk::AsTyped;
 use crate::store::told;
 
-type Body<T> = Result<Json<T>, JsonRejection>;
-type Changed = Result<Json<Done>, Problem>;
+pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
+pub(super) type Changed = Result<Json<Done>, Problem>;
 
 /// What became of a change, in a sentence.
 #[derive(Serialize)]
@@ -43,11 +45,7 @@ enum How {
     /// It was not done.
     Rerun,
     /// It was done: this is the answer that the HTTP layer, or the proxy, gives.
-    Answered {
-        status: u16,
-        content_type: String,
-        body: String,
-    },
+    Answered(typed::Answer),
     /// It was done: this is what the call returns, in JSON.
     Recorded { json: String },
     /// It waits for a decision.
@@ -66,17 +64,8 @@ pub(super) struct Topic {
     topic: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Steps {
-    scope: String,
-    key: String,
-    /// The token of the attempt that was looked at.
-    token: String,
-}
-
 /// A change that is asked for: by whom, which, and of what, as the log has it.
-struct Asked {
+pub(super) struct Asked {
     operator: Operator,
     change: &'static str,
     /// Without the key of a request.
@@ -84,7 +73,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(operator: Operator, change: &'static str, what: impl ToString) -> Self {
+    pub(super) fn new(operator: Operator, change: &'static str, what: impl ToString) -> Self {
         Self {
             operator,
             change,
@@ -93,7 +82,7 @@ impl Asked {
     }
 
     /// Makes the change, and tells the log what it came to. Who asked may go away meanwhile: it is made and logged all the same.
-    async fn make(
+    pub(super) async fn make(
         self,
         shared: Arc<Shared>,
         made: impl Future<Output = Result<&'static str, Problem>> + Send + 'static,
@@ -132,13 +121,13 @@ impl Asked {
     }
 }
 
-fn taken<T>(body: Body<T>) -> Result<T, Problem> {
+pub(super) fn taken<T>(body: Body<T>) -> Result<T, Problem> {
     // The words of the rejection may quote what was sent, to who sent it.
     body.map(|Json(body)| body)
         .map_err(|rejection| Problem::new(rejection.status(), "invalid", rejection.body_text()))
 }
 
-fn identity(scope: &str, key: &str) -> Result<RequestIdentity, Problem> {
+pub(super) fn identity(scope: &str, key: &str) -> Result<RequestIdentity, Problem> {
     RequestIdentity::from_stored(scope, key).map_err(|error| Problem::invalid(error.to_string()))
 }
 
@@ -153,7 +142,7 @@ pub(super) async fn resolve(
     let change = match &asked.how {
         How::Hold => "hold",
         How::Rerun => "free",
-        How::Answered { .. } => "record an answer",
+        How::Answered(_) => "record an answer",
         How::Recorded { .. } => "record a value",
     };
     let (by, held) = (Asked::new(operator, change, id.redacted()), Arc::clone(&shared));
@@ -194,12 +183,12 @@ async fn settled(
             };
         }
         How::Rerun => source.resolve(id, Resolution::Rerun).await,
-        How::Answered {
-            status,
-            content_type,
-            body,
-        } => source.resolve_answered(id, answer(status, &content_type, body)?).await,
-        How::Recorded { json } => source.resolve(id, value(&json)?).await,
+        How::Answered(answer) => source.resolve_answered(id, answer.read()?).await,
+        How::Recorded { json } => {
+            let value = Resolution::completed_with(&AsTyped, &typed::json(&json)?);
+            let value = value.map_err(|error| Problem::invalid(error.to_string()))?;
+            source.resolve(id, value).await
+        }
     };
     match resolved.map_err(failed)? {
         Resolved::Recorded => Ok("It is recorded: every call is answered with this from now on."),
@@ -210,34 +199,12 @@ async fn settled(
     }
 }
 
-fn token(text: &str) -> Result<FencingToken, Problem> {
+pub(super) fn token(text: &str) -> Result<FencingToken, Problem> {
     let token = text.parse().map(FencingToken::new);
     token.map_err(|_| Problem::invalid("the token is a number"))
 }
 
-fn answer(status: u16, content_type: &str, body: String) -> Result<http::Response<String>, Problem> {
-    let invalid = || {
-        Problem::invalid("the status is one of 200 to 599, and the content type a media type, such as application/json")
-    };
-    let status = StatusCode::from_u16(status)
-        .ok()
-        .filter(|status| (200..600).contains(&status.as_u16()));
-    let mut answer = http::Response::builder().status(status.ok_or_else(invalid)?);
-    if !content_type.trim().is_empty() {
-        answer = answer.header(header::CONTENT_TYPE, content_type.trim());
-    }
-    answer.body(body).map_err(|_| invalid())
-}
-
-fn value(json: &str) -> Result<Resolution, Problem> {
-    let value: serde_json::Value = serde_json::from_str(json).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        Problem::invalid(format!("the value is no JSON: look at line {line}, column {column}"))
-    })?;
-    Resolution::completed(&value).map_err(|error| Problem::invalid(error.to_string()))
-}
-
-fn failed(error: Error) -> Problem {
+pub(super) fn failed(error: Error) -> Problem {
     match error.kind() {
         ErrorKind::InProgress { .. } => Problem::changed("its holder is alive: wait until its lease is over"),
         ErrorKind::InDoubt { .. } => Problem::changed("another attempt has ended in doubt meanwhile; look again"),
@@ -338,28 +305,6 @@ pub(super) async fn resume(
             true => "It is resumed: relays deliver it again.",
             false => "It was not paused.",
         })
-    })
-    .await
-}
-
-pub(super) async fn resume_steps(
-    State(shared): shared::State,
-    Extension(operator): Extension<Operator>,
-    body: Body<Steps>,
-) -> Changed {
-    let asked = taken(body)?;
-    let id = identity(&asked.scope, &asked.key)?;
-    let token = token(&asked.token)?;
-    let (by, held) = (Asked::new(operator, "resume steps", id.redacted()), Arc::clone(&shared));
-    by.make(held, async move {
-        match shared.source.steps(&id).await? {
-            Some(known) if known.token == token => {}
-            _ => return Err(Problem::changed("another attempt has it by now, or none; look again")),
-        }
-        match shared.source.resume_steps(&id).await?.map_err(failed)? {
-            true => Ok("It goes on behind its last recorded step, with the next call or the next try of a completer."),
-            false => Err(Problem::changed("there is no such mutation that is not completed")),
-        }
     })
     .await
 }

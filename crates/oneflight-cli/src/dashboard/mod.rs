@@ -3,7 +3,7 @@
 //! ```text
 //! serve ─▶ guard (host, origin, session) ─▶ api ─▶ source ─▶ store
 //!                                            │  └▶ story, rows
-//!                                            ├▶ change ─▶ source
+//!                                            ├▶ change, steps ─▶ typed, source
 //!                                            └▶ rates ◀─ scrape ─▶ the Prometheus endpoints of services
 //! ```
 //!
@@ -25,7 +25,9 @@ mod scrape;
 mod serve;
 mod shared;
 mod source;
+mod steps;
 mod story;
+mod typed;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use oneflight::RequestIdentity;
 use oneflight::record::{DecodeError, Decoded, RecordedResult, State, Verdict};
 use oneflight::store::outbox::{MessageEntry, MessageState, RelayEntry, TopicBacklog};
 use oneflight::store::{RecordEntry, RecordState, StepRecord, UnfinishedSteps, WorkflowRecord};
@@ -120,17 +121,51 @@ impl ResultRow {
 
 #[derive(Serialize)]
 pub(super) struct StepRow {
-    pub(super) name: String,
-    /// Nothing if it was begun, and has not told what it did.
-    pub(super) result: Option<ResultRow>,
+    /// Its name, and its key if it has one.
+    pub(super) title: String,
+    step: String,
+    step_key: String,
+    pub(super) state: StepState,
+    result: Option<ResultRow>,
+    /// The key under which it is known to what it calls.
+    downstream_key: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StepState {
+    Done,
+    /// It was begun, may be done once at most, and has not told what it did.
+    InDoubt,
+    /// It was done, and its answer is not kept.
+    AnswerLost,
+}
+
+impl StepState {
+    pub(super) fn of(step: &StepRecord) -> Self {
+        match step.result.as_ref().map(RecordedResult::decode) {
+            None => Self::InDoubt,
+            Some(Ok(Decoded::TooLarge { .. } | Decoded::NotEncodable)) => Self::AnswerLost,
+            Some(_) => Self::Done,
+        }
+    }
 }
 
 impl StepRow {
-    fn new(step: &StepRecord) -> Self {
+    fn new(id: &RequestIdentity, step: &StepRecord) -> Self {
         Self {
-            name: step.id.to_string(),
+            title: step.id.to_string(),
+            step: step.id.name().to_owned(),
+            step_key: step.id.key().to_owned(),
+            state: StepState::of(step),
             result: step.result.as_ref().map(ResultRow::new),
+            downstream_key: step.id.downstream_key(id),
         }
+    }
+
+    /// What is recorded of its answer.
+    pub(super) fn told(&self) -> Option<&ResultRow> {
+        self.result.as_ref()
     }
 }
 
@@ -143,18 +178,21 @@ pub(super) struct WorkflowRow {
     version: String,
     tries: u32,
     held: bool,
+    token: String,
     pub(super) steps: Vec<StepRow>,
     more_steps: usize,
 }
 
 impl WorkflowRow {
-    pub(super) fn new(workflow: &WorkflowRecord) -> Self {
+    pub(super) fn new(id: &RequestIdentity, workflow: &WorkflowRecord) -> Self {
+        let steps = workflow.steps.iter().take(STEPS);
         Self {
             name: workflow.name.clone(),
             version: workflow.version.clone(),
             tries: workflow.tries,
             held: workflow.held,
-            steps: workflow.steps.iter().take(STEPS).map(StepRow::new).collect(),
+            token: workflow.token.to_string(),
+            steps: steps.map(|step| StepRow::new(id, step)).collect(),
             more_steps: workflow.steps.len().saturating_sub(STEPS),
         }
     }

@@ -8,11 +8,12 @@ use oneflight::store::outbox::{
     Cancelled, MessageEntry, MessageId, MessageQuery, OutboxUpkeep, RelayEntry, TopicBacklog,
 };
 use oneflight::store::{
-    OutboxStore, RecordPage, RecordQuery, StepStore, Store, StoreError, UnfinishedQuery, UnfinishedSteps, Upkeep,
-    WorkflowRecord,
+    OutboxStore, RecordPage, RecordQuery, StepId, StepStore, Store, StoreError, UnfinishedQuery, UnfinishedSteps,
+    Upkeep, WorkflowRecord,
 };
 use oneflight::{Idempotency, RequestIdentity};
 
+use crate::desk::AsTyped;
 use crate::store::{AnyStore, with_store};
 
 const NO_OUTBOX: StoreError = StoreError::Unsupported {
@@ -123,6 +124,23 @@ impl Source {
         with_store!(&self.store, |store| {
             let idem = Idempotency::builder(store.clone()).retention(self.retention).build();
             idem.resolve_answered(id, answer).await
+        })
+    }
+
+    /// Records what became of a step: its answer, or that it was not done. Returns whether it has not told so far, of a mutation
+    /// that is held.
+    pub(super) async fn settle_step(
+        &self,
+        id: &RequestIdentity,
+        step: &StepId,
+        answer: Option<&Vec<u8>>,
+    ) -> Result<Result<bool, Error>, StoreError> {
+        with_database!(self, NO_STEPS, |store| {
+            let idem = Idempotency::builder(store.clone()).build();
+            Ok(match answer {
+                Some(json) => idem.with_codec(AsTyped).step_was_done(id, step, json).await,
+                None => idem.step_was_not_done(id, step).await,
+            })
         })
     }
 

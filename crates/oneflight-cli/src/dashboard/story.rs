@@ -153,7 +153,7 @@ async fn story(
     later: u64,
 ) -> Result<Story, StoreError> {
     let workflow = match source.steps(&entry.id).await {
-        Ok(workflow) => workflow.as_ref().map(WorkflowRow::new),
+        Ok(workflow) => workflow.as_ref().map(|workflow| WorkflowRow::new(&entry.id, workflow)),
         Err(StoreError::Unsupported { .. }) => None,
         Err(error) => return Err(error),
     };
@@ -192,8 +192,8 @@ fn events(
     let begun = record.claimed_ms.unwrap_or(0);
     let earlier = match attempt {
         ..=1 => String::new(),
-        2 => "An earlier attempt ended without an answer.".to_owned(),
-        more => format!("{} earlier attempts ended without an answer.", more - 1),
+        2 => "Of an earlier attempt no answer is recorded.".to_owned(),
+        more => format!("Of {} earlier attempts no answer is recorded.", more - 1),
     };
     add(
         begun,
@@ -204,11 +204,11 @@ fn events(
     );
     if let Some(workflow) = workflow {
         for step in &workflow.steps {
-            let (title, detail) = match &step.result {
-                Some(result) => (format!("Step {} done", step.name), recorded(result)),
+            let (title, detail) = match step.told() {
+                Some(result) => (format!("Step {} done", step.title), recorded(result)),
                 None => (
-                    format!("Step {} begun", step.name),
-                    "It runs once at most, and has not told what it did.".to_owned(),
+                    format!("Step {} begun", step.title),
+                    "It runs once at most, and no answer of it is recorded.".to_owned(),
                 ),
             };
             add(begun, "step", None, title, detail);
@@ -256,17 +256,12 @@ fn events(
     match record.state {
         "in_doubt" => {
             let at = record.since_ms.map(|since| record.observed_ms.saturating_sub(since));
+            // Whether the holder died, or was not told by what it had called, is not recorded.
             let detail = match workflow {
-                Some(_) => "Its holder ended without an answer. The steps that are recorded are not done again.",
-                None => "Its holder ended without an answer: it is not known what it did.",
+                Some(_) => "It waits for a person. The steps that are done are not done again.",
+                None => "No answer is recorded, and the lease is over: it is not known what was done.",
             };
-            add(
-                at.unwrap_or(now),
-                "doubt",
-                at,
-                "The lease ran out".to_owned(),
-                detail.to_owned(),
-            );
+            add(at.unwrap_or(now), "doubt", at, "In doubt".to_owned(), detail.to_owned());
         }
         "completed" => {
             let result = record.result.as_ref();
@@ -290,8 +285,8 @@ fn events(
             let (at, title, detail) = match record.since_ms {
                 Some(since) => (
                     record.observed_ms.saturating_sub(since),
-                    "The lease ran out",
-                    "It goes on by itself, with the next call or a completer. The steps that are recorded are not done again.",
+                    "The lease is over",
+                    "It goes on by itself, with the next call or a completer. The steps that are done are not done again.",
                 ),
                 None => (now, "In progress", "Its holder's lease runs."),
             };

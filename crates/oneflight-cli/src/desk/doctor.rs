@@ -8,24 +8,20 @@
 //!
 //! It only reads. What could not be looked at is unknown, and said.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use oneflight::store::outbox::{OutboxUpkeep, RelayEntry, TopicBacklog};
+use oneflight::store::outbox::{OutboxUpkeep, TopicBacklog};
 use oneflight::store::{Finding, Soundness, StoreError, Upkeep};
 use serde::Serialize;
 
+use super::life::{Lives, SHOWN_WITHIN};
 use super::server::Server;
 use crate::exit::{Code, Failure, Found, checked};
-use crate::output::{Form, duration, either, table};
-use crate::store::{Address, AnyStore, told};
+use crate::output::{Form, counted, duration, either, table};
+use crate::store::{Address, AnyStore, told, unreachable};
 
 /// Clocks that differ by less are not told of.
 const CLOCKS_AGREE: Duration = Duration::from_secs(1);
-/// How long a sign of life is waited for: relays with a lease of 15 s show one every 5 s.
-const SHOWS_LIFE_WITHIN: Duration = Duration::from_secs(7);
-/// How often is looked for one.
-const LOOKS_EVERY: Duration = Duration::from_millis(250);
 /// Up to how many requests in doubt are counted.
 const MOST_DOUBTS: usize = 1_000;
 
@@ -145,12 +141,16 @@ fn broken(name: &'static str, found: impl Into<String>, advice: &str) -> Finding
     finding(name, Soundness::Broken, found, Some(advice))
 }
 
+/// What could not be looked at, and what that takes where it is a right of this user's that is missing.
 fn unknown(name: &'static str, error: &StoreError) -> Finding {
+    let is_forbidden = unreachable(error.clone()).code() == Code::NoPermission as u8;
+    let advice = "This user may not look at it, so that nothing is known of it: grant it SELECT on all tables of oneflight, or call doctor as \
+                  the user of the service.";
     finding(
         name,
         Soundness::Unknown,
         format!("it could not be looked at: {}", told(error)),
-        None,
+        is_forbidden.then_some(advice),
     )
 }
 
@@ -219,8 +219,8 @@ async fn of_outbox<S: OutboxUpkeep>(store: &S) -> Vec<Finding> {
         (Ok(backlog), Ok(relays)) => (backlog, relays),
         (Err(error), _) | (_, Err(error)) => return vec![unknown("outbox", &error)],
     };
-    let alive = match alive(store, &relays).await {
-        Ok(alive) => alive,
+    let alive = match Lives::watch(store, &relays, SHOWN_WITHIN).await {
+        Ok(lives) => relays.len() - lives.silent(),
         Err(error) => return vec![unknown("relays", &error)],
     };
     vec![
@@ -228,24 +228,6 @@ async fn of_outbox<S: OutboxUpkeep>(store: &S) -> Vec<Finding> {
         dead_letters(&backlog),
         paused(&backlog),
     ]
-}
-
-/// Counts the relays that show a sign of life while this looks.
-async fn alive<S: OutboxUpkeep>(store: &S, relays: &[RelayEntry]) -> Result<usize, StoreError> {
-    let mut silent: HashMap<_, _> = relays.iter().map(|relay| (relay.token, relay.beats)).collect();
-    let until = Instant::now() + SHOWS_LIFE_WITHIN;
-    while !silent.is_empty() && Instant::now() < until {
-        tokio::time::sleep(LOOKS_EVERY).await;
-        let now: HashMap<_, _> = store
-            .relays()
-            .await?
-            .iter()
-            .map(|relay| (relay.token, relay.beats))
-            .collect();
-        // One that is gone has left, or was missed by the others.
-        silent.retain(|token, beats| now.get(token) == Some(beats));
-    }
-    Ok(relays.len() - silent.len())
 }
 
 fn members(backlog: &[TopicBacklog], there: usize, alive: usize) -> Finding {
@@ -257,7 +239,7 @@ fn members(backlog: &[TopicBacklog], there: usize, alive: usize) -> Finding {
         .filter_map(|it| it.oldest)
         .max();
     let oldest = oldest.map_or_else(String::new, |oldest| format!(", the oldest for {}", duration(oldest)));
-    let window = duration(SHOWS_LIFE_WITHIN);
+    let window = duration(SHOWN_WITHIN);
     match (there, alive) {
         (0, _) if waiting > 0 => broken(
             NAME,
@@ -268,7 +250,7 @@ fn members(backlog: &[TopicBacklog], there: usize, alive: usize) -> Finding {
         (there, alive) if alive < there => note(
             NAME,
             format!(
-                "{} of {there} have shown no sign of life for {window}; a relay with a lease over 20 s shows one less often; messages wait: \
+                "no sign of life for {window} of {} among {there}; a relay with a lease over 20 s shows one less often; messages wait: \
                  {waiting}{oldest}",
                 there - alive
             ),
@@ -303,7 +285,7 @@ fn paused(backlog: &[TopicBacklog]) -> Finding {
         backlog
             .iter()
             .filter(|it| it.is_paused)
-            .map(|it| format!("{}, of which {} wait", it.topic, it.waiting + it.parked)),
+            .map(|it| format!("{}, with {}", it.topic, counted(it.waiting + it.parked, "message"))),
     );
     match of {
         None => sound(NAME, "none"),

@@ -33,6 +33,8 @@ struct Doubt {
     attempt: u32,
     token: u64,
     correlation_id: Option<String>,
+    /// Whether it is held: no policy settles it, but only a person.
+    held: bool,
     /// The steps that wait for a person: none if it is a mutation of steps that waits as a whole, `null` if it is no such mutation.
     steps: Option<Vec<String>>,
 }
@@ -45,20 +47,24 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     let oldest = args.older_than.unwrap_or_default();
     found.retain(|doubt| doubt.since >= oldest);
     found.sort_by_key(|doubt| std::cmp::Reverse(doubt.since));
-    let ids = match found.is_empty() {
+    let listed = match found.is_empty() {
         true => HashMap::new(),
-        false => correlation_ids(&store).await?,
+        false => listed(&store).await?,
     };
     let mut doubts = Vec::new();
     for doubt in found {
         let steps = recorded(&store, &doubt.id).await?;
+        let beside = listed.get(&doubt.id);
+        // A mutation of steps is held where its steps are.
+        let held = beside.is_some_and(|it| it.held) || steps.as_ref().is_some_and(|known| known.held);
         doubts.push(Doubt {
             key: doubt.id.key().to_owned(),
             scope: doubt.id.scope().to_owned(),
             in_doubt_ms: millis(doubt.since),
             attempt: doubt.attempt,
             token: doubt.token.get(),
-            correlation_id: ids.get(&doubt.id).cloned(),
+            correlation_id: beside.and_then(|it| it.correlation_id.clone()),
+            held,
             steps: steps.map(|known| StepsView::of(&doubt.id, &known, Bodies::Hidden).open()),
         });
     }
@@ -76,12 +82,18 @@ fn cells(doubt: &Doubt) -> Vec<String> {
         duration(Duration::from_millis(doubt.in_doubt_ms)),
         doubt.attempt.to_string(),
         doubt.correlation_id.clone().unwrap_or_default(),
-        match &doubt.steps {
-            None => "what happened?".to_owned(),
-            Some(open) if open.is_empty() => "to go on".to_owned(),
-            Some(open) => format!("what happened in {}?", open.join(", ")),
-        },
+        waits_for(doubt),
     ]
+}
+
+/// What it waits for, and whether no policy settles it. What waits in its steps is always held.
+fn waits_for(doubt: &Doubt) -> String {
+    match &doubt.steps {
+        None if doubt.held => "what happened? (held)".to_owned(),
+        None => "what happened?".to_owned(),
+        Some(open) if open.is_empty() => "to go on".to_owned(),
+        Some(open) => format!("what happened in {}?", open.join(", ")),
+    }
 }
 
 async fn all(store: &AnyStore) -> Result<Vec<InDoubt>, Failure> {
@@ -96,9 +108,15 @@ async fn all(store: &AnyStore) -> Result<Vec<InDoubt>, Failure> {
     }
 }
 
-/// Returns who asked for what is in doubt, where the store keeps that.
-async fn correlation_ids(store: &AnyStore) -> Result<HashMap<RequestIdentity, String>, Failure> {
-    let mut ids = HashMap::new();
+/// What the list of records says of a request in doubt.
+struct Listed {
+    correlation_id: Option<String>,
+    held: bool,
+}
+
+/// Returns what is listed of what is in doubt, where the store lists that.
+async fn listed(store: &AnyStore) -> Result<HashMap<RequestIdentity, Listed>, Failure> {
+    let mut listed = HashMap::new();
     let mut query = RecordQuery {
         state: Some(RecordState::InDoubt),
         ..RecordQuery::all(PAGE)
@@ -106,17 +124,17 @@ async fn correlation_ids(store: &AnyStore) -> Result<HashMap<RequestIdentity, St
     loop {
         let page = match with_store!(store, |store| store.records(query.clone()).await) {
             Ok(page) => page,
-            Err(StoreError::Unsupported { .. }) => return Ok(ids),
+            Err(StoreError::Unsupported { .. }) => return Ok(listed),
             Err(error) => return Err(unreachable(error)),
         };
-        ids.extend(
-            page.entries
-                .into_iter()
-                .filter_map(|entry| Some((entry.id, entry.correlation_id?.to_string()))),
-        );
+        listed.extend(page.entries.into_iter().map(|entry| {
+            let correlation_id = entry.correlation_id.map(|id| id.to_string());
+            let held = entry.record.held;
+            (entry.id, Listed { correlation_id, held })
+        }));
         match page.next {
             Some(next) => query.after = Some(next),
-            None => return Ok(ids),
+            None => return Ok(listed),
         }
     }
 }

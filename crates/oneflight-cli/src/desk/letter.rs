@@ -6,7 +6,7 @@ use oneflight::store::outbox::{MessageEntry, MessageId, MessageState, OutboxUpke
 use serde::Serialize;
 
 use crate::exit::{Code, Failure};
-use crate::output::{duration, fields, millis};
+use crate::output::{counted, duration, fields, millis};
 use crate::store::unreachable;
 
 /// A message as JSON has it.
@@ -108,7 +108,7 @@ pub(super) fn letter(it: &Shown) -> String {
         ("correlation id", it.correlation_id.clone()),
         (
             "payload",
-            payload.or_else(|| Some(format!("{} bytes (see --payload)", it.payload_bytes))),
+            payload.or_else(|| Some(format!("{} (see --payload)", counted(it.payload_bytes, "byte")))),
         ),
     ])
 }

@@ -1,10 +1,13 @@
 //! The schema of a store: which migrations it has, what they say, and applying them.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use oneflight::store::SchemaStatus;
 use serde::Serialize;
 
-use crate::exit::{Failure, Found, checked};
+use super::locks;
+use crate::exit::{Code, Failure, Found, checked};
 use crate::output::{self, Consent, Form, counted};
 use crate::store::{Address, Kind, Tables, unreachable};
 
@@ -34,6 +37,9 @@ pub(crate) struct PrintArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
+    /// PostgreSQL: how long each lock is waited for, before it is tried again. All requests wait meanwhile
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = locks::longest)]
+    lock_timeout: Duration,
     #[command(flatten)]
     consent: Consent,
 }
@@ -43,8 +49,10 @@ pub(crate) struct UpArgs {
 struct Status {
     /// The version of the schema: 0 if there is none, `null` where there is nothing to migrate.
     found: Option<i64>,
-    /// The version that this command works with.
+    /// The newest version that this command knows.
     known: Option<i64>,
+    /// The oldest version that works with the schema once what is missing is applied.
+    compatible_from: Option<i64>,
     missing: Vec<Missing>,
 }
 
@@ -67,6 +75,11 @@ pub(crate) async fn run(store: &Address, form: Form, command: Command) -> Result
 async fn status(store: &Address, form: Form, args: StatusArgs) -> Result<(), Failure> {
     let status = Status::of(store).await?;
     let printed = output::either(form, &status, || status.text());
+    if args.fail && status.is_too_new() {
+        // What is printed has said it, unless nobody reads that.
+        printed?;
+        return Err(status.too_new());
+    }
     checked(printed, Found::is(args.fail && !status.missing.is_empty()))
 }
 
@@ -87,12 +100,19 @@ async fn up(store: &Address, form: Form, args: UpArgs) -> Result<(), Failure> {
         store.open(Tables::Make).await?;
     }
     let before = Status::of(store).await?;
+    if before.is_too_new() {
+        return Err(before.too_new());
+    }
     if !before.missing.is_empty() {
         args.consent.ask(&format!(
-            "{}\nThis applies them, in one transaction. Processes of an older version that have the store open go on; one that is started anew finds the schema too new.",
-            before.text()
+            "{}\nThis applies them, in one transaction. {}",
+            before.text(),
+            before.older_processes()
         ))?;
-        store.open(Tables::Make).await?;
+        match store.kind()? {
+            Kind::Postgres => locks::upgrade(store, args.lock_timeout).await?,
+            Kind::Sqlite | Kind::Redis => drop(store.open(Tables::Make).await?),
+        }
     }
     let after = Status::of(store).await?;
     output::either(form, &after, || match before.missing.len() {
@@ -105,9 +125,15 @@ impl Status {
     async fn of(store: &Address) -> Result<Self, Failure> {
         let known = store.schema_status().await?;
         Ok(match known {
-            Some(SchemaStatus { found, known, missing }) => Self {
+            Some(SchemaStatus {
+                found,
+                known,
+                compatible_from,
+                missing,
+            }) => Self {
                 found: Some(found),
                 known: Some(known),
+                compatible_from: Some(compatible_from),
                 missing: missing
                     .into_iter()
                     .map(|(version, what)| Missing { version, what })
@@ -116,19 +142,45 @@ impl Status {
             None => Self {
                 found: None,
                 known: None,
+                compatible_from: None,
                 missing: Vec::new(),
             },
         })
     }
 
+    /// What becomes of processes of the version that the schema is of, once what is missing is applied.
+    fn older_processes(&self) -> String {
+        match (self.found, self.compatible_from) {
+            (Some(found), Some(from)) if found >= from => {
+                format!("Processes of version {from} and newer go on, and can be started anew.")
+            }
+            (_, Some(from)) => format!(
+                "Processes of an older version than {from} that have the store open go on; one that is started anew finds the \
+                 schema too new."
+            ),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether this command is too old for the schema.
+    fn is_too_new(&self) -> bool {
+        self.compatible_from > self.known
+    }
+
+    fn too_new(&self) -> Failure {
+        Failure::new(Code::Config, format!("{}; nothing was changed", self.text()))
+    }
+
     fn text(&self) -> String {
-        let (Some(found), Some(known)) = (self.found, self.known) else {
+        let (Some(found), Some(known), Some(from)) = (self.found, self.known, self.compatible_from) else {
             return NOTHING.to_owned();
         };
         if found > known {
-            return format!(
-                "the schema is of version {found}, and this command knows up to {known}; upgrade the command"
-            );
+            let it_is = format!("the schema is of version {found}, and this command knows up to {known}");
+            return match from > known {
+                true => format!("{it_is}; it needs version {from} or newer: upgrade the command"),
+                false => format!("{it_is}; it works with version {from} and newer"),
+            };
         }
         let mut text = match self.missing.is_empty() {
             true => return format!("the schema is of version {found}, which is the newest"),

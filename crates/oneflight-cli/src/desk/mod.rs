@@ -1,7 +1,7 @@
 //! The operator's desk: what is in a store, and what a person may change there.
 //!
 //! ```text
-//! mod (which command) ─▶ records · doubts · steps · migrate · purge     a file or a folder each
+//! mod (which command) ─▶ records · doubts · steps · migrate (─▶ locks) · purge     a file or a folder each
 //!                           ├──────▶ request (which one is meant), typed (what a person says that it answered)
 //!                           └──────▶ view (how it is printed), failure (why it was not changed)
 //! ```
@@ -9,7 +9,8 @@
 //! Beside them are jobs and messages:
 //!
 //! ```text
-//! outbox ─▶ explain     exec     bench ─▶ server (what is behind the store) ◀─ doctor
+//! outbox ─▶ explain, topic, overview ─▶ life (which relays are alive) ◀─ doctor ─▶ server (what is behind the store) ◀─ bench
+//! exec
 //! ```
 //!
 //! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
@@ -22,17 +23,23 @@ mod exec;
 mod explain;
 mod failure;
 mod letter;
+mod life;
+mod locks;
 mod migrate;
 mod outbox;
+mod overview;
 mod purge;
 mod records;
 mod request;
 mod server;
 mod steps;
+mod topic;
 mod typed;
 mod view;
 
 use clap::Subcommand;
+
+pub(crate) use typed::AsTyped;
 
 use crate::exit::Failure;
 use crate::output::Form;

@@ -10,15 +10,13 @@ use clap::{ArgGroup, Subcommand, ValueEnum};
 use oneflight::Outbox;
 use oneflight::correlation::CorrelationId;
 use oneflight::outbox::Cancelled;
-use oneflight::store::outbox::{
-    MessageEntry, MessageId, MessageQuery, MessageState, OutboxUpkeep, RelayEntry, TopicBacklog,
-};
+use oneflight::store::outbox::{MessageEntry, MessageId, MessageQuery, MessageState, OutboxUpkeep};
 use serde::Serialize;
 
-use super::explain;
 use super::letter::{Shown, letter, missing, payload, word};
+use super::{explain, overview, topic};
 use crate::exit::{Code, Failure};
-use crate::output::{Consent, Form, duration, either, line, millis, note, rows, table};
+use crate::output::{Consent, Form, counted, duration, either, line, note, rows};
 use crate::store::{Address, Tables, unreachable, with_sql_store};
 
 #[derive(Debug, Subcommand)]
@@ -62,6 +60,9 @@ pub(crate) struct List {
     /// How many messages are shown at most
     #[arg(long, default_value_t = 50)]
     limit: usize,
+    /// How long a sign of life of each relay is waited for, where no messages are asked for (0s: not at all)
+    #[arg(long, value_name = "TIME", default_value = "7s")]
+    watch: humantime::Duration,
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +74,7 @@ pub(crate) struct One {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Topic {
-    /// The topic
+    /// The topic, whole: no pattern of topics
     topic: String,
 }
 
@@ -172,8 +173,8 @@ async fn over<S: OutboxUpkeep + Clone>(store: &S, form: Form, command: Command) 
         Command::Dead(args) => dead(store, form, args).await,
         Command::Redrive(args) => redrive(store, form, args).await,
         Command::Cancel(Change { of, consent }) => cancel(store, form, MessageId::new(of.id), consent).await,
-        Command::Pause(Change { of, consent }) => pause(store, form, &of.topic, consent).await,
-        Command::Resume(Change { of, consent }) => resume(store, form, &of.topic, consent).await,
+        Command::Pause(Change { of, consent }) => topic::pause(store, form, &of.topic, consent).await,
+        Command::Resume(Change { of, consent }) => topic::resume(store, form, &of.topic, consent).await,
     }
 }
 
@@ -193,7 +194,7 @@ async fn list<S: OutboxUpkeep>(store: &S, form: Form, args: List) -> Result<(), 
         ..query.clone()
     } == MessageQuery::default();
     if asks_for_all {
-        return overview(store, form).await;
+        return overview::run(store, form, *args.watch).await;
     }
     let messages = store.messages(query).await.map_err(unreachable)?;
     if let Some(last) = messages.last().filter(|_| messages.len() >= args.limit) {
@@ -233,90 +234,6 @@ fn one_line(error: Option<&str>) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
-}
-
-/// What there is of each topic, and what delivers it.
-async fn overview<S: OutboxUpkeep>(store: &S, form: Form) -> Result<(), Failure> {
-    #[derive(Serialize)]
-    struct Of {
-        topic: String,
-        waiting: u64,
-        parked: u64,
-        dead: u64,
-        oldest_ms: Option<u64>,
-        paused: bool,
-    }
-    #[derive(Serialize)]
-    struct By {
-        relay: i64,
-        group: String,
-        beats: i64,
-        shards: u16,
-    }
-    #[derive(Serialize)]
-    struct All {
-        topics: Vec<Of>,
-        relays: Vec<By>,
-    }
-    let backlog = store.backlog().await.map_err(unreachable)?;
-    let relays = store.relays().await.map_err(unreachable)?;
-    let all = All {
-        topics: backlog
-            .iter()
-            .map(|it| Of {
-                topic: it.topic.to_string(),
-                waiting: it.waiting,
-                parked: it.parked,
-                dead: it.dead,
-                oldest_ms: it.oldest.map(millis),
-                paused: it.is_paused,
-            })
-            .collect(),
-        relays: relays
-            .iter()
-            .map(|it| By {
-                relay: it.token.get(),
-                group: it.group.to_string(),
-                beats: it.beats,
-                shards: it.shards,
-            })
-            .collect(),
-    };
-    either(form, &all, || format!("{}\n\n{}", topics(&backlog), members(&relays)))
-}
-
-fn topics(backlog: &[TopicBacklog]) -> String {
-    if backlog.is_empty() {
-        return "nothing is to be delivered".to_owned();
-    }
-    table(&["TOPIC", "WAITING", "PARKED", "DEAD", "OLDEST", ""], backlog, |it| {
-        vec![
-            it.topic.to_string(),
-            it.waiting.to_string(),
-            it.parked.to_string(),
-            it.dead.to_string(),
-            it.oldest.map(duration).unwrap_or_default(),
-            if it.is_paused {
-                "paused".to_owned()
-            } else {
-                String::new()
-            },
-        ]
-    })
-}
-
-fn members(relays: &[RelayEntry]) -> String {
-    if relays.is_empty() {
-        return "no relay is there: nothing is delivered until one runs".to_owned();
-    }
-    table(&["RELAY", "GROUP", "SHARDS", "BEATS"], relays, |it| {
-        vec![
-            it.token.get().to_string(),
-            it.group.to_string(),
-            it.shards.to_string(),
-            it.beats.to_string(),
-        ]
-    })
 }
 
 async fn dead<S: OutboxUpkeep>(store: &S, form: Form, args: Dead) -> Result<(), Failure> {
@@ -361,13 +278,6 @@ async fn message<S: OutboxUpkeep>(store: &S, id: MessageId) -> Result<MessageEnt
     found.into_iter().next().ok_or_else(|| missing(id))
 }
 
-fn messages(count: u64, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        count => format!("{count} {what}s"),
-    }
-}
-
 async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) -> Result<(), Failure> {
     let outbox = Outbox::new(store.clone());
     if let Some(id) = args.id.map(MessageId::new) {
@@ -379,7 +289,7 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
         args.consent.ask(&format!(
             "Message {id} of the topic {} will be tried again, as if for the first time. The last of its {} said: {}",
             entry.topic,
-            messages(u64::from(entry.attempts), "attempt"),
+            counted(entry.attempts, "attempt"),
             one_line(entry.error.as_deref().or(Some("nothing"))),
         ))?;
         return match outbox.redrive(id).await.map_err(unreachable)? {
@@ -402,7 +312,7 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
     }
     args.consent.ask(&format!(
         "{}{which} will be tried again, as if for the first time, {} a second at most.",
-        messages(count, "dead letter"),
+        counted(count, "dead letter"),
         args.rate.0
     ))?;
     let mut done = 0;
@@ -412,7 +322,11 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
             Ok(None) => return redriven(form, done),
             Err(error) => {
                 let (failure, left) = (unreachable(error), redriving.left());
-                let told = format!("{failure}; {done} will be tried again, and {left} are left as they were");
+                let told = format!(
+                    "{failure}; {} will be tried again, and {} stay as they were",
+                    counted(done, "dead letter"),
+                    counted(left as u64, "other")
+                );
                 return Err(Failure::with_code(failure.code(), told));
             }
         }
@@ -426,7 +340,7 @@ fn redriven(form: Form, count: u64) -> Result<(), Failure> {
     }
     let all = Redriven { redriven: count };
     either(form, &all, || {
-        format!("{} will be tried again", messages(count, "message"))
+        format!("{} will be tried again", counted(count, "message"))
     })
 }
 
@@ -470,81 +384,5 @@ async fn cancel<S: OutboxUpkeep + Clone>(
             either(form, &cancelled, || format!("message {id} is cancelled"))
         }
         Cancelled::TooLate => Err(Failure::new(Code::No, format!("too late for message {id}: {late}"))),
-    }
-}
-
-/// Returns what there is of a topic.
-async fn topic<S: OutboxUpkeep>(store: &S, topic: &str) -> Result<Option<TopicBacklog>, Failure> {
-    let backlog = store.backlog().await.map_err(unreachable)?;
-    Ok(backlog.into_iter().find(|it| &*it.topic == topic))
-}
-
-/// A topic as it stands after the change, as it is printed.
-#[derive(Serialize)]
-struct Standing<'t> {
-    topic: &'t str,
-    paused: bool,
-    /// Whether it was otherwise before.
-    changed: bool,
-}
-
-/// How a topic stood before it was to be paused.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Before {
-    Delivered,
-    Paused,
-}
-
-fn paused(form: Form, topic: &str, before: Before) -> Result<(), Failure> {
-    let standing = Standing {
-        topic,
-        paused: true,
-        changed: before != Before::Paused,
-    };
-    either(form, &standing, || match before {
-        Before::Paused => format!("the topic {topic} was paused before"),
-        Before::Delivered => format!("the topic {topic} is paused; each relay learns of it with its next sign of life"),
-    })
-}
-
-async fn pause<S: OutboxUpkeep>(store: &S, form: Form, name: &str, consent: Consent) -> Result<(), Failure> {
-    let known = topic(store, name).await?;
-    if known.as_ref().is_some_and(|it| it.is_paused) {
-        return paused(form, name, Before::Paused);
-    }
-    let there_is = match known {
-        Some(it) => format!("{} of it now.", messages(it.waiting + it.parked, "message")),
-        None => "There is no message of it now: look whether it is spelled rightly.".to_owned(),
-    };
-    consent.ask(&format!(
-        "Nothing of the topic {name} will be delivered until it is resumed. What is being delivered goes on. {there_is}"
-    ))?;
-    let before = match store.pause(name).await.map_err(unreachable)? {
-        true => Before::Delivered,
-        false => Before::Paused,
-    };
-    paused(form, name, before)
-}
-
-async fn resume<S: OutboxUpkeep>(store: &S, form: Form, name: &str, consent: Consent) -> Result<(), Failure> {
-    let known = topic(store, name).await?;
-    if !known.as_ref().is_some_and(|it| it.is_paused) {
-        return Err(Failure::new(Code::No, format!("the topic {name} is not paused")));
-    }
-    let count = known.map_or(0, |it| it.waiting + it.parked);
-    let what = messages(count, "message");
-    consent.ask(&format!(
-        "The topic {name} will be delivered again: there are {what} of it."
-    ))?;
-    match store.resume(name).await.map_err(unreachable)? {
-        true => {
-            let standing = Standing {
-                topic: name,
-                paused: false,
-                changed: true,
-            };
-            either(form, &standing, || format!("the topic {name} is delivered again"))
-        }
-        false => Err(Failure::new(Code::No, format!("the topic {name} is not paused"))),
     }
 }

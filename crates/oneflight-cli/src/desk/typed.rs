@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oneflight::idempotency::{Codec, Format};
 use serde::de::IgnoredAny;
@@ -10,7 +11,7 @@ use serde::de::IgnoredAny;
 use crate::exit::{Code, Failure};
 
 /// Writes and reads JSON as it stands, to the digit and the order of its members, and shows what others have written.
-pub(super) struct AsTyped;
+pub(crate) struct AsTyped;
 
 impl Format for AsTyped {
     const NAME: &'static str = "json";
@@ -58,6 +59,15 @@ impl Answer {
             )
         })?;
         Ok(Some(text.trim_ascii().to_vec()))
+    }
+}
+
+/// Reads how long something is kept. What is kept for no time is not kept, and its work would run again.
+pub(super) fn lasting(text: &str) -> Result<Duration, String> {
+    let kept = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match kept.is_zero() {
+        false => Ok(kept),
+        true => Err("what is kept for no time is forgotten at once, and the next call runs the work again; say how long, as in 24h".to_owned()),
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct RecordView {
     pub(super) in_doubt_since: Option<String>,
     pub(super) in_doubt_ms: Option<u64>,
     pub(super) completed: Option<String>,
+    /// Whether an operator has told the answer, and not the work.
+    pub(super) settled: bool,
     pub(super) expires: Option<String>,
     pub(super) result: Option<ResultView>,
 }
@@ -96,6 +98,7 @@ impl RecordView {
             in_doubt_ms: over
                 .filter(|_| is_doubt)
                 .map(|over| millis(record.observed.since(over))),
+            settled: completed.is_some() && record.holder.settles(),
             completed,
             expires,
             result: record.result().map(|result| ResultView::of(result, bodies)),
@@ -111,6 +114,7 @@ impl RecordView {
             (_, _, Some(left)) if self.held => format!("in progress, lease left {}, held once it is over", told(left)),
             (_, _, Some(left)) => format!("in progress, lease left {}", told(left)),
             ("in-progress", ..) => "in progress: nobody goes on with its steps at the moment".to_owned(),
+            ("completed", ..) if self.settled => "completed, settled by a person".to_owned(),
             (state, ..) => state.to_owned(),
         }
     }

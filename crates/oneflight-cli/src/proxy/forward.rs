@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Uri, Version};
-use oneflight::http::layer::Outcome;
+use hyper::upgrade::OnUpgrade;
+use oneflight::http::layer::{IDEMPOTENCY_ORIGIN, Outcome};
 use oneflight::http::{CorrelationId, Problem, X_CORRELATION_ID, kind};
 use tower::Service;
 
@@ -29,7 +30,7 @@ use super::headers::{self, Asked, Hops};
 use super::interim::Interim;
 use super::telemetry;
 use super::tunnel::Tunnels;
-use super::upstream::{Failure, Gate, Limits, Outgoing, Pool, Reason, Sent};
+use super::upstream::{Failure, Gate, Limits, Outgoing, Pool, Reason, Sent, Untrusted};
 
 /// Forwards requests to the backends.
 #[derive(Clone)]
@@ -108,14 +109,19 @@ impl Service<Request<Body>> for Forward {
 
 async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
     let is_keyed = request.extensions().get::<oneflight::idempotency::Context>().is_some();
-    let asked = request.extensions_mut().remove::<Asked>().unwrap_or_default();
+    let mut asked = request.extensions_mut().remove::<Asked>().unwrap_or_default();
+    if is_keyed {
+        // The answer to a key is for several clients, and a connection is one client's.
+        asked.upgrade = None;
+    }
     if let Hops::None = headers::count_hop(&request.method().clone(), request.headers_mut()) {
         return Ok(Response::new(Body::empty()));
     }
     let version = request.version();
     let changes = asked.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let outgoing = backends.outgoing(request, &asked);
-    let answered = backends.send(outgoing).await.and_then(readable);
+    let answered = backends.send(outgoing).await;
+    let answered = answered.and_then(|answer| readable(answer, changes.as_ref()));
     let mut answer = match answered {
         Ok(answer) => answer,
         Err(failure) => {
@@ -147,22 +153,29 @@ async fn forward(backends: Arc<Backends>, mut request: Request<Body>) -> Result<
             headers::enter_backend(answer.headers_mut(), &needed);
         }
     }
+    let lines = answer.headers_mut();
+    lines.remove(NOT_SENT);
     if let Some(name) = &backends.forward.via {
-        headers::via(answer.headers_mut(), Version::HTTP_11, name);
+        headers::via(lines, Version::HTTP_11, name);
     }
     Ok(answer)
 }
 
-/// An answer whose body is in a coding of the connection cannot be passed on without it.
-fn readable(answer: Response<Body>) -> Result<Response<Body>, Failure> {
-    match headers::is_only_chunked(answer.headers()) {
-        true => Ok(answer),
-        false => Err(Failure {
-            reason: Reason::Broken,
-            sent: Sent::Something,
-            source: Some("its answer is in a Transfer-Encoding that is not `chunked`".into()),
-        }),
-    }
+/// Whether an answer can be passed on. One whose body is in a coding of the connection cannot be without it, and a change of the protocol
+/// is for a client that has asked for it.
+fn readable(answer: Response<Body>, changes: Option<&OnUpgrade>) -> Result<Response<Body>, Failure> {
+    let what = match answer.status() {
+        StatusCode::SWITCHING_PROTOCOLS if changes.is_none() => {
+            "it changed to another protocol, which was not asked for"
+        }
+        _ if headers::is_only_chunked(answer.headers()) => return Ok(answer),
+        _ => "its answer is in a Transfer-Encoding that is not `chunked`",
+    };
+    Err(Failure {
+        reason: Reason::Broken,
+        sent: Sent::Something,
+        source: Some(what.into()),
+    })
 }
 
 impl Backends {
@@ -293,16 +306,51 @@ fn append_forwarded(lines: &mut HeaderMap, client: &Client) {
     }
 }
 
+/// Marks the answer to a request that did not reach a backend. It never leaves the proxy.
+pub(super) const NOT_SENT: HeaderName = HeaderName::from_static("x-oneflight-not-sent");
+
+/// Takes from an answer that no backend gave that it was executed, which the layer says of all that this service answers.
+pub(super) fn tell_no_origin(answer: &mut Response<Body>) {
+    let lines = answer.headers_mut();
+    if lines.remove(NOT_SENT).is_some() {
+        lines.remove(IDEMPOTENCY_ORIGIN);
+    }
+}
+
+/// Why not a byte reached a backend, for clients: what the names and certificates are is for the log.
+fn away(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Untrusted(Untrusted::Name) => {
+            "No secure connection to the service behind this one can be made: its certificate is for another name."
+        }
+        Reason::Untrusted(Untrusted::Issuer) => {
+            "No secure connection to the service behind this one can be made: its certificate is of an authority that is not trusted here."
+        }
+        Reason::Untrusted(Untrusted::Time) => {
+            "No secure connection to the service behind this one can be made: its certificate is not valid now."
+        }
+        Reason::Untrusted(Untrusted::Other) => {
+            "No secure connection to the service behind this one can be made: it does not speak TLS as it should."
+        }
+        Reason::Connect | Reason::Broken | Reason::TimedOut => "The service behind this one cannot be reached.",
+    }
+}
+
 /// The answer to a request with a key of which not a byte was sent: its key stays free.
 fn not_sent(failure: &Failure) -> Response<Body> {
+    let detail = format!(
+        "{} Nothing was done: send the request again, with the same key.",
+        away(failure.reason)
+    );
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE)
         .with_type(kind::NOT_DONE)
         .with_title("The operation was not carried out")
-        .with_detail("The service behind this one cannot be reached. Nothing was done: send the request again, with the same key.")
+        .with_detail(detail)
         .with_member("effect", "nothing")
         .with_retry_after(Duration::from_secs(1));
     let mut answer: Response<Body> = problem.into_response();
     answer.extensions_mut().insert(Outcome::NothingDone);
+    answer.headers_mut().insert(NOT_SENT, HeaderValue::from_static("true"));
     debug_assert_eq!(failure.sent, Sent::Nothing);
     answer
 }
@@ -310,16 +358,13 @@ fn not_sent(failure: &Failure) -> Response<Body> {
 /// The answer to a request without a key that got none from a backend.
 pub(super) fn bad_gateway(failure: &Failure) -> Response<Body> {
     let status = match failure.reason {
-        Reason::Connect | Reason::Broken => StatusCode::BAD_GATEWAY,
+        Reason::Connect | Reason::Untrusted(_) | Reason::Broken => StatusCode::BAD_GATEWAY,
         Reason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
     };
     let (detail, effect) = match failure.sent {
-        Sent::Nothing => (
-            "The service behind this one cannot be reached. Nothing was done.",
-            "nothing",
-        ),
+        Sent::Nothing => (format!("{} Nothing was done.", away(failure.reason)), "nothing"),
         Sent::Something => (
-            "The service behind this one did not answer. It is not known whether it did what was asked for.",
+            "The service behind this one did not answer. It is not known whether it did what was asked for.".to_owned(),
             "unknown",
         ),
     };

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, Request, Response};
-use oneflight::http::layer::{IdempotencyService, RouteName};
+use oneflight::http::layer::{IdempotencyService, Requirement, RouteName};
 use oneflight::http::{CorrelationLayer, CorrelationService};
 use tower::{Layer, Service as _};
 
 use super::actions::{ActionsLayer, ActionsService};
 use super::body::Body;
-use super::config::{Config, Route, ServerActions, StoreAway};
-use super::forward::Forward;
+use super::config::{Config, Route, Scopes, ServerActions, StoreAway};
+use super::forward::{Forward, tell_no_origin};
 use super::policy;
 use super::protection::Protection;
 use super::telemetry::{self, Answers};
@@ -68,6 +68,7 @@ enum Service<'a> {
 impl Pattern {
     fn new(name: &str) -> Self {
         let name = Arc::from(name);
+        telemetry::announce(&name);
         Self {
             answers: Answers::of(&name),
             name,
@@ -115,6 +116,7 @@ impl Generation {
                 is_told: Arc::default(),
             });
         }
+        say_where_clients_are_not_told_apart(&patterns);
         Self {
             plain: CorrelationLayer::new().layer(forward.clone()),
             paths,
@@ -152,6 +154,23 @@ impl Generation {
     }
 }
 
+/// Says it once for each reading of the file.
+fn say_where_clients_are_not_told_apart(patterns: &[Pattern]) {
+    let is_shared = |route: &Route| route.scope == Scopes::Unsaid && route.key.requirement != Requirement::Off;
+    let shared = patterns
+        .iter()
+        .filter(|pattern| pattern.routes.iter().any(|ready| is_shared(&ready.route)));
+    let names: Vec<&str> = shared.map(|pattern| &*pattern.name).collect();
+    if !names.is_empty() {
+        tracing::warn!(
+            routes = names.join(" "),
+            "these routes have no `scope`: a key is valid for all clients alike, and only `Authorization` tells these apart. Say in each \
+             `[[route]]` whose a key is, as in `scope = \"header X-User\"` or `scope = \"cookie session\"`, or `scope = \"none\"` if \
+             clients have no accounts (`*` is all paths without a route: a `[[route]]` without a `path` is for them)"
+        );
+    }
+}
+
 /// What all paths are called that no route names.
 const OTHERS: &str = "*";
 
@@ -161,10 +180,11 @@ impl Way<'_> {
             Service::Protected(ready) => {
                 request.extensions_mut().insert(RouteName::new(Arc::clone(self.name)));
                 let principals = policy::Cookies::of(&ready.route.scope, request.headers());
-                let answer = match &ready.protected {
+                let mut answer = match &ready.protected {
                     Protected::Requests(service) => service.clone().call(request).await,
                     Protected::Actions(service) => service.clone().call(request).await,
                 }?;
+                tell_no_origin(&mut answer);
                 if let Some(cookie) = principals.changed(answer.headers()) {
                     telemetry::scope_changed(self.name);
                     if !ready.is_told.swap(true, Ordering::Relaxed) {

@@ -26,7 +26,7 @@ mod upstream;
 
 use std::path::PathBuf;
 
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::store;
 
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(store: &store::Address, args: Args) -> Result<(), Failure> {
     let config = config::Config::read(&args.config)?;
     if args.check {
+        run::address(store, &config.store)
+            .described()
+            .map_err(|why| match store.url {
+                Some(_) => why,
+                None => Failure::new(Code::Config, format!("{}: `store.url`: {why}", args.config.display())),
+            })?;
         println!("{} is right", args.config.display());
         return Ok(());
     }

@@ -3,28 +3,28 @@
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
 use oneflight::http::layer::{IdempotencyLayer, Outcome, Recording};
 use oneflight::http::{Fingerprints, KeySource, Problem};
 use oneflight::idempotency::Recovery;
 use oneflight::store::Store;
 use oneflight::{Fingerprint, Idempotency, Scope};
 
-use super::config::{self, InDoubt, JsonOrder, KeyForm, Principal, Recorded, Route, Scopes};
+use super::config::{self, InDoubt, JsonOrder, KeyForm, Principal, Recorded, Route, Scopes, ServerActions};
 
 /// Makes the layer of a route. All of them share the flights of `idempotency`.
 pub(super) fn layer<S: Store>(idempotency: &Idempotency<S>, route: &Route) -> IdempotencyLayer {
     let mut idempotency = idempotency
         .with_retention(route.retention)
-        .with_lease(route.lease)
+        .with_lease(lease(route))
         .with_wait(wait(route))
         .with_max_result_bytes(route.limits.record.0)
         .with_recovery(match route.in_doubt {
             InDoubt::Hold => Recovery::Hold,
             InDoubt::Rerun => Recovery::Rerun,
         });
-    if let Some(settle) = route.settle {
-        idempotency = idempotency.with_settle(settle);
+    if route.in_doubt == InDoubt::Rerun {
+        idempotency = idempotency.with_settle(settle(route));
     }
     let requirement = route.key.requirement;
     let mut layer = IdempotencyLayer::new(idempotency)
@@ -32,7 +32,7 @@ pub(super) fn layer<S: Store>(idempotency: &Idempotency<S>, route: &Route) -> Id
         .keys(keys(&route.key))
         .when(move |_| requirement)
         .fingerprints(fingerprints(&route.fingerprint))
-        .recording(recording(&route.recording))
+        .recording(recording(route))
         .cookies(route.cookies)
         .max_request_bytes(route.limits.request.0)
         .request_time(route.limits.request_time)
@@ -46,8 +46,8 @@ pub(super) fn layer<S: Store>(idempotency: &Idempotency<S>, route: &Route) -> Id
         layer = layer.documentation(uri.as_str());
     }
     match &route.scope {
-        Scopes::Unsaid => layer,
-        Scopes::Everybody => layer.unscoped(),
+        // Nobody said it: then it is told in the words of the file, when the route is made.
+        Scopes::Unsaid | Scopes::Everybody => layer.unscoped(),
         Scopes::Of(principals) => {
             let principals = principals.clone();
             layer.scope(move |parts: &Parts| scope(&principals, &parts.headers))
@@ -58,7 +58,21 @@ pub(super) fn layer<S: Store>(idempotency: &Idempotency<S>, route: &Route) -> Id
 /// How long a request waits for one in progress elsewhere: for longer than a holder that died keeps its claim.
 fn wait(route: &Route) -> Duration {
     const DEFAULT: Duration = Duration::from_secs(15);
-    route.wait.unwrap_or_else(|| DEFAULT.max(route.lease * 3 / 2))
+    route.wait.unwrap_or_else(|| DEFAULT.max(lease(route) * 3 / 2))
+}
+
+/// How long after a doubt a request is sent once more.
+fn settle(route: &Route) -> Duration {
+    route.settle.unwrap_or(route.lease)
+}
+
+/// How long others wait for a proxy that died. It renews its claims three times in that, so that two thirds of it are left when it dies:
+/// where a request is sent once more after that, these are as long as it has to settle.
+fn lease(route: &Route) -> Duration {
+    match route.in_doubt {
+        InDoubt::Hold => route.lease,
+        InDoubt::Rerun => route.lease.max(settle(route) * 3 / 2),
+    }
 }
 
 /// Returns where a key is looked for.
@@ -90,7 +104,10 @@ fn fingerprints(of: &config::Fingerprint) -> Fingerprints {
     }
 }
 
-fn recording(of: &config::Recording) -> Recording {
+fn recording(route: &Route) -> Recording {
+    let of = &route.recording;
+    // Next says itself what came before an action; what came after is recorded, whatever it is.
+    let is_of_actions = route.server_actions == ServerActions::Understood;
     let named = [
         (of.recorded.clone(), Outcome::Record),
         (of.not_done.clone(), Outcome::NothingDone),
@@ -100,14 +117,20 @@ fn recording(of: &config::Recording) -> Recording {
         Recorded::Answers => Recording::answers(),
         Recorded::Successes => Recording::successes(),
     };
-    if named.iter().all(|(statuses, _)| statuses.is_empty()) {
-        return base;
-    }
     Recording::by(move |answer| {
         let listed = named
             .iter()
             .find(|(statuses, _)| statuses.iter().any(|statuses| statuses.has(answer.status)));
-        listed.map_or_else(|| base.outcome(answer), |(_, outcome)| *outcome)
+        match (listed, answer.status) {
+            (Some((_, outcome)), _) => *outcome,
+            // Who asks is found out behind this, and before anything is done: with other credentials it is another request.
+            (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
+                if !is_of_actions =>
+            {
+                Outcome::NothingDone
+            }
+            (None, _) => base.outcome(answer),
+        }
     })
 }
 
@@ -213,7 +236,7 @@ fn cookies<'a>(lines: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderValue, StatusCode};
+    use http::HeaderValue;
 
     fn principals() -> Vec<Principal> {
         vec![
@@ -244,6 +267,26 @@ mod tests {
             lines.append(*name, HeaderValue::from_bytes(value).expect("a value"));
         }
         scope(principals, &lines).map_err(|problem| problem.status())
+    }
+
+    #[test]
+    fn what_died_with_the_proxy_has_its_time_to_settle_as_well() {
+        let rerun = |lease, settle: Option<u64>| Route {
+            in_doubt: InDoubt::Rerun,
+            lease: Duration::from_secs(lease),
+            settle: settle.map(Duration::from_secs),
+            ..Route::default()
+        };
+        for (route, expected) in [
+            (rerun(10, None), 15),
+            (rerun(10, Some(0)), 10),
+            (rerun(10, Some(4)), 10),
+            (rerun(10, Some(30)), 45),
+            (Route::default(), 10),
+        ] {
+            assert_eq!(lease(&route), Duration::from_secs(expected), "{route:?}");
+            assert!(wait(&route) > lease(&route));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The proxy's life: from its listeners, over signals, to its graceful end.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -28,13 +29,16 @@ pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -
         .map_err(|error| Failure::new(Code::Software, format!("the metrics: {error}")))?;
     telemetry::describe();
     let mut signals = Signals::new()?;
-    let protection = Protection::open(&address(store, &config.store), &config.store).await?;
+    let address = address(store, &config.store);
+    let kept_in = address.described()?;
+    let protection = Protection::open(&address, &config.store).await?;
     let mut listeners = Vec::new();
     for address in &config.listen {
         listeners.push(listen(*address).await?);
     }
     let operators = listen(config.admin).await?;
     let state = Arc::new(State::new(path, config, protection));
+    tracing::info!(store = kept_in, "records are kept in the store");
     for listener in &listeners {
         tracing::info!(address = %local(listener), "listening");
     }
@@ -78,28 +82,79 @@ pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -
         }
     };
     operators.abort();
-    match ended {
-        true => {
-            tracing::info!("stopped: nothing was under way any more");
+    if ended {
+        tracing::info!("stopped: nothing was under way any more");
+        return Ok(());
+    }
+    let left = Left {
+        executions: state.protection.in_flight(),
+        connections: state.connections.len(),
+        tunnels: state.tunnels.count(),
+    };
+    match left.is_undone() {
+        // A tunnel has no end that could be waited for, and nothing of it is in doubt.
+        false => {
+            tracing::info!("stopped: {left}");
             Ok(())
         }
-        false => {
-            let left = state.protection.in_flight();
-            let what = format!("stopped before all was done: {left} executions under a key are in doubt now");
-            Err(Failure::new(Code::Temporary, what))
-        }
+        true => Err(Failure::new(
+            Code::Temporary,
+            format!("stopped before all was done: {left}"),
+        )),
     }
 }
 
-/// Waits for requests, then for executions that nobody waits for any more.
+/// What was under way when the proxy ended.
+struct Left {
+    executions: usize,
+    connections: usize,
+    tunnels: usize,
+}
+
+impl Left {
+    /// Whether somebody waited for an answer.
+    fn is_undone(&self) -> bool {
+        self.executions > 0 || self.connections > 0
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = [
+            (
+                self.executions,
+                "execution under a key is in doubt now",
+                "executions under a key are in doubt now",
+            ),
+            (
+                self.connections,
+                "connection was cut off in mid-answer",
+                "connections were cut off in mid-answer",
+            ),
+            (self.tunnels, "tunnel was cut", "tunnels were cut"),
+        ];
+        let mut said = counted.into_iter().filter(|(count, ..)| *count > 0).peekable();
+        if said.peek().is_none() {
+            return f.write_str("what was left ended at the same moment");
+        }
+        while let Some((count, one, several)) = said.next() {
+            write!(f, "{count} {}", if count == 1 { one } else { several })?;
+            if said.peek().is_some() {
+                f.write_str(", ")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for requests, then for executions that nobody waits for any more, and for tunnels.
 async fn stop(graceful: Arc<GracefulShutdown>, state: &State) {
     // The tasks that had the others have ended.
     if let Some(graceful) = Arc::into_inner(graceful) {
         graceful.shutdown().await;
     }
-    state.tunnels.ended().await;
     state.protection.close();
-    state.protection.drain().await;
+    tokio::join!(state.tunnels.ended(), state.protection.drain());
 }
 
 /// Closes idle connections, and asks the store where requests may pass without it.
@@ -118,7 +173,7 @@ async fn keep_up(state: Arc<State>, metrics: PrometheusHandle) {
 }
 
 /// The store: as the command line or the environment names it, and else as the file does.
-fn address(given: &store::Address, settings: &StoreSettings) -> store::Address {
+pub(super) fn address(given: &store::Address, settings: &StoreSettings) -> store::Address {
     const DEFAULT: &str = "oneflight.db";
     let or = |given: &Option<String>, settings: &Option<String>| given.clone().or_else(|| settings.clone());
     store::Address {
@@ -169,5 +224,27 @@ impl Signals {
             _ = self.interrupt.recv() => Told::Stop,
             _ = self.terminate.recv() => Told::Stop,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_is_counted_in_right_words() {
+        let told = |executions, connections, tunnels| {
+            let left = Left {
+                executions,
+                connections,
+                tunnels,
+            };
+            (left.is_undone(), left.to_string())
+        };
+        assert_eq!(told(0, 0, 1), (false, "1 tunnel was cut".to_owned()));
+        let all =
+            "1 execution under a key is in doubt now, 2 connections were cut off in mid-answer, 3 tunnels were cut";
+        assert_eq!(told(1, 2, 3), (true, all.to_owned()));
+        assert!(told(0, 1, 0).0 && !told(0, 0, 0).0);
     }
 }

@@ -37,7 +37,8 @@ pub(super) async fn accept(
 ) {
     let serve = |stream: TcpStream, address| {
         let _ = stream.set_nodelay(true);
-        tokio::spawn(connection(stream, address, Arc::clone(&state), watcher()));
+        let served = connection(stream, address, Arc::clone(&state), watcher());
+        state.connections.spawn(served);
     };
     while let Some(accepted) = stops.run_until_cancelled(listener.accept()).await {
         match accepted {

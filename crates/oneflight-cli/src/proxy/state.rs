@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use metrics::Gauge;
 use parking_lot::{Mutex, RwLock};
+use tokio_util::task::TaskTracker;
 
 use super::config::Config;
 use super::generation::Generation;
@@ -20,6 +21,8 @@ pub(super) struct State {
     reloads: Mutex<()>,
     pub(super) protection: Protection,
     pub(super) tunnels: Tunnels,
+    /// The connections of clients.
+    pub(super) connections: TaskTracker,
     pub(super) in_flight: Gauge,
 }
 
@@ -33,6 +36,7 @@ impl State {
             reloads: Mutex::default(),
             protection,
             tunnels,
+            connections: TaskTracker::new(),
             in_flight: telemetry::in_flight(),
         }
     }

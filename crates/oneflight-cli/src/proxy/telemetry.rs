@@ -1,19 +1,17 @@
-//! What operators see of the proxy: its metrics. The names of the layer's own are `oneflight`'s.
+//! What operators see of the proxy: its metrics, with a table of them in `metrics.md`. The names of the layer's own are `oneflight`'s.
 //!
-//! | name | kind | labels | counts |
-//! | --- | --- | --- | --- |
-//! | `oneflight_proxy_requests_total` | counter | `route`, `class` (`2xx` …) | answers, by the pattern of the route |
-//! | `oneflight_proxy_in_flight` | gauge | | requests that are being answered now |
-//! | `oneflight_proxy_upstream_errors_total` | counter | `kind` (`connect`, `broken`, `timed_out`) | exchanges with a backend that gave no answer |
-//! | `oneflight_proxy_scope_changes_total` | counter | `route` | answers that set the cookie of their scope to another value |
-//! | `oneflight_proxy_reloads_total` | counter | `result` (`done`, `failed`) | readings of the configuration after the first |
+//! All are there with 0 from the start, or from the reload that names a route: a series that appears with 1 has not increased, as far
+//! as Prometheus can tell.
+//!
+#![doc = include_str!("metrics.md")]
 
 use std::sync::Arc;
 
 use http::StatusCode;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use oneflight::http::layer::RouteName;
 
-use super::upstream::Reason;
+use super::upstream::{Reason, Untrusted};
 
 const REQUESTS: &str = "oneflight_proxy_requests_total";
 const IN_FLIGHT: &str = "oneflight_proxy_in_flight";
@@ -21,7 +19,7 @@ const UPSTREAM_ERRORS: &str = "oneflight_proxy_upstream_errors_total";
 const SCOPE_CHANGES: &str = "oneflight_proxy_scope_changes_total";
 const RELOADS: &str = "oneflight_proxy_reloads_total";
 
-/// Says to the recorder what the metrics are.
+/// Says to the recorder what the metrics are, and those that belong to no route with 0.
 pub(super) fn describe() {
     describe_counter!(
         REQUESTS,
@@ -34,6 +32,19 @@ pub(super) fn describe() {
         "answers that set the cookie of their scope to another value"
     );
     describe_counter!(RELOADS, "readings of the configuration after the first");
+    let untrusted = Reason::Untrusted(Untrusted::Other);
+    for reason in [Reason::Connect, untrusted, Reason::Broken, Reason::TimedOut] {
+        upstream_errors(reason).increment(0);
+    }
+    for how in [Reloaded::Done, Reloaded::Failed] {
+        reloads(how).increment(0);
+    }
+}
+
+/// Tells the recorder of what is counted of a route, but for its answers.
+pub(super) fn announce(route: &Arc<str>) {
+    scope_changes(route).increment(0);
+    RouteName::new(Arc::clone(route)).announce();
 }
 
 /// A request that is being answered.
@@ -63,8 +74,11 @@ pub(super) struct Answers([Counter; 5]);
 
 impl Answers {
     pub(super) fn of(route: &Arc<str>) -> Self {
-        let of = |class: &'static str| counter!(REQUESTS, "route" => Arc::clone(route), "class" => class);
-        Self(["1xx", "2xx", "3xx", "4xx", "5xx"].map(of))
+        Self(["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| {
+            let counter = counter!(REQUESTS, "route" => Arc::clone(route), "class" => class);
+            counter.increment(0);
+            counter
+        }))
     }
 
     pub(super) fn count(&self, status: StatusCode) {
@@ -76,11 +90,19 @@ impl Answers {
 }
 
 pub(super) fn upstream_failed(reason: Reason) {
-    counter!(UPSTREAM_ERRORS, "kind" => reason.as_str()).increment(1);
+    upstream_errors(reason).increment(1);
+}
+
+fn upstream_errors(reason: Reason) -> Counter {
+    counter!(UPSTREAM_ERRORS, "kind" => reason.as_str())
 }
 
 pub(super) fn scope_changed(route: &Arc<str>) {
-    counter!(SCOPE_CHANGES, "route" => Arc::clone(route)).increment(1);
+    scope_changes(route).increment(1);
+}
+
+fn scope_changes(route: &Arc<str>) -> Counter {
+    counter!(SCOPE_CHANGES, "route" => Arc::clone(route))
 }
 
 /// How a reload ended.
@@ -91,9 +113,13 @@ pub(super) enum Reloaded {
 }
 
 pub(super) fn reloaded(how: Reloaded) {
+    reloads(how).increment(1);
+}
+
+fn reloads(how: Reloaded) -> Counter {
     let result = match how {
         Reloaded::Done => "done",
         Reloaded::Failed => "failed",
     };
-    counter!(RELOADS, "result" => result).increment(1);
+    counter!(RELOADS, "result" => result)
 }

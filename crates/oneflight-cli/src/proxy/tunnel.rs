@@ -24,6 +24,11 @@ impl Tunnels {
         });
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Waits until there is none.
     pub(super) async fn ended(&self) {
         self.0.close();

@@ -1,122 +1,17 @@
 //! An operator at the page, in a real browser: finds what is wrong, understands it, and settles it by the buttons.
-//!
-//! ONEFLIGHT_PICTURES names a directory in which pictures of the page are kept.
 
-use std::path::PathBuf;
-use std::time::Instant;
-
-use fantoccini::elements::{Element, ElementRef};
-use fantoccini::wd::WebDriverCompatibleCommand;
-use fantoccini::{Client, Locator};
+use fantoccini::Locator;
 use oneflight::Origin;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::chromium::{Browser, Scripts};
 use crate::fill::{self, Filled, ORDER, harmful, id};
+use crate::page::{
+    ask, dark, decide, fill_in, in_each_form, log_in, picture, press, script, show_story, text_of, until, until_closed,
+    width,
+};
 use crate::reading::endpoint;
-use crate::support::{Dashboard, PATIENCE, TOKEN};
-
-/// A command of the browser's own protocol.
-#[derive(Debug)]
-struct Devtools(&'static str, Value);
-
-impl WebDriverCompatibleCommand for Devtools {
-    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
-        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
-    }
-
-    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
-        (
-            http::Method::POST,
-            Some(json!({ "cmd": self.0, "params": self.1 }).to_string()),
-        )
-    }
-}
-
-async fn dark(client: &Client, scheme: &str) {
-    let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-    client
-        .issue_cmd(Devtools("Emulation.setEmulatedMedia", features))
-        .await
-        .unwrap();
-}
-
-async fn width(client: &Client, width: u32) {
-    let metrics = json!({ "width": width, "height": 1700, "deviceScaleFactor": 1, "mobile": false });
-    client
-        .issue_cmd(Devtools("Emulation.setDeviceMetricsOverride", metrics))
-        .await
-        .unwrap();
-}
-
-/// Keeps a picture of the page, from its top to as far as somebody may look.
-async fn picture(client: &Client, name: &str) {
-    if let Some(directory) = std::env::var_os("ONEFLIGHT_PICTURES").map(PathBuf::from) {
-        use base64::Engine;
-        let whole = json!({ "format": "png" });
-        let taken = client
-            .issue_cmd(Devtools("Page.captureScreenshot", whole))
-            .await
-            .unwrap();
-        let png = base64::engine::general_purpose::STANDARD
-            .decode(taken["data"].as_str().unwrap())
-            .unwrap();
-        std::fs::write(directory.join(format!("{name}.png")), png).unwrap();
-    }
-}
-
-async fn script(browser: &Browser, script: &str) -> Value {
-    browser.client.execute(script, vec![]).await.unwrap()
-}
-
-/// Waits until a script returns true.
-async fn until(browser: &Browser, what: &str, condition: &str) {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if script(browser, &format!("return Boolean({condition})")).await == true {
-            return;
-        }
-        if Instant::now() > end {
-            panic!(
-                "{what} never came: {}",
-                script(browser, "return document.body.innerText").await
-            );
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(40)).await;
-    }
-}
-
-/// Clicks the button with these words, in what is selected. What the page draws anew meanwhile is looked for again.
-async fn press(browser: &Browser, within: &str, words: &str) {
-    let found = format!(
-        "[...document.querySelectorAll({})].find((it) => it.textContent === {} && !it.disabled)",
-        json!(format!("{within} button")),
-        json!(words)
-    );
-    let end = Instant::now() + PATIENCE;
-    loop {
-        until(browser, words, &found).await;
-        let script = format!("const it = {found}; it?.scrollIntoView({{ block: 'center' }}); return it ?? null");
-        let element = browser.client.execute(&script, vec![]).await.unwrap();
-        let element = element.as_object().and_then(|it| it.values().next()?.as_str());
-        if let Some(element) = element {
-            let element = ElementRef::from(element.to_owned());
-            match Element::from_element_id(browser.client.clone(), element).click().await {
-                Ok(()) => return,
-                Err(error) => assert!(Instant::now() < end, "{words} can never be clicked: {error}"),
-            }
-        }
-    }
-}
-
-async fn text_of(browser: &Browser, selector: &str) -> String {
-    let text = script(
-        browser,
-        &format!("return document.querySelector({})?.innerText ?? ''", json!(selector)),
-    )
-    .await;
-    text.as_str().unwrap().to_owned()
-}
+use crate::support::{Dashboard, TOKEN};
 
 /// What an operator finds on a bad day.
 async fn bad_day() -> Filled {
@@ -128,20 +23,6 @@ async fn bad_day() -> Filled {
     filled.held_steps("c9d5").await;
     filled.doubt(id("8e03978e-40d5-43e8-bc93-6894a57f9324")).await;
     filled
-}
-
-async fn log_in(browser: &Browser, dashboard: &Dashboard) {
-    browser.client.goto(&dashboard.url()).await.unwrap();
-    browser.until_there("#token").await;
-    let token = browser.client.find(Locator::Css("#token")).await.unwrap();
-    token.send_keys(TOKEN).await.unwrap();
-    press(browser, "#login", "Log in").await;
-    until(
-        browser,
-        "the panels",
-        "document.querySelector('#records .body').children.length",
-    )
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,29 +118,11 @@ async fn an_operator_finds_what_is_wrong_and_settles_it_on_the_page() {
         "document.querySelector('#records').innerText.includes('Page 2')",
     )
     .await;
-    for scheme in ["light", "dark"] {
-        dark(&browser.client, scheme).await;
-        for pixels in [1200, 500] {
-            width(&browser.client, pixels).await;
-            let wide = script(&browser, "return document.documentElement.scrollWidth").await;
-            assert!(wide.as_u64().unwrap() <= u64::from(pixels), "{wide} pixels in {pixels}");
-            picture(&browser.client, &format!("all-{scheme}-{pixels}")).await;
-        }
-    }
-    width(&browser.client, 1200).await;
-    dark(&browser.client, "light").await;
+    in_each_form(&browser, "all").await;
 
     // A story by its correlation id, and by its key.
     for (by, value) in [("correlation_id", ORDER), ("key", "a7f3")] {
-        script(
-            &browser,
-            &format!("document.querySelector('#story-by').value = {}", json!(by)),
-        )
-        .await;
-        let field = browser.client.find(Locator::Css("#story-value")).await.unwrap();
-        field.clear().await.unwrap();
-        field.send_keys(value).await.unwrap();
-        press(&browser, "#story", "Show").await;
+        show_story(&browser, by, value).await;
         until(
             &browser,
             "the story",
@@ -281,37 +144,22 @@ async fn an_operator_finds_what_is_wrong_and_settles_it_on_the_page() {
         "document.querySelector('#story ol.line')?.innerText.includes('Step charge begun')",
     )
     .await;
-    for (scheme, pixels) in [("light", 1200), ("dark", 500)] {
-        width(&browser.client, pixels).await;
-        dark(&browser.client, scheme).await;
-        picture(&browser.client, &format!("story-{scheme}-{pixels}")).await;
-    }
-    width(&browser.client, 1200).await;
-    dark(&browser.client, "light").await;
+    in_each_form(&browser, "story-steps").await;
     press(&browser, "#story", "Close").await;
 
     // A dialog that is left leaves all as it is.
-    press(&browser, "#doubts tbody", "It was not done…").await;
-    browser.until_there("dialog[open]").await;
+    ask(&browser, "#doubts tbody", "It was not done…").await;
     press(&browser, "dialog", "Leave it as it is").await;
-    until(
-        &browser,
-        "the end of the dialog",
-        "!document.querySelector('dialog').open",
-    )
-    .await;
+    until_closed(&browser).await;
     // Held, and then recorded.
-    press(&browser, "#doubts tbody", "Hold…").await;
-    press(&browser, "dialog", "Hold it").await;
+    decide(&browser, "#doubts tbody", "Hold…", &[], "Hold it").await;
     until(
         &browser,
         "that it is held",
         "document.querySelector('#doubts').innerText.includes('held')",
     )
     .await;
-    press(&browser, "#doubts tbody", "It was done…").await;
-    browser.until_there("#answer-body").await;
-    picture(&browser.client, "dialog-light-1200").await;
+    ask(&browser, "#doubts tbody", "It was done…").await;
     // The scope names a route, so that is asked for first, and anything else is warned of.
     until(
         &browser,
@@ -332,8 +180,7 @@ async fn an_operator_finds_what_is_wrong_and_settles_it_on_the_page() {
         "document.querySelector('#answer-warning').innerText.includes('cannot read a value in JSON')",
     )
     .await;
-    let body = browser.client.find(Locator::Css("#answer-body")).await.unwrap();
-    body.send_keys("ch_1").await.unwrap();
+    fill_in(&browser, &[("#answer-body", "ch_1")]).await;
     press(&browser, "dialog", "Record this answer").await;
     until(
         &browser,
@@ -341,13 +188,8 @@ async fn an_operator_finds_what_is_wrong_and_settles_it_on_the_page() {
         "document.querySelector('#ask-error').innerText.includes('no JSON')",
     )
     .await;
-    width(&browser.client, 500).await;
-    dark(&browser.client, "dark").await;
-    picture(&browser.client, "dialog-dark-500").await;
-    width(&browser.client, 1200).await;
-    dark(&browser.client, "light").await;
-    body.clear().await.unwrap();
-    body.send_keys("\"ch_1\"").await.unwrap();
+    in_each_form(&browser, "dialog-json").await;
+    fill_in(&browser, &[("#answer-body", "\"ch_1\"")]).await;
     press(&browser, "dialog", "Record this answer").await;
     until(
         &browser,
@@ -365,16 +207,14 @@ async fn an_operator_finds_what_is_wrong_and_settles_it_on_the_page() {
 
     // One letter is redriven, the other one is cancelled.
     let dead = "document.querySelectorAll('#dead tbody tr').length";
-    press(&browser, "#dead tbody tr:first-child", "Redrive…").await;
-    press(&browser, "dialog", "Redrive it").await;
+    let first = "#dead tbody tr:first-child";
+    decide(&browser, first, "Redrive…", &[], "Redrive it").await;
     until(&browser, "one dead letter", &format!("{dead} === 1")).await;
-    press(&browser, "#dead tbody tr:first-child", "Cancel…").await;
-    press(&browser, "dialog", "Cancel it for good").await;
+    decide(&browser, first, "Cancel…", &[], "Cancel it for good").await;
     until(&browser, "no dead letter", &format!("{dead} === 0")).await;
 
     // A topic is paused, and resumed.
-    press(&browser, "#outbox table", "Pause…").await;
-    press(&browser, "dialog", "Pause it").await;
+    decide(&browser, "#outbox table", "Pause…", &[], "Pause it").await;
     until(
         &browser,
         "that it is paused",
@@ -382,8 +222,7 @@ async fn an_operator_finds_what_is_wrong_and_settles_it_on_the_page() {
     )
     .await;
     assert!(filled.is_paused("mail.receipt").await);
-    press(&browser, "#outbox table", "Resume…").await;
-    press(&browser, "dialog", "Resume it").await;
+    decide(&browser, "#outbox table", "Resume…", &[], "Resume it").await;
     until(
         &browser,
         "that it is not",
@@ -393,8 +232,7 @@ async fn an_operator_finds_what_is_wrong_and_settles_it_on_the_page() {
     assert!(!filled.is_paused("mail.receipt").await);
 
     // The mutation of steps goes on.
-    press(&browser, "#steps tbody", "Resume…").await;
-    press(&browser, "dialog", "Let it go on").await;
+    decide(&browser, "#steps tbody", "Resume…", &[], "Let it go on").await;
     until(
         &browser,
         "that it is not held",

@@ -78,9 +78,10 @@ async fn over_postgresql() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_redis_what_it_does_not_keep_is_told() {
+async fn over_redis_and_what_it_does_not_keep_is_told() {
     let (server, prefix) = (redis::server(), redis::prefix());
     let dashboard = Dashboard::start(Path::new(&server.url()), &["--prefix", &prefix], Some(TOKEN));
+    a_doubt_is_settled(&server.store(&prefix).await, &dashboard).await;
     let session = dashboard.log_in();
     for path in ["/api/outbox", "/api/dead", "/api/steps"] {
         assert_eq!(
@@ -92,5 +93,8 @@ async fn over_redis_what_it_does_not_keep_is_told() {
     let change = session
         .post("/api/change/pause", &json!({ "topic": "mail.receipt" }))
         .send();
+    assert_eq!(change.problem(), (501, "unsupported".to_owned()));
+    let step = json!({ "scope": id("8e03").scope(), "key": "8e03", "token": "1", "step": "charge", "how": "not_done" });
+    let change = session.post("/api/change/settle-step", &step).send();
     assert_eq!(change.problem(), (501, "unsupported".to_owned()));
 }

@@ -13,12 +13,13 @@ const READS: [&str; 6] = [
     "/api/steps",
     "/api/story?key=a7f3",
 ];
-const CHANGES: [&str; 6] = [
+const CHANGES: [&str; 7] = [
     "/api/change/resolve",
     "/api/change/redrive",
     "/api/change/cancel",
     "/api/change/pause",
     "/api/change/resume",
+    "/api/change/settle-step",
     "/api/change/resume-steps",
 ];
 

@@ -12,11 +12,20 @@ mod postgres;
 #[path = "../../../../tests/common/redis.rs"]
 mod redis;
 
+#[allow(dead_code, reason = "the proxy's tests use all of it")]
+#[path = "../proxy/client.rs"]
+mod client;
+#[allow(dead_code, reason = "the proxy's tests use all of it")]
+#[path = "../proxy/proxy.rs"]
+mod proxy;
+
 mod browser;
 mod changes;
 mod elsewhere;
 mod fill;
 mod guard;
 mod names;
+mod page;
 mod reading;
+mod settle;
 mod support;

@@ -1,9 +1,10 @@
 //! The dashboard in `docs`, the tables in `src/telemetry`, and what a Prometheus endpoint says, have the same names.
 //!
 //! The recorder is that of `metrics-exporter-prometheus`, as `oneflight proxy` installs it. Requests, a relay and a completer are
-//! led into everything that is counted.
+//! led into everything that is counted; and a proxy of its own has all of its metrics before it counts anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,10 @@ use oneflight::{Idempotency, Message, Relay};
 use oneflight_sqlite::SqliteStore;
 use tower::ServiceExt;
 
+use crate::client;
 use crate::fill::{self, id};
-use crate::support::PATIENCE;
+use crate::proxy::{Home, Proxy};
+use crate::support::{Dashboard, PATIENCE, until};
 
 const OFTEN: Duration = Duration::from_millis(20);
 
@@ -35,16 +38,16 @@ fn names(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What the tables list.
-fn listed() -> BTreeSet<String> {
-    let tables = [
-        include_str!("../../../../src/telemetry/metrics.md"),
-        include_str!("../../../../src/telemetry/relays.md"),
-        include_str!("../../../../src/telemetry/steps.md"),
-    ];
+const REQUESTS: &str = include_str!("../../../../src/telemetry/metrics.md");
+const RELAYS: &str = include_str!("../../../../src/telemetry/relays.md");
+const STEPS: &str = include_str!("../../../../src/telemetry/steps.md");
+const PROXY: &str = include_str!("../../src/proxy/metrics.md");
+
+/// What tables list.
+fn listed(tables: &[&str]) -> BTreeSet<String> {
     let rows = tables
-        .into_iter()
-        .flat_map(str::lines)
+        .iter()
+        .flat_map(|table| table.lines())
         .filter(|line| line.starts_with("| `oneflight_"));
     rows.flat_map(|row| names(row.split('|').nth(1).unwrap())).collect()
 }
@@ -61,13 +64,20 @@ fn asked() -> BTreeSet<String> {
     queries.filter_map(|query| query.as_str()).flat_map(names).collect()
 }
 
-/// What an endpoint says: only what has a value.
-fn exported(handle: &PrometheusHandle) -> BTreeSet<String> {
-    let text = handle.render();
+/// What an endpoint says: each series with its value.
+fn series(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    lines
-        .filter_map(|line| line.split(['{', ' ']).next())
-        .map(str::to_owned)
+    let pairs = lines.map(|line| line.rsplit_once(' ').unwrap());
+    pairs
+        .map(|(series, value)| (series.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+/// The names of what an endpoint says: only what has a value.
+fn exported(text: &str) -> BTreeSet<String> {
+    let series = series(text).into_keys();
+    series
+        .filter_map(|series| series.split('{').next().map(str::to_owned))
         .collect()
 }
 
@@ -96,15 +106,88 @@ fn the_grafana_dashboard_the_tables_and_a_prometheus_endpoint_have_the_same_name
             steps(&filled.store, &handle).await;
         });
     });
-    let (exported, listed, asked) = (exported(&handle), listed(), asked());
+    let (exported, mut listed, asked) = (exported(&handle.render()), listed(&[REQUESTS, RELAYS, STEPS]), asked());
     assert!(listed.len() >= 30, "{listed:?}");
     assert_eq!(exported, listed, "the endpoint, and the tables in src/telemetry");
-    assert_eq!(
-        asked, listed,
-        "docs/grafana-dashboard.json, and the tables in src/telemetry"
-    );
+    listed.extend(self::listed(&[PROXY]));
+    assert_eq!(asked, listed, "docs/grafana-dashboard.json, and the tables");
     let computed = computed();
     assert!(computed.len() >= 7 && computed.is_subset(&exported), "{computed:?}");
+    let alerts = include_str!("../../../../docs/operations.md");
+    let (_, alerts) = alerts.split_once("groups:").unwrap();
+    let alerts = names(alerts.split("```").next().unwrap());
+    assert!(alerts.len() >= 10 && alerts.is_subset(&listed), "{alerts:?}");
+}
+
+/// Reads requests, and ends their connections without an answer.
+fn dying() -> SocketAddr {
+    use std::io::Read;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_proxy_that_has_just_begun_shows_all_of_its_metrics_with_zero_and_its_first_doubt_is_a_rise() {
+    let home = Home::new();
+    let route = "[[route]]\npath = \"/orders\"\nscope = \"none\"\n";
+    let proxy = Proxy::before(&home, dying(), route);
+    let scraped = async || client::get(proxy.admin, "/metrics").await.text();
+    let text = scraped().await;
+    let before = series(&text);
+    assert!(before.values().all(|value| *value == 0.0), "{text}");
+    assert_eq!(
+        exported(&text),
+        listed(&[REQUESTS, PROXY]),
+        "the endpoint, and the tables"
+    );
+    let page = include_str!("../../../../docs/proxy.md");
+    assert_eq!(listed(&[page]), listed(&[PROXY]), "docs/proxy.md, and the table");
+    for name in exported(&text) {
+        assert!(
+            text.contains(&format!("# HELP {name} ")),
+            "{name} says nothing of itself"
+        );
+    }
+
+    let send = async || client::keyed(proxy.address, "8e03978e", "item=tea").await.status;
+    assert_eq!(send().await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(send().await, StatusCode::CONFLICT);
+    let text = scraped().await;
+    let after = series(&text);
+    assert!(after.keys().eq(before.keys()), "a series that appears: {text}");
+    let risen: Vec<_> = after.iter().filter(|(_, value)| **value > 0.0).collect();
+    let expected = [
+        (r#"oneflight_in_doubt_total{route="/orders"}"#, 1.0),
+        (r#"oneflight_proxy_requests_total{route="/orders",class="4xx"}"#, 1.0),
+        (r#"oneflight_proxy_requests_total{route="/orders",class="5xx"}"#, 1.0),
+        (r#"oneflight_proxy_upstream_errors_total{kind="broken"}"#, 1.0),
+        (
+            r#"oneflight_refused_total{route="/orders",kind="outcome_unknown"}"#,
+            1.0,
+        ),
+    ];
+    let risen: Vec<_> = risen.into_iter().map(|(series, value)| (&**series, *value)).collect();
+    assert_eq!(risen, expected);
+
+    // And so it is on the page.
+    let filled = fill::empty().await;
+    let url = format!("http://{}/metrics", proxy.admin);
+    let dashboard = Dashboard::start(filled.path(), &["--metrics", &url, "--metrics-every", "300ms"], None);
+    let mut told = serde_json::Value::Null;
+    until("two scrapes", || {
+        told = dashboard.get("/api/metrics").send().json();
+        told["rates"]["known"] == true
+    });
+    let all = told["rates"]["all"].as_object().unwrap();
+    assert!(all.len() >= 9 && all.values().all(|rate| rate == 0.0), "{told:#}");
+    assert_eq!(told["endpoints"][0]["series"], after.len(), "{told:#}");
 }
 
 fn app(store: &SqliteStore, answer: impl Fn() -> Response + Clone + Send + Sync + 'static) -> Router {
@@ -148,7 +231,7 @@ async fn traffic(store: &SqliteStore) {
 }
 
 /// Waits until the endpoint says that this has happened.
-async fn until(handle: &PrometheusHandle, beginning: &str, is_so: impl Fn(f64) -> bool) {
+async fn until_said(handle: &PrometheusHandle, beginning: &str, is_so: impl Fn(f64) -> bool) {
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
         let text = handle.render();
@@ -185,10 +268,10 @@ async fn relay(store: &SqliteStore, handle: &PrometheusHandle) {
         .build()
         .unwrap()
         .spawn();
-    until(handle, "oneflight_outbox_delivered_total{", |count| count > 0.0).await;
-    until(handle, "oneflight_outbox_open_circuits{", |open| open > 0.0).await;
+    until_said(handle, "oneflight_outbox_delivered_total{", |count| count > 0.0).await;
+    until_said(handle, "oneflight_outbox_open_circuits{", |open| open > 0.0).await;
     store.pause("mail.receipt").await.unwrap();
-    until(handle, "oneflight_outbox_paused{", |topics| topics > 0.0).await;
+    until_said(handle, "oneflight_outbox_paused{", |topics| topics > 0.0).await;
     relay.stop().await;
 }
 
@@ -232,9 +315,9 @@ async fn steps(store: &SqliteStore, handle: &PrometheusHandle) {
         .every(OFTEN)
         .spawn()
         .unwrap();
-    until(handle, "oneflight_mutations_held_total{", |count| count > 0.0).await;
+    until_said(handle, "oneflight_mutations_held_total{", |count| count > 0.0).await;
     begun.notified().await;
     // It is told to stop while the step runs, and then the step ends.
     tokio::join!(completer.stop(), async { go_on.notify_one() });
-    until(handle, "oneflight_mutations_handed_back_total{", |count| count > 0.0).await;
+    until_said(handle, "oneflight_mutations_handed_back_total{", |count| count > 0.0).await;
 }

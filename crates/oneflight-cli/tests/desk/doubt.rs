@@ -82,7 +82,7 @@ async fn a_doubt_made_by_kill_9_is_found_understood_and_settled_and_the_next_cal
     // Settled, to the digit.
     let answer = r#"{"order":7,"a":1.10,"total":12345678901234567890123}"#;
     let resolve = [
-        "records", "resolve", "a7f3", "--scope", SCOPE, "--answer", answer, "--yes", "--json",
+        "records", "resolve", "a7f3", "--scope", SCOPE, "--answer", answer, "--plain", "--yes", "--json",
     ];
     let resolved: Value = serde_json::from_str(&file.desk.run(&resolve).well()).unwrap();
     assert_eq!(resolved, json!({"key": "a7f3", "scope": SCOPE, "resolved": "recorded"}));

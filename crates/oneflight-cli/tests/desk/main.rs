@@ -11,6 +11,7 @@ mod redis;
 mod consent;
 mod doubt;
 mod manual;
+mod migrations;
 mod readme;
 
 mod records;

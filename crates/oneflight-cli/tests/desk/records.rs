@@ -210,13 +210,61 @@ async fn what_is_erased_is_counted_and_means_what_was_said() {
         .with(1);
 }
 
+#[tokio::test]
+async fn what_was_settled_wrongly_is_taken_back_by_its_key() {
+    let file = File::new().await;
+    let idem = file.idem();
+    let other = RequestIdentity::new(Scope::new("tenant-7").route("POST /orders").user("u1"), "a7f3").unwrap();
+    let _ = idem.run(other.clone(), |_| async { 1 }).await.unwrap();
+    leave_in_doubt(&file.store, id("a7f3")).await;
+    let erase = ["records", "erase", "a7f3", "--scope", SCOPE];
+    let told = file.desk.run(&[&erase[..], &["--yes"]].concat()).with(1);
+    assert!(told.contains("in doubt") && told.contains("records resolve"), "{told}");
+    file.desk
+        .run(&[
+            "records", "resolve", "a7f3", "--scope", SCOPE, "--answer", "7", "--plain", "--yes",
+        ])
+        .well();
+
+    // Its answer was wrong: that it was done stays.
+    let told = file.desk.run(&[&erase[..], &["--answers"]].concat()).with(64);
+    assert!(
+        told.contains("A person has settled it so") && told.contains("stays known"),
+        "{told}"
+    );
+    file.desk.run(&[&erase[..], &["--answers", "--yes"]].concat()).well();
+    let error = idem.run(id("a7f3"), |_| async { 8 }).await.unwrap_err();
+    assert!(error.to_string().contains("its result is not kept any more"), "{error}");
+
+    // It was not done.
+    let told = file.desk.run(&erase).with(64);
+    assert!(told.contains("ITS WORK RUNS AGAIN"), "{told}");
+    let erased = file.desk.json(&[&erase[..], &["--yes"]].concat());
+    assert_eq!(
+        erased,
+        json!({"scope": SCOPE, "key": "a7f3", "what": "records", "erased": 1})
+    );
+    assert_eq!(*idem.run(id("a7f3"), |_| async { 9 }).await.unwrap(), 9);
+    let told = file.desk.run(&erase).with(64);
+    assert!(told.contains("Its work has told so itself"), "{told}");
+    // Another one's with the same key, in a narrower scope, was not meant.
+    assert_eq!(*idem.run(other, |_| async { 2 }).await.unwrap(), 1);
+    file.desk.run(&["records", "erase", "a7f3", "--yes"]).with(64);
+    file.desk.run(&["records", "erase", "--yes"]).with(64);
+    file.desk.run(&["records", "erase", "nokey", "--yes"]).with(1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_waits_for_a_person_whatever_the_policy() {
     let file = File::new().await;
     leave_in_doubt(&file.store, id("a7f3")).await;
+    let doubts = file.desk.run(&["doubts"]).well();
+    assert!(!doubts.contains("held"), "{doubts}");
     let held = file.desk.json(&["records", "hold", "a7f3", "--yes"]);
     assert_eq!(held, json!({"key": "a7f3", "scope": SCOPE, "held": true}));
     assert_eq!(file.desk.json(&["records", "show", "a7f3"])["record"]["held"], true);
+    let doubts = file.desk.run(&["doubts"]).well();
+    assert!(doubts.contains("what happened? (held)"), "{doubts}");
     let eager = Idempotency::builder(file.store.clone())
         .recovery(oneflight::idempotency::Recovery::Rerun)
         .build();

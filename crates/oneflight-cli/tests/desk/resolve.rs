@@ -76,6 +76,45 @@ async fn an_answer_in_json_for_a_route_is_warned_about() {
     leave_in_doubt(&file.store, id("a7f3")).await;
     let told = file.desk.run(&["records", "resolve", "a7f3", "--answer", "7"]).with(64);
     assert!(told.contains("POST /orders") && told.contains("--status"), "{told}");
+    // Nobody is asked, so that nobody has read it.
+    let settle = ["records", "resolve", "a7f3", "--answer", "7", "--yes"];
+    let told = file.desk.run(&settle).with(64);
+    assert!(
+        told.contains("--plain") && told.contains("Nothing was changed"),
+        "{told}"
+    );
+    assert_eq!(file.desk.json(&["doubts"])[0]["key"], "a7f3");
+    file.desk.run(&[&settle[..], &["--plain"]].concat()).well();
+    assert_eq!(*file.idem().run(id("a7f3"), |_| async { 8 }).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_kept_for_no_time_is_not_recorded() {
+    let file = File::new().await;
+    leave_in_doubt(&file.store, id("a7f3")).await;
+    let settle = ["records", "resolve", "a7f3", "--status", "201", "--yes", "--retention"];
+    for none in ["0s", "0ms"] {
+        let told = file.desk.run(&[&settle[..], &[none]].concat()).with(64);
+        assert!(told.contains("forgotten at once"), "{told}");
+    }
+    assert_eq!(file.desk.json(&["doubts"])[0]["key"], "a7f3");
+}
+
+#[tokio::test]
+async fn who_has_told_an_answer_is_shown() {
+    let file = File::new().await;
+    leave_in_doubt(&file.store, id("settled")).await;
+    file.desk
+        .run(&["records", "resolve", "settled", "--status", "201", "--yes"])
+        .well();
+    let _ = file.idem().run(id("worked"), |_| async { 7 }).await.unwrap();
+    for (key, settled) in [("settled", true), ("worked", false)] {
+        assert_eq!(file.desk.json(&["records", "show", key])["record"]["settled"], settled);
+        let shown = file.desk.run(&["records", "show", key]).well();
+        assert_eq!(shown.contains("settled by a person"), settled, "{shown}");
+    }
+    let listed = file.desk.run(&["records", "list"]).well();
+    assert_eq!(listed.matches("settled by a person").count(), 1, "{listed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +165,8 @@ async fn what_happened_has_to_be_said_once_and_be_an_answer() {
     let told = resolve(&["--answer", "ch_1"]).with(65);
     assert!(told.contains("no JSON"), "{told}");
     resolve(&["--answer-file", "/nowhere/at/all"]).with(66);
-    resolve(&["--scope", SCOPE, "--answer", "\"ch_1\""]).well();
+    resolve(&["--plain", "--not-done"]).with(64);
+    resolve(&["--scope", SCOPE, "--answer", "\"ch_1\"", "--plain"]).well();
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ async fn a_doubt_is_found_and_settled<S: Upkeep + Clone>(desk: &Desk, store: &S)
         (&story["record"]["state"], &story["record"]["scope"]),
         (&"in-doubt".into(), &SCOPE.into())
     );
-    desk.run(&["records", "resolve", "a7f3", "--answer", "7", "--yes"])
+    desk.run(&["records", "resolve", "a7f3", "--answer", "7", "--plain", "--yes"])
         .well();
     let idem = Idempotency::builder(store.clone()).build();
     let reply = idem.run(id("a7f3"), |_| async { 8 }).await.unwrap();
@@ -24,8 +24,21 @@ async fn a_doubt_is_found_and_settled<S: Upkeep + Clone>(desk: &Desk, store: &S)
     let listed = desk.json(&["records", "list", "--scope", "tenant-7", "--state", "completed"]);
     assert_eq!(listed["records"][0]["key"], "a7f3");
 
+    assert_eq!(desk.json(&["records", "show", "a7f3"])["record"]["settled"], true);
+
+    // Settled wrongly: its answer goes, and then it altogether.
+    desk.run(&["records", "erase", "a7f3", "--answers", "--yes"]).well();
+    let error = idem.run(id("a7f3"), |_| async { 8 }).await.unwrap_err();
+    assert!(error.to_string().contains("was erased"), "{error}");
+    desk.run(&["records", "erase", "a7f3", "--yes"]).well();
+    let reply = idem.run(id("a7f3"), |_| async { 9 }).await.unwrap();
+    assert_eq!((*reply, reply.origin()), (9, Origin::Executed));
+    assert_eq!(desk.json(&["records", "show", "a7f3"])["record"]["settled"], false);
+
     leave_in_doubt(store, id("b2")).await;
+    assert_eq!(desk.json(&["doubts"])[0]["held"], false);
     desk.run(&["records", "hold", "b2", "--yes"]).well();
+    assert_eq!(desk.json(&["doubts"])[0]["held"], true);
     assert_eq!(
         desk.json(&["records", "show", "b2", "--scope", SCOPE])["record"]["held"],
         true

@@ -63,8 +63,15 @@ fn a_schema_is_made_by_migrate_up_alone_and_its_script_does_the_same() {
         address: folder.path().join("other.db").to_str().unwrap().to_owned(),
     };
     let script = other.run(&["migrate", "print"]).well();
+    execute(&other.address, script);
+    other.run(&["doubts"]).well();
+    assert_eq!(other.json(&["migrate", "status"]), status);
+}
+
+/// Executes a script in a file, which is made if it is missing.
+fn execute(path: &str, script: String) {
     let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(&other.address)
+        .filename(path)
         .create_if_missing(true);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -74,8 +81,42 @@ fn a_schema_is_made_by_migrate_up_alone_and_its_script_does_the_same() {
             .await
             .unwrap();
     });
-    other.run(&["doubts"]).well();
-    assert_eq!(other.json(&["migrate", "status"]), status);
+}
+
+#[test]
+fn a_schema_that_a_later_version_upgraded_is_looked_into_unless_it_breaks_with_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop.db");
+    let desk = Desk {
+        address: path.to_str().unwrap().to_owned(),
+    };
+    desk.run(&["migrate", "up", "--yes"]).well();
+    let known = desk.json(&["migrate", "status"])["known"].as_i64().unwrap();
+    let upgrade = |version: i64, compatible_from: i64| {
+        execute(
+            &desk.address,
+            format!(
+                "INSERT INTO oneflight_migrations (version, description, applied_at, compatible_from)
+                 VALUES ({version}, 'of tomorrow', 0, {compatible_from})"
+            ),
+        );
+    };
+    upgrade(known + 1, known);
+    let told = desk.run(&["migrate", "status", "--fail"]).well();
+    assert!(
+        told.contains(&format!("it works with version {known} and newer")),
+        "{told}"
+    );
+    desk.run(&["doubts"]).well();
+    // There is nothing that it could apply.
+    desk.run(&["migrate", "up"]).well();
+
+    upgrade(known + 2, known + 2);
+    let told = desk.run(&["migrate", "status"]).well();
+    let needed = format!("needs version {} or newer", known + 2);
+    assert!(told.contains(&needed) && told.contains("upgrade the command"), "{told}");
+    let told = desk.run(&["doubts"]).with(78);
+    assert!(told.contains(&needed), "{told}");
 }
 
 #[tokio::test]

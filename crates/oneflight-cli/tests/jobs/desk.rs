@@ -65,6 +65,18 @@ impl Desk {
         }
     }
 
+    /// The same store, as another user.
+    pub fn by(&self, user: &str) -> Self {
+        Self {
+            schema: self.schema.clone(),
+            prefix: self.prefix.clone(),
+            ..Self::of(
+                self.store.replace(crate::postgres::SUPERUSER, user),
+                tempfile::tempdir().unwrap(),
+            )
+        }
+    }
+
     pub fn redis(server: &crate::redis::Server) -> Self {
         Self {
             prefix: Some(crate::redis::prefix()),

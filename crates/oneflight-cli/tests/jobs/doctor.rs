@@ -189,6 +189,73 @@ async fn a_server_that_forgets_is_broken_and_one_that_is_strict_is_noted() {
     assert_eq!(found.verdict("pooler"), "note", "{:?}", found.0);
 }
 
+#[tokio::test]
+async fn a_role_that_may_only_read_is_told_what_it_cannot_see() {
+    let server = &postgres::Server::start("");
+    let desk = with_tables(server).await;
+    let schema = desk.schema();
+    let (looker, stranger) = (format!("looker_{schema}"), format!("stranger_{schema}"));
+    let grants = format!(
+        "CREATE ROLE {looker} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {looker};
+         GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {looker};
+         CREATE ROLE {stranger} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {stranger};
+         GRANT SELECT ON {schema}.oneflight_records, {schema}.oneflight_migrations, {schema}.oneflight_workflows,
+             {schema}.oneflight_steps TO {stranger}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(grants))
+        .execute(&sqlx::PgPool::connect(&desk.store).await.unwrap())
+        .await
+        .unwrap();
+    let found = Found::by(&desk.by(&looker), &["--strict"]);
+    assert_eq!((found.code(), found.broken()), (Some(1), vec![]), "{:?}", found.0);
+    assert_eq!(found.verdict("rights"), "unknown", "{:?}", found.0);
+    assert!(
+        found.0.out.contains("this role may only read") && found.0.out.contains("as the role of the service"),
+        "{:?}",
+        found.0
+    );
+    for name in ["doubts", "dead letters", "paused topics", "retention"] {
+        assert_eq!(found.verdict(name), "ok", "{name}: {:?}", found.0);
+    }
+    assert_eq!(Found::by(&desk.by(&looker), &[]).code(), Some(0));
+
+    // One that may not even look at all.
+    let found = Found::by(&desk.by(&stranger), &[]);
+    assert_eq!(found.verdict("outbox"), "unknown", "{:?}", found.0);
+    assert!(found.0.out.contains("grant it SELECT"), "{:?}", found.0);
+}
+
+#[test]
+fn a_replica_that_has_received_nothing_is_told_on_both_sides() {
+    // It has a replica wait that connects.
+    let primary = redis::Server::start(&["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "10000"]);
+    let port = primary.port().to_string();
+    let replica = redis::Server::start(&["--replicaof", "127.0.0.1", &port, "--replica-serve-stale-data", "yes"]);
+    let (of_primary, of_replica) = (Desk::redis(&primary), Desk::redis(&replica));
+    let found = crate::desk::until("the replica is known", || {
+        let found = Found::by(&of_primary, &[]);
+        found.0.out.contains("1 replica").then_some(found)
+    });
+    assert_eq!(found.verdict("replication"), "note", "{:?}", found.0);
+    assert!(
+        found.0.out.contains("not received everything yet") && found.0.out.contains("Promote no replica"),
+        "{:?}",
+        found.0
+    );
+    let found = Found::by(&of_replica, &[]);
+    assert_eq!(
+        (
+            found.code(),
+            found.verdict("replication"),
+            found.verdict("role of the server")
+        ),
+        (Some(1), "BROKEN", "BROKEN"),
+        "{:?}",
+        found.0
+    );
+    assert!(found.0.out.contains("Do not promote it"), "{:?}", found.0);
+}
+
 #[test]
 fn a_redis_that_deletes_keys_is_broken() {
     let sound = Desk::redis(redis::server());

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use oneflight_sqlite::SqliteStore;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -167,6 +168,55 @@ fn a_machine_that_slept_learns_that_another_has_taken_its_key() {
     );
     let third = ran(&mut desk.job("--key a", script, &file));
     assert_eq!((third.code, &*third.out), (Some(0), "second\n"), "{third:?}");
+}
+
+#[test]
+fn a_store_that_is_gone_when_the_command_ends_is_told_meanwhile_and_given_up_in_time() {
+    let server = redis::Server::start(&[]);
+    let desk = Desk::redis(&server);
+    let file = desk.path("pid");
+    let script = r#"echo $$ >"$0"; until [ -e "$0.go" ]; do sleep 0.02; done; exit 7"#;
+    let runs = desk.job("--key a --record-within 3s", script, &file).spawn().unwrap();
+    awaited(&file);
+    server.kill();
+    fs::write(desk.path("pid.go"), "").unwrap();
+    let since = Instant::now();
+    let ended = end(runs);
+    assert_eq!(ended.code, Some(81), "{ended:?}");
+    // Its lease would be over after 60 s.
+    assert!(since.elapsed() < Duration::from_secs(40), "{:?}", since.elapsed());
+    assert!(
+        ended
+            .err
+            .contains("has ended with status 7, and the store does not answer")
+            && ended.err.contains("Do not end this process"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.err.contains("the command ended with status 7") && ended.err.contains("--not-done"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn what_was_erased_of_a_run_is_told_and_it_does_not_run_again() {
+    let desk = Desk::sqlite();
+    let run = || desk.run(["exec", "--key", "a", "--", "sh", "-c", "echo ran; exit 3"]);
+    assert_eq!(run().code, Some(3));
+    desk.ok(["records", "erase", "a", "--answers", "--yes"]);
+    let erased = run();
+    assert_eq!((erased.code, &*erased.out), (Some(82), ""), "{erased:?}");
+    assert!(
+        erased.err.contains("were erased since") || erased.err.contains("was erased since"),
+        "{erased:?}"
+    );
+    assert!(
+        erased.err.contains("oneflight records erase --scope=exec a"),
+        "{erased:?}"
+    );
+    desk.ok(["records", "erase", "--scope=exec", "a", "--yes"]);
+    let again = run();
+    assert_eq!((again.code, &*again.out), (Some(3), "ran\n"), "{again:?}");
 }
 
 #[test]

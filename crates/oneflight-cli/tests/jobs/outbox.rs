@@ -113,6 +113,7 @@ async fn the_way_of_a_dead_letter<S: OutboxUpkeep + Clone>(desk: Desk, store: S)
         assert_eq!(of("mail.receipt")["dead"], json!(3), "{told}");
         assert_eq!(of("mail.offer")["waiting"], json!(0), "{told}");
         assert_eq!(told["relays"].as_array().unwrap().len(), 1, "{told}");
+        assert_eq!(told["relays"][0]["alive"], json!(true), "{told}");
 
         let shown = desk.ok(["outbox", "dead", "--topic", "mail.offer"]);
         assert!(
@@ -233,7 +234,7 @@ async fn a_paused_topic_waits_until_it_is_resumed() {
         let again = desk.json(["outbox", "pause", "mail.receipt", "--yes", "--json"]);
         assert_eq!(
             again,
-            json!({"topic": "mail.receipt", "paused": true, "changed": false})
+            json!({"topic": "mail.receipt", "paused": true, "changed": false, "known": true})
         );
         assert_eq!(desk.run(["outbox", "resume", "mail.offer", "--yes"]).code, Some(1));
     })
@@ -266,12 +267,75 @@ async fn a_paused_topic_waits_until_it_is_resumed() {
         let resumed = desk.json(["outbox", "resume", "mail.receipt", "--yes", "--json"]);
         assert_eq!(
             resumed,
-            json!({"topic": "mail.receipt", "paused": false, "changed": true})
+            json!({"topic": "mail.receipt", "paused": false, "changed": true, "known": true})
         );
     })
     .await;
     waited("it is delivered", async || {
         (relay.health().delivered == 2).then_some(())
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_is_no_topic_and_a_name_of_which_nothing_is_known_is_told() {
+    let (desk, store) = sqlite().await;
+    let desk = Arc::new(desk);
+    send(&store, vec![Message::text("mail.receipt", "a")]).await;
+    at(&desk, |desk| {
+        for pattern in ["mail.*", "*", ""] {
+            let paused = desk.run(["outbox", "pause", pattern, "--yes"]);
+            assert_eq!(paused.code, Some(64), "{paused:?}");
+        }
+        let paused = desk.run(["outbox", "pause", "mail.*", "--yes"]);
+        assert!(paused.err.contains("whole"), "{paused:?}");
+        assert!(!desk.ok(["outbox", "list"]).out.contains("paused"));
+
+        // It may be paused before there is a message of it, and may be misspelled.
+        let paused = desk.ok(["outbox", "pause", "mail.receit", "--yes", "--json"]);
+        let standing: serde_json::Value = serde_json::from_str(&paused.out).unwrap();
+        assert_eq!(
+            standing,
+            json!({"topic": "mail.receit", "paused": true, "changed": true, "known": false})
+        );
+        assert!(
+            paused.err.contains("no message of the topic mail.receit") && paused.err.contains("mail.receipt"),
+            "{paused:?}"
+        );
+        let paused = desk.ok(["outbox", "pause", "mail.receipt", "--yes", "--json"]);
+        assert!(
+            paused.err.is_empty() && paused.out.contains("\"known\": true"),
+            "{paused:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_shows_no_sign_of_life_is_marked() {
+    let (desk, store) = sqlite().await;
+    let desk = Arc::new(desk);
+    let relay = Relay::builder(store.clone())
+        .lease(Duration::from_secs(3_600))
+        .target("mail.*", |_: oneflight::outbox::Delivery| async { Ok(()) })
+        .build()
+        .unwrap()
+        .spawn();
+    waited("it is there", async || {
+        (!store.relays().await.unwrap().is_empty()).then_some(())
+    })
+    .await;
+    at(&desk, |desk| {
+        let listed = desk.json(["outbox", "list", "--watch", "1s", "--json"]);
+        assert_eq!(listed["relays"][0]["alive"], json!(false), "{listed}");
+        let listed = desk.ok(["outbox", "list", "--watch", "1s"]);
+        assert!(
+            listed.out.contains("none for 1s") && listed.out.contains("is dead, unless"),
+            "{listed:?}"
+        );
+        let listed = desk.json(["outbox", "list", "--watch", "0s", "--json"]);
+        assert!(listed["relays"][0]["alive"].is_null(), "{listed}");
     })
     .await;
     relay.stop().await;

@@ -10,6 +10,7 @@ fn check(text: &str) -> Output {
     home.write_text(text);
     let mut command = Command::new(env!("CARGO_BIN_EXE_oneflight"));
     command
+        .env_remove("ONEFLIGHT_STORE")
         .args(["proxy", "--check", "--config"])
         .arg(home.path().join("oneflight.toml"));
     command.output().expect("the command")
@@ -102,6 +103,44 @@ fn an_error_names_the_line_and_what_is_allowed() {
         ),
         ("[[route]]\nstatuses.not-done = \"700\"", "expected a status or a class"),
         ("[[route]]\nlease = \"1ms\"", "100ms at the least"),
+        ("[[route]]\nlease = \"10years\"", "1h at the most"),
+        ("[[route]]\nwait = \"1000years\"", "longer than ten years"),
+        ("[[route]]\nretention = \"0s\"", "is replayed to nobody"),
+        ("[[route]]\nkey.required = true", "a word in quotes is expected there"),
+        ("[[route]\npath = \"/a\"", "is not closed: write it as in `[[route]]`"),
+        ("[[route]]\npath = \"/orders/*\"", "all that follows is `{*rest}`"),
+        ("[[route]]\npath = \"/o/*/lines\"", "protect nothing"),
+        ("[[route]]\npath = \"/pay/:id\"", "one segment of any name is `{name}`"),
+        ("[[route]]\npath = \"/pay?a=1\"", "a path ends before `?`"),
+        ("[[route]]\npath = \"/a b\"", "%20"),
+        (
+            "[[route]]\ndocumentation = \"docs/keys\"",
+            "expected the address of a page",
+        ),
+        ("forward.via = \"one flight\"", "cannot stand in `Via`"),
+        (
+            "[[route]]\nkey = \"required\"",
+            "expected a table, as in `key = { required = \"required\" }`",
+        ),
+        (
+            "[[route]]\nlimits = \"1 MiB\"",
+            "expected a table, as in `limits = { request = \"2 MiB\" }`",
+        ),
+        ("store = \"redis://cache\"", "expected a table, as in `store.url"),
+        ("[route.limits]\nrequest = \"1 MiB\"", "a route begins with `[[route]]`"),
+        ("[route]\npath = \"/a\"", "a route begins with `[[route]]`"),
+        (
+            "[route.limits]\nrequest = \"1 MiB\"\n[[route]]\npath = \"/a\"",
+            "a route begins with `[[route]]`",
+        ),
+        (
+            "[[route]]\nkey = { required = \"required\"\nwait = \"1s\"",
+            "the `{` at line 4, column 7 is not closed: write it as in `key = {",
+        ),
+        (
+            "[[route]]\nmethods = [\"PUT\"\nwait = \"1s\"",
+            "the `[` at line 4, column 11 is not closed: write it as in `methods = [",
+        ),
         ("[[route]]\nsettle = \"1s\"", "`settle` says when it is sent again"),
         (
             "[[route]]\nserver-actions = true\nscope = \"none\"\ndialect = \"stripe\"",
@@ -140,7 +179,32 @@ fn an_error_names_the_line_and_what_is_allowed() {
             "listen = \"127.0.0.1:1\"\nupstream.url = \"http://x/api\"",
             "has a path",
         ),
+        (
+            "listen = \"0.0.0.0:8080\"\nupstream.url = \"http://localhost:8080\"",
+            "it would forward to itself",
+        ),
+        (
+            "listen = \"127.0.0.1:8080\"\nupstream.url = [\"http://127.0.0.1:1\", \"http://127.0.0.1:8080\"]",
+            "it would forward to itself",
+        ),
+        (
+            "listen = \"127.0.0.1:8080\"\nupstream.url = \"http://127.0.0.1:9464\"",
+            "where the proxy listens for operators",
+        ),
+        (
+            "listen = \"127.0.0.1:8080\"\nupstream.url = \"http://x\"\nadmin.listen = \"0.0.0.0:8080\"",
+            "operators need an address of their own",
+        ),
+        (
+            "listen = [\"127.0.0.1:8080\", \"127.0.0.1:8080\"]\nupstream.url = \"http://x\"",
+            "name each address once",
+        ),
+        (
+            "listen = \"127.0.0.1:1\"\nupstream.url = \"http://x\"\nstore.timeout = \"1ms\"",
+            "`store.timeout` is 1ms",
+        ),
     ] {
+        assert_eq!(check(text).status.code(), Some(78), "{text}");
         let told = told(&check(text));
         assert!(told.contains(told_of), "{text}: {told}");
     }
@@ -149,4 +213,37 @@ fn an_error_names_the_line_and_what_is_allowed() {
         .output()
         .expect("the command");
     assert_eq!(output.status.code(), Some(66));
+}
+
+#[test]
+fn a_store_that_is_none_is_found_before_the_start_and_its_password_is_not_told() {
+    let head = "listen = \"127.0.0.1:8080\"\nupstream.url = \"http://127.0.0.1:3000\"\n";
+    for (url, told_of) in [
+        (
+            "mysql://shop:hunter2@db/x",
+            "the store's address is none that is known here",
+        ),
+        ("postgres://shop:hunter2@db:99999/x", "no address of PostgreSQL"),
+        ("redis://:hunter2@/x/y/z", "no address of Redis"),
+    ] {
+        let output = check(&format!("{head}store.url = {url:?}"));
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(78), "{told}");
+        assert!(
+            told.contains(told_of) && told.contains("oneflight.toml: `store.url`") && !told.contains("hunter2"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn addresses_with_one_port_that_are_apart_are_right() {
+    for text in [
+        "listen = [\"127.0.0.1:8080\", \"[::1]:8080\"]\nupstream.url = \"http://10.0.0.7:8080\"",
+        "listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\nupstream.url = \"http://127.0.0.1:3000\"",
+        "listen = \"10.0.0.7:8080\"\nupstream.url = \"http://127.0.0.1:8080\"\n[[route]]\npath = \"/v1/orders:cancel\"",
+    ] {
+        let output = check(text);
+        assert!(output.status.success(), "{text}: {}", told(&output));
+    }
 }

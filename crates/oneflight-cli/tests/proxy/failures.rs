@@ -30,6 +30,10 @@ async fn while_the_backend_is_away_nothing_is_done_and_the_key_is_free() {
         is(&answer, "NOT_DONE") && answer.header("retry-after") == "1",
         "{answer:?}"
     );
+    // It was not executed, and what tells so inside of the proxy stays there.
+    for name in ["idempotency-origin", "x-oneflight-not-sent"] {
+        assert!(!answer.headers.contains_key(name), "{answer:?}");
+    }
     let answer = post(proxy.address, "/", &[], "tea").await;
     assert_eq!(answer.status, 502);
     assert!(answer.text().contains("\"effect\":\"nothing\""), "{answer:?}");
@@ -233,6 +237,70 @@ async fn a_proxy_that_was_killed_in_mid_execution_does_not_send_again() {
     assert_eq!(again.status, 409, "{again:?}");
     assert!(is(&again, "IN_DOUBT"), "{again:?}");
     assert_eq!(backend.journal(), ["slow tea"], "it was not sent again");
+}
+
+#[tokio::test]
+async fn what_a_killed_proxy_left_is_not_sent_again_before_it_has_settled() {
+    const SETTLE: std::time::Duration = std::time::Duration::from_secs(3);
+    let home = Home::new();
+    static FIRST: AtomicBool = AtomicBool::new(true);
+    let backend = Backend::raw(|mut client| async move {
+        client.until("tea").await;
+        if FIRST.swap(false, SeqCst) {
+            // It goes on, whatever became of the proxy.
+            std::future::pending::<()>().await;
+        }
+        client
+            .write("HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\ndone")
+            .await;
+        client.end().await;
+    })
+    .await;
+    let route = "[[route]]\nin-doubt = \"rerun\"\nlease = \"300ms\"\nsettle = \"3s\"\nwait = \"50s\"";
+    let proxy = Proxy::before(&home, backend.address, route);
+    let to = proxy.address;
+    let first = tokio::spawn(async move {
+        crate::client::try_send(to, "POST", "/orders", &[("idempotency-key", "k")], "tea").await
+    });
+    backend.reached(1).await;
+    proxy.signal("-KILL");
+    let killed = std::time::Instant::now();
+    assert!(first.await.expect("no panic").is_err());
+    let proxy = home.start();
+    let again = keyed(proxy.address, "k", "tea").await;
+    assert_eq!((again.status.as_u16(), again.text().as_str()), (201, "done"));
+    assert!(killed.elapsed() >= SETTLE, "sent again after {:?}", killed.elapsed());
+    assert_eq!(backend.count(), 2);
+}
+
+#[tokio::test]
+async fn a_protocol_that_nobody_asked_for_is_no_answer() {
+    let home = Home::new();
+    let backend = Backend::raw(|mut client| async move {
+        let head = client.head().await;
+        assert!(!head.contains("upgrade"), "{head}");
+        client
+            .write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\nhello")
+            .await;
+        client.end().await;
+    })
+    .await;
+    let proxy = Proxy::before(&home, backend.address, "");
+    let answer = post(proxy.address, "/", &[], "").await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert!(answer.text().contains("\"effect\":\"unknown\""), "{answer:?}");
+    let answer = keyed(proxy.address, "k", "").await;
+    assert!(is(&answer, "OUTCOME_UNKNOWN"), "{answer:?}");
+    assert_eq!(keyed(proxy.address, "k", "").await.status, 409);
+    // A request with a key asks for no other protocol, since its answer is for others as well.
+    let asks = [
+        ("idempotency-key", "k2"),
+        ("connection", "upgrade"),
+        ("upgrade", "echo"),
+    ];
+    let answer = post(proxy.address, "/orders", &asks, "").await;
+    assert!(is(&answer, "OUTCOME_UNKNOWN"), "{answer:?}");
+    assert_eq!(proxy.told("panicked"), 0);
 }
 
 #[tokio::test]

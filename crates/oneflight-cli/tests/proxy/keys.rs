@@ -222,7 +222,7 @@ async fn a_route_says_which_answers_are_recorded() {
         recording = "successes"
         [[route]]
         path = "/listed/{code}"
-        statuses = { not-done = ["409", "502"], in-doubt = "5xx", recorded = "503" }
+        statuses = { not-done = ["409", "502"], in-doubt = "5xx", recorded = ["503", "403"] }
         set-cookie = "outcome-only"
     "#;
     let proxy = Proxy::before(&home, backend.address, routes);
@@ -239,6 +239,11 @@ async fn a_route_says_which_answers_are_recorded() {
         ("/answers/502", true),
         ("/answers/503", false),
         ("/answers/429", false),
+        ("/answers/401", false),
+        ("/answers/403", false),
+        ("/answers/407", false),
+        ("/listed/403", true),
+        ("/listed/401", false),
         ("/successes/201", true),
         ("/successes/404", false),
         ("/successes/502", false),
@@ -264,6 +269,77 @@ async fn a_route_says_which_answers_are_recorded() {
     for path in ["/answers/504", "/answers/408", "/listed/500"] {
         let (_, second) = twice(path).await;
         assert_eq!(second.status, 409, "{path} is in doubt");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_was_not_let_in_is_sent_again_with_other_credentials() {
+    let home = Home::new();
+    let executed = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&executed);
+    let backend = Backend::by(move |request| {
+        let token = request.headers().get("authorization").cloned();
+        let is_fresh = token.is_some_and(|token| token == "Bearer fresh");
+        let number = if is_fresh { counts.fetch_add(1, SeqCst) + 1 } else { 0 };
+        async move {
+            match number {
+                0 => status(401, "the token has expired"),
+                number => status(201, &format!("order {number}")),
+            }
+        }
+    })
+    .await;
+    // Where nobody said whose a key is, a token is part of the request, and where it was said, it is not.
+    let proxy = Proxy::before(
+        &home,
+        backend.address,
+        "[[route]]\npath = \"/mine\"\nscope = \"header X-User\"",
+    );
+    for path in ["/mine", "/ours"] {
+        let sent = async |token: &str| {
+            let headers = [("idempotency-key", "k"), ("x-user", "anne"), ("authorization", token)];
+            post(proxy.address, path, &headers, "tea").await
+        };
+        let before = executed.load(SeqCst);
+        assert_eq!(sent("Bearer old").await.status, 401, "{path}");
+        let first = sent("Bearer fresh").await;
+        assert_eq!(first.status, 201, "{path}: {first:?}");
+        let again = sent("Bearer fresh").await;
+        assert_eq!(
+            (again.text(), again.header("idempotency-replayed")),
+            (first.text(), "true"),
+            "{path}"
+        );
+        assert_eq!(executed.load(SeqCst), before + 1, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn that_keys_are_shared_is_told_in_the_words_of_the_file() {
+    let (home, backend) = (Home::new(), numbered(None).await);
+    let routes = "[[route]]\npath = \"/orders\"\n[[route]]\npath = \"/mine\"\nscope = \"header X-User\"\n\
+                  [[route]]\npath = \"/open\"\nscope = \"none\"";
+    let proxy = Proxy::before(&home, backend.address, routes);
+    let told = proxy.wait_for_line("have no `scope`");
+    assert!(
+        told.contains("routes=\"* /orders\"") && told.contains("scope = \"header X-User\""),
+        "{told}"
+    );
+    assert_eq!(proxy.told("unscoped"), 0);
+    assert_eq!(proxy.told("have no `scope`"), 1);
+}
+
+#[tokio::test]
+async fn an_answer_is_recorded_with_its_head_within_the_limit() {
+    let (home, backend) = (Home::new(), numbered(None).await);
+    let proxy = Proxy::before(&home, backend.address, "[[route]]\nlimits.record = \"1 KiB\"");
+    for (size, is_kept) in [(900, true), (1010, false)] {
+        let (key, body) = (size.to_string(), "x".repeat(size));
+        let first = keyed(proxy.address, &key, &body).await;
+        assert!(first.text().ends_with(&body));
+        let again = keyed(proxy.address, &key, &body).await;
+        assert_eq!(again.header("idempotency-replayed"), "true");
+        assert_eq!(again.text() == first.text(), is_kept, "{size}");
     }
 }
 

@@ -60,7 +60,12 @@ async fn a_reload_under_load_drops_nothing() {
             let told = proxy.reload().await;
             assert_eq!(told.status, 200, "{told:?}");
         }
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        // A signal says nothing of its end, and the next file must not be written while this one is read.
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while proxy.metric("oneflight_proxy_reloads_total{result=\"done\"}").await < f64::from(round + 1) {
+            assert!(tokio::time::Instant::now() < end, "it is not read again");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
     stops.store(true, SeqCst);
     let mut all = 0;
@@ -243,4 +248,80 @@ async fn the_time_to_stop_is_that_of_the_file_as_it_was_read_last() {
         .await
         .expect("no panic");
     assert_eq!(ended.code(), Some(75));
+}
+
+#[tokio::test]
+async fn told_to_stop_it_cuts_what_has_no_end_and_calls_nothing_of_that_in_doubt() {
+    let home = Home::new();
+    let backend = Backend::raw(|mut client| async move {
+        client.head().await;
+        client
+            .write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
+            .await;
+        client.end().await;
+    })
+    .await;
+    let mut proxy = Proxy::before(&home, backend.address, "stop-time = \"300ms\"");
+    let mut client = Raw::to(proxy.address).await;
+    client
+        .write("GET /socket HTTP/1.1\r\nHost: shop.example\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+        .await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    proxy.signal("-TERM");
+    let (ended, told) = tokio::task::spawn_blocking(move || (proxy.ended(), proxy.wait_for_line("stopped: ")))
+        .await
+        .expect("no panic");
+    assert!(ended.success(), "{ended}: {told}");
+    assert!(told.contains("1 tunnel was cut") && !told.contains("doubt"), "{told}");
+}
+
+#[tokio::test]
+async fn a_request_that_was_cut_off_is_told_apart_from_an_execution_in_doubt() {
+    let (home, backend) = (Home::new(), Backend::by(|_| std::future::pending()).await);
+    let mut proxy = Proxy::before(&home, backend.address, "stop-time = \"300ms\"");
+    let to = proxy.address;
+    tokio::spawn(async move { try_send(to, "POST", "/orders", &[], "tea").await });
+    backend.reached(1).await;
+    proxy.signal("-TERM");
+    let (ended, told) = tokio::task::spawn_blocking(move || (proxy.ended(), proxy.wait_for_line("stopped before")))
+        .await
+        .expect("no panic");
+    assert_eq!(ended.code(), Some(75), "{told}");
+    assert!(
+        told.contains("1 connection was cut off in mid-answer") && !told.contains("doubt"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_reload_is_made_for_programs_of_operators_and_for_no_page_in_a_browser() {
+    let (home, backend) = (Home::new(), working().await);
+    home.write_text(&format!(
+        "listen = \"127.0.0.1:0\"\nupstream.url = \"http://{}\"\nstore.url = {:?}\n[admin]\nlisten = \"127.0.0.1:0\"\nhosts = \
+         \"proxy.ops.example\"",
+        backend.address,
+        home.store()
+    ));
+    let proxy = home.start();
+    let own = proxy.admin.to_string();
+    let own = own.as_str();
+    for turned_away in [
+        &[("host", "evil.example")][..],
+        &[("host", own), ("origin", "https://evil.example")],
+        &[("host", own), ("origin", "null")],
+        &[("host", own), ("sec-fetch-site", "cross-site")],
+    ] {
+        let told = proxy.reload_as(turned_away).await;
+        assert_eq!(told.status, 403, "{turned_away:?}: {told:?}");
+    }
+    assert_eq!(
+        proxy.metric("oneflight_proxy_reloads_total{result=\"done\"}").await,
+        0.0
+    );
+    for host in [own, "localhost:9464", "proxy.ops.example:9464"] {
+        let told = proxy.reload_as(&[("host", host)]).await;
+        assert_eq!(told.status, 200, "{host}: {told:?}");
+    }
+    let told = proxy.reload_as(&[("host", "evil.example")]).await.text();
+    assert!(told.contains("admin.hosts"), "{told}");
 }

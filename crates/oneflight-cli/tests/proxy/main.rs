@@ -8,8 +8,12 @@ mod forwarding;
 mod interim;
 mod keys;
 mod life;
+#[path = "../../../../tests/common/postgres.rs"]
+mod postgres;
 mod proxy;
 #[path = "../../../../tests/common/redis.rs"]
 mod redis;
 mod store;
 mod streams;
+#[cfg(feature = "tls")]
+mod tls;

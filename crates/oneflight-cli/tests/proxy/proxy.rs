@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -49,7 +50,20 @@ impl Home {
     }
 
     pub fn start(&self) -> Proxy {
-        Proxy::of(self.file())
+        Proxy::of(self.file(), None)
+    }
+
+    /// Starts it as another user than root, whose the directory becomes, so that permissions count. If it is not root, it is this user.
+    pub fn start_without_privileges(&self) -> Proxy {
+        let account = crate::postgres::account();
+        if let Some((user, group)) = account {
+            let all = std::fs::read_dir(self.path()).expect("the directory");
+            let all = all.map(|entry| entry.expect("an entry").path());
+            for path in all.chain([self.path().to_owned()]) {
+                std::os::unix::fs::chown(path, Some(user), Some(group)).expect("it is ours");
+            }
+        }
+        Proxy::of(self.file(), account)
     }
 }
 
@@ -87,8 +101,12 @@ impl Proxy {
         home.start()
     }
 
-    fn of(config: PathBuf) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_oneflight"))
+    fn of(config: PathBuf, account: Option<(u32, u32)>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oneflight"));
+        if let Some((user, group)) = account {
+            command.uid(user).gid(group);
+        }
+        let mut process = command
             .args(["proxy", "--config"])
             .arg(config)
             .env_remove("ONEFLIGHT_STORE")
@@ -149,7 +167,12 @@ impl Proxy {
     }
 
     pub async fn reload(&self) -> Answer {
-        post(self.admin, "/reload", &[], "").await
+        self.reload_as(&[("host", self.admin.to_string().as_str())]).await
+    }
+
+    /// Asks for it with these header lines.
+    pub async fn reload_as(&self, headers: &[(&str, &str)]) -> Answer {
+        post(self.admin, "/reload", headers, "").await
     }
 
     /// The value of a metric, by its name with its labels.

@@ -142,11 +142,19 @@ where
     }
     let running = probe.id("running")?;
     let _ = probe.mutation(&running).await?;
+    let one = probe.id("one")?;
+    let begun = probe.mutation(&one).await?;
+    let token = begun.claim.token();
+    probe
+        .complete(begun.claim, &RecordedResult::too_large(9, 8), LONG)
+        .await?;
+    let is_erased = probe.ok(probe.store.erase_one(&one, token, Erase::Answers).await)?;
+    probe.require(is_erased, "the answers of one mutation are not erased")?;
     let erased = probe.erase("conformance", Erase::Answers).await?;
     probe.require(erased.erased == 2, "it was not said how many answers were erased")?;
     let again = probe.erase("conformance", Erase::Answers).await?;
     probe.require(again.erased == 0, "what was erased is erased again")?;
-    for (key, has_answers) in [("kept", false), ("too-large", false), ("running", true)] {
+    for (key, has_answers) in [("kept", false), ("too-large", false), ("one", false), ("running", true)] {
         let known = probe.ok(probe.store.load_steps(&probe.id(key)?).await)?;
         let Some(known) = known else {
             return probe.failure("the steps of an erased answer are gone");
@@ -168,18 +176,25 @@ where
     S: Upkeep + StepStore,
     P: AsyncFn(Duration),
 {
-    let id = probe.id("erased")?;
-    let begun = probe.mutation(&id).await?;
-    probe.complete(begun.claim, &result(2), LONG).await?;
-    let erased = probe.erase("conformance", Erase::Records).await?;
-    probe.require(erased.erased == 1, "the record was not erased")?;
-    let known = probe.ok(probe.store.load_steps(&id).await)?;
-    probe.require(known.is_none(), "the steps of an erased record are known")?;
-    let begun = probe.begun_by(ClaimRequest::new(&id, LONG), StartedBy::Caller).await?;
-    probe.require(
-        begun.workflow.steps.is_empty(),
-        "a new mutation has the steps of an erased one",
-    )
+    for alone in [false, true] {
+        let id = probe.id(if alone { "alone" } else { "erased" })?;
+        let begun = probe.mutation(&id).await?;
+        let token = begun.claim.token();
+        probe.complete(begun.claim, &result(2), LONG).await?;
+        let is_erased = match alone {
+            true => probe.ok(probe.store.erase_one(&id, token, Erase::Records).await)?,
+            false => probe.erase("conformance", Erase::Records).await?.erased == 1,
+        };
+        probe.require(is_erased, "the record was not erased")?;
+        let known = probe.ok(probe.store.load_steps(&id).await)?;
+        probe.require(known.is_none(), "the steps of an erased record are known")?;
+        let begun = probe.begun_by(ClaimRequest::new(&id, LONG), StartedBy::Caller).await?;
+        probe.require(
+            begun.workflow.steps.is_empty(),
+            "a new mutation has the steps of an erased one",
+        )?;
+    }
+    Ok(())
 }
 
 async fn who_goes_on_without_an_id_keeps_the_first_ones<S, P>(probe: &Probe<'_, S, P>) -> Checked

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{Connection, Execute, Row, SqlStr};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::PostgresStore;
 use crate::errors::{late, unavailable};
@@ -54,11 +54,22 @@ impl PostgresStore {
 
     /// Asks over the outbox's own pool. A connection that answers with an error, or not in time, is closed.
     pub(super) async fn ask_outbox(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
-        let mut connection = timeout(self.patience, self.line().acquire())
+        self.ask_outbox_within(self.patience, statement).await
+    }
+
+    /// The same within a time.
+    pub(super) async fn ask_outbox_within(
+        &self,
+        limit: Duration,
+        statement: Statement<'_>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let begun = Instant::now();
+        let mut connection = timeout(limit, self.line().acquire())
             .await
             .unwrap_or_else(|_| Err(late()))
             .map_err(unavailable)?;
-        let answered = timeout(self.patience, self.put(&mut connection, statement)).await;
+        let left = limit.saturating_sub(begun.elapsed());
+        let answered = timeout(left, self.put(&mut connection, statement)).await;
         match answered.unwrap_or_else(|_| Err(late())) {
             Ok(rows) => Ok(rows),
             Err(error) => {

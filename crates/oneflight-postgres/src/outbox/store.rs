@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgRow};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::cursor::{Place, Snapshot};
 use super::rows::{self, dead_letter, millis, numbers, shards};
@@ -23,12 +23,14 @@ const ERROR_CHARS: usize = 1000;
 impl PostgresStore {
     async fn withdraw(&self, id: MessageId, pause: Option<Duration>) -> Result<bool, StoreError> {
         // One at a time, so that relays find a connection however many are withdrawn.
+        let begun = Instant::now();
         let _turn = timeout(self.patience, self.outbox.withdraws.lock())
             .await
             .map_err(|_| unavailable(late()))?;
+        let left = self.patience.saturating_sub(begun.elapsed());
         let withdraw = self.query(&self.outbox.statements.withdraw);
         let withdraw = withdraw.bind(id.get()).bind(pause.map(to_millis));
-        column(only(&self.ask_outbox(withdraw).await?)?, 0)
+        column(only(&self.ask_outbox_within(left, withdraw).await?)?, 0)
     }
 
     /// Messages for which their ordering keys wait, and which stand elsewhere.

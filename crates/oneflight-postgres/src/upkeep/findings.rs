@@ -254,17 +254,30 @@ async fn replication(store: &PostgresStore, settings: &Settings) -> Result<Findi
     let rows = store
         .answer_to(
             "SELECT count(*), count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')),
-                    coalesce(max(extract(epoch FROM replay_lag)) * 1000, 0)::bigint
+                    coalesce(max(extract(epoch FROM replay_lag)) * 1000, 0)::bigint,
+                    pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
              FROM pg_stat_replication",
         )
         .await?;
     let row = only(&rows)?;
     let (all, synchronous, lag): (i64, i64, i64) = (column(row, 0)?, column(row, 1)?, column(row, 2)?);
-    let found = format!("{all} standbys, {synchronous} of them synchronous, up to {lag} ms behind");
+    // Others see that there are some, and nothing of them.
+    let is_seen: bool = column(row, 3)?;
+    let standbys = match all {
+        1 => "1 standby".to_owned(),
+        all => format!("{all} standbys"),
+    };
+    if all > 0 && !is_seen {
+        let found =
+            format!("{standbys}; this role may not see whether they are synchronous, and how far they are behind");
+        return Ok(Finding::new("replication", Soundness::Unknown, found)
+            .advise("Grant this role pg_read_all_stats, or call this as one that has it."));
+    }
+    let found = format!("{standbys}, {synchronous} of them synchronous, up to {lag} ms behind");
     let finding = |verdict| Finding::new("replication", verdict, found.as_str());
     let waits = !settings.text("synchronous_standby_names").is_empty();
     Ok(match (all, waits) {
-        (0, false) => Finding::new("replication", Soundness::Sound, "there is no standby, or this role may not see it"),
+        (0, false) => Finding::new("replication", Soundness::Sound, "there is no standby"),
         (0, true) => Finding::new("replication", Soundness::Remarkable, "no standby is seen, and commits wait for one")
             .advise("Look for the standbys in synchronous_standby_names: every claim waits until one is there."),
         (_, true) if settings.text("synchronous_commit") != "local" => finding(Soundness::Sound),
@@ -276,17 +289,19 @@ async fn replication(store: &PostgresStore, settings: &Settings) -> Result<Findi
 
 async fn rights(store: &PostgresStore) -> Result<Finding, StoreError> {
     let text = |name: &str| Value::Text(&store.names.of(name)).to_string();
-    let mut checks = Vec::new();
+    let (mut reads, mut writes) = (Vec::new(), Vec::new());
     for table in ["records", "workflows", "steps"] {
         for right in ["SELECT", "INSERT", "UPDATE", "DELETE"] {
+            let checks = if right == "SELECT" { &mut reads } else { &mut writes };
             checks.push(format!(
                 "CASE WHEN NOT has_table_privilege({}, '{right}') THEN '{right} on {table}' END",
                 text(table)
             ));
         }
     }
+    let all_writes = writes.len();
     for right in ["SELECT", "UPDATE"] {
-        checks.push(format!(
+        writes.push(format!(
             "CASE WHEN NOT has_sequence_privilege({}, '{right}') AND NOT has_sequence_privilege({}, 'USAGE')
                   THEN '{right} on tokens' END",
             text("tokens"),
@@ -294,17 +309,35 @@ async fn rights(store: &PostgresStore) -> Result<Finding, StoreError> {
         ));
     }
     let rows = store
-        .answer_to(format!("SELECT concat_ws(', ', {})", checks.join(", ")))
+        .answer_to(format!(
+            "SELECT concat_ws(', ', {}), concat_ws(', ', {}), num_nonnulls({})::bigint",
+            reads.join(", "),
+            writes.join(", "),
+            writes[..all_writes].join(", "),
+        ))
         .await?;
-    let missing: String = column(only(&rows)?, 0)?;
+    let row = only(&rows)?;
+    let (reads, writes): (String, String) = (column(row, 0)?, column(row, 1)?);
+    let lacks_all = column::<i64>(row, 2)? == i64::try_from(all_writes).unwrap_or(i64::MAX);
+    if reads.is_empty() && lacks_all {
+        let found = "this role may only read: whether that of the service may write is not seen by it";
+        return Ok(Finding::new("rights", Soundness::Unknown, found).advise(
+            "Call this once as the role of the service; this one cannot resolve, hold, erase, purge or migrate.",
+        ));
+    }
+    let missing: Vec<_> = [reads, writes].into_iter().filter(|it| !it.is_empty()).collect();
     Ok(match missing.is_empty() {
         true => Finding::new(
             "rights",
             Soundness::Sound,
             "this role may read and change records and steps",
         ),
-        false => Finding::new("rights", Soundness::Remarkable, format!("this role lacks {missing}"))
-            .advise("Grant the role of the service what is missing; a role that only looks needs SELECT alone."),
+        false => Finding::new(
+            "rights",
+            Soundness::Remarkable,
+            format!("this role lacks {}", missing.join(", ")),
+        )
+        .advise("Grant the role of the service what is missing; a role that only looks needs SELECT alone."),
     })
 }
 
@@ -348,7 +381,10 @@ async fn retention(store: &PostgresStore) -> Result<Finding, StoreError> {
     let row = only(&rows)?;
     let (found, late): (i64, i64) = (column(row, 0)?, column(row, 1)?);
     let most = if found == 100_000 { "at least " } else { "" };
-    let found = format!("{most}{found} records past their retention");
+    let found = match found {
+        1 => "1 record past its retention".to_owned(),
+        found => format!("{most}{found} records past their retention"),
+    };
     Ok(match late > PURGED_WITHIN {
         false => Finding::new("retention", Soundness::Sound, found),
         true => Finding::new(

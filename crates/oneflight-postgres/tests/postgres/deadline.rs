@@ -5,10 +5,13 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::AssertSqlSafe;
+
 use crate::postgres::server;
 use crate::proxy::{Cut, Proxy};
 use oneflight::idempotency::{Context, Effect, ErrorKind, Idempotency};
 use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::store::{ClaimOutcome, ClaimRequest, Store};
 use oneflight_postgres::PostgresStore;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,4 +47,35 @@ async fn a_server_that_is_silent_is_waited_for_no_longer_than_the_caller_said() 
         proxy.disarm();
         assert_eq!(*call().await.unwrap(), 1, "it is free when the server answers again");
     }
+}
+
+#[tokio::test]
+async fn an_operation_is_over_within_the_store_s_patience_with_all_its_tries() {
+    let schema = server().schema().await;
+    let options = PostgresStore::options().patience(Duration::from_secs(1));
+    let store = options.from_pool(schema.pool(2)).await.unwrap();
+    let id = RequestIdentity::new(Scope::new("tenant-7"), "tried").unwrap();
+    let claimed = store.claim(ClaimRequest::new(&id, Duration::from_secs(60))).await;
+    let Ok(ClaimOutcome::Granted(claim)) = claimed else {
+        panic!("{claimed:?}")
+    };
+    // Each try takes a while, and loses to another transaction in the end.
+    let slow = format!(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM pg_catalog.nextval('{}.tries'), pg_catalog.pg_sleep(0.4);
+             RAISE serialization_failure;
+         END $$;
+         CREATE TRIGGER slow BEFORE DELETE ON oneflight_records FOR EACH ROW EXECUTE FUNCTION slow()",
+        schema.name
+    );
+    sqlx::raw_sql(AssertSqlSafe(slow)).execute(store.pool()).await.unwrap();
+    let released = store.release(claim).await;
+    assert!(released.is_err());
+    let tries: i64 = sqlx::query_scalar("SELECT last_value FROM tries")
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+    // The third is given up, and there is no fourth.
+    assert!(tries <= 3, "{tries} tries: {released:?}");
 }

@@ -13,6 +13,7 @@ mod conformance;
 mod correlation;
 mod deadline;
 mod decision;
+mod errors;
 mod escape;
 mod foreign_conformance;
 mod in_doubt_corrupt;

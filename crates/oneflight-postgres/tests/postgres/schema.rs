@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
+use oneflight_conformance as conformance;
 use oneflight_postgres::PostgresStore;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
@@ -117,10 +118,14 @@ const CORRELATION: &str = "
 /// What versions before topics could be paused do not have.
 const PAUSED: &str = "DROP TABLE oneflight_paused";
 
+/// What versions do not have that say of no schema which versions work with it.
+const COMPATIBILITY: &str = "ALTER TABLE oneflight_migrations DROP COLUMN compatible_from";
+
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&store).await);
+    sqlx::raw_sql(COMPATIBILITY).execute(pool).await.unwrap();
     sqlx::raw_sql(PAUSED).execute(pool).await.unwrap();
     sqlx::raw_sql(CORRELATION).execute(pool).await.unwrap();
     sqlx::raw_sql(INCARNATION).execute(pool).await.unwrap();
@@ -167,6 +172,7 @@ async fn a_database_of_version_2_gets_the_procedures_of_today() {
     let (ours, new) = (server().schema().await, server().schema().await);
     let (ours, new) = (ours.pool(2), new.pool(2));
     PostgresStore::from_pool(ours.clone()).await.unwrap();
+    sqlx::raw_sql(COMPATIBILITY).execute(&ours).await.unwrap();
     sqlx::raw_sql(PAUSED).execute(&ours).await.unwrap();
     sqlx::raw_sql(CORRELATION).execute(&ours).await.unwrap();
     sqlx::raw_sql(INCARNATION).execute(&ours).await.unwrap();
@@ -203,8 +209,94 @@ async fn a_schema_that_is_missing_is_made_and_prefixes_keep_stores_apart() {
     assert!(is_granted(&there.from_pool(pool).await.unwrap()).await);
 }
 
+/// The newest version that is known here.
+async fn known(pool: &PgPool) -> i64 {
+    let newest = sqlx::query_scalar("SELECT max(version) FROM oneflight_migrations");
+    newest.fetch_one(pool).await.unwrap()
+}
+
+/// Upgrades a schema as a version after this one would, from which on it works with the version `compatible_from`.
+async fn upgrade(pool: &PgPool, version: i64, compatible_from: i64) {
+    let added = format!(
+        "BEGIN;
+         ALTER TABLE oneflight_records ADD COLUMN of_{version} bigint NOT NULL DEFAULT 7;
+         ALTER TABLE oneflight_messages ADD COLUMN of_{version} text;
+         ALTER TABLE oneflight_parked ADD COLUMN of_{version} text NOT NULL DEFAULT '';
+         ALTER TABLE oneflight_workflows ADD COLUMN of_{version} bytea;
+         ALTER TABLE oneflight_steps ADD COLUMN of_{version} text;
+         CREATE INDEX oneflight_records_of_{version} ON oneflight_records (of_{version});
+         CREATE TABLE oneflight_of_{version} (one bigint PRIMARY KEY);
+         CREATE FUNCTION oneflight_of_{version}() RETURNS bigint LANGUAGE sql AS 'SELECT 7::bigint';
+         INSERT INTO oneflight_migrations (version, description, compatible_from)
+         VALUES ({version}, 'of tomorrow', {compatible_from});
+         COMMIT"
+    );
+    sqlx::raw_sql(AssertSqlSafe(added)).execute(pool).await.unwrap();
+}
+
+/// A schema to which two later versions have added something, while a store of this version had it open.
+async fn upgraded() -> PgPool {
+    let pool = server().schema().await.pool(8);
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
+    assert!(is_granted(&store).await);
+    let known = known(&pool).await;
+    for added in 1..=2 {
+        upgrade(&pool, known + added, known).await;
+    }
+    assert!(!is_granted(&store).await, "a store that is open goes on");
+    sqlx::raw_sql("DELETE FROM oneflight_records")
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool
+}
+
+async fn opened_anew() -> PostgresStore {
+    Box::pin(async { PostgresStore::from_pool(upgraded().await).await.unwrap() }).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_to_which_later_versions_have_added_is_opened_and_worked_with() {
+    let options = PostgresStore::options().without_migrations();
+    options.from_pool(upgraded().await).await.unwrap();
+    Box::pin(conformance::run(opened_anew)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steps_are_kept_in_a_schema_to_which_later_versions_have_added() {
+    Box::pin(conformance::run_steps(opened_anew)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_delivered_from_a_schema_to_which_later_versions_have_added() {
+    Box::pin(conformance::run_outbox(opened_anew)).await.unwrap();
+}
+
 #[tokio::test]
-async fn a_newer_database_and_names_that_are_none_are_refused() {
+async fn a_schema_with_which_a_later_version_breaks_is_an_error_that_says_which_version_it_needs() {
+    let pool = server().schema().await.pool(2);
+    PostgresStore::from_pool(pool.clone()).await.unwrap();
+    let known = known(&pool).await;
+    upgrade(&pool, known + 1, known).await;
+    upgrade(&pool, known + 2, known + 2).await;
+    // What is added after that does not mend it.
+    upgrade(&pool, known + 3, known + 2).await;
+    for options in [PostgresStore::options(), PostgresStore::options().without_migrations()] {
+        let error = options.from_pool(pool.clone()).await.unwrap_err();
+        let StoreError::SchemaTooNew {
+            found, compatible_from, ..
+        } = error
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!((found, compatible_from), (known + 3, known + 2));
+        let told = format!("needs version {} or newer", known + 2);
+        assert!(error.to_string().contains(&told), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_database_that_says_nothing_and_names_that_are_none_are_refused() {
     let schema = server().schema().await;
     let pool = schema.pool(1);
     PostgresStore::from_pool(pool.clone()).await.unwrap();

@@ -11,6 +11,7 @@ mod costs;
 mod crashes;
 mod forgotten;
 mod late_commits;
+mod looks;
 mod purge;
 mod room;
 mod sending_steps;

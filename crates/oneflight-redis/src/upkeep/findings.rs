@@ -8,10 +8,12 @@ use super::super::errors::unavailable;
 use super::super::store::RedisStore;
 use oneflight::store::{Finding, Soundness, StoreError};
 
+mod replication;
+
+use replication::replicas;
+
 /// Clocks that differ by less differ by nothing that matters, in milliseconds.
 const SAME_CLOCK: i64 = 2_000;
-/// A replica that is behind by more bytes has not received what was acknowledged a while ago.
-const FAR_BEHIND: u64 = 1 << 20;
 
 /// What a server says of itself: lines of a name, a colon and a value.
 struct Info(String);
@@ -171,25 +173,6 @@ fn role(info: &Info) -> Finding {
     }
 }
 
-fn replicas(info: &Info) -> Finding {
-    let all = info.number("connected_slaves");
-    let at = info.number("master_repl_offset");
-    let behind = (0..all).filter_map(|number| {
-        let line = info.text(&format!("slave{number}"))?;
-        let offset = line.split(',').find_map(|part| part.strip_prefix("offset="))?;
-        Some(at.saturating_sub(offset.parse().ok()?))
-    });
-    let behind = behind.max().unwrap_or(0);
-    let found = format!("{all} replicas, up to {behind} bytes behind");
-    match (all, behind) {
-        (0, _) => Finding::new("replication", Soundness::Sound, "there is no replica"),
-        (_, ..=FAR_BEHIND) => Finding::new("replication", Soundness::Sound, found),
-        _ => Finding::new("replication", Soundness::Remarkable, found).advise(
-            "Look for what slows the replicas down: after a failover, what they have not received may be done again.",
-        ),
-    }
-}
-
 fn cluster(info: &Info) -> Finding {
     let found = match info.number("cluster_enabled") {
         0 => "it is no cluster",
@@ -345,6 +328,36 @@ mod tests {
                 "connected_slaves:1\r\nmaster_repl_offset:9000000\r\nslave0:ip=::1,state=online,offset=1,lag=0",
                 "replication",
                 Soundness::Remarkable,
+            ),
+            (
+                "role:master\r\nconnected_slaves:1\r\nmaster_repl_offset:7\r\nslave0:ip=::1,state=online,offset=7,lag=1",
+                "replication",
+                Soundness::Sound,
+            ),
+            (
+                "role:master\r\nconnected_slaves:1\r\nmaster_repl_offset:0\r\nslave0:ip=::1,state=wait_bgsave,offset=0,lag=0",
+                "replication",
+                Soundness::Remarkable,
+            ),
+            (
+                "role:master\r\nconnected_slaves:1\r\nmaster_repl_offset:7\r\nslave0:ip=::1,state=online,offset=7,lag=60",
+                "replication",
+                Soundness::Remarkable,
+            ),
+            (
+                "role:slave\r\nmaster_link_status:up\r\nmaster_last_io_seconds_ago:1\r\nmaster_sync_in_progress:0",
+                "replication",
+                Soundness::Sound,
+            ),
+            (
+                "role:slave\r\nmaster_link_status:down\r\nmaster_sync_in_progress:1",
+                "replication",
+                Soundness::Broken,
+            ),
+            (
+                "role:slave\r\nmaster_link_status:down\r\nmaster_link_down_since_seconds:3",
+                "replication",
+                Soundness::Broken,
             ),
         ] {
             assert_eq!(verdict(text, name), Some(expected), "{text}");

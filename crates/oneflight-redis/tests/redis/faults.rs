@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use oneflight::idempotency::{ErrorKind, Idempotency, Origin, Recovery};
 use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use oneflight::record::{CodecId, HolderId, RecordedResult, State, Verdict};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, Takeover};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError, StoreFailure, Takeover};
 use oneflight_redis::RedisStore;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
@@ -456,7 +456,11 @@ async fn a_server_without_memory_refuses_claims_keeps_leases_and_records_results
     let mut connection = server.connection().await;
     set(&mut connection, "maxmemory", "1").await;
     let answer = store.claim(ClaimRequest::new(&id("new"), MINUTE)).await;
-    assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
+    let full = StoreFailure::Full;
+    assert!(
+        matches!(answer, Err(StoreError::Failed { failure, .. }) if failure == full),
+        "{answer:?}"
+    );
     assert!(store.load(&id("new")).await.unwrap().is_none());
     // A holder at work keeps its claim.
     store.renew(&id("held"), held.token(), MINUTE * 2).await.unwrap();
@@ -557,4 +561,38 @@ async fn too_few_replicas_are_told() {
 
     replica.signal("CONT");
     assert_eq!(granted(patient.claim(request.clone()).await.unwrap()).attempt(), 1);
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_is_told_that() {
+    let server = Server::start(&[]);
+    let mut connection = server.connection().await;
+    for (user, rights) in [("nothing", ["-@all", "+hello"]), ("reads", ["+@all", "-evalsha"])] {
+        let mut acl = redis::cmd("ACL");
+        acl.arg("SETUSER")
+            .arg(user)
+            .arg("on")
+            .arg(">secret")
+            .arg("~*")
+            .arg("&*")
+            .arg(&rights);
+        acl.query_async::<()>(&mut connection).await.unwrap();
+    }
+    for (user, password, failure) in [
+        ("nothing", "secret", StoreFailure::Forbidden),
+        ("reads", "secret", StoreFailure::Forbidden),
+        ("reads", "wrong", StoreFailure::NotLoggedIn),
+    ] {
+        let url = format!("redis://{user}:{password}@127.0.0.1:{}/", server.port());
+        let asked = async {
+            let store = RedisStore::open(url).await?;
+            store.claim(ClaimRequest::new(&id("k"), MINUTE)).await
+        };
+        let error = asked.await.unwrap_err();
+        let StoreError::Failed { failure: found, .. } = &error else {
+            panic!("{user}, {password}: {error:?}")
+        };
+        assert_eq!(*found, failure, "{user}, {password}: {error}");
+        assert!(!error.to_string().contains("not available"), "{error}");
+    }
 }

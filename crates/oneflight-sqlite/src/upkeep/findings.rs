@@ -148,7 +148,10 @@ async fn retention(connection: &mut SqliteConnection) -> sqlx::Result<Finding> {
     )
     .await?;
     let most = if found == 100_000 { "at least " } else { "" };
-    let found = format!("{most}{found} records past their retention");
+    let found = match found {
+        1 => "1 record past its retention".to_owned(),
+        found => format!("{most}{found} records past their retention"),
+    };
     Ok(match late > PURGED_WITHIN {
         false => Finding::new("retention", Soundness::Sound, found),
         true => Finding::new(

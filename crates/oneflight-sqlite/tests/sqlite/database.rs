@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::store::{ClaimOutcome, ClaimRequest, StepStore, Store, StoreError};
+use oneflight::record::{CodecId, RecordedResult, Verdict};
+use oneflight::store::{ClaimOutcome, ClaimRequest, StepStore, Store, StoreError, StoreFailure};
 use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
@@ -58,6 +59,7 @@ async fn a_file_of_version_1_gets_the_tables_for_outbox_and_steps_and_keeps_its_
                DROP TABLE oneflight_outbox; DROP TABLE oneflight_messages;
                DROP TABLE oneflight_relays; DROP TABLE oneflight_shards; DROP TABLE oneflight_paused;
                ALTER TABLE oneflight_records DROP COLUMN held; ALTER TABLE oneflight_records DROP COLUMN correlation_id;
+               ALTER TABLE oneflight_migrations DROP COLUMN compatible_from;
                DELETE FROM oneflight_migrations WHERE version > 1";
     sqlx::raw_sql(old).execute(store.pool()).await.unwrap();
     let claim = "INSERT INTO oneflight_records (scope, key, holder, attempt, state, claimed_at, lease_expires_at)
@@ -76,10 +78,8 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("newer.db");
     let store = SqliteStore::open(&path).await.unwrap();
-    sqlx::query("INSERT INTO oneflight_migrations VALUES (99, 'from the future', 0)")
-        .execute(store.pool())
-        .await
-        .unwrap();
+    let newer = "INSERT INTO oneflight_migrations (version, description, applied_at) VALUES (99, 'from the future', 0)";
+    sqlx::query(newer).execute(store.pool()).await.unwrap();
     for refused in [
         SqliteStore::open(&path).await,
         SqliteStore::from_pool(store.pool().clone()).await,
@@ -121,7 +121,11 @@ async fn what_is_no_database_file_is_a_clear_error() {
         folder.path().join("missing").join("file.db"),
     ] {
         let error = SqliteStore::open(&path).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        let failure = StoreFailure::NotFound;
+        assert!(
+            matches!(error, StoreError::Failed { failure: found, .. } if found == failure),
+            "{error:?}"
+        );
     }
     let text = folder.path().join("text.db");
     std::fs::write(
@@ -129,10 +133,12 @@ async fn what_is_no_database_file_is_a_clear_error() {
         "this is a text and not a database, and long enough to be looked at".repeat(50),
     )
     .unwrap();
-    assert!(matches!(
-        SqliteStore::open(&text).await.unwrap_err(),
-        StoreError::Unavailable { .. }
-    ));
+    let error = SqliteStore::open(&text).await.unwrap_err();
+    let failure = StoreFailure::Damaged;
+    assert!(
+        matches!(error, StoreError::Failed { failure: found, .. } if found == failure),
+        "{error:?}"
+    );
     for path in ["", ":memory:"] {
         let error = SqliteStore::open(path).await.unwrap_err();
         assert!(matches!(error, StoreError::Unsupported { .. }), "{error:?}");
@@ -257,4 +263,48 @@ async fn durations_beyond_measure_are_for_ever() {
         .build();
     assert_eq!(*idem.run(id("long"), |_| async { 1 }).await.unwrap(), 1);
     assert_eq!(*idem.run(id("long"), |_| async { 2 }).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_may_only_be_read_or_has_no_room_is_told_apart_from_one_that_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("full.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let ClaimOutcome::Granted(claim) = store
+        .claim(ClaimRequest::new(&id("k"), Duration::from_secs(60)))
+        .await
+        .unwrap()
+    else {
+        panic!("not granted")
+    };
+    let token = claim.token();
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+    let options = || SqliteConnectOptions::new().filename(&path);
+    let open = async |options| {
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options);
+        SqliteStore::from_pool(pool.await.unwrap()).await.unwrap()
+    };
+    let failed = |error: StoreError, expected| {
+        assert!(
+            matches!(error, StoreError::Failed { failure, .. } if failure == expected),
+            "{error:?}"
+        );
+        let told = error.to_string();
+        assert!(told.contains("full.db") && !told.contains("not available"), "{told}");
+    };
+    let read_only = open(options().read_only(true)).await;
+    let claimed = read_only
+        .claim(ClaimRequest::new(&id("new"), Duration::from_secs(60)))
+        .await;
+    failed(claimed.unwrap_err(), StoreFailure::ReadOnly);
+
+    let full = open(options().pragma("max_page_count", pages.to_string())).await;
+    let result = RecordedResult::value(Verdict::Performed, CodecId::Json, &[b' '; 1 << 20]);
+    let completed = full.complete(claim, result, Duration::from_secs(60)).await;
+    failed(completed.unwrap_err(), StoreFailure::Full);
+    // Nothing was lost.
+    assert_eq!(store.load(&id("k")).await.unwrap().unwrap().token, token);
 }

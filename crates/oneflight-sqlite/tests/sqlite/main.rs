@@ -37,4 +37,5 @@ mod telemetry;
 mod transaction;
 mod transactional_conformance;
 mod upkeep;
+mod versions;
 mod wait;

@@ -141,6 +141,32 @@ fn messages_are_counted_by_pattern_and_what_became_of_them() {
     assert_eq!(told(&metrics), expected);
 }
 
+/// Prometheus takes a counter that appears as one that has not increased.
+#[test]
+fn what_is_counted_of_a_relay_is_there_with_zero_before_it_counts() {
+    let names: Vec<_> = listed(include_str!("../../../../src/telemetry/relays.md"))
+        .into_keys()
+        .collect();
+    let recorder = DebuggingRecorder::new();
+    let metrics = Seen::by(&recorder);
+    run_timed(&recorder, async {
+        let shop = Shop::open().await;
+        // It has no store to ask: nothing is counted by what it does.
+        shop.store.pool().close().await;
+        let relay = shop.relay().target("mail.*", takes).build().unwrap().spawn();
+        let all = metrics.all();
+        for name in names {
+            assert!(
+                all.keys().any(|series| series.starts_with(&format!("{name}{{"))),
+                "{name} in {all:#?}"
+            );
+        }
+        let dead = r#"oneflight_outbox_dead_total{group="default",topic="mail.*"}"#;
+        assert_eq!(all.get(dead), Some(&0.0), "{all:#?}");
+        drop(relay);
+    });
+}
+
 #[test]
 fn backlog_age_and_open_circuits_rise_and_fall() {
     let recorder = DebuggingRecorder::new();

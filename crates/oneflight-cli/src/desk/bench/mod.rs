@@ -21,7 +21,7 @@ use self::calls::Call;
 use self::rounds::{Length, Measured, measure};
 use super::server::Server;
 use crate::exit::{Code, Failure};
-use crate::output::{Consent, Form, either, note, table};
+use crate::output::{Consent, Form, counted, either, note, table};
 use crate::store::{Address, AnyStore, Kind, Tables, unreachable};
 
 /// How long records are kept that could not be erased.
@@ -276,5 +276,9 @@ fn text(report: &Report) -> String {
     if !report.optimized {
         note("oneflight: this program was built without optimizations, and takes longer than one that is released");
     }
-    format!("{}; this machine has {} cores\n\n{rows}", report.store, report.cores)
+    format!(
+        "{}; this machine has {}\n\n{rows}",
+        report.store,
+        counted(report.cores, "core")
+    )
 }

@@ -1,11 +1,13 @@
 //! What is typed behind `oneflight exec`, and what is to be typed after a doubt.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use oneflight::{Fingerprint, RequestIdentity, Scope};
 
 use super::recording::Size;
+use crate::desk::typed::lasting;
 use crate::exit::{Code, Failure};
 use crate::terminal::{named, quoted};
 
@@ -13,6 +15,8 @@ use crate::terminal::{named, quoted};
 pub(super) const IN_DOUBT: u8 = 80;
 /// The command ran, and its end is not recorded.
 pub(super) const NOT_RECORDED: u8 = 81;
+/// The command ran before, and what was recorded of that was erased.
+pub(super) const ERASED: u8 = 82;
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -24,7 +28,8 @@ started.
   75  it runs elsewhere, and still did after --wait
   78  the tables are missing, or of another version: see oneflight migrate
   80  in doubt: an earlier attempt did not tell what it did
-  81  the command ran, and its end could not be recorded")]
+  81  the command ran, and its end could not be recorded
+  82  the command ran before, and its status and output were erased since")]
 pub(crate) struct Args {
     /// What names this run of the job, the same on all machines: the date, for one that runs daily
     #[arg(long)]
@@ -39,8 +44,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "1m")]
     pub(super) lease: humantime::Duration,
     /// How long the output and the exit status are kept. After that the key is new
-    #[arg(long, value_name = "TIME", default_value = "24h")]
-    pub(super) retention: humantime::Duration,
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lasting)]
+    pub(super) retention: Duration,
+    /// How long is tried to record the end of the command, where the store is away by then. It is given up with the lease as well, but
+    /// not before 10 s
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    pub(super) record_within: humantime::Duration,
     /// What becomes of the key when the command ends with another status than 0
     #[arg(long, value_enum, default_value_t = OnFailure::Record)]
     pub(super) on_failure: OnFailure,
@@ -108,6 +117,15 @@ impl Args {
         let id = RequestIdentity::new(Scope::new(&self.scope), self.key.as_str()).map_err(wrong)?;
         Ok(id.with_known_fingerprint(fingerprint))
     }
+}
+
+/// Says what to do where a run is known, and nothing of what it came to.
+pub(super) fn run_anew(id: &RequestIdentity) -> String {
+    format!(
+        "To have it run once more, take another --key, or forget this one by\n  oneflight records erase --scope={} {}",
+        quoted(id.scope()),
+        named(id.key())
+    )
 }
 
 /// Says what to do about a doubt.

@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use super::args::{Args, NOT_RECORDED, OnFailure, OnKill, settle};
 use super::recording::{Recorded, Recorder, Stream};
@@ -46,7 +47,7 @@ struct Shared {
     recorder: Mutex<Recorder>,
     /// How many streams have something under way to where it is shown.
     showing: Mutex<u32>,
-    status: Mutex<Option<u8>>,
+    status: watch::Sender<Option<u8>>,
 }
 
 /// Whether the command may begin: one of the two comes first, and that is that.
@@ -73,7 +74,18 @@ pub(super) struct Ended(Arc<Shared>);
 
 impl Ended {
     pub(super) fn status(&self) -> Option<u8> {
-        *locked(&self.0.status)
+        *self.0.status.borrow()
+    }
+
+    /// Waits for the end, and returns the status.
+    pub(super) async fn over(&self) -> u8 {
+        let mut status = self.0.status.subscribe();
+        let over = status.wait_for(Option::is_some).await.map(|status| *status);
+        match over {
+            Ok(Some(status)) => status,
+            // The sender is where this is.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 }
 
@@ -115,7 +127,7 @@ impl Job {
             gate: Mutex::new(None),
             recorder: Mutex::new(Recorder::new(args.max_output)),
             showing: Mutex::new(0),
-            status: Mutex::new(None),
+            status: watch::Sender::new(None),
         });
         let keeper = GateKeeper(Arc::clone(&shared));
         let job = Self {
@@ -173,7 +185,7 @@ impl Job {
             (Some(code), _) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
             (None, signal) => 128_u8.saturating_add(signal.and_then(|signal| u8::try_from(signal).ok()).unwrap_or(127)),
         };
-        *locked(&self.shared.status) = Some(exit);
+        self.shared.status.send_replace(Some(exit));
         let told = |what: String, key: Key| Told { code: exit, what, key };
         match status.signal() {
             Some(signal) => match self.on_kill {

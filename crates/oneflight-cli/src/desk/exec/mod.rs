@@ -4,7 +4,7 @@
 //! claimed ──the command ends──────────────▶ recorded: its output and its exit status, which every later call repeats
 //!    │  ├───it cannot be started───────────▶ free again: 126, 127
 //!    │  ├───it is killed by a signal N─────▶ in doubt, or recorded, or free: 128 + N
-//!    │  └───the lease is lost meanwhile────▶ not recorded: 81
+//!    │  └───the lease or the store is lost─▶ not recorded: 81
 //!    └── this machine dies ────────────────▶ in doubt when the lease ends: 80, until that is resolved
 //! ```
 //!
@@ -12,9 +12,11 @@
 
 mod args;
 mod command;
+mod late;
 mod recording;
 mod signals;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use oneflight::correlation::{self, CorrelationId};
@@ -24,7 +26,7 @@ use oneflight::store::{RecordQuery, Upkeep};
 use oneflight::{Error, Idempotency, Origin, Reply, RequestIdentity};
 
 pub(crate) use self::args::Args;
-use self::args::{IN_DOUBT, InDoubt, NOT_RECORDED, settle};
+use self::args::{ERASED, IN_DOUBT, InDoubt, NOT_RECORDED, run_anew, settle};
 use self::command::{Gate, Job, Key, Told};
 use self::recording::{Recorded, Size, Unprinted};
 use self::signals::Signals;
@@ -61,7 +63,7 @@ async fn over<S: Upkeep + Clone>(
     let idem = Idempotency::builder(store)
         .wait(*args.wait)
         .lease(*args.lease)
-        .retention(*args.retention)
+        .retention(args.retention)
         .recovery(recovery)
         // A command that was killed has ended.
         .settle(Duration::ZERO)
@@ -75,9 +77,11 @@ async fn over<S: Upkeep + Clone>(
         correlation,
         idem.try_run(id.clone(), |context| job.run(context)),
     ));
+    let mut late = pin!(late::given_up(&id, &ended, *args.record_within));
     let reply = loop {
         tokio::select! {
             reply = &mut call => break reply,
+            failure = &mut late => return Err(failure),
             signal = signals.next() => match gate.close() {
                 Gate::Closed => {
                     drop(call);
@@ -181,8 +185,22 @@ async fn failure<S: Upkeep>(
             Failure::with_code(NOT_RECORDED, what)
         }
         ErrorKind::Unrecorded(source) => {
-            let what = format!("{id}: {}: {}. It is in doubt", with_status(), told(source));
+            let what = format!(
+                "{id}: {}: {}. It is in doubt once its lease is over. {}",
+                with_status(),
+                told(source),
+                settle(id)
+            );
             Failure::with_code(NOT_RECORDED, what)
+        }
+        // Nothing is too large here.
+        ErrorKind::ResultTooLarge { .. } => {
+            let what = format!(
+                "{id} ran before, and what is recorded of that was erased since (oneflight records erase --answers): neither its exit \
+                 status nor its output is known any more. It was not run again. {}",
+                run_anew(id)
+            );
+            Failure::with_code(ERASED, what)
         }
         ErrorKind::Codec(source) => {
             let advice = "is the record of something else, which is no command; take another --key or --scope";

@@ -20,7 +20,7 @@ pub(crate) enum Command {
     Show(show::Args),
     /// Settle a request that is in doubt, once you have found out what happened
     Resolve(Box<resolve::Args>),
-    /// Erase the completed records of a scope, or their answers
+    /// Erase the completed record of one request, or all of a scope, or their answers
     Erase(erase::Args),
     /// Have a request wait for a person once its lease is over, whatever the service's policy is
     Hold(hold::Args),

@@ -47,8 +47,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "status", conflicts_with = "not_done")]
     body_file: Option<PathBuf>,
     /// How long the answer is kept: that of the service, so that it is replayed as long as any other
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = typed::lasting)]
     retention: Duration,
+    /// With --answer, where the scope names a route: the service calls the library itself, and does not answer by the HTTP layer or
+    /// the proxy, which could not read the answer
+    #[arg(long, conflicts_with_all = ["status", "not_done"])]
+    plain: bool,
     #[command(flatten)]
     consent: Consent,
 }
@@ -76,7 +80,10 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     let id = &entry.id;
     let view = RecordView::of(&entry, Bodies::Hidden);
     if let Some(result) = &view.result {
-        let told = format!("{id} is completed, and nothing was changed: {}", result.told());
+        let mut told = format!("{id} is {}, and nothing was changed: {}", view.told(), result.told());
+        if view.settled {
+            told.push_str("; what was settled wrongly is taken back by oneflight records erase");
+        }
         return Err(Failure::new(Code::No, told));
     }
     if let Some(left) = view.lease_left_ms {
@@ -87,7 +94,17 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
         );
         return Err(Failure::new(Code::Temporary, told));
     }
-    let meaning = meaning(&store, &entry, &happened, args.retention).await?;
+    let meaning = meaning(&store, &entry, &happened, args.retention, args.plain).await?;
+    if let Some(misfit) = misfit(&entry, &happened, args.plain) {
+        // Who has consented before has read no question.
+        if args.consent.is_given() && matches!(happened, Happened::Done(_)) {
+            let told = format!("{id}: {misfit} Nothing was changed");
+            return Err(Failure::new(Code::Usage, told));
+        }
+        if args.consent.is_given() {
+            output::note(&format!("oneflight: {id}: {misfit}"));
+        }
+    }
     args.consent
         .ask(&format!("{id}: {}, attempt {}.\n{meaning}", view.told(), view.attempt))?;
     unchanged(&store, &entry).await?;
@@ -149,6 +166,7 @@ async fn meaning(
     entry: &RecordEntry,
     happened: &Happened,
     retention: Duration,
+    plain: bool,
 ) -> Result<String, Failure> {
     let kept = duration(retention);
     let steps = recorded(store, &entry.id).await?.map_or(0, |known| known.steps.len());
@@ -171,17 +189,8 @@ async fn meaning(
                 .to_owned()
         }
     };
-    if let (Happened::Done(_), Some(route)) = (happened, route(entry.id.scope())) {
-        meaning.push_str(&format!(
-            "\nThe scope names the route {route}. If that is answered by the HTTP layer, the layer cannot read an answer of JSON alone: \
-             say --status, --header and --body."
-        ));
-    }
-    if let (Happened::Answered(_), None) = (happened, route(entry.id.scope())) {
-        meaning.push_str(
-            "\nThe scope names no route. If the service calls the library, and not by the HTTP layer or the proxy, the call cannot read an \
-             HTTP answer: say --answer.",
-        );
+    if let Some(misfit) = misfit(entry, happened, plain) {
+        meaning.push_str(&format!("\n{misfit}"));
     }
     if let (Happened::NotDone, 1..) = (happened, steps) {
         meaning.push_str(&format!(
@@ -189,6 +198,22 @@ async fn meaning(
         ));
     }
     Ok(meaning)
+}
+
+/// Says why the service could perhaps not read this answer, as far as the scope tells.
+fn misfit(entry: &RecordEntry, happened: &Happened, plain: bool) -> Option<String> {
+    match (happened, route(entry.id.scope())) {
+        (Happened::Done(_), Some(route)) if !plain => Some(format!(
+            "The scope names the route {route}. If that is answered by the HTTP layer or the proxy, an answer of JSON alone cannot be read \
+             there: say --status, --header and --body. If the service calls the library itself, say --plain."
+        )),
+        (Happened::Answered(_), None) => Some(
+            "The scope names no route. If the service calls the library itself, and does not answer by the HTTP layer or the proxy, it \
+             cannot read an HTTP answer: say --answer."
+                .to_owned(),
+        ),
+        _ => None,
+    }
 }
 
 /// The route that a scope names, if it is that of an HTTP request: a method and a path.

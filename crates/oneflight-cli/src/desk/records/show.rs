@@ -179,7 +179,7 @@ fn text(id: &RequestIdentity, story: &Story) -> String {
             "body",
             http.map(|http| match http.body_bytes {
                 Some(bytes) => counted(bytes, "byte"),
-                None => "not kept: it was too large, streamed, secret, or is erased".to_owned(),
+                None => "not kept: it was too large, streamed or secret, or was erased".to_owned(),
             }),
         ),
     ]);

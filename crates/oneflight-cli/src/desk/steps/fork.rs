@@ -7,7 +7,7 @@ use super::find::{find, unchanged};
 use crate::desk::failure::failed;
 use crate::desk::request::{Named, idempotency, identity};
 use crate::exit::{Code, Failure};
-use crate::output::{self, Consent, Form};
+use crate::output::{self, Consent, Form, counted};
 use crate::store::{Address, Tables, with_sql_store};
 
 #[derive(Debug, clap::Args)]
@@ -79,7 +79,8 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     };
     output::either(form, &begun, || {
         format!(
-            "{to} is begun, with {steps} steps: it goes on with a call of this key, or by a completer of the service"
+            "{to} is begun, with {}: it goes on with a call of this key, or by a completer of the service",
+            counted(steps, "step")
         )
     })
 }

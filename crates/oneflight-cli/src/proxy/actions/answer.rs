@@ -22,6 +22,7 @@ use oneflight::http::{Problem, X_CORRELATION_ID, kind};
 use serde_json::Value;
 
 use super::super::body::Body;
+use super::super::forward::NOT_SENT;
 use super::called::{ACTION_REDIRECT, CALLED_BY, redirect};
 use super::intent::Call;
 use super::page::{self, Words};
@@ -125,12 +126,13 @@ fn lead<B>(to: &str, how: Led, of: &Response<B>) -> Response<Body> {
 
 /// Makes an answer in place of another one, of which it keeps what is not of the form.
 fn made<B>(status: StatusCode, body: String, lines: &[(HeaderName, &str)], of: &Response<B>) -> Response<Body> {
-    const KEPT: [HeaderName; 5] = [
+    const KEPT: [HeaderName; 6] = [
         RETRY_AFTER,
         X_CORRELATION_ID,
         IDEMPOTENCY_ORIGIN,
         IDEMPOTENCY_REPLAYED,
         IDEMPOTENCY_ORIGINAL_DATE,
+        NOT_SENT,
     ];
     let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = status;

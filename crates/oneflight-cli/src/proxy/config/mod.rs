@@ -2,20 +2,25 @@
 //!
 //! What is written is read into types that have its defaults filled in. An error names the line, and what is allowed there.
 
+mod explain;
+mod path;
+mod place;
 mod route;
 mod units;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use oneflight::http::layer::Dialect;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 pub(super) use route::{
-    Fingerprint, InDoubt, JsonOrder, Key, KeyForm, Recorded, Recording, Route, Scopes, ServerActions, StoreAway,
+    Fingerprint, InDoubt, JsonOrder, Key, KeyForm, Recorded, Route, Scopes, ServerActions, StoreAway,
 };
-use units::{Listed, Read, Text};
+use units::{HostName, Listed, Read, Text, Via};
 pub(super) use units::{Principal, Size};
 
 use super::upstream::{self, Address, Trust};
@@ -33,6 +38,8 @@ pub(super) struct Config {
     pub(super) forward: Forwarding,
     pub(super) store: StoreSettings,
     pub(super) admin: SocketAddr,
+    /// The names under which operators reach it, besides addresses.
+    pub(super) admin_hosts: Vec<String>,
     pub(super) clients: Clients,
     /// How long requests may take that are under way when the proxy is told to stop.
     pub(super) stop_time: Duration,
@@ -62,6 +69,8 @@ pub(super) struct StoreSettings {
     pub(super) schema: Option<String>,
     pub(super) prefix: Option<String>,
     pub(super) purge_every: Duration,
+    /// How long it may take to answer.
+    pub(super) timeout: Duration,
 }
 
 /// What clients may do to the proxy.
@@ -87,11 +96,15 @@ struct Written {
     clients: WrittenClients,
     stop_time: Option<Read<Duration>>,
     #[serde(default)]
-    route: Vec<toml::Spanned<route::Written>>,
+    route: Routes,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a table with the address of the service, as in `upstream.url = \"http://127.0.0.1:3000\"`"
+)]
 struct WrittenUpstream {
     url: Listed<Address>,
     roots: Option<Read<String>>,
@@ -102,33 +115,87 @@ struct WrittenUpstream {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, as in `forward.via = \"oneflight\"`"
+)]
 struct WrittenForwarding {
-    via: Option<String>,
+    via: Option<Read<Via>>,
     x_forwarded: Forwarded,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, as in `store.url = \"oneflight.db\"`"
+)]
 struct WrittenStore {
     url: Option<Read<String>>,
     schema: Option<Read<String>>,
     prefix: Option<Read<String>>,
     purge_every: Option<Read<Duration>>,
+    timeout: Option<Read<Duration>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, as in `admin.listen = \"127.0.0.1:9464\"`"
+)]
 struct WrittenAdmin {
     listen: Option<Read<SocketAddr>>,
+    hosts: Listed<HostName>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, as in `clients.header-time = \"30s\"`"
+)]
 struct WrittenClients {
     header_time: Option<Read<Duration>>,
     header_size: Option<Read<Size>>,
     header_lines: Option<u16>,
+}
+
+/// The routes, each with its place.
+#[derive(Debug, Default)]
+struct Routes(Vec<toml::Spanned<route::Written>>);
+
+impl<'de> Deserialize<'de> for Routes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reads;
+
+        impl<'de> Visitor<'de> for Reads {
+            type Value = Routes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(explain::ROUTES)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Routes, A::Error> {
+                let mut routes = Vec::new();
+                while let Some(route) = list.next_element()? {
+                    routes.push(route);
+                }
+                Ok(Routes(routes))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Routes, A::Error> {
+                Err(A::Error::custom(explain::ROUTES))
+            }
+        }
+
+        from.deserialize_any(Reads)
+    }
 }
 
 impl Text for Address {
@@ -149,7 +216,7 @@ impl Config {
 
     /// Reads the text of a file.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let written: Written = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let written: Written = toml::from_str(text).map_err(|error| explain::told(text, &error))?;
         let or = |time: Option<Read<Duration>>, default: Duration| time.map_or(default, |time| time.0);
         let seconds = Duration::from_secs;
         for (what, is_empty) in [
@@ -166,9 +233,20 @@ impl Config {
         if header_size.0 < 8 * 1024 {
             return Err("`clients.header-size` is 8 KiB at the least".to_owned());
         }
-        let mut routes = Vec::with_capacity(written.route.len());
-        for route in written.route {
-            let line = line_at(text, route.span().start);
+        let admin = written
+            .admin
+            .listen
+            .map_or(([127, 0, 0, 1], 9464).into(), |listen| listen.0);
+        place::check(&written.listen.0, admin, &written.upstream.url.0)?;
+        let timeout = or(written.store.timeout, seconds(5));
+        if timeout < SHORTEST_TIMEOUT {
+            return Err(format!(
+                "`store.timeout` is {timeout:?}: it is {SHORTEST_TIMEOUT:?} at the least"
+            ));
+        }
+        let mut routes = Vec::with_capacity(written.route.0.len());
+        for route in written.route.0 {
+            let (line, _) = explain::place(text, route.span().start);
             let route = Route::from(route.into_inner());
             check(&route, &routes).map_err(|why| format!("the route at line {line}: {why}"))?;
             routes.push(route);
@@ -186,7 +264,7 @@ impl Config {
             forward: Forwarding {
                 via: match written.forward.via {
                     None => Some("oneflight".to_owned()),
-                    Some(via) => Some(via).filter(|via| !via.is_empty()),
+                    Some(via) => via.0.0,
                 },
                 forwarded: written.forward.x_forwarded,
             },
@@ -195,11 +273,10 @@ impl Config {
                 schema: written.store.schema.map(|schema| schema.0),
                 prefix: written.store.prefix.map(|prefix| prefix.0),
                 purge_every: or(written.store.purge_every, seconds(60)),
+                timeout,
             },
-            admin: written
-                .admin
-                .listen
-                .map_or(([127, 0, 0, 1], 9464).into(), |listen| listen.0),
+            admin,
+            admin_hosts: written.admin.hosts.0.into_iter().map(|host| host.0).collect(),
             clients: Clients {
                 header_time: or(written.clients.header_time, seconds(30)),
                 header_size,
@@ -211,28 +288,16 @@ impl Config {
     }
 }
 
-/// The number of the line with this byte.
-fn line_at(text: &str, byte: usize) -> usize {
-    let before = text.as_bytes().get(..byte).unwrap_or_default();
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
-}
+/// A shorter time for the store is none.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// So long are others kept from the key of a proxy that died, and no longer.
+const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60);
 
 /// Whether a route can stand behind those before it.
 fn check(route: &Route, before: &[Route]) -> Result<(), String> {
     if let Some(path) = &route.path {
-        let mut paths = matchit::Router::new();
-        for known in before {
-            if let Some(known) = known.path.as_ref().filter(|known| *known != path) {
-                let _ = paths.insert(known.clone(), ());
-            }
-        }
-        paths.insert(path.clone(), ()).map_err(|error| match error {
-            matchit::InsertError::Conflict { with } => format!("the path {path:?} is also that of {with:?}"),
-            error => format!("{path:?} is no path such as \"/orders/{{id}}\" or \"/api/{{*rest}}\": {error}"),
-        })?;
-        if !path.starts_with('/') {
-            return Err(format!("the path {path:?} does not begin with /"));
-        }
+        path::check(path, before.iter().filter_map(|known| known.path.as_deref()))?;
     }
     let same = before.iter().filter(|known| known.path == route.path);
     for known in same {
@@ -260,6 +325,21 @@ fn check(route: &Route, before: &[Route]) -> Result<(), String> {
     }
     if route.lease < Duration::from_millis(100) {
         return Err(format!("the lease is {:?}: it is 100ms at the least", route.lease));
+    }
+    if route.lease > LONGEST_LEASE {
+        let why = "it is 1h at the most, since so long do others wait for a proxy that died; it does not limit how long a request takes";
+        return Err(format!(
+            "the lease is {}: {why}",
+            humantime::format_duration(route.lease)
+        ));
+    }
+    if route.settle.is_some_and(|settle| settle > LONGEST_LEASE) {
+        return Err("`settle` is 1h at the most".to_owned());
+    }
+    if route.retention < Duration::from_secs(1) {
+        let why =
+            "an answer that is not kept is replayed to nobody. It is 1s at the least, and longer than clients retry";
+        return Err(format!("the retention is {:?}: {why}", route.retention));
     }
     Ok(())
 }

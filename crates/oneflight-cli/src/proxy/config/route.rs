@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 use oneflight::http::layer::{Cookies, Dialect, Requirement};
 use serde::Deserialize;
 
-use super::units::{Listed, Principal, Read, Size, Statuses};
+use super::units::{Listed, Principal, Read, Size, Statuses, WebAddress};
 
 /// How the requests of a route are treated. One without a path is for all that no other one is for.
 #[derive(Clone, Debug)]
@@ -139,7 +139,12 @@ impl Default for Route {
 
 /// A route as it is written.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, which begins with `[[route]]`"
+)]
 pub(super) struct Written {
     path: Option<Read<String>>,
     methods: Option<Listed<Method>>,
@@ -156,13 +161,18 @@ pub(super) struct Written {
     set_cookie: WrittenCookies,
     limits: WrittenLimits,
     dialect: WrittenDialect,
-    documentation: Option<Read<String>>,
+    documentation: Option<Read<WebAddress>>,
     store_away: StoreAway,
     server_actions: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, as in `key = { required = \"required\" }`"
+)]
 struct WrittenKey {
     headers: Listed<HeaderName>,
     field: Option<Read<String>>,
@@ -219,7 +229,12 @@ impl super::units::Text for Named {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, as in `fingerprint = { headers = [\"X-Version\"] }`"
+)]
 struct WrittenFingerprint {
     headers: Listed<HeaderName>,
     leave_out: Listed<String>,
@@ -227,7 +242,12 @@ struct WrittenFingerprint {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, as in `statuses = { not-done = [\"409\"] }`"
+)]
 struct WrittenStatuses {
     recorded: Listed<Statuses>,
     not_done: Listed<Statuses>,
@@ -243,7 +263,12 @@ enum WrittenCookies {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    default,
+    expecting = "a table, as in `limits = { request = \"2 MiB\" }`"
+)]
 struct WrittenLimits {
     request: Option<Read<Size>>,
     request_time: Option<Read<Duration>>,
@@ -322,7 +347,7 @@ impl From<Written> for Route {
                 WrittenDialect::Stripe => Dialect::Stripe,
                 WrittenDialect::Grpc => Dialect::Grpc,
             },
-            documentation: written.documentation.map(|uri| uri.0),
+            documentation: written.documentation.map(|uri| uri.0.0),
             store_away: written.store_away,
             server_actions: match written.server_actions {
                 true => ServerActions::Understood,

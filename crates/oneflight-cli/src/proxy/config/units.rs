@@ -84,10 +84,17 @@ impl Text for Duration {
     fn read(text: &str) -> Result<Self, String> {
         match text {
             "0" => Ok(Self::ZERO),
-            _ => humantime::parse_duration(text).map_err(|error| format!("{text:?} is no time ({error})")),
+            _ => match humantime::parse_duration(text) {
+                Ok(time) if time > LONGEST => Err(format!("{text:?} is longer than ten years")),
+                Ok(time) => Ok(time),
+                Err(error) => Err(format!("{text:?} is no time ({error})")),
+            },
         }
     }
 }
+
+/// What is longer is a mistake.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +147,60 @@ impl Text for String {
         match text.is_empty() {
             true => Err("it is empty".to_owned()),
             false => Ok(text.to_owned()),
+        }
+    }
+}
+
+/// What the proxy calls itself, if it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Via(pub(super) Option<String>);
+
+impl Text for Via {
+    const EXPECTED: &'static str = "a name such as \"oneflight\" or \"proxy.example:8080\", or \"\" for none";
+
+    fn read(text: &str) -> Result<Self, String> {
+        // A pseudonym, or a host with its port (RFC 9110, section 7.6.3).
+        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:[]".contains(&byte);
+        match text.bytes().all(is_of_name) {
+            true => Ok(Self(Some(text.to_owned()).filter(|via| !via.is_empty()))),
+            false => Err(format!("{text:?} cannot stand in `Via`")),
+        }
+    }
+}
+
+/// The address of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WebAddress(pub(super) String);
+
+impl Text for WebAddress {
+    const EXPECTED: &'static str = "the address of a page, such as \"https://shop.example/docs/idempotency\"";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let is_safe = text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !b"<>\"\\^`{|}".contains(&byte));
+        let uri = text.parse::<http::Uri>().ok();
+        let is_of_web =
+            uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+        match is_safe && is_of_web {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!("{text:?} is no address of a page")),
+        }
+    }
+}
+
+/// The name of a host, without a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HostName(pub(super) String);
+
+impl Text for HostName {
+    const EXPECTED: &'static str = "the name of a host alone, such as \"proxy-1.ops.example\"";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        match !text.is_empty() && text.bytes().all(is_of_name) {
+            true => Ok(Self(text.to_ascii_lowercase())),
+            false => Err(format!("{text:?} is no name of a host")),
         }
     }
 }

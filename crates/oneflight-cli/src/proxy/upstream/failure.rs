@@ -16,10 +16,29 @@ pub(in super::super) struct Failure {
 pub(in super::super) enum Reason {
     /// No connection could be made.
     Connect,
+    /// The connection is not one over which it is certain who is at the other end.
+    Untrusted(Untrusted),
     /// The connection ended, or what came over it was no HTTP.
     Broken,
     /// No answer came in time.
     TimedOut,
+}
+
+/// What is wrong with a connection over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "tls"),
+    expect(dead_code, reason = "there is no TLS without the feature")
+)]
+pub(in super::super) enum Untrusted {
+    /// The certificate is of another name.
+    Name,
+    /// Nobody who is trusted has signed it.
+    Issuer,
+    /// It has expired, or is not valid yet.
+    Time,
+    /// It is not understood, or is no TLS at all.
+    Other,
 }
 
 /// What the backend may know of the request.
@@ -36,6 +55,7 @@ impl Reason {
     pub(in super::super) fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Untrusted(_) => "tls",
             Self::Broken => "broken",
             Self::TimedOut => "timed_out",
         }
@@ -46,6 +66,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.reason {
             Reason::Connect => "the backend cannot be reached",
+            Reason::Untrusted(_) => "no secure connection to the backend can be made",
             Reason::Broken => "the backend ended the connection without an answer",
             Reason::TimedOut => "the backend did not answer in time",
         })?;

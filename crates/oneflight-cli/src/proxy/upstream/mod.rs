@@ -17,7 +17,7 @@ mod stream;
 mod trust;
 
 pub(super) use address::Address;
-pub(super) use failure::{Failure, Reason, Sent};
+pub(super) use failure::{Failure, Reason, Sent, Untrusted};
 pub(super) use outgoing::{Gate, Outgoing};
 pub(super) use pool::{Limits, Pool};
 pub(super) use trust::Trust;

@@ -121,7 +121,7 @@ impl Pool {
 
     async fn open(&self, limits: Limits) -> Result<Connection, Failure> {
         let failed = |source: BoxError| Failure {
-            reason: Reason::Connect,
+            reason: super::trust::doubted(&source).map_or(Reason::Connect, Reason::Untrusted),
             sent: Sent::Nothing,
             source: Some(source),
         };

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use oneflight::Fingerprint;
 
+use super::super::body::BoxError;
+use super::failure::Untrusted;
+
 /// The certificates by which backends are known: those of the web, or those in a file.
 #[derive(Clone)]
 pub(in super::super) struct Trust {
@@ -75,4 +78,33 @@ impl Trust {
             connector: tokio_rustls::TlsConnector::from(Arc::new(config)),
         })
     }
+}
+
+/// Returns what is wrong with the other end, if that is why there is no connection.
+#[cfg(not(feature = "tls"))]
+pub(super) fn doubted(_: &BoxError) -> Option<Untrusted> {
+    None
+}
+
+/// Returns what is wrong with the other end, if that is why there is no connection.
+#[cfg(feature = "tls")]
+pub(super) fn doubted(error: &BoxError) -> Option<Untrusted> {
+    use tokio_rustls::rustls::{CertificateError, Error};
+
+    let error = error
+        .downcast_ref::<std::io::Error>()?
+        .get_ref()?
+        .downcast_ref::<Error>()?;
+    Some(match error {
+        Error::InvalidCertificate(wrong) => match wrong {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Untrusted::Name,
+            CertificateError::UnknownIssuer => Untrusted::Issuer,
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Untrusted::Time,
+            _ => Untrusted::Other,
+        },
+        _ => Untrusted::Other,
+    })
 }

@@ -1,0 +1,209 @@
+//! Calls a second against the number of clients: ours, the bare mutation, and the handler that most people write.
+//!
+//! In the databases the mutation is a row, and ours is `run_in_tx`. Redis keeps no rows of users, so that ours is `run` with work
+//! that takes no time, and bare is one `SET`. Every call is the first of its key.
+
+use oneflight::idempotency::Idempotency;
+use oneflight::identity::{RequestIdentity, Scope};
+use oneflight_postgres::PostgresStore;
+use oneflight_redis::RedisStore;
+use oneflight_sqlite::SqliteStore;
+use redis::{AsyncCommands, SetExpiry, SetOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::rounds::{Compared, Rounds};
+use crate::{Extent, Failure, postgres, redis_server};
+
+const CLIENTS: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// What was measured on one store.
+#[derive(Debug)]
+pub(crate) struct Curves {
+    pub(crate) store: &'static str,
+    /// Ours, bare, racy.
+    pub(crate) lines: [Line; 3],
+}
+
+/// Calls a second, by clients.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) name: &'static str,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+impl Curves {
+    fn new(store: &'static str, names: [&'static str; 3], compared: &[(Compared, Compared)]) -> Self {
+        let line = |name, time: fn(&(Compared, Compared)) -> f64| Line {
+            name,
+            points: compared
+                .iter()
+                .map(|both| (both.0.clients as f64, 1.0 / time(both)))
+                .collect(),
+        };
+        let [ours, bare, racy] = names;
+        Self {
+            store,
+            lines: [
+                line(ours, |(with_bare, _)| with_bare.ours.as_secs_f64()),
+                line(bare, |(with_bare, _)| with_bare.theirs.as_secs_f64()),
+                line(racy, |(_, with_racy)| with_racy.theirs.as_secs_f64()),
+            ],
+        }
+    }
+}
+
+/// Writes all of it down as a table: a row for each store and each number of clients.
+pub(crate) fn table(all: &[Curves]) -> String {
+    use std::fmt::Write;
+
+    let mut table = String::from(
+        "| store | clients | oneflight, calls/s | the bare mutation | get, work, set |\n| --- | ---: | ---: | ---: | ---: |\n",
+    );
+    for curves in all {
+        let [ours, bare, racy] = &curves.lines;
+        for (at, (clients, calls)) in ours.points.iter().enumerate() {
+            let (bare, racy) = (bare.points[at].1, racy.points[at].1);
+            // Writing into a string does not fail.
+            let _ = writeln!(
+                table,
+                "| {}, {} | {clients} | {calls:.0} | {bare:.0} | {racy:.0} |",
+                curves.store, ours.name
+            );
+        }
+    }
+    table
+}
+
+fn rounds(extent: Extent, clients: u64) -> Rounds {
+    Rounds {
+        rounds: extent.of(7, 3),
+        calls: clients * extent.of(16, 4) + extent.of(64, 16),
+        clients,
+    }
+}
+
+fn key(clients: u64, number: u64, beside: &str) -> String {
+    format!("{clients:08x}-0000-4000-8000-{number:012x}-{beside}")
+}
+
+fn id(key: String) -> Result<RequestIdentity, Failure> {
+    Ok(RequestIdentity::new(Scope::new("tenant-7"), key)?)
+}
+
+/// The same for any database of `sqlx`, which has no type for that: written once, and compiled for each.
+macro_rules! on_database {
+    ($name:literal, $store:expr, $extent:expr) => {{
+        const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
+        const GET: &str = "SELECT answer FROM answers WHERE idempotency_key = $1";
+        const SET: &str = "INSERT INTO answers (idempotency_key, answer) VALUES ($1, '1') ON CONFLICT DO NOTHING";
+
+        let idem = Idempotency::builder($store).build();
+        let pool = idem.store().pool().clone();
+        let mut compared = Vec::new();
+        for clients in CLIENTS {
+            let ours = async |number, beside| {
+                let work = idem.run_in_tx(id(key(clients, number, beside))?, |mut tx| async move {
+                    sqlx::query(INSERT).execute(&mut *tx).await?;
+                    Ok(1)
+                });
+                let _ = work.await?;
+                Ok::<_, Failure>(())
+            };
+            let bare = async |_| {
+                let mut transaction = pool.begin().await?;
+                sqlx::query(INSERT).execute(&mut *transaction).await?;
+                transaction.commit().await?;
+                Ok(())
+            };
+            let racy = async |number| {
+                let key = key(clients, number, "racy");
+                let known: Option<String> = sqlx::query_scalar(GET).bind(&key).fetch_optional(&pool).await?;
+                if known.is_none() {
+                    sqlx::query(INSERT).execute(&pool).await?;
+                    sqlx::query(SET).bind(&key).execute(&pool).await?;
+                }
+                Ok(())
+            };
+            let rounds = rounds($extent, clients);
+            compared.push((
+                rounds.compare(async |number| ours(number, "bare").await, bare).await?,
+                rounds.compare(async |number| ours(number, "racy").await, racy).await?,
+            ));
+        }
+        let names = ["run_in_tx", "the bare transaction", "get, order, set"];
+        Curves::new($name, names, &compared)
+    }};
+}
+
+pub(crate) async fn measure(extent: Extent) -> Result<Vec<Curves>, Failure> {
+    Ok(vec![
+        of_sqlite(extent).await?,
+        of_postgres(extent).await?,
+        of_redis(extent).await?,
+    ])
+}
+
+async fn of_sqlite(extent: Extent) -> Result<Curves, Failure> {
+    let folder = tempfile::tempdir()?;
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("curves.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(8)
+        .connect_with(options)
+        .await?;
+    let tables = "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL);
+                  CREATE TABLE answers (idempotency_key TEXT PRIMARY KEY, answer TEXT NOT NULL)";
+    sqlx::raw_sql(tables).execute(&pool).await?;
+    Ok(on_database!("SQLite", SqliteStore::from_pool(pool).await?, extent))
+}
+
+async fn of_postgres(extent: Extent) -> Result<Curves, Failure> {
+    let server = postgres::Server::start("");
+    let pool = server.schema().await.pool(8);
+    let tables = "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL);
+                  CREATE TABLE answers (idempotency_key text PRIMARY KEY, answer text NOT NULL)";
+    sqlx::raw_sql(tables).execute(&pool).await?;
+    Ok(on_database!(
+        "PostgreSQL",
+        PostgresStore::from_pool(pool).await?,
+        extent
+    ))
+}
+
+async fn of_redis(extent: Extent) -> Result<Curves, Failure> {
+    let server = redis_server::Server::start(&[]);
+    let idem = Idempotency::builder(RedisStore::open(server.url()).await?).build();
+    let connection = server.connection().await;
+    let set = async |key: String| {
+        let expires = SetOptions::default().with_expiration(SetExpiry::EX(DAY));
+        let _: () = connection.clone().set_options(&key, "1", expires).await?;
+        Ok::<_, Failure>(())
+    };
+    let mut compared = Vec::new();
+    for clients in CLIENTS {
+        let ours = async |number, beside| {
+            let _ = idem.run(id(key(clients, number, beside))?, |_| async { 1 }).await?;
+            Ok::<_, Failure>(())
+        };
+        let bare = async |number| set(key(clients, number, "set")).await;
+        let racy = async |number| {
+            let key = key(clients, number, "get-set");
+            let known: Option<String> = connection.clone().get(&key).await?;
+            match known {
+                None => set(key).await,
+                Some(_) => Ok(()),
+            }
+        };
+        let rounds = rounds(extent, clients);
+        compared.push((
+            rounds.compare(async |number| ours(number, "bare").await, bare).await?,
+            rounds.compare(async |number| ours(number, "racy").await, racy).await?,
+        ));
+    }
+    Ok(Curves::new("Redis", ["run", "one SET", "get, work, set"], &compared))
+}
