@@ -154,7 +154,8 @@ pub async fn agrees<S: Store>(
         };
         let mut record = record(there, print_there, holder, attempt, this);
         if let Some(record) = &mut record {
-            record.held = held;
+            // What is completed waits for no decision any more.
+            record.held = held && matches!(there, There::InProgress { .. });
             put(&id, record).await;
         }
         let request = ClaimRequest::new(&id, HOUR).holder(us).takeover(takeover);

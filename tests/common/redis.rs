@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use oneflight::identity::RequestIdentity;
+use oneflight::record::{Record, State, Timestamp};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store};
 use oneflight_redis::{RedisOptions, RedisStore};
 use redis::aio::MultiplexedConnection;
@@ -53,6 +54,32 @@ impl Place {
     pub fn last_token(&self) -> String {
         format!("{}.token", &self.key[..=self.key.find('}').expect("it has a tag")])
     }
+}
+
+/// A record as the server keeps it, with its times as `at` moves them.
+pub fn stored(record: &Record, at: impl Fn(Timestamp) -> i64) -> Vec<u8> {
+    let (letter, first, expires, result) = match &record.state {
+        State::InProgress { lease_expires } => (if record.held { 'h' } else { 'p' }, *lease_expires, 0, &[][..]),
+        State::Completed {
+            result,
+            completed,
+            expires,
+        } => ('c', *completed, at(*expires), result.as_bytes()),
+        other => panic!("{other:?}"),
+    };
+    let (token, attempt, first) = (record.token.get() / 1024, record.attempt, at(first));
+    let mut stored = format!("{letter}{token:016}{attempt:010}{first:016}{expires:016}").into_bytes();
+    stored.extend(record.holder.as_bytes());
+    match &record.fingerprint {
+        Some(fingerprint) => {
+            stored.push(b'1');
+            stored.extend(fingerprint.as_bytes());
+        }
+        None => stored.push(b'0'),
+    }
+    stored.extend(b"000");
+    stored.extend(result);
+    stored
 }
 
 /// Finds out where an identity that is new belongs, of a store that only tells its tokens.

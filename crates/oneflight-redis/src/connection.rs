@@ -15,15 +15,17 @@
 use std::fmt;
 use std::future::{Future, pending};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, Pipeline, RedisResult, Value, cmd, pipe};
-use tokio::time::{sleep, timeout};
+use redis::{Client, Cmd, Pipeline, RedisError, RedisResult, Value, cmd, pipe};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::errors::{is_unknown_script, unavailable};
 use super::scripts::Script;
@@ -31,6 +33,8 @@ use oneflight::store::StoreError;
 
 /// After how long without an answer the server is asked whether there can be one.
 const DOUBTS_AFTER: Duration = Duration::from_millis(250);
+/// The number of questions to a cluster that are under way at a time.
+const AT_ONCE: usize = 64;
 /// How long an answer may exist already without having been taken.
 const TAKEN_WITHIN: Duration = Duration::from_millis(50);
 
@@ -140,13 +144,14 @@ impl Acknowledgement {
     }
 }
 
-/// An answer, and whether enough replicas have what the server had written by then.
+/// An answer, in which a part may be an error, and whether enough replicas have what the server had written by then.
 pub(super) struct Answered {
     pub(super) value: Value,
     pub(super) acknowledged: Result<(), StoreError>,
 }
 
 /// A script with what it is given.
+#[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) script: &'static Script,
     pub(super) keys: &'a [&'a str],
@@ -155,13 +160,25 @@ pub(super) struct Call<'a> {
 
 impl Call<'_> {
     fn command(&self, name: &str, script: &str) -> Cmd {
-        let mut command = cmd(name);
-        command.arg(script).arg(self.keys.len()).arg(self.keys);
+        // Each is a text of its own, and there may be hundreds.
+        let keys = self.keys.iter().map(|key| key.len());
+        let texts = keys.chain(self.arguments.iter().map(|argument| argument.len()));
+        let room = name.len() + script.len() + 3 + texts.sum::<usize>();
+        let mut command = Cmd::with_capacity(3 + self.keys.len() + self.arguments.len(), room);
+        command.arg(name).arg(script).arg(self.keys.len()).arg(self.keys);
         for argument in self.arguments {
             command.arg(argument);
         }
         command
     }
+}
+
+/// A connection, and how it is to be asked.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) connection: RedisConnection,
+    pub(super) patience: Duration,
+    pub(super) acknowledgement: Option<Acknowledgement>,
 }
 
 impl RedisConnection {
@@ -185,7 +202,7 @@ impl RedisConnection {
     ) -> Result<Answered, StoreError> {
         let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
         let (connection, number) = self.current();
-        let answered = timeout(patience.saturating_add(within), async {
+        let asked = async {
             let known = call.command("EVALSHA", &call.script.digest);
             match connection.ask(known, acknowledgement).await {
                 Err(error) if is_unknown_script(&error) => {
@@ -194,18 +211,85 @@ impl RedisConnection {
                 }
                 answered => answered,
             }
-        });
-        let answered = answered.await;
+        };
+        let answered = connection.answer_within(patience.saturating_add(within), asked).await;
+        self.unless_dead(answered, number)
+    }
+
+    /// Runs scripts within this time: all in one round trip, and in a cluster each in one of its own, at the same time.
+    /// Returns an answer for each.
+    pub(super) async fn run_all(
+        &self,
+        calls: &[Call<'_>],
+        patience: Duration,
+        acknowledgement: Option<Acknowledgement>,
+    ) -> Vec<Result<Answered, StoreError>> {
+        let alone = |call| self.run(call, patience, acknowledgement);
+        if self.is_cluster() || calls.len() == 1 {
+            let mut all = FuturesOrdered::new();
+            let mut each = Vec::with_capacity(calls.len());
+            for call in calls {
+                all.push_back(alone(*call));
+                if all.len() == AT_ONCE {
+                    each.extend(all.next().await);
+                }
+            }
+            each.extend(all.collect::<Vec<_>>().await);
+            return each;
+        }
+        let (connection, number) = self.current();
+        let mut all = pipe();
+        for call in calls {
+            all.add_command(call.command("EVALSHA", &call.script.digest));
+        }
+        if let Some(acknowledgement) = acknowledgement {
+            all.add_command(acknowledgement.wait());
+        }
+        // Each answer is looked at by itself.
+        all.ignore_errors();
+        let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
+        let answered = connection.answer_within(patience.saturating_add(within), connection.send_all(&all));
+        let mut answers = match self.unless_dead(answered.await, number) {
+            Ok(answers) => answers,
+            Err(error) => return calls.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let acknowledged = match acknowledgement {
+            Some(acknowledgement) => acknowledgement.check(answers.pop().unwrap_or(Value::Nil)),
+            None => Ok(()),
+        };
+        let mut each = Vec::with_capacity(calls.len());
+        for (answer, call) in answers.into_iter().zip(calls) {
+            let error = match answer {
+                Value::ServerError(error) => RedisError::from(error),
+                value => {
+                    let acknowledged = acknowledged.clone();
+                    each.push(Ok(Answered { value, acknowledged }));
+                    continue;
+                }
+            };
+            each.push(match is_unknown_script(&error) {
+                true => alone(*call).await,
+                false => Err(unavailable(error)),
+            });
+        }
+        each
+    }
+
+    /// Gives a connection of ours up over which nothing was answered in time.
+    fn unless_dead<T>(&self, answered: Option<RedisResult<T>>, number: u64) -> Result<T, StoreError> {
         let is_dead = match &answered {
             // A manager connects again by itself after errors of the connection, but not if it was refused then.
-            Ok(Err(error)) => error.is_timeout() || (error.is_unrecoverable_error() && !error.is_io_error()),
-            Ok(Ok(_)) => false,
-            Err(_) => true,
+            Some(Err(error)) => error.is_timeout() || (error.is_unrecoverable_error() && !error.is_io_error()),
+            Some(Ok(_)) => false,
+            None => true,
         };
         if let (Kind::Ours(ours), true) = (&self.0, is_dead) {
             ours.give_up(number);
         }
-        answered.map_err(StoreError::unavailable)?.map_err(unavailable)
+        match answered {
+            Some(answered) => answered.map_err(unavailable),
+            None => Err(StoreError::unavailable("the server did not answer in time")),
+        }
     }
 
     /// Returns the connection as it is now and, if it is ours, its number among those that there were.
@@ -223,9 +307,11 @@ impl RedisConnection {
         matches!(self.0, Kind::Callers(Connection::Cluster(_)))
     }
 
-    /// Returns the answer to one command.
-    pub(super) async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
-        self.current().0.answer_to(command).await
+    /// Returns the answer to one command, if there is one within this time.
+    pub(super) async fn answer_to(&self, command: &Cmd, patience: Duration) -> RedisResult<Value> {
+        let (connection, _) = self.current();
+        let answered = connection.answer_within(patience, connection.send(command)).await;
+        answered.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }
 }
 
@@ -233,7 +319,7 @@ impl Connection {
     async fn ask(&self, command: Cmd, acknowledgement: Option<Acknowledgement>) -> RedisResult<Answered> {
         let Some(acknowledgement) = acknowledgement else {
             return Ok(Answered {
-                value: self.answer_to(&command).await?,
+                value: self.send(&command).await?,
                 acknowledged: Ok(()),
             });
         };
@@ -242,29 +328,44 @@ impl Connection {
         both.add_command(command)
             .add_command(acknowledgement.wait())
             .ignore_errors();
-        let mut answers = self.in_order(self.send_all(&both)).await?.into_iter();
+        let mut answers = self.send_all(&both).await?.into_iter();
         Ok(Answered {
             value: answers.next().unwrap_or(Value::Nil).extract_error()?,
             acknowledged: acknowledgement.check(answers.next().unwrap_or(Value::Nil)),
         })
     }
 
-    /// Returns the answer to one command.
-    async fn answer_to(&self, command: &Cmd) -> RedisResult<Value> {
-        self.in_order(self.send(command)).await
+    /// Waits for the answer to what is asked. `None` means that there was none within this time.
+    ///
+    /// It ends earlier if the answer is lost: what is asked later, over the same connection or the one that came after
+    /// it, is not answered before. A cluster has many connections, and no such order.
+    async fn answer_within<T>(
+        &self,
+        patience: Duration,
+        asked: impl Future<Output = RedisResult<T>>,
+    ) -> Option<RedisResult<T>> {
+        let now = Instant::now();
+        // Nearly all are answered by then, so there is one timer for an answer, and not two.
+        let doubts = now + DOUBTS_AFTER.min(patience);
+        let mut asked = pin!(asked);
+        if let Ok(answered) = timeout_at(doubts, &mut asked).await {
+            return Some(answered);
+        }
+        let until = now.checked_add(patience);
+        let waited = self.unless_overtaken(asked);
+        match until {
+            Some(until) => timeout_at(until, waited).await.ok(),
+            None => Some(waited.await),
+        }
     }
 
-    /// Waits for the answer to what is asked, unless it is lost: what is asked later, over the same connection or the
-    /// one that came after it, is not answered before. A cluster has many connections, and no such order.
-    async fn in_order<T>(&self, asked: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    async fn unless_overtaken<T>(&self, mut asked: Pin<&mut impl Future<Output = RedisResult<T>>>) -> RedisResult<T> {
         let overtaken = async {
-            sleep(DOUBTS_AFTER).await;
             match self {
                 Self::Managed(_) | Self::Multiplexed(_) => self.send(&cmd("PING")).await,
                 Self::Cluster(_) => pending().await,
             }
         };
-        let mut asked = pin!(asked);
         tokio::select! {
             biased;
             answered = &mut asked => return answered,
@@ -299,7 +400,7 @@ mod tests {
     use super::*;
     use redis::{AsyncConnectionConfig, RedisConnectionInfo};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-    use tokio::time::Instant;
+    use tokio::time::sleep;
 
     /// A connection to a server that says OK to everything, so long after it was asked.
     async fn connection(delay: Duration) -> Connection {
@@ -328,16 +429,31 @@ mod tests {
     async fn an_answer_that_is_overtaken_is_not_waited_for() {
         let connection = connection(Duration::ZERO).await;
         let asked = Instant::now();
-        let lost = connection.in_order(pending::<RedisResult<Value>>()).await;
-        assert!(lost.unwrap_err().is_io_error());
+        let lost = connection
+            .answer_within(Duration::MAX, pending::<RedisResult<Value>>())
+            .await;
+        assert!(lost.unwrap().unwrap_err().is_io_error());
         let waited = asked.elapsed();
         assert!(waited <= DOUBTS_AFTER + 2 * TAKEN_WITHIN, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
+    async fn no_answer_is_waited_for_longer_than_the_patience() {
+        let connection = connection(DOUBTS_AFTER * 100).await;
+        for patience in [DOUBTS_AFTER / 2, DOUBTS_AFTER * 2] {
+            let asked = Instant::now();
+            let answer = connection.answer_within(patience, connection.send(&cmd("GET"))).await;
+            assert!(answer.is_none());
+            let waited = asked.elapsed();
+            assert!(waited < patience + TAKEN_WITHIN, "{waited:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_slow_is_waited_for() {
         let connection = connection(DOUBTS_AFTER * 3).await;
-        let answer = connection.answer_to(&cmd("GET")).await;
-        assert_eq!(answer.unwrap(), Value::Okay);
+        let get = cmd("GET");
+        let answer = connection.answer_within(Duration::MAX, connection.send(&get)).await;
+        assert_eq!(answer.unwrap().unwrap(), Value::Okay);
     }
 }

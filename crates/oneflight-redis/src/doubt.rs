@@ -113,7 +113,7 @@ impl RedisStore {
         let id = id.ok_or(StoreError::Corrupt {
             what: "a list of what is in progress names something that is not a record",
         })?;
-        let keys = self.0.names.keys(&id);
+        let keys = self.0.names.keys_in(candidate.shard, &id);
         let answered = self
             .ask(Call {
                 script: &LOAD,
@@ -121,7 +121,9 @@ impl RedisStore {
                 arguments: &[b"0"],
             })
             .await?;
-        let record = Answer::new(answered)?.record(candidate.shard)?;
+        let record = Answer::new(answered)?
+            .record(candidate.shard)?
+            .map(|(record, _)| record);
         // Another holder may have it by now, and it is then listed elsewhere.
         let record = record.filter(|record| candidate.shard.count(record.token) == Some(candidate.count));
         Ok(record.and_then(|record| InDoubt::of(id, &record)))

@@ -14,6 +14,8 @@
 //! two identities have the same key, and an operator can read it. Braces in it do no harm, since the first pair of a
 //! key is its tag and a prefix has none. A record's key is also the channel on which its changes are notified.
 
+use std::fmt::Write;
+
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::FencingToken;
 use oneflight::store::StoreError;
@@ -37,8 +39,6 @@ pub(super) struct Names {
 pub(super) struct Keys {
     pub(super) shard: Shard,
     pub(super) record: String,
-    pub(super) last_token: String,
-    pub(super) in_progress: String,
 }
 
 impl Names {
@@ -60,18 +60,36 @@ impl Names {
     }
 
     pub(super) fn keys(&self, id: &RequestIdentity) -> Keys {
-        let shard = shard(id);
-        Keys {
-            shard,
-            record: format!("{}{{{shard}}}:{}{SEPARATOR}{}", self.prefix, id.scope(), id.key()),
-            last_token: format!("{}{{{shard}}}.token", self.prefix),
-            in_progress: self.in_progress(shard),
-        }
+        self.keys_in(shard(id), id)
+    }
+
+    /// Returns the keys of an identity whose shard is known: from a token that it has drawn, for example. In another one
+    /// than its own there is nothing of it.
+    pub(super) fn keys_in(&self, shard: Shard, id: &RequestIdentity) -> Keys {
+        let mut record = self.tag(shard, 2 + id.scope().len() + id.key().len());
+        record.push(':');
+        record.push_str(id.scope());
+        record.push(SEPARATOR);
+        record.push_str(id.key());
+        Keys { shard, record }
+    }
+
+    /// The key of the last token that was drawn in a shard.
+    pub(super) fn last_token(&self, shard: Shard) -> String {
+        self.tag(shard, 6) + ".token"
+    }
+
+    /// What all keys of a shard begin with, with room for so many bytes more.
+    fn tag(&self, shard: Shard, more: usize) -> String {
+        let mut tag = String::with_capacity(self.prefix.len() + 6 + more);
+        // Writing into a string does not fail.
+        let _ = write!(tag, "{}{{{shard}}}", self.prefix);
+        tag
     }
 
     /// The key under which the records of a shard are listed that are in progress.
     pub(super) fn in_progress(&self, shard: Shard) -> String {
-        format!("{}{{{shard}}}.open", self.prefix)
+        self.tag(shard, 5) + ".open"
     }
 
     /// Returns a pattern of the keys of records, of scopes that begin so, and of this key.
@@ -168,7 +186,8 @@ mod tests {
             let id = id(scope, key);
             let keys = names.keys(&id);
             let tag = format!("oneflight:{{{}}}", keys.shard);
-            for name in [&keys.record, &keys.last_token, &keys.in_progress] {
+            let of_the_shard = [names.last_token(keys.shard), names.in_progress(keys.shard)];
+            for name in of_the_shard.iter().chain([&keys.record]) {
                 assert!(name.starts_with(&tag), "{name}");
             }
             assert_eq!(names.identity(keys.shard, keys.record.as_bytes()), Some(id.clone()));

@@ -7,11 +7,13 @@ use redis::aio::ConnectionManagerConfig;
 use redis::cluster::ClusterClientBuilder;
 use redis::{Client, ConnectionInfo, IntoConnectionInfo, Value, cmd};
 
-use super::connection::{Acknowledgement, RedisConnection};
+use super::connection::{Acknowledgement, RedisConnection, Way};
 use super::errors::unavailable;
 use super::listen::Ear;
 use super::names::Names;
+use super::renewals::Renewals;
 use super::store::{Inner, RedisStore};
+use super::together::Together;
 use super::tokens::Seen;
 use oneflight::store::StoreError;
 
@@ -122,7 +124,8 @@ impl RedisOptions {
         let config = ConnectionManagerConfig::new()
             .set_max_delay(LONGEST_PAUSE)
             .set_connection_timeout(Some(self.patience))
-            .set_response_timeout(Some(self.longest_answer()));
+            // It has the store's patience.
+            .set_response_timeout(None);
         let connection = RedisConnection::open(client.clone(), config)
             .await
             .map_err(unavailable)?;
@@ -167,16 +170,23 @@ impl RedisOptions {
     pub async fn from_connection(self, connection: impl Into<RedisConnection>) -> Result<RedisStore, StoreError> {
         let names = Names::new(self.prefix)?;
         let connection = connection.into();
-        if self.eviction == Eviction::Refuse && evicts(&connection).await? {
+        if self.eviction == Eviction::Refuse && evicts(&connection, self.patience).await? {
             return Err(StoreError::Unsupported {
                 advice: "this server deletes keys when its memory is full, and records are keys; set its \
                          maxmemory-policy to noeviction, or say that you accept it",
             });
         }
+        let way = Way {
+            connection: connection.clone(),
+            patience: self.patience,
+            acknowledgement: self.acknowledgement,
+        };
         Ok(RedisStore(Arc::new(Inner {
             connection,
             names,
             seen: Seen::new(),
+            renewals: Renewals::over(way.clone()),
+            together: Together::over(way),
             ear: (!self.listeners.is_empty()).then(|| Ear::new(self.listeners)),
             patience: self.patience,
             acknowledgement: self.acknowledgement,
@@ -218,8 +228,8 @@ impl RedisStore {
 
 /// Returns whether the server deletes keys when its memory is full. A server that does not say counts as one that does
 /// not.
-async fn evicts(connection: &RedisConnection) -> Result<bool, StoreError> {
-    let memory = match connection.answer_to(cmd("INFO").arg("memory")).await {
+async fn evicts(connection: &RedisConnection, patience: Duration) -> Result<bool, StoreError> {
+    let memory = match connection.answer_to(cmd("INFO").arg("memory"), patience).await {
         Ok(memory) => memory,
         // A user with restricted rights may not ask.
         Err(error) if error.code().is_some() => return Ok(false),

@@ -1,20 +1,20 @@
 //! How answers of the scripts become outcomes and [`Record`]s, and values become arguments.
 //!
-//! An answer is a list that begins with a word. An answer that does not look like one is [`StoreError::Corrupt`]: of a
-//! record that something else wrote, or of a server that is not Redis.
+//! What happens most is answered with a token or a number, and everything else with a list that begins with a word. An
+//! answer that does not look like that is [`StoreError::Corrupt`]: of a record that something else wrote, or of a server
+//! that is not Redis.
 
 use std::time::Duration;
 
 use redis::Value;
 
-use super::names::Keys;
+use super::layout::{self, decimal, number};
 use super::tokens::Shard;
 use oneflight::correlation::CorrelationId;
-use oneflight::identity::Fingerprint;
-use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
+use oneflight::record::{FencingToken, Record, Timestamp};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, StoreError, Takeover};
 
-/// Added to any time until the year 142000, it is still a number that Lua counts exactly.
+/// Added to any time of the next ten thousand years, it is still a number that is written.
 const LONGEST: u64 = 1 << 52;
 
 /// A duration in milliseconds.
@@ -23,20 +23,23 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 /// The holders from which the claim may be taken over.
-pub(super) fn takeover(takeover: Takeover, keys: &Keys) -> String {
-    match takeover {
-        Takeover::Never => "never".to_owned(),
-        Takeover::Expired => "expired".to_owned(),
-        Takeover::Of(token) => keys
-            .count(token)
-            .map_or_else(|| "never".to_owned(), |count| count.to_string()),
-    }
+pub(super) fn takeover(takeover: Takeover, shard: Shard) -> Vec<u8> {
+    let of = match takeover {
+        Takeover::Never => None,
+        Takeover::Expired => return b"expired".to_vec(),
+        Takeover::Of(token) => shard.count(token),
+    };
+    of.map_or(b"never".to_vec(), |count| decimal(count).into())
 }
 
 /// An answer, taken apart.
-pub(super) struct Answer {
-    word: Vec<u8>,
-    rest: std::vec::IntoIter<Value>,
+pub(super) enum Answer {
+    /// Of a claim: it is of what is new.
+    Granted(u64),
+    /// Of an operation by the holder of a token: whether the token is that of the claim.
+    Done(bool),
+    /// A word, and what belongs to it.
+    Of(Vec<u8>, std::vec::IntoIter<Value>),
 }
 
 /// What a claim came to, and whether the server had to be told how far it had counted.
@@ -47,42 +50,55 @@ pub(super) struct Claimed {
 
 impl Answer {
     pub(super) fn new(value: Value) -> Result<Self, StoreError> {
-        let Value::Array(parts) = value else {
-            return Err(malformed());
+        let parts = match value {
+            Value::BulkString(token) => return number(&token).map(Self::Granted),
+            Value::Int(done) => return Ok(Self::Done(done == 1)),
+            Value::Array(parts) => parts,
+            _ => return Err(malformed()),
         };
         let mut rest = parts.into_iter();
         let Some(Value::BulkString(word)) = rest.next() else {
             return Err(malformed());
         };
-        let mut answer = Self { word, rest };
-        match &answer.word[..] {
-            b"corrupt" => Err(StoreError::Corrupt {
-                what: wrong(&answer.bytes()?),
-            }),
-            _ => Ok(answer),
+        match &word[..] {
+            b"corrupt" => Err(corrupt(&bytes(&mut rest)?)),
+            _ => Ok(Self::Of(word, rest)),
         }
     }
 
     /// Returns the outcome of a claim.
-    pub(super) fn claimed(mut self, request: &ClaimRequest, shard: Shard) -> Result<Claimed, StoreError> {
+    pub(super) fn claimed(self, request: ClaimRequest, shard: Shard) -> Result<Claimed, StoreError> {
+        let known = |count| shard.token(count).ok_or_else(malformed);
+        let (word, mut rest) = match self {
+            Self::Granted(count) => {
+                let claim = Claim::new(request.id, known(count)?, 1, None);
+                return Ok(Claimed {
+                    outcome: ClaimOutcome::Granted(claim),
+                    set_back: false,
+                });
+            }
+            Self::Done(_) => return Err(malformed()),
+            Self::Of(word, rest) => (word, rest),
+        };
+        let rest = &mut rest;
         let mut set_back = false;
-        let outcome = match &self.word[..] {
+        let outcome = match &word[..] {
             b"granted" => {
-                let (token, attempt) = (self.token(shard)?, self.attempt()?);
-                let took_over = self.maybe_number()?.map(|count| self.known(shard, count)).transpose()?;
-                set_back = self.number()? != 0;
-                ClaimOutcome::Granted(Claim::new(request.id.clone(), token, attempt, took_over))
+                let (token, attempt) = (known(counted(rest)?)?, attempt(rest)?);
+                let took_over = maybe(rest)?.map(|count| number(&count).and_then(known)).transpose()?;
+                set_back = counted(rest)? != 0;
+                ClaimOutcome::Granted(Claim::new(request.id, token, attempt, took_over))
             }
             b"in progress" => ClaimOutcome::Denied(Denied::InProgress {
-                lease_remaining: Duration::from_millis(self.number()?),
-                attempt: self.attempt()?,
+                lease_remaining: Duration::from_millis(counted(rest)?),
+                attempt: attempt(rest)?,
             }),
             b"in doubt" => ClaimOutcome::Denied(Denied::InDoubt {
-                token: self.token(shard)?,
-                attempt: self.attempt()?,
+                token: known(counted(rest)?)?,
+                attempt: attempt(rest)?,
             }),
             b"conflict" => ClaimOutcome::Denied(Denied::Conflict),
-            b"record" => ClaimOutcome::Denied(Denied::Completed(self.whole_record(shard)?)),
+            b"record" => ClaimOutcome::Denied(Denied::Completed(whole_record(rest, shard)?.0)),
             _ => return Err(malformed()),
         };
         Ok(Claimed { outcome, set_back })
@@ -90,107 +106,63 @@ impl Answer {
 
     /// Returns the outcome of an operation by the holder of a token.
     pub(super) fn done(self, token: FencingToken) -> Result<(), StoreError> {
-        match &self.word[..] {
-            b"done" => Ok(()),
-            b"outdated" => Err(StoreError::Outdated { token }),
-            _ => Err(malformed()),
+        match self {
+            Self::Done(true) => Ok(()),
+            Self::Done(false) => Err(StoreError::Outdated { token }),
+            Self::Granted(_) | Self::Of(..) => Err(malformed()),
         }
-    }
-
-    /// Returns the record, if there is one.
-    pub(super) fn record(mut self, shard: Shard) -> Result<Option<Record>, StoreError> {
-        match &self.word[..] {
-            b"absent" => Ok(None),
-            b"record" => self.whole_record(shard).map(Some),
-            _ => Err(malformed()),
-        }
-    }
-
-    fn whole_record(&mut self, shard: Shard) -> Result<Record, StoreError> {
-        let observed = self.timestamp()?;
-        let token = self.token(shard)?;
-        let fingerprint = match self.maybe()? {
-            None => None,
-            Some(digest) => {
-                let digest = digest.try_into().map_err(|_| malformed())?;
-                Some(Fingerprint::from_digest(digest))
-            }
-        };
-        let holder = HolderId::from_bytes(self.bytes()?.try_into().map_err(|_| malformed())?);
-        let attempt = self.attempt()?;
-        let state = match self.maybe_number()? {
-            Some(lease_expires) => {
-                // Of a result, and of when it was recorded and expires.
-                for _ in 0..3 {
-                    self.maybe()?;
-                }
-                State::InProgress {
-                    lease_expires: Timestamp::from_millis(lease_expires),
-                }
-            }
-            None => State::Completed {
-                completed: self.timestamp()?,
-                expires: self.timestamp()?,
-                result: RecordedResult::from_stored(self.bytes()?),
-            },
-        };
-        let mut record = Record::new(fingerprint, token, holder, attempt, state, observed);
-        record.held = self.maybe()?.is_some();
-        Ok(record)
     }
 
     /// Returns the record, if there is one, and the id of the request that claimed.
-    pub(super) fn entry(mut self, shard: Shard) -> Result<Option<(Record, Option<CorrelationId>)>, StoreError> {
-        match &self.word[..] {
-            b"absent" => Ok(None),
-            b"record" => {
-                let record = self.whole_record(shard)?;
-                // An id that is none was not written by us, and is no reason to hide the record.
-                let id = self
-                    .maybe()?
-                    .and_then(|id| CorrelationId::new(str::from_utf8(&id).ok()?).ok());
-                Ok(Some((record, id)))
-            }
-            _ => Err(malformed()),
+    pub(super) fn record(self, shard: Shard) -> Result<Option<(Record, Option<CorrelationId>)>, StoreError> {
+        match self {
+            Self::Of(word, _) if word == b"absent" => Ok(None),
+            Self::Of(word, mut rest) if word == b"record" => whole_record(&mut rest, shard).map(Some),
+            Self::Of(..) | Self::Granted(_) | Self::Done(_) => Err(malformed()),
         }
     }
+}
 
-    fn maybe(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.rest.next() {
-            Some(Value::BulkString(bytes)) => Ok(Some(bytes)),
-            Some(Value::Nil) => Ok(None),
-            _ => Err(malformed()),
-        }
+/// Returns what came of each of so many renewals, given their tokens.
+pub(super) fn renewed(value: Value, tokens: &[FencingToken]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+    let Value::Array(parts) = value else {
+        return Err(malformed());
+    };
+    if parts.len() != tokens.len() {
+        return Err(malformed());
     }
+    let renewed = parts.into_iter().zip(tokens).map(|(part, token)| match part {
+        Value::BulkString(wrong) => Err(corrupt(&wrong)),
+        other => Answer::new(other)?.done(*token),
+    });
+    Ok(renewed.collect())
+}
 
-    fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
-        self.maybe()?.ok_or_else(malformed)
-    }
+type Rest = std::vec::IntoIter<Value>;
 
-    fn maybe_number(&mut self) -> Result<Option<u64>, StoreError> {
-        self.maybe()?.map(|text| number(&text)).transpose()
-    }
+fn whole_record(rest: &mut Rest, shard: Shard) -> Result<(Record, Option<CorrelationId>), StoreError> {
+    let observed = Timestamp::from_millis(counted(rest)?);
+    layout::record(&bytes(rest)?, observed, shard)
+}
 
-    fn number(&mut self) -> Result<u64, StoreError> {
-        number(&self.bytes()?)
+fn maybe(rest: &mut Rest) -> Result<Option<Vec<u8>>, StoreError> {
+    match rest.next() {
+        Some(Value::BulkString(bytes)) => Ok(Some(bytes)),
+        Some(Value::Nil) => Ok(None),
+        _ => Err(malformed()),
     }
+}
 
-    fn timestamp(&mut self) -> Result<Timestamp, StoreError> {
-        self.number().map(Timestamp::from_millis)
-    }
+fn bytes(rest: &mut Rest) -> Result<Vec<u8>, StoreError> {
+    maybe(rest)?.ok_or_else(malformed)
+}
 
-    fn attempt(&mut self) -> Result<u32, StoreError> {
-        u32::try_from(self.number()?).map_err(|_| malformed())
-    }
+fn counted(rest: &mut Rest) -> Result<u64, StoreError> {
+    number(&bytes(rest)?)
+}
 
-    fn token(&mut self, shard: Shard) -> Result<FencingToken, StoreError> {
-        let count = self.number()?;
-        self.known(shard, count)
-    }
-
-    fn known(&self, shard: Shard, count: u64) -> Result<FencingToken, StoreError> {
-        shard.token(count).ok_or_else(malformed)
-    }
+fn attempt(rest: &mut Rest) -> Result<u32, StoreError> {
+    u32::try_from(counted(rest)?).map_err(|_| malformed())
 }
 
 /// Returns pairs of a record's key and its count.
@@ -243,28 +215,22 @@ pub(super) fn slots(value: Value) -> Result<Vec<(i64, i64, Value)>, StoreError> 
     ranges.collect()
 }
 
-fn number(text: &[u8]) -> Result<u64, StoreError> {
-    let text = std::str::from_utf8(text).map_err(|_| malformed())?;
-    text.parse().map_err(|_| malformed())
-}
-
-fn malformed() -> StoreError {
+pub(super) fn malformed() -> StoreError {
     StoreError::Corrupt {
         what: "an answer is not what our scripts answer",
     }
 }
 
-/// What the scripts find wrong with a record, in the words of the field.
-fn wrong(field: &[u8]) -> &'static str {
-    match field {
-        b"key" => "its key holds something else than a hash",
-        b"token" => "its token is missing or not a number",
-        b"attempt" => "its attempt is missing or not a number of 32 bits",
-        b"holder" => "its holder is missing or not 16 bytes long",
-        b"fingerprint" => "its fingerprint is not 32 bytes long",
-        b"state" => "it is neither in progress nor completed, or both",
+/// What the scripts find wrong with a record.
+fn corrupt(what: &[u8]) -> StoreError {
+    let what = match what {
+        b"key" => "its key holds something else than a string",
+        b"head" => "its head is not one of ours, or is cut short",
+        b"attempt" => "its attempt is not a number of 32 bits",
+        b"tail" => "its holder, fingerprint or id is cut short or too long",
         b"result" => "it is completed and has no result",
         b"last token" => "the last token of its shard is not a number, or is too large to go on from",
         _ => "it is not one that this version of oneflight knows",
-    }
+    };
+    StoreError::Corrupt { what }
 }

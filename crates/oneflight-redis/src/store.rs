@@ -7,11 +7,14 @@ use std::time::Duration;
 use redis::Value;
 
 use super::connection::{Acknowledgement, Answered, Call, RedisConnection};
+use super::layout::{self, decimal};
 use super::listen::Ear;
 use super::names::{Keys, Names};
 use super::records::{self, Answer};
-use super::scripts::{CLAIM, COMPLETE, END_LEASE, LOAD, RELEASE, RENEW, Script};
-use super::tokens::Seen;
+use super::renewals::{Renewal, Renewals};
+use super::scripts::{CLAIM, COMPLETE, END_LEASE, LOAD, RELEASE, Script};
+use super::together::{Step, Together};
+use super::tokens::{Seen, Shard};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
@@ -22,13 +25,17 @@ use oneflight::store::{
 ///
 /// # What it costs
 ///
-/// A claim, a renewal, a completion, a release and a look are one round trip each, so
+/// A claim, a completion, a release and a look are one round trip each, so
 /// [`run`](oneflight::idempotency::Idempotency::run) takes two, and a replay one. (After the server has forgotten our
-/// scripts, the first call of each takes one more.)
+/// scripts, the first call of each takes one more.) What tasks of this process ask at the same time goes out in one
+/// message; none waits for another's answer. In a cluster each question goes alone.
 ///
-/// A record takes its scope and key, 32 bytes of fingerprint, the result, and some 200 bytes around them, or some 600
-/// if the result has more than 64 bytes, until its retention ends. Then the server deletes it by itself, and
-/// [`purge`](Store::purge) finds nothing to do.
+/// Renewals wait for one another for up to a sixteenth of a third of the lease, and 2 s at most. So a process takes some
+/// 16 round trips in a third of a lease to renew all that it holds. A renewal that comes alone is sent at once.
+///
+/// A record takes its scope and key, 32 bytes of fingerprint, the id of the request, the result, and some 150 to 250 bytes
+/// around them, until its retention ends; while it is in progress, its key also stands in a list. Then the server deletes
+/// it by itself, and [`purge`](Store::purge) finds nothing to do.
 ///
 /// Redis does one thing at a time and keeps everything in memory: a result of a megabyte is copied on that one thread
 /// when it is written and each time it is replayed. Results are bounded by
@@ -44,12 +51,12 @@ use oneflight::store::{
 /// If an answer takes long, a `PING` is sent after the question, which cannot be answered before it: if the `PING` is
 /// answered first, the answer was lost with a connection. (Not in a cluster, where only the patience bounds that.)
 ///
-/// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `EXISTS`, `HMGET`,
-/// `HGET`, `HSET`, `HDEL`, `DEL`, `GET`, `SET`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and
-/// channels with our prefix, `SUBSCRIBE`, `UNSUBSCRIBE` and `PING`, and, if asked for, `WAIT`. It needs `INFO` for the
-/// store to see whether the server evicts keys. An operator who [looks into the store](oneflight::store::Upkeep) also needs
-/// `SCAN`, within a script, and `CLUSTER SLOTS` in a cluster; what `INFO`, `TIME` and `CONFIG GET` may not be asked for is a
-/// finding that is not known.
+/// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `GET`, `SET`, `SETRANGE`,
+/// `PERSIST`, `DEL`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and channels with our prefix,
+/// `SUBSCRIBE`, `UNSUBSCRIBE` and `PING`, and, if asked for, `WAIT`. It needs `INFO` for the store to see whether the
+/// server evicts keys. An operator who [looks into the store](oneflight::store::Upkeep) also needs `SCAN`, within a script,
+/// and `CLUSTER SLOTS` in a cluster; what `INFO`, `TIME` and `CONFIG GET` may not be asked for is a finding that is not
+/// known.
 ///
 /// # What is promised, and what is not
 ///
@@ -103,6 +110,8 @@ pub(super) struct Inner {
     pub(super) connection: RedisConnection,
     pub(super) names: Names,
     pub(super) seen: Seen,
+    pub(super) renewals: Renewals,
+    pub(super) together: Together,
     /// `None` if it was not said how to listen.
     pub(super) ear: Option<Ear>,
     pub(super) patience: Duration,
@@ -133,43 +142,37 @@ impl RedisStore {
         }
     }
 
-    /// Runs a script whose effect replicas have to acknowledge, if so many are wanted.
-    async fn write(&self, call: Call<'_>) -> Result<Answered, StoreError> {
-        self.0
-            .connection
-            .run(call, self.0.patience, self.0.acknowledgement)
-            .await
-    }
-
-    /// Runs a script that changes the lease of a claim.
-    async fn set_lease(
+    /// Takes a step whose effect replicas have to acknowledge, if so many are wanted.
+    async fn write<const K: usize, const A: usize>(
         &self,
         script: &'static Script,
-        id: &RequestIdentity,
-        token: FencingToken,
-        lease: Duration,
-    ) -> Result<(), StoreError> {
-        let keys = self.0.names.keys(id);
-        let count = counted(&keys, token)?;
-        let lease = records::millis(lease).to_string();
-        let answered = self
-            .ask(Call {
-                script,
-                keys: &[&keys.record],
-                arguments: &[count.as_bytes(), lease.as_bytes()],
-            })
-            .await?;
-        Answer::new(answered)?.done(token)
+        keys: [String; K],
+        arguments: [Vec<u8>; A],
+    ) -> Result<Answered, StoreError> {
+        let step = Step {
+            script,
+            common: self.waits(),
+            keys: keys.into(),
+            arguments: arguments.into(),
+        };
+        self.0.together.take(step).await
+    }
+
+    /// Returns the keys of a claim, and its token as a script compares it. A token says of which shard it is; if that is
+    /// not the shard of the identity, nothing of the identity is there.
+    pub(super) fn held(&self, id: &RequestIdentity, token: FencingToken) -> (Keys, String) {
+        let (shard, count) = Shard::of(token);
+        (self.0.names.keys_in(shard, id), decimal(count))
     }
 
     /// Notes how far the shard has counted.
-    fn see(&self, keys: &Keys, token: FencingToken, set_back: bool) {
-        if let Some(count) = keys.count(token) {
-            self.0.seen.see(keys.shard, count);
+    fn see(&self, shard: Shard, token: FencingToken, set_back: bool) {
+        if let Some(count) = shard.count(token) {
+            self.0.seen.see(shard, count);
         }
         if set_back {
             self.0.seen.set_back();
-            report_forgotten_tokens(&keys.last_token, token);
+            report_forgotten_tokens(&self.0.names.last_token(shard), token);
         }
     }
 }
@@ -192,30 +195,18 @@ impl From<RedisStore> for DynStore {
 
 impl Store for RedisStore {
     async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
-        let keys = self.0.names.keys(&request.id);
-        let fingerprint = request.id.fingerprint();
-        let lease = records::millis(request.lease).to_string();
-        let takeover = records::takeover(request.takeover, &keys);
-        let known = self.0.seen.largest(keys.shard).to_string();
-        let correlation = request.correlation_id.as_ref();
-        let answered = self
-            .write(Call {
-                script: &CLAIM,
-                keys: &[&keys.record, &keys.last_token, &keys.in_progress],
-                arguments: &[
-                    self.waits(),
-                    fingerprint.as_ref().map_or(&[], |it| &it.as_bytes()[..]),
-                    request.holder.as_bytes(),
-                    lease.as_bytes(),
-                    takeover.as_bytes(),
-                    known.as_bytes(),
-                    correlation.map_or(&[], |id| id.as_str().as_bytes()),
-                ],
-            })
-            .await?;
-        let claimed = Answer::new(answered.value)?.claimed(&request, keys.shard)?;
+        let Keys { shard, record } = self.0.names.keys(&request.id);
+        let arguments = [
+            records::millis(request.lease).to_string().into(),
+            records::takeover(request.takeover, shard),
+            decimal(self.0.seen.largest(shard)).into(),
+            layout::tail(&request),
+        ];
+        let keys = [record, self.0.names.last_token(shard), self.0.names.in_progress(shard)];
+        let answered = self.write(&CLAIM, keys, arguments).await?;
+        let claimed = Answer::new(answered.value)?.claimed(request, shard)?;
         if let ClaimOutcome::Granted(claim) = &claimed.outcome {
-            self.see(&keys, claim.token(), claimed.set_back);
+            self.see(shard, claim.token(), claimed.set_back);
         }
         if let ClaimOutcome::Granted(_) | ClaimOutcome::Denied(Denied::Completed(_)) = &claimed.outcome {
             answered.acknowledged?;
@@ -224,35 +215,46 @@ impl Store for RedisStore {
     }
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        self.set_lease(&RENEW, id, token, lease).await
+        let (keys, count) = self.held(id, token);
+        let renewal = Renewal {
+            record: keys.record,
+            shard: keys.shard,
+            token,
+            count,
+            lease,
+        };
+        self.0.renewals.renew(renewal).await
     }
 
     async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
-        self.set_lease(&END_LEASE, id, token, left).await
+        let (keys, count) = self.held(id, token);
+        let left = records::millis(left).to_string();
+        let answered = self
+            .ask(Call {
+                script: &END_LEASE,
+                keys: &[&keys.record],
+                arguments: &[count.as_bytes(), left.as_bytes()],
+            })
+            .await?;
+        Answer::new(answered)?.done(token)
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        let keys = self.0.names.keys(claim.id());
-        let count = counted(&keys, claim.token())?;
+        let (keys, count) = self.held(claim.id(), claim.token());
         let retention = records::millis(retention).to_string();
-        let answered = self
-            .write(Call {
-                script: &COMPLETE,
-                keys: &[&keys.record, &keys.in_progress],
-                arguments: &[self.waits(), count.as_bytes(), retention.as_bytes(), result.as_bytes()],
-            })
-            .await?;
+        let arguments = [count.into(), retention.into(), result.as_bytes().to_vec()];
+        let keys = [keys.record, self.0.names.in_progress(keys.shard)];
+        let answered = self.write(&COMPLETE, keys, arguments).await?;
         Answer::new(answered.value)?.done(claim.token())?;
         answered.acknowledged
     }
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
-        let keys = self.0.names.keys(claim.id());
-        let count = counted(&keys, claim.token())?;
+        let (keys, count) = self.held(claim.id(), claim.token());
         let answered = self
             .ask(Call {
                 script: &RELEASE,
-                keys: &[&keys.record, &keys.in_progress],
+                keys: &[&keys.record, &self.0.names.in_progress(keys.shard)],
                 arguments: &[count.as_bytes()],
             })
             .await?;
@@ -261,15 +263,11 @@ impl Store for RedisStore {
 
     async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         let keys = self.0.names.keys(id);
-        let answered = self
-            .write(Call {
-                script: &LOAD,
-                keys: &[&keys.record],
-                arguments: &[self.waits()],
-            })
-            .await?;
+        let answered = self.write(&LOAD, [keys.record], []).await?;
         let record = Answer::new(answered.value)?.record(keys.shard)?;
-        let record = record.filter(|record| !record.is_past_retention());
+        let record = record
+            .map(|(record, _)| record)
+            .filter(|record| !record.is_past_retention());
         if record.as_ref().is_some_and(|record| record.result().is_some()) {
             answered.acknowledged?;
         }
@@ -290,14 +288,5 @@ impl Store for RedisStore {
             Some(ear) => ear.watch(&self.0.names.keys(id).record).await,
             None => Watch::none(),
         }
-    }
-}
-
-/// Returns a holder's token as its shard counts it, for a script to compare. A token of another shard was never this
-/// identity's.
-pub(super) fn counted(keys: &Keys, token: FencingToken) -> Result<String, StoreError> {
-    match keys.count(token) {
-        Some(count) => Ok(count.to_string()),
-        None => Err(StoreError::Outdated { token }),
     }
 }

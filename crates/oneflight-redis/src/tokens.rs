@@ -23,7 +23,7 @@
 //! ([`RedisStore::setbacks`](super::RedisStore::setbacks), and a warning). A token that no live process has seen is
 //! missed by none.
 //!
-//! Counts stay below 2^53, which is as far as Lua counts exactly: microseconds do until the year 2255.
+//! Counts stay below 9 × 10^15, up to where Lua counts exactly: microseconds do until the year 2255.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +41,13 @@ impl Shard {
     /// Makes a shard of a number below [`SHARDS`].
     pub(super) const fn new(number: u16) -> Self {
         Self(number % SHARDS)
+    }
+
+    /// Returns the shard that drew a token, and what it counted then.
+    pub(super) fn of(token: FencingToken) -> (Self, u64) {
+        let (count, shard) = (token.get() / u64::from(SHARDS), token.get() % u64::from(SHARDS));
+        // A remainder of a number of 16 bits has no more.
+        (Self(u16::try_from(shard).unwrap_or_default()), count)
     }
 
     pub(super) fn all() -> impl Iterator<Item = Self> {
@@ -71,14 +78,14 @@ impl Shard {
 
     /// Returns what this shard counted when it drew a token, or `None` if it did not draw it.
     pub(super) fn count(self, token: FencingToken) -> Option<u64> {
-        let (count, shard) = (token.get() / u64::from(SHARDS), token.get() % u64::from(SHARDS));
-        (shard == u64::from(self.0)).then_some(count)
+        let (shard, count) = Self::of(token);
+        (shard == self).then_some(count)
     }
 
     /// Returns the smallest count whose token is larger than this one.
     pub(super) fn count_after(self, token: FencingToken) -> u64 {
-        let (count, shard) = (token.get() / u64::from(SHARDS), token.get() % u64::from(SHARDS));
-        count + u64::from(shard >= u64::from(self.0))
+        let (shard, count) = Self::of(token);
+        count + u64::from(shard.0 >= self.0)
     }
 }
 

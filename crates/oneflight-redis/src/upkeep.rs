@@ -12,9 +12,10 @@ use redis::{Value, cmd};
 use super::connection::Call;
 use super::doubt::{AT_ONCE, Candidate};
 use super::errors::unavailable;
+use super::layout::decimal;
 use super::records::{self, Answer};
-use super::scripts::{ENTRY, ERASE, HOLD, SCAN};
-use super::store::{RedisStore, counted};
+use super::scripts::{ERASE, HOLD, LOAD, SCAN};
+use super::store::RedisStore;
 use super::tokens::Shard;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, State};
@@ -87,7 +88,11 @@ impl RedisStore {
         if !self.0.connection.is_cluster() {
             return Ok(vec![Shard::new(0)]);
         }
-        let slots = self.0.connection.answer_to(cmd("CLUSTER").arg("SLOTS")).await;
+        let slots = self
+            .0
+            .connection
+            .answer_to(cmd("CLUSTER").arg("SLOTS"), self.0.patience)
+            .await;
         let slots = records::slots(slots.map_err(unavailable)?)?;
         let mut servers: Vec<(&Value, Shard)> = Vec::new();
         for shard in Shard::all() {
@@ -127,11 +132,11 @@ impl RedisStore {
     async fn entry(&self, id: RequestIdentity) -> Result<Option<RecordEntry>, StoreError> {
         let keys = self.0.names.keys(&id);
         let call = Call {
-            script: &ENTRY,
+            script: &LOAD,
             keys: &[&keys.record],
-            arguments: &[],
+            arguments: &[b"0"],
         };
-        let known = Answer::new(self.ask(call).await?)?.entry(keys.shard)?;
+        let known = Answer::new(self.ask(call).await?)?.record(keys.shard)?;
         Ok(known
             .filter(|(record, _)| !record.is_past_retention())
             .map(|(record, correlation)| {
@@ -239,7 +244,7 @@ impl RedisStore {
         let (token, left) = match (what, of) {
             (Erase::Records, None) => (String::new(), None),
             (Erase::Records, Some(of)) => match keys.count(of) {
-                Some(count) => (count.to_string(), None),
+                Some(count) => (decimal(count), None),
                 None => return Ok(false),
             },
             (Erase::Answers, of) => {
@@ -253,7 +258,7 @@ impl RedisStore {
                 let Some(left) = result.erased() else {
                     return Ok(of.is_some());
                 };
-                (counted(&keys, entry.record.token)?, Some(left))
+                (decimal(keys.count(entry.record.token).unwrap_or_default()), Some(left))
             }
         };
         let call = Call {
@@ -345,7 +350,7 @@ impl Upkeep for RedisStore {
         let Some(count) = keys.count(token) else {
             return Ok(false);
         };
-        let count = count.to_string();
+        let count = decimal(count);
         let call = Call {
             script: &HOLD,
             keys: &[&keys.record],

@@ -18,6 +18,7 @@ mod machine;
 mod picture;
 mod purge;
 mod racy;
+mod redis_calls;
 mod rounds;
 mod size;
 mod storm;
@@ -58,6 +59,8 @@ enum Part {
     Trips,
     /// Against "get, work, set" on the same store.
     Racy,
+    /// The same on Redis, with the processor time behind it.
+    Redis,
     /// SQLite, against the bare transaction.
     Transactions,
     /// Four processes, and every order sent a thousand times.
@@ -130,6 +133,7 @@ async fn measure(part: Part, extent: Extent) -> Result<Vec<Figure>, Failure> {
     match part {
         Part::Trips => trips::measure().await,
         Part::Racy => racy::measure(extent).await,
+        Part::Redis => redis_calls::measure(extent).await,
         Part::Transactions => transactions::measure(extent).await,
         Part::Storm => storm::measure(extent).await,
         Part::Burst => Ok(vec![burst::measure(extent).await?]),

@@ -2,7 +2,7 @@
 //! as it takes; keeping what we promise may not take longer on the same store.
 //!
 //! Two kinds of work: some that is done elsewhere and takes no time here (`run`), and a row in the store's own database
-//! (`run_in_tx`). Every call is the first of its key. The databases wait for the disk, as they do unless told otherwise.
+//! (`run_in_tx`). All clients of a round are one task; `redis_calls.rs` has Redis with a task for each. Every call is the first of its key. The databases wait for the disk, as they do unless told otherwise.
 
 use oneflight::idempotency::Idempotency;
 use oneflight::identity::{RequestIdentity, Scope};

@@ -1,80 +1,106 @@
--- Takes the right to execute, or says why not: `store::decide`, with what follows from it.
+-- Takes rights to execute, or says why not: `store::decide`, with what follows from it.
 --
--- KEYS  the record; the last token of its shard; what is in progress in its shard
--- ARGV  whether the asker waits for replicas, fingerprint or nothing, holder, lease in milliseconds, from whom may be taken
---       over (`never`, `expired`, a token), the largest token of the shard that the asker knows, the id of the request or nothing
+-- KEYS  of each claim: the record, the last token of its shard, what is in progress in its shard
+-- ARGV  whether the asker waits for replicas; of each claim: lease in milliseconds, from whom may be taken over (`never`,
+--       `expired`, a token), the largest token of the shard that the asker knows, the tail of the record
+--
+-- A claim of what is new is answered with its token alone. Of several claims, each is answered for itself; if all are of
+-- what is new, with their tokens in a row.
 
-local waits, fingerprint, holder, lease, takeover = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local known, correlation = whole(ARGV[6]), ARGV[7]
-local micros = now()
-local millis = math.floor(micros / 1000)
+local KEYS, ARGV, LARGEST = KEYS, ARGV, '8999999999999999'
+local waits = ARGV[1] == '1'
+local time = redis.call('TIME')
+local millis = time[1] * 1000 + floor(time[2] / 1000)
+-- Texts of one length compare as their numbers do.
+local micros = time[1] .. sub('00000' .. time[2], -6)
 
-local record, wrong = read(KEYS[1])
-if not record then
-    return { 'corrupt', wrong }
-end
-local attempt, took_over, held = 1, false, false
-local past_retention = record.completed and whole(record.expires) <= millis
-if record.token and not past_retention then
-    if (record.fingerprint or '') ~= fingerprint then
-        return { 'conflict' }
+local function claim(key, last_token, in_progress, lease, takeover, known, tail)
+    local record, at = read(key)
+    if not record and at then
+        return { 'corrupt', at }
     end
-    if record.completed then
-        write_again(waits, KEYS[1], 'completed', record.completed)
-        return answer(KEYS[1], record, millis)
+    local state, attempt, took_over, least = 'p', '0000000001', false, known
+    if record and sub(record, 2, 17) > known then
+        least = sub(record, 2, 17)
     end
-    local remaining = whole(record.lease_expires) - millis
-    attempt = whole(record.attempt)
-    if record.holder == holder and remaining > 0 then
-        write_again(waits, KEYS[1], 'lease_expires', record.lease_expires)
-        return { 'granted', record.token, record.attempt, false, '0' }
-    elseif record.holder == holder and not record.held then
-        -- It asks again too late, for the same attempt.
-    elseif remaining > 0 then
-        return { 'in progress', decimal(remaining), record.attempt }
-    elseif takeover ~= record.token and (record.held or takeover ~= 'expired') then
-        return { 'in doubt', record.token, record.attempt }
-    else
-        attempt = math.min(attempt + 1, LARGEST_ATTEMPT)
-        took_over = record.token
+    if record and not (sub(record, 1, 1) == 'c' and tonumber(sub(record, 44, 59)) <= millis) then
+        -- The fingerprint, and whether there is one.
+        local print = sub(tail, 17, sub(tail, 17, 17) == '1' and 49 or 17)
+        if sub(record, 76, 75 + #print) ~= print then
+            return { 'conflict' }
+        end
+        if sub(record, 1, 1) == 'c' then
+            -- Written again, as it is, for an asker that waits for replicas. `WAIT` is answered for what its own connection
+            -- has written, and what is found may have been written over a connection that was lost.
+            if waits then
+                redis.call('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+            end
+            return { 'record', decimal(millis), record }
+        end
+        local ends, token, is_own = sub(record, 28, 43), sub(record, 2, 17), sub(record, 60, 75) == sub(tail, 1, 16)
+        local remaining = ends - millis
+        state, attempt = sub(record, 1, 1), sub(record, 18, 27)
+        if is_own and remaining > 0 then
+            if waits then
+                overwrite(key, 28, ends)
+            end
+            return { 'granted', token, attempt, false, '0' }
+        elseif is_own and state ~= 'h' then
+            -- It asks again too late, for the same attempt.
+        elseif remaining > 0 then
+            return { 'in progress', decimal(remaining), attempt }
+        elseif takeover ~= token and (state == 'h' or takeover ~= 'expired') then
+            return { 'in doubt', token, attempt }
+        else
+            attempt = format('%010.0f', math.min(attempt + 1, LARGEST_ATTEMPT))
+            took_over = token
+        end
+        -- A request without an id keeps the one that there was.
+        if sub(tail, 17 + #print) == '000' then
+            tail = sub(tail, 1, 16 + #print) .. sub(record, 76 + #print)
+        end
     end
-    held = record.held
-    if correlation == '' then
-        correlation = redis.call('HGET', KEYS[1], 'correlation') or ''
+
+    -- The clock, unless it is behind what is known.
+    local token = micros
+    if token <= least then
+        token = decimal(least + 1)
+        if token > LARGEST then
+            return { 'corrupt', 'last token' }
+        end
     end
+    local last = redis.pcall('SET', last_token, token, 'GET')
+    if type(last) == 'table' then
+        return find(last.err, 'WRONGTYPE') and { 'corrupt', 'last token' } or last
+    end
+    if last and not (#last == 16 and last < token and find(last, '^%d+$')) then
+        local counted = #last <= 16 and find(last, '^%d+$') and tonumber(last)
+        local next = counted and math.max(counted + 1, tonumber(token))
+        token = next and decimal(next)
+        if not token or token > LARGEST then
+            redis.call('SET', last_token, last)
+            return { 'corrupt', 'last token' }
+        end
+        last = decimal(counted)
+        redis.call('SET', last_token, token)
+    end
+    redis.call('SET', key, state .. token .. attempt .. decimal(millis + lease) .. '0000000000000000' .. tail)
+    redis.call('ZADD', in_progress, token, key)
+    local is_set_back = (last or '0000000000000000') < known
+    if record or is_set_back then
+        return { 'granted', token, attempt, took_over, is_set_back and '1' or '0' }
+    end
+    return token
 end
 
-local last = redis.pcall('GET', KEYS[2])
-if type(last) == 'table' then
-    return { 'corrupt', 'last token' }
+if #KEYS == 3 then
+    return claim(KEYS[1], KEYS[2], KEYS[3], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 end
-last = whole(last or '0')
-if not last then
-    return { 'corrupt', 'last token' }
+local answers, all_new = {}, true
+for number = 1, #KEYS / 3 do
+    local key, argument = 3 * number, 4 * number
+    local answer = claim(KEYS[key - 2], KEYS[key - 1], KEYS[key],
+        ARGV[argument - 2], ARGV[argument - 1], ARGV[argument], ARGV[argument + 1])
+    answers[number], all_new = answer, all_new and type(answer) == 'string'
 end
-local token = math.max(math.max(last, known, whole(record.token) or 0) + 1, micros)
-if token >= END_OF_NUMBERS then
-    return { 'corrupt', 'last token' }
-end
-token, attempt = decimal(token), decimal(attempt)
-redis.call('SET', KEYS[2], token)
-redis.call('ZADD', KEYS[3], token, KEYS[1])
-if record.token then
-    -- With it goes the time at which what was completed would expire.
-    redis.call('DEL', KEYS[1])
-end
-local fields = { 'token', token, 'holder', holder, 'attempt', attempt, 'lease_expires', decimal(millis + lease) }
-if fingerprint ~= '' then
-    fields[#fields + 1] = 'fingerprint'
-    fields[#fields + 1] = fingerprint
-end
-if correlation ~= '' then
-    fields[#fields + 1] = 'correlation'
-    fields[#fields + 1] = correlation
-end
-if held then
-    fields[#fields + 1] = 'held'
-    fields[#fields + 1] = held
-end
-redis.call('HSET', KEYS[1], unpack(fields))
-return { 'granted', token, attempt, took_over, last < known and '1' or '0' }
+return all_new and table.concat(answers) or answers

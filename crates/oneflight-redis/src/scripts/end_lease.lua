@@ -3,15 +3,16 @@
 -- KEYS  the record
 -- ARGV  token, what is to be left of the lease, in milliseconds
 
-local record, wrong = read(KEYS[1])
-if not record then
-    return { 'corrupt', wrong }
+local record, at = read(KEYS[1])
+if not record and at then
+    return { 'corrupt', at }
 end
-if record.token ~= ARGV[1] or record.completed then
-    return { 'outdated' }
+if not record or sub(record, 2, 17) ~= ARGV[1] or sub(record, 1, 1) == 'c' then
+    return 0
 end
-overwrite(KEYS[1], 'lease_expires', decimal(math.floor(now() / 1000) + tonumber(ARGV[2])))
+local time = redis.call('TIME')
+overwrite(KEYS[1], 28, decimal(time[1] * 1000 + floor(time[2] / 1000) + ARGV[2]))
 if ARGV[2] == '0' then
-    tell(KEYS[1])
+    redis.pcall('PUBLISH', KEYS[1], '')
 end
-return { 'done' }
+return 1

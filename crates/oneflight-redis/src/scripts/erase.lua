@@ -3,18 +3,18 @@
 -- KEYS  the record
 -- ARGV  the token, or nothing for any; what is left of the result, or nothing
 
-local record, wrong = read(KEYS[1])
-if not record then
-    return { 'corrupt', wrong }
+local record, at = read(KEYS[1])
+if not record and at then
+    return { 'corrupt', at }
 end
-if not record.completed then
-    return { 'outdated' }
+if not record or sub(record, 1, 1) ~= 'c' then
+    return 0
 end
-if ARGV[1] ~= '' and ARGV[1] ~= record.token then
-    return { 'outdated' }
+if ARGV[1] ~= '' and ARGV[1] ~= sub(record, 2, 17) then
+    return 0
 elseif ARGV[2] == '' then
     redis.call('DEL', KEYS[1])
 else
-    overwrite(KEYS[1], 'result', ARGV[2])
+    redis.call('SET', KEYS[1], sub(record, 1, at - 1) .. ARGV[2], 'KEEPTTL')
 end
-return { 'done' }
+return 1

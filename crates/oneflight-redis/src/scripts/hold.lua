@@ -3,12 +3,12 @@
 -- KEYS  the record
 -- ARGV  token
 
-local record, wrong = read(KEYS[1])
-if not record then
-    return { 'corrupt', wrong }
+local record, at = read(KEYS[1])
+if not record and at then
+    return { 'corrupt', at }
 end
-if record.token ~= ARGV[1] or record.completed then
-    return { 'outdated' }
+if not record or sub(record, 2, 17) ~= ARGV[1] or sub(record, 1, 1) == 'c' then
+    return 0
 end
-redis.call('HSET', KEYS[1], 'held', '1')
-return { 'done' }
+overwrite(KEYS[1], 1, 'h')
+return 1

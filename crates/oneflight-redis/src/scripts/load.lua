@@ -3,14 +3,15 @@
 -- KEYS  the record
 -- ARGV  whether the asker waits for replicas
 
-local record, wrong = read(KEYS[1])
+local record, at = read(KEYS[1])
 if not record then
-    return { 'corrupt', wrong }
+    return at and { 'corrupt', at } or { 'absent' }
 end
-if not record.token then
-    return { 'absent' }
+local time = redis.call('TIME')
+local millis = time[1] * 1000 + floor(time[2] / 1000)
+local expires = tonumber(sub(record, 44, 59))
+-- As a claim writes again what it finds. What is past its retention would be deleted by that.
+if ARGV[1] == '1' and sub(record, 1, 1) == 'c' and expires > millis then
+    redis.call('PEXPIREAT', KEYS[1], expires)
 end
-if record.completed then
-    write_again(ARGV[1], KEYS[1], 'completed', record.completed)
-end
-return answer(KEYS[1], record, math.floor(now() / 1000))
+return { 'record', decimal(millis), record }

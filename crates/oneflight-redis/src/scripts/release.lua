@@ -3,14 +3,14 @@
 -- KEYS  the record; what is in progress in its shard
 -- ARGV  token
 
-local record, wrong = read(KEYS[1])
-if not record then
-    return { 'corrupt', wrong }
+local record, at = read(KEYS[1])
+if not record and at then
+    return { 'corrupt', at }
 end
-if record.token ~= ARGV[1] or record.completed then
-    return { 'outdated' }
+if not record or sub(record, 2, 17) ~= ARGV[1] or sub(record, 1, 1) == 'c' then
+    return 0
 end
 redis.call('ZREM', KEYS[2], KEYS[1])
 redis.call('DEL', KEYS[1])
-tell(KEYS[1])
-return { 'done' }
+redis.pcall('PUBLISH', KEYS[1], '')
+return 1

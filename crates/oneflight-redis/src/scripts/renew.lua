@@ -1,17 +1,25 @@
--- Prolongs the lease of a claim, and never shortens it.
+-- Prolongs the leases of claims, and never shortens one.
 --
--- KEYS  the record
--- ARGV  token, lease in milliseconds
+-- KEYS  the records
+-- ARGV  of each, token and lease in milliseconds
+--
+-- Answers of each: 1 if it is renewed, 0 if the claim is not the token's any more, or what is wrong with the record.
 
-local record, wrong = read(KEYS[1])
-if not record then
-    return { 'corrupt', wrong }
+local time = redis.call('TIME')
+local millis = time[1] * 1000 + floor(time[2] / 1000)
+local answers = {}
+for number, key in ipairs(KEYS) do
+    local record, at = read(key)
+    if not record and at then
+        answers[number] = at
+    elseif not record or sub(record, 2, 17) ~= ARGV[2 * number - 1] or sub(record, 1, 1) == 'c' then
+        answers[number] = 0
+    else
+        local ends = decimal(millis + ARGV[2 * number])
+        if ends > sub(record, 28, 43) then
+            overwrite(key, 28, ends)
+        end
+        answers[number] = 1
+    end
 end
-if record.token ~= ARGV[1] or record.completed then
-    return { 'outdated' }
-end
-local expires = math.floor(now() / 1000) + tonumber(ARGV[2])
-if expires > whole(record.lease_expires) then
-    overwrite(KEYS[1], 'lease_expires', decimal(expires))
-end
-return { 'done' }
+return answers

@@ -31,7 +31,7 @@ impl Info {
 
 pub(super) async fn all(store: &RedisStore) -> Result<Vec<Finding>, StoreError> {
     let connection = &store.0.connection;
-    let asked = async |command: &Cmd| connection.answer_to(command).await;
+    let asked = async |command: &Cmd| connection.answer_to(command, store.0.patience).await;
     let mut findings = match asked(cmd("INFO").arg("everything")).await {
         Ok(answer) => worst(texts(answer).into_iter().map(|text| of(&Info(text)))),
         Err(error) if error.code().is_some() => vec![Finding::new(

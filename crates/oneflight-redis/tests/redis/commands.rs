@@ -162,14 +162,14 @@ async fn the_clock_of_a_client_is_of_no_account() {
     };
     let sent = watched.commands().await;
     let arguments = parts(&sent[0]);
-    // Behind the holder: lease, takeover, the largest token seen, and the id of the request, which has none.
+    // Lease, takeover, and the largest token seen; behind them the tail of the record, which begins with the holder.
     assert_eq!(
-        arguments[arguments.len() - 4..],
-        ["60000", "never", "0", ""],
+        arguments[arguments.len() - 4..arguments.len() - 1],
+        ["60000", "never", "0000000000000000"],
         "{sent:#?}"
     );
     let result = RecordedResult::value(Verdict::Performed, CodecId::None, b"");
-    let count = (claim.token().get() / 1024).to_string();
+    let count = format!("{:016}", claim.token().get() / 1024);
     store.complete(claim, result, MINUTE).await.unwrap();
     let sent = watched.commands().await;
     let arguments = parts(&sent[0]);

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use oneflight::record::{FencingToken, State};
+use oneflight::record::FencingToken;
 use redis::cmd;
 
 #[path = "../../../../tests/common/decision.rs"]
 mod cases;
 
-use crate::server::{place, prefix, server};
+use crate::server::{place, prefix, server, stored};
 use cases::offset;
 
 #[tokio::test]
@@ -28,32 +28,12 @@ async fn the_script_decides_as_the_function_does() {
             let key = place(&store, &prefix, id).await.key;
             let (seconds, micros): (i64, i64) = cmd("TIME").query_async(&mut connection).await.unwrap();
             let at = |instant| seconds * 1000 + micros / 1000 + offset(record, instant);
-            let mut put = cmd("HSET");
-            put.arg(key).arg("token").arg(record.token.get() / 1024);
-            put.arg("holder").arg(record.holder.as_bytes());
-            put.arg("attempt").arg(record.attempt);
-            if let Some(fingerprint) = &record.fingerprint {
-                put.arg("fingerprint").arg(fingerprint.as_bytes());
-            }
-            if record.held {
-                put.arg("held").arg(1);
-            }
-            match &record.state {
-                State::InProgress { lease_expires } => put.arg("lease_expires").arg(at(*lease_expires)),
-                State::Completed {
-                    result,
-                    completed,
-                    expires,
-                } => put
-                    .arg("completed")
-                    .arg(at(*completed))
-                    .arg("expires")
-                    .arg(at(*expires))
-                    .arg("result")
-                    .arg(result.as_bytes()),
-                other => panic!("{other:?}"),
-            };
-            put.exec_async(&mut connection).await.unwrap();
+            let set: redis::RedisResult<()> = cmd("SET")
+                .arg(key)
+                .arg(stored(record, at))
+                .query_async(&mut connection)
+                .await;
+            set.unwrap();
         },
     )
     .await;

@@ -108,6 +108,17 @@ async fn a_connection_over_which_nobody_answers_is_given_up_for_another() {
     assert_eq!(proxy.cuts(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_answer_is_not_waited_for_as_a_store_is_opened() {
+    let proxy = Proxy::before(server().port()).await;
+    proxy.cut("memory", Cut::Swallowed);
+    let options = RedisStore::options().patience(Duration::from_millis(300));
+    let opened = options.open(format!("redis://127.0.0.1:{}/", proxy.port()));
+    let opened = tokio::time::timeout(Duration::from_secs(10), opened).await.unwrap();
+    assert!(matches!(opened, Err(StoreError::Unavailable { .. })), "{opened:?}");
+    assert_eq!(proxy.cuts(), 1);
+}
+
 /// A client that hands its commands to a task through a channel can lose one, and its answer, just as the connection breaks:
 /// it is sent when the task has ended already, and nobody says so (tokio issue 7714). About one in eight hundred breaks here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
@@ -318,10 +329,10 @@ async fn what_is_in_progress_never_expires_and_what_is_completed_does() {
     }
     // One that the server is late to delete is written over, and what takes its place does not expire.
     let mut connection = server.connection().await;
-    let late = cmd("HSET")
+    let late = cmd("SETRANGE")
         .arg(&place.key)
-        .arg("expires")
-        .arg(1)
+        .arg(43)
+        .arg("0000000000000001")
         .exec_async(&mut connection)
         .await;
     late.unwrap();
@@ -339,29 +350,33 @@ async fn what_makes_no_sense_is_corrupt_and_left_alone() {
     let prefix = prefix();
     let store = server().store(&prefix).await;
     let mut connection = server().connection().await;
-    let defects: [(&str, &[&str]); 13] = [
-        ("another type", &["SET", "{key}", "x"]),
-        ("no token", &["HDEL", "{key}", "token"]),
-        ("a token in words", &["HSET", "{key}", "token", "seven"]),
+    const CUT: &str = "redis.call('SET', KEYS[1], string.sub(redis.call('GET', KEYS[1]), 1, ARGV[1]))";
+    const ANOTHER_TYPE: &str = "redis.call('DEL', KEYS[1]) redis.call('HSET', KEYS[1], 'token', '7')";
+    // `layout.rs` has where everything is.
+    let defects: [(&str, &[&str]); 17] = [
+        ("another type", &["EVAL", ANOTHER_TYPE, "1", "{key}"]),
+        ("another text", &["SET", "{key}", "x"]),
+        ("no text", &["SET", "{key}", ""]),
+        ("another state", &["SETRANGE", "{key}", "0", "d"]),
+        ("a token in words", &["SETRANGE", "{key}", "1", "seven"]),
         (
             "a token that is too large",
-            &["HSET", "{key}", "token", "9007199254740992"],
+            &["SETRANGE", "{key}", "1", "9007199254740992"],
         ),
-        ("no attempt", &["HDEL", "{key}", "attempt"]),
+        ("no attempt", &["SETRANGE", "{key}", "17", "          "]),
         (
             "an attempt that is too large",
-            &["HSET", "{key}", "attempt", "4294967296"],
+            &["SETRANGE", "{key}", "17", "4294967296"],
         ),
-        ("no holder", &["HDEL", "{key}", "holder"]),
-        ("a short holder", &["HSET", "{key}", "holder", "me"]),
-        ("a short fingerprint", &["HSET", "{key}", "fingerprint", "print"]),
-        ("a lease in words", &["HSET", "{key}", "lease_expires", "soon"]),
-        ("neither state", &["HDEL", "{key}", "lease_expires"]),
-        (
-            "both states",
-            &["HSET", "{key}", "completed", "1", "expires", "2", "result", "3"],
-        ),
-        ("a negative lease", &["HSET", "{key}", "lease_expires", "-1"]),
+        ("a lease in words", &["SETRANGE", "{key}", "27", "soon"]),
+        ("a negative lease", &["SETRANGE", "{key}", "27", "-1"]),
+        ("a head that is cut short", &["EVAL", CUT, "1", "{key}", "58"]),
+        ("a short holder", &["EVAL", CUT, "1", "{key}", "70"]),
+        ("a short fingerprint", &["EVAL", CUT, "1", "{key}", "100"]),
+        ("a fingerprint that is denied", &["SETRANGE", "{key}", "75", "0"]),
+        ("an id that is cut short", &["SETRANGE", "{key}", "108", "001"]),
+        ("more than there should be", &["APPEND", "{key}", "x"]),
+        ("completed without a result", &["SETRANGE", "{key}", "0", "c"]),
     ];
     for (number, (defect, command)) in defects.iter().enumerate() {
         let id = id(&format!("k{number}")).with_known_fingerprint(Fingerprint::of("payload"));
@@ -398,9 +413,9 @@ async fn what_makes_no_sense_is_corrupt_and_left_alone() {
     let place = place(&store, &prefix, &id).await;
     let held = claim(&store, &id).await;
     store.complete(held, result(), MINUTE).await.unwrap();
-    cmd("HDEL")
-        .arg(&place.key)
-        .arg("result")
+    // There is neither a fingerprint nor an id.
+    cmd("EVAL")
+        .arg(&[CUT, "1", &place.key, "79"])
         .exec_async(&mut connection)
         .await
         .unwrap();
@@ -408,7 +423,7 @@ async fn what_makes_no_sense_is_corrupt_and_left_alone() {
     assert!(matches!(answer, Err(StoreError::Corrupt { .. })), "{answer:?}");
     // A counter that is none is not started anew.
     cmd("DEL").arg(&place.key).exec_async(&mut connection).await.unwrap();
-    for counter in ["seven", "9007199254740991"] {
+    for counter in ["seven", "sixteen letters.", "9007199254740991", "8999999999999999"] {
         cmd("SET")
             .arg(place.last_token())
             .arg(counter)
@@ -417,7 +432,20 @@ async fn what_makes_no_sense_is_corrupt_and_left_alone() {
             .unwrap();
         let answer = store.claim(ClaimRequest::new(&id, MINUTE)).await;
         assert!(matches!(answer, Err(StoreError::Corrupt { .. })), "{answer:?}");
+        let left: String = cmd("GET")
+            .arg(place.last_token())
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(left, counter);
     }
+    for command in [&["DEL"][..], &["HSET", "a", "b"]] {
+        let mut spoil = cmd(command[0]);
+        spoil.arg(place.last_token()).arg(&command[1..]);
+        spoil.exec_async(&mut connection).await.unwrap();
+    }
+    let answer = store.claim(ClaimRequest::new(&id, MINUTE)).await;
+    assert!(matches!(answer, Err(StoreError::Corrupt { .. })), "{answer:?}");
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ mod conformance;
 mod decision;
 mod faults;
 mod in_doubt_corrupt;
+mod renewals;
 mod replicas;
+mod together;
 mod upkeep;
 mod wait;

@@ -1,0 +1,263 @@
+//! Steps that go out together.
+//!
+//! ```text
+//! nothing under way ──────▶ sent by its caller
+//! something is under way ─▶ gathered, until every task that can run has run ──▶ sent by a task, in one message
+//! ```
+//!
+//! What a call costs this process and the server is mostly the same for one step and for several: a message, tasks that
+//! are woken, a script that is begun. So the steps of callers that run at the same time share it. None waits for the
+//! answer of another one. The task that gathers gives way to those that can run now, and no longer: where the server is
+//! far away and the processor idle, each step goes out at once.
+//!
+//! A caller could gather in its own place, which would save the task. But a caller may be kept and not polled, and it
+//! would hold all others up.
+//!
+//! Claims of one message are one script, and so are completions. Each has an answer of its own. In a cluster a script
+//! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redis::Value;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+
+use super::connection::{Answered, Call, Way};
+use super::errors::unavailable;
+use super::layout::TOKEN;
+use super::records::malformed;
+use super::scripts::Script;
+use oneflight::store::StoreError;
+
+/// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms.
+const MOST: usize = 64;
+
+/// What a script is given for one step.
+pub(super) struct Step {
+    pub(super) script: &'static Script,
+    /// What is the same for all steps of a script that this store takes.
+    pub(super) common: &'static [u8],
+    pub(super) keys: Vec<String>,
+    pub(super) arguments: Vec<Vec<u8>>,
+}
+
+type Answer = Result<Answered, StoreError>;
+
+/// See the module's documentation.
+pub(super) struct Together(Arc<Inner>);
+
+struct Inner {
+    way: Way,
+    gathered: Mutex<Gathered>,
+}
+
+#[derive(Default)]
+struct Gathered {
+    /// The number of messages that are under way.
+    under_way: usize,
+    waiting: Vec<(Step, oneshot::Sender<Answer>)>,
+    /// There is a task that sends what waits.
+    is_seen_to: bool,
+}
+
+impl Together {
+    pub(super) fn over(way: Way) -> Self {
+        let gathered = Mutex::default();
+        Self(Arc::new(Inner { way, gathered }))
+    }
+
+    /// Takes a step, perhaps together with others.
+    pub(super) async fn take(&self, step: Step) -> Answer {
+        let inner = &self.0;
+        if inner.way.connection.is_cluster() || !drives_itself() {
+            return alone(&inner.way, &step).await;
+        }
+        let (answer, begins) = match inner.join(step) {
+            Joined::Alone(step) => {
+                let _under_way = UnderWay(inner);
+                return alone(&inner.way, &step).await;
+            }
+            Joined::Waits { answer, begins } => (answer, begins),
+        };
+        if begins {
+            tokio::spawn(Gathering::of(inner).send());
+        }
+        let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
+        answer.await.map_err(given_up)?
+    }
+}
+
+impl Inner {
+    fn join(&self, step: Step) -> Joined {
+        let mut gathered = self.gathered.lock();
+        if gathered.under_way == 0 && !gathered.is_seen_to {
+            gathered.under_way = 1;
+            return Joined::Alone(step);
+        }
+        let (sender, answer) = oneshot::channel();
+        gathered.waiting.push((step, sender));
+        let begins = !std::mem::replace(&mut gathered.is_seen_to, true);
+        Joined::Waits { answer, begins }
+    }
+}
+
+enum Joined {
+    /// It is under way from now on.
+    Alone(Step),
+    Waits {
+        answer: oneshot::Receiver<Answer>,
+        /// The caller begins the task that sends it.
+        begins: bool,
+    },
+}
+
+/// Returns whether a task gets its turn here, whatever becomes of the caller. A runtime of one thread may rest for long, and
+/// callers on another one would wait for it.
+fn drives_itself() -> bool {
+    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
+/// A message is under way as long as this is there.
+struct UnderWay<'a>(&'a Inner);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.gathered.lock().under_way -= 1;
+    }
+}
+
+/// The task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins
+/// another one.
+struct Gathering {
+    inner: Arc<Inner>,
+    has_taken: bool,
+}
+
+impl Gathering {
+    fn of(inner: &Arc<Inner>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            has_taken: false,
+        }
+    }
+
+    async fn send(mut self) {
+        yield_now().await;
+        let waiting = self.take(1);
+        let _under_way = UnderWay(&self.inner);
+        let way = &self.inner.way;
+        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        let groups = in_groups(&steps);
+        let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
+        let calls: Vec<_> = given.iter().map(Given::call).collect();
+        let answers = way.connection.run_all(&calls, way.patience, way.acknowledgement);
+        let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
+        for (group, answer) in groups.iter().zip(answers.await) {
+            for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
+                // The caller may be gone.
+                let _ = callers[*place].take().map(|caller| caller.send(answer));
+            }
+        }
+    }
+
+    /// Takes what waits, to be sent in so many messages.
+    fn take(&mut self, messages: usize) -> Vec<(Step, oneshot::Sender<Answer>)> {
+        self.has_taken = true;
+        let mut gathered = self.inner.gathered.lock();
+        gathered.is_seen_to = false;
+        gathered.under_way += messages;
+        std::mem::take(&mut gathered.waiting)
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if !self.has_taken {
+            drop(self.take(0));
+        }
+    }
+}
+
+async fn alone(way: &Way, step: &Step) -> Answer {
+    let given = Given::of(&[(0, step)]);
+    way.connection
+        .run(given.call(), way.patience, way.acknowledgement)
+        .await
+}
+
+/// Puts the steps of one script together, each with its place among all.
+fn in_groups(steps: &[Step]) -> Vec<Vec<(usize, &Step)>> {
+    let mut groups: Vec<Vec<(usize, &Step)>> = Vec::new();
+    for (place, step) in steps.iter().enumerate() {
+        let has_room = |group: &&mut Vec<(usize, &Step)>| {
+            let of_one = std::ptr::eq(group[0].1.script, step.script);
+            of_one && step.script.takes_several && group.len() < MOST
+        };
+        match groups.iter_mut().find(has_room) {
+            Some(group) => group.push((place, step)),
+            None => groups.push(vec![(place, step)]),
+        }
+    }
+    groups
+}
+
+/// What a script is given of a group.
+struct Given<'a> {
+    script: &'static Script,
+    keys: Vec<&'a str>,
+    arguments: Vec<&'a [u8]>,
+}
+
+impl<'a> Given<'a> {
+    fn of(group: &[(usize, &'a Step)]) -> Self {
+        let first = group[0].1;
+        let steps = || group.iter().map(|(_, step)| *step);
+        let mut arguments = Vec::with_capacity(1 + group.len() * first.arguments.len());
+        arguments.push(first.common);
+        arguments.extend(steps().flat_map(|step| &step.arguments).map(Vec::as_slice));
+        Self {
+            script: first.script,
+            keys: steps().flat_map(|step| &step.keys).map(String::as_str).collect(),
+            arguments,
+        }
+    }
+
+    fn call(&self) -> Call<'_> {
+        Call {
+            script: self.script,
+            keys: &self.keys,
+            arguments: &self.arguments,
+        }
+    }
+}
+
+/// Returns the answer to each of so many steps.
+fn each(answer: Answer, steps: usize) -> Vec<Answer> {
+    let Answered { value, acknowledged } = match answer {
+        Ok(answered) if steps == 1 => return vec![Ok(answered)],
+        Ok(answered) => answered,
+        Err(error) => return (0..steps).map(|_| Err(error.clone())).collect(),
+    };
+    let same = |value| {
+        let acknowledged = acknowledged.clone();
+        Ok(Answered { value, acknowledged })
+    };
+    match value {
+        // All are recorded.
+        Value::Int(1) => (0..steps).map(|_| same(Value::Int(1))).collect(),
+        // All are claims of what is new, and these are their tokens.
+        Value::BulkString(tokens) if tokens.len() == steps * TOKEN.len() => {
+            let tokens = tokens.chunks_exact(TOKEN.len());
+            tokens.map(|token| same(Value::BulkString(token.to_vec()))).collect()
+        }
+        Value::Array(parts) if parts.len() == steps => {
+            let answered = parts
+                .into_iter()
+                .map(|part| same(part.extract_error().map_err(unavailable)?));
+            answered.collect()
+        }
+        _ => (0..steps).map(|_| Err(malformed())).collect(),
+    }
+}

@@ -1,0 +1,186 @@
+//! A process renews all its leases in a few round trips, however many it holds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::join_all;
+use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::record::{CodecId, RecordedResult, Verdict};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Store, StoreError};
+use oneflight_redis::RedisStore;
+use redis::cmd;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::server::{Server, cluster, prefix, server};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn id(number: usize) -> RequestIdentity {
+    RequestIdentity::new(Scope::new("tenant-7"), format!("k{number}")).unwrap()
+}
+
+/// So many claims, of `id(0)` and those that follow.
+async fn claims(store: &RedisStore, count: usize, lease: Duration) -> Vec<Claim> {
+    let claim = async |number| match store.claim(ClaimRequest::new(&id(number), lease)).await.unwrap() {
+        ClaimOutcome::Granted(claim) => claim,
+        other @ ClaimOutcome::Denied(_) => panic!("{other:?}"),
+    };
+    futures::stream::iter(0..count).map(claim).buffered(64).collect().await
+}
+
+async fn remaining(store: &RedisStore, number: usize) -> Duration {
+    let record = store.load(&id(number)).await.unwrap().unwrap();
+    record.lease_remaining().unwrap()
+}
+
+/// What a server is asked for.
+async fn watched(server: &Server) -> mpsc::UnboundedReceiver<String> {
+    let monitor = server.client().get_async_monitor().await.unwrap();
+    let (sends, lines) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut stream = Box::pin(monitor.into_on_message::<String>());
+        while let Some(line) = stream.next().await {
+            if !line.contains(" lua] ") && sends.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_leases_are_renewed_in_twenty_round_trips_a_third() {
+    const LEASES: usize = 10_000;
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let lease = Duration::from_secs(12);
+    let claims = claims(&store, LEASES, lease).await;
+    // Afterwards the server knows the script.
+    store.renew(&id(0), claims[0].token(), lease).await.unwrap();
+    tokio::time::sleep(lease / 48).await;
+
+    let mut lines = watched(&server).await;
+    let third = lease / 3;
+    let mut renewing = JoinSet::new();
+    for (number, claim) in claims.iter().enumerate() {
+        let (store, token) = (store.clone(), claim.token());
+        renewing.spawn(async move {
+            tokio::time::sleep(third.mul_f64(fastrand::f64())).await;
+            let asked = Instant::now();
+            store.renew(&id(number), token, lease).await.unwrap();
+            asked.elapsed()
+        });
+    }
+    let waited = renewing.join_all().await.into_iter().max().unwrap();
+    let mut connection = server.connection().await;
+    let _: String = cmd("ECHO").arg("the end").query_async(&mut connection).await.unwrap();
+    let mut sent = Vec::new();
+    while let Some(line) = lines.recv().await {
+        if line.contains("the end") {
+            break;
+        }
+        if line.contains(r#""EVALSHA""#) {
+            let leases: usize = line.split('"').nth(5).unwrap().parse().unwrap();
+            sent.push(leases);
+        }
+    }
+    assert_eq!(sent.iter().sum::<usize>(), LEASES);
+    // A message has scripts of 128 leases, and one of what is left.
+    let round_trips = sent.iter().filter(|leases| **leases < 128).count();
+    println!(
+        "{LEASES} leases in {round_trips} round trips and {} scripts, none in more than {waited:?}",
+        sent.len()
+    );
+    assert!(round_trips <= 20, "{round_trips}");
+    for number in [0, LEASES / 2, LEASES - 1] {
+        assert!(remaining(&store, number).await > lease / 2, "{number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_renewals_is_answered_for_itself() {
+    let servers = cluster(3).await;
+    let of_a_cluster = RedisStore::options()
+        .open_cluster(servers.iter().map(Server::url))
+        .await
+        .unwrap();
+    let of_one = server().store(&prefix()).await;
+    for store in [of_one, of_a_cluster] {
+        let claims = claims(&store, 700, MINUTE).await;
+        let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"1");
+        let tokens: Vec<_> = claims.iter().map(Claim::token).collect();
+        for (number, claim) in claims.into_iter().enumerate() {
+            match number {
+                7 => store.complete(claim, result.clone(), MINUTE).await.unwrap(),
+                300 => store.release(claim).await.unwrap(),
+                _ => {}
+            }
+        }
+        let renewed = tokens.iter().enumerate().map(async |(number, token)| {
+            // Some for longer, and some for no longer than they have.
+            let lease = MINUTE * u32::try_from(number % 3).unwrap();
+            store.renew(&id(number), *token, lease).await
+        });
+        for (number, renewed) in join_all(renewed).await.into_iter().enumerate() {
+            match number {
+                7 | 300 => assert!(matches!(renewed, Err(StoreError::Outdated { .. })), "{renewed:?}"),
+                _ => renewed.unwrap(),
+            }
+        }
+        for (number, least) in [(0, MINUTE / 2), (1, MINUTE / 2), (2, MINUTE), (698, MINUTE)] {
+            assert!(remaining(&store, number).await > least, "{number}");
+        }
+    }
+}
+
+#[test]
+fn a_renewal_goes_on_where_the_runtime_of_the_one_before_has_ended() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    let (stays, ends) = (runtime(), runtime());
+    let (store, token) = stays.block_on(async {
+        let store = server().store(&prefix()).await;
+        let claims = claims(&store, 1, MINUTE).await;
+        (store, claims[0].token())
+    });
+    // The first is sent at once, and the second would be when a window is over.
+    ends.block_on(store.renew(&id(0), token, MINUTE)).unwrap();
+    let waits = ends.spawn({
+        let store = store.clone();
+        async move { store.renew(&id(0), token, MINUTE).await }
+    });
+    ends.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
+    assert!(!waits.is_finished());
+    drop(ends);
+    stays.block_on(store.renew(&id(0), token, MINUTE * 2)).unwrap();
+    assert!(stays.block_on(remaining(&store, 0)) > MINUTE);
+}
+
+#[test]
+fn a_runtime_that_rests_holds_no_renewal_up() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runs = builder.worker_threads(1).enable_all().build().unwrap();
+    let rests = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (store, token) = runs.block_on(async {
+        let store = server().store(&prefix()).await;
+        let claims = claims(&store, 1, MINUTE).await;
+        (store, claims[0].token())
+    });
+    // The task that gathers is begun on a runtime that does not run any more.
+    let same = id(0);
+    let mut asked = Box::pin(store.renew(&same, token, MINUTE));
+    rests.block_on(async { assert!(futures::poll!(&mut asked).is_pending()) });
+    let begun = Instant::now();
+    runs.block_on(store.renew(&id(0), token, MINUTE * 2)).unwrap();
+    assert!(begun.elapsed() < MINUTE / 6, "{:?}", begun.elapsed());
+    assert!(runs.block_on(remaining(&store, 0)) > MINUTE);
+    drop(asked);
+}
