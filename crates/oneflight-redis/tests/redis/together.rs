@@ -223,7 +223,8 @@ async fn a_caller_that_is_not_polled_or_is_dropped_holds_nobody_up() {
             .map(|key| Box::pin(ask(format!("{key}-{round}"))))
             .into();
         for asked in &mut kept {
-            assert!(futures::poll!(asked).is_pending());
+            // Its answer may be there already, where this thread had to wait.
+            let _ = futures::poll!(asked);
         }
         drop(kept.remove(round % 3));
         let others = (0..5).map(|number| ask(format!("{round}-{number}")));
