@@ -8,26 +8,14 @@ use super::super::errors::unavailable;
 use super::super::store::RedisStore;
 use oneflight::store::{Finding, Soundness, StoreError};
 
+mod info;
 mod replication;
 
+use info::Info;
 use replication::replicas;
 
 /// Clocks that differ by less differ by nothing that matters, in milliseconds.
 const SAME_CLOCK: i64 = 2_000;
-
-/// What a server says of itself: lines of a name, a colon and a value.
-struct Info(String);
-
-impl Info {
-    fn text(&self, name: &str) -> Option<&str> {
-        let mut lines = self.0.lines();
-        lines.find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        self.text(name).and_then(|number| number.parse().ok()).unwrap_or(0)
-    }
-}
 
 pub(super) async fn all(store: &RedisStore) -> Result<Vec<Finding>, StoreError> {
     let connection = &store.0.connection;

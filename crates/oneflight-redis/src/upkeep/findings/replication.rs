@@ -2,7 +2,7 @@
 
 use oneflight::store::{Finding, Soundness};
 
-use super::Info;
+use super::info::Info;
 
 /// A replica that is behind by more bytes has not received what was acknowledged a while ago.
 const FAR_BEHIND: u64 = 1 << 20;
