@@ -60,7 +60,7 @@ impl<K, T, S> Inner<K, T, S> {
         flight: &FlightRef<K, T>,
         fingerprint: Option<&Fingerprint>,
         parent: &mut Option<Anchor>,
-        wait: &mut Option<Wait>,
+        wait: &mut Option<Box<Wait>>,
     ) -> Result<Seat<K, T>, Error> {
         if flight.fingerprint() != fingerprint {
             return Err(Error::Conflict);
@@ -96,7 +96,11 @@ impl<K, T, S> Inner<K, T, S> {
 
 /// Records that the flight whose work makes this call waits for `flight`.
 #[cold]
-fn wait_for<K, T>(flight: &FlightRef<K, T>, parent: &mut Option<Anchor>, wait: &mut Option<Wait>) -> Result<(), Error> {
+fn wait_for<K, T>(
+    flight: &FlightRef<K, T>,
+    parent: &mut Option<Anchor>,
+    wait: &mut Option<Box<Wait>>,
+) -> Result<(), Error> {
     if let Some(parent) = parent.take() {
         let entered = Wait::enter(parent, flight.anchor());
         *wait = Some(entered.map_err(|_circle| Error::Reentrant)?);

@@ -74,7 +74,7 @@ pin_project! {
         key: Option<&'g Q>,
         fingerprint: Option<Fingerprint>,
         late: bool,
-        wait: Option<Wait>,
+        wait: Option<Box<Wait>>,
         #[pin]
         caller: Caller<K, T, Borrowed<'g, K, T, S>>,
     }

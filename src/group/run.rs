@@ -2,7 +2,6 @@
 
 use super::error::Error;
 use super::home::Borrowed;
-use super::inner::Inner;
 use super::key::Key;
 use super::map::Found;
 use super::waits::{Wait, follow};
@@ -140,41 +139,54 @@ impl<C: Call> Future for Run<C> {
 
 pin_project! {
     /// Leads or joins at the first poll, then drives or waits.
-    pub(super) struct LeadOrJoin<'g, K, T, S, Q, F, P>
+    ///
+    /// A call carries its key and its work until it has led or joined, and a caller's place in a flight from then on. One takes
+    /// the room of the other, since a task that waits is as large as its future.
+    #[project = Stage]
+    #[project_replace = Carried]
+    pub(super) enum LeadOrJoin<'g, K, T, S, Q, F, P>
     where
         K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
         T: Clone, T: Send, T: Sync, T: 'static,
         S: BuildHasher, S: Send, S: Sync, S: 'static,
     {
-        call: Option<Baggage<Q, F, P>>,
-        on_abandon: OnAbandon,
-        drive: Drive,
-        role: Role,
-        wait: Option<Wait>,
-        #[pin]
-        caller: Caller<K, T, Borrowed<'g, K, T, S>>,
-    }
-
-    impl<K, T, S, Q, F, P> PinnedDrop for LeadOrJoin<'_, K, T, S, Q, F, P>
-    where
-        K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
-        T: Clone, T: Send, T: Sync, T: 'static,
-        S: BuildHasher, S: Send, S: Sync, S: 'static,
-    {
-        fn drop(this: Pin<&mut Self>) {
-            // A late call that is dropped is not made again, so it counts as one that joined.
-            if this.call.is_some() && this.caller.is_seated() {
-                this.caller.home().counters.count_joined_late();
-            }
-        }
+        /// Not polled yet, or to be made again.
+        Call { call: Baggage<'g, K, T, S, Q, F, P> },
+        /// A caller of a flight or, once the call has its result, of none.
+        Caller {
+            late: Option<Box<Late<'g, K, T, S, Q, F, P>>>,
+            wait: Option<Box<Wait>>,
+            role: Role,
+            #[pin]
+            caller: Caller<K, T, Borrowed<'g, K, T, S>>,
+        },
+        /// Refused.
+        Over,
     }
 }
 
 /// What a call carries until it has joined or led.
-struct Baggage<Q, F, P> {
+pub(super) struct Baggage<'g, K, T, S, Q, F, P> {
+    group: Borrowed<'g, K, T, S>,
     key: Q,
     work: F,
     proof: P,
+    on_abandon: OnAbandon,
+    drive: Drive,
+}
+
+/// What is kept of a call that has joined a flight whose work is to be dropped already. If the flight ends without a result, the
+/// call is made again.
+///
+/// A late call that is not made again counts as one that joined: it is counted as this is dropped.
+pub(super) struct Late<'g, K, T, S, Q, F, P>(Option<Baggage<'g, K, T, S, Q, F, P>>);
+
+impl<K, T, S, Q, F, P> Drop for Late<'_, K, T, S, Q, F, P> {
+    fn drop(&mut self) {
+        if let Some(call) = &self.0 {
+            call.group.counters.count_joined_late();
+        }
+    }
 }
 
 impl<'g, K, T, S, Q, F> LeadOrJoin<'g, K, T, S, Q, F, ()>
@@ -183,15 +195,17 @@ where
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
+    #[inline]
     pub(super) fn new(group: Borrowed<'g, K, T, S>, key: Q, work: F) -> Self {
-        let settings = &group.settings;
-        Self {
-            call: Some(Baggage { key, work, proof: () }),
-            on_abandon: settings.on_abandon,
-            drive: settings.drive,
-            role: Role::Leader,
-            wait: None,
-            caller: Caller::new(group),
+        Self::Call {
+            call: Baggage {
+                group,
+                key,
+                work,
+                proof: (),
+                on_abandon: group.settings.on_abandon,
+                drive: group.settings.drive,
+            },
         }
     }
 }
@@ -209,11 +223,15 @@ where
     type Value = T;
 
     fn set_on_abandon(&mut self, on_abandon: OnAbandon) {
-        self.on_abandon = on_abandon;
+        if let Self::Call { call } = self {
+            call.on_abandon = on_abandon;
+        }
     }
 
     fn set_drive(&mut self, drive: Drive) {
-        self.drive = drive;
+        if let Self::Call { call } = self {
+            call.drive = drive;
+        }
     }
 }
 
@@ -228,18 +246,19 @@ where
 {
     type Proven = LeadOrJoin<'g, K, T, S, Q, F, Fingerprint>;
 
-    fn with(mut self, fingerprint: Fingerprint) -> Self::Proven {
-        LeadOrJoin {
-            call: self.call.take().map(|call| Baggage {
+    fn with(self, fingerprint: Fingerprint) -> Self::Proven {
+        let Self::Call { call } = self else {
+            return LeadOrJoin::Over;
+        };
+        LeadOrJoin::Call {
+            call: Baggage {
+                group: call.group,
                 key: call.key,
                 work: call.work,
                 proof: fingerprint,
-            }),
-            on_abandon: self.on_abandon,
-            drive: self.drive,
-            role: self.role,
-            wait: None,
-            caller: Caller::new(self.caller.home()),
+                on_abandon: call.on_abandon,
+                drive: call.drive,
+            },
         }
     }
 }
@@ -256,45 +275,58 @@ where
 {
     type Output = Result<Outcome<T>, Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let caller = this.caller.into_ref();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             // The functions through which the work is polled hold the result in one place: without optimization each mention
             // of it would be a copy on the stack of that poll. And each path returns for itself: to merge the results of
             // several paths and then match on them costs more than all the rest of a follower's poll.
-            if caller.is_seated() {
-                if follow(this.wait, &caller).is_err() {
+            if let Stage::Caller {
+                late,
+                wait,
+                role,
+                caller,
+            } = self.as_mut().project()
+            {
+                let caller = caller.into_ref();
+                assert!(caller.is_seated(), "{OVER}");
+                if follow(wait, &caller).is_err() {
                     caller.leave();
-                    over(caller.get_ref().home(), this.call);
+                    over(late);
                     return refused(Error::Reentrant);
                 }
                 let polled = caller.poll(cx);
                 match &polled {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(failure)) if failure.is_another_calls() && this.call.is_some() => {
-                        *this.wait = None;
-                        continue;
+                    Poll::Ready(Err(failure)) if failure.is_another_calls() => {
+                        if let Some(call) = again(late) {
+                            self.set(Self::Call { call });
+                            continue;
+                        }
                     }
                     Poll::Ready(_) => {}
                 }
-                *this.wait = None;
-                over(caller.get_ref().home(), this.call);
-                return told(polled, *this.role);
+                *wait = None;
+                over(late);
+                return told(polled, *role);
             }
-            match begin(caller, this.call, *this.on_abandon, *this.drive, this.role, this.wait) {
+            match begin(self.as_mut()) {
                 Ok(Begun::Joined) => {}
                 Ok(Begun::Led(takeoff, work)) => {
-                    let role = *this.role;
-                    let polled = caller.take_off(takeoff, work, cx);
+                    let Stage::Caller { wait, role, caller, .. } = self.as_mut().project() else {
+                        unreachable!("a call that leads is a caller")
+                    };
+                    let polled = caller.into_ref().take_off(takeoff, work, cx);
                     if polled.is_ready() {
-                        *this.wait = None;
+                        *wait = None;
                     }
-                    return told(polled, role);
+                    return told(polled, *role);
                 }
                 Err(error) => {
-                    let error = caller.get_ref().home().refuse(error);
-                    *this.call = None;
+                    let Stage::Call { call } = self.as_mut().project() else {
+                        unreachable!("a call that is refused carries what it did")
+                    };
+                    let error = call.group.refuse(error);
+                    self.set(Self::Over);
                     return refused(error);
                 }
             }
@@ -320,11 +352,19 @@ pub(super) fn refused<T>(error: Error) -> Poll<Result<Outcome<T>, Error>> {
 }
 
 /// Drops what was kept to make a late call again, which is not needed: the call has joined after all.
-fn over<K, T, S, Q, F, P>(inner: &Inner<K, T, S>, call: &mut Option<Baggage<Q, F, P>>) {
-    if call.is_some() {
-        inner.counters.count_joined_late();
-        quietly(|| *call = None);
+#[inline]
+fn over<L>(late: &mut Option<Box<L>>) {
+    if late.is_some() {
+        quietly(|| *late = None);
     }
+}
+
+/// Takes out what was kept to make a late call again.
+#[cold]
+fn again<'g, K, T, S, Q, F, P>(
+    late: &mut Option<Box<Late<'g, K, T, S, Q, F, P>>>,
+) -> Option<Baggage<'g, K, T, S, Q, F, P>> {
+    late.take()?.0.take()
 }
 
 /// What a call has become.
@@ -333,15 +373,10 @@ enum Begun<K, T, F, P, W> {
     Led(Takeoff<K, T, P, W>, F),
 }
 
-/// Joins the key's flight or leads one. That uses up `place`, unless the flight is to be aborted or cancelled already: then the
-/// call is kept, to be made again once that is over.
+/// Joins the key's flight or leads one. With that, the call becomes a caller. If the flight is to be aborted or cancelled
+/// already, the call is kept beside the caller, to be made again once that is over.
 fn begin<K, T, S, Q, F, P, W>(
-    caller: Pin<&Caller<K, T, Borrowed<'_, K, T, S>>>,
-    place: &mut Option<Baggage<Q, F, P>>,
-    on_abandon: OnAbandon,
-    drive: Drive,
-    role: &mut Role,
-    wait: &mut Option<Wait>,
+    mut this: Pin<&mut LeadOrJoin<'_, K, T, S, Q, F, P>>,
 ) -> Result<Begun<K, T, F, P, W>, Error>
 where
     K: Hash + Eq + Send + Sync + 'static,
@@ -352,18 +387,21 @@ where
     P: Proof,
     W: Future<Output = T> + Send + 'static,
 {
-    let Some(call) = place else { panic!("{OVER}") };
-    let inner = *caller.get_ref().home();
+    let Stage::Call { call } = this.as_mut().project() else {
+        panic!("{OVER}")
+    };
+    let inner = call.group;
     let mut parent = Anchor::current();
+    let mut wait = None;
     let hash = KeyHash::of(call.key.hash(&inner.hasher));
-    let can_spawn = drive != Drive::Spawned || inner.runtime().is_some();
+    let can_spawn = call.drive != Drive::Spawned || inner.runtime().is_some();
     let mut made = None;
     let mut shard = inner.map.shard(hash).lock();
     let mut seat = None;
     if Q::BORROWED {
         seat = shard
             .find(hash, |own| call.key.is(own))
-            .map(|flight| inner.join(flight, call.proof.fingerprint(), &mut parent, wait));
+            .map(|flight| inner.join(flight, call.proof.fingerprint(), &mut parent, &mut wait));
         if seat.is_none() {
             // Code of the user, so not under the lock.
             drop(shard);
@@ -374,7 +412,7 @@ where
     let seat = match seat {
         Some(seat) => seat,
         None => match shard.find_or_reserve(hash, |own| call.key.is(own)) {
-            Found::Flight(flight) => inner.join(flight, call.proof.fingerprint(), &mut parent, wait),
+            Found::Flight(flight) => inner.join(flight, call.proof.fingerprint(), &mut parent, &mut wait),
             Found::Free(vacancy) => {
                 let admitted = if can_spawn {
                     inner.admit()
@@ -385,32 +423,67 @@ where
                     drop(shard);
                     return Err(error);
                 }
-                let Some(Baggage { key, work, proof }) = place.take() else {
-                    panic!("{OVER}")
+                let leader = LeadOrJoin::Caller {
+                    late: None,
+                    wait: None,
+                    role: Role::Leader,
+                    caller: Caller::new(inner),
                 };
-                *role = Role::Leader;
-                let (flight, takeoff) = caller.lead(key.owned(made), hash, proof, on_abandon, drive);
+                let (Carried::Call { call }, Stage::Caller { wait, caller, .. }) =
+                    (this.as_mut().project_replace(leader), this.project())
+                else {
+                    unreachable!("a call became a caller")
+                };
+                let key = call.key.owned(made);
+                let (flight, takeoff) = caller
+                    .into_ref()
+                    .lead(key, hash, call.proof, call.on_abandon, call.drive);
                 if let Some(parent) = parent {
                     // The flight is new and waits for no other, so there is no circle.
                     *wait = Wait::enter(parent, flight.anchor()).ok();
                 }
                 vacancy.fill(flight);
                 shard.led += 1;
-                return Ok(Begun::Led(takeoff, work));
+                return Ok(Begun::Led(takeoff, call.work));
             }
         },
     };
     shard.joined += u64::from(seat.as_ref().is_ok_and(|seat| !seat.late));
     drop(shard);
     let seat = seat?;
-    let late = seat.late;
-    // Role and seat come first, since the destructors in the call may panic.
-    *role = Role::Follower;
+    let is_late = seat.late;
+    let caller = Caller::new(inner);
     caller.sit(seat);
-    if !late {
-        *place = None;
+    let joined = LeadOrJoin::Caller {
+        late: None,
+        wait,
+        role: Role::Follower,
+        caller,
+    };
+    if is_late {
+        join_late(this, joined);
+    } else {
+        // The destructors in the call may panic. It has joined also then: an assignment that unwinds has assigned.
+        this.set(joined);
     }
     Ok(Begun::Joined)
+}
+
+/// Makes the call a caller, and keeps what it carried.
+#[cold]
+fn join_late<'g, K, T, S, Q, F, P>(
+    mut this: Pin<&mut LeadOrJoin<'g, K, T, S, Q, F, P>>,
+    joined: LeadOrJoin<'g, K, T, S, Q, F, P>,
+) where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    if let Carried::Call { call } = this.as_mut().project_replace(joined)
+        && let Stage::Caller { late, .. } = this.project()
+    {
+        *late = Some(Box::new(Late(Some(call))));
+    }
 }
 
 /// The message of the panic if a call is polled after it was ready.
@@ -442,9 +515,13 @@ where
     S: BuildHasher + Send + Sync + 'static,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (begun, role) = match self {
+            Self::Caller { caller, role, .. } => (caller.is_seated(), *role),
+            Self::Call { .. } | Self::Over => (false, Role::Leader),
+        };
         f.debug_struct("Call")
-            .field("begun", &self.caller.is_seated())
-            .field("role", &self.role)
+            .field("begun", &begun)
+            .field("role", &role)
             .finish_non_exhaustive()
     }
 }

@@ -19,7 +19,8 @@ global! {
 
 type Waits = HashMap<usize, HashMap<usize, usize>>;
 
-/// One edge, which is removed on drop. It keeps both addresses from being used again.
+/// One edge, which is removed on drop. It keeps both addresses from being used again. It is boxed, since few calls have one and
+/// each call would have the room for it.
 #[derive(Debug)]
 pub(super) struct Wait {
     parent: Anchor,
@@ -31,20 +32,23 @@ pub(super) struct Wait {
 pub(super) struct Circle;
 
 impl Wait {
-    pub(super) fn enter(parent: Anchor, child: Anchor) -> Result<Self, Circle> {
+    pub(super) fn enter(parent: Anchor, child: Anchor) -> Result<Box<Self>, Circle> {
         let mut waits = WAITS.lock();
         if leads_to(&waits, child.id(), parent.id()) {
             return Err(Circle);
         }
         *waits.entry(parent.id()).or_default().entry(child.id()).or_default() += 1;
         drop(waits);
-        Ok(Self { parent, child })
+        Ok(Box::new(Self { parent, child }))
     }
 }
 
 /// Updates the edge of a call that has a flight, before the call is polled: the work that polls it now is what waits.
 #[inline]
-pub(super) fn follow<K, T, H: Home<K, T>>(wait: &mut Option<Wait>, caller: &Caller<K, T, H>) -> Result<(), Circle> {
+pub(super) fn follow<K, T, H: Home<K, T>>(
+    wait: &mut Option<Box<Wait>>,
+    caller: &Caller<K, T, H>,
+) -> Result<(), Circle> {
     if Anchor::current_id() == wait.as_ref().map(|wait| wait.parent.id()) {
         return Ok(());
     }
@@ -52,7 +56,7 @@ pub(super) fn follow<K, T, H: Home<K, T>>(wait: &mut Option<Wait>, caller: &Call
 }
 
 #[cold]
-fn moved<K, T, H: Home<K, T>>(wait: &mut Option<Wait>, caller: &Caller<K, T, H>) -> Result<(), Circle> {
+fn moved<K, T, H: Home<K, T>>(wait: &mut Option<Box<Wait>>, caller: &Caller<K, T, H>) -> Result<(), Circle> {
     *wait = None;
     // A flight that has landed is not waited for.
     if let (Some(parent), Some(child)) = (Anchor::current(), caller.under_way()) {

@@ -1108,3 +1108,14 @@ fn the_future_of_a_call_is_small_however_large_its_work_is() {
     assert!(size_of_val(&call) <= 256, "{} bytes", size_of_val(&call));
     assert_eq!(block_on(call).unwrap().value, LARGE);
 }
+
+#[test]
+fn a_tasks_future_has_room_for_what_the_call_carries_or_for_the_caller() {
+    let group: Group<String, u64> = Group::new();
+    let (key, load) = ("a key".to_owned(), [1_u64; 8]);
+    let work = move || async move { load.iter().sum() };
+    assert_eq!(size_of_val(&work), 64);
+    let task = async move { group.run(key, work).await };
+    assert!(size_of_val(&task) <= 256, "{} bytes", size_of_val(&task));
+    assert_eq!(block_on(task).unwrap().value, 8);
+}
