@@ -2,6 +2,7 @@
 //! that any single poll held a worker. The second is the library's own; the first also has the runtime's queue in it,
 //! in which the other task stands behind all tasks that were woken.
 
+use super::VALUE;
 use super::tasks::{Joining, LIMIT, QUIET, call, two_workers};
 use crate::contest::{Run, Trial};
 use crate::gate::Gate;
@@ -53,7 +54,7 @@ fn fly<P: Peer<String>>(runtime: &Runtime, peer: &P, gate: &'static Gate, follow
         let crowd = Arc::<Joining>::default();
         let spawn = || {
             crowd.spawn(Timed {
-                call: call(peer.clone(), key.clone(), gate),
+                call: call(peer.clone(), key.clone(), gate.work(VALUE, 1)),
                 longest: Arc::clone(&longest_poll),
             })
         };

@@ -55,6 +55,8 @@ pub struct Follower {
     pub heap: f64,
     /// The size of its future.
     pub future: f64,
+    /// The size of a block that owns handle, key and work, and awaits the call: a task's future, as people write it.
+    pub block: f64,
     /// Allocations from beginning to end, beyond its key.
     pub allocations: f64,
     /// Futures of the work that are made for it.
@@ -128,6 +130,12 @@ impl Scales {
         size_of_val(&P::new().call(self.keys[0].clone(), gate.work(VALUE, 1)))
     }
 
+    /// Of the same in a block, as it is spawned.
+    fn block_size<P: Peer<String>>(&self) -> usize {
+        let (peer, key, work) = (P::new(), self.keys[0].clone(), self.gates[0].work(VALUE, 1));
+        size_of_val(&async move { peer.call(key, work).await })
+    }
+
     /// Allocations of one flight after the other.
     fn flight_allocations<P: Peer<String>>(&self) -> f64 {
         let (peer, signals, gate, mut arena) =
@@ -170,6 +178,7 @@ impl Scales {
         Follower {
             heap: each(waiting.live - before.live),
             future: future as f64,
+            block: self.block_size::<P>() as f64,
             allocations: each((self.counter)().allocations - before.allocations) - 1.0,
             futures_made: each((gate.made() - made) as i64),
         }

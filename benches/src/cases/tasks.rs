@@ -1,5 +1,6 @@
 //! Followers as real tasks on a runtime of two workers, from the spawning of the first to the end of the last, less the
-//! pause in which every task waits.
+//! pause in which every task waits. Each task is an `async fn` around its call, which owns key and work, as a service's handler
+//! does: so whatever a peer does before its first poll, it carries what it was given, and is as large as that.
 //!
 //! A task that is pending need not have joined: some peers keep their map behind an asynchronous lock, for which it may
 //! wait. So the gate is opened when all are pending and none has been polled for a while.
@@ -8,7 +9,7 @@ use super::{VALUE, per};
 use crate::contest::{Run, Trial};
 use crate::gate::Gate;
 use crate::key::Key;
-use crate::peers::Peer;
+use crate::peers::{Peer, Value};
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -56,7 +57,7 @@ fn fly<P: Peer<String>>(runtime: &Runtime, peer: &P, gate: &'static Gate, follow
     let crowd = Arc::<Joining>::default();
     let joining = Arc::clone(&crowd);
     let (start, all) = run(runtime, async move {
-        let leader = joining.spawn(call(peer.clone(), String::numbered(0), gate));
+        let leader = joining.spawn(call(peer.clone(), String::numbered(0), gate.work(VALUE, 1)));
         while gate.begun() == 0 {
             yield_now().await;
         }
@@ -64,7 +65,7 @@ fn fly<P: Peer<String>>(runtime: &Runtime, peer: &P, gate: &'static Gate, follow
         let mut tasks = Vec::with_capacity(1 + followers);
         tasks.push(leader);
         for _ in 0..followers {
-            tasks.push(joining.spawn(call(peer.clone(), String::numbered(0), gate)));
+            tasks.push(joining.spawn(call(peer.clone(), String::numbered(0), gate.work(VALUE, 1))));
         }
         let all = tokio::spawn(async move {
             for task in tasks {
@@ -89,9 +90,14 @@ fn run<T: Send + 'static>(runtime: &Runtime, task: impl Future<Output = T> + Sen
     ended.unwrap_or_else(|_| panic!("the callers have not ended in {LIMIT:?}"))
 }
 
-/// A call as a task makes it, with a handle and a key of its own.
-pub(super) async fn call<P: Peer<String>>(peer: P, key: String, gate: &'static Gate) {
-    let reply = peer.call(key, gate.work(VALUE, 1)).await;
+/// A call as a task makes it, with a handle, a key and work of its own.
+pub(super) async fn call<P, F, W>(peer: P, key: String, work: F)
+where
+    P: Peer<String>,
+    F: FnOnce() -> W + Send + 'static,
+    W: Future<Output = Value> + Send + 'static,
+{
+    let reply = peer.call(key, work).await;
     assert_eq!(P::outcome(reply), Ok(VALUE), "{}: another value", P::NAME);
 }
 

@@ -48,12 +48,25 @@ enum Task {
         #[arg(long)]
         dry: bool,
     },
+    /// Measure followers as tasks on two workers only, and how long their end keeps another task waiting; writes nothing
+    Tasks {
+        /// Interleaved rounds
+        #[arg(long, default_value_t = measure::ROUNDS)]
+        rounds: usize,
+    },
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let Cli { command, options } = Cli::parse();
     match command {
         Some(Task::Semantics { dry }) => try_semantics(dry),
+        Some(Task::Tasks { rounds }) => {
+            let facts = Facts::gather();
+            let rows = rows::of_crowds(&measure::crowds(rounds));
+            print!("{}", terminal::facts(&facts));
+            println!("{}\n\n{}", terminal::comparison(&rows), terminal::details(&rows));
+            Ok(())
+        }
         None if options.quick => quick::run(options.json),
         None => {
             compare(options.dry)?;

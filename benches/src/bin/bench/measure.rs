@@ -19,7 +19,7 @@ use std::time::Instant;
 /// Rounds of what takes less than a millisecond.
 const MANY_ROUNDS: usize = 101;
 /// Rounds of all else that is compared.
-const ROUNDS: usize = 15;
+pub const ROUNDS: usize = 15;
 /// Rounds of what is only drawn or shown.
 const FEW_ROUNDS: usize = 5;
 const FEWEST_ROUNDS: usize = 2;
@@ -27,7 +27,7 @@ const FEWEST_ROUNDS: usize = 2;
 /// Followers, in the comparison and for the plot.
 pub const FOLLOWERS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 /// Followers as real tasks.
-pub const TASKS: usize = 10_000;
+pub const TASKS: [usize; 2] = [1_000, 10_000];
 /// Followers as real tasks, in front of another task.
 pub const HUGE: usize = 100_000;
 /// Followers that may be woken by progress.
@@ -49,7 +49,7 @@ pub struct Measured {
     pub yielding: Standings,
     pub yielding_borrowed: Standings,
     pub fan_in: Vec<(usize, Standings)>,
-    pub tasks: Standings,
+    pub tasks: Vec<(usize, Standings)>,
     pub distinct: [Standings; 3],
     pub zipf: [Standings; 1],
     pub hot: [Standings; 1],
@@ -70,6 +70,12 @@ pub struct Quick {
     pub fan_in: Vec<(usize, Standings)>,
 }
 
+/// The figures of followers as tasks.
+pub struct Crowds {
+    pub tasks: Vec<(usize, Standings)>,
+    pub gap_two_workers: [Standings; 2],
+}
+
 /// Measures everything.
 pub fn all() -> Result<Measured, Box<dyn Error>> {
     let start = Instant::now();
@@ -84,7 +90,7 @@ pub fn all() -> Result<Measured, Box<dyn Error>> {
     say("followers");
     let fan_in = FOLLOWERS.map(fan_in).to_vec();
     say("followers as tasks");
-    let [tasks] = hold(&Tasks(TASKS), Entrants::All, ROUNDS);
+    let tasks = tasks(&TASKS, ROUNDS);
     say("threads");
     let distinct = hold(&Threads(Spread::Distinct, THREADS), Entrants::AllAndWork, ROUNDS);
     let zipf = hold(&Threads(Spread::Zipf, [2]), Entrants::All, ROUNDS);
@@ -97,7 +103,7 @@ pub fn all() -> Result<Measured, Box<dyn Error>> {
     let wakeups = WAITING.map(|followers| (followers, wakeups::count(followers))).to_vec();
     say("gaps");
     let gap_one_worker = hold(&Gap(Workers::One, HUGE), Entrants::All, FEW_ROUNDS);
-    let gap_two_workers = hold(&Gap(Workers::Two, HUGE), Entrants::All, FEW_ROUNDS);
+    let gap_two_workers = hold(&Gap(Workers::Two, HUGE), Entrants::All, ROUNDS);
     say("many flights at once");
     let flights = flights();
     Ok(Measured {
@@ -133,6 +139,22 @@ pub fn quick() -> Quick {
         yielding,
         fan_in: followers.map(fan_in).collect(),
     }
+}
+
+/// Measures followers as real tasks, and how long their end keeps another task waiting.
+pub fn crowds(rounds: usize) -> Crowds {
+    Crowds {
+        tasks: tasks(&TASKS, rounds),
+        gap_two_workers: hold(&Gap(Workers::Two, HUGE), Entrants::All, rounds),
+    }
+}
+
+fn tasks(counts: &[usize], rounds: usize) -> Vec<(usize, Standings)> {
+    let standings = |followers: &usize| {
+        let [standings] = hold(&Tasks(*followers), Entrants::All, rounds);
+        (*followers, standings)
+    };
+    counts.iter().map(standings).collect()
 }
 
 fn fan_in(followers: usize) -> (usize, Standings) {

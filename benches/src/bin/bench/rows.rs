@@ -1,6 +1,6 @@
 //! Which rows the comparison has, and what is aimed at in each.
 
-use super::measure::{HUGE, Measured, TASKS};
+use super::measure::{Crowds, HUGE, Measured};
 use super::row::{Aim, Other, Row, Unit, Verdict, ratio, row, thousands};
 use oneflight_benches::cases::memory::{MANY, Weight};
 use oneflight_benches::contest::{Figure, Standings};
@@ -10,9 +10,12 @@ use serde::Deserialize;
 /// Where the counted instructions are kept.
 const KEPT: &str = "tests/cost/figures.toml";
 
+/// The longest that another task may have to wait on two workers, in milliseconds.
+const GAP: f64 = 4.0;
+
 /// All rows of a run.
 pub fn rows(measured: &Measured) -> Vec<Row> {
-    use Unit::{Bytes, Count, MegacallsPerSecond, Milliseconds, Nanoseconds};
+    use Unit::{Bytes, Count, MegacallsPerSecond, Nanoseconds};
     let Measured {
         ready,
         ready_borrowed,
@@ -68,14 +71,9 @@ pub fn rows(measured: &Measured) -> Vec<Row> {
             aim,
         ));
     }
+    rows.push(linear(fan_in));
+    rows.extend(of_tasks(tasks));
     rows.extend([
-        linear(fan_in),
-        row(
-            &format!("follower as a task on 2 workers, spawned, N = {}", thousands(TASKS)),
-            tasks,
-            Nanoseconds,
-            Aim::BelowAll,
-        ),
         row(
             "heap allocations of a flight, beyond the key",
             &weighed(|weight| weight.flight_allocations),
@@ -112,6 +110,12 @@ pub fn rows(measured: &Measured) -> Vec<Row> {
             Bytes,
             Aim::AtMost(200.0),
         ),
+        row(
+            "a task's whole future: a block that owns handle, key and work, and awaits the call",
+            &weighed(|weight| weight.follower.block),
+            Bytes,
+            Aim::AtMost(256.0),
+        ),
         scaling(distinct),
         row(
             "distinct keys, 2 threads",
@@ -147,13 +151,8 @@ pub fn rows(measured: &Measured) -> Vec<Row> {
             Aim::Nothing,
         ),
     ]);
-    let huge = thousands(HUGE);
-    for (workers, [gap, poll]) in [("1 thread", gap_one_worker), ("2 workers", gap_two_workers)] {
-        let case = format!("longest gap seen by another task, {huge} followers as tasks end, {workers}");
-        rows.push(row(&case, gap, Milliseconds, Aim::Nothing));
-        let case = format!("longest single poll meanwhile, {workers}");
-        rows.push(row(&case, poll, Milliseconds, Aim::Nothing));
-    }
+    rows.extend(of_gaps("1 thread", gap_one_worker, Aim::Nothing));
+    rows.extend(of_gaps("2 workers", gap_two_workers, Aim::AtMost(GAP)));
     for (count, standings) in flights {
         rows.push(row(
             &format!("a flight's life, {} at once", thousands(*count)),
@@ -163,6 +162,32 @@ pub fn rows(measured: &Measured) -> Vec<Row> {
         ));
     }
     rows
+}
+
+/// The rows of followers as tasks.
+pub fn of_crowds(crowds: &Crowds) -> Vec<Row> {
+    let gaps = of_gaps("2 workers", &crowds.gap_two_workers, Aim::AtMost(GAP));
+    of_tasks(&crowds.tasks).chain(gaps).collect()
+}
+
+fn of_tasks(tasks: &[(usize, Standings)]) -> impl Iterator<Item = Row> {
+    tasks.iter().map(|(followers, standings)| {
+        let case = format!(
+            "follower as a task on 2 workers, spawned, N = {}",
+            thousands(*followers)
+        );
+        row(&case, standings, Unit::Nanoseconds, Aim::BelowAll)
+    })
+}
+
+fn of_gaps(workers: &str, [gap, poll]: &[Standings; 2], aim: Aim) -> [Row; 2] {
+    let huge = thousands(HUGE);
+    let gaps = format!("longest gap seen by another task, {huge} followers as tasks end, {workers}");
+    let polls = format!("longest single poll meanwhile, {workers}");
+    [
+        row(&gaps, gap, Unit::Milliseconds, aim),
+        row(&polls, poll, Unit::Milliseconds, Aim::Nothing),
+    ]
 }
 
 fn of_floor(case: &str, standings: &Standings, times: f64) -> Row {
