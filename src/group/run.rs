@@ -160,7 +160,7 @@ pin_project! {
             #[pin]
             caller: Caller<K, T, Borrowed<'g, K, T, S>>,
         },
-        /// Refused.
+        /// A call that ended without a flight.
         Over,
     }
 }
