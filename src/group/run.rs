@@ -429,22 +429,28 @@ where
                     role: Role::Leader,
                     caller: Caller::new(inner),
                 };
-                let (Carried::Call { call }, Stage::Caller { wait, caller, .. }) =
-                    (this.as_mut().project_replace(leader), this.project())
-                else {
-                    unreachable!("a call became a caller")
+                let Carried::Call { call } = this.as_mut().project_replace(leader) else {
+                    unreachable!("it was a call")
                 };
-                let key = call.key.owned(made);
-                let (flight, takeoff) = caller
-                    .into_ref()
-                    .lead(key, hash, call.proof, call.on_abandon, call.drive);
+                let Stage::Caller { wait, caller, .. } = this.project() else {
+                    unreachable!("it is a caller now")
+                };
+                let Baggage {
+                    key,
+                    work,
+                    proof,
+                    on_abandon,
+                    drive,
+                    ..
+                } = call;
+                let (flight, takeoff) = caller.into_ref().lead(key.owned(made), hash, proof, on_abandon, drive);
                 if let Some(parent) = parent {
                     // The flight is new and waits for no other, so there is no circle.
                     *wait = Wait::enter(parent, flight.anchor()).ok();
                 }
                 vacancy.fill(flight);
                 shard.led += 1;
-                return Ok(Begun::Led(takeoff, call.work));
+                return Ok(Begun::Led(takeoff, work));
             }
         },
     };
@@ -454,17 +460,16 @@ where
     let is_late = seat.late;
     let caller = Caller::new(inner);
     caller.sit(seat);
-    let joined = LeadOrJoin::Caller {
-        late: None,
-        wait,
-        role: Role::Follower,
-        caller,
-    };
     if is_late {
-        join_late(this, joined);
+        join_late(this, wait, caller);
     } else {
         // The destructors in the call may panic. It has joined also then: an assignment that unwinds has assigned.
-        this.set(joined);
+        this.set(LeadOrJoin::Caller {
+            late: None,
+            wait,
+            role: Role::Follower,
+            caller,
+        });
     }
     Ok(Begun::Joined)
 }
@@ -473,13 +478,20 @@ where
 #[cold]
 fn join_late<'g, K, T, S, Q, F, P>(
     mut this: Pin<&mut LeadOrJoin<'g, K, T, S, Q, F, P>>,
-    joined: LeadOrJoin<'g, K, T, S, Q, F, P>,
+    wait: Option<Box<Wait>>,
+    caller: Caller<K, T, Borrowed<'g, K, T, S>>,
 ) where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    if let Carried::Call { call } = this.as_mut().project_replace(joined)
+    let follower = LeadOrJoin::Caller {
+        late: None,
+        wait,
+        role: Role::Follower,
+        caller,
+    };
+    if let Carried::Call { call } = this.as_mut().project_replace(follower)
         && let Stage::Caller { late, .. } = this.project()
     {
         *late = Some(Box::new(Late(Some(call))));
