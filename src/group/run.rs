@@ -154,7 +154,7 @@ pin_project! {
         Call { call: Baggage<'g, K, T, S, Q, F, P> },
         /// A caller of a flight or, once the call has its result, of none.
         Caller {
-            late: Option<Box<Late<'g, K, T, S, Q, F, P>>>,
+            late: Kept<'g, K, T, S, Q, F, P>,
             wait: Option<Box<Wait>>,
             role: Role,
             #[pin]
@@ -180,6 +180,9 @@ pub(super) struct Baggage<'g, K, T, S, Q, F, P> {
 ///
 /// A late call that is not made again counts as one that joined: it is counted as this is dropped.
 pub(super) struct Late<'g, K, T, S, Q, F, P>(Option<Baggage<'g, K, T, S, Q, F, P>>);
+
+/// What a caller may keep of its call.
+type Kept<'g, K, T, S, Q, F, P> = Option<Box<Late<'g, K, T, S, Q, F, P>>>;
 
 impl<K, T, S, Q, F, P> Drop for Late<'_, K, T, S, Q, F, P> {
     fn drop(&mut self) {
@@ -361,9 +364,7 @@ fn over<L>(late: &mut Option<Box<L>>) {
 
 /// Takes out what was kept to make a late call again.
 #[cold]
-fn again<'g, K, T, S, Q, F, P>(
-    late: &mut Option<Box<Late<'g, K, T, S, Q, F, P>>>,
-) -> Option<Baggage<'g, K, T, S, Q, F, P>> {
+fn again<'g, K, T, S, Q, F, P>(late: &mut Kept<'g, K, T, S, Q, F, P>) -> Option<Baggage<'g, K, T, S, Q, F, P>> {
     late.take()?.0.take()
 }
 
