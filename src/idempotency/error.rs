@@ -416,7 +416,7 @@ impl Error {
             }
             // What was erased has no limit that it could have exceeded.
             ErrorKind::ResultTooLarge { limit: 0, .. } => {
-                f.write_str("its result is not kept any more: it was erased; ")?;
+                f.write_str("its result is not kept: it was erased since, or none is to be kept; ")?;
                 f.write_str(done_or_not(effect))
             }
             ErrorKind::ResultTooLarge { size, limit } => {

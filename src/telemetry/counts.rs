@@ -72,9 +72,14 @@ mod counted {
         /// Returns the route of a request, and announces it if it is seen for the first time.
         pub(crate) fn see(&self, matched: Option<&str>) -> Route {
             let name = matched.unwrap_or_default();
-            if let Some(known) = self.0.read().get(name) {
+            let known = self.0.read();
+            if let Some(known) = known.get(name) {
                 return Route::new(Arc::clone(known));
             }
+            if known.len() >= ANNOUNCED {
+                return Route::new(Arc::from(name));
+            }
+            drop(known);
             let name = Arc::<str>::from(name);
             let route = Route::new(Arc::clone(&name));
             let mut known = self.0.write();

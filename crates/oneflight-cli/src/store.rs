@@ -348,7 +348,7 @@ fn complete(status: Result<SchemaStatus, StoreError>) -> Result<(), Failure> {
 }
 
 /// A variable that is empty says nothing.
-fn said(text: &Option<String>) -> Option<&str> {
+pub(crate) fn said(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
 

@@ -192,7 +192,9 @@ pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
         .transaction(Rank::Business, None, |it| Box::pin(apply(it)))
         .await?
     {
-        Ended::Committed(()) | Ended::RolledBack(()) => Ok(()),
+        Ended::Committed(()) => Ok(()),
+        // Another process was faster. It may have gone further than this one can follow.
+        Ended::RolledBack(()) => look(store).await.map(drop),
         Ended::Unknown((), error) => Err(store.writer.unavailable(error)),
     }
 }

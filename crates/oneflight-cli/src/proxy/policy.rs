@@ -123,10 +123,9 @@ fn recording(route: &Route) -> Recording {
             .find(|(statuses, _)| statuses.iter().any(|statuses| statuses.has(answer.status)));
         match (listed, answer.status) {
             (Some((_, outcome)), _) => *outcome,
-            // Who asks is found out behind this, and before anything is done: with other credentials it is another request.
-            (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
-                if !is_of_actions =>
-            {
+            // Who asks is found out behind this, and before anything is done: with other credentials it is another request. (A 403
+            // may be what came of it: a card that was refused, say.)
+            (None, StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED) if !is_of_actions => {
                 Outcome::NothingDone
             }
             (None, _) => base.outcome(answer),

@@ -65,7 +65,7 @@ impl Protection {
         let redis = match (&any, &address.url) {
             (AnyStore::Redis(_), Some(url)) => Some(RedisWrites {
                 url: url.clone(),
-                key: format!("{}ready", address.prefix.as_deref().unwrap_or("oneflight:")),
+                key: format!("{}ready", store::said(&address.prefix).unwrap_or("oneflight:")),
             }),
             _ => None,
         };
@@ -151,19 +151,23 @@ impl Protection {
     }
 }
 
-/// How long a request waits for the store's answer: what is left of the whole is for giving back what may have been granted.
+/// How long a request waits for the store's answer: what is left of the whole is for giving back what may have been granted, which
+/// takes up to a second.
 fn patience(timeout: Duration) -> Duration {
-    timeout * 4 / 5
+    timeout.saturating_sub(Duration::from_secs(1))
 }
 
 impl RedisWrites {
-    /// Deletes nothing, which a server that may not be written does not do.
+    /// Changes a member of a set that is not there, and makes none. A server that may not be written, or has no room, does not do it.
     async fn write(&self) -> Result<(), String> {
         let asked = async {
             let client = redis::Client::open(self.url.as_str())?;
             let mut connection = client.get_multiplexed_async_connection().await?;
-            redis::cmd("DEL")
+            redis::cmd("ZADD")
                 .arg(&self.key)
+                .arg("XX")
+                .arg(0)
+                .arg("ready")
                 .query_async::<u64>(&mut connection)
                 .await
         };

@@ -175,7 +175,7 @@ async fn keep_up(state: Arc<State>, metrics: PrometheusHandle) {
 /// The store: as the command line or the environment names it, and else as the file does.
 pub(super) fn address(given: &store::Address, settings: &StoreSettings) -> store::Address {
     const DEFAULT: &str = "oneflight.db";
-    let or = |given: &Option<String>, settings: &Option<String>| given.clone().or_else(|| settings.clone());
+    let or = |given, settings| store::said(given).or(store::said(settings)).map(str::to_owned);
     store::Address {
         url: Some(or(&given.url, &settings.url).unwrap_or_else(|| DEFAULT.to_owned())),
         schema: or(&given.schema, &settings.schema),

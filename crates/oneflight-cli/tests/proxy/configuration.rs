@@ -142,6 +142,8 @@ fn an_error_names_the_line_and_what_is_allowed() {
             "the `[` at line 4, column 11 is not closed: write it as in `methods = [",
         ),
         ("[[route]]\nsettle = \"1s\"", "`settle` says when it is sent again"),
+        ("[[route]]\nin-doubt = \"rerun\"\nsettle = \"41m\"", "40m at the most"),
+        ("[[route]]\nin-doubt = \"rerun\"\nlease = \"1h\"", "40m at the most"),
         (
             "[[route]]\nserver-actions = true\nscope = \"none\"\ndialect = \"stripe\"",
             "`dialect` is of requests by programs",

@@ -240,7 +240,7 @@ async fn a_route_says_which_answers_are_recorded() {
         ("/answers/503", false),
         ("/answers/429", false),
         ("/answers/401", false),
-        ("/answers/403", false),
+        ("/answers/403", true),
         ("/answers/407", false),
         ("/listed/403", true),
         ("/listed/401", false),

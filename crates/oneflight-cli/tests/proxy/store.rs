@@ -68,6 +68,29 @@ async fn it_is_not_ready_while_redis_may_only_be_read() {
 }
 
 #[tokio::test]
+async fn it_is_not_ready_while_redis_has_no_room_and_to_ask_for_it_touches_no_key_of_others() {
+    let (home, redis) = (Home::new(), Server::start(&[]));
+    let backend = Backend::by(|_| async { text("done") }).await;
+    // As a variable that is empty, it says nothing.
+    write(&home, backend.address, &redis.url(), "prefix = \"\"");
+    let mut connection = redis.client().get_multiplexed_async_connection().await.expect("Redis");
+    let mut told = async |words: &str| -> String {
+        let mut words = words.split(' ');
+        let mut command = ::redis::cmd(words.next().expect("a command"));
+        command.arg(words.collect::<Vec<_>>());
+        command.query_async(&mut connection).await.expect("Redis")
+    };
+    told("SET ready precious").await;
+    let proxy = home.start();
+    ready(&proxy, 200, "reachable").await;
+    assert_eq!(told("GET ready").await, "precious");
+    told("CONFIG SET maxmemory 1").await;
+    ready(&proxy, 503, "cannot be written").await;
+    told("CONFIG SET maxmemory 0").await;
+    ready(&proxy, 200, "reachable").await;
+}
+
+#[tokio::test]
 async fn it_is_not_ready_while_the_file_of_sqlite_may_only_be_read() {
     let home = Home::new();
     let backend = Backend::by(|_| async { text("done") }).await;
@@ -210,7 +233,7 @@ async fn a_store_that_does_not_answer_is_waited_for_within_its_time() {
             assert_eq!(answer.status, 503, "{name}: {answer:?}");
             assert!(!answer.header("retry-after").is_empty(), "{name}: {answer:?}");
             // It is some 16 s without a time of its own, since the wait of a duplicate is that of the store.
-            assert!(waited < Duration::from_secs(8), "{name}: {waited:?}");
+            assert!(waited < Duration::from_secs(4), "{name}: {waited:?}");
         }
         assert_eq!(backend.count(), before, "{name}: nothing is forwarded");
     }

@@ -289,10 +289,13 @@ impl Config {
 }
 
 /// A shorter time for the store is none.
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// So long are others kept from the key of a proxy that died, and no longer.
 const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60);
+
+/// A claim is kept for half as long again.
+const LONGEST_SETTLE: Duration = Duration::from_secs(40 * 60);
 
 /// Whether a route can stand behind those before it.
 fn check(route: &Route, before: &[Route]) -> Result<(), String> {
@@ -333,8 +336,10 @@ fn check(route: &Route, before: &[Route]) -> Result<(), String> {
             humantime::format_duration(route.lease)
         ));
     }
-    if route.settle.is_some_and(|settle| settle > LONGEST_LEASE) {
-        return Err("`settle` is 1h at the most".to_owned());
+    let settle = route.settle.unwrap_or(route.lease);
+    if route.in_doubt == InDoubt::Rerun && settle > LONGEST_SETTLE {
+        let why = "it is 40m at the most, and as long as the lease unless it is set: others wait half as long again for a proxy that died";
+        return Err(format!("`settle` is {}: {why}", humantime::format_duration(settle)));
     }
     if route.retention < Duration::from_secs(1) {
         let why =
