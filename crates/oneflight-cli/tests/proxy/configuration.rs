@@ -143,6 +143,11 @@ fn an_error_names_the_line_and_what_is_allowed() {
         ),
         ("[[route]]\nsettle = \"1s\"", "`settle` says when it is sent again"),
         ("[[route]]\nin-doubt = \"rerun\"\nsettle = \"41m\"", "40m at the most"),
+        ("[[route]]\nlimits.record = \"10 B\"", "256 B at the least"),
+        ("[[route]]\npath = \"/v1/<id>\"", "since no path has '<' in it"),
+        ("[[route]]\npath = \"/v1/[id]\"", "since no path has '[' in it"),
+        ("[[route]]\npath = \"/\u{e9}\"", "as in %C3%A9"),
+        ("[[route]]\nscope = \"header Connection\"", "is of the connection"),
         ("[[route]]\nin-doubt = \"rerun\"\nlease = \"1h\"", "40m at the most"),
         (
             "[[route]]\nserver-actions = true\nscope = \"none\"\ndialect = \"stripe\"",

@@ -50,7 +50,12 @@ impl Home {
     }
 
     pub fn start(&self) -> Proxy {
-        Proxy::of(self.file(), None)
+        Proxy::of(self.file(), None, &[])
+    }
+
+    /// Starts it with these variables besides.
+    pub fn start_with(&self, variables: &[(&str, &str)]) -> Proxy {
+        Proxy::of(self.file(), None, variables)
     }
 
     /// Starts it as another user than root, whose the directory becomes, so that permissions count. If it is not root, it is this user.
@@ -63,7 +68,7 @@ impl Home {
                 std::os::unix::fs::chown(path, Some(user), Some(group)).expect("it is ours");
             }
         }
-        Proxy::of(self.file(), account)
+        Proxy::of(self.file(), account, &[])
     }
 }
 
@@ -101,7 +106,7 @@ impl Proxy {
         home.start()
     }
 
-    fn of(config: PathBuf, account: Option<(u32, u32)>) -> Self {
+    fn of(config: PathBuf, account: Option<(u32, u32)>, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oneflight"));
         if let Some((user, group)) = account {
             command.uid(user).gid(group);
@@ -110,6 +115,7 @@ impl Proxy {
             .args(["proxy", "--config"])
             .arg(config)
             .env_remove("ONEFLIGHT_STORE")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

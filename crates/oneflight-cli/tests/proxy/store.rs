@@ -71,8 +71,7 @@ async fn it_is_not_ready_while_redis_may_only_be_read() {
 async fn it_is_not_ready_while_redis_has_no_room_and_to_ask_for_it_touches_no_key_of_others() {
     let (home, redis) = (Home::new(), Server::start(&[]));
     let backend = Backend::by(|_| async { text("done") }).await;
-    // As a variable that is empty, it says nothing.
-    write(&home, backend.address, &redis.url(), "prefix = \"\"");
+    write(&home, backend.address, &redis.url(), "");
     let mut connection = redis.client().get_multiplexed_async_connection().await.expect("Redis");
     let mut told = async |words: &str| -> String {
         let mut words = words.split(' ');
@@ -81,7 +80,8 @@ async fn it_is_not_ready_while_redis_has_no_room_and_to_ask_for_it_touches_no_ke
         command.query_async(&mut connection).await.expect("Redis")
     };
     told("SET ready precious").await;
-    let proxy = home.start();
+    // A variable that is empty says nothing.
+    let proxy = home.start_with(&[("ONEFLIGHT_PREFIX", "")]);
     ready(&proxy, 200, "reachable").await;
     assert_eq!(told("GET ready").await, "precious");
     told("CONFIG SET maxmemory 1").await;

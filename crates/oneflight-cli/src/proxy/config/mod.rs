@@ -244,6 +244,9 @@ impl Config {
                 "`store.timeout` is {timeout:?}: it is {SHORTEST_TIMEOUT:?} at the least"
             ));
         }
+        if written.clients.header_lines == Some(0) {
+            return Err("`clients.header-lines` is 0, and no request would be read: it is 100 unless set".to_owned());
+        }
         let mut routes = Vec::with_capacity(written.route.0.len());
         for route in written.route.0 {
             let (line, _) = explain::place(text, route.span().start);
@@ -294,6 +297,9 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// So long are others kept from the key of a proxy that died, and no longer.
 const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60);
 
+/// An answer of which not even the outcome has room is none. In bytes.
+const SMALLEST_RECORD: usize = 256;
+
 /// A claim is kept for half as long again.
 const LONGEST_SETTLE: Duration = Duration::from_secs(40 * 60);
 
@@ -335,6 +341,10 @@ fn check(route: &Route, before: &[Route]) -> Result<(), String> {
             "the lease is {}: {why}",
             humantime::format_duration(route.lease)
         ));
+    }
+    if route.limits.record.0 < SMALLEST_RECORD {
+        let why = "it is 256 B at the least, since the head of an answer is in it";
+        return Err(format!("`limits.record` is {} B: {why}", route.limits.record.0));
     }
     let settle = route.settle.unwrap_or(route.lease);
     if route.in_doubt == InDoubt::Rerun && settle > LONGEST_SETTLE {

@@ -36,9 +36,17 @@ pub(super) fn check<'a>(path: &str, before: impl Iterator<Item = &'a str>) -> Re
             &plain[end..=end]
         ));
     }
-    match plain.find(|character: char| character.is_whitespace() || character.is_control()) {
-        Some(_) => Err(format!(
+    if plain.contains(char::is_whitespace) {
+        return Err(format!(
             "the path {path:?} would match nothing: white space is sent as %20"
+        ));
+    }
+    // All that a path has (RFC 3986, section 3.3). Clients encode the rest.
+    let is_sent = |character: char| character.is_ascii_alphanumeric() || "/-._~%!$&'()+,;=:@".contains(character);
+    match plain.chars().find(|character| !is_sent(*character)) {
+        Some(other) => Err(format!(
+            "the path {path:?} would match nothing, since no path has {other:?} in it: a character is sent as its bytes in hexadecimal \
+             digits, as in %C3%A9, and {FORMS}"
         )),
         None => Ok(()),
     }

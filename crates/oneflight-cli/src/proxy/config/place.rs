@@ -1,6 +1,6 @@
 //! Who listens where: what the proxy would forward to itself, and two listeners for one address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 use super::super::upstream::Address;
 
@@ -56,13 +56,21 @@ fn leads_to(upstream: &Address, own: SocketAddr) -> bool {
         Err(_) if host.eq_ignore_ascii_case("localhost") => {
             vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
         }
-        // Where another name leads is known only when it is looked up.
-        Err(_) => return false,
+        // Looked up only where the port is one of ours. A name that leads nowhere yet leads to no listener.
+        Err(_) => {
+            let found = (host, *port).to_socket_addrs();
+            found.map_or_else(|_| Vec::new(), |found| found.map(|it| it.ip().to_canonical()).collect())
+        }
     };
     named.into_iter().any(|named| {
-        let is_here = named.is_loopback() || named.is_unspecified();
+        let is_here = named.is_loopback() || named.is_unspecified() || is_of_this_machine(named);
         named == own.ip()
             || (own.ip().is_unspecified() && is_here)
             || (named.is_unspecified() && own.ip().is_loopback())
     })
+}
+
+/// Whether an address is one of this machine's, which is what a socket can be bound to.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }

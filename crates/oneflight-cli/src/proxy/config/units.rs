@@ -248,13 +248,25 @@ pub(in super::super) enum Principal {
     Cookie(String),
 }
 
+/// Whether a line is taken off before a scope is looked for (RFC 9110, section 7.6.1).
+fn is_of_the_connection(name: &HeaderName) -> bool {
+    use http::header::{CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA};
+
+    [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA].contains(name) || name == "keep-alive"
+}
+
 impl Text for Principal {
     const EXPECTED: &'static str = "\"header NAME\" or \"cookie NAME\"";
 
     fn read(text: &str) -> Result<Self, String> {
         let named = text.split_once(' ').map(|(place, name)| (place, name.trim()));
         match named {
-            Some(("header", name)) => HeaderName::read(name).map(Self::Header),
+            Some(("header", name)) => HeaderName::read(name).and_then(|name| match is_of_the_connection(&name) {
+                true => Err(format!(
+                    "{name} is of the connection, and says nothing of who a client is"
+                )),
+                false => Ok(Self::Header(name)),
+            }),
             Some(("cookie", name)) if !name.is_empty() && !name.contains([';', '=', ' ', ',']) => {
                 Ok(Self::Cookie(name.to_owned()))
             }

@@ -68,6 +68,15 @@ impl FromStr for Address {
             }
             _ => return Err(format!("{text:?} is no backend: {FORMS}")),
         };
+        if host.is_empty() {
+            return Err(format!("{text:?} names no host: {FORMS}"));
+        }
+        let is_with_port = uri.authority().is_some_and(|it| it.as_str().len() > host.len());
+        if is_with_port && uri.port_u16().is_none() {
+            return Err(format!(
+                "{text:?} has no port that there is, from 1 to 65535, or more than host and port: {FORMS}"
+            ));
+        }
         let port = uri.port_u16().unwrap_or(match tls {
             Tls::Plain => 80,
             Tls::Encrypted => 443,

@@ -16,6 +16,12 @@ use super::failure::{Failure, Reason, Sent};
 use super::outgoing::Outgoing;
 use super::stream::Stream;
 
+/// A backend is ours, and has done something when it answers: what it says is thrown away for its form alone only where it would take
+/// memory without end. In lines.
+const MOST_LINES: usize = 1_000;
+/// The same, in bytes.
+const LONGEST_HEAD: usize = 1024 * 1024;
+
 /// hyper's, whose type has no name.
 type Driver = dyn Future<Output = hyper::Result<()>> + Send;
 
@@ -39,7 +45,11 @@ pub(super) enum Unanswered {
 impl Connection {
     pub(super) async fn open(stream: Stream) -> hyper::Result<Self> {
         let written = stream.written();
-        let (sender, connection) = http1::Builder::new().handshake(stream).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(MOST_LINES)
+            .max_buf_size(LONGEST_HEAD)
+            .handshake(stream)
+            .await?;
         Ok(Self {
             sender,
             driver: Some(Box::pin(connection.with_upgrades())),
