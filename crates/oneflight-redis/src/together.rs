@@ -13,7 +13,7 @@
 //! A caller could gather in its own place, which would save the task. But a caller may be kept and not polled, and it
 //! would hold all others up.
 //!
-//! Claims of one message are one script, and so are completions. Each has an answer of its own. In a cluster a script
+//! Claims of one message are one script, and so are completions, as far as their bytes are few. Each has an answer of its own. In a cluster a script
 //! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread.
 
 use std::sync::Arc;
@@ -31,8 +31,11 @@ use super::records::malformed;
 use super::scripts::Script;
 use oneflight::store::StoreError;
 
-/// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms.
+/// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms where results are small.
 const MOST: usize = 64;
+/// The bytes of the steps of one script. A larger step goes alone: the server copies them, which takes some 4 ms for a
+/// megabyte.
+const LARGEST: usize = 64 << 10;
 
 /// What a script is given for one step.
 pub(super) struct Step {
@@ -189,18 +192,22 @@ async fn alone(way: &Way, step: &Step) -> Answer {
 
 /// Puts the steps of one script together, each with its place among all.
 fn in_groups(steps: &[Step]) -> Vec<Vec<(usize, &Step)>> {
-    let mut groups: Vec<Vec<(usize, &Step)>> = Vec::new();
+    let mut groups: Vec<(usize, Vec<(usize, &Step)>)> = Vec::new();
     for (place, step) in steps.iter().enumerate() {
-        let has_room = |group: &&mut Vec<(usize, &Step)>| {
+        let bytes: usize = step.arguments.iter().map(Vec::len).sum();
+        let has_room = |(before, group): &&mut (usize, Vec<(usize, &Step)>)| {
             let of_one = std::ptr::eq(group[0].1.script, step.script);
-            of_one && step.script.takes_several && group.len() < MOST
+            of_one && step.script.takes_several && group.len() < MOST && *before + bytes <= LARGEST
         };
         match groups.iter_mut().find(has_room) {
-            Some(group) => group.push((place, step)),
-            None => groups.push(vec![(place, step)]),
+            Some((before, group)) => {
+                *before += bytes;
+                group.push((place, step));
+            }
+            None => groups.push((bytes, vec![(place, step)])),
         }
     }
-    groups
+    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 /// What a script is given of a group.

@@ -99,6 +99,31 @@ async fn what_is_asked_at_the_same_time_goes_out_in_two_messages() {
     }
 }
 
+/// The server does nothing else while it runs a script.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn large_results_are_not_one_script() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut connection = server.connection().await;
+    warm(&store).await;
+    for (kibibytes, least) in [(1, 2), (20, 8), (100, 20)] {
+        let ids: Vec<_> = (0..20).map(|number| id(&format!("k{kibibytes}-{number}"))).collect();
+        let claims = claim_all(&store, &ids).await;
+        let before = scripts(&mut connection).await;
+        let large = RecordedResult::value(Verdict::Performed, CodecId::Json, &vec![b'1'; kibibytes << 10]);
+        let asked = claims.into_iter().map(|claim| {
+            let (store, claim, large) = (store.clone(), granted(claim.unwrap()), large.clone());
+            async move { store.complete(claim, large, MINUTE).await }
+        });
+        let completed = at_once(asked.collect::<Vec<_>>()).await;
+        assert!(completed.iter().all(Result::is_ok), "{completed:?}");
+        assert_eq!(scripts(&mut connection).await - before, least, "{kibibytes} KiB");
+        for id in &ids {
+            assert_eq!(store.load(id).await.unwrap().unwrap().result(), Some(&large));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn each_of_many_steps_is_answered_for_itself() {
     let prefix = prefix();
