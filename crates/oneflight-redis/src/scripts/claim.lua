@@ -12,7 +12,7 @@ local waits = ARGV[1] == '1'
 local time = redis.call('TIME')
 local millis = time[1] * 1000 + floor(time[2] / 1000)
 -- Texts of one length compare as their numbers do.
-local micros = time[1] .. sub('00000' .. time[2], -6)
+local micros = sub('000000000' .. time[1], -10) .. sub('00000' .. time[2], -6)
 
 local function claim(key, last_token, in_progress, lease, takeover, known, tail)
     local record, at = read(key)
