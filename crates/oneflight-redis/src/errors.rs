@@ -13,7 +13,8 @@ pub(super) fn is_unknown_script(error: &RedisError) -> bool {
 pub(super) fn unavailable(error: RedisError) -> StoreError {
     let failure = match (error.kind(), error.code()) {
         (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => StoreFailure::NotLoggedIn,
-        (_, Some("NOPERM")) => StoreFailure::Forbidden,
+        // What a script may not do is told of one step of several, and by newer servers as any other error.
+        (_, Some("NOPERM")) if !error.detail().is_some_and(|said| said.contains("script")) => StoreFailure::Forbidden,
         (_, Some("READONLY")) => StoreFailure::ReadOnly,
         (_, Some("OOM")) => StoreFailure::Full,
         _ => return StoreError::unavailable(error),

@@ -84,8 +84,13 @@ local function claim(key, last_token, in_progress, lease, takeover, known, tail)
         last = decimal(counted)
         redis.call('SET', last_token, token)
     end
+    -- An error of one claim is not to end the script, which others are in. Before the record, so that there is none of what
+    -- was refused.
+    local listed = redis.pcall('ZADD', in_progress, token, key)
+    if type(listed) == 'table' then
+        return find(listed.err, 'WRONGTYPE') and { 'corrupt', 'list' } or listed
+    end
     redis.call('SET', key, state .. token .. attempt .. decimal(millis + lease) .. '0000000000000000' .. tail)
-    redis.call('ZADD', in_progress, token, key)
     local is_set_back = (last or '0000000000000000') < known
     if record or is_set_back then
         return { 'granted', token, attempt, took_over, is_set_back and '1' or '0' }

@@ -15,17 +15,17 @@ use redis::cmd;
 
 use crate::server::{Server, prefix, server};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 
-fn id(key: &str) -> RequestIdentity {
+pub fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
-fn result() -> RecordedResult {
+pub fn result() -> RecordedResult {
     RecordedResult::value(Verdict::Performed, CodecId::Json, b"1")
 }
 
-fn granted(outcome: ClaimOutcome) -> Claim {
+pub fn granted(outcome: ClaimOutcome) -> Claim {
     match outcome {
         ClaimOutcome::Granted(claim) => claim,
         other @ ClaimOutcome::Denied(_) => panic!("{other:?}"),
@@ -33,7 +33,7 @@ fn granted(outcome: ClaimOutcome) -> Claim {
 }
 
 /// How many scripts a server has run, of those that it knew.
-async fn scripts(connection: &mut MultiplexedConnection) -> u64 {
+pub async fn scripts(connection: &mut MultiplexedConnection) -> u64 {
     let info: String = cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
     let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:"));
     let field = |line: &str, name: &str| -> Option<u64> {
@@ -45,13 +45,13 @@ async fn scripts(connection: &mut MultiplexedConnection) -> u64 {
 }
 
 /// All at the same time, from one task: it runs on the only worker, so the task that gathers runs after it.
-async fn at_once<T: Send + 'static>(asked: impl IntoIterator<Item: Future<Output = T> + Send + 'static>) -> Vec<T> {
+pub async fn at_once<T: Send + 'static>(asked: impl IntoIterator<Item: Future<Output = T> + Send + 'static>) -> Vec<T> {
     let asked: Vec<_> = asked.into_iter().collect();
     tokio::spawn(async move { join_all(asked).await }).await.unwrap()
 }
 
 /// Claims, at the same time.
-async fn claim_all(store: &RedisStore, ids: &[RequestIdentity]) -> Vec<Result<ClaimOutcome, StoreError>> {
+pub async fn claim_all(store: &RedisStore, ids: &[RequestIdentity]) -> Vec<Result<ClaimOutcome, StoreError>> {
     let asked = ids.iter().cloned().map(|id| {
         let store = store.clone();
         async move { store.claim(ClaimRequest::new(&id, MINUTE)).await }
@@ -60,7 +60,7 @@ async fn claim_all(store: &RedisStore, ids: &[RequestIdentity]) -> Vec<Result<Cl
 }
 
 /// Records results, at the same time.
-async fn complete_all(store: &RedisStore, claims: impl IntoIterator<Item = Claim>) -> Vec<Result<(), StoreError>> {
+pub async fn complete_all(store: &RedisStore, claims: impl IntoIterator<Item = Claim>) -> Vec<Result<(), StoreError>> {
     let asked = claims.into_iter().map(|claim| {
         let store = store.clone();
         async move { store.complete(claim, result(), MINUTE).await }
@@ -69,7 +69,7 @@ async fn complete_all(store: &RedisStore, claims: impl IntoIterator<Item = Claim
 }
 
 /// A claim and a completion, so that the server knows their scripts.
-async fn warm(store: &RedisStore) {
+pub async fn warm(store: &RedisStore) {
     let claim = granted(store.claim(ClaimRequest::new(&id("warm"), MINUTE)).await.unwrap());
     store.complete(claim, result(), MINUTE).await.unwrap();
 }
