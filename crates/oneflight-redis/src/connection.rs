@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use parking_lot::Mutex;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
 use redis::{Client, Cmd, Pipeline, RedisError, RedisResult, Value, cmd, pipe};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -330,7 +330,7 @@ impl Connection {
             .ignore_errors();
         let mut answers = self.send_all(&both).await?.into_iter();
         Ok(Answered {
-            value: answers.next().unwrap_or(Value::Nil).extract_error()?,
+            value: unless_refused(answers.next().unwrap_or(Value::Nil))?,
             acknowledged: acknowledgement.check(answers.next().unwrap_or(Value::Nil)),
         })
     }
@@ -378,11 +378,12 @@ impl Connection {
     }
 
     async fn send(&self, command: &Cmd) -> RedisResult<Value> {
-        match self.clone() {
-            Self::Managed(mut connection) => command.query_async(&mut connection).await,
-            Self::Multiplexed(mut connection) => command.query_async(&mut connection).await,
-            Self::Cluster(mut connection) => command.query_async(&mut connection).await,
-        }
+        let answered = match self.clone() {
+            Self::Managed(mut connection) => connection.req_packed_command(command).await,
+            Self::Multiplexed(mut connection) => connection.req_packed_command(command).await,
+            Self::Cluster(mut connection) => connection.req_packed_command(command).await,
+        };
+        unless_refused(answered?)
     }
 
     async fn send_all(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
@@ -391,6 +392,15 @@ impl Connection {
             Self::Multiplexed(mut connection) => commands.query_async(&mut connection).await,
             Self::Cluster(mut connection) => commands.query_async(&mut connection).await,
         }
+    }
+}
+
+/// Makes an answer that is an error one. An error within an answer is that of one step of several: what is looked for by
+/// `Value::extract_error`, and so by `Cmd::query_async`, would be that of all.
+fn unless_refused(answer: Value) -> RedisResult<Value> {
+    match answer {
+        Value::ServerError(error) => Err(error.into()),
+        answer => Ok(answer),
     }
 }
 

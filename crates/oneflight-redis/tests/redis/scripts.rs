@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use oneflight::store::{Claim, Store, StoreError};
+use oneflight::store::{Claim, ClaimOutcome, Denied, Store, StoreError, StoreFailure};
 use redis::cmd;
 
 use crate::server::{Server, place, prefix, server};
@@ -90,4 +90,41 @@ async fn what_a_script_may_not_do_leaves_no_record() {
         assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
     }
     assert!(store.load(&id("one")).await.unwrap().unwrap().result().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_without_memory_still_says_what_it_knows() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut before = claim_all(&store, &["held", "done"].map(id)).await.into_iter();
+    let held = granted(before.next().unwrap().unwrap());
+    let done = granted(before.next().unwrap().unwrap());
+    store.complete(done, result(), MINUTE).await.unwrap();
+    let mut connection = server.connection().await;
+    let set = cmd("CONFIG")
+        .arg(&["SET", "maxmemory", "1"])
+        .exec_async(&mut connection)
+        .await;
+    set.unwrap();
+    let asked = ["alone", "done", "new", "held", "another"].map(id);
+    let [alone, replayed, new, in_progress, another] = claim_all(&store, &asked).await.try_into().unwrap();
+    for refused in [alone, new, another] {
+        let is_full = matches!(
+            refused,
+            Err(StoreError::Failed {
+                failure: StoreFailure::Full,
+                ..
+            })
+        );
+        assert!(is_full, "{refused:?}");
+    }
+    assert!(
+        matches!(replayed, Ok(ClaimOutcome::Denied(Denied::Completed(_)))),
+        "{replayed:?}"
+    );
+    assert!(
+        matches!(in_progress, Ok(ClaimOutcome::Denied(Denied::InProgress { .. }))),
+        "{in_progress:?}"
+    );
+    drop(held);
 }
