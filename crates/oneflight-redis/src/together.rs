@@ -14,7 +14,8 @@
 //! would hold all others up.
 //!
 //! Claims of one message are one script, and so are completions, as far as their bytes are few. Each has an answer of its own. In a cluster a script
-//! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread.
+//! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread. A server that is
+//! asked for by itself may be in a cluster all the same: it says so before it runs anything.
 
 use std::sync::Arc;
 
@@ -74,7 +75,7 @@ impl Together {
     /// Takes a step, perhaps together with others.
     pub(super) async fn take(&self, step: Step) -> Answer {
         let inner = &self.0;
-        if inner.way.connection.is_cluster() || !drives_itself() {
+        if inner.way.connection.has_slots() || !drives_itself() {
             return alone(&inner.way, &step).await;
         }
         let (answer, begins) = match inner.join(step) {
@@ -152,16 +153,26 @@ impl Gathering {
         let _under_way = UnderWay(&self.inner);
         let way = &self.inner.way;
         let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-        let groups = in_groups(&steps);
-        let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
-        let calls: Vec<_> = given.iter().map(Given::call).collect();
-        let answers = way.connection.run_all(&calls, way.patience, way.acknowledgement);
         let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
-        for (group, answer) in groups.iter().zip(answers.await) {
+        let mut tell = |group: &[(usize, &Step)], answer| {
             for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
                 // The caller may be gone.
                 let _ = callers[*place].take().map(|caller| caller.send(answer));
             }
+        };
+        let groups = in_groups(&steps);
+        let mut alone = Vec::new();
+        for (group, answer) in groups.iter().zip(all(way, &groups).await) {
+            match group.len() > 1 && way.connection.has_refused_slots(&answer) {
+                true => alone.extend(group.iter().map(|step| vec![*step])),
+                false => tell(group, answer),
+            }
+        }
+        if alone.is_empty() {
+            return;
+        }
+        for (step, answer) in alone.iter().zip(all(way, &alone).await) {
+            tell(step, answer);
         }
     }
 
@@ -188,6 +199,13 @@ async fn alone(way: &Way, step: &Step) -> Answer {
     way.connection
         .run(given.call(), way.patience, way.acknowledgement)
         .await
+}
+
+/// Has groups of steps taken, in one message. Returns an answer for each group.
+async fn all(way: &Way, groups: &[Vec<(usize, &Step)>]) -> Vec<Answer> {
+    let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
+    let calls: Vec<_> = given.iter().map(Given::call).collect();
+    way.connection.run_all(&calls, way.patience, way.acknowledgement).await
 }
 
 /// Puts the steps of one script together, each with its place among all.

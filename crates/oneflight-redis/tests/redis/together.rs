@@ -13,7 +13,7 @@ use oneflight_redis::RedisStore;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 
-use crate::server::{Server, prefix, server};
+use crate::server::{Server, cluster, prefix, server};
 
 pub const MINUTE: Duration = Duration::from_secs(60);
 
@@ -285,4 +285,36 @@ fn a_step_goes_on_where_the_runtime_of_the_one_before_has_ended() {
     }
     let both = stays.block_on(join_all(["six", "seven"].map(claim)));
     both.into_iter().for_each(|claim| drop(granted(claim.unwrap())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_only_server_of_a_cluster_may_be_asked_by_itself() {
+    let servers = cluster(1).await;
+    let ids: Vec<_> = (0..20).map(|number| id(&format!("k{number}"))).collect();
+    for renews_first in [false, true] {
+        let store = servers[0].store(&prefix()).await;
+        let mut claims = Vec::new();
+        if renews_first {
+            for id in &ids {
+                claims.push(granted(store.claim(ClaimRequest::new(id, MINUTE)).await.unwrap()));
+            }
+        } else {
+            for claim in claim_all(&store, &ids).await {
+                claims.push(granted(claim.unwrap()));
+            }
+        }
+        for _ in 0..2 {
+            let renewed = claims
+                .iter()
+                .map(|claim| store.renew(claim.id(), claim.token(), MINUTE * 2));
+            for renewed in join_all(renewed).await {
+                renewed.unwrap();
+            }
+        }
+        let record = store.load(&ids[7]).await.unwrap().unwrap();
+        assert!(record.lease_remaining().unwrap() > MINUTE);
+        for completed in complete_all(&store, claims).await {
+            completed.unwrap();
+        }
+    }
 }
