@@ -10,6 +10,9 @@
 //! answer of another one. The task that gathers gives way to those that can run now, and no longer: where the server is
 //! far away and the processor idle, each step goes out at once.
 //!
+//! A worker whose task blocks runs nothing else, and what has given way there is not taken over by another one. So a step
+//! that finds the task late begins another one, and so does one that was not sent for long. The last that was begun sends.
+//!
 //! A caller could gather in its own place, which would save the task. But a caller may be kept and not polled, and it
 //! would hold all others up.
 //!
@@ -18,12 +21,14 @@
 //! asked for by itself may be in a cluster all the same: it says so before it runs anything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::Value;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{Answered, Call, Way};
 use super::errors::unavailable;
@@ -37,6 +42,11 @@ const MOST: usize = 64;
 /// The bytes of the steps of one script. A larger step goes alone: the server copies them, which takes some 4 ms for a
 /// megabyte.
 const LARGEST: usize = 64 << 10;
+
+/// How late the task that gathers may be.
+const LATE: Duration = Duration::from_millis(1);
+/// How long a step waits before its caller sees to it that it is sent.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What a script is given for one step.
 pub(super) struct Step {
@@ -57,13 +67,25 @@ struct Inner {
     gathered: Mutex<Gathered>,
 }
 
+/// A step with a number of its own, and the caller that waits for it.
+type Waiting = (u64, Step, oneshot::Sender<Answer>);
+
 #[derive(Default)]
 struct Gathered {
     /// The number of messages that are under way.
     under_way: usize,
-    waiting: Vec<(Step, oneshot::Sender<Answer>)>,
-    /// There is a task that sends what waits.
-    is_seen_to: bool,
+    waiting: Vec<Waiting>,
+    /// The task that sends what waits, by its number, and when it was begun.
+    seen_to: Option<(u64, Instant)>,
+    /// How many steps and tasks there have been.
+    numbers: u64,
+}
+
+impl Gathered {
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
 }
 
 impl Together {
@@ -78,43 +100,71 @@ impl Together {
         if inner.way.connection.has_slots() || !drives_itself() {
             return alone(&inner.way, &step).await;
         }
-        let (answer, begins) = match inner.join(step) {
+        let (number, mut answer) = match inner.join(step) {
             Joined::Alone(step) => {
                 let _under_way = UnderWay(inner);
                 return alone(&inner.way, &step).await;
             }
-            Joined::Waits { answer, begins } => (answer, begins),
+            Joined::Waits(number, answer) => (number, answer),
         };
-        if begins {
-            tokio::spawn(Gathering::of(inner).send());
-        }
-        let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
-        answer.await.map_err(given_up)?
-    }
-}
-
-impl Inner {
-    fn join(&self, step: Step) -> Joined {
-        let mut gathered = self.gathered.lock();
-        if gathered.under_way == 0 && !gathered.is_seen_to {
-            gathered.under_way = 1;
-            return Joined::Alone(step);
-        }
-        let (sender, answer) = oneshot::channel();
-        gathered.waiting.push((step, sender));
-        let begins = !std::mem::replace(&mut gathered.is_seen_to, true);
-        Joined::Waits { answer, begins }
+        let answered = loop {
+            inner.see_to_it();
+            match timeout(PATIENCE, &mut answer).await {
+                Ok(answered) => break answered,
+                Err(_) if inner.is_waiting(number) => {}
+                Err(_) => break answer.await,
+            }
+        };
+        answered.map_err(|_| StoreError::unavailable("the runtime that was about to ask is gone"))?
     }
 }
 
 enum Joined {
     /// It is under way from now on.
     Alone(Step),
-    Waits {
-        answer: oneshot::Receiver<Answer>,
-        /// The caller begins the task that sends it.
-        begins: bool,
-    },
+    Waits(u64, oneshot::Receiver<Answer>),
+}
+
+impl Inner {
+    fn join(&self, step: Step) -> Joined {
+        let mut gathered = self.gathered.lock();
+        if gathered.under_way == 0 && gathered.seen_to.is_none() {
+            gathered.under_way = 1;
+            return Joined::Alone(step);
+        }
+        let (sender, answer) = oneshot::channel();
+        let number = gathered.number();
+        gathered.waiting.push((number, step, sender));
+        Joined::Waits(number, answer)
+    }
+
+    fn is_waiting(&self, number: u64) -> bool {
+        let gathered = self.gathered.lock();
+        gathered.waiting.iter().any(|(waits, ..)| *waits == number)
+    }
+
+    /// Begins a task that sends what waits, unless there is one that is not late.
+    fn see_to_it(self: &Arc<Self>) {
+        let (number, gives_way) = {
+            let mut gathered = self.gathered.lock();
+            let now = Instant::now();
+            let is_late = match gathered.seen_to {
+                Some((_, begun)) if now.duration_since(begun) < LATE => return,
+                // It may have been sent since.
+                _ if gathered.waiting.is_empty() => return,
+                before => before.is_some(),
+            };
+            let number = gathered.number();
+            gathered.seen_to = Some((number, now));
+            (number, !is_late)
+        };
+        let task = Gathering {
+            inner: Arc::clone(self),
+            number,
+            has_taken: false,
+        };
+        tokio::spawn(task.send(gives_way));
+    }
 }
 
 /// Returns whether a task gets its turn here, whatever becomes of the caller. A runtime of one thread may rest for long, and
@@ -132,27 +182,24 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// The task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins
-/// another one.
+/// A task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins another
+/// one.
 struct Gathering {
     inner: Arc<Inner>,
+    number: u64,
     has_taken: bool,
 }
 
 impl Gathering {
-    fn of(inner: &Arc<Inner>) -> Self {
-        Self {
-            inner: Arc::clone(inner),
-            has_taken: false,
+    async fn send(mut self, gives_way: bool) {
+        if gives_way {
+            yield_now().await;
         }
-    }
-
-    async fn send(mut self) {
-        yield_now().await;
-        let waiting = self.take(1);
+        let Some(waiting) = self.take(1) else { return };
         let _under_way = UnderWay(&self.inner);
         let way = &self.inner.way;
-        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        let steps_of = |(_, step, caller)| (step, caller);
+        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().map(steps_of).unzip();
         let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
         let mut tell = |group: &[(usize, &Step)], answer| {
             for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
@@ -176,13 +223,16 @@ impl Gathering {
         }
     }
 
-    /// Takes what waits, to be sent in so many messages.
-    fn take(&mut self, messages: usize) -> Vec<(Step, oneshot::Sender<Answer>)> {
+    /// Takes what waits, to be sent in so many messages, unless that is left to a task that was begun later.
+    fn take(&mut self, messages: usize) -> Option<Vec<Waiting>> {
         self.has_taken = true;
         let mut gathered = self.inner.gathered.lock();
-        gathered.is_seen_to = false;
+        if gathered.seen_to.is_none_or(|(number, _)| number != self.number) {
+            return None;
+        }
+        gathered.seen_to = None;
         gathered.under_way += messages;
-        std::mem::take(&mut gathered.waiting)
+        Some(std::mem::take(&mut gathered.waiting))
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use oneflight::idempotency::{Idempotency, Origin};
@@ -316,5 +316,48 @@ async fn the_only_server_of_a_cluster_may_be_asked_by_itself() {
         for completed in complete_all(&store, claims).await {
             completed.unwrap();
         }
+    }
+}
+
+/// A task that blocks its worker does so for everything that has given way there.
+#[test]
+fn a_worker_that_blocks_holds_only_its_own_tasks_up() {
+    const BLOCKED: Duration = Duration::from_secs(2);
+    for asks_again in [true, false] {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+        let store = runtime.block_on(server().store(&prefix()));
+        runtime.block_on(warm(&store));
+        let claim = |key: &'static str| {
+            let store = store.clone();
+            async move { drop(granted(store.claim(ClaimRequest::new(&id(key), MINUTE)).await.unwrap())) }
+        };
+        let (blocks, is_blocked) = std::sync::mpsc::channel();
+        let (is_busy, busy) = std::sync::mpsc::channel();
+        // It keeps the one worker until the other one is blocked.
+        let asks = claim("other");
+        let other = runtime.spawn(async move {
+            is_busy.send(()).unwrap();
+            let blocked: Instant = is_blocked.recv().unwrap();
+            if asks_again {
+                asks.await;
+            }
+            blocked.elapsed()
+        });
+        busy.recv().unwrap();
+        let (first, second) = (claim("first"), claim("second"));
+        let both = runtime.spawn(async move {
+            // It runs as soon as this task waits, and before the one that gathers has its turn again.
+            tokio::spawn(async move {
+                blocks.send(Instant::now()).unwrap();
+                std::thread::sleep(BLOCKED);
+            });
+            let asked = Instant::now();
+            futures::join!(first, second);
+            asked.elapsed()
+        });
+        let waited = runtime.block_on(async { (other.await.unwrap(), both.await.unwrap()) });
+        println!("asks again: {asks_again}; {waited:?}");
+        assert!(waited.0.max(waited.1) < BLOCKED / 2, "{asks_again}: {waited:?}");
     }
 }
