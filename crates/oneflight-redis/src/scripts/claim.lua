@@ -33,7 +33,10 @@ local function claim(key, last_token, in_progress, lease, takeover, known, tail)
             -- Written again, as it is, for an asker that waits for replicas. `WAIT` is answered for what its own connection
             -- has written, and what is found may have been written over a connection that was lost.
             if waits then
-                redis.call('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+                local kept = redis.pcall('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+                if type(kept) == 'table' then
+                    return kept
+                end
             end
             return { 'record', decimal(millis), record }
         end

@@ -22,7 +22,10 @@ local function complete(key, in_progress, token, retention, result)
     if sub(record, 1, 1) == 'c' then
         -- As a claim writes again what it finds.
         if waits then
-            redis.call('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+            local kept = redis.pcall('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+            if type(kept) == 'table' then
+                return kept
+            end
         end
         return 1
     end

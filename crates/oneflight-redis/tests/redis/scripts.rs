@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use oneflight::store::{Claim, ClaimOutcome, Denied, Store, StoreError, StoreFailure};
+use oneflight_redis::RedisStore;
 use redis::cmd;
 
 use crate::server::{Server, place, prefix, server};
@@ -127,4 +128,24 @@ async fn a_server_without_memory_still_says_what_it_knows() {
         "{in_progress:?}"
     );
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_script_may_not_do_for_one_is_done_for_others() {
+    let server = Server::start(&[]);
+    // It waits for replicas, of which none has to acknowledge.
+    let options = RedisStore::options().acknowledged_by(0, MINUTE);
+    let store = server.store_with(options).await;
+    let done = granted(claim_all(&store, &[id("done")]).await.remove(0).unwrap());
+    store.complete(done, result(), MINUTE).await.unwrap();
+    let mut connection = server.connection().await;
+    let mut acl = cmd("ACL");
+    acl.arg(&["SETUSER", "default", "-pexpireat"]);
+    acl.exec_async(&mut connection).await.unwrap();
+    let mut claims = claim_all(&store, &["one", "two", "done", "three"].map(id)).await;
+    let refused = claims.remove(2);
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    for claim in claims {
+        drop(granted(claim.unwrap()));
+    }
 }
