@@ -7,55 +7,42 @@
 //!
 //! If replicas have to acknowledge, `WAIT` goes out in the same round trip, on the same connection: it is answered for
 //! what that connection has written.
-//!
-//! A command can be lost without an error as its connection breaks. The client hands it over to a task of the
-//! connection, and what is handed over just after that task has ended is neither sent nor dropped (tokio issue 7714).
-//! So a call that waits for long asks something else as well; a server answers in order.
 
 use std::fmt;
-use std::future::{Future, pending};
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, Pipeline, RedisError, RedisResult, Value, cmd, pipe};
-use tokio::time::{Instant, timeout, timeout_at};
+use redis::{Client, Cmd, RedisError, RedisResult, Value, cmd, pipe};
 
-use super::errors::{is_unknown_script, unavailable};
+use super::errors::{is_of_several_slots, is_unknown_script, unavailable};
 use super::scripts::Script;
 use oneflight::store::StoreError;
 
-/// After how long without an answer the server is asked whether there can be one.
-const DOUBTS_AFTER: Duration = Duration::from_millis(250);
-/// The number of questions to a cluster that are under way at a time.
-const AT_ONCE: usize = 64;
-/// How long an answer may exist already without having been taken.
-const TAKEN_WITHIN: Duration = Duration::from_millis(50);
+mod wire;
+
+use wire::Connection;
 
 /// A connection of the caller's that a [`RedisStore`](super::RedisStore) may use. Clones share it.
 ///
 /// Made from a `redis::aio::ConnectionManager`, which connects again when the connection is lost; a
 /// `redis::aio::MultiplexedConnection`, which does not; or a `redis::cluster_async::ClusterConnection`.
 #[derive(Clone)]
-pub struct RedisConnection(Kind);
+pub struct RedisConnection {
+    kind: Kind,
+    /// The server has said that the keys of a script have to be of one slot. It may be asked for as one server, and be
+    /// the only one of a cluster.
+    has_slots: Arc<AtomicBool>,
+}
 
 #[derive(Clone)]
 enum Kind {
     Ours(Arc<Ours>),
     Callers(Connection),
-}
-
-#[derive(Clone)]
-enum Connection {
-    Managed(ConnectionManager),
-    Multiplexed(MultiplexedConnection),
-    Cluster(ClusterConnection),
 }
 
 /// A connection that the store has opened, and can open anew. A manager connects again when it is told that its
@@ -82,25 +69,25 @@ impl Ours {
 
 impl From<ConnectionManager> for RedisConnection {
     fn from(connection: ConnectionManager) -> Self {
-        Self(Kind::Callers(Connection::Managed(connection)))
+        Self::over(Kind::Callers(Connection::Managed(connection)))
     }
 }
 
 impl From<MultiplexedConnection> for RedisConnection {
     fn from(connection: MultiplexedConnection) -> Self {
-        Self(Kind::Callers(Connection::Multiplexed(connection)))
+        Self::over(Kind::Callers(Connection::Multiplexed(connection)))
     }
 }
 
 impl From<ClusterConnection> for RedisConnection {
     fn from(connection: ClusterConnection) -> Self {
-        Self(Kind::Callers(Connection::Cluster(connection)))
+        Self::over(Kind::Callers(Connection::Cluster(connection)))
     }
 }
 
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.0 {
+        f.write_str(match &self.kind {
             Kind::Ours(_) => "RedisConnection(ours)",
             Kind::Callers(Connection::Managed(_)) => "RedisConnection(managed)",
             Kind::Callers(Connection::Multiplexed(_)) => "RedisConnection(multiplexed)",
@@ -182,10 +169,15 @@ pub(super) struct Way {
 }
 
 impl RedisConnection {
+    fn over(kind: Kind) -> Self {
+        let has_slots = Arc::default();
+        Self { kind, has_slots }
+    }
+
     /// Connects to a server.
     pub(super) async fn open(client: Client, config: ConnectionManagerConfig) -> RedisResult<Self> {
         let manager = ConnectionManager::new_with_config(client.clone(), config.clone()).await?;
-        Ok(Self(Kind::Ours(Arc::new(Ours {
+        Ok(Self::over(Kind::Ours(Arc::new(Ours {
             client,
             config,
             current: Mutex::new((0, manager)),
@@ -216,8 +208,7 @@ impl RedisConnection {
         self.unless_dead(answered, number)
     }
 
-    /// Runs scripts within this time: all in one round trip, and in a cluster each in one of its own, at the same time.
-    /// Returns an answer for each.
+    /// Runs scripts within this time, all in one round trip: of a cluster, one at a time. Returns an answer for each.
     pub(super) async fn run_all(
         &self,
         calls: &[Call<'_>],
@@ -225,17 +216,8 @@ impl RedisConnection {
         acknowledgement: Option<Acknowledgement>,
     ) -> Vec<Result<Answered, StoreError>> {
         let alone = |call| self.run(call, patience, acknowledgement);
-        if self.is_cluster() || calls.len() == 1 {
-            let mut all = FuturesOrdered::new();
-            let mut each = Vec::with_capacity(calls.len());
-            for call in calls {
-                all.push_back(alone(*call));
-                if all.len() == AT_ONCE {
-                    each.extend(all.next().await);
-                }
-            }
-            each.extend(all.collect::<Vec<_>>().await);
-            return each;
+        if let [call] = calls {
+            return vec![alone(*call).await];
         }
         let (connection, number) = self.current();
         let mut all = pipe();
@@ -283,7 +265,7 @@ impl RedisConnection {
             Some(Ok(_)) => false,
             None => true,
         };
-        if let (Kind::Ours(ours), true) = (&self.0, is_dead) {
+        if let (Kind::Ours(ours), true) = (&self.kind, is_dead) {
             ours.give_up(number);
         }
         match answered {
@@ -294,7 +276,7 @@ impl RedisConnection {
 
     /// Returns the connection as it is now and, if it is ours, its number among those that there were.
     fn current(&self) -> (Connection, u64) {
-        match &self.0 {
+        match &self.kind {
             Kind::Ours(ours) => {
                 let (number, manager) = ours.current.lock().clone();
                 (Connection::Managed(manager), number)
@@ -303,8 +285,22 @@ impl RedisConnection {
         }
     }
 
+    /// Returns whether the keys of a script have to be of one slot.
+    pub(super) fn has_slots(&self) -> bool {
+        self.is_cluster() || self.has_slots.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a script was not run since its keys are of several slots, and remembers that of the server.
+    pub(super) fn has_refused_slots(&self, answer: &Result<Answered, StoreError>) -> bool {
+        let has_refused = answer.as_ref().is_err_and(is_of_several_slots);
+        if has_refused {
+            self.has_slots.store(true, Ordering::Relaxed);
+        }
+        has_refused
+    }
+
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.0, Kind::Callers(Connection::Cluster(_)))
+        matches!(self.kind, Kind::Callers(Connection::Cluster(_)))
     }
 
     /// Returns the answer to one command, if there is one within this time.
@@ -312,148 +308,5 @@ impl RedisConnection {
         let (connection, _) = self.current();
         let answered = connection.answer_within(patience, connection.send(command)).await;
         answered.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
-    }
-}
-
-impl Connection {
-    async fn ask(&self, command: Cmd, acknowledgement: Option<Acknowledgement>) -> RedisResult<Answered> {
-        let Some(acknowledgement) = acknowledgement else {
-            return Ok(Answered {
-                value: self.send(&command).await?,
-                acknowledged: Ok(()),
-            });
-        };
-        let mut both = pipe();
-        // Each answer is looked at by itself.
-        both.add_command(command)
-            .add_command(acknowledgement.wait())
-            .ignore_errors();
-        let mut answers = self.send_all(&both).await?.into_iter();
-        Ok(Answered {
-            value: answers.next().unwrap_or(Value::Nil).extract_error()?,
-            acknowledged: acknowledgement.check(answers.next().unwrap_or(Value::Nil)),
-        })
-    }
-
-    /// Waits for the answer to what is asked. `None` means that there was none within this time.
-    ///
-    /// It ends earlier if the answer is lost: what is asked later, over the same connection or the one that came after
-    /// it, is not answered before. A cluster has many connections, and no such order.
-    async fn answer_within<T>(
-        &self,
-        patience: Duration,
-        asked: impl Future<Output = RedisResult<T>>,
-    ) -> Option<RedisResult<T>> {
-        let now = Instant::now();
-        // Nearly all are answered by then, so there is one timer for an answer, and not two.
-        let doubts = now + DOUBTS_AFTER.min(patience);
-        let mut asked = pin!(asked);
-        if let Ok(answered) = timeout_at(doubts, &mut asked).await {
-            return Some(answered);
-        }
-        let until = now.checked_add(patience);
-        let waited = self.unless_overtaken(asked);
-        match until {
-            Some(until) => timeout_at(until, waited).await.ok(),
-            None => Some(waited.await),
-        }
-    }
-
-    async fn unless_overtaken<T>(&self, mut asked: Pin<&mut impl Future<Output = RedisResult<T>>>) -> RedisResult<T> {
-        let overtaken = async {
-            match self {
-                Self::Managed(_) | Self::Multiplexed(_) => self.send(&cmd("PING")).await,
-                Self::Cluster(_) => pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            answered = &mut asked => return answered,
-            _ = overtaken => {}
-        }
-        timeout(TAKEN_WITHIN, asked).await.unwrap_or_else(|_| {
-            let lost = "the connection was lost, and the answer with it";
-            Err(io::Error::new(io::ErrorKind::BrokenPipe, lost).into())
-        })
-    }
-
-    async fn send(&self, command: &Cmd) -> RedisResult<Value> {
-        match self.clone() {
-            Self::Managed(mut connection) => command.query_async(&mut connection).await,
-            Self::Multiplexed(mut connection) => command.query_async(&mut connection).await,
-            Self::Cluster(mut connection) => command.query_async(&mut connection).await,
-        }
-    }
-
-    async fn send_all(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
-        match self.clone() {
-            Self::Managed(mut connection) => commands.query_async(&mut connection).await,
-            Self::Multiplexed(mut connection) => commands.query_async(&mut connection).await,
-            Self::Cluster(mut connection) => commands.query_async(&mut connection).await,
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-    use redis::{AsyncConnectionConfig, RedisConnectionInfo};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-    use tokio::time::sleep;
-
-    /// A connection to a server that says OK to everything, so long after it was asked.
-    async fn connection(delay: Duration) -> Connection {
-        let (client, mut server) = duplex(4096);
-        tokio::spawn(async move {
-            let mut bytes = [0; 4096];
-            while let Ok(read @ 1..) = server.read(&mut bytes).await {
-                let commands = bytes[..read].iter().filter(|&&byte| byte == b'*').count();
-                sleep(delay).await;
-                if server.write_all("+OK\r\n".repeat(commands).as_bytes()).await.is_err() {
-                    break;
-                }
-            }
-        });
-        let (info, config) = (
-            RedisConnectionInfo::default(),
-            AsyncConnectionConfig::new().set_response_timeout(None),
-        );
-        let connected = MultiplexedConnection::new_with_config(&info, client, config);
-        let (connection, driver) = connected.await.unwrap();
-        tokio::spawn(driver);
-        Connection::Multiplexed(connection)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_overtaken_is_not_waited_for() {
-        let connection = connection(Duration::ZERO).await;
-        let asked = Instant::now();
-        let lost = connection
-            .answer_within(Duration::MAX, pending::<RedisResult<Value>>())
-            .await;
-        assert!(lost.unwrap().unwrap_err().is_io_error());
-        let waited = asked.elapsed();
-        assert!(waited <= DOUBTS_AFTER + 2 * TAKEN_WITHIN, "{waited:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_answer_is_waited_for_longer_than_the_patience() {
-        let connection = connection(DOUBTS_AFTER * 100).await;
-        for patience in [DOUBTS_AFTER / 2, DOUBTS_AFTER * 2] {
-            let asked = Instant::now();
-            let answer = connection.answer_within(patience, connection.send(&cmd("GET"))).await;
-            assert!(answer.is_none());
-            let waited = asked.elapsed();
-            assert!(waited < patience + TAKEN_WITHIN, "{waited:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_slow_is_waited_for() {
-        let connection = connection(DOUBTS_AFTER * 3).await;
-        let get = cmd("GET");
-        let answer = connection.answer_within(Duration::MAX, connection.send(&get)).await;
-        assert_eq!(answer.unwrap().unwrap(), Value::Okay);
     }
 }

@@ -9,6 +9,15 @@ pub(super) fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
+/// Returns whether the server has not run a script since its keys are of several slots.
+pub(super) fn is_of_several_slots(error: &StoreError) -> bool {
+    let StoreError::Unavailable { source } = error else {
+        return false;
+    };
+    let error = source.downcast_ref::<RedisError>();
+    error.is_some_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot))
+}
+
 /// Makes the error that the user of the store gets.
 pub(super) fn unavailable(error: RedisError) -> StoreError {
     let failure = match (error.kind(), error.code()) {

@@ -230,6 +230,7 @@ fn corrupt(what: &[u8]) -> StoreError {
         b"tail" => "its holder, fingerprint or id is cut short or too long",
         b"result" => "it is completed and has no result",
         b"last token" => "the last token of its shard is not a number, or is too large to go on from",
+        b"list" => "the list of what is in progress in its shard is none",
         _ => "it is not one that this version of oneflight knows",
     };
     StoreError::Corrupt { what }

@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
@@ -198,18 +200,32 @@ impl Drop for Gathering {
 }
 
 /// Renews, and tells each what came of it.
-async fn send(inner: Arc<Inner>, renewals: Vec<Waiting>) {
-    let groups: Vec<Vec<Waiting>> = match inner.way.connection.is_cluster() {
-        false => in_groups(renewals),
-        // The keys of a script lie in one slot.
-        true => {
-            let mut shards = HashMap::<u16, Vec<_>>::new();
-            for renewal in renewals {
-                shards.entry(renewal.1.shard.number()).or_default().push(renewal);
-            }
-            shards.into_values().flat_map(in_groups).collect()
+async fn send(inner: Arc<Inner>, mut renewals: Vec<Waiting>) {
+    let connection = &inner.way.connection;
+    if !connection.has_slots() {
+        renewals = send_groups(&inner, in_groups(renewals)).await;
+        if renewals.is_empty() {
+            return;
         }
-    };
+    }
+    let mut shards = HashMap::<u16, Vec<_>>::new();
+    for renewal in renewals {
+        shards.entry(renewal.1.shard.number()).or_default().push(renewal);
+    }
+    let groups = shards.into_values().flat_map(in_groups);
+    if connection.is_cluster() {
+        // A server that does not answer holds no renewal of another one up.
+        let mut each: FuturesUnordered<_> = groups.map(|group| send_groups(&inner, vec![group])).collect();
+        while each.next().await.is_some() {}
+    } else {
+        send_groups(&inner, groups.collect()).await;
+    }
+}
+
+/// Renews in one message, and tells each what came of it. Returns those that were not looked at, since a script has the
+/// keys of one slot.
+async fn send_groups(inner: &Inner, groups: Vec<Vec<Waiting>>) -> Vec<Waiting> {
+    let connection = &inner.way.connection;
     let answers = {
         let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
         let arguments: Vec<_> = given.iter().map(Given::arguments).collect();
@@ -219,13 +235,17 @@ async fn send(inner: Arc<Inner>, renewals: Vec<Waiting>) {
             keys: &given.keys,
             arguments,
         });
-        inner
-            .way
-            .connection
+        connection
             .run_all(&calls.collect::<Vec<_>>(), inner.way.patience, None)
             .await
     };
+    let mut of_several_slots = Vec::new();
     for (group, answer) in groups.into_iter().zip(answers) {
+        let is_of_one_shard = group.iter().all(|(_, renewal, _)| renewal.shard == group[0].1.shard);
+        if !is_of_one_shard && connection.has_refused_slots(&answer) {
+            of_several_slots.extend(group);
+            continue;
+        }
         let tokens: Vec<_> = group.iter().map(|(_, renewal, _)| renewal.token).collect();
         let told = answer.and_then(|answered| records::renewed(answered.value, &tokens));
         let told = told.unwrap_or_else(|error| tokens.iter().map(|_| Err(error.clone())).collect());
@@ -234,6 +254,7 @@ async fn send(inner: Arc<Inner>, renewals: Vec<Waiting>) {
             let _ = answer.send(told);
         }
     }
+    of_several_slots
 }
 
 fn in_groups(renewals: Vec<Waiting>) -> Vec<Vec<Waiting>> {

@@ -28,7 +28,8 @@ use oneflight::store::{
 /// A claim, a completion, a release and a look are one round trip each, so
 /// [`run`](oneflight::idempotency::Idempotency::run) takes two, and a replay one. (After the server has forgotten our
 /// scripts, the first call of each takes one more.) What tasks of this process ask at the same time goes out in one
-/// message; none waits for another's answer. In a cluster each question goes alone.
+/// message; none waits for another's answer. The server does that in pieces of at most 64 claims or results and 64 KiB,
+/// between which it has time for others; a larger result is a piece of its own. In a cluster each question goes alone.
 ///
 /// Renewals wait for one another for up to a sixteenth of a third of the lease, and 2 s at most. So a process takes some
 /// 16 round trips in a third of a lease to renew all that it holds. A renewal that comes alone is sent at once.

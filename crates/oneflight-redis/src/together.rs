@@ -10,19 +10,25 @@
 //! answer of another one. The task that gathers gives way to those that can run now, and no longer: where the server is
 //! far away and the processor idle, each step goes out at once.
 //!
+//! A worker whose task blocks runs nothing else, and what has given way there is not taken over by another one. So a step
+//! that finds the task late begins another one, and so does one that was not sent for long. The last that was begun sends.
+//!
 //! A caller could gather in its own place, which would save the task. But a caller may be kept and not polled, and it
 //! would hold all others up.
 //!
-//! Claims of one message are one script, and so are completions. Each has an answer of its own. In a cluster a script
-//! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread.
+//! Claims of one message are one script, and so are completions, as far as their bytes are few. Each has an answer of its own. In a cluster a script
+//! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread. A server that is
+//! asked for by itself may be in a cluster all the same: it says so before it runs anything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::Value;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{Answered, Call, Way};
 use super::errors::unavailable;
@@ -31,8 +37,16 @@ use super::records::malformed;
 use super::scripts::Script;
 use oneflight::store::StoreError;
 
-/// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms.
+/// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms where results are small.
 const MOST: usize = 64;
+/// The bytes of the steps of one script. A larger step goes alone: the server copies them, which takes some 4 ms for a
+/// megabyte.
+const LARGEST: usize = 64 << 10;
+
+/// How late the task that gathers may be.
+const LATE: Duration = Duration::from_millis(1);
+/// How long a step waits before its caller sees to it that it is sent.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What a script is given for one step.
 pub(super) struct Step {
@@ -53,13 +67,25 @@ struct Inner {
     gathered: Mutex<Gathered>,
 }
 
+/// A step with a number of its own, and the caller that waits for it.
+type Waiting = (u64, Step, oneshot::Sender<Answer>);
+
 #[derive(Default)]
 struct Gathered {
     /// The number of messages that are under way.
     under_way: usize,
-    waiting: Vec<(Step, oneshot::Sender<Answer>)>,
-    /// There is a task that sends what waits.
-    is_seen_to: bool,
+    waiting: Vec<Waiting>,
+    /// The task that sends what waits, by its number, and when it was begun.
+    seen_to: Option<(u64, Instant)>,
+    /// How many steps and tasks there have been.
+    numbers: u64,
+}
+
+impl Gathered {
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
 }
 
 impl Together {
@@ -71,46 +97,74 @@ impl Together {
     /// Takes a step, perhaps together with others.
     pub(super) async fn take(&self, step: Step) -> Answer {
         let inner = &self.0;
-        if inner.way.connection.is_cluster() || !drives_itself() {
+        if inner.way.connection.has_slots() || !drives_itself() {
             return alone(&inner.way, &step).await;
         }
-        let (answer, begins) = match inner.join(step) {
+        let (number, mut answer) = match inner.join(step) {
             Joined::Alone(step) => {
                 let _under_way = UnderWay(inner);
                 return alone(&inner.way, &step).await;
             }
-            Joined::Waits { answer, begins } => (answer, begins),
+            Joined::Waits(number, answer) => (number, answer),
         };
-        if begins {
-            tokio::spawn(Gathering::of(inner).send());
-        }
-        let given_up = |_| StoreError::unavailable("the runtime that was about to ask is gone");
-        answer.await.map_err(given_up)?
-    }
-}
-
-impl Inner {
-    fn join(&self, step: Step) -> Joined {
-        let mut gathered = self.gathered.lock();
-        if gathered.under_way == 0 && !gathered.is_seen_to {
-            gathered.under_way = 1;
-            return Joined::Alone(step);
-        }
-        let (sender, answer) = oneshot::channel();
-        gathered.waiting.push((step, sender));
-        let begins = !std::mem::replace(&mut gathered.is_seen_to, true);
-        Joined::Waits { answer, begins }
+        let answered = loop {
+            inner.see_to_it();
+            match timeout(PATIENCE, &mut answer).await {
+                Ok(answered) => break answered,
+                Err(_) if inner.is_waiting(number) => {}
+                Err(_) => break answer.await,
+            }
+        };
+        answered.map_err(|_| StoreError::unavailable("the runtime that was about to ask is gone"))?
     }
 }
 
 enum Joined {
     /// It is under way from now on.
     Alone(Step),
-    Waits {
-        answer: oneshot::Receiver<Answer>,
-        /// The caller begins the task that sends it.
-        begins: bool,
-    },
+    Waits(u64, oneshot::Receiver<Answer>),
+}
+
+impl Inner {
+    fn join(&self, step: Step) -> Joined {
+        let mut gathered = self.gathered.lock();
+        if gathered.under_way == 0 && gathered.seen_to.is_none() {
+            gathered.under_way = 1;
+            return Joined::Alone(step);
+        }
+        let (sender, answer) = oneshot::channel();
+        let number = gathered.number();
+        gathered.waiting.push((number, step, sender));
+        Joined::Waits(number, answer)
+    }
+
+    fn is_waiting(&self, number: u64) -> bool {
+        let gathered = self.gathered.lock();
+        gathered.waiting.iter().any(|(waits, ..)| *waits == number)
+    }
+
+    /// Begins a task that sends what waits, unless there is one that is not late.
+    fn see_to_it(self: &Arc<Self>) {
+        let (number, gives_way) = {
+            let mut gathered = self.gathered.lock();
+            let now = Instant::now();
+            let is_late = match gathered.seen_to {
+                Some((_, begun)) if now.duration_since(begun) < LATE => return,
+                // It may have been sent since.
+                _ if gathered.waiting.is_empty() => return,
+                before => before.is_some(),
+            };
+            let number = gathered.number();
+            gathered.seen_to = Some((number, now));
+            (number, !is_late)
+        };
+        let task = Gathering {
+            inner: Arc::clone(self),
+            number,
+            has_taken: false,
+        };
+        tokio::spawn(task.send(gives_way));
+    }
 }
 
 /// Returns whether a task gets its turn here, whatever becomes of the caller. A runtime of one thread may rest for long, and
@@ -128,47 +182,57 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// The task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins
-/// another one.
+/// A task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins another
+/// one.
 struct Gathering {
     inner: Arc<Inner>,
+    number: u64,
     has_taken: bool,
 }
 
 impl Gathering {
-    fn of(inner: &Arc<Inner>) -> Self {
-        Self {
-            inner: Arc::clone(inner),
-            has_taken: false,
+    async fn send(mut self, gives_way: bool) {
+        if gives_way {
+            yield_now().await;
         }
-    }
-
-    async fn send(mut self) {
-        yield_now().await;
-        let waiting = self.take(1);
+        let Some(waiting) = self.take(1) else { return };
         let _under_way = UnderWay(&self.inner);
         let way = &self.inner.way;
-        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-        let groups = in_groups(&steps);
-        let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
-        let calls: Vec<_> = given.iter().map(Given::call).collect();
-        let answers = way.connection.run_all(&calls, way.patience, way.acknowledgement);
+        let steps_of = |(_, step, caller)| (step, caller);
+        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().map(steps_of).unzip();
         let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
-        for (group, answer) in groups.iter().zip(answers.await) {
+        let mut tell = |group: &[(usize, &Step)], answer| {
             for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
                 // The caller may be gone.
                 let _ = callers[*place].take().map(|caller| caller.send(answer));
             }
+        };
+        let groups = in_groups(&steps);
+        let mut alone = Vec::new();
+        for (group, answer) in groups.iter().zip(all(way, &groups).await) {
+            match group.len() > 1 && way.connection.has_refused_slots(&answer) {
+                true => alone.extend(group.iter().map(|step| vec![*step])),
+                false => tell(group, answer),
+            }
+        }
+        if alone.is_empty() {
+            return;
+        }
+        for (step, answer) in alone.iter().zip(all(way, &alone).await) {
+            tell(step, answer);
         }
     }
 
-    /// Takes what waits, to be sent in so many messages.
-    fn take(&mut self, messages: usize) -> Vec<(Step, oneshot::Sender<Answer>)> {
+    /// Takes what waits, to be sent in so many messages, unless that is left to a task that was begun later.
+    fn take(&mut self, messages: usize) -> Option<Vec<Waiting>> {
         self.has_taken = true;
         let mut gathered = self.inner.gathered.lock();
-        gathered.is_seen_to = false;
+        if gathered.seen_to.is_none_or(|(number, _)| number != self.number) {
+            return None;
+        }
+        gathered.seen_to = None;
         gathered.under_way += messages;
-        std::mem::take(&mut gathered.waiting)
+        Some(std::mem::take(&mut gathered.waiting))
     }
 }
 
@@ -187,20 +251,31 @@ async fn alone(way: &Way, step: &Step) -> Answer {
         .await
 }
 
+/// Has groups of steps taken, in one message. Returns an answer for each group.
+async fn all(way: &Way, groups: &[Vec<(usize, &Step)>]) -> Vec<Answer> {
+    let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
+    let calls: Vec<_> = given.iter().map(Given::call).collect();
+    way.connection.run_all(&calls, way.patience, way.acknowledgement).await
+}
+
 /// Puts the steps of one script together, each with its place among all.
 fn in_groups(steps: &[Step]) -> Vec<Vec<(usize, &Step)>> {
-    let mut groups: Vec<Vec<(usize, &Step)>> = Vec::new();
+    let mut groups: Vec<(usize, Vec<(usize, &Step)>)> = Vec::new();
     for (place, step) in steps.iter().enumerate() {
-        let has_room = |group: &&mut Vec<(usize, &Step)>| {
+        let bytes: usize = step.arguments.iter().map(Vec::len).sum();
+        let has_room = |(before, group): &&mut (usize, Vec<(usize, &Step)>)| {
             let of_one = std::ptr::eq(group[0].1.script, step.script);
-            of_one && step.script.takes_several && group.len() < MOST
+            of_one && step.script.takes_several && group.len() < MOST && *before + bytes <= LARGEST
         };
         match groups.iter_mut().find(has_room) {
-            Some(group) => group.push((place, step)),
-            None => groups.push(vec![(place, step)]),
+            Some((before, group)) => {
+                *before += bytes;
+                group.push((place, step));
+            }
+            None => groups.push((bytes, vec![(place, step)])),
         }
     }
-    groups
+    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 /// What a script is given of a group.

@@ -12,7 +12,7 @@ local waits = ARGV[1] == '1'
 local time = redis.call('TIME')
 local millis = time[1] * 1000 + floor(time[2] / 1000)
 -- Texts of one length compare as their numbers do.
-local micros = time[1] .. sub('00000' .. time[2], -6)
+local micros = sub('000000000' .. time[1], -10) .. sub('00000' .. time[2], -6)
 
 local function claim(key, last_token, in_progress, lease, takeover, known, tail)
     local record, at = read(key)
@@ -33,7 +33,10 @@ local function claim(key, last_token, in_progress, lease, takeover, known, tail)
             -- Written again, as it is, for an asker that waits for replicas. `WAIT` is answered for what its own connection
             -- has written, and what is found may have been written over a connection that was lost.
             if waits then
-                redis.call('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+                local kept = redis.pcall('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+                if type(kept) == 'table' then
+                    return kept
+                end
             end
             return { 'record', decimal(millis), record }
         end
@@ -84,8 +87,13 @@ local function claim(key, last_token, in_progress, lease, takeover, known, tail)
         last = decimal(counted)
         redis.call('SET', last_token, token)
     end
+    -- An error of one claim is not to end the script, which others are in. Before the record, so that there is none of what
+    -- was refused.
+    local listed = redis.pcall('ZADD', in_progress, token, key)
+    if type(listed) == 'table' then
+        return find(listed.err, 'WRONGTYPE') and { 'corrupt', 'list' } or listed
+    end
     redis.call('SET', key, state .. token .. attempt .. decimal(millis + lease) .. '0000000000000000' .. tail)
-    redis.call('ZADD', in_progress, token, key)
     local is_set_back = (last or '0000000000000000') < known
     if record or is_set_back then
         return { 'granted', token, attempt, took_over, is_set_back and '1' or '0' }

@@ -22,14 +22,20 @@ local function complete(key, in_progress, token, retention, result)
     if sub(record, 1, 1) == 'c' then
         -- As a claim writes again what it finds.
         if waits then
-            redis.call('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+            local kept = redis.pcall('PEXPIREAT', key, tonumber(sub(record, 44, 59)))
+            if type(kept) == 'table' then
+                return kept
+            end
         end
         return 1
     end
     local expires = millis + retention
     -- First, since it needs no memory: a server that has none left refuses a script at its first write, and never after
-    -- that.
-    redis.call('ZREM', in_progress, key)
+    -- that. An error of one result is not to end the script, which others are in.
+    local unlisted = redis.pcall('ZREM', in_progress, key)
+    if type(unlisted) == 'table' then
+        return find(unlisted.err, 'WRONGTYPE') and { 'corrupt', 'list' } or unlisted
+    end
     redis.call('SET', key, 'c' .. sub(record, 2, 27) .. completed .. decimal(expires) .. sub(record, 60) .. result,
         'PXAT', expires)
     -- Notifies the processes that wait. A server that forbids this has done everything else.

@@ -10,7 +10,10 @@ end
 if not record or sub(record, 2, 17) ~= ARGV[1] or sub(record, 1, 1) == 'c' then
     return 0
 end
-redis.call('ZREM', KEYS[2], KEYS[1])
+local unlisted = redis.pcall('ZREM', KEYS[2], KEYS[1])
+if type(unlisted) == 'table' then
+    return find(unlisted.err, 'WRONGTYPE') and { 'corrupt', 'list' } or unlisted
+end
 redis.call('DEL', KEYS[1])
 redis.pcall('PUBLISH', KEYS[1], '')
 return 1

@@ -13,6 +13,7 @@ mod faults;
 mod in_doubt_corrupt;
 mod renewals;
 mod replicas;
+mod scripts;
 mod together;
 mod upkeep;
 mod wait;

@@ -186,3 +186,37 @@ fn a_runtime_that_rests_holds_no_renewal_up() {
     assert!(runs.block_on(remaining(&store, 0)) > MINUTE);
     drop(asked);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_holds_no_renewal_of_another_up() {
+    const LEASES: usize = 600;
+    let servers = cluster(3).await;
+    let options = RedisStore::options().patience(Duration::from_secs(20));
+    let store = options.open_cluster(servers.iter().map(Server::url)).await.unwrap();
+    let claims = claims(&store, LEASES, MINUTE).await;
+    servers[1].signal("STOP");
+    let begun = Instant::now();
+    let mut renewing: JoinSet<_> = claims
+        .iter()
+        .enumerate()
+        .map(|(number, claim)| {
+            let (store, token) = (store.clone(), claim.token());
+            async move { store.renew(&id(number), token, MINUTE).await }
+        })
+        .collect();
+    let mut renewed = 0;
+    // Of those of the node, none is answered.
+    while renewed < LEASES / 2 {
+        let next = tokio::time::timeout(Duration::from_secs(5), renewing.join_next()).await;
+        next.unwrap_or_else(|_| panic!("only {renewed} are renewed"))
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        renewed += 1;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    servers[1].signal("CONT");
+    for renewed in renewing.join_all().await {
+        renewed.unwrap();
+    }
+}

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use oneflight::idempotency::{Idempotency, Origin};
@@ -13,19 +13,19 @@ use oneflight_redis::RedisStore;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 
-use crate::server::{Server, prefix, server};
+use crate::server::{Server, cluster, prefix, server};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 
-fn id(key: &str) -> RequestIdentity {
+pub fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
 
-fn result() -> RecordedResult {
+pub fn result() -> RecordedResult {
     RecordedResult::value(Verdict::Performed, CodecId::Json, b"1")
 }
 
-fn granted(outcome: ClaimOutcome) -> Claim {
+pub fn granted(outcome: ClaimOutcome) -> Claim {
     match outcome {
         ClaimOutcome::Granted(claim) => claim,
         other @ ClaimOutcome::Denied(_) => panic!("{other:?}"),
@@ -33,7 +33,7 @@ fn granted(outcome: ClaimOutcome) -> Claim {
 }
 
 /// How many scripts a server has run, of those that it knew.
-async fn scripts(connection: &mut MultiplexedConnection) -> u64 {
+pub async fn scripts(connection: &mut MultiplexedConnection) -> u64 {
     let info: String = cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
     let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:"));
     let field = |line: &str, name: &str| -> Option<u64> {
@@ -45,13 +45,13 @@ async fn scripts(connection: &mut MultiplexedConnection) -> u64 {
 }
 
 /// All at the same time, from one task: it runs on the only worker, so the task that gathers runs after it.
-async fn at_once<T: Send + 'static>(asked: impl IntoIterator<Item: Future<Output = T> + Send + 'static>) -> Vec<T> {
+pub async fn at_once<T: Send + 'static>(asked: impl IntoIterator<Item: Future<Output = T> + Send + 'static>) -> Vec<T> {
     let asked: Vec<_> = asked.into_iter().collect();
     tokio::spawn(async move { join_all(asked).await }).await.unwrap()
 }
 
 /// Claims, at the same time.
-async fn claim_all(store: &RedisStore, ids: &[RequestIdentity]) -> Vec<Result<ClaimOutcome, StoreError>> {
+pub async fn claim_all(store: &RedisStore, ids: &[RequestIdentity]) -> Vec<Result<ClaimOutcome, StoreError>> {
     let asked = ids.iter().cloned().map(|id| {
         let store = store.clone();
         async move { store.claim(ClaimRequest::new(&id, MINUTE)).await }
@@ -60,7 +60,7 @@ async fn claim_all(store: &RedisStore, ids: &[RequestIdentity]) -> Vec<Result<Cl
 }
 
 /// Records results, at the same time.
-async fn complete_all(store: &RedisStore, claims: impl IntoIterator<Item = Claim>) -> Vec<Result<(), StoreError>> {
+pub async fn complete_all(store: &RedisStore, claims: impl IntoIterator<Item = Claim>) -> Vec<Result<(), StoreError>> {
     let asked = claims.into_iter().map(|claim| {
         let store = store.clone();
         async move { store.complete(claim, result(), MINUTE).await }
@@ -69,7 +69,7 @@ async fn complete_all(store: &RedisStore, claims: impl IntoIterator<Item = Claim
 }
 
 /// A claim and a completion, so that the server knows their scripts.
-async fn warm(store: &RedisStore) {
+pub async fn warm(store: &RedisStore) {
     let claim = granted(store.claim(ClaimRequest::new(&id("warm"), MINUTE)).await.unwrap());
     store.complete(claim, result(), MINUTE).await.unwrap();
 }
@@ -96,6 +96,31 @@ async fn what_is_asked_at_the_same_time_goes_out_in_two_messages() {
     assert!(completed.iter().all(Result::is_ok), "{completed:?}");
     for id in &ids {
         assert_eq!(store.load(id).await.unwrap().unwrap().result(), Some(&result()));
+    }
+}
+
+/// The server does nothing else while it runs a script.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn large_results_are_not_one_script() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut connection = server.connection().await;
+    warm(&store).await;
+    for (kibibytes, least) in [(1, 2), (20, 8), (100, 20)] {
+        let ids: Vec<_> = (0..20).map(|number| id(&format!("k{kibibytes}-{number}"))).collect();
+        let claims = claim_all(&store, &ids).await;
+        let before = scripts(&mut connection).await;
+        let large = RecordedResult::value(Verdict::Performed, CodecId::Json, &vec![b'1'; kibibytes << 10]);
+        let asked = claims.into_iter().map(|claim| {
+            let (store, claim, large) = (store.clone(), granted(claim.unwrap()), large.clone());
+            async move { store.complete(claim, large, MINUTE).await }
+        });
+        let completed = at_once(asked.collect::<Vec<_>>()).await;
+        assert!(completed.iter().all(Result::is_ok), "{completed:?}");
+        assert_eq!(scripts(&mut connection).await - before, least, "{kibibytes} KiB");
+        for id in &ids {
+            assert_eq!(store.load(id).await.unwrap().unwrap().result(), Some(&large));
+        }
     }
 }
 
@@ -260,4 +285,79 @@ fn a_step_goes_on_where_the_runtime_of_the_one_before_has_ended() {
     }
     let both = stays.block_on(join_all(["six", "seven"].map(claim)));
     both.into_iter().for_each(|claim| drop(granted(claim.unwrap())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_only_server_of_a_cluster_may_be_asked_by_itself() {
+    let servers = cluster(1).await;
+    let ids: Vec<_> = (0..20).map(|number| id(&format!("k{number}"))).collect();
+    for renews_first in [false, true] {
+        let store = servers[0].store(&prefix()).await;
+        let mut claims = Vec::new();
+        if renews_first {
+            for id in &ids {
+                claims.push(granted(store.claim(ClaimRequest::new(id, MINUTE)).await.unwrap()));
+            }
+        } else {
+            for claim in claim_all(&store, &ids).await {
+                claims.push(granted(claim.unwrap()));
+            }
+        }
+        for _ in 0..2 {
+            let renewed = claims
+                .iter()
+                .map(|claim| store.renew(claim.id(), claim.token(), MINUTE * 2));
+            for renewed in join_all(renewed).await {
+                renewed.unwrap();
+            }
+        }
+        let record = store.load(&ids[7]).await.unwrap().unwrap();
+        assert!(record.lease_remaining().unwrap() > MINUTE);
+        for completed in complete_all(&store, claims).await {
+            completed.unwrap();
+        }
+    }
+}
+
+/// A task that blocks its worker does so for everything that has given way there.
+#[test]
+fn a_worker_that_blocks_holds_only_its_own_tasks_up() {
+    const BLOCKED: Duration = Duration::from_secs(2);
+    for asks_again in [true, false] {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+        let store = runtime.block_on(server().store(&prefix()));
+        runtime.block_on(warm(&store));
+        let claim = |key: &'static str| {
+            let store = store.clone();
+            async move { drop(granted(store.claim(ClaimRequest::new(&id(key), MINUTE)).await.unwrap())) }
+        };
+        let (blocks, is_blocked) = std::sync::mpsc::channel();
+        let (is_busy, busy) = std::sync::mpsc::channel();
+        // It keeps the one worker until the other one is blocked.
+        let asks = claim("other");
+        let other = runtime.spawn(async move {
+            is_busy.send(()).unwrap();
+            let blocked: Instant = is_blocked.recv().unwrap();
+            if asks_again {
+                asks.await;
+            }
+            blocked.elapsed()
+        });
+        busy.recv().unwrap();
+        let (first, second) = (claim("first"), claim("second"));
+        let both = runtime.spawn(async move {
+            // It runs as soon as this task waits, and before the one that gathers has its turn again.
+            tokio::spawn(async move {
+                blocks.send(Instant::now()).unwrap();
+                std::thread::sleep(BLOCKED);
+            });
+            let asked = Instant::now();
+            futures::join!(first, second);
+            asked.elapsed()
+        });
+        let waited = runtime.block_on(async { (other.await.unwrap(), both.await.unwrap()) });
+        println!("asks again: {asks_again}; {waited:?}");
+        assert!(waited.0.max(waited.1) < BLOCKED / 2, "{asks_again}: {waited:?}");
+    }
 }
