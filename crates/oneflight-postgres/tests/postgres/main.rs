@@ -17,6 +17,7 @@ mod escape;
 mod foreign_conformance;
 mod in_doubt_corrupt;
 mod lent;
+mod out_of_step;
 mod pool;
 mod pooler;
 mod schema;
