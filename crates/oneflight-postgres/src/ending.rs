@@ -24,6 +24,7 @@ use super::errors::{
 };
 use super::manager;
 use super::number::Number;
+use super::quiet::{self, Quiet};
 use super::records::{self, column, millis, number};
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{ClaimRequest, Ending, StepInTransaction, StoreError};
@@ -123,7 +124,7 @@ impl PostgresStore {
             Ending::RollBack => return Ok(Ended::RolledBack),
             Ending::Commit { result, retention } | Ending::Decline { result, retention } => (result, *retention),
         };
-        if result.as_bytes().len() <= LONGEST_LITERAL && manager::depth(connection) == 1 {
+        if result.as_bytes().len() <= LONGEST_LITERAL && manager::depth(connection) == 1 && quiet::is_possible() {
             return self.record_and_commit(connection, of, granted, result, retention).await;
         }
         let record = match of {
@@ -232,7 +233,7 @@ impl PostgresStore {
                 _ => Err(out_of_step()),
             }
         };
-        let error = match self.in_time(put).await {
+        let error = match self.in_time(Quiet::new(put)).await {
             Ok(()) => return Ok(Ended::Committed),
             Err(error) => error,
         };
