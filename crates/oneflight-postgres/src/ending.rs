@@ -20,7 +20,8 @@ use sqlx::{AssertSqlSafe, Column, Either, Row};
 use super::PostgresStore;
 use super::call::{Value, function};
 use super::errors::{
-    is_nothing_recorded, is_refused_commit, is_transaction_over, not_recorded, out_of_step, rolled_back,
+    is_nothing_recorded, is_refused_commit, is_session_over, is_transaction_over, not_recorded, out_of_step,
+    rolled_back,
 };
 use super::manager;
 use super::number::Number;
@@ -247,11 +248,13 @@ impl PostgresStore {
             return Ok(Ended::Unanswered(error, seen));
         }
         // If the error is of our message, the server did not come to the commit. That says nothing of a transaction that the work
-        // had ended before, and of what it kept after that. If it is of an earlier one, so is the next answer.
+        // had ended before, and of what it kept after that. If it is of an earlier one, so is the next answer, and it looks like
+        // none to what was asked.
         match self.undo(connection, granted).await {
             Undone::Nothing => Ok(Ended::Before),
             Undone::Work if is_nothing_recorded(&error) => Err(taken(of)),
             Undone::Work => Err(not_recorded(error)),
+            Undone::Unknown(undone) if is_session_over(&undone) => Err(not_recorded(error)),
             Undone::Unknown(_) => Ok(Ended::Unanswered(error, seen)),
         }
     }

@@ -101,6 +101,11 @@ pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() != io::ErrorKind::TimedOut)
 }
 
+/// Returns whether the server ended the session, or does not answer in it.
+pub(super) fn is_session_over(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_)) || code(error).is_some_and(|code| code.starts_with("57P"))
+}
+
 /// The error of a transaction of which nothing was kept.
 pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
     StoreError::rolled_back(error)

@@ -21,6 +21,7 @@ mod out_of_step;
 mod pool;
 mod pooler;
 mod schema;
+mod settle;
 mod steps;
 mod transaction;
 mod upkeep;
