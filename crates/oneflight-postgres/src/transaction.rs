@@ -74,6 +74,7 @@ use super::names::Names;
 use super::number::Number;
 use super::records::{column, number, record, untold};
 use super::retry::Tries;
+use super::settle::Kept;
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use oneflight::correlation;
@@ -217,6 +218,7 @@ impl PostgresStore {
                 };
             }
         };
+        let kept = Kept::from_now(of, &ending);
         match self.end(&mut borrowed, of, &granted, &ending).await {
             Ok(Ended::Ready) => {}
             Ok(Ended::Committed) => {
@@ -228,7 +230,7 @@ impl PostgresStore {
             Ok(Ended::Rejected(error)) => return Err(rolled_back(error)),
             Ok(Ended::Unanswered(error, seen)) => {
                 drop(borrowed);
-                self.settle(of, &granted.number, seen, error.into()).await?;
+                self.settle(of, &granted.number, seen, kept, error.into()).await?;
                 return Ok(ClaimOutcome::Granted(value));
             }
             Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
@@ -261,7 +263,8 @@ impl PostgresStore {
             Err(error) => error,
         };
         drop(borrowed);
-        self.settle(of, &granted.number, Seen::Record, lost.into()).await?;
+        self.settle(of, &granted.number, Seen::Record, kept, lost.into())
+            .await?;
         Ok(ClaimOutcome::Granted(value))
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use oneflight::idempotency::{Effect, ErrorKind, Idempotency};
 use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::store::StoreError;
 use oneflight_postgres::PostgresStore;
 use sqlx::postgres::PgPool;
 
@@ -60,4 +61,49 @@ async fn a_record_that_was_rejected_was_not_committed_although_nobody_answers_an
     assert!(matches!(error.kind(), ErrorKind::RolledBack { .. }), "{error:?}");
     assert_eq!(error.effect(), Effect::Nothing);
     assert_eq!(orders(&direct, "rejected").await, 0);
+}
+
+/// It is not the work's own, of which nothing would be known either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_record_was_purged_meanwhile_is_not_taken_for_the_work_s_own() {
+    let (proxy, idem, direct, _schema) = shop(server(), Duration::from_secs(5)).await;
+    for retention in [Duration::from_secs(60), Duration::from_millis(1)] {
+        let idem = Idempotency::builder(idem.store().clone()).retention(retention).build();
+        let is_known = retention > Duration::from_secs(1);
+        let mut asked_too_soon = 0;
+        let (key, error) = loop {
+            let key = format!("purged-{is_known}-{asked_too_soon}");
+            // The answer to the commit, and the time until somebody asks.
+            proxy.cut("COMMIT", Cut::AfterAnswer);
+            let purge = tokio::spawn({
+                let direct = direct.clone();
+                async move {
+                    let purge = "DELETE FROM oneflight_records WHERE completed_at IS NOT NULL";
+                    while sqlx::query(purge).execute(&direct).await.unwrap().rows_affected() == 0 {}
+                }
+            });
+            let bound = key.clone();
+            let answer = idem.run_in_tx(id(&key), move |mut tx| {
+                let key = bound.clone();
+                async move {
+                    let insert = "INSERT INTO orders (key) VALUES ($1)";
+                    sqlx::query(insert).bind(key).execute(&mut *tx).await?;
+                    Ok(1)
+                }
+            });
+            let answer = answer.await;
+            purge.await.unwrap();
+            match answer {
+                Ok(_) => asked_too_soon += 1,
+                Err(error) => break (key, error),
+            }
+            assert!(asked_too_soon < 8);
+        };
+        assert_eq!(orders(&direct, &key).await, 1, "{key}");
+        let is_work_s = matches!(error.kind(), ErrorKind::Store(StoreError::CommittedByWork));
+        assert_eq!(is_work_s, is_known, "{key}: {error:?}");
+        if !is_known {
+            assert_eq!(error.effect(), Effect::Unknown, "{key}: {error:?}");
+        }
+    }
 }
