@@ -6,24 +6,34 @@
 //!    ├──a row, and an error of the commit──▶ rejected, or not known: see `settle`
 //!    └──no answer──▶ not known: see `settle`
 //! ```
+//!
+//! An answer is only taken for that of our message if it is certain to be. `sqlx` may have left a part of an earlier answer
+//! unread, and then takes each answer for the one to the statement after it. So the row has a name that no other has, and what
+//! follows it is counted.
 
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Column, Either, Row};
 
 use super::PostgresStore;
 use super::call::{Value, function};
-use super::errors::{is_nothing_recorded, is_refused_commit, is_transaction_over, not_recorded, rolled_back};
+use super::errors::{
+    is_nothing_recorded, is_refused_commit, is_session_over, is_transaction_over, not_recorded, out_of_step,
+    rolled_back,
+};
 use super::manager;
 use super::number::Number;
 use super::records::{self, column, millis, number};
+use super::unheard::{self, Unheard};
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{ClaimRequest, Ending, StepInTransaction, StoreError};
 
 /// The longest result that stands in the text of a message, in twice as many digits.
 const LONGEST_LITERAL: usize = 16 * 1024;
+/// How many statements there are in the message that records and commits.
+const STATEMENTS: usize = 3;
 /// Undoes what the work did, and asks in which transaction that was.
 const UNDO: &str = "ROLLBACK TO oneflight_work; SELECT pg_current_xact_id_if_assigned()::text";
 
@@ -79,12 +89,18 @@ enum Undone {
 impl PostgresStore {
     /// Undoes what the work did, if its transaction is still the one that was begun: the one that has the savepoint, unless its
     /// number is another one.
-    async fn undo(&self, connection: &mut PgConnection, granted: &Granted) -> Result<Undone, StoreError> {
-        match self.in_time(sqlx::raw_sql(UNDO).fetch_one(connection)).await {
-            Ok(row) if column::<Option<String>>(&row, 0)?.as_ref() == Some(&granted.number.text) => Ok(Undone::Work),
-            Ok(_) => Ok(Undone::Nothing),
-            Err(error) if is_transaction_over(&error) => Ok(Undone::Nothing),
-            Err(error) => Ok(Undone::Unknown(error)),
+    async fn undo(&self, connection: &mut PgConnection, granted: &Granted) -> Undone {
+        let undone = async {
+            sqlx::raw_sql(UNDO)
+                .fetch_one(connection)
+                .await?
+                .try_get::<Option<String>, _>(0)
+        };
+        match self.in_time(undone).await {
+            Ok(number) if number.as_ref() == Some(&granted.number.text) => Undone::Work,
+            Ok(_) => Undone::Nothing,
+            Err(error) if is_transaction_over(&error) => Undone::Nothing,
+            Err(error) => Undone::Unknown(error),
         }
     }
 
@@ -97,7 +113,7 @@ impl PostgresStore {
         ending: &Ending,
     ) -> Result<Ended, StoreError> {
         if let Ending::RollBack | Ending::Decline { .. } = ending {
-            match self.undo(connection, granted).await? {
+            match self.undo(connection, granted).await {
                 Undone::Work => {}
                 Undone::Nothing => return Ok(Ended::Before),
                 // The connection is lost, and the transaction with it: `COMMIT` was never said.
@@ -109,7 +125,7 @@ impl PostgresStore {
             Ending::RollBack => return Ok(Ended::RolledBack),
             Ending::Commit { result, retention } | Ending::Decline { result, retention } => (result, *retention),
         };
-        if result.as_bytes().len() <= LONGEST_LITERAL && manager::depth(connection) == 1 {
+        if result.as_bytes().len() <= LONGEST_LITERAL && manager::depth(connection) == 1 && unheard::is_possible() {
             return self.record_and_commit(connection, of, granted, result, retention).await;
         }
         let record = match of {
@@ -141,7 +157,7 @@ impl PostgresStore {
             Ok(row) => row,
             // That says nothing of a transaction that the work had ended before, and of what it kept after that.
             Err(error) => {
-                return match self.undo(connection, granted).await? {
+                return match self.undo(connection, granted).await {
                     Undone::Nothing => Ok(Ended::Before),
                     Undone::Work | Undone::Unknown(_) => Err(not_recorded(error)),
                 };
@@ -199,19 +215,26 @@ impl PostgresStore {
                 function(&self.names.of("record_step_result"), &values)
             }
         };
+        let mark = format!("oneflight_{}", granted.number.text);
         let mut seen = Seen::Nothing;
         // `sqlx` counts on, and needs a transaction to end: an empty one is begun.
         let put = async {
-            let message = sqlx::raw_sql(AssertSqlSafe(format!("{record}; COMMIT; BEGIN")));
+            let message = sqlx::raw_sql(AssertSqlSafe(format!("{record} AS {mark}; COMMIT; BEGIN")));
             let mut answers = message.fetch_many(&mut *connection);
+            let mut done = 0;
             while let Some(answer) = answers.try_next().await? {
-                if answer.is_right() {
-                    seen = Seen::Record;
+                match answer {
+                    Either::Right(row) if row.columns().iter().any(|it| it.name() == mark) => seen = Seen::Record,
+                    Either::Left(_) if seen == Seen::Record => done += 1,
+                    Either::Left(_) | Either::Right(_) => {}
                 }
             }
-            Ok(())
+            match done {
+                STATEMENTS => Ok(()),
+                _ => Err(out_of_step()),
+            }
         };
-        let error = match self.in_time(put).await {
+        let error = match self.in_time(Unheard::new(put)).await {
             Ok(()) => return Ok(Ended::Committed),
             Err(error) => error,
         };
@@ -224,12 +247,14 @@ impl PostgresStore {
         if error.as_database_error().is_none() {
             return Ok(Ended::Unanswered(error, seen));
         }
-        // So the server did not come to the commit. That says nothing of a transaction that the work had ended before, and
-        // of what it kept after that.
-        match self.undo(connection, granted).await? {
+        // If the error is of our message, the server did not come to the commit. That says nothing of a transaction that the work
+        // had ended before, and of what it kept after that. If it is of an earlier one, so is the next answer, and it looks like
+        // none to what was asked.
+        match self.undo(connection, granted).await {
             Undone::Nothing => Ok(Ended::Before),
             Undone::Work if is_nothing_recorded(&error) => Err(taken(of)),
             Undone::Work => Err(not_recorded(error)),
+            Undone::Unknown(undone) if is_session_over(&undone) => Err(not_recorded(error)),
             Undone::Unknown(_) => Ok(Ended::Unanswered(error, seen)),
         }
     }

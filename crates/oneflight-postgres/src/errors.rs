@@ -106,6 +106,12 @@ pub(super) fn late() -> sqlx::Error {
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
 }
 
+/// The error if what was answered is not the answer to what was asked.
+pub(super) fn out_of_step() -> sqlx::Error {
+    let what = "the connection's answers are out of step: a part of an earlier one had been left unread";
+    sqlx::Error::Protocol(what.to_owned())
+}
+
 /// Returns whether all connections that the pool may have are in use.
 pub(super) fn is_used_up(pool: &PgPool) -> bool {
     pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections()
@@ -114,6 +120,11 @@ pub(super) fn is_used_up(pool: &PgPool) -> bool {
 /// Returns whether the connection was gone already, or went.
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() != io::ErrorKind::TimedOut)
+}
+
+/// Returns whether the server ended the session, or does not answer in it.
+pub(super) fn is_session_over(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_)) || code(error).is_some_and(|code| code.starts_with("57P"))
 }
 
 /// The error of a transaction of which nothing was kept.

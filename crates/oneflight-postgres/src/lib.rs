@@ -49,6 +49,7 @@ mod step_statements;
 mod steps;
 mod transaction;
 mod transaction_statements;
+mod unheard;
 mod upkeep;
 
 use borrowed::Borrowed;
@@ -117,8 +118,13 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) writes its record in one message with the `COMMIT`. A result of up to
 /// 16 KiB, scope and key stand in its text, in hexadecimal digits. So they are seen where the server shows statements: in its log if it
-/// logs them, and in `pg_stat_activity`, by roles that may see the statements of others. What must not be seen there is sealed by
-/// [a codec](oneflight::idempotency::IdempotencyBuilder::codec).
+/// logs them, and in `pg_stat_activity`, by roles that may see the statements of others. The server logs a statement that fails unless
+/// told otherwise (`log_min_error_statement` is `error`), and so the text of a record that it rejects. What must not be seen there is
+/// sealed by [a codec](oneflight::idempotency::IdempotencyBuilder::codec).
+///
+/// The application's own log does not show them. `sqlx` logs the text of its statements at `DEBUG`, and of slow ones at `WARN`, but this
+/// message is sent with a subscriber of `tracing` that hears nothing. In a program that has a logger of `log` for `sqlx::query`, and no
+/// subscriber of `tracing`, the values are bound, and the `COMMIT` is one round trip more.
 ///
 /// # Poolers
 ///

@@ -24,7 +24,34 @@ use super::number::Number;
 use super::records::{column, only};
 use super::retry::Pauses;
 use super::{PostgresStore, SHORTEST_WAIT};
-use oneflight::store::StoreError;
+use oneflight::store::{Ending, StoreError};
+
+/// How long a record is certain to be kept, if it was committed.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    since: Instant,
+    at_least: Duration,
+}
+
+impl Kept {
+    /// For a record that is sent from now on.
+    pub(super) fn from_now(of: Of<'_>, ending: &Ending) -> Self {
+        let retention = match (of, ending) {
+            (Of::Request(_), Ending::Commit { retention, .. } | Ending::Decline { retention, .. }) => *retention,
+            // That of a step is kept with its workflow.
+            (Of::Step(_), _) | (_, Ending::RollBack) => Duration::MAX,
+        };
+        Self {
+            since: Instant::now(),
+            // Retentions end by another clock, which may be set.
+            at_least: retention / 2,
+        }
+    }
+
+    fn is_certain(self) -> bool {
+        self.since.elapsed() < self.at_least
+    }
+}
 
 impl PostgresStore {
     /// Returns if the transaction was committed, and fails with the reason if it was not.
@@ -33,6 +60,7 @@ impl PostgresStore {
         of: Of<'_>,
         number: &Number,
         seen: Seen,
+        kept: Kept,
         lost: Box<dyn Error + Send + Sync>,
     ) -> Result<(), StoreError> {
         let begun = Instant::now();
@@ -43,7 +71,9 @@ impl PostgresStore {
                 match self.is_recorded(of).await {
                     Ok(true) => return Ok(()),
                     // It had no record of ours by then.
-                    Ok(_) if committed && seen == Seen::Nothing => return Err(StoreError::CommittedByWork),
+                    Ok(_) if committed && seen == Seen::Nothing && kept.is_certain() => {
+                        return Err(StoreError::CommittedByWork);
+                    }
                     // Its record was purged since, or the number was another one's. Neither is to be guessed about.
                     Ok(_) if committed => break,
                     Ok(_) => return Err(StoreError::rolled_back(lost)),

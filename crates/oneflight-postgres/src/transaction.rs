@@ -75,6 +75,7 @@ use super::number::Number;
 use super::quiet::quiet;
 use super::records::{column, number, record, untold};
 use super::retry::Tries;
+use super::settle::Kept;
 use super::statements::turn;
 use super::{Held, PostgresStore};
 use oneflight::correlation;
@@ -218,6 +219,7 @@ impl PostgresStore {
                 };
             }
         };
+        let kept = Kept::from_now(of, &ending);
         match self.end(&mut borrowed, of, &granted, &ending).await {
             Ok(Ended::Ready) => {}
             Ok(Ended::Committed) => {
@@ -229,7 +231,7 @@ impl PostgresStore {
             Ok(Ended::Rejected(error)) => return Err(rolled_back(error)),
             Ok(Ended::Unanswered(error, seen)) => {
                 drop(borrowed);
-                self.settle(of, &granted.number, seen, error.into()).await?;
+                self.settle(of, &granted.number, seen, kept, error.into()).await?;
                 return Ok(ClaimOutcome::Granted(value));
             }
             Ok(Ended::Before) => return Err(StoreError::CommittedByWork),
@@ -262,7 +264,7 @@ impl PostgresStore {
             Err(error) => error,
         };
         drop(borrowed);
-        self.settle(of, &granted.number, Seen::Record, quiet(lost).into())
+        self.settle(of, &granted.number, Seen::Record, kept, quiet(lost).into())
             .await?;
         Ok(ClaimOutcome::Granted(value))
     }

@@ -15,6 +15,8 @@ const SQLITE_ERROR: u32 = 1;
 /// The primary result codes that say that another connection holds a lock.
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_LOCKED: u32 = 6;
+/// The primary result code of a connection, or a file, that may only be read.
+const SQLITE_READONLY: u32 = 8;
 /// The primary result codes that say that what was asked for is not to be had.
 const SQLITE_TOOBIG: u32 = 18;
 const SQLITE_CONSTRAINT: u32 = 19;
@@ -33,6 +35,16 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
 /// database.
 pub(super) fn is_plain(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(SQLITE_ERROR)
+}
+
+/// Returns whether an error may come from the state of the one connection: a transaction was left open on it, or it may only read.
+/// A file that is full, or damaged, is the same on another.
+pub(super) fn is_of_the_connection(error: &sqlx::Error) -> bool {
+    match primary_code(error) {
+        Some(code) => code == SQLITE_ERROR || code == SQLITE_READONLY,
+        // It is not the database that says so, but `sqlx`, which counts transactions.
+        None => true,
+    }
 }
 
 /// Returns whether a constraint was violated, that of a commit hook included.

@@ -185,9 +185,10 @@ impl SqliteStore {
     /// * Temporary tables do not take the place of ours.
     /// * What concerns your tables alone, such as `foreign_keys`, is as the connection has it.
     ///
-    /// Three things are not compensated for, so leave none of them on connections of this pool: temporary *triggers* on
-    /// our tables, which may undo what we write; `PRAGMA full_column_names`, with which our columns are not found; and
-    /// a file that is attached to be read only, which counts as any other.
+    /// Four things are not compensated for, so leave none of them on connections of this pool: temporary *triggers* on
+    /// our tables, which may undo what we write; `PRAGMA full_column_names`, with which our columns are not found; a file
+    /// that is attached to be read only, which counts as any other; and a commit hook that is set through the raw handle
+    /// (`sqlite3_commit_hook`) after ours, which takes its place unnoticed, so that work may end its transaction by itself.
     ///
     /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
     /// connection and it is closed. Until then all writers wait, as for any other writer.

@@ -21,7 +21,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use super::busy::{Patience, is_busy, is_constraint, is_plain, unavailable};
+use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, unavailable};
 use super::change::Change;
 use super::ending::{Commits, End, Ended};
 use super::file::{DatabaseFile, Databases};
@@ -298,7 +298,7 @@ impl Writer {
                 return Ok(Begun::No);
             } else if !has_seal && is_plain(&error) && seal::install(turn).await.is_ok() {
                 has_seal = true;
-            } else if unusable < self.pool.options().get_max_connections() {
+            } else if is_of_the_connection(&error) && unusable < self.pool.options().get_max_connections() {
                 // Most likely one on which a transaction was left open, or which may only read.
                 unusable += 1;
                 has_seal = seal == Seal::Aside;

@@ -13,6 +13,7 @@ mod database;
 mod deadline;
 mod escape;
 mod foreign_conformance;
+mod full;
 mod http_transaction;
 mod in_doubt_corrupt;
 mod lease;
