@@ -171,7 +171,8 @@ kinds! {
 
     /// The operation was carried out before, and this is its outcome: the status is that of the first answer, and so is
     /// `Location`. The body of that answer is not kept, since it was too large, a stream, or secret, or was erased since; of
-    /// what was erased, the status alone is left.
+    /// what was erased, the status alone is left. Where that is not known either, it is 200: the answer was recorded by a codec of
+    /// the service's own, or by no layer, and was erased.
     ///
     /// This is no failure. Under the same key, the answer stays this; under a new one, the operation is done again.
     OUTCOME_ONLY: first, "The answer's body is not kept",

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::key::KeyError;
 use super::kind::described;
 use super::problem::Problem;
@@ -110,6 +112,8 @@ impl From<idempotency::Error> for Problem {
                 | group::Error::NoRuntime
                 | group::Error::NoTimers => internal(effect),
             },
+            // Nothing of it is kept, not even a status: it was erased, or none is to be kept. That is no bug.
+            ErrorKind::ResultTooLarge { limit: 0, .. } if effect == Effect::Done => nothing_kept(),
             ErrorKind::Panicked(_) | ErrorKind::ResultTooLarge { .. } | ErrorKind::Codec(_) => internal(effect),
         };
         problem.with_member(
@@ -172,6 +176,14 @@ fn stopped_at(stopped: &StepError, effect: Effect) -> Problem {
 
 fn not_done(detail: &'static str) -> Problem {
     Problem::of_kind(described::NOT_DONE).with_detail(detail)
+}
+
+/// What a client is told of an operation of which nothing is known but that it was carried out.
+fn nothing_kept() -> Problem {
+    Problem::of_kind(described::OUTCOME_ONLY).with_status(StatusCode::OK).with_detail(
+        "The operation was carried out before. What it was answered is not kept, and neither is the status of that answer. Look at \
+         what the operation was to change, or ask the service's operator. Do not repeat it under a new key.",
+    )
 }
 
 fn unavailable() -> Problem {

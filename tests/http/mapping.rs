@@ -250,6 +250,13 @@ fn table() -> Vec<(Error, u16, &'static str, bool, &'static str)> {
             "done",
         ),
         (
+            error(ErrorKind::ResultTooLarge { size: 9, limit: 0 }).with_effect(Effect::Done),
+            200,
+            kind::OUTCOME_ONLY,
+            false,
+            "done",
+        ),
+        (
             error(ErrorKind::Codec(CodecError::NotRecorded)),
             500,
             kind::INTERNAL,

@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::shared::{self, Shared};
 use super::source::Source;
 use super::typed;
-use crate::desk::AsTyped;
+use crate::desk::{AsTyped, job};
 use crate::store::told;
 
 pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
@@ -183,9 +183,15 @@ async fn settled(
             };
         }
         How::Rerun => source.resolve(id, Resolution::Rerun).await,
-        How::Answered(answer) => source.resolve_answered(id, answer.read()?).await,
+        How::Answered(answer) => {
+            let answer = answer.read()?;
+            is_fit(source, id, None).await?;
+            source.resolve_answered(id, answer).await
+        }
         How::Recorded { json } => {
-            let value = Resolution::completed_with(&AsTyped, &typed::json(&json)?);
+            let json = typed::json(&json)?;
+            is_fit(source, id, Some(&json)).await?;
+            let value = Resolution::completed_with(&AsTyped, &json);
             let value = value.map_err(|error| Problem::invalid(error.to_string()))?;
             source.resolve(id, value).await
         }
@@ -196,6 +202,16 @@ async fn settled(
         Resolved::AlreadyCompleted => Err(Problem::changed("it was completed meanwhile, and was left as it is")),
         Resolved::Absent => Err(Problem::changed("there is no such request any more")),
         _ => Err(Problem::changed("it was left as it is")),
+    }
+}
+
+/// Sees that a job of `exec` can end with this: with JSON, or an answer of HTTP.
+async fn is_fit(source: &Source, id: &RequestIdentity, json: Option<&[u8]>) -> Result<(), Problem> {
+    let Some(misfit) = job::misfit(json) else { return Ok(()) };
+    let correlation_id = source.correlation_id(id).await?;
+    match job::is_one(id.scope(), correlation_id.as_ref()) {
+        true => Err(Problem::invalid(misfit)),
+        false => Ok(()),
     }
 }
 
@@ -283,6 +299,11 @@ pub(super) async fn pause(
     body: Body<Topic>,
 ) -> Changed {
     let topic = topic(body)?;
+    // What was paused so before can be resumed.
+    if topic.contains(['*', '?']) {
+        let told = "that is a pattern of topics, and nothing has it as its topic: pause each by its whole name";
+        return Err(Problem::invalid(told));
+    }
     let (by, held) = (Asked::new(operator, "pause", &topic), Arc::clone(&shared));
     by.make(held, async move {
         Ok(match shared.source.pause(&topic).await? {

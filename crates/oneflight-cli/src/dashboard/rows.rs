@@ -23,6 +23,8 @@ pub(super) struct RecordRow {
     /// `in_progress`, `in_doubt` or `completed`.
     pub(super) state: &'static str,
     held: bool,
+    /// Whether a person has told the answer, and not the work.
+    pub(super) settled: bool,
     correlation_id: Option<String>,
     fingerprint: Option<String>,
     pub(super) observed_ms: u64,
@@ -57,6 +59,7 @@ impl RecordRow {
             attempt: record.attempt,
             state: "in_progress",
             held: record.held,
+            settled: record.result().is_some() && record.holder.settles(),
             correlation_id: entry.correlation_id.as_ref().map(ToString::to_string),
             fingerprint: record
                 .fingerprint
@@ -104,6 +107,8 @@ impl ResultRow {
                 payload,
             }) => {
                 let outcome = match verdict {
+                    // What is left of an erased answer of HTTP says so itself.
+                    _ if result.erased().is_none() => "erased",
                     Verdict::Declined => "declined",
                     _ => "performed",
                 };

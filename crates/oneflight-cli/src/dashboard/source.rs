@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oneflight::correlation::CorrelationId;
 use oneflight::idempotency::{Error, Resolution, Resolved};
 use oneflight::record::{FencingToken, Record};
 use oneflight::store::outbox::{
@@ -64,6 +65,20 @@ impl Source {
 
     pub(super) async fn record(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
         with_store!(&self.store, |store| store.load(id).await)
+    }
+
+    /// Returns the id of the request that has claimed last, if the store lists it.
+    pub(super) async fn correlation_id(&self, id: &RequestIdentity) -> Result<Option<CorrelationId>, StoreError> {
+        let query = RecordQuery {
+            scope: Some(id.scope().to_owned()),
+            key: Some(id.key().to_owned()),
+            ..RecordQuery::all(1)
+        };
+        let found = match self.records(query).await {
+            Err(StoreError::Unsupported { .. }) => return Ok(None),
+            found => found?.entries.into_iter().find(|entry| entry.id == *id),
+        };
+        Ok(found.and_then(|entry| entry.correlation_id))
     }
 
     pub(super) async fn steps(&self, id: &RequestIdentity) -> Result<Option<WorkflowRecord>, StoreError> {

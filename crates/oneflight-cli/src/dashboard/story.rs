@@ -199,7 +199,10 @@ fn events(
         begun,
         "claim",
         record.claimed_ms,
-        format!("Claimed: attempt {attempt}"),
+        match record.settled {
+            true => format!("Settled by a person: attempt {attempt}"),
+            false => format!("Claimed: attempt {attempt}"),
+        },
         earlier,
     );
     if let Some(workflow) = workflow {
@@ -272,6 +275,9 @@ fn events(
                 "end",
                 at,
                 match result.map(|result| result.outcome) {
+                    Some("performed" | "declined") if record.settled => {
+                        "Completed: the answer that a person has told is kept, and replayed"
+                    }
                     Some("performed" | "declined") => "Completed: the answer is kept, and replayed",
                     _ => "Completed: that it was done is kept, without its answer",
                 }

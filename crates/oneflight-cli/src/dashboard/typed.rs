@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::problem::Problem;
+use crate::desk::answered;
 
 /// An answer of HTTP, as it is sent.
 #[derive(Deserialize)]
@@ -21,10 +22,8 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn read(self) -> Result<Response<String>, Problem> {
-        // An answer below 200 only announces one, and a client would wait for that.
-        let status = StatusCode::from_u16(self.status).ok();
-        let status = status.filter(|status| (200..600).contains(&status.as_u16()));
-        let status = status.ok_or_else(|| Problem::invalid("the status is one of 200 to 599"))?;
+        let status = StatusCode::from_u16(self.status);
+        let status = status.map_err(|_| Problem::invalid("the status is one of 200 to 599"))?;
         let mut answer = Response::new(self.body);
         *answer.status_mut() = status;
         let content_type = self.content_type.trim();
@@ -47,7 +46,10 @@ impl Answer {
             }
             answer.headers_mut().append(name, value);
         }
-        Ok(answer)
+        match answered::misfit(&answer) {
+            Some(told) => Err(Problem::invalid(told)),
+            None => Ok(answer),
+        }
     }
 }
 
@@ -97,7 +99,7 @@ mod tests {
             ("vary", b"b"),
         ];
         assert_eq!(lines, expected);
-        let other = read(204, "", "content-type: text/html").unwrap();
+        let other = read(203, "", "content-type: text/html").unwrap();
         assert_eq!(other.headers()[header::CONTENT_TYPE], "text/html");
     }
 
@@ -106,6 +108,8 @@ mod tests {
         for (answer, told) in [
             (read(199, "", ""), "200 to 599"),
             (read(600, "", ""), "200 to 599"),
+            (read(204, "", ""), "no body"),
+            (read(200, "", "Set-Cookie: a=1"), "set-cookie is never replayed"),
             (read(200, "a\nb", ""), "content type"),
             (read(200, "", "Location: /a\nno colon"), "line 2"),
             (read(200, "", "two words: a"), "line 1"),

@@ -45,6 +45,10 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     let store = store.open(Tables::Leave).await?;
     let mut found = all(&store).await?;
     let oldest = args.older_than.unwrap_or_default();
+    let nothing = match found.is_empty() {
+        true => "nothing is in doubt".to_owned(),
+        false => format!("nothing has been in doubt for longer than {}", duration(oldest)),
+    };
     found.retain(|doubt| doubt.since >= oldest);
     found.sort_by_key(|doubt| std::cmp::Reverse(doubt.since));
     let listed = match found.is_empty() {
@@ -69,7 +73,7 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
         });
     }
     let printed = match (form, doubts.is_empty()) {
-        (Form::Table, true) => output::line("nothing is in doubt"),
+        (Form::Table, true) => output::line(&nothing),
         _ => output::rows(form, &COLUMNS, &doubts, cells),
     };
     checked(printed, Found::is(args.fail && !doubts.is_empty()))

@@ -105,7 +105,7 @@ async fn up(store: &Address, form: Form, args: UpArgs) -> Result<(), Failure> {
     }
     if !before.missing.is_empty() {
         args.consent.ask(&format!(
-            "{}\nThis applies them, in one transaction. {}",
+            "{}\nThis applies them, in one transaction.{}",
             before.text(),
             before.older_processes()
         ))?;
@@ -151,11 +151,13 @@ impl Status {
     /// What becomes of processes of the version that the schema is of, once what is missing is applied.
     fn older_processes(&self) -> String {
         match (self.found, self.compatible_from) {
+            // Nobody can have it open.
+            (Some(0), _) => String::new(),
             (Some(found), Some(from)) if found >= from => {
-                format!("Processes of version {from} and newer go on, and can be started anew.")
+                format!(" Processes of version {from} and newer go on, and can be started anew.")
             }
             (_, Some(from)) => format!(
-                "Processes of an older version than {from} that have the store open go on; one that is started anew finds the \
+                " Processes of an older version than {from} that have the store open go on; one that is started anew finds the \
                  schema too new."
             ),
             _ => String::new(),
@@ -184,7 +186,7 @@ impl Status {
         }
         let mut text = match self.missing.is_empty() {
             true => return format!("the schema is of version {found}, which is the newest"),
-            false if found == 0 => format!("there are no tables of oneflight; version {known} lacks"),
+            false if found == 0 => format!("there are no tables of oneflight; version {known} has"),
             false => format!("the schema is of version {found}; version {known} has besides"),
         };
         for Missing { version, what } in &self.missing {

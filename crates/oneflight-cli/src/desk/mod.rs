@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mod (which command) ─▶ records · doubts · steps · migrate (─▶ locks) · purge     a file or a folder each
-//!                           ├──────▶ request (which one is meant), typed (what a person says that it answered)
+//!                           ├──────▶ request (which one is meant), typed and answered (what a person says that it answered)
 //!                           └──────▶ view (how it is printed), failure (why it was not changed)
 //! ```
 //!
@@ -16,6 +16,7 @@
 //! A command reads first, says what it is about to change, asks once more ([`Consent`](crate::output::Consent)), changes it, and says
 //! what became of it.
 
+pub(crate) mod answered;
 mod bench;
 mod doctor;
 mod doubts;
@@ -39,6 +40,7 @@ mod view;
 
 use clap::Subcommand;
 
+pub(crate) use exec::job;
 pub(crate) use typed::{AsTyped, lasting};
 
 use crate::exit::Failure;

@@ -179,6 +179,8 @@ async fn over<S: OutboxUpkeep + Clone>(store: &S, form: Form, command: Command) 
 }
 
 async fn list<S: OutboxUpkeep>(store: &S, form: Form, args: List) -> Result<(), Failure> {
+    args.topic.as_deref().map_or(Ok(()), topic::check)?;
+    topic::told_if_unknown(store, args.topic.as_deref()).await?;
     let query = MessageQuery {
         id: None,
         topic: args.topic,
@@ -237,6 +239,8 @@ fn one_line(error: Option<&str>) -> String {
 }
 
 async fn dead<S: OutboxUpkeep>(store: &S, form: Form, args: Dead) -> Result<(), Failure> {
+    args.topic.as_deref().map_or(Ok(()), topic::check)?;
+    topic::told_if_unknown(store, args.topic.as_deref()).await?;
     let query = MessageQuery {
         topic: args.topic,
         state: Some(MessageState::Dead),
@@ -300,6 +304,7 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
             )),
         };
     }
+    args.topic.as_deref().map_or(Ok(()), topic::check)?;
     let redriving = outbox.redrive_all(args.topic.as_deref()).await.map_err(unreachable)?;
     let mut redriving = redriving.every(Duration::from_secs(1) / args.rate.0.get());
     let count = redriving.left() as u64;
@@ -308,6 +313,7 @@ async fn redrive<S: OutboxUpkeep + Clone>(store: &S, form: Form, args: Redrive) 
         .as_ref()
         .map_or_else(String::new, |topic| format!(" of the topic {topic}"));
     if count == 0 {
+        topic::told_if_unknown(store, args.topic.as_deref()).await?;
         return Err(Failure::new(Code::No, format!("there is no dead letter{which}")));
     }
     args.consent.ask(&format!(

@@ -21,62 +21,94 @@ struct Standing<'t> {
     paused: bool,
     /// Whether it was otherwise before.
     changed: bool,
-    /// Whether the store has a message of it, or it was paused before.
+    /// Whether the store has a message of it.
     known: bool,
 }
 
 /// What is known of a topic.
-enum Known {
-    /// It is waited for, dead or paused.
-    Now(TopicBacklog),
-    /// All its messages have ended.
-    Ended,
-    /// The store has no message of it, but of these.
-    Never(Vec<String>),
+struct Known {
+    /// What waits, is dead, or is paused.
+    backlog: Vec<TopicBacklog>,
+    /// Whether the store has a message of it. That it is paused is no sign that there is such a topic.
+    has_messages: bool,
 }
 
 impl Known {
     async fn of<S: OutboxUpkeep>(store: &S, name: &str) -> Result<Self, Failure> {
         let backlog = store.backlog().await.map_err(unreachable)?;
-        if let Some(it) = backlog.iter().find(|it| &*it.topic == name) {
-            return Ok(Self::Now(it.clone()));
-        }
+        // Some may have ended, and be kept all the same.
         let query = MessageQuery {
             topic: Some(name.to_owned()),
             limit: 1,
             ..MessageQuery::default()
         };
         let kept = store.messages(query).await.map_err(unreachable)?;
-        Ok(match kept.is_empty() {
-            false => Self::Ended,
-            true => Self::Never(backlog.iter().map(|it| it.topic.to_string()).collect()),
+        Ok(Self {
+            backlog,
+            has_messages: !kept.is_empty(),
         })
     }
 
-    fn is_paused(&self) -> bool {
-        matches!(self, Self::Now(it) if it.is_paused)
+    fn it(&self, name: &str) -> Option<&TopicBacklog> {
+        self.backlog.iter().find(|it| &*it.topic == name)
+    }
+
+    fn is_paused(&self, name: &str) -> bool {
+        self.it(name).is_some_and(|it| it.is_paused)
     }
 
     /// How many messages wait, in words.
-    fn there_are(&self) -> String {
-        match self {
-            Self::Now(it) => counted(it.waiting + it.parked, "message"),
-            Self::Ended | Self::Never(_) => counted(0_u64, "message"),
+    fn wait(&self, name: &str) -> String {
+        match self.it(name).map_or(0, |it| it.waiting + it.parked) {
+            1 => "1 message waits".to_owned(),
+            count => format!("{} wait", counted(count, "message")),
         }
+    }
+
+    /// What is said of a name of which there is no message.
+    fn stranger(&self, name: &str) -> String {
+        let others = self.backlog.iter().filter(|it| it.waiting + it.parked + it.dead > 0);
+        let others: Vec<_> = others.map(|it| quoted(&it.topic)).collect();
+        let others = match others.is_empty() {
+            true => "no other topic has one that waits or is dead either".to_owned(),
+            false => format!("there are messages of {}", some(&others)),
+        };
+        format!("there is no message of the topic {name} in the store; {others}")
     }
 }
 
+/// The first of some names, and whether there are more.
+fn some(names: &[String]) -> String {
+    let more = match names.len() > NAMES {
+        true => ", …",
+        false => "",
+    };
+    format!(
+        "{}{more}",
+        names.iter().take(NAMES).cloned().collect::<Vec<_>>().join(", ")
+    )
+}
+
 /// A name with an asterisk is a pattern of a target's. No message has it as its topic.
-fn check(name: &str) -> Result<(), Failure> {
+pub(super) fn check(name: &str) -> Result<(), Failure> {
     let told = match name {
         "" => "a topic has a name".to_owned(),
         name if name.contains(['*', '?']) => format!(
-            "{name} is no topic, but a pattern of topics, and nothing was changed: a topic is named whole, as oneflight outbox list has \
-             it; pause each by its own name"
+            "{name} is no topic, but a pattern of topics: a topic is named whole, as oneflight outbox list has it; name each by itself"
         ),
         _ => return Ok(()),
     };
     Err(Failure::new(Code::Usage, told))
+}
+
+/// Says on stderr that there is no message of a topic that was asked for, since its name may be misspelled.
+pub(super) async fn told_if_unknown<S: OutboxUpkeep>(store: &S, name: Option<&str>) -> Result<(), Failure> {
+    let Some(name) = name else { return Ok(()) };
+    let known = Known::of(store, name).await?;
+    if !known.has_messages {
+        note(&format!("oneflight: {}", known.stranger(name)));
+    }
+    Ok(())
 }
 
 pub(super) async fn pause<S: OutboxUpkeep>(store: &S, form: Form, name: &str, consent: Consent) -> Result<(), Failure> {
@@ -86,52 +118,37 @@ pub(super) async fn pause<S: OutboxUpkeep>(store: &S, form: Form, name: &str, co
         topic: name,
         paused: true,
         changed: false,
-        known: !matches!(known, Known::Never(_)),
+        known: known.has_messages,
     };
-    if known.is_paused() {
+    let misspelled = || {
+        format!(
+            "{}. If the name is misspelled, what you mean goes on being delivered",
+            known.stranger(name)
+        )
+    };
+    let there_is = match known.has_messages {
+        true => format!("Of it, {} now.", known.wait(name)),
+        false => format!("But {}.", misspelled()),
+    };
+    let is_told_of = !known.has_messages && (consent.is_given() || known.is_paused(name));
+    if known.is_paused(name) {
+        if is_told_of {
+            note(&format!("oneflight: {}", misspelled()));
+        }
         return either(form, &standing, || format!("the topic {name} was paused before"));
     }
-    let there_is = match &known {
-        Known::Now(_) | Known::Ended => format!("Of it, {} now.", wait(&known)),
-        Known::Never(others) => stranger(name, others),
-    };
     consent.ask(&format!(
         "Nothing of the topic {name} will be delivered until it is resumed. What is being delivered goes on. {there_is}"
     ))?;
     standing.changed = store.pause(name).await.map_err(unreachable)?;
     // Who has consented before has read no question.
-    if let (Known::Never(others), true) = (&known, consent.is_given()) {
-        note(&format!("oneflight: {}", stranger(name, others)));
+    if is_told_of {
+        note(&format!("oneflight: {}", misspelled()));
     }
     either(form, &standing, || match standing.changed {
         true => format!("the topic {name} is paused; each relay learns of it with its next sign of life"),
         false => format!("the topic {name} was paused before"),
     })
-}
-
-fn wait(known: &Known) -> String {
-    let there_are = known.there_are();
-    match there_are.starts_with("1 ") {
-        true => format!("{there_are} waits"),
-        false => format!("{there_are} wait"),
-    }
-}
-
-/// What is said of a name that nothing is known of.
-fn stranger(name: &str, others: &[String]) -> String {
-    let named: Vec<_> = others.iter().take(NAMES).map(|it| quoted(it)).collect();
-    let more = match others.len() > NAMES {
-        true => ", …",
-        false => "",
-    };
-    let others = match named.is_empty() {
-        true => "There is no message of any other topic either".to_owned(),
-        false => format!("There are messages of {}{more}", named.join(", ")),
-    };
-    format!(
-        "There is no message of the topic {name} in the store: if the name is misspelled, what you mean goes on being delivered. \
-         {others}."
-    )
 }
 
 pub(super) async fn resume<S: OutboxUpkeep>(
@@ -141,13 +158,27 @@ pub(super) async fn resume<S: OutboxUpkeep>(
     consent: Consent,
 ) -> Result<(), Failure> {
     let known = Known::of(store, name).await?;
-    let not_paused = || Failure::new(Code::No, format!("the topic {name} is not paused"));
-    if !known.is_paused() {
+    let not_paused = || {
+        let paused: Vec<_> = known
+            .backlog
+            .iter()
+            .filter(|it| it.is_paused)
+            .map(|it| quoted(&it.topic))
+            .collect();
+        let told = match paused.is_empty() {
+            true => format!("the topic {name} is not paused, and no other is"),
+            false => format!("the topic {name} is not paused, but {}", some(&paused)),
+        };
+        Failure::new(Code::No, told)
+    };
+    if !known.is_paused(name) {
+        // What was paused so before can be resumed.
+        check(name)?;
         return Err(not_paused());
     }
     consent.ask(&format!(
         "The topic {name} will be delivered again. {} for it.",
-        wait(&known)
+        known.wait(name)
     ))?;
     match store.resume(name).await.map_err(unreachable)? {
         true => {
@@ -155,7 +186,7 @@ pub(super) async fn resume<S: OutboxUpkeep>(
                 topic: name,
                 paused: false,
                 changed: true,
-                known: true,
+                known: known.has_messages,
             };
             either(form, &standing, || format!("the topic {name} is delivered again"))
         }

@@ -154,8 +154,11 @@ impl ResultView {
             Ok(_) | Err(_) => return none("unreadable", result.as_bytes().len() as u64),
         };
         let answer = RecordedAnswer::read(result).ok().flatten();
+        // What is left of an erased answer of HTTP says so itself.
+        let is_erased = result.erased().is_none();
         let mut view = Self {
             kind: match verdict {
+                _ if is_erased => "erased",
                 Verdict::Declined => "declined",
                 _ => "performed",
             },
@@ -203,27 +206,31 @@ impl ResultView {
     /// What is recorded of a value that is no answer of a request, in a line.
     pub(super) fn recorded(&self) -> String {
         match &self.codec {
-            Some(codec) => format!(
+            Some(codec) if self.kind != "erased" => format!(
                 "{} of {codec}{}",
                 counted(self.bytes, "byte"),
                 if self.compressed { ", compressed" } else { "" }
             ),
-            None => self.kind.to_owned(),
+            _ => self.kind.to_owned(),
         }
     }
 
     /// What is recorded, in a line.
     pub(super) fn told(&self) -> String {
         let bytes = counted(self.bytes, "byte");
-        match self.kind {
-            "erased" => "it was done; its answer was erased".to_owned(),
-            "too-large" => format!("it was done; its answer had {bytes}, which was too large to be kept"),
-            "not-encodable" => "it was done; its answer could not be encoded".to_owned(),
-            "unreadable" => format!("{bytes} that this version cannot read; upgrade it"),
-            kind => {
+        match (self.kind, &self.http) {
+            ("erased", Some(http)) => format!(
+                "it was done; its answer was erased, but for its status, {}",
+                http.status
+            ),
+            ("erased", None) => "it was done; its answer was erased".to_owned(),
+            ("too-large", _) => format!("it was done; its answer had {bytes}, which was too large to be kept"),
+            ("not-encodable", _) => "it was done; its answer could not be encoded".to_owned(),
+            ("unreadable", _) => format!("{bytes} that this version cannot read; upgrade it"),
+            (kind, http) => {
                 let codec = self.codec.as_deref().unwrap_or_default();
                 let compressed = if self.compressed { ", compressed" } else { "" };
-                match &self.http {
+                match http {
                     Some(http) => format!("{kind}: HTTP {} ({bytes}{compressed})", http.status),
                     None => format!("{kind}: {bytes} of {codec}{compressed}"),
                 }

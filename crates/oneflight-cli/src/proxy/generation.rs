@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::{Method, Request, Response};
 use oneflight::http::layer::{IdempotencyService, Requirement, RouteName};
@@ -147,6 +148,12 @@ impl Generation {
         }
     }
 
+    /// Returns the longest lease that a request is executed under.
+    pub(super) fn longest_lease(&self) -> Duration {
+        let all = self.patterns.iter().flat_map(|pattern| &pattern.routes);
+        all.map(|ready| policy::lease(&ready.route)).max().unwrap_or_default()
+    }
+
     /// Whether a route is forwarded unprotected while the store is away.
     pub(super) fn passes(&self) -> bool {
         let mut all = self.patterns.iter().flat_map(|pattern| &pattern.routes);
@@ -157,18 +164,29 @@ impl Generation {
 /// Says it once for each reading of the file.
 fn say_where_clients_are_not_told_apart(patterns: &[Pattern]) {
     let is_shared = |route: &Route| route.scope == Scopes::Unsaid && route.key.requirement != Requirement::Off;
-    let shared = patterns
-        .iter()
-        .filter(|pattern| pattern.routes.iter().any(|ready| is_shared(&ready.route)));
-    let names: Vec<&str> = shared.map(|pattern| &*pattern.name).collect();
+    let shared = patterns.iter().flat_map(|pattern| {
+        let shared = pattern.routes.iter().filter(|ready| is_shared(&ready.route));
+        shared.map(|ready| named(&pattern.name, &ready.route.methods))
+    });
+    let names: Vec<String> = shared.collect();
     if !names.is_empty() {
         tracing::warn!(
-            routes = names.join(" "),
+            routes = names.join(", "),
             "these routes have no `scope`: a key is valid for all clients alike, and only `Authorization` tells these apart. Say in each \
              `[[route]]` whose a key is, as in `scope = \"header X-User\"` or `scope = \"cookie session\"`, or `scope = \"none\"` if \
-             clients have no accounts (`*` is all paths without a route: a `[[route]]` without a `path` is for them)"
+             clients have no accounts (a `[[route]]` without a `path` is for all paths without a route)"
         );
     }
+}
+
+/// What a route is called where a person is to find it: its methods and its path.
+fn named(name: &str, methods: &[Method]) -> String {
+    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let path = match name == OTHERS {
+        true => "on all paths without a route",
+        false => name,
+    };
+    format!("{} {path}", methods.join("/"))
 }
 
 /// What all paths are called that no route names.

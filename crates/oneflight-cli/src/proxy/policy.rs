@@ -68,7 +68,7 @@ fn settle(route: &Route) -> Duration {
 
 /// How long others wait for a proxy that died. It renews its claims three times in that, so that two thirds of it are left when it dies:
 /// where a request is sent once more after that, these are as long as it has to settle.
-fn lease(route: &Route) -> Duration {
+pub(super) fn lease(route: &Route) -> Duration {
     match route.in_doubt {
         InDoubt::Hold => route.lease,
         InDoubt::Rerun => route.lease.max(settle(route) * 3 / 2),

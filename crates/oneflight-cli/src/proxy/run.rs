@@ -90,6 +90,7 @@ pub(super) async fn run(store: &store::Address, path: PathBuf, config: Config) -
         executions: state.protection.in_flight(),
         connections: state.connections.len(),
         tunnels: state.tunnels.count(),
+        lease: state.current().longest_lease(),
     };
     match left.is_undone() {
         // A tunnel has no end that could be waited for, and nothing of it is in doubt.
@@ -109,6 +110,8 @@ struct Left {
     executions: usize,
     connections: usize,
     tunnels: usize,
+    /// The longest lease that an execution can have.
+    lease: Duration,
 }
 
 impl Left {
@@ -120,18 +123,19 @@ impl Left {
 
 impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lease = humantime::format_duration(self.lease);
         let counted = [
             (
                 self.executions,
-                "execution under a key is in doubt now",
-                "executions under a key are in doubt now",
+                format!("execution under a key will be in doubt, once its lease of up to {lease} is over"),
+                format!("executions under a key will be in doubt, once their leases of up to {lease} are over"),
             ),
             (
                 self.connections,
-                "connection was cut off in mid-answer",
-                "connections were cut off in mid-answer",
+                "connection was cut off in mid-answer".to_owned(),
+                "connections were cut off in mid-answer".to_owned(),
             ),
-            (self.tunnels, "tunnel was cut", "tunnels were cut"),
+            (self.tunnels, "tunnel was cut".to_owned(), "tunnels were cut".to_owned()),
         ];
         let mut said = counted.into_iter().filter(|(count, ..)| *count > 0).peekable();
         if said.peek().is_none() {
@@ -140,7 +144,7 @@ impl fmt::Display for Left {
         while let Some((count, one, several)) = said.next() {
             write!(f, "{count} {}", if count == 1 { one } else { several })?;
             if said.peek().is_some() {
-                f.write_str(", ")?;
+                f.write_str("; ")?;
             }
         }
         Ok(())
@@ -238,12 +242,13 @@ mod tests {
                 executions,
                 connections,
                 tunnels,
+                lease: Duration::from_secs(10),
             };
             (left.is_undone(), left.to_string())
         };
         assert_eq!(told(0, 0, 1), (false, "1 tunnel was cut".to_owned()));
-        let all =
-            "1 execution under a key is in doubt now, 2 connections were cut off in mid-answer, 3 tunnels were cut";
+        let all = "1 execution under a key will be in doubt, once its lease of up to 10s is over; 2 connections were cut off in \
+                   mid-answer; 3 tunnels were cut";
         assert_eq!(told(1, 2, 3), (true, all.to_owned()));
         assert!(told(0, 1, 0).0 && !told(0, 0, 0).0);
     }

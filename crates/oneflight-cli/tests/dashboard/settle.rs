@@ -10,8 +10,8 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use oneflight::http::layer::{IdempotencyLayer, Outcome};
 use oneflight::idempotency::Step;
-use oneflight::store::StepStore;
-use oneflight::{ErrorKind, Idempotency, Scope};
+use oneflight::store::{Erase, StepStore, Upkeep};
+use oneflight::{ErrorKind, Idempotency, RequestIdentity, Scope};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -83,6 +83,8 @@ async fn an_answer_of_http_is_recorded_with_the_status_and_the_headers_that_were
     for wrong in [
         json!({ "status": 199, "body": "" }),
         json!({ "status": 200, "headers": "no colon", "body": "" }),
+        json!({ "status": 200, "headers": "Set-Cookie: a=1", "body": "" }),
+        json!({ "status": 204, "body": "x" }),
         json!({ "status": 200, "content_type": "text/html", "headers": "Content-Type: text/plain", "body": "" }),
     ] {
         assert_eq!(resolve(wrong.clone()).problem(), (400, "invalid".to_owned()), "{wrong}");
@@ -90,13 +92,55 @@ async fn an_answer_of_http_is_recorded_with_the_status_and_the_headers_that_were
     let answer = json!({
         "status": 201,
         "content_type": "application/json",
-        "headers": "Location: /orders/8\nSet-Cookie: a=1",
+        "headers": "Location: /orders/8",
         "body": "{\"order\":8}",
     });
     let told = resolve(answer);
     assert_eq!(told.status, 200, "{told:?}");
     let expected = (201, Some("/orders/8".to_owned()), "{\"order\":8}".to_owned());
     assert_eq!(order(&filled).await, expected);
+
+    // Who has told it is shown.
+    let story = || session.get("/api/story?key=a7f3").send().json()["stories"][0].clone();
+    let told = story();
+    assert_eq!(told["record"]["settled"], true, "{told:#}");
+    assert!(told["events"].to_string().contains("a person has told"), "{told:#}");
+    filled.store.erase("tenant-7", Erase::Answers, None, 10).await.unwrap();
+    let told = story();
+    assert_eq!(told["record"]["result"]["outcome"], "erased", "{told:#}");
+    assert!(!told["events"].to_string().contains("replayed"), "{told:#}");
+}
+
+#[tokio::test]
+async fn a_job_is_settled_only_with_what_it_can_end_with() {
+    let filled = fill::empty().await;
+    let job = RequestIdentity::new(Scope::new("exec"), "nightly").unwrap();
+    filled.doubt(job.clone()).await;
+    let dashboard = Dashboard::changing(filled.path());
+    let session = dashboard.log_in();
+    let token = filled.token(&job).await.to_string();
+    let resolve = |how: Value| {
+        let body = json!({ "scope": "exec", "key": "nightly", "token": token, "how": how });
+        session.post("/api/change/resolve", &body).send()
+    };
+    for wrong in [
+        json!({ "recorded": { "json": "0" } }),
+        json!({ "answered": { "status": 200, "body": "" } }),
+    ] {
+        assert_eq!(resolve(wrong.clone()).problem(), (400, "invalid".to_owned()), "{wrong}");
+    }
+    assert_eq!(resolve(json!({ "recorded": { "json": "{\"exit\": 0}" } })).status, 200);
+}
+
+#[tokio::test]
+async fn a_pattern_of_topics_is_not_paused() {
+    let filled = fill::empty().await;
+    let dashboard = Dashboard::changing(filled.path());
+    let session = dashboard.log_in();
+    let pause = |topic: &str| session.post("/api/change/pause", &json!({ "topic": topic })).send();
+    assert_eq!(pause("mail.*").problem(), (400, "invalid".to_owned()));
+    assert_eq!(pause("mail.receipt").status, 200);
+    assert!(!filled.is_paused("mail.*").await && filled.is_paused("mail.receipt").await);
 }
 
 #[tokio::test]
@@ -277,6 +321,13 @@ async fn a_request_in_doubt_is_settled_by_the_buttons_with_an_answer_of_http() {
         &browser,
         "that it is completed",
         "document.querySelector('#story').innerText.includes('✓ completed') && document.querySelector('#doubts').innerText.includes('Nothing is in doubt')",
+    )
+    .await;
+    // The table of records is drawn anew as well, and says who has told the answer.
+    until(
+        &browser,
+        "that a person has settled it",
+        "['#story', '#records'].every((place) => document.querySelector(place).innerText.includes('settled by a person'))",
     )
     .await;
     in_each_form(&browser, "settled").await;

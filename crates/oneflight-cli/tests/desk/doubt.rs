@@ -59,6 +59,8 @@ async fn a_doubt_made_by_kill_9_is_found_understood_and_settled_and_the_next_cal
     assert_eq!(doubts[0]["attempt"], 1);
     assert_eq!(doubts[0]["correlation_id"], "req-42");
     assert_eq!(doubts[0]["steps"], Value::Null);
+    let none = file.desk.run(&["doubts", "--fail", "--older-than", "1h"]).well();
+    assert_eq!(none, "nothing has been in doubt for longer than 1h\n");
     let table = file.desk.run(&["doubts"]).well();
     assert!(table.contains("a7f3") && table.contains("what happened?"), "{table}");
 

@@ -78,6 +78,13 @@ async fn a_migration_that_waits_for_a_lock_gives_it_up_says_who_has_it_and_chang
         "{told}"
     );
     desk.run(&["migrate", "status", "--fail"]).with(1);
+    let told = desk.run(&["migrate", "up"]).with(64);
+    assert!(
+        told.contains("there are no tables of oneflight; version")
+            && told.contains(" has\n")
+            && !told.contains("rocesses"),
+        "{told}"
+    );
 
     other.execute("ROLLBACK").await.unwrap();
     desk.run(&up).well();

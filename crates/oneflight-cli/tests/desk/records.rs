@@ -234,7 +234,7 @@ async fn what_was_settled_wrongly_is_taken_back_by_its_key() {
     );
     file.desk.run(&[&erase[..], &["--answers", "--yes"]].concat()).well();
     let error = idem.run(id("a7f3"), |_| async { 8 }).await.unwrap_err();
-    assert!(error.to_string().contains("its result is not kept any more"), "{error}");
+    assert!(error.to_string().contains("it was erased since"), "{error}");
 
     // It was not done.
     let told = file.desk.run(&erase).with(64);

@@ -89,6 +89,71 @@ async fn an_answer_in_json_for_a_route_is_warned_about() {
 }
 
 #[tokio::test]
+async fn of_an_erased_answer_a_client_is_told_that_it_is_not_kept_whichever_kind_it_was_of() {
+    let file = File::new().await;
+    let erase = ["records", "erase", "a7f3", "--answers", "--yes"];
+    for (answer, before, after) in [
+        (&["--answer", "{\"order\":3}", "--plain"][..], 500, 200),
+        (&["--status", "422", "--body", "oops"], 422, 422),
+    ] {
+        assert_eq!(place(orders(&file)).await.0, 500);
+        let resolve = ["records", "resolve", "a7f3", "--yes"];
+        file.desk.run(&[&resolve[..], answer].concat()).well();
+        assert_eq!(place(orders(&file)).await.0, before, "{answer:?}");
+        file.desk.run(&erase).well();
+        let (status, _, body) = place(orders(&file)).await;
+        assert_eq!(status, after, "{body}");
+        assert!(body.contains("OUTCOME_ONLY") && body.contains("is not kept"), "{body}");
+
+        // It is told, and is not done twice.
+        let shown = file.desk.run(&["records", "show", "a7f3"]).well();
+        assert!(shown.contains("it was done; its answer was erased"), "{shown}");
+        let record = &file.desk.json(&["records", "show", "a7f3"])["record"];
+        assert_eq!(record["result"]["kind"], "erased");
+        let told = file.desk.run(&erase).with(1);
+        assert!(told.contains("there is nothing to erase"), "{told}");
+        file.desk.run(&["records", "erase", "a7f3", "--yes"]).well();
+    }
+}
+
+#[tokio::test]
+async fn how_what_was_settled_is_taken_back_is_told_whole() {
+    let file = File::new().await;
+    leave_in_doubt(&file.store, id("a7f3")).await;
+    let resolve = ["records", "resolve", "a7f3", "--status", "201", "--yes"];
+    file.desk.run(&resolve).well();
+    let told = file.desk.run(&resolve).with(1);
+    assert!(
+        told.contains("oneflight records erase --scope='tenant-7|route=POST /orders' --answers a7f3"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_never_replayed_is_turned_away_by_its_name() {
+    let file = File::new().await;
+    leave_in_doubt(&file.store, id("a7f3")).await;
+    let resolve = ["records", "resolve", "a7f3", "--yes", "--status"];
+    for (answer, told_of) in [
+        (
+            &["201", "--header", "Set-Cookie: a=1", "--header", "Date: x"][..],
+            "set-cookie, date",
+        ),
+        (
+            &["201", "--header", "Connection: X-Hop", "--header", "X-Hop: 1"],
+            "connection, x-hop",
+        ),
+        (&["201", "--header", "Content-Length: 4"], "content-length"),
+        (&["204", "--body", "x"], "no body"),
+    ] {
+        let told = file.desk.run(&[&resolve[..], answer].concat()).with(64);
+        assert!(told.contains(told_of), "{answer:?}: {told}");
+    }
+    assert_eq!(file.desk.json(&["doubts"])[0]["key"], "a7f3");
+    file.desk.run(&[&resolve[..], &["204"]].concat()).well();
+}
+
+#[tokio::test]
 async fn an_answer_that_is_kept_for_no_time_is_not_recorded() {
     let file = File::new().await;
     leave_in_doubt(&file.store, id("a7f3")).await;
@@ -173,11 +238,11 @@ async fn what_happened_has_to_be_said_once_and_be_an_answer() {
 async fn an_answer_that_ends_no_request_is_not_recorded_and_one_that_the_call_cannot_read_is_told_of() {
     let file = File::new().await;
     leave_in_doubt(&file.store, id("a7f3")).await;
-    for status in ["103", "600"] {
+    for status in ["103", "600", "700"] {
         let told = file
             .desk
             .run(&["records", "resolve", "a7f3", "--status", status, "--yes"])
-            .with(65);
+            .with(64);
         assert!(told.contains("200 to 599"), "{told}");
     }
     let status = ["records", "resolve", "a7f3", "--status", "201"];

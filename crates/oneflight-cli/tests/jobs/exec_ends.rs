@@ -13,7 +13,7 @@ use crate::desk::{Desk, awaited, end, kill, ran, until};
 use crate::redis;
 
 /// The first time it tells its number and stays; after that it tells the attempt.
-const STAYS_ONCE: &str =
+pub const STAYS_ONCE: &str =
     r#"if [ -e "$0" ]; then echo "attempt $ONEFLIGHT_ATTEMPT"; else echo $$ >"$0"; exec sleep 1000; fi"#;
 
 #[test]

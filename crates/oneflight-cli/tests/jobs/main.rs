@@ -15,4 +15,6 @@ mod desk;
 mod doctor;
 mod exec;
 mod exec_ends;
+mod exec_settled;
 mod outbox;
+mod topics;

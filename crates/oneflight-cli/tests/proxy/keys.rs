@@ -322,7 +322,8 @@ async fn that_keys_are_shared_is_told_in_the_words_of_the_file() {
     let proxy = Proxy::before(&home, backend.address, routes);
     let told = proxy.wait_for_line("have no `scope`");
     assert!(
-        told.contains("routes=\"* /orders\"") && told.contains("scope = \"header X-User\""),
+        told.contains("routes=\"POST/PATCH on all paths without a route, POST/PATCH /orders\"")
+            && told.contains("scope = \"header X-User\""),
         "{told}"
     );
     assert_eq!(proxy.told("unscoped"), 0);

@@ -229,6 +229,8 @@ async fn a_second_signal_ends_it_at_once_and_so_does_the_deadline() {
         });
         let (ended, told) = ended.await.expect("no panic");
         assert_eq!(ended.code(), Some(75), "{told}");
+        let later = "1 execution under a key will be in doubt, once its lease of up to 10s is over";
+        assert!(told.contains(later), "{told}");
     }
 }
 

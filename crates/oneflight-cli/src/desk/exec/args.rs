@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use oneflight::{Fingerprint, RequestIdentity, Scope};
 
+use super::job::SCOPE;
 use super::recording::Size;
 use crate::desk::typed::lasting;
 use crate::exit::{Code, Failure};
@@ -23,9 +24,10 @@ pub(super) const ERASED: u8 = 82;
 Exit codes: that of the command, the first time and in every replay; 128 + N if signal N killed it; 126 or 127 if it cannot be \
 started.
   64  the command line is wrong
-  65  the key was used before for another command
+  65  the key was used before for another command, or was settled with what is no end of one
   69  the store cannot be reached: the command did not run
   75  it runs elsewhere, and still did after --wait
+  77  the store does not let this user do it: the command did not run
   78  the tables are missing, or of another version: see oneflight migrate
   80  in doubt: an earlier attempt did not tell what it did
   81  the command ran, and its end could not be recorded
@@ -35,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(super) key: String,
     /// Where the key is valid: what names the job
-    #[arg(long, default_value = "exec")]
+    #[arg(long, default_value = SCOPE)]
     pub(super) scope: String,
     /// How long to wait while it runs elsewhere
     #[arg(long, value_name = "TIME", default_value = "30s")]
@@ -125,6 +127,16 @@ pub(super) fn run_anew(id: &RequestIdentity) -> String {
         "To have it run once more, take another --key, or forget this one by\n  oneflight records erase --scope={} {}",
         quoted(id.scope()),
         named(id.key())
+    )
+}
+
+/// Says how to take back what was settled with an answer that tells no end of a command.
+pub(super) fn take_back(id: &RequestIdentity) -> String {
+    let erase = format!("oneflight records erase --scope={}", quoted(id.scope()));
+    let key = named(id.key());
+    format!(
+        "If it did run, take that back by\n  {erase} --answers {key}\nwhich leaves that it ran (later calls end with {ERASED}); if it \
+         did not, or is to run once more, by\n  {erase} {key}"
     )
 }
 

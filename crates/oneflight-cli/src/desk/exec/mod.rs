@@ -12,6 +12,7 @@
 
 mod args;
 mod command;
+pub(crate) mod job;
 mod late;
 mod recording;
 mod signals;
@@ -20,13 +21,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use oneflight::correlation::{self, CorrelationId};
-use oneflight::idempotency::{ErrorKind, Recovery};
+use oneflight::idempotency::{CodecError, ErrorKind, Recovery};
 use oneflight::record::State;
 use oneflight::store::{RecordQuery, Upkeep};
 use oneflight::{Error, Idempotency, Origin, Reply, RequestIdentity};
 
 pub(crate) use self::args::Args;
-use self::args::{ERASED, IN_DOUBT, InDoubt, NOT_RECORDED, run_anew, settle};
+use self::args::{ERASED, IN_DOUBT, InDoubt, NOT_RECORDED, run_anew, settle, take_back};
 use self::command::{Gate, Job, Key, Told};
 use self::recording::{Recorded, Size, Unprinted};
 use self::signals::Signals;
@@ -194,24 +195,48 @@ async fn failure<S: Upkeep>(
             Failure::with_code(NOT_RECORDED, what)
         }
         // Nothing is too large here.
-        ErrorKind::ResultTooLarge { .. } => {
-            let what = format!(
-                "{id} ran before, and what is recorded of that was erased since (oneflight records erase --answers): neither its exit \
-                 status nor its output is known any more. It was not run again. {}",
-                run_anew(id)
-            );
-            Failure::with_code(ERASED, what)
-        }
-        ErrorKind::Codec(source) => {
-            let advice = "is the record of something else, which is no command; take another --key or --scope";
-            Failure::new(Code::Data, format!("{id} {advice}: {}", told(source)))
-        }
+        ErrorKind::ResultTooLarge { .. } => erased(id),
+        ErrorKind::Codec(source) => unread(idem.store(), id, source).await,
         ErrorKind::Store(source) => {
             let failure = unreachable(source.clone());
             Failure::with_code(failure.code(), format!("{id}: the command did not run: {failure}"))
         }
         _ => Failure::new(Code::Software, told(error)),
     }
+}
+
+/// What is said where a run is known, and nothing of what it came to.
+fn erased(id: &RequestIdentity) -> Failure {
+    let what = format!(
+        "{id} ran before, and what is recorded of that was erased since (oneflight records erase --answers): neither its exit status \
+         nor its output is known any more. It was not run again. {}",
+        run_anew(id)
+    );
+    Failure::with_code(ERASED, what)
+}
+
+/// What is said of a record that tells no end of a command: a person has settled it so, or it is not that of a command.
+async fn unread<S: Upkeep>(store: &S, id: &RequestIdentity, source: &CodecError) -> Failure {
+    let record = store.load(id).await.ok().flatten();
+    let result = record.as_ref().and_then(|record| record.result());
+    // An answer of HTTP leaves its status.
+    if result.is_some_and(|result| result.erased().is_none()) {
+        return erased(id);
+    }
+    let why = match source {
+        CodecError::Foreign { written, .. } => format!("it is in the form {written:?}"),
+        source => told(source),
+    };
+    let what = match record.is_some_and(|record| record.holder.settles()) {
+        true => format!(
+            "{id} was settled by a person, with what is no end of a command ({why}). It was not run again. {}",
+            take_back(id)
+        ),
+        false => {
+            format!("{id} is the record of something else, which is no command; take another --key or --scope: {why}")
+        }
+    };
+    Failure::new(Code::Data, what)
 }
 
 /// Says whether a key that was to be free again is. To give it back may have failed.

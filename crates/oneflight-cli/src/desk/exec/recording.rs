@@ -80,6 +80,14 @@ pub(super) enum Unprinted {
 }
 
 impl Recorded {
+    /// Whether all of its output can be printed.
+    pub(super) fn is_sound(&self) -> bool {
+        self.output.iter().all(|piece| match piece {
+            Piece::Stdout(_) | Piece::Stderr(_) => true,
+            Piece::StdoutBase64(text) | Piece::StderrBase64(text) => BASE64_STANDARD.decode(text).is_ok(),
+        })
+    }
+
     /// Says who ran it, and when and how it ended.
     pub(super) fn story(&self) -> String {
         let by = self

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use oneflight::store::{Erase, RecordQuery, RecordState, Upkeep};
+use oneflight::record::RecordedResult;
+use oneflight::store::{Erase, RecordEntry, RecordQuery, RecordState, Upkeep};
 use serde::Serialize;
 
 use crate::desk::request::{Named, PAGE, page};
+use crate::desk::steps::recorded;
 use crate::desk::view::{Bodies, RecordView};
 use crate::exit::{Code, Failure};
 use crate::output::{self, Consent, Form, counted};
@@ -122,6 +124,10 @@ async fn one(store: &AnyStore, form: Form, request: &Named, answers: bool, conse
         );
         return Err(Failure::new(Code::No, told));
     };
+    if answers && !has_answer(store, &entry).await? {
+        let told = format!("there is nothing to erase of {id}: {}", result.told());
+        return Err(Failure::new(Code::No, told));
+    }
     let whose = match view.settled {
         true => "A person has settled it so",
         false => "Its work has told so itself, as far as is recorded",
@@ -156,6 +162,19 @@ async fn one(store: &AnyStore, form: Form, request: &Named, answers: bool, conse
         Erase::Records => format!("{id} is free: the next call with its key runs the work"),
         Erase::Answers => format!("the answer of {id} is erased: that it was done stays known"),
     })
+}
+
+/// Whether there is an answer to erase: its own, or one of its steps.
+async fn has_answer(store: &AnyStore, entry: &RecordEntry) -> Result<bool, Failure> {
+    let has_value = |result: &RecordedResult| result.erased().is_some();
+    if entry.record.result().is_some_and(has_value) {
+        return Ok(true);
+    }
+    let steps = recorded(store, &entry.id).await?;
+    Ok(steps.is_some_and(|known| {
+        let mut results = known.steps.iter().filter_map(|step| step.result.as_ref());
+        has_value(&known.input) || results.any(has_value)
+    }))
 }
 
 async fn count(store: &AnyStore, scope: &str) -> Result<usize, Failure> {

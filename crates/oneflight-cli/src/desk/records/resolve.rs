@@ -15,6 +15,8 @@ use oneflight::store::RecordEntry;
 use oneflight::{Error, Idempotency};
 use serde::Serialize;
 
+use crate::desk::answered;
+use crate::desk::exec::job;
 use crate::desk::failure::failed;
 use crate::desk::request::{Named, unchanged};
 use crate::desk::steps::recorded;
@@ -23,6 +25,7 @@ use crate::desk::view::{Bodies, RecordView};
 use crate::exit::{Code, Failure};
 use crate::output::{self, Consent, Form, counted, duration};
 use crate::store::{Address, AnyStore, Tables, told, with_store};
+use crate::terminal::{named, quoted};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("happened").required(true).args(["answer", "answer_file", "status", "not_done"]))]
@@ -49,8 +52,8 @@ pub(crate) struct Args {
     /// How long the answer is kept: that of the service, so that it is replayed as long as any other
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = typed::lasting)]
     retention: Duration,
-    /// With --answer, where the scope names a route: the service calls the library itself, and does not answer by the HTTP layer or
-    /// the proxy, which could not read the answer
+    /// With --answer, where the scope names a route, or it looks like a job of exec: a service calls the library itself, so that
+    /// neither the HTTP layer, nor the proxy, nor exec has to read the answer
     #[arg(long, conflicts_with_all = ["status", "not_done"])]
     plain: bool,
     #[command(flatten)]
@@ -82,7 +85,11 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
     if let Some(result) = &view.result {
         let mut told = format!("{id} is {}, and nothing was changed: {}", view.told(), result.told());
         if view.settled {
-            told.push_str("; what was settled wrongly is taken back by oneflight records erase");
+            let (scope, key) = (quoted(id.scope()), named(id.key()));
+            told.push_str(&format!(
+                "; what was settled wrongly is taken back by oneflight records erase --scope={scope} --answers {key} if it was done and \
+                 only its answer is wrong, and without --answers if it was not done, so that the next call does it"
+            ));
         }
         return Err(Failure::new(Code::No, told));
     }
@@ -93,6 +100,9 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
              changed. To have it wait for you then, say oneflight records hold"
         );
         return Err(Failure::new(Code::Temporary, told));
+    }
+    if let Some(told) = no_job_s(&entry, &happened, args.plain) {
+        return Err(Failure::new(Code::Data, format!("{id}: {told} Nothing was changed")));
     }
     let meaning = meaning(&store, &entry, &happened, args.retention, args.plain).await?;
     if let Some(misfit) = misfit(&entry, &happened, args.plain) {
@@ -142,11 +152,6 @@ fn happened(args: &Args) -> Result<Happened, Failure> {
             .map(Happened::Done)
             .ok_or_else(|| Failure::new(Code::Usage, "what happened?"));
     };
-    // An answer below 200 only announces one, and a client would wait for that.
-    if !(200..=599).contains(&status.as_u16()) {
-        let told = format!("the status {} ends no request: say one of 200 to 599", status.as_u16());
-        return Err(Failure::new(Code::Data, told));
-    }
     let body = match (&args.body, &args.body_file) {
         (Some(text), _) => text.clone().into_bytes(),
         (None, Some(path)) => typed::read(path)?,
@@ -157,7 +162,10 @@ fn happened(args: &Args) -> Result<Happened, Failure> {
     for (name, value) in &args.header {
         answer.headers_mut().append(name, value.clone());
     }
-    Ok(Happened::Answered(Box::new(answer)))
+    match answered::misfit(&answer) {
+        Some(told) => Err(Failure::new(Code::Usage, told)),
+        None => Ok(Happened::Answered(Box::new(answer))),
+    }
 }
 
 /// What the change means to those who call, as it is told before it is made.
@@ -198,6 +206,18 @@ async fn meaning(
         ));
     }
     Ok(meaning)
+}
+
+/// Says why a job could not end with this. That it is none, but the request of a service, is said by `--plain`.
+fn no_job_s(entry: &RecordEntry, happened: &Happened, plain: bool) -> Option<String> {
+    if plain || !job::is_one(entry.id.scope(), entry.correlation_id.as_ref()) {
+        return None;
+    }
+    match happened {
+        Happened::Done(json) => job::misfit(Some(json)),
+        Happened::Answered(_) => job::misfit(None),
+        Happened::NotDone => None,
+    }
 }
 
 /// Says why the service could perhaps not read this answer, as far as the scope tells.

@@ -157,6 +157,7 @@ impl MessageView {
 fn text(id: &RequestIdentity, story: &Story) -> String {
     let record = &story.record;
     let http = record.result.as_ref().and_then(|result| result.http.as_ref());
+    let is_erased = record.result.as_ref().is_some_and(|result| result.kind == "erased");
     let mut text = fields(&[
         ("key", Some(record.key.clone())),
         ("scope", Some(record.scope.clone())),
@@ -177,9 +178,9 @@ fn text(id: &RequestIdentity, story: &Story) -> String {
         ("answered", http.map(|http| http.answered.clone())),
         (
             "body",
-            http.map(|http| match http.body_bytes {
+            http.filter(|_| !is_erased).map(|http| match http.body_bytes {
                 Some(bytes) => counted(bytes, "byte"),
-                None => "not kept: it was too large, streamed or secret, or was erased".to_owned(),
+                None => "not kept: it was too large, streamed or secret".to_owned(),
             }),
         ),
     ]);
