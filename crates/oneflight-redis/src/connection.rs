@@ -17,14 +17,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, RedisError, RedisResult, Value, cmd, pipe};
+use redis::{Client, Cmd, RedisError, RedisResult, Value, pipe};
 
 use super::errors::{is_of_several_slots, is_unknown_script, unavailable};
 use super::scripts::Script;
 use oneflight::store::StoreError;
 
+mod acknowledgement;
 mod wire;
 
+pub(super) use acknowledgement::{Acknowledgement, Answered};
 use wire::Connection;
 
 /// A connection of the caller's that a [`RedisStore`](super::RedisStore) may use. Clones share it.
@@ -94,47 +96,6 @@ impl fmt::Debug for RedisConnection {
             Kind::Callers(Connection::Cluster(_)) => "RedisConnection(cluster)",
         })
     }
-}
-
-/// How many replicas must have what was written, and how long that is waited for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Acknowledgement {
-    pub(super) replicas: u32,
-    pub(super) within: Duration,
-}
-
-impl Acknowledgement {
-    fn wait(self) -> Cmd {
-        // Zero would be for ever.
-        let millis = u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX);
-        let mut wait = cmd("WAIT");
-        wait.arg(self.replicas).arg(millis.clamp(1, u64::from(u32::MAX)));
-        wait
-    }
-
-    fn check(self, answer: Value) -> Result<(), StoreError> {
-        let answer = answer.extract_error().map_err(unavailable)?;
-        let Value::Int(acknowledged) = answer else {
-            return Err(StoreError::Corrupt {
-                what: "the server's answer to WAIT is not a number",
-            });
-        };
-        let acknowledged = u32::try_from(acknowledged).unwrap_or(0);
-        if acknowledged < self.replicas {
-            return Err(StoreError::TooFewReplicas {
-                acknowledged,
-                wanted: self.replicas,
-                waited: self.within,
-            });
-        }
-        Ok(())
-    }
-}
-
-/// An answer, in which a part may be an error, and whether enough replicas have what the server had written by then.
-pub(super) struct Answered {
-    pub(super) value: Value,
-    pub(super) acknowledged: Result<(), StoreError>,
 }
 
 /// A script with what it is given.

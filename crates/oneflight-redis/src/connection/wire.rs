@@ -14,7 +14,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value, cmd, pipe};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Acknowledgement, Answered};
+use super::acknowledgement::{Acknowledgement, Answered};
 
 /// After how long without an answer the server is asked whether there can be one.
 const DOUBTS_AFTER: Duration = Duration::from_millis(250);
