@@ -13,7 +13,7 @@ use crate::postgres::server;
 
 /// Where the `COPY` is refused, and what the work does after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
+enum Rejected {
     Bare,
     /// Inside of a transaction of the work's, which is rolled back.
     Nested,
@@ -29,24 +29,24 @@ async fn copy(connection: &mut PgConnection) {
     assert!(connection.copy_out_raw("COPY nope TO STDOUT").await.is_err());
 }
 
-async fn work(tx: &mut Tx<PostgresStore>, refused: Refused) -> sqlx::Result<()> {
+async fn work(tx: &mut Tx<PostgresStore>, refused: Rejected) -> sqlx::Result<()> {
     let insert = "INSERT INTO orders (item) VALUES ('tea')";
     sqlx::query(insert).execute(&mut **tx).await?;
-    if refused == Refused::Bare {
+    if refused == Rejected::Bare {
         copy(tx).await;
         return Ok(());
     }
     let mut inner = tx.begin().await?;
     copy(&mut inner).await;
-    if refused == Refused::BeforeFailureUndone {
+    if refused == Rejected::BeforeFailureUndone {
         copy(&mut inner).await;
     }
     let _ = inner.rollback().await;
     match refused {
-        Refused::Bare | Refused::Nested => {}
-        Refused::BeforeRow => drop(tx.execute(sqlx::raw_sql("SELECT true")).await),
-        Refused::BeforeFailure => drop(tx.execute(sqlx::raw_sql("SELECT 1 / 0")).await),
-        Refused::BeforeFailureUndone => {
+        Rejected::Bare | Rejected::Nested => {}
+        Rejected::BeforeRow => drop(tx.execute(sqlx::raw_sql("SELECT true")).await),
+        Rejected::BeforeFailure => drop(tx.execute(sqlx::raw_sql("SELECT 1 / 0")).await),
+        Rejected::BeforeFailureUndone => {
             for statement in ["SAVEPOINT s", "SELECT 1 / 0", "ROLLBACK TO s"] {
                 let _ = tx.execute(sqlx::raw_sql(statement)).await;
             }
@@ -68,11 +68,11 @@ async fn work_whose_answers_are_out_of_step_is_done_only_if_its_rows_are_there()
         count.fetch_one(&direct).await.unwrap()
     };
     for refused in [
-        Refused::Bare,
-        Refused::Nested,
-        Refused::BeforeRow,
-        Refused::BeforeFailure,
-        Refused::BeforeFailureUndone,
+        Rejected::Bare,
+        Rejected::Nested,
+        Rejected::BeforeRow,
+        Rejected::BeforeFailure,
+        Rejected::BeforeFailureUndone,
     ] {
         let before = orders().await;
         let id = RequestIdentity::new(Scope::new("tenant-7"), format!("{refused:?}")).unwrap();
