@@ -132,8 +132,8 @@ impl fmt::Display for Left {
             ),
             (
                 self.connections,
-                "connection was cut off in mid-answer".to_owned(),
-                "connections were cut off in mid-answer".to_owned(),
+                "connection was cut off in the middle of a request or an answer".to_owned(),
+                "connections were cut off in the middle of a request or an answer".to_owned(),
             ),
             (self.tunnels, "tunnel was cut".to_owned(), "tunnels were cut".to_owned()),
         ];
@@ -248,7 +248,7 @@ mod tests {
         };
         assert_eq!(told(0, 0, 1), (false, "1 tunnel was cut".to_owned()));
         let all = "1 execution under a key will be in doubt, once its lease of up to 10s is over; 2 connections were cut off in \
-                   mid-answer; 3 tunnels were cut";
+                   the middle of a request or an answer; 3 tunnels were cut";
         assert_eq!(told(1, 2, 3), (true, all.to_owned()));
         assert!(told(0, 1, 0).0 && !told(0, 0, 0).0);
     }

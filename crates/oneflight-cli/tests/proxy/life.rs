@@ -290,7 +290,7 @@ async fn a_request_that_was_cut_off_is_told_apart_from_an_execution_in_doubt() {
         .expect("no panic");
     assert_eq!(ended.code(), Some(75), "{told}");
     assert!(
-        told.contains("1 connection was cut off in mid-answer") && !told.contains("doubt"),
+        told.contains("1 connection was cut off in the middle of a request or an answer") && !told.contains("doubt"),
         "{told}"
     );
 }
