@@ -2,7 +2,7 @@
 //!
 //! | what a try says | is tried again | after |
 //! | --- | --- | --- |
-//! | the session is at fault: it is in a transaction, has other settings, or has forgotten what was prepared in it | on another connection; as often as the pool has any and twice more, for 5 s | at once |
+//! | the session is at fault: it is in a transaction, has other settings, or has forgotten what was prepared in it | on another connection; as often as the pool has any and twice more, for 5 s | 5 ms |
 //! | the transaction lost to another one: a serialization failure or a deadlock | six tries in all | a pause, longer each time |
 //! | the connection is lost, where [nothing has been done on it](Tries::past_lost_connections) | as often as is said | at once |
 //! | anything else, where [it has to be done](Tries::insisting) | as often as is said, within a time | at once |
@@ -30,6 +30,9 @@ const TRIES: u32 = 6;
 /// How long it may be a session's fault that a statement of ours fails: a timeout that ends one after longer than that
 /// is not what an earlier user left behind.
 const SESSIONS_FOR: Duration = Duration::from_secs(5);
+/// The server tells of an error before it lets go of what the transaction has locked. Without a pause, another session
+/// would be told that a claim is being decided about: the one that has just failed.
+const LET_GO_WITHIN: Duration = Duration::from_millis(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 
 /// Tries until there is an answer, or an error after which this does not try again.
@@ -115,6 +118,7 @@ impl Tries {
         }
         if is_of_the_session(&error) && self.sessions > 0 && waited < SESSIONS_FOR {
             self.sessions -= 1;
+            sleep(LET_GO_WITHIN).await;
         } else if is_lost(&error) && self.lost_connections > 0 {
             self.lost_connections -= 1;
         } else if is_conflict(&error) && self.conflicts + 1 < TRIES {
