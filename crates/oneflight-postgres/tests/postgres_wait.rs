@@ -144,9 +144,10 @@ async fn nobody_notifies_unless_somebody_waits() {
     let store = process(schema.pool(1)).await;
     let mut ear = sqlx::postgres::PgListener::connect_with(&schema.pool(1)).await.unwrap();
     let channel: String = {
-        // The channel is named in the statement, and so in what the server has prepared.
+        // The channel is named in the statement, and so in what the server has prepared: the record of a large result is.
         let idem = Idempotency::builder(store.clone()).build();
-        let _ = idem.run_in_tx(id("first"), |_| async { Ok(1) }).await.unwrap();
+        let large = "x".repeat(64 * 1024);
+        let _ = idem.run_in_tx(id("first"), |_| async { Ok(large) }).await.unwrap();
         let statements: Vec<String> = sqlx::query_scalar("SELECT statement FROM pg_prepared_statements")
             .fetch_all(store.pool())
             .await
