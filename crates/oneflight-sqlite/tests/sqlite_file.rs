@@ -43,7 +43,9 @@ async fn a_change_of_directory_leads_to_no_second_file() {
     }
     std::env::set_current_dir(&first).unwrap();
     let opened = SqliteStore::open("opened.db").await.unwrap();
+    // Room for one more than ten calls may have at a time.
     let lent = SqlitePoolOptions::new()
+        .max_connections(20)
         .connect_with(
             SqliteConnectOptions::new()
                 .filename("lent.db")
