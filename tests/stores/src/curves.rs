@@ -8,15 +8,12 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
-use redis::{AsyncCommands, SetExpiry, SetOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use crate::by_hand::{self, Answers, INSERT, get_work_set};
 use crate::rounds::{Compared, Rounds};
 use crate::{Extent, Failure, postgres, redis_server};
 
 const CLIENTS: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
-
-const DAY: u64 = 24 * 60 * 60;
 
 /// What was measured on one store.
 #[derive(Debug)]
@@ -95,10 +92,6 @@ fn id(key: String) -> Result<RequestIdentity, Failure> {
 /// The same for any database of `sqlx`, which has no type for that: written once, and compiled for each.
 macro_rules! on_database {
     ($name:literal, $store:expr, $extent:expr) => {{
-        const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
-        const GET: &str = "SELECT answer FROM answers WHERE idempotency_key = $1";
-        const SET: &str = "INSERT INTO answers (idempotency_key, answer) VALUES ($1, '1') ON CONFLICT DO NOTHING";
-
         let idem = Idempotency::builder($store).build();
         let pool = idem.store().pool().clone();
         let mut compared = Vec::new();
@@ -117,15 +110,11 @@ macro_rules! on_database {
                 transaction.commit().await?;
                 Ok(())
             };
-            let racy = async |number| {
-                let key = key(clients, number, "racy");
-                let known: Option<String> = sqlx::query_scalar(GET).bind(&key).fetch_optional(&pool).await?;
-                if known.is_none() {
-                    sqlx::query(INSERT).execute(&pool).await?;
-                    sqlx::query(SET).bind(&key).execute(&pool).await?;
-                }
-                Ok(())
+            let work = async || {
+                sqlx::query(INSERT).execute(&pool).await?;
+                Ok::<_, Failure>(())
             };
+            let racy = async |number| get_work_set(&pool, key(clients, number, "racy"), work).await;
             let rounds = rounds($extent, clients);
             compared.push((
                 rounds.compare(async |number| ours(number, "bare").await, bare).await?,
@@ -147,27 +136,13 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Curves>, Failure> {
 
 async fn of_sqlite(extent: Extent) -> Result<Curves, Failure> {
     let folder = tempfile::tempdir()?;
-    let options = SqliteConnectOptions::new()
-        .filename(folder.path().join("curves.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full);
-    let pool = SqlitePoolOptions::new()
-        .max_connections(8)
-        .connect_with(options)
-        .await?;
-    let tables = "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL);
-                  CREATE TABLE answers (idempotency_key TEXT PRIMARY KEY, answer TEXT NOT NULL)";
-    sqlx::raw_sql(tables).execute(&pool).await?;
+    let pool = by_hand::sqlite(folder.path()).await?;
     Ok(on_database!("SQLite", SqliteStore::from_pool(pool).await?, extent))
 }
 
 async fn of_postgres(extent: Extent) -> Result<Curves, Failure> {
     let server = postgres::Server::start("");
-    let pool = server.schema().await.pool(8);
-    let tables = "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL);
-                  CREATE TABLE answers (idempotency_key text PRIMARY KEY, answer text NOT NULL)";
-    sqlx::raw_sql(tables).execute(&pool).await?;
+    let pool = by_hand::postgres(&server).await?;
     Ok(on_database!(
         "PostgreSQL",
         PostgresStore::from_pool(pool).await?,
@@ -179,26 +154,14 @@ async fn of_redis(extent: Extent) -> Result<Curves, Failure> {
     let server = redis_server::Server::start(&[]);
     let idem = Idempotency::builder(RedisStore::open(server.url()).await?).build();
     let connection = server.connection().await;
-    let set = async |key: String| {
-        let expires = SetOptions::default().with_expiration(SetExpiry::EX(DAY));
-        let _: () = connection.clone().set_options(&key, "1", expires).await?;
-        Ok::<_, Failure>(())
-    };
     let mut compared = Vec::new();
     for clients in CLIENTS {
         let ours = async |number, beside| {
             let _ = idem.run(id(key(clients, number, beside))?, |_| async { 1 }).await?;
             Ok::<_, Failure>(())
         };
-        let bare = async |number| set(key(clients, number, "set")).await;
-        let racy = async |number| {
-            let key = key(clients, number, "get-set");
-            let known: Option<String> = connection.clone().get(&key).await?;
-            match known {
-                None => set(key).await,
-                Some(_) => Ok(()),
-            }
-        };
+        let bare = async |number| connection.set(&key(clients, number, "set")).await;
+        let racy = async |number| get_work_set(&connection, key(clients, number, "get-set"), async || Ok(())).await;
         let rounds = rounds(extent, clients);
         compared.push((
             rounds.compare(async |number| ours(number, "bare").await, bare).await?,

@@ -11,6 +11,7 @@ mod proxy;
 mod redis_server;
 
 mod burst;
+mod by_hand;
 mod curves;
 mod figures;
 mod fill;

@@ -9,17 +9,14 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
-use redis::{AsyncCommands, SetExpiry, SetOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use crate::by_hand::{self, INSERT, get_work_set};
 use crate::figures::Figure;
 use crate::rounds::{Compared, Rounds};
 use crate::{Extent, Failure, postgres, redis_server};
 
 /// One after another, and many at once.
 const CLIENTS: [u64; 2] = [1, 16];
-
-const DAY: u64 = 24 * 60 * 60;
 
 fn rounds(extent: Extent, clients: u64) -> Rounds {
     Rounds {
@@ -46,10 +43,6 @@ fn figure(case: &str, compared: &[Compared]) -> Figure {
 /// The same for any database of `sqlx`, which has no type for that: written once, and compiled for each.
 macro_rules! on_database {
     ($name:literal, $store:expr, $extent:expr) => {{
-        const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
-        const GET: &str = "SELECT answer FROM answers WHERE idempotency_key = $1";
-        const SET: &str = "INSERT INTO answers (idempotency_key, answer) VALUES ($1, '1') ON CONFLICT DO NOTHING";
-
         let idem = Idempotency::builder($store).build();
         let pool = idem.store().pool().clone();
         let (mut elsewhere, mut within) = (Vec::new(), Vec::new());
@@ -62,11 +55,7 @@ macro_rules! on_database {
             };
             let theirs = async |number| {
                 let key = format!("elsewhere-{}", key(clients, number));
-                let known: Option<String> = sqlx::query_scalar(GET).bind(&key).fetch_optional(&pool).await?;
-                if known.is_none() {
-                    sqlx::query(SET).bind(&key).execute(&pool).await?;
-                }
-                Ok(())
+                get_work_set(&pool, key, async || Ok(())).await
             };
             elsewhere.push(rounds($extent, clients).compare(ours, theirs).await?);
 
@@ -78,15 +67,11 @@ macro_rules! on_database {
                 let _ = work.await?;
                 Ok(())
             };
-            let theirs = async |number| {
-                let key = format!("within-{}", key(clients, number));
-                let known: Option<String> = sqlx::query_scalar(GET).bind(&key).fetch_optional(&pool).await?;
-                if known.is_none() {
-                    sqlx::query(INSERT).execute(&pool).await?;
-                    sqlx::query(SET).bind(&key).execute(&pool).await?;
-                }
-                Ok(())
+            let work = async || {
+                sqlx::query(INSERT).execute(&pool).await?;
+                Ok::<_, Failure>(())
             };
+            let theirs = async |number| get_work_set(&pool, format!("within-{}", key(clients, number)), work).await;
             within.push(rounds($extent, clients).compare(ours, theirs).await?);
         }
         [
@@ -112,27 +97,13 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
 
 async fn of_sqlite(extent: Extent) -> Result<[Figure; 2], Failure> {
     let folder = tempfile::tempdir()?;
-    let options = SqliteConnectOptions::new()
-        .filename(folder.path().join("racy.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full);
-    let pool = SqlitePoolOptions::new()
-        .max_connections(8)
-        .connect_with(options)
-        .await?;
-    let tables = "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL);
-                  CREATE TABLE answers (idempotency_key TEXT PRIMARY KEY, answer TEXT NOT NULL)";
-    sqlx::raw_sql(tables).execute(&pool).await?;
+    let pool = by_hand::sqlite(folder.path()).await?;
     Ok(on_database!("SQLite", SqliteStore::from_pool(pool).await?, extent))
 }
 
 async fn of_postgres(extent: Extent) -> Result<[Figure; 2], Failure> {
     let server = postgres::Server::start("");
-    let pool = server.schema().await.pool(8);
-    let tables = "CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL);
-                  CREATE TABLE answers (idempotency_key text PRIMARY KEY, answer text NOT NULL)";
-    sqlx::raw_sql(tables).execute(&pool).await?;
+    let pool = by_hand::postgres(&server).await?;
     Ok(on_database!(
         "PostgreSQL",
         PostgresStore::from_pool(pool).await?,
@@ -153,14 +124,8 @@ async fn of_redis(extent: Extent) -> Result<Figure, Failure> {
             Ok(())
         };
         let theirs = async |number| {
-            let mut connection = connection.clone();
             let key = format!("elsewhere-{}", key(clients, number));
-            let known: Option<String> = connection.get(&key).await?;
-            if known.is_none() {
-                let expires = SetOptions::default().with_expiration(SetExpiry::EX(DAY));
-                let _: () = connection.set_options(&key, "1", expires).await?;
-            }
-            Ok(())
+            get_work_set(&connection, key, async || Ok(())).await
         };
         compared.push(rounds(extent, clients).compare(ours, theirs).await?);
     }
