@@ -1,12 +1,14 @@
 //! Each promise in `docs/promises.md` has its number, and a test that shows it or the word that it is next. Every test file
 //! that is named there, or in the README, exists, and so does every source file that the documents name, and every test that a
-//! row of a table in `docs/http.md`, `docs/outbox.md` or `docs/steps.md` names.
+//! row of a table in `docs/http.md`, `docs/outbox.md` or `docs/steps.md` names. Pictures are there for light pages and for dark ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+#[path = "../benches/common/dark.rs"]
+mod dark;
 #[path = "common/tree.rs"]
 mod tree;
 
@@ -209,4 +211,47 @@ fn named_files(line: &str) -> impl Iterator<Item = &str> {
             let endings = ["rs", "sql", "lua"].map(OsStr::new);
             file.extension().is_some_and(|ending| endings.contains(&ending))
         })
+}
+
+/// A page shows each picture in both colours, and the dark one is the light one with other colours.
+#[test]
+fn the_pictures_that_the_documents_show_exist_in_light_and_in_dark() {
+    let mut documents = tree::files("docs");
+    documents.retain(|file| file.extension() == Some(OsStr::new("md")));
+    documents.push(PathBuf::from("README.md"));
+    let (mut pictures, mut wrong) = (0, Vec::new());
+    for document in &documents {
+        let text = tree::read(document);
+        let folder = document.parent().unwrap();
+        let light: Vec<_> = between(&text, "src=\"", "\"").collect();
+        let dark: Vec<_> = between(&text, "<source media=\"(prefers-color-scheme: dark)\" srcset=\"", "\"").collect();
+        let alone = between(&text, "](", ")").filter(|(_, file)| file.ends_with(".svg"));
+        for (number, file) in alone {
+            wrong.push(format!(
+                "{}:{number}: {file} is shown in one colour",
+                document.display()
+            ));
+        }
+        for (number, file) in light.into_iter().filter(|(_, file)| file.ends_with(".svg")) {
+            pictures += 1;
+            let place = format!("{}:{number}: {file}", document.display());
+            let of_dark = file.replace(".svg", "-dark.svg");
+            if !dark.iter().any(|(_, file)| *file == of_dark) {
+                wrong.push(format!("{place}: no source for dark pages"));
+            } else if !are_the_same_picture(&folder.join(file), &folder.join(of_dark)) {
+                wrong.push(format!("{place}: the two are not there, or not the same picture"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(pictures >= 5, "{pictures} pictures: this test no longer finds them");
+}
+
+fn are_the_same_picture(light: &Path, dark: &Path) -> bool {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let copy = folder.join("picture.svg");
+    std::fs::copy(tree::root().join(light), &copy).is_ok()
+        && dark::write_dark(&copy).is_ok()
+        && std::fs::read(tree::root().join(dark))
+            .is_ok_and(|dark| std::fs::read(folder.join("picture-dark.svg")).unwrap() == dark)
 }

@@ -1,9 +1,9 @@
 //! A picture that was drawn for a light page, once more for a dark one.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The colours of pictures, in light and in dark.
+/// The colours of pictures, in light and in dark. All others are seen on both.
 const COLOURS: [(&str, &str); 9] = [
     ("#FFFFFF", "#0D1117"),
     ("#000000", "#E6EDF3"),
@@ -16,14 +16,13 @@ const COLOURS: [(&str, &str); 9] = [
     ("#9467BD", "#B794F4"),
 ];
 
-/// Writes the SVG once more beside itself, as `NAME-dark.svg`, and returns where.
-pub fn write_dark(light: &Path) -> io::Result<PathBuf> {
+/// Writes the SVG once more beside itself, as `NAME-dark.svg`.
+pub fn write_dark(light: &Path) -> io::Result<()> {
     let mut svg = std::fs::read_to_string(light)?;
     for (from, to) in COLOURS {
         svg = svg.replace(from, to);
     }
     let name = light.file_stem().unwrap_or_default().to_string_lossy();
     let dark = light.with_file_name(format!("{name}-dark.svg"));
-    std::fs::write(&dark, svg)?;
-    Ok(dark)
+    std::fs::write(dark, svg)
 }

@@ -5,8 +5,23 @@ use std::path::Path;
 
 use crate::Failure;
 
-const BEGIN: &str = "<!-- bin/stores --write: from here -->\n";
-const END: &str = "<!-- bin/stores --write: to here -->\n";
+/// The part of a page that a run with this option writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    Write,
+    Curves,
+}
+
+impl Written {
+    /// The lines before it and behind it.
+    fn marks(self) -> [String; 2] {
+        let option = match self {
+            Self::Write => "--write",
+            Self::Curves => "--curves",
+        };
+        ["from here", "to here"].map(|mark| format!("<!-- bin/stores {option}: {mark} -->\n"))
+    }
+}
 
 /// What was measured.
 #[derive(Debug)]
@@ -101,12 +116,13 @@ pub(crate) fn table(figures: &[Figure]) -> String {
     table
 }
 
-/// Puts the text between the two marks of a file.
-pub(crate) fn write(file: &Path, text: &str) -> Result<(), Failure> {
+/// Puts the text between the two marks of its part of a file.
+pub(crate) fn write(file: &Path, part: Written, text: &str) -> Result<(), Failure> {
     let old = std::fs::read_to_string(file)?;
-    let marks = || format!("{} lacks its marks, {BEGIN:?} and {END:?}", file.display());
-    let (before, rest) = old.split_once(BEGIN).ok_or_else(marks)?;
-    let (_, after) = rest.split_once(END).ok_or_else(marks)?;
-    std::fs::write(file, format!("{before}{BEGIN}\n{text}\n{END}{after}"))?;
+    let [begin, end] = part.marks();
+    let marks = || format!("{} lacks its marks, {begin:?} and {end:?}", file.display());
+    let (before, rest) = old.split_once(&begin).ok_or_else(marks)?;
+    let (_, after) = rest.split_once(&end).ok_or_else(marks)?;
+    std::fs::write(file, format!("{before}{begin}\n{text}\n{end}{after}"))?;
     Ok(())
 }

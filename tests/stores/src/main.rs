@@ -32,7 +32,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use crate::figures::Figure;
+use crate::figures::{Figure, Written};
+
+/// The page about it.
+const PAGE: &str = "docs/stores.md";
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -49,7 +52,7 @@ struct Cli {
     /// Put the table into docs/stores.md.
     #[arg(long)]
     write: bool,
-    /// Only calls a second against clients, on each store: prints a table, and draws the pictures into docs/benchmarks.
+    /// Only calls a second against clients, on each store: prints a table, draws it into docs/benchmarks, and puts both into docs/stores.md.
     #[arg(long, conflicts_with_all = ["only", "write"])]
     curves: bool,
 }
@@ -105,9 +108,11 @@ async fn main() -> Result<ExitCode, Failure> {
     let load = machine::load();
     if cli.curves {
         let all = curves::measure(extent).await?;
-        println!("{}\n{}", curves::table(&all), machine::describe(&load).await?);
+        let text = format!("{}\n{}", curves::table(&all), machine::describe(&load).await?);
+        println!("{text}");
         if extent == Extent::Full {
-            picture::draw(Path::new("docs/benchmarks"), &all)?;
+            let picture = picture::draw(Path::new("docs/benchmarks"), &all)?;
+            figures::write(Path::new(PAGE), Written::Curves, &format!("{picture}\n{text}"))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -123,7 +128,7 @@ async fn main() -> Result<ExitCode, Failure> {
     let text = format!("{}\n{machine}", figures::table(&figures));
     println!("{text}");
     if cli.write {
-        figures::write(Path::new("docs/stores.md"), &text)?;
+        figures::write(Path::new(PAGE), Written::Write, &text)?;
     }
     let met = figures.iter().filter(|figure| figure.is_met()).count();
     println!("stores: {met} of {} targets met", figures.len());

@@ -2,6 +2,8 @@
 
 #[path = "../../../benches/common/dark.rs"]
 mod dark;
+#[path = "../../../benches/common/shown.rs"]
+mod shown;
 
 use std::path::Path;
 
@@ -20,8 +22,8 @@ const LINES: [RGBColor; 3] = [
     RGBColor(0x1F, 0x77, 0xB4),
 ];
 
-/// Draws it into this folder, for light pages and for dark ones.
-pub(crate) fn draw(folder: &Path, all: &[Curves]) -> Result<(), Failure> {
+/// Draws it into this folder, for light pages and for dark ones, and returns how a page shows it.
+pub(crate) fn draw(folder: &Path, all: &[Curves]) -> Result<String, Failure> {
     let path = folder.join("durable.svg");
     let width = FIELD.0 * u32::try_from(all.len())?;
     let area = SVGBackend::new(&path, (width, FIELD.1)).into_drawing_area();
@@ -31,7 +33,10 @@ pub(crate) fn draw(folder: &Path, all: &[Curves]) -> Result<(), Failure> {
     }
     area.present()?;
     dark::write_dark(&path)?;
-    Ok(())
+    Ok(shown::shown(
+        "durable.svg",
+        "Calls a second against the number of clients, on each store (higher is better)",
+    ))
 }
 
 fn draw_field(area: &DrawingArea<SVGBackend<'_>, Shift>, curves: &Curves) -> Result<(), Failure> {

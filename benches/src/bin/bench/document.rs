@@ -1,8 +1,12 @@
 //! `docs/benchmarks.md`: the parts between markers are written anew by each run, all else is kept as it was written.
 
+#[path = "../../../common/shown.rs"]
+mod shown;
+
 use super::facts::Facts;
 use super::row::{COLUMNS, Row};
 use oneflight_benches::semantics::{Conduct, SCENARIOS, Verdict};
+use shown::shown;
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -63,7 +67,7 @@ pub fn comparison(facts: &Facts, rows: &[Row], pictures: &[(String, &'static str
     }
     details(&mut text, rows);
     for (file, title) in pictures {
-        let _ = writeln!(text, "\n![{title}](benchmarks/{file})");
+        let _ = write!(text, "\n{}", shown(file, title));
     }
     text
 }
@@ -196,9 +200,10 @@ mod tests {
             "{folded}"
         );
         assert!(
-            folded.ends_with("</details>\n\n![A title](benchmarks/a.svg)\n"),
+            folded.contains("<img alt=\"A title\" src=\"benchmarks/a.svg\">"),
             "{folded}"
         );
+        assert!(folded.contains("srcset=\"benchmarks/a-dark.svg\""), "{folded}");
     }
 
     #[test]

@@ -26,8 +26,10 @@ const FEWEST_ROUNDS: usize = 2;
 
 /// Followers, in the comparison and for the plot.
 pub const FOLLOWERS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
-/// Followers as real tasks.
-pub const TASKS: [usize; 2] = [1_000, 10_000];
+/// Followers as real tasks, for the plot.
+pub const TASKS: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+/// Followers as real tasks, in the comparison.
+pub const COMPARED_TASKS: [usize; 2] = [1_000, 10_000];
 /// Followers as real tasks, in front of another task.
 pub const HUGE: usize = 100_000;
 /// Followers that may be woken by progress.
@@ -144,13 +146,17 @@ pub fn quick() -> Quick {
 /// Measures followers as real tasks, and how long their end keeps another task waiting.
 pub fn crowds(rounds: usize) -> Crowds {
     Crowds {
-        tasks: tasks(&TASKS, rounds),
+        tasks: tasks(&COMPARED_TASKS, rounds),
         gap_two_workers: hold(&Gap(Workers::Two, HUGE), Entrants::All, rounds),
     }
 }
 
 fn tasks(counts: &[usize], rounds: usize) -> Vec<(usize, Standings)> {
     let standings = |followers: &usize| {
+        let rounds = match COMPARED_TASKS.contains(followers) {
+            true => rounds,
+            false => FEW_ROUNDS,
+        };
         let [standings] = hold(&Tasks(*followers), Entrants::All, rounds);
         (*followers, standings)
     };

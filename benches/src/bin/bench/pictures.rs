@@ -1,5 +1,9 @@
 //! How cost grows, as SVG pictures: one line for each entrant, ours the thick one, beneath all others. Peers whose figures are
-//! the same share a line and are all named beside it. So no line is hidden behind another.
+//! the same share a line and are all named beside it. So no line is hidden behind another. Each picture is drawn for light pages,
+//! and once more for dark ones.
+
+#[path = "../../../common/dark.rs"]
+mod dark;
 
 use super::measure::{Measured, THREADS};
 use oneflight_benches::contest::Standings;
@@ -71,7 +75,7 @@ pub fn draw(folder: &Path, measured: &Measured) -> Result<Vec<(String, &'static 
 }
 
 /// What is drawn of a run on a machine with so many cores.
-fn pictures(measured: &Measured, cores: usize) -> [Picture; 4] {
+fn pictures(measured: &Measured, cores: usize) -> [Picture; 5] {
     let threads: Vec<_> = THREADS.into_iter().zip(measured.distinct.clone()).collect();
     let weights = measured.weights.iter().map(|weight| Line {
         names: vec![weight.name.clone()],
@@ -91,6 +95,15 @@ fn pictures(measured: &Measured, cores: usize) -> [Picture; 4] {
             scale: Scale::Powers,
             crowded: None,
             lines: lines(&measured.fan_in, |cost| cost),
+        },
+        Picture {
+            file: "tasks.svg",
+            title: "Cost of a follower as a task of its own on two workers (lower is better)",
+            across: "followers of one flight, each a spawned task",
+            up: "nanoseconds per follower",
+            scale: Scale::Powers,
+            crowded: None,
+            lines: lines(&measured.tasks, |cost| cost),
         },
         Picture {
             file: "flights.svg",
@@ -208,7 +221,8 @@ impl Picture {
             }
         }
         self.name_lines(&area)?;
-        Ok(area.present()?)
+        area.present()?;
+        Ok(dark::write_dark(&path)?)
     }
 
     /// Names the lines at the side, in the order of their ends; all names of a line that is shared.
@@ -300,12 +314,14 @@ mod tests {
         }
     }
 
-    fn drawn(cores: usize, lines: Vec<Line>) -> String {
+    /// The picture on a light page, and on a dark one.
+    fn drawn(cores: usize, lines: Vec<Line>) -> [String; 2] {
         let folder = tempfile::tempdir().expect("a folder");
         let [.., threads] = pictures(&Measured::default(), cores);
         let picture = Picture { lines, ..threads };
         picture.draw(folder.path()).expect("it can be drawn");
-        fs::read_to_string(folder.path().join(picture.file)).expect("it is there")
+        ["threads.svg", "threads-dark.svg"]
+            .map(|file| fs::read_to_string(folder.path().join(file)).expect("it is there"))
     }
 
     #[test]
@@ -326,10 +342,13 @@ mod tests {
         let as_ours = line("as ours", Side::Peer, [1.0, 2.0, 4.0]);
         let other = line("other", Side::Peer, [0.5, 1.0, 1.5]);
         let as_other = line("as other", Side::Peer, [0.501, 1.001, 1.499]);
-        let svg = drawn(2, vec![as_ours, other, as_other, ours]);
+        let [svg, dark] = drawn(2, vec![as_ours, other, as_other, ours]);
         for name in ["oneflight", "as ours", "other", "as other"] {
-            assert!(svg.lines().any(|line| line.trim() == name), "{name} is not named");
+            for svg in [&svg, &dark] {
+                assert!(svg.lines().any(|line| line.trim() == name), "{name} is not named");
+            }
         }
+        assert!(svg.contains("#FFFFFF") && !dark.contains("#FFFFFF"));
         // Three lines, the thick one first: a thin one over it hides nothing.
         let widths = svg.lines().filter(|line| line.starts_with("<polyline"));
         let widths: Vec<_> = widths.map(|line| line.contains("stroke-width=\"5\"")).collect();
@@ -340,7 +359,7 @@ mod tests {
     #[test]
     fn it_is_noted_where_threads_outnumber_cores() {
         let lines = || vec![line("oneflight", Side::Ours, [1.0, 2.0, 2.0])];
-        assert!(drawn(2, lines()).contains("shaded: more threads than the 2 cores"));
-        assert!(!drawn(4, lines()).contains("shaded"));
+        assert!(drawn(2, lines())[0].contains("shaded: more threads than the 2 cores"));
+        assert!(!drawn(4, lines())[0].contains("shaded"));
     }
 }
