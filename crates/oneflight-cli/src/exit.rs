@@ -1,6 +1,8 @@
 //! How the command ends: the codes of BSD's `sysexits.h`, each with what it says.
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use crate::terminal::note;
@@ -70,6 +72,15 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
     }
+}
+
+/// Why an address cannot be listened on: another program does, this user may not, or the machine does not have it.
+pub(crate) fn not_listening(address: SocketAddr, error: &io::Error) -> Failure {
+    let code = match error.kind() {
+        io::ErrorKind::PermissionDenied => Code::NoPermission,
+        _ => Code::System,
+    };
+    Failure::new(code, format!("{address} cannot be listened on: {error}"))
 }
 
 /// Ends a check that has printed what it found. What was found comes first: that the reader went away, as `head` does, is no good news.

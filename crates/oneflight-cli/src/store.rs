@@ -124,7 +124,27 @@ impl Address {
         let advice = "the store's address is none that is known here, and is not shown, since a password may be in it. It is one of \
                       postgres://user:password@host/database, redis://:password@host/, rediss://…, the path of an SQLite file, and \
                       sqlite:PATH for a path with `=` or `:` in it";
-        kind.ok_or_else(|| Failure::new(Code::Usage, advice))
+        let kind = kind.ok_or_else(|| Failure::new(Code::Usage, advice))?;
+        self.fits(kind)?;
+        Ok(kind)
+    }
+
+    /// Fails if a name is given that a store of this kind does not have: what is asked for would stand elsewhere.
+    fn fits(&self, kind: Kind) -> Result<(), Failure> {
+        let (store, schema, prefix) = match kind {
+            Kind::Sqlite => ("in an SQLite file", said(&self.schema), said(&self.prefix)),
+            Kind::Redis => ("in Redis", said(&self.schema), None),
+            Kind::Postgres => return Ok(()),
+        };
+        let (what, option) = match (schema, prefix) {
+            (Some(_), _) => ("schema", "--schema or ONEFLIGHT_SCHEMA"),
+            (None, Some(_)) => ("prefix", "--prefix or ONEFLIGHT_PREFIX"),
+            (None, None) => return Ok(()),
+        };
+        let advice = format!(
+            "a store {store} has no {what}, and one is given: leave {option} away, or name the store that has it"
+        );
+        Err(Failure::new(Code::Usage, advice))
     }
 
     /// Returns which store it is, in words without a password.

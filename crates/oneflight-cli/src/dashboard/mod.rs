@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 
 use crate::desk::lasting;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, not_listening};
 use crate::store::{Address, Tables};
 
 use access::{Access, Token};
@@ -100,12 +100,7 @@ pub(crate) async fn run(store: &Address, args: Args) -> Result<(), Failure> {
     );
     let source = Source::new(store.open(Tables::Leave).await?, args.retention);
     let hosts = Hosts::new(&args.public_host, args.listen.ip()).map_err(|what| Failure::new(Code::Usage, what))?;
-    let failed = |error| {
-        Failure::new(
-            Code::Unavailable,
-            format!("{} cannot be listened on: {error}", args.listen),
-        )
-    };
+    let failed = |error| not_listening(args.listen, &error);
     let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     crate::output::line(&format!("http://{address}/"))?;

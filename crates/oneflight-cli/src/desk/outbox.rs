@@ -2,7 +2,7 @@
 //!
 //! A message is named by its number, as `list` and `dead` have it. Payloads are shown by `dead --payload` alone.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ pub(crate) struct List {
     #[arg(long, value_name = "ID")]
     after: Option<i64>,
     /// How many messages are shown at most
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
+    #[arg(long, default_value = "50", value_name = "N")]
+    limit: NonZeroUsize,
     /// How long a sign of life of each relay is waited for, where no messages are asked for (0s: not at all)
     #[arg(long, value_name = "TIME", default_value = "7s")]
     watch: humantime::Duration,
@@ -95,8 +95,8 @@ pub(crate) struct Dead {
     #[arg(long, value_name = "ID")]
     after: Option<i64>,
     /// How many are shown at most
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
+    #[arg(long, default_value = "50", value_name = "N")]
+    limit: NonZeroUsize,
     /// Show the payloads as well
     #[arg(long)]
     payload: bool,
@@ -189,7 +189,7 @@ async fn list<S: OutboxUpkeep>(store: &S, form: Form, args: List) -> Result<(), 
         correlation_id: args.correlation_id,
         state: args.state.map(MessageState::from),
         after: args.after.map(MessageId::new),
-        limit: args.limit,
+        limit: args.limit.get(),
     };
     let asks_for_all = MessageQuery {
         limit: 0,
@@ -199,7 +199,7 @@ async fn list<S: OutboxUpkeep>(store: &S, form: Form, args: List) -> Result<(), 
         return overview::run(store, form, *args.watch).await;
     }
     let messages = store.messages(query).await.map_err(unreachable)?;
-    if let Some(last) = messages.last().filter(|_| messages.len() >= args.limit) {
+    if let Some(last) = messages.last().filter(|_| messages.len() >= args.limit.get()) {
         note(&format!("there may be more: see --after {}", last.id));
     }
     let messages: Vec<_> = messages.into_iter().map(Shown::from).collect();
@@ -245,11 +245,11 @@ async fn dead<S: OutboxUpkeep>(store: &S, form: Form, args: Dead) -> Result<(), 
         topic: args.topic,
         state: Some(MessageState::Dead),
         after: args.after.map(MessageId::new),
-        limit: args.limit,
+        limit: args.limit.get(),
         ..MessageQuery::default()
     };
     let found = store.messages(query).await.map_err(unreachable)?;
-    if let Some(last) = found.last().filter(|_| found.len() >= args.limit) {
+    if let Some(last) = found.last().filter(|_| found.len() >= args.limit.get()) {
         note(&format!("there may be more: see --after {}", last.id));
     }
     let mut letters = Vec::with_capacity(found.len());

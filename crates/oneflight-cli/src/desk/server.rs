@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use oneflight::store::StoreError;
+use oneflight_postgres::store_error;
 use redis::aio::MultiplexedConnection;
 use sqlx::postgres::PgPool;
 use sqlx::sqlite::SqlitePool;
@@ -49,7 +50,7 @@ impl Server {
                 let version: String = query_scalar("SHOW server_version")
                     .fetch_one(pool)
                     .await
-                    .map_err(lost)?;
+                    .map_err(store_error)?;
                 format!("PostgreSQL {version}")
             }
             Self::Redis(connection) => {
@@ -73,7 +74,7 @@ impl Server {
     pub(super) async fn trip(&self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(pool) => query("SELECT 1").execute(pool).await.map(drop).map_err(lost),
-            Self::Postgres(pool) => query("SELECT 1").execute(pool).await.map(drop).map_err(lost),
+            Self::Postgres(pool) => query("SELECT 1").execute(pool).await.map(drop).map_err(store_error),
             Self::Redis(connection) => {
                 let mut connection = connection.clone();
                 redis::cmd("PING").query_async(&mut connection).await.map_err(lost)
@@ -87,7 +88,7 @@ impl Server {
             Self::Sqlite(_) => return Ok(None),
             Self::Postgres(pool) => {
                 let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-                let micros: i64 = query_scalar(clock).fetch_one(pool).await.map_err(lost)?;
+                let micros: i64 = query_scalar(clock).fetch_one(pool).await.map_err(store_error)?;
                 Duration::from_micros(micros.unsigned_abs())
             }
             Self::Redis(connection) => {

@@ -19,7 +19,7 @@ use super::config::{Config, StoreSettings};
 use super::protection::Protection;
 use super::state::State;
 use super::{admin, serve, telemetry};
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, not_listening};
 use crate::store;
 
 /// Runs the proxy until it is told to stop.
@@ -189,7 +189,7 @@ pub(super) fn address(given: &store::Address, settings: &StoreSettings) -> store
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| Failure::new(Code::Unavailable, format!("{address} cannot be listened at: {error}")))
+    bound.map_err(|error| not_listening(address, &error))
 }
 
 fn local(listener: &TcpListener) -> String {

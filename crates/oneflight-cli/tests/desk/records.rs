@@ -81,6 +81,20 @@ async fn records_are_listed_by_state_scope_and_page() {
 }
 
 #[tokio::test]
+async fn a_list_of_nothing_is_typed_wrongly() {
+    let file = File::new().await;
+    for list in [
+        ["records", "list"],
+        ["steps", "list"],
+        ["outbox", "list"],
+        ["outbox", "dead"],
+    ] {
+        let told = file.desk.run(&[&list[..], &["--limit", "0"]].concat()).with(64);
+        assert!(told.contains("--limit"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_record_s_answer_is_shown_only_if_asked_for() {
     let file = File::new().await;
     let _ = file

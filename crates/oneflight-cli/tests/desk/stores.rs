@@ -1,6 +1,6 @@
 //! A file that is no store, or that is written while it is looked at.
 
-use super::support::{Desk, File, id, leave_in_doubt};
+use super::support::{Desk, Ended, File, id, leave_in_doubt};
 
 #[test]
 fn a_file_that_is_no_database_is_left_as_it_is() {
@@ -138,4 +138,34 @@ async fn what_is_stored_cannot_command_the_terminal() {
     file.idem().resolve_answered(&id("a7f3"), answer).await.unwrap();
     let shown = file.desk.run(&["records", "show", "a7f3", "--body"]).well();
     assert!(shown.contains("owned") && !shown.contains('\u{1b}'), "{shown}");
+}
+
+#[tokio::test]
+async fn a_name_that_the_store_does_not_have_is_told() {
+    let file = File::new().await;
+    for (name, variable) in [("schema", "ONEFLIGHT_SCHEMA"), ("prefix", "ONEFLIGHT_PREFIX")] {
+        let option = format!("--{name}");
+        let given = Ended::of(file.desk.command(&["doubts"]).env(variable, "shop").output().unwrap());
+        for ended in [file.desk.run(&["doubts", &option, "shop"]), given] {
+            let told = ended.with(64);
+            assert!(told.contains(&option) && told.contains(variable), "{told}");
+        }
+        file.desk.run(&["doubts", &option, ""]).well();
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_in_use_is_no_store_that_is_away() {
+    let file = File::new().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let config = file.path.with_file_name("oneflight.toml");
+    let settings =
+        format!("listen = \"{address}\"\nupstream.url = \"http://127.0.0.1:1\"\nadmin.listen = \"127.0.0.1:0\"\n");
+    std::fs::write(&config, settings).unwrap();
+    let config = config.to_str().unwrap();
+    for command in [&["dashboard", "--listen", &*address], &["proxy", "--config", config]] {
+        let told = file.desk.run(command).with(71);
+        assert!(told.contains(&address), "{told}");
+    }
 }

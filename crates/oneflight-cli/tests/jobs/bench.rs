@@ -93,6 +93,32 @@ async fn over_redis_a_call_is_measured_and_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn a_role_that_may_only_read_is_told_so_and_not_that_something_is_left() {
+    let desk = Desk::postgres(postgres::server()).await;
+    let store = PostgresStore::options()
+        .schema(desk.schema())
+        .open(&desk.store)
+        .await
+        .unwrap();
+    let schema = desk.schema();
+    let reader = format!("reader_{schema}");
+    let grants = format!(
+        "CREATE ROLE {reader} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {reader};
+         GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {reader};
+         ALTER ROLE {reader} SET default_transaction_read_only = on"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(grants))
+        .execute(store.pool())
+        .await
+        .unwrap();
+    for more in [&[][..], &["--in-tx"]] {
+        let told = desk.by(&reader).run(BENCH.iter().chain(more));
+        assert_eq!((told.code, &*told.out), (Some(77), ""), "{told:?}");
+        assert!(!told.err.contains("is still there"), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_interrupted_is_erased_and_nothing_is_written_without_consent() {
     for (signal, code) in [(Signal::INT, 130), (Signal::HUP, 129)] {
         interrupted_by(signal, code).await;

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use oneflight::store::{Store, StoreError, TransactionalStore};
 use oneflight::{Idempotency, RequestIdentity, Scope};
-use oneflight_postgres::PostgresStore;
+use oneflight_postgres::{PostgresStore, store_error};
 use oneflight_sqlite::SqliteStore;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, query};
+use sqlx::{AssertSqlSafe, query, query_scalar};
 
 use crate::desk::server::{Server, lost};
 
@@ -70,10 +70,32 @@ impl Server {
         self.change(format!("DROP TABLE IF EXISTS {}", table_name(name))).await
     }
 
+    /// Returns whether that table is there.
+    pub(super) async fn has_table(&self, name: &str) -> Result<bool, StoreError> {
+        let name = table_name(name);
+        match self {
+            Self::Sqlite(pool) => query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = $1)")
+                .bind(name)
+                .fetch_one(pool)
+                .await
+                .map_err(lost),
+            Self::Postgres(pool) => query_scalar("SELECT to_regclass($1) IS NOT NULL")
+                .bind(name)
+                .fetch_one(pool)
+                .await
+                .map_err(store_error),
+            Self::Redis(_) => Ok(false),
+        }
+    }
+
     async fn change(&self, text: String) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(pool) => query(AssertSqlSafe(text)).execute(pool).await.map(drop).map_err(lost),
-            Self::Postgres(pool) => query(AssertSqlSafe(text)).execute(pool).await.map(drop).map_err(lost),
+            Self::Postgres(pool) => query(AssertSqlSafe(text))
+                .execute(pool)
+                .await
+                .map(drop)
+                .map_err(store_error),
             Self::Redis(_) => Ok(()),
         }
     }
@@ -94,9 +116,9 @@ impl Server {
                 }
             },
             Self::Postgres(pool) => {
-                let mut tx = pool.begin().await.map_err(lost)?;
-                PostgresStore::write(&mut tx, &statement).await.map_err(lost)?;
-                tx.commit().await.map_err(lost)
+                let mut tx = pool.begin().await.map_err(store_error)?;
+                PostgresStore::write(&mut tx, &statement).await.map_err(store_error)?;
+                tx.commit().await.map_err(store_error)
             }
             Self::Redis(_) => Ok(()),
         }

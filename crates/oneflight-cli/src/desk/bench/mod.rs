@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use oneflight::Idempotency;
 use oneflight::correlation::CorrelationId;
-use oneflight::store::{Erase, StoreError, Upkeep};
+use oneflight::store::{Erase, RecordQuery, StoreError, Upkeep};
 use serde::Serialize;
 
 use self::calls::Call;
@@ -188,12 +188,16 @@ async fn interrupted() -> u8 {
     }
 }
 
-/// Erases what was written, once nothing writes any more.
+/// Erases what was written, once nothing writes any more. A user who may not erase may not have written either, so it is looked whether
+/// anything is left.
 async fn clean_up<S: Upkeep>(idem: &Idempotency<S>, server: &Server, args: &Args, name: &str) -> Result<(), Failure> {
     idem.close();
     let _ = tokio::time::timeout(ENDS_WITHIN, idem.drain()).await;
     let tabled = match args.in_tx {
-        true => server.drop_table(name).await,
+        true => match server.drop_table(name).await {
+            Err(error) if server.has_table(name).await.unwrap_or(true) => Err(error),
+            _ => Ok(()),
+        },
         false => Ok(()),
     };
     let erased = async {
@@ -217,10 +221,32 @@ async fn clean_up<S: Upkeep>(idem: &Idempotency<S>, server: &Server, args: &Args
         )
     };
     let tabled = tabled.map_err(|error| left(&format!("the table {}", calls::table_name(name)), error));
-    let erased = erased.await.map_err(|error| left(&format!("the scope {name}"), error));
+    let erased = match erased.await {
+        Err(error) if has_records(idem.store(), name).await.unwrap_or(true) => Err(error),
+        _ => Ok(()),
+    };
+    let erased = erased.map_err(|error| left(&format!("the scope {name}"), error));
     match (tabled, erased) {
         (Err(table), Err(scope)) => Err(Failure::with_code(table.code(), format!("{table}; {scope}"))),
         (tabled, erased) => tabled.and(erased),
+    }
+}
+
+/// Returns whether there are records of this scope.
+async fn has_records<S: Upkeep>(store: &S, scope: &str) -> Result<bool, StoreError> {
+    let mut query = RecordQuery {
+        scope: Some(scope.to_owned()),
+        ..RecordQuery::all(ERASED_AT_ONCE)
+    };
+    loop {
+        let page = store.records(query.clone()).await?;
+        if !page.entries.is_empty() || page.unreadable > 0 {
+            return Ok(true);
+        }
+        if page.next.is_none() {
+            return Ok(false);
+        }
+        query.after = page.next;
     }
 }
 

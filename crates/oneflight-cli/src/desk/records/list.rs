@@ -1,5 +1,7 @@
 //! Lists records, page after page.
 
+use std::num::NonZeroUsize;
+
 use clap::ValueEnum;
 use oneflight::correlation::CorrelationId;
 use oneflight::store::{RecordCursor, RecordQuery, RecordState};
@@ -23,8 +25,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ID")]
     correlation_id: Option<CorrelationId>,
     /// How many are listed at most
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    limit: usize,
+    #[arg(long, default_value = "100", value_name = "N")]
+    limit: NonZeroUsize,
     /// Go on where a list has ended: the cursor that it was followed by
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
@@ -50,6 +52,7 @@ struct Listed {
 const COLUMNS: [&str; 6] = ["KEY", "SCOPE", "STATE", "ATTEMPT", "ANSWER", "CORRELATION ID"];
 
 pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), Failure> {
+    let limit = args.limit.get();
     let store = store.open(Tables::Leave).await?;
     let mut query = RecordQuery {
         scope: args.scope,
@@ -68,7 +71,7 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
         unreadable: 0,
     };
     loop {
-        query.limit = (args.limit.max(1) - listed.records.len()).min(PAGE);
+        query.limit = (limit - listed.records.len()).min(PAGE);
         let page = page(&store, query.clone()).await?;
         listed
             .records
@@ -76,7 +79,7 @@ pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), F
         listed.unreadable += page.unreadable;
         query.after = page.next;
         listed.next = query.after.as_ref().map(|cursor| cursor.as_str().to_owned());
-        if query.after.is_none() || listed.records.len() >= args.limit {
+        if query.after.is_none() || listed.records.len() >= limit {
             break;
         }
     }

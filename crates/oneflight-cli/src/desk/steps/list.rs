@@ -1,5 +1,7 @@
 //! Lists mutations of steps with which nobody goes on.
 
+use std::num::NonZeroUsize;
+
 use oneflight::store::{StepStore, UnfinishedQuery, UnfinishedSteps};
 use serde::Serialize;
 
@@ -10,8 +12,8 @@ use crate::store::{Address, Tables, unreachable, with_sql_store};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many are listed at most
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    limit: usize,
+    #[arg(long, default_value = "100", value_name = "N")]
+    limit: NonZeroUsize,
 }
 
 /// A mutation with which nobody goes on, as it is printed.
@@ -31,9 +33,9 @@ const COLUMNS: [&str; 7] = ["KEY", "SCOPE", "WORKFLOW", "VERSION", "TRIES", "SIN
 
 pub(super) async fn run(store: &Address, form: Form, args: Args) -> Result<(), Failure> {
     let store = store.open(Tables::Leave).await?;
-    let query = UnfinishedQuery::all(args.limit.max(1));
+    let query = UnfinishedQuery::all(args.limit.get());
     let found = with_sql_store!(&store, "steps", |store| store.unfinished_steps(query).await).map_err(unreachable)?;
-    let is_full = found.len() >= args.limit;
+    let is_full = found.len() >= args.limit.get();
     let rows: Vec<_> = found.iter().map(Unfinished::of).collect();
     output::rows(form, &COLUMNS, &rows, |row| {
         vec![
