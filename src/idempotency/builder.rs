@@ -412,6 +412,7 @@ impl<S: Store, C: Format> IdempotencyBuilder<S, C> {
                 flights: Flights::default(),
                 ends: watch::Sender::default(),
                 renewals: Later::default(),
+                announced: telemetry::steps::Announced::default(),
             }),
             group: group.build(),
             codec: Arc::new(self.codec),

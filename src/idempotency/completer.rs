@@ -160,7 +160,7 @@ impl<S: StepStore, C: Format> CompleterBuilder<S, C> {
         W: Future<Output = Result<T, Stopped>> + Send + 'static,
     {
         let workflow = Arc::new(workflow.into());
-        StepCounts::new(&workflow.name).announce();
+        self.idempotency.shared.announced.see(&workflow.name);
         let (idempotency, of, handler) = (self.idempotency.clone(), Arc::clone(&workflow), Arc::new(handler));
         let handle: Handle = Arc::new(move |found, stop, limit| {
             let (idempotency, handler) = (idempotency.clone(), Arc::clone(&handler));

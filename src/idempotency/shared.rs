@@ -12,6 +12,7 @@ use super::missing::MissingFingerprint;
 use super::progress::Flights;
 use super::recovery::Recovery;
 use super::workflow::Workflow;
+use crate::telemetry::steps::Announced;
 
 /// What a flight needs, whichever caller polls it.
 pub(super) struct Shared<S> {
@@ -39,6 +40,8 @@ pub(super) struct Shared<S> {
     pub(super) ends: watch::Sender<usize>,
     /// The leases that are not to be renewed so far, of this and of its copies.
     pub(super) renewals: Later,
+    /// The workflows of which the recorder of metrics was told, by this and by its copies.
+    pub(super) announced: Announced,
 }
 
 impl<S> Shared<S> {
@@ -52,6 +55,7 @@ impl<S> Shared<S> {
             ends: self.ends.clone(),
             workflow: Arc::clone(&self.workflow),
             renewals: self.renewals.clone(),
+            announced: self.announced.clone(),
             ..*self
         }
     }
@@ -75,6 +79,7 @@ impl<S> Shared<S> {
             flights: self.flights.clone(),
             ends: self.ends.clone(),
             renewals: self.renewals.clone(),
+            announced: self.announced.clone(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The metrics of mutations of steps, through the facade `metrics`, with all names in one place, and a table of them in
 //! `steps.md`. Without the feature `metrics` there are none, and they cost nothing.
 //!
-//! What is counted of a workflow that has a name is there with 0 from `with_workflow` on, or from a completer's handler: a series
+//! What is counted of a workflow that has a name is there with 0 from the first `with_workflow` on, or from a completer's handler: a series
 //! that appears with 1 has not increased, as far as Prometheus can tell. A recorder that panics is reported by the panic hook and
 //! disturbs no step.
 //!
@@ -33,9 +33,11 @@ impl HeldFor {
 
 #[cfg(feature = "metrics")]
 mod counted {
+    use std::collections::HashSet;
     use std::sync::Arc;
 
     use metrics::{SharedString, counter, describe_counter};
+    use parking_lot::Mutex;
 
     use super::HeldFor;
     use crate::unwind::quietly;
@@ -46,6 +48,9 @@ mod counted {
     const HANDED_BACK: &str = "oneflight_mutations_handed_back_total";
     const HELD: &str = "oneflight_mutations_held_total";
 
+    /// How many workflows are remembered to be announced. Names that clients can choose have no bound.
+    const ANNOUNCED: usize = 1000;
+
     /// Tells the recorder what the metrics are.
     pub(crate) fn describe() {
         quietly(|| {
@@ -55,6 +60,23 @@ mod counted {
             describe_counter!(HANDED_BACK, "Tries that ended because their completer stops");
             describe_counter!(HELD, "Mutations that wait for a person, by the reason");
         });
+    }
+
+    /// The workflows that were announced.
+    #[derive(Clone, Default)]
+    pub(crate) struct Announced(Arc<Mutex<HashSet<Box<str>>>>);
+
+    impl Announced {
+        /// Tells the recorder of all that is counted of a workflow, with 0, if it is seen for the first time.
+        pub(crate) fn see(&self, workflow: &str) {
+            let mut known = self.0.lock();
+            let is_new = known.len() < ANNOUNCED && !known.contains(workflow) && known.insert(workflow.into());
+            // The recorder is not ours.
+            drop(known);
+            if is_new {
+                StepCounts::new(workflow).announce();
+            }
+        }
     }
 
     /// What the metrics of one mutation are labelled with.
@@ -69,8 +91,7 @@ mod counted {
             })
         }
 
-        /// Tells the recorder of all that is counted of the workflow, with 0.
-        pub(crate) fn announce(&self) {
+        fn announce(&self) {
             quietly(|| {
                 let workflow = || self.0.clone();
                 for origin in ["executed", "replayed"] {
@@ -126,6 +147,14 @@ mod silent {
     #[inline(always)]
     pub(crate) fn describe() {}
 
+    #[derive(Clone, Default)]
+    pub(crate) struct Announced(());
+
+    impl Announced {
+        #[inline(always)]
+        pub(crate) fn see(&self, _workflow: &str) {}
+    }
+
     #[derive(Clone)]
     pub(crate) struct StepCounts;
 
@@ -134,9 +163,6 @@ mod silent {
         pub(crate) fn new(_workflow: &str) -> Self {
             Self
         }
-
-        #[inline(always)]
-        pub(crate) fn announce(&self) {}
 
         #[inline(always)]
         pub(crate) fn executed(&self) {}

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
 use crate::completer::{eventually, id, is_completed, quick};
-use crate::recorder::{Broken, Seen, listed, run, run_timed};
+use crate::recorder::{Broken, Seen, Told, listed, run, run_timed};
 
 const OFTEN: Duration = Duration::from_millis(1);
 
@@ -102,6 +102,28 @@ fn what_is_counted_of_a_workflow_is_there_with_zero_before_it_counts() {
         let _ = idem.completer().handler("refund", refund);
         let held = r#"oneflight_mutations_held_total{workflow="refund",reason="tries"}"#;
         assert_eq!(metrics.all().get(held), Some(&0.0));
+    });
+}
+
+/// A handler may ask for its workflow at each request.
+#[test]
+fn a_workflow_is_announced_once_however_often_it_is_asked_for() {
+    let recorder = Told::default();
+    run(&recorder, async {
+        let idem = idem();
+        let orders = idem.with_workflow("place_order");
+        let once = recorder.times();
+        assert!(once > 0);
+        let _ = (
+            idem.with_workflow("place_order"),
+            idem.clone().with_workflow("place_order"),
+        );
+        let _ = orders.with_workflow("place_order");
+        let again = |_: u32, _: Steps<MemoryStore>| async { Ok::<_, Stopped>(1) };
+        let _ = idem.completer().handler("place_order", again);
+        assert_eq!(recorder.times(), once);
+        let _ = orders.with_workflow("refund");
+        assert_eq!(recorder.times(), 2 * once);
     });
 }
 

@@ -17,7 +17,6 @@ use crate::idempotency::workflow::Workflow;
 use crate::identity::RequestIdentity;
 use crate::record::{RecordedResult, Verdict};
 use crate::store::{StartedBy, StepStore, Store};
-use crate::telemetry::steps::StepCounts;
 
 /// Encodes an input, within the limits.
 fn encoded<I, C: Codec<I>>(
@@ -61,7 +60,7 @@ impl<S: Store, C: Format> Idempotency<S, C> {
     #[must_use]
     pub fn with_workflow(&self, workflow: impl Into<Workflow>) -> Self {
         let workflow = workflow.into();
-        StepCounts::new(&workflow.name).announce();
+        self.shared.announced.see(&workflow.name);
         let shared = Shared {
             workflow: Arc::new(workflow),
             ..self.shared.copy()
