@@ -2,7 +2,8 @@
 //!
 //! Usually the call is prepared once in each session, and its values are bound. Where a pooler shares sessions, nothing
 //! that was prepared is certain to exist later. There the values stand in the text, and it is one message of the
-//! *simple protocol*, which leaves nothing behind. It is one round trip either way.
+//! *simple protocol*, which leaves nothing behind. It is one round trip either way. What stands in such a text is kept out of the
+//! application's own log.
 //!
 //! What such a text says must not depend on the session, whatever was set in it. So it is all ASCII, which means the
 //! same in every encoding that a client may have. Texts and bytes stand there in hexadecimal digits, in strings with
@@ -17,6 +18,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use super::names::Names;
 use super::procedures::Procedure;
 use super::sql::{LEAVE, PATH, PLAIN};
+use super::unheard::Unheard;
 
 /// A value that a statement is given.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +121,7 @@ impl Message {
     pub(super) async fn put_to(self, connection: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
         match self {
             Self::Bound(query) => query.fetch_all(connection).await,
-            Self::Written(text) => sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection).await,
+            Self::Written(text) => Unheard::new(sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection)).await,
         }
     }
 }

@@ -301,8 +301,12 @@ impl PostgresOptions {
     /// See [Poolers](PostgresStore#poolers).
     ///
     /// Each operation is still one round trip: a message in which its values stand, as literals. So where the server
-    /// shows statements, as in its log, it shows keys and results as well, in hexadecimal digits. Of the two statements that
-    /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) adds to a transaction, the first takes two round
+    /// shows statements, as in its log, it shows keys and results as well, in hexadecimal digits. The application's own log
+    /// [does not](PostgresStore#what-the-server-shows), if there is a subscriber of `tracing`. Where there is only a logger of
+    /// `log`, `sqlx` tells it these texts, at `DEBUG`, and at `WARN` if they took long: turn its target `sqlx::query` off, or have
+    /// the pool's options log no statements (`disable_statement_logging`).
+    ///
+    /// Of the two statements that [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) adds to a transaction, the first takes two round
     /// trips, since it is prepared there anew, and so does the other, if its result is large.
     pub fn without_prepared_statements(mut self) -> Self {
         self.prepares = false;

@@ -7,7 +7,7 @@
 //!
 //! Where there is no subscriber, `tracing` hands what it is told to `log`, for the whole program, and only as long as there was none
 //! anywhere. So there is none made there: that would end all that the program logs like this. Nothing can be kept out of that
-//! log, and values are bound instead.
+//! log, and values are bound instead, where they can be.
 
 use std::future::Future;
 use std::pin::Pin;

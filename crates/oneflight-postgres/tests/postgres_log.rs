@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use oneflight::idempotency::{Error, Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::store::{RecordQuery, Upkeep};
 use oneflight_postgres::PostgresStore;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -100,6 +101,7 @@ async fn select(idem: &Idempotency<PostgresStore>, select: &'static str) {
 async fn what_is_recorded_is_not_logged_by_the_application() {
     with_log().await;
     with_tracing().await;
+    with_nothing_prepared().await;
 }
 
 async fn with_log() {
@@ -147,6 +149,41 @@ async fn with_tracing() {
         "slept_after_it",
         "slow statement",
     ] {
+        assert!(told.contains(statement), "{statement}: {told}");
+    }
+    for secret in SECRETS {
+        assert!(!told.contains(&hex(secret)), "{secret}: {told}");
+    }
+}
+
+/// Values stand in the text of every statement.
+async fn with_nothing_prepared() {
+    let schema = server().schema().await;
+    let proxy = Proxy::before(server().port()).await;
+    let options = PostgresStore::options().without_prepared_statements();
+    let options = options.patience(Duration::from_millis(1_200));
+    let store = options.from_pool(schema.pool_through(proxy.port(), 2)).await.unwrap();
+    let idem = Idempotency::builder(store).build();
+    let told = Told::default();
+    let _guard = tracing::subscriber::set_default(told.clone());
+    for origin in [Origin::Executed, Origin::Replayed] {
+        let reply = idem
+            .run(id("elsewhere"), |_| async { "the-answer".to_owned() })
+            .await
+            .unwrap();
+        assert_eq!(reply.origin(), origin);
+    }
+    assert_eq!(run(&idem, "answered").await.unwrap(), Origin::Executed);
+    let mut query = RecordQuery::all(10);
+    query.scope = Some("tenant-7".to_owned());
+    assert_eq!(idem.store().records(query).await.unwrap().entries.len(), 2);
+    proxy.cut("CALL", Cut::Swallowed);
+    // Given up, and tried on another connection.
+    let _ = idem.run(id("slow"), |_| async { "the-answer".to_owned() }).await;
+    assert_eq!(proxy.cuts(), 1);
+    select(&idem, "SELECT 1 AS selected_after_it").await;
+    let told = told.0.lock().unwrap();
+    for statement in ["selected_by_the_work", "selected_after_it"] {
         assert!(told.contains(statement), "{statement}: {told}");
     }
     for secret in SECRETS {
