@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::errors::unavailable;
 use super::layout::{self, decimal, number};
 use super::tokens::Shard;
 use oneflight::correlation::CorrelationId;
@@ -133,7 +134,7 @@ pub(super) fn renewed(value: Value, tokens: &[FencingToken]) -> Result<Vec<Resul
     }
     let renewed = parts.into_iter().zip(tokens).map(|(part, token)| match part {
         Value::BulkString(wrong) => Err(corrupt(&wrong)),
-        other => Answer::new(other)?.done(*token),
+        other => Answer::new(other.extract_error().map_err(unavailable)?)?.done(*token),
     });
     Ok(renewed.collect())
 }

@@ -44,8 +44,9 @@ local function claim(key, last_token, in_progress, lease, takeover, known, tail)
         local remaining = ends - millis
         state, attempt = sub(record, 1, 1), sub(record, 18, 27)
         if is_own and remaining > 0 then
-            if waits then
-                overwrite(key, 28, ends)
+            local failed = waits and overwrite(key, 28, ends)
+            if failed then
+                return failed
             end
             return { 'granted', token, attempt, false, '0' }
         elseif is_own and state ~= 'h' then

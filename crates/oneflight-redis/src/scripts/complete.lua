@@ -36,8 +36,13 @@ local function complete(key, in_progress, token, retention, result)
     if type(unlisted) == 'table' then
         return find(unlisted.err, 'WRONGTYPE') and { 'corrupt', 'list' } or unlisted
     end
-    redis.call('SET', key, 'c' .. sub(record, 2, 27) .. completed .. decimal(expires) .. sub(record, 60) .. result,
+    local kept = redis.pcall('SET', key, 'c' .. sub(record, 2, 27) .. completed .. decimal(expires) .. sub(record, 60) .. result,
         'PXAT', expires)
+    if kept.err then
+        -- Otherwise it would be in progress, and in no list.
+        redis.pcall('ZADD', in_progress, token, key)
+        return kept
+    end
     -- Notifies the processes that wait. A server that forbids this has done everything else.
     redis.pcall('PUBLISH', key, '')
     return 1

@@ -10,5 +10,4 @@ end
 if not record or sub(record, 2, 17) ~= ARGV[1] or sub(record, 1, 1) == 'c' then
     return 0
 end
-overwrite(KEYS[1], 1, 'h')
-return 1
+return overwrite(KEYS[1], 1, 'h') or 1

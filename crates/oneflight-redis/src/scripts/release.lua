@@ -14,6 +14,11 @@ local unlisted = redis.pcall('ZREM', KEYS[2], KEYS[1])
 if type(unlisted) == 'table' then
     return find(unlisted.err, 'WRONGTYPE') and { 'corrupt', 'list' } or unlisted
 end
-redis.call('DEL', KEYS[1])
+local deleted = redis.pcall('DEL', KEYS[1])
+if type(deleted) == 'table' then
+    -- Otherwise it would be in progress, and in no list.
+    redis.pcall('ZADD', KEYS[2], ARGV[1], KEYS[1])
+    return deleted
+end
 redis.pcall('PUBLISH', KEYS[1], '')
 return 1

@@ -3,7 +3,8 @@
 -- KEYS  the records
 -- ARGV  of each, token and lease in milliseconds
 --
--- Answers of each: 1 if it is renewed, 0 if the claim is not the token's any more, or what is wrong with the record.
+-- Answers of each: 1 if it is renewed, 0 if the claim is not the token's any more, what is wrong with the record, or an
+-- error.
 
 local time = redis.call('TIME')
 local millis = time[1] * 1000 + floor(time[2] / 1000)
@@ -16,10 +17,7 @@ for number, key in ipairs(KEYS) do
         answers[number] = 0
     else
         local ends = decimal(millis + ARGV[2 * number])
-        if ends > sub(record, 28, 43) then
-            overwrite(key, 28, ends)
-        end
-        answers[number] = 1
+        answers[number] = ends > sub(record, 28, 43) and overwrite(key, 28, ends) or 1
     end
 end
 return answers

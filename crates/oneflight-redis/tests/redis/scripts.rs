@@ -6,7 +6,7 @@ use oneflight::store::{Claim, ClaimOutcome, Denied, Store, StoreError, StoreFail
 use oneflight_redis::RedisStore;
 use redis::cmd;
 
-use crate::server::{Server, place, prefix, server};
+use crate::server::{Place, Server, place, prefix, server};
 use crate::together::{MINUTE, claim_all, complete_all, granted, id, result};
 
 const CLAIM: &str = concat!(
@@ -148,4 +148,43 @@ async fn what_a_script_may_not_do_for_one_is_done_for_others() {
     for claim in claims {
         drop(granted(claim.unwrap()));
     }
+}
+
+/// What a user may do is changed while there is something in progress.
+async fn allow(connection: &mut redis::aio::MultiplexedConnection, rules: &[&str]) {
+    let mut acl = cmd("ACL");
+    acl.arg(&["SETUSER", "default"]).arg(rules);
+    acl.exec_async(connection).await.unwrap();
+}
+
+/// How much is listed as in progress in the shard of a record.
+async fn listed(connection: &mut redis::aio::MultiplexedConnection, place: &Place) -> u64 {
+    let list = place.last_token().replace(".token", ".open");
+    cmd("ZCARD").arg(list).query_async(connection).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_may_not_be_ended_stays_in_the_list_of_what_is_in_progress() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut connection = server.connection().await;
+    let one = place(&store, "shop:", &id("one")).await;
+    let claims = claim_all(&store, &["one", "two", "three"].map(id)).await;
+    let claims: Vec<_> = claims.into_iter().map(|claim| granted(claim.unwrap())).collect();
+    let token = claims[0].token();
+    let again = || Claim::new(id("one"), token, 1, None);
+
+    allow(&mut connection, &["-set"]).await;
+    for refused in complete_all(&store, claims).await {
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    }
+    assert_eq!(listed(&mut connection, &one).await, 1);
+    allow(&mut connection, &["+set", "-del"]).await;
+    let refused = store.release(again()).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    assert_eq!(listed(&mut connection, &one).await, 1);
+
+    allow(&mut connection, &["+del"]).await;
+    store.release(again()).await.unwrap();
+    assert_eq!(listed(&mut connection, &one).await, 0);
 }
