@@ -19,8 +19,8 @@
 //! `oneflight-conformance`), which takes about ten lines.
 //!
 //! What the stores here share is there for yours as well: [`Watchers`] for callers that wait, [`Turn`] for one writer,
-//! [`jitter`] for pauses, [`find`] and [`is_caused_by`] for errors of a driver, [`report_unreadable`] for records that
-//! cannot be read.
+//! [`jitter`] for pauses, [`Migration`] and [`SchemaStatus`] for tables that change, [`find`] and [`is_caused_by`] for
+//! errors of a driver, [`report_unreadable`] for records that cannot be read.
 //!
 //! A store that queues its writers has a [`Turn`], so that work which would wait for itself gets an error.
 //!
@@ -41,6 +41,7 @@ mod foreign;
 mod memory;
 pub mod outbox;
 mod report;
+mod schema;
 mod steps;
 mod transaction;
 pub(crate) mod turn;
@@ -58,6 +59,7 @@ pub use foreign::{Asked, ForeignStatement, ForeignTransaction, hex, read_record,
 pub use memory::MemoryStore;
 pub use outbox::OutboxStore;
 pub use report::{report_forgotten_tokens, report_unreadable};
+pub use schema::{Migration, SchemaStatus};
 pub use steps::{
     Standing, StartedBy, StepId, StepInTransaction, StepRecord, StepStore, StepsClaim, TransactionalStepStore,
     UnfinishedQuery, UnfinishedSteps, WorkflowRecord, WorkflowStart, decide_steps,
@@ -65,7 +67,7 @@ pub use steps::{
 pub use transaction::{Ending, Loan, OpenTransaction, TransactionalStore, find, is_caused_by};
 pub use turn::Turn;
 pub use upkeep::{
-    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordPlace, RecordQuery, RecordState, SchemaStatus,
-    ScopeRange, Soundness, Upkeep,
+    Erase, Erased, Finding, RecordCursor, RecordEntry, RecordPage, RecordPlace, RecordQuery, RecordState, ScopeRange,
+    Soundness, Upkeep,
 };
 pub use watch::{Watch, Watchers};

@@ -181,11 +181,19 @@ pub enum Erase {
 
 /// What erasing came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Erased {
     /// How many records were erased, or lost their answer.
     pub erased: u64,
     /// Where to go on, if there may be more.
     pub next: Option<RecordCursor>,
+}
+
+impl Erased {
+    /// Says how many records were erased, or lost their answer, and where to go on, if there may be more.
+    pub fn new(erased: u64, next: Option<RecordCursor>) -> Self {
+        Self { erased, next }
+    }
 }
 
 /// How a record store was set up, and whether that breaks a promise here.
@@ -359,20 +367,6 @@ impl<S: Upkeep> Upkeep for Arc<S> {
     fn findings(&self) -> impl Future<Output = Result<Vec<Finding>, StoreError>> + Send {
         S::findings(self)
     }
-}
-
-/// Which migrations a database has, and which it lacks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SchemaStatus {
-    /// The version of its schema: 0 if it has none.
-    pub found: i64,
-    /// The newest version that is known here.
-    pub known: i64,
-    /// The oldest version that works with the schema once what is missing is applied. A process of an older one goes on as
-    /// long as it has the store open, and ends when it is started anew.
-    pub compatible_from: i64,
-    /// What is to be applied, in order: a version and what it is for.
-    pub missing: Vec<(i64, &'static str)>,
 }
 
 #[cfg(test)]

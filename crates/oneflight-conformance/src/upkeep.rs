@@ -371,7 +371,7 @@ async fn what_is_erased_is_new<S: Upkeep, P: AsyncFn(Duration)>(probe: &Probe<'_
     let (mut erased, mut after) = (0, None);
     for batch in 0.. {
         let batch_of = probe.store.erase("erased", Erase::Records, after, 2);
-        let Erased { erased: some, next } = probe.ok(batch_of.await)?;
+        let Erased { erased: some, next, .. } = probe.ok(batch_of.await)?;
         probe.require(some <= 2, "more was erased than was asked for")?;
         erased += some;
         if next.is_none() {
@@ -416,7 +416,7 @@ where
     let (mut erased, mut after) = (0, None);
     for batch in 0.. {
         let batch_of = probe.store.erase("erased", Erase::Answers, after, 2);
-        let Erased { erased: some, next } = probe.ok(batch_of.await)?;
+        let Erased { erased: some, next, .. } = probe.ok(batch_of.await)?;
         probe.require(some <= 2, "more answers were erased than was asked for")?;
         erased += some;
         if next.is_none() {

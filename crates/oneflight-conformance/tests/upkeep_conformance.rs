@@ -100,7 +100,7 @@ impl Upkeep for Broken {
             (_, what) => what,
         };
         match self.defect {
-            Defect::ErasesNothing => Ok(Erased { erased: 5, next: None }),
+            Defect::ErasesNothing => Ok(Erased::new(5, None)),
             Defect::ErasesOtherScopes => {
                 for scope in ["erased-not", "erased2"] {
                     self.inner.erase(scope, what, None, limit).await?;
@@ -109,10 +109,7 @@ impl Upkeep for Broken {
             }
             Defect::ErasesWithoutEnd => {
                 let erased = self.inner.erase(scope, what, after, limit).await?;
-                Ok(Erased {
-                    next: Some(RecordCursor::behind(b"", b"")),
-                    ..erased
-                })
+                Ok(Erased::new(erased.erased, Some(RecordCursor::behind(b"", b""))))
             }
             _ => self.inner.erase(scope, what, after, limit).await,
         }

@@ -1,12 +1,8 @@
 //! Our tables, and how a database gets them.
 //!
-//! Each migration is applied once, in order, all missing ones in one transaction under an advisory lock. However many
-//! processes open a new database at once, one applies them and the others find them there. A migration that was
-//! released is never edited; a change is another migration. The same text can be printed, for a service that runs its
-//! migrations by other means.
-//!
-//! The database says of each migration which version of ours is the oldest that works with it. So a process of an older
-//! version opens a newer database, as long as no migration has broken with that version. See [`Migration::compatible_from`].
+//! All missing [migrations](Migration) are applied in one transaction under an advisory lock. However many processes open a
+//! new database at once, one applies them and the others find them there. The same text can be printed, for a service that
+//! runs its migrations by other means.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -20,24 +16,12 @@ use super::errors::unavailable;
 use super::names::Names;
 use super::retry::{Tries, tried};
 use super::sql::LEAVE;
-use oneflight::store::{SchemaStatus, StoreError};
-
-/// One of the files in `migrations/`. In place of our names it has `{schema}` and `{prefix}`.
-struct Migration {
-    description: &'static str,
-    sql: &'static str,
-    /// The oldest version of ours that works with what this leaves, if that is not this version alone.
-    ///
-    /// What only adds (a table, an index, a function, a column with a default) keeps the number of the migration before. What
-    /// breaks with older versions has its own: a column or a function that goes, another meaning, something that has to be
-    /// written with each claim. It is in the database only from [`COMPATIBILITY`] on.
-    compatible_from: Option<i64>,
-}
+use oneflight::store::{Migration, SchemaStatus, StoreError};
 
 /// The migration from which on the database tells which versions work with it.
 const COMPATIBILITY: i64 = 9;
 
-/// The migrations, in order. The version of a schema is the number of these that it has.
+/// The files in `migrations/`, in order. In place of our names they have `{schema}` and `{prefix}`.
 const MIGRATIONS: &[Migration] = &[
     Migration {
         description: "records and fencing tokens",
@@ -92,25 +76,23 @@ const MIGRATIONS: &[Migration] = &[
     },
 ];
 
-impl Migration {
-    /// Returns its statements under these names. Procedures name the schema of our tables, since a search path is the
-    /// session's. If that schema is not known yet, the script puts in the first one of the search path that it is run
-    /// with.
-    fn statements(&self, names: &Names) -> String {
-        let sql = self.sql.replace("{prefix}", &names.prefix);
-        match &names.schema {
-            Some(schema) => {
-                let name = schema.replace('"', r#""""#);
-                // Inside a string as well.
-                let within = format!(r#"'"{}""#, name.replace('\'', "''"));
-                sql.replace(r#"'"{schema}""#, &within).replace("{schema}", &name)
-            }
-            None => format!(
-                "DO $schema$ BEGIN EXECUTE replace($script$
+/// Returns the statements of a migration under these names. Procedures name the schema of our tables, since a search path is the
+/// session's. If that schema is not known yet, the script puts in the first one of the search path that it is run
+/// with.
+fn statements(migration: &Migration, names: &Names) -> String {
+    let sql = migration.sql.replace("{prefix}", &names.prefix);
+    match &names.schema {
+        Some(schema) => {
+            let name = schema.replace('"', r#""""#);
+            // Inside a string as well.
+            let within = format!(r#"'"{}""#, name.replace('\'', "''"));
+            sql.replace(r#"'"{schema}""#, &within).replace("{schema}", &name)
+        }
+        None => format!(
+            "DO $schema$ BEGIN EXECUTE replace($script$
 {sql}$script$, '{{schema}}', replace(current_schema(), '\"', '\"\"')); END $schema$;
 "
-            ),
-        }
+        ),
     }
 }
 
@@ -134,7 +116,7 @@ fn applied(names: &Names, version: i64, migration: &Migration) -> String {
     }
     format!(
         "INSERT INTO {table} (version, description, compatible_from) VALUES ({version}, '{description}', {});\n",
-        migration.compatible_from.unwrap_or(version)
+        migration.floor(version)
     )
 }
 
@@ -154,7 +136,7 @@ fn script(migrations: &[Migration], names: &Names, from: usize) -> String {
     script.push_str(&migrations_table(names));
     for (version, migration) in (1..).zip(migrations).skip(from) {
         let _ = write!(script, "\n-- Version {version}: {}\n", migration.description);
-        script.push_str(&migration.statements(names));
+        script.push_str(&statements(migration, names));
         script.push_str(&applied(names, version, migration));
     }
     script.push_str("COMMIT;\n");
@@ -191,7 +173,7 @@ pub(super) async fn current(pool: &PgPool) -> Result<String, StoreError> {
 pub(super) async fn migrate(pool: &PgPool, names: &Names, longest: Option<Duration>) -> Result<(), StoreError> {
     let mut connection = outside(pool).await?;
     // Most often there is nothing to do, and perhaps no right to do it.
-    if version(&mut connection, names).await? >= known() {
+    if usable(&mut connection, names).await?.is_complete() {
         return Ok(());
     }
     let begin = connection.begin_with("BEGIN READ WRITE");
@@ -212,7 +194,7 @@ pub(super) async fn migrate(pool: &PgPool, names: &Names, longest: Option<Durati
 /// Fails if the tables are not what this version works with.
 pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError> {
     let mut connection = outside(pool).await?;
-    match version(&mut connection, names).await? >= known() {
+    match usable(&mut connection, names).await?.is_complete() {
         true => Ok(()),
         false => Err(StoreError::Unsupported {
             advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
@@ -223,46 +205,27 @@ pub(super) async fn check(pool: &PgPool, names: &Names) -> Result<(), StoreError
 
 /// Returns the version of the schema that this crate works with.
 pub(super) fn known() -> i64 {
-    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+    Migration::newest(MIGRATIONS)
 }
 
 /// Tells which migrations a database has, and which it lacks. One that is newer lacks none.
 pub(super) async fn status(pool: &PgPool, names: &Names) -> Result<SchemaStatus, StoreError> {
     let mut connection = outside(pool).await?;
-    let (found, known) = (found(&mut connection, names).await?, known());
-    let all = (1..).zip(MIGRATIONS);
-    let missing = all.filter(|(version, _)| *version > found);
-    Ok(SchemaStatus {
-        found,
-        known,
-        compatible_from: match found > known {
-            true => floor(&mut connection, names, found).await?,
-            false => (1..)
-                .zip(MIGRATIONS)
-                .map(|(version, migration)| migration.compatible_from.unwrap_or(version))
-                .max()
-                .unwrap_or(known),
-        },
-        missing: missing
-            .map(|(version, migration)| (version, migration.description))
-            .collect(),
-    })
+    status_on(&mut connection, names).await
 }
 
-/// Returns the version of the schema, if this version works with it or is to upgrade it: 0 if there is none.
-async fn version(connection: &mut PgConnection, names: &Names) -> Result<i64, StoreError> {
-    let (found, known) = (found(connection, names).await?, known());
-    if found > known {
-        let compatible_from = floor(connection, names, found).await?;
-        if compatible_from > known {
-            return Err(StoreError::SchemaTooNew {
-                found,
-                known,
-                compatible_from,
-            });
-        }
-    }
-    Ok(found)
+async fn status_on(connection: &mut PgConnection, names: &Names) -> Result<SchemaStatus, StoreError> {
+    let found = found(connection, names).await?;
+    let says = match found > known() {
+        true => Some(floor(connection, names, found).await?),
+        false => None,
+    };
+    Ok(SchemaStatus::of(MIGRATIONS, found, says))
+}
+
+/// The same, if this version works with the schema or is to upgrade it.
+async fn usable(connection: &mut PgConnection, names: &Names) -> Result<SchemaStatus, StoreError> {
+    status_on(connection, names).await?.usable()
 }
 
 /// Returns the oldest version that works with a schema, which is newer than ours.
@@ -302,21 +265,15 @@ async fn apply(connection: &mut PgConnection, names: &Names) -> Result<(), Store
         .await
         .map_err(unavailable)?;
     // Looked at anew, and now for good.
-    let found = version(connection, names).await?;
-    let Ok(from) = usize::try_from(found) else {
-        return Err(StoreError::Corrupt {
-            what: "the schema's version is negative",
-        });
-    };
-    // None, if a newer version was faster.
-    let missing = MIGRATIONS.get(from..).unwrap_or_default();
+    let found = usable(connection, names).await?.found;
     let mut script = String::new();
     if found == 0 {
         script.push_str(&create_schema(connection, names).await?);
         script.push_str(&migrations_table(names));
     }
-    for (version, migration) in (found + 1..).zip(missing) {
-        script.push_str(&migration.statements(names));
+    // None, if a newer version was faster.
+    for (version, migration) in Migration::missing(MIGRATIONS, found) {
+        script.push_str(&statements(migration, names));
         script.push_str(&applied(names, version, migration));
     }
     connection.execute(AssertSqlSafe(script)).await.map_err(unavailable)?;

@@ -328,17 +328,11 @@ impl Upkeep for RedisStore {
                 erased += are_erased.into_iter().filter(|it| *it).count();
             }
             if erased < limit && !self.scan(&mut place, &servers, &pattern).await? {
-                return Ok(Erased {
-                    erased: erased as u64,
-                    next: None,
-                });
+                return Ok(Erased::new(erased as u64, None));
             }
             scans += 1;
         }
-        Ok(Erased {
-            erased: erased as u64,
-            next: (limit > 0).then(|| place.cursor()),
-        })
+        Ok(Erased::new(erased as u64, (limit > 0).then(|| place.cursor())))
     }
 
     async fn erase_one(&self, id: &RequestIdentity, token: FencingToken, what: Erase) -> Result<bool, StoreError> {

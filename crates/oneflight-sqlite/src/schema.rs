@@ -1,11 +1,7 @@
 //! Our tables, and how a database gets them.
 //!
-//! Each migration is applied once, in order, all missing ones in one `BEGIN IMMEDIATE` transaction. However many
-//! processes open the same new file at once, one applies them and the others find them there. A migration that was
-//! released is never edited; a change is another migration.
-//!
-//! The database says of each migration which version of ours is the oldest that works with it. So a process of an older
-//! version opens a newer database, as long as no migration has broken with that version. See [`Migration::compatible_from`].
+//! All missing [migrations](Migration) are applied in one `BEGIN IMMEDIATE` transaction. However many processes open the same
+//! new file at once, one applies them and the others find them there.
 
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Row};
@@ -15,7 +11,7 @@ use super::ending::{End, Ended};
 use super::file::databases;
 use super::queue::Rank;
 use super::store::SqliteStore;
-use oneflight::store::{SchemaStatus, StoreError};
+use oneflight::store::{Migration, SchemaStatus, StoreError};
 
 const TABLES: &str = concat!(
     "BEGIN;
@@ -37,23 +33,10 @@ const FLOOR: &str = concat!(
     "; COMMIT"
 );
 
-/// One of the files in `migrations/`.
-#[derive(Clone, Copy)]
-struct Migration {
-    description: &'static str,
-    sql: &'static str,
-    /// The oldest version of ours that works with what this leaves, if that is not this version alone.
-    ///
-    /// What only adds (a table, an index, a trigger, a column with a default) keeps the number of the migration before. What
-    /// breaks with older versions has its own: a column that goes, another meaning, something that has to be written with each
-    /// claim. It is in the database only from [`COMPATIBILITY`] on.
-    compatible_from: Option<i64>,
-}
-
 /// The migration from which on the database tells which versions work with it.
 const COMPATIBILITY: i64 = 6;
 
-/// The migrations, in order. The version of a schema is the number of these that it has.
+/// The files in `migrations/`, in order.
 const MIGRATIONS: &[Migration] = &[
     Migration {
         description: "records and fencing tokens",
@@ -124,7 +107,7 @@ VALUES ({version}, '{description}', {now});\n"
         false => format!(
             "INSERT INTO main.oneflight_migrations (version, description, applied_at, compatible_from)
 VALUES ({version}, '{description}', {now}, {});\n",
-            migration.compatible_from.unwrap_or(version)
+            migration.floor(version)
         ),
     }
 }
@@ -132,32 +115,20 @@ VALUES ({version}, '{description}', {now}, {});\n",
 /// Tells which migrations the database of a connection has, and which it lacks, and changes nothing. One that is newer lacks
 /// none.
 pub(super) async fn status_on(connection: &mut SqliteConnection) -> sqlx::Result<SchemaStatus> {
-    let (found, known) = (found_on(&mut *connection).await?, known());
-    let all = (1..).zip(MIGRATIONS);
-    let missing = all.filter(|(version, _)| *version > found);
-    Ok(SchemaStatus {
-        found,
-        known,
-        compatible_from: match found > known {
-            true => {
-                let floor = "SELECT max(coalesce(compatible_from, version)) FROM main.oneflight_migrations";
-                sqlx::query_scalar(floor).fetch_one(connection).await?
-            }
-            false => (1..)
-                .zip(MIGRATIONS)
-                .map(|(version, migration)| migration.compatible_from.unwrap_or(version))
-                .max()
-                .unwrap_or(known),
-        },
-        missing: missing
-            .map(|(version, migration)| (version, migration.description))
-            .collect(),
-    })
+    let found = found_on(&mut *connection).await?;
+    let says = match found > known() {
+        true => {
+            let floor = "SELECT max(coalesce(compatible_from, version)) FROM main.oneflight_migrations";
+            sqlx::query_scalar(floor).fetch_one(connection).await?
+        }
+        false => None,
+    };
+    Ok(SchemaStatus::of(MIGRATIONS, found, says))
 }
 
 /// Fails if the tables are not what this version works with.
 pub(super) async fn check(store: &SqliteStore) -> Result<(), StoreError> {
-    match look(store).await? >= known() {
+    match look(store).await?.is_complete() {
         true => Ok(()),
         false => Err(StoreError::Unsupported {
             advice: "the tables are missing or older than this version; apply what `migrations_sql` or `upgrade_sql` prints \
@@ -184,7 +155,7 @@ async fn newest(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
 
 /// Creates or upgrades our tables. Waits for the writer only if there is something to do.
 pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
-    if look(store).await? >= known() {
+    if look(store).await?.is_complete() {
         return Ok(());
     }
     match store
@@ -199,24 +170,17 @@ pub(super) async fn migrate(store: &SqliteStore) -> Result<(), StoreError> {
     }
 }
 
-/// Returns the version of the schema that existed a moment ago, if this version works with it or is to upgrade it: 0 if there
-/// was none.
-async fn look(store: &SqliteStore) -> Result<i64, StoreError> {
-    if ask(store, TABLES).await? == 0 {
-        return Ok(0);
-    }
-    let (found, known) = (ask(store, NEWEST).await?, known());
-    if found > known {
-        let compatible_from = ask(store, FLOOR).await?;
-        if compatible_from > known {
-            return Err(StoreError::SchemaTooNew {
-                found,
-                known,
-                compatible_from,
-            });
-        }
-    }
-    Ok(found)
+/// Tells of the schema that existed a moment ago, if this version works with it or is to upgrade it.
+async fn look(store: &SqliteStore) -> Result<SchemaStatus, StoreError> {
+    let found = match ask(store, TABLES).await? {
+        0 => 0,
+        _ => ask(store, NEWEST).await?,
+    };
+    let says = match found > known() {
+        true => Some(ask(store, FLOOR).await?),
+        false => None,
+    };
+    SchemaStatus::of(MIGRATIONS, found, says).usable()
 }
 
 /// Returns what a statement has `found`.
@@ -229,22 +193,17 @@ async fn ask(store: &SqliteStore, question: &'static str) -> Result<i64, StoreEr
 
 /// Returns the version of the schema that this crate works with.
 pub(super) fn known() -> i64 {
-    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+    Migration::newest(MIGRATIONS)
 }
 
 async fn apply(connection: &mut SqliteConnection) -> Result<(End, ()), StoreError> {
     let found = version(connection).await.map_err(unavailable)?;
-    let Ok(from) = usize::try_from(found) else {
-        return Err(StoreError::Corrupt {
-            what: "the schema's version is negative",
-        });
-    };
-    // None, if another process was faster.
-    let missing = MIGRATIONS.get(from..).unwrap_or_default();
-    if missing.is_empty() {
+    let status = SchemaStatus::of(MIGRATIONS, found, None).usable()?;
+    // Another process was faster.
+    if status.is_complete() {
         return Ok((End::RollBack, ()));
     }
-    for (version, migration) in (found + 1..).zip(missing) {
+    for (version, migration) in Migration::missing(MIGRATIONS, found) {
         let statements = format!("{}{}", migration.sql, applied(version, migration));
         sqlx::raw_sql(AssertSqlSafe(statements))
             .execute(&mut *connection)

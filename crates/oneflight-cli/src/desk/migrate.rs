@@ -130,6 +130,7 @@ impl Status {
                 known,
                 compatible_from,
                 missing,
+                ..
             }) => Self {
                 found: Some(found),
                 known: Some(known),
