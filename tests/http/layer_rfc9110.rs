@@ -19,7 +19,7 @@ use oneflight::http::layer::{Cookies, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::http::{
-    app, bytes, connect, head, layer, line, origin, post_raw, problem, request, send, serve, typed, unread,
+    Calls, app, bytes, connect, head, layer, line, origin, post_raw, problem, request, send, serve, typed, unread,
 };
 
 #[tokio::test]
@@ -260,4 +260,24 @@ async fn a_retry_with_another_accept_gets_the_same_answer() {
     let mut other = typed("application/json", "k", "[]");
     other.headers_mut().insert("accept", "text/html".parse().unwrap());
     assert_eq!(problem(send(&app, other).await).await["type"], kind::KEY_REUSED);
+}
+
+#[tokio::test]
+async fn a_method_is_covered_however_it_is_written() {
+    let calls = Calls::default();
+    let counted = calls.clone();
+    let handler = move |_: Bytes| {
+        counted.next();
+        async { "order" }
+    };
+    let app = Router::new().route("/orders", any(handler)).layer(layer());
+    let ask = |method: &str| {
+        let mut asked = request("k", "tea");
+        *asked.method_mut() = method.parse().unwrap();
+        send(&app, asked)
+    };
+    for (method, expected) in [("patch", "executed"), ("patch", "replayed"), ("PATCH", "executed")] {
+        assert_eq!(origin(&ask(method).await), expected, "{method}");
+    }
+    assert_eq!(calls.count(), 2);
 }

@@ -199,6 +199,10 @@ impl IdempotencyLayer {
     }
 
     /// Sets the methods that the layer looks at. The default is POST and PATCH. A request with any other method passes through.
+    ///
+    /// They are looked for in any case. `patch`, which `fetch` sends as it was written, is another method than `PATCH`: axum answers
+    /// it with 405, while some frameworks take it for `PATCH`. It is executed once as well, and its key is another one than that of
+    /// `PATCH`.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.set().methods = methods.into_iter().collect();
         self

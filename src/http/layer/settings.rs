@@ -117,9 +117,13 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Whether a request with this method may be one to execute once.
+    /// Whether a request with this method may be one to execute once. `patch` is another method than `PATCH`, and handlers take it for
+    /// that.
     pub(super) fn has_method(&self, method: &Method) -> bool {
-        self.methods.contains(method)
+        let method = method.as_str();
+        self.methods
+            .iter()
+            .any(|known| known.as_str().eq_ignore_ascii_case(method))
     }
 
     pub(super) fn requirement(&self, parts: &Parts) -> Requirement {

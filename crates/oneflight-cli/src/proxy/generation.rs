@@ -87,7 +87,7 @@ impl Generation {
         let for_all = config.routes.iter().filter(|route| route.path.is_none());
         fallback
             .methods
-            .retain(|method| !for_all.clone().any(|route| route.methods.contains(method)));
+            .retain(|method| !for_all.clone().any(|route| has(&route.methods, method)));
         let all = config.routes.iter();
         let all = all.chain((!fallback.methods.is_empty()).then_some(&fallback));
         for route in all {
@@ -133,7 +133,7 @@ impl Generation {
         let pattern = &self.patterns[place];
         // A route says how it is with its own methods, and nothing of the others.
         let mut ready = pattern.routes.iter().chain(&self.patterns[0].routes);
-        let ready = ready.find(|ready| ready.route.methods.contains(method));
+        let ready = ready.find(|ready| has(&ready.route.methods, method));
         let service = match ready {
             Some(ready) if ready.route.store_away == StoreAway::Pass && protection.is_away() => {
                 Service::Plain(&self.plain)
@@ -159,6 +159,13 @@ impl Generation {
         let mut all = self.patterns.iter().flat_map(|pattern| &pattern.routes);
         all.any(|ready| ready.route.store_away == StoreAway::Pass)
     }
+}
+
+/// In any case, as the layer does: some backends take `patch` for `PATCH`.
+fn has(methods: &[Method], method: &Method) -> bool {
+    methods
+        .iter()
+        .any(|known| known.as_str().eq_ignore_ascii_case(method.as_str()))
 }
 
 /// Says it once for each reading of the file.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::header::{ALLOW, HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -121,6 +122,7 @@ async fn answer(
     let mut answer = answered.unwrap_or_else(|failure| bad_gateway(&failure));
     // The connection says its own.
     *answer.version_mut() = Version::HTTP_11;
+    leave_reason_empty(&mut answer);
     way.answers.count(answer.status());
     if let Some((method, path, version)) = logged {
         let header = |name| {
@@ -143,6 +145,13 @@ async fn answer(
         );
     }
     Ok(answer)
+}
+
+/// Leaves the reason of a status empty that has none, as in a replay: hyper would write `<none>`.
+fn leave_reason_empty(answer: &mut Response<Body>) {
+    if answer.status().canonical_reason().is_none() && answer.extensions().get::<ReasonPhrase>().is_none() {
+        answer.extensions_mut().insert(ReasonPhrase::from_static(b""));
+    }
 }
 
 /// Says whether a request can be forwarded at all, and gives it the `Host` that its target names.

@@ -354,3 +354,37 @@ async fn what_is_of_a_connection_does_not_say_whose_request_it_is() {
     let answer = of("keep-alive, Idempotency-Key").await;
     assert!(!answer.headers.contains_key("idempotency-origin"), "{answer:?}");
 }
+
+/// Some backends take `post` for `POST`.
+#[tokio::test]
+async fn a_method_is_protected_however_it_is_written() {
+    let (home, backend) = (Home::new(), Backend::by(|_| async { text("done") }).await);
+    let more = "[[route]]\npath = \"/refunds\"\nkey.required = \"required\"";
+    let proxy = Proxy::before(&home, backend.address, more);
+    for path in ["/orders", "/refunds"] {
+        for replayed in ["", "true"] {
+            let answer = send(proxy.address, "post", path, &[("idempotency-key", "a7f3")], "tea").await;
+            assert_eq!(answer.header("idempotency-replayed"), replayed, "{path}");
+        }
+    }
+    assert_eq!(send(proxy.address, "post", "/refunds", &[], "tea").await.status, 400);
+    assert_eq!(backend.count(), 2);
+}
+
+#[tokio::test]
+async fn a_status_without_a_reason_is_replayed_without_one() {
+    let backend = Backend::raw(|mut client| async move {
+        client.until("tea").await;
+        client.write("HTTP/1.1 299 \r\nContent-Length: 4\r\n\r\ndone").await;
+    })
+    .await;
+    let home = Home::new();
+    let proxy = Proxy::before(&home, backend.address, "");
+    for origin in ["executed", "replayed"] {
+        let mut client = Raw::to(proxy.address).await;
+        let asked = "POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: 3\r\n\r\ntea";
+        client.write(asked).await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 299 \r\n") && head.contains(origin), "{head}");
+    }
+}
