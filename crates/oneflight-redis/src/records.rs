@@ -4,11 +4,13 @@
 //! answer that does not look like that is [`StoreError::Corrupt`]: of a record that something else wrote, or of a server
 //! that is not Redis.
 
+use std::fmt;
 use std::time::Duration;
 
 use redis::Value;
 
-use super::layout::{self, decimal, number};
+use super::layout::{self, number};
+use super::step::Text;
 use super::tokens::Shard;
 use oneflight::correlation::CorrelationId;
 use oneflight::record::{FencingToken, Record, Timestamp};
@@ -22,14 +24,17 @@ pub(super) fn millis(duration: Duration) -> u64 {
     Timestamp::default().after(duration).as_millis().min(LONGEST)
 }
 
-/// The holders from which the claim may be taken over.
-pub(super) fn takeover(takeover: Takeover, shard: Shard) -> Vec<u8> {
+/// Writes the holders from which the claim may be taken over.
+pub(super) fn write_takeover(text: &mut Text<'_>, takeover: Takeover, shard: Shard) -> fmt::Result {
     let of = match takeover {
         Takeover::Never => None,
-        Takeover::Expired => return b"expired".to_vec(),
+        Takeover::Expired => return text.bytes(b"expired"),
         Takeover::Of(token) => shard.count(token),
     };
-    of.map_or(b"never".to_vec(), |count| decimal(count).into())
+    match of {
+        Some(count) => layout::write_decimal(text, count),
+        None => text.bytes(b"never"),
+    }
 }
 
 /// An answer, taken apart.

@@ -30,11 +30,11 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use super::connection::{Answered, Call, Way};
+use super::connection::{Answered, Way};
 use super::errors::unavailable;
 use super::layout::TOKEN;
 use super::records::malformed;
-use super::scripts::Script;
+use super::step::{Step, Steps};
 use oneflight::store::StoreError;
 
 /// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms where results are small.
@@ -48,15 +48,6 @@ const LATE: Duration = Duration::from_millis(1);
 /// How long a step waits before its caller sees to it that it is sent.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// What a script is given for one step.
-pub(super) struct Step {
-    pub(super) script: &'static Script,
-    /// What is the same for all steps of a script that this store takes.
-    pub(super) common: &'static [u8],
-    pub(super) keys: Vec<String>,
-    pub(super) arguments: Vec<Vec<u8>>,
-}
-
 type Answer = Result<Answered, StoreError>;
 
 /// See the module's documentation.
@@ -68,7 +59,11 @@ struct Inner {
 }
 
 /// A step with a number of its own, and the caller that waits for it.
-type Waiting = (u64, Step, oneshot::Sender<Answer>);
+struct Waiting {
+    number: u64,
+    step: Step,
+    caller: oneshot::Sender<Answer>,
+}
 
 #[derive(Default)]
 struct Gathered {
@@ -98,12 +93,12 @@ impl Together {
     pub(super) async fn take(&self, step: Step) -> Answer {
         let inner = &self.0;
         if inner.way.connection.has_slots() || !drives_itself() {
-            return alone(&inner.way, &step).await;
+            return inner.send_alone(step).await;
         }
         let (number, mut answer) = match inner.join(step) {
             Joined::Alone(step) => {
                 let _under_way = UnderWay(inner);
-                return alone(&inner.way, &step).await;
+                return inner.send_alone(step).await;
             }
             Joined::Waits(number, answer) => (number, answer),
         };
@@ -126,21 +121,27 @@ enum Joined {
 }
 
 impl Inner {
+    async fn send_alone(&self, step: Step) -> Answer {
+        let way = &self.way;
+        let given = Steps(std::slice::from_ref(&step));
+        way.connection.run(&given, way.patience, way.acknowledgement).await
+    }
+
     fn join(&self, step: Step) -> Joined {
         let mut gathered = self.gathered.lock();
         if gathered.under_way == 0 && gathered.seen_to.is_none() {
             gathered.under_way = 1;
             return Joined::Alone(step);
         }
-        let (sender, answer) = oneshot::channel();
+        let (caller, answer) = oneshot::channel();
         let number = gathered.number();
-        gathered.waiting.push((number, step, sender));
+        gathered.waiting.push(Waiting { number, step, caller });
         Joined::Waits(number, answer)
     }
 
     fn is_waiting(&self, number: u64) -> bool {
         let gathered = self.gathered.lock();
-        gathered.waiting.iter().any(|(waits, ..)| *waits == number)
+        gathered.waiting.iter().any(|waiting| waiting.number == number)
     }
 
     /// Begins a task that sends what waits, unless there is one that is not late.
@@ -197,30 +198,30 @@ impl Gathering {
         }
         let Some(waiting) = self.take(1) else { return };
         let _under_way = UnderWay(&self.inner);
-        let way = &self.inner.way;
-        let steps_of = |(_, step, caller)| (step, caller);
-        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().map(steps_of).unzip();
-        let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
-        let mut tell = |group: &[(usize, &Step)], answer| {
-            for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
-                // The caller may be gone.
-                let _ = callers[*place].take().map(|caller| caller.send(answer));
-            }
-        };
-        let groups = in_groups(&steps);
+        let connection = &self.inner.way.connection;
+        let groups = in_groups(waiting);
+        let answers = self.ask(&groups).await;
         let mut alone = Vec::new();
-        for (group, answer) in groups.iter().zip(all(way, &groups).await) {
-            match group.len() > 1 && way.connection.has_refused_slots(&answer) {
-                true => alone.extend(group.iter().map(|step| vec![*step])),
-                false => tell(group, answer),
+        for (group, answer) in groups.into_iter().zip(answers) {
+            match group.steps.len() > 1 && connection.has_refused_slots(&answer) {
+                true => alone.extend(group.apart()),
+                false => group.tell(answer),
             }
         }
         if alone.is_empty() {
             return;
         }
-        for (step, answer) in alone.iter().zip(all(way, &alone).await) {
-            tell(step, answer);
+        let answers = self.ask(&alone).await;
+        for (step, answer) in alone.into_iter().zip(answers) {
+            step.tell(answer);
         }
+    }
+
+    /// Has groups of steps taken, in one message. Returns an answer for each group.
+    async fn ask(&self, groups: &[Group]) -> Vec<Answer> {
+        let way = &self.inner.way;
+        let given: Vec<_> = groups.iter().map(|group| Steps(&group.steps)).collect();
+        way.connection.run_all(&given, way.patience, way.acknowledgement).await
     }
 
     /// Takes what waits, to be sent in so many messages, unless that is left to a task that was begun later.
@@ -244,68 +245,59 @@ impl Drop for Gathering {
     }
 }
 
-async fn alone(way: &Way, step: &Step) -> Answer {
-    let given = Given::of(&[(0, step)]);
-    way.connection
-        .run(given.call(), way.patience, way.acknowledgement)
-        .await
+/// Steps of one script, and the callers that wait for them.
+#[derive(Default)]
+struct Group {
+    steps: Vec<Step>,
+    callers: Vec<oneshot::Sender<Answer>>,
+    bytes: usize,
 }
 
-/// Has groups of steps taken, in one message. Returns an answer for each group.
-async fn all(way: &Way, groups: &[Vec<(usize, &Step)>]) -> Vec<Answer> {
-    let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
-    let calls: Vec<_> = given.iter().map(Given::call).collect();
-    way.connection.run_all(&calls, way.patience, way.acknowledgement).await
+impl Group {
+    fn has_room_for(&self, step: &Step) -> bool {
+        let script = self.steps[0].script();
+        let is_of_one = script.takes_several && std::ptr::eq(script, step.script());
+        is_of_one && self.steps.len() < MOST && self.bytes + step.size() <= LARGEST
+    }
+
+    fn add(&mut self, Waiting { step, caller, .. }: Waiting) {
+        self.bytes += step.size();
+        self.steps.push(step);
+        self.callers.push(caller);
+    }
+
+    /// Returns a group for each step.
+    fn apart(self) -> impl Iterator<Item = Self> {
+        self.steps.into_iter().zip(self.callers).map(|(step, caller)| Self {
+            bytes: step.size(),
+            steps: vec![step],
+            callers: vec![caller],
+        })
+    }
+
+    /// Tells each caller its answer. It may be gone.
+    fn tell(self, answer: Answer) {
+        let answers = each(answer, self.callers.len());
+        for (caller, answer) in self.callers.into_iter().zip(answers) {
+            let _ = caller.send(answer);
+        }
+    }
 }
 
-/// Puts the steps of one script together, each with its place among all.
-fn in_groups(steps: &[Step]) -> Vec<Vec<(usize, &Step)>> {
-    let mut groups: Vec<(usize, Vec<(usize, &Step)>)> = Vec::new();
-    for (place, step) in steps.iter().enumerate() {
-        let bytes: usize = step.arguments.iter().map(Vec::len).sum();
-        let has_room = |(before, group): &&mut (usize, Vec<(usize, &Step)>)| {
-            let of_one = std::ptr::eq(group[0].1.script, step.script);
-            of_one && step.script.takes_several && group.len() < MOST && *before + bytes <= LARGEST
-        };
-        match groups.iter_mut().find(has_room) {
-            Some((before, group)) => {
-                *before += bytes;
-                group.push((place, step));
+/// Puts the steps of one script together.
+fn in_groups(all: Vec<Waiting>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for waiting in all {
+        match groups.iter_mut().find(|group| group.has_room_for(&waiting.step)) {
+            Some(group) => group.add(waiting),
+            None => {
+                let mut group = Group::default();
+                group.add(waiting);
+                groups.push(group);
             }
-            None => groups.push((bytes, vec![(place, step)])),
         }
     }
-    groups.into_iter().map(|(_, group)| group).collect()
-}
-
-/// What a script is given of a group.
-struct Given<'a> {
-    script: &'static Script,
-    keys: Vec<&'a str>,
-    arguments: Vec<&'a [u8]>,
-}
-
-impl<'a> Given<'a> {
-    fn of(group: &[(usize, &'a Step)]) -> Self {
-        let first = group[0].1;
-        let steps = || group.iter().map(|(_, step)| *step);
-        let mut arguments = Vec::with_capacity(1 + group.len() * first.arguments.len());
-        arguments.push(first.common);
-        arguments.extend(steps().flat_map(|step| &step.arguments).map(Vec::as_slice));
-        Self {
-            script: first.script,
-            keys: steps().flat_map(|step| &step.keys).map(String::as_str).collect(),
-            arguments,
-        }
-    }
-
-    fn call(&self) -> Call<'_> {
-        Call {
-            script: self.script,
-            keys: &self.keys,
-            arguments: &self.arguments,
-        }
-    }
+    groups
 }
 
 /// Returns the answer to each of so many steps.
