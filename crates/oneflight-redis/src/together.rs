@@ -1,14 +1,17 @@
 //! Steps that go out together.
 //!
 //! ```text
-//! nothing under way ──────▶ sent by its caller
-//! something is under way ─▶ gathered, until every task that can run has run ──▶ sent by a task, in one message
+//! nothing under way, and the last was sent alone ─▶ sent by its caller
+//! otherwise ─▶ gathered, until every task that can run has run and brought no more ──▶ sent by a task, in one message
 //! ```
 //!
 //! What a call costs this process and the server is mostly the same for one step and for several: a message, tasks that
 //! are woken, a script that is begun. So the steps of callers that run at the same time share it. None waits for the
-//! answer of another one. The task that gathers gives way to those that can run now, and no longer: where the server is
-//! far away and the processor idle, each step goes out at once.
+//! answer of another one. The task that gathers gives way to those that can run now, again as long as they bring more, and no
+//! longer: where the server is far away and the processor idle, each step goes out at once.
+//!
+//! The callers of one message are answered at the same time, and go on at the same time. So what comes after a message of
+//! several steps is gathered too, although nothing is under way: otherwise, the first of them would go alone each time.
 //!
 //! A worker whose task blocks runs nothing else, and what has given way there is not taken over by another one. So a step
 //! that finds the task late begins another one, and so does one that was not sent for long. The last that was begun sends.
@@ -70,6 +73,8 @@ struct Gathered {
     /// The number of messages that are under way.
     under_way: usize,
     waiting: Vec<Waiting>,
+    /// The last message had several steps.
+    were_several: bool,
     /// The task that sends what waits, by its number, and when it was begun.
     seen_to: Option<(u64, Instant)>,
     /// How many steps and tasks there have been.
@@ -129,7 +134,7 @@ impl Inner {
 
     fn join(&self, step: Step) -> Joined {
         let mut gathered = self.gathered.lock();
-        if gathered.under_way == 0 && gathered.seen_to.is_none() {
+        if gathered.under_way == 0 && gathered.seen_to.is_none() && !gathered.were_several {
             gathered.under_way = 1;
             return Joined::Alone(step);
         }
@@ -142,6 +147,16 @@ impl Inner {
     fn is_waiting(&self, number: u64) -> bool {
         let gathered = self.gathered.lock();
         gathered.waiting.iter().any(|waiting| waiting.number == number)
+    }
+
+    /// Gives way to the tasks that can run, again as long as they bring more.
+    async fn give_way(&self) {
+        let (mut before, mut waiting) = (0, 1);
+        while before < waiting && waiting < MOST {
+            yield_now().await;
+            before = waiting;
+            waiting = self.gathered.lock().waiting.len();
+        }
     }
 
     /// Begins a task that sends what waits, unless there is one that is not late.
@@ -194,7 +209,7 @@ struct Gathering {
 impl Gathering {
     async fn send(mut self, gives_way: bool) {
         if gives_way {
-            yield_now().await;
+            self.inner.give_way().await;
         }
         let Some(waiting) = self.take(1) else { return };
         let _under_way = UnderWay(&self.inner);
@@ -233,6 +248,7 @@ impl Gathering {
         }
         gathered.seen_to = None;
         gathered.under_way += messages;
+        gathered.were_several = gathered.waiting.len() > 1;
         Some(std::mem::take(&mut gathered.waiting))
     }
 }
