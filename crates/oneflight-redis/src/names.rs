@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! oneflight:{417}:tenant-7|route=POST /orders<1f>a7f3     a record, one an identity
-//! oneflight:{417}.token                                   the last token that was drawn in shard 417
-//! oneflight:{417}.open                                    the records of shard 417 that are in progress, by their tokens
+//! oneflight:{417}.open                                    the records of shard 417 that are in progress, by their tokens,
+//!                                                         and the last token that was drawn in it
 //! ```
 //!
 //! A script may only touch keys of one slot of a cluster, and a record needs a counter that outlives it. A counter for
@@ -86,12 +86,6 @@ impl Names {
         to.write_str(id.key())
     }
 
-    /// Writes the key of the last token that was drawn in a shard.
-    pub(super) fn write_last_token(&self, to: &mut impl Write, shard: Shard) -> fmt::Result {
-        self.write_tag(to, shard)?;
-        to.write_str(".token")
-    }
-
     /// Writes the key under which the records of a shard are listed that are in progress.
     pub(super) fn write_in_progress(&self, to: &mut impl Write, shard: Shard) -> fmt::Result {
         self.write_tag(to, shard)?;
@@ -101,13 +95,6 @@ impl Names {
     /// Writes what all keys of a shard begin with.
     fn write_tag(&self, to: &mut impl Write, shard: Shard) -> fmt::Result {
         write!(to, "{}{{{shard}}}", self.prefix)
-    }
-
-    /// The key of the last token that was drawn in a shard.
-    pub(super) fn last_token(&self, shard: Shard) -> String {
-        let mut key = String::new();
-        let _ = self.write_last_token(&mut key, shard);
-        key
     }
 
     /// The key under which the records of a shard are listed that are in progress.
@@ -213,8 +200,7 @@ mod tests {
             let id = id(scope, key);
             let keys = names.keys(&id);
             let tag = format!("oneflight:{{{}}}", keys.shard);
-            let of_the_shard = [names.last_token(keys.shard), names.in_progress(keys.shard)];
-            for name in of_the_shard.iter().chain([&keys.record]) {
+            for name in [&names.in_progress(keys.shard), &keys.record] {
                 assert!(name.starts_with(&tag), "{name}");
             }
             assert_eq!(names.identity(keys.shard, keys.record.as_bytes()), Some(id.clone()));

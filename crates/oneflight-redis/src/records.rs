@@ -16,6 +16,8 @@ use oneflight::correlation::CorrelationId;
 use oneflight::record::{FencingToken, Record, Timestamp};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, StoreError, Takeover};
 
+/// What stands in a list of what is in progress beside the keys of records: its score is the last token of the shard.
+const LAST_TOKEN: &[u8] = b"\xff";
 /// Added to any time of the next ten thousand years, it is still a number that is written.
 const LONGEST: u64 = 1 << 52;
 
@@ -181,7 +183,9 @@ pub(super) fn in_progress(value: Value) -> Result<Vec<(Vec<u8>, u64)>, StoreErro
         let (Value::BulkString(key), Some(Value::BulkString(count))) = (key, parts.next()) else {
             return Err(malformed());
         };
-        pairs.push((key, number(&count)?));
+        if key != LAST_TOKEN {
+            pairs.push((key, number(&count)?));
+        }
     }
     Ok(pairs)
 }
@@ -234,7 +238,7 @@ fn corrupt(what: &[u8]) -> StoreError {
         b"attempt" => "its attempt is not a number of 32 bits",
         b"tail" => "its holder, fingerprint or id is cut short or too long",
         b"result" => "it is completed and has no result",
-        b"last token" => "the last token of its shard is not a number, or is too large to go on from",
+        b"last token" => "the last token of its shard is too large to go on from",
         b"list" => "the list of what is in progress in its shard is none",
         _ => "it is not one that this version of oneflight knows",
     };

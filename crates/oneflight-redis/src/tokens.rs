@@ -15,7 +15,8 @@
 //!   that waits seconds before it begins outlasts the difference of clocks that are kept by NTP.
 //!
 //! The counter is kept for each of 1024 shards, never expires, and is all that stays of an identity: 1024 small keys a
-//! prefix at most. The shard is part of the token, so no two tokens of a store are the same. Those of one identity grow
+//! prefix at most. It is a score in the list of what is in progress in the shard, so that one command draws the token and lists
+//! the record. The shard is part of the token, so no two tokens of a store are the same. Those of one identity grow
 //! under all conditions above, those of two shards as the clock of the server does.
 //!
 //! If both go backwards, it is noticed. A process remembers the largest count that it has seen of each shard, and sends

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use oneflight::store::{Claim, ClaimOutcome, Denied, Store, StoreError, StoreFailure};
+use std::time::Duration;
+
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, StoreFailure, Takeover};
 use oneflight_redis::RedisStore;
 use redis::cmd;
 
-use crate::server::{Server, place, prefix, server};
+use crate::server::{LAST_TOKEN, Server, place, prefix, server};
 use crate::together::{MINUTE, claim_all, complete_all, granted, id, result};
 
 const CLAIM: &str = concat!(
@@ -26,8 +28,8 @@ async fn a_token_has_all_its_digits_whatever_the_clock_says() {
     let mut connection = server().connection().await;
     let prefix = prefix();
     let mut claim = cmd("EVAL");
-    claim.arg(CLAIM).arg(3);
-    for key in ["{1}:k", "{1}.token", "{1}.open"] {
+    claim.arg(CLAIM).arg(2);
+    for key in ["{1}:k", "{1}.open"] {
         claim.arg(format!("{prefix}{key}"));
     }
     claim.arg(&["0", "1000", "never", "0000000000000000", "holder-of-16-by.0000"]);
@@ -41,7 +43,7 @@ async fn a_list_that_is_none_is_told_to_those_alone_whose_it_is() {
     let store = server().store(&prefix).await;
     let mut connection = server().connection().await;
     let spoiled = place(&store, &prefix, &id("spoiled")).await;
-    let list = spoiled.last_token().replace(".token", ".open");
+    let list = spoiled.list();
     let spoil = cmd("SET").arg(&list).arg("x").exec_async(&mut connection).await;
     spoil.unwrap();
     let mut claims = claim_all(&store, &["one", "two", "spoiled", "three"].map(id)).await;
@@ -69,6 +71,26 @@ async fn a_list_that_is_none_is_told_to_those_alone_whose_it_is() {
     store.complete(later, result(), MINUTE).await.unwrap();
 }
 
+#[tokio::test]
+async fn what_cannot_be_taken_over_stays_listed_as_it_was() {
+    let prefix = prefix();
+    let store = server().store(&prefix).await;
+    let mut connection = server().connection().await;
+    let place = place(&store, &prefix, &id("k")).await;
+    let dead = granted(store.claim(ClaimRequest::new(&id("k"), Duration::ZERO)).await.unwrap());
+    let mut spoil = cmd("ZADD");
+    spoil.arg(place.list()).arg("inf").arg(LAST_TOKEN);
+    spoil.exec_async(&mut connection).await.unwrap();
+    let takes_over = ClaimRequest::new(&id("k"), MINUTE).takeover(Takeover::Expired);
+    let refused = store.claim(takes_over).await;
+    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    let doubtful = store.in_doubt(10, None).await.unwrap();
+    let [doubtful] = &doubtful[..] else {
+        panic!("{doubtful:?}")
+    };
+    assert_eq!((&doubtful.id, doubtful.token), (dead.id(), dead.token()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_script_may_not_do_leaves_no_record() {
     let server = Server::start(&[]);
@@ -81,7 +103,7 @@ async fn what_a_script_may_not_do_leaves_no_record() {
         assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
     }
     let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
-    assert!(keys.iter().all(|key| key.ends_with(".token")), "{keys:?}");
+    assert!(keys.is_empty(), "{keys:?}");
     let mut acl = cmd("ACL");
     acl.arg(&["SETUSER", "default", "+zadd"]);
     acl.exec_async(&mut connection).await.unwrap();
