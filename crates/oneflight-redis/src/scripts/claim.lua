@@ -77,13 +77,14 @@ local function claim(key, in_progress, lease, takeover, known, tail)
     end
     -- Moves the last token of the shard on to what the asker knows, which changes it if the server has forgotten that; then to
     -- the new one; and lists the record. One call does all three, and tells how many it has changed: two, unless the server has
-    -- forgotten, or has counted further than either. An error of one claim is not to end the script, which others are in.
-    -- Before the record, so that there is none of what was refused.
+    -- forgotten. Fewer, if it has counted further than either, or lists the key further, since a record that is gone left it there.
+    -- An error of one claim is not to end the script, which others are in. Before the record, so that there is none of what was
+    -- refused.
     local moved = redis.pcall('ZADD', in_progress, 'GT', 'CH', known, LAST, token, LAST, token, key)
     if type(moved) == 'table' then
         return find(moved.err, 'WRONGTYPE') and { 'corrupt', 'list' } or moved
     end
-    if moved == 1 then
+    if moved < 2 then
         local last = redis.pcall('ZSCORE', in_progress, LAST)
         if type(last) == 'table' or last + 1 > LARGEST then
             -- It is listed as before.

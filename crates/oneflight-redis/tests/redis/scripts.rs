@@ -91,6 +91,35 @@ async fn what_cannot_be_taken_over_stays_listed_as_it_was() {
     assert_eq!((&doubtful.id, doubtful.token), (dead.id(), dead.token()));
 }
 
+/// The record may be gone without its place in the list: it was evicted, or an operator has deleted it.
+#[tokio::test]
+async fn a_token_is_above_the_last_one_although_the_record_is_listed_above_the_clock() {
+    const HOUR: u64 = 3_600_000_000;
+    let prefix = prefix();
+    let mut connection = server().connection().await;
+    let before = server().store(&prefix).await;
+    let place = place(&before, &prefix, &id("k")).await;
+    let gone = granted(before.claim(ClaimRequest::new(&id("k"), MINUTE)).await.unwrap());
+    // As if the clock had been set back by an hour since.
+    let ahead = gone.token().get() / 1024 + HOUR;
+    let mut lists = cmd("ZADD");
+    lists.arg(place.list()).arg(ahead).arg(LAST_TOKEN).arg(ahead).arg(&place.key);
+    lists.exec_async(&mut connection).await.unwrap();
+    cmd("DEL").arg(&place.key).exec_async(&mut connection).await.unwrap();
+
+    // Another process, which has not seen that token.
+    let store = server().store(&prefix).await;
+    let dead = granted(store.claim(ClaimRequest::new(&id("k"), Duration::ZERO)).await.unwrap());
+    assert_eq!(dead.token().get() / 1024, ahead + 1);
+    assert_eq!(store.setbacks(), 0);
+    // It is listed by its own token, so an operator sees it.
+    let doubtful = store.in_doubt(10, None).await.unwrap();
+    let [doubtful] = &doubtful[..] else {
+        panic!("{doubtful:?}")
+    };
+    assert_eq!((&doubtful.id, doubtful.token), (dead.id(), dead.token()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_script_may_not_do_leaves_no_record() {
     let server = Server::start(&[]);
