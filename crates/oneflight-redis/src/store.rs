@@ -58,7 +58,7 @@ const OTHER_TEXTS: usize = 256;
 /// answered first, the answer was lost with a connection. (Not in a cluster, where only the patience bounds that.)
 ///
 /// A user of the server with restricted rights needs `EVAL`, `EVALSHA`, and within them `TIME`, `GET`, `SET`, `SETRANGE`,
-/// `PERSIST`, `DEL`, `ZADD`, `ZREM`, `ZSCORE`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and channels with our prefix,
+/// `PERSIST`, `DEL`, `ZADD`, `ZREM`, `ZRANGEBYSCORE`, `PEXPIREAT` and `PUBLISH` on keys and channels with our prefix,
 /// `SUBSCRIBE`, `UNSUBSCRIBE` and `PING`, and, if asked for, `WAIT`. It needs `INFO` for the store to see whether the
 /// server evicts keys. An operator who [looks into the store](oneflight::store::Upkeep) also needs `SCAN`, within a script,
 /// and `CLUSTER SLOTS` in a cluster; what `INFO`, `TIME` and `CONFIG GET` may not be asked for is a finding that is not

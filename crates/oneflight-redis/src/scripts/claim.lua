@@ -85,18 +85,19 @@ local function claim(key, in_progress, lease, takeover, known, tail)
         return find(moved.err, 'WRONGTYPE') and { 'corrupt', 'list' } or moved
     end
     if moved < 2 then
-        local last = redis.pcall('ZSCORE', in_progress, LAST)
-        if type(last) == 'table' or last + 1 > LARGEST then
-            -- It is listed as before.
+        local last = redis.call('ZADD', in_progress, 'INCR', '1', LAST)
+        if tonumber(last) > LARGEST then
+            -- All is listed as before.
+            redis.call('ZADD', in_progress, 'INCR', '-1', LAST)
             if record and sub(record, 1, 1) ~= 'c' then
                 redis.call('ZADD', in_progress, sub(record, 2, 17), key)
             else
                 redis.call('ZREM', in_progress, key)
             end
-            return type(last) == 'table' and last or { 'corrupt', 'last token' }
+            return { 'corrupt', 'last token' }
         end
-        token = decimal(last + 1)
-        redis.call('ZADD', in_progress, token, LAST, token, key)
+        token = decimal(last)
+        redis.call('ZADD', in_progress, token, key)
     end
     redis.call('SET', key, state .. token .. attempt .. decimal(millis + lease) .. NOTHING .. tail)
     local is_set_back = moved == 3 and known ~= NOTHING

@@ -120,6 +120,26 @@ async fn a_token_is_above_the_last_one_although_the_record_is_listed_above_the_c
     assert_eq!((&doubtful.id, doubtful.token), (dead.id(), dead.token()));
 }
 
+/// Such as that of two claims of a shard in one script, which come in the same microsecond.
+#[tokio::test]
+async fn a_token_beyond_the_clock_needs_no_other_rights_than_one_by_the_clock() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut connection = server.connection().await;
+    let place = place(&store, "shop:", &id("k")).await;
+    let mut acl = cmd("ACL");
+    acl.arg(&["SETUSER", "default", "-zscore"]);
+    acl.exec_async(&mut connection).await.unwrap();
+    let first = granted(store.claim(ClaimRequest::new(&id("k"), MINUTE)).await.unwrap());
+    let ahead = first.token().get() / 1024 + 3_600_000_000;
+    store.release(first).await.unwrap();
+    let mut moves = cmd("ZADD");
+    moves.arg(place.list()).arg(ahead).arg(LAST_TOKEN);
+    moves.exec_async(&mut connection).await.unwrap();
+    let second = granted(store.claim(ClaimRequest::new(&id("k"), MINUTE)).await.unwrap());
+    assert_eq!(second.token().get() / 1024, ahead + 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_script_may_not_do_leaves_no_record() {
     let server = Server::start(&[]);
