@@ -14,7 +14,7 @@
 //! several steps is gathered too, although nothing is under way: otherwise, the first of them would go alone each time.
 //!
 //! A worker whose task blocks runs nothing else, and what has given way there is not taken over by another one. So a step
-//! that finds the task late begins another one, and so does one that was not sent for long. The last that was begun sends.
+//! that finds the task late begins another one, and so does one that was not sent for long. The first that has its turn sends.
 //!
 //! A caller could gather in its own place, which would save the task. But a caller may be kept and not polled, and it
 //! would hold all others up.
@@ -39,6 +39,9 @@ use super::layout::TOKEN;
 use super::records::malformed;
 use super::step::{Step, Steps};
 use oneflight::store::StoreError;
+
+#[cfg(test)]
+mod tests;
 
 /// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms where results are small.
 const MOST: usize = 64;
@@ -108,7 +111,9 @@ impl Together {
             Joined::Waits(number, answer) => (number, answer),
         };
         let answered = loop {
-            inner.see_to_it();
+            if let Some(task) = inner.begin() {
+                tokio::spawn(task.send());
+            }
             match timeout(PATIENCE, &mut answer).await {
                 Ok(answered) => break answered,
                 Err(_) if inner.is_waiting(number) => {}
@@ -160,26 +165,23 @@ impl Inner {
     }
 
     /// Begins a task that sends what waits, unless there is one that is not late.
-    fn see_to_it(self: &Arc<Self>) {
-        let (number, gives_way) = {
-            let mut gathered = self.gathered.lock();
-            let now = Instant::now();
-            let is_late = match gathered.seen_to {
-                Some((_, begun)) if now.duration_since(begun) < LATE => return,
-                // It may have been sent since.
-                _ if gathered.waiting.is_empty() => return,
-                before => before.is_some(),
-            };
-            let number = gathered.number();
-            gathered.seen_to = Some((number, now));
-            (number, !is_late)
+    fn begin(self: &Arc<Self>) -> Option<Gathering> {
+        let mut gathered = self.gathered.lock();
+        let begun = Instant::now();
+        let gives_way = match gathered.seen_to {
+            Some((_, before)) if begun.duration_since(before) < LATE => return None,
+            // It may have been sent since.
+            _ if gathered.waiting.is_empty() => return None,
+            before => before.is_none(),
         };
-        let task = Gathering {
+        let number = gathered.number();
+        gathered.seen_to = Some((number, begun));
+        Some(Gathering {
             inner: Arc::clone(self),
             number,
-            has_taken: false,
-        };
-        tokio::spawn(task.send(gives_way));
+            begun,
+            gives_way,
+        })
     }
 }
 
@@ -198,21 +200,40 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// A task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins another
-/// one.
+/// A task that sends what waits. If its runtime ends before that and there is no later one, what waits is given up, and the
+/// next step begins another one.
 struct Gathering {
     inner: Arc<Inner>,
     number: u64,
-    has_taken: bool,
+    begun: Instant,
+    gives_way: bool,
 }
 
 impl Gathering {
-    async fn send(mut self, gives_way: bool) {
-        if gives_way {
+    async fn send(self) {
+        if self.gives_way {
             self.inner.give_way().await;
         }
-        let Some(waiting) = self.take(1) else { return };
+        let Some(waiting) = self.take() else { return };
         let _under_way = UnderWay(&self.inner);
+        self.ask_and_tell(waiting).await;
+    }
+
+    /// Takes what waits, to be sent in one message. A task that was replaced does so too, if it has its turn before the later
+    /// one: where workers are busy, each may be replaced before its turn.
+    fn take(&self) -> Option<Vec<Waiting>> {
+        let mut gathered = self.inner.gathered.lock();
+        if gathered.waiting.is_empty() {
+            return None;
+        }
+        gathered.seen_to = None;
+        gathered.under_way += 1;
+        gathered.were_several = gathered.waiting.len() > 1;
+        Some(std::mem::take(&mut gathered.waiting))
+    }
+
+    /// Has steps taken in one message, and tells each caller its answer.
+    async fn ask_and_tell(&self, waiting: Vec<Waiting>) {
         let connection = &self.inner.way.connection;
         let groups = in_groups(waiting);
         let answers = self.ask(&groups).await;
@@ -238,26 +259,20 @@ impl Gathering {
         let given: Vec<_> = groups.iter().map(|group| Steps(&group.steps)).collect();
         way.connection.run_all(&given, way.patience, way.acknowledgement).await
     }
-
-    /// Takes what waits, to be sent in so many messages, unless that is left to a task that was begun later.
-    fn take(&mut self, messages: usize) -> Option<Vec<Waiting>> {
-        self.has_taken = true;
-        let mut gathered = self.inner.gathered.lock();
-        if gathered.seen_to.is_none_or(|(number, _)| number != self.number) {
-            return None;
-        }
-        gathered.seen_to = None;
-        gathered.under_way += messages;
-        gathered.were_several = gathered.waiting.len() > 1;
-        Some(std::mem::take(&mut gathered.waiting))
-    }
 }
 
 impl Drop for Gathering {
     fn drop(&mut self) {
-        if !self.has_taken {
-            drop(self.take(0));
-        }
+        let given_up = {
+            let mut gathered = self.inner.gathered.lock();
+            // That of a task which was begun later is left to it, and so is what came after this one had its turn.
+            if gathered.seen_to.is_none_or(|(number, _)| number != self.number) {
+                return;
+            }
+            gathered.seen_to = None;
+            std::mem::take(&mut gathered.waiting)
+        };
+        drop(given_up);
     }
 }
 
