@@ -154,10 +154,10 @@ impl Inner {
         gathered.waiting.iter().any(|waiting| waiting.number == number)
     }
 
-    /// Gives way to the tasks that can run, again as long as they bring more.
-    async fn give_way(&self) {
+    /// Gives way to the tasks that can run, again as long as they bring more: but not to those of a busy worker for long.
+    async fn give_way(&self, begun: Instant) {
         let (mut before, mut waiting) = (0, 1);
-        while before < waiting && waiting < MOST {
+        while before < waiting && waiting < MOST && begun.elapsed() < LATE {
             yield_now().await;
             before = waiting;
             waiting = self.gathered.lock().waiting.len();
@@ -212,7 +212,7 @@ struct Gathering {
 impl Gathering {
     async fn send(self) {
         if self.gives_way {
-            self.inner.give_way().await;
+            self.inner.give_way(self.begun).await;
         }
         let Some(waiting) = self.take() else { return };
         let _under_way = UnderWay(&self.inner);

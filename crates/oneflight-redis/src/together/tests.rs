@@ -1,5 +1,7 @@
 //! Which task sends what waits, and for what it waits itself: each rule alone, without a server.
 
+use std::task::Poll;
+
 use futures_util::poll;
 use redis::Client;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -72,4 +74,31 @@ async fn only_the_last_task_gives_up_what_waits() {
     // The next one begins another task.
     let _answer = wait(&inner);
     assert!(inner.begin().is_some());
+}
+
+#[tokio::test]
+async fn a_task_gives_way_as_long_as_more_comes() {
+    let inner = with_one_under_way();
+    let mut answers = vec![wait(&inner)];
+    // It is never late.
+    let begun = Instant::now() + Duration::from_secs(3_600);
+    let mut gives_way = std::pin::pin!(inner.give_way(begun));
+    for _ in 0..5 {
+        answers.push(wait(&inner));
+        assert_eq!(poll!(&mut gives_way), Poll::Pending);
+    }
+    assert_eq!(poll!(&mut gives_way), Poll::Ready(()));
+}
+
+#[tokio::test]
+async fn a_task_that_was_given_its_turn_late_gives_way_no_more() {
+    let inner = with_one_under_way();
+    let _answers = [wait(&inner), wait(&inner)];
+    let begun = Instant::now();
+    let mut gives_way = std::pin::pin!(inner.give_way(begun));
+    let _ = poll!(&mut gives_way);
+    while begun.elapsed() < LATE {
+        std::hint::spin_loop();
+    }
+    assert_eq!(poll!(&mut gives_way), Poll::Ready(()));
 }
