@@ -103,7 +103,12 @@ async fn a_token_is_above_the_last_one_although_the_record_is_listed_above_the_c
     // As if the clock had been set back by an hour since.
     let ahead = gone.token().get() / 1024 + HOUR;
     let mut lists = cmd("ZADD");
-    lists.arg(place.list()).arg(ahead).arg(LAST_TOKEN).arg(ahead).arg(&place.key);
+    lists
+        .arg(place.list())
+        .arg(ahead)
+        .arg(LAST_TOKEN)
+        .arg(ahead)
+        .arg(&place.key);
     lists.exec_async(&mut connection).await.unwrap();
     cmd("DEL").arg(&place.key).exec_async(&mut connection).await.unwrap();
 
