@@ -1,17 +1,17 @@
 //! Steps that go out together.
 //!
 //! ```text
-//! nothing under way, and the last was sent alone ─▶ sent by its caller
+//! nothing under way ─▶ sent by its caller
 //! otherwise ─▶ gathered, until every task that can run has run and brought no more ──▶ sent by a task, in one message
 //! ```
 //!
 //! What a call costs this process and the server is mostly the same for one step and for several: a message, tasks that
 //! are woken, a script that is begun. So the steps of callers that run at the same time share it. None waits for the
-//! answer of another one. The task that gathers gives way to those that can run now, again as long as they bring more, and no
-//! longer: where the server is far away and the processor idle, each step goes out at once.
+//! answer of another one. The task that gathers gives way to those that can run now, again as long as they bring more within a
+//! millisecond, and no longer: where the server is far away and the processor idle, each step goes out at once.
 //!
-//! The callers of one message are answered at the same time, and go on at the same time. So what comes after a message of
-//! several steps is gathered too, although nothing is under way: otherwise, the first of them would go alone each time.
+//! The callers of one message are answered at the same time, and go on at the same time. So a message of several steps counts as
+//! under way until they have: otherwise, the first of them would go alone each time.
 //!
 //! A worker whose task blocks runs nothing else, and what has given way there is not taken over by another one. So a step
 //! that finds the task late begins another one, and so does one that was not sent for long. The first that has its turn sends.
@@ -19,9 +19,9 @@
 //! A caller could gather in its own place, which would save the task. But a caller may be kept and not polled, and it
 //! would hold all others up.
 //!
-//! Claims of one message are one script, and so are completions, as far as their bytes are few. Each has an answer of its own. In a cluster a script
-//! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread. A server that is
-//! asked for by itself may be in a cluster all the same: it says so before it runs anything.
+//! Claims of one message are one script, and so are completions, as far as their bytes are few. Each has an answer of its own. In a
+//! cluster a script has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread. A server
+//! that is asked for by itself may be in a cluster all the same: it says so before it runs anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,8 +76,6 @@ struct Gathered {
     /// The number of messages that are under way.
     under_way: usize,
     waiting: Vec<Waiting>,
-    /// The last message had several steps.
-    were_several: bool,
     /// The task that sends what waits, by its number, and when it was begun.
     seen_to: Option<(u64, Instant)>,
     /// How many steps and tasks there have been.
@@ -139,7 +137,7 @@ impl Inner {
 
     fn join(&self, step: Step) -> Joined {
         let mut gathered = self.gathered.lock();
-        if gathered.under_way == 0 && gathered.seen_to.is_none() && !gathered.were_several {
+        if gathered.under_way == 0 && gathered.seen_to.is_none() {
             gathered.under_way = 1;
             return Joined::Alone(step);
         }
@@ -216,7 +214,12 @@ impl Gathering {
         }
         let Some(waiting) = self.take() else { return };
         let _under_way = UnderWay(&self.inner);
+        let are_several = waiting.len() > 1;
         self.ask_and_tell(waiting).await;
+        if are_several {
+            // They go on now, and what they ask next is gathered.
+            yield_now().await;
+        }
     }
 
     /// Takes what waits, to be sent in one message. A task that was replaced does so too, if it has its turn before the later
@@ -228,7 +231,6 @@ impl Gathering {
         }
         gathered.seen_to = None;
         gathered.under_way += 1;
-        gathered.were_several = gathered.waiting.len() > 1;
         Some(std::mem::take(&mut gathered.waiting))
     }
 
