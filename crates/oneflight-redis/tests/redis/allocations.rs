@@ -70,8 +70,10 @@ fn a_call_allocates_no_more_often_than_this() {
     let [executed, replayed] = counted[..] else {
         panic!("{counted:?}")
     };
+    // 25 and 19 as this is written. The rest is room for a release of the client or of the runtime that needs one or two more. A step
+    // whose texts grow piece by piece needs more than that.
     assert!(
-        executed <= 25 && replayed <= 19,
+        executed <= 28 && replayed <= 21,
         "executed {executed} times, replayed {replayed} times"
     );
 }
