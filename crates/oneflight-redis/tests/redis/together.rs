@@ -103,12 +103,13 @@ async fn what_is_asked_at_the_same_time_goes_out_in_two_messages() {
 /// The callers of one message are answered at the same time, and go on at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_follows_a_message_of_several_goes_out_in_one() {
+    const ROUNDS: u64 = 20;
     let server = Server::start(&[]);
     let store = server.store("shop:").await;
     let mut connection = server.connection().await;
     warm(&store).await;
-    for round in 0..20 {
-        let before = scripts(&mut connection).await;
+    let before = scripts(&mut connection).await;
+    for round in 0..ROUNDS {
         let each: Vec<_> = (0..20)
             .map(|number| (store.clone(), id(&format!("k{round}-{number}"))))
             .collect();
@@ -124,9 +125,11 @@ async fn what_follows_a_message_of_several_goes_out_in_one() {
         });
         let completed = asking.await.unwrap();
         assert!(completed.iter().all(Result::is_ok), "{completed:?}");
-        // The first claim, the other ones, and all results.
-        assert_eq!(scripts(&mut connection).await - before, 3);
     }
+    // The first claim, the other ones, and all results: three a round. One more now and then, where the task has its turn before
+    // the callers have: each 61st time, the runtime wakes at once what has given way.
+    let sent = scripts(&mut connection).await - before;
+    assert!(sent < 3 * ROUNDS + ROUNDS / 2, "{sent} scripts");
     // After one that was sent alone, the first goes out at once again.
     let claims = claim_all(&store, &[id("one")]).await;
     let before = scripts(&mut connection).await;
