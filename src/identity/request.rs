@@ -49,7 +49,7 @@ impl RequestIdentity {
         K: TryInto<IdempotencyKey, Error: Into<IdentityError>>,
     {
         let key = key.try_into().map_err(Into::into)?;
-        Self::join(scope.canonical()?, &key)
+        Self::join(scope.canonical(SEPARATOR.len_utf8() + key.as_str().len())?, &key)
     }
 
     /// Makes the identity that a store reads back, from the scope in its [canonical form](Self::scope) and the key.

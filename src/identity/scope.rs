@@ -60,11 +60,11 @@ impl Scope {
         self.route.is_some()
     }
 
-    /// Returns the one text for this scope, if the scope is valid.
-    pub(super) fn canonical(&self) -> Result<String, IdentityError> {
+    /// Returns the one text for this scope, if the scope is valid, with room for so many bytes behind it.
+    pub(super) fn canonical(&self, room: usize) -> Result<String, IdentityError> {
         let parts = [Some(&self.namespace), self.route.as_ref(), self.user.as_ref()];
         let bytes = parts.into_iter().flatten().map(|part| part.len() + "|route=".len());
-        let mut text = String::with_capacity(bytes.sum::<usize>().min(Self::MAX_BYTES));
+        let mut text = String::with_capacity(bytes.sum::<usize>().min(Self::MAX_BYTES) + room);
         push(&mut text, "namespace", &self.namespace)?;
         if let Some(route) = &self.route {
             text.push_str("|route=");

@@ -13,6 +13,7 @@
 //! run beside a newer one during a deployment.
 
 use std::fmt;
+use std::iter::repeat_n;
 use std::sync::Arc;
 
 const VERSION: u8 = 1;
@@ -246,15 +247,21 @@ impl RecordedResult {
             CodecId::Named(name) | CodecId::NamedLz4(name) => Some(name.as_bytes()),
             CodecId::None | CodecId::Json | CodecId::JsonLz4 => None,
         };
-        let mut bytes = Vec::with_capacity(HEADER + name.map_or(0, |name| 1 + name.len()) + payload.len());
-        bytes.extend_from_slice(&[VERSION, kind, codec.code()]);
-        if let Some(name) = name {
-            // No longer than that: it was checked where the name came from.
-            bytes.push(name.len() as u8);
-            bytes.extend_from_slice(name);
+        // A name is no longer than a byte tells: it was checked where the name came from.
+        let length = name.map(|name| [name.len() as u8]);
+        let header: [u8; HEADER] = [VERSION, kind, codec.code()];
+        let length = length.as_ref().map_or(&[][..], |length| length);
+        let parts = [&header[..], length, name.unwrap_or_default(), payload];
+        // In place: from a vector, they would be copied into another allocation.
+        let size = parts.iter().map(|part| part.len()).sum();
+        let mut bytes: Arc<[u8]> = repeat_n(0, size).collect();
+        let mut rest = Arc::make_mut(&mut bytes);
+        for part in parts {
+            let (own, behind) = { rest }.split_at_mut(part.len());
+            own.copy_from_slice(part);
+            rest = behind;
         }
-        bytes.extend_from_slice(payload);
-        Self(bytes.into())
+        Self(bytes)
     }
 
     /// Takes the bytes as a store read them. Only [`decode`](Self::decode) looks into them.

@@ -43,6 +43,9 @@ pub fn prefix() -> String {
     format!("test-{}:", COUNT.fetch_add(1, SeqCst))
 }
 
+/// The member of a list of what is in progress whose score is the last token of the shard.
+pub const LAST_TOKEN: &[u8] = b"\xff";
+
 /// Where an identity's record is kept.
 pub struct Place {
     pub key: String,
@@ -50,9 +53,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// The key of the last token that was drawn in the record's shard.
-    pub fn last_token(&self) -> String {
-        format!("{}.token", &self.key[..=self.key.find('}').expect("it has a tag")])
+    /// The list of what is in progress in the record's shard.
+    pub fn list(&self) -> String {
+        format!("{}.open", &self.key[..=self.key.find('}').expect("it has a tag")])
     }
 }
 

@@ -99,26 +99,48 @@ impl fmt::Debug for RedisConnection {
 }
 
 /// A script with what it is given.
-#[derive(Clone, Copy)]
+pub(super) trait Given: Sync {
+    fn script(&self) -> &'static Script;
+
+    fn keys(&self) -> impl Iterator<Item = &[u8]>;
+
+    fn arguments(&self) -> impl Iterator<Item = &[u8]>;
+}
+
+/// A script, its keys and its arguments.
 pub(super) struct Call<'a> {
     pub(super) script: &'static Script,
     pub(super) keys: &'a [&'a str],
     pub(super) arguments: &'a [&'a [u8]],
 }
 
-impl Call<'_> {
-    fn command(&self, name: &str, script: &str) -> Cmd {
-        // Each is a text of its own, and there may be hundreds.
-        let keys = self.keys.iter().map(|key| key.len());
-        let texts = keys.chain(self.arguments.iter().map(|argument| argument.len()));
-        let room = name.len() + script.len() + 3 + texts.sum::<usize>();
-        let mut command = Cmd::with_capacity(3 + self.keys.len() + self.arguments.len(), room);
-        command.arg(name).arg(script).arg(self.keys.len()).arg(self.keys);
-        for argument in self.arguments {
-            command.arg(argument);
-        }
-        command
+impl Given for Call<'_> {
+    fn script(&self) -> &'static Script {
+        self.script
     }
+
+    fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.keys.iter().map(|key| key.as_bytes())
+    }
+
+    fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+        self.arguments.iter().copied()
+    }
+}
+
+fn command(name: &str, script: &str, given: &impl Given) -> Cmd {
+    // Each is a text of its own, and there may be hundreds.
+    let (mut texts, mut room) = (3, name.len() + script.len() + 3);
+    for text in given.keys().chain(given.arguments()) {
+        texts += 1;
+        room += text.len();
+    }
+    let mut command = Cmd::with_capacity(texts, room);
+    command.arg(name).arg(script).arg(given.keys().count());
+    for text in given.keys().chain(given.arguments()) {
+        command.arg(text);
+    }
+    command
 }
 
 /// A connection, and how it is to be asked.
@@ -149,17 +171,17 @@ impl RedisConnection {
     /// by then is given up.
     pub(super) async fn run(
         &self,
-        call: Call<'_>,
+        given: &impl Given,
         patience: Duration,
         acknowledgement: Option<Acknowledgement>,
     ) -> Result<Answered, StoreError> {
         let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
         let (connection, number) = self.current();
         let asked = async {
-            let known = call.command("EVALSHA", &call.script.digest);
+            let known = command("EVALSHA", &given.script().digest, given);
             match connection.ask(known, acknowledgement).await {
                 Err(error) if is_unknown_script(&error) => {
-                    let unknown = call.command("EVAL", call.script.text);
+                    let unknown = command("EVAL", given.script().text, given);
                     connection.ask(unknown, acknowledgement).await
                 }
                 answered => answered,
@@ -172,36 +194,35 @@ impl RedisConnection {
     /// Runs scripts within this time, all in one round trip: of a cluster, one at a time. Returns an answer for each.
     pub(super) async fn run_all(
         &self,
-        calls: &[Call<'_>],
+        all: &[impl Given],
         patience: Duration,
         acknowledgement: Option<Acknowledgement>,
     ) -> Vec<Result<Answered, StoreError>> {
-        let alone = |call| self.run(call, patience, acknowledgement);
-        if let [call] = calls {
-            return vec![alone(*call).await];
+        if let [given] = all {
+            return vec![self.run(given, patience, acknowledgement).await];
         }
         let (connection, number) = self.current();
-        let mut all = pipe();
-        for call in calls {
-            all.add_command(call.command("EVALSHA", &call.script.digest));
+        let mut commands = pipe();
+        for given in all {
+            commands.add_command(command("EVALSHA", &given.script().digest, given));
         }
         if let Some(acknowledgement) = acknowledgement {
-            all.add_command(acknowledgement.wait());
+            commands.add_command(acknowledgement.wait());
         }
         // Each answer is looked at by itself.
-        all.ignore_errors();
+        commands.ignore_errors();
         let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
-        let answered = connection.answer_within(patience.saturating_add(within), connection.send_all(&all));
+        let answered = connection.answer_within(patience.saturating_add(within), connection.send_all(&commands));
         let mut answers = match self.unless_dead(answered.await, number) {
             Ok(answers) => answers,
-            Err(error) => return calls.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => return all.iter().map(|_| Err(error.clone())).collect(),
         };
         let acknowledged = match acknowledgement {
             Some(acknowledgement) => acknowledgement.check(answers.pop().unwrap_or(Value::Nil)),
             None => Ok(()),
         };
-        let mut each = Vec::with_capacity(calls.len());
-        for (answer, call) in answers.into_iter().zip(calls) {
+        let mut each = Vec::with_capacity(all.len());
+        for (answer, given) in answers.into_iter().zip(all) {
             let error = match answer {
                 Value::ServerError(error) => RedisError::from(error),
                 value => {
@@ -211,7 +232,7 @@ impl RedisConnection {
                 }
             };
             each.push(match is_unknown_script(&error) {
-                true => alone(*call).await,
+                true => self.run(given, patience, acknowledgement).await,
                 false => Err(unavailable(error)),
             });
         }

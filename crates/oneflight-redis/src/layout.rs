@@ -2,6 +2,7 @@
 //!
 //! The scripts read and write the head. This file writes the tail, which they take over as it is, and reads the whole.
 
+use std::fmt::{self, Write};
 use std::ops::Range;
 
 use oneflight::correlation::CorrelationId;
@@ -9,6 +10,7 @@ use oneflight::identity::Fingerprint;
 use oneflight::record::{HolderId, Record, RecordedResult, State, Timestamp};
 use oneflight::store::{ClaimRequest, StoreError};
 
+use super::step::Text;
 use super::tokens::Shard;
 
 pub(super) const TOKEN: Range<usize> = 1..17;
@@ -24,23 +26,24 @@ pub(super) fn decimal(number: u64) -> String {
     format!("{number:016}")
 }
 
-/// The end of a record in progress, as a claim brings it along.
-pub(super) fn tail(request: &ClaimRequest) -> Vec<u8> {
-    let correlation = request.correlation_id.as_ref().map_or("", |id| id.as_str());
-    let mut tail = Vec::with_capacity(16 + 1 + 32 + 3 + correlation.len());
-    tail.extend_from_slice(request.holder.as_bytes());
+/// Writes a number of the head.
+pub(super) fn write_decimal(text: &mut Text<'_>, number: u64) -> fmt::Result {
+    write!(text, "{number:016}")
+}
+
+/// Writes the end of a record in progress, as a claim brings it along.
+pub(super) fn write_tail(text: &mut Text<'_>, request: &ClaimRequest) -> fmt::Result {
+    text.bytes(request.holder.as_bytes())?;
     match request.id.fingerprint() {
         Some(fingerprint) => {
-            tail.push(b'1');
-            tail.extend_from_slice(fingerprint.as_bytes());
+            text.bytes(b"1")?;
+            text.bytes(fingerprint.as_bytes())?;
         }
-        None => tail.push(b'0'),
+        None => text.bytes(b"0")?,
     }
     // An id has up to 128 bytes.
-    let length = correlation.len();
-    tail.extend([length / 100, length / 10 % 10, length % 10].map(|digit| b'0' + digit.to_le_bytes()[0]));
-    tail.extend_from_slice(correlation.as_bytes());
-    tail
+    let correlation = request.correlation_id.as_ref().map_or("", |id| id.as_str());
+    write!(text, "{:03}{correlation}", correlation.len())
 }
 
 /// Reads a record, as it was at that instant, and the id of the request that claimed.

@@ -19,6 +19,7 @@ mod options;
 mod records;
 mod renewals;
 mod scripts;
+mod step;
 mod store;
 mod together;
 mod tokens;

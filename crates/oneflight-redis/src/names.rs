@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! oneflight:{417}:tenant-7|route=POST /orders<1f>a7f3     a record, one an identity
-//! oneflight:{417}.token                                   the last token that was drawn in shard 417
-//! oneflight:{417}.open                                    the records of shard 417 that are in progress, by their tokens
+//! oneflight:{417}.open                                    the records of shard 417 that are in progress, by their tokens,
+//!                                                         and the last token that was drawn in it
 //! ```
 //!
 //! A script may only touch keys of one slot of a cluster, and a record needs a counter that outlives it. A counter for
@@ -14,7 +14,7 @@
 //! two identities have the same key, and an operator can read it. Braces in it do no harm, since the first pair of a
 //! key is its tag and a prefix has none. A record's key is also the channel on which its changes are notified.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::FencingToken;
@@ -60,36 +60,48 @@ impl Names {
     }
 
     pub(super) fn keys(&self, id: &RequestIdentity) -> Keys {
-        self.keys_in(shard(id), id)
+        self.keys_in(Shard::of_identity(id), id)
     }
 
     /// Returns the keys of an identity whose shard is known: from a token that it has drawn, for example. In another one
     /// than its own there is nothing of it.
     pub(super) fn keys_in(&self, shard: Shard, id: &RequestIdentity) -> Keys {
-        let mut record = self.tag(shard, 2 + id.scope().len() + id.key().len());
-        record.push(':');
-        record.push_str(id.scope());
-        record.push(SEPARATOR);
-        record.push_str(id.key());
+        let mut record = String::with_capacity(self.room(id));
+        // Writing into a string does not fail.
+        let _ = self.write_record(&mut record, shard, id);
         Keys { shard, record }
     }
 
-    /// The key of the last token that was drawn in a shard.
-    pub(super) fn last_token(&self, shard: Shard) -> String {
-        self.tag(shard, 6) + ".token"
+    /// The most bytes that the key of a record has.
+    pub(super) fn room(&self, id: &RequestIdentity) -> usize {
+        self.prefix.len() + 8 + id.scope().len() + id.key().len()
     }
 
-    /// What all keys of a shard begin with, with room for so many bytes more.
-    fn tag(&self, shard: Shard, more: usize) -> String {
-        let mut tag = String::with_capacity(self.prefix.len() + 6 + more);
-        // Writing into a string does not fail.
-        let _ = write!(tag, "{}{{{shard}}}", self.prefix);
-        tag
+    /// Writes the key of a record in a shard.
+    pub(super) fn write_record(&self, to: &mut impl Write, shard: Shard, id: &RequestIdentity) -> fmt::Result {
+        self.write_tag(to, shard)?;
+        to.write_char(':')?;
+        to.write_str(id.scope())?;
+        to.write_char(SEPARATOR)?;
+        to.write_str(id.key())
+    }
+
+    /// Writes the key under which the records of a shard are listed that are in progress.
+    pub(super) fn write_in_progress(&self, to: &mut impl Write, shard: Shard) -> fmt::Result {
+        self.write_tag(to, shard)?;
+        to.write_str(".open")
+    }
+
+    /// Writes what all keys of a shard begin with.
+    fn write_tag(&self, to: &mut impl Write, shard: Shard) -> fmt::Result {
+        write!(to, "{}{{{shard}}}", self.prefix)
     }
 
     /// The key under which the records of a shard are listed that are in progress.
     pub(super) fn in_progress(&self, shard: Shard) -> String {
-        self.tag(shard, 5) + ".open"
+        let mut key = String::new();
+        let _ = self.write_in_progress(&mut key, shard);
+        key
     }
 
     /// Returns a pattern of the keys of records, of scopes that begin so, and of this key.
@@ -134,14 +146,16 @@ fn as_it_is(text: &str) -> String {
     })
 }
 
-/// Returns the shard of an identity. It must never change: another shard has another counter.
-fn shard(id: &RequestIdentity) -> Shard {
-    let digest = Fingerprint::builder()
-        .part("scope", id.scope())
-        .part("key", id.key())
-        .build();
-    let number = u16::from_be_bytes([digest.as_bytes()[0], digest.as_bytes()[1]]);
-    Shard::new(number % SHARDS)
+impl Shard {
+    /// Returns the shard of an identity. It must never change: another shard has another counter.
+    pub(super) fn of_identity(id: &RequestIdentity) -> Self {
+        let digest = Fingerprint::builder()
+            .part("scope", id.scope())
+            .part("key", id.key())
+            .build();
+        let number = u16::from_be_bytes([digest.as_bytes()[0], digest.as_bytes()[1]]);
+        Self::new(number % SHARDS)
+    }
 }
 
 impl Keys {
@@ -186,8 +200,7 @@ mod tests {
             let id = id(scope, key);
             let keys = names.keys(&id);
             let tag = format!("oneflight:{{{}}}", keys.shard);
-            let of_the_shard = [names.last_token(keys.shard), names.in_progress(keys.shard)];
-            for name in of_the_shard.iter().chain([&keys.record]) {
+            for name in [&names.in_progress(keys.shard), &keys.record] {
                 assert!(name.starts_with(&tag), "{name}");
             }
             assert_eq!(names.identity(keys.shard, keys.record.as_bytes()), Some(id.clone()));
@@ -198,6 +211,6 @@ mod tests {
 
     #[test]
     fn an_identity_stays_in_its_shard_for_ever() {
-        assert_eq!(shard(&id("tenant-7", "a7f3")).to_string(), "243");
+        assert_eq!(Shard::of_identity(&id("tenant-7", "a7f3")).to_string(), "243");
     }
 }

@@ -4,17 +4,21 @@
 //! answer that does not look like that is [`StoreError::Corrupt`]: of a record that something else wrote, or of a server
 //! that is not Redis.
 
+use std::fmt;
 use std::time::Duration;
 
 use redis::Value;
 
 use super::errors::unavailable;
-use super::layout::{self, decimal, number};
+use super::layout::{self, number};
+use super::step::Text;
 use super::tokens::Shard;
 use oneflight::correlation::CorrelationId;
 use oneflight::record::{FencingToken, Record, Timestamp};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, StoreError, Takeover};
 
+/// What stands in a list of what is in progress beside the keys of records: its score is the last token of the shard.
+const LAST_TOKEN: &[u8] = b"\xff";
 /// Added to any time of the next ten thousand years, it is still a number that is written.
 const LONGEST: u64 = 1 << 52;
 
@@ -23,14 +27,17 @@ pub(super) fn millis(duration: Duration) -> u64 {
     Timestamp::default().after(duration).as_millis().min(LONGEST)
 }
 
-/// The holders from which the claim may be taken over.
-pub(super) fn takeover(takeover: Takeover, shard: Shard) -> Vec<u8> {
+/// Writes the holders from which the claim may be taken over.
+pub(super) fn write_takeover(text: &mut Text<'_>, takeover: Takeover, shard: Shard) -> fmt::Result {
     let of = match takeover {
         Takeover::Never => None,
-        Takeover::Expired => return b"expired".to_vec(),
+        Takeover::Expired => return text.bytes(b"expired"),
         Takeover::Of(token) => shard.count(token),
     };
-    of.map_or(b"never".to_vec(), |count| decimal(count).into())
+    match of {
+        Some(count) => layout::write_decimal(text, count),
+        None => text.bytes(b"never"),
+    }
 }
 
 /// An answer, taken apart.
@@ -177,7 +184,9 @@ pub(super) fn in_progress(value: Value) -> Result<Vec<(Vec<u8>, u64)>, StoreErro
         let (Value::BulkString(key), Some(Value::BulkString(count))) = (key, parts.next()) else {
             return Err(malformed());
         };
-        pairs.push((key, number(&count)?));
+        if key != LAST_TOKEN {
+            pairs.push((key, number(&count)?));
+        }
     }
     Ok(pairs)
 }
@@ -230,7 +239,7 @@ fn corrupt(what: &[u8]) -> StoreError {
         b"attempt" => "its attempt is not a number of 32 bits",
         b"tail" => "its holder, fingerprint or id is cut short or too long",
         b"result" => "it is completed and has no result",
-        b"last token" => "the last token of its shard is not a number, or is too large to go on from",
+        b"last token" => "the last token of its shard is too large to go on from",
         b"list" => "the list of what is in progress in its shard is none",
         _ => "it is not one that this version of oneflight knows",
     };

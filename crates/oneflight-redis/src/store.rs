@@ -1,25 +1,30 @@
 //! The store, as the contract asks for it.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
 
-use super::connection::{Acknowledgement, Answered, Call, RedisConnection};
+use super::connection::{Acknowledgement, Call, RedisConnection};
 use super::layout::{self, decimal};
 use super::listen::Ear;
 use super::names::{Keys, Names};
 use super::records::{self, Answer};
 use super::renewals::{Renewal, Renewals};
 use super::scripts::{CLAIM, COMPLETE, END_LEASE, LOAD, RELEASE, Script};
-use super::together::{Step, Together};
+use super::step::Step;
+use super::together::Together;
 use super::tokens::{Seen, Shard};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
     Claim, ClaimOutcome, ClaimRequest, Denied, DynStore, InDoubt, Store, StoreError, Watch, report_forgotten_tokens,
 };
+
+/// The bytes of all texts of a claim but the key of the record, and so of a completion without its result: enough for nearly
+/// all, and room is made for the others.
+const OTHER_TEXTS: usize = 256;
 
 /// Keeps records in Redis (6.2 or newer) or Valkey, over the `redis` crate 1. Clones share it.
 ///
@@ -131,7 +136,7 @@ impl RedisStore {
 
     /// Runs a script, without regard to replicas.
     pub(super) async fn ask(&self, call: Call<'_>) -> Result<Value, StoreError> {
-        let answered = self.0.connection.run(call, self.0.patience, None).await?;
+        let answered = self.0.connection.run(&call, self.0.patience, None).await?;
         Ok(answered.value)
     }
 
@@ -143,20 +148,9 @@ impl RedisStore {
         }
     }
 
-    /// Takes a step whose effect replicas have to acknowledge, if so many are wanted.
-    async fn write<const K: usize, const A: usize>(
-        &self,
-        script: &'static Script,
-        keys: [String; K],
-        arguments: [Vec<u8>; A],
-    ) -> Result<Answered, StoreError> {
-        let step = Step {
-            script,
-            common: self.waits(),
-            keys: keys.into(),
-            arguments: arguments.into(),
-        };
-        self.0.together.take(step).await
+    /// A step whose effect replicas have to acknowledge, if so many are wanted, with room for so many bytes of its texts.
+    fn step(&self, script: &'static Script, room: usize) -> Step {
+        Step::new(script, self.waits(), room)
     }
 
     /// Returns the keys of a claim, and its token as a script compares it. A token says of which shard it is; if that is
@@ -173,7 +167,7 @@ impl RedisStore {
         }
         if set_back {
             self.0.seen.set_back();
-            report_forgotten_tokens(&self.0.names.last_token(shard), token);
+            report_forgotten_tokens(&self.0.names.in_progress(shard), token);
         }
     }
 }
@@ -196,15 +190,16 @@ impl From<RedisStore> for DynStore {
 
 impl Store for RedisStore {
     async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
-        let Keys { shard, record } = self.0.names.keys(&request.id);
-        let arguments = [
-            records::millis(request.lease).to_string().into(),
-            records::takeover(request.takeover, shard),
-            decimal(self.0.seen.largest(shard)).into(),
-            layout::tail(&request),
-        ];
-        let keys = [record, self.0.names.last_token(shard), self.0.names.in_progress(shard)];
-        let answered = self.write(&CLAIM, keys, arguments).await?;
+        let (names, shard) = (&self.0.names, Shard::of_identity(&request.id));
+        let step = self
+            .step(&CLAIM, OTHER_TEXTS + names.room(&request.id))
+            .key(|key| names.write_record(key, shard, &request.id))
+            .key(|key| names.write_in_progress(key, shard))
+            .argument(|lease| write!(lease, "{}", records::millis(request.lease)))
+            .argument(|takeover| records::write_takeover(takeover, request.takeover, shard))
+            .argument(|known| layout::write_decimal(known, self.0.seen.largest(shard)))
+            .argument(|tail| layout::write_tail(tail, &request));
+        let answered = self.0.together.take(step).await?;
         let claimed = Answer::new(answered.value)?.claimed(request, shard)?;
         if let ClaimOutcome::Granted(claim) = &claimed.outcome {
             self.see(shard, claim.token(), claimed.set_back);
@@ -241,11 +236,18 @@ impl Store for RedisStore {
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        let (keys, count) = self.held(claim.id(), claim.token());
-        let retention = records::millis(retention).to_string();
-        let arguments = [count.into(), retention.into(), result.as_bytes().to_vec()];
-        let keys = [keys.record, self.0.names.in_progress(keys.shard)];
-        let answered = self.write(&COMPLETE, keys, arguments).await?;
+        let (names, (shard, count)) = (&self.0.names, Shard::of(claim.token()));
+        let step = self
+            .step(
+                &COMPLETE,
+                OTHER_TEXTS + names.room(claim.id()) + result.as_bytes().len(),
+            )
+            .key(|key| names.write_record(key, shard, claim.id()))
+            .key(|key| names.write_in_progress(key, shard))
+            .argument(|token| layout::write_decimal(token, count))
+            .argument(|length| write!(length, "{}", records::millis(retention)))
+            .argument(|text| text.bytes(result.as_bytes()));
+        let answered = self.0.together.take(step).await?;
         Answer::new(answered.value)?.done(claim.token())?;
         answered.acknowledged
     }
@@ -263,9 +265,12 @@ impl Store for RedisStore {
     }
 
     async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
-        let keys = self.0.names.keys(id);
-        let answered = self.write(&LOAD, [keys.record], []).await?;
-        let record = Answer::new(answered.value)?.record(keys.shard)?;
+        let (names, shard) = (&self.0.names, Shard::of_identity(id));
+        let step = self
+            .step(&LOAD, names.room(id))
+            .key(|key| names.write_record(key, shard, id));
+        let answered = self.0.together.take(step).await?;
+        let record = Answer::new(answered.value)?.record(shard)?;
         let record = record
             .map(|(record, _)| record)
             .filter(|record| !record.is_past_retention());

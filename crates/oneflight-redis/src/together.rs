@@ -1,24 +1,27 @@
 //! Steps that go out together.
 //!
 //! ```text
-//! nothing under way ──────▶ sent by its caller
-//! something is under way ─▶ gathered, until every task that can run has run ──▶ sent by a task, in one message
+//! nothing under way ─▶ sent by its caller
+//! otherwise ─▶ gathered, until every task that can run has run and brought no more ──▶ sent by a task, in one message
 //! ```
 //!
 //! What a call costs this process and the server is mostly the same for one step and for several: a message, tasks that
 //! are woken, a script that is begun. So the steps of callers that run at the same time share it. None waits for the
-//! answer of another one. The task that gathers gives way to those that can run now, and no longer: where the server is
-//! far away and the processor idle, each step goes out at once.
+//! answer of another one. The task that gathers gives way to those that can run now, again as long as they bring more within a
+//! millisecond, and no longer: where the server is far away and the processor idle, each step goes out at once.
+//!
+//! The callers of one message are answered at the same time, and go on at the same time. So a message of several steps counts as
+//! under way until they have: otherwise, the first of them would go alone each time.
 //!
 //! A worker whose task blocks runs nothing else, and what has given way there is not taken over by another one. So a step
-//! that finds the task late begins another one, and so does one that was not sent for long. The last that was begun sends.
+//! that finds the task late begins another one, and so does one that was not sent for long. The first that has its turn sends.
 //!
 //! A caller could gather in its own place, which would save the task. But a caller may be kept and not polled, and it
 //! would hold all others up.
 //!
-//! Claims of one message are one script, and so are completions, as far as their bytes are few. Each has an answer of its own. In a cluster a script
-//! has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread. A server that is
-//! asked for by itself may be in a cluster all the same: it says so before it runs anything.
+//! Claims of one message are one script, and so are completions, as far as their bytes are few. Each has an answer of its own. In a
+//! cluster a script has the keys of one slot, so there each step goes alone; and so it does on a runtime of one thread. A server
+//! that is asked for by itself may be in a cluster all the same: it says so before it runs anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,12 +33,15 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use super::connection::{Answered, Call, Way};
+use super::connection::{Answered, Way};
 use super::errors::unavailable;
 use super::layout::TOKEN;
 use super::records::malformed;
-use super::scripts::Script;
+use super::step::{Step, Steps};
 use oneflight::store::StoreError;
+
+#[cfg(test)]
+mod tests;
 
 /// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms where results are small.
 const MOST: usize = 64;
@@ -48,15 +54,6 @@ const LATE: Duration = Duration::from_millis(1);
 /// How long a step waits before its caller sees to it that it is sent.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// What a script is given for one step.
-pub(super) struct Step {
-    pub(super) script: &'static Script,
-    /// What is the same for all steps of a script that this store takes.
-    pub(super) common: &'static [u8],
-    pub(super) keys: Vec<String>,
-    pub(super) arguments: Vec<Vec<u8>>,
-}
-
 type Answer = Result<Answered, StoreError>;
 
 /// See the module's documentation.
@@ -68,7 +65,11 @@ struct Inner {
 }
 
 /// A step with a number of its own, and the caller that waits for it.
-type Waiting = (u64, Step, oneshot::Sender<Answer>);
+struct Waiting {
+    number: u64,
+    step: Step,
+    caller: oneshot::Sender<Answer>,
+}
 
 #[derive(Default)]
 struct Gathered {
@@ -98,17 +99,19 @@ impl Together {
     pub(super) async fn take(&self, step: Step) -> Answer {
         let inner = &self.0;
         if inner.way.connection.has_slots() || !drives_itself() {
-            return alone(&inner.way, &step).await;
+            return inner.send_alone(step).await;
         }
         let (number, mut answer) = match inner.join(step) {
             Joined::Alone(step) => {
                 let _under_way = UnderWay(inner);
-                return alone(&inner.way, &step).await;
+                return inner.send_alone(step).await;
             }
             Joined::Waits(number, answer) => (number, answer),
         };
         let answered = loop {
-            inner.see_to_it();
+            if let Some(task) = inner.begin() {
+                tokio::spawn(task.send());
+            }
             match timeout(PATIENCE, &mut answer).await {
                 Ok(answered) => break answered,
                 Err(_) if inner.is_waiting(number) => {}
@@ -126,44 +129,57 @@ enum Joined {
 }
 
 impl Inner {
+    async fn send_alone(&self, step: Step) -> Answer {
+        let way = &self.way;
+        let given = Steps(std::slice::from_ref(&step));
+        way.connection.run(&given, way.patience, way.acknowledgement).await
+    }
+
     fn join(&self, step: Step) -> Joined {
         let mut gathered = self.gathered.lock();
         if gathered.under_way == 0 && gathered.seen_to.is_none() {
             gathered.under_way = 1;
             return Joined::Alone(step);
         }
-        let (sender, answer) = oneshot::channel();
+        let (caller, answer) = oneshot::channel();
         let number = gathered.number();
-        gathered.waiting.push((number, step, sender));
+        gathered.waiting.push(Waiting { number, step, caller });
         Joined::Waits(number, answer)
     }
 
     fn is_waiting(&self, number: u64) -> bool {
         let gathered = self.gathered.lock();
-        gathered.waiting.iter().any(|(waits, ..)| *waits == number)
+        gathered.waiting.iter().any(|waiting| waiting.number == number)
+    }
+
+    /// Gives way to the tasks that can run, again as long as they bring more: but not to those of a busy worker for long.
+    async fn give_way(&self, begun: Instant) {
+        let (mut before, mut waiting) = (0, 1);
+        while before < waiting && waiting < MOST && begun.elapsed() < LATE {
+            yield_now().await;
+            before = waiting;
+            waiting = self.gathered.lock().waiting.len();
+        }
     }
 
     /// Begins a task that sends what waits, unless there is one that is not late.
-    fn see_to_it(self: &Arc<Self>) {
-        let (number, gives_way) = {
-            let mut gathered = self.gathered.lock();
-            let now = Instant::now();
-            let is_late = match gathered.seen_to {
-                Some((_, begun)) if now.duration_since(begun) < LATE => return,
-                // It may have been sent since.
-                _ if gathered.waiting.is_empty() => return,
-                before => before.is_some(),
-            };
-            let number = gathered.number();
-            gathered.seen_to = Some((number, now));
-            (number, !is_late)
+    fn begin(self: &Arc<Self>) -> Option<Gathering> {
+        let mut gathered = self.gathered.lock();
+        let begun = Instant::now();
+        let gives_way = match gathered.seen_to {
+            Some((_, before)) if begun.duration_since(before) < LATE => return None,
+            // It may have been sent since.
+            _ if gathered.waiting.is_empty() => return None,
+            before => before.is_none(),
         };
-        let task = Gathering {
+        let number = gathered.number();
+        gathered.seen_to = Some((number, begun));
+        Some(Gathering {
             inner: Arc::clone(self),
             number,
-            has_taken: false,
-        };
-        tokio::spawn(task.send(gives_way));
+            begun,
+            gives_way,
+        })
     }
 }
 
@@ -182,130 +198,139 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// A task that sends what waits. If its runtime ends before that, what waits is given up, and the next step begins another
-/// one.
+/// A task that sends what waits. If its runtime ends before that and there is no later one, what waits is given up, and the
+/// next step begins another one.
 struct Gathering {
     inner: Arc<Inner>,
     number: u64,
-    has_taken: bool,
+    begun: Instant,
+    gives_way: bool,
 }
 
 impl Gathering {
-    async fn send(mut self, gives_way: bool) {
-        if gives_way {
+    async fn send(self) {
+        if self.gives_way {
+            self.inner.give_way(self.begun).await;
+        }
+        let Some(waiting) = self.take() else { return };
+        let _under_way = UnderWay(&self.inner);
+        let are_several = waiting.len() > 1;
+        self.ask_and_tell(waiting).await;
+        if are_several {
+            // They go on now, and what they ask next is gathered.
             yield_now().await;
         }
-        let Some(waiting) = self.take(1) else { return };
-        let _under_way = UnderWay(&self.inner);
-        let way = &self.inner.way;
-        let steps_of = |(_, step, caller)| (step, caller);
-        let (steps, callers): (Vec<_>, Vec<_>) = waiting.into_iter().map(steps_of).unzip();
-        let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
-        let mut tell = |group: &[(usize, &Step)], answer| {
-            for ((place, _), answer) in group.iter().zip(each(answer, group.len())) {
-                // The caller may be gone.
-                let _ = callers[*place].take().map(|caller| caller.send(answer));
-            }
-        };
-        let groups = in_groups(&steps);
+    }
+
+    /// Takes what waits, to be sent in one message. A task that was replaced does so too, if it has its turn before the later
+    /// one: where workers are busy, each may be replaced before its turn.
+    fn take(&self) -> Option<Vec<Waiting>> {
+        let mut gathered = self.inner.gathered.lock();
+        if gathered.waiting.is_empty() {
+            return None;
+        }
+        gathered.seen_to = None;
+        gathered.under_way += 1;
+        Some(std::mem::take(&mut gathered.waiting))
+    }
+
+    /// Has steps taken in one message, and tells each caller its answer.
+    async fn ask_and_tell(&self, waiting: Vec<Waiting>) {
+        let connection = &self.inner.way.connection;
+        let groups = in_groups(waiting);
+        let answers = self.ask(&groups).await;
         let mut alone = Vec::new();
-        for (group, answer) in groups.iter().zip(all(way, &groups).await) {
-            match group.len() > 1 && way.connection.has_refused_slots(&answer) {
-                true => alone.extend(group.iter().map(|step| vec![*step])),
-                false => tell(group, answer),
+        for (group, answer) in groups.into_iter().zip(answers) {
+            match group.steps.len() > 1 && connection.has_refused_slots(&answer) {
+                true => alone.extend(group.apart()),
+                false => group.tell(answer),
             }
         }
         if alone.is_empty() {
             return;
         }
-        for (step, answer) in alone.iter().zip(all(way, &alone).await) {
-            tell(step, answer);
+        let answers = self.ask(&alone).await;
+        for (step, answer) in alone.into_iter().zip(answers) {
+            step.tell(answer);
         }
     }
 
-    /// Takes what waits, to be sent in so many messages, unless that is left to a task that was begun later.
-    fn take(&mut self, messages: usize) -> Option<Vec<Waiting>> {
-        self.has_taken = true;
-        let mut gathered = self.inner.gathered.lock();
-        if gathered.seen_to.is_none_or(|(number, _)| number != self.number) {
-            return None;
-        }
-        gathered.seen_to = None;
-        gathered.under_way += messages;
-        Some(std::mem::take(&mut gathered.waiting))
+    /// Has groups of steps taken, in one message. Returns an answer for each group.
+    async fn ask(&self, groups: &[Group]) -> Vec<Answer> {
+        let way = &self.inner.way;
+        let given: Vec<_> = groups.iter().map(|group| Steps(&group.steps)).collect();
+        way.connection.run_all(&given, way.patience, way.acknowledgement).await
     }
 }
 
 impl Drop for Gathering {
     fn drop(&mut self) {
-        if !self.has_taken {
-            drop(self.take(0));
-        }
-    }
-}
-
-async fn alone(way: &Way, step: &Step) -> Answer {
-    let given = Given::of(&[(0, step)]);
-    way.connection
-        .run(given.call(), way.patience, way.acknowledgement)
-        .await
-}
-
-/// Has groups of steps taken, in one message. Returns an answer for each group.
-async fn all(way: &Way, groups: &[Vec<(usize, &Step)>]) -> Vec<Answer> {
-    let given: Vec<_> = groups.iter().map(|group| Given::of(group)).collect();
-    let calls: Vec<_> = given.iter().map(Given::call).collect();
-    way.connection.run_all(&calls, way.patience, way.acknowledgement).await
-}
-
-/// Puts the steps of one script together, each with its place among all.
-fn in_groups(steps: &[Step]) -> Vec<Vec<(usize, &Step)>> {
-    let mut groups: Vec<(usize, Vec<(usize, &Step)>)> = Vec::new();
-    for (place, step) in steps.iter().enumerate() {
-        let bytes: usize = step.arguments.iter().map(Vec::len).sum();
-        let has_room = |(before, group): &&mut (usize, Vec<(usize, &Step)>)| {
-            let of_one = std::ptr::eq(group[0].1.script, step.script);
-            of_one && step.script.takes_several && group.len() < MOST && *before + bytes <= LARGEST
-        };
-        match groups.iter_mut().find(has_room) {
-            Some((before, group)) => {
-                *before += bytes;
-                group.push((place, step));
+        let given_up = {
+            let mut gathered = self.inner.gathered.lock();
+            // That of a task which was begun later is left to it, and so is what came after this one had its turn.
+            if gathered.seen_to.is_none_or(|(number, _)| number != self.number) {
+                return;
             }
-            None => groups.push((bytes, vec![(place, step)])),
-        }
+            gathered.seen_to = None;
+            std::mem::take(&mut gathered.waiting)
+        };
+        drop(given_up);
     }
-    groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// What a script is given of a group.
-struct Given<'a> {
-    script: &'static Script,
-    keys: Vec<&'a str>,
-    arguments: Vec<&'a [u8]>,
+/// Steps of one script, and the callers that wait for them.
+#[derive(Default)]
+struct Group {
+    steps: Vec<Step>,
+    callers: Vec<oneshot::Sender<Answer>>,
+    bytes: usize,
 }
 
-impl<'a> Given<'a> {
-    fn of(group: &[(usize, &'a Step)]) -> Self {
-        let first = group[0].1;
-        let steps = || group.iter().map(|(_, step)| *step);
-        let mut arguments = Vec::with_capacity(1 + group.len() * first.arguments.len());
-        arguments.push(first.common);
-        arguments.extend(steps().flat_map(|step| &step.arguments).map(Vec::as_slice));
-        Self {
-            script: first.script,
-            keys: steps().flat_map(|step| &step.keys).map(String::as_str).collect(),
-            arguments,
-        }
+impl Group {
+    fn has_room_for(&self, step: &Step) -> bool {
+        let script = self.steps[0].script();
+        let is_of_one = script.takes_several && std::ptr::eq(script, step.script());
+        is_of_one && self.steps.len() < MOST && self.bytes + step.size() <= LARGEST
     }
 
-    fn call(&self) -> Call<'_> {
-        Call {
-            script: self.script,
-            keys: &self.keys,
-            arguments: &self.arguments,
+    fn add(&mut self, Waiting { step, caller, .. }: Waiting) {
+        self.bytes += step.size();
+        self.steps.push(step);
+        self.callers.push(caller);
+    }
+
+    /// Returns a group for each step.
+    fn apart(self) -> impl Iterator<Item = Self> {
+        self.steps.into_iter().zip(self.callers).map(|(step, caller)| Self {
+            bytes: step.size(),
+            steps: vec![step],
+            callers: vec![caller],
+        })
+    }
+
+    /// Tells each caller its answer. It may be gone.
+    fn tell(self, answer: Answer) {
+        let answers = each(answer, self.callers.len());
+        for (caller, answer) in self.callers.into_iter().zip(answers) {
+            let _ = caller.send(answer);
         }
     }
+}
+
+/// Puts the steps of one script together.
+fn in_groups(all: Vec<Waiting>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for waiting in all {
+        match groups.iter_mut().find(|group| group.has_room_for(&waiting.step)) {
+            Some(group) => group.add(waiting),
+            None => {
+                let mut group = Group::default();
+                group.add(waiting);
+                groups.push(group);
+            }
+        }
+    }
+    groups
 }
 
 /// Returns the answer to each of so many steps.

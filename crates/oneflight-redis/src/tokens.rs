@@ -14,8 +14,9 @@
 //!   on is behind that of the one that failed, by more than the time between the two claims in question. A failover
 //!   that waits seconds before it begins outlasts the difference of clocks that are kept by NTP.
 //!
-//! The counter is kept for each of 1024 shards, never expires, and is all that stays of an identity: 1024 small keys a
-//! prefix at most. The shard is part of the token, so no two tokens of a store are the same. Those of one identity grow
+//! The counter is kept for each of 1024 shards, never expires, and is all that stays of an identity: 1024 lists a prefix at
+//! most, each of one entry where nothing is in progress. It is a score in that list, so that one command draws the token and
+//! lists the record; a list that is deleted or rebuilt is a counter that is forgotten. The shard is part of the token, so no two tokens of a store are the same. Those of one identity grow
 //! under all conditions above, those of two shards as the clock of the server does.
 //!
 //! If both go backwards, it is noticed. A process remembers the largest count that it has seen of each shard, and sends

@@ -161,7 +161,10 @@ impl<C: Codec<Vec<u8>>> Answers<C> {
     }
 
     fn write(&self, answer: &Answer) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
-        let bytes = postcard::to_extend(&Wire::of(answer)?, vec![VERSION])?;
+        let wire = Wire::of(answer)?;
+        let mut bytes = Vec::with_capacity(wire.room());
+        bytes.push(VERSION);
+        let bytes = postcard::to_extend(&wire, bytes)?;
         match is_plain::<C>() {
             true => Ok(bytes),
             false => self.codec.encode(&bytes),
@@ -249,6 +252,21 @@ impl<'a> Wire<'a> {
                 (serde_bytes::Bytes::new(&body.bytes), trailers)
             }),
         })
+    }
+
+    /// About how many bytes the form has, and no less for answers of usual sizes: so it does not grow piece by piece.
+    fn room(&self) -> usize {
+        const NUMBERS: usize = 32;
+        let of_lines = |lines: &Lines<'_>| {
+            lines
+                .iter()
+                .map(|(name, value)| name.len() + value.len() + 4)
+                .sum::<usize>()
+        };
+        let of_body = self.body.as_ref().map_or(0, |(bytes, trailers)| {
+            bytes.len() + trailers.as_ref().map_or(0, of_lines)
+        });
+        NUMBERS + of_lines(&self.headers) + of_body
     }
 
     fn read(bytes: &'a [u8]) -> Result<Answer, Box<dyn Error + Send + Sync>> {

@@ -57,7 +57,7 @@ pub(super) fn of(settings: &Settings, parts: &Parts) -> Result<Scope, Problem> {
         Some(route) => Cow::Owned(guarded(|| route(parts))?),
         None => route(parts),
     };
-    Ok(scope.route(format!("{} {route}", parts.method)))
+    Ok(scope.route([parts.method.as_str(), " ", &route].concat()))
 }
 
 fn route(parts: &Parts) -> Cow<'_, str> {

@@ -91,9 +91,10 @@ impl Connection {
     }
 
     pub(super) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+        // These two have it without a box.
         let answered = match self.clone() {
-            Self::Managed(mut connection) => connection.req_packed_command(command).await,
-            Self::Multiplexed(mut connection) => connection.req_packed_command(command).await,
+            Self::Managed(mut connection) => connection.send_packed_command(command).await,
+            Self::Multiplexed(mut connection) => connection.send_packed_command(command).await,
             Self::Cluster(mut connection) => connection.req_packed_command(command).await,
         };
         unless_refused(answered?)

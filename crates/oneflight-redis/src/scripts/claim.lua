@@ -1,20 +1,23 @@
 -- Takes rights to execute, or says why not: `store::decide`, with what follows from it.
 --
--- KEYS  of each claim: the record, the last token of its shard, what is in progress in its shard
+-- KEYS  of each claim: the record, what is in progress in its shard
 -- ARGV  whether the asker waits for replicas; of each claim: lease in milliseconds, from whom may be taken over (`never`,
 --       `expired`, a token), the largest token of the shard that the asker knows, the tail of the record
 --
 -- A claim of what is new is answered with its token alone. Of several claims, each is answered for itself; if all are of
 -- what is new, with their tokens in a row.
 
-local KEYS, ARGV, LARGEST = KEYS, ARGV, '8999999999999999'
+local KEYS, ARGV, LARGEST, NOTHING = KEYS, ARGV, 8999999999999999, '0000000000000000'
+-- The member of the list whose score is the last token of the shard. No key of a record begins with this byte, so it is the
+-- last of those with the same score.
+local LAST = '\255'
 local waits = ARGV[1] == '1'
 local time = redis.call('TIME')
 local millis = time[1] * 1000 + floor(time[2] / 1000)
 -- Texts of one length compare as their numbers do.
 local micros = sub('000000000' .. time[1], -10) .. sub('00000' .. time[2], -6)
 
-local function claim(key, last_token, in_progress, lease, takeover, known, tail)
+local function claim(key, in_progress, lease, takeover, known, tail)
     local record, at = read(key)
     if not record and at then
         return { 'corrupt', at }
@@ -68,47 +71,50 @@ local function claim(key, last_token, in_progress, lease, takeover, known, tail)
     -- The clock, unless it is behind what is known.
     local token = micros
     if token <= least then
+        if least + 1 > LARGEST then
+            return { 'corrupt', 'last token' }
+        end
         token = decimal(least + 1)
-        if token > LARGEST then
+    end
+    -- Moves the last token of the shard on to what the asker knows, which changes it if the server has forgotten that; then to
+    -- the new one; and lists the record. One call does all three, and tells how many it has changed: two, unless the server has
+    -- forgotten. Fewer, if it has counted further than either, or lists the key further, since a record that is gone left it there.
+    -- An error of one claim is not to end the script, which others are in. Before the record, so that there is none of what was
+    -- refused.
+    local moved = redis.pcall('ZADD', in_progress, 'GT', 'CH', known, LAST, token, LAST, token, key)
+    if type(moved) == 'table' then
+        return find(moved.err, 'WRONGTYPE') and { 'corrupt', 'list' } or moved
+    end
+    if moved < 2 then
+        local last = redis.call('ZADD', in_progress, 'INCR', '1', LAST)
+        if tonumber(last) > LARGEST then
+            -- All is listed as before.
+            redis.call('ZADD', in_progress, 'INCR', '-1', LAST)
+            if record and sub(record, 1, 1) ~= 'c' then
+                redis.call('ZADD', in_progress, sub(record, 2, 17), key)
+            else
+                redis.call('ZREM', in_progress, key)
+            end
             return { 'corrupt', 'last token' }
         end
+        token = decimal(last)
+        redis.call('ZADD', in_progress, token, key)
     end
-    local last = redis.pcall('SET', last_token, token, 'GET')
-    if type(last) == 'table' then
-        return find(last.err, 'WRONGTYPE') and { 'corrupt', 'last token' } or last
-    end
-    if last and not (#last == 16 and last < token and find(last, '^%d+$')) then
-        local counted = #last <= 16 and find(last, '^%d+$') and tonumber(last)
-        local next = counted and math.max(counted + 1, tonumber(token))
-        token = next and decimal(next)
-        if not token or token > LARGEST then
-            redis.call('SET', last_token, last)
-            return { 'corrupt', 'last token' }
-        end
-        last = decimal(counted)
-        redis.call('SET', last_token, token)
-    end
-    -- An error of one claim is not to end the script, which others are in. Before the record, so that there is none of what
-    -- was refused.
-    local listed = redis.pcall('ZADD', in_progress, token, key)
-    if type(listed) == 'table' then
-        return find(listed.err, 'WRONGTYPE') and { 'corrupt', 'list' } or listed
-    end
-    redis.call('SET', key, state .. token .. attempt .. decimal(millis + lease) .. '0000000000000000' .. tail)
-    local is_set_back = (last or '0000000000000000') < known
+    redis.call('SET', key, state .. token .. attempt .. decimal(millis + lease) .. NOTHING .. tail)
+    local is_set_back = moved == 3 and known ~= NOTHING
     if record or is_set_back then
         return { 'granted', token, attempt, took_over, is_set_back and '1' or '0' }
     end
     return token
 end
 
-if #KEYS == 3 then
-    return claim(KEYS[1], KEYS[2], KEYS[3], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+if #KEYS == 2 then
+    return claim(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 end
 local answers, all_new = {}, true
-for number = 1, #KEYS / 3 do
-    local key, argument = 3 * number, 4 * number
-    local answer = claim(KEYS[key - 2], KEYS[key - 1], KEYS[key],
+for number = 1, #KEYS / 2 do
+    local key, argument = 2 * number, 4 * number
+    local answer = claim(KEYS[key - 1], KEYS[key],
         ARGV[argument - 2], ARGV[argument - 1], ARGV[argument], ARGV[argument + 1])
     answers[number], all_new = answer, all_new and type(answer) == 'string'
 end

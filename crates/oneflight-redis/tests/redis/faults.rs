@@ -17,7 +17,7 @@ use redis::cmd;
 use tokio::task::JoinSet;
 
 use crate::proxy::{Cut, Proxy};
-use crate::server::{Server, place, prefix, server};
+use crate::server::{LAST_TOKEN, Server, place, prefix, server};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -253,9 +253,10 @@ async fn tokens_do_not_go_backwards_with_the_clock_of_the_server_nor_with_its_me
     // As if the clock had been set back by an hour since the last claim.
     let first = claim(&store, &id).await;
     let ahead = first.token().get() / 1024 + 3_600_000_000;
-    cmd("SET")
-        .arg(place.last_token())
+    cmd("ZADD")
+        .arg(place.list())
         .arg(ahead)
+        .arg(LAST_TOKEN)
         .exec_async(&mut connection)
         .await
         .unwrap();
@@ -290,6 +291,42 @@ async fn tokens_do_not_go_backwards_with_the_clock_of_the_server_nor_with_its_me
     cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
     let after = claim(&server.store("shop:").await, &id).await;
     assert!(after.token() > before.token());
+}
+
+#[tokio::test]
+async fn what_the_server_has_forgotten_is_noticed_although_its_clock_goes_on() {
+    let server = Server::start(&[]);
+    let mut connection = server.connection().await;
+    let store = server.store("shop:").await;
+    let place = place(&store, "shop:", &id("k")).await;
+    let before = claim(&store, &id("k")).await;
+    assert_eq!(store.setbacks(), 0);
+    // Another process draws tokens, which this one has not seen: nothing is forgotten.
+    let other = server.store("shop:").await;
+    other.release(before).await.unwrap();
+    let before = claim(&other, &id("k")).await;
+    other.release(before).await.unwrap();
+    let before = claim(&store, &id("k")).await;
+    assert_eq!((store.setbacks(), other.setbacks()), (0, 0));
+    // An older file, and none at all.
+    let older = before.token().get() / 1024 - 1;
+    store.release(before).await.unwrap();
+    cmd("ZADD")
+        .arg(place.list())
+        .arg(older)
+        .arg(LAST_TOKEN)
+        .exec_async(&mut connection)
+        .await
+        .unwrap();
+    let after = claim(&store, &id("k")).await;
+    assert_eq!(store.setbacks(), 1);
+    store.release(after).await.unwrap();
+    cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
+    drop(claim(&store, &id("k")).await);
+    assert_eq!(store.setbacks(), 2);
+    // It is told once.
+    drop(store.claim(ClaimRequest::new(&id("k"), MINUTE)).await.unwrap());
+    assert_eq!(store.setbacks(), 2);
 }
 
 #[tokio::test]
@@ -342,7 +379,14 @@ async fn what_is_in_progress_never_expires_and_what_is_completed_does() {
     // All that is left of an identity is a record that is kept, and the counter of its shard.
     let mut keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
     keys.sort();
-    assert_eq!(keys, [place.last_token(), place.key]);
+    assert_eq!(keys, [place.list(), place.key.clone()]);
+    let listed: Vec<Vec<u8>> = cmd("ZRANGE")
+        .arg(place.list())
+        .arg(&[0, -1])
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(listed, [LAST_TOKEN]);
 }
 
 #[tokio::test]
@@ -421,27 +465,25 @@ async fn what_makes_no_sense_is_corrupt_and_left_alone() {
         .unwrap();
     let answer = store.claim(ClaimRequest::new(&id, MINUTE)).await;
     assert!(matches!(answer, Err(StoreError::Corrupt { .. })), "{answer:?}");
-    // A counter that is none is not started anew.
+    // A counter from which there is no way on is not started anew, and what cannot have a token is not listed.
     cmd("DEL").arg(&place.key).exec_async(&mut connection).await.unwrap();
-    for counter in ["seven", "sixteen letters.", "9007199254740991", "8999999999999999"] {
-        cmd("SET")
-            .arg(place.last_token())
-            .arg(counter)
-            .exec_async(&mut connection)
-            .await
-            .unwrap();
+    for counter in ["9007199254740991", "8999999999999999", "inf"] {
+        let mut spoil = cmd("ZADD");
+        spoil.arg(place.list()).arg(counter).arg(LAST_TOKEN);
+        spoil.exec_async(&mut connection).await.unwrap();
         let answer = store.claim(ClaimRequest::new(&id, MINUTE)).await;
         assert!(matches!(answer, Err(StoreError::Corrupt { .. })), "{answer:?}");
-        let left: String = cmd("GET")
-            .arg(place.last_token())
+        let left: Vec<(Vec<u8>, String)> = cmd("ZRANGE")
+            .arg(place.list())
+            .arg(&["0", "-1", "WITHSCORES"])
             .query_async(&mut connection)
             .await
             .unwrap();
-        assert_eq!(left, counter);
+        assert_eq!(left, [(LAST_TOKEN.to_vec(), counter.to_owned())]);
     }
     for command in [&["DEL"][..], &["HSET", "a", "b"]] {
         let mut spoil = cmd(command[0]);
-        spoil.arg(place.last_token()).arg(&command[1..]);
+        spoil.arg(place.list()).arg(&command[1..]);
         spoil.exec_async(&mut connection).await.unwrap();
     }
     let answer = store.claim(ClaimRequest::new(&id, MINUTE)).await;
@@ -557,7 +599,10 @@ async fn too_few_replicas_are_told() {
     };
     assert!(told(source), "{source:?}");
     assert!(!ran.load(SeqCst));
-    assert!(store.load(&id("run")).await.unwrap().is_none());
+    while store.load(&id("run")).await.unwrap().is_some() {
+        assert!(Instant::now() < until, "it is not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     replica.signal("CONT");
     assert_eq!(granted(patient.claim(request.clone()).await.unwrap()).attempt(), 1);

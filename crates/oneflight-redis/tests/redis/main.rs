@@ -6,6 +6,7 @@ mod proxy;
 #[path = "../../../../tests/common/redis.rs"]
 mod server;
 
+mod allocations;
 mod commands;
 mod conformance;
 mod decision;

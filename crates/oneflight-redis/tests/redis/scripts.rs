@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use oneflight::store::{Claim, ClaimOutcome, Denied, Store, StoreError, StoreFailure};
+use std::time::Duration;
+
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, StoreFailure, Takeover};
 use oneflight_redis::RedisStore;
 use redis::cmd;
 
-use crate::server::{Place, Server, place, prefix, server};
+use crate::server::{LAST_TOKEN, Place, Server, place, prefix, server};
 use crate::together::{MINUTE, claim_all, complete_all, granted, id, result};
 
 const CLAIM: &str = concat!(
@@ -26,8 +28,8 @@ async fn a_token_has_all_its_digits_whatever_the_clock_says() {
     let mut connection = server().connection().await;
     let prefix = prefix();
     let mut claim = cmd("EVAL");
-    claim.arg(CLAIM).arg(3);
-    for key in ["{1}:k", "{1}.token", "{1}.open"] {
+    claim.arg(CLAIM).arg(2);
+    for key in ["{1}:k", "{1}.open"] {
         claim.arg(format!("{prefix}{key}"));
     }
     claim.arg(&["0", "1000", "never", "0000000000000000", "holder-of-16-by.0000"]);
@@ -41,7 +43,7 @@ async fn a_list_that_is_none_is_told_to_those_alone_whose_it_is() {
     let store = server().store(&prefix).await;
     let mut connection = server().connection().await;
     let spoiled = place(&store, &prefix, &id("spoiled")).await;
-    let list = spoiled.last_token().replace(".token", ".open");
+    let list = spoiled.list();
     let spoil = cmd("SET").arg(&list).arg("x").exec_async(&mut connection).await;
     spoil.unwrap();
     let mut claims = claim_all(&store, &["one", "two", "spoiled", "three"].map(id)).await;
@@ -69,6 +71,80 @@ async fn a_list_that_is_none_is_told_to_those_alone_whose_it_is() {
     store.complete(later, result(), MINUTE).await.unwrap();
 }
 
+#[tokio::test]
+async fn what_cannot_be_taken_over_stays_listed_as_it_was() {
+    let prefix = prefix();
+    let store = server().store(&prefix).await;
+    let mut connection = server().connection().await;
+    let place = place(&store, &prefix, &id("k")).await;
+    let dead = granted(store.claim(ClaimRequest::new(&id("k"), Duration::ZERO)).await.unwrap());
+    let mut spoil = cmd("ZADD");
+    spoil.arg(place.list()).arg("inf").arg(LAST_TOKEN);
+    spoil.exec_async(&mut connection).await.unwrap();
+    let takes_over = ClaimRequest::new(&id("k"), MINUTE).takeover(Takeover::Expired);
+    let refused = store.claim(takes_over).await;
+    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    let doubtful = store.in_doubt(10, None).await.unwrap();
+    let [doubtful] = &doubtful[..] else {
+        panic!("{doubtful:?}")
+    };
+    assert_eq!((&doubtful.id, doubtful.token), (dead.id(), dead.token()));
+}
+
+/// The record may be gone without its place in the list: it was evicted, or an operator has deleted it.
+#[tokio::test]
+async fn a_token_is_above_the_last_one_although_the_record_is_listed_above_the_clock() {
+    const HOUR: u64 = 3_600_000_000;
+    let prefix = prefix();
+    let mut connection = server().connection().await;
+    let before = server().store(&prefix).await;
+    let place = place(&before, &prefix, &id("k")).await;
+    let gone = granted(before.claim(ClaimRequest::new(&id("k"), MINUTE)).await.unwrap());
+    // As if the clock had been set back by an hour since.
+    let ahead = gone.token().get() / 1024 + HOUR;
+    let mut lists = cmd("ZADD");
+    lists
+        .arg(place.list())
+        .arg(ahead)
+        .arg(LAST_TOKEN)
+        .arg(ahead)
+        .arg(&place.key);
+    lists.exec_async(&mut connection).await.unwrap();
+    cmd("DEL").arg(&place.key).exec_async(&mut connection).await.unwrap();
+
+    // Another process, which has not seen that token.
+    let store = server().store(&prefix).await;
+    let dead = granted(store.claim(ClaimRequest::new(&id("k"), Duration::ZERO)).await.unwrap());
+    assert_eq!(dead.token().get() / 1024, ahead + 1);
+    assert_eq!(store.setbacks(), 0);
+    // It is listed by its own token, so an operator sees it.
+    let doubtful = store.in_doubt(10, None).await.unwrap();
+    let [doubtful] = &doubtful[..] else {
+        panic!("{doubtful:?}")
+    };
+    assert_eq!((&doubtful.id, doubtful.token), (dead.id(), dead.token()));
+}
+
+/// Such as that of two claims of a shard in one script, which come in the same microsecond.
+#[tokio::test]
+async fn a_token_beyond_the_clock_needs_no_other_rights_than_one_by_the_clock() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut connection = server.connection().await;
+    let place = place(&store, "shop:", &id("k")).await;
+    let mut acl = cmd("ACL");
+    acl.arg(&["SETUSER", "default", "-zscore"]);
+    acl.exec_async(&mut connection).await.unwrap();
+    let first = granted(store.claim(ClaimRequest::new(&id("k"), MINUTE)).await.unwrap());
+    let ahead = first.token().get() / 1024 + 3_600_000_000;
+    store.release(first).await.unwrap();
+    let mut moves = cmd("ZADD");
+    moves.arg(place.list()).arg(ahead).arg(LAST_TOKEN);
+    moves.exec_async(&mut connection).await.unwrap();
+    let second = granted(store.claim(ClaimRequest::new(&id("k"), MINUTE)).await.unwrap());
+    assert_eq!(second.token().get() / 1024, ahead + 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_script_may_not_do_leaves_no_record() {
     let server = Server::start(&[]);
@@ -81,7 +157,7 @@ async fn what_a_script_may_not_do_leaves_no_record() {
         assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
     }
     let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
-    assert!(keys.iter().all(|key| key.ends_with(".token")), "{keys:?}");
+    assert!(keys.is_empty(), "{keys:?}");
     let mut acl = cmd("ACL");
     acl.arg(&["SETUSER", "default", "+zadd"]);
     acl.exec_async(&mut connection).await.unwrap();

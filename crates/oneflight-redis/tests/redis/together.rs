@@ -12,6 +12,7 @@ use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreEr
 use oneflight_redis::RedisStore;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
+use tokio::runtime::Handle;
 
 use crate::server::{Server, cluster, prefix, server};
 
@@ -97,6 +98,107 @@ async fn what_is_asked_at_the_same_time_goes_out_in_two_messages() {
     for id in &ids {
         assert_eq!(store.load(id).await.unwrap().unwrap().result(), Some(&result()));
     }
+}
+
+/// The callers of one message are answered at the same time, and go on at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_follows_a_message_of_several_goes_out_in_one() {
+    const ROUNDS: u64 = 20;
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut connection = server.connection().await;
+    warm(&store).await;
+    let before = scripts(&mut connection).await;
+    for round in 0..ROUNDS {
+        let each: Vec<_> = (0..20)
+            .map(|number| (store.clone(), id(&format!("k{round}-{number}"))))
+            .collect();
+        let asking = tokio::spawn(async move {
+            let claims = each
+                .iter()
+                .map(|(store, id)| store.claim(ClaimRequest::new(id, MINUTE)));
+            let claims = join_all(claims).await.into_iter().map(|claim| granted(claim.unwrap()));
+            let results = claims
+                .zip(&each)
+                .map(|(claim, (store, _))| store.complete(claim, result(), MINUTE));
+            join_all(results).await
+        });
+        let completed = asking.await.unwrap();
+        assert!(completed.iter().all(Result::is_ok), "{completed:?}");
+    }
+    // The first claim, the other ones, and all results: three a round. One more now and then, where the task has its turn before
+    // the callers have: each 61st time, the runtime wakes at once what has given way.
+    let sent = scripts(&mut connection).await - before;
+    assert!(sent < 3 * ROUNDS + ROUNDS / 2, "{sent} scripts");
+    // After one that was sent alone, the first goes out at once again.
+    let claims = claim_all(&store, &[id("one")]).await;
+    let before = scripts(&mut connection).await;
+    let (claims, ids) = (
+        claims.into_iter().map(|claim| granted(claim.unwrap())),
+        [id("two"), id("three")],
+    );
+    complete_all(&store, claims).await;
+    claim_all(&store, &ids).await;
+    assert_eq!(scripts(&mut connection).await - before, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_lone_step_is_sent_by_its_caller_once_those_of_a_message_have_gone_on() {
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    warm(&store).await;
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let ids: Vec<_> = (0..20).map(|number| id(&format!("k{number}"))).collect();
+    for claim in claim_all(&store, &ids).await {
+        drop(granted(claim.unwrap()));
+    }
+    while tasks() > before {
+        tokio::task::yield_now().await;
+    }
+    // On the only worker, so a task that was begun is still there.
+    let asking = tokio::spawn(async move {
+        let (before, id) = (tasks(), id("alone"));
+        let mut asked = Box::pin(store.claim(ClaimRequest::new(&id, MINUTE)));
+        assert!(futures::poll!(&mut asked).is_pending());
+        assert_eq!(tasks(), before);
+        drop(granted(asked.await.unwrap()));
+    });
+    asking.await.unwrap();
+}
+
+/// Each turn of the tasks that can run brings three more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_message_waits_for_those_that_come_meanwhile() {
+    const CALLERS: usize = 15;
+    let server = Server::start(&[]);
+    let store = server.store("shop:").await;
+    let mut connection = server.connection().await;
+    warm(&store).await;
+    // A machine that has no time for it is not waited for.
+    let mut least = u64::MAX;
+    for round in 0..20 {
+        let before = scripts(&mut connection).await;
+        let asked = (0..CALLERS).map(|number| {
+            let (store, id) = (store.clone(), id(&format!("k{round}-{number}")));
+            async move {
+                for _ in 0..number / 3 {
+                    tokio::task::yield_now().await;
+                }
+                store.claim(ClaimRequest::new(&id, MINUTE)).await
+            }
+        });
+        let asked: Vec<_> = asked.collect();
+        let asking = tokio::spawn(async move {
+            let asking: Vec<_> = asked.into_iter().map(tokio::spawn).collect();
+            join_all(asking).await
+        });
+        for claim in asking.await.unwrap() {
+            drop(granted(claim.unwrap().unwrap()));
+        }
+        least = least.min(scripts(&mut connection).await - before);
+    }
+    assert!(least <= 2, "{least} scripts");
 }
 
 /// The server does nothing else while it runs a script.
