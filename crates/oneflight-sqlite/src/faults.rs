@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::batch::Ran;
+
 /// Faults to inject.
 #[derive(Default)]
 pub(super) struct Faults {
@@ -14,5 +16,14 @@ impl Faults {
             return committed.and(Err(sqlx::Error::WorkerCrashed));
         }
         committed
+    }
+
+    pub(super) fn after_batch(&self, ran: Ran) -> Ran {
+        match ran {
+            Ran::Committed(_) if self.lose_commit_answer.swap(false, Ordering::SeqCst) => {
+                Ran::Unknown(sqlx::Error::WorkerCrashed)
+            }
+            ran => ran,
+        }
     }
 }

@@ -14,6 +14,8 @@
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+mod alone;
+mod batch;
 mod busy;
 mod change;
 mod ending;
@@ -22,6 +24,7 @@ mod erase;
 mod faults;
 mod file;
 mod foreign;
+mod gathered;
 mod lent;
 mod manager;
 mod open;
@@ -36,6 +39,7 @@ mod steps;
 mod store;
 #[cfg(test)]
 mod tests;
+mod together;
 mod transaction;
 mod upkeep;
 mod writer;

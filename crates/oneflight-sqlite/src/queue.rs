@@ -37,32 +37,42 @@ pub(super) struct Queue {
     steps_door: Mutex<()>,
     gate: Arc<Mutex<()>>,
     /// How many of rank [`Lease`](Rank::Lease) wait.
-    urgent: AtomicUsize,
+    urgent: Arc<AtomicUsize>,
 }
 
 /// One writer that counts as urgent.
-struct Urgent<'q>(&'q AtomicUsize);
+pub(super) struct Urgent(Arc<AtomicUsize>);
 
-impl Drop for Urgent<'_> {
+impl Drop for Urgent {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Queue {
-    /// Takes a turn of business at once, if nothing has it or waits for it.
-    pub(super) fn try_enter(&self) -> Option<OwnedMutexGuard<()>> {
-        let _head = self.door.try_lock().ok()?;
+    /// Takes a turn at once, if nothing has it, and nothing waits that would have gone first.
+    pub(super) fn try_enter(&self, rank: Rank) -> Option<OwnedMutexGuard<()>> {
+        let door = match rank {
+            Rank::Lease => return Arc::clone(&self.gate).try_lock_owned().ok(),
+            Rank::Step => &self.steps_door,
+            Rank::Business => &self.door,
+        };
+        let _head = door.try_lock().ok()?;
         let turn = Arc::clone(&self.gate).try_lock_owned().ok()?;
         (self.urgent.load(Ordering::SeqCst) == 0).then_some(turn)
+    }
+
+    /// Has all but those of rank [`Lease`](Rank::Lease) leave the next turn to them, as long as this is kept.
+    pub(super) fn urgent(&self) -> Urgent {
+        self.urgent.fetch_add(1, Ordering::SeqCst);
+        Urgent(Arc::clone(&self.urgent))
     }
 
     /// Waits for a turn, which lasts until the returned guard is dropped.
     pub(super) async fn enter(&self, rank: Rank) -> OwnedMutexGuard<()> {
         let door = match rank {
             Rank::Lease => {
-                self.urgent.fetch_add(1, Ordering::SeqCst);
-                let _waiting = Urgent(&self.urgent);
+                let _waiting = self.urgent();
                 return Arc::clone(&self.gate).lock_owned().await;
             }
             Rank::Step => &self.steps_door,

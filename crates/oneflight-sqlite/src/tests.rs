@@ -1,5 +1,7 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
+mod together;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
