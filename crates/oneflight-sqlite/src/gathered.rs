@@ -121,28 +121,37 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Lines up. The caller's place ends with what is returned.
-    pub(super) fn join(&self, wanted: Wanted, limit: Option<Duration>, urgent: Option<Urgent>) -> Asker<'_> {
-        let (answer, answered) = oneshot::channel();
+    /// Lines up, all at once. A caller's place ends with what is returned.
+    pub(super) fn join(
+        &self,
+        wanted: impl IntoIterator<Item = Wanted>,
+        limit: Option<Duration>,
+        urgent: impl Fn() -> Option<Urgent>,
+    ) -> Vec<Asker<'_>> {
         let mut waiting = self.waiting.lock();
-        waiting.0 += 1;
-        let number = waiting.0;
-        waiting.1.push_back(Waiting {
-            number,
-            wanted,
-            asked: Instant::now(),
-            limit,
-            patience: None,
-            answer,
-            urgent,
+        let askers = wanted.into_iter().map(|wanted| {
+            let (answer, answered) = oneshot::channel();
+            waiting.0 += 1;
+            let number = waiting.0;
+            waiting.1.push_back(Waiting {
+                number,
+                wanted,
+                asked: Instant::now(),
+                limit,
+                patience: None,
+                answer,
+                urgent: urgent(),
+            });
+            Asker {
+                line: self,
+                number,
+                answered,
+            }
         });
+        let askers = askers.collect();
         drop(waiting);
         self.comes.notify_one();
-        Asker {
-            line: self,
-            number,
-            answered,
-        }
+        askers
     }
 
     pub(super) fn is_empty(&self) -> bool {

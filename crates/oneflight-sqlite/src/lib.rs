@@ -6,6 +6,10 @@
 //! `BEGIN IMMEDIATE`, so that a transaction never fails half-way for want of the lock. Other processes are waited for
 //! with small, jittered pauses until a deadline.
 //!
+//! Claims, results, releases and renewals that are wanted while another one is written go together in the next
+//! transaction, which is one wait for the disk for all. A thread of the store's own does that, from when it is first
+//! needed until the store is dropped.
+//!
 //! The time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence
 //! on one clock. If the clock is set back, leases and retention last longer by as much. If it is set forward, what ends
 //! within that time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had

@@ -33,7 +33,7 @@ use super::batch::{self, Ran};
 use super::busy::{Patience, is_busy};
 use super::change::Change;
 use super::ending::Commits;
-use super::gathered::{Answer, Gathered, LARGEST, Waiting, Wanted};
+use super::gathered::{Answer, Asker, Gathered, LARGEST, Waiting, Wanted};
 use super::lent::Lent;
 use super::manager;
 use super::queue::Rank;
@@ -82,15 +82,22 @@ impl Writer {
     /// Makes several changes together, in one turn if they are not very many, and returns of each how many rows it changed.
     #[cfg_attr(not(test), expect(dead_code, reason = "what gathers renewals is going to call it"))]
     pub(super) async fn changes(&self, changes: Vec<Change>) -> Vec<Result<u64, StoreError>> {
-        let made = changes.into_iter().map(|change| async move {
-            let change = Arc::new(change);
-            if !self.goes_together(&change) {
-                return self.change_alone(change).await;
-            }
-            let asked = self.gather(Wanted::Change(Arc::clone(&change)), None).await;
-            self.or_alone(change, asked).await
+        let changes: Vec<_> = changes.into_iter().map(Arc::new).collect();
+        let (together, alone): (Vec<_>, Vec<_>) = (0..changes.len()).partition(|n| self.goes_together(&changes[*n]));
+        let wanted = together.iter().map(|n| Wanted::Change(Arc::clone(&changes[*n])));
+        let queueing = self.queueing(None);
+        let askers = self.line_up(Rank::Lease, wanted, None);
+        let asked = together.iter().zip(askers).map(async |(n, asker)| {
+            let answer = self.answer(asker, &queueing).await;
+            (*n, self.or_alone(Arc::clone(&changes[*n]), answer).await)
         });
-        join_all(made).await
+        let alone = alone
+            .iter()
+            .map(async |n| (*n, self.change_alone(Arc::clone(&changes[*n])).await));
+        let (asked, alone) = join(join_all(asked), join_all(alone)).await;
+        let mut made: Vec<_> = asked.into_iter().chain(alone).collect();
+        made.sort_by_key(|(n, _)| *n);
+        made.into_iter().map(|(_, rows)| rows).collect()
     }
 
     fn goes_together(&self, change: &Change) -> bool {
@@ -158,15 +165,21 @@ impl Writer {
 
     /// Waits to be done together with others.
     async fn gather(&self, wanted: Wanted, limit: Option<Duration>) -> Result<Answer, StoreError> {
-        let rank = wanted.rank();
-        let urgent = (rank == Rank::Lease).then(|| self.queue.urgent());
         let queueing = self.queueing(limit);
-        let mut asker = self.gathered.line(rank).join(wanted, limit, urgent);
-        if !self.sees_to_it() {
-            return match asker.leave() {
-                true => Ok(Answer::Alone),
-                false => answered((&mut asker.answered).await),
-            };
+        match self.line_up(wanted.rank(), [wanted], limit).pop() {
+            Some(asker) => self.answer(asker, &queueing).await,
+            None => Ok(Answer::Alone),
+        }
+    }
+
+    fn line_up(&self, rank: Rank, wanted: impl IntoIterator<Item = Wanted>, limit: Option<Duration>) -> Vec<Asker<'_>> {
+        let urgent = || (rank == Rank::Lease).then(|| self.queue.urgent());
+        self.gathered.line(rank).join(wanted, limit, urgent)
+    }
+
+    async fn answer(&self, mut asker: Asker<'_>, queueing: &Patience) -> Result<Answer, StoreError> {
+        if !self.sees_to_it() && asker.leave() {
+            return Ok(Answer::Alone);
         }
         let waits = timeout(queueing.remaining(), &mut asker.answered);
         match self.wait_for(waits).await? {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{join_all, poll_immediate};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
@@ -75,7 +75,9 @@ impl Shop {
 
     /// Polls futures until so many of them wait in line.
     async fn lined_up<F: Future>(&self, rank: Rank, many: usize, futures: &mut [Pin<Box<F>>]) {
+        let begun = Instant::now();
         while self.waiting(rank) < many {
+            assert!(begun.elapsed() < LONG, "{} of {many} wait in line", self.waiting(rank));
             for future in &mut *futures {
                 assert!(poll_immediate(future).await.is_none(), "it did not wait");
             }
@@ -283,7 +285,7 @@ async fn what_was_claimed_by_another_process_meanwhile_is_seen() {
     elsewhere.complete(theirs, result(), MINUTE).await.unwrap();
     end(turn);
     let mut outcomes = join_all(claims).await;
-    granted(outcomes.remove(1));
+    let _ = granted(outcomes.remove(1));
     match outcomes.remove(0).unwrap() {
         ClaimOutcome::Denied(Denied::Completed(record)) => assert_eq!(record.result(), Some(&result())),
         other => panic!("{other:?}"),
@@ -304,14 +306,14 @@ async fn a_caller_that_is_dropped_or_not_polled_changes_nothing_for_the_others()
         assert_eq!(shop.waiting(Rank::Business), 8);
         end(turn);
         for claim in join_all(others).await {
-            granted(claim);
+            let _ = granted(claim);
         }
         for (n, key) in keys.iter().enumerate() {
             let record = shop.store.load(&id(key)).await.unwrap();
             assert_eq!(record.is_some(), n >= 4, "{n}");
         }
         for claim in join_all(kept).await {
-            granted(claim);
+            let _ = granted(claim);
         }
     }
 }
@@ -336,7 +338,7 @@ async fn a_caller_that_has_the_turn_and_is_not_polled_holds_nobody_up() {
             }
         }
         // Not polled from here on.
-        shop.granted(&format!("claimed beside {wanted}")).await;
+        let _ = shop.granted(&format!("claimed beside {wanted}")).await;
         let mut turn = shop.turn().await;
         turn.connection.give_back();
         drop(turn);
@@ -344,7 +346,7 @@ async fn a_caller_that_has_the_turn_and_is_not_polled_holds_nobody_up() {
             assert!(shop.store.load(&id("kept")).await.unwrap().is_some());
         }
     }
-    granted(kept.await);
+    let _ = granted(kept.await);
     ends.await.unwrap();
 }
 
@@ -376,7 +378,7 @@ async fn a_runtime_that_rests_or_ends_takes_nothing_with_it() {
     assert_eq!(shop.waiting(Rank::Business), 4);
     shop.lined_up(Rank::Business, 5, &mut claims).await;
     end(turn);
-    granted(claims.remove(0).await);
+    let _ = granted(claims.remove(0).await);
     for (key, is_there) in [
         ("rests 0", true),
         ("rests 3", true),
@@ -411,7 +413,7 @@ async fn a_renewal_in_a_crowd_of_claims_goes_first() {
     end(turn);
     renewals.remove(0).await.unwrap();
     for claim in join_all(claims).await {
-        granted(claim);
+        let _ = granted(claim);
     }
     let first: String = sqlx::query_scalar("SELECT what FROM journal ORDER BY n LIMIT 1")
         .fetch_one(shop.store.pool())
@@ -475,7 +477,7 @@ async fn each_waits_for_the_lock_as_long_as_it_said() {
         let busy = claims.remove(0).await;
         assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
         sqlx::raw_sql("COMMIT").execute(&mut *locks).await.unwrap();
-        granted(late.await);
+        let _ = granted(late.await);
         assert_eq!(shop.store.load(&id("soon")).await.unwrap(), None);
     }
 }
