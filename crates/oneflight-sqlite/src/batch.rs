@@ -27,7 +27,7 @@ use super::writer::Connections;
 use oneflight::record::FencingToken;
 use oneflight::store::{ClaimRequest, hex};
 
-/// Claims what has no record. `?1` is the list, `?2` the path of the file that the connection has to have open.
+/// Claims what has no record: the list, and the path of the file that the connection has to have open.
 macro_rules! claims {
     ($before:literal, $after:expr) => {
         concat!(
@@ -36,8 +36,8 @@ macro_rules! claims {
                 (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at, correlation_id)
              SELECT value ->> 0, value ->> 1, unhex(value ->> 2), unhex(value ->> 3), 1, 'in_progress', now,
                     now + (value ->> 4), value ->> 5
-             FROM json_each(?1), (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
-             WHERE (SELECT coalesce(main_file, '') = ?2 FROM ",
+             FROM json_each(?), (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)
+             WHERE (SELECT coalesce(main_file, '') = ? FROM ",
             databases!(),
             ")
              ON CONFLICT (scope, key) DO NOTHING
@@ -54,32 +54,33 @@ macro_rules! is_held {
     };
 }
 
-/// Makes changes. `?1` are results, whose bytes are in `?2`; `?3` are releases, `?4` renewals, `?5` ends of leases.
+/// Makes changes: the bytes of results, and the results; releases; renewals; ends of leases. `sqlx` numbers what is bound
+/// through all statements, so a number of our own would have to be in each.
 macro_rules! changes {
     ($before:literal, $after:expr) => {
         concat!(
             $before,
             "UPDATE main.oneflight_records AS r
              SET state = 'completed', lease_expires_at = NULL, held = 0,
-                 result = substr(?2, it.value ->> 4, it.value ->> 5),
+                 result = substr(?, it.value ->> 4, it.value ->> 5),
                  completed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER),
                  expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + (it.value ->> 3)
-             FROM json_each(?1) AS it WHERE ",
+             FROM json_each(?) AS it WHERE ",
             is_held!(),
             " RETURNING token;
              DELETE FROM main.oneflight_records WHERE token IN (
-                SELECT r.token FROM json_each(?3) AS it CROSS JOIN main.oneflight_records AS r WHERE ",
+                SELECT r.token FROM json_each(?) AS it CROSS JOIN main.oneflight_records AS r WHERE ",
             is_held!(),
             ") RETURNING token;
              UPDATE main.oneflight_records AS r
              SET lease_expires_at
                  = max(r.lease_expires_at, CAST(unixepoch('subsec') * 1000 AS INTEGER) + (it.value ->> 3))
-             FROM json_each(?4) AS it WHERE ",
+             FROM json_each(?) AS it WHERE ",
             is_held!(),
             " RETURNING token;
              UPDATE main.oneflight_records AS r
              SET lease_expires_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) + (it.value ->> 3)
-             FROM json_each(?5) AS it WHERE ",
+             FROM json_each(?) AS it WHERE ",
             is_held!(),
             " RETURNING token",
             $after
@@ -288,7 +289,7 @@ impl<'c> Lists<'c> {
             Connections::Own => CHANGES,
             Connections::Users => CHANGES_IN_TRANSACTION,
         };
-        let statement = sqlx::query(statement).bind(json!(&self.results)).bind(self.bytes);
+        let statement = sqlx::query(statement).bind(self.bytes).bind(json!(&self.results));
         let statement = statement.bind(json!(&self.releases)).bind(json!(&self.renewals));
         statement.bind(json!(&self.ends))
     }
@@ -325,4 +326,29 @@ fn changed(connections: Connections, changes: &[&Change], rows: Vec<(usize, Sqli
         }
     });
     Ok(answers.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::AssertSqlSafe;
+
+    use super::*;
+    use crate::SqliteStore;
+
+    /// However many records there are: each of a list is looked up by its token.
+    #[tokio::test]
+    async fn what_is_changed_together_is_looked_up_and_not_searched_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("planned.db")).await.unwrap();
+        for statement in CHANGES_IN_TRANSACTION.split(';').take(STATEMENTS_OF_CHANGES) {
+            let plan = sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")));
+            let plan: Vec<(i64, i64, i64, String)> = plan.fetch_all(store.pool()).await.unwrap();
+            let has = |step: &str| plan.iter().any(|it| it.3.starts_with(step));
+            assert!(has("SEARCH r USING INTEGER PRIMARY KEY"), "{statement}: {plan:?}");
+            assert!(
+                !has("SCAN r") && !has("SCAN oneflight_records"),
+                "{statement}: {plan:?}"
+            );
+        }
+    }
 }
