@@ -233,11 +233,15 @@ impl Writer {
     /// Does what was taken, in one transaction. While another process has the database's lock, each waits for as long as
     /// it said.
     async fn write_all(&self, mut turn: Turn, mut taken: Vec<Waiting>) {
-        let mut pauses = Patience::new(Duration::MAX);
+        let is_own = self.connections == Connections::Own;
+        let (mut pauses, mut is_tried) = (Patience::new(Duration::MAX), false);
         loop {
             taken.retain(|it| !it.is_left());
             if taken.is_empty() {
-                turn.connection.give_back();
+                // One of the user's that has our settings is closed.
+                if is_own || !is_tried {
+                    turn.connection.give_back();
+                }
                 return;
             }
             // A new one, since none of it is waited for here.
@@ -249,8 +253,11 @@ impl Writer {
                 taken.into_iter().zip(answers).for_each(|(it, answer)| it.tell(answer));
                 return;
             }
+            is_tried = true;
             taken = self.those_that_wait_on(taken);
-            let _ = self.settings.set(&mut turn).await;
+            if is_own {
+                let _ = self.settings.set(&mut turn).await;
+            }
             let _ = pauses.pause().await;
         }
     }

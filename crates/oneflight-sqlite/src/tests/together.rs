@@ -480,6 +480,30 @@ async fn each_waits_for_the_lock_as_long_as_it_said() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_the_user_are_as_they_were_when_all_have_left() {
+    let shop = Shop::lent().await;
+    let elsewhere = SqliteStore::open(shop.folder.path().join("shop.db")).await.unwrap();
+    let mut locks = elsewhere.pool().acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *locks).await.unwrap();
+    let turn = shop.turn().await;
+    let request = ClaimRequest::new(&id("soon"), MINUTE).patience(Duration::from_millis(300));
+    let mut claims = vec![Box::pin(shop.store.claim(request))];
+    shop.lined_up(Rank::Business, 1, &mut claims).await;
+    end(turn);
+    let busy = claims.remove(0).await;
+    assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
+    drop(shop.turn().await);
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        let mut connection = shop.store.pool().acquire().await.unwrap();
+        let timeout = sqlx::query_scalar("PRAGMA busy_timeout");
+        let timeout: i64 = timeout.fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(timeout, 5_000);
+        connections.push(connection);
+    }
+}
+
 /// What waits for the turn that it has would wait for itself.
 #[tokio::test]
 async fn work_that_has_the_turn_does_not_wait_in_line() {
