@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::batch::Ran;
-
 /// Faults to inject.
 #[derive(Default)]
 pub(super) struct Faults {
@@ -12,18 +10,14 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn after_commit(&self, committed: sqlx::Result<()>) -> sqlx::Result<()> {
-        if self.lose_commit_answer.swap(false, Ordering::SeqCst) {
+        if self.loses_answer() {
             return committed.and(Err(sqlx::Error::WorkerCrashed));
         }
         committed
     }
 
-    pub(super) fn after_batch(&self, ran: Ran) -> Ran {
-        match ran {
-            Ran::Committed(_) if self.lose_commit_answer.swap(false, Ordering::SeqCst) => {
-                Ran::Unknown(sqlx::Error::WorkerCrashed)
-            }
-            ran => ran,
-        }
+    /// Returns whether the answer to a commit is to be lost.
+    pub(super) fn loses_answer(&self) -> bool {
+        self.lose_commit_answer.swap(false, Ordering::SeqCst)
     }
 }

@@ -293,7 +293,10 @@ impl Writer {
         }
         let ran = batch::run(turn, self.connections, &self.file, wanted).await;
         #[cfg(test)]
-        let ran = self.faults.after_batch(ran);
+        let ran = match ran {
+            Ran::Committed(_) if self.faults.loses_answer() => Ran::Unknown(sqlx::Error::WorkerCrashed),
+            ran => ran,
+        };
         match ran {
             Ran::Committed(answers) => {
                 if self.connections == Connections::Users {
