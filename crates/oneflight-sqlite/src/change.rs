@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::answers;
 use super::erase;
 use super::queue::Rank;
 use super::{records, steps};
@@ -129,6 +130,6 @@ impl Change {
             Self::EraseOne { id, token } => erase::erase_record(id, *token),
             Self::Purge { limit } => records::purge(*limit),
         };
-        Ok(statement.execute(connection).await?.rows_affected())
+        answers::changed(connection, statement).await
     }
 }

@@ -19,6 +19,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod alone;
+mod answers;
 mod batch;
 mod busy;
 mod change;
