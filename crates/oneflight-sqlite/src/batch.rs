@@ -19,6 +19,7 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Either, Executor, Row};
 
+use super::busy::{is_busy, is_constraint};
 use super::change::Change;
 use super::file::{DatabaseFile, databases};
 use super::gathered::{Answer, Wanted};
@@ -171,6 +172,10 @@ impl Said {
         let before_commit = begun_here + statements;
         let Self { rows, ended, result } = self;
         match result {
+            // What is rejected like this is not committed.
+            Err(error) if ended == before_commit && (is_constraint(&error) || is_busy(&error)) => {
+                return Ran::Failed { is_begun: true, error };
+            }
             Err(error) if ended == before_commit => return Ran::Unknown(error),
             Err(error) if ended < before_commit => {
                 let is_begun = ended >= begun_here;

@@ -555,3 +555,28 @@ async fn a_lost_answer_to_the_commit_of_many_is_told_to_each() {
         completed.unwrap();
     }
 }
+
+/// A constraint that is looked at when the transaction is committed.
+#[tokio::test]
+async fn what_is_rejected_at_the_commit_fails_alone() {
+    for shop in Shop::both().await {
+        shop.run(
+            "CREATE TABLE notes (token INTEGER REFERENCES oneflight_records (token) DEFERRABLE INITIALLY DEFERRED)",
+        )
+        .await;
+        let mut claims = Vec::new();
+        for key in ["noted", "other", "last"] {
+            claims.push(shop.granted(key).await);
+        }
+        shop.run("INSERT INTO notes SELECT token FROM oneflight_records WHERE key = 'noted'")
+            .await;
+        let turn = shop.turn().await;
+        let mut released: Vec<_> = claims.into_iter().map(|it| Box::pin(shop.store.release(it))).collect();
+        shop.lined_up(Rank::Lease, 3, &mut released).await;
+        end(turn);
+        let mut released = join_all(released).await;
+        let error = released.remove(0).unwrap_err();
+        assert!(error.to_string().contains("FOREIGN KEY"), "{error}");
+        assert!(released.iter().all(Result::is_ok), "{released:?}");
+    }
+}
