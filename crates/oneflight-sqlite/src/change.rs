@@ -93,7 +93,7 @@ impl Change {
             | Self::SetStanding { token, .. }
             | Self::Hold { token, .. }
             | Self::EraseOne { token, .. } => Some(*token),
-            Self::Erase { .. } | Self::Purge { .. } => None,
+            _ => None,
         }
     }
 

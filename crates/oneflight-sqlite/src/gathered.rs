@@ -24,6 +24,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use super::busy::Patience;
 use super::change::Change;
@@ -37,6 +38,9 @@ const MOST: usize = 1_000;
 /// The bytes of the results of one transaction. A larger one goes alone.
 pub(super) const LARGEST: usize = 64 << 10;
 
+/// How long a wake-up that was lost is waited for.
+const LOST_WAKE_UP: Duration = Duration::from_millis(20);
+
 /// What is asked of the writer.
 #[derive(Clone)]
 pub(super) enum Wanted {
@@ -49,8 +53,7 @@ pub(super) enum Wanted {
 #[derive(PartialEq, Eq, Hash)]
 enum Of {
     Request(RequestIdentity),
-    Claim(FencingToken),
-    Several,
+    Claim(Option<FencingToken>),
 }
 
 impl Wanted {
@@ -64,7 +67,7 @@ impl Wanted {
     fn of(&self) -> Of {
         match self {
             Self::Claim(request) => Of::Request(request.id.clone()),
-            Self::Change(change) => change.token().map_or(Of::Several, Of::Claim),
+            Self::Change(change) => Of::Claim(change.token()),
         }
     }
 }
@@ -163,24 +166,43 @@ impl Line {
         self.waiting.lock().1.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_locked(&self) -> bool {
+        self.waiting.is_locked()
+    }
+
     /// Takes those that go together next. Each is begun: its caller cannot leave any more.
     pub(super) fn take(&self) -> Vec<Waiting> {
-        let (mut taken, mut of, mut bytes) = (Vec::new(), HashSet::new(), 0);
+        let (mut taken, mut repeated, mut of, mut bytes) = (Vec::new(), Vec::new(), HashSet::new(), 0);
         let mut waiting = self.waiting.lock();
         while let Some(first) = waiting.1.front() {
             bytes += first.wanted.bytes();
             if taken.len() == MOST || (bytes > LARGEST && !taken.is_empty()) {
                 break;
             }
-            let Some(mut first) = waiting.1.pop_front() else { break };
-            first.urgent = None;
+            let Some(first) = waiting.1.pop_front() else { break };
             match of.insert(first.wanted.of()) {
                 true => taken.push(first),
-                // It is decided after the other one.
-                false => first.tell(Answer::Alone),
+                false => repeated.push(first),
             }
         }
+        // What is woken runs code of others', which may come back here.
+        drop(waiting);
+        for it in &mut taken {
+            it.urgent = None;
+        }
+        // Each is decided after the other one.
+        repeated.into_iter().for_each(|it| it.tell(Answer::Alone));
         taken
+    }
+
+    /// Tells those that had asked by then that nothing can be done.
+    pub(super) fn fail(&self, asked_by: Instant, error: &StoreError) {
+        let mut waiting = self.waiting.lock();
+        let many = waiting.1.partition_point(|it| it.asked <= asked_by);
+        let failed: Vec<_> = waiting.1.drain(..many).collect();
+        drop(waiting);
+        failed.into_iter().for_each(|it| it.tell(Answer::Failed(error.clone())));
     }
 }
 
@@ -196,7 +218,10 @@ impl Asker<'_> {
     pub(super) fn leave(&self) -> bool {
         let mut waiting = self.line.waiting.lock();
         let place = waiting.1.binary_search_by_key(&self.number, |it| it.number);
-        place.is_ok_and(|place| waiting.1.remove(place).is_some())
+        let left = place.ok().and_then(|place| waiting.1.remove(place));
+        // What is woken by it runs code of others', which may come back here.
+        drop(waiting);
+        left.is_some()
     }
 }
 
@@ -281,7 +306,9 @@ impl Gathered {
             begun.as_mut().enable();
             let under_way = self.under_way.lock().as_ref().and_then(WeakShared::upgrade);
             match under_way {
-                Some(under_way) => drop(under_way.await),
+                // Polled anew now and then: a wake-up that comes while one of those that share it is polling, and that
+                // is then not polled again, would be lost.
+                Some(under_way) => drop(timeout(LOST_WAKE_UP, under_way).await),
                 None => begun.await,
             }
         }

@@ -1,6 +1,8 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
+mod failures;
 mod together;
+mod turns;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -12,12 +12,11 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
 use sqlx::SqlStr;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
@@ -139,18 +138,9 @@ impl Writer {
         Patience::new(self.deadline.min(left))
     }
 
-    /// Waits for what the caller's turn comes with, unless the caller is work that has the turn itself.
-    pub(super) async fn wait_for<Q: Future>(&self, queue: Q) -> Result<Q::Output, StoreError> {
-        self.turn.wait_for(queue).await
-    }
-
     /// Waits for a place in the queue, and meanwhile sees to it that what has the turn now goes on, if it can.
     pub(super) async fn enter(&self, rank: Rank) -> Place {
-        let place = pin!(self.queue.enter(rank));
-        match select(place, pin!(self.gathered.see_to_it())).await {
-            Either::Left((place, _)) => place,
-            Either::Right((never, _)) => match never {},
-        }
+        self.queue.enter(rank, || self.gathered.see_to_it()).await
     }
 
     /// Waits for the connection of a turn.
@@ -212,16 +202,21 @@ impl Writer {
         self.turn.scope(work)
     }
 
-    /// Sets the connection of a turn if its settings may have been changed.
-    pub(super) async fn set_if_changed(&self, turn: &mut Turn) {
-        if self.is_changed.swap(false, Ordering::SeqCst) && self.settings.set(turn).await.is_err() {
-            self.is_changed.store(true, Ordering::SeqCst);
-        }
+    /// Waits for what the caller's turn comes with, unless the caller is work that has the turn itself.
+    pub(super) async fn wait_for<Q: Future>(&self, queue: Q) -> Result<Q::Output, StoreError> {
+        self.turn.wait_for(queue).await
     }
 
     /// Makes the error that the user of the store gets for an error on a connection.
     pub(super) fn unavailable(&self, error: sqlx::Error) -> StoreError {
         self.file.named(unavailable(error))
+    }
+
+    /// Sets the connection of a turn if its settings may have been changed.
+    pub(super) async fn set_if_changed(&self, turn: &mut Turn) {
+        if self.is_changed.swap(false, Ordering::SeqCst) && self.settings.set(turn).await.is_err() {
+            self.is_changed.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Closes the connection of a turn, and waits for another.
