@@ -23,6 +23,7 @@ impl Writer {
 
     async fn change_in_statement(&self, change: &Change) -> Result<u64, StoreError> {
         let mut turn = self.turn(change.rank(), None).await?;
+        self.set_if_changed(&mut turn).await;
         let mut replaced = false;
         loop {
             let error = match change.make(&mut turn.connection).await {

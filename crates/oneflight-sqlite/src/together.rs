@@ -22,10 +22,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use futures_util::future::{join, join_all};
+use futures_util::future::join;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
@@ -79,27 +79,6 @@ impl Writer {
         self.or_alone(change, asked).await
     }
 
-    /// Makes several changes together, in one turn if they are not very many, and returns of each how many rows it changed.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what gathers renewals is going to call it"))]
-    pub(super) async fn changes(&self, changes: Vec<Change>) -> Vec<Result<u64, StoreError>> {
-        let changes: Vec<_> = changes.into_iter().map(Arc::new).collect();
-        let (together, alone): (Vec<_>, Vec<_>) = (0..changes.len()).partition(|n| self.goes_together(&changes[*n]));
-        let wanted = together.iter().map(|n| Wanted::Change(Arc::clone(&changes[*n])));
-        let queueing = self.queueing(None);
-        let askers = self.line_up(Rank::Lease, wanted, None);
-        let asked = together.iter().zip(askers).map(async |(n, asker)| {
-            let answer = self.answer(asker, &queueing).await;
-            (*n, self.or_alone(Arc::clone(&changes[*n]), answer).await)
-        });
-        let alone = alone
-            .iter()
-            .map(async |n| (*n, self.change_alone(Arc::clone(&changes[*n])).await));
-        let (asked, alone) = join(join_all(asked), join_all(alone)).await;
-        let mut made: Vec<_> = asked.into_iter().chain(alone).collect();
-        made.sort_by_key(|(n, _)| *n);
-        made.into_iter().map(|(_, rows)| rows).collect()
-    }
-
     fn goes_together(&self, change: &Change) -> bool {
         self.commits == Commits::AtOnce && change.bytes() <= LARGEST && batch::goes_together(change)
     }
@@ -143,7 +122,10 @@ impl Writer {
             }
             match &wanted {
                 Wanted::Claim(_) => writer.claim_in_place(&mut turn, &wanted).await,
-                Wanted::Change(change) => change_in_place(&mut turn, change).await,
+                Wanted::Change(change) => {
+                    writer.set_if_changed(&mut turn).await;
+                    change_in_place(&mut turn, change).await
+                }
             }
         };
         let lost = || Answer::Failed(StoreError::unavailable("what was about to be written has panicked"));
@@ -215,17 +197,21 @@ impl Writer {
             let place = self.enter(rank).await;
             let line = self.gathered.line(rank);
             let patience = Patience::new(self.deadline());
-            let lent = match self.file.still_there() {
-                Ok(()) => self.lend(&patience).await,
-                Err(error) => Err(error),
-            };
-            match lent {
+            if let Err(error) = self.file.still_there() {
+                line.fail(Instant::now(), &self.file.named(error));
+                continue;
+            }
+            let asked_by = Instant::now();
+            match self.lend(&patience).await {
                 Ok(connection) => {
                     let turn = self.turn_on(connection, place, patience);
                     self.write_all(turn, line.take()).await;
                 }
-                // Each finds out by itself.
-                Err(_) => line.take().into_iter().for_each(|it| it.tell(Answer::Alone)),
+                // They have waited for it as long as they would have alone. Who came later goes on waiting.
+                Err(error) => {
+                    drop(place);
+                    line.fail(asked_by, &self.file.named(error));
+                }
             }
         }
     }
@@ -234,16 +220,13 @@ impl Writer {
     /// it said.
     async fn write_all(&self, mut turn: Turn, mut taken: Vec<Waiting>) {
         let is_own = self.connections == Connections::Own;
-        let (mut pauses, mut is_tried) = (Patience::new(Duration::MAX), false);
-        loop {
-            taken.retain(|it| !it.is_left());
-            if taken.is_empty() {
-                // One of the user's that has our settings is closed.
-                if is_own || !is_tried {
-                    turn.connection.give_back();
-                }
-                return;
-            }
+        let mut pauses = Patience::new(Duration::MAX);
+        taken.retain(|it| !it.is_left());
+        if taken.is_empty() {
+            turn.connection.give_back();
+            return;
+        }
+        while !taken.is_empty() {
             // A new one, since none of it is waited for here.
             turn.patience = Patience::new(Duration::ZERO);
             let wanted: Vec<_> = taken.iter().map(|it| &it.wanted).collect();
@@ -253,12 +236,18 @@ impl Writer {
                 taken.into_iter().zip(answers).for_each(|(it, answer)| it.tell(answer));
                 return;
             }
-            is_tried = true;
             taken = self.those_that_wait_on(taken);
-            if is_own {
-                let _ = self.settings.set(&mut turn).await;
+            if !taken.is_empty() {
+                if is_own {
+                    let _ = self.settings.set(&mut turn).await;
+                }
+                let _ = pauses.pause().await;
+                taken.retain(|it| !it.is_left());
             }
-            let _ = pauses.pause().await;
+        }
+        // One of the user's has our settings, and is closed.
+        if is_own {
+            turn.connection.give_back();
         }
     }
 

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::{join_all, poll_immediate};
+use futures::future::{FutureExt, join_all, poll_immediate};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -22,17 +22,20 @@ use oneflight::idempotency::Idempotency;
 use oneflight::record::{CodecId, FencingToken, RecordedResult, Verdict};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 /// What nothing here takes, however busy the machine is.
-const LONG: Duration = Duration::from_secs(50);
+pub(super) const LONG: Duration = Duration::from_secs(50);
 
-struct Shop {
-    folder: TempDir,
-    store: SqliteStore,
+/// For how long a caller waits that is to give up.
+pub(super) const SOON: Duration = Duration::from_secs(2);
+
+pub(super) struct Shop {
+    pub(super) folder: TempDir,
+    pub(super) store: SqliteStore,
 }
 
 impl Shop {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteStore::options().busy_deadline(LONG);
         let store = options.open(folder.path().join("shop.db")).await.unwrap();
@@ -40,41 +43,45 @@ impl Shop {
     }
 
     /// On a pool of the user's.
-    async fn lent() -> Self {
+    pub(super) async fn lent() -> Self {
+        Self::lent_within(LONG).await
+    }
+
+    pub(super) async fn lent_within(deadline: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("shop.db"))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal);
         let pool = SqlitePoolOptions::new().max_connections(3).connect_with(options).await;
-        let options = SqliteStore::options().busy_deadline(LONG);
+        let options = SqliteStore::options().busy_deadline(deadline);
         let store = options.from_pool(pool.unwrap()).await.unwrap();
         Self { folder, store }
     }
 
-    async fn both() -> [Self; 2] {
+    pub(super) async fn both() -> [Self; 2] {
         [Self::open().await, Self::lent().await]
     }
 
     /// The number of commits that the log of the file has. It begins anew only after many more than there are in a test.
-    fn commits(&self) -> usize {
+    pub(super) fn commits(&self) -> usize {
         commits(&self.folder.path().join("shop.db-wal"))
     }
 
-    async fn turn(&self) -> Turn {
+    pub(super) async fn turn(&self) -> Turn {
         self.store.writer.turn(Rank::Business, None).await.unwrap()
     }
 
-    async fn claim(&self, key: &str) -> Result<ClaimOutcome, StoreError> {
+    pub(super) async fn claim(&self, key: &str) -> Result<ClaimOutcome, StoreError> {
         self.store.claim(ClaimRequest::new(&id(key), MINUTE)).await
     }
 
-    async fn granted(&self, key: &str) -> Claim {
+    pub(super) async fn granted(&self, key: &str) -> Claim {
         granted(self.claim(key).await)
     }
 
     /// Polls futures until so many of them wait in line.
-    async fn lined_up<F: Future>(&self, rank: Rank, many: usize, futures: &mut [Pin<Box<F>>]) {
+    pub(super) async fn lined_up<F: Future>(&self, rank: Rank, many: usize, futures: &mut [Pin<Box<F>>]) {
         let begun = Instant::now();
         while self.waiting(rank) < many {
             assert!(begun.elapsed() < LONG, "{} of {many} wait in line", self.waiting(rank));
@@ -85,27 +92,37 @@ impl Shop {
         }
     }
 
-    fn waiting(&self, rank: Rank) -> usize {
+    /// Waits until all that wait in line were taken, which they were before they have an answer.
+    pub(super) async fn taken<F: Future>(&self, rank: Rank, futures: &mut [Pin<Box<F>>]) {
+        while self.waiting(rank) > 0 {
+            for future in &mut *futures {
+                assert!(poll_immediate(future).await.is_none(), "it was not taken");
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn waiting(&self, rank: Rank) -> usize {
         self.store.writer.gathered.line(rank).len()
     }
 
-    async fn run(&self, sql: &'static str) {
+    pub(super) async fn run(&self, sql: &'static str) {
         sqlx::raw_sql(sql).execute(self.store.pool()).await.unwrap();
     }
 }
 
-fn end(mut turn: Turn) {
+pub(super) fn end(mut turn: Turn) {
     turn.connection.give_back();
 }
 
-fn granted(outcome: Result<ClaimOutcome, StoreError>) -> Claim {
+pub(super) fn granted(outcome: Result<ClaimOutcome, StoreError>) -> Claim {
     match outcome {
         Ok(ClaimOutcome::Granted(claim)) => claim,
         other => panic!("not granted: {other:?}"),
     }
 }
 
-fn result() -> RecordedResult {
+pub(super) fn result() -> RecordedResult {
     RecordedResult::value(Verdict::Performed, CodecId::Json, b"1")
 }
 
@@ -189,8 +206,14 @@ async fn each_has_its_own_answer() {
                 retention: MINUTE,
             },
         ];
-        let changed = shop.store.writer.changes(changes).await;
-        let changed: Vec<_> = changed.into_iter().map(Result::unwrap).collect();
+        let turn = shop.turn().await;
+        let mut changes: Vec<_> = changes
+            .into_iter()
+            .map(|it| Box::pin(shop.store.writer.change(it)))
+            .collect();
+        shop.lined_up(Rank::Lease, 6, &mut changes).await;
+        end(turn);
+        let changed: Vec<_> = join_all(changes).await.into_iter().map(Result::unwrap).collect();
         assert_eq!(changed, [1, 0, 0, 1, 1, 1]);
         assert_eq!(shop.commits() - before, 1);
         let left = async |key| shop.store.load(&id(key)).await.unwrap();
@@ -216,41 +239,14 @@ async fn many_renewals_are_a_handful_of_commits() {
         token: claim.token(),
         lease: MINUTE * 2,
     });
+    let turn = shop.turn().await;
     let before = shop.commits();
-    let renewed = shop.store.writer.changes(changes.collect()).await;
+    let mut renewed: Vec<_> = changes.map(|it| Box::pin(shop.store.writer.change(it))).collect();
+    shop.lined_up(Rank::Lease, 1_500, &mut renewed).await;
+    end(turn);
+    let renewed = join_all(renewed).await;
     assert!(renewed.into_iter().all(|it| it.unwrap() == 1));
     assert!(shop.commits() - before <= 3, "{}", shop.commits() - before);
-}
-
-#[tokio::test]
-async fn a_row_that_is_rejected_fails_alone() {
-    for shop in Shop::both().await {
-        for (event, is_bad) in [("INSERT", "NEW.key = 'bad'"), ("UPDATE", "NEW.key = 'bad too'")] {
-            let trigger = format!(
-                "CREATE TRIGGER bad_{event} BEFORE {event} ON oneflight_records WHEN {is_bad}
-                 BEGIN SELECT RAISE(ABORT, 'not this one'); END"
-            );
-            shop.run(trigger.leak()).await;
-        }
-        let turn = shop.turn().await;
-        let keys = ["first", "bad", "bad too", "last"];
-        let mut claims: Vec<_> = keys.iter().map(|key| Box::pin(shop.claim(key))).collect();
-        shop.lined_up(Rank::Business, 4, &mut claims).await;
-        end(turn);
-        let mut outcomes = join_all(claims).await;
-        let error = outcomes.remove(1).unwrap_err();
-        assert!(error.to_string().contains("not this one"), "{error}");
-        let turn = shop.turn().await;
-        let claims = outcomes.into_iter().map(granted);
-        let complete = |claim| Box::pin(shop.store.complete(claim, result(), MINUTE));
-        let mut completed: Vec<_> = claims.map(complete).collect();
-        shop.lined_up(Rank::Lease, 3, &mut completed).await;
-        end(turn);
-        let mut completed = join_all(completed).await;
-        let error = completed.remove(1).unwrap_err();
-        assert!(error.to_string().contains("not this one"), "{error}");
-        assert!(completed.into_iter().all(|it| it.is_ok()));
-    }
 }
 
 #[tokio::test]
@@ -316,36 +312,42 @@ async fn a_caller_that_is_dropped_or_not_polled_changes_nothing_for_the_others()
     }
 }
 
-/// A caller whose call found the turn free has the turn, and is not polled any more.
+/// A caller whose call found the turn free has the turn, and is dropped or not polled any more.
 #[tokio::test]
 async fn a_caller_that_has_the_turn_and_is_not_polled_holds_nobody_up() {
     let shop = Shop::open().await;
-    let claim = shop.granted("ends").await;
-    let mut kept = Box::pin(shop.claim("kept"));
-    let mut ends = Box::pin(shop.store.complete(claim, result(), MINUTE));
-    for wanted in 0..2 {
-        let has_turn = || shop.store.writer.queue.try_enter(Rank::Lease).is_none();
-        while !has_turn() {
-            let is_over = match wanted {
-                0 => poll_immediate(&mut kept).await.is_some(),
-                _ => poll_immediate(&mut ends).await.is_some(),
-            };
-            assert!(!is_over, "it was over before it was seen to have the turn");
-            if !has_turn() {
+    let asks = async |is_claim, key: &'static str| match is_claim {
+        true => async { drop(shop.granted(key).await) }.boxed_local(),
+        false => {
+            let claim = shop.granted(key).await;
+            async { shop.store.complete(claim, result(), MINUTE).await.unwrap() }.boxed_local()
+        }
+    };
+    for (is_claim, is_kept) in [(true, true), (true, false), (false, true), (false, false)] {
+        let begun = Instant::now();
+        let mut keys = (0..).map(|n| &*format!("{is_claim} {is_kept} {n}").leak());
+        // It may be over before it is seen to have the turn.
+        let (key, has_turn) = 'has_turn: loop {
+            assert!(begun.elapsed() < LONG, "it is never seen to have the turn");
+            let key = keys.next().unwrap();
+            let mut asks = asks(is_claim, key).await;
+            while poll_immediate(&mut asks).await.is_none() {
+                if shop.store.writer.queue.try_enter(Rank::Lease).is_none() {
+                    break 'has_turn (key, asks);
+                }
                 tokio::task::yield_now().await;
             }
-        }
+        };
         // Not polled from here on.
-        let _ = shop.granted(&format!("claimed beside {wanted}")).await;
-        let mut turn = shop.turn().await;
-        turn.connection.give_back();
-        drop(turn);
-        if wanted == 0 {
-            assert!(shop.store.load(&id("kept")).await.unwrap().is_some());
+        let kept = is_kept.then_some(has_turn);
+        let _ = shop.granted(format!("beside {key}").leak()).await;
+        end(shop.turn().await);
+        if let Some(kept) = kept {
+            let record = shop.store.load(&id(key)).await.unwrap().unwrap();
+            assert_eq!(record.result().is_some(), !is_claim);
+            kept.await;
         }
     }
-    let _ = granted(kept.await);
-    ends.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -456,54 +458,6 @@ async fn a_transaction_of_work_beside_a_crowd_of_claims_waits_for_a_few_turns() 
     crowd.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_waits_for_the_lock_as_long_as_it_said() {
-    for shop in Shop::both().await {
-        let elsewhere = SqliteStore::open(shop.folder.path().join("shop.db")).await.unwrap();
-        let mut locks = elsewhere.pool().acquire().await.unwrap();
-        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *locks).await.unwrap();
-        let turn = shop.turn().await;
-        let request = |key: &str| ClaimRequest::new(&id(key), MINUTE);
-        let soon = request("soon").patience(Duration::from_millis(600));
-        let mut claims = vec![
-            Box::pin(shop.store.claim(soon)),
-            Box::pin(shop.store.claim(request("late"))),
-        ];
-        shop.lined_up(Rank::Business, 2, &mut claims).await;
-        end(turn);
-        let late = claims.remove(1);
-        let busy = claims.remove(0).await;
-        assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
-        sqlx::raw_sql("COMMIT").execute(&mut *locks).await.unwrap();
-        let _ = granted(late.await);
-        assert_eq!(shop.store.load(&id("soon")).await.unwrap(), None);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_of_the_user_are_as_they_were_when_all_have_left() {
-    let shop = Shop::lent().await;
-    let elsewhere = SqliteStore::open(shop.folder.path().join("shop.db")).await.unwrap();
-    let mut locks = elsewhere.pool().acquire().await.unwrap();
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *locks).await.unwrap();
-    let turn = shop.turn().await;
-    let request = ClaimRequest::new(&id("soon"), MINUTE).patience(Duration::from_millis(300));
-    let mut claims = vec![Box::pin(shop.store.claim(request))];
-    shop.lined_up(Rank::Business, 1, &mut claims).await;
-    end(turn);
-    let busy = claims.remove(0).await;
-    assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
-    drop(shop.turn().await);
-    let mut connections = Vec::new();
-    for _ in 0..3 {
-        let mut connection = shop.store.pool().acquire().await.unwrap();
-        let timeout = sqlx::query_scalar("PRAGMA busy_timeout");
-        let timeout: i64 = timeout.fetch_one(&mut *connection).await.unwrap();
-        assert_eq!(timeout, 5_000);
-        connections.push(connection);
-    }
-}
-
 /// What waits for the turn that it has would wait for itself.
 #[tokio::test]
 async fn work_that_has_the_turn_does_not_wait_in_line() {
@@ -515,68 +469,4 @@ async fn work_that_has_the_turn_does_not_wait_in_line() {
         Ok(matches!(inner, Err(StoreError::Unsupported { .. })))
     });
     assert!(*reply.await.unwrap());
-}
-
-#[tokio::test]
-async fn a_lost_answer_to_the_commit_of_many_is_told_to_each() {
-    use std::sync::atomic::Ordering;
-
-    let shop = Shop::open().await;
-    let turn = shop.turn().await;
-    let requests = ["a", "b"].map(|key| ClaimRequest::new(&id(key), MINUTE));
-    let asks = |request: &ClaimRequest| Box::pin(shop.store.claim(request.clone()));
-    let mut claims: Vec<_> = requests.iter().map(asks).collect();
-    shop.lined_up(Rank::Business, 2, &mut claims).await;
-    shop.store
-        .writer
-        .faults
-        .lose_commit_answer
-        .store(true, Ordering::SeqCst);
-    end(turn);
-    for lost in join_all(claims).await {
-        assert!(matches!(lost, Err(StoreError::Unavailable { .. })), "{lost:?}");
-    }
-    // Asked again, each holder has what it has claimed.
-    let mut claims = Vec::new();
-    for request in &requests {
-        claims.push(granted(shop.store.claim(request.clone()).await));
-    }
-    let turn = shop.turn().await;
-    let complete = |claim| Box::pin(shop.store.complete(claim, result(), MINUTE));
-    let mut completed: Vec<_> = claims.into_iter().map(complete).collect();
-    shop.lined_up(Rank::Lease, 2, &mut completed).await;
-    shop.store
-        .writer
-        .faults
-        .lose_commit_answer
-        .store(true, Ordering::SeqCst);
-    end(turn);
-    for completed in join_all(completed).await {
-        completed.unwrap();
-    }
-}
-
-/// A constraint that is looked at when the transaction is committed.
-#[tokio::test]
-async fn what_is_rejected_at_the_commit_fails_alone() {
-    for shop in Shop::both().await {
-        shop.run(
-            "CREATE TABLE notes (token INTEGER REFERENCES oneflight_records (token) DEFERRABLE INITIALLY DEFERRED)",
-        )
-        .await;
-        let mut claims = Vec::new();
-        for key in ["noted", "other", "last"] {
-            claims.push(shop.granted(key).await);
-        }
-        shop.run("INSERT INTO notes SELECT token FROM oneflight_records WHERE key = 'noted'")
-            .await;
-        let turn = shop.turn().await;
-        let mut released: Vec<_> = claims.into_iter().map(|it| Box::pin(shop.store.release(it))).collect();
-        shop.lined_up(Rank::Lease, 3, &mut released).await;
-        end(turn);
-        let mut released = join_all(released).await;
-        let error = released.remove(0).unwrap_err();
-        assert!(error.to_string().contains("FOREIGN KEY"), "{error}");
-        assert!(released.iter().all(Result::is_ok), "{released:?}");
-    }
 }
