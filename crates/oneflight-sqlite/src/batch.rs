@@ -8,8 +8,8 @@
 //! COMMIT
 //! ```
 //!
-//! Each of these statements is that of one request, over all that are in a list: so it is decided by the same
-//! conditions. A claim of what has a record by now is not made here. It is for [`decide`](oneflight::store::decide), alone.
+//! Each of these statements has the conditions of that of one request (in [`records`](super::records)), over all that
+//! are in a list. A claim of what has a record by now is not made here. It is for [`decide`](oneflight::store::decide), alone.
 //!
 //! A list is one value, in JSON, so that the text is constant and prepared once.
 

@@ -10,7 +10,7 @@
 //! one lock.
 //!
 //! What is under way in its caller's place has the turn, and a caller may be kept and not polled. So it is shared: what
-//! waits for the turn polls it as well.
+//! is at the gate of the turn polls it as well.
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;

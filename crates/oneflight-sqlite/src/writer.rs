@@ -138,7 +138,7 @@ impl Writer {
         Patience::new(self.deadline.min(left))
     }
 
-    /// Waits for a place in the queue, and meanwhile sees to it that what has the turn now goes on, if it can.
+    /// Waits for a place in the queue. At its gate, this sees to it that what has the turn now goes on, if it can.
     pub(super) async fn enter(&self, rank: Rank) -> Place {
         self.queue.enter(rank, || self.gathered.see_to_it()).await
     }
