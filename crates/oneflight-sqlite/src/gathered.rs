@@ -308,7 +308,7 @@ impl Gathered {
             match under_way {
                 // Polled anew now and then: a wake-up that comes while one of those that share it is polling, and that
                 // is then not polled again, would be lost.
-                Some(under_way) => drop(timeout(LOST_WAKE_UP, under_way).await),
+                Some(under_way) => while timeout(LOST_WAKE_UP, under_way.clone()).await.is_err() {},
                 None => begun.await,
             }
         }
