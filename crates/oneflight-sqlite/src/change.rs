@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::answers;
 use super::erase;
 use super::queue::Rank;
 use super::{records, steps};
@@ -80,6 +81,30 @@ impl Change {
         }
     }
 
+    /// Returns the token of the claim that it is about, if it is about one.
+    pub(super) fn token(&self) -> Option<FencingToken> {
+        match self {
+            Self::Renew { token, .. }
+            | Self::EndLease { token, .. }
+            | Self::Complete { token, .. }
+            | Self::Release { token, .. }
+            | Self::RecordStep { token, .. }
+            | Self::SettleStep { token, .. }
+            | Self::SetStanding { token, .. }
+            | Self::Hold { token, .. }
+            | Self::EraseOne { token, .. } => Some(*token),
+            _ => None,
+        }
+    }
+
+    /// Returns the size of the result in it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Complete { result, .. } => result.as_bytes().len(),
+            _ => 0,
+        }
+    }
+
     /// Makes the change, and returns how many rows it changed.
     pub(super) async fn make(&self, connection: &mut SqliteConnection) -> sqlx::Result<u64> {
         let statement = match self {
@@ -105,6 +130,6 @@ impl Change {
             Self::EraseOne { id, token } => erase::erase_record(id, *token),
             Self::Purge { limit } => records::purge(*limit),
         };
-        Ok(statement.execute(connection).await?.rows_affected())
+        answers::changed(connection, statement).await
     }
 }

@@ -10,9 +10,14 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn after_commit(&self, committed: sqlx::Result<()>) -> sqlx::Result<()> {
-        if self.lose_commit_answer.swap(false, Ordering::SeqCst) {
+        if self.loses_answer() {
             return committed.and(Err(sqlx::Error::WorkerCrashed));
         }
         committed
+    }
+
+    /// Returns whether the answer to a commit is to be lost.
+    pub(super) fn loses_answer(&self) -> bool {
+        self.lose_commit_answer.swap(false, Ordering::SeqCst)
     }
 }

@@ -5,7 +5,9 @@
 //! back, which rolls back whatever is open. It is given back only when the answer was seen that nothing is open on it.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
@@ -17,6 +19,8 @@ use oneflight::store::StoreError;
 pub(super) struct Lent {
     /// `None` once it was given back or closed.
     connection: Option<PoolConnection<Sqlite>>,
+    /// Where it is kept when it is given back, if not in its pool.
+    kept: Option<Kept>,
 }
 
 impl Lent {
@@ -26,12 +30,16 @@ impl Lent {
         let connection = lent.map_err(|_| StoreError::NoConnection)?.map_err(unavailable)?;
         Ok(Self {
             connection: Some(connection),
+            kept: None,
         })
     }
 
-    /// Gives the connection back to the pool.
+    /// Gives the connection back to the pool, or to where it is kept.
     pub(super) fn give_back(&mut self) {
-        self.connection = None;
+        match (self.connection.take(), &self.kept) {
+            (Some(connection), Some(kept)) => kept.put(connection),
+            (connection, _) => drop(connection),
+        }
     }
 
     /// Gives the connection back if it is in no transaction any more, as far as `sqlx` counts, and closes it otherwise.
@@ -78,6 +86,64 @@ impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
             // Not `close_on_drop`: that would spawn, and there may be no runtime any more.
+            drop(connection.detach());
+        }
+    }
+}
+
+/// Keeps the one connection of a pool between its uses. A pool would have it brought back by a task, for which the next
+/// use would wait. Clones are the same place.
+#[derive(Clone, Default)]
+pub(super) struct Kept(Arc<Mutex<Place>>);
+
+#[derive(Default)]
+struct Place {
+    connection: Option<PoolConnection<Sqlite>>,
+    is_closed: bool,
+}
+
+impl Kept {
+    /// Takes the connection at once, if it is here.
+    pub(super) fn take(&self) -> Option<Lent> {
+        let connection = self.0.lock().connection.take()?;
+        Some(Lent {
+            connection: Some(connection),
+            kept: Some(self.clone()),
+        })
+    }
+
+    /// Takes the connection, or waits for one of the pool, which is kept here from then on.
+    pub(super) async fn take_or_by(&self, pool: &SqlitePool, patience: &Patience) -> Result<Lent, StoreError> {
+        if let Some(lent) = self.take() {
+            return Ok(lent);
+        }
+        let mut lent = Lent::by(pool, patience).await?;
+        lent.kept = Some(self.clone());
+        Ok(lent)
+    }
+
+    /// Keeps nothing from now on. Returns what was kept.
+    pub(super) fn close(&self) -> Option<Lent> {
+        self.0.lock().is_closed = true;
+        self.take()
+    }
+
+    fn put(&self, connection: PoolConnection<Sqlite>) {
+        let mut place = self.0.lock();
+        if place.is_closed {
+            drop(place);
+            // The pool closes it.
+            drop(connection);
+        } else {
+            place.connection = Some(connection);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // There may be no runtime any more, which its pool would need.
             drop(connection.detach());
         }
     }

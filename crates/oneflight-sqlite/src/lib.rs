@@ -6,6 +6,10 @@
 //! `BEGIN IMMEDIATE`, so that a transaction never fails half-way for want of the lock. Other processes are waited for
 //! with small, jittered pauses until a deadline.
 //!
+//! Claims, results, releases and renewals that are wanted while another one is written go together in the next
+//! transaction, which is one wait for the disk for all. A thread of the store's own does that, from when it is first
+//! needed until the store is dropped.
+//!
 //! The time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence
 //! on one clock. If the clock is set back, leases and retention last longer by as much. If it is set forward, what ends
 //! within that time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had
@@ -14,6 +18,9 @@
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+mod alone;
+mod answers;
+mod batch;
 mod busy;
 mod change;
 mod ending;
@@ -22,6 +29,7 @@ mod erase;
 mod faults;
 mod file;
 mod foreign;
+mod gathered;
 mod lent;
 mod manager;
 mod open;
@@ -36,6 +44,7 @@ mod steps;
 mod store;
 #[cfg(test)]
 mod tests;
+mod together;
 mod transaction;
 mod upkeep;
 mod writer;

@@ -14,10 +14,14 @@
 //! What is recorded of steps has a line of its own. The heads of both lines meet at the gate, so they take turns: neither
 //! a crowd of claims nor a crowd of steps keeps the other one waiting.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use futures_util::future::{Either, select};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 /// How urgent a turn is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,47 +40,80 @@ pub(super) struct Queue {
     door: Mutex<()>,
     steps_door: Mutex<()>,
     gate: Arc<Mutex<()>>,
-    /// How many of rank [`Lease`](Rank::Lease) wait.
-    urgent: AtomicUsize,
+    urgent: Arc<Urgency>,
+}
+
+/// How many of rank [`Lease`](Rank::Lease) wait.
+#[derive(Default)]
+struct Urgency {
+    many: AtomicUsize,
+    fewer: Notify,
+}
+
+impl Urgency {
+    fn is_any(&self) -> bool {
+        self.many.load(Ordering::SeqCst) > 0
+    }
 }
 
 /// One writer that counts as urgent.
-struct Urgent<'q>(&'q AtomicUsize);
+pub(super) struct Urgent(Arc<Urgency>);
 
-impl Drop for Urgent<'_> {
+impl Drop for Urgent {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.many.fetch_sub(1, Ordering::SeqCst);
+        self.0.fewer.notify_waiters();
     }
 }
 
 impl Queue {
-    /// Takes a turn of business at once, if nothing has it or waits for it.
-    pub(super) fn try_enter(&self) -> Option<OwnedMutexGuard<()>> {
-        let _head = self.door.try_lock().ok()?;
+    /// Takes a turn at once, if nothing has it, and nothing waits that would have gone first.
+    pub(super) fn try_enter(&self, rank: Rank) -> Option<OwnedMutexGuard<()>> {
+        let door = match rank {
+            Rank::Lease => return Arc::clone(&self.gate).try_lock_owned().ok(),
+            Rank::Step => &self.steps_door,
+            Rank::Business => &self.door,
+        };
+        let _head = door.try_lock().ok()?;
         let turn = Arc::clone(&self.gate).try_lock_owned().ok()?;
-        (self.urgent.load(Ordering::SeqCst) == 0).then_some(turn)
+        (!self.urgent.is_any()).then_some(turn)
     }
 
-    /// Waits for a turn, which lasts until the returned guard is dropped.
-    pub(super) async fn enter(&self, rank: Rank) -> OwnedMutexGuard<()> {
+    /// Has all but those of rank [`Lease`](Rank::Lease) leave the next turn to them, as long as this is kept.
+    pub(super) fn urgent(&self) -> Urgent {
+        self.urgent.many.fetch_add(1, Ordering::SeqCst);
+        Urgent(Arc::clone(&self.urgent))
+    }
+
+    /// Waits for a turn, which lasts until the returned guard is dropped. At the gate, which few are at, it sees to it
+    /// that what has the turn goes on.
+    pub(super) async fn enter<S: Future<Output = Infallible>>(
+        &self,
+        rank: Rank,
+        see_to_it: impl Fn() -> S,
+    ) -> OwnedMutexGuard<()> {
+        let at_gate = async || match select(pin!(Arc::clone(&self.gate).lock_owned()), pin!(see_to_it())).await {
+            Either::Left((turn, _)) => turn,
+            Either::Right((never, _)) => match never {},
+        };
         let door = match rank {
             Rank::Lease => {
-                self.urgent.fetch_add(1, Ordering::SeqCst);
-                let _waiting = Urgent(&self.urgent);
-                return Arc::clone(&self.gate).lock_owned().await;
+                let _waiting = self.urgent();
+                return at_gate().await;
             }
             Rank::Step => &self.steps_door,
             Rank::Business => &self.door,
         };
         let _head = door.lock().await;
         loop {
-            let turn = Arc::clone(&self.gate).lock_owned().await;
-            if self.urgent.load(Ordering::SeqCst) == 0 {
+            let turn = at_gate().await;
+            let fewer = self.urgent.fewer.notified();
+            if !self.urgent.is_any() {
                 return turn;
             }
             drop(turn);
             // A writer that is counted as urgent may not be at the gate yet.
-            tokio::task::yield_now().await;
+            fewer.await;
         }
     }
 }

@@ -6,10 +6,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use sqlx::Row;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Either, Executor, Row};
 
 use super::busy::unavailable;
 use super::ending::{Commits, End};
@@ -405,18 +404,8 @@ macro_rules! and_commit {
 }
 pub(super) use and_commit;
 
-/// What became of a record in the transaction of its work.
-pub(super) enum Completed {
-    /// It was completed.
-    Yes,
-    /// It was, and files are attached to the connection.
-    BesideAttached,
-    /// It was not there to be completed.
-    No,
-}
-
 /// Releases the savepoint of the work, completes the record, and opens the seal for that. The row is for
-/// [`put`].
+/// [`put`](super::answers::put).
 pub(super) fn release_and_complete<'q>(
     along: Along,
     id: &'q RequestIdentity,
@@ -433,27 +422,6 @@ pub(super) fn release_and_complete<'q>(
         ),
     };
     bind_complete(sqlx::query(statement), id, result, retention).bind(holder.as_bytes().to_vec())
-}
-
-/// Runs statements that record in the transaction of the work, and commit if they are to. Returns what was recorded,
-/// also if something failed after that.
-pub(super) async fn put(connection: &mut SqliteConnection, statements: Statement<'_>) -> (Completed, sqlx::Result<()>) {
-    let mut completed = Completed::No;
-    let mut answers = connection.fetch_many(statements);
-    loop {
-        match answers.try_next().await {
-            Ok(Some(Either::Left(_))) => {}
-            Ok(Some(Either::Right(row))) => {
-                completed = match row.try_get::<Option<i64>, _>(0) {
-                    Ok(Some(_)) => Completed::Yes,
-                    Ok(None) => Completed::BesideAttached,
-                    Err(error) => return (Completed::Yes, Err(error)),
-                }
-            }
-            Ok(None) => return (completed, Ok(())),
-            Err(error) => return (completed, Err(error)),
-        }
-    }
 }
 
 pub(super) fn renew(id: &RequestIdentity, token: FencingToken, lease: Duration) -> Statement<'_> {

@@ -228,10 +228,16 @@ impl From<SqliteStore> for DynStore {
 impl Store for SqliteStore {
     async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
         let asked = Instant::now();
-        if let Some(answer) = self.answer_from_read(&request).await? {
+        let left = |patience: Option<Duration>| patience.map(|it| it.saturating_sub(asked.elapsed()));
+        let record = self.read(&request.id, request.patience).await?;
+        let is_new = record.is_none();
+        if let Decision::Unchanged(answer) = decide(record, &request) {
             return Ok(answer);
         }
-        let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
+        if is_new && let Some(token) = self.writer.claim_new(&request, left(request.patience)).await? {
+            return Ok(ClaimOutcome::Granted(Claim::new(request.id, token, 1, None)));
+        }
+        let patience = left(request.patience);
         let file = Arc::clone(&self.writer.file);
         let ended = self
             .writer

@@ -1,5 +1,9 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
+mod failures;
+mod together;
+mod turns;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -67,7 +71,7 @@ async fn a_commit_whose_record_may_be_past_its_retention_is_not_said_to_be_rolle
 #[tokio::test]
 async fn a_commit_that_cannot_be_looked_up_is_not_said_to_have_found_the_store_busy() {
     let folder = tempfile::tempdir().unwrap();
-    let options = SqliteStore::options().busy_deadline(Duration::from_millis(50));
+    let options = SqliteStore::options().busy_deadline(Duration::from_secs(1));
     let store = options.open(folder.path().join("busy.db")).await.unwrap();
     let mut other = store.pool().acquire().await.unwrap();
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *other).await.unwrap();

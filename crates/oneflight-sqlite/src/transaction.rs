@@ -28,11 +28,12 @@ use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::answers::{self, Completed};
 use super::busy::{is_plain, is_rejected_by_hook, is_violation};
 use super::ending::{Commits, End, Ended};
 use super::manager;
 use super::queue::Rank;
-use super::records::{self, Along, Claims, Completed};
+use super::records::{self, Along, Claims};
 use super::seal::{self, open_seal};
 use super::steps;
 use super::store::{Looked, SqliteStore};
@@ -291,7 +292,7 @@ async fn end(connection: &mut SqliteConnection, of: &Of, ending: &Ending, writer
     let (completed, done) = match of {
         Of::Request { id, holder } => {
             let record = records::release_and_complete(along, id, *holder, result, retention);
-            records::put(connection, record).await
+            answers::put(connection, along, record).await
         }
         Of::Step(step) => {
             let record = StepRecord {
@@ -300,7 +301,7 @@ async fn end(connection: &mut SqliteConnection, of: &Of, ending: &Ending, writer
                 result: Some(result.clone()),
             };
             let record = steps::release_and_record(along, &step.request, step.token, &record);
-            records::put(connection, record).await
+            answers::put(connection, along, record).await
         }
     };
     match (completed, done) {

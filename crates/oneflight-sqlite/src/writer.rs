@@ -14,6 +14,7 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::SqlStr;
@@ -22,10 +23,10 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, unavailable};
-use super::change::Change;
 use super::ending::{Commits, End, Ended};
 use super::file::{DatabaseFile, Databases};
-use super::lent::Lent;
+use super::gathered::{Gathered, InUse};
+use super::lent::{Kept, Lent};
 use super::manager;
 use super::queue::{Queue, Rank};
 use super::records;
@@ -46,18 +47,28 @@ pub(super) enum Connections {
     Users,
 }
 
+/// A place in the queue: the head of it.
+pub(super) type Place = OwnedMutexGuard<()>;
+
 /// Gives out turns to write. Clones share the queue.
 #[derive(Clone)]
 pub(super) struct Writer {
     pub(super) pool: SqlitePool,
+    /// The one connection of a pool of its own, between its uses.
+    kept: Kept,
     /// The turn of work that holds the queue's place.
     turn: store::Turn,
-    queue: Arc<Queue>,
+    pub(super) queue: Arc<Queue>,
     deadline: Duration,
-    connections: Connections,
+    pub(super) connections: Connections,
+    pub(super) gathered: Arc<Gathered>,
+    /// The thread that does what was gathered has none.
+    pub(super) in_use: Option<Arc<InUse>>,
     pub(super) commits: Commits,
     pub(super) file: Arc<DatabaseFile>,
-    settings: Settings,
+    pub(super) settings: Settings,
+    /// Whether work has had the connection, and may have changed its settings.
+    is_changed: Arc<AtomicBool>,
     #[cfg(test)]
     pub(super) faults: Arc<super::faults::Faults>,
 }
@@ -71,15 +82,20 @@ impl Writer {
         file: DatabaseFile,
         settings: Settings,
     ) -> Self {
+        let gathered = Arc::default();
         Self {
             pool,
+            kept: Kept::default(),
             turn: store::Turn::new(),
             queue: Arc::default(),
             deadline,
             connections,
+            in_use: Some(Arc::new(InUse(Arc::clone(&gathered)))),
+            gathered,
             commits,
             file: Arc::new(file),
             settings,
+            is_changed: Arc::default(),
             #[cfg(test)]
             faults: Arc::default(),
         }
@@ -91,26 +107,66 @@ impl Writer {
     }
 
     pub(super) async fn close(&self) {
+        if let Some(mut connection) = self.kept.close() {
+            connection.close().await;
+        }
         self.pool.close().await;
     }
 
     /// Waits for this caller's turn, then for a connection. A caller that waits for a turn holds no connection. The
     /// limit, if any, is for all waits together: for the turn, for a connection and for the database's lock.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
-        let limit = limit.unwrap_or(Duration::MAX);
-        let queueing = Patience::new(self.deadline.saturating_mul(QUEUE_DEADLINES).min(limit));
-        let place = timeout(queueing.remaining(), self.turn.wait_for(self.queue.enter(rank)))
+        let queueing = self.queueing(limit);
+        let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
             .await
             .map_err(|_| queueing.exhausted())??;
-        let left = limit.saturating_sub(queueing.waited());
-        let patience = Patience::new(self.deadline.min(left));
+        let patience = self.patience(limit, queueing.waited());
         self.file.still_there()?;
-        Ok(Turn {
-            connection: Lent::by(&self.pool, &patience).await?,
+        let connection = self.lend(&patience).await?;
+        Ok(self.turn_on(connection, place, patience))
+    }
+
+    /// How long a turn is waited for.
+    pub(super) fn queueing(&self, limit: Option<Duration>) -> Patience {
+        let queueing = self.deadline.saturating_mul(QUEUE_DEADLINES);
+        Patience::new(queueing.min(limit.unwrap_or(Duration::MAX)))
+    }
+
+    /// How long a connection and a lock are waited for in a turn, by a caller that has waited before.
+    pub(super) fn patience(&self, limit: Option<Duration>, waited: Duration) -> Patience {
+        let left = limit.unwrap_or(Duration::MAX).saturating_sub(waited);
+        Patience::new(self.deadline.min(left))
+    }
+
+    /// Waits for a place in the queue. At its gate, this sees to it that what has the turn now goes on, if it can.
+    pub(super) async fn enter(&self, rank: Rank) -> Place {
+        self.queue.enter(rank, || self.gathered.see_to_it()).await
+    }
+
+    /// Waits for the connection of a turn.
+    pub(super) async fn lend(&self, patience: &Patience) -> Result<Lent, StoreError> {
+        match self.connections {
+            Connections::Own => self.kept.take_or_by(&self.pool, patience).await,
+            Connections::Users => Lent::by(&self.pool, patience).await,
+        }
+    }
+
+    /// Takes the connection of a turn, if it can be had at once.
+    pub(super) fn lend_at_once(&self) -> Option<Lent> {
+        match self.connections {
+            Connections::Own => self.kept.take(),
+            Connections::Users => None,
+        }
+    }
+
+    /// Returns the turn of a place in the queue.
+    pub(super) fn turn_on(&self, connection: Lent, place: Place, patience: Patience) -> Turn {
+        Turn {
+            connection,
             is_known: false,
             patience,
             _place: place,
-        })
+        }
     }
 
     /// Returns a turn of business as [`turn`](Self::turn) does: on the connection that the caller has looked at its
@@ -123,7 +179,7 @@ impl Writer {
     ) -> Result<Turn, StoreError> {
         let place = match self.connections {
             Connections::Own => None,
-            Connections::Users => self.queue.try_enter(),
+            Connections::Users => self.queue.try_enter(Rank::Business),
         };
         let turn = match place {
             Some(place) => self.file.still_there().map(|()| Turn {
@@ -142,7 +198,13 @@ impl Writer {
 
     /// Runs work that has the turn, so that its wish for another one is noticed.
     pub(super) fn within<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
+        self.is_changed.store(true, Ordering::SeqCst);
         self.turn.scope(work)
+    }
+
+    /// Waits for what the caller's turn comes with, unless the caller is work that has the turn itself.
+    pub(super) async fn wait_for<Q: Future>(&self, queue: Q) -> Result<Q::Output, StoreError> {
+        self.turn.wait_for(queue).await
     }
 
     /// Makes the error that the user of the store gets for an error on a connection.
@@ -150,66 +212,18 @@ impl Writer {
         self.file.named(unavailable(error))
     }
 
-    /// Makes one change in a transaction of its own, and returns how many rows it changed.
-    pub(super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
-        match self.connections {
-            Connections::Own => {
-                let changed = self.change_alone(&change).await;
-                changed.map_err(|error| self.file.named(error))
-            }
-            // It is not known whether the user left a transaction open there: then a statement would be part of it.
-            Connections::Users => self.change_in_transaction(change).await,
-        }
-    }
-
-    async fn change_alone(&self, change: &Change) -> Result<u64, StoreError> {
-        let mut turn = self.turn(change.rank(), None).await?;
-        let mut replaced = false;
-        loop {
-            let error = match change.make(&mut turn.connection).await {
-                Ok(rows) => {
-                    turn.connection.give_back();
-                    return Ok(rows);
-                }
-                Err(error) => error,
-            };
-            // Either may be because of what work has set on the connection.
-            if is_busy(&error) {
-                turn.patience.pause().await?;
-                // If it fails, so does the next try.
-                let _ = self.settings.set(&mut turn.connection).await;
-            } else if !replaced {
-                replaced = true;
-                self.replace(&mut turn).await?;
-            } else {
-                return Err(unavailable(error));
-            }
-        }
-    }
-
-    async fn change_in_transaction(&self, change: Change) -> Result<u64, StoreError> {
-        let file = Arc::clone(&self.file);
-        let changed = self.transaction(change.rank(), None, move |connection| {
-            Box::pin(async move {
-                let rows = change.make(connection).await.map_err(unavailable)?;
-                if rows == 0 {
-                    // In another file there is nothing to change, which says nothing of this one.
-                    file.is_open_on(connection).await?;
-                }
-                Ok((End::Commit, rows))
-            })
-        });
-        match changed.await? {
-            Ended::Committed(rows) | Ended::RolledBack(rows) => Ok(rows),
-            Ended::Unknown(_, error) => Err(self.unavailable(error)),
+    /// Sets the connection of a turn if its settings may have been changed.
+    pub(super) async fn set_if_changed(&self, turn: &mut Turn) {
+        if self.is_changed.swap(false, Ordering::SeqCst) && self.settings.set(turn).await.is_err() {
+            self.is_changed.store(true, Ordering::SeqCst);
         }
     }
 
     /// Closes the connection of a turn, and waits for another.
-    async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
+    pub(super) async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
         turn.connection.close().await;
         turn.is_known = false;
-        turn.connection = Lent::by(&self.pool, &turn.patience).await?;
+        turn.connection = self.lend(&turn.patience).await?;
         Ok(())
     }
 }
@@ -383,8 +397,8 @@ pub(super) struct Turn {
     pub(super) connection: Lent,
     /// Whether it was seen that the connection has the store's file, and no other.
     is_known: bool,
-    patience: Patience,
-    _place: OwnedMutexGuard<()>,
+    pub(super) patience: Patience,
+    _place: Place,
 }
 
 impl Deref for Turn {

@@ -3,9 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use futures::future::{join, join_all};
+use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::record::{CodecId, FencingToken, Record, RecordedResult, Verdict};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError};
 use oneflight_conformance as conformance;
 use oneflight_sqlite::SqliteStore;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sqlite_store_conforms() {
@@ -31,4 +37,91 @@ async fn the_sqlite_store_conforms_on_a_pool_of_one_connection() {
     })
     .await
     .unwrap();
+}
+
+/// A store that is asked by a crowd at the same time, so that what is asked waits for the writer and is done with others.
+struct Crowded {
+    inner: SqliteStore,
+    requests: AtomicU64,
+}
+
+impl Crowded {
+    /// Waits for an operation beside others, each of a request of its own.
+    async fn beside<T>(&self, operation: impl Future<Output = T>) -> T {
+        let crowd = (0..4).map(|_| async {
+            let number = self.requests.fetch_add(1, Ordering::Relaxed);
+            let id = RequestIdentity::new(Scope::new("crowd"), number.to_string()).unwrap();
+            let lease = Duration::from_secs(600);
+            let claimed = self.inner.claim(ClaimRequest::new(&id, lease)).await;
+            let Ok(ClaimOutcome::Granted(claim)) = claimed else {
+                panic!("{claimed:?}")
+            };
+            self.inner.renew(&id, claim.token(), lease).await.unwrap();
+            let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"1");
+            self.inner.complete(claim, result, lease).await.unwrap();
+        });
+        join(join_all(crowd), operation).await.1
+    }
+}
+
+impl Store for Crowded {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        self.beside(self.inner.claim(request)).await
+    }
+
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        self.beside(self.inner.renew(id, token, lease)).await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.beside(self.inner.end_lease(id, token, left)).await
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        self.beside(self.inner.complete(claim, result, retention)).await
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        self.beside(self.inner.release(claim)).await
+    }
+
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        self.inner.load(id).await
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        self.inner.purge(limit).await
+    }
+
+    async fn in_doubt(&self, limit: usize, after: Option<FencingToken>) -> Result<Vec<InDoubt>, StoreError> {
+        self.inner.in_doubt(limit, after).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sqlite_store_conforms_in_a_crowd() {
+    for is_lent in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let files = AtomicU64::new(0);
+        conformance::run(async || {
+            let path = folder
+                .path()
+                .join(format!("{}.db", files.fetch_add(1, Ordering::Relaxed)));
+            let inner = match is_lent {
+                false => SqliteStore::open(path).await.unwrap(),
+                true => {
+                    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+                    let options = options.journal_mode(SqliteJournalMode::Wal);
+                    let pool = SqlitePoolOptions::new().max_connections(3).connect_with(options);
+                    SqliteStore::from_pool(pool.await.unwrap()).await.unwrap()
+                }
+            };
+            Crowded {
+                inner,
+                requests: AtomicU64::new(0),
+            }
+        })
+        .await
+        .unwrap();
+    }
 }
