@@ -145,6 +145,11 @@ impl Writer {
         self.turn.scope(work)
     }
 
+    /// Waits for what the caller's turn comes with, unless the caller is work that has the turn itself.
+    pub(super) async fn wait_for<Q: Future>(&self, queue: Q) -> Result<Q::Output, StoreError> {
+        self.turn.wait_for(queue).await
+    }
+
     /// Makes the error that the user of the store gets for an error on a connection.
     pub(super) fn unavailable(&self, error: sqlx::Error) -> StoreError {
         self.file.named(unavailable(error))
