@@ -38,6 +38,13 @@ pub(super) fn is_violation(error: &(dyn Error + 'static)) -> bool {
     is_caused_by_code(error, |code| code.starts_with("22") || code.starts_with("23"))
 }
 
+/// Returns whether an error may be about one of many rows: a constraint, a value, what a trigger says, or damage.
+pub(super) fn is_of_a_row(error: &(dyn Error + 'static)) -> bool {
+    is_caused_by_code(error, |code| {
+        ["22", "23", "P0", "XX"].iter().any(|class| code.starts_with(class))
+    })
+}
+
 /// Returns whether there is no such savepoint, or no transaction for it to be in: the one that was begun is over.
 pub(super) fn is_transaction_over(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "3B001" || code == "25P01")
