@@ -60,7 +60,8 @@ pub use error::{StoreError, StoreFailure};
 pub use foreign::{Asked, ForeignStatement, ForeignTransaction, hex, read_record, read_sent, unhex};
 pub use memory::MemoryStore;
 pub use outbox::OutboxStore;
-pub use renewals::{RenewTogether, Renewal, Renewals};
+pub(crate) use renewals::Withdrawal;
+pub use renewals::{RenewTogether, Renewal, RenewalParts, Renewals};
 pub use report::{report_forgotten_tokens, report_unreadable};
 pub use schema::{Migration, SchemaStatus};
 pub use steps::{

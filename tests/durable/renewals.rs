@@ -4,19 +4,24 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::lines::Lines;
 use futures::future::join_all;
+use oneflight::idempotency::{Idempotency, NotDone, Unfinished, Unknown};
 use oneflight::identity::{RequestIdentity, Scope};
-use oneflight::record::FencingToken;
-use oneflight::store::{RenewTogether, Renewal, Renewals, StoreError};
+use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::store::{
+    Claim, ClaimOutcome, ClaimRequest, MemoryStore, RenewTogether, Renewal, RenewalParts, Renewals, Store, StoreError,
+};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
 
 /// Its window is 2 s.
 const LEASE: Duration = Duration::from_secs(96);
@@ -29,6 +34,8 @@ struct Server {
     messages: Arc<Mutex<Vec<Vec<u64>>>>,
     /// Whether there is no answer for now.
     is_silent: Arc<AtomicBool>,
+    /// Whether an answer takes some turns.
+    is_slow: Arc<AtomicBool>,
 }
 
 /// It is outdated.
@@ -42,11 +49,19 @@ impl RenewTogether for Server {
     async fn renew_together(&self, renewals: Vec<Renewal>) {
         let tokens = renewals.iter().map(|it| it.token().get()).collect();
         self.messages.lock().push(tokens);
+        tracing::info!(
+            "sends {:?}",
+            renewals.iter().map(|it| it.token().get()).collect::<Vec<_>>()
+        );
+        if self.is_slow.load(Ordering::SeqCst) {
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+        }
         if self.is_silent.load(Ordering::SeqCst) {
             pending::<()>().await;
         }
         for renewal in renewals {
-            assert_eq!(renewal.id(), &id());
             let token = renewal.token();
             match token.get() {
                 OUTDATED => renewal.answer(Err(StoreError::Outdated { token })),
@@ -305,4 +320,238 @@ fn where_there_is_no_runtime_a_renewal_is_sent_by_its_caller() {
     let renewed = futures::executor::block_on(join_all([1, 2].map(|token| renew(&renewals, token, LEASE))));
     assert!(renewed.iter().all(Result::is_ok));
     assert_eq!(server.messages(), [[1], [2]]);
+}
+
+/// The queue of the tasks of a runtime is long, and renewals go on coming.
+#[test]
+fn a_runtime_that_has_more_to_do_than_it_can_sends_them_all_the_same() {
+    let (server, renewals) = gathered();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    // Longer than a task that gathers may be late, and the window is shorter.
+    let (round, lease) = (Duration::from_millis(40), Duration::from_millis(480));
+    let renewed = runtime.block_on(async {
+        let busy = JoinSet::from_iter((0..200).map(|_| async move {
+            loop {
+                std::thread::sleep(round / 200);
+                tokio::task::yield_now().await;
+            }
+        }));
+        let coming = JoinSet::from_iter((0..25).map(|token| {
+            let renewals = renewals.clone();
+            async move {
+                sleep(round / 4 * u32::try_from(token).unwrap()).await;
+                renew(&renewals, token, lease).await
+            }
+        }));
+        let renewed = timeout(LONG / 2, coming.join_all()).await;
+        drop(busy);
+        renewed
+    });
+    assert!(renewed.expect("none is sent").iter().all(Result::is_ok));
+    assert_eq!(server.messages().concat().len(), 25);
+}
+
+/// A runtime of one thread is left in the middle of a message.
+#[test]
+fn a_runtime_that_rests_takes_nothing_that_others_wait_for() {
+    let (server, renewals) = gathered();
+    let (runs, rests) = (runtime(), Builder::new_current_thread().enable_all().build().unwrap());
+    server.is_slow.store(true, Ordering::SeqCst);
+    let there = rests.block_on(async {
+        let there = renewing(&renewals, 1, LEASE).await;
+        let (renewals, (asks, asked)) = (renewals.clone(), mpsc::channel());
+        let here = runs.spawn(async move {
+            let here = renewing(&renewals, 2, LEASE).await;
+            asks.send(()).unwrap();
+            here.await.unwrap()
+        });
+        asked.recv().unwrap();
+        while server.messages().concat().iter().all(|token| *token != 1) {
+            tokio::task::yield_now().await;
+        }
+        (there, here)
+    });
+    let (there, here) = there;
+    runs.block_on(async { timeout(LONG / 6, here).await })
+        .expect("it waits for a runtime that rests")
+        .unwrap()
+        .unwrap();
+    rests.block_on(there).unwrap().unwrap();
+    assert_eq!(server.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn what_goes_alone_is_in_the_span_of_its_request() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.subscriber());
+    let (server, renewals) = gathered();
+    let of = |token| renew(&renewals, token, LEASE).instrument(tracing::info_span!("request", token));
+    of(1).await.unwrap();
+    assert!(lines.the("sends [1]").contains("request{token=1}"));
+    join_all([of(2), of(3)]).await;
+    assert!(!lines.the("sends [2, 3]").contains("request"));
+    assert_eq!(server.messages().len(), 2);
+}
+
+/// Asks for so many at once, has this done with what is sent, and returns what became of them.
+async fn parted(many: u64, done: impl AsyncFn(Vec<Renewal>)) -> Vec<Result<(), StoreError>> {
+    struct Hands(tokio::sync::mpsc::UnboundedSender<Vec<Renewal>>);
+    impl RenewTogether for Hands {
+        async fn renew_together(&self, renewals: Vec<Renewal>) {
+            self.0.send(renewals).unwrap();
+        }
+    }
+    let (hands, mut handed) = tokio::sync::mpsc::unbounded_channel();
+    let (renewals, id) = (Renewals::over(Hands(hands)), id());
+    let asked = join_all((0..many).map(|token| renewals.renew(&id, FencingToken::new(token), LEASE)));
+    let (renewed, ()) = tokio::join!(asked, async { done(handed.recv().await.unwrap()).await });
+    renewed
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_that_are_at_fault_cost_few_messages_and_many_a_bounded_number() {
+    for (many_are_at_fault, most) in [
+        (vec![0], 21),
+        (vec![617], 21),
+        (vec![3, 500, 998], 60),
+        (Vec::from_iter(0..1_000), 1_100),
+    ] {
+        let messages = std::cell::Cell::new(0);
+        let renewed = parted(1_000, async |renewals| {
+            let mut parts = RenewalParts::of(renewals);
+            while let Some(part) = parts.next() {
+                messages.set(messages.get() + 1);
+                match part.iter().any(|it| many_are_at_fault.contains(&it.token().get())) {
+                    true if part.len() > 1 => parts.failed(part),
+                    true => part.into_iter().for_each(|it| it.answer(Err(StoreError::NoConnection))),
+                    false => part.into_iter().for_each(|it| it.answer(Ok(()))),
+                }
+            }
+        });
+        for (token, renewed) in (0..).zip(renewed.await) {
+            assert_eq!(renewed.is_err(), many_are_at_fault.contains(&token), "{token}");
+        }
+        assert!(messages.get() <= most, "{}", messages.get());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_wanted_any_more_is_not_sent_alone_nor_in_parts() {
+    let (hands, handed) = oneshot::channel();
+    struct Hands(Mutex<Option<oneshot::Sender<Vec<Renewal>>>>);
+    impl RenewTogether for Hands {
+        async fn renew_together(&self, renewals: Vec<Renewal>) {
+            let hands = self.0.lock().take().unwrap();
+            hands.send(renewals).unwrap();
+        }
+    }
+    let (renewals, id) = (Renewals::over(Hands(Mutex::new(Some(hands)))), id());
+    let asks = |token| Box::pin(renewals.renew(&id, FencingToken::new(token), LEASE));
+    let mut asked = [1, 2, 3, 4].map(asks);
+    for asked in &mut asked {
+        assert!(futures::poll!(asked).is_pending());
+    }
+    let mut sent = handed.await.unwrap();
+    let [first, second, third, fourth] = asked;
+    let alone = sent.remove(0);
+    let mut answered = Box::pin(alone.answer_with(pending()));
+    assert!(futures::poll!(&mut answered).is_pending());
+    drop((first, third));
+    answered.await;
+    assert_eq!(
+        sent.iter().map(Renewal::is_wanted).collect::<Vec<_>>(),
+        [true, false, true]
+    );
+    let mut parts = RenewalParts::of(sent);
+    let left = parts.next().unwrap();
+    assert_eq!(left.iter().map(|it| it.token().get()).collect::<Vec<_>>(), [2, 4]);
+    assert!(parts.next().is_none());
+    left.into_iter().for_each(|it| it.answer(Ok(())));
+    assert!(second.await.is_ok() && fourth.await.is_ok());
+}
+
+/// In memory, with renewals that are gathered.
+#[derive(Clone)]
+struct Gathers {
+    memory: MemoryStore,
+    renewals: Renewals<Server>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Store for Gathers {
+    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        self.memory.claim(request).await
+    }
+
+    async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.renewals.renew(id, token, lease).await?;
+        self.memory.renew(id, token, lease).await
+    }
+
+    async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {
+        self.memory.end_lease(id, token, left).await
+    }
+
+    async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        self.memory.complete(claim, result, retention).await
+    }
+
+    async fn release(&self, claim: Claim) -> Result<(), StoreError> {
+        self.memory.release(claim).await
+    }
+
+    async fn load(&self, id: &RequestIdentity) -> Result<Option<Record>, StoreError> {
+        self.memory.load(id).await
+    }
+
+    async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
+        self.memory.purge(limit).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_ends_does_not_wait_for_a_renewal_that_was_not_sent() {
+    #[derive(Clone, Copy, Debug)]
+    enum End {
+        Completes,
+        GivesBack,
+        IsInDoubt,
+    }
+    for end in [End::Completes, End::GivesBack, End::IsInDoubt] {
+        let (server, renewals) = gathered();
+        let store = Gathers {
+            memory: MemoryStore::new(),
+            renewals,
+            asked: Arc::default(),
+        };
+        let idem = Idempotency::builder(store.clone()).lease(LEASE).build();
+        let other = tokio::spawn({
+            let idem = Idempotency::builder(store.clone()).lease(LEASE).build();
+            async move { idem.run(id(), |_| sleep(LEASE / 2)).await.map(drop) }
+        });
+        sleep(LEASE / 96).await;
+        let (over, is_over) = oneshot::channel();
+        let work = async move |_| {
+            // That of the other is sent at once, and this one's waits for a window to be over.
+            while store.asked.load(Ordering::SeqCst) < 2 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            over.send(Instant::now()).unwrap();
+            match end {
+                End::Completes => Ok(()),
+                End::GivesBack => Err(Unfinished::from(NotDone::because("not now"))),
+                End::IsInDoubt => Err(Unfinished::from(Unknown::because("no answer"))),
+            }
+        };
+        let ended = idem
+            .try_run(RequestIdentity::new(Scope::new("tenant-7"), "ends").unwrap(), work)
+            .await;
+        assert_eq!(ended.is_ok(), matches!(end, End::Completes), "{ended:?}");
+        idem.drain().await;
+        let waited = is_over.await.unwrap().elapsed();
+        assert!(waited < LEASE / 480, "{end:?}: {waited:?}");
+        assert_eq!(server.messages().concat().len(), 1, "{end:?}");
+        other.abort();
+    }
 }

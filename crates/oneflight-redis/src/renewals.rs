@@ -57,9 +57,6 @@ impl Asked {
 }
 
 impl RenewTogether for Renewing {
-    /// A message has any number of scripts.
-    const MOST: usize = usize::MAX;
-
     async fn renew_together(&self, renewals: Vec<Renewal>) {
         let connection = &self.way.connection;
         let mut asked: Vec<_> = renewals.into_iter().map(|it| Asked::of(it, &self.names)).collect();
