@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use super::busy::is_violation;
+use super::busy::is_perhaps_of_a_row;
 use super::change::Change;
 use super::renewed::Batch;
 use super::writer::Writer;
-use oneflight::store::{RenewTogether, Renewal, Renewals, StoreError};
+use oneflight::store::{RenewTogether, Renewal, RenewalParts, Renewals, StoreError};
 
 /// The one writer, for renewals.
 pub(super) struct Renewing(Writer);
@@ -21,33 +21,44 @@ impl Renewing {
     }
 
     async fn alone(&self, renewal: Renewal) {
-        let (token, lease) = (renewal.token(), renewal.lease());
-        let id = renewal.id().clone();
-        let renewed = self.0.change(Change::Renew { id, token, lease }).await;
-        renewal.answer(renewed.and_then(|rows| match rows {
-            0 => Err(StoreError::Outdated { token }),
-            _ => Ok(()),
-        }));
+        let (id, token, lease) = (renewal.id().clone(), renewal.token(), renewal.lease());
+        let renewed = async {
+            match self.0.change(Change::Renew { id, token, lease }).await? {
+                0 => Err(StoreError::Outdated { token }),
+                _ => Ok(()),
+            }
+        };
+        renewal.answer_with(renewed).await;
+    }
+
+    /// Returns those of a batch that has failed, so that nothing was changed, if one of them may be at fault.
+    async fn together(&self, renewals: Vec<Renewal>) -> Option<Vec<Renewal>> {
+        let batch = Arc::new(Batch::of(renewals));
+        match self.0.change(Change::RenewAll(Arc::clone(&batch))).await {
+            Ok(_) => batch.answer(),
+            Err(error) if is_perhaps_of_a_row(&error) => return Some(batch.take()),
+            Err(error) => batch.take().into_iter().for_each(|it| it.answer(Err(error.clone()))),
+        }
+        None
     }
 }
 
 impl RenewTogether for Renewing {
-    async fn renew_together(&self, mut renewals: Vec<Renewal>) {
-        if renewals.len() > 1 {
-            let batch = Arc::new(Batch::of(&renewals));
-            match self.0.change(Change::RenewAll(Arc::clone(&batch))).await {
-                Ok(_) => return batch.answer(renewals),
-                // One of them is at fault, and nothing was changed.
-                Err(error) if is_violation(&error) => {}
-                Err(error) => {
-                    for renewal in renewals.drain(..) {
-                        renewal.answer(Err(error.clone()));
+    async fn renew_together(&self, renewals: Vec<Renewal>) {
+        let mut parts = RenewalParts::of(renewals);
+        while let Some(mut part) = parts.next() {
+            match part.len() {
+                1 => {
+                    if let Some(alone) = part.pop() {
+                        self.alone(alone).await;
+                    }
+                }
+                _ => {
+                    if let Some(failed) = self.together(part).await {
+                        parts.failed(failed);
                     }
                 }
             }
-        }
-        for renewal in renewals {
-            self.alone(renewal).await;
         }
     }
 }

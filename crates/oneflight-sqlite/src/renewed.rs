@@ -1,6 +1,7 @@
 //! The statement that renews many leases at once.
 
 use std::collections::HashSet;
+use std::mem;
 
 use parking_lot::Mutex;
 use sqlx::Row;
@@ -14,8 +15,7 @@ type Held = (i64, String, String);
 
 /// What one statement renews, and what it has renewed.
 pub(super) struct Batch {
-    /// As JSON: of each the claim, and the lease.
-    asked: String,
+    asked: Mutex<Vec<Renewal>>,
     renewed: Mutex<HashSet<Held>>,
 }
 
@@ -25,15 +25,26 @@ fn held(renewal: &Renewal) -> Held {
 }
 
 impl Batch {
-    pub(super) fn of(renewals: &[Renewal]) -> Self {
-        let asked = renewals.iter().map(|renewal| {
+    pub(super) fn of(renewals: Vec<Renewal>) -> Self {
+        Self {
+            asked: Mutex::new(renewals),
+            renewed: Mutex::default(),
+        }
+    }
+
+    /// Returns what it was made of.
+    pub(super) fn take(&self) -> Vec<Renewal> {
+        mem::take(&mut *self.asked.lock())
+    }
+
+    /// As JSON, of each that is wanted: the claim, and the lease.
+    fn asked(&self) -> String {
+        let asked = self.asked.lock();
+        let asked = asked.iter().filter(|renewal| renewal.is_wanted()).map(|renewal| {
             let id = renewal.id();
             serde_json::json!([number(renewal.token()), id.scope(), id.key(), millis(renewal.lease())])
         });
-        Self {
-            asked: serde_json::Value::from_iter(asked).to_string(),
-            renewed: Mutex::default(),
-        }
+        serde_json::Value::from_iter(asked).to_string()
     }
 
     /// Renews, and returns how many rows that changed. Of two renewals of one claim, the longer one counts.
@@ -47,7 +58,7 @@ impl Batch {
                AND oneflight_records.key = asked.key AND oneflight_records.state = 'in_progress'
              RETURNING token, scope, key",
         );
-        let rows = renew.bind(&self.asked).fetch_all(connection).await?;
+        let rows = renew.bind(self.asked()).fetch_all(connection).await?;
         let renewed = rows
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
@@ -56,9 +67,9 @@ impl Batch {
     }
 
     /// Tells each what came of it.
-    pub(super) fn answer(&self, renewals: Vec<Renewal>) {
+    pub(super) fn answer(&self) {
         let renewed = self.renewed.lock();
-        for renewal in renewals {
+        for renewal in self.take() {
             let token = renewal.token();
             let is_renewed = renewed.contains(&held(&renewal));
             renewal.answer(is_renewed.then_some(()).ok_or(StoreError::Outdated { token }));

@@ -34,10 +34,11 @@ use oneflight::store::{
 ///
 /// What prolongs or ends a claim goes before all transactions that wait. So it waits for one at most: the one that
 /// runs. A transaction that takes longer than a third of the [lease](oneflight::idempotency::IdempotencyBuilder::lease)
-/// delays renewals, and one that takes longer than two thirds may cost a live holder its claim.
+/// delays renewals, and one that takes longer than two thirds, less the time that renewals wait for one another, may cost a live
+/// holder its claim.
 ///
 /// Renewals wait for one another for up to a sixteenth of a third of the lease, and 2 s at most. So a process takes some 16
-/// transactions in a third of a lease to renew all that it holds. A renewal that comes alone is made at once.
+/// transactions in a third of a lease to renew 16,000 of one length. A renewal that comes alone is made at once.
 ///
 /// # Durability
 ///

@@ -255,3 +255,65 @@ async fn work_that_has_the_writer_is_told_at_once_that_a_renewal_would_wait_for_
         assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_the_database_rejects_costs_its_window_few_transactions() {
+    for (folder, store) in both().await {
+        let tokens = claims(&store, 500, MINUTE).await;
+        let rejects = "CREATE TRIGGER rejects BEFORE UPDATE ON oneflight_records WHEN NEW.key = 'k7'
+                       BEGIN SELECT json('[') FROM oneflight_records WHERE key = 'k7'; END";
+        store.pool().execute(rejects).await.unwrap();
+        let mut reader = store.pool().acquire().await.unwrap();
+        let read = "BEGIN; SELECT count(*) FROM oneflight_records";
+        reader.execute(read).await.unwrap();
+        let before = commits(&file(&folder));
+        for (number, renewed) in renewed(&store, &tokens, MINUTE * 2).await.into_iter().enumerate() {
+            assert_eq!(renewed.is_err(), number == 7, "{number}: {renewed:?}");
+        }
+        let commits = commits(&file(&folder)) - before;
+        assert!((5..=20).contains(&commits), "{commits}");
+        reader.execute("ROLLBACK").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_wanted_any_more_is_not_renewed_when_its_turn_comes() {
+    for (_folder, store) in both().await {
+        let tokens = claims(&store, 5, MINUTE).await;
+        let idem = Idempotency::builder(store.clone()).build();
+        let (begins, begun) = tokio::sync::oneshot::channel();
+        let (leaves, left) = tokio::sync::oneshot::channel::<()>();
+        let holding = tokio::spawn(async move {
+            let key = RequestIdentity::new(Scope::new("holds"), "k").unwrap();
+            let work = idem.run_in_tx(key, |_| async move {
+                begins.send(()).unwrap();
+                let _ = left.await;
+                Ok(1)
+            });
+            *work.await.unwrap()
+        });
+        begun.await.unwrap();
+        let asks = |number: usize| {
+            let (store, token) = (store.clone(), tokens[number]);
+            tokio::spawn(async move { store.renew(&id(number), token, MINUTE * 2).await })
+        };
+        // The first goes alone. After a window of more than a second, the others are a batch; all wait for the writer.
+        let alone = asks(0);
+        sleep(Duration::from_millis(200)).await;
+        let (stays, gone, last) = (asks(1), asks(2), asks(3));
+        sleep(Duration::from_secs(3)).await;
+        for gone in [alone, gone] {
+            gone.abort();
+            assert!(gone.await.unwrap_err().is_cancelled());
+        }
+        leaves.send(()).unwrap();
+        for renewed in [stays, last] {
+            timeout(SOON, renewed).await.unwrap().unwrap().unwrap();
+        }
+        assert_eq!(holding.await.unwrap(), 1);
+        assert!(remaining(&store, 1).await > MINUTE);
+        for number in [0, 2] {
+            assert!(remaining(&store, number).await <= MINUTE, "{number}");
+        }
+    }
+}
