@@ -94,7 +94,7 @@ pub fn store_error(error: sqlx::Error) -> StoreError {
 ///   opened with the pool's hooks when it is first needed, and closed after a minute without use.
 ///
 /// Renewals wait for one another for up to a sixteenth of a third of the lease, and 2 s at most. So a process takes some 16
-/// round trips in a third of a lease to renew all that it holds. A renewal that comes alone is sent at once.
+/// round trips in a third of a lease to renew 16,000 of one length. A renewal that comes alone is sent at once.
 ///
 /// The state in which the pool lends a connection does not matter. What an operation answers is committed: an operation
 /// is an error inside of a transaction that was left open, failed or not, and

@@ -76,7 +76,7 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration {
         description: "renewals that go out together",
-        sql: include_str!("../migrations/0011_renewals_together.sql"),
+        sql: include_str!("../migrations/0012_renewals_together.sql"),
         // It adds a procedure.
         compatible_from: Some(9),
     },

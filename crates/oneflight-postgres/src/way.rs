@@ -49,20 +49,30 @@ impl Way {
         calls: &Calls,
         values: &[Value<'_>],
     ) -> Result<Vec<PgRow>, StoreError> {
+        self.call_with(limit, || self.message(calls, values)).await
+    }
+
+    /// The same with a message that is written when it is put.
+    pub(super) async fn call_with(
+        &self,
+        limit: Duration,
+        message: impl Fn() -> Message,
+    ) -> Result<Vec<PgRow>, StoreError> {
         tried_within(limit, Tries::on(&self.pool), |left| {
-            self.ask_within(left, self.message(calls, values))
+            self.ask_on(self.reserve.lend(left, &self.pool), left, &message)
         })
         .await
     }
 
     /// Returns what the server answers within this time, which is also that of getting a connection of the pool.
     pub(super) async fn ask(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
-        self.ask_on(self.pool.acquire(), limit, message).await
+        self.ask_on(self.pool.acquire(), limit, || message).await
     }
 
     /// The same for a holder, however long others keep the pool's connections.
     pub(super) async fn ask_within(&self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
-        self.ask_on(self.reserve.lend(limit, &self.pool), limit, message).await
+        self.ask_on(self.reserve.lend(limit, &self.pool), limit, || message)
+            .await
     }
 
     /// Asks on a connection, and closes it if it has not answered in time: in the pool it would be waited for once
@@ -72,12 +82,12 @@ impl Way {
         &self,
         lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
         limit: Duration,
-        message: Message,
+        message: impl FnOnce() -> Message,
     ) -> sqlx::Result<Vec<PgRow>> {
         let begun = Instant::now();
         let mut borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
         let left = limit.saturating_sub(begun.elapsed());
-        let answered = timeout(left, message.put_to(&mut borrowed)).await;
+        let answered = timeout(left, message().put_to(&mut borrowed)).await;
         let rows = answered.map_err(|_| late())??;
         borrowed.give_back();
         Ok(rows)

@@ -98,11 +98,7 @@ async fn ten_thousand_leases_are_renewed_in_twenty_statements_a_third() {
     let waited = renewing.join_all().await.into_iter().max().unwrap();
     // On a busy machine it takes longer than a third.
     let thirds = begun.elapsed().as_secs_f64().max(third.as_secs_f64()) / third.as_secs_f64();
-    let log = server.log();
-    let statements = log
-        .lines()
-        .filter(|line| line.contains(r#""oneflight_renew"#) && line.contains("CALL"))
-        .count();
+    let statements = statements_in(&server.log());
     println!("{LEASES} leases in {statements} statements and {thirds:.2} thirds, none in more than {waited:?}");
     assert!(
         (10..).contains(&statements),
@@ -341,7 +337,8 @@ async fn many_are_renewed_whatever_state_the_pool_lends_a_connection_in() {
     }
 }
 
-/// As two processes would that hold the same claims, in opposite orders, while others change the records.
+/// As two processes would that hold the same claims, in opposite orders, while others change the records: a statement that
+/// waited for a record with others locked would meet the other one's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_at_once_never_wait_for_each_other_in_a_circle() {
     let schema = server().schema().await;
@@ -383,4 +380,136 @@ async fn many_at_once_never_wait_for_each_other_in_a_circle() {
     }
     let after: i64 = sqlx::query_scalar(deadlocks).fetch_one(&one).await.unwrap();
     assert_eq!(after, before);
+}
+
+/// How many statements of a server's log renew.
+fn statements_in(log: &str) -> usize {
+    let of_ours = |line: &&str| line.contains(r#""oneflight_renew"#) && line.contains("CALL");
+    log.lines().filter(of_ours).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_the_server_rejects_costs_its_window_few_statements() {
+    let server = Server::start("-c fsync=off -c log_statement=all -c log_parameter_max_length=0");
+    let schema = server.schema().await;
+    let pool = schema.pool(2);
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
+    let tokens = claims(&pool, 500, MINUTE).await;
+    // What does not say that a row is at fault: the time of a statement, a right, or room.
+    for (number, code) in ["P0001", "57014", "53200", "54001"].into_iter().enumerate() {
+        let rejects = format!(
+            "CREATE OR REPLACE FUNCTION rejects() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NEW.key = 'k7' THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$;
+             CREATE OR REPLACE TRIGGER rejects BEFORE UPDATE ON oneflight_records FOR EACH ROW EXECUTE FUNCTION rejects()"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(rejects))
+            .execute(&pool)
+            .await
+            .unwrap();
+        let before = statements_in(&server.log());
+        let lease = MINUTE * u32::try_from(number + 2).unwrap();
+        for (number, renewed) in renewed(&store, &tokens, lease).await.into_iter().enumerate() {
+            assert_eq!(renewed.is_err(), number == 7, "{code}, {number}: {renewed:?}");
+        }
+        let statements = statements_in(&server.log()) - before;
+        // One that may be a session's fault is tried on other connections.
+        assert!((10..=90).contains(&statements), "{code}: {statements}");
+        assert!(remaining(&store, 8).await > lease - MINUTE);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_may_not_renew_many_at_once_renews_each() {
+    let server = Server::start("-c fsync=off -c log_statement=all -c log_parameter_max_length=0");
+    let schema = server.schema().await;
+    let owner = schema.pool(1);
+    let store = PostgresStore::from_pool(owner.clone()).await.unwrap();
+    let tokens = claims(&owner, 50, MINUTE).await;
+    let grants = format!(
+        "CREATE ROLE older; GRANT USAGE ON SCHEMA {0} TO older;
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {0} TO older;
+         GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {0} TO older;
+         REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA {0} FROM PUBLIC;
+         GRANT EXECUTE ON PROCEDURE {0}.oneflight_renew TO older",
+        schema.name
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(grants))
+        .execute(&owner)
+        .await
+        .unwrap();
+    let mut as_older = schema.clone();
+    as_older.options = as_older.options.options([("role", "older")]);
+    let older = PostgresStore::from_pool(as_older.pool(2)).await.unwrap();
+    let together = |log: &str| log.matches(r#""oneflight_renew_together""#).count();
+    for round in 2..5 {
+        let before = together(&server.log());
+        let renewed = renewed(&older, &tokens, MINUTE * round).await;
+        assert!(renewed.iter().all(Result::is_ok), "{renewed:?}");
+        assert!(remaining(&store, 49).await > MINUTE * (round - 1));
+        // It is not tried anew each time, since that closes connections.
+        let tried = together(&server.log()) - before;
+        assert_eq!(tried > 0, round == 2, "{round}: {tried}");
+    }
+}
+
+/// As if a statement of ours was not answered and is not over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_are_locked_for_a_moment_are_renewed_together_later() {
+    let server = Server::start("-c fsync=off -c log_statement=all -c log_parameter_max_length=0");
+    let schema = server.schema().await;
+    let pool = schema.pool(2);
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
+    let tokens = claims(&pool, 100, MINUTE).await;
+    let other = schema.pool(1);
+    let mut holding = other.begin().await.unwrap();
+    holding
+        .execute("SELECT 1 FROM oneflight_records FOR UPDATE")
+        .await
+        .unwrap();
+    // There are 2 s until the next try.
+    let (renewed, ()) = tokio::join!(renewed(&store, &tokens, MINUTE * 2), async {
+        while statements_in(&server.log()) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        holding.rollback().await.unwrap();
+    });
+    assert!(renewed.iter().all(Result::is_ok), "{renewed:?}");
+    let statements = statements_in(&server.log());
+    assert!(statements <= 6, "{statements}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_wanted_any_more_is_not_renewed_when_a_connection_comes() {
+    let schema = server().schema().await;
+    let pool = schema.pool(2);
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
+    let tokens = claims(&schema.pool(1), 4, MINUTE).await;
+    let watching = schema.pool(1);
+    // The reserve is a pool of one beside it.
+    let direct = schema.pool(1);
+    let lock = "BEGIN; SELECT 1 FROM oneflight_records WHERE key = 'k0' FOR UPDATE";
+    let mut holding = direct.acquire().await.unwrap();
+    holding.execute(lock).await.unwrap();
+    let kept = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    let asks = |number: usize| {
+        let (store, token) = (store.clone(), tokens[number]);
+        tokio::spawn(async move { store.renew(&id(number), token, MINUTE * 2).await })
+    };
+    // It has the connection in reserve until the lock is gone.
+    let first = asks(0);
+    while blocked(&watching).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (gone, stays, last) = (asks(1), asks(2), asks(3));
+    // They are gathered for a second, and then wait for a connection.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    holding.execute("ROLLBACK").await.unwrap();
+    for renewed in [first, stays, last] {
+        timeout(SOON, renewed).await.unwrap().unwrap().unwrap();
+    }
+    drop(kept);
+    assert!(remaining(&store, 2).await > MINUTE);
+    assert!(remaining(&store, 1).await <= MINUTE);
 }

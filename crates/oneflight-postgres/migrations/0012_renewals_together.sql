@@ -2,7 +2,7 @@
 -- outdated, and 1 if it was left alone, to be renewed by itself: another transaction has the record locked or has just changed it, or the
 -- claim was named twice.
 --
--- * `locked` are the records that can be changed now, locked in one order. None is waited for.
+-- * `locked` are the records that can be changed now, which this locks. None is waited for.
 -- * What is not renewed is outdated if there was no such claim when the statement began: there will be none later.
 --
 -- Nothing is joined here but the records, by their key: the server does not know how many are asked for, and would compare each with each.
@@ -29,7 +29,6 @@ BEGIN
         SELECT r.scope, r.key, lease, place
         FROM asked a JOIN "{schema}"."{prefix}records" r ON r.scope = a.scope AND r.key = a.key
         WHERE r.token = a.token AND r.completed_at IS NULL
-        ORDER BY r.scope, r.key
         FOR NO KEY UPDATE OF r SKIP LOCKED),
     renewed AS (
         UPDATE "{schema}"."{prefix}records" r
