@@ -8,16 +8,14 @@ use tokio::sync::oneshot;
 
 use crate::identity::RequestIdentity;
 use crate::record::FencingToken;
-#[cfg(doc)]
-use crate::store::Store;
 use crate::store::error::StoreError;
-#[cfg(doc)]
-use crate::store::renewals::Renewals;
 use crate::telemetry::CurrentSpan;
 
-/// Renews many leases at once: the part of a store that [`Renewals`] send what they have gathered to.
+/// Renews many leases at once: the part of a store that [`Renewals`](crate::store::Renewals) send what they have gathered
+/// to.
 pub trait RenewTogether: Send + Sync + 'static {
-    /// Renews these leases, 1,000 at most, as [`Store::renew`] does each, and [answers](Renewal::answer) each.
+    /// Renews these leases, 1,000 at most, as [`Store::renew`](crate::store::Store::renew) does each, and
+    /// [answers](Renewal::answer) each.
     ///
     /// A renewal may be answered before others are. One that is dropped without an answer fails with
     /// [`StoreError::Unavailable`]. Two may be of the same claim.
