@@ -231,6 +231,7 @@ mod traced {
 
     /// The span that was current where this was made, for what becomes a task later.
     #[cfg(feature = "durable")]
+    #[derive(Clone)]
     pub(crate) struct CurrentSpan(Span);
 
     #[cfg(feature = "durable")]
@@ -563,6 +564,7 @@ mod silent {
     }
 
     #[cfg(feature = "durable")]
+    #[derive(Clone)]
     pub(crate) struct CurrentSpan;
 
     #[cfg(feature = "durable")]

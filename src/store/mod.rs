@@ -18,9 +18,10 @@
 //! Implement [`Store`]. Let [`decide`] make the decision inside your atomic step. Then run the conformance suite (crate
 //! `oneflight-conformance`), which takes about ten lines.
 //!
-//! What the stores here share is there for yours as well: [`Watchers`] for callers that wait, [`Turn`] for one writer,
-//! [`jitter`] for pauses, [`Migration`] and [`SchemaStatus`] for tables that change, [`find`] and [`is_caused_by`] for
-//! errors of a driver, [`report_unreadable`] for records that cannot be read.
+//! What the stores here share is there for yours as well: [`Watchers`] for callers that wait, [`Renewals`] for leases that
+//! are renewed in few round trips, [`Turn`] for one writer, [`jitter`] for pauses, [`Migration`] and [`SchemaStatus`] for
+//! tables that change, [`find`] and [`is_caused_by`] for errors of a driver, [`report_unreadable`] for records that cannot
+//! be read.
 //!
 //! A store that queues its writers has a [`Turn`], so that work which would wait for itself gets an error.
 //!
@@ -40,6 +41,7 @@ mod error;
 mod foreign;
 mod memory;
 pub mod outbox;
+mod renewals;
 mod report;
 mod schema;
 mod steps;
@@ -58,6 +60,8 @@ pub use error::{StoreError, StoreFailure};
 pub use foreign::{Asked, ForeignStatement, ForeignTransaction, hex, read_record, read_sent, unhex};
 pub use memory::MemoryStore;
 pub use outbox::OutboxStore;
+pub(crate) use renewals::Withdrawal;
+pub use renewals::{RenewTogether, Renewal, RenewalParts, Renewals};
 pub use report::{report_forgotten_tokens, report_unreadable};
 pub use schema::{Migration, SchemaStatus};
 pub use steps::{

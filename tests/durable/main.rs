@@ -25,6 +25,7 @@ mod metrics;
 mod purge;
 mod recovery;
 mod renewal;
+mod renewals;
 mod replay;
 mod silence;
 mod stack;

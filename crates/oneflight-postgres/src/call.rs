@@ -29,6 +29,8 @@ pub(super) enum Value<'a> {
     /// A number, or null.
     Maybe(Option<i64>),
     Flag(bool),
+    Texts(&'a [&'a str]),
+    Numbers(&'a [i64]),
 }
 
 /// The value as a literal.
@@ -52,6 +54,14 @@ impl fmt::Display for Value<'_> {
             Value::Number(number) | Value::Maybe(Some(number)) => write!(f, "'{number}'::pg_catalog.int8"),
             Value::Maybe(None) => f.write_str("NULL::pg_catalog.int8"),
             Value::Flag(flag) => write!(f, "'{flag}'::pg_catalog.bool"),
+            Value::Texts(texts) => {
+                let texts: Vec<_> = texts.iter().map(|text| Value::Text(text).to_string()).collect();
+                write!(f, "ARRAY[{}]::pg_catalog.text[]", texts.join(", "))
+            }
+            Value::Numbers(numbers) => {
+                let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+                write!(f, "'{{{}}}'::pg_catalog.int8[]", numbers.join(","))
+            }
         }
     }
 }
@@ -84,6 +94,8 @@ impl Calls {
             Value::Number(number) => call.bind(number),
             Value::Maybe(number) => call.bind(number),
             Value::Flag(flag) => call.bind(flag),
+            Value::Texts(texts) => call.bind(texts),
+            Value::Numbers(numbers) => call.bind(numbers),
         }))
     }
 
@@ -149,6 +161,12 @@ mod tests {
             (Value::Maybe(Some(7)), "'7'::pg_catalog.int8"),
             (Value::Maybe(None), "NULL::pg_catalog.int8"),
             (Value::Flag(true), "'true'::pg_catalog.bool"),
+            (
+                Value::Texts(&["a7", ""]),
+                r"ARRAY[pg_catalog.convert_from(E'\\x6137'::pg_catalog.bytea, 'UTF8'), pg_catalog.convert_from(E'\\x'::pg_catalog.bytea, 'UTF8')]::pg_catalog.text[]",
+            ),
+            (Value::Texts(&[]), "ARRAY[]::pg_catalog.text[]"),
+            (Value::Numbers(&[7, -1]), "'{7,-1}'::pg_catalog.int8[]"),
         ];
         for (value, literal) in expected {
             assert_eq!(value.to_string(), literal);

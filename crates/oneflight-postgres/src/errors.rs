@@ -38,6 +38,13 @@ pub(super) fn is_violation(error: &(dyn Error + 'static)) -> bool {
     is_caused_by_code(error, |code| code.starts_with("22") || code.starts_with("23"))
 }
 
+/// Returns whether an error may be about one of many rows: any that the server answers, but that it cannot do such a thing now (classes
+/// 08, 25, 57P, no room, no connection), lost to another transaction, or does not know what was prepared.
+pub(super) fn is_perhaps_of_a_row(error: &(dyn Error + 'static)) -> bool {
+    const OF_ALL: [&str; 9] = ["08", "25", "57P", "40001", "40P01", "53100", "53300", "26000", "42P05"];
+    is_caused_by_code(error, |code| !OF_ALL.iter().any(|it| code.starts_with(it)))
+}
+
 /// Returns whether there is no such savepoint, or no transaction for it to be in: the one that was begun is over.
 pub(super) fn is_transaction_over(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "3B001" || code == "25P01")

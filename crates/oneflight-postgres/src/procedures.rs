@@ -49,6 +49,13 @@ pub(super) const RENEW: Procedure = Procedure {
     answers: &["bigint"],
 };
 
+/// Of many.
+pub(super) const RENEW_TOGETHER: Procedure = Procedure {
+    name: "renew_together",
+    takes: &["text[]", "text[]", "bigint[]", "bigint[]"],
+    answers: &["text"],
+};
+
 pub(super) const END_LEASE: Procedure = Procedure {
     name: "end_lease",
     takes: &["text", "text", "bigint", "bigint", "bigint", "text"],

@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::PostgresStore;
 use super::ending::{Of, Seen};
 use super::errors::is_unborn_transaction;
 use super::number::Number;
 use super::records::{column, only};
 use super::retry::Pauses;
-use super::{PostgresStore, SHORTEST_WAIT};
+use super::way::SHORTEST_WAIT;
 use oneflight::store::{Ending, StoreError};
 
 /// How long a record is certain to be kept, if it was committed.

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use super::call::{Calls, Message, Value};
 use super::names::{Keys, Names};
 use super::procedures::{
-    BEGIN_STEPS, CLAIM, COMPLETE, END_LEASE, LOAD, LOAD_STEPS, PURGE, RECORD_STEP, RELEASE, RENEW,
+    BEGIN_STEPS, CLAIM, COMPLETE, END_LEASE, LOAD, LOAD_STEPS, PURGE, RECORD_STEP, RELEASE, RENEW, RENEW_TOGETHER,
 };
 use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, notify};
 use super::step_statements::StepStatements;
@@ -41,6 +41,7 @@ pub(super) struct Statements {
     pub(super) keepalive: String,
     pub(super) claim: Calls,
     pub(super) renew: Calls,
+    pub(super) renew_together: Calls,
     pub(super) end_lease: Calls,
     pub(super) complete: Calls,
     pub(super) release: Calls,
@@ -79,6 +80,7 @@ impl Statements {
             keepalive: keepalive(patience),
             claim: Calls::of(&CLAIM, names),
             renew: Calls::of(&RENEW, names),
+            renew_together: Calls::of(&RENEW_TOGETHER, names),
             end_lease: Calls::of(&END_LEASE, names),
             complete: Calls::of(&COMPLETE, names),
             release: Calls::of(&RELEASE, names),

@@ -11,7 +11,7 @@ use super::connection::{Acknowledgement, RedisConnection, Way};
 use super::errors::unavailable;
 use super::listen::Ear;
 use super::names::Names;
-use super::renewals::Renewals;
+use super::renewals::Renewing;
 use super::store::{Inner, RedisStore};
 use super::together::Together;
 use super::tokens::Seen;
@@ -183,9 +183,9 @@ impl RedisOptions {
         };
         Ok(RedisStore(Arc::new(Inner {
             connection,
-            names,
             seen: Seen::new(),
-            renewals: Renewals::over(way.clone()),
+            renewals: Renewing::gathered(way.clone(), names.clone()),
+            names,
             together: Together::over(way),
             ear: (!self.listeners.is_empty()).then(|| Ear::new(self.listeners)),
             patience: self.patience,

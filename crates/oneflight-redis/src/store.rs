@@ -11,7 +11,7 @@ use super::layout::{self, decimal};
 use super::listen::Ear;
 use super::names::{Keys, Names};
 use super::records::{self, Answer};
-use super::renewals::{Renewal, Renewals};
+use super::renewals::Renewing;
 use super::scripts::{CLAIM, COMPLETE, END_LEASE, LOAD, RELEASE, Script};
 use super::step::Step;
 use super::together::Together;
@@ -19,7 +19,8 @@ use super::tokens::{Seen, Shard};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, Denied, DynStore, InDoubt, Store, StoreError, Watch, report_forgotten_tokens,
+    Claim, ClaimOutcome, ClaimRequest, Denied, DynStore, InDoubt, Renewals, Store, StoreError, Watch,
+    report_forgotten_tokens,
 };
 
 /// The bytes of all texts of a claim but the key of the record, and so of a completion without its result: enough for nearly
@@ -116,7 +117,7 @@ pub(super) struct Inner {
     pub(super) connection: RedisConnection,
     pub(super) names: Names,
     pub(super) seen: Seen,
-    pub(super) renewals: Renewals,
+    pub(super) renewals: Renewals<Renewing>,
     pub(super) together: Together,
     /// `None` if it was not said how to listen.
     pub(super) ear: Option<Ear>,
@@ -211,15 +212,7 @@ impl Store for RedisStore {
     }
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
-        let (keys, count) = self.held(id, token);
-        let renewal = Renewal {
-            record: keys.record,
-            shard: keys.shard,
-            token,
-            count,
-            lease,
-        };
-        self.0.renewals.renew(renewal).await
+        self.0.renewals.renew(id, token, lease).await
     }
 
     async fn end_lease(&self, id: &RequestIdentity, token: FencingToken, left: Duration) -> Result<(), StoreError> {

@@ -17,6 +17,11 @@ const SQLITE_BUSY: u32 = 5;
 const SQLITE_LOCKED: u32 = 6;
 /// The primary result code of a connection, or a file, that may only be read.
 const SQLITE_READONLY: u32 = 8;
+/// The primary result codes of a file that cannot be read or written, has no room, or is no database.
+const SQLITE_IOERR: u32 = 10;
+const SQLITE_FULL: u32 = 13;
+const SQLITE_CANTOPEN: u32 = 14;
+const SQLITE_NOTADB: u32 = 26;
 /// The primary result codes that say that what was asked for is not to be had.
 const SQLITE_TOOBIG: u32 = 18;
 const SQLITE_CONSTRAINT: u32 = 19;
@@ -68,6 +73,23 @@ pub(super) fn is_violation(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+/// Returns whether an error may be about one of many rows, in place of the whole database: any that SQLite tells, but that it is locked,
+/// full, may only be read, or cannot be read or written.
+pub(super) fn is_perhaps_of_a_row(error: &(dyn Error + 'static)) -> bool {
+    const OF_ALL: [u32; 7] = [
+        SQLITE_BUSY,
+        SQLITE_LOCKED,
+        SQLITE_READONLY,
+        SQLITE_IOERR,
+        SQLITE_FULL,
+        SQLITE_CANTOPEN,
+        SQLITE_NOTADB,
+    ];
+    is_caused_by_database(error, |error| {
+        code(error).is_some_and(|code| !OF_ALL.contains(&primary(code)))
+    })
+}
+
 /// Returns whether an error, or one among its causes, is one of the database that satisfies `is_it`.
 ///
 /// A wrapper may leave out the `sqlx::Error` and return only what is inside of it as its source, as
@@ -95,21 +117,17 @@ fn failure(code: u32) -> Option<StoreFailure> {
     /// An access permission that the file system, or an authorizer, does not give.
     const PERM: u32 = 3;
     const AUTH: u32 = 23;
-    const READONLY: u32 = 8;
     const INTERRUPT: u32 = 9;
     const CORRUPT: u32 = 11;
-    const NOTADB: u32 = 26;
-    const FULL: u32 = 13;
-    const CANTOPEN: u32 = 14;
 
     Some(match code {
         PERM | AUTH => StoreFailure::Forbidden,
         SQLITE_BUSY | SQLITE_LOCKED => StoreFailure::Locked,
-        READONLY => StoreFailure::ReadOnly,
+        SQLITE_READONLY => StoreFailure::ReadOnly,
         INTERRUPT => StoreFailure::Cancelled,
-        CORRUPT | NOTADB => StoreFailure::Damaged,
-        FULL => StoreFailure::Full,
-        CANTOPEN => StoreFailure::NotFound,
+        CORRUPT | SQLITE_NOTADB => StoreFailure::Damaged,
+        SQLITE_FULL => StoreFailure::Full,
+        SQLITE_CANTOPEN => StoreFailure::NotFound,
         _ => return None,
     })
 }

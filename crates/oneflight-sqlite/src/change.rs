@@ -1,5 +1,6 @@
 //! Changes that are one statement each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
@@ -7,6 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::answers;
 use super::erase;
 use super::queue::Rank;
+use super::renewed::Batch;
 use super::{records, steps};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
@@ -19,6 +21,7 @@ pub(super) enum Change {
         token: FencingToken,
         lease: Duration,
     },
+    RenewAll(Arc<Batch>),
     EndLease {
         id: RequestIdentity,
         token: FencingToken,
@@ -71,6 +74,7 @@ impl Change {
     pub(super) fn rank(&self) -> Rank {
         match self {
             Self::Renew { .. }
+            | Self::RenewAll(_)
             | Self::EndLease { .. }
             | Self::Complete { .. }
             | Self::Release { .. }
@@ -109,6 +113,7 @@ impl Change {
     pub(super) async fn make(&self, connection: &mut SqliteConnection) -> sqlx::Result<u64> {
         let statement = match self {
             Self::Renew { id, token, lease } => records::renew(id, *token, *lease),
+            Self::RenewAll(batch) => return batch.make(connection).await,
             Self::EndLease { id, token, left } => records::end_lease(id, *token, *left),
             Self::Complete {
                 id,

@@ -36,6 +36,8 @@ mod open;
 mod outbox;
 mod queue;
 mod records;
+mod renewals;
+mod renewed;
 mod schema;
 mod seal;
 mod settings;

@@ -12,6 +12,7 @@ use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
 use super::lent::Lent;
+use super::renewals::Renewing;
 use super::schema;
 use super::seal;
 use super::settings::{self, Settings};
@@ -222,8 +223,9 @@ impl SqliteStore {
     async fn prepare(options: &SqliteOptions, pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
         let store = Self {
             pool,
-            writer,
             bell: Bell::new(),
+            renewals: Renewing::gathered(writer.clone()),
+            writer,
         };
         match options.schema {
             Schema::Migrate => schema::migrate(&store).await?,

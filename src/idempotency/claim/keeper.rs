@@ -24,7 +24,7 @@ use super::case::Case;
 use super::standing::{Standing, View};
 use crate::idempotency::later::Waiting;
 use crate::record::FencingToken;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Withdrawal};
 use crate::telemetry::{self, CurrentSpan};
 use crate::timer::within;
 
@@ -150,7 +150,7 @@ impl<S: Store> Keeper<S> {
     async fn renew(self: Arc<Self>) {
         let lease = self.case.shared.lease;
         // Questions that are under way are dropped with this.
-        let mut questions = JoinSet::new();
+        let (mut questions, withdrawal) = (JoinSet::new(), Withdrawal::new());
         let mut pause = match self.view.standing() {
             Standing::Renewed(then) => (lease / 3).saturating_sub(then.elapsed()),
             Standing::Lost | Standing::Over => return,
@@ -160,10 +160,10 @@ impl<S: Store> Keeper<S> {
                 // An answer that does not come must not cost the lease: it is asked again meanwhile.
                 Next::Ask => {
                     let keeper = Arc::clone(&self);
-                    questions.spawn(telemetry::in_current_span(async move {
+                    questions.spawn(telemetry::in_current_span(withdrawal.scope(async move {
                         let asked = Instant::now();
                         (asked, keeper.case.shared.renew(&keeper.case.id, keeper.token).await)
-                    }));
+                    })));
                     pause = lease / 3;
                 }
                 Next::Renewed(asked) => {
@@ -179,6 +179,7 @@ impl<S: Store> Keeper<S> {
                     return;
                 }
                 Next::Stop => {
+                    withdrawal.withdraw();
                     while questions.join_next().await.is_some() {}
                     return;
                 }

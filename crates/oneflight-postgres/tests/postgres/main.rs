@@ -21,6 +21,7 @@ mod lent;
 mod out_of_step;
 mod pool;
 mod pooler;
+mod renewals;
 mod schema;
 mod settle;
 mod steps;

@@ -1,4 +1,5 @@
-//! A process renews all its leases in a few round trips, however many it holds.
+//! A process renews all its leases in a few round trips, however many it holds. What gathers them is tested in the crate
+//! `oneflight` (`tests/durable/renewals.rs`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -134,57 +135,6 @@ async fn each_of_many_renewals_is_answered_for_itself() {
             assert!(remaining(&store, number).await > least, "{number}");
         }
     }
-}
-
-#[test]
-fn a_renewal_goes_on_where_the_runtime_of_the_one_before_has_ended() {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(1).enable_all().build().unwrap()
-    };
-    let (stays, ends) = (runtime(), runtime());
-    let (store, token) = stays.block_on(async {
-        let store = server().store(&prefix()).await;
-        let claims = claims(&store, 1, MINUTE).await;
-        (store, claims[0].token())
-    });
-    // The first is sent at once, and the second would be when a window is over.
-    ends.block_on(store.renew(&id(0), token, MINUTE)).unwrap();
-    let waits = ends.spawn({
-        let store = store.clone();
-        async move { store.renew(&id(0), token, MINUTE).await }
-    });
-    ends.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
-    assert!(!waits.is_finished());
-    drop(ends);
-    stays.block_on(store.renew(&id(0), token, MINUTE * 2)).unwrap();
-    assert!(stays.block_on(remaining(&store, 0)) > MINUTE);
-}
-
-#[test]
-fn a_runtime_that_rests_holds_no_renewal_up() {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runs = builder.worker_threads(1).enable_all().build().unwrap();
-    let rests = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let (store, token) = runs.block_on(async {
-        let store = server().store(&prefix()).await;
-        let claims = claims(&store, 1, MINUTE).await;
-        (store, claims[0].token())
-    });
-    // The task that gathers is begun on a runtime that does not run any more.
-    let same = id(0);
-    let mut asked = Box::pin(store.renew(&same, token, MINUTE));
-    rests.block_on(async {
-        let _ = futures::poll!(&mut asked);
-    });
-    let begun = Instant::now();
-    runs.block_on(store.renew(&id(0), token, MINUTE * 2)).unwrap();
-    assert!(begun.elapsed() < MINUTE / 6, "{:?}", begun.elapsed());
-    assert!(runs.block_on(remaining(&store, 0)) > MINUTE);
-    drop(asked);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,7 @@ mod pool;
 mod processes;
 mod purge;
 mod recovery;
+mod renewals;
 mod replay;
 mod rollback;
 mod send;
