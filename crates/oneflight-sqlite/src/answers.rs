@@ -80,6 +80,22 @@ pub(super) async fn changed(connection: &mut SqliteConnection, statements: State
     rows.ok_or(sqlx::Error::WorkerCrashed)
 }
 
+/// Runs a statement that changes rows, and returns what it says of each.
+pub(super) async fn rows_changed(
+    connection: &mut SqliteConnection,
+    statement: Statement<'_>,
+) -> sqlx::Result<Vec<SqliteRow>> {
+    let (mut rows, mut is_whole, mut answers) = (Vec::new(), false, connection.fetch_many(statement));
+    while let Some(answer) = answers.try_next().await? {
+        match answer {
+            Either::Left(_) => is_whole = true,
+            Either::Right(row) => rows.push(row),
+        }
+    }
+    // Else the connection's thread is gone, and with it what it had not committed.
+    is_whole.then_some(rows).ok_or(sqlx::Error::WorkerCrashed)
+}
+
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;

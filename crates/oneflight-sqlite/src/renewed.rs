@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
+use super::answers;
 use super::records::{millis, number};
 use oneflight::store::{Renewal, StoreError};
 
@@ -58,7 +59,7 @@ impl Batch {
                AND oneflight_records.key = asked.key AND oneflight_records.state = 'in_progress'
              RETURNING token, scope, key",
         );
-        let rows = renew.bind(self.asked()).fetch_all(connection).await?;
+        let rows = answers::rows_changed(connection, renew.bind(self.asked())).await?;
         let renewed = rows
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
