@@ -4,10 +4,12 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
 use tokio::time::timeout;
 
+use super::call::Message;
 use super::errors::{is_used_up, late};
 
 /// A connection of the pool's. If it is dropped before it is given back, it is closed. It may be in a transaction
@@ -34,6 +36,31 @@ impl Borrowed {
             Ok(Err(_)) | Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
             Ok(Err(_)) | Err(_) => Err(late()),
         }
+    }
+
+    /// Asks, and closes the connection if it has not answered in time: in the pool it would be waited for once more. If it
+    /// answers with an error it is closed as well, since the error may come from the state that it was left in.
+    pub(super) async fn ask(mut self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        let answered = timeout(limit, message.put_to(&mut self)).await;
+        let rows = answered.map_err(|_| late())??;
+        self.give_back();
+        Ok(rows)
+    }
+
+    /// The same, for what is asked again on other connections. The server tells of an error before it lets go of what the
+    /// transaction has locked. It is ready for another question after that, and this returns by then.
+    pub(super) async fn ask_and_let_go(mut self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        let answered = timeout(limit, async {
+            let answered = message.put_to(&mut self).await;
+            if answered.is_err() {
+                // It is the first error that counts.
+                let _ = self.ping().await;
+            }
+            answered
+        });
+        let rows = answered.await.map_err(|_| late())??;
+        self.give_back();
+        Ok(rows)
     }
 
     pub(super) fn give_back(mut self) {

@@ -29,6 +29,9 @@ pub(super) enum Value<'a> {
     /// A number, or null.
     Maybe(Option<i64>),
     Flag(bool),
+    Texts(&'a [&'a str]),
+    ManyBytes(&'a [Option<&'a [u8]>]),
+    Numbers(&'a [i64]),
 }
 
 /// The value as a literal.
@@ -52,8 +55,20 @@ impl fmt::Display for Value<'_> {
             Value::Number(number) | Value::Maybe(Some(number)) => write!(f, "'{number}'::pg_catalog.int8"),
             Value::Maybe(None) => f.write_str("NULL::pg_catalog.int8"),
             Value::Flag(flag) => write!(f, "'{flag}'::pg_catalog.bool"),
+            Value::Texts(texts) => array(f, texts.iter().copied().map(Value::Text), "text"),
+            Value::ManyBytes(all) => array(f, all.iter().copied().map(Value::Bytes), "bytea"),
+            Value::Numbers(numbers) => array(f, numbers.iter().copied().map(Value::Number), "int8"),
         }
     }
+}
+
+fn array<'a>(f: &mut fmt::Formatter<'_>, values: impl Iterator<Item = Value<'a>>, of: &str) -> fmt::Result {
+    f.write_str("ARRAY[")?;
+    for (place, value) in values.enumerate() {
+        let comma = if place > 0 { ", " } else { "" };
+        write!(f, "{comma}{value}")?;
+    }
+    write!(f, "]::pg_catalog.{of}[]")
 }
 
 /// The calls of one procedure.
@@ -84,6 +99,9 @@ impl Calls {
             Value::Number(number) => call.bind(number),
             Value::Maybe(number) => call.bind(number),
             Value::Flag(flag) => call.bind(flag),
+            Value::Texts(texts) => call.bind(texts),
+            Value::ManyBytes(all) => call.bind(all),
+            Value::Numbers(numbers) => call.bind(numbers),
         }))
     }
 
@@ -149,6 +167,19 @@ mod tests {
             (Value::Maybe(Some(7)), "'7'::pg_catalog.int8"),
             (Value::Maybe(None), "NULL::pg_catalog.int8"),
             (Value::Flag(true), "'true'::pg_catalog.bool"),
+            (
+                Value::Texts(&["a7", ""]),
+                r"ARRAY[pg_catalog.convert_from(E'\\x6137'::pg_catalog.bytea, 'UTF8'), pg_catalog.convert_from(E'\\x'::pg_catalog.bytea, 'UTF8')]::pg_catalog.text[]",
+            ),
+            (
+                Value::ManyBytes(&[None, Some(b"\x00")]),
+                r"ARRAY[NULL::pg_catalog.bytea, E'\\x00'::pg_catalog.bytea]::pg_catalog.bytea[]",
+            ),
+            (
+                Value::Numbers(&[-1, 7]),
+                "ARRAY['-1'::pg_catalog.int8, '7'::pg_catalog.int8]::pg_catalog.int8[]",
+            ),
+            (Value::Numbers(&[]), "ARRAY[]::pg_catalog.int8[]"),
         ];
         for (value, literal) in expected {
             assert_eq!(value.to_string(), literal);

@@ -127,6 +127,11 @@ pub(super) fn is_session_over(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || code(error).is_some_and(|code| code.starts_with("57P"))
 }
 
+/// Returns whether the server has answered with an error, in a session that goes on: nothing of what was asked for is kept.
+pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
+    code(error).is_some() && !is_session_over(error)
+}
+
 /// The error of a transaction of which nothing was kept.
 pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
     StoreError::rolled_back(quiet(error))

@@ -2,7 +2,7 @@
 //! # How it works
 //!
 //! Each operation is one call of a procedure (`procedures.rs`), hence one round trip and one transaction of its own, on
-//! the server's clock. No call waits for another's claim inside the server: a claim tries an advisory lock on the
+//! the server's clock. Claims and completions that are wanted at the same time share one (`together.rs`). No call waits for another's claim inside the server: a claim tries an advisory lock on the
 //! identity's number, for the length of its statement or of its transaction. A claim that does not get the lock is "in
 //! progress" and holds no connection. The head of `transaction.rs` has what happens when two claims meet; the head of
 //! `listen.rs` has how callers that wait hear of changes.
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions, PgRow, Postgres};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, Record, RecordedResult};
@@ -27,6 +27,8 @@ use oneflight::store::{
 
 mod borrowed;
 mod call;
+mod claims;
+mod completions;
 mod ending;
 mod errors;
 mod foreign;
@@ -47,6 +49,7 @@ mod sql;
 mod statements;
 mod step_statements;
 mod steps;
+mod together;
 mod transaction;
 mod transaction_statements;
 mod unheard;
@@ -54,12 +57,14 @@ mod upkeep;
 
 use borrowed::Borrowed;
 use call::{Calls, Message, Value};
-use errors::late;
+use claims::Claiming;
+use completions::Completing;
 use listen::Ear;
 use outbox_parts::Parts;
 use reserve::Reserve;
 use retry::{Tries, tried, tried_within};
 use statements::Statements;
+use together::Together;
 
 pub use names::Names;
 pub use statements::Isolation;
@@ -83,7 +88,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 ///
 /// # Connections
 ///
-/// The pool is the user's. An operation takes one of its connections for one round trip, and
+/// The pool is the user's. An operation takes one of its connections for one round trip, claims and completions of the same
+/// moment take one together (on a runtime of several threads), and
 /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a
 /// request in progress elsewhere holds none. Each store in a process has up to two connections more, outside of the
 /// pool and with the pool's options as they are when these connect:
@@ -198,6 +204,8 @@ pub struct PostgresStore {
     prepares: bool,
     reserve: Reserve,
     outbox: Arc<Parts>,
+    claims: Together<Claiming>,
+    completions: Together<Completing>,
 }
 
 /// Whether a claim leaves a request that [waits for a decision](Record::held).
@@ -403,6 +411,8 @@ impl PostgresOptions {
             prepares: self.prepares,
             reserve: Reserve::new(self.patience),
             outbox,
+            claims: Together::default(),
+            completions: Together::default(),
         })
     }
 }
@@ -442,9 +452,15 @@ impl PostgresStore {
     }
 
     /// Claims. A request that is held is afterwards only granted to a claim that names this claim's token.
-    async fn claim_as(&self, request: &ClaimRequest, held: Held, tries: Tries) -> Result<ClaimOutcome, StoreError> {
+    async fn claim_as(
+        &self,
+        limit: Duration,
+        request: &ClaimRequest,
+        held: Held,
+        tries: Tries,
+    ) -> Result<ClaimOutcome, StoreError> {
         let fingerprint = request.id.fingerprint();
-        let (begun, limit) = (Instant::now(), self.limit(request));
+        let begun = Instant::now();
         let values = [
             Value::Text(request.id.scope()),
             Value::Text(request.id.key()),
@@ -482,12 +498,6 @@ impl PostgresStore {
         .await
     }
 
-    /// Returns how long the answer to a request for a claim may take.
-    fn limit(&self, request: &ClaimRequest) -> Duration {
-        let patience = request.patience.unwrap_or(self.patience);
-        patience.min(self.patience)
-    }
-
     /// Calls a procedure of ours for a holder. See [`retry`] for when it is called again.
     async fn call_as_holder(
         &self,
@@ -519,9 +529,7 @@ impl PostgresStore {
         self.ask_on(self.reserve.lend(limit, &self.pool), limit, message).await
     }
 
-    /// Asks on a connection, and closes it if it has not answered in time: in the pool it would be waited for once
-    /// more. A connection that answers with an error is closed as well, since the error may come from the state that it
-    /// was left in.
+    /// Asks on a connection, once it is lent.
     async fn ask_on(
         &self,
         lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
@@ -529,12 +537,8 @@ impl PostgresStore {
         message: Message,
     ) -> sqlx::Result<Vec<PgRow>> {
         let begun = Instant::now();
-        let mut borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
-        let left = limit.saturating_sub(begun.elapsed());
-        let answered = timeout(left, message.put_to(&mut borrowed)).await;
-        let rows = answered.map_err(|_| late())??;
-        borrowed.give_back();
-        Ok(rows)
+        let borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
+        borrowed.ask(limit.saturating_sub(begun.elapsed()), message).await
     }
 }
 
@@ -561,7 +565,7 @@ impl Store for PostgresStore {
                 claimed => return claimed,
             }
         }
-        self.claim_as(&request, Held::No, Tries::on(&self.pool)).await
+        self.claim_among_others(request).await
     }
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
@@ -592,27 +596,7 @@ impl Store for PostgresStore {
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        let (id, token) = (claim.id(), claim.token());
-        let values = [
-            Value::Text(id.scope()),
-            Value::Text(id.key()),
-            Value::Number(records::number(token)),
-            Value::Bytes(Some(result.as_bytes())),
-            Value::Number(records::millis(retention)),
-            Value::Number(self.names.keys(id).watch),
-            Value::Text(&self.names.channel()),
-        ];
-        let (begun, complete) = (Instant::now(), &self.statements.complete);
-        let rows = self.call_as_holder(self.patience, complete, &values).await?;
-        let left = self.patience.saturating_sub(begun.elapsed());
-        match records::changed(&rows, token) {
-            // Perhaps this store completed it, and the answer was lost.
-            Err(outdated @ StoreError::Outdated { .. }) => match self.read_within(left, id).await? {
-                Some(record) if record.token == token && record.result().is_some() => Ok(()),
-                _ => Err(outdated),
-            },
-            changed => changed,
-        }
+        self.complete_among_others(&claim, &result, retention).await
     }
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {

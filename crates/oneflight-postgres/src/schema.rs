@@ -74,6 +74,12 @@ const MIGRATIONS: &[Migration] = &[
         // It adds functions.
         compatible_from: Some(9),
     },
+    Migration {
+        description: "claims and completions that go together",
+        sql: include_str!("../migrations/0011_together.sql"),
+        // It adds procedures.
+        compatible_from: Some(9),
+    },
 ];
 
 /// Returns the statements of a migration under these names. Procedures name the schema of our tables, since a search path is the
