@@ -90,6 +90,14 @@ impl Calls {
         }
     }
 
+    /// A call: prepared, or with its values in the text.
+    pub(super) fn message(&self, prepares: bool, values: &[Value<'_>]) -> Message {
+        match prepares {
+            true => self.bound(values),
+            false => self.written(values),
+        }
+    }
+
     /// A call whose values are bound.
     pub(super) fn bound(&self, values: &[Value<'_>]) -> Message {
         let call = sqlx::query(self.prepared.clone());

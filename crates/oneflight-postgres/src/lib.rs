@@ -25,10 +25,11 @@ use oneflight::store::{
     report_unreadable,
 };
 
+mod among_others;
 mod borrowed;
 mod call;
-mod claims;
-mod completions;
+mod claiming;
+mod completing;
 mod ending;
 mod errors;
 mod foreign;
@@ -57,8 +58,8 @@ mod upkeep;
 
 use borrowed::Borrowed;
 use call::{Calls, Message, Value};
-use claims::Claiming;
-use completions::Completing;
+use claiming::Claiming;
+use completing::Completing;
 use listen::Ear;
 use outbox_parts::Parts;
 use reserve::Reserve;
@@ -513,10 +514,7 @@ impl PostgresStore {
 
     /// A call of a procedure of ours.
     fn message(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
-        match self.prepares {
-            true => calls.bound(values),
-            false => calls.written(values),
-        }
+        calls.message(self.prepares, values)
     }
 
     /// Returns what the server answers within this time, which is also that of getting a connection of the pool.

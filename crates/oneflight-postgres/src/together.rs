@@ -10,8 +10,8 @@
 //! disk. So the steps that are wanted while a message is under way share the next one.
 //!
 //! Nothing depends on an answer that does not come. A message goes out when one is answered, or [`APART`] after the last one did. A server
-//! that is near has answered by then, so there is one message at a time. A far one has several under way, and no step waits longer than it
-//! would take two of them to begin. Where a message is held up (a lock, a dead connection), so are its own steps, and no others. What is
+//! that is near has answered by then, so there is one message at a time. A far one has several under way, and no step waits longer than
+//! that for another one's answer. Where a message is held up (a lock, a dead connection), so are its own steps, and no others. What is
 //! under way beside it is bounded by the pool.
 //!
 //! To go together is never more than a shortcut. Each caller knows how to take its step alone, as if there were no others, and does so
@@ -33,15 +33,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgRow, Postgres};
+use sqlx::postgres::{PgPool, PgRow, Postgres};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::PostgresStore;
 use super::borrowed::Borrowed;
-use super::call::Message;
+use super::call::{Calls, Message, Value};
 use super::errors::{is_rejected, late, unavailable};
+use super::reserve::Reserve;
+use super::statements::Statements;
 use oneflight::identity::RequestIdentity;
 use oneflight::store::StoreError;
 
@@ -58,6 +59,23 @@ pub(super) const LENT_WITHIN: Duration = Duration::from_millis(100);
 /// No caller waits longer. So much can be added to an instant.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How messages go to the server.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) pool: PgPool,
+    pub(super) reserve: Reserve,
+    pub(super) statements: Arc<Statements>,
+    /// On which changes of records are notified.
+    pub(super) channel: String,
+    pub(super) prepares: bool,
+}
+
+impl Way {
+    pub(super) fn message(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
+        calls.message(self.prepares, values)
+    }
+}
+
 /// What a caller wants of the server, and others may want at once.
 pub(super) trait Step: Send + Sync + Sized + 'static {
     type Answer: Send + 'static;
@@ -67,10 +85,10 @@ pub(super) trait Step: Send + Sync + Sized + 'static {
     fn bytes(&self) -> usize;
 
     /// Lends a connection for a message, within [`LENT_WITHIN`].
-    fn lend(store: &PostgresStore) -> impl Future<Output = sqlx::Result<PoolConnection<Postgres>>> + Send;
+    fn lend(way: &Way) -> impl Future<Output = sqlx::Result<PoolConnection<Postgres>>> + Send;
 
     /// The message by which all are taken.
-    fn message(store: &PostgresStore, steps: &[Self]) -> Message;
+    fn message(way: &Way, steps: &[Self]) -> Message;
 
     /// Returns what is answered to each, or nothing where it has to be taken alone.
     fn answers(steps: &[Self], rows: &[PgRow]) -> Result<Vec<Option<Self::Answer>>, StoreError>;
@@ -152,7 +170,7 @@ impl<S: Step> Together<S> {
     /// Has a step taken together with others, or returns that its caller is to take it.
     pub(super) async fn take(
         &self,
-        store: &PostgresStore,
+        way: impl FnOnce() -> Way,
         limit: Duration,
         step: impl FnOnce() -> S,
     ) -> Result<Taken<'_, S>, StoreError> {
@@ -165,7 +183,9 @@ impl<S: Step> Together<S> {
             None => return Ok(Taken::Alone(None)),
             Some(Joined::Alone) => return Ok(Taken::Alone(Some(UnderWay(inner)))),
             Some(Joined::Waits { number, answer, begin }) => {
-                begin.into_iter().for_each(|number| inner.begin(store, number));
+                if let Some(begin) = begin {
+                    inner.begin(way(), begin);
+                }
                 (number, answer)
             }
         };
@@ -173,7 +193,7 @@ impl<S: Step> Together<S> {
         loop {
             match timeout_at(look.min(until), &mut answer).await {
                 Ok(Ok(told)) => return told.map(|answer| answer.map_or(Taken::Alone(None), Taken::Together)),
-                Ok(Err(_)) => return Err(StoreError::unavailable("the runtime that was about to ask is gone")),
+                Ok(Err(_)) => return Err(StoreError::unavailable("the task that was about to ask is gone")),
                 Err(_) => {}
             }
             match inner.find(number, until) {
@@ -230,10 +250,10 @@ impl<S: Step> Inner<S> {
         Found::Left
     }
 
-    fn begin(self: &Arc<Self>, store: &PostgresStore, number: u64) {
+    fn begin(self: &Arc<Self>, way: Way, number: u64) {
         let task = Gathering {
             inner: Arc::clone(self),
-            store: store.clone(),
+            way,
             number,
         };
         tokio::spawn(task.run());
@@ -321,7 +341,7 @@ impl<S: Step> Drop for UnderWay<'_, S> {
 /// A task that sends what waits, unless that is left to one that was begun later.
 struct Gathering<S: Step> {
     inner: Arc<Inner<S>>,
-    store: PostgresStore,
+    way: Way,
     number: u64,
 }
 
@@ -331,8 +351,8 @@ impl<S: Step> Gathering<S> {
         if !self.asks() {
             return;
         }
-        let pool = &self.store.pool;
-        let lent = Borrowed::lent(LENT_WITHIN, pool, S::lend(&self.store)).await;
+        let pool = &self.way.pool;
+        let lent = Borrowed::lent(LENT_WITHIN, pool, S::lend(&self.way)).await;
         let Ok(connection) = lent else {
             self.leave_all();
             return;
@@ -371,9 +391,9 @@ impl<S: Step> Gathering<S> {
             (steps, begin)
         };
         let under_way = (!steps.is_empty()).then(|| UnderWay(&*self.inner));
-        begin
-            .into_iter()
-            .for_each(|number| self.inner.begin(&self.store, number));
+        if let Some(begin) = begin {
+            self.inner.begin(self.way.clone(), begin);
+        }
         Some((under_way?, steps))
     }
 
@@ -397,7 +417,7 @@ impl<S: Step> Gathering<S> {
         let until = waiting.iter().map(|it| it.until).max().unwrap_or(now);
         let parts = waiting.into_iter().map(|it| (it.step, it.caller));
         let (steps, callers): (Vec<S>, Vec<_>) = parts.unzip();
-        let message = S::message(&self.store, &steps);
+        let message = S::message(&self.way, &steps);
         let rows = connection
             .ask_and_let_go(until.saturating_duration_since(now), message)
             .await;

@@ -268,6 +268,59 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_transaction_is_about_to_do_is_in_progress_for_a_claim_among_others() {
+    let schema = server().schema().await;
+    let store = PostgresStore::from_pool(schema.pool(8)).await.unwrap();
+    let (enters, entered) = tokio::sync::oneshot::channel();
+    let (leaves, left) = tokio::sync::oneshot::channel::<()>();
+    let transaction = tokio::spawn({
+        let idem = Idempotency::builder(store.clone()).build();
+        async move {
+            let work = idem.run_in_tx(id("key-7"), move |_| async move {
+                enters.send(()).unwrap();
+                left.await.unwrap();
+                Ok(1)
+            });
+            work.await.map(|reply| *reply)
+        }
+    });
+    entered.await.unwrap();
+    let keys: Vec<_> = (0..CALLERS).map(|number| format!("key-{number}")).collect();
+    let outcomes = in_time("the claims", join_all(keys.iter().map(|key| claim(&store, key)))).await;
+    for (number, outcome) in outcomes.into_iter().enumerate() {
+        match number {
+            7 => assert!(
+                matches!(outcome, Ok(ClaimOutcome::Denied(Denied::InProgress { .. }))),
+                "{outcome:?}"
+            ),
+            _ => drop(granted(outcome)),
+        }
+    }
+    leaves.send(()).unwrap();
+    assert_eq!(transaction.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_results_are_kept_and_told_among_small_ones() {
+    let schema = server().schema().await;
+    let store = PostgresStore::from_pool(schema.pool(4)).await.unwrap();
+    let keys: Vec<_> = (0..CALLERS).map(|number| format!("key-{number}")).collect();
+    // Some share neither a message nor an answer, and some an answer only.
+    let result = |number: usize| result(&vec![b'7'; [1, 4_000, 9_000, 200_000][number % 4]]);
+    let claims = join_all(keys.iter().map(|key| claim(&store, key))).await;
+    let completions = claims.into_iter().enumerate();
+    let completions = completions.map(|(number, outcome)| store.complete(granted(outcome), result(number), HOUR));
+    try_join_all(completions).await.unwrap();
+    let replays = join_all(keys.iter().map(|key| claim(&store, key))).await;
+    for (number, replay) in replays.into_iter().enumerate() {
+        match replay {
+            Ok(ClaimOutcome::Denied(Denied::Completed(record))) => assert_eq!(record.result(), Some(&result(number))),
+            other => panic!("{number}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_not_answered_holds_up_its_own_callers_and_no_others() {
     let schema = server().schema().await;
     let proxy = Proxy::before(server().port()).await;

@@ -4,52 +4,24 @@
 //! stands is answered with it. A lease that is over, a result past its retention, and a large one are for the claim that goes alone.
 
 use std::future::Future;
-use std::time::Duration;
 use std::vec::IntoIter;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgHasArrayType, PgRow, Postgres};
 use sqlx::{Decode, Type};
-use tokio::time::Instant;
 
 use super::call::{Message, Value};
 use super::records::{self, Stored, column};
-use super::retry::Tries;
-use super::together::{Step, Taken};
-use super::{Held, PostgresStore};
+use super::together::{Step, Way};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::FencingToken;
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, StoreError, decide};
 
 /// A claim that is wanted.
 pub(super) struct Claiming {
-    request: ClaimRequest,
+    pub(super) request: ClaimRequest,
     /// The number of its lock.
-    lock: i64,
-}
-
-impl PostgresStore {
-    /// Claims, together with others or alone.
-    pub(super) async fn claim_among_others(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
-        let (begun, limit) = (Instant::now(), self.limit(&request));
-        let claiming = || Claiming {
-            lock: self.names.keys(&request.id).claim,
-            request: request.clone(),
-        };
-        match self.claims.take(self, limit, claiming).await? {
-            Taken::Together(outcome) => Ok(outcome),
-            Taken::Alone(_under_way) => {
-                let left = limit.saturating_sub(begun.elapsed());
-                self.claim_as(left, &request, Held::No, Tries::on(&self.pool)).await
-            }
-        }
-    }
-
-    /// Returns how long the answer to a request for a claim may take.
-    pub(super) fn limit(&self, request: &ClaimRequest) -> Duration {
-        let patience = request.patience.unwrap_or(self.patience);
-        patience.min(self.patience)
-    }
+    pub(super) lock: i64,
 }
 
 impl Step for Claiming {
@@ -63,17 +35,17 @@ impl Step for Claiming {
         self.request.id.scope().len() + self.request.id.key().len()
     }
 
-    fn lend(store: &PostgresStore) -> impl Future<Output = sqlx::Result<PoolConnection<Postgres>>> + Send {
-        store.pool.acquire()
+    fn lend(way: &Way) -> impl Future<Output = sqlx::Result<PoolConnection<Postgres>>> + Send {
+        way.pool.acquire()
     }
 
-    fn message(store: &PostgresStore, steps: &[Self]) -> Message {
+    fn message(way: &Way, steps: &[Self]) -> Message {
         let requests = || steps.iter().map(|step| &step.request);
         let fingerprints: Vec<_> = requests().map(|it| it.id.fingerprint()).collect();
         let digests = fingerprints.iter().map(|it| it.as_ref().map(|it| &it.as_bytes()[..]));
         let holders = requests().map(|it| Some(&it.holder.as_bytes()[..]));
-        store.message(
-            &store.statements.claim_together,
+        way.message(
+            &way.statements.claim_together,
             &[
                 Value::Texts(&requests().map(|it| it.id.scope()).collect::<Vec<_>>()),
                 Value::Texts(&requests().map(|it| it.id.key()).collect::<Vec<_>>()),
