@@ -1,6 +1,6 @@
 -- Claims and completions of several callers in one call each, hence in one transaction. What is decided about is what is decided without a
--- doubt and without waiting for anybody; each of the others is answered with null and asked for by itself. No lock is waited for that others
--- hold: if there is such a wait all the same, it is soon an error, of which nothing is kept, and each is asked for by itself.
+-- doubt and without waiting for anybody; each of the others is answered with null and asked for by itself. No statement waits for a lock that
+-- others hold: if there is such a wait all the same, it is soon an error, of which nothing is kept, and each is asked for by itself.
 
 -- Takes what `claim` takes, an element for each, but for the takeover and whether the request is to be held. Decided about is:
 --
@@ -70,11 +70,12 @@ CREATE PROCEDURE "{schema}"."{prefix}complete_together"(
 ) LANGUAGE plpgsql AS $procedure$
 DECLARE
     encoding text := pg_catalog.current_setting('client_encoding');
+    patience text := pg_catalog.current_setting('lock_timeout');
 BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     SET LOCAL client_encoding = 'UTF8'; SET LOCAL bytea_output = hex;
-    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '50ms';
+    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '50ms'; SET LOCAL enable_seqscan = off;
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
     END IF;
@@ -88,15 +89,18 @@ BEGIN
                  SELECT r.ctid AS at FROM "{schema}"."{prefix}records" r
                  WHERE r.scope = w.scope AND r.key = w.key AND r.token = w.token AND r.completed_at IS NULL
                  FOR NO KEY UPDATE SKIP LOCKED) r),
-    -- A row that has changed since this began is not found at its place, and left alone as well.
+    -- The place of a row that is locked, and was looked at. No other condition, and no scan of the table: the planner would take either for a
+    -- reason to read all that is in progress, or was. A row that has changed since this began is not found at its place, and left alone.
     changed AS (
         UPDATE "{schema}"."{prefix}records" r
         SET lease_expires_at = NULL, result = f.result, completed_at = now, expires_at = now + f.retention, held = false
         FROM free f, instant
-        WHERE r.ctid = f.at AND r.token = f.token AND r.completed_at IS NULL
+        WHERE r.ctid = f.at
         RETURNING f.place, f.watch)
     SELECT array_agg(place), count(CASE WHEN NOT pg_catalog.pg_try_advisory_xact_lock(watch)
              THEN pg_catalog.pg_notify($7, watch::text)::text END) INTO a0, a1
     FROM changed;
+    -- The commit waits for its turn to notify as long as one alone would.
+    PERFORM pg_catalog.set_config('lock_timeout', patience, true);
 END
 $procedure$;
