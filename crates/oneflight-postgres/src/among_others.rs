@@ -9,7 +9,8 @@ use super::call::Value;
 use super::claiming::Claiming;
 use super::completing::Completing;
 use super::retry::Tries;
-use super::together::{Taken, Way};
+use super::shared::Way;
+use super::together::Taken;
 use super::{Held, PostgresStore, records};
 use oneflight::record::RecordedResult;
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, StoreError};
@@ -44,6 +45,7 @@ impl PostgresStore {
             reserve: self.reserve.clone(),
             statements: Arc::clone(&self.statements),
             channel: self.names.channel(),
+            patience: self.patience,
             prepares: self.prepares,
         }
     }

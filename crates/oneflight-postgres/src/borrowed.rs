@@ -7,10 +7,10 @@ use std::time::Duration;
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::call::Message;
-use super::errors::{is_used_up, late};
+use super::errors::{is_rejected, is_used_up, late};
 
 /// A connection of the pool's. If it is dropped before it is given back, it is closed. It may be in a transaction
 /// still, and `sqlx` does not know of one whose beginning was cut short; or it may wait for an answer that does not
@@ -40,27 +40,25 @@ impl Borrowed {
 
     /// Asks, and closes the connection if it has not answered in time: in the pool it would be waited for once more. If it
     /// answers with an error it is closed as well, since the error may come from the state that it was left in.
+    ///
+    /// The server tells of an error before it lets go of what the transaction has locked. It is ready for another question after that,
+    /// and this returns by then.
     pub(super) async fn ask(mut self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
-        let answered = timeout(limit, message.put_to(&mut self)).await;
-        let rows = answered.map_err(|_| late())??;
-        self.give_back();
-        Ok(rows)
-    }
-
-    /// The same, for what is asked again on other connections. The server tells of an error before it lets go of what the
-    /// transaction has locked. It is ready for another question after that, and this returns by then.
-    pub(super) async fn ask_and_let_go(mut self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
-        let answered = timeout(limit, async {
-            let answered = message.put_to(&mut self).await;
-            if answered.is_err() {
-                // It is the first error that counts.
-                let _ = self.ping().await;
+        let until = Instant::now().checked_add(limit);
+        let answered = timeout(limit, message.put_to(&mut self)).await.map_err(|_| late())?;
+        match answered {
+            Ok(rows) => {
+                self.give_back();
+                Ok(rows)
             }
-            answered
-        });
-        let rows = answered.await.map_err(|_| late())??;
-        self.give_back();
-        Ok(rows)
+            Err(error) => {
+                if is_rejected(&error) {
+                    let left = until.map_or(limit, |until| until.saturating_duration_since(Instant::now()));
+                    let _ = timeout(left, self.ping()).await;
+                }
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn give_back(mut self) {

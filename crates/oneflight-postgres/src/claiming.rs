@@ -12,8 +12,7 @@ use sqlx::{Decode, Type};
 
 use super::call::{Message, Value};
 use super::records::{self, Stored, column};
-use super::together::{Step, Way};
-use oneflight::identity::RequestIdentity;
+use super::shared::{Step, Way};
 use oneflight::record::FencingToken;
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, StoreError, decide};
 
@@ -26,10 +25,6 @@ pub(super) struct Claiming {
 
 impl Step for Claiming {
     type Answer = ClaimOutcome;
-
-    fn id(&self) -> &RequestIdentity {
-        &self.request.id
-    }
 
     fn bytes(&self) -> usize {
         self.request.id.scope().len() + self.request.id.key().len()

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgRow, Postgres};
 
 use super::call::{Message, Value};
 use super::records::{self, column};
-use super::together::{LENT_WITHIN, Step, Way};
+use super::shared::{Step, Way};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::StoreError;
@@ -28,16 +28,12 @@ pub(super) struct Completing {
 impl Step for Completing {
     type Answer = ();
 
-    fn id(&self) -> &RequestIdentity {
-        &self.id
-    }
-
     fn bytes(&self) -> usize {
         self.id.scope().len() + self.id.key().len() + self.result.as_bytes().len()
     }
 
     fn lend(way: &Way) -> impl Future<Output = sqlx::Result<PoolConnection<Postgres>>> + Send {
-        way.reserve.lend(LENT_WITHIN, &way.pool)
+        way.reserve.lend(way.patience, &way.pool)
     }
 
     fn message(way: &Way, steps: &[Self]) -> Message {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 
 use sqlx::error::DatabaseError;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgDatabaseError, PgPool, PgSeverity};
 
 use super::quiet::quiet;
 use oneflight::store::{StoreError, StoreFailure, is_caused_by};
@@ -36,6 +36,13 @@ pub(super) fn is_conflict(error: &(dyn Error + 'static)) -> bool {
 /// The server rejected what it was asked for, and will again: a constraint (class 23), or a value (class 22).
 pub(super) fn is_violation(error: &(dyn Error + 'static)) -> bool {
     is_caused_by_code(error, |code| code.starts_with("22") || code.starts_with("23"))
+}
+
+/// Returns whether an error may be about one of many rows: any that the server answers, but that it cannot do such a thing now (classes
+/// 08, 25, 57P, no room, no connection), lost to another transaction, or does not know what was prepared.
+pub(super) fn is_perhaps_of_a_row(error: &(dyn Error + 'static)) -> bool {
+    const OF_ALL: [&str; 9] = ["08", "25", "57P", "40001", "40P01", "53100", "53300", "26000", "42P05"];
+    is_caused_by_code(error, |code| !OF_ALL.iter().any(|it| code.starts_with(it)))
 }
 
 /// Returns whether there is no such savepoint, or no transaction for it to be in: the one that was begun is over.
@@ -128,8 +135,20 @@ pub(super) fn is_session_over(error: &sqlx::Error) -> bool {
 }
 
 /// Returns whether the server has answered with an error, in a session that goes on: nothing of what was asked for is kept.
+///
+/// A pooler that has lost the server answers as well, with an error of class 08 or one that ends the session.
 pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
-    code(error).is_some() && !is_session_over(error)
+    let error = error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| {
+        error.severity() == PgSeverity::Error && !["08", "57P"].iter().any(|it| error.code().starts_with(it))
+    })
+}
+
+/// Returns whether the role has no right to a procedure, or there is none.
+pub(super) fn is_unusable(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == NO_PRIVILEGE || code == "42883")
 }
 
 /// The error of a transaction of which nothing was kept.

@@ -1,0 +1,48 @@
+//! What a caller wants that may [share a message](super::together) with what others want, and how that goes to the server.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, PgRow, Postgres};
+
+use super::call::{Calls, Message, Value};
+use super::reserve::Reserve;
+use super::statements::Statements;
+use oneflight::store::StoreError;
+
+/// How messages go to the server.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) pool: PgPool,
+    pub(super) reserve: Reserve,
+    pub(super) statements: Arc<Statements>,
+    /// On which changes of records are notified.
+    pub(super) channel: String,
+    /// How long a connection is waited for.
+    pub(super) patience: Duration,
+    pub(super) prepares: bool,
+}
+
+impl Way {
+    pub(super) fn message(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
+        calls.message(self.prepares, values)
+    }
+}
+
+/// What a caller wants of the server, and others may want at once.
+pub(super) trait Step: Send + Sync + Sized + 'static {
+    type Answer: Send + 'static;
+
+    fn bytes(&self) -> usize;
+
+    /// Lends a connection for a message.
+    fn lend(way: &Way) -> impl Future<Output = sqlx::Result<PoolConnection<Postgres>>> + Send;
+
+    /// The message by which all are taken.
+    fn message(way: &Way, steps: &[Self]) -> Message;
+
+    /// Returns what is answered to each, or nothing where it has to be taken alone.
+    fn answers(steps: &[Self], rows: &[PgRow]) -> Result<Vec<Option<Self::Answer>>, StoreError>;
+}
