@@ -12,7 +12,8 @@ use oneflight::store::StoreError;
 
 /// How long after a message the next one goes out, if that is not answered before.
 const APART: Duration = Duration::from_millis(5);
-/// The number of steps of one message. Each takes a place in the server's table of locks, and one connection adds 64 to that, unless set.
+/// The number of steps of one message. Each takes a place in the server's table of locks, which all connections share, and to which each adds
+/// 64 (`max_locks_per_transaction`) unless set.
 const MOST: usize = 64;
 /// The bytes of the steps of one message. A larger step goes alone.
 pub(super) const LARGEST: usize = 64 << 10;
@@ -205,5 +206,114 @@ impl<S: Step> Default for Gathered<S> {
             denied_until: None,
             numbers: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use sqlx::pool::PoolConnection;
+    use sqlx::postgres::{PgRow, Postgres};
+    use tokio::runtime::{Builder, Handle};
+
+    use super::super::call::Message;
+    use super::super::shared::Way;
+    use super::*;
+
+    /// A step of so many bytes.
+    struct Bytes(usize);
+
+    impl Step for Bytes {
+        type Answer = ();
+
+        fn bytes(&self) -> usize {
+            self.0
+        }
+
+        fn lend(way: &Way) -> impl Future<Output = sqlx::Result<PoolConnection<Postgres>>> + Send {
+            way.pool.acquire()
+        }
+
+        fn message(_: &Way, _: &[Self]) -> Message {
+            Message::outside("SELECT")
+        }
+
+        fn answers(steps: &[Self], _: &[PgRow]) -> Result<Vec<Option<()>>, StoreError> {
+            Ok(vec![None; steps.len()])
+        }
+    }
+
+    fn push(gathered: &mut Gathered<Bytes>, bytes: usize, now: Instant) -> oneshot::Receiver<Told<()>> {
+        let (caller, answer) = oneshot::channel();
+        gathered.push(Bytes(bytes), now + LATE, caller);
+        answer
+    }
+
+    #[test]
+    fn what_fills_a_message_waits_for_no_turn() {
+        for (bytes, held) in [(40 << 10, 1), (16 << 10, 4), (1, MOST)] {
+            let (mut gathered, now) = (Gathered::default(), Instant::now());
+            gathered.goes_out(now);
+            let mut callers = Vec::new();
+            while !gathered.is_full() {
+                assert_eq!(gathered.turn(now), Some(now + APART));
+                callers.push(push(&mut gathered, bytes, now));
+            }
+            assert_eq!(gathered.turn(now), None);
+            assert_eq!(gathered.next().len(), held);
+            assert!(!gathered.is_full());
+        }
+    }
+
+    #[test]
+    fn who_is_gone_takes_no_place_in_a_message() {
+        let (mut gathered, now) = (Gathered::default(), Instant::now());
+        for _ in 0..MOST {
+            drop(push(&mut gathered, LARGEST, now));
+        }
+        let _answer = push(&mut gathered, LARGEST, now);
+        assert_eq!(gathered.next().len(), 1);
+        assert!(gathered.is_empty() && !gathered.is_full());
+    }
+
+    #[test]
+    fn a_message_that_is_stuck_is_waited_for_once() {
+        let (mut gathered, now) = (Gathered::<Bytes>::default(), Instant::now());
+        let stuck = gathered.goes_out_at_once(now).unwrap();
+        assert_eq!(gathered.goes_out_at_once(now), None);
+        let later = now + APART;
+        for _ in 0..3 {
+            // Each goes out as the one before is answered.
+            let next = gathered.goes_out_at_once(later).unwrap();
+            assert_eq!(gathered.goes_out_at_once(later), None);
+            assert!(gathered.is_answered(next));
+        }
+        assert!(!gathered.is_answered(stuck));
+    }
+
+    #[test]
+    fn a_lone_step_waits_for_no_task_that_is_late() {
+        let runtime = Builder::new_current_thread().build().unwrap().handle().id();
+        let (mut gathered, now) = (Gathered::<Bytes>::default(), Instant::now());
+        gathered.see_to_it(runtime, now);
+        assert_eq!(gathered.goes_out_at_once(now), None);
+        assert!(gathered.goes_out_at_once(now + APART + LATE).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_step_shares_no_message_with_another_runtime_nor_where_it_is_denied() {
+        let (own, other) = (Handle::current().id(), Builder::new_current_thread().build().unwrap());
+        let (mut gathered, now) = (Gathered::<Bytes>::default(), Instant::now());
+        let task = gathered.see_to_it(other.handle().id(), now);
+        assert!(gathered.keeps_apart(own, now));
+        assert!(!gathered.keeps_apart(other.handle().id(), now));
+        assert!(!gathered.keeps_apart(own, now + APART + LATE));
+        assert!(gathered.ends(task));
+        assert!(!gathered.keeps_apart(own, now));
+        gathered.deny(now);
+        assert!(gathered.keeps_apart(own, now));
+        assert!(!gathered.keeps_apart(own, now + DENIED_FOR));
+        std::thread::spawn(move || drop(other)).join().unwrap();
     }
 }

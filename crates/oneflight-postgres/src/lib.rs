@@ -120,7 +120,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// * the search path when a store is opened without [a schema of its own](PostgresOptions::schema).
 ///
 /// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to
-/// execute them, which `PUBLIC` has unless it was revoked; and so it is with the right to read `oneflight_incarnation`, a row
+/// execute them, which `PUBLIC` has unless it was revoked (without that to `claim_together` and `complete_together`, each call goes
+/// alone, and an event says so); and so it is with the right to read `oneflight_incarnation`, a row
 /// that tells numbers of transactions from those that a crash of the server gave out again.
 ///
 /// # What the server shows

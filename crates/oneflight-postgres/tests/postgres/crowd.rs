@@ -22,12 +22,39 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub struct Crowd {
     pub store: PostgresStore,
     others: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+}
+
+/// How many claims and completions there were, and how many of them shared a commit. On a busy machine some do not.
+#[derive(Debug, Default)]
+pub struct Counts {
+    all: AtomicUsize,
+    shared: AtomicUsize,
+}
+
+impl Counts {
+    fn most_are_shared(&self) -> bool {
+        self.all.load(SeqCst) < 2 * self.shared.load(SeqCst)
+    }
 }
 
 impl Crowd {
-    pub fn around(store: PostgresStore) -> Self {
+    pub fn around(store: PostgresStore, counts: Arc<Counts>) -> Self {
         let others = Arc::default();
-        Self { store, others }
+        Self { store, others, counts }
+    }
+
+    /// Counts whether one transaction has written two records last.
+    async fn count(&self, one: &RequestIdentity, other: &RequestIdentity) {
+        let shared =
+            "SELECT count(DISTINCT xmin::text) = 1 FROM oneflight_records WHERE scope = $1 AND key IN ($2, $3)";
+        let shared = sqlx::query_scalar(shared)
+            .bind(one.scope())
+            .bind(one.key())
+            .bind(other.key());
+        let shared: bool = shared.fetch_one(self.store.pool()).await.unwrap();
+        self.counts.all.fetch_add(1, SeqCst);
+        self.counts.shared.fetch_add(usize::from(shared), SeqCst);
     }
 
     fn other(&self) -> ClaimRequest {
@@ -47,9 +74,11 @@ impl Store for Crowd {
             claim(request),
             claim(self.other())
         );
-        for other in [one, two, four] {
-            assert!(matches!(other, Ok(ClaimOutcome::Granted(_))), "{other:?}");
-        }
+        let [_, two, four] = [one, two, four].map(|other| match other {
+            Ok(ClaimOutcome::Granted(claim)) => claim,
+            other => panic!("{other:?}"),
+        });
+        self.count(two.id(), four.id()).await;
         claimed
     }
 
@@ -59,6 +88,7 @@ impl Store for Crowd {
             other => panic!("{other:?}"),
         };
         let (one, two, four) = (other().await, other().await, other().await);
+        let ids = [two.id().clone(), four.id().clone()];
         let theirs = RecordedResult::value(Verdict::Performed, CodecId::Json, b"null");
         let complete = |claim| Box::pin(self.store.complete(claim, theirs.clone(), HOUR));
         let (one, two, completed, four) = futures::join!(
@@ -68,6 +98,7 @@ impl Store for Crowd {
             complete(four)
         );
         one.and(two).and(four).unwrap();
+        self.count(&ids[0], &ids[1]).await;
         completed
     }
 
@@ -104,22 +135,26 @@ impl Store for Crowd {
 async fn a_claim_among_others_is_decided_as_the_function_does() {
     let schema = server().schema().await;
     let store = PostgresStore::from_pool(schema.pool(3)).await.unwrap();
-    decision::agree(&store, &Crowd::around(store.clone())).await;
+    let counts = Arc::<Counts>::default();
+    decision::agree(&store, &Crowd::around(store.clone(), Arc::clone(&counts))).await;
+    assert!(counts.most_are_shared(), "{counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn among_others_it_keeps_what_every_store_promises() {
     for prepares in [true, false] {
+        let counts = Arc::<Counts>::default();
         let crowd = async || {
             let schema = server().schema().await;
             let options = match prepares {
                 true => PostgresStore::options(),
                 false => PostgresStore::options().without_prepared_statements(),
             };
-            Crowd::around(options.from_pool(schema.pool(4)).await.unwrap())
+            Crowd::around(options.from_pool(schema.pool(4)).await.unwrap(), Arc::clone(&counts))
         };
         if let Err(failure) = conformance::run(crowd).await {
             panic!("{failure}: {:?}", std::error::Error::source(&failure));
         }
+        assert!(counts.most_are_shared(), "{counts:?}");
     }
 }
