@@ -4,11 +4,13 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, Postgres};
-use tokio::time::timeout;
+use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
+use tokio::time::{Instant, timeout};
 
-use super::errors::{is_used_up, late};
+use super::call::Message;
+use super::errors::{is_rejected, is_used_up, late};
 
 /// A connection of the pool's. If it is dropped before it is given back, it is closed. It may be in a transaction
 /// still, and `sqlx` does not know of one whose beginning was cut short; or it may wait for an answer that does not
@@ -33,6 +35,29 @@ impl Borrowed {
             // Others have them all.
             Ok(Err(_)) | Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
             Ok(Err(_)) | Err(_) => Err(late()),
+        }
+    }
+
+    /// Asks, and closes the connection if it has not answered in time: in the pool it would be waited for once more. If it
+    /// answers with an error it is closed as well, since the error may come from the state that it was left in.
+    ///
+    /// The server tells of an error before it lets go of what the transaction has locked. It is ready for another question after that,
+    /// and this returns by then.
+    pub(super) async fn ask(mut self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        let until = Instant::now().checked_add(limit);
+        let answered = timeout(limit, message.put_to(&mut self)).await.map_err(|_| late())?;
+        match answered {
+            Ok(rows) => {
+                self.give_back();
+                Ok(rows)
+            }
+            Err(error) => {
+                if is_rejected(&error) {
+                    let left = until.map_or(limit, |until| until.saturating_duration_since(Instant::now()));
+                    let _ = timeout(left, self.ping()).await;
+                }
+                Err(error)
+            }
         }
     }
 

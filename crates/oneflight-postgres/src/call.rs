@@ -10,6 +10,7 @@
 //! escapes (`E'…'`), which mean the same whatever `standard_conforming_strings` says. Every type is named.
 
 use std::fmt::{self, Write};
+use std::pin::Pin;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
@@ -30,6 +31,7 @@ pub(super) enum Value<'a> {
     Maybe(Option<i64>),
     Flag(bool),
     Texts(&'a [&'a str]),
+    ManyBytes(&'a [Option<&'a [u8]>]),
     Numbers(&'a [i64]),
 }
 
@@ -54,16 +56,20 @@ impl fmt::Display for Value<'_> {
             Value::Number(number) | Value::Maybe(Some(number)) => write!(f, "'{number}'::pg_catalog.int8"),
             Value::Maybe(None) => f.write_str("NULL::pg_catalog.int8"),
             Value::Flag(flag) => write!(f, "'{flag}'::pg_catalog.bool"),
-            Value::Texts(texts) => {
-                let texts: Vec<_> = texts.iter().map(|text| Value::Text(text).to_string()).collect();
-                write!(f, "ARRAY[{}]::pg_catalog.text[]", texts.join(", "))
-            }
-            Value::Numbers(numbers) => {
-                let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
-                write!(f, "'{{{}}}'::pg_catalog.int8[]", numbers.join(","))
-            }
+            Value::Texts(texts) => array(f, texts.iter().copied().map(Value::Text), "text"),
+            Value::ManyBytes(all) => array(f, all.iter().copied().map(Value::Bytes), "bytea"),
+            Value::Numbers(numbers) => array(f, numbers.iter().copied().map(Value::Number), "int8"),
         }
     }
+}
+
+fn array<'a>(f: &mut fmt::Formatter<'_>, values: impl Iterator<Item = Value<'a>>, of: &str) -> fmt::Result {
+    f.write_str("ARRAY[")?;
+    for (place, value) in values.enumerate() {
+        let comma = if place > 0 { ", " } else { "" };
+        write!(f, "{comma}{value}")?;
+    }
+    write!(f, "]::pg_catalog.{of}[]")
 }
 
 /// The calls of one procedure.
@@ -85,6 +91,14 @@ impl Calls {
         }
     }
 
+    /// A call: prepared, or with its values in the text.
+    pub(super) fn message(&self, prepares: bool, values: &[Value<'_>]) -> Message {
+        match prepares {
+            true => self.bound(values),
+            false => self.written(values),
+        }
+    }
+
     /// A call whose values are bound.
     pub(super) fn bound(&self, values: &[Value<'_>]) -> Message {
         let call = sqlx::query(self.prepared.clone());
@@ -95,6 +109,7 @@ impl Calls {
             Value::Maybe(number) => call.bind(number),
             Value::Flag(flag) => call.bind(flag),
             Value::Texts(texts) => call.bind(texts),
+            Value::ManyBytes(all) => call.bind(all),
             Value::Numbers(numbers) => call.bind(numbers),
         }))
     }
@@ -117,6 +132,9 @@ pub(super) fn function(name: &str, values: &[Value<'_>]) -> String {
     format!("SELECT {name}({})", values.join(", "))
 }
 
+/// The server's answer.
+pub(super) type Answer<'c> = Pin<Box<dyn Future<Output = sqlx::Result<Vec<PgRow>>> + Send + 'c>>;
+
 /// What is put to the server in one round trip.
 pub(super) enum Message {
     Bound(Query<'static, Postgres, PgArguments>),
@@ -129,12 +147,15 @@ impl Message {
         Self::Written(format!("{LEAVE}; {PLAIN}; {PATH}; {statement}"))
     }
 
-    /// Puts it to the server, and returns the answer.
-    pub(super) async fn put_to(self, connection: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
-        match self {
-            Self::Bound(query) => query.fetch_all(connection).await,
-            Self::Written(text) => Unheard::new(sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection)).await,
-        }
+    /// Puts it to the server, and returns the answer. Boxed: the compiler limits how deep the futures of a user's handler are
+    /// nested, and those of `sqlx` are deep.
+    pub(super) fn put_to(self, connection: &mut PgConnection) -> Answer<'_> {
+        Box::pin(async move {
+            match self {
+                Self::Bound(query) => query.fetch_all(connection).await,
+                Self::Written(text) => Unheard::new(sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection)).await,
+            }
+        })
     }
 }
 
@@ -166,7 +187,15 @@ mod tests {
                 r"ARRAY[pg_catalog.convert_from(E'\\x6137'::pg_catalog.bytea, 'UTF8'), pg_catalog.convert_from(E'\\x'::pg_catalog.bytea, 'UTF8')]::pg_catalog.text[]",
             ),
             (Value::Texts(&[]), "ARRAY[]::pg_catalog.text[]"),
-            (Value::Numbers(&[7, -1]), "'{7,-1}'::pg_catalog.int8[]"),
+            (
+                Value::ManyBytes(&[None, Some(b"\x00")]),
+                r"ARRAY[NULL::pg_catalog.bytea, E'\\x00'::pg_catalog.bytea]::pg_catalog.bytea[]",
+            ),
+            (
+                Value::Numbers(&[-1, 7]),
+                "ARRAY['-1'::pg_catalog.int8, '7'::pg_catalog.int8]::pg_catalog.int8[]",
+            ),
+            (Value::Numbers(&[]), "ARRAY[]::pg_catalog.int8[]"),
         ];
         for (value, literal) in expected {
             assert_eq!(value.to_string(), literal);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 
 use sqlx::error::DatabaseError;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgDatabaseError, PgPool, PgSeverity};
 
 use super::quiet::quiet;
 use oneflight::store::{StoreError, StoreFailure, is_caused_by};
@@ -132,6 +132,23 @@ pub(super) fn is_lost(error: &sqlx::Error) -> bool {
 /// Returns whether the server ended the session, or does not answer in it.
 pub(super) fn is_session_over(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || code(error).is_some_and(|code| code.starts_with("57P"))
+}
+
+/// Returns whether the server has answered with an error, in a session that goes on: nothing of what was asked for is kept.
+///
+/// A pooler that has lost the server answers as well, with an error of class 08 or one that ends the session.
+pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
+    let error = error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| {
+        error.severity() == PgSeverity::Error && !["08", "57P"].iter().any(|it| error.code().starts_with(it))
+    })
+}
+
+/// Returns whether the role has no right to a procedure, or there is none.
+pub(super) fn is_unusable(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == NO_PRIVILEGE || code == "42883")
 }
 
 /// The error of a transaction of which nothing was kept.

@@ -2,7 +2,7 @@
 //! # How it works
 //!
 //! Each operation is one call of a procedure (`procedures.rs`), hence one round trip and one transaction of its own, on
-//! the server's clock. No call waits for another's claim inside the server: a claim tries an advisory lock on the
+//! the server's clock. Claims and completions that are wanted at the same time share one (`together.rs`). No call waits for another's claim inside the server: a claim tries an advisory lock on the
 //! identity's number, for the length of its statement or of its transaction. A claim that does not get the lock is "in
 //! progress" and holds no connection. The head of `transaction.rs` has what happens when two claims meet; the head of
 //! `listen.rs` has how callers that wait hear of changes.
@@ -24,11 +24,15 @@ use oneflight::store::{
     report_unreadable,
 };
 
+mod among_others;
 mod borrowed;
 mod call;
+mod claiming;
+mod completing;
 mod ending;
 mod errors;
 mod foreign;
+mod gathered;
 mod listen;
 mod manager;
 mod names;
@@ -43,10 +47,12 @@ mod reserve;
 mod retry;
 mod schema;
 mod settle;
+mod shared;
 mod sql;
 mod statements;
 mod step_statements;
 mod steps;
+mod together;
 mod transaction;
 mod transaction_statements;
 mod unheard;
@@ -54,11 +60,14 @@ mod upkeep;
 mod way;
 
 use call::{Calls, Message, Value};
+use claiming::Claiming;
+use completing::Completing;
 use listen::Ear;
 use outbox_parts::Parts;
 use renewals::Renewing;
 use retry::{Tries, tried, tried_within};
 use statements::Statements;
+use together::Together;
 use way::Way;
 
 pub use names::Names;
@@ -80,7 +89,8 @@ pub fn store_error(error: sqlx::Error) -> StoreError {
 ///
 /// # Connections
 ///
-/// The pool is the user's. An operation takes one of its connections for one round trip, and
+/// The pool is the user's. An operation takes one of its connections for one round trip, claims and completions of the same
+/// moment take one together (on a runtime of several threads), and
 /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx) one for its transaction. A call that waits for a
 /// request in progress elsewhere holds none. Each store in a process has up to two connections more, outside of the
 /// pool and with the pool's options as they are when these connect:
@@ -111,7 +121,8 @@ pub fn store_error(error: sqlx::Error) -> StoreError {
 /// * the search path when a store is opened without [a schema of its own](PostgresOptions::schema).
 ///
 /// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to
-/// execute them, which `PUBLIC` has unless it was revoked; and so it is with the right to read `oneflight_incarnation`, a row
+/// execute them, which `PUBLIC` has unless it was revoked (without that to `claim_together` and `complete_together`, each call goes
+/// alone, and an event says so); and so it is with the right to read `oneflight_incarnation`, a row
 /// that tells numbers of transactions from those that a crash of the server gave out again.
 ///
 /// # What the server shows
@@ -199,6 +210,8 @@ pub struct PostgresStore {
     way: Way,
     renewals: Renewals<Renewing>,
     outbox: Arc<Parts>,
+    claims: Together<Claiming>,
+    completions: Together<Completing>,
 }
 
 /// Whether a claim leaves a request that [waits for a decision](Record::held).
@@ -407,6 +420,8 @@ impl PostgresOptions {
             prepares: self.prepares,
             way,
             outbox,
+            claims: Together::default(),
+            completions: Together::default(),
         })
     }
 }
@@ -446,9 +461,15 @@ impl PostgresStore {
     }
 
     /// Claims. A request that is held is afterwards only granted to a claim that names this claim's token.
-    async fn claim_as(&self, request: &ClaimRequest, held: Held, tries: Tries) -> Result<ClaimOutcome, StoreError> {
+    async fn claim_as(
+        &self,
+        limit: Duration,
+        request: &ClaimRequest,
+        held: Held,
+        tries: Tries,
+    ) -> Result<ClaimOutcome, StoreError> {
         let fingerprint = request.id.fingerprint();
-        let (begun, limit) = (Instant::now(), self.limit(request));
+        let begun = Instant::now();
         let values = [
             Value::Text(request.id.scope()),
             Value::Text(request.id.key()),
@@ -484,12 +505,6 @@ impl PostgresStore {
             self.ask(left, list)
         })
         .await
-    }
-
-    /// Returns how long the answer to a request for a claim may take.
-    fn limit(&self, request: &ClaimRequest) -> Duration {
-        let patience = request.patience.unwrap_or(self.patience);
-        patience.min(self.patience)
     }
 
     /// Calls a procedure of ours for a holder.
@@ -541,7 +556,7 @@ impl Store for PostgresStore {
                 claimed => return claimed,
             }
         }
-        self.claim_as(&request, Held::No, Tries::on(&self.pool)).await
+        self.claim_among_others(request).await
     }
 
     async fn renew(&self, id: &RequestIdentity, token: FencingToken, lease: Duration) -> Result<(), StoreError> {
@@ -563,27 +578,7 @@ impl Store for PostgresStore {
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        let (id, token) = (claim.id(), claim.token());
-        let values = [
-            Value::Text(id.scope()),
-            Value::Text(id.key()),
-            Value::Number(records::number(token)),
-            Value::Bytes(Some(result.as_bytes())),
-            Value::Number(records::millis(retention)),
-            Value::Number(self.names.keys(id).watch),
-            Value::Text(&self.names.channel()),
-        ];
-        let (begun, complete) = (Instant::now(), &self.statements.complete);
-        let rows = self.call_as_holder(self.patience, complete, &values).await?;
-        let left = self.patience.saturating_sub(begun.elapsed());
-        match records::changed(&rows, token) {
-            // Perhaps this store completed it, and the answer was lost.
-            Err(outdated @ StoreError::Outdated { .. }) => match self.read_within(left, id).await? {
-                Some(record) if record.token == token && record.result().is_some() => Ok(()),
-                _ => Err(outdated),
-            },
-            changed => changed,
-        }
+        self.complete_among_others(&claim, &result, retention).await
     }
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {

@@ -43,6 +43,27 @@ pub(super) const CLAIM: Procedure = Procedure {
     answers: RECORD_AND_FLAG,
 };
 
+pub(super) const CLAIM_TOGETHER: Procedure = Procedure {
+    name: "claim_together",
+    takes: &[
+        "text[]", "text[]", "bytea[]", "bytea[]", "bigint[]", "bigint[]", "text[]",
+    ],
+    answers: &[
+        "bigint",
+        "bigint[]",
+        "boolean[]",
+        "bytea[]",
+        "bigint[]",
+        "bytea[]",
+        "bigint[]",
+        "bigint[]",
+        "bigint[]",
+        "bigint[]",
+        "bytea[]",
+        "boolean[]",
+    ],
+};
+
 pub(super) const RENEW: Procedure = Procedure {
     name: "renew",
     takes: &["text", "text", "bigint", "bigint"],
@@ -66,6 +87,14 @@ pub(super) const COMPLETE: Procedure = Procedure {
     name: "complete",
     takes: &["text", "text", "bigint", "bytea", "bigint", "bigint", "text"],
     answers: &["bigint", "text"],
+};
+
+pub(super) const COMPLETE_TOGETHER: Procedure = Procedure {
+    name: "complete_together",
+    takes: &[
+        "text[]", "text[]", "bigint[]", "bytea[]", "bigint[]", "bigint[]", "text",
+    ],
+    answers: &["bigint[]", "bigint"],
 };
 
 pub(super) const RELEASE: Procedure = Procedure {

@@ -44,50 +44,83 @@ pub(super) fn correlation(request: &ClaimRequest) -> &str {
     request.correlation_id.as_ref().map_or("", CorrelationId::as_str)
 }
 
+/// A record as it is kept.
+pub(super) struct Stored {
+    pub(super) fingerprint: Option<Vec<u8>>,
+    pub(super) token: i64,
+    pub(super) holder: Vec<u8>,
+    pub(super) attempt: i64,
+    pub(super) lease_expires: Option<i64>,
+    pub(super) completed: Option<i64>,
+    pub(super) expires: Option<i64>,
+    pub(super) result: Option<Vec<u8>>,
+    pub(super) held: bool,
+}
+
+impl Stored {
+    /// Returns the record, as it is at this instant.
+    pub(super) fn record(self, now: i64) -> Result<Record, StoreError> {
+        const MISSING: StoreError = StoreError::Corrupt {
+            what: "a column is not of its type",
+        };
+        let holder = <[u8; 16]>::try_from(self.holder).map_err(|_| StoreError::Corrupt {
+            what: "a holder is not 16 bytes long",
+        })?;
+        let attempt = u32::try_from(self.attempt).map_err(|_| StoreError::Corrupt {
+            what: "an attempt is not a number of 32 bits",
+        })?;
+        let state = match self.lease_expires {
+            Some(lease_expires) => State::InProgress {
+                lease_expires: timestamp(lease_expires)?,
+            },
+            None => State::Completed {
+                completed: timestamp(self.completed.ok_or(MISSING)?)?,
+                expires: timestamp(self.expires.ok_or(MISSING)?)?,
+                result: RecordedResult::from_stored(self.result.ok_or(MISSING)?),
+            },
+        };
+        let mut record = Record::new(
+            self.fingerprint.map(digest).transpose()?,
+            FencingToken::new(unsigned(self.token)?),
+            HolderId::from_bytes(holder),
+            attempt,
+            state,
+            timestamp(now)?,
+        );
+        record.held = self.held;
+        Ok(record)
+    }
+}
+
 /// Returns the record in a row: its first column is the instant, and the others are `statements::RECORD`. The record is
 /// absent if these are null.
 pub(super) fn record(row: &PgRow) -> Result<Option<Record>, StoreError> {
     let Some(token) = column::<Option<i64>>(row, 2)? else {
         return Ok(None);
     };
-    let holder = <[u8; 16]>::try_from(column::<Vec<u8>>(row, 3)?).map_err(|_| StoreError::Corrupt {
-        what: "a holder is not 16 bytes long",
-    })?;
-    let attempt = u32::try_from(column::<i64>(row, 4)?).map_err(|_| StoreError::Corrupt {
-        what: "an attempt is not a number of 32 bits",
-    })?;
-    let state = match column::<Option<i64>>(row, 6)? {
-        Some(lease_expires) => State::InProgress {
-            lease_expires: timestamp(lease_expires)?,
-        },
-        None => State::Completed {
-            completed: timestamp(column(row, 7)?)?,
-            expires: timestamp(column(row, 8)?)?,
-            result: RecordedResult::from_stored(column::<Vec<u8>>(row, 9)?),
-        },
+    let stored = Stored {
+        fingerprint: column(row, 1)?,
+        token,
+        holder: column(row, 3)?,
+        attempt: column(row, 4)?,
+        lease_expires: column(row, 6)?,
+        completed: column(row, 7)?,
+        expires: column(row, 8)?,
+        result: column(row, 9)?,
+        held: column(row, 10)?,
     };
-    let mut record = Record::new(
-        fingerprint(row, 1)?,
-        FencingToken::new(unsigned(token)?),
-        HolderId::from_bytes(holder),
-        attempt,
-        state,
-        timestamp(column(row, 0)?)?,
-    );
-    record.held = column(row, 10)?;
-    Ok(Some(record))
+    stored.record(column(row, 0)?).map(Some)
 }
 
 pub(super) fn fingerprint(row: &PgRow, index: usize) -> Result<Option<Fingerprint>, StoreError> {
-    match column::<Option<Vec<u8>>>(row, index)? {
-        None => Ok(None),
-        Some(digest) => {
-            let digest = <[u8; 32]>::try_from(digest).map_err(|_| StoreError::Corrupt {
-                what: "a fingerprint is not 32 bytes long",
-            })?;
-            Ok(Some(Fingerprint::from_digest(digest)))
-        }
-    }
+    column::<Option<Vec<u8>>>(row, index)?.map(digest).transpose()
+}
+
+fn digest(stored: Vec<u8>) -> Result<Fingerprint, StoreError> {
+    let digest = <[u8; 32]>::try_from(stored).map_err(|_| StoreError::Corrupt {
+        what: "a fingerprint is not 32 bytes long",
+    })?;
+    Ok(Fingerprint::from_digest(digest))
 }
 
 /// Returns the outcome of a claim: a record, and in column 11 whether it is what the claim wrote.

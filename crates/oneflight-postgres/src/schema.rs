@@ -75,6 +75,12 @@ const MIGRATIONS: &[Migration] = &[
         compatible_from: Some(9),
     },
     Migration {
+        description: "claims and completions that go together",
+        sql: include_str!("../migrations/0011_together.sql"),
+        // It adds procedures.
+        compatible_from: Some(9),
+    },
+    Migration {
         description: "renewals that go out together",
         sql: include_str!("../migrations/0012_renewals_together.sql"),
         // It adds a procedure.

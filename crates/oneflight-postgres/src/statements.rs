@@ -14,7 +14,8 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use super::call::{Calls, Message, Value};
 use super::names::{Keys, Names};
 use super::procedures::{
-    BEGIN_STEPS, CLAIM, COMPLETE, END_LEASE, LOAD, LOAD_STEPS, PURGE, RECORD_STEP, RELEASE, RENEW, RENEW_TOGETHER,
+    BEGIN_STEPS, CLAIM, CLAIM_TOGETHER, COMPLETE, COMPLETE_TOGETHER, END_LEASE, LOAD, LOAD_STEPS, PURGE, RECORD_STEP,
+    RELEASE, RENEW, RENEW_TOGETHER,
 };
 use super::sql::{INSTANT, LEAVE, PLAIN, RECORD, notify};
 use super::step_statements::StepStatements;
@@ -40,10 +41,12 @@ pub(super) struct Statements {
     begin: String,
     pub(super) keepalive: String,
     pub(super) claim: Calls,
+    pub(super) claim_together: Calls,
     pub(super) renew: Calls,
     pub(super) renew_together: Calls,
     pub(super) end_lease: Calls,
     pub(super) complete: Calls,
+    pub(super) complete_together: Calls,
     pub(super) release: Calls,
     pub(super) load: Calls,
     pub(super) purge: Calls,
@@ -79,10 +82,12 @@ impl Statements {
             begin,
             keepalive: keepalive(patience),
             claim: Calls::of(&CLAIM, names),
+            claim_together: Calls::of(&CLAIM_TOGETHER, names),
             renew: Calls::of(&RENEW, names),
             renew_together: Calls::of(&RENEW_TOGETHER, names),
             end_lease: Calls::of(&END_LEASE, names),
             complete: Calls::of(&COMPLETE, names),
+            complete_together: Calls::of(&COMPLETE_TOGETHER, names),
             release: Calls::of(&RELEASE, names),
             load: Calls::of(&LOAD, names),
             purge: Calls::of(&PURGE, names),

@@ -275,7 +275,7 @@ impl PostgresStore {
         let mut doubtful = request;
         (doubtful.lease, doubtful.patience) = (Duration::ZERO, None);
         let tries = Tries::on(&self.pool).insisting(HOLD_TRIES - 1, self.patience);
-        let _ = self.claim_as(&doubtful, Held::Yes, tries).await;
+        let _ = self.claim_as(self.patience, &doubtful, Held::Yes, tries).await;
     }
 
     /// Notifies those that wait for what was rolled back, so that they try it now. Nobody waits for a step.

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgRow, Postgres};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::borrowed::Borrowed;
 use super::call::{Calls, Message, Value};
-use super::errors::late;
 use super::reserve::Reserve;
 use super::retry::{Tries, tried_within};
 use oneflight::store::StoreError;
@@ -19,8 +18,8 @@ pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 /// The way of one store. Clones share it.
 #[derive(Clone)]
 pub(super) struct Way {
-    pool: PgPool,
-    reserve: Reserve,
+    pub(super) pool: PgPool,
+    pub(super) reserve: Reserve,
     prepares: bool,
 }
 
@@ -36,10 +35,7 @@ impl Way {
 
     /// A call of a procedure of ours.
     pub(super) fn message(&self, calls: &Calls, values: &[Value<'_>]) -> Message {
-        match self.prepares {
-            true => calls.bound(values),
-            false => calls.written(values),
-        }
+        calls.message(self.prepares, values)
     }
 
     /// Calls a procedure of ours for a holder. See [`retry`](super::retry) for when it is called again.
@@ -75,9 +71,7 @@ impl Way {
             .await
     }
 
-    /// Asks on a connection, and closes it if it has not answered in time: in the pool it would be waited for once
-    /// more. A connection that answers with an error is closed as well, since the error may come from the state that it
-    /// was left in.
+    /// Asks on a connection, once it is lent.
     async fn ask_on(
         &self,
         lending: impl Future<Output = sqlx::Result<PoolConnection<Postgres>>>,
@@ -85,11 +79,7 @@ impl Way {
         message: impl FnOnce() -> Message,
     ) -> sqlx::Result<Vec<PgRow>> {
         let begun = Instant::now();
-        let mut borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
-        let left = limit.saturating_sub(begun.elapsed());
-        let answered = timeout(left, message().put_to(&mut borrowed)).await;
-        let rows = answered.map_err(|_| late())??;
-        borrowed.give_back();
-        Ok(rows)
+        let borrowed = Borrowed::lent(limit, &self.pool, lending).await?;
+        borrowed.ask(limit.saturating_sub(begun.elapsed()), message()).await
     }
 }

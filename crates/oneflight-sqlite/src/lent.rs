@@ -26,7 +26,8 @@ pub(super) struct Lent {
 impl Lent {
     /// Waits for a connection.
     pub(super) async fn by(pool: &SqlitePool, patience: &Patience) -> Result<Self, StoreError> {
-        let lent = timeout(patience.for_an_errand(), pool.acquire()).await;
+        // Boxed: the compiler limits how deep the futures of a user's handler are nested, and those of a pool are deep.
+        let lent = timeout(patience.for_an_errand(), Box::pin(pool.acquire())).await;
         let connection = lent.map_err(|_| StoreError::NoConnection)?.map_err(unavailable)?;
         Ok(Self {
             connection: Some(connection),

@@ -140,7 +140,8 @@ impl Writer {
 
     /// Waits for a place in the queue. At its gate, this sees to it that what has the turn now goes on, if it can.
     pub(super) async fn enter(&self, rank: Rank) -> Place {
-        self.queue.enter(rank, || self.gathered.see_to_it()).await
+        // Boxed, so that the futures of a user's handler are nested no deeper.
+        Box::pin(self.queue.enter(rank, || self.gathered.see_to_it())).await
     }
 
     /// Waits for the connection of a turn.

@@ -56,11 +56,16 @@ async fn put(store: &PostgresStore, id: &RequestIdentity, record: &Record) {
 async fn the_statement_decides_as_the_function_does() {
     let schema = server().schema().await;
     let store = PostgresStore::from_pool(schema.pool(2)).await.unwrap();
+    agree(&store, &store).await;
+}
+
+/// Holds what stands before a store against the function.
+pub async fn agree(store: &PostgresStore, before: &impl Store) {
     cases::agrees(
-        &store,
+        before,
         &[false, true],
         async |_, number| FencingToken::new(TOKEN.get() + number),
-        async |id, record| put(&store, id, record).await,
+        async |id, record| put(store, id, record).await,
     )
     .await;
 }

@@ -180,6 +180,8 @@ async fn a_database_of_version_2_gets_the_procedures_of_today() {
     sqlx::raw_sql(WITHOUT_OUTBOX).execute(&ours).await.unwrap();
     let back = "DROP PROCEDURE oneflight_renew;
                 DROP PROCEDURE oneflight_end_lease;
+                DROP PROCEDURE oneflight_claim_together;
+                DROP PROCEDURE oneflight_complete_together;
                 CREATE PROCEDURE oneflight_renew(text, text, bigint, bigint, bigint, text, INOUT bigint, INOUT text)
                     LANGUAGE plpgsql AS 'BEGIN COMMIT; END';
                 DELETE FROM oneflight_migrations WHERE version > 2";

@@ -235,8 +235,10 @@ async fn allow(connection: &mut redis::aio::MultiplexedConnection, rules: &[&str
 
 /// How much is listed as in progress in the shard of a record.
 async fn listed(connection: &mut redis::aio::MultiplexedConnection, place: &Place) -> u64 {
-    let list = place.last_token().replace(".token", ".open");
-    cmd("ZCARD").arg(list).query_async(connection).await.unwrap()
+    let mut listed = cmd("ZRANGE");
+    listed.arg(place.list()).arg("0").arg("-1");
+    let listed: Vec<Vec<u8>> = listed.query_async(connection).await.unwrap();
+    listed.iter().filter(|it| **it != LAST_TOKEN).count() as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
