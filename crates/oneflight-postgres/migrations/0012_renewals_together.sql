@@ -5,7 +5,8 @@
 -- * `locked` are the records that can be changed now, which this locks. None is waited for.
 -- * What is not renewed is outdated if there was no such claim when the statement began: there will be none later.
 --
--- Nothing is joined here but the records, by their key: the server does not know how many are asked for, and would compare each with each.
+-- Each record is looked up by itself (LATERAL): a join may read the whole index of what is in progress, with what has been there since the
+-- oldest snapshot.
 CREATE OR REPLACE PROCEDURE "{schema}"."{prefix}renew_together"(
     text[], text[], bigint[], bigint[], INOUT a0 text
 ) LANGUAGE plpgsql AS $procedure$
@@ -27,9 +28,10 @@ BEGIN
         FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS asked (scope, key, token, lease, place)),
     locked AS MATERIALIZED (
         SELECT r.scope, r.key, lease, place
-        FROM asked a JOIN "{schema}"."{prefix}records" r ON r.scope = a.scope AND r.key = a.key
-        WHERE r.token = a.token AND r.completed_at IS NULL
-        FOR NO KEY UPDATE OF r SKIP LOCKED),
+        FROM asked a CROSS JOIN LATERAL (
+            SELECT scope, key FROM "{schema}"."{prefix}records" r
+            WHERE r.scope = a.scope AND r.key = a.key AND r.token = a.token AND r.completed_at IS NULL
+            FOR NO KEY UPDATE SKIP LOCKED) r),
     renewed AS (
         UPDATE "{schema}"."{prefix}records" r
         SET lease_expires_at = greatest(r.lease_expires_at, now + lease)
@@ -39,8 +41,9 @@ BEGIN
     told AS (
         SELECT place, '0' AS digit FROM asked
         UNION ALL
-        SELECT place, '1' FROM asked a JOIN "{schema}"."{prefix}records" r ON r.scope = a.scope AND r.key = a.key
-        WHERE r.token = a.token AND r.completed_at IS NULL
+        SELECT place, '1' FROM asked a CROSS JOIN LATERAL (
+            SELECT FROM "{schema}"."{prefix}records" r
+            WHERE r.scope = a.scope AND r.key = a.key AND r.token = a.token AND r.completed_at IS NULL OFFSET 0) r
         UNION ALL
         SELECT place, '2' FROM renewed),
     each AS (

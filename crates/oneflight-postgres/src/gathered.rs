@@ -15,8 +15,10 @@ const APART: Duration = Duration::from_millis(5);
 /// The number of steps of one message. Each takes a place in the server's table of locks, which all connections share, and to which each adds
 /// 64 (`max_locks_per_transaction`) unless set.
 const MOST: usize = 64;
-/// The bytes of the steps of one message. A larger step goes alone.
-pub(super) const LARGEST: usize = 64 << 10;
+/// The bytes of the steps of one message.
+const LARGEST: usize = 64 << 10;
+/// The bytes of a step that may go with others. A message of few steps saves little, and takes as long a turn in the pool's queue.
+pub(super) const SMALL: usize = 4 << 10;
 /// How late the task that gathers may be, before the callers take their steps themselves.
 pub(super) const LATE: Duration = Duration::from_millis(20);
 /// How long that task waits for a connection before it leaves its steps to their callers: for a far server's answer, or for one that is made.
@@ -190,6 +192,12 @@ impl<S: Step> Gathered<S> {
         seen_to.map(|it| it.late_from = now + LENT_WITHIN + LATE).is_some()
     }
 
+    /// Returns something if this task may send, now that it has a connection: it had to, or nobody of another runtime has to.
+    pub(super) fn sends(&mut self, task: u64, runtime: Id) -> Option<()> {
+        let may_send = self.ends(task) || self.seen_to.as_ref().is_none_or(|it| it.runtime == runtime);
+        may_send.then_some(())
+    }
+
     /// Returns whether it was still this task that had to send what waits. It no longer has to.
     pub(super) fn ends(&mut self, task: u64) -> bool {
         self.seen_to.take_if(|it| it.number == task).is_some()
@@ -252,7 +260,7 @@ mod tests {
 
     #[test]
     fn what_fills_a_message_waits_for_no_turn() {
-        for (bytes, held) in [(40 << 10, 1), (16 << 10, 4), (1, MOST)] {
+        for (bytes, held) in [(40 << 10, 1), (SMALL, 16), (1, MOST)] {
             let (mut gathered, now) = (Gathered::default(), Instant::now());
             gathered.goes_out(now);
             let mut callers = Vec::new();
@@ -299,6 +307,22 @@ mod tests {
         gathered.see_to_it(runtime, now);
         assert_eq!(gathered.goes_out_at_once(now), None);
         assert!(gathered.goes_out_at_once(now + APART + LATE).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_was_late_sends_for_its_own_runtime() {
+        let (own, other) = (Handle::current().id(), Builder::new_current_thread().build().unwrap());
+        let (mut gathered, now) = (Gathered::<Bytes>::default(), Instant::now());
+        let late = gathered.see_to_it(own, now);
+        let next = gathered.see_to_it(own, now);
+        assert!(gathered.sends(late, own).is_some());
+        assert!(gathered.is_seen_to(now), "by the next one");
+        let elsewhere = gathered.see_to_it(other.handle().id(), now);
+        assert!(gathered.sends(next, own).is_none());
+        assert!(gathered.sends(elsewhere, other.handle().id()).is_some());
+        assert!(!gathered.is_seen_to(now));
+        assert!(gathered.sends(late, own).is_some(), "what nobody sees to");
+        std::thread::spawn(move || drop(other)).join().unwrap();
     }
 
     #[tokio::test]

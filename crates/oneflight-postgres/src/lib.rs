@@ -122,7 +122,7 @@ pub fn store_error(error: sqlx::Error) -> StoreError {
 ///
 /// Our procedures are written in PL/pgSQL, which every database has unless it was dropped. A role needs the right to
 /// execute them, which `PUBLIC` has unless it was revoked (without that to `claim_together` and `complete_together`, each call goes
-/// alone, and an event says so); and so it is with the right to read `oneflight_incarnation`, a row
+/// alone, and an event says so; without that to `renew_together`, each renewal does); and so it is with the right to read `oneflight_incarnation`, a row
 /// that tells numbers of transactions from those that a crash of the server gave out again.
 ///
 /// # What the server shows

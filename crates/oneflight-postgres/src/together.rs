@@ -42,7 +42,7 @@ use super::borrowed::Borrowed;
 use super::errors::{
     is_conflict, is_of_the_session, is_perhaps_of_a_row, is_rejected, is_unusable, is_used_up, late, unavailable,
 };
-use super::gathered::{Gathered, LARGEST, LATE, LENT_WITHIN, Told, Waiting};
+use super::gathered::{Gathered, LATE, LENT_WITHIN, SMALL, Told, Waiting};
 use super::shared::{Messenger, Step};
 use oneflight::store::StoreError;
 use sqlx::postgres::PgRow;
@@ -138,7 +138,7 @@ impl<S: Step> Inner<S> {
             return Joined::Alone(message);
         }
         let step = step();
-        if step.bytes() > LARGEST {
+        if step.bytes() > SMALL {
             return Joined::Apart;
         }
         let (caller, answer) = oneshot::channel();
@@ -268,12 +268,12 @@ impl<S: Step> Gathering<S> {
     fn next(&self) -> Option<(UnderWay<'_, S>, Vec<Waiting<S>>)> {
         let (message, steps, begin) = {
             let mut gathered = self.inner.gathered.lock();
-            if !gathered.ends(self.number) {
-                return None;
-            }
+            // A task that was late sends as well: another one has to stand in the pool's queue for as long as it has stood.
+            gathered.sends(self.number, self.runtime)?;
             let (steps, now) = (gathered.next(), Instant::now());
             let message = (!steps.is_empty()).then(|| gathered.goes_out(now));
-            let begin = (!gathered.is_empty()).then(|| gathered.see_to_it(self.runtime, now));
+            let is_left = !gathered.is_empty() && !gathered.is_seen_to(now);
+            let begin = is_left.then(|| gathered.see_to_it(self.runtime, now));
             (message, steps, begin)
         };
         let inner = &*self.inner;

@@ -198,11 +198,23 @@ impl Line {
 
     /// Tells those that had asked by then that nothing can be done.
     pub(super) fn fail(&self, asked_by: Instant, error: &StoreError) {
+        for it in self.asked_by(asked_by) {
+            it.tell(Answer::Failed(error.clone()));
+        }
+    }
+
+    /// Tells the first of those that had asked by then that it cannot be done, and has each of the others find out.
+    pub(super) fn fail_one(&self, asked_by: Instant, error: &StoreError) {
+        let mut answer = Answer::Failed(error.clone());
+        for it in self.asked_by(asked_by) {
+            it.tell(std::mem::replace(&mut answer, Answer::Alone));
+        }
+    }
+
+    fn asked_by(&self, then: Instant) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock();
-        let many = waiting.1.partition_point(|it| it.asked <= asked_by);
-        let failed: Vec<_> = waiting.1.drain(..many).collect();
-        drop(waiting);
-        failed.into_iter().for_each(|it| it.tell(Answer::Failed(error.clone())));
+        let many = waiting.1.partition_point(|it| it.asked <= then);
+        waiting.1.drain(..many).collect()
     }
 }
 
@@ -306,11 +318,19 @@ impl Gathered {
             begun.as_mut().enable();
             let under_way = self.under_way.lock().as_ref().and_then(WeakShared::upgrade);
             match under_way {
-                // Polled anew now and then: a wake-up that comes while one of those that share it is polling, and that
-                // is then not polled again, would be lost.
-                Some(under_way) => while timeout(LOST_WAKE_UP, under_way.clone()).await.is_err() {},
+                Some(under_way) => drop(over(under_way).await),
                 None => begun.await,
             }
+        }
+    }
+}
+
+/// Waits until what is under way is over. It is polled anew now and then: a wake-up that comes while one of those that share it is
+/// polling, and that is then not polled again, would be lost.
+pub(super) async fn over(under_way: Shared<UnderWay>) -> Answer {
+    loop {
+        if let Ok(answer) = timeout(LOST_WAKE_UP, under_way.clone()).await {
+            return answer;
         }
     }
 }

@@ -35,7 +35,7 @@ use super::batch::{self, Ran};
 use super::busy::{Patience, is_busy};
 use super::change::Change;
 use super::ending::Commits;
-use super::gathered::{Answer, Asker, Gathered, LARGEST, Waiting, Wanted};
+use super::gathered::{self, Answer, Asker, Gathered, LARGEST, Waiting, Wanted};
 use super::lent::Lent;
 use super::manager;
 use super::queue::Rank;
@@ -134,7 +134,7 @@ impl Writer {
         let work = AssertUnwindSafe(work)
             .catch_unwind()
             .map(move |done| done.unwrap_or_else(|_| lost()));
-        self.gathered.share(work).await
+        gathered::over(self.gathered.share(work)).await
     }
 
     async fn claim_in_place(&self, turn: &mut Turn, wanted: &Wanted) -> Answer {
@@ -210,9 +210,14 @@ impl Writer {
                     self.write_all(turn, line.take()).await;
                 }
                 // They have waited for it as long as they would have alone. Who came later goes on waiting.
+                Err(error @ StoreError::NoConnection) => {
+                    drop(place);
+                    line.fail(asked_by, &error);
+                }
+                // That was perhaps the matter of a moment.
                 Err(error) => {
                     drop(place);
-                    line.fail(asked_by, &self.file.named(error));
+                    line.fail_one(asked_by, &self.file.named(error));
                 }
             }
         }

@@ -12,11 +12,12 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::select;
 use sqlx::SqlStr;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
@@ -110,7 +111,8 @@ impl Writer {
         if let Some(mut connection) = self.kept.close() {
             connection.close().await;
         }
-        self.pool.close().await;
+        // It waits for the connection of what is under way, whose caller may not be polled.
+        select(pin!(self.pool.close()), pin!(self.gathered.see_to_it())).await;
     }
 
     /// Waits for this caller's turn, then for a connection. A caller that waits for a turn holds no connection. The

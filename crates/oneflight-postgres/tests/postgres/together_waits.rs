@@ -163,7 +163,10 @@ async fn a_message_that_is_not_answered_holds_up_its_own_callers_and_no_others()
             .filter(move |(patience, answer, _)| *patience == of && answer.is_err());
         told.map(|(.., told)| *told)
     };
-    assert!(late(short).max() < late(long).min(), "{answers:?}");
+    // The message that is not answered may be of one claim, on a machine that was busy.
+    if let (Some(short), Some(long)) = (late(short).max(), late(long).min()) {
+        assert!(short < long, "{answers:?}");
+    }
     assert!(late(short).count() + late(long).count() > 0, "{answers:?}");
     for (_, answer, _) in &answers {
         if let Err(error) = answer {
