@@ -233,7 +233,8 @@ async fn a_row_that_the_server_rejects_fails_alone() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// On one thread: the task that gathers has its turn when all have asked, however busy the machine is.
+#[tokio::test]
 async fn a_connection_that_is_lost_fails_them_all_soon_and_the_next_try_renews_them() {
     let schema = server().schema().await;
     let proxy = Proxy::before(server().port()).await;
@@ -266,7 +267,8 @@ fn cut_before(cut: Cut) -> usize {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// On one thread: the task that gathers has its turn when all have asked, however busy the machine is.
+#[tokio::test]
 async fn a_short_lease_takes_nothing_from_the_time_of_a_long_one() {
     let schema = server().schema().await;
     let proxy = Proxy::before(server().port()).await;
