@@ -372,7 +372,7 @@ pub(super) async fn hold(
 }
 
 /// Releases the savepoint of the work, records the step, and opens the seal for that. The row is for
-/// [`put`](records::put).
+/// [`put`](super::answers::put).
 pub(super) fn release_and_record<'q>(
     along: Along,
     id: &'q RequestIdentity,

@@ -2,7 +2,7 @@
 //!
 //! A call that finds the turn free takes it, and is done in its caller's place, on a connection of ours: shared, so that
 //! others see to it that it goes on. On a pool of the user's it goes alone. What finds it taken is
-//! [gathered](super::gathered), and the next turn takes all that waits: one `BEGIN IMMEDIATE`, one commit, one wait for the
+//! [gathered], and the next turn takes all that waits: one `BEGIN IMMEDIATE`, one commit, one wait for the
 //! disk. What concerns a lease is gathered apart from claims, and goes first as it does alone ([`queue`](super::queue)); a
 //! crowd of claims has one place in the line of business, in which transactions of work stand as well.
 //!
