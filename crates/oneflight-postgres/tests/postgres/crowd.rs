@@ -23,7 +23,7 @@ pub struct Crowd {
     pub store: PostgresStore,
     others: Arc<AtomicUsize>,
     counts: Arc<Counts>,
-    /// A check lets a short lease run out. A crowd would take time that such a lease has not, so there is none from then on.
+    /// A check lets a short lease or retention run out. A crowd would take time that this has not, so there is none from then on.
     is_short: Arc<AtomicBool>,
 }
 
@@ -95,6 +95,9 @@ impl Store for Crowd {
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        if retention < Duration::from_secs(1) {
+            self.is_short.store(true, SeqCst);
+        }
         if self.is_short.load(SeqCst) {
             return self.store.complete(claim, result, retention).await;
         }

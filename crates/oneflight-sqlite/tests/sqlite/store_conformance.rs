@@ -43,7 +43,7 @@ async fn the_sqlite_store_conforms_on_a_pool_of_one_connection() {
 struct Crowded {
     inner: SqliteStore,
     requests: AtomicU64,
-    /// A check lets a short lease run out. A crowd would take time that such a lease has not, so there is none from then on.
+    /// A check lets a short lease or retention run out. A crowd would take time that this has not, so there is none from then on.
     is_short: AtomicBool,
 }
 
@@ -86,7 +86,8 @@ impl Store for Crowded {
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
-        self.beside(None, self.inner.complete(claim, result, retention)).await
+        self.beside(Some(retention), self.inner.complete(claim, result, retention))
+            .await
     }
 
     async fn release(&self, claim: Claim) -> Result<(), StoreError> {
