@@ -64,7 +64,8 @@ impl Crowded {
             let Ok(ClaimOutcome::Granted(claim)) = claimed else {
                 panic!("{claimed:?}")
             };
-            self.inner.renew(&id, claim.token(), lease).await.unwrap();
+            // Not a renewal: those are gathered for a while, which all would wait for.
+            self.inner.end_lease(&id, claim.token(), lease).await.unwrap();
             let result = RecordedResult::value(Verdict::Performed, CodecId::Json, b"1");
             self.inner.complete(claim, result, lease).await.unwrap();
         });
