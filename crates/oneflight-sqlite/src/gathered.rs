@@ -124,16 +124,11 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Lines up, all at once. A caller's place ends with what is returned.
-    pub(super) fn join(
-        &self,
-        wanted: impl IntoIterator<Item = Wanted>,
-        limit: Option<Duration>,
-        urgent: impl Fn() -> Option<Urgent>,
-    ) -> Vec<Asker<'_>> {
-        let mut waiting = self.waiting.lock();
-        let askers = wanted.into_iter().map(|wanted| {
-            let (answer, answered) = oneshot::channel();
+    /// Lines up. The caller's place ends with what is returned.
+    pub(super) fn join(&self, wanted: Wanted, limit: Option<Duration>, urgent: Option<Urgent>) -> Asker<'_> {
+        let (answer, answered) = oneshot::channel();
+        let number = {
+            let mut waiting = self.waiting.lock();
             waiting.0 += 1;
             let number = waiting.0;
             waiting.1.push_back(Waiting {
@@ -143,18 +138,16 @@ impl Line {
                 limit,
                 patience: None,
                 answer,
-                urgent: urgent(),
+                urgent,
             });
-            Asker {
-                line: self,
-                number,
-                answered,
-            }
-        });
-        let askers = askers.collect();
-        drop(waiting);
+            number
+        };
         self.comes.notify_one();
-        askers
+        Asker {
+            line: self,
+            number,
+            answered,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -35,7 +35,7 @@ use super::batch::{self, Ran};
 use super::busy::{Patience, is_busy};
 use super::change::Change;
 use super::ending::Commits;
-use super::gathered::{self, Answer, Asker, Gathered, LARGEST, Waiting, Wanted};
+use super::gathered::{self, Answer, Gathered, LARGEST, Waiting, Wanted};
 use super::lent::Lent;
 use super::manager;
 use super::queue::Rank;
@@ -149,19 +149,9 @@ impl Writer {
 
     /// Waits to be done together with others.
     async fn gather(&self, wanted: Wanted, limit: Option<Duration>) -> Result<Answer, StoreError> {
-        let queueing = self.queueing(limit);
-        match self.line_up(wanted.rank(), [wanted], limit).pop() {
-            Some(asker) => self.answer(asker, &queueing).await,
-            None => Ok(Answer::Alone),
-        }
-    }
-
-    fn line_up(&self, rank: Rank, wanted: impl IntoIterator<Item = Wanted>, limit: Option<Duration>) -> Vec<Asker<'_>> {
-        let urgent = || (rank == Rank::Lease).then(|| self.queue.urgent());
-        self.gathered.line(rank).join(wanted, limit, urgent)
-    }
-
-    async fn answer(&self, mut asker: Asker<'_>, queueing: &Patience) -> Result<Answer, StoreError> {
+        let (queueing, rank) = (self.queueing(limit), wanted.rank());
+        let urgent = (rank == Rank::Lease).then(|| self.queue.urgent());
+        let mut asker = self.gathered.line(rank).join(wanted, limit, urgent);
         if !self.sees_to_it() && asker.leave() {
             return Ok(Answer::Alone);
         }

@@ -133,16 +133,14 @@ fn nobody_is_woken_under_the_lock_of_the_line() {
     let mut cx = Context::from_waker(&waker);
     let line = gathered.line(Rank::Lease);
     let join = || {
-        let wanted = (0..3).map(|_| {
-            Wanted::Change(Arc::new(Change::Release {
-                id: id("one"),
-                token: FencingToken::new(7),
-            }))
-        });
-        line.join(wanted, None, || Some(queue.urgent()))
+        let wanted = Wanted::Change(Arc::new(Change::Release {
+            id: id("one"),
+            token: FencingToken::new(7),
+        }));
+        line.join(wanted, None, Some(queue.urgent()))
     };
     for is_taken in [true, false] {
-        let mut askers = join();
+        let mut askers = [join(), join(), join()];
         let mut business = Box::pin(queue.enter(Rank::Business, || gathered.see_to_it()));
         assert!(business.as_mut().poll(&mut cx).is_pending());
         for asker in &mut askers {
