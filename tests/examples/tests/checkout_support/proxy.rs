@@ -44,6 +44,11 @@ impl Proxy {
         Self { address, seen, accepts }
     }
 
+    /// Takes no further answer away.
+    pub fn cut_no_more(&self) {
+        self.seen.to_be_cut.store(0, SeqCst);
+    }
+
     /// How many posts were passed on.
     pub fn posts(&self) -> u32 {
         self.seen.posts.load(SeqCst)
