@@ -1,6 +1,7 @@
 //! The handler that most people write: look the key up, do the work, store the answer. It gives no guarantee, and takes as long as
 //! it takes. And what it stands on: a database with a table of orders and one of answers, or Redis.
 
+use std::future::Future;
 use std::path::Path;
 
 use redis::aio::MultiplexedConnection;
@@ -18,10 +19,10 @@ const SET: &str = "INSERT INTO answers (idempotency_key, answer) VALUES ($1, '1'
 const DAY: u64 = 24 * 60 * 60;
 
 /// Where answers are kept by hand.
-pub(crate) trait Answers {
-    async fn get(&self, key: &str) -> Result<Option<String>, Failure>;
+pub(crate) trait Answers: Sync {
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<String>, Failure>> + Send;
 
-    async fn set(&self, key: &str) -> Result<(), Failure>;
+    fn set(&self, key: &str) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// The same for each database of `sqlx`.
@@ -58,14 +59,60 @@ impl Answers for MultiplexedConnection {
 pub(crate) async fn get_work_set(
     answers: &impl Answers,
     key: String,
-    work: impl AsyncFnOnce() -> Result<(), Failure>,
+    work: impl Future<Output = Result<(), Failure>> + Send,
 ) -> Result<(), Failure> {
     if answers.get(&key).await?.is_none() {
-        work().await?;
+        work.await?;
         answers.set(&key).await?;
     }
     Ok(())
 }
+
+/// An order, as the bare transaction of each database of `sqlx` has it.
+macro_rules! bare {
+    ($pool:expr) => {{
+        let pool = $pool.clone();
+        move |_| {
+            let pool = pool.clone();
+            async move {
+                let mut transaction = pool.begin().await?;
+                sqlx::query(crate::by_hand::INSERT).execute(&mut *transaction).await?;
+                transaction.commit().await?;
+                Ok(())
+            }
+        }
+    }};
+}
+
+/// An order under a key that is looked up first and stored afterwards, by the key that a number stands for.
+macro_rules! get_order_set {
+    ($pool:expr, $key:expr) => {{
+        let (pool, key) = ($pool.clone(), $key);
+        move |number| {
+            let pool = pool.clone();
+            async move {
+                let work = async {
+                    sqlx::query(crate::by_hand::INSERT).execute(&pool).await?;
+                    Ok(())
+                };
+                crate::by_hand::get_work_set(&pool, key(number), work).await
+            }
+        }
+    }};
+}
+
+/// "Get, work, set" with work that takes no time, by the key that a number stands for.
+macro_rules! get_set {
+    ($answers:expr, $key:expr) => {{
+        let (answers, key) = ($answers.clone(), $key);
+        move |number| {
+            let answers = answers.clone();
+            async move { crate::by_hand::get_work_set(&answers, key(number), async { Ok(()) }).await }
+        }
+    }};
+}
+
+pub(crate) use {bare, get_order_set, get_set};
 
 /// A new file in this folder, which waits for the disk.
 pub(crate) async fn sqlite(folder: &Path) -> Result<SqlitePool, Failure> {

@@ -4,12 +4,13 @@
 //! that takes no time, and bare is one `SET`. Every call is the first of its key.
 
 use oneflight::idempotency::Idempotency;
-use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::identity::{IdentityError, RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
 use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 
-use crate::by_hand::{self, Answers, INSERT, get_work_set};
+use crate::by_hand::{self, Answers, bare, get_order_set, get_set};
+use crate::ours::{run, run_in_tx};
 use crate::rounds::{Compared, Rounds};
 use crate::{Extent, Failure, postgres, redis_server};
 
@@ -85,8 +86,8 @@ fn key(clients: u64, number: u64, beside: &str) -> String {
     format!("{clients:08x}-0000-4000-8000-{number:012x}-{beside}")
 }
 
-fn id(key: String) -> Result<RequestIdentity, Failure> {
-    Ok(RequestIdentity::new(Scope::new("tenant-7"), key)?)
+fn id(key: String) -> Result<RequestIdentity, IdentityError> {
+    RequestIdentity::new(Scope::new("tenant-7"), key)
 }
 
 /// The same for any database of `sqlx`, which has no type for that: written once, and compiled for each.
@@ -96,29 +97,12 @@ macro_rules! on_database {
         let pool = idem.store().pool().clone();
         let mut compared = Vec::new();
         for clients in CLIENTS {
-            let ours = async |number, beside| {
-                let work = idem.run_in_tx(id(key(clients, number, beside))?, |mut tx| async move {
-                    sqlx::query(INSERT).execute(&mut *tx).await?;
-                    Ok(1)
-                });
-                let _ = work.await?;
-                Ok::<_, Failure>(())
-            };
-            let bare = async |_| {
-                let mut transaction = pool.begin().await?;
-                sqlx::query(INSERT).execute(&mut *transaction).await?;
-                transaction.commit().await?;
-                Ok(())
-            };
-            let work = async || {
-                sqlx::query(INSERT).execute(&pool).await?;
-                Ok::<_, Failure>(())
-            };
-            let racy = async |number| get_work_set(&pool, key(clients, number, "racy"), work).await;
+            let ours = |beside| run_in_tx!(idem, move |number| id(key(clients, number, beside)));
+            let racy = get_order_set!(pool, move |number| key(clients, number, "racy"));
             let rounds = rounds($extent, clients);
             compared.push((
-                rounds.compare(async |number| ours(number, "bare").await, bare).await?,
-                rounds.compare(async |number| ours(number, "racy").await, racy).await?,
+                rounds.compare(ours("bare"), bare!(pool)).await?,
+                rounds.compare(ours("racy"), racy).await?,
             ));
         }
         let names = ["run_in_tx", "the bare transaction", "get, order, set"];
@@ -156,16 +140,19 @@ async fn of_redis(extent: Extent) -> Result<Curves, Failure> {
     let connection = server.connection().await;
     let mut compared = Vec::new();
     for clients in CLIENTS {
-        let ours = async |number, beside| {
-            let _ = idem.run(id(key(clients, number, beside))?, |_| async { 1 }).await?;
-            Ok::<_, Failure>(())
+        let ours = |beside| run!(idem, move |number| id(key(clients, number, beside)));
+        let bare = {
+            let connection = connection.clone();
+            move |number| {
+                let connection = connection.clone();
+                async move { connection.set(&key(clients, number, "set")).await }
+            }
         };
-        let bare = async |number| connection.set(&key(clients, number, "set")).await;
-        let racy = async |number| get_work_set(&connection, key(clients, number, "get-set"), async || Ok(())).await;
+        let racy = get_set!(connection, move |number| key(clients, number, "get-set"));
         let rounds = rounds(extent, clients);
         compared.push((
-            rounds.compare(async |number| ours(number, "bare").await, bare).await?,
-            rounds.compare(async |number| ours(number, "racy").await, racy).await?,
+            rounds.compare(ours("bare"), bare).await?,
+            rounds.compare(ours("racy"), racy).await?,
         ));
     }
     Ok(Curves::new("Redis", ["run", "one SET", "get, work, set"], &compared))

@@ -16,6 +16,7 @@ mod curves;
 mod figures;
 mod fill;
 mod machine;
+mod ours;
 mod picture;
 mod purge;
 mod racy;

@@ -2,26 +2,27 @@
 //! as it takes; keeping what we promise may not take longer on the same store.
 //!
 //! Two kinds of work: some that is done elsewhere and takes no time here (`run`), and a row in the store's own database
-//! (`run_in_tx`). All clients of a round are one task; `redis_calls.rs` has Redis with a task for each. Every call is the first of its key. The databases wait for the disk, as they do unless told otherwise.
+//! (`run_in_tx`). Every call is the first of its key. The databases wait for the disk, as they do unless told otherwise. Redis is in
+//! `redis_calls.rs`, with the processor time behind it.
 
 use oneflight::idempotency::Idempotency;
-use oneflight::identity::{RequestIdentity, Scope};
+use oneflight::identity::{IdentityError, RequestIdentity, Scope};
 use oneflight_postgres::PostgresStore;
-use oneflight_redis::RedisStore;
 use oneflight_sqlite::SqliteStore;
 
-use crate::by_hand::{self, INSERT, get_work_set};
+use crate::by_hand::{self, get_order_set, get_set};
 use crate::figures::Figure;
+use crate::ours::{run, run_in_tx};
 use crate::rounds::{Compared, Rounds};
-use crate::{Extent, Failure, postgres, redis_server};
+use crate::{Extent, Failure, postgres};
 
-/// One after another, and many at once.
-const CLIENTS: [u64; 2] = [1, 16];
+/// How many clients, and the ratio that is aimed at with so many.
+type Crowds = [(u64, f64); 3];
 
 fn rounds(extent: Extent, clients: u64) -> Rounds {
     Rounds {
         rounds: extent.of(15, 5),
-        calls: extent.of(64, 32),
+        calls: extent.of(64, 32).max(clients * 8),
         clients,
     }
 }
@@ -30,107 +31,68 @@ fn key(clients: u64, number: u64) -> String {
     format!("{clients:08x}-0000-4000-8000-{number:012x}")
 }
 
-fn id(route: &str, key: String) -> Result<RequestIdentity, Failure> {
-    Ok(RequestIdentity::new(Scope::new("tenant-7").route(route), key)?)
+fn id(route: &str, key: String) -> Result<RequestIdentity, IdentityError> {
+    RequestIdentity::new(Scope::new("tenant-7").route(route), key)
 }
 
-fn figure(case: &str, compared: &[Compared]) -> Figure {
-    let ratios: Vec<_> = compared.iter().map(|it| it.ratio).collect();
-    let times: Vec<_> = compared.iter().map(ToString::to_string).collect();
-    Figure::ratio_at_most(case, &ratios, 1.0, &times.join("; "))
+fn figure(case: &str, compared: &Compared, at_most: f64) -> Figure {
+    let of = match compared.clients {
+        1 => "1 client".to_owned(),
+        several => format!("{several} clients"),
+    };
+    Figure::ratio_at_most(
+        format!("{case}, {of}: time against \"get, work, set\""),
+        &[compared.ratio],
+        at_most,
+        &compared.times(),
+    )
 }
 
 /// The same for any database of `sqlx`, which has no type for that: written once, and compiled for each.
 macro_rules! on_database {
-    ($name:literal, $store:expr, $extent:expr) => {{
+    ($name:literal, $store:expr, $extent:expr, $crowds:expr) => {{
         let idem = Idempotency::builder($store).build();
         let pool = idem.store().pool().clone();
         let (mut elsewhere, mut within) = (Vec::new(), Vec::new());
-        for clients in CLIENTS {
-            let ours = async |number| {
-                let _ = idem
-                    .run(id("elsewhere", key(clients, number))?, |_| async { 1 })
-                    .await?;
-                Ok(())
-            };
-            let theirs = async |number| {
-                let key = format!("elsewhere-{}", key(clients, number));
-                get_work_set(&pool, key, async || Ok(())).await
-            };
-            elsewhere.push(rounds($extent, clients).compare(ours, theirs).await?);
+        for (clients, at_most) in $crowds {
+            let rounds = rounds($extent, clients);
+            let ours = run!(idem, move |number| id("elsewhere", key(clients, number)));
+            let theirs = get_set!(pool, move |number| format!("elsewhere-{}", key(clients, number)));
+            let compared = rounds.compare(ours, theirs).await?;
+            elsewhere.push(figure(
+                concat!($name, ", `run` with work elsewhere"),
+                &compared,
+                at_most,
+            ));
 
-            let ours = async |number| {
-                let work = idem.run_in_tx(id("within", key(clients, number))?, |mut tx| async move {
-                    sqlx::query(INSERT).execute(&mut *tx).await?;
-                    Ok(1)
-                });
-                let _ = work.await?;
-                Ok(())
-            };
-            let work = async || {
-                sqlx::query(INSERT).execute(&pool).await?;
-                Ok::<_, Failure>(())
-            };
-            let theirs = async |number| get_work_set(&pool, format!("within-{}", key(clients, number)), work).await;
-            within.push(rounds($extent, clients).compare(ours, theirs).await?);
+            let ours = run_in_tx!(idem, move |number| id("within", key(clients, number)));
+            let theirs = get_order_set!(pool, move |number| format!("within-{}", key(clients, number)));
+            let compared = rounds.compare(ours, theirs).await?;
+            within.push(figure(
+                concat!($name, ", `run_in_tx` with an order"),
+                &compared,
+                at_most,
+            ));
         }
-        [
-            figure(
-                concat!($name, ", `run_in_tx` with an order: time against \"get, order, set\""),
-                &within,
-            ),
-            figure(
-                concat!($name, ", `run` with work elsewhere: time against \"get, work, set\""),
-                &elsewhere,
-            ),
-        ]
+        elsewhere.append(&mut within);
+        Ok(elsewhere)
     }};
 }
 
 pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
-    let mut figures = Vec::new();
-    figures.extend(of_sqlite(extent).await?);
-    figures.extend(of_postgres(extent).await?);
-    figures.push(of_redis(extent).await?);
+    let mut figures = of_sqlite(extent, [(1, 1.8), (16, 1.0), (64, 0.4)]).await?;
+    figures.extend(of_postgres(extent, [(1, 1.8), (16, 1.0), (64, 0.6)]).await?);
     Ok(figures)
 }
 
-async fn of_sqlite(extent: Extent) -> Result<[Figure; 2], Failure> {
+async fn of_sqlite(extent: Extent, crowds: Crowds) -> Result<Vec<Figure>, Failure> {
     let folder = tempfile::tempdir()?;
     let pool = by_hand::sqlite(folder.path()).await?;
-    Ok(on_database!("SQLite", SqliteStore::from_pool(pool).await?, extent))
+    on_database!("SQLite", SqliteStore::from_pool(pool).await?, extent, crowds)
 }
 
-async fn of_postgres(extent: Extent) -> Result<[Figure; 2], Failure> {
+async fn of_postgres(extent: Extent, crowds: Crowds) -> Result<Vec<Figure>, Failure> {
     let server = postgres::Server::start("");
     let pool = by_hand::postgres(&server).await?;
-    Ok(on_database!(
-        "PostgreSQL",
-        PostgresStore::from_pool(pool).await?,
-        extent
-    ))
-}
-
-async fn of_redis(extent: Extent) -> Result<Figure, Failure> {
-    let server = redis_server::Server::start(&[]);
-    let idem = Idempotency::builder(RedisStore::open(server.url()).await?).build();
-    let connection = server.connection().await;
-    let mut compared = Vec::new();
-    for clients in CLIENTS {
-        let ours = async |number| {
-            let _ = idem
-                .run(id("elsewhere", key(clients, number))?, |_| async { 1 })
-                .await?;
-            Ok(())
-        };
-        let theirs = async |number| {
-            let key = format!("elsewhere-{}", key(clients, number));
-            get_work_set(&connection, key, async || Ok(())).await
-        };
-        compared.push(rounds(extent, clients).compare(ours, theirs).await?);
-    }
-    Ok(figure(
-        "Redis, `run` with work elsewhere: time against \"get, work, set\"",
-        &compared,
-    ))
+    on_database!("PostgreSQL", PostgresStore::from_pool(pool).await?, extent, crowds)
 }

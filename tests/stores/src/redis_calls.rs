@@ -11,16 +11,16 @@ use oneflight::idempotency::Idempotency;
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight_redis::RedisStore;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncCommands, SetExpiry, SetOptions, cmd};
+use redis::cmd;
 use tokio::task::JoinSet;
 
+use crate::by_hand::get_set;
 use crate::figures::Figure;
+use crate::ours::run;
 use crate::{Extent, Failure, redis_server};
 
 /// How many clients, how many calls of each way they make in a round, and the ratio that is aimed at.
 const CROWDS: [(u64, u64, f64); 3] = [(1, 400, 1.2), (16, 4_000, 1.3), (64, 8_000, 1.3)];
-
-const DAY: u64 = 24 * 60 * 60;
 
 /// What a round came to, for each call.
 #[derive(Debug, Clone, Copy, Default)]
@@ -100,32 +100,9 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
     let mut figures = Vec::new();
     for (clients, calls, aim) in CROWDS {
         let key = move |number: u64| format!("{clients:08x}-0000-4000-8000-{number:012x}");
-        let ours = {
-            let idem = idem.clone();
-            move |number| {
-                let idem = idem.clone();
-                async move {
-                    let id = RequestIdentity::new(Scope::new("tenant-7").route("elsewhere"), key(number))?;
-                    let _ = idem.run(id, |_| async { 1 }).await?;
-                    Ok(())
-                }
-            }
-        };
-        let theirs = {
-            let connection = connection.clone();
-            move |number| {
-                let mut connection = connection.clone();
-                async move {
-                    let key = format!("elsewhere-{}", key(number));
-                    let known: Option<String> = connection.get(&key).await?;
-                    if known.is_none() {
-                        let expires = SetOptions::default().with_expiration(SetExpiry::EX(DAY));
-                        let _: () = connection.set_options(&key, "1", expires).await?;
-                    }
-                    Ok(())
-                }
-            }
-        };
+        let id = move |number| RequestIdentity::new(Scope::new("tenant-7").route("elsewhere"), key(number));
+        let ours = run!(idem, id);
+        let theirs = get_set!(connection, move |number| format!("elsewhere-{}", key(number)));
         let mut rounds = Vec::new();
         // The first round warms up, and is not counted.
         for round in 0..=extent.of(31, 9) {

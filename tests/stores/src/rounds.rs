@@ -1,9 +1,11 @@
-//! Two ways of doing the same, taken in turns, so that what else the machine does falls on both.
+//! Two ways of doing the same, taken in turns, so that what else the machine does falls on both. Every client is a task, as the
+//! requests of a service are.
 
 use std::fmt;
+use std::future::Future;
 use std::time::{Duration, Instant};
 
-use futures::future::try_join_all;
+use tokio::task::JoinSet;
 
 use crate::Failure;
 
@@ -28,10 +30,14 @@ pub(crate) struct Compared {
 
 impl Rounds {
     /// Each way is called with numbers that are never used twice.
-    pub(crate) async fn compare<O, T>(self, ours: O, theirs: T) -> Result<Compared, Failure>
+    pub(crate) async fn compare<O, T>(
+        self,
+        ours: impl Fn(u64) -> O + Clone + Send + 'static,
+        theirs: impl Fn(u64) -> T + Clone + Send + 'static,
+    ) -> Result<Compared, Failure>
     where
-        O: AsyncFn(u64) -> Result<(), Failure>,
-        T: AsyncFn(u64) -> Result<(), Failure>,
+        O: Future<Output = Result<(), Failure>> + Send,
+        T: Future<Output = Result<(), Failure>> + Send,
     {
         let mut all = Vec::new();
         // The first round warms up, and is not counted.
@@ -57,17 +63,26 @@ impl Rounds {
         })
     }
 
-    async fn time(self, from: u64, call: &impl AsyncFn(u64) -> Result<(), Failure>) -> Result<Duration, Failure> {
+    async fn time<W>(self, from: u64, call: &(impl Fn(u64) -> W + Clone + Send + 'static)) -> Result<Duration, Failure>
+    where
+        W: Future<Output = Result<(), Failure>> + Send,
+    {
         let begun = Instant::now();
-        let clients = (0..self.clients).map(|client| async move {
-            let mut number = client;
-            while number < self.calls {
-                call(from + number).await?;
-                number += self.clients;
-            }
-            Ok::<_, Failure>(())
-        });
-        try_join_all(clients).await?;
+        let mut tasks = JoinSet::new();
+        for client in 0..self.clients {
+            let call = call.clone();
+            tasks.spawn(async move {
+                let mut number = client;
+                while number < self.calls {
+                    call(from + number).await?;
+                    number += self.clients;
+                }
+                Ok::<_, Failure>(())
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended??;
+        }
         Ok(begun.elapsed())
     }
 }
@@ -84,16 +99,20 @@ fn median_ratio(times: &[(Duration, Duration)]) -> f64 {
     ratios[ratios.len() / 2]
 }
 
+impl Compared {
+    /// The times without the number of clients.
+    pub(crate) fn times(&self) -> String {
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        format!("{:.0} µs against {:.0} µs", micros(self.ours), micros(self.theirs))
+    }
+}
+
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            clients, ours, theirs, ..
-        } = self;
-        let micros = |time: &Duration| time.as_secs_f64() * 1e6;
-        let at = match clients {
+        let at = match self.clients {
             1 => "1 client".to_owned(),
             several => format!("{several} clients"),
         };
-        write!(f, "{at}: {:.0} µs against {:.0} µs", micros(ours), micros(theirs))
+        write!(f, "{at}: {}", self.times())
     }
 }

@@ -41,7 +41,13 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
     Ok(figures)
 }
 
-async fn claims<S: Store>(name: &str, few: &S, store: &S, many: u64, extent: Extent) -> Result<[Figure; 2], Failure> {
+async fn claims<S: Store + Clone>(
+    name: &str,
+    few: &S,
+    store: &S,
+    many: u64,
+    extent: Extent,
+) -> Result<[Figure; 2], Failure> {
     let rounds = Rounds {
         rounds: extent.of(31, 5),
         calls: extent.of(200, 50),
@@ -57,23 +63,33 @@ async fn claims<S: Store>(name: &str, few: &S, store: &S, many: u64, extent: Ext
     };
 
     // What is claimed stays: it is little beside what is there.
-    let claim = async |store: &S, number| match store.claim(ClaimRequest::new(&fill::new(number)?, LEASE)).await? {
-        ClaimOutcome::Granted(_) => Ok(()),
-        other => Err(Failure::from(format!("a new key was not granted: {other:?}"))),
+    let claim = |store: &S| {
+        let store = store.clone();
+        move |number| {
+            let store = store.clone();
+            async move {
+                match store.claim(ClaimRequest::new(&fill::new(number)?, LEASE)).await? {
+                    ClaimOutcome::Granted(_) => Ok(()),
+                    other => Err(Failure::from(format!("a new key was not granted: {other:?}"))),
+                }
+            }
+        }
     };
-    let granted = rounds
-        .compare(async |n| claim(store, n).await, async |n| claim(few, n).await)
-        .await?;
+    let granted = rounds.compare(claim(store), claim(few)).await?;
 
-    let replay = async |store: &S, number| match store.claim(ClaimRequest::new(&fill::known(number)?, LEASE)).await? {
-        ClaimOutcome::Denied(Denied::Completed(_)) => Ok(()),
-        other => Err(Failure::from(format!("a known key was not replayed: {other:?}"))),
+    let replay = |store: &S, among| {
+        let store = store.clone();
+        move |_| {
+            let store = store.clone();
+            async move {
+                let known = fill::known(fastrand::u64(1..=among))?;
+                match store.claim(ClaimRequest::new(&known, LEASE)).await? {
+                    ClaimOutcome::Denied(Denied::Completed(_)) => Ok(()),
+                    other => Err(Failure::from(format!("a known key was not replayed: {other:?}"))),
+                }
+            }
+        }
     };
-    let replayed = rounds
-        .compare(
-            async |_| replay(store, fastrand::u64(1..=many)).await,
-            async |_| replay(few, fastrand::u64(1..=FEW)).await,
-        )
-        .await?;
+    let replayed = rounds.compare(replay(store, many), replay(few, FEW)).await?;
     Ok([figure("claim of a new key", &granted), figure("replay", &replayed)])
 }

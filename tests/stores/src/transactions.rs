@@ -5,11 +5,11 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight_sqlite::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use crate::by_hand::bare;
 use crate::figures::Figure;
+use crate::ours::run_in_tx;
 use crate::rounds::Rounds;
 use crate::{Extent, Failure};
-
-const INSERT: &str = "INSERT INTO orders (item) VALUES ('tea')";
 
 pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
     let mut figures = Vec::new();
@@ -34,30 +34,16 @@ pub(crate) async fn measure(extent: Extent) -> Result<Vec<Figure>, Failure> {
 
         let (mut ratios, mut times) = (Vec::new(), Vec::new());
         for clients in [1, 8] {
-            let ours = async |number| {
-                let id = RequestIdentity::new(
-                    Scope::new("tenant-7"),
-                    format!("{clients:08x}-0000-4000-8000-{number:012x}"),
-                )?;
-                let work = idem.run_in_tx(id, |mut tx| async move {
-                    sqlx::query(INSERT).execute(&mut *tx).await?;
-                    Ok(1)
-                });
-                let _ = work.await?;
-                Ok(())
-            };
-            let bare = async |_| {
-                let mut transaction = pool.begin().await?;
-                sqlx::query(INSERT).execute(&mut *transaction).await?;
-                transaction.commit().await?;
-                Ok(())
+            let id = move |number| {
+                let key = format!("{clients:08x}-0000-4000-8000-{number:012x}");
+                RequestIdentity::new(Scope::new("tenant-7"), key)
             };
             let rounds = Rounds {
                 rounds: extent.of(15, 5),
                 calls: extent.of(400, 80),
                 clients,
             };
-            let compared = rounds.compare(ours, bare).await?;
+            let compared = rounds.compare(run_in_tx!(idem, id), bare!(pool)).await?;
             ratios.push(compared.ratio.recip());
             times.push(compared.to_string());
         }
