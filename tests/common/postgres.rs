@@ -68,13 +68,11 @@ impl Server {
     /// Starts a server with additional settings (`-c name=value ...`).
     pub fn start(settings: &str) -> Self {
         let (programs, account) = (programs(), account());
-        let folder = tempfile::tempdir().expect("a temporary directory").keep();
-        if let Some((user, group)) = account {
-            chown(&folder, Some(user), Some(group)).expect("the directory is ours");
-        }
-        run(command(&programs.join("initdb"), &folder, account)
-            .args(["-D", "data", "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C"])
-            .args(["--no-sync", "--no-instructions"]));
+        let folder = folder(account);
+        run(command(Path::new("cp"), &folder, account)
+            .arg("-a")
+            .arg(template(&programs, account))
+            .arg("data"));
         // Another process may take the port before the server does.
         let port = (0..5)
             .find_map(|_| {
@@ -85,19 +83,7 @@ impl Server {
                 let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
                 panic!("PostgreSQL did not start: {log}")
             });
-        let stop = programs.join("pg_ctl");
-        let keeper = command(Path::new("sh"), &folder, account)
-            .arg("-c")
-            .arg(r#"cat >/dev/null; "$0" -D data -m immediate stop; cd /; rm -rf "$1""#)
-            .arg(stop)
-            .arg(&folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // What interrupts the tests does not interrupt this.
-            .process_group(0)
-            .spawn()
-            .expect("there is a shell");
+        let keeper = keeper(&programs, &folder, account);
         Self {
             port,
             folder,
@@ -187,6 +173,45 @@ pub fn command(program: &Path, folder: &Path, account: Option<(u32, u32)>) -> Co
         command.uid(user).gid(group);
     }
     command
+}
+
+/// A directory that the server can write to.
+fn folder(account: Option<(u32, u32)>) -> PathBuf {
+    let folder = tempfile::tempdir().expect("a temporary directory").keep();
+    if let Some((user, group)) = account {
+        chown(&folder, Some(user), Some(group)).expect("the directory is ours");
+    }
+    folder
+}
+
+/// What a server of this test binary begins with: made once, since a copy takes a small part of the time.
+fn template(programs: &Path, account: Option<(u32, u32)>) -> &'static Path {
+    static TEMPLATE: OnceLock<(PathBuf, Child)> = OnceLock::new();
+    let (data, _keeper) = TEMPLATE.get_or_init(|| {
+        let folder = folder(account);
+        run(command(&programs.join("initdb"), &folder, account)
+            .args(["-D", "data", "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C"])
+            .args(["--no-sync", "--no-instructions"]));
+        let keeper = keeper(programs, &folder, account);
+        (folder.join("data"), keeper)
+    });
+    data
+}
+
+/// Stops the server, if there is one, and removes its directory when this process ends.
+fn keeper(programs: &Path, folder: &Path, account: Option<(u32, u32)>) -> Child {
+    command(Path::new("sh"), folder, account)
+        .arg("-c")
+        .arg(r#"cat >/dev/null; "$0" -D data -m immediate stop; cd /; rm -rf "$1""#)
+        .arg(programs.join("pg_ctl"))
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // What interrupts the tests does not interrupt this.
+        .process_group(0)
+        .spawn()
+        .expect("there is a shell")
 }
 
 fn run(command: &mut Command) {

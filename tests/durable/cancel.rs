@@ -12,6 +12,8 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store};
 use tokio::time::{sleep, timeout};
 
+use super::paused;
+
 const LEASE: Duration = Duration::from_millis(900);
 const MOMENT: Duration = Duration::from_millis(100);
 /// Far more than anything here takes.
@@ -19,6 +21,13 @@ const EVER: Duration = Duration::from_secs(60);
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
+}
+
+/// Its time is that of a runtime that is paused.
+fn scripted() -> Scripted {
+    let mut store = Scripted::new();
+    store.inner = paused::store();
+    store
 }
 
 fn process<S: Store>(store: S) -> Idempotency<S> {
@@ -34,7 +43,7 @@ async fn leave(idem: &Idempotency<Scripted>) {
     assert!(timeout(MOMENT, call).await.is_err());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_claim_that_was_left_before_it_was_granted_is_given_back() {
     for fault in [
         Fault::LandsAfter(MOMENT * 2),
@@ -42,7 +51,7 @@ async fn a_claim_that_was_left_before_it_was_granted_is_given_back() {
         Fault::LandsAfter(LEASE * 2),
         Fault::AnsweredAfter(LEASE * 2),
     ] {
-        let store = Scripted::new();
+        let store = scripted();
         store.next(Op::Claim, &[fault]);
         let idem = process(store.clone());
         leave(&idem).await;
@@ -52,10 +61,10 @@ async fn a_claim_that_was_left_before_it_was_granted_is_given_back() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_claim_that_was_granted_and_left_before_its_work_began_is_given_back() {
     // The answer is so late that the lease is renewed before the work begins; and it is left during that.
-    let store = Scripted::new();
+    let store = scripted();
     store.next(Op::Claim, &[Fault::AnsweredAfter(LEASE / 2)]);
     store.next(Op::Renew, &[Fault::AnsweredAfter(LEASE / 2)]);
     let idem = process(store.clone());
@@ -67,10 +76,10 @@ async fn a_claim_that_was_granted_and_left_before_its_work_began_is_given_back()
 }
 
 /// Its first answer was that replicas lack it, and the second one that they have it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_claim_that_took_two_questions_is_not_given_back_once_its_work_has_begun() {
     for first in [Fault::TooFewReplicas, Fault::AnswerLost] {
-        let store = Scripted::new();
+        let store = scripted();
         store.next(Op::Claim, &[first]);
         let idem = process(store.clone());
         let call = idem.try_run(id("key"), |_| async {
@@ -84,9 +93,9 @@ async fn a_claim_that_took_two_questions_is_not_given_back_once_its_work_has_beg
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn what_an_earlier_attempt_left_in_doubt_stays_so_and_at_once() {
-    let store = Scripted::new();
+    let store = scripted();
     let request = id("key");
     let dead = store.inner.claim(ClaimRequest::new(&request, Duration::ZERO)).await;
     assert!(matches!(dead, Ok(ClaimOutcome::Granted(_))));
@@ -103,10 +112,10 @@ async fn what_an_earlier_attempt_left_in_doubt_stays_so_and_at_once() {
 }
 
 /// A policy has found out the result, and is left while that is claimed, or recorded.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_claim_under_which_only_a_result_is_recorded_is_let_go_at_once() {
     for op in [Op::Claim, Op::Complete] {
-        let store = Scripted::new();
+        let store = scripted();
         let request = id("key");
         let dead = store.inner.claim(ClaimRequest::new(&request, Duration::ZERO)).await;
         assert!(matches!(dead, Ok(ClaimOutcome::Granted(_))));
@@ -126,9 +135,9 @@ async fn a_claim_under_which_only_a_result_is_recorded_is_let_go_at_once() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn work_that_did_nothing_is_given_back_although_nobody_waits_for_that() {
-    let store = Scripted::new();
+    let store = scripted();
     store.next(Op::Release, &[Fault::Fails, Fault::Fails]);
     store.always(Op::Release, Fault::LandsAfter(MOMENT * 2));
     let idem = process(store.clone());
@@ -161,9 +170,9 @@ fn what_cannot_be_given_back_for_want_of_a_runtime_has_a_line() {
 }
 
 /// Not that a call which is left is always undone.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn abandoned_work_is_finished_unless_said_otherwise() {
-    let store = Scripted::new();
+    let store = scripted();
     store.next(Op::Claim, &[Fault::AnsweredAfter(MOMENT * 2)]);
     let idem = Idempotency::builder(store).build();
     assert!(timeout(MOMENT, idem.run(id("key"), |_| async { 1 })).await.is_err());

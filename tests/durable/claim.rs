@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use oneflight::idempotency::{Effect, ErrorKind, Idempotency, IdempotencyBuilder, NotDone, Origin, Recovery};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::store::{MemoryStore, Store};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+
+use super::paused;
 
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7").route("POST /orders"), key).unwrap()
@@ -75,9 +77,9 @@ async fn a_claim_held_elsewhere_is_waited_for_and_then_replayed() {
     assert_eq!((reply.as_str(), reply.origin()), ("theirs", Origin::Replayed));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_claim_held_for_longer_than_the_wait_is_in_progress() {
-    let store = MemoryStore::new();
+    let store = paused::store();
     let there = process(&store).build();
     let holder = tokio::spawn(async move { there.run(id("slow"), |_| std::future::pending::<()>()).await });
     while store.is_empty() {
@@ -104,9 +106,9 @@ async fn a_claim_held_for_longer_than_the_wait_is_in_progress() {
     holder.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_lease_is_renewed_while_the_work_runs() {
-    let store = MemoryStore::new();
+    let store = paused::store();
     let lease = Duration::from_millis(120);
     let there = process(&store).lease(lease).build();
     let holder = tokio::spawn(async move {
@@ -176,9 +178,9 @@ impl Store for Unrenewed {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_was_taken_over_is_refused_and_learns_it() {
-    let store = MemoryStore::new();
+    let store = paused::store();
     let lease = Duration::from_millis(60);
     let cut_off = Idempotency::builder(Unrenewed(store.clone())).lease(lease).build();
     let finish = Arc::new(Notify::new());
@@ -218,9 +220,9 @@ async fn a_holder_that_was_taken_over_is_refused_and_learns_it() {
     assert_eq!((reply.as_str(), reply.origin()), ("heir, attempt 2", Origin::Replayed));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_late_holder_whom_nobody_took_over_is_heard() {
-    let store = MemoryStore::new();
+    let store = paused::store();
     let lease = Duration::from_millis(30);
     let cut_off = Idempotency::builder(Unrenewed(store.clone())).lease(lease).build();
     let work = move |_| async move {

@@ -13,6 +13,8 @@ use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, MemoryStore, Store, StoreError};
 use tokio::time::sleep;
 
+use super::paused;
+
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
@@ -37,8 +39,12 @@ fn take(from: &AtomicU32) -> bool {
 
 impl Faulty {
     fn new() -> Self {
+        Self::around(MemoryStore::new())
+    }
+
+    fn around(store: MemoryStore) -> Self {
         Self {
-            store: MemoryStore::new(),
+            store,
             claim_takes: Arc::default(),
             claims_lost: Arc::default(),
             completions_lost: Arc::default(),
@@ -127,9 +133,9 @@ fn processes_that_are_copies_of_each_other_are_different_holders() {
     assert_ne!(child(), child());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn work_whose_claim_was_long_under_way_begins_with_a_lease_that_runs() {
-    let store = Faulty::new();
+    let store = Faulty::around(paused::store());
     let lease = Duration::from_millis(200);
     store.claim_takes.store(400, Ordering::SeqCst);
     let late = Idempotency::builder(store.clone()).lease(lease).build();

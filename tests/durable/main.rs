@@ -22,6 +22,7 @@ mod idle;
 mod late_claim;
 mod lease;
 mod metrics;
+mod paused;
 mod purge;
 mod recovery;
 mod renewal;

@@ -19,6 +19,8 @@ use oneflight::record::{FencingToken, Record, RecordedResult};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, ManualClock, MemoryStore, Store, StoreError};
 use tokio::runtime::Runtime;
 
+use super::paused;
+
 fn id(key: &str) -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), key).unwrap()
 }
@@ -482,10 +484,10 @@ impl Elsewhere {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_a_panic_left_has_its_time_before_the_policy_is_asked() {
     let elsewhere = Elsewhere::default();
-    let idem = Idempotency::builder(MemoryStore::new())
+    let idem = Idempotency::builder(paused::store())
         .lease(Duration::from_secs(3))
         .recovery(elsewhere.look())
         .build();
@@ -506,9 +508,9 @@ async fn what_a_panic_left_has_its_time_before_the_policy_is_asked() {
     assert_eq!(elsewhere.calls.load(Ordering::SeqCst), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn until_it_has_settled_a_panic_is_in_progress_and_says_for_how_long() {
-    let store = MemoryStore::new();
+    let store = paused::store();
     let idem = Idempotency::builder(store.clone())
         .recovery(Recovery::Rerun)
         .settle(Duration::from_secs(3))
@@ -562,10 +564,10 @@ async fn work_that_does_not_know_says_so_to_every_caller_and_is_in_doubt() {
     assert_eq!(*idem.run(id("unknown"), |_| async { 1 }).await.unwrap(), 7);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_work_that_does_not_know_left_has_its_time_before_the_policy_is_asked() {
     let elsewhere = Elsewhere::default();
-    let idem = Idempotency::builder(MemoryStore::new())
+    let idem = Idempotency::builder(paused::store())
         .settle(Duration::from_secs(3))
         .recovery(elsewhere.look())
         .build();

@@ -55,7 +55,7 @@ async fn a_replay_is_the_same_byte_for_byte() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn callers_at_the_same_time_share_one_execution_and_one_value() {
     let idem = Idempotency::builder(MemoryStore::new()).build();
     let executions = Arc::new(AtomicU32::new(0));
@@ -91,7 +91,7 @@ async fn what_the_work_answers_is_recorded_failures_too() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_payload_is_a_conflict_in_flight_and_recorded() {
     let store = MemoryStore::new();
     let idem = Idempotency::builder(store.clone()).build();

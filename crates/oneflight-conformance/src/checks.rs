@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::failure::{Failure, name};
-use super::probe::{LATER, LONG, Probe, SHORT, result};
+use super::probe::{LONG, Probe, result};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::HolderId;
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Takeover};
@@ -250,12 +250,13 @@ pub(super) async fn a_lease_runs_out_and_is_in_doubt<S: Store, P: AsyncFn(Durati
     probe: &Probe<'_, S, P>,
 ) -> Checked {
     let id = probe.id("lease")?;
-    let claim = probe.claim(&id, SHORT).await?;
+    let short = probe.short();
+    let claim = probe.claim(&id, short).await?;
     match probe.ask(&id, LONG, Takeover::Expired).await? {
-        ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining <= SHORT => {}
+        ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining <= short => {}
         other => return probe.failure(format!("during the lease: {}", name(&other))),
     }
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     match probe.ask(&id, LONG, Takeover::Never).await? {
         ClaimOutcome::Denied(Denied::InDoubt { token, attempt }) => probe.require(
             token == claim.token() && attempt == 1,
@@ -267,9 +268,9 @@ pub(super) async fn a_lease_runs_out_and_is_in_doubt<S: Store, P: AsyncFn(Durati
 
 pub(super) async fn a_renewed_lease_lasts<S: Store, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {
     let id = probe.id("renew")?;
-    let claim = probe.claim(&id, SHORT).await?;
+    let claim = probe.claim(&id, probe.short()).await?;
     probe.ok(probe.store.renew(&id, claim.token(), LONG).await)?;
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     match probe.ask(&id, LONG, Takeover::Expired).await? {
         ClaimOutcome::Denied(Denied::InProgress { .. }) => Ok(()),
         other => probe.failure(format!("during a renewed lease: {}", name(&other))),
@@ -281,21 +282,22 @@ pub(super) async fn a_renewal_never_shortens_a_lease<S: Store, P: AsyncFn(Durati
 ) -> Checked {
     let id = probe.id("late-renewal")?;
     let claim = probe.claim(&id, LONG).await?;
-    for late in [SHORT, Duration::ZERO] {
+    for late in [probe.short(), Duration::ZERO] {
         probe.ok(probe.store.renew(&id, claim.token(), late).await)?;
     }
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     match probe.ask(&id, LONG, Takeover::Expired).await? {
         ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining > LONG / 2 => {}
         other => return probe.failure(format!("after a renewal for a shorter time: {}", name(&other))),
     }
     // To end it before its time is another operation.
-    probe.ok(probe.store.end_lease(&id, claim.token(), SHORT).await)?;
+    let short = probe.short();
+    probe.ok(probe.store.end_lease(&id, claim.token(), short).await)?;
     match probe.ask(&id, LONG, Takeover::Never).await? {
-        ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining <= SHORT => {}
+        ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining <= short => {}
         other => return probe.failure(format!("until the end that was set: {}", name(&other))),
     }
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     match probe.ask(&id, LONG, Takeover::Never).await? {
         ClaimOutcome::Denied(Denied::InDoubt { .. }) => Ok(()),
         other => probe.failure(format!("after the end that was set: {}", name(&other))),
@@ -306,9 +308,9 @@ pub(super) async fn a_lease_that_is_ended_later_lasts_until_then<S: Store, P: As
     probe: &Probe<'_, S, P>,
 ) -> Checked {
     let id = probe.id("settles")?;
-    let claim = probe.claim(&id, SHORT).await?;
+    let claim = probe.claim(&id, probe.short()).await?;
     probe.ok(probe.store.end_lease(&id, claim.token(), LONG).await)?;
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     match probe.ask(&id, LONG, Takeover::Expired).await? {
         ClaimOutcome::Denied(Denied::InProgress { lease_remaining, .. }) if lease_remaining > LONG / 2 => Ok(()),
         other => probe.failure(format!(
@@ -439,9 +441,9 @@ pub(super) async fn after_retention_an_identity_is_new<S: Store, P: AsyncFn(Dura
     let id = probe.id_of("retention", 1)?;
     let claim = probe.claim(&id, LONG).await?;
     let token = claim.token();
-    probe.complete(claim, &result(1), SHORT).await?;
+    probe.complete(claim, &result(1), probe.short()).await?;
     probe.completed(&id).await?;
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     let known = probe.ok(probe.store.load(&id).await)?;
     probe.require(known.is_none(), "a record is known after its retention")?;
     let new = probe.claim(&probe.id_of("retention", 2)?, LONG).await?;

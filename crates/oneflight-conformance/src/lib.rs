@@ -32,7 +32,6 @@
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use oneflight::store::Store;
@@ -47,7 +46,7 @@ mod steps_in_transactions;
 mod transactional;
 mod upkeep;
 
-use probe::Probe;
+use probe::run_check;
 
 pub use failure::Failure;
 pub use foreign::{OtherDriver, run_foreign};
@@ -75,9 +74,7 @@ pub async fn run<S: Store>(make: impl AsyncFn() -> S) -> Result<(), Failure> {
 pub async fn run_with<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Duration)) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$({
-            // In a box: all of them together are more than a thread's stack has.
-            let probe = Probe::new(stringify!($name), Arc::new(Box::pin(make()).await), &pass);
-            Box::pin(checks::$name(&probe)).await?;
+            run_check!(make, pass, $name, checks::$name);
         })*};
     }
     check!(

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
 use super::failure::{Failure, name};
 use oneflight::identity::{Fingerprint, RequestIdentity, Scope};
 use oneflight::record::{CodecId, FencingToken, HolderId, Record, RecordedResult, Verdict};
@@ -10,24 +13,82 @@ use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreEr
 
 /// Long enough that no check outlasts it.
 pub(super) const LONG: Duration = Duration::from_secs(600);
-/// Short enough to wait for, long enough that a slow machine does what it must within it.
-pub(super) const SHORT: Duration = Duration::from_millis(400);
-/// Longer than `SHORT`.
-pub(super) const LATER: Duration = Duration::from_millis(450);
+/// Short enough to wait for. What must be done within the first one and was not, since the machine is slow, is tried with the next.
+pub(super) const SHORT: [Duration; 3] = [
+    Duration::from_millis(400),
+    Duration::from_millis(3_200),
+    Duration::from_millis(25_600),
+];
 
 pub(super) struct Probe<'a, S, P> {
     check: &'static str,
     pub(super) store: Arc<S>,
     pass: &'a P,
+    short: Duration,
+    since: Mutex<Since>,
 }
 
+/// What has been since a check asked for a short time.
+#[derive(Default)]
+struct Since {
+    asked: Option<Instant>,
+    passed: Duration,
+}
+
+/// Runs a check on an empty store of its own; and anew with a longer time, if it failed and had too little of it.
+macro_rules! run_check {
+    ($make:ident, $pass:ident, $name:ident, $check:expr) => {
+        for short in crate::probe::SHORT {
+            // In a box: all of them together are more than a thread's stack has.
+            let store = ::std::sync::Arc::new(Box::pin($make()).await);
+            let probe = crate::probe::Probe::new(stringify!($name), store, &$pass, short);
+            match Box::pin($check(&probe)).await {
+                Err(_) if probe.was_too_slow() => {}
+                checked => {
+                    checked?;
+                    break;
+                }
+            }
+        }
+    };
+}
+pub(super) use run_check;
+
 impl<'a, S: Store, P: AsyncFn(Duration)> Probe<'a, S, P> {
-    pub(super) fn new(check: &'static str, store: Arc<S>, pass: &'a P) -> Self {
-        Self { check, store, pass }
+    pub(super) fn new(check: &'static str, store: Arc<S>, pass: &'a P, short: Duration) -> Self {
+        Self {
+            check,
+            store,
+            pass,
+            short,
+            since: Mutex::default(),
+        }
     }
 
     pub(super) async fn pass(&self, duration: Duration) {
+        let begun = Instant::now();
         (self.pass)(duration).await;
+        self.since.lock().passed += begun.elapsed();
+    }
+
+    /// A time that the check waits for, and within which it has something to do.
+    pub(super) fn short(&self) -> Duration {
+        self.since.lock().asked = Some(Instant::now());
+        self.since.lock().passed = Duration::ZERO;
+        self.short
+    }
+
+    /// Longer than the short time.
+    pub(super) fn later(&self) -> Duration {
+        self.short + Duration::from_millis(50)
+    }
+
+    /// Whether more than the short time was over since the check asked for it, apart from what was to pass; and there is a longer one.
+    /// Of what has failed then, nobody knows whether it was the store.
+    pub(super) fn was_too_slow(&self) -> bool {
+        let since = self.since.lock();
+        let worked = since.asked.map(|asked| asked.elapsed().saturating_sub(since.passed));
+        worked.is_some_and(|worked| worked >= self.short) && SHORT.last() != Some(&self.short)
     }
 
     pub(super) fn failure<T>(&self, what: impl Into<String>) -> Result<T, Failure> {

@@ -7,7 +7,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::failure::{Failure, name};
-use super::probe::{LATER, LONG, Probe, SHORT, result};
+use super::probe::{LONG, Probe, result, run_check};
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, RecordedResult};
 use oneflight::store::{
@@ -40,9 +40,7 @@ pub async fn run_steps_with<S: StepStore>(
 ) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(
-            // In a box: all of them together are more than a thread's stack has.
-            let probe = Probe::new(stringify!($name), Arc::new(Box::pin(make()).await), &pass);
-            Box::pin($name(&probe)).await?;
+            run_check!(make, pass, $name, $name);
         )*};
     }
     check!(
@@ -275,7 +273,7 @@ async fn the_same_holder_gets_the_same_claim_and_its_steps<S: StepStore, P: Asyn
 async fn a_lease_that_runs_is_respected<S: StepStore, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {
     let id = probe.id("a")?;
     let first = probe
-        .begun(ClaimRequest::new(&id, SHORT), start("place_order", "1"))
+        .begun(ClaimRequest::new(&id, probe.short()), start("place_order", "1"))
         .await?;
     for takeover in [Takeover::Never, Takeover::Expired, Takeover::Of(first.claim.token())] {
         let request = ClaimRequest::new(&id, LONG).takeover(takeover);
@@ -284,7 +282,7 @@ async fn a_lease_that_runs_is_respected<S: StepStore, P: AsyncFn(Duration)>(prob
             other => return probe.failure(format!("expected in progress, got {}", name(&other))),
         }
     }
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     // Without wishing to, it is not taken over; by one that wishes to, it is.
     let never = ClaimRequest::new(&id, LONG);
     match probe.begin(never, start("place_order", "1")).await? {
@@ -712,9 +710,10 @@ async fn what_is_taken_over_to_be_resolved_keeps_its_steps<S: StepStore, P: Asyn
 
 async fn what_is_unfinished_is_listed<S: StepStore, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {
     let own = || vec![("place_order".to_owned(), vec!["1".to_owned(), "2".to_owned()])];
+    let short = probe.short();
     let query = |kinds, limit| UnfinishedQuery {
         kinds: Some(kinds),
-        first_pause: SHORT,
+        first_pause: short,
         longest_pause: LONG,
         limit,
     };
@@ -760,12 +759,14 @@ async fn what_is_unfinished_is_listed<S: StepStore, P: AsyncFn(Duration)>(probe:
     let all = probe.unfinished(UnfinishedQuery::all(10)).await?;
     probe.require(all.len() == 5, "not all are listed that are unfinished")?;
     // After a try, one is left alone for a while.
-    probe.pass(SHORT / 4).await;
+    probe.pass(short / 4).await;
     let one = listed.iter().find(|it| it.id.key() == "one");
     let Some(one) = one else {
         return probe.failure("it is gone");
     };
     let take = ClaimRequest::new(&one.id, Duration::ZERO).takeover(Takeover::Of(one.token));
+    // It begins now.
+    let short = probe.short();
     let by = StartedBy::Completer;
     let taken = probe
         .begun(
@@ -778,11 +779,11 @@ async fn what_is_unfinished_is_listed<S: StepStore, P: AsyncFn(Duration)>(probe:
         .await?;
     let listed = probe.unfinished(query(own(), 10)).await?;
     probe.require(keys(&listed) == ["two"], "after a try it is not left alone")?;
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     let listed = probe.unfinished(query(own(), 10)).await?;
     probe.require(keys(&listed) == ["one", "two"], "after the pause it is not listed")?;
     let tried = listed.iter().find(|it| it.id.key() == "one");
-    let is_last = tried.is_some_and(|it| it.tries == 1 && it.token == taken.claim.token() && it.since >= SHORT);
+    let is_last = tried.is_some_and(|it| it.tries == 1 && it.token == taken.claim.token() && it.since >= short);
     probe.require(is_last, "its tries, its token or its time are not told")?;
     probe.require(
         listed.first().is_some_and(|it| it.id.key() == "two"),
@@ -819,8 +820,8 @@ async fn after_retention_there_are_new_steps<S: StepStore, P: AsyncFn(Duration)>
     let id = probe.id("a")?;
     let begun = probe.again(&id).await?;
     probe.record(&begun, step("a", "", Some(result(1)))).await?;
-    probe.ok(probe.store.complete(begun.claim, result(2), SHORT).await)?;
-    probe.pass(LATER).await;
+    probe.ok(probe.store.complete(begun.claim, result(2), probe.short()).await)?;
+    probe.pass(probe.later()).await;
     let new = probe
         .begun(ClaimRequest::new(&id, LONG), start("place_order", "9"))
         .await?;
@@ -842,8 +843,8 @@ async fn steps_go_with_their_record<S: StepStore, P: AsyncFn(Duration)>(probe: &
         probe.record(&begun, step("a", "", Some(result(1)))).await?;
         match key {
             "purged" => {
-                probe.ok(probe.store.complete(begun.claim, result(2), SHORT).await)?;
-                probe.pass(LATER).await;
+                probe.ok(probe.store.complete(begun.claim, result(2), probe.short()).await)?;
+                probe.pass(probe.later()).await;
                 probe.ok(probe.store.purge(10).await)?;
             }
             _ => probe.ok(probe.store.release(begun.claim).await)?,

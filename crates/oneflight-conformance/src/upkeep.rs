@@ -1,11 +1,10 @@
 //! What a store must do for an operator who looks into it: the checks, one function a promise, named after it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::failure::{Failure, name};
-use super::probe::{LATER, LONG, Probe, SHORT, result};
+use super::probe::{LONG, Probe, result, run_check};
 use oneflight::correlation::CorrelationId;
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, Decoded, FencingToken, RecordedResult, Verdict};
@@ -41,9 +40,7 @@ pub async fn run_upkeep_with<S: Upkeep>(
 ) -> Result<(), Failure> {
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(
-            // In a box: all of them together are more than a thread's stack has.
-            let probe = Probe::new(stringify!($name), Arc::new(Box::pin(make()).await), &pass);
-            Box::pin($name(&probe)).await?;
+            run_check!(make, pass, $name, $name);
         )*};
     }
     check!(
@@ -327,8 +324,8 @@ async fn records_are_found_by_each_condition<S: Upkeep, P: AsyncFn(Duration)>(pr
 async fn what_is_past_its_retention_is_not_listed<S: Upkeep, P: AsyncFn(Duration)>(probe: &Probe<'_, S, P>) -> Checked {
     let id = probe.id("short")?;
     let claim = probe.claim(&id, LONG).await?;
-    probe.complete(claim, &result(1), SHORT).await?;
-    probe.pass(LATER).await;
+    probe.complete(claim, &result(1), probe.short()).await?;
+    probe.pass(probe.later()).await;
     for state in [None, Some(RecordState::Completed)] {
         let query = RecordQuery {
             state,
@@ -623,10 +620,10 @@ async fn a_hold_ends_with_the_record<S: Upkeep, P: AsyncFn(Duration)>(probe: &Pr
     probe.ok(probe.store.release(claim).await)?;
     let claim = probe.held(&expired).await?;
     let token = claim.token();
-    probe.complete(claim, &result(1), SHORT).await?;
+    probe.complete(claim, &result(1), probe.short()).await?;
     let is_held = probe.ok(probe.store.hold(&expired, token).await)?;
     probe.require(!is_held, "what is completed is held")?;
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     for id in [released, expired] {
         probe.claim(&id, Duration::ZERO).await.map(drop)?;
         let outcome = probe.ask(&id, LONG, Takeover::Expired).await?;
@@ -655,13 +652,13 @@ where
     }
     let token = probe.entry(&id).await?.record.token;
     let again = Claim::new(id.clone(), token, 1, None);
-    probe.complete(again, &result(1), SHORT).await?;
+    probe.complete(again, &result(1), probe.short()).await?;
     let entry = probe.entry(&id).await?;
     probe.require(
         entry.correlation_id == second,
         "what is completed has lost the id of its request",
     )?;
-    probe.pass(LATER).await;
+    probe.pass(probe.later()).await;
     let _ = probe.claim(&id, LONG).await?;
     let entry = probe.entry(&id).await?;
     probe.require(

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use common::{ANY, each_is_found};
 use oneflight::identity::RequestIdentity;
-use oneflight::record::{FencingToken, Record, RecordedResult};
+use oneflight::record::{FencingToken, Record, RecordedResult, Timestamp};
 use oneflight::store::{
-    Claim, ClaimOutcome, ClaimRequest, DynStore, ManualClock, MemoryStore, Store, StoreError, Takeover,
+    Claim, ClaimOutcome, ClaimRequest, Clock, DynStore, ManualClock, MemoryStore, Store, StoreError, Takeover,
 };
 use oneflight_conformance as conformance;
+use tokio::time::{Instant, sleep};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_memory_store_conforms() {
@@ -65,9 +66,18 @@ async fn an_operator_can_look_into_the_memory_store() {
     .unwrap();
 }
 
+struct OfTheRuntime(Instant);
+
+impl Clock for OfTheRuntime {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_000).after(self.0.elapsed())
+    }
+}
+
 /// How a store is broken.
 #[derive(Clone, Copy, Debug)]
 enum Defect {
+    Nothing,
     GrantsEveryClaim,
     IgnoresTokens,
     IgnoresFingerprints,
@@ -89,6 +99,8 @@ struct Broken {
     store: MemoryStore,
     defect: Defect,
     tokens: AtomicU64,
+    /// How long it takes to claim, and to complete.
+    takes: Duration,
 }
 
 impl Broken {
@@ -97,6 +109,16 @@ impl Broken {
             store: MemoryStore::new(),
             defect,
             tokens: AtomicU64::new(1_000_000),
+            takes: Duration::ZERO,
+        }
+    }
+
+    /// On a machine on which nothing is done within a short lease, by the runtime's clock.
+    fn slow(defect: Defect) -> Self {
+        Self {
+            store: MemoryStore::with_clock(OfTheRuntime(Instant::now())),
+            takes: Duration::from_millis(500),
+            ..Self::new(defect)
         }
     }
 
@@ -111,6 +133,7 @@ impl Broken {
 
 impl Store for Broken {
     async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        sleep(self.takes).await;
         let bare = RequestIdentity::new(oneflight::identity::Scope::new("bare"), request.id.key()).unwrap();
         let mut request = request;
         match self.defect {
@@ -159,6 +182,7 @@ impl Store for Broken {
     }
 
     async fn complete(&self, claim: Claim, result: RecordedResult, retention: Duration) -> Result<(), StoreError> {
+        sleep(self.takes).await;
         let token = self.valid(claim.id(), claim.token()).await;
         let claim = Claim::new(claim.id().clone(), token, claim.attempt(), None);
         match self.defect {
@@ -220,6 +244,21 @@ async fn a_broken_store_does_not_conform() {
     ];
     each_is_found(expected, async |defect| {
         conformance::run(async || Broken::new(defect)).await
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_machine_is_told_from_a_broken_store() {
+    conformance::run(async || Broken::slow(Defect::Nothing)).await.unwrap();
+    let expected = [
+        (Defect::TakesOverUnasked, "a_lease_runs_out_and_is_in_doubt"),
+        (Defect::KeepsForever, "after_retention_an_identity_is_new"),
+        (Defect::ShortensLeases, "a_renewal_never_shortens_a_lease"),
+        (Defect::EndsOnlySooner, "a_lease_that_is_ended_later_lasts_until_then"),
+    ];
+    each_is_found(expected, async |defect| {
+        conformance::run(async || Broken::slow(defect)).await
     })
     .await;
 }

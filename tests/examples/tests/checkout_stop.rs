@@ -19,7 +19,7 @@ fn tea() -> Request {
 fn hang_up(server: &Server) {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.write_all(&tea().bytes()).unwrap();
-    thread::sleep(Duration::from_millis(500));
+    server.until_begun(1);
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn a_client_that_waits_is_answered_first() {
     let mut server = Server::start(&db, 0, &["--delay-ms", "1500"]);
     let address = server.address;
     let client = thread::spawn(move || exchange(address, &tea().bytes()));
-    thread::sleep(Duration::from_millis(500));
+    server.until_begun(1);
     server.process.terminate();
     let answer = client.join().unwrap().unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");

@@ -1,9 +1,8 @@
 //! What a store must do that keeps the steps of mutations, for an operator who looks into it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Checked, Failure, LONG, Probe, name, result};
+use super::{Checked, Failure, LONG, Probe, name, result, run_check};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::RecordedResult;
 use oneflight::store::{
@@ -18,11 +17,10 @@ use oneflight::store::{
 ///
 /// Returns the first promise that is not kept.
 pub async fn run_upkeep_of_steps<S: Upkeep + StepStore>(make: impl AsyncFn() -> S) -> Result<(), Failure> {
+    let pass = async |duration| tokio::time::sleep(duration).await;
     macro_rules! check {
         ($($name:ident),* $(,)?) => {$(
-            let pass = async |duration| tokio::time::sleep(duration).await;
-            let probe = Probe::new(stringify!($name), Arc::new(Box::pin(make()).await), &pass);
-            Box::pin($name(&probe)).await?;
+            run_check!(make, pass, $name, $name);
         )*};
     }
     check!(

@@ -10,6 +10,7 @@ use oneflight_postgres::PostgresStore;
 use sqlx::postgres::PgConnection;
 
 use crate::postgres::{Server, server};
+use crate::schema::opened_anew_on;
 
 #[derive(Clone)]
 struct Orders(PostgresStore);
@@ -81,4 +82,11 @@ async fn it_keeps_what_every_outbox_promises_in_a_database_that_is_serializable_
     // Two of these suites at once have more connections than one server takes.
     let own = Server::start("-c fsync=off -c full_page_writes=off");
     kept(conformance::run_outbox(async || orders_on(&own, "serializable").await.0).await);
+}
+
+// Here, and so among the first: it takes as long as the ones above.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_what_every_outbox_promises_in_a_schema_to_which_later_versions_have_added() {
+    let own = Server::start("-c fsync=off -c full_page_writes=off");
+    kept(conformance::run_outbox(async || opened_anew_on(&own).await).await);
 }

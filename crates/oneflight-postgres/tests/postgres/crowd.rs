@@ -10,7 +10,7 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, FencingToken, Record, RecordedResult, Verdict};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, InDoubt, Store, StoreError, Watch};
 use oneflight_conformance as conformance;
-use oneflight_postgres::PostgresStore;
+use oneflight_postgres::{PostgresOptions, PostgresStore};
 
 use crate::decision;
 use crate::postgres::server;
@@ -158,21 +158,25 @@ async fn a_claim_among_others_is_decided_as_the_function_does() {
     assert!(counts.most_are_shared(), "{counts:?}");
 }
 
+async fn it_keeps_what_every_store_promises(options: PostgresOptions) {
+    let counts = Arc::<Counts>::default();
+    let crowd = async || {
+        let schema = server().schema().await;
+        let store = options.clone().from_pool(schema.pool(4)).await.unwrap();
+        Crowd::around(store, Arc::clone(&counts))
+    };
+    if let Err(failure) = conformance::run(crowd).await {
+        panic!("{failure}: {:?}", std::error::Error::source(&failure));
+    }
+    assert!(counts.most_are_shared(), "{counts:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn among_others_it_keeps_what_every_store_promises() {
-    for prepares in [true, false] {
-        let counts = Arc::<Counts>::default();
-        let crowd = async || {
-            let schema = server().schema().await;
-            let options = match prepares {
-                true => PostgresStore::options(),
-                false => PostgresStore::options().without_prepared_statements(),
-            };
-            Crowd::around(options.from_pool(schema.pool(4)).await.unwrap(), Arc::clone(&counts))
-        };
-        if let Err(failure) = conformance::run(crowd).await {
-            panic!("{failure}: {:?}", std::error::Error::source(&failure));
-        }
-        assert!(counts.most_are_shared(), "{counts:?}");
-    }
+    it_keeps_what_every_store_promises(PostgresStore::options()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn among_others_it_keeps_them_without_prepared_statements() {
+    it_keeps_what_every_store_promises(PostgresStore::options().without_prepared_statements()).await;
 }

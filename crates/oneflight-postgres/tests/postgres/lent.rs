@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use futures::future::join_all;
 use oneflight::idempotency::{Error, Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
@@ -129,6 +130,11 @@ async fn shop((connections, prepares): (u32, bool)) -> (Schema, PgPool, Postgres
     (schema, pool, store, direct)
 }
 
+/// With all of them at once: each has a schema of its own, and mostly waits for its server.
+async fn with_each_pool(check: impl AsyncFn((u32, bool))) {
+    join_all(POOLS.map(|pools| Box::pin(check(pools)))).await;
+}
+
 async fn outside(schema: &Schema, direct: &PgPool) -> PostgresStore {
     let options = PostgresStore::options().schema(schema.name.clone());
     options.from_pool(direct.clone()).await.unwrap()
@@ -143,7 +149,7 @@ async fn orders(direct: &PgPool) -> i64 {
 /// for these very types.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_have_made_where_a_session_looks_does_not_stand_in_for_what_is_the_servers() {
-    for pools in POOLS {
+    with_each_pool(async |pools| {
         let (schema, _pool, store, direct) = shop(pools).await;
         let forged = "CREATE FUNCTION nextval(text) RETURNS bigint LANGUAGE sql AS 'SELECT 42::bigint';
              CREATE FUNCTION times(numeric, int) RETURNS numeric LANGUAGE sql AS 'SELECT 666::numeric';
@@ -171,12 +177,13 @@ async fn what_others_have_made_where_a_session_looks_does_not_stand_in_for_what_
         let claim = store.claim(ClaimRequest::new(&id("claim"), LONG)).await.unwrap();
         assert!(matches!(claim, ClaimOutcome::Granted(claim) if claim.token().get() != 42));
         assert_eq!(store.in_doubt(10, None).await.unwrap(), []);
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_operation_is_committed_when_it_is_answered_whatever_was_left_on_its_connection() {
-    for pools in POOLS {
+    with_each_pool(async |pools| {
         let (schema, pool, store, direct) = shop(pools).await;
         let outside = outside(&schema, &direct).await;
         for (number, left) in LEFT.iter().enumerate() {
@@ -241,12 +248,13 @@ async fn every_operation_is_committed_when_it_is_answered_whatever_was_left_on_i
             let kept = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM oneflight_records WHERE key = $1");
             assert_eq!(kept.bind(back.key()).fetch_one(&direct).await.unwrap(), 0, "{case}");
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_is_executed_once_whatever_was_left_on_its_connections() {
-    for pools in POOLS {
+    with_each_pool(async |pools| {
         let (_schema, pool, store, direct) = shop(pools).await;
         for (number, left) in LEFT.iter().enumerate() {
             let case = format!("{left:?} on each of {pools:?}");
@@ -262,12 +270,13 @@ async fn a_request_is_executed_once_whatever_was_left_on_its_connections() {
             assert_eq!((*reply, reply.origin()), (7, Origin::Replayed), "{case}");
         }
         assert_eq!(orders(&direct).await, 0, "what was left is rolled back");
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_never_runs_in_a_transaction_that_somebody_left_open() {
-    for pools in POOLS {
+    with_each_pool(async |pools| {
         let (_schema, pool, store, direct) = shop(pools).await;
         for (number, left) in LEFT.iter().enumerate() {
             if matches!(left, Left::Session(sql) if sql.contains("ROLE") || sql.contains("search_path") || sql.contains("timeout"))
@@ -302,7 +311,8 @@ async fn work_never_runs_in_a_transaction_that_somebody_left_open() {
             assert_eq!(again.origin(), Origin::Replayed, "{case}");
             assert_eq!(orders(&direct).await, before + 1, "{case}");
         }
-    }
+    })
+    .await;
 }
 
 /// What a service does all day: clients hang up while their transaction is being begun, by the way of requests that do not.

@@ -12,7 +12,7 @@ use oneflight_postgres::PostgresStore;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
-use crate::postgres::server;
+use crate::postgres::{Server, server};
 
 async fn is_granted(store: &PostgresStore) -> bool {
     let id = RequestIdentity::new(Scope::new("tenant-7"), "k").unwrap();
@@ -237,8 +237,8 @@ async fn upgrade(pool: &PgPool, version: i64, compatible_from: i64) {
 }
 
 /// A schema to which two later versions have added something, while a store of this version had it open.
-async fn upgraded() -> PgPool {
-    let pool = server().schema().await.pool(8);
+async fn upgraded(server: &Server) -> PgPool {
+    let pool = server.schema().await.pool(8);
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&store).await);
     let known = known(&pool).await;
@@ -253,25 +253,24 @@ async fn upgraded() -> PgPool {
     pool
 }
 
+pub async fn opened_anew_on(server: &Server) -> PostgresStore {
+    Box::pin(async { PostgresStore::from_pool(upgraded(server).await).await.unwrap() }).await
+}
+
 async fn opened_anew() -> PostgresStore {
-    Box::pin(async { PostgresStore::from_pool(upgraded().await).await.unwrap() }).await
+    opened_anew_on(server()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_to_which_later_versions_have_added_is_opened_and_worked_with() {
     let options = PostgresStore::options().without_migrations();
-    options.from_pool(upgraded().await).await.unwrap();
+    options.from_pool(upgraded(server()).await).await.unwrap();
     Box::pin(conformance::run(opened_anew)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steps_are_kept_in_a_schema_to_which_later_versions_have_added() {
     Box::pin(conformance::run_steps(opened_anew)).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_are_delivered_from_a_schema_to_which_later_versions_have_added() {
-    Box::pin(conformance::run_outbox(opened_anew)).await.unwrap();
 }
 
 #[tokio::test]

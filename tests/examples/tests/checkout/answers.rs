@@ -2,7 +2,8 @@
 
 use std::thread;
 
-use crate::checkout_support::{Request, Server};
+use crate::checkout_support::{Request, Server, exchange, hold};
+use sqlx::Connection;
 
 const TEA: &str = r#"{"item": "tea", "quantity": 2}"#;
 
@@ -36,19 +37,25 @@ fn the_first_is_executed_and_the_next_replayed_however_they_spell_it() {
     assert_eq!(server.orders(), 1);
 }
 
-#[test]
-fn those_that_come_meanwhile_are_collapsed() {
+#[tokio::test]
+async fn those_that_come_meanwhile_are_collapsed() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(&directory.path().join("shop.db"), 0, &["--delay-ms", "500"]);
-    let sources = thread::scope(|scope| {
-        let clients: Vec<_> = (0..10)
-            .map(|_| scope.spawn(|| server.send(&Request::order().key("k-1").json(TEA))))
-            .collect();
-        clients
-            .into_iter()
-            .map(|client| client.join().unwrap().header("idempotency-origin").unwrap().to_owned())
-            .collect::<Vec<_>>()
-    });
+    let db = directory.path().join("shop.db");
+    let server = Server::start(&db, 0, &["--delay-ms", "0"]);
+    let hold = hold(&db).await;
+    let (address, bytes) = (server.address, Request::order().key("k-1").json(TEA).bytes());
+    let clients: Vec<_> = (0..10)
+        .map(|_| {
+            let bytes = bytes.clone();
+            thread::spawn(move || exchange(address, &bytes).unwrap())
+        })
+        .collect();
+    server.until_requests(10);
+    hold.close().await.unwrap();
+    let sources: Vec<_> = clients
+        .into_iter()
+        .map(|client| client.join().unwrap().header("idempotency-origin").unwrap().to_owned())
+        .collect();
     let count = |origin: &str| sources.iter().filter(|one| *one == origin).count();
     assert_eq!(count("executed"), 1, "{sources:?}");
     assert!(count("collapsed") > 0, "{sources:?}");

@@ -6,7 +6,8 @@ use crate::server as redis_server;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::checkout_support::{Request, Server, exchange};
+use crate::checkout_support::{Request, Server, exchange, hold};
+use sqlx::Connection;
 
 /// Waits until it is so.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -17,23 +18,23 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-#[test]
-fn an_order_without_its_record_is_found() {
+#[tokio::test]
+async fn an_order_without_its_record_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let db = directory.path().join("shop.db");
     let records = redis_server::Server::start(&[]);
     let url = records.url();
-    let place = ["--store", "redis", "--url", &url, "--delay-ms", "1500"];
+    let place = ["--store", "redis", "--url", &url, "--delay-ms", "0"];
     let order = Request::order().key("k-1").json(r#"{"item": "tea", "quantity": 2}"#);
 
-    // Redis stands still once the order is claimed: its row is written, and its record is not.
+    // Redis stands still once the order is claimed, and no row is written before: then its row is, and its record is not.
     let mut first = Server::start(&db, 0, &place);
+    let hold = hold(&db).await;
     let (address, bytes) = (first.address, order.bytes());
     let client = thread::spawn(move || exchange(address, &bytes));
-    let mut connection = records.client().get_connection().unwrap();
-    let mut keys = || redis::cmd("DBSIZE").query::<u64>(&mut connection).unwrap();
-    wait_until("a claim", || keys() > 0);
+    first.until_begun(1);
     records.signal("STOP");
+    hold.close().await.unwrap();
     wait_until("a row", || first.orders() == 1);
     first.process.kill();
     assert!(client.join().unwrap().is_err(), "it cannot have been answered");

@@ -1,8 +1,8 @@
 //! Promise: the stand-in of the payment API keeps idempotency keys as Stripe's API does, also if it is killed.
 
 use std::path::Path;
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 use crate::checkout_support::{Answer, Request, StandIn, exchange};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -77,16 +77,18 @@ async fn a_key_whose_request_is_being_handled_is_a_conflict() {
     let api = StandIn::start("payments", &ledger, 0);
     let options = SqliteConnectOptions::new().filename(&ledger);
     let mut writer = options.connect().await.unwrap();
-    // The one that has the lock has the first request stand still.
+    // The one that has the lock has a request stand still: whichever of the two comes first.
     let lock = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let (address, bytes) = (api.address, charge(TEA).key("key-1").bytes());
-    let first = thread::spawn(move || exchange(address, &bytes).unwrap());
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let twin = send(&api, &charge(TEA).key("key-1"));
+    let (answers, answered) = mpsc::channel();
+    for _ in 0..2 {
+        let (address, bytes, answers) = (api.address, charge(TEA).key("key-1").bytes(), answers.clone());
+        thread::spawn(move || answers.send(exchange(address, &bytes)).unwrap());
+    }
+    let twin = answered.recv().unwrap().unwrap();
     assert_eq!(twin.status, 409, "{twin:?}");
     assert_eq!(twin.json()["error"]["type"], "idempotency_key_in_use");
     lock.rollback().await.unwrap();
-    assert_eq!(first.join().unwrap().status, 200);
+    assert_eq!(answered.recv().unwrap().unwrap().status, 200);
     assert_eq!(send(&api, &charge(TEA).key("key-1")).status, 200);
     assert_eq!(charges(&ledger).await, 1);
 }

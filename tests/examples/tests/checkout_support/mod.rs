@@ -12,6 +12,8 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, SqliteConnection};
 
 /// The example's program. `cargo test` builds it; `cargo test --test …` does not.
 pub fn program() -> PathBuf {
@@ -123,6 +125,17 @@ impl StandIn {
     }
 }
 
+/// Keeps every order from being placed over SQLite, until the connection that is returned closes: for so long, what is sent is
+/// under way.
+pub async fn hold(db: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(db);
+    let options = options.busy_timeout(Duration::from_secs(10));
+    let mut connection = options.connect().await.expect("the database is there");
+    let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await;
+    begun.expect("nobody else keeps it");
+    connection
+}
+
 /// A service in a process of its own.
 pub struct Server {
     pub process: Guarded,
@@ -146,6 +159,31 @@ impl Server {
 
     pub fn send(&self, request: &Request) -> Answer {
         exchange(self.address, &request.bytes()).expect("the service answers")
+    }
+
+    /// One of the figures that its page shows.
+    pub fn figure(&self, name: &str) -> u64 {
+        let answer = self.send(&Request::get("/figures"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()[name].as_u64().expect("a number")
+    }
+
+    /// Waits until it has begun to place so many orders. From then on, an order is placed also if its client leaves.
+    pub fn until_begun(&self, orders: u64) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.figure("executions") < orders {
+            assert!(Instant::now() < until, "{orders} orders were never begun");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until it has got so many requests for orders.
+    pub fn until_requests(&self, count: u64) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.figure("requests") < count {
+            assert!(Instant::now() < until, "{count} requests never came");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// How many orders its database holds.
