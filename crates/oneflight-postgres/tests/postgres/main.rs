@@ -20,6 +20,7 @@ mod foreign_conformance;
 mod in_doubt_corrupt;
 mod lent;
 mod out_of_step;
+mod policy;
 mod pool;
 mod pooler;
 mod renewals;
