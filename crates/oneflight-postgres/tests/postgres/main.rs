@@ -24,6 +24,7 @@ mod policy;
 mod pool;
 mod pooler;
 mod renewals;
+mod renewals_together;
 mod schema;
 mod settle;
 mod steps;
