@@ -245,6 +245,15 @@ mod traced {
         }
     }
 
+    /// It may be the last of its span, and a subscriber that panics when that closes would end a task that has more to do.
+    #[cfg(feature = "durable")]
+    impl Drop for CurrentSpan {
+        fn drop(&mut self) {
+            let span = std::mem::replace(&mut self.0, Span::none());
+            quietly(|| drop(span));
+        }
+    }
+
     #[cfg(feature = "durable")]
     pub(crate) fn lease_lost(request: &RequestIdentity, token: u64) {
         let request = request.redacted();

@@ -22,6 +22,8 @@
 //!   whether the task is late, and begins another one where it waits itself. Whichever gets its turn first sends.
 //! * A runtime of one thread, which runs only while somebody is inside of it. A task there takes only what was asked for on
 //!   that runtime: others would wait for an answer that comes when it runs again.
+//!   Nor do others wait a window for what was sent there.
+//! * A subscriber of the user's that is told of a span. What waits is under a lock, and a span is closed without it.
 
 mod gathering;
 mod parts;

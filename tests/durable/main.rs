@@ -27,6 +27,7 @@ mod purge;
 mod recovery;
 mod renewal;
 mod renewals;
+mod renewals_apart;
 mod replay;
 mod silence;
 mod stack;

@@ -24,13 +24,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 /// Its window is 2 s.
-const LEASE: Duration = Duration::from_secs(96);
+pub const LEASE: Duration = Duration::from_secs(96);
 /// More than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// The tokens of each message, in the order in which these were sent.
 #[derive(Clone, Default)]
-struct Server {
+pub struct Server {
     messages: Arc<Mutex<Vec<Vec<u64>>>>,
     /// Whether there is no answer for now.
     is_silent: Arc<AtomicBool>,
@@ -74,21 +74,21 @@ impl RenewTogether for Server {
 }
 
 impl Server {
-    fn messages(&self) -> Vec<Vec<u64>> {
+    pub fn messages(&self) -> Vec<Vec<u64>> {
         self.messages.lock().clone()
     }
 }
 
-fn id() -> RequestIdentity {
+pub fn id() -> RequestIdentity {
     RequestIdentity::new(Scope::new("tenant-7"), "a7f3").unwrap()
 }
 
-fn gathered() -> (Server, Renewals<Server>) {
+pub fn gathered() -> (Server, Renewals<Server>) {
     let server = Server::default();
     (server.clone(), Renewals::over(server))
 }
 
-async fn renew(renewals: &Renewals<Server>, token: u64, lease: Duration) -> Result<(), StoreError> {
+pub async fn renew(renewals: &Renewals<Server>, token: u64, lease: Duration) -> Result<(), StoreError> {
     renewals.renew(&id(), FencingToken::new(token), lease).await
 }
 
@@ -114,7 +114,7 @@ async fn renewing(
     task
 }
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

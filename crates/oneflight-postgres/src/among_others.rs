@@ -23,7 +23,11 @@ impl PostgresStore {
             lock: self.names.keys(&request.id).claim,
             request: request.clone(),
         };
-        match self.claims.take(|| self.messenger(), limit, claiming).await? {
+        match self
+            .claims
+            .take(&self.pool, || self.messenger(), limit, claiming)
+            .await?
+        {
             Taken::Together(outcome) => Ok(outcome),
             Taken::Alone(_under_way) => {
                 let left = limit.saturating_sub(begun.elapsed());
@@ -65,7 +69,7 @@ impl PostgresStore {
         };
         match self
             .completions
-            .take(|| self.messenger(), self.patience, completing)
+            .take(&self.pool, || self.messenger(), self.patience, completing)
             .await?
         {
             Taken::Together(()) => Ok(()),

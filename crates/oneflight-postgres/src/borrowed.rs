@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
 use tokio::time::{Instant, timeout};
 
 use super::call::Message;
-use super::errors::{is_rejected, is_used_up, late};
+use super::errors::{is_rejected, late, not_lent};
 
 /// A connection of the pool's. If it is dropped before it is given back, it is closed. It may be in a transaction
 /// still, and `sqlx` does not know of one whose beginning was cut short; or it may wait for an answer that does not
@@ -32,9 +32,7 @@ impl Borrowed {
         match timeout(limit, lending).await {
             Ok(Ok(lent)) => Ok(Self(Some(lent))),
             Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => Err(error),
-            // Others have them all.
-            Ok(Err(_)) | Err(_) if is_used_up(pool) => Err(sqlx::Error::PoolTimedOut),
-            Ok(Err(_)) | Err(_) => Err(late()),
+            Ok(Err(_)) | Err(_) => Err(not_lent(pool)),
         }
     }
 

@@ -10,7 +10,9 @@ use sqlx::postgres::{PgDatabaseError, PgPool, PgSeverity};
 use super::quiet::quiet;
 use oneflight::store::{StoreError, StoreFailure, is_caused_by};
 
+/// The role has no right, or a policy of row-level security turns a row down.
 const NO_PRIVILEGE: &str = "42501";
+const NO_SUCH_FUNCTION: &str = "42883";
 
 /// Returns the SQLSTATE of an error, if the server sent it.
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
@@ -22,10 +24,22 @@ fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
 /// A wrapper may leave out the `sqlx::Error` and return only what is inside of it as its source, as
 /// `#[error(transparent)]` and `anyhow` do.
 fn is_caused_by_code(error: &(dyn Error + 'static), is_it: impl Fn(&str) -> bool) -> bool {
-    let is_it = |error: &dyn DatabaseError| error.code().is_some_and(|code| is_it(&code));
+    is_caused_by_server(error, |error| error.code().is_some_and(|code| is_it(&code)))
+}
+
+/// The same for all that the server says.
+fn is_caused_by_server(error: &(dyn Error + 'static), is_it: impl Fn(&dyn DatabaseError) -> bool) -> bool {
     is_caused_by(error, |error: &sqlx::Error| {
-        error.as_database_error().is_some_and(is_it)
+        error.as_database_error().is_some_and(&is_it)
     }) || is_caused_by::<Box<dyn DatabaseError>>(error, |error| is_it(&**error))
+}
+
+/// Returns the part of the server's own source that an error is from, which no language changes, and whether it was raised in a function or
+/// procedure.
+fn raised_by(error: &dyn DatabaseError) -> (Option<&str>, bool) {
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    let routine = error.and_then(PgDatabaseError::routine);
+    (routine, error.is_some_and(|error| error.r#where().is_some()))
 }
 
 /// The transaction lost to another and may be run again: a serialization failure or a deadlock.
@@ -72,6 +86,15 @@ pub(super) fn is_no_privilege(error: &(dyn Error + 'static)) -> bool {
     is_caused_by_code(error, |code| code == NO_PRIVILEGE)
 }
 
+/// Returns whether a policy of row-level security turned a row down, or would leave some out where the session wants them all.
+fn is_of_a_policy(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| {
+        let routine = raised_by(error).0;
+        error.code().is_some_and(|code| code == NO_PRIVILEGE)
+            && matches!(routine, Some("ExecWithCheckOptions" | "check_enable_rls"))
+    })
+}
+
 /// Makes the error that the user of the store gets.
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     match error {
@@ -83,6 +106,7 @@ pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
                      keep track of them, such as PgBouncer in transaction mode; let it (`max_prepared_statements`, from \
                      PgBouncer 1.21), use its session mode, or open the store with `without_prepared_statements`",
         },
+        error if is_of_a_policy(&error) => StoreError::failed(StoreFailure::Forbidden, ByPolicy(quiet(error))),
         error => match code(&error).and_then(|code| failure(&code)) {
             Some(failure) => StoreError::failed(failure, quiet(error)),
             None => StoreError::unavailable(quiet(error)),
@@ -100,11 +124,19 @@ fn failure(code: &str) -> Option<StoreFailure> {
         "55P03" => StoreFailure::Locked,
         "57014" => StoreFailure::Cancelled,
         // No such database, schema, table, function or column.
-        "3D000" | "3F000" | "42P01" | "42883" | "42703" => StoreFailure::NotFound,
+        "3D000" | "3F000" | "42P01" | NO_SUCH_FUNCTION | "42703" => StoreFailure::NotFound,
         "XX001" | "XX002" => StoreFailure::Damaged,
         code if code.starts_with("28") => StoreFailure::NotLoggedIn,
         _ => return None,
     })
+}
+
+/// The error if no connection was lent in time: others have them all, or the server does not answer.
+pub(super) fn not_lent(pool: &PgPool) -> sqlx::Error {
+    match is_used_up(pool) {
+        true => sqlx::Error::PoolTimedOut,
+        false => late(),
+    }
 }
 
 /// The error if the server has not answered within our patience, or the caller's.
@@ -146,9 +178,19 @@ pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
     })
 }
 
-/// Returns whether the role has no right to a procedure, or there is none.
-pub(super) fn is_unusable(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code == NO_PRIVILEGE || code == "42883")
+/// Returns whether a procedure cannot be used, whatever it is called for: the role has no right to it or to what it needs, or it is not there.
+///
+/// What a row is turned down for, by a policy or by a trigger that calls what is not there, has the same codes. It is raised within the
+/// procedure.
+pub(super) fn is_unusable(error: &(dyn Error + 'static)) -> bool {
+    is_caused_by_server(error, |error| {
+        let (routine, is_within) = raised_by(error);
+        match error.code().as_deref() {
+            Some(NO_SUCH_FUNCTION) => !is_within,
+            Some(NO_PRIVILEGE) => !is_within || routine.is_some_and(|it| it.starts_with("aclcheck_error")),
+            _ => false,
+        }
+    })
 }
 
 /// The error of a transaction of which nothing was kept.
@@ -159,6 +201,7 @@ pub(super) fn rolled_back(error: sqlx::Error) -> StoreError {
 /// The error of a record that could not be written at the end of the work: its transaction is rolled back.
 pub(super) fn not_recorded(error: sqlx::Error) -> StoreError {
     match code(&error) {
+        _ if is_of_a_policy(&error) => StoreError::rolled_back(ByPolicy(quiet(error))),
         Some(code) if code == NO_PRIVILEGE => StoreError::rolled_back(OtherRole(quiet(error))),
         _ => rolled_back(error),
     }
@@ -179,6 +222,27 @@ impl fmt::Display for OtherRole {
 }
 
 impl Error for OtherRole {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// A policy of row-level security turned a row of ours down.
+#[derive(Debug)]
+struct ByPolicy(sqlx::Error);
+
+impl fmt::Display for ByPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a policy of row-level security decides on that, and no GRANT changes what it says; have it admit oneflight's rows, or use \
+             a role with BYPASSRLS: {}",
+            self.0
+        )
+    }
+}
+
+impl Error for ByPolicy {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.0)
     }

@@ -1,4 +1,5 @@
-//! The steps that wait for a message, and what is known of the last one that went out. It is kept under a lock, so nothing here wakes a task.
+//! The steps that wait for a message, and what is known of the last one that went out. It is kept under a lock, so nothing here wakes a task,
+//! or drops what wakes one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -146,20 +147,24 @@ impl<S: Step> Gathered<S> {
         std::mem::take(&mut self.waiting)
     }
 
-    /// The steps of the next message. Callers that are gone want nothing any more.
-    pub(super) fn next(&mut self) -> Vec<Waiting<S>> {
-        let (mut steps, mut bytes) = (Vec::new(), 0);
+    /// The steps of the next message, and those of callers that are gone, which want nothing any more.
+    pub(super) fn next(&mut self) -> (Vec<Waiting<S>>, Vec<Waiting<S>>) {
+        let (mut steps, mut gone, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some(first) = self.waiting.front() {
             let more = first.step.bytes();
             if steps.len() == MOST || bytes + more > LARGEST {
                 break;
             }
             self.bytes -= more;
-            let wanted = self.waiting.pop_front().filter(|it| !it.caller.is_closed());
-            bytes += wanted.as_ref().map_or(0, |_| more);
-            steps.extend(wanted);
+            let Some(next) = self.waiting.pop_front() else { break };
+            if next.caller.is_closed() {
+                gone.push(next);
+            } else {
+                bytes += more;
+                steps.push(next);
+            }
         }
-        steps
+        (steps, gone)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -269,7 +274,7 @@ mod tests {
                 callers.push(push(&mut gathered, bytes, now));
             }
             assert_eq!(gathered.turn(now), None);
-            assert_eq!(gathered.next().len(), held);
+            assert_eq!(gathered.next().0.len(), held);
             assert!(!gathered.is_full());
         }
     }
@@ -281,7 +286,8 @@ mod tests {
             drop(push(&mut gathered, LARGEST, now));
         }
         let _answer = push(&mut gathered, LARGEST, now);
-        assert_eq!(gathered.next().len(), 1);
+        let (steps, gone) = gathered.next();
+        assert_eq!((steps.len(), gone.len()), (1, MOST));
         assert!(gathered.is_empty() && !gathered.is_full());
     }
 

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::call::Value;
-use super::errors::{is_no_privilege, is_perhaps_of_a_row};
+use super::errors::{is_no_privilege, is_perhaps_of_a_row, is_unusable};
 use super::records;
 use super::statements::Statements;
 use super::way::{SHORTEST_WAIT, Way};
@@ -34,7 +34,7 @@ use oneflight::store::{RenewTogether, Renewal, RenewalParts, Renewals, StoreErro
 
 /// So many may be locked by others without another try together.
 const FEW: usize = 16;
-/// For how long nothing is tried together where the role was found to have no right to that, or to a row.
+/// For how long nothing is tried together where the role was found to have no right to that, or to a row, or the procedure not to be there.
 const DENIED_FOR: Duration = Duration::from_secs(60);
 
 /// The way to the server for renewals.
@@ -42,7 +42,7 @@ pub(super) struct Renewing {
     way: Way,
     statements: Arc<Statements>,
     patience: Duration,
-    /// When the role was found to have no right.
+    /// When that was found.
     denied: Mutex<Option<Instant>>,
 }
 
@@ -119,8 +119,8 @@ impl Renewing {
                         }
                     }
                 }
-                Err(error) if is_no_privilege(&error) => {
-                    // Each try closes connections.
+                // A right to a row as well: each try closes connections.
+                Err(error) if is_no_privilege(&error) || is_unusable(&error) => {
                     *self.denied.lock() = Some(Instant::now());
                     parts.failed(part);
                     parts.part();

@@ -40,12 +40,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::borrowed::Borrowed;
 use super::errors::{
-    is_conflict, is_of_the_session, is_perhaps_of_a_row, is_rejected, is_unusable, is_used_up, late, unavailable,
+    is_conflict, is_of_the_session, is_perhaps_of_a_row, is_rejected, is_unusable, is_used_up, late, not_lent,
+    unavailable,
 };
 use super::gathered::{Gathered, LATE, LENT_WITHIN, SMALL, Told, Waiting};
 use super::shared::{Messenger, Step};
 use oneflight::store::StoreError;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgPool, PgRow};
 
 /// No caller waits longer. So much can be added to an instant.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -93,6 +94,7 @@ impl<S: Step> Together<S> {
     /// Has a step taken together with others, or returns that its caller is to take it.
     pub(super) async fn take(
         &self,
+        pool: &PgPool,
         messenger: impl FnOnce() -> Messenger,
         limit: Duration,
         step: impl FnOnce() -> S,
@@ -122,7 +124,7 @@ impl<S: Step> Together<S> {
             match inner.find(number, until) {
                 Found::Left => return Ok(Taken::Alone(None)),
                 // Nothing of it has gone out.
-                Found::Late => return Err(StoreError::NoConnection),
+                Found::Late => return Err(unavailable(not_lent(pool))),
                 Found::UnderWay if Instant::now() >= until => return Err(unavailable(late())),
                 Found::UnderWay => look = until,
                 Found::Waiting => look = Instant::now() + LATE,
@@ -266,15 +268,15 @@ impl<S: Step> Gathering<S> {
 
     /// Takes the next message's steps out, and has another task see to the rest.
     fn next(&self) -> Option<(UnderWay<'_, S>, Vec<Waiting<S>>)> {
-        let (message, steps, begin) = {
+        let (message, steps, _gone, begin) = {
             let mut gathered = self.inner.gathered.lock();
             // A task that was late sends as well: another one has to stand in the pool's queue for as long as it has stood.
             gathered.sends(self.number, self.runtime)?;
-            let (steps, now) = (gathered.next(), Instant::now());
+            let ((steps, gone), now) = (gathered.next(), Instant::now());
             let message = (!steps.is_empty()).then(|| gathered.goes_out(now));
             let is_left = !gathered.is_empty() && !gathered.is_seen_to(now);
             let begin = is_left.then(|| gathered.see_to_it(self.runtime, now));
-            (message, steps, begin)
+            (message, steps, gone, begin)
         };
         let inner = &*self.inner;
         let under_way = message.map(|message| UnderWay { inner, message });
@@ -337,7 +339,7 @@ impl<S: Step> Gathering<S> {
         }
         if is_unusable(error) {
             self.inner.gathered.lock().deny(Instant::now());
-            tracing::warn!(target: "oneflight", %error, "claims and completions go alone for a while: the procedure for several cannot be called");
+            tracing::warn!(target: "oneflight", %error, "claims and completions go alone for a while: the procedure for several is not there, or is not for this role");
         }
         is_of_the_session(error) || is_conflict(error) || is_perhaps_of_a_row(error)
     }

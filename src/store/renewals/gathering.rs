@@ -1,6 +1,5 @@
 //! What waits to be sent, and the tasks that send it.
 
-use std::mem;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::renewal::{RenewTogether, Renewal};
+use crate::unwind::quietly;
 
 /// The number of windows in a lease: sixteen in a third of it.
 const WINDOWS: u32 = 48;
@@ -48,8 +48,8 @@ struct Gathered {
     waiting: Vec<Waiting>,
     /// How many there have been.
     asked: u64,
-    /// When some were sent.
-    last: Option<Instant>,
+    /// When the task of a place has sent last, unless that is longer ago than a window can be.
+    sent: Vec<(Place, Instant)>,
     /// One at most for each place.
     tasks: Vec<Task>,
 }
@@ -81,6 +81,19 @@ enum Next {
     End,
 }
 
+/// What nobody wants any more. To drop it closes spans, of which a subscriber of the user's is told. So that is done without the lock,
+/// after what is wanted was sent.
+#[derive(Default)]
+struct Unwanted(Vec<Waiting>);
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        for waiting in self.0.drain(..) {
+            quietly(|| drop(waiting));
+        }
+    }
+}
+
 impl Gathered {
     fn position(&self, number: u64) -> Option<usize> {
         self.waiting
@@ -88,15 +101,20 @@ impl Gathered {
             .ok()
     }
 
-    /// When a renewal of a lease is to be sent.
-    fn due(&self, now: Instant, lease: Duration) -> Instant {
-        self.last.map_or(now, |last| now.max(last + window(lease)))
+    /// When a renewal of a lease is to be sent that waits at a place: a window after it could have gone along. What was sent
+    /// without those of this place is of no concern.
+    fn due(&self, now: Instant, place: Place, lease: Duration) -> Instant {
+        let those = self.sent.iter().filter(|(task, _)| takes(*task, place));
+        let last = those.map(|(_, sent)| *sent).max();
+        last.map_or(now, |last| now.max(last + window(lease)))
     }
 
-    /// The shortest of the leases that a task takes.
-    fn shortest(&self, task: Place) -> Option<Duration> {
+    /// When the first of those is to be sent that a task takes.
+    fn first_due(&self, now: Instant, task: Place) -> Option<Instant> {
         let its_own = self.waiting.iter().filter(|waiting| takes(task, waiting.place));
-        its_own.map(|waiting| waiting.renewal.lease()).min()
+        its_own
+            .map(|waiting| self.due(now, waiting.place, waiting.renewal.lease()))
+            .min()
     }
 
     /// Sees to it that a task takes a renewal, in time, unless one has. Its caller waits at this place now.
@@ -104,7 +122,7 @@ impl Gathered {
         let at = self.position(number)?;
         self.waiting[at].place = place;
         let now = Instant::now();
-        let due = self.due(now, self.waiting[at].renewal.lease());
+        let due = self.due(now, place, self.waiting[at].renewal.lease());
         let those = self.tasks.iter_mut().filter(|task| takes(task.place, place));
         let (late, in_time): (Vec<_>, Vec<_>) = those.partition(|task| task.sends + LATE < now);
         if let Some(task) = in_time.into_iter().min_by_key(|task| task.sends) {
@@ -114,7 +132,7 @@ impl Gathered {
         }
         let gives_way = late.is_empty();
         let sooner = Arc::<Notify>::default();
-        let sends = self.shortest(place).map_or(due, |shortest| self.due(now, shortest));
+        let sends = self.first_due(now, place).unwrap_or(due);
         self.tasks.retain(|task| task.place != place);
         self.tasks.push(Task {
             place,
@@ -127,31 +145,36 @@ impl Gathered {
     /// Takes what is to be sent now, or says when the next is to be. Says that this is the end if nothing came, or another
     /// task will send the next. One that was late, and so has another one in its place, sends what is due now: the other may
     /// get its turn as late.
-    fn take(&mut self, place: Place, by: &Arc<Notify>) -> Next {
+    fn take(&mut self, place: Place, by: &Arc<Notify>) -> (Next, Unwanted) {
+        let mut unwanted = Unwanted::default();
         let Some(at) = self.tasks.iter().position(|task| task.place == place) else {
-            return Next::End;
+            return (Next::End, unwanted);
         };
         let (now, task) = (Instant::now(), &self.tasks[at]);
         if task.sends > now {
             return match Arc::ptr_eq(&task.sooner, by) {
-                true => Next::At(task.sends),
-                false => Next::End,
+                true => (Next::At(task.sends), unwanted),
+                false => (Next::End, unwanted),
             };
         }
         // What was asked for by a caller that is gone may be long out of date.
-        self.waiting.retain(|waiting| waiting.renewal.is_wanted());
-        let Some(shortest) = self.shortest(place) else {
+        unwanted
+            .0
+            .extend(self.waiting.extract_if(.., |waiting| !waiting.renewal.is_wanted()));
+        let taken: Vec<_> = self
+            .waiting
+            .extract_if(.., |waiting| takes(place, waiting.place))
+            .collect();
+        let Some(shortest) = taken.iter().map(|waiting| waiting.renewal.lease()).min() else {
             self.tasks.swap_remove(at);
-            return Next::End;
+            return (Next::End, unwanted);
         };
-        self.last = Some(now);
+        self.sent
+            .retain(|(task, sent)| *task != place && *sent + LONGEST_WINDOW > now);
+        self.sent.push((place, now));
         // Others may come until then, which say when they are due.
-        self.tasks[at].sends = self.due(now, shortest);
-        let (taken, left) = mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|waiting| takes(place, waiting.place));
-        self.waiting = left;
-        Next::Send(taken)
+        self.tasks[at].sends = now + window(shortest);
+        (Next::Send(taken), unwanted)
     }
 }
 
@@ -224,7 +247,7 @@ impl<R: RenewTogether> Gathering<R> {
         }
         loop {
             let Some(inner) = self.inner.upgrade() else { return };
-            let next = inner.gathered.lock().take(self.place, &self.sooner);
+            let (next, _unwanted) = inner.gathered.lock().take(self.place, &self.sooner);
             match next {
                 Next::At(sends) => {
                     drop(inner);

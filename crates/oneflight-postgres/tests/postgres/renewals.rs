@@ -17,17 +17,17 @@ use tokio::time::timeout;
 use crate::postgres::{Schema, Server, server};
 use crate::proxy::{Cut, Proxy};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 /// More than anything here takes that is not held up.
-const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(15);
 
 /// What has to mean the same as part of a statement's text.
-fn id(number: usize) -> RequestIdentity {
+pub fn id(number: usize) -> RequestIdentity {
     RequestIdentity::new(Scope::new(r"cañón 表\').$1"), format!("k{number}")).unwrap()
 }
 
 /// So many claims, of `id(0)` and those that follow.
-async fn claims(pool: &PgPool, count: usize, lease: Duration) -> Vec<FencingToken> {
+pub async fn claims(pool: &PgPool, count: usize, lease: Duration) -> Vec<FencingToken> {
     let tokens: Vec<i64> = sqlx::query_scalar(
         "WITH instant AS (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now),
          claimed AS (
@@ -48,13 +48,13 @@ async fn claims(pool: &PgPool, count: usize, lease: Duration) -> Vec<FencingToke
         .collect()
 }
 
-async fn remaining(store: &PostgresStore, number: usize) -> Duration {
+pub async fn remaining(store: &PostgresStore, number: usize) -> Duration {
     let record = store.load(&id(number)).await.unwrap().unwrap();
     record.lease_remaining().unwrap()
 }
 
 /// Renews these leases at the same moment.
-async fn renewed(store: &PostgresStore, tokens: &[FencingToken], lease: Duration) -> Vec<Result<(), StoreError>> {
+pub async fn renewed(store: &PostgresStore, tokens: &[FencingToken], lease: Duration) -> Vec<Result<(), StoreError>> {
     let each = tokens.iter().enumerate().map(async |(number, token)| {
         let id = id(number);
         store.renew(&id, *token, lease).await

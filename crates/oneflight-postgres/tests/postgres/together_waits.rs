@@ -207,6 +207,29 @@ async fn completions_of_one_moment_go_over_the_reserve_while_the_pool_is_used_up
     ));
 }
 
+/// The pool asks before it lends a connection, and is not answered. It has more of them than there are callers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_server_is_not_told_as_a_pool_that_is_used_up_however_soon() {
+    const ASKED: usize = 8;
+    let schema = server().schema().await;
+    let proxy = Proxy::before(server().port()).await;
+    let pool = schema.pool_through(proxy.port(), 3 * u32::try_from(ASKED).unwrap());
+    let store = PostgresStore::from_pool(pool).await.unwrap();
+    proxy.cut_times("", Cut::Swallowed, usize::MAX);
+    for patience in [100, 200, 400].map(Duration::from_millis) {
+        let asked = (0..ASKED).map(async |number| {
+            let id = id(&format!("asked-{number}"));
+            store.claim(ClaimRequest::new(&id, HOUR).patience(patience)).await
+        });
+        for answer in in_time("the claims", join_all(asked)).await {
+            assert!(
+                matches!(answer, Err(StoreError::Unavailable { .. })),
+                "{patience:?}: {answer:?}"
+            );
+        }
+    }
+}
+
 /// The pool asks before it lends a connection, and the answer takes its time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_far_server_costs_no_connection() {
