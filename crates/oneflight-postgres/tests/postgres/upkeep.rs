@@ -152,7 +152,7 @@ async fn the_status_of_a_schema_is_told_and_nothing_is_changed() {
     assert_eq!(options.schema_status(&url).await.unwrap(), empty);
     PostgresStore::from_pool(pool).await.unwrap();
     let full = options.schema_status(&url).await.unwrap();
-    assert_eq!((full.found, full.missing.len(), full.compatible_from), (12, 0, 9));
+    assert_eq!((full.found, full.missing.len(), full.compatible_from), (13, 0, 9));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
