@@ -121,3 +121,31 @@ BEGIN
     END IF;
 END
 $procedure$;
+
+-- They do what their caller may do to the records, and no more. Roles need no new right to go on.
+GRANT EXECUTE ON PROCEDURE "{schema}"."{prefix}claim"(
+    text, text, bytea, bytea, bigint, bigint, bigint, boolean, text, INOUT bigint[], INOUT bytea[]) TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE "{schema}"."{prefix}complete"(text, text, bigint, bytea, bigint, bigint, text, INOUT bigint) TO PUBLIC;
+
+-- Has the server notice that its client is gone, for the length of the transaction. Takes after how many seconds of silence it asks, after how many
+-- it asks again, and how often. A setting that is stricter stays. It is a function so that it is read and planned once in each session.
+CREATE OR REPLACE FUNCTION "{schema}"."{prefix}keepalive"(bigint, bigint, bigint) RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+    was bigint;
+    ignored pg_catalog.text;
+BEGIN
+    was := pg_catalog.current_setting('tcp_keepalives_idle');
+    IF was OPERATOR(pg_catalog.=) 0 OR was OPERATOR(pg_catalog.>) $1 THEN
+        ignored := pg_catalog.set_config('tcp_keepalives_idle', $1::pg_catalog.text, true);
+    END IF;
+    was := pg_catalog.current_setting('tcp_keepalives_interval');
+    IF was OPERATOR(pg_catalog.=) 0 OR was OPERATOR(pg_catalog.>) $2 THEN
+        ignored := pg_catalog.set_config('tcp_keepalives_interval', $2::pg_catalog.text, true);
+    END IF;
+    was := pg_catalog.current_setting('tcp_keepalives_count');
+    IF was OPERATOR(pg_catalog.=) 0 OR was OPERATOR(pg_catalog.>) $3 THEN
+        ignored := pg_catalog.set_config('tcp_keepalives_count', $3::pg_catalog.text, true);
+    END IF;
+END
+$function$;
+GRANT EXECUTE ON FUNCTION "{schema}"."{prefix}keepalive"(bigint, bigint, bigint) TO PUBLIC;

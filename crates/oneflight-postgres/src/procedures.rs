@@ -13,7 +13,7 @@
 //!   asked.
 //!
 //! The call is one statement and one round trip; see [`call`](super::call) for how it is put to the server. What the
-//! session has for default transactions does not matter: each operation says what it needs. Nor does it matter how the
+//! session has for default transactions does not matter: each operation says what it needs, or looks whether it is so. Nor does it matter how the
 //! session writes bytes where an answer is text. In a session that takes what is bound for another encoding than it is,
 //! a call would concern another key, and so is an error as well (0A000).
 //!

@@ -139,8 +139,17 @@ pub(super) fn claimed_alone(row: &PgRow, request: &ClaimRequest) -> Result<Claim
     let Some(bytes) = bytes else {
         return outcome(None, None, request);
     };
-    let [now, token, attempt, took_over, lease_expires, completed, expires, held, written] =
-        <[_; 9]>::try_from(numbers).map_err(|_| OTHERWISE)?;
+    let [
+        now,
+        token,
+        attempt,
+        took_over,
+        lease_expires,
+        completed,
+        expires,
+        held,
+        written,
+    ] = <[_; 9]>::try_from(numbers).map_err(|_| OTHERWISE)?;
     let [fingerprint, holder, result] = <[_; 3]>::try_from(bytes).map_err(|_| OTHERWISE)?;
     let stored = token.map(|token| Stored {
         fingerprint,

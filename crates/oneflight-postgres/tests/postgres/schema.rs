@@ -129,7 +129,7 @@ const CONSTRAINTS: &str = "
         ADD CHECK (length(holder) = 16), ADD CHECK (attempt > 0),
         ADD CHECK ((completed_at IS NULL) = (lease_expires_at IS NOT NULL)), ADD CHECK ((completed_at IS NULL) = (result IS NULL)),
         ADD CHECK ((completed_at IS NULL) = (expires_at IS NULL));
-    DROP FUNCTION oneflight_is_record";
+    DROP FUNCTION oneflight_is_record, oneflight_keepalive";
 
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
