@@ -1,23 +1,15 @@
 -- What a call costs the server's processor is mostly fixed, and of that mostly what PostgreSQL does anew for each statement: it reads each CHECK
 -- of a table from its text, sets up each part of a plan, and describes each column of an answer.
 
--- What the six constraints before this one said, in one that is read from a short text. Whatever writes, a row is in progress or completed.
-CREATE OR REPLACE FUNCTION "{schema}"."{prefix}is_record"("{schema}"."{prefix}records") RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $function$
-BEGIN
-    RETURN pg_catalog.length($1.holder) OPERATOR(pg_catalog.=) 16 AND $1.attempt OPERATOR(pg_catalog.>) 0::bigint
-       AND ($1.fingerprint IS NULL OR pg_catalog.length($1.fingerprint) OPERATOR(pg_catalog.=) 32)
-       AND CASE WHEN $1.completed_at IS NULL THEN $1.lease_expires_at IS NOT NULL AND $1.result IS NULL AND $1.expires_at IS NULL
-                ELSE $1.lease_expires_at IS NULL AND $1.result IS NOT NULL AND $1.expires_at IS NOT NULL END;
-END
-$function$;
--- All roles that may write records have to be able to.
-GRANT EXECUTE ON FUNCTION "{schema}"."{prefix}is_record"("{schema}"."{prefix}records") TO PUBLIC;
--- What is there has been checked, so this need not read it.
+-- Six constraints become one. A row is in progress, with a lease and nothing else, or completed, with all three of the others:
+-- the lease counts for three. How long holders and fingerprints are, and that attempts are counted from 1, is what the store's types say, and it
+-- reads no row that says otherwise. What is there has been checked, so this need not read it.
 ALTER TABLE "{schema}"."{prefix}records"
     DROP CONSTRAINT IF EXISTS "{prefix}records_fingerprint_check", DROP CONSTRAINT IF EXISTS "{prefix}records_holder_check",
     DROP CONSTRAINT IF EXISTS "{prefix}records_attempt_check", DROP CONSTRAINT IF EXISTS "{prefix}records_check",
     DROP CONSTRAINT IF EXISTS "{prefix}records_check1", DROP CONSTRAINT IF EXISTS "{prefix}records_check2",
-    ADD CONSTRAINT "{prefix}records_is_record" CHECK ("{schema}"."{prefix}is_record"("{prefix}records")) NOT VALID;
+    ADD CONSTRAINT "{prefix}records_state" CHECK (pg_catalog.num_nonnulls(
+        lease_expires_at, lease_expires_at, lease_expires_at, completed_at, expires_at, result) OPERATOR(pg_catalog.=) 3) NOT VALID;
 
 -- The procedures below do what those of the same names do that came before, for a few arguments less in the answer. They set nothing that the
 -- session has as it is needed, and have statements of one table instead of one statement for all. No name and no operator in them is

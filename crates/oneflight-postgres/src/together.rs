@@ -343,12 +343,12 @@ impl<S: Step> Gathering<S> {
         };
         let told: Vec<_> =
             told.unwrap_or_else(|error: StoreError| callers.iter().map(|_| Err(error.clone())).collect());
+        if let Some(left) = left {
+            self.leave(left);
+        }
         for (caller, told) in callers.into_iter().zip(told) {
             // The caller may be gone.
             let _ = caller.send(told);
-        }
-        if let Some(left) = left {
-            self.leave(left);
         }
     }
 
@@ -385,11 +385,11 @@ impl<S: Step> Drop for Gathering<S> {
     fn drop(&mut self) {
         let left = {
             let mut gathered = self.inner.gathered.lock();
-            // Its runtime may have ended.
             gathered.ends(self.number);
             gathered.kept_for_nobody(self.runtime)
         };
-        if let Some(left) = left {
+        // The pool spawns what takes it back. If the runtime has ended, it is closed.
+        if let (Some(left), Ok(_)) = (left, Handle::try_current()) {
             left.connection.give_back();
         }
     }

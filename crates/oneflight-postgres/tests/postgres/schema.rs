@@ -125,11 +125,11 @@ const COMPATIBILITY: &str = "ALTER TABLE oneflight_migrations DROP COLUMN compat
 
 /// What versions before 13 have instead.
 const CONSTRAINTS: &str = "
-    ALTER TABLE oneflight_records DROP CONSTRAINT oneflight_records_is_record, ADD CHECK (length(fingerprint) = 32),
+    ALTER TABLE oneflight_records DROP CONSTRAINT oneflight_records_state, ADD CHECK (length(fingerprint) = 32),
         ADD CHECK (length(holder) = 16), ADD CHECK (attempt > 0),
         ADD CHECK ((completed_at IS NULL) = (lease_expires_at IS NOT NULL)), ADD CHECK ((completed_at IS NULL) = (result IS NULL)),
         ADD CHECK ((completed_at IS NULL) = (expires_at IS NULL));
-    DROP FUNCTION oneflight_is_record, oneflight_keepalive";
+    DROP FUNCTION oneflight_keepalive";
 
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
