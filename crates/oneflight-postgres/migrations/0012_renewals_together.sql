@@ -16,10 +16,11 @@ BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     SET LOCAL client_encoding = 'UTF8'; SET LOCAL bytea_output = hex;
-    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL plan_cache_mode = force_generic_plan;
+    SET LOCAL search_path = pg_catalog, pg_temp;
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
     END IF;
+    SET LOCAL plan_cache_mode = force_generic_plan;
     WITH instant AS MATERIALIZED (
         SELECT pg_catalog.floor(
             extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000::numeric)::bigint AS now),
