@@ -20,6 +20,7 @@ BEGIN
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
     END IF;
+    SET LOCAL plan_cache_mode = force_generic_plan;
     WITH instant AS MATERIALIZED (
         SELECT pg_catalog.floor(
             extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000::numeric)::bigint AS now),

@@ -41,14 +41,18 @@ impl Borrowed {
     ///
     /// The server tells of an error before it lets go of what the transaction has locked. It is ready for another question after that,
     /// and this returns by then.
-    pub(super) async fn ask(mut self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+    pub(super) async fn ask(self, limit: Duration, message: Message) -> sqlx::Result<Vec<PgRow>> {
+        let (rows, answered) = self.ask_and_keep(limit, message).await?;
+        answered.give_back();
+        Ok(rows)
+    }
+
+    /// The same, and keeps a connection that has answered.
+    pub(super) async fn ask_and_keep(mut self, limit: Duration, message: Message) -> sqlx::Result<(Vec<PgRow>, Self)> {
         let until = Instant::now().checked_add(limit);
         let answered = timeout(limit, message.put_to(&mut self)).await.map_err(|_| late())?;
         match answered {
-            Ok(rows) => {
-                self.give_back();
-                Ok(rows)
-            }
+            Ok(rows) => Ok((rows, self)),
             Err(error) => {
                 if is_rejected(&error) {
                     let left = until.map_or(limit, |until| until.saturating_duration_since(Instant::now()));

@@ -80,16 +80,16 @@ impl Said {
         Ok(Self {
             now: column(row, 0)?,
             granted: elements(row, 1, claims)?,
-            alone: elements(row, 2, claims)?,
-            fingerprint: elements(row, 3, claims)?,
-            token: elements(row, 4, claims)?,
-            holder: elements(row, 5, claims)?,
-            attempt: elements(row, 6, claims)?,
-            lease_expires: elements(row, 7, claims)?,
-            completed: elements(row, 8, claims)?,
-            expires: elements(row, 9, claims)?,
-            result: elements(row, 10, claims)?,
-            held: elements(row, 11, claims)?,
+            alone: perhaps(row, 2, claims)?,
+            fingerprint: perhaps(row, 3, claims)?,
+            token: perhaps(row, 4, claims)?,
+            holder: perhaps(row, 5, claims)?,
+            attempt: perhaps(row, 6, claims)?,
+            lease_expires: perhaps(row, 7, claims)?,
+            completed: perhaps(row, 8, claims)?,
+            expires: perhaps(row, 9, claims)?,
+            result: perhaps(row, 10, claims)?,
+            held: perhaps(row, 11, claims)?,
         })
     }
 
@@ -137,7 +137,19 @@ fn elements<T>(row: &PgRow, index: usize, claims: usize) -> Result<IntoIter<Opti
 where
     T: for<'r> Decode<'r, Postgres> + Type<Postgres> + PgHasArrayType,
 {
-    let elements: Vec<Option<T>> = column(row, index)?;
+    one_for_each(column(row, index)?, claims)
+}
+
+/// The same of a column that is null if all claims are granted.
+fn perhaps<T>(row: &PgRow, index: usize, claims: usize) -> Result<IntoIter<Option<T>>, StoreError>
+where
+    T: for<'r> Decode<'r, Postgres> + Type<Postgres> + PgHasArrayType,
+{
+    let elements: Option<Vec<Option<T>>> = column(row, index)?;
+    elements.map_or_else(|| Ok(Vec::new().into_iter()), |elements| one_for_each(elements, claims))
+}
+
+fn one_for_each<T>(elements: Vec<Option<T>>, claims: usize) -> Result<IntoIter<Option<T>>, StoreError> {
     match elements.len() == claims {
         true => Ok(elements.into_iter()),
         false => Err(StoreError::Corrupt {

@@ -8,6 +8,7 @@ use tokio::runtime::Id;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::borrowed::Borrowed;
 use super::shared::Step;
 use oneflight::store::StoreError;
 
@@ -27,6 +28,9 @@ pub(super) const LENT_WITHIN: Duration = Duration::from_millis(250);
 /// For how long steps go alone once the role was found to have no right to the procedures for several, or these not to be there.
 const DENIED_FOR: Duration = Duration::from_secs(60);
 
+/// How many messages go out on a connection until the pool has it back, which looks whether it is too old.
+const IN_A_ROW: u32 = 64;
+
 /// What a message says to one of its steps: nothing, if that has to be taken alone.
 pub(super) type Told<A> = Result<Option<A>, StoreError>;
 
@@ -38,6 +42,8 @@ pub(super) struct Gathered<S: Step> {
     /// Of all that wait.
     bytes: usize,
     seen_to: Option<SeenTo>,
+    /// What the last message has left to the next one, while there is a task that sends that.
+    kept: Option<Kept>,
     /// Until when nothing goes together.
     denied_until: Option<Instant>,
     /// How many steps, tasks and messages there have been.
@@ -55,6 +61,14 @@ pub(super) struct Waiting<S: Step> {
 struct Last {
     number: u64,
     sent: Instant,
+}
+
+/// A connection that stays out of the pool for another message.
+pub(super) struct Kept {
+    pub(super) connection: Borrowed,
+    pub(super) runtime: Id,
+    /// How many messages it had.
+    pub(super) messages: u32,
 }
 
 /// The task that sends what waits.
@@ -203,6 +217,30 @@ impl<S: Step> Gathered<S> {
         may_send.then_some(())
     }
 
+    /// Keeps a connection for the task that sends next, and returns it if there is none of this runtime that could take it.
+    pub(super) fn keep(&mut self, kept: Kept, now: Instant) -> Option<Kept> {
+        let may_take_it = |task: &SeenTo| task.runtime == kept.runtime && now < task.late_from;
+        let is_awaited = self.kept.is_none() && self.seen_to.as_ref().is_some_and(may_take_it);
+        if kept.messages >= IN_A_ROW || !is_awaited {
+            return Some(kept);
+        }
+        self.kept = Some(kept);
+        None
+    }
+
+    /// Takes what is kept for a task of this runtime.
+    pub(super) fn kept(&mut self, runtime: Id) -> Option<Kept> {
+        self.kept.take_if(|kept| kept.runtime == runtime)
+    }
+
+    /// The same, unless there is a task of this runtime that will take it. Each task that ends asks for it, so nothing is kept for long.
+    pub(super) fn kept_for_nobody(&mut self, runtime: Id) -> Option<Kept> {
+        match &self.seen_to {
+            Some(task) if task.runtime == runtime => None,
+            _ => self.kept(runtime),
+        }
+    }
+
     /// Returns whether it was still this task that had to send what waits. It no longer has to.
     pub(super) fn ends(&mut self, task: u64) -> bool {
         self.seen_to.take_if(|it| it.number == task).is_some()
@@ -216,6 +254,7 @@ impl<S: Step> Default for Gathered<S> {
             waiting: VecDeque::new(),
             bytes: 0,
             seen_to: None,
+            kept: None,
             denied_until: None,
             numbers: 0,
         }

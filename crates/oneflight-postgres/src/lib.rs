@@ -485,7 +485,7 @@ impl PostgresStore {
             let claim = self.message(&self.statements.claim, &values);
             self.ask(limit.saturating_sub(begun.elapsed()), claim)
         });
-        records::claimed(records::only(&rows.await?)?, request)
+        records::claimed_alone(records::only(&rows.await?)?, request)
     }
 
     /// Reads the record, past its retention or not.

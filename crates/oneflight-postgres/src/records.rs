@@ -125,15 +125,61 @@ fn digest(stored: Vec<u8>) -> Result<Fingerprint, StoreError> {
 
 /// Returns the outcome of a claim: a record, and in column 11 whether it is what the claim wrote.
 pub(super) fn claimed(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome, StoreError> {
-    let record = record(row)?;
-    if column::<Option<bool>>(row, 11)? == Some(true) {
+    let written = column::<Option<bool>>(row, 11)? == Some(true);
+    outcome(record(row)?, written.then_some(column(row, 5)?), request)
+}
+
+/// The same of a claim that is answered with two arrays, of the numbers and of the bytes. If there is no record, there is the instant alone.
+pub(super) fn claimed_alone(row: &PgRow, request: &ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+    const OTHERWISE: StoreError = StoreError::Corrupt {
+        what: "a claim is answered otherwise than it was asked",
+    };
+    let numbers: Vec<Option<i64>> = column(row, 0)?;
+    let bytes: Option<Vec<Option<Vec<u8>>>> = column(row, 1)?;
+    let Some(bytes) = bytes else {
+        return outcome(None, None, request);
+    };
+    let [
+        now,
+        token,
+        attempt,
+        took_over,
+        lease_expires,
+        completed,
+        expires,
+        held,
+        written,
+    ] = <[_; 9]>::try_from(numbers).map_err(|_| OTHERWISE)?;
+    let [fingerprint, holder, result] = <[_; 3]>::try_from(bytes).map_err(|_| OTHERWISE)?;
+    let stored = token.map(|token| Stored {
+        fingerprint,
+        token,
+        holder: holder.unwrap_or_default(),
+        attempt: attempt.unwrap_or_default(),
+        lease_expires,
+        completed,
+        expires,
+        result,
+        held: held == Some(1),
+    });
+    let now = now.ok_or(OTHERWISE)?;
+    let record = stored.map(|stored| stored.record(now)).transpose()?;
+    outcome(record, (written == Some(1)).then_some(took_over), request)
+}
+
+/// Returns the outcome of a claim by the record, and by what it took over if the record is what it wrote.
+fn outcome(
+    record: Option<Record>,
+    written: Option<Option<i64>>,
+    request: &ClaimRequest,
+) -> Result<ClaimOutcome, StoreError> {
+    if let Some(took_over) = written {
         let Some(record) = record else {
             return Err(StoreError::Corrupt {
                 what: "a claim was granted without a record",
             });
         };
-        let took_over = column::<Option<i64>>(row, 5)?.map(unsigned).transpose()?;
-        let took_over = took_over.map(FencingToken::new);
+        let took_over = took_over.map(unsigned).transpose()?.map(FencingToken::new);
         let claim = Claim::new(request.id.clone(), record.token, record.attempt, took_over);
         return Ok(ClaimOutcome::Granted(claim));
     }

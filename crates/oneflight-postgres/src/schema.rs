@@ -86,6 +86,12 @@ const MIGRATIONS: &[Migration] = &[
         // It adds a procedure.
         compatible_from: Some(9),
     },
+    Migration {
+        description: "claims and completions that cost the server less",
+        sql: include_str!("../migrations/0013_cheaper_calls.sql"),
+        // It adds procedures, and says what a record is in other words.
+        compatible_from: Some(9),
+    },
 ];
 
 /// Returns the statements of a migration under these names. Procedures name the schema of our tables, since a search path is the

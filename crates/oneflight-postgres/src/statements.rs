@@ -80,7 +80,7 @@ impl Statements {
         Self {
             steps: StepStatements::new(names, &begin),
             begin,
-            keepalive: keepalive(patience),
+            keepalive: keepalive(names, patience),
             claim: Calls::of(&CLAIM, names),
             claim_together: Calls::of(&CLAIM_TOGETHER, names),
             renew: Calls::of(&RENEW, names),
@@ -182,24 +182,13 @@ impl Statements {
 /// Has the server notice, for the length of the transaction, that its client is gone without a word: such a transaction
 /// would keep its locks, and the claim, for hours. A setting that is stricter already stays. A socket that is not TCP
 /// has none of this.
-fn keepalive(patience: Duration) -> String {
+fn keepalive(names: &Names, patience: Duration) -> String {
     /// The number of probes that are not answered before a client is taken for gone.
     const PROBES: u32 = 3;
 
-    let setting = |name: &str, most: u64| {
-        format!(
-            ", pg_catalog.set_config('{name}', \
-             least(nullif(pg_catalog.current_setting('{name}')::bigint, 0), {most})::text, true)"
-        )
-    };
     let idle = patience.as_secs().clamp(1, 3_600);
     let interval = (idle / u64::from(PROBES)).max(1);
-    [
-        setting("tcp_keepalives_idle", idle),
-        setting("tcp_keepalives_interval", interval),
-        setting("tcp_keepalives_count", PROBES.into()),
-    ]
-    .concat()
+    format!(", {}({idle}, {interval}, {PROBES})", names.of("keepalive"))
 }
 
 /// Has the server show the correlation id as the name of the application, in its log (`%a`) and in `pg_stat_activity`, for

@@ -27,6 +27,9 @@
 //! * The runtime is of one thread. It may rest for long, and callers on another one would wait for its tasks. Nor do callers of two
 //!   runtimes share a message.
 //!
+//! A message that follows at once takes its connection over from the last one: what `sqlx`'s pool does before it lends (a round trip to test it, its
+//! hooks) is done once for several. That is as long as the pool has others to lend, and for 64 messages.
+//!
 //! A message whose answer is lost is different: that is the answer of each of its steps, as it would be if it had gone alone.
 
 use std::pin::pin;
@@ -43,7 +46,7 @@ use super::errors::{
     is_conflict, is_of_the_session, is_perhaps_of_a_row, is_rejected, is_unusable, is_used_up, late, not_lent,
     unavailable,
 };
-use super::gathered::{Gathered, LATE, LENT_WITHIN, SMALL, Told, Waiting};
+use super::gathered::{Gathered, Kept, LATE, LENT_WITHIN, SMALL, Told, Waiting};
 use super::shared::{Messenger, Step};
 use oneflight::store::StoreError;
 use sqlx::postgres::{PgPool, PgRow};
@@ -233,14 +236,14 @@ impl<S: Step> Gathering<S> {
         if !self.asks() {
             return;
         }
-        let Some(connection) = self.lent().await else {
+        let Some(lent) = self.lent().await else {
             return;
         };
         let Some((_under_way, waiting)) = self.next() else {
-            connection.give_back();
+            lent.connection.give_back();
             return;
         };
-        self.send(connection, waiting).await;
+        self.send(lent, waiting).await;
     }
 
     /// Whether it is still this task that sends, and there is something to send. From now on it waits for a connection.
@@ -248,13 +251,18 @@ impl<S: Step> Gathering<S> {
         self.inner.gathered.lock().asks(self.number, Instant::now())
     }
 
-    /// Waits for a connection, after a while for its own sake: to stop while the pool tests or makes it would close it.
-    async fn lent(&self) -> Option<Borrowed> {
+    /// Takes what the last message has left, or waits for a connection of the pool, after a while for its own sake: to stop while the pool
+    /// tests or makes it would close it.
+    async fn lent(&self) -> Option<Kept> {
+        let kept = self.inner.gathered.lock().kept(self.runtime);
+        if kept.is_some() {
+            return kept;
+        }
         let pool = &self.messenger.way.pool;
         let mut lending = pin!(Borrowed::lent(self.messenger.patience, pool, S::lend(&self.messenger)));
         loop {
             match timeout(LENT_WITHIN, &mut lending).await {
-                Ok(Ok(lent)) => return Some(lent),
+                Ok(Ok(connection)) => return Some(self.kept(connection, 0)),
                 Ok(Err(_)) => {
                     self.leave_all();
                     return None;
@@ -301,18 +309,45 @@ impl<S: Step> Gathering<S> {
         }
     }
 
-    async fn send(&self, connection: Borrowed, waiting: Vec<Waiting<S>>) {
+    fn kept(&self, connection: Borrowed, messages: u32) -> Kept {
+        Kept {
+            connection,
+            runtime: self.runtime,
+            messages,
+        }
+    }
+
+    /// Leaves a connection to the task that sends next: what follows at once need not have the pool test it anew. Only as long as the pool has
+    /// others to lend, so that nobody waits for this one.
+    fn leave(&self, left: Kept) {
+        let left = match self.messenger.way.pool.num_idle() {
+            0 => Some(left),
+            _ => self.inner.gathered.lock().keep(left, Instant::now()),
+        };
+        if let Some(left) = left {
+            left.connection.give_back();
+        }
+    }
+
+    async fn send(&self, lent: Kept, waiting: Vec<Waiting<S>>) {
         let now = Instant::now();
         let until = waiting.iter().map(|it| it.until).max().unwrap_or(now);
         let parts = waiting.into_iter().map(|it| (it.step, it.caller));
         let (steps, callers): (Vec<S>, Vec<_>) = parts.unzip();
-        let told = match self.put(connection, until, &steps).await {
-            Ok(rows) => S::answers(&steps, &rows).map(|answers| answers.into_iter().map(Ok).collect()),
+        let (messages, mut left) = (lent.messages + 1, None);
+        let told = match self.put(lent.connection, until, &steps).await {
+            Ok((rows, connection)) => {
+                left = Some(self.kept(connection, messages));
+                S::answers(&steps, &rows).map(|answers| answers.into_iter().map(Ok).collect())
+            }
             Err(error) if self.is_left_to_callers(&error) => Ok(callers.iter().map(|_| Ok(None)).collect()),
             Err(error) => Err(unavailable(error)),
         };
         let told: Vec<_> =
             told.unwrap_or_else(|error: StoreError| callers.iter().map(|_| Err(error.clone())).collect());
+        if let Some(left) = left {
+            self.leave(left);
+        }
         for (caller, told) in callers.into_iter().zip(told) {
             // The caller may be gone.
             let _ = caller.send(told);
@@ -320,14 +355,17 @@ impl<S: Step> Gathering<S> {
     }
 
     /// Puts the message to the server, once more on another connection if the session may be at fault.
-    async fn put(&self, connection: Borrowed, until: Instant, steps: &[S]) -> sqlx::Result<Vec<PgRow>> {
+    async fn put(&self, connection: Borrowed, until: Instant, steps: &[S]) -> sqlx::Result<(Vec<PgRow>, Borrowed)> {
         let left = || until.saturating_duration_since(Instant::now());
-        let error = match connection.ask(left(), S::message(&self.messenger, steps)).await {
+        let error = match connection
+            .ask_and_keep(left(), S::message(&self.messenger, steps))
+            .await
+        {
             Err(error) if is_rejected(&error) && (is_of_the_session(&error) || is_conflict(&error)) => error,
             answered => return answered,
         };
         match Borrowed::lent(left(), &self.messenger.way.pool, S::lend(&self.messenger)).await {
-            Ok(another) => another.ask(left(), S::message(&self.messenger, steps)).await,
+            Ok(another) => another.ask_and_keep(left(), S::message(&self.messenger, steps)).await,
             Err(_) => Err(error),
         }
     }
@@ -347,8 +385,15 @@ impl<S: Step> Gathering<S> {
 
 impl<S: Step> Drop for Gathering<S> {
     fn drop(&mut self) {
-        // Its runtime has ended.
-        self.inner.gathered.lock().ends(self.number);
+        let left = {
+            let mut gathered = self.inner.gathered.lock();
+            gathered.ends(self.number);
+            gathered.kept_for_nobody(self.runtime)
+        };
+        // The pool spawns what takes it back. If the runtime has ended, it is closed.
+        if let (Some(left), Ok(_)) = (left, Handle::try_current()) {
+            left.connection.give_back();
+        }
     }
 }
 

@@ -29,6 +29,8 @@ async fn described(pool: &PgPool) -> Vec<String> {
                     WHERE relnamespace = current_schema()::regnamespace
                     UNION ALL
                     SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+                    UNION ALL
+                    SELECT conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
                     ORDER BY 1";
     let lines: Vec<String> = sqlx::query_scalar(describe).fetch_all(pool).await.unwrap();
     let schema: String = sqlx::query_scalar("SELECT current_schema()::text")
@@ -121,10 +123,19 @@ const PAUSED: &str = "DROP TABLE oneflight_paused";
 /// What versions do not have that say of no schema which versions work with it.
 const COMPATIBILITY: &str = "ALTER TABLE oneflight_migrations DROP COLUMN compatible_from";
 
+/// What versions before 13 have instead.
+const CONSTRAINTS: &str = "
+    ALTER TABLE oneflight_records DROP CONSTRAINT oneflight_records_state, ADD CHECK (length(fingerprint) = 32),
+        ADD CHECK (length(holder) = 16), ADD CHECK (attempt > 0),
+        ADD CHECK ((completed_at IS NULL) = (lease_expires_at IS NOT NULL)), ADD CHECK ((completed_at IS NULL) = (result IS NULL)),
+        ADD CHECK ((completed_at IS NULL) = (expires_at IS NULL));
+    DROP FUNCTION oneflight_keepalive";
+
 /// As version 1 left it, with what was in it.
 async fn of_version_1(pool: &PgPool) -> PostgresStore {
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     assert!(is_granted(&store).await);
+    sqlx::raw_sql(CONSTRAINTS).execute(pool).await.unwrap();
     sqlx::raw_sql(COMPATIBILITY).execute(pool).await.unwrap();
     sqlx::raw_sql(PAUSED).execute(pool).await.unwrap();
     sqlx::raw_sql(CORRELATION).execute(pool).await.unwrap();
@@ -172,6 +183,7 @@ async fn a_database_of_version_2_gets_the_procedures_of_today() {
     let (ours, new) = (server().schema().await, server().schema().await);
     let (ours, new) = (ours.pool(2), new.pool(2));
     PostgresStore::from_pool(ours.clone()).await.unwrap();
+    sqlx::raw_sql(CONSTRAINTS).execute(&ours).await.unwrap();
     sqlx::raw_sql(COMPATIBILITY).execute(&ours).await.unwrap();
     sqlx::raw_sql(PAUSED).execute(&ours).await.unwrap();
     sqlx::raw_sql(CORRELATION).execute(&ours).await.unwrap();

@@ -4,6 +4,8 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
@@ -187,4 +189,48 @@ async fn large_results_are_kept_and_told_among_small_ones() {
             other => panic!("{number}: {other:?}"),
         }
     }
+}
+
+/// What the pool does before it lends is a round trip of its own, unless it is told otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_follows_at_once_has_the_connection_of_the_one_before() {
+    let schema = server().schema().await;
+    let (direct, lent) = (schema.pool(1), Arc::new(AtomicUsize::new(0)));
+    let [made, tested] = [(); 2].map(|()| Arc::clone(&lent));
+    let pool = PgPoolOptions::new()
+        .max_connections(4)
+        .after_connect(move |_, _| {
+            made.fetch_add(1, SeqCst);
+            Box::pin(async { Ok(()) })
+        })
+        .before_acquire(move |_, _| {
+            tested.fetch_add(1, SeqCst);
+            Box::pin(async { Ok(true) })
+        })
+        .connect_lazy_with(schema.options.clone());
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
+    in_time("a connection that is taken over", async {
+        for round in 0.. {
+            let callers = (0..CALLERS / 4).map(|caller| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    for number in 0..8 {
+                        let outcome = claim(&store, &format!("{round}-{caller}-{number}")).await;
+                        drop(granted(outcome));
+                    }
+                })
+            });
+            try_join_all(callers).await.unwrap();
+            if lent.load(SeqCst) < transactions(&direct).await {
+                break;
+            }
+        }
+    })
+    .await;
+    in_time("what is kept for nobody", async {
+        while pool.num_idle() < usize::try_from(pool.size()).unwrap() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
