@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use crate::flight::Panicked;
 use crate::store::StoreError;
 use crate::timer::{Until, within};
-use crate::unwind::{CatchUnwind, catch};
+use crate::unwind::{CatchUnwind, Payload, catch};
 
 /// Returns the answer to a question, or an error if there is none within the limit.
 pub(super) fn answer_within<A: Future>(limit: Duration, asked: A) -> Answer<A> {
@@ -18,9 +18,26 @@ pub(super) fn answer_within<A: Future>(limit: Duration, asked: A) -> Answer<A> {
     Answer { asked, limit }
 }
 
-/// Returns the answer to a question, or an error if the store panics.
-pub(super) fn caught<A: Future>(asked: A) -> Answer<A> {
-    answer_within(Duration::MAX, asked)
+/// Returns the answer to a question, or an error if the store panics. It has no limit, and so no timer.
+pub(super) fn caught<A: Future>(asked: A) -> Caught<A> {
+    Caught { asked: catch(asked) }
+}
+
+pin_project! {
+    /// See [`caught`].
+    pub(super) struct Caught<A> {
+        #[pin]
+        asked: CatchUnwind<A>,
+    }
+}
+
+impl<T, A: Future<Output = Result<T, StoreError>>> Future for Caught<A> {
+    type Output = Result<T, StoreError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let asked = ready!(self.project().asked.poll(cx));
+        Poll::Ready(asked.unwrap_or_else(|panic| Err(panicked(panic))))
+    }
 }
 
 pin_project! {
@@ -39,16 +56,16 @@ impl<T, A: Future<Output = Result<T, StoreError>>> Future for Answer<A> {
         let this = self.project();
         Poll::Ready(match ready!(this.asked.poll(cx)) {
             Some(Ok(answered)) => answered,
-            Some(Err(panic)) => {
-                let panic = Panicked::from_payload(panic);
-                Err(StoreError::unavailable(format!(
-                    "the store panicked: {}",
-                    panic.message()
-                )))
-            }
+            Some(Err(panic)) => Err(panicked(panic)),
             None => Err(silent(*this.limit)),
         })
     }
+}
+
+/// The error that stands for a panic of the store's.
+fn panicked(panic: Payload) -> StoreError {
+    let panic = Panicked::from_payload(panic);
+    StoreError::unavailable(format!("the store panicked: {}", panic.message()))
 }
 
 /// The error that stands for a missing answer.

@@ -93,10 +93,17 @@ impl<S: Store, C: Format> Idempotency<S, C> {
         if leaders == own {
             return landed.map_err(Unanswered::ByFlight);
         }
-        let conflict = || Unanswered::Here(ErrorKind::Conflict.of(id));
         if missing.tells_apart(leaders, own) {
-            return Err(conflict());
+            return Err(Unanswered::Here(ErrorKind::Conflict.of(id)));
         }
+        // It is rare, and in a box it is no part of every call.
+        Box::pin(self.looked_up(id, landed)).await
+    }
+
+    /// Returns the same where the record has to tell.
+    async fn looked_up(&self, id: &RequestIdentity, landed: Result<Settled, Error>) -> Result<Settled, Unanswered> {
+        let (own, missing) = (id.fingerprint(), self.shared.missing_fingerprint);
+        let conflict = || Unanswered::Here(ErrorKind::Conflict.of(id));
         let unknown = |error| Unanswered::Here(Error::store(id, error, Effect::Unknown));
         match self.shared.load(id).await.map_err(unknown)? {
             Some(record) if missing.tells_apart(record.fingerprint, own) => Err(conflict()),

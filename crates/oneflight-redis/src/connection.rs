@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -177,16 +178,17 @@ impl RedisConnection {
     ) -> Result<Answered, StoreError> {
         let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
         let (connection, number) = self.current();
-        let asked = async {
+        let asked = pin!(async {
             let known = command("EVALSHA", &given.script().digest, given);
             match connection.ask(known, acknowledgement).await {
                 Err(error) if is_unknown_script(&error) => {
                     let unknown = command("EVAL", given.script().text, given);
-                    connection.ask(unknown, acknowledgement).await
+                    // It is rare, and in a box it is no part of every question.
+                    Box::pin(connection.ask(unknown, acknowledgement)).await
                 }
                 answered => answered,
             }
-        };
+        });
         let answered = connection.answer_within(patience.saturating_add(within), asked).await;
         self.unless_dead(answered, number)
     }
@@ -212,8 +214,9 @@ impl RedisConnection {
         // Each answer is looked at by itself.
         commands.ignore_errors();
         let within = acknowledgement.map_or(Duration::ZERO, |it| it.within);
-        let answered = connection.answer_within(patience.saturating_add(within), connection.send_all(&commands));
-        let mut answers = match self.unless_dead(answered.await, number) {
+        let asked = pin!(connection.send_all(&commands));
+        let answered = connection.answer_within(patience.saturating_add(within), asked).await;
+        let mut answers = match self.unless_dead(answered, number) {
             Ok(answers) => answers,
             Err(error) => return all.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -232,7 +235,7 @@ impl RedisConnection {
                 }
             };
             each.push(match is_unknown_script(&error) {
-                true => self.run(given, patience, acknowledgement).await,
+                true => Box::pin(self.run(given, patience, acknowledgement)).await,
                 false => Err(unavailable(error)),
             });
         }
@@ -288,7 +291,8 @@ impl RedisConnection {
     /// Returns the answer to one command, if there is one within this time.
     pub(super) async fn answer_to(&self, command: &Cmd, patience: Duration) -> RedisResult<Value> {
         let (connection, _) = self.current();
-        let answered = connection.answer_within(patience, connection.send(command)).await;
+        let asked = pin!(connection.send(command));
+        let answered = connection.answer_within(patience, asked).await;
         answered.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }
 }

@@ -40,8 +40,11 @@ use super::records::malformed;
 use super::step::{Step, Steps};
 use oneflight::store::StoreError;
 
+mod pace;
 #[cfg(test)]
 mod tests;
+
+use pace::Pace;
 
 /// The number of steps of one script. The server does nothing else meanwhile, for some 0.3 ms where results are small.
 const MOST: usize = 64;
@@ -53,6 +56,8 @@ const LARGEST: usize = 64 << 10;
 const LATE: Duration = Duration::from_millis(1);
 /// How long a step waits before its caller sees to it that it is sent.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// Shorter than that, and than the first limit of a message.
+const BEAT: Duration = Duration::from_millis(10);
 
 type Answer = Result<Answered, StoreError>;
 
@@ -62,6 +67,7 @@ pub(super) struct Together(Arc<Inner>);
 struct Inner {
     way: Way,
     gathered: Mutex<Gathered>,
+    pace: Arc<Pace>,
 }
 
 /// A step with a number of its own, and the caller that waits for it.
@@ -91,20 +97,25 @@ impl Gathered {
 
 impl Together {
     pub(super) fn over(way: Way) -> Self {
-        let gathered = Mutex::default();
-        Self(Arc::new(Inner { way, gathered }))
+        Self(Arc::new(Inner {
+            way,
+            gathered: Mutex::default(),
+            pace: Pace::new(BEAT),
+        }))
     }
 
     /// Takes a step, perhaps together with others.
     pub(super) async fn take(&self, step: Step) -> Answer {
         let inner = &self.0;
         if inner.way.connection.has_slots() || !drives_itself() {
-            return inner.send_alone(step).await;
+            return Box::pin(inner.send_alone(step)).await;
         }
+        inner.pace.step();
         let (number, mut answer) = match inner.join(step) {
             Joined::Alone(step) => {
                 let _under_way = UnderWay(inner);
-                return inner.send_alone(step).await;
+                // In a box, it is no part of what waits for a message, nor of the flights that this is a part of.
+                return Box::pin(inner.send_alone(step)).await;
             }
             Joined::Waits(number, answer) => (number, answer),
         };

@@ -6,7 +6,7 @@
 
 use std::future::{Future, pending};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, ConnectionManager, MultiplexedConnection};
@@ -30,12 +30,17 @@ pub(super) enum Connection {
 
 impl Connection {
     pub(super) async fn ask(&self, command: Cmd, acknowledgement: Option<Acknowledgement>) -> RedisResult<Answered> {
-        let Some(acknowledgement) = acknowledgement else {
-            return Ok(Answered {
+        match acknowledgement {
+            // In a box, since it is larger than all the rest and most do without.
+            Some(acknowledgement) => Box::pin(self.ask_replicas(command, acknowledgement)).await,
+            None => Ok(Answered {
                 value: self.send(&command).await?,
                 acknowledged: Ok(()),
-            });
-        };
+            }),
+        }
+    }
+
+    async fn ask_replicas(&self, command: Cmd, acknowledgement: Acknowledgement) -> RedisResult<Answered> {
         let mut both = pipe();
         // Each answer is looked at by itself.
         both.add_command(command)
@@ -52,20 +57,22 @@ impl Connection {
     ///
     /// It ends earlier if the answer is lost: what is asked later, over the same connection or the one that came after
     /// it, is not answered before. A cluster has many connections, and no such order.
+    ///
+    /// What is asked is pinned already: an `async fn` would hold it twice.
     pub(super) async fn answer_within<T>(
         &self,
         patience: Duration,
-        asked: impl Future<Output = RedisResult<T>>,
+        mut asked: Pin<&mut impl Future<Output = RedisResult<T>>>,
     ) -> Option<RedisResult<T>> {
         let now = Instant::now();
         // Nearly all are answered by then, so there is one timer for an answer, and not two.
         let doubts = now + DOUBTS_AFTER.min(patience);
-        let mut asked = pin!(asked);
-        if let Ok(answered) = timeout_at(doubts, &mut asked).await {
+        if let Ok(answered) = timeout_at(doubts, asked.as_mut()).await {
             return Some(answered);
         }
         let until = now.checked_add(patience);
-        let waited = self.unless_overtaken(asked);
+        // It is rare, and in a box it is no part of every question.
+        let waited = Box::pin(self.unless_overtaken(asked));
         match until {
             Some(until) => timeout_at(until, waited).await.ok(),
             None => Some(waited.await),
@@ -123,6 +130,7 @@ fn unless_refused(answer: Value) -> RedisResult<Value> {
 mod tests {
     use super::*;
     use redis::{AsyncConnectionConfig, RedisConnectionInfo};
+    use std::pin::pin;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::time::sleep;
 
@@ -153,9 +161,8 @@ mod tests {
     async fn an_answer_that_is_overtaken_is_not_waited_for() {
         let connection = connection(Duration::ZERO).await;
         let asked = Instant::now();
-        let lost = connection
-            .answer_within(Duration::MAX, pending::<RedisResult<Value>>())
-            .await;
+        let asked_for = pin!(pending::<RedisResult<Value>>());
+        let lost = connection.answer_within(Duration::MAX, asked_for).await;
         assert!(lost.unwrap().unwrap_err().is_io_error());
         let waited = asked.elapsed();
         assert!(waited <= DOUBTS_AFTER + 2 * TAKEN_WITHIN, "{waited:?}");
@@ -166,7 +173,8 @@ mod tests {
         let connection = connection(DOUBTS_AFTER * 100).await;
         for patience in [DOUBTS_AFTER / 2, DOUBTS_AFTER * 2] {
             let asked = Instant::now();
-            let answer = connection.answer_within(patience, connection.send(&cmd("GET"))).await;
+            let get = cmd("GET");
+            let answer = connection.answer_within(patience, pin!(connection.send(&get))).await;
             assert!(answer.is_none());
             let waited = asked.elapsed();
             assert!(waited < patience + TAKEN_WITHIN, "{waited:?}");
@@ -177,7 +185,9 @@ mod tests {
     async fn an_answer_that_is_slow_is_waited_for() {
         let connection = connection(DOUBTS_AFTER * 3).await;
         let get = cmd("GET");
-        let answer = connection.answer_within(Duration::MAX, connection.send(&get)).await;
+        let answer = connection
+            .answer_within(Duration::MAX, pin!(connection.send(&get)))
+            .await;
         assert_eq!(answer.unwrap().unwrap(), Value::Okay);
     }
 }
