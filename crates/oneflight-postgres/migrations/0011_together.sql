@@ -19,14 +19,14 @@ CREATE PROCEDURE "{schema}"."{prefix}claim_together"(
     INOUT a9 bigint[], INOUT a10 bytea[], INOUT a11 boolean[]
 ) LANGUAGE plpgsql AS $procedure$
 DECLARE
-    encoding text := pg_catalog.current_setting('client_encoding');
+    encoding pg_catalog.text := pg_catalog.current_setting('client_encoding');
     seen boolean[];
     granted bigint;
 BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     SET LOCAL client_encoding = 'UTF8'; SET LOCAL bytea_output = hex;
-    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '50ms'; SET LOCAL enable_seqscan = off;
+    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '50ms'; SET LOCAL seq_page_cost = 1000; SET LOCAL jit = off;
     SET LOCAL plan_cache_mode = force_generic_plan;
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
@@ -48,7 +48,8 @@ BEGIN
         SELECT a.scope, a.key, a.token, a.fingerprint, a.holder, 1, a0, a0 + a.lease, false, nullif(a.correlation_id, '')
         FROM asked a WHERE a.token IS NOT NULL
         ON CONFLICT DO NOTHING
-        RETURNING 1)
+        -- A column, so that nothing is written which the role may not read.
+        RETURNING token)
     SELECT array_agg(a.token), array_agg(a.seen), (SELECT count(*) FROM written) INTO a1, seen, granted FROM asked a;
     IF granted = cardinality($1) THEN
         RETURN;
@@ -78,14 +79,14 @@ CREATE PROCEDURE "{schema}"."{prefix}complete_together"(
     text[], text[], bigint[], bytea[], bigint[], bigint[], text, INOUT a0 bigint[], INOUT a1 bigint
 ) LANGUAGE plpgsql AS $procedure$
 DECLARE
-    encoding text := pg_catalog.current_setting('client_encoding');
-    patience text := pg_catalog.current_setting('lock_timeout');
+    encoding pg_catalog.text := pg_catalog.current_setting('client_encoding');
+    patience pg_catalog.text := pg_catalog.current_setting('lock_timeout');
     instant bigint;
 BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     SET LOCAL client_encoding = 'UTF8'; SET LOCAL bytea_output = hex;
-    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '50ms'; SET LOCAL enable_seqscan = off;
+    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '50ms'; SET LOCAL seq_page_cost = 1000; SET LOCAL jit = off;
     SET LOCAL plan_cache_mode = force_generic_plan;
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;

@@ -11,12 +11,12 @@ CREATE OR REPLACE PROCEDURE "{schema}"."{prefix}renew_together"(
     text[], text[], bigint[], bigint[], INOUT a0 text
 ) LANGUAGE plpgsql AS $procedure$
 DECLARE
-    encoding text := pg_catalog.current_setting('client_encoding');
+    encoding pg_catalog.text := pg_catalog.current_setting('client_encoding');
 BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     SET LOCAL client_encoding = 'UTF8'; SET LOCAL bytea_output = hex;
-    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL enable_seqscan = off;
+    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL seq_page_cost = 1000; SET LOCAL jit = off;
     IF encoding <> 'UTF8' THEN
         RAISE feature_not_supported USING MESSAGE = 'the session has another encoding than its client: ' || encoding;
     END IF;

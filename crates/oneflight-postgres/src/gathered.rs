@@ -77,6 +77,8 @@ struct SeenTo {
     runtime: Id,
     /// From when on it has not done what it does by then.
     late_from: Instant,
+    /// Whether it has looked for what is kept in vain, and stands in the pool's queue.
+    asks_the_pool: bool,
 }
 
 impl<S: Step> Gathered<S> {
@@ -197,6 +199,7 @@ impl<S: Step> Gathered<S> {
             number,
             runtime,
             late_from: now + APART + LATE,
+            asks_the_pool: false,
         });
         number
     }
@@ -219,7 +222,7 @@ impl<S: Step> Gathered<S> {
 
     /// Keeps a connection for the task that sends next, and returns it if there is none of this runtime that could take it.
     pub(super) fn keep(&mut self, kept: Kept, now: Instant) -> Option<Kept> {
-        let may_take_it = |task: &SeenTo| task.runtime == kept.runtime && now < task.late_from;
+        let may_take_it = |task: &SeenTo| task.runtime == kept.runtime && !task.asks_the_pool && now < task.late_from;
         let is_awaited = self.kept.is_none() && self.seen_to.as_ref().is_some_and(may_take_it);
         if kept.messages >= IN_A_ROW || !is_awaited {
             return Some(kept);
@@ -228,8 +231,18 @@ impl<S: Step> Gathered<S> {
         None
     }
 
+    /// Takes what is kept, for this task of this runtime. If there is nothing, the task asks the pool, and nothing is kept for it any more:
+    /// what the pool is given back comes to it in its turn.
+    pub(super) fn kept_for(&mut self, task: u64, runtime: Id) -> Option<Kept> {
+        let kept = self.kept(runtime);
+        if let Some(seen_to) = self.seen_to.as_mut().filter(|it| it.number == task && kept.is_none()) {
+            seen_to.asks_the_pool = true;
+        }
+        kept
+    }
+
     /// Takes what is kept for a task of this runtime.
-    pub(super) fn kept(&mut self, runtime: Id) -> Option<Kept> {
+    fn kept(&mut self, runtime: Id) -> Option<Kept> {
         self.kept.take_if(|kept| kept.runtime == runtime)
     }
 

@@ -254,7 +254,7 @@ impl<S: Step> Gathering<S> {
     /// Takes what the last message has left, or waits for a connection of the pool, after a while for its own sake: to stop while the pool
     /// tests or makes it would close it.
     async fn lent(&self) -> Option<Kept> {
-        let kept = self.inner.gathered.lock().kept(self.runtime);
+        let kept = self.inner.gathered.lock().kept_for(self.number, self.runtime);
         if kept.is_some() {
             return kept;
         }
