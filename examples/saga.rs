@@ -64,9 +64,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .handler("place_order", place_order)
         .every(Duration::from_millis(10))
         .spawn()?;
-    while !idem.unfinished_steps(1).await?.is_empty() {
+    let ordered = "SELECT count(*) FROM orders";
+    while sqlx::query_scalar::<_, i64>(ordered)
+        .fetch_one(idem.store().pool())
+        .await?
+        == 0
+    {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    // It waits for what it has begun.
     completer.stop().await;
     // The client asks again after all, with the same order.
     let tea = "tea".to_owned();
