@@ -94,7 +94,7 @@ async fn what_a_policy_turns_down_is_told_as_that_and_has_no_others_go_alone() {
             .await
             .unwrap();
         let keys: Vec<_> = (0..CALLERS).map(|number| format!("next-{round}-{number}")).collect();
-        let outcomes = join_all(keys.iter().map(|key| claim(&store, key))).await;
+        let outcomes = join_all(keys.iter().map(|key| claim(store, key))).await;
         outcomes.into_iter().for_each(|outcome| drop(granted(outcome)));
         least = least.min(transactions(&direct).await);
         sqlx::query("DELETE FROM oneflight_records")
