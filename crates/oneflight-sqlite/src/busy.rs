@@ -161,6 +161,11 @@ impl Patience {
         }
     }
 
+    /// Returns how many pauses there were.
+    pub(super) fn pauses(&self) -> u32 {
+        self.pauses
+    }
+
     /// Returns how long it has been so far.
     pub(super) fn waited(&self) -> Duration {
         self.started.elapsed()

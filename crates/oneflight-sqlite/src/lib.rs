@@ -21,6 +21,7 @@
 mod alone;
 mod answers;
 mod batch;
+mod beside;
 mod busy;
 mod change;
 mod ending;

@@ -7,7 +7,9 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection};
+use tokio::time::timeout;
 
+use super::beside::Beside;
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
@@ -24,6 +26,9 @@ use oneflight::store::{SchemaStatus, StoreError};
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long one more connection beside those of a pool is waited for. Without it the store writes on those of the pool.
+const ONE_MORE: Duration = Duration::from_secs(10);
+
 /// The longest deadline: some 30 years, which can be added to any instant.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 
@@ -35,6 +40,9 @@ pub struct SqliteOptions {
     busy_deadline: Duration,
     synchronous: SqliteSynchronous,
     schema: Schema,
+    /// Whether there is to be no connection beside those of a user's pool, as where there can be none.
+    #[cfg(test)]
+    pub(super) is_on_the_pool_alone: bool,
 }
 
 /// What becomes of tables that are missing or older.
@@ -51,6 +59,8 @@ impl Default for SqliteOptions {
             busy_deadline: Duration::from_secs(30),
             synchronous: SqliteSynchronous::Full,
             schema: Schema::Migrate,
+            #[cfg(test)]
+            is_on_the_pool_alone: false,
         }
     }
 }
@@ -80,6 +90,17 @@ impl SqliteOptions {
     pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
         self.synchronous = synchronous;
         self
+    }
+
+    #[cfg(test)]
+    fn may_be_beside(&self) -> bool {
+        !self.is_on_the_pool_alone
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests have a setting")]
+    fn may_be_beside(&self) -> bool {
+        true
     }
 
     /// Leaves the file and its tables as they are: a file that is missing is not created, and tables of an older version than
@@ -220,11 +241,17 @@ impl SqliteStore {
     }
 
     /// Creates or upgrades the tables, unless they are to be left alone.
-    async fn prepare(options: &SqliteOptions, pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
+    async fn prepare(
+        options: &SqliteOptions,
+        pool: SqlitePool,
+        writer: Writer,
+        works: Writer,
+    ) -> Result<Self, StoreError> {
         let store = Self {
             pool,
             bell: Bell::new(),
             renewals: Renewing::gathered(writer.clone()),
+            works,
             writer,
         };
         match options.schema {
@@ -283,7 +310,7 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
         file,
         settings,
     );
-    SqliteStore::prepare(options, pool, writer).await
+    SqliteStore::prepare(options, pool, writer.clone(), writer).await
 }
 
 fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectOptions {
@@ -334,9 +361,27 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
         });
     }
     let commits = commits_in(&mode)?;
-    let users = Connections::Users;
-    let writer = Writer::new(pool.clone(), options.busy_deadline, users, commits, file, settings);
-    SqliteStore::prepare(options, pool, writer).await
+    let deadline = options.busy_deadline;
+    let new = |pool, connections, file, settings| Writer::new(pool, deadline, connections, commits, file, settings);
+    if options.may_be_beside()
+        && let Some((beside, writers)) = Beside::of(&pool, &file, &settings, commits, deadline)
+        && let Some(connection) = connection_to(&file, &writers).await
+    {
+        let writer = new(writers, Connections::Own, file, settings).beside(beside, connection);
+        let works = writer.on(pool.clone());
+        return SqliteStore::prepare(options, pool, writer, works).await;
+    }
+    let writer = new(pool.clone(), Connections::Users, file, settings);
+    SqliteStore::prepare(options, pool, writer.clone(), writer).await
+}
+
+/// Returns a connection to a file in WAL mode, if there can be one more.
+async fn connection_to(file: &DatabaseFile, pool: &SqlitePool) -> Option<Lent> {
+    let mut connection = Lent::by(pool, &Patience::new(ONE_MORE)).await.ok()?;
+    let asked = timeout(ONE_MORE, ask(&mut connection)).await.ok()?;
+    let (found, settings, mode) = asked.ok()?;
+    let is_of_use = found == *file && !settings.lock_for_good() && mode == "wal";
+    is_of_use.then_some(connection)
 }
 
 /// Returns how a transaction is committed in this journal mode. It is a property of the file, which may be changed later: then

@@ -24,6 +24,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(8);
 /// The statements that set them. Clones share the text.
 #[derive(Clone)]
 pub(super) struct Settings {
+    locks_for_good: bool,
     alone: SqlStr,
     and_begin: SqlStr,
     and_claim: Arc<str>,
@@ -51,10 +52,16 @@ impl Settings {
         let and_begin = format!("{set}; BEGIN IMMEDIATE; PRAGMA busy_timeout = {busy_timeout}");
         let and_claim = format!("SELECT {}; {and_begin}; ", is_sealable!());
         Ok(Self {
+            locks_for_good: locking_mode != "normal",
             alone: text(set),
             and_begin: text(and_begin),
             and_claim: and_claim.into(),
         })
+    }
+
+    /// Returns whether the first connection that writes keeps all others from the file.
+    pub(super) fn lock_for_good(&self) -> bool {
+        self.locks_for_good
     }
 
     /// Sets a connection that is in no transaction.

@@ -100,6 +100,8 @@ use oneflight::store::{
 pub struct SqliteStore {
     pub(super) pool: SqlitePool,
     pub(super) writer: Writer,
+    /// The same, for transactions of work: on connections of the pool, if it is the user's.
+    pub(super) works: Writer,
     pub(super) bell: Bell,
     pub(super) renewals: Renewals<Renewing>,
 }

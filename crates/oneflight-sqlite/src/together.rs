@@ -238,7 +238,7 @@ impl Writer {
                 if is_own {
                     let _ = self.settings.set(&mut turn).await;
                 }
-                let _ = pauses.pause().await;
+                let _ = self.pause(&mut pauses).await;
                 taken.retain(|it| !it.is_left());
             }
         }

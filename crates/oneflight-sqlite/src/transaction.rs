@@ -70,7 +70,7 @@ impl TransactionalStore for SqliteStore {
             }
             Decision::Grant { attempt, .. } => attempt,
         };
-        let writer = &self.writer;
+        let writer = &self.works;
         let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
         let mut request = request;
         request.lease = Duration::ZERO;
@@ -103,7 +103,7 @@ impl TransactionalStepStore for SqliteStore {
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
-        let writer = &self.writer;
+        let writer = &self.works;
         let mut turn = writer.begin(Rank::Business, None).await?;
         match steps::hold(&mut turn, &step.request, step.token, &writer.file).await {
             Ok(databases) if writer.commits == Commits::AtOnce && databases.has_attached() => {
@@ -163,7 +163,7 @@ where
     F: Future<Output = (Ending, R)> + Send + 'static,
     R: Send + 'static,
 {
-    let writer = &store.writer;
+    let writer = &store.works;
     let (open, loan) = OpenTransaction::lend(turn, (), attempt);
     let (ending, value) = writer.within(work(open)).await;
     let kept = Kept::from_now(&ending);

@@ -12,17 +12,17 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::select;
 use sqlx::SqlStr;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
+use super::beside::{self, Beside};
 use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, unavailable};
 use super::ending::{Commits, End, Ended};
 use super::file::{DatabaseFile, Databases};
@@ -48,6 +48,9 @@ pub(super) enum Connections {
     Users,
 }
 
+/// How many pauses of a writer go by before something is looked for that was left in the way.
+const PAUSES_BEFORE_A_LOOK: u32 = 4;
+
 /// A place in the queue: the head of it.
 pub(super) type Place = OwnedMutexGuard<()>;
 
@@ -62,6 +65,8 @@ pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     deadline: Duration,
     pub(super) connections: Connections,
+    /// The user's pool, if this has a connection beside it.
+    beside: Option<Beside>,
     pub(super) gathered: Arc<Gathered>,
     /// The thread that does what was gathered has none.
     pub(super) in_use: Option<Arc<InUse>>,
@@ -91,6 +96,7 @@ impl Writer {
             queue: Arc::default(),
             deadline,
             connections,
+            beside: None,
             in_use: Some(Arc::new(InUse(Arc::clone(&gathered)))),
             gathered,
             commits,
@@ -102,17 +108,34 @@ impl Writer {
         }
     }
 
+    /// Has the writer, whose connections are its own, write beside a pool of the user's, on this one first.
+    pub(super) fn beside(mut self, beside: Beside, connection: Lent) -> Self {
+        beside.close_along(&self.kept, &self.pool, &self.gathered);
+        self.beside = Some(beside);
+        self.kept.keep(connection);
+        self.is_changed.store(true, Ordering::SeqCst);
+        self
+    }
+
+    /// Returns the same writer, with the same queue, on connections of the user's pool.
+    pub(super) fn on(&self, pool: SqlitePool) -> Self {
+        Self {
+            pool,
+            kept: Kept::default(),
+            connections: Connections::Users,
+            // What work sets there does not concern the connection of this one.
+            is_changed: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// Returns how long a lock is waited for.
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
     }
 
     pub(super) async fn close(&self) {
-        if let Some(mut connection) = self.kept.close() {
-            connection.close().await;
-        }
-        // It waits for the connection of what is under way, whose caller may not be polled.
-        select(pin!(self.pool.close()), pin!(self.gathered.see_to_it())).await;
+        beside::close(Some(&self.kept), &self.pool, &self.gathered).await;
     }
 
     /// Waits for this caller's turn, then for a connection. A caller that waits for a turn holds no connection. The
@@ -149,7 +172,16 @@ impl Writer {
     /// Waits for the connection of a turn.
     pub(super) async fn lend(&self, patience: &Patience) -> Result<Lent, StoreError> {
         match self.connections {
-            Connections::Own => self.kept.take_or_by(&self.pool, patience).await,
+            Connections::Own => match self.kept.take() {
+                Some(kept) => Ok(kept),
+                None => {
+                    if let Some(beside) = &self.beside {
+                        beside.follow(&self.pool, &self.file);
+                        self.is_changed.store(true, Ordering::SeqCst);
+                    }
+                    self.kept.by(&self.pool, patience).await
+                }
+            },
             Connections::Users => Lent::by(&self.pool, patience).await,
         }
     }
@@ -220,6 +252,18 @@ impl Writer {
         if self.is_changed.swap(false, Ordering::SeqCst) && self.settings.set(turn).await.is_err() {
             self.is_changed.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// Pauses while another connection has the database's lock. If that takes long, it may be one of the user's pool on
+    /// which something was left.
+    pub(super) async fn pause(&self, patience: &mut Patience) -> Result<(), StoreError> {
+        patience.pause().await?;
+        if patience.pauses() >= PAUSES_BEFORE_A_LOOK
+            && let Some(beside) = &self.beside
+        {
+            beside.look_for_what_was_left().await;
+        }
+        Ok(())
     }
 
     /// Closes the connection of a turn, and waits for another.
@@ -310,7 +354,7 @@ impl Writer {
                 Err(error) => error,
             };
             if is_busy(&error) {
-                turn.patience.pause().await?;
+                self.pause(&mut turn.patience).await?;
             } else if seal == Seal::Closed && is_constraint(&error) {
                 return Ok(Begun::No);
             } else if !has_seal && is_plain(&error) && seal::install(turn).await.is_ok() {
