@@ -31,6 +31,7 @@ mod faults;
 mod file;
 mod foreign;
 mod gathered;
+mod guess;
 mod lent;
 mod manager;
 mod open;

@@ -1,6 +1,7 @@
 //! Opening a database file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{
@@ -40,8 +41,7 @@ pub struct SqliteOptions {
     busy_deadline: Duration,
     synchronous: SqliteSynchronous,
     schema: Schema,
-    /// Whether there is to be no connection beside those of a user's pool, as where there can be none.
-    #[cfg(test)]
+    /// Whether there is to be no connection beside those of a user's pool, as where there can be none. For tests.
     pub(super) is_on_the_pool_alone: bool,
 }
 
@@ -59,7 +59,6 @@ impl Default for SqliteOptions {
             busy_deadline: Duration::from_secs(30),
             synchronous: SqliteSynchronous::Full,
             schema: Schema::Migrate,
-            #[cfg(test)]
             is_on_the_pool_alone: false,
         }
     }
@@ -90,17 +89,6 @@ impl SqliteOptions {
     pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
         self.synchronous = synchronous;
         self
-    }
-
-    #[cfg(test)]
-    fn may_be_beside(&self) -> bool {
-        !self.is_on_the_pool_alone
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "tests have a setting")]
-    fn may_be_beside(&self) -> bool {
-        true
     }
 
     /// Leaves the file and its tables as they are: a file that is missing is not created, and tables of an older version than
@@ -212,12 +200,18 @@ impl SqliteStore {
     /// that is attached to be read only, which counts as any other; and a commit hook that is set through the raw handle
     /// (`sqlite3_commit_hook`) after ours, which takes its place unnoticed, so that work may end its transaction by itself.
     ///
+    /// In WAL mode, the store writes claims, results and renewals on a connection of its own beside those of the pool, which is
+    /// made by the pool's options and with its hooks, and closed with the pool. So it needs a connection of the pool to look at
+    /// a record, and for [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). There is none with `locking_mode=EXCLUSIVE`
+    /// or a shared cache, or if it cannot be made: then the store writes on connections of the pool.
+    ///
     /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread. Hooks of
-    /// the pool (`after_connect`, `before_acquire`, `after_release`) are called there as well. They must not call
+    /// the pool (`after_connect`, `before_acquire`, `after_release`) may be called there as well. They must not call
     /// `block_in_place`, which panics there, and what they spawn there ends with the store.
     ///
     /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
-    /// connection and it is closed. Until then all writers wait, as for any other writer.
+    /// connection and it is closed, or a writer that waits has found it among the idle ones. Until then all writers wait, as
+    /// for any other writer.
     ///
     /// A connection whose state is not known is closed rather than given back, and a database *in memory* would be gone
     /// with it: use [`MemoryStore`](oneflight::store::MemoryStore) to keep records in memory. A commit hook of yours on
@@ -249,6 +243,7 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         let store = Self {
             pool,
+            guess: Arc::default(),
             bell: Bell::new(),
             renewals: Renewing::gathered(writer.clone()),
             works,
@@ -363,12 +358,12 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
     let commits = commits_in(&mode)?;
     let deadline = options.busy_deadline;
     let new = |pool, connections, file, settings| Writer::new(pool, deadline, connections, commits, file, settings);
-    if options.may_be_beside()
+    if !options.is_on_the_pool_alone
         && let Some((beside, writers)) = Beside::of(&pool, &file, &settings, commits, deadline)
         && let Some(connection) = connection_to(&file, &writers).await
     {
-        let writer = new(writers, Connections::Own, file, settings).beside(beside, connection);
-        let works = writer.on(pool.clone());
+        let writer = new(writers, Connections::Own, file, settings.of_our_own()).beside(beside, connection);
+        let works = writer.on(pool.clone(), settings);
         return SqliteStore::prepare(options, pool, writer, works).await;
     }
     let writer = new(pool.clone(), Connections::Users, file, settings);

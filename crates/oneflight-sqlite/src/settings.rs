@@ -27,7 +27,6 @@ pub(super) struct Settings {
     locks_for_good: bool,
     alone: SqlStr,
     and_begin: SqlStr,
-    and_claim: Arc<str>,
 }
 
 impl Settings {
@@ -50,13 +49,19 @@ impl Settings {
             BUSY_TIMEOUT.as_millis(),
         );
         let and_begin = format!("{set}; BEGIN IMMEDIATE; PRAGMA busy_timeout = {busy_timeout}");
-        let and_claim = format!("SELECT {}; {and_begin}; ", is_sealable!());
         Ok(Self {
             locks_for_good: locking_mode != "normal",
             alone: text(set),
             and_begin: text(and_begin),
-            and_claim: and_claim.into(),
         })
+    }
+
+    /// The same for a connection of the store's own, on which nobody but the store waits for a lock.
+    pub(super) fn of_our_own(&self) -> Self {
+        Self {
+            and_begin: text(format!("{}; BEGIN IMMEDIATE", self.alone.as_str())),
+            ..self.clone()
+        }
     }
 
     /// Returns whether the first connection that writes keeps all others from the file.
@@ -74,10 +79,11 @@ impl Settings {
         self.and_begin.clone()
     }
 
-    /// The same, and goes on with a statement that claims in that transaction. If the connection has no
+    /// The same, between what is looked at before and what that transaction goes on with. If the connection has no
     /// [seal](super::seal), it fails before it does anything.
-    pub(super) fn and_claim(&self, claim: &str) -> SqlStr {
-        text([&*self.and_claim, claim].concat())
+    pub(super) fn and_begin_between(&self, before: &str, within: &str) -> SqlStr {
+        let is_sealable = concat!("SELECT ", is_sealable!(), "; ");
+        text([is_sealable, before, self.and_begin.as_str(), "; ", within].concat())
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::beside::{self, Beside};
-use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, unavailable};
+use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, is_too_big, unavailable};
 use super::ending::{Commits, End, Ended};
 use super::file::{DatabaseFile, Databases};
 use super::gathered::{Gathered, InUse};
@@ -117,10 +117,11 @@ impl Writer {
         self
     }
 
-    /// Returns the same writer, with the same queue, on connections of the user's pool.
-    pub(super) fn on(&self, pool: SqlitePool) -> Self {
+    /// Returns the same writer, with the same queue, on connections of the user's pool, for which these settings are.
+    pub(super) fn on(&self, pool: SqlitePool, settings: Settings) -> Self {
         Self {
             pool,
+            settings,
             kept: Kept::default(),
             connections: Connections::Users,
             // What work sets there does not concern the connection of this one.
@@ -142,13 +143,47 @@ impl Writer {
     /// limit, if any, is for all waits together: for the turn, for a connection and for the database's lock.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
         let queueing = self.queueing(limit);
-        let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
-            .await
-            .map_err(|_| queueing.exhausted())??;
-        let patience = self.patience(limit, queueing.waited());
-        self.file.still_there()?;
-        let connection = self.lend(&patience).await?;
-        Ok(self.turn_on(connection, place, patience))
+        loop {
+            let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
+                .await
+                .map_err(|_| queueing.exhausted())??;
+            let patience = self.patience(limit, queueing.waited());
+            self.file.still_there()?;
+            if !self.keeps_others_waiting() {
+                let connection = self.lend(&patience).await?;
+                return Ok(self.turn_on(connection, place, patience));
+            }
+            match self.lend(&Patience::new(Duration::ZERO)).await {
+                Ok(connection) => return Ok(self.turn_on(connection, place, patience)),
+                Err(StoreError::NoConnection) => drop(place),
+                Err(error) => return Err(error),
+            }
+            Lent::by(&self.pool, &patience).await?.give_back();
+        }
+    }
+
+    /// Returns whether others write without a connection of the pool, which is not to be waited for in their turn.
+    fn keeps_others_waiting(&self) -> bool {
+        self.connections == Connections::Users && self.beside.is_some()
+    }
+
+    /// Returns a turn of business if it is to be had soon, and a connection at once.
+    pub(super) async fn turn_soon(&self, soon: Duration, limit: Option<Duration>) -> Option<Turn> {
+        let patience = Patience::new(self.deadline.min(limit.unwrap_or(Duration::MAX)));
+        let place = match self.queue.try_enter(Rank::Business) {
+            Some(place) => place,
+            None => {
+                let enter = self.wait_for(self.enter(Rank::Business));
+                timeout(soon.min(patience.remaining()), enter).await.ok()?.ok()?
+            }
+        };
+        let (pool, most) = (&self.pool, self.pool.options().get_max_connections());
+        let is_one_left = self.connections == Connections::Own || pool.num_idle() > 0 || pool.size() < most;
+        if !is_one_left || self.file.still_there().is_err() {
+            return None;
+        }
+        let connection = self.lend(&Patience::new(Duration::ZERO)).await.ok()?;
+        Some(self.turn_on(connection, place, patience))
     }
 
     /// How long a turn is waited for.
@@ -287,7 +322,7 @@ enum Seal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begun {
     Yes,
-    /// A constraint rejected what it begins with, and rolled it back.
+    /// There is a record, or something else to decide about, and nothing is begun.
     No,
 }
 
@@ -329,12 +364,23 @@ impl Writer {
         begun.map(drop).map_err(|error| self.file.named(error))
     }
 
-    /// Begins a transaction in a turn, claims in it what has no record, closes the seal, and sets the savepoint of the
-    /// work, all in one errand. If it cannot be claimed like this, nothing is begun.
-    pub(super) async fn begin_and_claim(&self, turn: &mut Turn, request: &ClaimRequest) -> Result<Begun, StoreError> {
+    /// Begins a transaction in a turn for what has no record, closes the seal, and sets the savepoint of the work, all in
+    /// one errand. If there is a record, nothing is begun: what was not looked at before is looked at first, without the
+    /// lock.
+    pub(super) async fn begin_new(
+        &self,
+        turn: &mut Turn,
+        request: &ClaimRequest,
+        is_looked_at: bool,
+    ) -> Result<Begun, StoreError> {
         let statements = |turn: &Turn| {
+            let before = match is_looked_at {
+                true => String::new(),
+                false => records::unless_recorded(&request.id),
+            };
             let file = (!turn.is_known).then_some(&*self.file);
-            self.settings.and_claim(&records::claim_new(request, file))
+            let within = records::hold_new(&request.id, file);
+            self.settings.and_begin_between(&before, &within)
         };
         let begun = self.begin_within(turn, Seal::Closed, statements).await;
         begun.map_err(|error| self.file.named(error))
@@ -355,7 +401,7 @@ impl Writer {
             };
             if is_busy(&error) {
                 self.pause(&mut turn.patience).await?;
-            } else if seal == Seal::Closed && is_constraint(&error) {
+            } else if seal == Seal::Closed && (is_constraint(&error) || is_too_big(&error)) {
                 return Ok(Begun::No);
             } else if !has_seal && is_plain(&error) && seal::install(turn).await.is_ok() {
                 has_seal = true;

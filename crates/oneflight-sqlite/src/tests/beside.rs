@@ -1,16 +1,23 @@
 //! A connection of the store's own beside a pool of the user's, and where there can be none.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
+use futures::future::{Either, select};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::super::SqliteStore;
+use super::super::ending::End;
 use super::super::queue::Rank;
+use super::super::settings::BUSY_TIMEOUT;
 use super::super::writer::Connections;
 use super::id;
-use oneflight::idempotency::Idempotency;
+use super::together::{LONG, MINUTE, Shop, end, result};
+use oneflight::idempotency::{Idempotency, Origin};
+use oneflight::store::Store;
 
 fn options(path: &Path) -> SqliteConnectOptions {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
@@ -87,7 +94,62 @@ async fn the_connection_beside_a_pool_is_set_as_the_first_of_the_pool_was() {
         let synchronous = sqlx::query_scalar("PRAGMA synchronous");
         let synchronous: i64 = synchronous.fetch_one(&mut *turn).await.unwrap();
         assert_eq!(synchronous, 3, "{round}");
+        end(turn);
+        let begun = store.writer.begin(Rank::Business, None).await.unwrap();
+        let _ = store.writer.end(begun, End::RollBack, ()).await;
+        let mut turn = store.writer.turn(Rank::Business, None).await.unwrap();
+        let timeout = sqlx::query_scalar("PRAGMA busy_timeout");
+        let timeout: i64 = timeout.fetch_one(&mut *turn).await.unwrap();
+        assert_eq!(u128::try_from(timeout).unwrap(), BUSY_TIMEOUT.as_millis(), "{round}");
         // The next one is a new one.
         turn.connection.close().await;
+    }
+}
+
+/// It has the turn, and waits for a connection that the user has.
+#[tokio::test]
+async fn a_transaction_that_waits_for_the_pool_keeps_none_waiting_that_need_nothing_of_it() {
+    let shop = Shop::lent().await;
+    let held = shop.granted("held").await;
+    let turn = shop.turn().await;
+    let idem = Idempotency::builder(shop.store.clone()).build();
+    let mut works = Box::pin(idem.run_in_tx(id("in tx"), |_| async { Ok(1) }));
+    while !shop.store.writer.queue.has_head() {
+        assert!(futures::poll!(&mut works).is_pending());
+        tokio::task::yield_now().await;
+    }
+    let mut users = Vec::new();
+    for _ in 0..3 {
+        users.push(shop.store.pool().acquire().await.unwrap());
+    }
+    end(turn);
+    let waits = Instant::now();
+    let completed = shop.store.complete(held, result(), MINUTE);
+    match select(works, pin!(completed)).await {
+        Either::Left((ended, _)) => panic!("{ended:?}"),
+        Either::Right((completed, works)) => {
+            completed.unwrap();
+            assert!(waits.elapsed() < LONG / 2, "{:?}", waits.elapsed());
+            drop(users);
+            assert_eq!(*works.await.unwrap(), 1);
+        }
+    }
+}
+
+/// What was written since the last one that had no record is seen, and no lock is waited for to see it.
+#[tokio::test]
+async fn a_guess_that_is_wrong_is_answered_without_the_lock() {
+    for shop in Shop::each().await {
+        let idem = Idempotency::builder(shop.store.clone()).build();
+        let work = || |_| async { Ok(1) };
+        for n in 0..20 {
+            let new = idem.run_in_tx(id(&format!("{n}")), work()).await.unwrap();
+            assert_eq!(new.origin(), Origin::Executed);
+        }
+        let elsewhere = SqliteStore::open(shop.folder.path().join("shop.db")).await.unwrap();
+        let mut locks = elsewhere.pool().acquire().await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *locks).await.unwrap();
+        let replayed = idem.run_in_tx(id("7"), work()).await.unwrap();
+        assert_eq!(replayed.origin(), Origin::Replayed);
     }
 }
