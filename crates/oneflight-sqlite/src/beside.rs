@@ -19,8 +19,8 @@
 //!
 //! # What may be left in the way
 //!
-//! A connection of the pool may have been given back with a transaction open, or with a lock that it keeps. While the pool
-//! lends to the store, that comes to light by itself. Here it would be waited for until somebody else borrows that connection.
+//! A connection of the pool may have been given back with a transaction open, or with a lock that it keeps (which it gets only while
+//! there is no other connection). While the pool lends to the store, that comes to light by itself. Here it would be waited for until somebody else borrows that connection.
 //! So a writer that has waited for the lock for some time looks through those that lie idle.
 
 use std::pin::pin;
